@@ -1,0 +1,44 @@
+"""Distil a multi-domain text classifier into a student for edge CPUs.
+
+The functions behind the commands, imported when first used::
+
+    from hrkd_cli import prepare, teach, distill, evaluate, export, Predictor
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hrkd_cli.data.prepare import prepare
+    from hrkd_cli.evaluation.evaluate import evaluate
+    from hrkd_cli.exporting.export import export
+    from hrkd_cli.runtime.predictor import Predictor
+    from hrkd_cli.train.distill import distill
+    from hrkd_cli.train.teach import teach
+
+__version__ = "0.1.0"
+
+__all__ = ["Predictor", "__version__", "distill", "evaluate", "export", "prepare", "teach"]
+
+_HOMES = {
+    "prepare": "hrkd_cli.data.prepare",
+    "teach": "hrkd_cli.train.teach",
+    "distill": "hrkd_cli.train.distill",
+    "evaluate": "hrkd_cli.evaluation.evaluate",
+    "export": "hrkd_cli.exporting.export",
+    "Predictor": "hrkd_cli.runtime.predictor",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from the module that defines it."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names, imported or not."""
+    return sorted(__all__)

@@ -1,0 +1,237 @@
+"""Choices and settings of every stage. Nothing heavy is imported here: the command line reads this module to start.
+
+A settings object is frozen, holds defaults in one place (the paper's recipe where the paper has one) and checks itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from typing import Any
+
+from hrkd_cli.errors import UsageError
+
+DEFAULT_SEED = 42
+
+
+class SourceFormat(StrEnum):
+    """Layout of a raw source; ``auto`` looks at the files."""
+
+    AUTO = "auto"
+    AMAZON = "amazon"
+    MNLI = "mnli"
+    CSV = "csv"
+    TSV = "tsv"
+    JSONL = "jsonl"
+    PARQUET = "parquet"
+    HUB = "hub"
+
+
+class Split(StrEnum):
+    """Part of a dataset."""
+
+    TRAIN = "train"
+    DEV = "dev"
+    TEST = "test"
+    ALL = "all"
+
+
+class Device(StrEnum):
+    """Where tensors live; ``auto`` takes CUDA, then MPS, then the CPU."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+    MPS = "mps"
+
+
+class Sampling(StrEnum):
+    """How many rows each domain gives to a step, and how long an epoch is (see ``hrkd_cli.data.batching``)."""
+
+    COVER = "cover"
+    BALANCED = "balanced"
+    TEMPERATURE = "temperature"
+
+
+class Metric(StrEnum):
+    """What "best" means on the dev split."""
+
+    ACCURACY = "accuracy"
+    MACRO_F1 = "macro-f1"
+
+
+class ClassWeights(StrEnum):
+    """Weight of a class in the loss; ``balanced`` is inverse to its share of the domain's train split."""
+
+    NONE = "none"
+    BALANCED = "balanced"
+
+
+class Method(StrEnum):
+    """What the student learns from its teacher."""
+
+    HRKD = "hrkd"
+    TINYBERT = "tinybert"
+    LOGITS = "logits"
+
+
+class Graph(StrEnum):
+    """Where the domain ratios come from."""
+
+    FROZEN = "frozen"
+    UNIFORM = "uniform"
+    NONE = "none"
+
+
+class Means(StrEnum):
+    """What the means of the losses run over: valid tokens, or padded positions too as in the released code."""
+
+    MASKED = "masked"
+    RELEASED = "released"
+
+
+class Init(StrEnum):
+    """Where the weights of a LAYERSxWIDTH student come from."""
+
+    TEACHER = "teacher"
+    RANDOM = "random"
+
+
+class TeacherCheckpoints(StrEnum):
+    """Which teacher a domain has: the weights that were best for it, or those that were best on average."""
+
+    DOMAIN = "domain"
+    AVERAGE = "average"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSettings:
+    """Options that teach and distill share. Defaults: the paper's recipe.
+
+    Attributes:
+        epochs: passes over the data.
+        batch_size: rows of each domain in a step.
+        accumulate: forward and backward passes that make one optimiser step.
+        learning_rate: peak rate of AdamW.
+        weight_decay: not applied to biases and normalisation weights.
+        warmup: fraction of the steps over which the rate rises; it then falls linearly to 0.
+        max_length: tokens an example is cut to.
+        sampling: see Sampling.
+        eval_every: steps between two dev scores; None for twice an epoch.
+        metric: see Metric.
+        class_weights: see ClassWeights.
+        patience: stop after this many dev scores without a better average; None never stops.
+        seed: of everything random.
+        device: see Device.
+    """
+
+    epochs: int = 3
+    batch_size: int = 8
+    accumulate: int = 1
+    learning_rate: float = 5e-5
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    max_length: int = 128
+    sampling: Sampling = Sampling.COVER
+    eval_every: int | None = None
+    metric: Metric = Metric.ACCURACY
+    class_weights: ClassWeights = ClassWeights.NONE
+    patience: int | None = None
+    seed: int = DEFAULT_SEED
+    device: Device = Device.AUTO
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run could use.
+
+        Raises:
+            UsageError: an option is out of range.
+        """
+        _coerce_enums(self)
+        for name in ("epochs", "batch_size", "accumulate", "eval_every", "patience"):
+            _check(self, name, lambda v: v is None or v >= 1, "at least 1")
+        _check(self, "learning_rate", lambda v: v > 0, "above 0")
+        _check(self, "weight_decay", lambda v: v >= 0, "at least 0")
+        _check(self, "warmup", lambda v: 0 <= v <= 1, "between 0 and 1")
+        _check(self, "max_length", lambda v: v >= 4, "at least 4")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the resolved options as plain values."""
+        return {name: str(v) if isinstance(v, StrEnum) else v for name, v in asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeachSettings(TrainingSettings):
+    """Options of ``hrkd teach``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillSettings(TrainingSettings):
+    """Options of ``hrkd distill``; its 10 epochs are the paper's.
+
+    Attributes:
+        student: folder, hub id or LAYERSxWIDTH; None for the default shape (see ``hrkd_cli.model.student``).
+        init: where a LAYERSxWIDTH student's weights come from.
+        method: see Method.
+        graph: see Graph.
+        hierarchy: whether the compare-aggregate step mixes prototypes over layers (section 4).
+        teacher_checkpoints: see TeacherCheckpoints.
+        teacher_epochs: epochs of the teacher where it has to be taught first.
+        hidden_weight: w_hidden of section 5.
+        attention_weight: w_att of section 5.
+        prediction_weight: w_pred of section 5.
+        temperature: t of the prediction loss.
+        means: see Means.
+        allow_weak_teacher: go on when the teacher is not clearly above the majority class in some domain.
+    """
+
+    epochs: int = 10
+    student: str | None = None
+    init: Init = Init.TEACHER
+    method: Method = Method.HRKD
+    graph: Graph = Graph.FROZEN
+    hierarchy: bool = True
+    teacher_checkpoints: TeacherCheckpoints = TeacherCheckpoints.DOMAIN
+    teacher_epochs: int = 3
+    hidden_weight: float = 1.0
+    attention_weight: float = 1.0
+    prediction_weight: float = 1.0
+    temperature: float = 1.0
+    means: Means = Means.MASKED
+    allow_weak_teacher: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run could use.
+
+        Raises:
+            UsageError: an option is out of range.
+        """
+        # Not super(): a slotted dataclass is a new class, which zero-argument super() does not know.
+        TrainingSettings.__post_init__(self)
+        _check(self, "teacher_epochs", lambda v: v >= 1, "at least 1")
+        _check(self, "temperature", lambda v: v > 0, "above 0")
+        for name in ("hidden_weight", "attention_weight", "prediction_weight"):
+            _check(self, name, lambda v: v >= 0, "at least 0")
+
+
+def option_name(field: str) -> str:
+    """Return the command-line spelling of a setting, for error messages."""
+    return "--" + field.replace("_", "-")
+
+
+def _coerce_enums(settings: Any) -> None:
+    """Turn the Python API's plain strings into enums, so that ``sampling="cover"`` works."""
+    for field in fields(settings):
+        kind = type(field.default)
+        value = getattr(settings, field.name)
+        if issubclass(kind, StrEnum) and not isinstance(value, kind):
+            try:
+                object.__setattr__(settings, field.name, kind(value))
+            except ValueError:
+                choices = ", ".join(kind)
+                raise UsageError(f"{option_name(field.name)}: {value!r} is not one of {choices}") from None
+
+
+def _check(settings: Any, name: str, test: Any, wanted: str) -> None:
+    value = getattr(settings, name)
+    if not test(value):
+        raise UsageError(f"{option_name(name)}: {value} is not {wanted}")

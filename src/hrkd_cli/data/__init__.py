@@ -1,0 +1,1 @@
+"""Reading, splitting and holding labelled text of several domains."""

@@ -1,0 +1,57 @@
+"""Every error that a user can cause.
+
+The message is one plain line: what is wrong, where (``file:line``, column or option), what to do next. The command
+line prints it on stderr and exits with ``exit_code``; the Python API raises it.
+
+    HrkdError                 1
+    +-- UsageError            2   options that contradict each other, or a value that no run could use
+    +-- DataError             1   a source, a column, a row, a prepared folder
+    +-- ModelError            1   a model folder or hub id, a tokenizer, a pair of models that does not fit
+    +-- OutputError           1   an output that exists or cannot be written
+    +-- TrainingError         1   a run that cannot go on (a loss that is not a number, a weak teacher)
+    +-- GateError             3   a quality gate failed
+"""
+
+from typing import Any
+
+
+class HrkdError(Exception):
+    """Base of all errors that a user can cause."""
+
+    exit_code = 1
+
+
+class UsageError(HrkdError):
+    """Options that contradict each other, or a value that no run could use."""
+
+    exit_code = 2
+
+
+class DataError(HrkdError):
+    """Something is wrong with a source, a column, a row or a prepared folder."""
+
+
+class ModelError(HrkdError):
+    """Something is wrong with a model, a tokenizer, or with two models that should fit each other."""
+
+
+class OutputError(HrkdError):
+    """An output exists already or cannot be written."""
+
+
+class TrainingError(HrkdError):
+    """A training run cannot go on."""
+
+
+class GateError(HrkdError):
+    """A quality gate failed: nothing was written.
+
+    Attributes:
+        result: what the job would have returned as JSON, with the figures that failed the gate.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, result: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.result = result

@@ -1,0 +1,1 @@
+"""Prediction on small devices: needs only onnxruntime, tokenizers and numpy."""

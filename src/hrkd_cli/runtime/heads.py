@@ -1,0 +1,112 @@
+"""Which output of a classifier belongs to which (domain, label).
+
+A multi-domain classifier has one output for every (domain, label) pair; ``config.json`` names them in ``id2label`` as
+``"books/negative"`` and lists them under ``"hrkd": {"domains": {"books": ["negative", "positive"], ...}}``. A domain's
+logits are a selection of columns. A classifier that is not ours (plain labels) serves every domain with the same
+columns.
+
+Pure Python: the runtime for small devices imports it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hrkd_cli.errors import ModelError
+
+SEPARATOR = "/"
+
+
+@dataclass(frozen=True, slots=True)
+class DomainHeads:
+    """Columns of the logits by domain.
+
+    Attributes:
+        labels: label names by domain, sorted by name; the domains are sorted by name too.
+        columns: for each domain, the output columns in the order of ``labels``.
+        size: number of outputs of the model.
+    """
+
+    labels: dict[str, tuple[str, ...]]
+    columns: dict[str, tuple[int, ...]]
+    size: int
+
+    @classmethod
+    def build(cls, labels: Mapping[str, Iterable[str]]) -> DomainHeads:
+        """Lay out one output for every (domain, label) pair, in name order."""
+        ordered = {domain: tuple(sorted(labels[domain])) for domain in sorted(labels)}
+        columns, size = {}, 0
+        for domain, names in ordered.items():
+            columns[domain] = tuple(range(size, size + len(names)))
+            size += len(names)
+        return cls(ordered, columns, size)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> DomainHeads | None:
+        """Read the layout from a ``config.json``; None when the model is not a multi-domain one.
+
+        Raises:
+            ModelError: the ``hrkd`` entry and ``id2label`` contradict each other.
+        """
+        domains = (config.get("hrkd") or {}).get("domains")
+        if not domains:
+            return None
+        id2label = id_to_label(config)
+        position = {name: index for index, name in id2label.items()}
+        try:
+            labels = {domain: tuple(domains[domain]) for domain in sorted(domains)}
+            columns = {d: tuple(position[pair_name(d, label)] for label in names) for d, names in labels.items()}
+        except KeyError as error:
+            raise ModelError(f"config.json: no output is named {error} in id2label, though hrkd.domains lists it") from None
+        return cls(labels, columns, len(id2label))
+
+    @classmethod
+    def for_foreign(cls, config: Mapping[str, Any], labels: Mapping[str, Iterable[str]], where: str) -> DomainHeads:
+        """Let a classifier with plain labels answer for every domain, its outputs matched to the data's by name.
+
+        Names are matched exactly, else ignoring case.
+
+        Raises:
+            ModelError: a label of the data is not among the model's.
+        """
+        names = {name: index for index, name in id_to_label(config).items()}
+        folded = {name.casefold(): index for name, index in names.items()}
+        ordered = {domain: tuple(sorted(labels[domain])) for domain in sorted(labels)}
+        columns = {}
+        for domain, wanted in ordered.items():
+            try:
+                columns[domain] = tuple(names[w] if w in names else folded[w.casefold()] for w in wanted)
+            except KeyError:
+                missing = next(w for w in wanted if w not in names and w.casefold() not in folded)
+                raise ModelError(
+                    f"{where}: it has no label {missing!r} (domain {domain!r}); its labels are "
+                    f"{', '.join(sorted(names))}; teach a model on this data with hrkd teach, or rename the labels"
+                ) from None
+        return cls(ordered, columns, len(names))
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Domain names, sorted."""
+        return tuple(self.labels)
+
+    def to_config(self) -> dict[str, Any]:
+        """Return the entries for ``config.json``: ``id2label``, ``label2id`` and ``hrkd.domains``."""
+        pairs = {c: pair_name(d, n) for d in self.labels for c, n in zip(self.columns[d], self.labels[d], strict=True)}
+        id2label = dict(sorted(pairs.items()))
+        return {
+            "id2label": id2label,
+            "label2id": {name: index for index, name in id2label.items()},
+            "domains": {domain: list(names) for domain, names in self.labels.items()},
+        }
+
+
+def pair_name(domain: str, label: str) -> str:
+    """Return the name of one output, for example ``books/negative``."""
+    return f"{domain}{SEPARATOR}{label}"
+
+
+def id_to_label(config: Mapping[str, Any]) -> dict[int, str]:
+    """Return ``id2label`` with integer keys (JSON has text keys)."""
+    return {int(index): str(name) for index, name in (config.get("id2label") or {}).items()}
