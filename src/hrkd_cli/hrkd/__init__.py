@@ -1,1 +1,24 @@
+"""The method as pure tensor code: losses, domain graph, objective (HRKD, Dong et al., EMNLP 2021).
 
+Letters in shapes: B examples, T tokens, H teacher width, A heads, C classes, L student layers, D domains. Nothing here
+knows of files, models or the command line, and nothing is imported from the rest of the package.
+"""
+
+from hrkd_cli.hrkd.graph import DomainGraph, GraphRatios
+from hrkd_cli.hrkd.losses import attention_loss, hidden_loss, prediction_loss, prototype
+from hrkd_cli.hrkd.objective import DomainTerms, LossParts, Projections, Signals, combine, domain_terms
+
+__all__ = [
+    "DomainGraph",
+    "DomainTerms",
+    "GraphRatios",
+    "LossParts",
+    "Projections",
+    "Signals",
+    "attention_loss",
+    "combine",
+    "domain_terms",
+    "hidden_loss",
+    "prediction_loss",
+    "prototype",
+]

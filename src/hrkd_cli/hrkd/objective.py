@@ -1,0 +1,143 @@
+"""From what teacher and student show on one batch of every domain to the loss (paper, section 3.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hrkd_cli.hrkd.losses import attention_loss, hidden_loss, prediction_loss, prototype
+
+PROJECTION_STD = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """What one model shows on a batch of one domain.
+
+    Attributes:
+        hidden: L+1 tensors (B, T, H), embedding output first; the teacher's at its matched layers, the student's already
+            projected. Empty when only logits are compared.
+        scores: L tensors (B, A, T, T), attention scores before softmax, of layers 1..L; empty when attention is left out.
+        logits: (B, C), the domain's own labels.
+    """
+
+    hidden: Sequence[Tensor]
+    scores: Sequence[Tensor]
+    logits: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class DomainTerms:
+    """The unweighted losses of one domain.
+
+    Attributes:
+        hidden: (L+1,), or (0,) when hidden states are left out.
+        attention: as ``hidden``; its entry 0 (the embedding, which has no attention) is 0.
+        prediction: scalar.
+        prototypes: (L+1, H), or (0,) when hidden states are left out.
+    """
+
+    hidden: Tensor
+    attention: Tensor
+    prediction: Tensor
+    prototypes: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LossParts:
+    """The total loss and the weighted parts that add up to it, all scalars."""
+
+    total: Tensor
+    hidden: Tensor
+    attention: Tensor
+    prediction: Tensor
+
+
+class Projections(nn.Module):
+    """P_l of section 2: student width h to teacher width H, one for the embedding and one for each of L layers.
+
+    They are trained with the student and dropped afterwards. Weights start at N(0, 0.02), biases at 0.
+    """
+
+    def __init__(self, student_width: int, teacher_width: int, layers: int) -> None:
+        super().__init__()
+        self.maps = nn.ModuleList(nn.Linear(student_width, teacher_width) for _ in range(layers + 1))
+        for linear in self.maps:
+            nn.init.normal_(linear.weight, std=PROJECTION_STD)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, hidden: Sequence[Tensor]) -> list[Tensor]:
+        """Project L+1 tensors (B, T, h) to (B, T, H)."""
+        return [linear(states) for linear, states in zip(self.maps, hidden, strict=True)]
+
+
+def domain_terms(
+    teacher: Signals,
+    student: Signals,
+    mask: Tensor,
+    *,
+    temperature: float = 1.0,
+    mean_classes: float | None = None,
+    class_weights: Tensor | None = None,
+    padded: bool = False,
+) -> DomainTerms:
+    """Compare teacher and student on one batch of one domain.
+
+    Args:
+        teacher: see Signals.
+        student: see Signals.
+        mask: (B, T), true at valid tokens.
+        temperature: see prediction_loss.
+        mean_classes: see prediction_loss.
+        class_weights: see prediction_loss.
+        padded: let the means run over padded positions too (released code).
+    """
+    prediction = prediction_loss(
+        teacher.logits, student.logits, temperature=temperature, mean_classes=mean_classes, class_weights=class_weights
+    )
+    if not student.hidden:
+        none = prediction.new_zeros(0)
+        return DomainTerms(none, none, prediction, none)
+    pairs = zip(teacher.hidden, student.hidden, strict=True)
+    hidden = torch.stack([hidden_loss(t, s, mask, padded=padded) for t, s in pairs])
+    attention = torch.zeros_like(hidden)
+    if student.scores:
+        scores = zip(teacher.scores, student.scores, strict=True)
+        by_layer = [attention_loss(t, s, mask, padded=padded) for t, s in scores]
+        attention = torch.stack([by_layer[0].new_zeros(()), *by_layer])
+    prototypes = torch.stack([prototype(states, mask, padded=padded) for states in student.hidden])
+    return DomainTerms(hidden, attention, prediction, prototypes)
+
+
+def combine(
+    terms: Sequence[DomainTerms],
+    ratios: Tensor | None,
+    *,
+    hidden_weight: float = 1.0,
+    attention_weight: float = 1.0,
+    prediction_weight: float = 1.0,
+) -> LossParts:
+    """Add up the domains' losses.
+
+    ``sum_d w_hidden sum_l ratio[l,d] (hid[l,d] + w_att att[l,d]) + w_pred prediction[d] / D``
+
+    Args:
+        terms: one a domain.
+        ratios: (L+1, D) domain ratios; None for the paper's ablation without a graph, in which every ratio is 1 and the
+            prediction term is not divided by D.
+        hidden_weight: w_hidden.
+        attention_weight: w_att.
+        prediction_weight: w_pred.
+    """
+    hidden = torch.stack([t.hidden for t in terms], dim=1)  # (L+1, D)
+    attention = torch.stack([t.attention for t in terms], dim=1)
+    prediction = torch.stack([t.prediction for t in terms]).sum() * prediction_weight
+    if ratios is not None:
+        hidden, attention = hidden * ratios, attention * ratios
+        prediction = prediction / len(terms)
+    hidden_total = hidden_weight * hidden.sum()
+    attention_total = hidden_weight * attention_weight * attention.sum()
+    return LossParts(hidden_total + attention_total + prediction, hidden_total, attention_total, prediction)
