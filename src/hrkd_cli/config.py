@@ -170,10 +170,11 @@ class DistillSettings(TrainingSettings):
 
     Attributes:
         student: folder, hub id or LAYERSxWIDTH; None for the default shape (see ``hrkd_cli.model.student``).
-        init: where a LAYERSxWIDTH student's weights come from.
+        init: where a LAYERSxWIDTH student's weights come from; None for the teacher.
         method: see Method.
-        graph: see Graph.
-        hierarchy: whether the compare-aggregate step mixes prototypes over layers (section 4).
+        graph: see Graph; None for the method's own: frozen for hrkd, none for tinybert, uniform for logits.
+        hierarchy: whether the compare-aggregate step mixes prototypes over layers before the graph (the paper's
+            section 3.3); None for yes where there is a graph.
         teacher_checkpoints: see TeacherCheckpoints.
         teacher_epochs: epochs of the teacher where it has to be taught first.
         hidden_weight: w_hidden of section 5.
@@ -186,10 +187,10 @@ class DistillSettings(TrainingSettings):
 
     epochs: int = 10
     student: str | None = None
-    init: Init = Init.TEACHER
+    init: Init | None = None
     method: Method = Method.HRKD
-    graph: Graph = Graph.FROZEN
-    hierarchy: bool = True
+    graph: Graph | None = None
+    hierarchy: bool | None = None
     teacher_checkpoints: TeacherCheckpoints = TeacherCheckpoints.DOMAIN
     teacher_epochs: int = 3
     hidden_weight: float = 1.0
@@ -211,6 +212,31 @@ class DistillSettings(TrainingSettings):
         _check(self, "temperature", lambda v: v > 0, "above 0")
         for name in ("hidden_weight", "attention_weight", "prediction_weight"):
             _check(self, name, lambda v: v >= 0, "at least 0")
+        if not any((self.hidden_weight and self.method is not Method.LOGITS, self.prediction_weight)):
+            raise UsageError("--hidden-weight 0 --prediction-weight 0: there is nothing left to learn from")
+        if self.method is not Method.HRKD:
+            for name in ("graph", "hierarchy"):
+                if getattr(self, name) is not None:
+                    raise UsageError(f"{option_name(name)}: --method {self.method} has no domain graph; leave it out")
+        elif self.hierarchy and self.graph in (Graph.UNIFORM, Graph.NONE):
+            raise UsageError(f"--hierarchy: --graph {self.graph} looks at no prototypes; leave one of them out")
+
+    def resolved(self) -> DistillSettings:
+        """Fill in what follows from other options: graph, hierarchy, init."""
+        own = {Method.HRKD: Graph.FROZEN, Method.TINYBERT: Graph.NONE, Method.LOGITS: Graph.UNIFORM}[self.method]
+        graph = self.graph or own
+        hierarchy = graph is Graph.FROZEN if self.hierarchy is None else self.hierarchy
+        # Not dataclasses.replace: it would check the filled-in values as if the user had given them.
+        new = object.__new__(DistillSettings)
+        for field in fields(self):
+            object.__setattr__(new, field.name, getattr(self, field.name))
+        for name, value in (("graph", graph), ("hierarchy", hierarchy), ("init", self.init or Init.TEACHER)):
+            object.__setattr__(new, name, value)
+        return new
+
+
+# The enum of each setting whose default does not show it.
+_OPTIONAL_ENUMS: dict[str, type[StrEnum]] = {"init": Init, "graph": Graph}
 
 
 def option_name(field: str) -> str:
@@ -221,9 +247,9 @@ def option_name(field: str) -> str:
 def _coerce_enums(settings: Any) -> None:
     """Turn the Python API's plain strings into enums, so that ``sampling="cover"`` works."""
     for field in fields(settings):
-        kind = type(field.default)
+        kind = _OPTIONAL_ENUMS.get(field.name, type(field.default))
         value = getattr(settings, field.name)
-        if issubclass(kind, StrEnum) and not isinstance(value, kind):
+        if issubclass(kind, StrEnum) and value is not None and not isinstance(value, kind):
             try:
                 object.__setattr__(settings, field.name, kind(value))
             except ValueError:

@@ -1,1 +1,1 @@
-
+"""Teaching and distilling: optimiser, loop, and what surrounds them."""

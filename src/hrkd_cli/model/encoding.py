@@ -1,0 +1,103 @@
+"""Text to token ids, and token ids to padded tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hrkd_cli.data.dataset import Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Token ids of many examples, at their real lengths.
+
+    Attributes:
+        ids: an int32 array an example.
+        types: token type ids, as ``ids``; None when the model takes none.
+    """
+
+    ids: list[np.ndarray]
+    types: list[np.ndarray] | None
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self.ids)
+
+    def lengths(self) -> np.ndarray:
+        """Return the number of tokens of each example."""
+        return np.array([len(i) for i in self.ids], dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Padded token ids of B examples of one domain, T tokens each.
+
+    Attributes:
+        inputs: what the model's forward takes: ``input_ids``, ``attention_mask``, perhaps ``token_type_ids``, (B, T).
+        mask: (B, T), true at valid tokens.
+    """
+
+    inputs: dict[str, Tensor]
+    mask: Tensor
+
+
+class Encoder:
+    """A tokenizer with a fixed cut, and the padding that goes with it.
+
+    Args:
+        tokenizer: a fast transformers tokenizer.
+        max_length: examples are cut to this many tokens, the longer text of a pair first.
+    """
+
+    def __init__(self, tokenizer: Any, max_length: int) -> None:
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0)
+        self.takes_types = "token_type_ids" in tokenizer.model_input_names
+
+    def encode(self, rows: Rows) -> Encoded:
+        """Encode rows (labels are not looked at)."""
+        from tokenizers import Tokenizer
+
+        # A copy: truncation must not stay on the tokenizer that is saved later.
+        backend = Tokenizer.from_str(self.tokenizer.backend_tokenizer.to_str())
+        backend.enable_truncation(self.max_length, strategy="longest_first")
+        texts = rows.texts if rows.pairs is None else list(zip(rows.texts, rows.pairs, strict=True))
+        encodings = backend.encode_batch(texts)
+        ids = [np.array(e.ids, dtype=np.int32) for e in encodings]
+        return Encoded(ids, [np.array(e.type_ids, dtype=np.int32) for e in encodings] if self.takes_types else None)
+
+    def collate(
+        self, encoded: Encoded, indices: Sequence[int], device: torch.device, *, pad_to: int | None = None
+    ) -> Batch:
+        """Pad the chosen examples to the longest of them, or to ``pad_to`` tokens."""
+        longest = pad_to or max(len(encoded.ids[i]) for i in indices)
+        ids = _padded((encoded.ids[i] for i in indices), len(indices), longest, self.pad_id)
+        mask = np.arange(longest) < np.array([len(encoded.ids[i]) for i in indices])[:, None]
+        inputs = {"input_ids": ids, "attention_mask": mask.astype(np.int64)}
+        if encoded.types is not None:
+            inputs["token_type_ids"] = _padded((encoded.types[i] for i in indices), len(indices), longest, 0)
+        tensors = {name: torch.from_numpy(array).to(device) for name, array in inputs.items()}
+        return Batch(tensors, tensors["attention_mask"].bool())
+
+
+def same_tokenizer(first: Any, second: Any, probe: Sequence[str]) -> bool:
+    """Tell whether two tokenizers give the same ids: equal vocabularies and equal encodings of some real texts."""
+    if first.get_vocab() != second.get_vocab():
+        return False
+    texts = list(probe)
+    encodings = (t.backend_tokenizer.encode_batch(texts) for t in (first, second))
+    return all(a.ids == b.ids for a, b in zip(*encodings, strict=True))
+
+
+def _padded(arrays: Iterable[np.ndarray], count: int, longest: int, value: int) -> np.ndarray:
+    out = np.full((count, longest), value, dtype=np.int64)
+    for row, array in zip(out, arrays, strict=True):
+        row[: len(array)] = array
+    return out

@@ -1,0 +1,142 @@
+"""Students: which shape, and where their first weights come from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hrkd_cli.config import Init
+from hrkd_cli.errors import ModelError, UsageError
+from hrkd_cli.model.capture import layer_map
+from hrkd_cli.model.cutting import cut_weights
+from hrkd_cli.model.loading import load_classifier, load_tokenizer, new_classifier, resolve, set_heads
+from hrkd_cli.runtime.heads import DomainHeads
+
+DEFAULT_WIDTH = 312  # of TinyBERT's general 4-layer model, the paper's student
+SHAPE = re.compile(r"(\d+)x(\d+)", re.IGNORECASE)
+FEED_FORWARD_NAMES = ("intermediate_size", "hidden_dim")
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Layers and width of a student."""
+
+    layers: int
+    width: int
+
+    def __str__(self) -> str:
+        """Return the command line's spelling, LAYERSxWIDTH."""
+        return f"{self.layers}x{self.width}"
+
+
+def parse_shape(text: str) -> Shape | None:
+    """Read LAYERSxWIDTH; None when ``text`` is something else (a folder or a hub id)."""
+    match = SHAPE.fullmatch(text.strip())
+    return Shape(int(match[1]), int(match[2])) if match else None
+
+
+def default_shape(teacher: Any) -> Shape:
+    """Return the default student of a teacher config.
+
+    4x312 from a 12-layer teacher, else half the teacher's layers, at the teacher's width or 312 when that is wider.
+    """
+    width = min(int(teacher.hidden_size), DEFAULT_WIDTH)
+    layers = int(teacher.num_hidden_layers)
+    return Shape(4 if layers == 12 else max(1, layers // 2), width)
+
+
+def student_config(teacher: Any, shape: Shape, heads: DomainHeads, *, init: Init) -> Any:
+    """Return a config of the teacher's architecture in the student's shape, with one output a (domain, label) pair.
+
+    The feed-forward width is the teacher's own at the teacher's width, 1200 at 312 (as TinyBERT's), else 4 x width, and
+    never more than the teacher's. The number of attention heads is the teacher's.
+
+    Raises:
+        UsageError: the shape does not fit the teacher; the message names shapes that do.
+    """
+    attention_heads = int(teacher.num_attention_heads)
+    layers, width = int(teacher.num_hidden_layers), int(teacher.hidden_size)
+    if not 1 <= shape.layers <= layers:
+        raise UsageError(f"--student {shape}: the teacher has {layers} layers; give 1 to {layers}")
+    if shape.width < attention_heads or shape.width % attention_heads:
+        below = max(shape.width // attention_heads, 1) * attention_heads
+        raise UsageError(
+            f"--student {shape}: the width must be a multiple of the teacher's {attention_heads} attention heads, for "
+            f"example {below} or {below + attention_heads}"
+        )
+    if init is Init.TEACHER and shape.width > width:
+        raise UsageError(f"--student {shape}: wider than the teacher ({width}); use {layers}x{width} or --init random")
+    config = type(teacher).from_dict(teacher.to_dict())
+    config.num_hidden_layers = shape.layers
+    if shape.width != width:
+        if getattr(config, "embedding_size", None) == width:
+            config.embedding_size = shape.width
+        config.hidden_size = shape.width
+        name = next(n for n in FEED_FORWARD_NAMES if hasattr(config, n))
+        wanted = 1200 if shape.width == DEFAULT_WIDTH else 4 * shape.width
+        setattr(config, name, min(wanted, getattr(config, name)))
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[m - 1] for m in layer_map(layers, shape.layers)]
+    set_heads(config, heads)
+    return config
+
+
+def build_student(
+    spec: str | None, teacher: Any, heads: DomainHeads, *, init: Init, seed: int, note: Callable[[str], None]
+) -> tuple[Any, Any | None]:
+    """Make the student.
+
+    Args:
+        spec: LAYERSxWIDTH, folder, hub id, or None for the default shape.
+        teacher: the teacher's classifier (its weights are the start of a cut student).
+        heads: outputs of the student.
+        init: where a LAYERSxWIDTH student starts.
+        seed: of everything drawn at random (new heads, random students).
+        note: told in a sentence what was made.
+
+    Returns:
+        The classifier, and its own tokenizer (None: the teacher's).
+
+    Raises:
+        UsageError: an unusable shape.
+        ModelError: a folder or hub id that cannot be opened.
+    """
+    torch.manual_seed(seed)
+    shape = default_shape(teacher.config) if spec is None else parse_shape(spec)
+    if shape is None:
+        path = resolve(str(spec), "student")
+        return load_classifier(path, heads, role="student"), load_tokenizer(path, "student")
+    config = student_config(teacher.config, shape, heads, init=init)
+    student = new_classifier(config)
+    if init is Init.RANDOM:
+        note(f"student {shape}: random weights")
+        return student, None
+    layers = layer_map(int(teacher.config.num_hidden_layers), shape.layers)
+    student.load_state_dict(cut_weights(teacher, student, layers))
+    width = "" if config.hidden_size == teacher.config.hidden_size else f", narrowed to {shape.width}"
+    note(f"student {shape}: starts from the teacher's layers {', '.join(map(str, layers))}{width}")
+    return student, None
+
+
+def check_heads_match(teacher: Any, student: Any) -> None:
+    """Make sure that attention scores of teacher and student can be compared.
+
+    Raises:
+        ModelError: their head counts differ; the message names the options that do work.
+    """
+    wanted, found = int(teacher.config.num_attention_heads), int(student.config.num_attention_heads)
+    if wanted != found:
+        raise ModelError(
+            f"the teacher has {wanted} attention heads and the student {found}: their scores cannot be compared; use "
+            "--attention-weight 0, --method logits, or a LAYERSxWIDTH student (it has the teacher's heads)"
+        )
+
+
+def student_spec_is_path(spec: str | None) -> bool:
+    """Tell whether ``--student`` names a model rather than a shape."""
+    return spec is not None and parse_shape(spec) is None and bool(Path(spec).name)

@@ -1,0 +1,126 @@
+"""The teacher of each domain: opened, matched to the data, and scored before anyone learns from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hrkd_cli.config import TeacherCheckpoints
+from hrkd_cli.data.dataset import Dataset
+from hrkd_cli.errors import DataError, ModelError, TrainingError
+from hrkd_cli.evaluation.metrics import DomainScores
+from hrkd_cli.events import Note, OnEvent
+from hrkd_cli.layout import MODEL
+from hrkd_cli.model.loading import load_classifier, load_tokenizer, read_config
+from hrkd_cli.runtime.heads import DomainHeads
+from hrkd_cli.train.scoring import SplitLabels
+
+
+@dataclass(frozen=True, slots=True)
+class Teachers:
+    """A teacher for every domain, frozen and in eval mode.
+
+    Attributes:
+        models: classifier by domain; domains may share one.
+        root: the one that is best on average, which shapes and starts a cut student.
+        heads: outputs by domain, of every one of the models.
+        tokenizer: theirs.
+        path: folder of ``root``.
+    """
+
+    models: dict[str, Any]
+    root: Any
+    heads: DomainHeads
+    tokenizer: Any
+    path: Path
+
+
+def open_teachers(
+    path: Path, dataset: Dataset, *, checkpoints: TeacherCheckpoints, device: torch.device, name: str
+) -> Teachers:
+    """Open the teacher of every domain of a dataset.
+
+    Args:
+        path: folder of a classifier: one of ours, or one with plain labels that are the data's by name.
+        dataset: the training data.
+        checkpoints: per-domain best weights, or the best average for all.
+        device: where the models go.
+        name: what the user called the teacher.
+
+    Raises:
+        ModelError: it does not know a domain or a label of the data, or cannot be opened.
+        DataError: the data has pairs and the teacher takes single texts, or the other way round.
+    """
+    config = read_config(path, "teacher")
+    heads = teacher_heads(config, dataset, name)
+    root = _frozen(path, device)
+    models = dict.fromkeys(dataset.domains, root)
+    if checkpoints is TeacherCheckpoints.DOMAIN:
+        for domain in dataset.domains:
+            best = path / MODEL.best / domain
+            if best.is_dir():
+                models[domain] = _frozen(best, device)
+    return Teachers(models, root, heads, load_tokenizer(path, "teacher"), path)
+
+
+def teacher_heads(config: Mapping[str, Any], dataset: Dataset, name: str) -> DomainHeads:
+    """Match a teacher's outputs to the domains and labels of a dataset, by name.
+
+    Raises:
+        ModelError: a domain or a label is missing.
+        DataError: one takes pairs and the other does not.
+    """
+    ours = DomainHeads.from_config(config)
+    if ours is None:
+        return DomainHeads.for_foreign(config, dataset.labels, f"teacher {name}")
+    for domain, labels in dataset.labels.items():
+        if domain not in ours.labels:
+            raise ModelError(
+                f"teacher {name}: it was not taught the domain {domain!r}; it knows {', '.join(ours.domains)}"
+            )
+        if ours.labels[domain] != labels:
+            raise ModelError(
+                f"teacher {name}: in domain {domain!r} it knows the labels {', '.join(ours.labels[domain])}, the data "
+                f"has {', '.join(labels)}"
+            )
+    pair = bool(config["hrkd"].get("pair", False))
+    if pair != dataset.pair:
+        wants, has = ("two texts", "one") if pair else ("one text", "two")
+        raise DataError(f"teacher {name} takes {wants} a row, and the data has {has}")
+    columns = {domain: ours.columns[domain] for domain in dataset.domains}
+    return DomainHeads(dict(dataset.labels), columns, ours.size)
+
+
+def check_strength(
+    scores: Mapping[str, DomainScores], dev: SplitLabels, *, allow_weak: bool, name: str, on_event: OnEvent
+) -> None:
+    """Stop when a teacher is not clearly above the majority class in some domain: it has nothing to teach there.
+
+    Clearly: by more than one standard error of the majority's share, ``m + sqrt(m (1 - m) / n)`` for n dev rows.
+
+    Raises:
+        TrainingError: it is not, and ``allow_weak`` is false.
+    """
+    for domain, scored in scores.items():
+        labels = dev.labels[domain]
+        majority = float(np.bincount(labels).max() / len(labels))
+        needed = majority + math.sqrt(majority * (1 - majority) / len(labels))
+        if scored.accuracy > needed:
+            continue
+        finding = (
+            f"teacher {name}: in domain {domain!r} it is right on {scored.accuracy:.1%} of the dev rows, and the most "
+            f"common label alone on {majority:.1%} (n={len(labels)})"
+        )
+        if not allow_weak:
+            raise TrainingError(f"{finding}; teach it longer, or go on with --allow-weak-teacher")
+        on_event(Note(finding, warning=True))
+
+
+def _frozen(path: Path, device: torch.device) -> Any:
+    return load_classifier(path, None, role="teacher").requires_grad_(False).to(device).eval()
