@@ -1,12 +1,11 @@
 """Shared fixtures. Tests touch no network and leave the user's folders alone."""
 
 import os
-import sys
-from pathlib import Path
+
+# Tiny models are fastest on one thread, and several would fight over a small machine's cores. Before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"

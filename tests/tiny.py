@@ -13,7 +13,7 @@ from hrkd_cli.data.dataset import Dataset, Rows
 from hrkd_cli.hrkd import Signals
 
 WORDS = {"good": "fine great lovely solid superb", "bad": "poor awful broken cheap noisy"}
-FILLER = "the a this it was thing box part one for my we had and very quite".split()
+FILLER = "the a this it was thing box part one for my we had and very quite".split()  # noqa: SIM905
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 DOMAINS = ("books", "music")
 ARCHITECTURES = ("bert", "roberta", "electra", "distilbert", "modernbert")
@@ -88,7 +88,7 @@ def make_dataset(*, train: int = 48, dev: int = 16, test: int = 16, domains=DOMA
         for s, (split, count) in enumerate((("train", train), ("dev", dev), ("test", test))):
             texts, labels = make_texts(count, seed * 1000 + 10 * d + s)
             rows[domain][split] = Rows(texts, None, labels)
-    return Dataset({domain: ("bad", "good") for domain in domains}, False, "made-up", None, rows)
+    return Dataset(dict.fromkeys(domains, ("bad", "good")), False, "made-up", None, rows)
 
 
 def write_raw(folder: Path, *, rows: int = 60, domains=DOMAINS) -> Path:

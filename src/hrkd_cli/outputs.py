@@ -1,37 +1,46 @@
-"""Output folders that appear whole or not at all."""
+"""Output folders that appear whole or not at all, and never over what is not ours."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hrkd_cli.errors import HrkdError, OutputError
+from hrkd_cli.errors import OutputError
 from hrkd_cli.layout import partial
 
-NO_SPACE = "No space left on device"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_SPACE = "No space left on device"
+_MARK = ".hrkd-partial"
+_LEAST_FREE = 1 << 20
+"""Bytes free below which a failure of unknown kind is put down to a full disk."""
 
 
-def check_output(out: Path, *, marker: str, force: bool) -> None:
+def check_output(out: Path, *, kind: str, is_ours: Callable[[Path], bool], force: bool) -> None:
     """Refuse an output folder that may not be written, before any work is done.
 
     Args:
         out: the folder.
-        marker: a file that every folder of this kind has; ``force`` replaces only such a folder, or an empty one.
+        kind: what it would be, for the message: "dataset", "model".
+        is_ours: tells a folder of that kind that we wrote; ``force`` replaces only such a one, or an empty one.
         force: whether an existing output may be replaced.
 
     Raises:
-        OutputError: it exists and may not be replaced, or its parent cannot be written.
+        OutputError: it exists and may not be replaced.
     """
-    if not out.exists() and not out.is_symlink():
-        return
-    ours = out.is_dir() and ((out / marker).is_file() or not any(out.iterdir()))
+    try:
+        if not (out.exists() or out.is_symlink()):
+            return
+        ours = out.is_dir() and (is_ours(out) or not any(out.iterdir()))
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be looked at: {error.strerror or error}") from None
     if not ours:
-        raise OutputError(f"{out}: exists and was not written by hrkd (no {marker}); give another --out")
-    if any(out.iterdir()) and not force:
-        raise OutputError(f"{out}: exists already; give another --out, or --force to replace it")
+        raise OutputError(f"{out} is not a {kind} folder written by hrkd, so it is left alone; choose another --out")
+    if not force:
+        raise OutputError(f"{out} exists already; replace it with --force or choose another --out")
 
 
 @contextlib.contextmanager
@@ -43,36 +52,58 @@ def whole_folder(out: Path) -> Iterator[Path]:
     Raises:
         OutputError: the disk is full, or the folder cannot be written.
     """
-    work = partial(out)
-    with plain_disk_errors(out):
+    # Resolved, because "." and ".." have no name to put ".partial" after.
+    target = out.resolve()
+    work = partial(target)
+    with plain_disk_errors(out, work), made_folders(work):
+        _clear_leftover(work)
         try:
-            shutil.rmtree(work, ignore_errors=True)
             work.mkdir(parents=True)
+            (work / _MARK).touch()
             yield work
-            old = out.with_name(out.name + ".old")
-            shutil.rmtree(old, ignore_errors=True)
-            if out.exists():
-                out.rename(old)
-            work.rename(out)
-            shutil.rmtree(old, ignore_errors=True)
-        except BaseException:
+            (work / _MARK).unlink()
+            _move_in(work, target)
+        except BaseException:  # Ctrl-C too
             shutil.rmtree(work, ignore_errors=True)
             raise
 
 
 @contextlib.contextmanager
-def plain_disk_errors(out: Path) -> Iterator[None]:
-    """Turn a full disk or a missing permission into one plain line."""
+def made_folders(path: Path) -> Iterator[None]:
+    """Remove the parents of ``path`` that did not exist before the block, where they are empty after it."""
+    made = [folder for folder in path.parents if not folder.exists()]
     try:
         yield
-    except HrkdError:
-        raise
+    finally:
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+@contextlib.contextmanager
+def plain_disk_errors(out: Path, work: Path) -> Iterator[None]:
+    """Turn a full disk or a missing permission into one plain line.
+
+    Args:
+        out: the output, as the user named it.
+        work: a folder on the disk that is written to.
+
+    Raises:
+        OutputError: writing failed.
+    """
+    full = f"{out}: the disk is full; nothing was written; free some space or choose another place with --out"
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise OutputError(full) from error
+        raise OutputError(
+            f"{out}: cannot be written ({error.strerror or error}); choose another place with --out"
+        ) from error
     except Exception as error:
-        # Not every writer raises OSError: the Rust ones raise errors of their own that only quote it.
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or NO_SPACE in str(error):
-            raise OutputError(f"{out}: the disk is full; free some space or give --out on another disk") from error
-        if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
-            raise OutputError(f"{out}: cannot be written ({error.strerror}: {error.filename})") from error
+        # Writers of other languages report a failed write each in their own way, and read back what was cut short.
+        if not isinstance(error, OutputError) and (_NO_SPACE in str(error) or _is_full(work)):
+            raise OutputError(full) from error
         raise
 
 
@@ -86,12 +117,46 @@ def check_space(out: Path, needed: int) -> None:
     Raises:
         OutputError: less is free.
     """
-    place = out.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(_existing(out)).free
     if free < needed:
         raise OutputError(
             f"{out}: the run needs about {needed / 1e6:,.0f} MB of disk and {free / 1e6:,.0f} MB are free; free some "
-            "space or give --out on another disk"
+            "space or choose another place with --out"
         )
+
+
+def _clear_leftover(work: Path) -> None:
+    """Remove what a killed run left, and nothing else."""
+    if not work.exists():
+        return
+    if not (work / _MARK).is_file():
+        raise OutputError(f"{work} is in the way and not a leftover of hrkd; move it or choose another --out")
+    shutil.rmtree(work)
+
+
+def _move_in(work: Path, target: Path) -> None:
+    """Put a whole folder in its place; what it replaces is removed only after that."""
+    if not target.exists():
+        work.rename(target)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        target.rename(aside / target.name)
+        work.rename(target)
+    except BaseException:
+        if not target.exists():
+            (aside / target.name).rename(target)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _existing(path: Path) -> Path:
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+
+
+def _is_full(folder: Path) -> bool:
+    try:
+        return shutil.disk_usage(_existing(folder)).free < _LEAST_FREE
+    except OSError:
+        return False

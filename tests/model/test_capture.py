@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from tiny import ARCHITECTURES, tiny_config
 
 from hrkd_cli.errors import ModelError
 from hrkd_cli.model.capture import Capture, layer_map, select_columns
 from hrkd_cli.model.encoding import Batch
 from hrkd_cli.model.loading import new_classifier
+from tiny import ARCHITECTURES, tiny_config
 
 
 def make_batch() -> Batch:

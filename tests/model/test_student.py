@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tiny import ARCHITECTURES, tiny_config
 
 from hrkd_cli.config import Init
 from hrkd_cli.errors import ModelError, UsageError
@@ -10,6 +9,7 @@ from hrkd_cli.model.cutting import cut_weights
 from hrkd_cli.model.loading import new_classifier, set_heads
 from hrkd_cli.model.student import Shape, build_student, default_shape, parse_shape, student_config
 from hrkd_cli.runtime.heads import DomainHeads
+from tiny import ARCHITECTURES, tiny_config
 
 HEADS = DomainHeads.build({"books": ["bad", "good"], "music": ["bad", "good", "odd"]})
 NARROWING = tuple(a for a in ARCHITECTURES if a != "modernbert")

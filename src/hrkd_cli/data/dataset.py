@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hrkd_cli.data.sources.records import Example
 from hrkd_cli.layout import SPLITS
 
 
@@ -58,3 +62,32 @@ class Dataset:
             pairs=[p for part in parts for p in part.pairs or ()] if self.pair else None,
             labels=[n for part in parts for n in part.labels],
         )
+
+
+def rows_from_examples(examples: Sequence[Example], *, pair: bool) -> Rows:
+    """Turn examples into columns."""
+    return Rows(
+        texts=[example.text for example in examples],
+        pairs=[example.text_pair or "" for example in examples] if pair else None,
+        labels=[example.label for example in examples],
+    )
+
+
+def make_dataset(rows: Mapping[str, Mapping[str, Rows]], *, pair: bool, path: Path | None) -> Dataset:
+    """Make a dataset whose domains, labels and splits are in their fixed order, with its fingerprint."""
+    ordered = {name: {split: rows[name][split] for split in SPLITS if split in rows[name]} for name in sorted(rows)}
+    labels = {
+        name: tuple(sorted({label for part in parts.values() for label in part.labels}))
+        for name, parts in ordered.items()
+    }
+    return Dataset(labels=labels, pair=pair, fingerprint=_fingerprint(ordered), path=path, rows=ordered)
+
+
+def _fingerprint(rows: Mapping[str, Mapping[str, Rows]]) -> str:
+    digest = hashlib.sha256()
+    for domain, parts in rows.items():
+        for split, part in parts.items():
+            pairs = part.pairs if part.pairs is not None else [None] * len(part)
+            for row in zip(part.labels, part.texts, pairs, strict=True):
+                digest.update(json.dumps([domain, split, *row]).encode() + b"\n")
+    return digest.hexdigest()

@@ -1,1 +1,1 @@
-
+"""Scoring models on labelled text: metrics, latency, comparison."""

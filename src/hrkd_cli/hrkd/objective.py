@@ -18,9 +18,10 @@ class Signals:
     """What one model shows on a batch of one domain.
 
     Attributes:
-        hidden: L+1 tensors (B, T, H), embedding output first; the teacher's at its matched layers, the student's already
-            projected. Empty when only logits are compared.
-        scores: L tensors (B, A, T, T), attention scores before softmax, of layers 1..L; empty when attention is left out.
+        hidden: L+1 tensors (B, T, H), embedding output first; the teacher's at its matched layers, the student's
+            already projected. Empty when only logits are compared.
+        scores: L tensors (B, A, T, T), attention scores before softmax, of layers 1..L; empty when attention is left
+            out.
         logits: (B, C), the domain's own labels.
     """
 
@@ -64,10 +65,11 @@ class Projections(nn.Module):
 
     def __init__(self, student_width: int, teacher_width: int, layers: int) -> None:
         super().__init__()
-        self.maps = nn.ModuleList(nn.Linear(student_width, teacher_width) for _ in range(layers + 1))
-        for linear in self.maps:
+        maps = [nn.Linear(student_width, teacher_width) for _ in range(layers + 1)]
+        for linear in maps:
             nn.init.normal_(linear.weight, std=PROJECTION_STD)
             nn.init.zeros_(linear.bias)
+        self.maps = nn.ModuleList(maps)
 
     def forward(self, hidden: Sequence[Tensor]) -> list[Tensor]:
         """Project L+1 tensors (B, T, h) to (B, T, H)."""

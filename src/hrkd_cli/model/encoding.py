@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hrkd_cli.data.dataset import Rows
+from hrkd_cli.model.backend import input_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +54,14 @@ class Encoder:
     Args:
         tokenizer: a fast transformers tokenizer.
         max_length: examples are cut to this many tokens, the longer text of a pair first.
+        takes_types: whether the model takes token type ids (see ``make_encoder``).
     """
 
-    def __init__(self, tokenizer: Any, max_length: int) -> None:
+    def __init__(self, tokenizer: Any, max_length: int, *, takes_types: bool) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0)
-        self.takes_types = "token_type_ids" in tokenizer.model_input_names
+        self.takes_types = takes_types
 
     def encode(self, rows: Rows) -> Encoded:
         """Encode rows (labels are not looked at)."""
@@ -85,6 +87,12 @@ class Encoder:
             inputs["token_type_ids"] = _padded((encoded.types[i] for i in indices), len(indices), longest, 0)
         tensors = {name: torch.from_numpy(array).to(device) for name, array in inputs.items()}
         return Batch(tensors, tensors["attention_mask"].bool())
+
+
+def make_encoder(model: Any, tokenizer: Any, max_length: int) -> Encoder:
+    """Make the encoder of a model: it gives the inputs that the model, and later its exported graph, takes."""
+    names = input_names(model, {"model_input_names": list(tokenizer.model_input_names)})
+    return Encoder(tokenizer, max_length, takes_types="token_type_ids" in names)
 
 
 def same_tokenizer(first: Any, second: Any, probe: Sequence[str]) -> bool:

@@ -15,6 +15,8 @@ CONFIG_FORMAT = 1
 # transformers 5 writes class names of its own that 4.57 does not know; this one both know.
 PORTABLE_TOKENIZER = "PreTrainedTokenizerFast"
 NEW_TOKENIZERS = ("TokenizersBackend",)
+# Padding and truncation of whoever saved the tokenizer last, and how it was opened here.
+LOCAL_SETTINGS = ("max_length", "pad_to_multiple_of", "stride", "truncation_strategy", "is_local", "local_files_only")
 
 
 def save_model(model: Any, tokenizer: Any, path: Path, heads: DomainHeads, *, max_length: int, pair: bool) -> None:
@@ -55,6 +57,12 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
+def is_model_folder(path: Path) -> bool:
+    """Tell a teacher's or student's folder that we wrote."""
+    record = read_json(path / MODEL.run)
+    return record is not None and "stage" in record
+
+
 def model_fingerprint(path: Path) -> str:
     """Return a sha256 over a model's config, weights and tokenizer: equal models have equal fingerprints."""
     digest = hashlib.sha256()
@@ -70,7 +78,7 @@ def model_fingerprint(path: Path) -> str:
 
 
 def _make_portable(path: Path) -> None:
-    config = read_json(path)
-    if config and config.get("tokenizer_class") in NEW_TOKENIZERS:
+    config = read_json(path) or {}
+    if config.get("tokenizer_class") in NEW_TOKENIZERS:
         config["tokenizer_class"] = PORTABLE_TOKENIZER
-        write_json(path, config)
+    write_json(path, {name: value for name, value in config.items() if name not in LOCAL_SETTINGS})

@@ -59,7 +59,7 @@ class DomainHeads:
             labels = {domain: tuple(domains[domain]) for domain in sorted(domains)}
             columns = {d: tuple(position[pair_name(d, label)] for label in names) for d, names in labels.items()}
         except KeyError as error:
-            raise ModelError(f"config.json: no output is named {error} in id2label, though hrkd.domains lists it") from None
+            raise ModelError(f"config.json: hrkd.domains lists an output {error} that id2label does not name") from None
         return cls(labels, columns, len(id2label))
 
     @classmethod

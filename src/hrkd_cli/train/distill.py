@@ -15,8 +15,8 @@ from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.events import Note, OnEvent, StageDone, ignore
 from hrkd_cli.layout import DATASET_OUT, MODEL, STUDENT_OUT, TEACHER_OUT
 from hrkd_cli.model.backend import pick_device
-from hrkd_cli.model.encoding import Encoder, same_tokenizer
-from hrkd_cli.model.folder import model_fingerprint, read_json
+from hrkd_cli.model.encoding import make_encoder, same_tokenizer
+from hrkd_cli.model.folder import is_model_folder, model_fingerprint, read_json
 from hrkd_cli.model.loading import is_classifier, read_config, resolve
 from hrkd_cli.model.student import build_student, check_heads_match, default_shape, parse_shape, student_spec_is_path
 from hrkd_cli.outputs import check_output, whole_folder
@@ -61,7 +61,7 @@ def distill(
     if student_spec_is_path(settings.student) and settings.init is not None:
         raise UsageError(f"--init: --student {settings.student} has weights of its own; leave --init out")
     out, name = Path(out), str(teacher)
-    check_output(out, marker=MODEL.run, force=force)
+    check_output(out, kind="model", is_ours=is_model_folder, force=force)
     if Path(teacher) == TEACHER_OUT and not TEACHER_OUT.exists():
         raise ModelError(f"--teacher: there is no {TEACHER_OUT} yet; run hrkd teach first, or name an encoder to teach")
     path = resolve(teacher, "teacher")
@@ -96,7 +96,7 @@ def ensure_taught(
         on_event(Note(f"teacher: {TEACHER_OUT} is up to date, not taught again"))
         return TEACHER_OUT
     on_event(Note(f"teacher: {name} is a plain encoder; teaching it first, into {TEACHER_OUT}"))
-    check_output(TEACHER_OUT, marker=MODEL.run, force=force)
+    check_output(TEACHER_OUT, kind="model", is_ours=is_model_folder, force=force)
     teach_on(path, dataset, teaching, out=TEACHER_OUT, name=name, on_event=on_event, sources=sources)
     return TEACHER_OUT
 
@@ -117,19 +117,19 @@ def distill_on(
     device = pick_device(settings.device)
     teachers = open_teachers(path, dataset, checkpoints=settings.teacher_checkpoints, device=device, name=name)
     check_length(settings.max_length, teachers.root, teachers.tokenizer, f"teacher {name}")
-    teacher_encoder = Encoder(teachers.tokenizer, settings.max_length)
+    teacher_encoder = make_encoder(teachers.root, teachers.tokenizer, settings.max_length)
     dev = encode_split(dataset, "dev", teacher_encoder)
     strength = score(teachers.models, dev, teachers.heads, teacher_encoder, device)
     check_strength(strength, dev, allow_weak=settings.allow_weak_teacher, name=name, on_event=on_event)
 
     heads = DomainHeads.build(dataset.labels)
     student, tokenizer = _make_student(teachers, dataset, heads, settings, on_event)
-    encoder = teacher_encoder if tokenizer is None else Encoder(tokenizer, settings.max_length)
+    encoder = make_encoder(student, tokenizer or teachers.tokenizer, settings.max_length)
     check_length(settings.max_length, student, encoder.tokenizer, "the student")
     student.to(device)
     train = encode_split(dataset, "train", encoder)
     side = teacher_side = (encoder, train.encoded)
-    if tokenizer is not None:
+    if tokenizer is not None or encoder.takes_types != teacher_encoder.takes_types:
         teacher_side = (teacher_encoder, encode_split(dataset, "train", teacher_encoder).encoded)
         dev = encode_split(dataset, "dev", encoder)
     weights = class_weights(train, heads, settings, device)

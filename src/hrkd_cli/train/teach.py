@@ -17,8 +17,8 @@ from hrkd_cli.events import OnEvent, StageDone, ignore
 from hrkd_cli.layout import DATASET_OUT, MODEL, TEACHER_OUT
 from hrkd_cli.model.backend import pick_device
 from hrkd_cli.model.capture import select_columns
-from hrkd_cli.model.encoding import Encoder
-from hrkd_cli.model.folder import model_fingerprint
+from hrkd_cli.model.encoding import Encoder, make_encoder
+from hrkd_cli.model.folder import is_model_folder, model_fingerprint
 from hrkd_cli.model.loading import load_classifier, load_tokenizer, resolve
 from hrkd_cli.outputs import check_output, whole_folder
 from hrkd_cli.runtime.heads import DomainHeads
@@ -55,7 +55,7 @@ def teach(
     """
     settings = TeachSettings(**options)
     out = Path(out)
-    check_output(out, marker=MODEL.run, force=force)
+    check_output(out, kind="model", is_ours=is_model_folder, force=force)
     path = resolve(model)
     dataset = load_for_training(data, force=force, on_event=on_event)
     return teach_on(path, dataset, settings, out=out, name=str(model), on_event=on_event, sources=sources or {})
@@ -79,7 +79,7 @@ def teach_on(
     tokenizer = load_tokenizer(path)
     model = load_classifier(path, heads)
     check_length(settings.max_length, model, tokenizer, name)
-    encoder = Encoder(tokenizer, settings.max_length)
+    encoder = make_encoder(model, tokenizer, settings.max_length)
     model.to(device)
     task = TeachTask(model, encode_split(dataset, "train", encoder), heads, encoder, settings, device)
     dev = encode_split(dataset, "dev", encoder)

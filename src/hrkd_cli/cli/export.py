@@ -1,0 +1,65 @@
+"""``hrkd export``: a student in, ONNX files beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hrkd_cli import layout
+from hrkd_cli.cli import options, tables
+from hrkd_cli.cli.session import session
+from hrkd_cli.config import DEFAULT_SEED, Device
+
+EXAMPLES = """\b
+Examples:
+  hrkd export --int8
+  hrkd export ./student --int8 --max-drop 1.0"""
+
+
+def export(
+    ctx: typer.Context,
+    student: Annotated[Path, typer.Argument(metavar="STUDENT", help="Student folder.")] = layout.STUDENT_OUT,
+    int8: Annotated[bool, typer.Option("--int8", help="An int8 model beside the fp32 one.")] = False,
+    max_drop: Annotated[
+        float,
+        typer.Option(
+            "--max-drop",
+            metavar="POINTS",
+            help="Gate: most points of average dev accuracy that int8 may lose. Else exit code 3 and no file.",
+        ),
+    ] = 0.5,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="DIR_OR_RAW",
+            help="Data of the gate (its dev split).",
+            show_default="the data the student was made from",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Folder of the ONNX files.", show_default="STUDENT/onnx"),
+    ] = None,
+    seed: options.SeedUnused = DEFAULT_SEED,
+    device: options.DeviceUnused = Device.AUTO,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    config: options.ConfigFile = None,
+    force: options.Force = False,
+) -> None:
+    """Write a student as ONNX files, checked and gated.
+
+    fp32 is always written; its logits must equal the student's. int8 must pass the accuracy gate.
+    """
+    with session(ctx) as run:
+        from hrkd_cli.exporting.export import export as engine
+
+        result = engine(student, int8=int8, max_drop=max_drop, data=data, out=out, force=force, on_event=run.on_event)
+    found = result.to_json()
+    run.console.result(found, tables.exported(found), tables.gate_lines(found))
+    folder = Path(found["files"][0]["path"]).parent
+    run.console.hint(f"files: {folder}", f'hrkd predict {folder} "a text to classify"')

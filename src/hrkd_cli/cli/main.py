@@ -1,0 +1,129 @@
+"""The ``hrkd`` program: its commands, and one exit for everything that can go wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.main import get_command
+
+from hrkd_cli import __version__
+from hrkd_cli.cli import distill, evaluate, export, failures, info, predict, prepare, settings, teach
+from hrkd_cli.cli.help import Command, Group
+
+_HELP_OPTIONS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+app = typer.Typer(
+    name=failures.PROGRAM,
+    cls=Group,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings=_HELP_OPTIONS,
+    epilog="""\b
+From raw text to an int8 student:
+  hrkd prepare ./reviews
+  hrkd teach --model google-bert/bert-base-uncased
+  hrkd distill
+  hrkd export --int8
+  hrkd eval
+  hrkd predict hrkd-out/student/onnx "a text to classify"
+
+Every option can also come from the environment (HRKD_EPOCHS, or HRKD_DISTILL_EPOCHS for one command) or from a TOML
+file given with --config. Exit codes: 0 done, 1 error, 2 usage, 3 a quality gate failed, 130 interrupted.
+HRKD_DEBUG=1 shows tracebacks.""",
+)
+
+for _command, _name in (
+    (prepare.prepare, "prepare"),
+    (teach.teach, "teach"),
+    (distill.distill, "distill"),
+    (evaluate.evaluate, "eval"),
+    (export.export, "export"),
+    (predict.predict, "predict"),
+    (info.info, "info"),
+):
+    _epilog = sys.modules[_command.__module__].EXAMPLES
+    app.command(_name, cls=Command, epilog=_epilog, context_settings=_HELP_OPTIONS)(_command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"{failures.PROGRAM} {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    ctx: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    """Distil a multi-domain text classifier into a small student for edge CPUs."""
+    if ctx.invoked_subcommand is None:
+        sys.stdout.write(ctx.get_help() + "\n")
+
+
+def command() -> Any:
+    """Return the command tree, every option joined to its environment variables."""
+    tree = get_command(app)
+    settings.attach_variables(tree)
+    return tree
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code.
+
+    Args:
+        arguments: the words after the program's name; None takes the process's own.
+    """
+    tree = command()
+    words = sys.argv[1:] if arguments is None else arguments
+    program = failures.program_name(words, tree.commands)
+    _accept_any_text()
+    if f"_{failures.PROGRAM.upper()}_COMPLETE" in os.environ:
+        from typer.completion import completion_init  # type: ignore[attr-defined]
+
+        completion_init()
+        # Typer has Rich wrap the help texts to the terminal, but a suggestion must stay on its line.
+        os.environ["COLUMNS"] = "1000"
+    try:
+        signal.signal(signal.SIGTERM, _terminate)
+        code = tree.main(args=arguments, prog_name=failures.PROGRAM, standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _reader_left()
+    except (Exception, KeyboardInterrupt, failures.Terminated) as error:
+        return failures.report(error, program)
+    if code == failures.INTERRUPTED:  # Typer turns Ctrl-C into an exit code
+        return failures.report(KeyboardInterrupt(), program)
+    return code if isinstance(code, int) else 0
+
+
+def run() -> None:
+    """Run the program as a console script."""
+    sys.exit(main())
+
+
+def _accept_any_text() -> None:
+    """Let a character that the terminal cannot show appear as an escape instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors="backslashreplace")
+
+
+def _terminate(_signal: int, _frame: Any) -> None:
+    # A second SIGTERM, during the clean-up, ends the process the usual way.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise failures.Terminated
+
+
+def _reader_left() -> int:
+    """End quietly when whoever read stdout has gone (``hrkd predict ... | head``)."""
+    # What is still buffered would fail once more when the interpreter flushes it.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1

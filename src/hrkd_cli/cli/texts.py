@@ -1,0 +1,134 @@
+"""The texts that ``hrkd predict`` labels: from arguments, a file, or stdin, a chunk at a time."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hrkd_cli.cli.console import is_terminal
+from hrkd_cli.errors import DataError, UsageError
+
+Chunk = tuple[list[str], list[str] | None]
+"""Texts, and the second texts where the model reads pairs."""
+
+FILE_KINDS = frozenset({".txt", ".csv", ".tsv", ".tab", ".json", ".jsonl", ".ndjson", ".parquet", ".pq"})
+CHUNK = 64
+"""Texts that are labelled before the first of them is written."""
+
+_BLOCK = 1 << 16
+
+
+def named_file(texts: list[str], given: Path | None) -> Path | None:
+    """Return the file to read, if any: ``--input``, or a single TEXT that is the name of a file.
+
+    Raises:
+        UsageError: both ``--input`` and texts, or a file that is not there.
+    """
+    if given is not None:
+        if texts:
+            raise UsageError("give texts as arguments or a file with --input, not both")
+        if not given.is_file():
+            raise UsageError(f"--input: no such file: {given}")
+        return given
+    if len(texts) == 1 and Path(texts[0]).suffix.lower() in FILE_KINDS and _is_file(texts[0]):
+        return Path(texts[0])
+    return None
+
+
+def from_arguments(texts: list[str], pair: bool) -> Iterator[Chunk]:
+    """Yield the arguments, in one chunk.
+
+    Raises:
+        UsageError: an argument is empty, or not two texts where the model reads pairs.
+    """
+    for number, text in enumerate(texts, start=1):
+        if not text.strip():
+            raise UsageError(f"TEXT number {number} is empty")
+    yield _divided(texts, pair, [f"TEXT number {number}" for number in range(1, len(texts) + 1)])
+
+
+def from_file(file: Path, text: str | None, text_pair: str | None, pair: bool) -> Iterator[Chunk]:
+    """Yield a file's texts in chunks.
+
+    Raises:
+        DataError: the file cannot be read, or a line is not two texts where the model reads pairs.
+    """
+    from hrkd_cli.data.texts import read_texts
+
+    texts, pairs = read_texts(file, text=text, text_pair=text_pair)
+    if not pair and text_pair is None:
+        pairs = None  # found by its name, but the model reads one text
+    for start in range(0, len(texts), CHUNK):
+        part = texts[start : start + CHUNK]
+        if pairs is not None:
+            yield part, pairs[start : start + CHUNK]
+        else:
+            yield _divided(part, pair, [f"{file}: text {start + number}" for number in range(1, len(part) + 1)])
+
+
+def refuse_terminal() -> None:
+    """Check that somebody sends lines, before a model is loaded.
+
+    Raises:
+        UsageError: stdin is a terminal.
+    """
+    if is_terminal(sys.stdin):
+        raise UsageError("nothing to label: give texts as arguments, a file with --input, or lines on stdin")
+
+
+def from_stdin(pair: bool, warn: Callable[[str], None]) -> Iterator[Chunk]:
+    """Yield stdin's lines as they arrive, a line a text; an empty line is skipped with a warning.
+
+    Raises:
+        DataError: a line is not UTF-8, or not two texts where the model reads pairs; there is no text at all.
+    """
+    any_text = False
+    for lines in _lines(sys.stdin.buffer):
+        kept = []
+        for number, raw in lines:
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r")
+            except UnicodeDecodeError:
+                raise DataError(f"stdin:{number}: not UTF-8") from None
+            if line.strip():
+                kept.append((number, line))
+            else:
+                warn(f"stdin:{number}: empty line skipped")
+        any_text = any_text or bool(kept)
+        for start in range(0, len(kept), CHUNK):
+            part = kept[start : start + CHUNK]
+            yield _divided([line for _, line in part], pair, [f"stdin:{number}" for number, _ in part])
+    if not any_text:
+        raise DataError("stdin: no text in it")
+
+
+def _lines(stream: Any) -> Iterator[list[tuple[int, bytes]]]:
+    """Yield the numbered lines that have arrived, without waiting for a full block: a pipe may be slow."""
+    rest, number = b"", 0
+    while block := stream.read1(_BLOCK):
+        *whole, rest = (rest + block).split(b"\n")
+        if whole:
+            yield [(number + offset, line) for offset, line in enumerate(whole, start=1)]
+            number += len(whole)
+    if rest:
+        yield [(number + 1, rest)]
+
+
+def _divided(texts: list[str], pair: bool, places: Sequence[str]) -> Chunk:
+    """Divide each text at its TAB where the model reads pairs."""
+    if not pair:
+        return texts, None
+    halves = [text.split("\t") for text in texts]
+    for half, place in zip(halves, places, strict=True):
+        if len(half) != 2 or not all(part.strip() for part in half):
+            raise DataError(f"{place}: this model reads pairs; put one TAB between the two texts")
+    return [first for first, _ in halves], [second for _, second in halves]
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):  # a text too long to be a file name, or with a NUL in it
+        return False

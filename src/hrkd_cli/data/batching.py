@@ -1,0 +1,176 @@
+"""Which rows a training step sees. Only indices: no tensors, no text.
+
+Three ways to share a step among domains of different sizes (``hrkd_cli.config.Sampling``); B is the batch size a
+domain, D the number of domains, N the number of rows:
+
+=============  ==============================  ====================  ================================================
+sampling       rows of a step                  steps of an epoch     what an epoch means
+=============  ==============================  ====================  ================================================
+cover          B of every domain               ceil(max N / B)       every row of every domain at least once; smaller
+                                                                     domains go round again
+balanced       B of every domain               ceil(sum N / (D B))   as many rows as there are; a domain's pass goes
+                                                                     on in the next epoch
+temperature    D B, in proportion to sqrt(N),  ceil(sum N / (D B))   as balanced, with larger domains seen more
+               at least 1 of every domain                            often
+=============  ==============================  ====================  ================================================
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from hrkd_cli.config import Sampling
+from hrkd_cli.errors import DataError, TrainingError, UsageError
+
+
+class DomainStream:
+    """An endless stream of row indices: a fresh permutation of the rows each pass.
+
+    The order depends on seed, domain name and pass number only, so that a position is all there is to save.
+    """
+
+    def __init__(self, domain: str, rows: int, seed: int) -> None:
+        if rows < 1:
+            raise DataError(
+                f"domain {domain!r} has no train rows: add some, or leave it out with --domains when preparing"
+            )
+        self.domain = domain
+        self.rows = rows
+        self._seed = seed
+        self._position = 0
+        self._pass = -1
+        self._order: list[int] = []
+
+    @property
+    def position(self) -> int:
+        """Rows taken since the start of the first pass; setting it goes there."""
+        return self._position
+
+    @position.setter
+    def position(self, value: int) -> None:
+        if value < 0:
+            raise ValueError(f"position {value} is below 0")
+        self._position = value
+
+    def take(self, count: int) -> list[int]:
+        """Return the next ``count`` row indices, going into the next pass where this one ends."""
+        taken: list[int] = []
+        while len(taken) < count:
+            number, offset = divmod(self._position, self.rows)
+            part = self._permutation(number)[offset : offset + count - len(taken)]
+            taken += part
+            self._position += len(part)
+        return taken
+
+    def next_pass(self) -> None:
+        """Go to the start of the next pass, unless this one has not begun."""
+        self._position = math.ceil(self._position / self.rows) * self.rows
+
+    def _permutation(self, number: int) -> list[int]:
+        if number != self._pass:
+            order = list(range(self.rows))
+            # A string seed goes through SHA-512, not hash(): the same order in every process.
+            random.Random(f"{self._seed}/{self.domain}/{number}").shuffle(order)
+            self._order, self._pass = order, number
+        return self._order
+
+
+class Sampler:
+    """An endless iterator of steps: row indices by domain, in the order in which the domains were given.
+
+    Attributes:
+        steps_per_epoch: steps that make an epoch (see the module's table).
+    """
+
+    def __init__(self, rows: Mapping[str, int], *, batch_size: int, sampling: Sampling | str, seed: int) -> None:
+        """Make a sampler.
+
+        Args:
+            rows: number of train rows by domain.
+            batch_size: rows of each domain in a step (on average, under temperature sampling).
+            sampling: see the module's table.
+            seed: of the permutations.
+
+        Raises:
+            DataError: there is no domain, or a domain has no rows.
+            UsageError: the batch size is below 1.
+        """
+        if batch_size < 1:
+            raise UsageError(f"--batch-size: {batch_size} is not at least 1")
+        if not rows:
+            raise DataError("there is no domain to train on")
+        self._batch_size = batch_size
+        self._sampling = Sampling(sampling)
+        self._streams = {domain: DomainStream(domain, count, seed) for domain, count in rows.items()}
+        self._shares = _shares(rows, batch_size * len(rows))
+        self._credits = dict.fromkeys(rows, 0.0)
+        self._step = 0
+        if self._sampling is Sampling.COVER:
+            self.steps_per_epoch = math.ceil(max(rows.values()) / batch_size)
+        else:
+            self.steps_per_epoch = math.ceil(sum(rows.values()) / (batch_size * len(rows)))
+
+    def __iter__(self) -> Iterator[dict[str, list[int]]]:
+        return self
+
+    def __next__(self) -> dict[str, list[int]]:
+        if self._sampling is Sampling.COVER and self._step % self.steps_per_epoch == 0:
+            # Each epoch begins each domain anew: otherwise the end of a pass would eat into the next epoch's rows.
+            for stream in self._streams.values():
+                stream.next_pass()
+        self._step += 1
+        counts = self._temperature_counts() if self._sampling is Sampling.TEMPERATURE else {}
+        return {name: stream.take(counts.get(name, self._batch_size)) for name, stream in self._streams.items()}
+
+    def state(self) -> dict[str, Any]:
+        """Return where the sampler is, as plain values that JSON holds exactly."""
+        return {
+            "step": self._step,
+            "positions": {name: stream.position for name, stream in self._streams.items()},
+            "credits": dict(self._credits),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go to where ``state()`` was taken.
+
+        Raises:
+            TrainingError: the state is of other domains.
+        """
+        if set(state["positions"]) != set(self._streams):
+            theirs, ours = (", ".join(sorted(names)) for names in (state["positions"], self._streams))
+            raise TrainingError(f"the saved run has the domains {theirs}; the data has {ours}")
+        self._step = int(state["step"])
+        self._credits = {name: float(state["credits"][name]) for name in self._streams}
+        for name, stream in self._streams.items():
+            stream.position = int(state["positions"][name])
+
+    def _temperature_counts(self) -> dict[str, int]:
+        """Round the shares so that every step has the same total, carrying what is rounded off to later steps."""
+        credits = {name: self._credits[name] + share for name, share in self._shares.items()}
+        counts = {name: max(1, math.floor(credit)) for name, credit in credits.items()}
+        left = self._batch_size * len(counts) - sum(counts.values())
+        while left:
+            sign = 1 if left > 0 else -1
+            # Lowering a domain to 0 rows is not a choice; there is always one above 1 when the sum is too high.
+            open_to = [name for name in counts if sign > 0 or counts[name] > 1]
+            name = max(open_to, key=lambda n: sign * (credits[n] - counts[n]))
+            counts[name] += sign
+            left -= sign
+        self._credits = {name: credits[name] - counts[name] for name in counts}
+        return counts
+
+
+def _shares(rows: Mapping[str, int], total: int) -> dict[str, float]:
+    """Return each domain's mean rows a step: in proportion to sqrt(rows), lifted to 1 where that is less."""
+    lifted: set[str] = set()
+    while True:
+        free = {name: math.sqrt(count) for name, count in rows.items() if name not in lifted}
+        scale = (total - len(lifted)) / sum(free.values())
+        low = {name for name, weight in free.items() if weight * scale < 1}
+        # With a batch of 1 everyone has exactly 1; rounding noise must not empty the list.
+        if not low or len(low) == len(free):
+            return {name: max(1.0, free[name] * scale) if name in free else 1.0 for name in rows}
+        lifted |= low

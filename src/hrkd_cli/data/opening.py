@@ -1,0 +1,196 @@
+"""Data for the stages after ``prepare``: from a prepared folder, or straight from a raw source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hrkd_cli.config import DEFAULT_SEED, SourceFormat, Split
+from hrkd_cli.data.dataset import Dataset, Rows, make_dataset, rows_from_examples
+from hrkd_cli.data.manifest import is_prepared, read_manifest
+from hrkd_cli.data.prepare import options_json, prepare
+from hrkd_cli.data.sources.read import find_source, read_source, stamp
+from hrkd_cli.data.sources.records import Columns, Dropped, Example
+from hrkd_cli.data.texts import read_texts
+from hrkd_cli.errors import DataError, OutputError, UsageError
+from hrkd_cli.events import Note, OnEvent, ignore
+from hrkd_cli.layout import DATASET, DATASET_OUT, SPLITS
+
+__all__ = ["load_for_evaluation", "load_for_training", "open_dataset", "read_texts"]
+
+
+def open_dataset(folder: str | Path) -> Dataset:
+    """Open a prepared dataset folder.
+
+    Args:
+        folder: what ``prepare`` wrote.
+
+    Raises:
+        DataError: it is no such folder, or not whole.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    try:
+        pair = bool(manifest["pair"])
+        counts = {
+            (str(domain), split): int(entry[split]) for domain, entry in manifest["domains"].items() for split in SPLITS
+        }
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise DataError(f"{folder / DATASET.manifest}: damaged; prepare the data again") from None
+    rows: dict[str, dict[str, Rows]] = {}
+    for (domain, split), count in counts.items():
+        parts = rows.setdefault(domain, {})
+        if count:
+            parts[split] = _read_rows(folder / DATASET.data / domain / f"{split}.parquet", count, pair=pair)
+    return make_dataset(rows, pair=pair, path=folder)
+
+
+def load_for_training(
+    data: str | Path, *, dataset_out: str | Path = DATASET_OUT, force: bool = False, on_event: OnEvent = ignore
+) -> Dataset:
+    """Return data to train on: a prepared folder as it is, a raw source prepared with the default options first.
+
+    What was prepared before from the same files with the same options is used again. The split's seed is always the
+    default one, so that the seed of a training run never changes who is in the test split.
+
+    Args:
+        data: a prepared folder or a raw source.
+        dataset_out: where a raw source is prepared.
+        force: replace the dataset there when it is another.
+        on_event: told what is done.
+
+    Raises:
+        DataError: something is wrong with the data.
+        OutputError: ``dataset_out`` holds something else.
+    """
+    dataset_out = Path(dataset_out)
+    if is_prepared(Path(data)):
+        return open_dataset(Path(data))
+    if is_prepared(dataset_out):
+        different = _difference(data, dataset_out, on_event)
+        if different is None:
+            on_event(Note(f"using {dataset_out}, prepared before from {data}"))
+            return open_dataset(dataset_out)
+        if not force:
+            raise OutputError(
+                f"{dataset_out} exists and {different}; use it with --data {dataset_out}, or replace it with --force"
+            )
+    on_event(Note(f"preparing {data} into {dataset_out}"))
+    result = prepare(data, out=dataset_out, force=force, on_event=on_event)
+    for line in result.dropped_lines():
+        on_event(Note(line))
+    return open_dataset(dataset_out)
+
+
+def load_for_evaluation(
+    data: str | Path,
+    split: Split | str = Split.TEST,
+    *,
+    text: str | None = None,
+    text_pair: str | None = None,
+    label: str | None = None,
+    domain: str | None = None,
+    on_event: OnEvent = ignore,
+) -> Dataset:
+    """Return data to score a model on; nothing is written, and no row that can be used is left out.
+
+    Args:
+        data: a prepared folder or a raw source. All of a raw source that has no splits of its own is the split that is
+            asked for.
+        split: the part that will be scored.
+        text: column of the text in a raw source, as for the next three.
+        text_pair: column of the second text.
+        label: column of the label.
+        domain: column of the domain.
+        on_event: told of rows that cannot be used.
+
+    Raises:
+        DataError: something is wrong with the data, or it has no row of that split.
+        UsageError: there is no such split.
+    """
+    try:
+        wanted = Split(split)
+    except ValueError:
+        raise UsageError(f"--split: {split!r} is not one of {', '.join(Split)}") from None
+    if is_prepared(Path(data)):
+        dataset = open_dataset(Path(data))
+    else:
+        columns = Columns(text=text, text_pair=text_pair, label=label, domain=domain)
+        raw = read_source(data, format=SourceFormat.AUTO, columns=columns, domains=None, on_event=on_event)
+        if raw.dropped:
+            on_event(Note(_unusable(raw.dropped), warning=True))
+        dataset = make_dataset(_by_split(raw.examples, wanted, pair=raw.pair), pair=raw.pair, path=None)
+    without = [name for name in dataset.domains if not len(dataset.split(name, wanted))]
+    if len(without) == len(dataset.domains):
+        have = [name for name in SPLITS if any(name in parts for parts in dataset.rows.values())]
+        raise DataError(f"{data}: no {wanted} rows; choose a --split that it has ({', '.join(have)}) or --split all")
+    if without:
+        on_event(Note(f"{data}: no {wanted} rows of {', '.join(without)}", warning=True))
+    return dataset
+
+
+def _by_split(examples: Sequence[Example], wanted: Split, *, pair: bool) -> dict[str, dict[str, Rows]]:
+    has_splits = any(example.split for example in examples)
+    # Where everything is asked for it does not matter in which split it lies; but it must lie in one.
+    only = "test" if wanted is Split.ALL else str(wanted)
+    parts: dict[str, dict[str, list[Example]]] = {}
+    for example in examples:
+        name = (example.split or "train") if has_splits else only
+        parts.setdefault(example.domain, {}).setdefault(name, []).append(example)
+    return {
+        domain: {name: rows_from_examples(rows, pair=pair) for name, rows in by_split.items()}
+        for domain, by_split in parts.items()
+    }
+
+
+def _unusable(dropped: Sequence[Dropped]) -> str:
+    count = "1 row cannot be used and is" if len(dropped) == 1 else f"{len(dropped)} rows cannot be used and are"
+    places = ", ".join(f"{row.place} {row.reason}" for row in dropped[:3])
+    return f"{count} left out: {places}{', ...' if len(dropped) > 3 else ''}"
+
+
+def _difference(data: str | Path, dataset_out: Path, on_event: OnEvent) -> str | None:
+    """Return in what the dataset there differs from what ``data`` would give; None when in nothing."""
+    manifest = read_manifest(dataset_out)
+    if _known(manifest.get("sources")) != _known(_stamps(data, on_event)):
+        return "was made from other data"
+    theirs = {name: value for name, value in manifest.get("options", {}).items() if name != "format"}
+    ours = {"seed": DEFAULT_SEED, **options_json()}
+    changed = [name for name, value in {"seed": manifest.get("seed"), **theirs}.items() if ours.get(name) != value]
+    return f"was prepared with other options ({', '.join(changed)})" if changed else None
+
+
+def _stamps(data: str | Path, on_event: OnEvent) -> list[dict[str, Any]]:
+    found = find_source(data, SourceFormat.AUTO)
+    if found is None:
+        raw = read_source(data, format=SourceFormat.HUB, columns=Columns(), domains=None, on_event=on_event)
+        return [entry.to_json() for entry in raw.stamps]
+    return [stamp(file).to_json() for file in found.files]
+
+
+def _known(stamps: Any) -> list[tuple[str, str]]:
+    if not isinstance(stamps, list):
+        return []
+    return sorted((str(entry.get("path")), str(entry.get("sha256"))) for entry in stamps)
+
+
+def _read_rows(path: Path, count: int, *, pair: bool) -> Rows:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise DataError(f"{path}: missing; prepare the data again")
+    names = ["text", "text_pair", "label"] if pair else ["text", "label"]
+    try:
+        # Not read_table, which takes a folder name such as "lang=en" for a partition.
+        with pq.ParquetFile(str(path)) as file:
+            table = file.read()
+        lists = {name: table.column(name).to_pylist() for name in names}
+    except (pa.ArrowException, OSError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{path}: cannot be read ({reason}); prepare the data again") from None
+    rows = Rows(texts=lists["text"], pairs=lists.get("text_pair"), labels=lists["label"])
+    if len(rows) != count:
+        raise DataError(f"{path}: {len(rows)} rows, {DATASET.manifest} says {count}; prepare the data again")
+    return rows

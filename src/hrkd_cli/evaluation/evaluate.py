@@ -1,0 +1,214 @@
+"""Teacher, student and exported graphs side by side on the same rows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from hrkd_cli.config import Split
+from hrkd_cli.data.dataset import Dataset
+from hrkd_cli.errors import UsageError
+from hrkd_cli.evaluation.inputs import default_models, find_data
+from hrkd_cli.evaluation.latency import Latency, measure, typical_row
+from hrkd_cli.evaluation.metrics import average
+from hrkd_cli.evaluation.result import EvalResult, ModelResult, Padded
+from hrkd_cli.evaluation.scoring import (
+    Labels,
+    disagreement,
+    fit_heads,
+    mean_accuracy,
+    predict_labels,
+    score_labels,
+)
+from hrkd_cli.events import Note, OnEvent, ignore
+from hrkd_cli.runtime.backend import Backend, open_backend
+from hrkd_cli.runtime.folder import locate
+from hrkd_cli.runtime.heads import DomainHeads
+
+Names = dict[str, npt.NDArray[np.str_]]
+"""Predicted label names by domain."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalOptions:
+    """How models are evaluated; see ``evaluate``."""
+
+    split: Split = Split.TEST
+    by_label: bool = False
+    latency: bool = False
+    threads: int | None = None
+    device: str = "auto"
+
+    @property
+    def used_threads(self) -> int:
+        """Threads of a forward pass: those asked for, else one for each CPU that this process may use."""
+        return _usable_cpus() if self.threads is None else self.threads
+
+
+def evaluate(
+    models: Sequence[str | Path] | None = None,
+    *,
+    data: str | Path | None = None,
+    split: Split | str = Split.TEST,
+    by_label: bool = False,
+    latency: bool = False,
+    threads: int | None = None,
+    device: str = "auto",
+    on_event: OnEvent = ignore,
+) -> EvalResult:
+    """Evaluate models side by side.
+
+    Args:
+        models: model folders, ``onnx`` folders, ``.onnx`` files or hub ids; None for those of hrkd-out.
+        data: prepared dataset or raw source; None for hrkd-out/dataset, else what the first model was made from.
+        split: ``train``, ``dev``, ``test`` or ``all``.
+        by_label: put the scores of each label into the JSON.
+        latency: time each model, one text at a time.
+        threads: threads of a forward pass; None for one a CPU.
+        device: where torch models run; ONNX graphs run on the CPU.
+        on_event: told what is being done.
+
+    Raises:
+        UsageError: an option that no run could use.
+        ModelError: something that is not a classifier, or that does not fit the data.
+        DataError: data that cannot be read, or that does not fit the models.
+    """
+    from hrkd_cli.data.opening import load_for_evaluation
+
+    options = EvalOptions(
+        split=parse_split(split), by_label=by_label, latency=latency, threads=threads, device=str(device)
+    )
+    if isinstance(models, (str, Path)):
+        models = [models]
+    chosen = list(models) if models else default_models()
+    for model in chosen:
+        locate(model)  # A wrong name among several is reported before the first is scored.
+    source = data if data is not None else find_data(chosen)
+    dataset = load_for_evaluation(source, options.split, on_event=on_event)
+    return evaluate_on(chosen, dataset, options, data=str(source), on_event=on_event)
+
+
+def evaluate_on(
+    models: Sequence[str | Path],
+    dataset: Dataset,
+    options: EvalOptions,
+    *,
+    data: str = "the data",
+    on_event: OnEvent = ignore,
+) -> EvalResult:
+    """Evaluate models on a dataset in memory.
+
+    Args:
+        models: at least one.
+        dataset: the rows.
+        options: see ``EvalOptions``.
+        data: what to call the dataset in messages.
+        on_event: told what is being done.
+    """
+    results: list[ModelResult] = []
+    first: Names | None = None
+    timed: tuple[str, str | None] | None = None
+    for model in models:
+        backend = open_backend(model, threads=options.used_threads, device=options.device)
+        heads = fit_heads(backend, dataset, options.split, str(model), data)
+        if options.latency and timed is None:
+            # One text for all models: the figures are compared.
+            text, pair, _ = typical_row(backend, dataset, options.split)
+            timed = text, pair
+        result, names = _evaluate_model(str(model), backend, heads, dataset, options, first, timed, on_event)
+        first = first or names
+        results.append(result)
+    return EvalResult(str(options.split), tuple(results), by_label=options.by_label)
+
+
+def _evaluate_model(
+    model: str,
+    backend: Backend,
+    heads: DomainHeads,
+    dataset: Dataset,
+    options: EvalOptions,
+    first: Names | None,
+    timed: tuple[str, str | None] | None,
+    on_event: OnEvent,
+) -> tuple[ModelResult, Names]:
+    """Score one model; ``first`` holds the first model's labels, None when this is the first."""
+    split = str(options.split)
+    labels = predict_labels(backend, heads, dataset, split, task=f"scoring {model}", on_event=on_event)
+    scores = score_labels(labels, heads, dataset, split)
+    padded = None
+    if backend.kind == "onnx":
+        padded = _evaluate_padded(model, backend, heads, dataset, split, labels, on_event)
+    names = {d: np.array(heads.labels[d], dtype=np.str_)[positions] for d, positions in labels.items()}
+    latency: Latency | None = None
+    if timed is not None:
+        on_event(Note(f"timing {model}"))
+        latency = measure(backend, *timed, threads=options.used_threads)
+    precision, parameters = describe_weights(model, backend)
+    result = ModelResult(
+        model=model,
+        file=backend.file,
+        kind=backend.kind,
+        precision=precision,
+        parameters=parameters,
+        bytes=backend.bytes,
+        domains=scores,
+        average=average(list(scores.values())),
+        agreement=_agreement(names, first or names),
+        padded=padded,
+        latency=latency,
+    )
+    return result, names
+
+
+def _evaluate_padded(
+    model: str,
+    backend: Backend,
+    heads: DomainHeads,
+    dataset: Dataset,
+    split: str,
+    labels: Labels,
+    on_event: OnEvent,
+) -> Padded:
+    task = f"scoring {model} in padded batches"
+    padded = predict_labels(backend, heads, dataset, split, padded=True, task=task, on_event=on_event)
+    accuracy = mean_accuracy(score_labels(padded, heads, dataset, split))
+    return Padded(accuracy, disagreement(labels, padded))
+
+
+def describe_weights(model: str | Path, backend: Backend) -> tuple[str, int]:
+    """Return the precision a model computes in, and its number of parameters."""
+    location = locate(model)
+    if backend.parameters is not None or location is None or location.graph is None:
+        return "fp32", backend.parameters or 0
+    from hrkd_cli.evaluation.graph import count_parameters, precision, read_graph
+
+    graph = read_graph(location.graph)
+    return precision(graph), count_parameters(graph)
+
+
+def parse_split(split: Split | str) -> Split:
+    """Turn the Python API's plain string into a Split.
+
+    Raises:
+        UsageError: there is no such split.
+    """
+    try:
+        return Split(split)
+    except ValueError:
+        raise UsageError(f"--split: {split!r} is not one of {', '.join(Split)}") from None
+
+
+def _agreement(names: Names, first: Names) -> float:
+    rows = sum(map(len, names.values()))
+    return sum(int((names[domain] == first[domain]).sum()) for domain in names) / rows
+
+
+def _usable_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,95 @@
+"""What an evaluation returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hrkd_cli.evaluation.latency import Latency
+from hrkd_cli.evaluation.metrics import AverageScores, DomainScores
+
+
+@dataclass(frozen=True, slots=True)
+class Padded:
+    """An ONNX graph scored once more in padded batches: dynamic int8 gives other results there.
+
+    Attributes:
+        accuracy: unweighted mean over domains.
+        disagreement: share of rows whose label differs from that at batch 1.
+    """
+
+    accuracy: float
+    disagreement: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures as plain values."""
+        return {"accuracy": self.accuracy, "disagreement": self.disagreement}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelResult:
+    """One model's figures.
+
+    Attributes:
+        model: the argument as it was given.
+        file: name of the file with the weights.
+        kind: ``"torch"`` or ``"onnx"``.
+        precision: of weights and arithmetic, for example ``"fp32"`` or ``"int8"``.
+        parameters: numbers in the weights.
+        bytes: size of the weights on disk.
+        domains: scores by domain; an ONNX graph's are those at batch 1.
+        average: unweighted means over domains.
+        agreement: share of rows with the same label as the first model's.
+        padded: the same graph in padded batches; None for a torch model.
+        latency: None unless it was asked for.
+    """
+
+    model: str
+    file: str
+    kind: str
+    precision: str
+    parameters: int
+    bytes: int
+    domains: dict[str, DomainScores]
+    average: AverageScores
+    agreement: float
+    padded: Padded | None = None
+    latency: Latency | None = None
+
+    def to_json(self, *, by_label: bool = False) -> dict[str, Any]:
+        """Return the figures as plain values; what does not apply is left out."""
+        entry: dict[str, Any] = {
+            "model": self.model,
+            "file": self.file,
+            "kind": self.kind,
+            "precision": self.precision,
+            "parameters": self.parameters,
+            "bytes": self.bytes,
+        }
+        if self.padded is not None:
+            entry["padded"] = self.padded.to_json()
+        entry["domains"] = {name: scores.to_json(by_label=by_label) for name, scores in self.domains.items()}
+        entry["average"] = self.average.to_json()
+        entry["agreement"] = self.agreement
+        if self.latency is not None:
+            entry["latency_ms"] = self.latency.to_json()
+        return entry
+
+
+@dataclass(frozen=True, slots=True)
+class EvalResult:
+    """Several models on the same rows.
+
+    Attributes:
+        split: the split that was scored.
+        models: one entry a model, in the order of the arguments.
+        by_label: whether ``to_json`` lists the scores of each label.
+    """
+
+    split: str
+    models: tuple[ModelResult, ...]
+    by_label: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as plain values."""
+        return {"split": self.split, "models": [model.to_json(by_label=self.by_label) for model in self.models]}

@@ -1,0 +1,87 @@
+"""The accuracy that quantising may cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hrkd_cli.config import Split
+from hrkd_cli.data.dataset import Dataset
+from hrkd_cli.errors import DataError
+from hrkd_cli.evaluation.inputs import recorded_data
+from hrkd_cli.evaluation.scoring import fit_heads, mean_accuracy, predict_labels, score_labels
+from hrkd_cli.events import Note, OnEvent, ignore
+from hrkd_cli.exporting.result import Gate
+from hrkd_cli.layout import DATASET, DATASET_OUT
+from hrkd_cli.runtime.backend import Backend
+from hrkd_cli.runtime.heads import DomainHeads
+
+SPLIT = str(Split.DEV)
+
+
+def load_gate_data(student: Path, data: str | Path | None, *, on_event: OnEvent = ignore) -> tuple[Dataset, str]:
+    """Open the data that the gate scores on, and say what it is called.
+
+    Args:
+        student: the model folder.
+        data: prepared dataset or raw source; None for the one the student was made from, else hrkd-out/dataset.
+        on_event: told when the data is not what the student was made from.
+
+    Raises:
+        DataError: there is none, or it cannot be read.
+    """
+    from hrkd_cli.data.opening import load_for_evaluation
+
+    recorded = recorded_data(student)
+    source = data
+    if source is None:
+        source = recorded.path if recorded and recorded.path.exists() else None
+    if source is None and (DATASET_OUT / DATASET.manifest).is_file():
+        source = DATASET_OUT
+    if source is None:
+        raise DataError(
+            f"{student}: the data it was made from is not there, and --int8 is checked on its dev split; say where "
+            "the data is with --data"
+        )
+    dataset = load_for_evaluation(source, Split.DEV, on_event=on_event)
+    # Raw data has a fingerprint of its own: only prepared data can be compared.
+    if recorded and recorded.fingerprint and dataset.path and recorded.fingerprint != dataset.fingerprint:
+        on_event(Note(f"{source} is not the data that {student} was made from (its fingerprint differs)", warning=True))
+    return dataset, str(source)
+
+
+class AccuracyGate:
+    """Scores the student once, then any number of quantised graphs against it, all on the dev split."""
+
+    def __init__(
+        self, student: Backend, dataset: Dataset, *, model: str, data: str, on_event: OnEvent = ignore
+    ) -> None:
+        """Check that data and student fit each other; nothing is scored yet.
+
+        Raises:
+            DataError: the data has no rows, or does not fit the student.
+            ModelError: a classifier that is not ours lacks a label of the data.
+        """
+        self.student = student
+        self.dataset = dataset
+        self.on_event = on_event
+        self.heads: DomainHeads = fit_heads(student, dataset, SPLIT, model, data)
+
+    def check(self, quantized: Backend, max_drop: float) -> Gate:
+        """Score a quantised graph at batch 1 and padded; the worse counts.
+
+        Args:
+            quantized: the graph.
+            max_drop: points of average accuracy that may be lost.
+        """
+        before = self._accuracy(self.student, "scoring the student on dev")
+        alone = self._accuracy(quantized, "scoring int8 on dev")
+        padded = self._accuracy(quantized, "scoring int8 on dev in padded batches", padded=True)
+        # Rounded, so that 0.9 - 0.895 is half a point and not a hair more.
+        drop = round(100 * (before - min(alone, padded)), 6)
+        return Gate(max_drop, drop, drop <= max_drop)
+
+    def _accuracy(self, backend: Backend, task: str, *, padded: bool = False) -> float:
+        labels = predict_labels(
+            backend, self.heads, self.dataset, SPLIT, padded=padded, task=task, on_event=self.on_event
+        )
+        return mean_accuracy(score_labels(labels, self.heads, self.dataset, SPLIT))

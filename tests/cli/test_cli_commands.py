@@ -1,0 +1,207 @@
+import json
+from pathlib import Path
+
+import pytest
+from cli_fakes import COMPARED, EXPORTED, PREPARED, TRAINED
+
+from hrkd_cli import errors
+from hrkd_cli.config import DistillSettings, TeachSettings
+
+RUNS = {
+    "prepare": (["raw"], PREPARED),
+    "teach": (["--model", "m"], TRAINED),
+    "distill": ([], TRAINED),
+    "eval": ([], COMPARED),
+    "export": ([], EXPORTED),
+}
+
+
+@pytest.mark.parametrize("command", RUNS)
+def test_json_is_the_only_thing_on_stdout(hrkd, engines, command):
+    words, expected = RUNS[command]
+    engines[command].prints = "a library talks\n"
+    ran = hrkd(command, *words, "--json")
+    assert ran.code == 0
+    assert json.loads(ran.out) == expected
+    assert "a library talks" in ran.err
+
+
+@pytest.mark.parametrize("command", RUNS)
+def test_without_json_people_get_tables(hrkd, engines, command):
+    ran = hrkd(command, *RUNS[command][0])
+    assert ran.code == 0
+    assert "----" in ran.out
+    assert "{" not in ran.out
+
+
+@pytest.mark.parametrize("command", ["prepare", "teach", "distill", "export"])
+def test_quiet_leaves_the_result_only(hrkd, engines, command):
+    ran = hrkd(command, *RUNS[command][0], "--quiet")
+    assert ran.out
+    assert ran.err == ""
+
+
+def test_a_failed_gate_gives_its_figures_as_json(hrkd, engines):
+    failed = {"files": [], "gate": {"max_drop": 0.5, "drop": 3.0, "passed": False}}
+    engines["export"].error = errors.GateError("int8 loses 3.0 points, 0.5 allowed", result=failed)
+    ran = hrkd("export", "--int8", "--json")
+    assert ran.code == 3
+    assert json.loads(ran.out) == failed
+    assert ran.err == "hrkd export: int8 loses 3.0 points, 0.5 allowed\n"
+    ran = hrkd("export", "--int8")
+    assert (ran.code, ran.out) == (3, "")
+
+
+def test_prepare_hands_everything_over(hrkd, engines):
+    words = (
+        "prepare raw --out o --format csv --dev 0.2 --test 0 --few-shot 0.5 --domains books,dvd --no-dedupe --text t"
+    )
+    words += " --text-pair p --label l --domain d --split s --seed 7 --force"
+    assert hrkd(*words.split()).code == 0
+    args, options = engines["prepare"].calls[0]
+    assert args == ("raw",)
+    options.pop("on_event")
+    assert options == {
+        "out": Path("o"),
+        "format": "csv",
+        "text": "t",
+        "text_pair": "p",
+        "label": "l",
+        "domain": "d",
+        "split": "s",
+        "dev": 0.2,
+        "test": 0.0,
+        "few_shot": 0.5,
+        "domains": ["books", "dvd"],
+        "dedupe": False,
+        "seed": 7,
+        "force": True,
+    }
+
+
+def test_prepare_shows_counts_drops_and_the_next_step(hrkd, engines):
+    ran = hrkd("prepare", "raw", "--out", "o")
+    assert "books   1,600  200   200  neg 1,000, pos 1,000" in ran.out
+    assert "empty text     5  a.csv:7, a.csv:9, ..." in ran.out
+    assert "next: hrkd teach --model MODEL --data o" in ran.err
+
+
+def test_teach_hands_over_exactly_its_settings(hrkd, engines):
+    words = (
+        "teach --model m --data d --out o --epochs 2 --batch-size 4 --accumulate 2 --learning-rate 1e-4 --eval-every 9"
+    )
+    words += " --weight-decay 0 --warmup 0.2 --max-length 64 --sampling balanced --metric macro-f1 --patience 3"
+    assert hrkd(*words.split(), "--class-weights", "balanced", "--seed", "1", "--device", "cpu", "--force").code == 0
+    args, options = engines["teach"].calls[0]
+    assert args == ("m",)
+    given = {name: options.pop(name) for name in ("data", "out", "force", "on_event", "sources")}
+    assert (given["data"], given["out"], given["force"]) == ("d", Path("o"), True)
+    settings = TeachSettings(**options)
+    assert settings.to_json() == {
+        "epochs": 2,
+        "batch_size": 4,
+        "accumulate": 2,
+        "learning_rate": 1e-4,
+        "weight_decay": 0.0,
+        "warmup": 0.2,
+        "max_length": 64,
+        "sampling": "balanced",
+        "eval_every": 9,
+        "metric": "macro-f1",
+        "class_weights": "balanced",
+        "patience": 3,
+        "seed": 1,
+        "device": "cpu",
+    }
+
+
+def test_distill_hands_over_exactly_its_settings(hrkd, engines):
+    words = (
+        "distill --teacher t --student 4x312 --init random --method hrkd --graph uniform --no-hierarchy --temperature 2"
+    )
+    words += (
+        " --teacher-checkpoints average --teacher-epochs 2 --hidden-weight 0.5 --attention-weight 0 --means released"
+    )
+    assert hrkd(*words.split(), "--prediction-weight", "3", "--allow-weak-teacher").code == 0
+    args, options = engines["distill"].calls[0]
+    assert args == ("t",)
+    for name in ("data", "out", "force", "on_event", "sources"):
+        options.pop(name)
+    changed = {k: v for k, v in DistillSettings(**options).to_json().items() if v != DistillSettings().to_json()[k]}
+    assert changed == {
+        "student": "4x312",
+        "init": "random",
+        "graph": "uniform",
+        "hierarchy": False,
+        "teacher_checkpoints": "average",
+        "teacher_epochs": 2,
+        "hidden_weight": 0.5,
+        "attention_weight": 0.0,
+        "prediction_weight": 3.0,
+        "temperature": 2.0,
+        "means": "released",
+        "allow_weak_teacher": True,
+    }
+
+
+def test_distill_s_defaults_follow_on_from_teach(hrkd, engines):
+    ran = hrkd("distill")
+    args, options = engines["distill"].calls[0]
+    assert (args, options["data"], options["out"]) == (
+        (str(Path("hrkd-out/teacher")),),
+        str(Path("hrkd-out/dataset")),
+        Path("hrkd-out/student"),
+    )
+    assert "next: hrkd export --int8" in ran.err
+    assert "Best step: 900 of 1,200; 13 min, 21.3 examples/s" in ran.out
+    assert "average" in ran.out
+
+
+def test_eval_hands_everything_over(hrkd, engines):
+    words = "eval a b --data d --split all --by-label --latency --threads 2 --device cpu"
+    assert hrkd(*words.split()).code == 0
+    args, options = engines["eval"].calls[0]
+    options.pop("on_event")
+    assert args == (["a", "b"],)
+    assert options == {
+        "data": "d",
+        "split": "all",
+        "by_label": True,
+        "latency": True,
+        "threads": 2,
+        "device": "cpu",
+    }
+    assert hrkd("eval").code == 0
+    assert engines["eval"].calls[1][0] == (None,)
+
+
+def test_export_hands_everything_over(hrkd, engines):
+    ran = hrkd("export", "s", "--int8", "--max-drop", "1", "--data", "d", "--out", "o", "--force")
+    args, options = engines["export"].calls[0]
+    options.pop("on_event")
+    assert args == (Path("s"),)
+    assert options == {"int8": True, "max_drop": 1.0, "data": "d", "out": Path("o"), "force": True}
+    assert "MatMul       26" in ran.out
+    assert "Gate passed: dev accuracy dropped by 0.10 points, 0.5 allowed." in ran.out
+
+
+def test_info_lists_versions_and_machine(hrkd, monkeypatch):
+    from hrkd_cli.cli import info
+
+    monkeypatch.setattr(info, "_devices", lambda: [{"device": "cpu", "name": "a cpu"}])
+    found = json.loads(hrkd("info", "--json").out)
+    assert found["devices"] == [{"device": "cpu", "name": "a cpu"}]
+    assert set(found["packages"]) >= {"torch", "transformers", "datasets", "onnx", "onnxruntime", "optimum"}
+    assert found["cpu"]["cores"] >= 1
+    ran = hrkd("info")
+    assert "hrkd-cli" in ran.out
+    assert "device cpu" in ran.out
+
+
+def test_info_without_packages_or_proc(monkeypatch):
+    from hrkd_cli.cli import info
+
+    monkeypatch.setattr(info, "_cpuinfo", lambda key: "")
+    assert info._version("no-such-package-here") is None
+    assert info._instructions() == []
+    assert info._cpu_name()

@@ -1,0 +1,132 @@
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from hrkd_cli.cli import texts
+from hrkd_cli.cli.console import Console
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def stdin(monkeypatch):
+    def give(data: bytes) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+    return give
+
+
+def labelled(ran) -> list[str]:
+    assert ran.code == 0, ran.err
+    return [json.loads(line)["text"] for line in ran.out.splitlines()]
+
+
+def test_arguments(hrkd, predictor):
+    ran = hrkd("predict", "folder", "good", "bad book", "--domain", "books", "--threads", "2", "--device", "cpu")
+    assert [json.loads(line) for line in ran.out.splitlines()] == [
+        {"text": "good", "domain": "books", "label": "4", "scores": {"a": 0.25, "b": 0.75}},
+        {"text": "bad book", "domain": "books", "label": "8", "scores": {"a": 0.25, "b": 0.75}},
+    ]
+    assert predictor.made == [("folder", 2, "cpu")]
+    assert hrkd("predict", "folder", "good", "--json").out == hrkd("predict", "folder", "good").out
+
+
+def test_a_file_by_input_or_by_name(hrkd, predictor):
+    Path("new.csv").write_text("id,body\n1,good\n2,bad\n")
+    assert labelled(hrkd("predict", "m", "--input", "new.csv", "--text", "body")) == ["good", "bad"]
+    assert labelled(hrkd("predict", "m", "new.csv", "--text", "body")) == ["good", "bad"]
+    Path("new.txt").write_text("good\nbad\n")
+    assert labelled(hrkd("predict", "m", "new.txt")) == ["good", "bad"]
+    # Not a file, so a text.
+    assert labelled(hrkd("predict", "m", "gone.csv")) == ["gone.csv"]
+
+
+def test_a_big_file_goes_in_chunks(hrkd, predictor):
+    Path("new.txt").write_text("".join(f"text {i}\n" for i in range(150)))
+    assert len(labelled(hrkd("predict", "m", "new.txt"))) == 150
+    assert [len(chunk) for chunk, _ in predictor.chunks] == [64, 64, 22]
+
+
+def test_stdin(hrkd, predictor, stdin):
+    stdin(b"\xef\xbb\xbfgood\r\n\nbad\nlast without an end")
+    ran = hrkd("predict", "m", "--quiet")
+    assert labelled(ran) == ["good", "bad", "last without an end"]
+    assert ran.err == "warning: stdin:2: empty line skipped\n"
+
+
+def test_stdin_is_answered_as_it_arrives():
+    class Slow:
+        def __init__(self):
+            self.blocks = [b"one\ntw", b"o\n", b""]
+
+        def read1(self, _size):
+            return self.blocks.pop(0)
+
+    assert list(texts._lines(Slow())) == [[(1, b"one")], [(2, b"two")]]
+
+
+@pytest.mark.parametrize(("data", "line"), [(b"ok\n\xff\n", "stdin:2: not UTF-8"), (b"", "stdin: no text in it")])
+def test_stdin_that_cannot_be_used(hrkd, predictor, stdin, data, line):
+    stdin(data)
+    ran = hrkd("predict", "m")
+    assert (ran.code, ran.err) == (1, f"hrkd predict: {line}\n")
+
+
+def test_pairs(hrkd, predictor, stdin):
+    predictor.pair = True
+    assert labelled(hrkd("predict", "m", "a\tb", "c\td")) == ["a", "c"]
+    assert predictor.chunks == [(["a", "c"], ["b", "d"])]
+    stdin(b"a\tb\nc d\n")
+    ran = hrkd("predict", "m")
+    assert ran.code == 1
+    assert ran.err == "hrkd predict: stdin:2: this model reads pairs; put one TAB between the two texts\n"
+    Path("new.csv").write_text("premise,hypothesis\na,b\n")
+    assert labelled(hrkd("predict", "m", "new.csv", "--text", "premise", "--text-pair", "hypothesis")) == ["a"]
+    assert predictor.chunks[-1] == (["a"], ["b"])
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["a", "--input", "new.txt"], "give texts as arguments or a file with --input, not both"),
+        (["--input", "gone.txt"], "--input: no such file: gone.txt"),
+        (["a", " "], "TEXT number 2 is empty"),
+        (["a", "--text", "body"], "--text names a column of a file"),
+        (["a", "--text-pair", "body"], "--text-pair names a column of a file"),
+    ],
+)
+def test_usage(hrkd, predictor, words, line):
+    Path("new.txt").write_text("x\n")
+    ran = hrkd("predict", "m", *words)
+    assert (ran.code, ran.out) == (2, "")
+    assert line in ran.err
+
+
+def test_nobody_is_asked_at_a_terminal(hrkd, predictor, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    ran = hrkd("predict", "m")
+    assert ran.code == 2
+    assert "nothing to label" in ran.err
+    assert predictor.made == []
+
+
+def test_text_is_written_readably_where_the_stream_can():
+    def lines(encoding: str) -> bytes:
+        console = Console()
+        console.out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        console.json_lines([{"text": "größe"}])
+        return console.out.buffer.getvalue()
+
+    assert lines("utf-8") == '{"text": "größe"}\n'.encode()
+    assert lines("ascii") == b'{"text": "gr\\u00f6\\u00dfe"}\n'
+
+
+def test_a_model_without_a_word_on_pairs_reads_texts(hrkd, predictor, monkeypatch):
+    monkeypatch.setattr(predictor, "pair", None)
+    assert labelled(hrkd("predict", "m", "a\tb")) == ["a\tb"]

@@ -1,0 +1,144 @@
+from pathlib import Path
+
+import pytest
+
+
+def write(text: str) -> None:
+    Path("c.toml").write_text(text)
+
+
+def test_defaults_are_the_settings_own(hrkd, engines):
+    assert hrkd("distill").code == 0
+    options = engines["distill"].options
+    assert (options["epochs"], options["batch_size"], options["graph"]) == (10, 8, None)
+    assert set(options["sources"].values()) == {"default"}
+
+
+def test_file_over_default_and_table_over_top_level(hrkd, engines):
+    write('epochs = 4\nbatch-size = 2\n[distill]\nepochs = 5\ngraph = "none"\n[teach]\nlearning_rate = 1\n')
+    assert hrkd("distill", "--config", "c.toml").code == 0
+    options = engines["distill"].options
+    assert (options["epochs"], options["batch_size"], options["graph"]) == (5, 2, "none")
+    assert options["learning_rate"] == 5e-5
+    assert options["sources"]["epochs"] == options["sources"]["batch_size"] == "file"
+    assert options["sources"]["warmup"] == "default"
+    assert hrkd("teach", "--model", "m", "--config", "c.toml").code == 0
+    options = engines["teach"].options
+    assert (options["epochs"], options["learning_rate"]) == (4, 1.0)
+
+
+def test_environment_over_file_and_the_command_s_own_variable_first(hrkd, engines, monkeypatch):
+    write("epochs = 4\nwarmup = 0.5\n")
+    monkeypatch.setenv("HRKD_EPOCHS", "6")
+    assert hrkd("distill", "--config", "c.toml").code == 0
+    options = engines["distill"].options
+    assert (options["epochs"], options["warmup"]) == (6, 0.5)
+    assert options["sources"]["epochs"] == "environment"
+    monkeypatch.setenv("HRKD_DISTILL_EPOCHS", "7")
+    assert hrkd("distill").code == 0
+    assert engines["distill"].options["epochs"] == 7
+    assert hrkd("teach", "--model", "m").code == 0
+    assert engines["teach"].options["epochs"] == 6
+
+
+def test_flag_over_everything(hrkd, engines, monkeypatch):
+    write("epochs = 4\nhierarchy = false\n")
+    monkeypatch.setenv("HRKD_EPOCHS", "6")
+    assert hrkd("distill", "--config", "c.toml", "--epochs", "8", "--hierarchy").code == 0
+    options = engines["distill"].options
+    assert (options["epochs"], options["hierarchy"]) == (8, True)
+    assert options["sources"]["epochs"] == options["sources"]["hierarchy"] == "flag"
+
+
+def test_switches_come_from_file_and_environment_too(hrkd, engines, monkeypatch):
+    write("force = true\ndedupe = false\ndomains = ['books', 'dvd']\n")
+    monkeypatch.setenv("HRKD_JSON", "1")
+    ran = hrkd("prepare", "raw", "--config", "c.toml")
+    assert ran.code == 0
+    assert ran.out.startswith("{")
+    options = engines["prepare"].options
+    assert (options["force"], options["dedupe"], options["domains"]) == (True, False, ["books", "dvd"])
+
+
+def test_the_file_itself_can_come_from_the_environment(hrkd, engines, monkeypatch):
+    write("epochs = 4\n")
+    monkeypatch.setenv("HRKD_CONFIG", "c.toml")
+    assert hrkd("distill").code == 0
+    assert engines["distill"].options["epochs"] == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("epoch = 3", "c.toml: unknown key 'epoch'; did you mean epochs?"),
+        ("[distill]\nbach-size = 3", "c.toml: [distill]: unknown key 'bach-size'; did you mean batch-size?"),
+        ("[teach]\ngraph = 'none'", "c.toml: [teach]: unknown key 'graph'"),
+        ("[distil]\nepochs = 3", "c.toml: no command for table [distil]; did you mean distill?"),
+        ("[xyz]\nepochs = 3", "there are prepare, teach, distill, eval, export, predict, info"),
+        ("epochs = '3'", "c.toml: epochs: '3' is not a whole number"),
+        ("epochs = true", "c.toml: epochs: True is not a whole number"),
+        ("epochs = 2.5", "c.toml: epochs: 2.5 is not a whole number"),
+        ("warmup = 'much'", "c.toml: warmup: 'much' is not a number"),
+        ("force = 1", "c.toml: force: 1 is not true or false"),
+        ("out = 3", "c.toml: out: 3 is not text in quotes"),
+        ("graph = 'froze'", "c.toml: graph: 'froze' is not one of frozen, uniform, none; did you mean frozen?"),
+        ("[teach]\nsampling = 3", "c.toml: [teach]: sampling: 3 is not one of cover"),
+        ("batch-size = 3\nbatch_size = 4", "'batch_size' is given twice"),
+        ("config = 'x'", "c.toml: unknown key 'config'"),
+        ("epochs = ", "c.toml: not TOML:"),
+        ("epochs = 0", "--epochs: 0 is not at least 1"),
+    ],
+)
+def test_a_bad_file_is_one_line(hrkd, engines, text, line):
+    write(text)
+    ran = hrkd("distill", "--config", "c.toml")
+    assert ran.code == 2
+    assert line in ran.err
+    assert ran.err.count("\n") == 1
+    assert not engines["distill"].calls
+
+
+@pytest.mark.parametrize(
+    ("name", "line"), [("gone.toml", "--config: no such file: gone.toml"), (".", "--config: . is a folder")]
+)
+def test_a_file_that_cannot_be_read(hrkd, name, line):
+    ran = hrkd("distill", "--config", name)
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert line in ran.err
+
+
+def test_a_file_that_is_not_utf8(hrkd):
+    Path("c.toml").write_bytes(b"out = '\xff'")
+    ran = hrkd("distill", "--config", "c.toml")
+    assert ran.code == 2
+    assert "c.toml: not UTF-8" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        (
+            "HRKD_EPOCH",
+            "3",
+            "environment variable HRKD_EPOCH: no command has such an option; did you mean HRKD_EPOCHS?",
+        ),
+        ("HRKD_TEACH_GRAPH", "none", "environment variable HRKD_TEACH_GRAPH"),
+        ("HRKD_EPOCHS", "x", "hrkd distill: HRKD_EPOCHS: 'x' is not a whole number"),
+        ("HRKD_DISTILL_GRAPH", "no", "HRKD_DISTILL_GRAPH: 'no' is not one of"),
+    ],
+)
+def test_a_bad_variable_is_one_line(hrkd, engines, monkeypatch, name, value, line):
+    monkeypatch.setenv(name, value)
+    ran = hrkd("distill")
+    assert ran.code == 2
+    assert line in ran.err
+    assert ran.err.count("\n") == 1
+    assert not engines["distill"].calls
+
+
+def test_other_projects_and_reserved_variables_are_left_alone(hrkd, engines, monkeypatch):
+    monkeypatch.setenv("HRKD_GOLDEN", "somewhere")
+    monkeypatch.setenv("HRKD_DEBUG", "0")
+    monkeypatch.setenv("HRKD_EPOCHS", "")  # set to nothing is not set
+    assert hrkd("distill").code == 0
+    assert engines["distill"].options["epochs"] == 10

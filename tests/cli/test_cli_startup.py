@@ -1,0 +1,68 @@
+"""What the program imports: the reason it starts fast, and runs on devices without the training libraries."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {
+    "torch",
+    "transformers",
+    "datasets",
+    "pyarrow",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "optimum",
+    "tokenizers",
+    "rich",
+}
+
+SCRIPT = """
+import sys, types
+from hrkd_cli.cli.main import main
+
+class Predictor:
+    def __init__(self, path, **options):
+        self.spec = types.SimpleNamespace(pair=False)
+    def predict(self, texts, pairs=None, *, domain="any"):
+        return [types.SimpleNamespace(to_json=lambda: {"text": text}) for text in texts]
+
+stand_in = types.ModuleType("hrkd_cli.runtime.predictor")
+stand_in.Predictor = Predictor
+sys.modules["hrkd_cli.runtime.predictor"] = stand_in
+code = main(sys.argv[1:])
+sys.stderr.write(",".join(sorted({name.partition(".")[0] for name in sys.modules})))
+sys.exit(code)
+"""
+
+
+def imported(*words, stdin=""):
+    ran = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *words],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        env={name: value for name, value in os.environ.items() if not name.startswith("COV")},
+        check=True,
+    )
+    return ran.stdout, set(ran.stderr.split(","))
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["distill", "--help"], ["predict", "--help"]])
+def test_help_imports_nothing_heavy(words):
+    _out, modules = imported(*words)
+    assert not modules & HEAVY
+
+
+def test_predict_imports_only_its_runtime(tmp_path):
+    out, modules = imported("predict", "folder", "a text", "another")
+    assert len([json.loads(line) for line in out.splitlines()]) == 2
+    assert not modules & HEAVY
+    (tmp_path / "new.csv").write_text("text,label\ngood,1\n")
+    _out, modules = imported("predict", "folder", "--input", str(tmp_path / "new.csv"))
+    assert not modules & (HEAVY - {"numpy"})
+    _out, modules = imported("predict", "folder", stdin="a text\n")
+    assert not modules & HEAVY

@@ -1,0 +1,110 @@
+import json
+import os
+import subprocess
+import sys
+from itertools import islice
+
+import pytest
+
+from hrkd_cli.data.batching import DomainStream, Sampler
+from hrkd_cli.errors import DataError, TrainingError, UsageError
+
+
+def test_a_pass_is_a_permutation_and_passes_differ():
+    stream = DomainStream("books", 20, seed=1)
+    first, second = stream.take(20), stream.take(20)
+    assert sorted(first) == sorted(second) == list(range(20))
+    assert first != second
+
+
+def test_the_order_depends_on_seed_and_domain():
+    assert DomainStream("books", 20, seed=1).take(45) == DomainStream("books", 20, seed=1).take(45)
+    assert DomainStream("books", 20, seed=1).take(20) != DomainStream("books", 20, seed=2).take(20)
+    assert DomainStream("books", 20, seed=1).take(20) != DomainStream("dvd", 20, seed=1).take(20)
+
+
+def test_the_order_does_not_depend_on_the_hash_seed():
+    code = "from hrkd_cli.data.batching import DomainStream; print(DomainStream('books', 9, 3).take(20))"
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("0", "1")
+    ]
+    assert runs[0] == runs[1]
+
+
+def test_a_position_can_be_set():
+    stream = DomainStream("books", 7, seed=1)
+    stream.take(10)
+    position = stream.position
+    assert position == 10
+    expected = stream.take(12)
+    other = DomainStream("books", 7, seed=1)
+    other.position = position
+    assert other.take(12) == expected
+
+
+def test_cover_sees_every_row_of_every_domain_in_each_epoch():
+    sampler = Sampler({"big": 10, "small": 3}, batch_size=4, sampling="cover", seed=0)
+    assert sampler.steps_per_epoch == 3
+    for _ in range(3):
+        steps = list(islice(sampler, sampler.steps_per_epoch))
+        for domain, rows in (("big", 10), ("small", 3)):
+            assert all(len(step[domain]) == 4 for step in steps)
+            assert {row for step in steps for row in step[domain]} == set(range(rows))
+
+
+def test_balanced_goes_on_with_a_pass_in_the_next_epoch():
+    sampler = Sampler({"big": 10, "small": 2}, batch_size=2, sampling="balanced", seed=0)
+    assert sampler.steps_per_epoch == 3
+    steps = list(islice(sampler, 5))
+    assert all(len(step["big"]) == len(step["small"]) == 2 for step in steps)
+    assert sorted(row for step in steps for row in step["big"]) == list(range(10))
+
+
+def test_temperature_shares_a_step_by_the_square_root_of_the_rows():
+    sampler = Sampler({"a": 900, "b": 100, "c": 1}, batch_size=4, sampling="temperature", seed=0)
+    assert sampler.steps_per_epoch == 84
+    steps = list(islice(sampler, 4))
+    assert all(sum(map(len, step.values())) == 12 for step in steps)
+    # 30 : 10 : 1 of 12 gives c less than one, so one; the other 11 are shared 3 : 1 = 8.25 and 2.75.
+    assert [len(step["a"]) for step in steps].count(9) == 1
+    assert sum(len(step["a"]) for step in steps) == 33
+    assert sum(len(step["b"]) for step in steps) == 11
+    assert [len(step["c"]) for step in steps] == [1, 1, 1, 1]
+
+
+def test_temperature_gives_everyone_one_row_at_a_batch_of_one():
+    sampler = Sampler({"a": 10000, "b": 3, "c": 2}, batch_size=1, sampling="temperature", seed=0)
+    assert [{k: len(v) for k, v in step.items()} for step in islice(sampler, 50)] == [{"a": 1, "b": 1, "c": 1}] * 50
+
+
+@pytest.mark.parametrize("sampling", ["cover", "balanced", "temperature"])
+def test_state_restores_through_json(sampling):
+    rows = {"a": 50, "b": 13, "c": 5}
+    sampler = Sampler(rows, batch_size=3, sampling=sampling, seed=5)
+    list(islice(sampler, 24))
+    state = json.loads(json.dumps(sampler.state()))
+    expected = list(islice(sampler, 40))
+    other = Sampler(rows, batch_size=3, sampling=sampling, seed=5)
+    other.restore(state)
+    assert list(islice(other, 40)) == expected
+
+
+def test_state_of_other_domains_is_refused():
+    state = Sampler({"a": 5}, batch_size=3, sampling="cover", seed=5).state()
+    with pytest.raises(TrainingError, match="domains a; the data has b"):
+        Sampler({"b": 5}, batch_size=3, sampling="cover", seed=5).restore(state)
+
+
+def test_a_domain_without_rows_is_an_error():
+    with pytest.raises(DataError, match="'dvd' has no train rows"):
+        Sampler({"books": 5, "dvd": 0}, batch_size=2, sampling="cover", seed=0)
+
+
+def test_no_domain_or_no_batch_is_an_error():
+    with pytest.raises(DataError):
+        Sampler({}, batch_size=2, sampling="cover", seed=0)
+    with pytest.raises(UsageError):
+        Sampler({"a": 3}, batch_size=0, sampling="cover", seed=0)

@@ -1,0 +1,191 @@
+import os
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from hrkd_cli.data.sources.records import Example, Reason
+from hrkd_cli.data.splitting import few_shot, normalise, split_examples
+
+
+def example(text, label="x", domain="d", split=None, pair=None, line=0):
+    return Example(text, pair, label, domain, split, "f", line)
+
+
+def run(rows, dev=0.1, test=0.1, dedupe=True, seed=0):
+    return split_examples(rows, dev=dev, test=test, dedupe=dedupe, seed=seed)
+
+
+def sizes(parts):
+    return {split: len(rows) for split, rows in parts.items()}
+
+
+def reasons(splits):
+    return Counter(row.reason for row in splits.dropped)
+
+
+def sides(splits):
+    """Splits in which each normalised first text lies."""
+    found = {}
+    for parts in splits.rows.values():
+        for split, rows in parts.items():
+            for row in rows:
+                found.setdefault(normalise(row.text), set()).add(split)
+    return found
+
+
+def test_normalise():
+    assert normalise("  \uff26\uff55\uff4c\uff4c\u00a0WIDTH\n \ufb01ne ") == normalise("full width fine")
+    assert normalise("Straße") == normalise("STRASSE")
+    assert normalise("a b") != normalise("ab")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_hundred_single_rows_are_cut_80_10_10(seed):
+    splits = run([example(f"t{i}") for i in range(100)], seed=seed)
+    assert sizes(splits.rows["d"]) == {"train": 80, "dev": 10, "test": 10}
+
+
+def test_each_domain_and_label_is_cut_in_proportion():
+    rows = [example(f"{d}{label}{i}", label, d) for d in "ab" for label, n in (("x", 40), ("y", 200)) for i in range(n)]
+    splits = run(rows)
+    for domain in "ab":
+        for split, x, y in (("train", 32, 160), ("dev", 4, 20), ("test", 4, 20)):
+            assert Counter(row.label for row in splits.rows[domain][split]) == {"x": x, "y": y}
+
+
+def test_tiny_strata_do_not_all_leave_out_the_same_split():
+    rows = [example(f"{d}{i}", domain=str(d)) for d in range(20) for i in range(5)]
+    splits = run(rows)
+    total = Counter(split for parts in splits.rows.values() for split, rows in parts.items() for _ in rows)
+    assert total == {"train": 80, "dev": 10, "test": 10}
+
+
+def test_the_seed_decides_who_not_how_many():
+    rows = [example(f"t{i}") for i in range(50)]
+    one, again, other = run(rows, seed=1), run(rows, seed=1), run(rows, seed=2)
+    assert one == again
+    assert sizes(one.rows["d"]) == sizes(other.rows["d"])
+    assert one.rows["d"]["test"] != other.rows["d"]["test"]
+
+
+def test_rows_stay_in_their_order():
+    rows = [example(f"t{i}", line=i) for i in range(50)]
+    for part in run(rows).rows["d"].values():
+        assert [row.line for row in part] == sorted(row.line for row in part)
+
+
+def test_equal_first_texts_stay_on_one_side_across_domains():
+    rows = [
+        example(f"Premise {i % 60}", domain=d, pair=f"{d} hypothesis {i}", label="xyz"[i % 3])
+        for i in range(180)
+        for d in "ab"
+    ]
+    splits = run(rows, dedupe=False)
+    assert all(len(found) == 1 for found in sides(splits).values())
+    assert dict(sum((Counter(sizes(parts)) for parts in splits.rows.values()), Counter())) == {
+        "train": 288,
+        "dev": 36,
+        "test": 36,
+    }
+
+
+def test_duplicates_are_judged_by_the_whole_pair_within_a_domain():
+    rows = [
+        example("A  b", pair="p"),
+        example("a B", pair="P"),
+        example("a b", pair="p", label="y"),
+        example("a b", pair="other"),
+        example("a b", pair="p", domain="e"),
+    ]
+    splits = run(rows, dev=0, test=0)
+    assert reasons(splits) == {Reason.DUPLICATE: 1, Reason.CONFLICT: 1}
+    assert [row.text_pair for row in splits.rows["d"]["train"]] == ["p", "other"]
+    assert splits.rows["d"]["train"][0].text == "A  b"
+    assert sizes(splits.rows["e"]) == {"train": 1}
+    assert not run(rows, dev=0, test=0, dedupe=False).dropped
+
+
+@pytest.mark.parametrize("dedupe", [True, False])
+def test_texts_of_given_test_and_dev_leave_the_other_splits_across_domains(dedupe):
+    rows = [
+        example("In Test", split="test"),
+        example("in test", split="train"),
+        example("in test", split="dev", domain="e"),
+        example("in dev", split="dev"),
+        example("In dev", split=None, domain="e"),
+        example("kept", split="train"),
+        example("kept too", split="train", domain="e"),
+    ]
+    splits = run(rows, dev=0, test=0, dedupe=dedupe)
+    assert reasons(splits) == {Reason.IN_TEST: 2, Reason.IN_DEV: 1}
+    assert sizes(splits.rows["d"]) == {"train": 1, "dev": 1, "test": 1}
+    assert sizes(splits.rows["e"]) == {"train": 1}
+
+
+def test_a_missing_dev_is_cut_from_train_and_a_given_test_is_kept():
+    rows = [example(f"t{i}", split="train") for i in range(100)] + [example(f"x{i}", split="test") for i in range(30)]
+    assert sizes(run(rows).rows["d"]) == {"train": 90, "dev": 10, "test": 30}
+
+
+def test_a_missing_test_is_cut_from_train_and_a_given_dev_is_kept():
+    rows = [example(f"t{i}") for i in range(100)] + [example(f"x{i}", split="dev") for i in range(30)]
+    assert sizes(run(rows, test=0.2).rows["d"]) == {"train": 80, "dev": 30, "test": 20}
+
+
+def test_each_domain_is_cut_for_what_it_lacks_and_shared_texts_stay_in_train():
+    shared = [f"shared {i}" for i in range(100)]
+    rows = [example(text, domain=d) for text in shared for d in ("has", "lacks")]
+    rows += [example(f"own {i}", domain="lacks") for i in range(100)]
+    rows += [example("a", domain="has", split="dev"), example("b", domain="has", split="test")]
+    splits = run(rows)
+    assert sizes(splits.rows["has"]) == {"train": 100, "dev": 1, "test": 1}
+    assert sizes(splits.rows["lacks"]) == {"train": 160, "dev": 20, "test": 20}
+    assert all(row.text.startswith("own") for row in splits.rows["lacks"]["test"])
+
+
+def test_a_test_set_alone_stays_alone():
+    assert sizes(run([example("a", split="test"), example("b", "y", split="test")]).rows["d"]) == {"test": 2}
+
+
+def test_few_shot_is_stratified_nested_and_never_empty():
+    rows = [example(f"{label}{i}", label) for label, n in (("x", 100), ("y", 40), ("z", 3)) for i in range(n)]
+    kept = {fraction: few_shot(rows, fraction, seed=3) for fraction in (0.05, 0.1, 0.5, 1.0)}
+    assert Counter(row.label for row in kept[0.05]) == {"x": 5, "y": 2, "z": 1}
+    assert Counter(row.label for row in kept[0.1]) == {"x": 10, "y": 4, "z": 1}
+    assert set(kept[0.05]) < set(kept[0.1]) < set(kept[0.5]) < set(kept[1.0])
+    assert kept[1.0] == rows
+    assert few_shot(rows, 0.1, seed=3) == kept[0.1] != few_shot(rows, 0.1, seed=4)
+
+
+def test_nothing_depends_on_the_hash_seed():
+    code = """
+from hrkd_cli.data.sources.records import Example
+from hrkd_cli.data.splitting import few_shot, split_examples
+rows = [Example(f"t{i % 70}", f"p{i}", "xyz"[i % 3], "ab"[i % 2], None, "f", i) for i in range(200)]
+splits = split_examples(rows, dev=0.1, test=0.2, dedupe=True, seed=7)
+few = few_shot(splits.rows["a"]["train"], 0.2, 7)
+print([(d, s, [r.line for r in rows]) for d, p in splits.rows.items() for s, rows in p.items()], [r.line for r in few])
+"""
+    runs = {
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("0", "1", "2")
+    }
+    assert len(runs) == 1
+
+
+def test_many_rows_in_one_group_and_many_groups_are_linear():
+    # Quadratic work here would be 10^10 steps, far beyond the patience of any test run.
+    rows = [example("same premise" if i % 2 else f"t{i}", "xy"[i % 3 % 2], pair=str(i)) for i in range(100_000)]
+    splits = run(rows)
+    assert sum(sizes(splits.rows["d"]).values()) == 100_000
+    assert sides(splits)["same premise"] == {"train"}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_large_group_is_evened_out_by_the_single_rows(seed):
+    rows = [example("same", pair=str(i)) for i in range(10)] + [example(f"t{i}") for i in range(90)]
+    assert sizes(run(rows, seed=seed).rows["d"]) == {"train": 80, "dev": 10, "test": 10}

@@ -1,0 +1,177 @@
+import json
+import shutil
+
+import pytest
+
+from hrkd_cli import Predictor, evaluate
+from hrkd_cli.errors import DataError, ModelError, UsageError
+from hrkd_cli.evaluation.evaluate import EvalOptions, evaluate_on
+from hrkd_cli.events import Note
+from tiny_folder import make_texts, write_csv
+
+
+def run(models, dataset, *names, **options):
+    return evaluate_on([models / name for name in names], dataset, EvalOptions(**options))
+
+
+def test_the_teachers_scores_are_known(models, dataset):
+    [teacher] = run(models, dataset, "teacher").models
+    assert teacher.average.accuracy == pytest.approx(0.8)
+    assert {d: (s.n, s.accuracy) for d, s in teacher.domains.items()} == {"books": (40, 0.8), "dvd": (40, 0.8)}
+    assert (teacher.agreement, teacher.padded, teacher.latency) == (1, None, None)
+    assert (teacher.kind, teacher.precision, teacher.file) == ("torch", "fp32", "model.safetensors")
+    assert teacher.bytes == (models / "teacher/model.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize("name", ["student", "student/onnx", "student/onnx/model.onnx"])
+def test_labels_are_those_of_predict(models, dataset, name):
+    predictor = Predictor(models / name)
+    [result] = run(models, dataset, name).models
+    for domain, scores in result.domains.items():
+        rows = dataset.split(domain, "test")
+        predicted = [p.label for p in predictor.predict(rows.texts, domain=domain)]
+        assert len(set(predicted)) == 2  # else the test shows little
+        right = sum(a == b for a, b in zip(predicted, rows.labels, strict=True))
+        assert scores.accuracy == pytest.approx(right / len(rows))
+
+
+def test_side_by_side(models, dataset):
+    teacher, student, fp32, int8 = run(
+        models, dataset, "teacher", "student", "student/onnx/model.onnx", "student/onnx"
+    ).models
+    assert (fp32.precision, int8.precision) == ("fp32", "int8")
+    assert (int8.file, int8.kind) == ("model_quantized.onnx", "onnx")
+    assert int8.bytes < fp32.bytes
+    assert student.parameters == fp32.parameters == int8.parameters
+    assert fp32.domains == student.domains
+    assert fp32.padded.disagreement == 0
+    assert fp32.padded.accuracy == pytest.approx(fp32.average.accuracy)
+    assert teacher.agreement == 1
+    labels = {}
+    for name in ("teacher", "student"):
+        predictor = Predictor(models / name)
+        labels[name] = [
+            p.label for d in dataset.domains for p in predictor.predict(dataset.split(d, "test").texts, domain=d)
+        ]
+    same = sum(a == b for a, b in zip(labels["teacher"], labels["student"], strict=True))
+    assert student.agreement == pytest.approx(same / 80)
+    assert 0 < student.agreement < 1
+
+
+def test_a_foreign_classifier(models, dataset):
+    [result] = run(models, dataset, "foreign").models
+    predicted = [p.label.lower() for p in Predictor(models / "foreign").predict(dataset.split("dvd", "test").texts)]
+    right = sum(a == b for a, b in zip(predicted, dataset.split("dvd", "test").labels, strict=True))
+    assert result.domains["dvd"].accuracy == pytest.approx(right / 40)
+
+
+def test_json_is_the_contract(models, dataset):
+    options = {"by_label": True, "latency": True, "threads": 1}
+    result = json.loads(json.dumps(run(models, dataset, "teacher", "student/onnx", **options).to_json()))
+    teacher, int8 = result["models"]
+    common = {"model", "file", "kind", "precision", "parameters", "bytes", "domains", "average", "agreement"}
+    assert result["split"] == "test"
+    assert set(teacher) == common | {"latency_ms"}
+    assert set(int8) == common | {"latency_ms", "padded"}
+    assert set(int8["padded"]) == {"accuracy", "disagreement"}
+    assert set(int8["domains"]["dvd"]) == {"n", "accuracy", "macro_f1", "interval", "labels"}
+    assert set(int8["domains"]["dvd"]["labels"]) == {"negative", "positive"}
+    assert set(int8["average"]) == {"accuracy", "macro_f1", "interval"}
+    assert set(int8["latency_ms"]) == {"p50", "p95", "batch", "tokens", "threads"}
+    assert teacher["latency_ms"]["tokens"] == int8["latency_ms"]["tokens"]
+    assert teacher["latency_ms"]["threads"] == 1
+    assert teacher["model"] == str(models / "teacher")
+    assert "labels" not in run(models, dataset, "teacher").to_json()["models"][0]["domains"]["dvd"]
+
+
+def test_raw_data_from_a_file(models, dataset, tmp_path):
+    source = write_csv(tmp_path / "reviews.csv", dataset, "test")
+    result = evaluate([models / "teacher"], data=source, split="dev")
+    assert result.split == "dev"
+    assert result.models[0].average.accuracy == pytest.approx(0.8)
+
+
+def test_defaults_are_what_lies_in_the_output_folder(models, dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = write_csv(tmp_path / "reviews.csv", dataset, "test")
+    with pytest.raises(ModelError, match="run hrkd distill first"):
+        evaluate(data=source)
+    shutil.copytree(models / "student", "hrkd-out/student")
+    with pytest.raises(DataError, match="--data"):
+        evaluate()
+    # The dataset that the first model was made from.
+    (tmp_path / "hrkd-out/student/hrkd.json").write_text(json.dumps({"data": {"path": "../../reviews.csv"}}))
+    seen = [model.model.replace("\\", "/") for model in evaluate().models]
+    assert seen == ["hrkd-out/student", "hrkd-out/student/onnx"]
+
+
+def test_a_recorded_dataset_that_is_gone(models, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(models / "teacher", "teacher")
+    (tmp_path / "teacher/hrkd.json").write_text(json.dumps({"data": {"path": "../dataset"}}))
+    with pytest.raises(DataError, match=r"dataset, which teacher was made from, is gone"):
+        evaluate(["teacher"])
+
+
+def test_wrong_arguments(models, dataset, tmp_path):
+    source = write_csv(tmp_path / "reviews.csv", dataset, "test")
+    with pytest.raises(UsageError, match="--split: 'tset' is not one of train, dev, test, all"):
+        evaluate([models / "teacher"], data=source, split="tset")
+    with pytest.raises(UsageError, match="--threads: 0"):
+        evaluate([models / "teacher"], data=source, threads=0)
+    with pytest.raises(UsageError, match="--device: 'gpu'"):
+        evaluate([models / "teacher"], data=source, device="gpu")
+    with pytest.raises(ModelError, match="no model in this folder"):
+        evaluate([models / "teacher", models], data=source)
+
+
+@pytest.mark.parametrize("damage", ["encoder", "pickle", "weights", "head"])
+def test_folders_that_are_no_classifier(models, dataset, tmp_path, damage):
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(models / "teacher", tmp_path / "copy")
+    weights = tmp_path / "copy/model.safetensors"
+    if damage == "encoder":
+        config = json.loads((tmp_path / "copy/config.json").read_text())
+        (tmp_path / "copy/config.json").write_text(json.dumps(config | {"architectures": ["BertModel"]}))
+        said = r"not a text classifier \(BertModel\); .*hrkd teach"
+    elif damage == "pickle":
+        weights.rename(tmp_path / "copy/pytorch_model.bin")
+        said = r"pytorch_model\.bin, a pickle, which is never opened; convert it"
+    elif damage == "weights":
+        weights.unlink()
+        said = "no weights"
+    else:
+        kept = {name: t for name, t in load_file(weights).items() if "classifier" not in name}
+        save_file(kept, weights, metadata={"format": "pt"})
+        said = r"2 of its weights are missing \(classifier\.bias is one\)"
+    with pytest.raises(ModelError, match=said) as caught:
+        run(tmp_path, dataset, "copy")
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_reaches_the_terminal(models, dataset, capfd):
+    run(models, dataset, "teacher", "student/onnx")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_events_say_what_is_scored(models, dataset):
+    seen = []
+    evaluate_on([models / "student/onnx"], dataset, EvalOptions(), on_event=seen.append)
+    tasks = [event.task for event in seen if not isinstance(event, Note)]
+    assert (
+        tasks
+        == [f"scoring {models / 'student/onnx'}"] * 2 + [f"scoring {models / 'student/onnx'} in padded batches"] * 2
+    )
+
+
+def test_a_tokenizer_without_tokenizer_json_gives_the_same_ids(models, tmp_path):
+    # As old models are kept: a vocabulary and the name of a class.
+    shutil.copytree(models / "teacher", tmp_path / "copy")
+    tokens = json.loads((tmp_path / "copy/tokenizer.json").read_text())["model"]["vocab"]
+    (tmp_path / "copy/tokenizer.json").unlink()
+    (tmp_path / "copy/vocab.txt").write_text("\n".join(sorted(tokens, key=tokens.get)) + "\n")
+    settings = {"tokenizer_class": "BertTokenizer", "pad_token": "[PAD]", "unk_token": "[UNK]"}
+    (tmp_path / "copy/tokenizer_config.json").write_text(json.dumps(settings))
+    texts = make_texts(10)
+    assert Predictor(tmp_path / "copy").predict(texts) == Predictor(models / "teacher").predict(texts)

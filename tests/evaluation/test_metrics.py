@@ -1,0 +1,71 @@
+import math
+
+import numpy as np
+import pytest
+
+from hrkd_cli.evaluation.metrics import average, score_domain, wilson
+
+
+def scores(truth, predicted, labels=("no", "yes")):
+    return score_domain(np.array(truth), np.array(predicted), labels)
+
+
+def test_by_hand():
+    # no: 2 of 3 found, 2 of 3 guesses right. yes: 1 of 2 found, 1 of 2 guesses right.
+    found = scores([0, 0, 0, 1, 1], [0, 0, 1, 0, 1])
+    assert found.n == 5
+    assert found.accuracy == pytest.approx(3 / 5)
+    no, yes = found.labels["no"], found.labels["yes"]
+    assert (no.precision, no.recall, no.f1, no.support) == (pytest.approx(2 / 3),) * 3 + (3,)
+    assert (yes.precision, yes.recall, yes.f1, yes.support) == (0.5, 0.5, 0.5, 2)
+    assert found.macro_f1 == pytest.approx((2 / 3 + 1 / 2) / 2)
+
+
+def test_precision_and_recall_are_not_mixed_up():
+    # yes is guessed for everything.
+    found = scores([0, 0, 0, 1], [1, 1, 1, 1])
+    yes = found.labels["yes"]
+    assert (yes.precision, yes.recall) == (0.25, 1.0)
+    assert yes.f1 == pytest.approx(2 * 0.25 / 1.25)
+    assert found.labels["no"].f1 == 0
+    assert found.macro_f1 == pytest.approx(0.4 / 2)
+
+
+def test_a_label_that_neither_occurs_nor_is_guessed_does_not_count():
+    found = scores([0, 1], [0, 1], ("no", "yes", "maybe"))
+    assert found.macro_f1 == 1
+    assert found.labels["maybe"].support == 0
+    # Guessed once, it does.
+    assert scores([0, 1], [0, 2], ("no", "yes", "maybe")).macro_f1 == pytest.approx(1 / 3)
+
+
+def test_wilson_interval_by_hand():
+    # 8 of 10: (0.8 + z2/20 +- z sqrt(0.016 + z2/400)) / (1 + z2/10) with z2 = 3.8415
+    z2 = 1.959964**2
+    half = 1.959964 * math.sqrt(0.016 + z2 / 400)
+    low, high = wilson(8, 10)
+    assert low == pytest.approx((0.8 + z2 / 20 - half) / (1 + z2 / 10), abs=1e-6) == pytest.approx(0.4902, abs=1e-4)
+    assert high == pytest.approx((0.8 + z2 / 20 + half) / (1 + z2 / 10), abs=1e-6) == pytest.approx(0.9433, abs=1e-4)
+
+
+def test_interval_stays_between_0_and_1():
+    assert 0 <= wilson(0, 7)[0] < 1e-12
+    assert 1 - 1e-12 < wilson(7, 7)[1] <= 1
+    assert wilson(7, 7)[0] < 1
+
+
+def test_average_is_unweighted_and_its_interval_narrower():
+    large, small = scores([0] * 90 + [1] * 10, [0] * 100), scores([0, 1], [0, 1])
+    mean = average([large, small])
+    assert mean.accuracy == pytest.approx(0.95)
+    assert mean.macro_f1 == pytest.approx((large.macro_f1 + 1) / 2)
+    below = math.hypot(large.accuracy - large.interval[0], small.accuracy - small.interval[0]) / 2
+    assert mean.interval[0] == pytest.approx(0.95 - below)
+    assert average([large]).interval == pytest.approx(large.interval)
+
+
+def test_json():
+    found = scores([0, 1], [0, 1])
+    assert set(found.to_json()) == {"n", "accuracy", "macro_f1", "interval"}
+    by_label = found.to_json(by_label=True)["labels"]["yes"]
+    assert by_label == {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 1}

@@ -1,0 +1,31 @@
+import pytest
+
+# The helpers lie one folder up, whichever folder of tests is run.
+from hrkd_cli import Predictor
+from tiny_folder import LABELS, make_dataset, make_texts, write_csv, write_model
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """A student; data that it labels without a mistake."""
+    root = tmp_path_factory.mktemp("exporting")
+    write_model(root / "student")
+    student = Predictor(root / "student")
+    rows = {}
+    for seed, domain in enumerate(LABELS):
+        texts = make_texts(40, seed)
+        rows[domain] = {"dev": (texts, [p.label for p in student.predict(texts, domain=domain)])}
+    write_csv(root / "dev.csv", make_dataset(rows), "dev")
+    return root
+
+
+@pytest.fixture
+def student(made, tmp_path):
+    """The student in a folder of its own, whose record names the data."""
+    import json
+    import shutil
+
+    shutil.copytree(made / "student", tmp_path / "student")
+    shutil.copy(made / "dev.csv", tmp_path / "dev.csv")
+    (tmp_path / "student/hrkd.json").write_text(json.dumps({"data": {"path": "../dev.csv", "fingerprint": "x"}}))
+    return tmp_path / "student"

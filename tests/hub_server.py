@@ -1,0 +1,175 @@
+"""A stand-in for the Hugging Face hub on 127.0.0.1, for tests: serves local folders as repositories.
+
+    with serve_hub({"datasets/acme/reviews": folder, "acme/tiny-bert": other}) as url:
+        subprocess.run([...], env=hub_environment(url, tmp_path / "hf"))
+
+The client must run in a subprocess: huggingface_hub reads its endpoint when it is imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import parse_qs, unquote, urlsplit
+
+
+@contextmanager
+def serve_hub(repos: Mapping[str, Path]) -> Iterator[str]:
+    """Serve folders under their repository ids (``datasets/OWNER/NAME`` or ``OWNER/NAME``); gives the endpoint."""
+
+    class Handler(_HubHandler):
+        folders: ClassVar[Mapping[str, Path]] = {name: Path(path) for name, path in repos.items()}
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def hub_environment(url: str, home: Path) -> dict[str, str]:
+    """Return an environment whose hub is at ``url`` and whose cache is empty."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and not k.lower().endswith("_proxy")}
+    return {
+        **inherited,
+        "HF_ENDPOINT": url,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_XET": "1",
+        "NO_PROXY": "127.0.0.1",
+    }
+
+
+class _HubHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    folders: ClassVar[Mapping[str, Path]] = {}
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def do_POST(self) -> None:
+        length = int(self.headers.get("Content-Length", 0))
+        self._answer(body=True, posted=self.rfile.read(length))
+
+    def log_message(self, *_: Any) -> None:
+        """Keep the tests' output clean."""
+
+    def _answer(self, *, body: bool, posted: bytes = b"") -> None:
+        url = urlsplit(self.path)
+        path = unquote(url.path).strip("/")
+        for name, folder in self.folders.items():
+            api = name if name.startswith("datasets/") else f"models/{name}"
+            if path == f"api/{api}" or path.startswith(f"api/{api}/"):
+                return self._api(name, folder, path.removeprefix(f"api/{api}").strip("/"), posted, url.query, body)
+            if path.startswith(f"{name}/resolve/"):
+                _, _, inside = path.removeprefix(f"{name}/resolve/").partition("/")
+                return self._file(folder, inside, body)
+        return self._json(404, {"error": "Repository not found"}, body, {"X-Error-Code": "RepoNotFound"})
+
+    def _api(self, name: str, folder: Path, rest: str, posted: bytes, query: str, body: bool) -> None:
+        kind, _, inside = rest.partition("/")
+        if kind in ("", "revision"):
+            return self._json(200, _info(name, folder), body)
+        if kind == "tree":
+            _, _, below = inside.partition("/")
+            if not (folder / below).is_dir():
+                return self._json(404, {"error": "no such entry"}, body, {"X-Error-Code": "EntryNotFound"})
+            recursive = parse_qs(query).get("recursive", ["false"])[0].lower() in ("1", "true")
+            paths = (folder / below).rglob("*") if recursive else (folder / below).iterdir()
+            return self._json(200, [_entry(folder, path) for path in sorted(paths)], body)
+        if kind == "paths-info":
+            wanted = _wanted(posted)
+            found = [folder / path for path in wanted if (folder / path).exists()]
+            return self._json(200, [_entry(folder, path) for path in found], body)
+        return self._json(404, {"error": f"not emulated: {kind}"}, body, {"X-Error-Code": "EntryNotFound"})
+
+    def _file(self, folder: Path, inside: str, body: bool) -> None:
+        path = folder / inside
+        if not path.is_file() or ".." in inside.split("/"):
+            return self._json(404, {"error": "Entry not found"}, body, {"X-Error-Code": "EntryNotFound"})
+        data = path.read_bytes()
+        start, stop = 0, len(data)
+        if asked := self.headers.get("Range", "").removeprefix("bytes="):
+            first, _, last = asked.partition("-")
+            start, stop = int(first), min(int(last) + 1, stop) if last else stop
+        self.send_response(206 if asked else 200)
+        if asked:
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}")
+        self.send_header("Content-Type", "application/octet-stream")
+        self.send_header("Content-Length", str(stop - start))
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("ETag", f'"{_oid(data)}"')
+        self.send_header("X-Repo-Commit", _commit(folder))
+        self.end_headers()
+        if body:
+            self.wfile.write(data[start:stop])
+        return None
+
+    def _json(self, status: int, content: Any, body: bool, headers: Mapping[str, str] | None = None) -> None:
+        data = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        for key, value in (headers or {}).items():
+            self.send_header(key, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(data)
+
+
+def _wanted(posted: bytes) -> list[str]:
+    """Return the paths of a paths-info request, which comes as JSON or as a form."""
+    text = posted.decode()
+    paths = json.loads(text)["paths"] if text.startswith("{") else parse_qs(text).get("paths", [])
+    return [paths] if isinstance(paths, str) else list(paths)
+
+
+def _info(name: str, folder: Path) -> dict[str, Any]:
+    repo = name.removeprefix("datasets/")
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return {
+        "_id": "0" * 24,
+        "id": repo,
+        "modelId": repo,
+        "author": repo.partition("/")[0],
+        "sha": _commit(folder),
+        "lastModified": "2024-01-01T00:00:00.000Z",
+        "private": False,
+        "gated": False,
+        "disabled": False,
+        "downloads": 0,
+        "likes": 0,
+        "tags": [],
+        "siblings": [{"rfilename": file} for file in files],
+    }
+
+
+def _entry(folder: Path, path: Path) -> dict[str, Any]:
+    inside = path.relative_to(folder).as_posix()
+    if path.is_dir():
+        return {"type": "directory", "path": inside, "size": 0, "oid": "0" * 40}
+    data = path.read_bytes()
+    return {"type": "file", "path": inside, "size": len(data), "oid": _oid(data)}
+
+
+def _oid(data: bytes) -> str:
+    return hashlib.sha1(data).hexdigest()
+
+
+def _commit(folder: Path) -> str:
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    return hashlib.sha1("\n".join(names).encode()).hexdigest()

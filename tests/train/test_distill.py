@@ -1,0 +1,267 @@
+"""Distillation: every method and graph, its checks, the stages before it."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification
+
+from hrkd_cli.config import DistillSettings, Graph, Means, Method, TeacherCheckpoints, TeachSettings
+from hrkd_cli.errors import ModelError, OutputError, TrainingError, UsageError
+from hrkd_cli.events import Note, StepDone
+from hrkd_cli.model.loading import new_classifier
+from hrkd_cli.train.distill import distill, distill_on
+from hrkd_cli.train.teach import teach_on
+from tiny import ARCHITECTURES, make_dataset, tiny_tokenizer, write_encoder, write_raw
+
+
+def run(teacher, dataset, out, **options):
+    events = []
+    options = {"epochs": 1, "batch_size": 8, "max_length": 16, "student": "2x32", **options}
+    settings = DistillSettings(**options).resolved()
+    result = distill_on(teacher, dataset, settings, out=out, name="teacher", on_event=events.append)
+    return result, events
+
+
+def first_step(events):
+    return next(e for e in events if isinstance(e, StepDone))
+
+
+def test_a_student_learns_from_its_teacher(tmp_path, teacher, dataset):
+    result, events = run(teacher, dataset, tmp_path / "s", epochs=6, learning_rate=3e-3, init="random")
+    assert result.dev["average"]["accuracy"] > 0.9
+    steps = [e for e in events if isinstance(e, StepDone)]
+    for kind in ("hidden", "attention", "prediction"):
+        assert steps[-1].losses[kind] < steps[0].losses[kind]
+    total = sum(steps[0].losses[kind] for kind in ("hidden", "attention", "prediction"))
+    assert steps[0].losses["total"] == pytest.approx(total, rel=1e-5)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "s")
+    assert model.config.num_hidden_layers == 2
+    assert not any("projection" in name or "graph" in name for name in load_file(tmp_path / "s" / "model.safetensors"))
+    assert json.loads((tmp_path / "s" / "hrkd.json").read_text())["data"]["fingerprint"] == "made-up"
+    assert "accuracy" in (tmp_path / "s" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "ratios", "layers"),
+    [
+        ({}, 3, [2, 3]),
+        ({"hierarchy": False}, 3, []),
+        ({"graph": Graph.UNIFORM}, 0, []),
+        ({"graph": Graph.NONE}, 0, []),
+        ({"method": Method.TINYBERT}, 0, []),
+        ({"method": Method.LOGITS}, 0, []),
+        ({"means": Means.RELEASED}, 3, [2, 3]),
+    ],
+)
+def test_methods_and_graphs(tmp_path, teacher, dataset, options, ratios, layers):
+    result, events = run(teacher, dataset, tmp_path / "s", **options)
+    step = first_step(events)
+    assert len(step.ratios) == ratios
+    assert [len(r) for r in step.layer_ratios] == layers
+    for row in (*step.ratios, *step.layer_ratios):
+        assert sum(row) == pytest.approx(1, abs=1e-5)
+    assert ("hidden" in step.losses) == (options.get("method") is not Method.LOGITS)
+    assert result.steps == 6
+
+
+def test_uniform_and_none_differ_as_the_objective_says(tmp_path, teacher, dataset):
+    """The first step sees the same weights and rows, so its losses can be compared: D = 2 here."""
+    found = {}
+    for graph in (Graph.UNIFORM, Graph.NONE):
+        _, events = run(teacher, dataset, tmp_path / graph, graph=graph)
+        found[graph] = first_step(events).losses
+    for kind in ("hidden", "attention", "prediction"):
+        assert found[Graph.NONE][kind] == pytest.approx(2 * found[Graph.UNIFORM][kind], rel=1e-5)
+
+
+def test_weights_of_the_losses(tmp_path, teacher, dataset):
+    base = first_step(run(teacher, dataset, tmp_path / "a", graph="uniform")[1]).losses
+    weights = {"hidden_weight": 2.0, "attention_weight": 3.0, "prediction_weight": 5.0}
+    found = first_step(run(teacher, dataset, tmp_path / "b", graph="uniform", **weights)[1]).losses
+    assert found["hidden"] == pytest.approx(2 * base["hidden"], rel=1e-5)
+    assert found["attention"] == pytest.approx(6 * base["attention"], rel=1e-5)
+    assert found["prediction"] == pytest.approx(5 * base["prediction"], rel=1e-5)
+
+
+def test_same_seed_same_weights(tmp_path, teacher, dataset):
+    weights = []
+    for n, seed in enumerate((1, 1, 2)):
+        run(teacher, dataset, tmp_path / str(n), seed=seed)
+        weights.append(load_file(tmp_path / str(n) / "model.safetensors"))
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert any(not torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
+
+
+def test_the_graph_and_the_teacher_are_not_trained(teacher, dataset):
+    from hrkd_cli.model.encoding import make_encoder
+    from hrkd_cli.runtime.heads import DomainHeads
+    from hrkd_cli.train.scoring import encode_split
+    from hrkd_cli.train.task import DistillTask
+    from hrkd_cli.train.teachers import open_teachers
+
+    device = torch.device("cpu")
+    teachers = open_teachers(teacher, dataset, checkpoints=TeacherCheckpoints.AVERAGE, device=device, name="t")
+    heads = DomainHeads.build(dataset.labels)
+    encoder = make_encoder(teachers.root, teachers.tokenizer, 16)
+    side = (encoder, encode_split(dataset, "train", encoder).encoded)
+    student = new_classifier(teachers.root.config).train()
+    settings = DistillSettings().resolved()
+    none = dict.fromkeys(heads.domains)
+    task = DistillTask(teachers, student, heads, settings, rows=(side, side), class_weights=none, device=device)
+    task.loss({"books": [0, 1], "music": [2, 3]}).total.backward()
+    assert not any(m.training for m in teachers.root.modules())
+    assert all(p.grad is None for p in teachers.root.parameters())
+    assert all(p.grad is None for p in task.graph.parameters())
+    assert task.graph.training
+    assert all(p.grad is not None for p in task.projections.parameters())
+
+
+def test_per_domain_teachers_are_used(tmp_path, teacher, dataset, encoder):
+    """A teacher folder whose best/music holds other weights teaches music with them."""
+    import shutil
+
+    from hrkd_cli.train.teachers import open_teachers
+
+    folder = tmp_path / "t"
+    shutil.copytree(teacher, folder, ignore=shutil.ignore_patterns("best"))
+    other = folder / "best" / "music"
+    shutil.copytree(teacher, other, ignore=shutil.ignore_patterns("best"))
+    for checkpoints, shared in ((TeacherCheckpoints.DOMAIN, False), (TeacherCheckpoints.AVERAGE, True)):
+        device = torch.device("cpu")
+        found = open_teachers(folder, dataset, checkpoints=checkpoints, device=device, name="t")
+        assert (found.models["music"] is found.root) == shared
+        assert found.models["books"] is found.root
+
+
+def test_a_foreign_classifier_with_the_same_labels_teaches_every_domain(tmp_path, dataset, encoder):
+    """Its outputs are in another order and case: they are matched by name."""
+    both = make_dataset(domains=("all",))
+    teach_on(encoder, both, TeachSettings(epochs=6, learning_rate=3e-3, max_length=16), out=tmp_path / "one", name="x")
+    config = json.loads((tmp_path / "one" / "config.json").read_text())
+    del config["hrkd"]
+    config["id2label"], config["label2id"] = {"0": "BAD", "1": "GOOD"}, {"BAD": 0, "GOOD": 1}
+    (tmp_path / "one" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "one" / "hrkd.json").unlink()
+    result, _ = run(tmp_path / "one", dataset, tmp_path / "s", epochs=4, learning_rate=3e-3)
+    assert result.dev["average"]["accuracy"] > 0.85
+    student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "s")
+    assert student.config.id2label[0] == "books/bad"
+
+    config["id2label"], config["label2id"] = {"0": "no", "1": "yes"}, {"no": 0, "yes": 1}
+    (tmp_path / "one" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"has no label 'bad' \(domain 'books'\); its labels are no, yes"):
+        run(tmp_path / "one", dataset, tmp_path / "s2")
+
+
+def test_a_teacher_of_other_domains_or_labels_is_refused(tmp_path, teacher):
+    with pytest.raises(ModelError, match=r"not taught the domain 'games'; it knows books, music"):
+        run(teacher, make_dataset(domains=("books", "games")), tmp_path / "s")
+    data = make_dataset()
+    data.labels["music"] = ("bad", "good", "odd")
+    with pytest.raises(ModelError, match=r"in domain 'music' it knows the labels bad, good, the data has"):
+        run(teacher, data, tmp_path / "s")
+
+
+def test_a_weak_teacher_stops_the_run(tmp_path, encoder, dataset):
+    teach_on(encoder, dataset, TeachSettings(epochs=1, learning_rate=1e-9, max_length=16), out=tmp_path / "t", name="x")
+    with pytest.raises(TrainingError, match=r"in domain '\w+' it is right on .* --allow-weak-teacher"):
+        run(tmp_path / "t", dataset, tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+    _, events = run(tmp_path / "t", dataset, tmp_path / "s", allow_weak_teacher=True)
+    assert any(isinstance(e, Note) and e.warning and "most common label" in e.text for e in events)
+
+
+def test_students_that_cannot_be_compared(tmp_path, teacher, dataset):
+    other = write_encoder(tmp_path / "heads", heads=2)
+    with pytest.raises(ModelError, match=r"4 attention heads and the student 2.*--attention-weight 0, --method logits"):
+        run(teacher, dataset, tmp_path / "s", student=str(other))
+    run(teacher, dataset, tmp_path / "s1", student=str(other), attention_weight=0.0)
+
+    words = write_encoder(tmp_path / "words")
+    tiny_tokenizer(extra=("zebra",)).save_pretrained(words)
+    with pytest.raises(ModelError, match=r"its tokenizer is not the teacher's.*--method logits.*--student 2x32"):
+        run(teacher, dataset, tmp_path / "s", student=str(words))
+    assert not (tmp_path / "s").exists()
+    run(teacher, dataset, tmp_path / "s2", student=str(words), method="logits")
+    run(teacher, dataset, tmp_path / "s3", student=str(write_encoder(tmp_path / "same")))
+
+
+def test_pretrained_students_keep_their_weights(tmp_path, teacher, dataset):
+    student = write_encoder(tmp_path / "mine", layers=2, seed=9)
+    run(teacher, dataset, tmp_path / "s", student=str(student), learning_rate=1e-12)
+    start, end = load_file(student / "model.safetensors"), load_file(tmp_path / "s" / "model.safetensors")
+    name = "encoder.layer.1.output.dense.weight"
+    torch.testing.assert_close(end[f"bert.{name}"], start[name])
+
+
+@pytest.mark.parametrize("architecture", [a for a in ARCHITECTURES if a != "bert"])
+def test_every_architecture_is_distilled(tmp_path, architecture, dataset):
+    encoder = write_encoder(tmp_path / "e", architecture)
+    teach_on(encoder, dataset, TeachSettings(epochs=1, max_length=16), out=tmp_path / "t", name="x")
+    result, events = run(tmp_path / "t", dataset, tmp_path / "s", student="1x32", allow_weak_teacher=True)
+    assert result.steps == 6
+    assert first_step(events).losses["attention"] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"method": "logits", "graph": "frozen"}, "--graph: --method logits has no domain graph"),
+        ({"method": "tinybert", "hierarchy": True}, "--hierarchy: --method tinybert has no domain graph"),
+        ({"graph": "uniform", "hierarchy": True}, "--hierarchy: --graph uniform looks at no prototypes"),
+        ({"hidden_weight": 0, "prediction_weight": 0}, "nothing left to learn from"),
+        ({"temperature": 0}, "--temperature: 0 is not above 0"),
+        ({"graph": "learnt"}, "--graph: 'learnt' is not one of"),
+    ],
+)
+def test_options_that_contradict_each_other(options, words):
+    with pytest.raises(UsageError, match=words):
+        DistillSettings(**options)
+
+
+def test_init_does_not_go_with_a_pretrained_student(tmp_path, encoder):
+    with pytest.raises(UsageError, match=r"--init: --student .* has weights of its own"):
+        distill(encoder, data="x", student=str(encoder), init="random")
+
+
+QUICK = {
+    "student": "2x32",
+    "epochs": 1,
+    "teacher_epochs": 6,
+    "learning_rate": 3e-3,
+    "max_length": 16,
+    "allow_weak_teacher": True,
+}
+
+
+def test_raw_data_and_a_plain_encoder_run_the_stages_before(tmp_path, encoder):
+    raw = write_raw(tmp_path / "raw")
+    events = []
+    distill(encoder, data=raw, on_event=events.append, **QUICK)
+    out = tmp_path / "hrkd-out"
+    assert sorted(p.name for p in out.iterdir()) == ["dataset", "student", "teacher"]
+    texts = [e.text for e in events if isinstance(e, Note)]
+    assert any("plain encoder; teaching it first, into hrkd-out" in t for t in texts)
+    assert json.loads((out / "student" / "hrkd.json").read_text())["data"]["path"] == "../dataset"
+    assert json.loads((out / "teacher" / "hrkd.json").read_text())["options"]["epochs"]["value"] == 6
+
+    # Again, with another student: dataset and teacher are used as they are.
+    before = {f: f.stat().st_mtime_ns for f in [*(out / "teacher").iterdir(), *(out / "dataset").iterdir()]}
+    events.clear()
+    distill(encoder, data=raw, out=tmp_path / "other", on_event=events.append, **{**QUICK, "student": "1x32"})
+    assert any("teacher is up to date" in e.text for e in events if isinstance(e, Note))
+    assert {f: f.stat().st_mtime_ns for f in before} == before
+
+    # A teacher that would be another one is not replaced unasked.
+    changed = {**QUICK, "teacher_epochs": 1}
+    with pytest.raises(OutputError, match=r"teacher exists already.*--force"):
+        distill(encoder, data=raw, out=tmp_path / "third", **changed)
+    distill(encoder, data=raw, out=tmp_path / "third", force=True, **changed)
+    assert json.loads((out / "teacher" / "hrkd.json").read_text())["options"]["epochs"]["value"] == 1
+
+
+def test_distil_without_a_teacher_says_what_to_do(tmp_path):
+    with pytest.raises(ModelError, match=r"there is no hrkd-out.teacher yet; run hrkd teach first"):
+        distill(data="x")
