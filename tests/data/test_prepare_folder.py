@@ -38,9 +38,9 @@ def test_result_and_folder(reviews, tmp_path):
         "dropped": {"empty text": 1, "duplicate": 1, "duplicate with another label": 1},
     }
     assert result.dropped_lines() == [
-        f"1 row: empty text ({reviews}/books.jsonl:42)",
-        f"1 row: duplicate ({reviews}/books.jsonl:41)",
-        f"1 row: duplicate with another label ({reviews}/books.jsonl:43)",
+        f"not used: 1 row, empty text ({reviews}/books.jsonl:42)",
+        f"not used: 1 row, duplicate ({reviews}/books.jsonl:41)",
+        f"not used: 1 row, duplicate with another label ({reviews}/books.jsonl:43)",
     ]
     assert files(out) == sorted(
         ["README.md", "dataset.json"]

@@ -106,6 +106,12 @@ def test_mnli_without_train(tmp_path, read):
     assert [e.split for e in raw.examples] == ["test"]
 
 
+def test_mnli_without_dev_matched_when_the_user_says_it_is_mnli(tmp_path, read):
+    write(tmp_path / "train.tsv", 'genre\tsentence1\tsentence2\tgold_label\nslate\t"a\tb\tneutral\n')
+    raw, _ = read(tmp_path, format="mnli")
+    assert [(e.text, e.domain, e.split) for e in raw.examples] == [('"a', "slate", "train")]
+
+
 def test_csv_quoting_bom_and_lines(tmp_path, read):
     content = '\ufefftext,label,domain\r\n"one, ""two""\nthree",good,books\r\n\r\nplain 5" disc,bad,books\r\n'
     raw, _ = read(write(tmp_path / "all.csv", content))

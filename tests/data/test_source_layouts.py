@@ -148,3 +148,11 @@ def test_a_domain_without_a_usable_row_is_an_error(tmp_path, read):
     csv(tmp_path / "dvd.csv", "b,")
     with pytest.raises(DataError, match=r"no row of domain 'dvd' can be used: 1 x no label .first: .*dvd.csv:2"):
         read(tmp_path)
+
+
+def test_data_that_lies_too_deep_is_named(tmp_path, read):
+    (tmp_path / "more" / "dvd").mkdir(parents=True)
+    for path in (tmp_path / "books.csv", tmp_path / "more" / "dvd" / "part.csv"):
+        path.write_text("text,label\na,x\n")
+    _, notes = read(tmp_path)
+    assert notes == [f"{tmp_path}: not read: more/dvd/ (too deep)"]

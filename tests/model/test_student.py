@@ -39,10 +39,17 @@ def test_parse_shape():
 
 
 @pytest.mark.parametrize(
-    ("layers", "width", "expected"), [(12, 768, "4x312"), (6, 384, "3x312"), (12, 256, "4x256"), (1, 64, "1x64")]
+    ("layers", "width", "heads", "expected"),
+    [
+        (12, 768, 12, "4x312"),
+        (6, 384, 12, "3x312"),
+        (12, 256, 4, "4x256"),
+        (1, 64, 4, "1x64"),
+        (24, 1024, 16, "12x304"),
+    ],
 )
-def test_default_shape(layers, width, expected):
-    assert str(default_shape(tiny_config(layers=layers, width=width))) == expected
+def test_default_shape(layers, width, heads, expected):
+    assert str(default_shape(tiny_config(layers=layers, width=width, heads=heads))) == expected
 
 
 def test_feed_forward_width_of_students():

@@ -1,6 +1,7 @@
 """Distillation: every method and graph, its checks, the stages before it."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,9 +11,14 @@ from transformers import AutoModelForSequenceClassification
 from hrkd_cli.config import DistillSettings, Graph, Means, Method, TeacherCheckpoints, TeachSettings
 from hrkd_cli.errors import ModelError, OutputError, TrainingError, UsageError
 from hrkd_cli.events import Note, StepDone
+from hrkd_cli.model.encoding import Encoder, make_encoder
 from hrkd_cli.model.loading import new_classifier
+from hrkd_cli.runtime.heads import DomainHeads
 from hrkd_cli.train.distill import distill, distill_on
+from hrkd_cli.train.scoring import encode_split
+from hrkd_cli.train.task import DistillTask
 from hrkd_cli.train.teach import teach_on
+from hrkd_cli.train.teachers import open_teachers
 from tiny import ARCHITECTURES, make_dataset, tiny_tokenizer, write_encoder, write_raw
 
 
@@ -94,36 +100,51 @@ def test_same_seed_same_weights(tmp_path, teacher, dataset):
     assert any(not torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
 
 
-def test_the_graph_and_the_teacher_are_not_trained(teacher, dataset):
-    from hrkd_cli.model.encoding import make_encoder
-    from hrkd_cli.runtime.heads import DomainHeads
-    from hrkd_cli.train.scoring import encode_split
-    from hrkd_cli.train.task import DistillTask
-    from hrkd_cli.train.teachers import open_teachers
-
+def make_task(teacher, dataset, **options):
+    """Return a task whose student is a random model of the teacher's shape."""
     device = torch.device("cpu")
     teachers = open_teachers(teacher, dataset, checkpoints=TeacherCheckpoints.AVERAGE, device=device, name="t")
     heads = DomainHeads.build(dataset.labels)
     encoder = make_encoder(teachers.root, teachers.tokenizer, 16)
     side = (encoder, encode_split(dataset, "train", encoder).encoded)
-    student = new_classifier(teachers.root.config).train()
-    settings = DistillSettings().resolved()
+    torch.manual_seed(0)
+    student = new_classifier(teachers.root.config)
+    settings = DistillSettings(**options).resolved()
     none = dict.fromkeys(heads.domains)
     task = DistillTask(teachers, student, heads, settings, rows=(side, side), class_weights=none, device=device)
+    return task, teachers.root, student
+
+
+def test_the_graph_and_the_teacher_are_not_trained(teacher, dataset):
+    task, root, student = make_task(teacher, dataset)
+    student.train()
     task.loss({"books": [0, 1], "music": [2, 3]}).total.backward()
-    assert not any(m.training for m in teachers.root.modules())
-    assert all(p.grad is None for p in teachers.root.parameters())
+    assert not any(m.training for m in root.modules())
+    assert all(p.grad is None for p in root.parameters())
     assert all(p.grad is None for p in task.graph.parameters())
     assert task.graph.training
     assert all(p.grad is not None for p in task.projections.parameters())
 
 
+@pytest.mark.parametrize(("means", "changes"), [(Means.MASKED, False), (Means.RELEASED, True)])
+def test_padding_a_real_batch_further(teacher, dataset, monkeypatch, means, changes):
+    task, root, student = make_task(teacher, dataset, means=means)
+    for module in (root, student, task.projections, task.graph):
+        module.double().eval()
+    rows = {"books": [0, 1, 2], "music": [3, 4, 5]}
+    collate = Encoder.collate
+    found = []
+    for length in (16, 40):
+        monkeypatch.setattr(Encoder, "collate", lambda *args, length=length, **_: collate(*args, pad_to=length))
+        with torch.no_grad():
+            loss = task.loss(rows)
+        found.append(torch.stack([loss.total, *loss.parts.values(), *loss.ratios.flatten()]))
+    difference = (found[0] - found[1]).abs().max().item()
+    assert (difference > 1e-3) if changes else (difference <= 1e-6)
+
+
 def test_per_domain_teachers_are_used(tmp_path, teacher, dataset, encoder):
     """A teacher folder whose best/music holds other weights teaches music with them."""
-    import shutil
-
-    from hrkd_cli.train.teachers import open_teachers
-
     folder = tmp_path / "t"
     shutil.copytree(teacher, folder, ignore=shutil.ignore_patterns("best"))
     other = folder / "best" / "music"

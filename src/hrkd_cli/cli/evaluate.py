@@ -33,7 +33,7 @@ def evaluate(
             "--data",
             metavar="DIR_OR_RAW",
             help="Prepared dataset folder, or a raw source, which is read and not written.",
-            show_default="the data the models were made from",
+            show_default="hrkd-out/dataset, else what the first model was made from",
         ),
     ] = None,
     split: Annotated[Split, typer.Option("--split", help="Part of the data.")] = Split.TEST,

@@ -41,7 +41,7 @@ def export(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="DIR", help="Folder of the ONNX files.", show_default="STUDENT/onnx"),
+        typer.Option("--out", metavar="DIR", help="Folder that gets onnx/.", show_default="STUDENT"),
     ] = None,
     seed: options.SeedUnused = DEFAULT_SEED,
     device: options.DeviceUnused = Device.AUTO,

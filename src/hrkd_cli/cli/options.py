@@ -73,7 +73,7 @@ TrainData = Annotated[
     typer.Option(
         "--data",
         metavar="DIR_OR_RAW",
-        help="Prepared dataset folder, or a raw source (file, folder, hub id), which is prepared first.",
+        help="Prepared dataset folder, or a raw source (file, folder, hub id, or sample), which is prepared first.",
     ),
 ]
 Threads = Annotated[

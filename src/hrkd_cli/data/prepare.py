@@ -67,7 +67,7 @@ class PrepareResult:
         for reason, count in self.dropped.items():
             shown = self.dropped_rows[reason][:limit]
             more = ", ..." if count > len(shown) else ""
-            lines.append(f"{count} {'row' if count == 1 else 'rows'}: {reason} ({', '.join(shown)}{more})")
+            lines.append(f"not used: {count} {'row' if count == 1 else 'rows'}, {reason} ({', '.join(shown)}{more})")
         return lines
 
 

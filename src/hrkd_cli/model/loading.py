@@ -17,7 +17,8 @@ from hrkd_cli.runtime.heads import DomainHeads
 
 # What a classifier consists of; nothing else of a hub repository is fetched, and no pickle ever.
 HUB_FILES = ("config.json", "model*.safetensors*", "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt",
-             "spm.model", "sentencepiece*", "added_tokens.json", "hrkd.json")  # fmt: skip
+             "spm.model", "sentencepiece*", "added_tokens.json", "hrkd.json", "best/*")  # fmt: skip
+HUB_TIMEOUT = 20  # seconds
 
 
 def resolve(model: str | Path, role: str = "model") -> Path:
@@ -179,24 +180,28 @@ def _from_hub(model: str, role: str) -> Path:
         raise ModelError(f"{role} {model}: it is a file; give the folder that it lies in")
     if model.startswith((".", "/", "~")) or "\\" in model or model.count("/") > 1 or not model.strip():
         raise ModelError(f"{role} {model}: there is no such folder")
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
         LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
         RepositoryNotFoundError,
     )
 
     try:
+        try:
+            # Asked first, with a timeout: without a network, a download would go on trying for minutes.
+            HfApi().model_info(model, timeout=HUB_TIMEOUT)
+        except (GatedRepoError, RepositoryNotFoundError, HFValidationError):
+            raise
+        except Exception:  # offline mode or any of the HTTP client's errors: what was fetched before still serves
+            return Path(snapshot_download(model, allow_patterns=list(HUB_FILES), local_files_only=True))
         return Path(snapshot_download(model, allow_patterns=list(HUB_FILES)))
     except GatedRepoError:
-        raise ModelError(
-            f"{role} {model}: the hub wants you to accept its terms first; then run hf auth login"
-        ) from None
+        raise ModelError(f"{role} {model}: the hub wants its terms accepted first; then run hf auth login") from None
     except (RepositoryNotFoundError, HFValidationError):
         raise ModelError(f"{role} {model}: no such folder here and no such model on the hub") from None
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
+    except LocalEntryNotFoundError:
         raise ModelError(
             f"{role} {model}: no such folder here, and the hub cannot be reached; give a local folder"
         ) from None

@@ -43,9 +43,11 @@ def parse_shape(text: str) -> Shape | None:
 def default_shape(teacher: Any) -> Shape:
     """Return the default student of a teacher config.
 
-    4x312 from a 12-layer teacher, else half the teacher's layers, at the teacher's width or 312 when that is wider.
+    4x312 from a 12-layer teacher, else half the teacher's layers, at the teacher's width or 312 when that is wider (the
+    next multiple of the teacher's attention heads below 312 where 312 is none).
     """
-    width = min(int(teacher.hidden_size), DEFAULT_WIDTH)
+    heads = int(teacher.num_attention_heads)
+    width = min(int(teacher.hidden_size), DEFAULT_WIDTH // heads * heads)
     layers = int(teacher.num_hidden_layers)
     return Shape(4 if layers == 12 else max(1, layers // 2), width)
 

@@ -97,7 +97,8 @@ def ensure_taught(
         return TEACHER_OUT
     on_event(Note(f"teacher: {name} is a plain encoder; teaching it first, into {TEACHER_OUT}"))
     check_output(TEACHER_OUT, kind="model", is_ours=is_model_folder, force=force)
-    teach_on(path, dataset, teaching, out=TEACHER_OUT, name=name, on_event=on_event, sources=sources)
+    origins = {**sources, "epochs": sources.get("teacher_epochs", "default")}
+    teach_on(path, dataset, teaching, out=TEACHER_OUT, name=name, on_event=on_event, sources=origins)
     return TEACHER_OUT
 
 

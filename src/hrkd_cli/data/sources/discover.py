@@ -71,7 +71,7 @@ def discover(source: Path, wanted: SourceFormat) -> Found:
     if is_prepared(source):
         found = _prepared(source)
     else:
-        mnli = _mnli_folder(source) if wanted in (SourceFormat.AUTO, SourceFormat.MNLI) else None
+        mnli = _mnli_folder(source, wanted) if wanted in (SourceFormat.AUTO, SourceFormat.MNLI) else None
         found = _mnli(source, mnli) if mnli else _folder(source, wanted)
     if not found.files:
         raise DataError(_nothing(source, wanted, found.skipped))
@@ -101,9 +101,11 @@ def _prepared(source: Path) -> Found:
     )
 
 
-def _mnli_folder(source: Path) -> Path | None:
+def _mnli_folder(source: Path, wanted: SourceFormat) -> Path | None:
+    # Any data may have a train.tsv: alone it makes a folder MNLI's only when the user says so.
+    signs = MNLI_FILES if wanted is SourceFormat.MNLI else ("dev_matched.tsv",)
     candidates = [source, *(entry for entry in _entries(source) if entry.is_dir())]
-    folders = [folder for folder in candidates if (folder / "dev_matched.tsv").is_file()]
+    folders = [folder for folder in candidates if any((folder / name).is_file() for name in signs)]
     return folders[0] if len(folders) == 1 or source in folders else None
 
 
@@ -127,6 +129,8 @@ def _folder(source: Path, wanted: SourceFormat) -> Found:
                 split = SPLIT_NAMES.get(entry.name.casefold())
                 if inner.is_file():
                     _add(found, source, inner, wanted, domain=None if split else entry.name, split=split)
+                elif any(path.suffix.lower() in FORMATS for path in inner.rglob("*")):
+                    found.skipped.append(f"{inner.relative_to(source).as_posix()}/ (too deep)")
         else:
             domain = source.resolve().name if entry.suffix.lower() == amazon.SUFFIX else None
             _add(found, source, entry, wanted, domain=domain, split=None)

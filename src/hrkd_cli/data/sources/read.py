@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hrkd_cli import sample
 from hrkd_cli.config import SourceFormat
 from hrkd_cli.data.names import check_domains, check_label
 from hrkd_cli.data.sources.amazon import read_amazon
@@ -131,6 +132,8 @@ def parse_format(name: SourceFormat | str) -> SourceFormat:
 def find_source(source: str | Path, wanted: SourceFormat) -> Found | None:
     """Return the files of a source; None when it is a hub id.
 
+    ``sample`` is the built-in sample, unless there is a file or folder of that name.
+
     Raises:
         DataError: it is neither, or holds no data.
     """
@@ -143,6 +146,8 @@ def find_source(source: str | Path, wanted: SourceFormat) -> Found | None:
         exists = False
     if exists:
         return discover(path, wanted)
+    if str(source) == sample.NAME:
+        return discover(sample.FOLDER, wanted)
     if wanted is SourceFormat.AUTO and could_be_id(str(source)):
         return None
     raise DataError(f"{str(source)!r}: no such file or folder; check the path (a hub dataset is named owner/name)")
