@@ -5,6 +5,7 @@ A settings object is frozen, holds defaults in one place (the paper's recipe whe
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
@@ -153,6 +154,7 @@ class TrainingSettings:
         _check(self, "weight_decay", lambda v: v >= 0, "at least 0")
         _check(self, "warmup", lambda v: 0 <= v <= 1, "between 0 and 1")
         _check(self, "max_length", lambda v: v >= 4, "at least 4")
+        _check(self, "seed", lambda v: 0 <= v < 2**63, "between 0 and 2**63 - 1")
 
     def to_json(self) -> dict[str, Any]:
         """Return the resolved options as plain values."""
@@ -218,12 +220,18 @@ class DistillSettings(TrainingSettings):
             for name in ("graph", "hierarchy"):
                 if getattr(self, name) is not None:
                     raise UsageError(f"{option_name(name)}: --method {self.method} has no domain graph; leave it out")
+        elif self.hidden_weight == 0 and (self.graph is Graph.FROZEN or self.hierarchy):
+            raise UsageError(
+                "--hidden-weight 0: the graph weights hidden-state losses only; leave out --graph, --hierarchy"
+            )
         elif self.hierarchy and self.graph in (Graph.UNIFORM, Graph.NONE):
             raise UsageError(f"--hierarchy: --graph {self.graph} looks at no prototypes; leave one of them out")
 
     def resolved(self) -> DistillSettings:
         """Fill in what follows from other options: graph, hierarchy, init."""
         own = {Method.HRKD: Graph.FROZEN, Method.TINYBERT: Graph.NONE, Method.LOGITS: Graph.UNIFORM}[self.method]
+        if self.method is Method.HRKD and self.hidden_weight == 0:
+            own = Graph.UNIFORM  # there is nothing that ratios could weight
         graph = self.graph or own
         hierarchy = graph is Graph.FROZEN if self.hierarchy is None else self.hierarchy
         # Not dataclasses.replace: it would check the filled-in values as if the user had given them.
@@ -259,5 +267,9 @@ def _coerce_enums(settings: Any) -> None:
 
 def _check(settings: Any, name: str, test: Any, wanted: str) -> None:
     value = getattr(settings, name)
-    if not test(value):
+    try:
+        good = test(value) and (value is None or math.isfinite(value))
+    except TypeError:
+        good = False
+    if not good:
         raise UsageError(f"{option_name(name)}: {value} is not {wanted}")

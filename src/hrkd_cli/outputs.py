@@ -6,10 +6,11 @@ import contextlib
 import errno
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
-from hrkd_cli.errors import OutputError
+from hrkd_cli.errors import OutputError, UsageError
 from hrkd_cli.layout import partial
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -55,17 +56,38 @@ def whole_folder(out: Path) -> Iterator[Path]:
     # Resolved, because "." and ".." have no name to put ".partial" after.
     target = out.resolve()
     work = partial(target)
+    known = target.exists()
     with plain_disk_errors(out, work), made_folders(work):
         _clear_leftover(work)
         try:
             work.mkdir(parents=True)
-            (work / _MARK).touch()
-            yield work
+            with (work / _MARK).open("w") as mark:
+                _lock(mark)
+                yield work
             (work / _MARK).unlink()
+            if target.exists() and not known:
+                raise OutputError(f"{out} appeared while it was being written, and is left alone; choose another --out")
             _move_in(work, target)
         except BaseException:  # Ctrl-C too
             shutil.rmtree(work, ignore_errors=True)
             raise
+
+
+def check_apart(out: Path, others: Mapping[str, Path]) -> None:
+    """Refuse an output that would replace what the run itself reads or writes.
+
+    Args:
+        out: the folder to be written.
+        others: the run's other folders, by what they are.
+
+    Raises:
+        UsageError: one of them is ``out``, or lies in it.
+    """
+    target = out.resolve()
+    for what, other in others.items():
+        place = other.resolve()
+        if target == place or target in place.parents:
+            raise UsageError(f"--out {out}: it would replace the {what} ({other}); choose another folder")
 
 
 @contextlib.contextmanager
@@ -131,7 +153,23 @@ def _clear_leftover(work: Path) -> None:
         return
     if not (work / _MARK).is_file():
         raise OutputError(f"{work} is in the way and not a leftover of hrkd; move it or choose another --out")
+    with (work / _MARK).open("a") as mark:
+        if not _lock(mark):
+            raise OutputError(f"{work} is being written by another hrkd; wait for it or choose another --out")
     shutil.rmtree(work)
+
+
+def _lock(mark: IO[str]) -> bool:
+    """Hold a file for as long as it is open; False when another process holds it. No lock where there are none."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    try:
+        fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _move_in(work: Path, target: Path) -> None:

@@ -41,7 +41,12 @@ def engines(monkeypatch):
     """Put a stand-in behind every command that trains, prepares, scores or exports."""
     found = {
         "prepare": Engine(
-            result(PREPARED, out=Path("hrkd-out/dataset"), dropped_rows={"empty text": ("a.csv:7", "a.csv:9")})
+            result(
+                PREPARED,
+                out=Path("hrkd-out/dataset"),
+                dropped_rows={"empty text": ("a.csv:7", "a.csv:9")},
+                report=lambda _: None,
+            )
         ),
         "teach": Engine(result(TRAINED, out=Path("hrkd-out/teacher"))),
         "distill": Engine(result(TRAINED, out=Path("hrkd-out/student"))),

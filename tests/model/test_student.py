@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hrkd_cli.config import Init
-from hrkd_cli.errors import ModelError, UsageError
+from hrkd_cli.errors import UsageError
 from hrkd_cli.model.cutting import cut_weights
 from hrkd_cli.model.loading import new_classifier, set_heads
 from hrkd_cli.model.student import Shape, build_student, default_shape, parse_shape, student_config
@@ -72,20 +72,19 @@ def test_feed_forward_width_of_students():
 )
 def test_shapes_that_do_not_fit(spec, words):
     with pytest.raises(UsageError, match=words):
-        build_student(spec, make_teacher(), HEADS, init=Init.TEACHER, seed=0, note=ignore)
+        build_student(spec, make_teacher(), HEADS, teacher_heads=HEADS, init=Init.TEACHER, seed=0, note=ignore)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_student_of_all_layers_is_its_teacher(architecture):
     teacher = make_teacher(architecture)
-    student, tokenizer = build_student("4x32", teacher, HEADS, init=Init.TEACHER, seed=1, note=ignore)
-    assert tokenizer is None
+    student = build_student("4x32", teacher, HEADS, teacher_heads=HEADS, init=Init.TEACHER, seed=1, note=ignore)
     torch.testing.assert_close(run(student).logits, run(teacher).logits)
 
 
 def test_layers_are_those_the_student_learns_from():
     teacher = make_teacher("bert")
-    student, _ = build_student("2x32", teacher, HEADS, init=Init.TEACHER, seed=1, note=ignore)
+    student = build_student("2x32", teacher, HEADS, teacher_heads=HEADS, init=Init.TEACHER, seed=1, note=ignore)
     for own, origin in ((0, 1), (1, 3)):
         torch.testing.assert_close(
             student.bert.encoder.layer[own].intermediate.dense.weight,
@@ -95,7 +94,7 @@ def test_layers_are_those_the_student_learns_from():
 
 def test_modern_layer_kinds_follow_their_layers():
     teacher = make_teacher("modernbert", layers=6)
-    student, _ = build_student("3x32", teacher, HEADS, init=Init.TEACHER, seed=1, note=ignore)
+    student = build_student("3x32", teacher, HEADS, teacher_heads=HEADS, init=Init.TEACHER, seed=1, note=ignore)
     kinds = getattr(teacher.config, "layer_types", None)
     if kinds is not None:
         assert student.config.layer_types == [kinds[1], kinds[3], kinds[5]]
@@ -106,7 +105,7 @@ def test_modern_layer_kinds_follow_their_layers():
 def test_narrowing_keeps_the_heaviest_dimensions(architecture):
     """A teacher that uses only some dimensions is cut to exactly those, so its function survives."""
     teacher = make_teacher(architecture)
-    student, _ = build_student("4x16", teacher, HEADS, init=Init.TEACHER, seed=1, note=ignore)
+    student = build_student("4x16", teacher, HEADS, teacher_heads=HEADS, init=Init.TEACHER, seed=1, note=ignore)
     assert run(student).hidden_states[-1].shape == (1, 9, 16)
     # Put the narrow student's weights into a wide model in which every second dimension is dead: cutting finds them.
     alive = torch.arange(0, 32, 2)
@@ -119,7 +118,7 @@ def test_narrowing_keeps_the_heaviest_dimensions(architecture):
         where = [alive_axis(have, want, alive) for have, want in zip(wide[name].shape, tensor.shape, strict=True)]
         wide[name][torch.meshgrid(*where, indexing="ij")] = tensor
     teacher.load_state_dict(wide)
-    cut = cut_weights(teacher, student, (1, 2, 3, 4))
+    cut = cut_weights(teacher, student, (1, 2, 3, 4), range(HEADS.size))
     for name, tensor in narrow.items():
         assert torch.equal(cut[name], tensor), name
 
@@ -131,15 +130,29 @@ def alive_axis(have: int, want: int, alive: torch.Tensor) -> torch.Tensor:
 
 
 def test_narrowing_what_is_not_known_names_what_works():
-    with pytest.raises(ModelError, match=r"modernbert teacher cannot be narrowed.*--init random"):
-        build_student("2x16", make_teacher("modernbert"), HEADS, init=Init.TEACHER, seed=0, note=ignore)
+    with pytest.raises(UsageError, match=r"modernbert teacher cannot be narrowed; use 2x32, --init random"):
+        build_student(
+            "2x16", make_teacher("modernbert"), HEADS, teacher_heads=HEADS, init=Init.TEACHER, seed=0, note=ignore
+        )
+
+
+def test_outputs_are_taken_over_by_name():
+    """The teacher's outputs stand in another order, one is unknown to it, and one it has is not wanted."""
+    teacher = make_teacher()
+    theirs = DomainHeads({"music": ("bad", "good"), "film": ("bad",)}, {"music": (4, 1), "film": (0,)}, 5)
+    ours = DomainHeads.build({"film": ["bad", "good"], "music": ["bad", "good"]})
+    student = build_student("4x32", teacher, ours, teacher_heads=theirs, init=Init.TEACHER, seed=1, note=ignore)
+    random = build_student("4x32", teacher, ours, teacher_heads=theirs, init=Init.RANDOM, seed=1, note=ignore)
+    for row, origin in ((0, 0), (2, 4), (3, 1)):
+        assert torch.equal(student.classifier.weight[row], teacher.classifier.weight[origin])
+    assert torch.equal(student.classifier.weight[1], random.classifier.weight[1])
 
 
 def test_random_students_depend_on_the_seed_only():
     teacher = make_teacher()
     weights = []
     for seed in (3, 3, 4):
-        student, _ = build_student("2x64", teacher, HEADS, init=Init.RANDOM, seed=seed, note=ignore)
+        student = build_student("2x64", teacher, HEADS, teacher_heads=HEADS, init=Init.RANDOM, seed=seed, note=ignore)
         weights.append(student.bert.pooler.dense.weight)
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])

@@ -1,15 +1,17 @@
 """Distillation: every method and graph, its checks, the stages before it."""
 
+import dataclasses
 import json
 import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from hrkd_cli.config import DistillSettings, Graph, Means, Method, TeacherCheckpoints, TeachSettings
-from hrkd_cli.errors import ModelError, OutputError, TrainingError, UsageError
+from hrkd_cli.data.dataset import Rows
+from hrkd_cli.errors import HrkdError, ModelError, OutputError, TrainingError, UsageError
 from hrkd_cli.events import Note, StepDone
 from hrkd_cli.model.encoding import Encoder, make_encoder
 from hrkd_cli.model.loading import new_classifier
@@ -143,29 +145,48 @@ def test_padding_a_real_batch_further(teacher, dataset, monkeypatch, means, chan
     assert (difference > 1e-3) if changes else (difference <= 1e-6)
 
 
-def test_per_domain_teachers_are_used(tmp_path, teacher, dataset, encoder):
-    """A teacher folder whose best/music holds other weights teaches music with them."""
+def test_each_domain_learns_from_its_own_teacher(tmp_path, teacher, dataset):
+    """best/music holds weights that say the opposite of the root's: only music's target changes."""
     folder = tmp_path / "t"
     shutil.copytree(teacher, folder, ignore=shutil.ignore_patterns("best"))
     other = folder / "best" / "music"
     shutil.copytree(teacher, other, ignore=shutil.ignore_patterns("best"))
-    for checkpoints, shared in ((TeacherCheckpoints.DOMAIN, False), (TeacherCheckpoints.AVERAGE, True)):
-        device = torch.device("cpu")
-        found = open_teachers(folder, dataset, checkpoints=checkpoints, device=device, name="t")
-        assert (found.models["music"] is found.root) == shared
-        assert found.models["books"] is found.root
+    weights = load_file(other / "model.safetensors")
+    for name in ("classifier.weight", "classifier.bias"):
+        weights[name] = -weights[name]
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+
+    found = {}
+    for checkpoints in TeacherCheckpoints:
+        _, events = run(
+            folder,
+            dataset,
+            tmp_path / checkpoints,
+            method="logits",
+            teacher_checkpoints=checkpoints,
+            allow_weak_teacher=True,
+        )
+        warned = [e.text for e in events if isinstance(e, Note) and e.warning]
+        assert [("'music'" in t) for t in warned] == ([True] if checkpoints is TeacherCheckpoints.DOMAIN else [])
+        found[checkpoints] = first_step(events).losses["prediction"]
+    assert found[TeacherCheckpoints.DOMAIN] > found[TeacherCheckpoints.AVERAGE] + 0.01
 
 
 def test_a_foreign_classifier_with_the_same_labels_teaches_every_domain(tmp_path, dataset, encoder):
-    """Its outputs are in another order and case: they are matched by name."""
+    """Its outputs stand in another order and case: they are matched by name, also when its head starts the student."""
     both = make_dataset(domains=("all",))
     teach_on(encoder, both, TeachSettings(epochs=6, learning_rate=3e-3, max_length=16), out=tmp_path / "one", name="x")
     config = json.loads((tmp_path / "one" / "config.json").read_text())
     del config["hrkd"]
-    config["id2label"], config["label2id"] = {"0": "BAD", "1": "GOOD"}, {"BAD": 0, "GOOD": 1}
+    config["id2label"], config["label2id"] = {"0": "GOOD", "1": "BAD"}, {"BAD": 1, "GOOD": 0}
     (tmp_path / "one" / "config.json").write_text(json.dumps(config))
     (tmp_path / "one" / "hrkd.json").unlink()
-    result, _ = run(tmp_path / "one", dataset, tmp_path / "s", epochs=4, learning_rate=3e-3)
+    weights = load_file(tmp_path / "one" / "model.safetensors")
+    for name in ("classifier.weight", "classifier.bias"):
+        weights[name] = weights[name].flip(0)
+    save_file(weights, tmp_path / "one" / "model.safetensors", metadata={"format": "pt"})
+    # All of the teacher's layers and a rate too small to learn: what it answers is what it took over.
+    result, _ = run(tmp_path / "one", dataset, tmp_path / "s", student="4x32", learning_rate=1e-12)
     assert result.dev["average"]["accuracy"] > 0.85
     student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "s")
     assert student.config.id2label[0] == "books/bad"
@@ -192,6 +213,46 @@ def test_a_weak_teacher_stops_the_run(tmp_path, encoder, dataset):
     assert not (tmp_path / "s").exists()
     _, events = run(tmp_path / "t", dataset, tmp_path / "s", allow_weak_teacher=True)
     assert any(isinstance(e, Note) and e.warning and "most common label" in e.text for e in events)
+
+
+def test_a_dev_split_of_one_label_cannot_judge_a_teacher(tmp_path, teacher):
+    data = make_dataset()
+    dev = data.rows["music"]["dev"]
+    good = [n for n, label in enumerate(dev.labels) if label == "good"]
+    data.rows["music"]["dev"] = Rows([dev.texts[n] for n in good], None, ["good"] * len(good))
+    _, events = run(teacher, data, tmp_path / "s")
+    assert any("'music' has one label only in its dev split" in e.text for e in events if isinstance(e, Note))
+
+
+def test_a_teacher_of_another_split_is_pointed_out(tmp_path, teacher, dataset):
+    other = dataclasses.replace(dataset, fingerprint="another", path=tmp_path)
+    _, events = run(teacher, other, tmp_path / "s")
+    assert any("made from other data" in e.text for e in events if isinstance(e, Note) and e.warning)
+
+
+def test_an_unusable_student_is_noticed_before_the_teacher_is_taught(tmp_path, encoder):
+    raw = write_raw(tmp_path / "raw")
+    for student, words in (
+        ("9x32", "the teacher has 4 layers"),
+        (str(write_encoder(tmp_path / "h", heads=2)), "heads"),
+    ):
+        with pytest.raises(HrkdError, match=words):
+            distill(encoder, data=raw, student=student)
+    assert not (tmp_path / "hrkd-out" / "teacher").exists()
+
+
+def test_an_output_never_replaces_what_the_run_needs(tmp_path, encoder):
+    raw = write_raw(tmp_path / "raw")
+    for out in ("hrkd-out", "hrkd-out/teacher", "hrkd-out/dataset", "raw", "."):
+        with pytest.raises(HrkdError, match=r"it would replace the|so it is left alone"):
+            distill(encoder, data=raw, out=out, force=True)
+    assert (raw / "books.csv").exists()
+
+
+def test_force_replaces_no_other_stage(tmp_path, teacher, dataset):
+    shutil.copytree(teacher, tmp_path / "t")
+    with pytest.raises(OutputError, match="not a student folder written by hrkd"):
+        distill(teacher, data="x", out=tmp_path / "t", force=True)
 
 
 def test_students_that_cannot_be_compared(tmp_path, teacher, dataset):
@@ -277,7 +338,7 @@ def test_raw_data_and_a_plain_encoder_run_the_stages_before(tmp_path, encoder):
 
     # A teacher that would be another one is not replaced unasked.
     changed = {**QUICK, "teacher_epochs": 1}
-    with pytest.raises(OutputError, match=r"teacher exists already.*--force"):
+    with pytest.raises(OutputError, match=r"taught with other options \(--epochs\); use it .* --teacher .*--force"):
         distill(encoder, data=raw, out=tmp_path / "third", **changed)
     distill(encoder, data=raw, out=tmp_path / "third", force=True, **changed)
     assert json.loads((out / "teacher" / "hrkd.json").read_text())["options"]["epochs"]["value"] == 1

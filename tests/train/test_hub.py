@@ -26,7 +26,9 @@ def test_teacher_and_student_are_fetched_by_id(tmp_path):
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["out"] == "hrkd-out/student"
         record = json.loads((tmp_path / "hrkd-out" / "student" / "hrkd.json").read_text())
-        assert record["models"]["teacher"]["name"] == "acme/tiny-bert"
+        assert record["models"]["teacher"]["name"] == "hrkd-out/teacher"
+        record = json.loads((tmp_path / "hrkd-out" / "teacher" / "hrkd.json").read_text())
+        assert record["models"]["start"]["name"] == "acme/tiny-bert"
         config = json.loads((tmp_path / "hrkd-out" / "student" / "config.json").read_text())
         assert config["num_hidden_layers"] == 1
 

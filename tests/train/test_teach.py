@@ -1,10 +1,11 @@
 """Teaching: learns, keeps the right weights, writes a folder that transformers opens, repeats exactly."""
 
 import json
+import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hrkd_cli.config import TeachSettings
@@ -45,12 +46,12 @@ def test_the_kept_step_is_the_best_one(teacher):
     record = json.loads((teacher / "hrkd.json").read_text())
     dev = {r["step"]: r["dev"] for r in lines(teacher) if "dev" in r}
     averages = {step: scores["average"]["accuracy"] for step, scores in dev.items()}
-    best = max(averages, key=lambda step: (averages[step], -step))
+    best = max(averages, key=lambda step: (averages[step], step))
     assert record["results"]["best"]["step"] == best
     # A domain whose best step is another one has its weights kept too, and only then.
     for domain in ("books", "music"):
         by_step = {step: scores["domains"][domain]["accuracy"] for step, scores in dev.items()}
-        own = max(by_step, key=lambda step: (by_step[step], -step))
+        own = max(by_step, key=lambda step: (by_step[step], step))
         assert (teacher / "best" / domain).is_dir() == (own != best)
 
 
@@ -58,7 +59,7 @@ def test_a_domains_best_weights_are_kept_when_they_are_of_another_step(tmp_path,
     """Scores are made up: books is best at the first score, music and the average at the second."""
     from hrkd_cli.evaluation.metrics import DomainScores
 
-    made_up = iter([(0.0, 0.0), (0.9, 0.1), (0.8, 0.7), (0.5, 0.6)])
+    made_up = iter([(0.9, 0.1), (0.8, 0.7), (0.5, 0.6)])
 
     def score(*_args):
         pair = dict(zip(("books", "music"), next(made_up), strict=True))
@@ -153,7 +154,7 @@ def test_patience_stops_a_run_that_no_longer_gets_better(tmp_path, encoder, data
     monkeypatch.setattr("hrkd_cli.train.teach.score", lambda *_: flat)
     settings = TeachSettings(epochs=3, eval_every=2, patience=2, max_length=16)
     result = teach_on(encoder, dataset, settings, out=tmp_path / "t", name="x")
-    assert (result.steps, result.best_step) == (6, 2)
+    assert (result.steps, result.best_step) == (6, 6)
 
 
 def test_accumulated_batches_make_one_step(tmp_path, encoder, dataset):
@@ -198,7 +199,7 @@ def test_an_existing_output_is_refused_before_anything_else(tmp_path):
         teach("no-such-model", data="no-such-data", out=tmp_path / "t")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(OutputError, match="not a model folder written by hrkd"):
+    with pytest.raises(OutputError, match="not a teacher folder written by hrkd"):
         teach("no-such-model", data="no-such-data", out=tmp_path / "mine", force=True)
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
@@ -217,6 +218,54 @@ def test_models_that_cannot_be_used(tmp_path, encoder, dataset):
         teach(tmp_path / "empty", data="x")
     with pytest.raises(UsageError, match="--max-length 100: x takes at most 64 tokens"):
         teach_on(encoder, dataset, TeachSettings(max_length=100), out=tmp_path / "t", name="x")
+
+
+def test_a_model_that_is_not_whole_is_refused(tmp_path, encoder, dataset):
+    """transformers would fill the gaps with random weights, or make up a tokenizer, without a word."""
+    broken = tmp_path / "broken"
+    weights = load_file(encoder / "model.safetensors")
+
+    def attempt(changed, config=None, words=r"missing or of another shape .*; give the folder of a whole model"):
+        shutil.copytree(encoder, broken)
+        save_file(changed, broken / "model.safetensors", metadata={"format": "pt"})
+        if config:
+            old = json.loads((broken / "config.json").read_text())
+            (broken / "config.json").write_text(json.dumps({**old, **config}))
+        with pytest.raises(ModelError, match=words):
+            teach_on(broken, dataset, TeachSettings(max_length=16), out=tmp_path / "t", name="x")
+        shutil.rmtree(broken)
+
+    attempt({f"foo.{name}": t for name, t in weights.items()})
+    attempt({name: t for name, t in weights.items() if "layer.3." not in name})
+    attempt(weights, {"intermediate_size": 64})
+    shutil.copytree(encoder, broken)
+    for file in broken.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(ModelError, match=r"no tokenizer in it \(tokenizer.json\)"):
+        teach_on(broken, dataset, TeachSettings(max_length=16), out=tmp_path / "t", name="x")
+
+
+def test_a_run_does_not_touch_another_that_writes_the_same_folder(tmp_path, encoder, dataset):
+    from hrkd_cli.outputs import whole_folder
+
+    with whole_folder(tmp_path / "t") as work:
+        (work / "precious").touch()
+        with pytest.raises(OutputError, match="is being written by another hrkd"):
+            teach_on(encoder, dataset, TeachSettings(max_length=16), out=tmp_path / "t", name="x")
+        assert (work / "precious").exists()
+
+
+def test_what_appears_while_a_run_writes_is_left_alone(tmp_path):
+    from hrkd_cli.outputs import whole_folder
+
+    def write():
+        with whole_folder(tmp_path / "t"):
+            (tmp_path / "t").mkdir()
+            (tmp_path / "t" / "thesis.txt").touch()
+
+    with pytest.raises(OutputError, match="appeared while it was being written"):
+        write()
+    assert [p.name for p in tmp_path.rglob("*")] == ["t", "thesis.txt"]
 
 
 def test_data_that_cannot_be_used(tmp_path, encoder):

@@ -135,6 +135,8 @@ def prepare(
             force=force,
             on_event=run.on_event,
         )
+        if run.console.json:  # the table for people says it too
+            result.report(run.on_event)
     run.console.result(result.to_json(), tables.prepared(result.to_json(), result.dropped_rows))
     data = tables.option("--data", out, layout.DATASET_OUT)
     run.console.hint(f"dataset: {result.out}", f"hrkd teach --model MODEL{data}")

@@ -78,8 +78,7 @@ def load_for_training(
             )
     on_event(Note(f"preparing {data} into {dataset_out}"))
     result = prepare(data, out=dataset_out, force=force, on_event=on_event)
-    for line in result.dropped_lines():
-        on_event(Note(line))
+    result.report(on_event)
     return open_dataset(dataset_out)
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from hrkd_cli.config import Split
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import UsageError
-from hrkd_cli.evaluation.inputs import default_models, find_data
+from hrkd_cli.evaluation.inputs import default_models, find_data, recorded_data
 from hrkd_cli.evaluation.latency import Latency, measure, typical_row
 from hrkd_cli.evaluation.metrics import average
 from hrkd_cli.evaluation.result import EvalResult, ModelResult, Padded
@@ -90,6 +90,11 @@ def evaluate(
         locate(model)  # A wrong name among several is reported before the first is scored.
     source = data if data is not None else find_data(chosen)
     dataset = load_for_evaluation(source, options.split, on_event=on_event)
+    for model in chosen:
+        made_from = recorded_data(model)
+        if made_from and made_from.fingerprint and dataset.path and made_from.fingerprint != dataset.fingerprint:
+            text = f"{model} was made from other data than {source}: it may have learnt from rows that are scored here"
+            on_event(Note(text, warning=True))
     return evaluate_on(chosen, dataset, options, data=str(source), on_event=on_event)
 
 

@@ -39,7 +39,7 @@ def fit_heads(backend: Backend, dataset: Dataset, split: str, model: str, data: 
         reads, has = ("two texts", "one") if spec.pair else ("one text", "two")
         raise DataError(f"{data}: a row has {has} but the model {model} reads {reads}; give data of the same task")
     if spec.heads is None:
-        return DomainHeads.for_foreign(spec.config, wanted, model)
+        return DomainHeads.for_foreign(spec.config, wanted, model, whole=True)
     for domain, labels in wanted.items():
         known = spec.heads.labels.get(domain)
         if known is None:

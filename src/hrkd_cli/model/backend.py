@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoModelForSequenceClassification
 
 from hrkd_cli.config import Device
 from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.layout import MODEL
-from hrkd_cli.model.loading import is_classifier, load_tokenizer, one_line, quiet_transformers, read_config, resolve
+from hrkd_cli.model.loading import is_classifier, load_classifier, load_tokenizer, read_config, resolve
 from hrkd_cli.runtime.backend import TORCH_BATCH, FloatArray, batches, check_logits
 from hrkd_cli.runtime.encoder import TextEncoder, find_pad_id, read_tokenizer
 from hrkd_cli.runtime.folder import Spec, build_spec, read_json
@@ -95,19 +94,7 @@ def load_whole_classifier(folder: Path, where: str) -> Any:
     if not is_classifier(config):
         what = ", ".join(map(str, config.get("architectures") or ())) or "no architecture named"
         raise ModelError(f"{where}: not a text classifier ({what}); make one of it with hrkd teach or hrkd distill")
-    with quiet_transformers():
-        try:
-            model, info = AutoModelForSequenceClassification.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-            )
-        except Exception as error:  # transformers raises many kinds; each means that this folder cannot be used
-            raise ModelError(f"{where}: transformers cannot open it: {one_line(error)}") from error
-    if missing := sorted(info["missing_keys"]):
-        raise ModelError(
-            f"{where}: {len(missing)} of its weights are missing ({missing[0]} is one): not a finished classifier; "
-            "make one with hrkd teach or hrkd distill"
-        )
-    return model.eval()
+    return load_classifier(folder, None)
 
 
 def load_encoder_parts(folder: Path) -> tuple[dict[str, Any], Tokenizer]:

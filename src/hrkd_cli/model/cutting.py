@@ -21,8 +21,12 @@ import torch
 from torch import Tensor
 
 from hrkd_cli.errors import ModelError
+from hrkd_cli.model.loading import output_layer
 
 LAYER = re.compile(r"(\.layers?\.)(\d+)(\.)")
+
+# Architectures whose weights the names below describe.
+NARROWED = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
 
 # Names of weights in BERT, RoBERTa, ELECTRA and DistilBERT by what their axes (out, in) are.
 QUERY = re.compile(r"\.(query|q_lin)\.(weight|bias)$")
@@ -33,7 +37,7 @@ FFN_IN = re.compile(r"\.(intermediate\.dense|ffn\.lin1)\.(weight|bias)$")
 FFN_OUT = re.compile(r"\.(?<!attention\.)(output\.dense|ffn\.lin2)\.weight$")
 
 
-def cut_weights(teacher: Any, student: Any, layers: Sequence[int]) -> dict[str, Tensor]:
+def cut_weights(teacher: Any, student: Any, layers: Sequence[int], outputs: Sequence[int | None]) -> dict[str, Tensor]:
     """Return first weights for ``student``.
 
     Args:
@@ -41,6 +45,8 @@ def cut_weights(teacher: Any, student: Any, layers: Sequence[int]) -> dict[str, 
         student: classifier of the same architecture with fewer layers and perhaps less width; only its shapes matter,
             and its own (random) weights where the teacher has none of that name (a new head).
         layers: m(l) for l = 1..L, 1-based.
+        outputs: for each output of the student, the teacher's output of the same meaning; None where it has none, and
+            the student's row stays random.
 
     Raises:
         ModelError: the architecture cannot be narrowed; the message names the options that work.
@@ -48,6 +54,7 @@ def cut_weights(teacher: Any, student: Any, layers: Sequence[int]) -> dict[str, 
     source = {name: tensor.detach() for name, tensor in teacher.state_dict().items()}
     target = student.state_dict()
     kept = _Kept(teacher, student, source, layers)
+    head, _ = output_layer(student)
     weights = {}
     for name, own in target.items():
         origin = _origin(name, layers)
@@ -56,24 +63,21 @@ def cut_weights(teacher: Any, student: Any, layers: Sequence[int]) -> dict[str, 
             weights[name] = own
             continue
         tensor = source[origin]
-        if tensor.shape != own.shape and not _is_other_head(student, name, tensor):
-            tensor = kept.narrow(origin, tensor, own.shape)
-        # A head with other outputs cannot be taken over; it keeps its random start.
-        weights[name] = tensor.clone() if tensor.shape == own.shape else own
+        if name.rpartition(".")[0] == head:
+            # By meaning, not by number: the teacher's outputs may be more, fewer or in another order.
+            known = [(row, origin_row) for row, origin_row in enumerate(outputs) if origin_row is not None]
+            tensor = kept.narrow(origin, tensor, torch.Size((len(tensor), *own.shape[1:])))
+            weights[name] = own.clone()
+            for row, origin_row in known:
+                weights[name][row] = tensor[origin_row]
+            continue
+        weights[name] = (tensor if tensor.shape == own.shape else kept.narrow(origin, tensor, own.shape)).clone()
     return weights
 
 
 def _origin(name: str, layers: Sequence[int]) -> str:
     """Return the teacher's name of a student's weight."""
     return LAYER.sub(lambda m: f"{m[1]}{layers[int(m[2])] - 1}{m[3]}", name, count=1)
-
-
-def _is_other_head(student: Any, name: str, tensor: Tensor) -> bool:
-    """Tell whether a teacher's weight belongs to its last linear layer and has other outputs than the student's."""
-    outputs = int(student.config.num_labels)
-    module = student.get_submodule(name.rpartition(".")[0])
-    is_output = isinstance(module, torch.nn.Linear) and module.out_features == outputs
-    return is_output and tensor.shape[0] != outputs
 
 
 class _Kept:

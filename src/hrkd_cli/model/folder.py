@@ -57,10 +57,10 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def is_model_folder(path: Path) -> bool:
-    """Tell a teacher's or student's folder that we wrote."""
+def is_stage_folder(path: Path, stage: str) -> bool:
+    """Tell a folder that ``stage`` ("teach" or "distill") wrote."""
     record = read_json(path / MODEL.run)
-    return record is not None and "stage" in record
+    return record is not None and record.get("stage") == stage
 
 
 def model_fingerprint(path: Path) -> str:

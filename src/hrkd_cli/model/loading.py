@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from hrkd_cli.runtime.heads import DomainHeads
 HUB_FILES = ("config.json", "model*.safetensors*", "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt",
              "spm.model", "sentencepiece*", "added_tokens.json", "hrkd.json", "best/*")  # fmt: skip
 HUB_TIMEOUT = 20  # seconds
+TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "spm.model", "sentencepiece*", "*.spm")
 
 
 def resolve(model: str | Path, role: str = "model") -> Path:
@@ -60,7 +61,24 @@ def read_config(path: Path, role: str = "model") -> dict[str, Any]:
         config: dict[str, Any] = json.loads((path / MODEL.config).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{role} {path}: cannot read {MODEL.config}: {error}") from None
+    if not isinstance(config, dict) or not isinstance(config.get("hrkd") or {}, dict):
+        raise ModelError(f"{role} {path}: {MODEL.config} is not the configuration of a model")
     return config
+
+
+def load_config(path: Path, role: str = "model") -> Any:
+    """Read a folder's configuration through transformers.
+
+    Raises:
+        ModelError: transformers does not know it.
+    """
+    from transformers import AutoConfig
+
+    with quiet_transformers():
+        try:
+            return AutoConfig.from_pretrained(path)
+        except Exception as error:
+            raise ModelError(f"{role} {path}: transformers cannot read its configuration: {one_line(error)}") from error
 
 
 def is_classifier(config: dict[str, Any]) -> bool:
@@ -68,39 +86,74 @@ def is_classifier(config: dict[str, Any]) -> bool:
     return any(name.endswith("ForSequenceClassification") for name in config.get("architectures") or ())
 
 
-def load_classifier(path: Path, heads: DomainHeads | None, *, role: str = "model", config: Any = None) -> Any:
+def load_classifier(path: Path, heads: DomainHeads | None, *, role: str = "model") -> Any:
     """Load a sequence classifier in float32.
 
     Args:
         path: local folder.
-        heads: outputs it must have: weights of a head of another size are drawn anew (from torch's global generator);
-            None keeps the model's own outputs.
+        heads: outputs it must have: a head for other labels is drawn anew (from torch's global generator); None keeps
+            the model's own outputs.
         role: for error messages.
-        config: a transformers config to use instead of the folder's.
 
     Returns:
-        A transformers ``*ForSequenceClassification`` model in train mode's parameters, eval mode.
+        A transformers ``*ForSequenceClassification`` model in eval mode.
 
     Raises:
-        ModelError: transformers cannot open it.
+        ModelError: transformers cannot open it, or weights of its body are missing.
     """
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     with quiet_transformers():
         try:
-            config = config or AutoConfig.from_pretrained(path)
+            config = AutoConfig.from_pretrained(path)
+            before = dict(config.id2label)
             if heads is not None:
                 set_heads(config, heads)
-            model = AutoModelForSequenceClassification.from_pretrained(
+            model, info = AutoModelForSequenceClassification.from_pretrained(
                 path,
                 config=config,
                 dtype=torch.float32,
                 use_safetensors=True,
                 ignore_mismatched_sizes=heads is not None,
+                output_loading_info=True,
             )
         except Exception as error:  # transformers raises many kinds; each means that this folder cannot be used
             raise ModelError(f"{role} {path}: transformers cannot open it: {one_line(error)}") from error
+    _check_weights(model, info, new_head=heads is not None, where=f"{role} {path}")
+    if heads is not None and before != dict(config.id2label):
+        # A head of the same size for other labels would start with answers to other questions.
+        _redraw(output_layer(model)[1], float(getattr(config, "initializer_range", 0.02)))
     return model.eval()
+
+
+def output_layer(model: Any) -> tuple[str, torch.nn.Linear]:
+    """Return name and module of a classifier's last linear layer, the one with its outputs."""
+    linear = [(name, m) for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
+    return linear[-1]
+
+
+def _check_weights(model: Any, info: Mapping[str, Any], *, new_head: bool, where: str) -> None:
+    """Refuse a model of which transformers had to make up weights: it would be a random one without a word.
+
+    Raises:
+        ModelError: weights are missing or of another shape, other than those of a head (and pooler) that is made anew.
+    """
+    odd = {str(name) for name in info["missing_keys"]}
+    odd |= {str(entry[0]) for entry in info["mismatched_keys"]}
+    if new_head:
+        body = f"{model.base_model_prefix}."
+        odd = {name for name in odd if name.startswith(body) and ".pooler." not in name}
+    if odd:
+        raise ModelError(
+            f"{where}: {len(odd)} of the weights that its config.json asks for are missing or of another shape "
+            f"({min(odd)} is one); give the folder of a whole model"
+        )
+
+
+def _redraw(layer: torch.nn.Linear, std: float) -> None:
+    torch.nn.init.normal_(layer.weight, std=std)
+    if layer.bias is not None:
+        torch.nn.init.zeros_(layer.bias)
 
 
 def new_classifier(config: Any) -> Any:
@@ -128,11 +181,16 @@ def load_tokenizer(path: Path, role: str = "model") -> Any:
     """
     from transformers import AutoTokenizer
 
+    # Without its files, transformers 5 makes up a tokenizer that knows its special tokens only.
+    if not any(next(path.glob(pattern), None) for pattern in TOKENIZER_FILES):
+        raise ModelError(f"{role} {path}: no tokenizer in it ({MODEL.tokenizer}); save the model's own beside it")
     with quiet_transformers():
         try:
             tokenizer = AutoTokenizer.from_pretrained(path)
         except Exception as error:
             raise ModelError(f"{role} {path}: no tokenizer that transformers can open: {one_line(error)}") from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise ModelError(f"{role} {path}: its tokenizer knows no word; save the model's own tokenizer beside it")
     if not tokenizer.is_fast:
         raise ModelError(f"{role} {path}: its tokenizer has no fast version (tokenizer.json), which export needs")
     tokenizer.backend_tokenizer.no_padding()

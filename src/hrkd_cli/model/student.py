@@ -13,8 +13,8 @@ import torch
 from hrkd_cli.config import Init
 from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.model.capture import layer_map
-from hrkd_cli.model.cutting import cut_weights
-from hrkd_cli.model.loading import load_classifier, load_tokenizer, new_classifier, resolve, set_heads
+from hrkd_cli.model.cutting import NARROWED, cut_weights
+from hrkd_cli.model.loading import load_classifier, new_classifier, resolve, set_heads
 from hrkd_cli.runtime.heads import DomainHeads
 
 DEFAULT_WIDTH = 312  # of TinyBERT's general 4-layer model, the paper's student
@@ -43,11 +43,14 @@ def parse_shape(text: str) -> Shape | None:
 def default_shape(teacher: Any) -> Shape:
     """Return the default student of a teacher config.
 
-    4x312 from a 12-layer teacher, else half the teacher's layers, at the teacher's width or 312 when that is wider (the
-    next multiple of the teacher's attention heads below 312 where 312 is none).
+    4x312 from a 12-layer teacher, else half the teacher's layers, at the teacher's width or 312 when that is wider.
+    Where 312 is no multiple of the teacher's attention heads, the next one below it; where its architecture cannot be
+    narrowed, the teacher's width.
     """
     heads = int(teacher.num_attention_heads)
     width = min(int(teacher.hidden_size), DEFAULT_WIDTH // heads * heads)
+    if teacher.model_type not in NARROWED:
+        width = int(teacher.hidden_size)
     layers = int(teacher.num_hidden_layers)
     return Shape(4 if layers == 12 else max(1, layers // 2), width)
 
@@ -71,6 +74,11 @@ def student_config(teacher: Any, shape: Shape, heads: DomainHeads, *, init: Init
             f"--student {shape}: the width must be a multiple of the teacher's {attention_heads} attention heads, for "
             f"example {below} or {below + attention_heads}"
         )
+    if init is Init.TEACHER and shape.width < width and teacher.model_type not in NARROWED:
+        raise UsageError(
+            f"--student {shape}: a {teacher.model_type} teacher cannot be narrowed; use {shape.layers}x{width}, --init "
+            "random, or a pretrained --student"
+        )
     if init is Init.TEACHER and shape.width > width:
         raise UsageError(f"--student {shape}: wider than the teacher ({width}); use {layers}x{width} or --init random")
     config = type(teacher).from_dict(teacher.to_dict())
@@ -89,20 +97,28 @@ def student_config(teacher: Any, shape: Shape, heads: DomainHeads, *, init: Init
 
 
 def build_student(
-    spec: str | None, teacher: Any, heads: DomainHeads, *, init: Init, seed: int, note: Callable[[str], None]
-) -> tuple[Any, Any | None]:
+    spec: str | None,
+    teacher: Any,
+    heads: DomainHeads,
+    *,
+    teacher_heads: DomainHeads,
+    init: Init,
+    seed: int,
+    note: Callable[[str], None],
+) -> Any:
     """Make the student.
 
     Args:
         spec: LAYERSxWIDTH, folder, hub id, or None for the default shape.
         teacher: the teacher's classifier (its weights are the start of a cut student).
         heads: outputs of the student.
+        teacher_heads: outputs of the teacher, for the same domains and labels.
         init: where a LAYERSxWIDTH student starts.
         seed: of everything drawn at random (new heads, random students).
         note: told in a sentence what was made.
 
     Returns:
-        The classifier, and its own tokenizer (None: the teacher's).
+        The classifier.
 
     Raises:
         UsageError: an unusable shape.
@@ -112,26 +128,36 @@ def build_student(
     shape = default_shape(teacher.config) if spec is None else parse_shape(spec)
     if shape is None:
         path = resolve(str(spec), "student")
-        return load_classifier(path, heads, role="student"), load_tokenizer(path, "student")
+        return load_classifier(path, heads, role="student")
     config = student_config(teacher.config, shape, heads, init=init)
     student = new_classifier(config)
     if init is Init.RANDOM:
         note(f"student {shape}: random weights")
-        return student, None
+        return student
     layers = layer_map(int(teacher.config.num_hidden_layers), shape.layers)
-    student.load_state_dict(cut_weights(teacher, student, layers))
+    student.load_state_dict(cut_weights(teacher, student, layers, _same_outputs(teacher_heads, heads)))
     width = "" if config.hidden_size == teacher.config.hidden_size else f", narrowed to {shape.width}"
     note(f"student {shape}: starts from the teacher's layers {', '.join(map(str, layers))}{width}")
-    return student, None
+    return student
+
+
+def _same_outputs(teacher: DomainHeads, student: DomainHeads) -> list[int | None]:
+    """Return the teacher's output for each of the student's, by domain and label."""
+    found: list[int | None] = [None] * student.size
+    for domain, columns in student.columns.items():
+        known = dict(zip(teacher.labels.get(domain, ()), teacher.columns.get(domain, ()), strict=True))
+        for column, label in zip(columns, student.labels[domain], strict=True):
+            found[column] = known.get(label)
+    return found
 
 
 def check_heads_match(teacher: Any, student: Any) -> None:
-    """Make sure that attention scores of teacher and student can be compared.
+    """Make sure, by their configurations, that attention scores of teacher and student can be compared.
 
     Raises:
         ModelError: their head counts differ; the message names the options that do work.
     """
-    wanted, found = int(teacher.config.num_attention_heads), int(student.config.num_attention_heads)
+    wanted, found = int(teacher.num_attention_heads), int(student.num_attention_heads)
     if wanted != found:
         raise ModelError(
             f"the teacher has {wanted} attention heads and the student {found}: their scores cannot be compared; use "

@@ -116,9 +116,11 @@ def build_spec(config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]) -
     """
     config = dict(config)
     # transformers leaves out what equals its default, which is two labels of these names.
-    if not id_to_label(config):
-        config["id2label"] = {"0": "LABEL_0", "1": "LABEL_1"}
+    if not config.get("id2label"):
+        config["id2label"] = {str(index): name for index, name in id_to_label(config).items()}
     ours = config.get("hrkd") or {}
+    if not isinstance(ours, dict):
+        raise ModelError(f"{CONFIG}: its hrkd entry is not one that hrkd wrote")
     return Spec(
         config=config,
         heads=DomainHeads.from_config(config),

@@ -63,10 +63,18 @@ class DomainHeads:
         return cls(labels, columns, len(id2label))
 
     @classmethod
-    def for_foreign(cls, config: Mapping[str, Any], labels: Mapping[str, Iterable[str]], where: str) -> DomainHeads:
+    def for_foreign(
+        cls, config: Mapping[str, Any], labels: Mapping[str, Iterable[str]], where: str, *, whole: bool = False
+    ) -> DomainHeads:
         """Let a classifier with plain labels answer for every domain, its outputs matched to the data's by name.
 
         Names are matched exactly, else ignoring case.
+
+        Args:
+            config: its ``config.json``.
+            labels: the data's labels by domain.
+            where: what to call it in errors.
+            whole: let it answer with labels that the data has not, too, as it does when it predicts.
 
         Raises:
             ModelError: a label of the data is not among the model's.
@@ -77,13 +85,17 @@ class DomainHeads:
         columns = {}
         for domain, wanted in ordered.items():
             try:
-                columns[domain] = tuple(names[w] if w in names else folded[w.casefold()] for w in wanted)
+                found = {w: names[w] if w in names else folded[w.casefold()] for w in wanted}
             except KeyError:
                 missing = next(w for w in wanted if w not in names and w.casefold() not in folded)
                 raise ModelError(
                     f"{where}: it has no label {missing!r} (domain {domain!r}); its labels are "
                     f"{', '.join(sorted(names))}; teach a model on this data with hrkd teach, or rename the labels"
                 ) from None
+            if whole:
+                found |= {name: index for name, index in names.items() if index not in found.values()}
+                ordered[domain] = tuple(sorted(found))
+            columns[domain] = tuple(found[name] for name in ordered[domain])
         return cls(ordered, columns, len(names))
 
     @property
@@ -108,5 +120,6 @@ def pair_name(domain: str, label: str) -> str:
 
 
 def id_to_label(config: Mapping[str, Any]) -> dict[int, str]:
-    """Return ``id2label`` with integer keys (JSON has text keys)."""
-    return {int(index): str(name) for index, name in (config.get("id2label") or {}).items()}
+    """Return ``id2label`` with integer keys (JSON has text keys); transformers' own names where a config has none."""
+    entries = config.get("id2label") or {index: f"LABEL_{index}" for index in range(config.get("num_labels") or 2)}
+    return {int(index): str(name) for index, name in entries.items()}

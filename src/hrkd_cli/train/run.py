@@ -81,8 +81,10 @@ class Run:
         task: computes the loss.
         sampler: gives the rows of each batch.
         score_dev: scores ``model`` on the dev split.
+        dev_rows: rows of that split.
         settings: see TrainingSettings.
         work: folder for metrics.jsonl and kept weights.
+        out: what it will be called when it is whole.
         on_event: told what happens.
     """
 
@@ -95,8 +97,10 @@ class Run:
         task: Task,
         sampler: Sampler,
         score_dev: Callable[[], dict[str, DomainScores]],
+        dev_rows: int,
         settings: TrainingSettings,
         work: Path,
+        out: Path,
         on_event: OnEvent,
     ) -> None:
         self.stage = stage
@@ -104,8 +108,10 @@ class Run:
         self.task = task
         self.sampler = sampler
         self.score_dev = score_dev
+        self.dev_rows = dev_rows
         self.settings = settings
         self.work = work
+        self.out = out
         self.on_event = on_event
         self.trained = [model, *extra]
         self.steps_per_epoch = sampler.steps_per_epoch / settings.accumulate
@@ -157,7 +163,7 @@ class Run:
         return Trained(done, time.perf_counter() - started, examples / training_seconds, self.best[AVERAGE], by_domain)
 
     def _announce(self, domains: Sequence[str], optimiser: Optimiser) -> None:
-        """Measure one real batch and one dev score, leaving weights, sampler and random state as they were."""
+        """Measure one real batch, leaving weights, sampler and random state as they were."""
         start, state = self.sampler.state(), torch.get_rng_state()
         rows = next(self.sampler)
         self.sampler.restore(start)
@@ -167,14 +173,14 @@ class Run:
         self.task.loss(rows).total.backward()  # type: ignore[no-untyped-call]
         self.step_seconds = (time.perf_counter() - tick) * self.settings.accumulate
         optimiser.clear()
-        tick = time.perf_counter()
-        self.score_dev()
-        self.dev_seconds = time.perf_counter() - tick
         torch.set_rng_state(state)
+        # A forward pass is about a third of a training step's work; measured once the first dev score is there.
+        examples = sum(len(indices) for indices in rows.values()) * self.settings.accumulate
+        self.dev_seconds = self.step_seconds / 3 * self.dev_rows / examples
         size = sum(t.numel() * t.element_size() for t in self.model.state_dict().values())
         # Each domain's best weights, those of the best average and those just being written, then the folder itself.
         disk = size * (len(domains) + 3) if self.stage == "teach" else size * 3
-        check_space(self.work, disk)
+        check_space(self.out, disk)
         seconds = self.steps * self.step_seconds + math.ceil(self.steps / self.eval_every) * self.dev_seconds
         self.on_event(StageStarted(self.stage, self.steps, self.settings.epochs, tuple(domains), seconds, disk))
 
@@ -208,20 +214,23 @@ class Run:
         self.dev_seconds = time.perf_counter() - tick
         metric = self.settings.metric
         figures = {domain: figure(s, metric) for domain, s in scores.items()} | {AVERAGE: mean_figure(scores, metric)}
-        better = {key for key, value in figures.items() if self._beats(key, value)}
-        if better:
-            self._keep(number, scores, better)
-        is_best = AVERAGE in better
+        gains = {key: self._gain(key, value) for key, value in figures.items()}
+        # Of equal scores, which are common on small dev splits, the later is kept: it has learnt for longer.
+        kept = {key for key, gain in gains.items() if gain >= 0}
+        if kept:
+            self._keep(number, scores, kept)
+        is_best = gains[AVERAGE] > 0
         _append(metrics, {"step": number, "dev": scores_to_json(scores), "is_best": is_best})
         by_domain = {domain: value for domain, value in figures.items() if domain != AVERAGE}
         self.on_event(DevScored(self.stage, number, str(metric), by_domain, figures[AVERAGE], is_best))
         return is_best
 
-    def _beats(self, key: str, value: float) -> bool:
+    def _gain(self, key: str, value: float) -> float:
+        """Return by how much a score beats the best so far."""
         if key not in self.best:
-            return True
+            return math.inf
         kept, metric = self.best[key].scores, self.settings.metric
-        return value > (mean_figure(kept, metric) if key == AVERAGE else figure(kept[key], metric))
+        return value - (mean_figure(kept, metric) if key == AVERAGE else figure(kept[key], metric))
 
     def _keep(self, number: int, scores: dict[str, DomainScores], better: set[str]) -> None:
         if self.stage == "distill":

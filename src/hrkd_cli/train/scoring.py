@@ -31,6 +31,11 @@ class SplitLabels:
     encoded: dict[str, Encoded]
     labels: dict[str, np.ndarray]
 
+    @property
+    def rows(self) -> int:
+        """Rows of all domains."""
+        return sum(len(encoded) for encoded in self.encoded.values())
+
 
 def encode_split(dataset: Dataset, split: str, encoder: Encoder) -> SplitLabels:
     """Encode one split of every domain that has it."""

@@ -18,9 +18,9 @@ from hrkd_cli.layout import DATASET_OUT, MODEL, TEACHER_OUT
 from hrkd_cli.model.backend import pick_device
 from hrkd_cli.model.capture import select_columns
 from hrkd_cli.model.encoding import Encoder, make_encoder
-from hrkd_cli.model.folder import is_model_folder, model_fingerprint
+from hrkd_cli.model.folder import is_stage_folder, model_fingerprint
 from hrkd_cli.model.loading import load_classifier, load_tokenizer, resolve
-from hrkd_cli.outputs import check_output, whole_folder
+from hrkd_cli.outputs import check_apart, check_output, whole_folder
 from hrkd_cli.runtime.heads import DomainHeads
 from hrkd_cli.train.loop import Rows, TaskLoss
 from hrkd_cli.train.result import TrainResult, run_key
@@ -55,8 +55,9 @@ def teach(
     """
     settings = TeachSettings(**options)
     out = Path(out)
-    check_output(out, kind="model", is_ours=is_model_folder, force=force)
+    check_output(out, kind="teacher", is_ours=is_teacher, force=force)
     path = resolve(model)
+    check_apart(out, {"model": path, "data": Path(data), "dataset": DATASET_OUT})
     dataset = load_for_training(data, force=force, on_event=on_event)
     return teach_on(path, dataset, settings, out=out, name=str(model), on_event=on_event, sources=sources or {})
 
@@ -91,8 +92,10 @@ def teach_on(
             task=task,
             sampler=make_sampler(dataset, settings),
             score_dev=lambda: score(model, dev, heads, encoder, device),
+            dev_rows=dev.rows,
             settings=settings,
             work=work,
+            out=out,
             on_event=on_event,
         )
         trained = run.run(heads.domains)
@@ -120,7 +123,14 @@ def teach_on(
 
 def teach_key(path: Path, dataset: Dataset, settings: TeachSettings) -> str:
     """Return what a teacher depends on, so that an unchanged one can be used again."""
-    return run_key(stage="teach", model=model_fingerprint(path), data=dataset.fingerprint, options=settings.to_json())
+    # The device changes no more than a weight's last digits.
+    options = {name: value for name, value in settings.to_json().items() if name != "device"}
+    return run_key(stage="teach", model=model_fingerprint(path), data=dataset.fingerprint, options=options)
+
+
+def is_teacher(folder: Path) -> bool:
+    """Tell a folder that ``hrkd teach`` wrote."""
+    return is_stage_folder(folder, "teach")
 
 
 class TeachTask:

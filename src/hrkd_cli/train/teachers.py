@@ -17,6 +17,7 @@ from hrkd_cli.errors import DataError, ModelError, TrainingError
 from hrkd_cli.evaluation.metrics import DomainScores
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.layout import MODEL
+from hrkd_cli.model.folder import read_json
 from hrkd_cli.model.loading import load_classifier, load_tokenizer, read_config
 from hrkd_cli.runtime.heads import DomainHeads
 from hrkd_cli.train.scoring import SplitLabels
@@ -110,6 +111,10 @@ def check_strength(
     for domain, scored in scores.items():
         labels = dev.labels[domain]
         majority = float(np.bincount(labels).max() / len(labels))
+        if majority == 1:
+            text = f"domain {domain!r} has one label only in its dev split: whether its teacher is good cannot be seen"
+            on_event(Note(text, warning=True))
+            continue
         needed = majority + math.sqrt(majority * (1 - majority) / len(labels))
         if scored.accuracy > needed:
             continue
@@ -120,6 +125,14 @@ def check_strength(
         if not allow_weak:
             raise TrainingError(f"{finding}; teach it longer, or go on with --allow-weak-teacher")
         on_event(Note(finding, warning=True))
+
+
+def warn_of_other_data(path: Path, dataset: Dataset, name: str, on_event: OnEvent) -> None:
+    """Warn when a model of ours was made from other data: rows that it was taught may be held out here."""
+    made_from = ((read_json(path / MODEL.run) or {}).get("data") or {}).get("fingerprint")
+    if made_from is not None and dataset.path is not None and made_from != dataset.fingerprint:
+        text = f"{name} was made from other data: rows held out here may be among those that it learnt from"
+        on_event(Note(text, warning=True))
 
 
 def _frozen(path: Path, device: torch.device) -> Any:
