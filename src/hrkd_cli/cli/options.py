@@ -88,7 +88,12 @@ BatchSize = Annotated[
 ]
 Accumulate = Annotated[
     int,
-    typer.Option("--accumulate", metavar="N", help="Batches that make one optimiser step.", rich_help_panel=TRAINING),
+    typer.Option(
+        "--accumulate",
+        metavar="N",
+        help="Batches that make one optimiser step; their losses are averaged.",
+        rich_help_panel=TRAINING,
+    ),
 ]
 LearningRate = Annotated[
     float, typer.Option("--learning-rate", metavar="RATE", help="Peak rate of AdamW.", rich_help_panel=TRAINING)

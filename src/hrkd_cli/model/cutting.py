@@ -51,7 +51,7 @@ def cut_weights(teacher: Any, student: Any, layers: Sequence[int], outputs: Sequ
     Raises:
         ModelError: the architecture cannot be narrowed; the message names the options that work.
     """
-    source = {name: tensor.detach() for name, tensor in teacher.state_dict().items()}
+    source = {name: tensor.detach().cpu() for name, tensor in teacher.state_dict().items()}
     target = student.state_dict()
     kept = _Kept(teacher, student, source, layers)
     head, _ = output_layer(student)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hrkd_cli import __version__
 from hrkd_cli.config import DistillSettings, Init
 from hrkd_cli.data.dataset import Dataset
@@ -14,7 +16,7 @@ from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.events import Note, OnEvent, StageDone, ignore
 from hrkd_cli.layout import DATASET_OUT, STUDENT_OUT, TEACHER_OUT
 from hrkd_cli.model.backend import pick_device
-from hrkd_cli.model.encoding import make_encoder
+from hrkd_cli.model.encoding import Encoder, make_encoder
 from hrkd_cli.model.folder import is_stage_folder, model_fingerprint
 from hrkd_cli.model.loading import is_classifier, read_config, resolve
 from hrkd_cli.model.student import build_student, student_spec_is_path
@@ -25,7 +27,7 @@ from hrkd_cli.train.run import Run
 from hrkd_cli.train.scoring import encode_split, score
 from hrkd_cli.train.stage import Finished, check_length, check_trainable, class_weights, make_sampler, seed_everything
 from hrkd_cli.train.task import DistillTask
-from hrkd_cli.train.teachers import check_strength, open_teachers, warn_of_other_data
+from hrkd_cli.train.teachers import Teachers, check_strength, open_teachers, warn_of_other_data
 from hrkd_cli.train.upstream import ensure_taught, student_tokenizer
 
 
@@ -95,15 +97,7 @@ def distill_on(
     tokenizer = student_tokenizer(path, dataset, settings)
     seed_everything(settings.seed)
     device = pick_device(settings.device)
-    teachers = open_teachers(path, dataset, checkpoints=settings.teacher_checkpoints, device=device, name=name)
-    warn_of_other_data(path, dataset, f"teacher {name}", on_event)
-    check_length(settings.max_length, teachers.root, teachers.tokenizer, f"teacher {name}")
-    teacher_encoder = make_encoder(teachers.root, teachers.tokenizer, settings.max_length)
-    dev = encode_split(dataset, "dev", teacher_encoder)
-    on_event(Note("scoring the teacher on the dev split"))
-    strength = score(teachers.models, dev, teachers.heads, teacher_encoder, device)
-    check_strength(strength, dev, allow_weak=settings.allow_weak_teacher, name=name, on_event=on_event)
-
+    teachers, teacher_encoder = _strong_teachers(path, dataset, settings, device, name=name, on_event=on_event)
     heads = DomainHeads.build(dataset.labels)
     student = build_student(
         settings.student,
@@ -118,10 +112,10 @@ def distill_on(
     check_length(settings.max_length, student, encoder.tokenizer, "the student")
     student.to(device)
     train = encode_split(dataset, "train", encoder)
+    dev = encode_split(dataset, "dev", encoder)
     side = teacher_side = (encoder, train.encoded)
     if tokenizer is not None or encoder.takes_types != teacher_encoder.takes_types:
         teacher_side = (teacher_encoder, encode_split(dataset, "train", teacher_encoder).encoded)
-        dev = encode_split(dataset, "dev", encoder)
     weights = class_weights(train, heads, settings, device)
     task = DistillTask(
         teachers, student, heads, settings, rows=(teacher_side, side), class_weights=weights, device=device
@@ -157,3 +151,22 @@ def distill_on(
         result = finished.write(work, out, run.run(heads.domains))
     on_event(StageDone("distill", str(out), result.steps, result.seconds))
     return result
+
+
+def _strong_teachers(
+    path: Path, dataset: Dataset, settings: DistillSettings, device: torch.device, *, name: str, on_event: OnEvent
+) -> tuple[Teachers, Encoder]:
+    """Open the teachers with their encoder, and make sure that they have something to teach.
+
+    Raises:
+        TrainingError: one is not clearly above the majority class of its domain.
+    """
+    teachers = open_teachers(path, dataset, checkpoints=settings.teacher_checkpoints, device=device, name=name)
+    warn_of_other_data(path, dataset, f"teacher {name}", on_event)
+    check_length(settings.max_length, teachers.root, teachers.tokenizer, f"teacher {name}")
+    encoder = make_encoder(teachers.root, teachers.tokenizer, settings.max_length)
+    dev = encode_split(dataset, "dev", encoder)
+    on_event(Note("scoring the teacher on the dev split"))
+    strength = score(teachers.models, dev, teachers.heads, encoder, device)
+    check_strength(strength, dev, allow_weak=settings.allow_weak_teacher, name=name, on_event=on_event)
+    return teachers, encoder
