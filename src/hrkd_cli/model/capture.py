@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from hrkd_cli.errors import ModelError
 from hrkd_cli.model.encoding import Batch
+from hrkd_cli.model.sizes import sizes_of
 
 # Names of the query and key projections in models that have no fast attention kernel in this transformers version.
 PROJECTIONS = (("query", "key"), ("q_lin", "k_lin"), ("q", "k"))
@@ -58,8 +59,7 @@ class Capture:
         self.layers = tuple(layers)
         self.attention = attention and bool(layers)
         config: Any = model.config
-        self.depth = int(config.num_hidden_layers)
-        self.heads = int(config.num_attention_heads)
+        self.sizes = sizes_of(config)
         self.kind = str(config.model_type)
         self.fast = getattr(config, "_attn_implementation", None) == "sdpa"
 
@@ -76,7 +76,7 @@ class Capture:
         hidden = [output.hidden_states[n] for n in (0, *self.layers)]
         if not self.attention:
             return Captured(output.logits, hidden, [], [])
-        if len(seen) != self.depth:
+        if len(seen) != self.sizes.layers:
             raise ModelError(
                 f"the attention scores of a {self.kind} model cannot be seen; distil it with --attention-weight 0 or "
                 "--method logits"
@@ -106,7 +106,7 @@ class Capture:
         pending: list[Tensor] = []
 
         def split(states: Tensor) -> Tensor:  # (B, T, A x d) -> (B, A, T, d)
-            return states.view(*states.shape[:2], self.heads, -1).transpose(1, 2)
+            return states.view(*states.shape[:2], self.sizes.heads, -1).transpose(1, 2)
 
         def on_query(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
             query = split(output)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from hrkd_cli.errors import ModelError
 from hrkd_cli.model.loading import output_layer
+from hrkd_cli.model.sizes import sizes_of
 
 LAYER = re.compile(r"(\.layers?\.)(\d+)(\.)")
 
@@ -86,9 +87,9 @@ class _Kept:
     def __init__(self, teacher: Any, student: Any, source: dict[str, Tensor], layers: Sequence[int]) -> None:
         self.type = teacher.config.model_type
         self.source = source
-        self.width = int(teacher.config.hidden_size)
-        self.heads = int(teacher.config.num_attention_heads)
-        self.narrower = int(student.config.hidden_size)
+        sizes = sizes_of(teacher.config)
+        self.width, self.heads = sizes.width, sizes.heads
+        self.narrower = sizes_of(student.config).width
         self.hidden = self._hidden() if self.narrower < self.width else torch.arange(self.width)
         self.ffn: dict[str, Tensor] = {}
 

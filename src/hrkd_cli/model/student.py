@@ -15,6 +15,7 @@ from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.model.capture import layer_map
 from hrkd_cli.model.cutting import NARROWED, cut_weights
 from hrkd_cli.model.loading import load_classifier, new_classifier, resolve, set_heads
+from hrkd_cli.model.sizes import sizes_of
 from hrkd_cli.runtime.heads import DomainHeads
 
 DEFAULT_WIDTH = 312  # of TinyBERT's general 4-layer model, the paper's student
@@ -47,12 +48,11 @@ def default_shape(teacher: Any) -> Shape:
     Where 312 is no multiple of the teacher's attention heads, the next one below it; where its architecture cannot be
     narrowed, the teacher's width.
     """
-    heads = int(teacher.num_attention_heads)
-    width = min(int(teacher.hidden_size), DEFAULT_WIDTH // heads * heads)
-    if teacher.model_type not in NARROWED:
-        width = int(teacher.hidden_size)
-    layers = int(teacher.num_hidden_layers)
-    return Shape(4 if layers == 12 else max(1, layers // 2), width)
+    sizes = sizes_of(teacher)
+    width = sizes.width
+    if teacher.model_type in NARROWED:
+        width = min(width, DEFAULT_WIDTH // sizes.heads * sizes.heads)
+    return Shape(4 if sizes.layers == 12 else max(1, sizes.layers // 2), width)
 
 
 def student_config(teacher: Any, shape: Shape, heads: DomainHeads, *, init: Init) -> Any:
@@ -64,8 +64,8 @@ def student_config(teacher: Any, shape: Shape, heads: DomainHeads, *, init: Init
     Raises:
         UsageError: the shape does not fit the teacher; the message names shapes that do.
     """
-    attention_heads = int(teacher.num_attention_heads)
-    layers, width = int(teacher.num_hidden_layers), int(teacher.hidden_size)
+    sizes = sizes_of(teacher)
+    layers, width, attention_heads = sizes.layers, sizes.width, sizes.heads
     if not 1 <= shape.layers <= layers:
         raise UsageError(f"--student {shape}: the teacher has {layers} layers; give 1 to {layers}")
     if shape.width < attention_heads or shape.width % attention_heads:
@@ -134,9 +134,10 @@ def build_student(
     if init is Init.RANDOM:
         note(f"student {shape}: random weights")
         return student
-    layers = layer_map(int(teacher.config.num_hidden_layers), shape.layers)
+    sizes = sizes_of(teacher.config)
+    layers = layer_map(sizes.layers, shape.layers)
     student.load_state_dict(cut_weights(teacher, student, layers, _same_outputs(teacher_heads, heads)))
-    width = "" if config.hidden_size == teacher.config.hidden_size else f", narrowed to {shape.width}"
+    width = "" if shape.width == sizes.width else f", narrowed to {shape.width}"
     note(f"student {shape}: starts from the teacher's layers {', '.join(map(str, layers))}{width}")
     return student
 
@@ -157,7 +158,7 @@ def check_heads_match(teacher: Any, student: Any) -> None:
     Raises:
         ModelError: their head counts differ; the message names the options that do work.
     """
-    wanted, found = int(teacher.num_attention_heads), int(student.num_attention_heads)
+    wanted, found = sizes_of(teacher).heads, sizes_of(student).heads
     if wanted != found:
         raise ModelError(
             f"the teacher has {wanted} attention heads and the student {found}: their scores cannot be compared; use "

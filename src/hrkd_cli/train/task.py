@@ -11,6 +11,7 @@ from hrkd_cli.config import DistillSettings, Graph, Means, Method
 from hrkd_cli.hrkd import DomainGraph, DomainTerms, Projections, Signals, combine, domain_terms
 from hrkd_cli.model.capture import Capture, layer_map, select_columns
 from hrkd_cli.model.encoding import Batch, Encoded, Encoder
+from hrkd_cli.model.sizes import sizes_of
 from hrkd_cli.runtime.heads import DomainHeads
 from hrkd_cli.train.loop import Rows, TaskLoss
 from hrkd_cli.train.teachers import Teachers
@@ -51,12 +52,11 @@ class DistillTask:
         sizes = [len(labels) for labels in heads.labels.values()]
         self.mean_classes = sum(sizes) / len(sizes)
 
-        depth = int(student.config.num_hidden_layers)
-        config = teachers.root.config
+        own, theirs = sizes_of(student.config), sizes_of(teachers.root.config)
         compares = settings.method is not Method.LOGITS and settings.hidden_weight > 0
         attention = compares and settings.attention_weight > 0
-        matched = layer_map(int(config.num_hidden_layers), depth) if compares else ()
-        self.student = Capture(student, range(1, depth + 1) if compares else (), attention=attention)
+        matched = layer_map(theirs.layers, own.layers) if compares else ()
+        self.student = Capture(student, range(1, own.layers + 1) if compares else (), attention=attention)
         self.capture = {
             domain: Capture(model, matched, attention=attention) for domain, model in teachers.models.items()
         }
@@ -64,10 +64,9 @@ class DistillTask:
         self.graph: DomainGraph | None = None
         torch.manual_seed(settings.seed)
         if compares:
-            width = int(config.hidden_size)
-            self.projections = Projections(int(student.config.hidden_size), width, depth).to(device)
+            self.projections = Projections(own.width, theirs.width, own.layers).to(device)
             if settings.graph is Graph.FROZEN:
-                graph = DomainGraph(width, depth, len(heads.domains), hierarchy=bool(settings.hierarchy))
+                graph = DomainGraph(theirs.width, own.layers, len(heads.domains), hierarchy=bool(settings.hierarchy))
                 # As released: random, never trained, its dropout on.
                 self.graph = graph.requires_grad_(False).to(device).train()
 

@@ -15,6 +15,7 @@ from hrkd_cli.layout import MODEL, TEACHER_OUT
 from hrkd_cli.model.encoding import same_tokenizer
 from hrkd_cli.model.folder import model_fingerprint, read_json
 from hrkd_cli.model.loading import load_config, load_tokenizer, resolve
+from hrkd_cli.model.sizes import sizes_of
 from hrkd_cli.model.student import check_heads_match, default_shape, parse_shape, student_config
 from hrkd_cli.outputs import check_output
 from hrkd_cli.runtime.heads import DomainHeads
@@ -80,7 +81,7 @@ def student_tokenizer(path: Path, dataset: Dataset, settings: DistillSettings) -
     folder = resolve(name, "student")
     student, tokenizer = load_config(folder, "student"), load_tokenizer(folder, "student")
     compares = settings.method is not Method.LOGITS and settings.hidden_weight > 0
-    depth, limit = int(student.num_hidden_layers), int(teacher.num_hidden_layers)
+    depth, limit = sizes_of(student).layers, sizes_of(teacher).layers
     if compares and depth > limit:
         raise ModelError(f"student {name}: it has {depth} layers and its teacher {limit}; use --method logits")
     if compares and settings.attention_weight > 0:

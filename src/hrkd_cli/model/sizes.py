@@ -1,0 +1,42 @@
+"""Layers, width and heads of a model, whatever its architecture calls them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hrkd_cli.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The sizes that distillation compares.
+
+    Attributes:
+        layers: transformer layers.
+        width: of the hidden states.
+        heads: attention heads of a layer.
+    """
+
+    layers: int
+    width: int
+    heads: int
+
+
+def sizes_of(config: Any) -> Sizes:
+    """Read the sizes of a transformers config.
+
+    Raises:
+        ModelError: the architecture is not one of an encoder that has them.
+    """
+    from optimum.utils import NormalizedConfigManager
+
+    try:
+        names = NormalizedConfigManager.get_normalized_config_class(config.model_type)(config)
+        return Sizes(int(names.num_layers), int(names.hidden_size), int(names.num_attention_heads))
+    except KeyError:  # not listed by optimum; it may use the usual names all the same
+        pass
+    try:
+        return Sizes(int(config.num_hidden_layers), int(config.hidden_size), int(config.num_attention_heads))
+    except AttributeError as error:
+        raise ModelError(f"a {config.model_type} model cannot be distilled: {error}") from None
