@@ -141,7 +141,8 @@ def test_what_exists_is_refused_without_force(student):
 def test_an_output_of_its_own(student, tmp_path):
     out = tmp_path / "elsewhere/deep"
     result = export(student, int8=True, max_drop=50, out=out)
-    assert listed(out) == [
+    # transformers 4 has one more tokenizer file.
+    assert [name for name in listed(out) if name != "special_tokens_map.json"] == [
         "config.json",
         "onnx",
         f"onnx/{FP32}",

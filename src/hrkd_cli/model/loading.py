@@ -141,8 +141,10 @@ def _check_weights(model: Any, info: Mapping[str, Any], *, new_head: bool, where
     odd = {str(name) for name in info["missing_keys"]}
     odd |= {str(entry[0]) for entry in info["mismatched_keys"]}
     if new_head:
-        body = f"{model.base_model_prefix}."
-        odd = {name for name in odd if name.startswith(body) and ".pooler." not in name}
+        # transformers 4 names a weight as the encoder's file does, transformers 5 as the classifier does.
+        body = model.base_model.state_dict()
+        names = {name.removeprefix(f"{model.base_model_prefix}.") for name in odd}
+        odd = {name for name in names if name in body and not name.startswith("pooler.")}
     if odd:
         raise ModelError(
             f"{where}: {len(odd)} of the weights that its config.json asks for are missing or of another shape "
