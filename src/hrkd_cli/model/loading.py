@@ -139,9 +139,9 @@ def _check_weights(model: Any, info: Mapping[str, Any], *, new_head: bool, where
         ModelError: weights are missing or of another shape, other than those of a head (and pooler) that is made anew.
     """
     odd = {str(name) for name in info["missing_keys"]}
-    odd |= {str(entry[0]) for entry in info["mismatched_keys"]}
+    # transformers 4 lists names, transformers 5 names with the two shapes.
+    odd |= {entry if isinstance(entry, str) else str(entry[0]) for entry in info["mismatched_keys"]}
     if new_head:
-        # transformers 4 names a weight as the encoder's file does, transformers 5 as the classifier does.
         body = model.base_model.state_dict()
         names = {name.removeprefix(f"{model.base_model_prefix}.") for name in odd}
         odd = {name for name in names if name in body and not name.startswith("pooler.")}
