@@ -32,7 +32,7 @@ def other_weights(tmp_path, monkeypatch):
     other = write_model(tmp_path / "other", seed=9)
     export(other)
 
-    def worse(source, target):
+    def worse(source, target, *, per_channel):
         shutil.copy(other / "onnx" / FP32, target)
         return {"MatMulInteger": 1}
 
@@ -66,7 +66,7 @@ def test_int8_beside_fp32(student):
     assert result.quantized_ops == {"MatMulInteger": 14, "Gather": 3}
     # What the gate measured is what eval finds: the student makes no mistake on this data.
     int8 = evaluate([student / "onnx"], data=student.parent / "dev.csv", split="dev").models[0]
-    drop = 100 * (1 - min(int8.average.accuracy, int8.padded.accuracy))
+    drop = 100 * (1 - int8.average.accuracy)
     assert result.to_json()["gate"] == {"max_drop": 50, "drop": pytest.approx(drop, abs=1e-5), "passed": True}
     assert listed(student.parent) == sorted(["dev.csv", "student", *(f"student/{name}" for name in listed(student))])
 
@@ -90,6 +90,32 @@ def test_the_gate(student, other_weights):
     assert result["files"] == []
     # The same loss is let through when it is allowed, to the point.
     assert export(student, int8=True, max_drop=result["gate"]["drop"]).gate.passed
+
+
+def test_one_scale_a_matrix_is_tried_where_one_a_column_fails(student, other_weights, monkeypatch):
+    tried = []
+
+    def quantise(source, target, *, per_channel):
+        tried.append(per_channel)
+        if per_channel:
+            shutil.copy(other_weights / "onnx" / FP32, target)
+            return {"MatMulInteger": 1}
+        return write_int8(source, target, per_channel=False)
+
+    monkeypatch.setattr(module, "write_int8", quantise)
+    result = export(student, int8=True, max_drop=10)
+    assert tried == [True, False]
+    assert result.gate.passed
+    assert result.quantized_ops == {"MatMulInteger": 14, "Gather": 3}
+
+
+def test_what_is_lost_to_padding_is_pointed_out(student, monkeypatch):
+    monkeypatch.setattr("hrkd_cli.exporting.gate.AccuracyGate.padded_drop", lambda *_: 50.5)
+    seen = []
+    export(student, int8=True, max_drop=50, on_event=seen.append)
+    assert [e.text for e in seen if isinstance(e, Note) and e.warning] == [
+        "int8 loses 50.50 points in padded batches of dev texts; run it one text at a time"
+    ]
 
 
 def test_a_failed_gate_leaves_other_files_alone(student, other_weights):
@@ -170,8 +196,8 @@ def test_an_output_of_its_own(student, tmp_path):
     ],
 )
 def test_a_disk_that_is_full(student, monkeypatch, error, said):
-    def fails_after_writing(source, target):
-        write_int8(source, target)
+    def fails_after_writing(source, target, *, per_channel):
+        write_int8(source, target, per_channel=per_channel)
         raise error
 
     monkeypatch.setattr(module, "write_int8", fails_after_writing)

@@ -136,9 +136,7 @@ def _write(
     if gate is None:
         result = _result(plan, {fp32: "fp32"}, {}, None)
     else:
-        on_event(Note("quantising weights to int8"))
-        operators = write_int8(fp32, int8)
-        outcome = gate.check(OnnxBackend(plan.student, int8), max_drop)
+        operators, outcome = _write_int8(plan, gate, max_drop, folder, on_event)
         result = _result(plan, {fp32: "fp32", int8: "int8"}, operators, outcome)
         if not outcome.passed:
             raise GateError(
@@ -155,6 +153,27 @@ def _write(
     move_in(folder, described, plan.root)
     move_in(folder, new, plan.onnx)
     return result
+
+
+def _write_int8(
+    plan: _Plan, gate: AccuracyGate, max_drop: float, folder: Path, on_event: OnEvent
+) -> tuple[dict[str, int], Gate]:
+    """Quantise with one scale a column, and with one a matrix where that fails the gate; return the last try."""
+    fp32, int8 = folder / ONNX.fp32, folder / ONNX.int8
+    for per_channel in (True, False):
+        scales = "column" if per_channel else "matrix"
+        on_event(Note(f"quantising weights to int8, one scale a {scales}"))
+        operators = write_int8(fp32, int8, per_channel=per_channel)
+        backend = OnnxBackend(plan.student, int8)
+        outcome = gate.check(backend, max_drop)
+        if outcome.passed:
+            padded = gate.padded_drop(backend)
+            if padded > max_drop:
+                text = f"int8 loses {padded:.2f} points in padded batches of dev texts; run it one text at a time"
+                on_event(Note(text, warning=True))
+            return operators, outcome
+        on_event(Note(f"one scale a {scales} loses {outcome.drop:.2f} points of average dev accuracy"))
+    return operators, outcome
 
 
 def _write_fp32(plan: _Plan, torch_model: TorchBackend, path: Path, on_event: OnEvent) -> None:

@@ -64,21 +64,28 @@ class AccuracyGate:
         self.student = student
         self.dataset = dataset
         self.on_event = on_event
+        self._before: float | None = None
         self.heads: DomainHeads = fit_heads(student, dataset, SPLIT, model, data)
 
     def check(self, quantized: Backend, max_drop: float) -> Gate:
-        """Score a quantised graph at batch 1 and padded; the worse counts.
+        """Score a quantised graph one text at a time, as a device runs it.
 
         Args:
             quantized: the graph.
             max_drop: points of average accuracy that may be lost.
         """
-        before = self._accuracy(self.student, "scoring the student on dev")
-        alone = self._accuracy(quantized, "scoring int8 on dev")
-        padded = self._accuracy(quantized, "scoring int8 on dev in padded batches", padded=True)
-        # Rounded, so that 0.9 - 0.895 is half a point and not a hair more.
-        drop = round(100 * (before - min(alone, padded)), 6)
+        drop = self._drop(self._accuracy(quantized, "scoring int8 on dev"))
         return Gate(max_drop, drop, drop <= max_drop)
+
+    def padded_drop(self, quantized: Backend) -> float:
+        """Return the points lost in batches that are padded to the full length, the worst case of a server."""
+        return self._drop(self._accuracy(quantized, "scoring int8 on dev in padded batches", padded=True))
+
+    def _drop(self, accuracy: float) -> float:
+        if self._before is None:
+            self._before = self._accuracy(self.student, "scoring the student on dev")
+        # Rounded, so that 0.9 - 0.895 is half a point and not a hair more.
+        return round(100 * (self._before - accuracy), 6)
 
     def _accuracy(self, backend: Backend, task: str, *, padded: bool = False) -> float:
         labels = predict_labels(

@@ -61,13 +61,22 @@ class Projections(nn.Module):
     """P_l of section 2: student width h to teacher width H, one for the embedding and one for each of L layers.
 
     They are trained with the student and dropped afterwards. Weights start at N(0, 0.02), biases at 0.
+
+    Args:
+        student_width: h.
+        teacher_width: H.
+        layers: L.
+        around_identity: add the identity to the first weights, where h = H: the student is then drawn into the
+            teacher's own space, in which the teacher's head can be its start, and not into a random image of it.
     """
 
-    def __init__(self, student_width: int, teacher_width: int, layers: int) -> None:
+    def __init__(self, student_width: int, teacher_width: int, layers: int, *, around_identity: bool = False) -> None:
         super().__init__()
         maps = [nn.Linear(student_width, teacher_width) for _ in range(layers + 1)]
         for linear in maps:
             nn.init.normal_(linear.weight, std=PROJECTION_STD)
+            if around_identity:
+                linear.weight.data += torch.eye(teacher_width)
             nn.init.zeros_(linear.bias)
         self.maps = nn.ModuleList(maps)
 

@@ -76,6 +76,36 @@ def cut_weights(teacher: Any, student: Any, layers: Sequence[int], outputs: Sequ
     return weights
 
 
+def take_head(teacher: Any, student: Any, outputs: Sequence[int | None]) -> bool:
+    """Start the head of a pretrained student (all that is not its encoder, and the pooler) from its teacher's.
+
+    Args:
+        teacher: the teacher's classifier.
+        student: a classifier of the same width and kind of head, changed in place; others keep their random head.
+        outputs: see cut_weights.
+
+    Returns:
+        Whether the head was taken over.
+    """
+    head, _ = output_layer(student)
+    body = {f"{student.base_model_prefix}.{name}" for name in student.base_model.state_dict() if "pooler" not in name}
+    source, target = teacher.state_dict(), student.state_dict()
+    names = [name for name in target if name not in body]
+    inner = [name for name in names if name.rpartition(".")[0] != head]
+    last = [name for name in names if name not in inner]
+    fits = all(name in source and source[name].shape == target[name].shape for name in inner)
+    if not fits or any(name not in source or source[name].shape[1:] != target[name].shape[1:] for name in last):
+        return False
+    taken = {name: source[name].clone() for name in inner}
+    for name in last:
+        taken[name] = target[name].clone()
+        for row, origin in enumerate(outputs):
+            if origin is not None:
+                taken[name][row] = source[name][origin]
+    student.load_state_dict(taken, strict=False)
+    return True
+
+
 def _origin(name: str, layers: Sequence[int]) -> str:
     """Return the teacher's name of a student's weight."""
     return LAYER.sub(lambda m: f"{m[1]}{layers[int(m[2])] - 1}{m[3]}", name, count=1)

@@ -13,8 +13,8 @@ import torch
 from hrkd_cli.config import Init
 from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.model.capture import layer_map
-from hrkd_cli.model.cutting import NARROWED, cut_weights
-from hrkd_cli.model.loading import load_classifier, new_classifier, resolve, set_heads
+from hrkd_cli.model.cutting import NARROWED, cut_weights, take_head
+from hrkd_cli.model.loading import is_classifier, load_classifier, new_classifier, read_config, resolve, set_heads
 from hrkd_cli.model.sizes import sizes_of
 from hrkd_cli.runtime.heads import DomainHeads
 
@@ -128,7 +128,12 @@ def build_student(
     shape = default_shape(teacher.config) if spec is None else parse_shape(spec)
     if shape is None:
         path = resolve(str(spec), "student")
-        return load_classifier(path, heads, role="student")
+        student = load_classifier(path, heads, role="student")
+        if not is_classifier(read_config(path, "student")):
+            taken = take_head(teacher, student, _same_outputs(teacher_heads, heads))
+            whose = "its teacher's" if taken else "a random"
+            note(f"student {spec}: its own layers, and {whose} head")
+        return student
     config = student_config(teacher.config, shape, heads, init=init)
     student = new_classifier(config)
     if init is Init.RANDOM:

@@ -64,7 +64,10 @@ class DistillTask:
         self.graph: DomainGraph | None = None
         torch.manual_seed(settings.seed)
         if compares:
-            self.projections = Projections(own.width, theirs.width, own.layers).to(device)
+            # The released start is kept with the released means, for those who reproduce the paper.
+            near = own.width == theirs.width and not self.padded
+            projections = Projections(own.width, theirs.width, own.layers, around_identity=near)
+            self.projections = projections.to(device)
             if settings.graph is Graph.FROZEN:
                 graph = DomainGraph(theirs.width, own.layers, len(heads.domains), hierarchy=bool(settings.hierarchy))
                 # As released: random, never trained, its dropout on.
