@@ -116,3 +116,11 @@ def test_projections_start_small_and_map_widths():
     assert weights.std().item() == pytest.approx(0.02, rel=0.02)
     assert all(not linear.bias.any() for linear in projections.maps)
     assert [tuple(h.shape) for h in projections([torch.zeros(1, 4, 200)] * 3)] == [(1, 4, 300)] * 3
+
+
+def test_projections_of_equal_widths_can_start_around_the_identity():
+    torch.manual_seed(0)
+    projections = Projections(200, 200, 1, around_identity=True)
+    noise = torch.cat([(linear.weight - torch.eye(200)).flatten() for linear in projections.maps])
+    assert noise.std().item() == pytest.approx(0.02, rel=0.02)
+    assert noise.mean().item() == pytest.approx(0, abs=1e-3)

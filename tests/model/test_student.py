@@ -2,14 +2,15 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from hrkd_cli.config import Init
 from hrkd_cli.errors import UsageError
 from hrkd_cli.model.cutting import cut_weights
-from hrkd_cli.model.loading import new_classifier, set_heads
+from hrkd_cli.model.loading import new_classifier, output_layer, set_heads
 from hrkd_cli.model.student import Shape, build_student, default_shape, parse_shape, student_config
 from hrkd_cli.runtime.heads import DomainHeads
-from tiny import ARCHITECTURES, tiny_config
+from tiny import ARCHITECTURES, tiny_config, write_encoder
 
 HEADS = DomainHeads.build({"books": ["bad", "good"], "music": ["bad", "good", "odd"]})
 NARROWING = tuple(a for a in ARCHITECTURES if a != "modernbert")
@@ -156,3 +157,33 @@ def test_random_students_depend_on_the_seed_only():
         weights.append(student.bert.pooler.dense.weight)
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_pretrained_encoder_takes_its_teachers_head(tmp_path, architecture):
+    """Its own layers stay; pooler and outputs become the teacher's, outputs by name."""
+    teacher = make_teacher(architecture)
+    encoder = write_encoder(tmp_path / "encoder", architecture, layers=2, seed=9)
+    ours = DomainHeads.build({"music": ["bad", "good"]})
+    said = []
+    student = build_student(
+        str(encoder), teacher, ours, teacher_heads=HEADS, init=Init.TEACHER, seed=1, note=said.append
+    )
+    assert said == [f"student {encoder}: its own layers, and its teacher's head"]
+    own, theirs, start = student.state_dict(), teacher.state_dict(), load_file(encoder / "model.safetensors")
+    name, _ = output_layer(student)
+    assert torch.equal(own[f"{name}.weight"], theirs[f"{name}.weight"][2:4])  # music/bad, music/good
+    prefix = f"{student.base_model_prefix}."
+    for key, tensor in own.items():
+        plain = key.removeprefix(prefix)
+        if key.startswith(prefix) and "pooler" not in key:
+            assert torch.equal(tensor, start[plain]), key
+        elif not key.startswith(name):
+            assert torch.equal(tensor, theirs[key]), key
+
+
+def test_a_head_of_another_width_stays_random(tmp_path):
+    encoder = write_encoder(tmp_path / "encoder", layers=2, width=16)
+    said = []
+    build_student(str(encoder), make_teacher(), HEADS, teacher_heads=HEADS, init=Init.TEACHER, seed=1, note=said.append)
+    assert said == [f"student {encoder}: its own layers, and a random head"]

@@ -105,4 +105,4 @@ def _difference(record: Mapping[str, Any], path: Path, dataset: Dataset, teachin
         return "on other data"
     before = {name: entry.get("value") for name, entry in record.get("options", {}).items()}
     names = [f"--{n.replace('_', '-')}" for n, v in teaching.to_json().items() if before.get(n) != v and n != "device"]
-    return f"with other options ({', '.join(names)})"
+    return f"with other options ({', '.join(names)})" if names else "by another version of hrkd"
