@@ -74,7 +74,7 @@ def test_export_shows_files_parts_and_operators():
 def test_the_gate_line():
     assert tables.gate_lines({"gate": None}) == []
     assert tables.gate_lines({"gate": {"max_drop": 1, "drop": -0.25, "passed": True}}) == [
-        "Gate passed: dev accuracy dropped by -0.25 points, 1 allowed."
+        "Gate passed: dev accuracy rose by 0.25 points; a fall of 1 is allowed."
     ]
 
 

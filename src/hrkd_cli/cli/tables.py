@@ -200,7 +200,8 @@ def exported(result: Json) -> list[Table]:
     tables = [Table("Files", ("file", "precision", "MB"), files, words=(0, 1))]
     if parts := result.get("bytes_by_part"):
         rows = [(name, size(count)) for name, count in parts.items()]
-        tables.append(Table("Smallest file, by part", ("part", "size"), rows))
+        precision = files[-1][1] if files else "int8"
+        tables.append(Table(f"The {precision} file, by part", ("part", "size"), rows))
     if operators := result.get("quantized_ops"):
         tables.append(Table("Quantised operators", ("operator", "count"), [(k, str(v)) for k, v in operators.items()]))
     return tables
@@ -212,7 +213,8 @@ def gate_lines(result: Json) -> list[str]:
     if not gate or gate.get("drop") is None:
         return []
     verdict = "passed" if gate["passed"] else "FAILED"
-    return [f"Gate {verdict}: dev accuracy dropped by {gate['drop']:.2f} points, {gate['max_drop']:g} allowed."]
+    moved = f"{'fell' if gate['drop'] >= 0 else 'rose'} by {abs(gate['drop']):.2f} points"
+    return [f"Gate {verdict}: dev accuracy {moved}; a fall of {gate['max_drop']:g} is allowed."]
 
 
 def machine(found: Json) -> Table:
