@@ -128,6 +128,13 @@ def test_the_graph_and_the_teacher_are_not_trained(teacher, dataset):
     assert all(p.grad is not None for p in task.projections.parameters())
 
 
+def test_projections_start_near_the_identity_unless_as_released(teacher, dataset):
+    for means, near in ((Means.MASKED, True), (Means.RELEASED, False)):
+        task, _, _ = make_task(teacher, dataset, means=means)
+        diagonals = torch.cat([linear.weight.diagonal() for linear in task.projections.maps])
+        assert (diagonals.mean().item() > 0.9) == near
+
+
 @pytest.mark.parametrize(("means", "changes"), [(Means.MASKED, False), (Means.RELEASED, True)])
 def test_padding_a_real_batch_further(teacher, dataset, monkeypatch, means, changes):
     task, root, student = make_task(teacher, dataset, means=means)

@@ -6,6 +6,7 @@ On a terminal ``live`` draws; elsewhere plain lines appear, few enough for a log
 from __future__ import annotations
 
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -28,9 +29,9 @@ Clock = Callable[[], float]
 class Display(AbstractContextManager["Display"]):
     """A consumer of events that may hold the terminal between entering and leaving."""
 
+    @abstractmethod
     def __call__(self, event: Event) -> None:
         """Show one event."""
-        raise NotImplementedError
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
