@@ -12,6 +12,7 @@ from typing import Any
 
 from hrkd_cli.errors import UsageError
 
+AUTO_BATCH = "auto"
 DEFAULT_SEED = 42
 
 
@@ -98,6 +99,23 @@ class Init(StrEnum):
     RANDOM = "random"
 
 
+class Precision(StrEnum):
+    """Arithmetic of a training run's forward and backward passes; weights stay in float32."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+class CacheTeacher(StrEnum):
+    """Whether the teacher's outputs are computed once and kept on disk."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
 class TeacherCheckpoints(StrEnum):
     """Which teacher a domain has: the weights that were best for it, or those that were best on average."""
 
@@ -111,33 +129,40 @@ class TrainingSettings:
 
     Attributes:
         epochs: passes over the data.
-        batch_size: rows of each domain in a step.
+        batch_size: rows of each domain in a step, shared out over the processes; ``"auto"`` for the largest power of
+            two up to 32 (the paper's batch over its 4 GPUs) that memory holds.
         accumulate: forward and backward passes that make one optimiser step.
         learning_rate: peak rate of AdamW.
         weight_decay: not applied to biases and normalisation weights.
         warmup: fraction of the steps over which the rate rises; it then falls linearly to 0.
         max_length: tokens an example is cut to.
         sampling: see Sampling.
+        precision: see Precision.
         eval_every: steps between two dev scores; None for twice an epoch.
         metric: see Metric.
         class_weights: see ClassWeights.
         patience: stop after this many dev scores without a better average; None never stops.
+        checkpoint_every: steps between two checkpoints; None for every two minutes.
+        processes: processes that share a step; None for those that this one was started with (``torchrun``), or one.
         seed: of everything random.
         device: see Device.
     """
 
     epochs: int = 3
-    batch_size: int = 8
+    batch_size: int | str = 8
     accumulate: int = 1
     learning_rate: float = 5e-5
     weight_decay: float = 0.01
     warmup: float = 0.1
     max_length: int = 128
     sampling: Sampling = Sampling.COVER
+    precision: Precision = Precision.AUTO
     eval_every: int | None = None
     metric: Metric = Metric.ACCURACY
     class_weights: ClassWeights = ClassWeights.NONE
     patience: int | None = None
+    checkpoint_every: int | None = None
+    processes: int | None = None
     seed: int = DEFAULT_SEED
     device: Device = Device.AUTO
 
@@ -148,8 +173,12 @@ class TrainingSettings:
             UsageError: an option is out of range.
         """
         _coerce_enums(self)
-        for name in ("epochs", "batch_size", "accumulate", "eval_every", "patience"):
+        if isinstance(self.batch_size, str) and self.batch_size.isdecimal():
+            object.__setattr__(self, "batch_size", int(self.batch_size))
+        for name in ("epochs", "accumulate", "eval_every", "patience", "checkpoint_every", "processes"):
             _check(self, name, lambda v: v is None or v >= 1, "at least 1")
+        if self.batch_size != AUTO_BATCH:
+            _check(self, "batch_size", lambda v: v >= 1, f"at least 1, or {AUTO_BATCH}")
         _check(self, "learning_rate", lambda v: v > 0, "above 0")
         _check(self, "weight_decay", lambda v: v >= 0, "at least 0")
         _check(self, "warmup", lambda v: 0 <= v <= 1, "between 0 and 1")
@@ -159,6 +188,10 @@ class TrainingSettings:
     def to_json(self) -> dict[str, Any]:
         """Return the resolved options as plain values."""
         return {name: str(v) if isinstance(v, StrEnum) else v for name, v in asdict(self).items()}
+
+    def decisive(self) -> dict[str, Any]:
+        """Return the options that a run's result depends on, beyond the last digits of a weight."""
+        return {name: value for name, value in self.to_json().items() if name not in INDIFFERENT}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +216,8 @@ class DistillSettings(TrainingSettings):
         attention_weight: w_att of section 5.
         prediction_weight: w_pred of section 5.
         temperature: t of the prediction loss.
+        cache_teacher: see CacheTeacher.
+        cache_limit: GB that kept teacher outputs may take on disk, those of other runs in the same folder included.
         means: see Means.
         allow_weak_teacher: go on when the teacher is not clearly above the majority class in some domain.
     """
@@ -199,6 +234,8 @@ class DistillSettings(TrainingSettings):
     attention_weight: float = 1.0
     prediction_weight: float = 1.0
     temperature: float = 1.0
+    cache_teacher: CacheTeacher = CacheTeacher.AUTO
+    cache_limit: float = 50.0
     means: Means = Means.MASKED
     allow_weak_teacher: bool = False
 
@@ -212,6 +249,9 @@ class DistillSettings(TrainingSettings):
         TrainingSettings.__post_init__(self)
         _check(self, "teacher_epochs", lambda v: v >= 1, "at least 1")
         _check(self, "temperature", lambda v: v > 0, "above 0")
+        _check(self, "cache_limit", lambda v: v > 0, "above 0")
+        if self.means is Means.RELEASED and self.cache_teacher is CacheTeacher.ON:
+            raise UsageError("--cache-teacher on: --means released looks at padding, which is not kept; leave one out")
         for name in ("hidden_weight", "attention_weight", "prediction_weight"):
             _check(self, name, lambda v: v >= 0, "at least 0")
         if not any((self.hidden_weight and self.method is not Method.LOGITS, self.prediction_weight)):
@@ -243,6 +283,8 @@ class DistillSettings(TrainingSettings):
         return new
 
 
+# Options that change how a run is made, not what comes out.
+INDIFFERENT = ("device", "checkpoint_every", "processes", "cache_limit")
 # The enum of each setting whose default does not show it.
 _OPTIONAL_ENUMS: dict[str, type[StrEnum]] = {"init": Init, "graph": Graph}
 

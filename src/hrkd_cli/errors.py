@@ -9,6 +9,7 @@ line prints it on stderr and exits with ``exit_code``; the Python API raises it.
     +-- ModelError            1   a model folder or hub id, a tokenizer, a pair of models that does not fit
     +-- OutputError           1   an output that exists or cannot be written
     +-- TrainingError         1   a run that cannot go on (a loss that is not a number, a weak teacher)
+    |   +-- ProcessError    1   another process of the same run is gone
     +-- GateError             3   a quality gate failed
 """
 
@@ -41,6 +42,10 @@ class OutputError(HrkdError):
 
 class TrainingError(HrkdError):
     """A training run cannot go on."""
+
+
+class ProcessError(TrainingError):
+    """Another process of the same run is gone: its own error is the one to read."""
 
 
 class GateError(HrkdError):

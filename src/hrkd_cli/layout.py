@@ -43,9 +43,28 @@ class OnnxFiles:
     int4: str = "model_q4.onnx"
 
 
+@dataclass(frozen=True, slots=True)
+class CheckpointFiles:
+    """Names inside a checkpoint."""
+
+    tensors: str = "state.safetensors"
+    values: str = "checkpoint.json"
+
+
+@dataclass(frozen=True, slots=True)
+class CacheFiles:
+    """Names inside a folder of kept teacher outputs."""
+
+    folder: str = "teacher-cache"
+    index: str = "cache.json"
+    lock: str = ".lock"
+
+
 DATASET = DatasetFiles()
 MODEL = ModelFiles()
 ONNX = OnnxFiles()
+CHECKPOINT = CheckpointFiles()
+CACHE = CacheFiles()
 
 ROOT = Path("hrkd-out")
 DATASET_OUT = ROOT / "dataset"

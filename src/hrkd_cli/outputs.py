@@ -44,11 +44,22 @@ def check_output(out: Path, *, kind: str, is_ours: Callable[[Path], bool], force
         raise OutputError(f"{out} exists already; replace it with --force or choose another --out")
 
 
+def _nothing_to_keep(_work: Path) -> bool:
+    return False
+
+
 @contextlib.contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
+def whole_folder(
+    out: Path, *, worth_keeping: Callable[[Path], bool] = _nothing_to_keep, go_on: bool = False
+) -> Iterator[Path]:
     """Give a folder to work in, which becomes ``out`` when the block ends and vanishes when it fails.
 
     An existing ``out`` is replaced (call check_output first) and stays as it was when the block fails.
+
+    Args:
+        out: the folder.
+        worth_keeping: tells a working folder that must not vanish when the block fails (it has a checkpoint).
+        go_on: work in the folder that an earlier try left, if it is worth keeping.
 
     Raises:
         OutputError: the disk is full, or the folder cannot be written.
@@ -58,9 +69,9 @@ def whole_folder(out: Path) -> Iterator[Path]:
     work = partial(target)
     known = target.exists()
     with plain_disk_errors(out, work), made_folders(work):
-        _clear_leftover(work)
+        _clear_leftover(work, worth_keeping if go_on else _nothing_to_keep)
         try:
-            work.mkdir(parents=True)
+            work.mkdir(parents=True, exist_ok=True)
             with (work / _MARK).open("w") as mark:
                 _lock(mark)
                 yield work
@@ -69,7 +80,8 @@ def whole_folder(out: Path) -> Iterator[Path]:
                 raise OutputError(f"{out} appeared while it was being written, and is left alone; choose another --out")
             _move_in(work, target)
         except BaseException:  # Ctrl-C too
-            shutil.rmtree(work, ignore_errors=True)
+            if not worth_keeping(work):
+                shutil.rmtree(work, ignore_errors=True)
             raise
 
 
@@ -147,8 +159,8 @@ def check_space(out: Path, needed: int) -> None:
         )
 
 
-def _clear_leftover(work: Path) -> None:
-    """Remove what a killed run left, and nothing else."""
+def _clear_leftover(work: Path, worth_keeping: Callable[[Path], bool]) -> None:
+    """Remove what a killed run left, unless it is worth keeping, and nothing else."""
     if not work.exists():
         return
     if not (work / _MARK).is_file():
@@ -156,7 +168,8 @@ def _clear_leftover(work: Path) -> None:
     with (work / _MARK).open("a") as mark:
         if not _lock(mark):
             raise OutputError(f"{work} is being written by another hrkd; wait for it or choose another --out")
-    shutil.rmtree(work)
+    if not worth_keeping(work):
+        shutil.rmtree(work)
 
 
 def _lock(mark: IO[str]) -> bool:

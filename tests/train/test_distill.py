@@ -9,16 +9,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
-from hrkd_cli.config import DistillSettings, Graph, Means, Method, TeacherCheckpoints, TeachSettings
+from hrkd_cli.config import DistillSettings, Graph, Means, Method, Precision, TeacherCheckpoints, TeachSettings
 from hrkd_cli.data.dataset import Rows
 from hrkd_cli.errors import HrkdError, ModelError, OutputError, TrainingError, UsageError
 from hrkd_cli.events import Note, StepDone
 from hrkd_cli.model.encoding import Encoder, make_encoder
+from hrkd_cli.hrkd import Shares
 from hrkd_cli.model.loading import new_classifier
+from hrkd_cli.model.precision import Arithmetic
 from hrkd_cli.runtime.heads import DomainHeads
 from hrkd_cli.train.distill import distill, distill_on
 from hrkd_cli.train.scoring import encode_split
-from hrkd_cli.train.task import DistillTask
+from hrkd_cli.train.task import Comparison, DistillTask
+from hrkd_cli.train.teacher_side import AskedTeachers
 from hrkd_cli.train.teach import teach_on
 from hrkd_cli.train.teachers import open_teachers
 from tiny import ARCHITECTURES, make_dataset, tiny_tokenizer, write_encoder, write_raw
@@ -108,19 +111,33 @@ def make_task(teacher, dataset, **options):
     teachers = open_teachers(teacher, dataset, checkpoints=TeacherCheckpoints.AVERAGE, device=device, name="t")
     heads = DomainHeads.build(dataset.labels)
     encoder = make_encoder(teachers.root, teachers.tokenizer, 16)
-    side = (encoder, encode_split(dataset, "train", encoder).encoded)
+    rows = (encoder, encode_split(dataset, "train", encoder).encoded)
     torch.manual_seed(0)
     student = new_classifier(teachers.root.config)
     settings = DistillSettings(**options).resolved()
-    none = dict.fromkeys(heads.domains)
-    task = DistillTask(teachers, student, heads, settings, rows=(side, side), class_weights=none, device=device)
+    comparison = Comparison.of(settings, teachers.root.config, student.config)
+    pad_to = 16 if comparison.padded else None
+    side = AskedTeachers(
+        teachers, comparison.layers, attention=comparison.attention, own=None, pad_to=pad_to, device=device
+    )
+    task = DistillTask(
+        side,
+        student,
+        heads,
+        settings,
+        comparison,
+        teacher=teachers.root.config,
+        rows=rows,
+        class_weights=dict.fromkeys(heads.domains),
+        arithmetic=Arithmetic(Precision.FP32, device),
+    )
     return task, teachers.root, student
 
 
 def test_the_graph_and_the_teacher_are_not_trained(teacher, dataset):
     task, root, student = make_task(teacher, dataset)
     student.train()
-    task.loss({"books": [0, 1], "music": [2, 3]}).total.backward()
+    task.loss(task.load({"books": [0, 1], "music": [2, 3]})).total.backward()
     assert not any(m.training for m in root.modules())
     assert all(p.grad is None for p in root.parameters())
     assert all(p.grad is None for p in task.graph.parameters())
@@ -135,18 +152,38 @@ def test_projections_start_near_the_identity_unless_as_released(teacher, dataset
         assert (diagonals.mean().item() > 0.9) == near
 
 
+def widened(shares, length, *, padded):
+    """The shares of the same rows padded further, in float64."""
+    if padded:
+        per_domain = shares.domains.sum(dim=1)
+        count = (shares.domains.T @ per_domain).double()
+        tokens = (1 / (count * length))[:, None].expand(-1, length)
+        pairs = 1 / (count * length**2)
+        keys = shares.keys
+    else:
+        extra = length - shares.tokens.shape[1]
+        tokens = torch.nn.functional.pad(shares.tokens, (0, extra)).double()
+        keys, pairs = tokens > 0, shares.pairs.double()
+    if keys.shape[1] < length:
+        keys = torch.nn.functional.pad(keys, (0, length - keys.shape[1]))
+    queries = None if padded else keys
+    return Shares(shares.domains.double(), shares.rows.double(), tokens, pairs, queries, keys)
+
+
 @pytest.mark.parametrize(("means", "changes"), [(Means.MASKED, False), (Means.RELEASED, True)])
 def test_padding_a_real_batch_further(teacher, dataset, monkeypatch, means, changes):
     task, root, student = make_task(teacher, dataset, means=means)
     for module in (root, student, task.projections, task.graph):
         module.double().eval()
     rows = {"books": [0, 1, 2], "music": [3, 4, 5]}
-    collate = Encoder.collate
+    collate = Encoder.collate_rows
     found = []
     for length in (16, 40):
-        monkeypatch.setattr(Encoder, "collate", lambda *args, length=length, **_: collate(*args, pad_to=length))
+        monkeypatch.setattr(Encoder, "collate_rows", lambda *args, length=length, **_: collate(*args, pad_to=length))
         with torch.no_grad():
-            loss = task.loss(rows)
+            batch = task.load(rows)
+            shares = widened(batch.shares, length, padded=means is Means.RELEASED)
+            loss = task.loss(dataclasses.replace(batch, shares=shares))
         found.append(torch.stack([loss.total, *loss.parts.values(), *loss.ratios.flatten()]))
     difference = (found[0] - found[1]).abs().max().item()
     assert (difference > 1e-3) if changes else (difference <= 1e-6)

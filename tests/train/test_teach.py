@@ -121,7 +121,7 @@ def test_the_loss_is_the_sum_of_the_domains_cross_entropies(encoder, dataset):
     cut = make_encoder(model, load_tokenizer(encoder), 16)
     task = TeachTask(model, encode_split(dataset, "train", cut), heads, cut, TeachSettings(), torch.device("cpu"))
     with torch.no_grad():
-        found = task.loss({"books": [0, 1, 2], "music": [3]}).total.item()
+        found = task.loss(task.load({"books": [0, 1, 2], "music": [3]})).total.item()
         expected = 0.0
         for domain, indices, first in (("books", [0, 1, 2], 0), ("music", [3], 2)):
             rows = dataset.split(domain, "train")
@@ -167,8 +167,8 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_leaves_nothing(tmp_path, 
 
     model_loss = TeachTask.loss
 
-    def broken(self, rows):
-        return TaskLoss(model_loss(self, rows).total * float("nan"))
+    def broken(self, batch):
+        return TaskLoss(model_loss(self, batch).total * float("nan"))
 
     monkeypatch.setattr(TeachTask, "loss", broken)
     with pytest.raises(TrainingError, match=r"step 1: the loss is nan.*--learning-rate"):
@@ -180,7 +180,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, encoder, dataset, 
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("hrkd_cli.train.run.save_file", full)
+    monkeypatch.setattr("hrkd_cli.train.keep.save_file", full)
     with pytest.raises(OutputError, match=r"t: the disk is full"):
         teach_on(encoder, dataset, TeachSettings(epochs=1, max_length=16), out=tmp_path / "t", name="x")
     assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ import typer
 
 from hrkd_cli import config as choices
 from hrkd_cli import layout
-from hrkd_cli.cli import options, tables
+from hrkd_cli.cli import launch, options, tables
 from hrkd_cli.cli.session import session
 from hrkd_cli.cli.settings import chosen, sources
 
@@ -93,6 +93,23 @@ _Temperature = Annotated[
     float,
     typer.Option("--temperature", metavar="T", help="Divides both sides' logits.", rich_help_panel=_METHOD),
 ]
+_CacheTeacher = Annotated[
+    choices.CacheTeacher,
+    typer.Option(
+        "--cache-teacher",
+        help="Compute the teacher's outputs once and keep them on disk; auto measures whether that pays.",
+        rich_help_panel=options.TRAINING,
+    ),
+]
+_CacheLimit = Annotated[
+    float,
+    typer.Option(
+        "--cache-limit",
+        metavar="GB",
+        help="Disk that kept teacher outputs may take; the oldest make way.",
+        rich_help_panel=options.TRAINING,
+    ),
+]
 _Means = Annotated[
     choices.Means,
     typer.Option(
@@ -137,19 +154,25 @@ def distill(
     temperature: _Temperature = _DEFAULT.temperature,
     means: _Means = choices.Means.MASKED,
     allow_weak_teacher: _AllowWeakTeacher = False,
+    cache_teacher: _CacheTeacher = choices.CacheTeacher.AUTO,
+    cache_limit: _CacheLimit = _DEFAULT.cache_limit,
     teacher_epochs: _TeacherEpochs = _DEFAULT.teacher_epochs,
     epochs: options.Epochs = _DEFAULT.epochs,
-    batch_size: options.BatchSize = _DEFAULT.batch_size,
+    batch_size: options.BatchSize = str(_DEFAULT.batch_size),
     accumulate: options.Accumulate = _DEFAULT.accumulate,
     learning_rate: options.LearningRate = _DEFAULT.learning_rate,
     weight_decay: options.WeightDecay = _DEFAULT.weight_decay,
     warmup: options.Warmup = _DEFAULT.warmup,
     max_length: options.MaxLength = _DEFAULT.max_length,
     sampling: options.Sampling = choices.Sampling.COVER,
+    precision: options.Precision = choices.Precision.AUTO,
     eval_every: options.EvalEvery = None,
     metric: options.Metric = choices.Metric.ACCURACY,
     class_weights: options.ClassWeights = choices.ClassWeights.NONE,
     patience: options.Patience = None,
+    checkpoint_every: options.CheckpointEvery = None,
+    resume: options.Resume = False,
+    processes: options.Processes = None,
     seed: options.Seed = _DEFAULT.seed,
     device: options.Device = choices.Device.AUTO,
     json: options.Json = False,
@@ -163,11 +186,20 @@ def distill(
     With a plain encoder as --teacher or raw --data the stages before are run first, and reused while nothing changes.
     """
     settings = chosen(ctx, choices.DistillSettings)
+    if launch.is_wanted(processes):
+        raise typer.Exit(launch.run_together(processes or 1))
     with session(ctx) as run:
         from hrkd_cli.train.distill import distill as engine
 
         result = engine(
-            teacher, data=data, out=out, force=force, on_event=run.on_event, sources=sources(ctx), **settings
+            teacher,
+            data=data,
+            out=out,
+            force=force,
+            resume=resume,
+            on_event=run.on_event,
+            sources=sources(ctx),
+            **settings,
         )
     run.console.result(result.to_json(), tables.trained(result.to_json()))
     folder = "" if out == layout.STUDENT_OUT else f" {out}"

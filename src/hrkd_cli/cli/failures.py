@@ -14,7 +14,7 @@ import typer
 
 from hrkd_cli.cli.settings import did_you_mean, expected
 from hrkd_cli.cli.units import one_line
-from hrkd_cli.errors import HrkdError, UsageError
+from hrkd_cli.errors import HrkdError, ProcessError, UsageError
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -42,7 +42,13 @@ def report(error: BaseException, program: str) -> int:
     if os.environ.get("HRKD_DEBUG") == "1":
         sys.stderr.write("".join(traceback.format_exception(error)))
     text, code = describe(error, program)
-    sys.stderr.write(f"{program}: {one_line(text)}\n")
+    line = one_line(text)
+    from hrkd_cli.cli import launch
+
+    if launch.hand_over(line, code, secondary=isinstance(error, ProcessError)):
+        return code
+    rank = os.environ.get("RANK", "0")
+    sys.stderr.write(f"{program}: {line}\n" if rank == "0" else f"{program}: rank {rank}: {line}\n")
     sys.stderr.flush()
     return code
 
@@ -62,7 +68,9 @@ def describe(error: BaseException, program: str) -> tuple[str, int]:
     if isinstance(error, OSError) and error.strerror:
         return _system(error), 1
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "out of memory; a smaller --batch-size or --max-length needs less", 1
+        what = "out of GPU memory" if "CUDA" in str(error) else "out of memory"
+        advice = "lower --batch-size or --max-length, or try --batch-size auto"
+        return f"{what}; {advice}; a checkpoint, if there is one, is kept for --resume", 1
     cause = error.__cause__ if isinstance(error, typer.Abort) and error.__cause__ else error
     return f"internal error: {type(cause).__name__}: {cause}; set HRKD_DEBUG=1 for the traceback", 1
 

@@ -12,7 +12,7 @@ import typer
 from typer.main import get_command
 
 from hrkd_cli import __version__
-from hrkd_cli.cli import distill, evaluate, export, failures, info, predict, prepare, settings, teach
+from hrkd_cli.cli import distill, evaluate, export, failures, info, launch, predict, prepare, settings, teach
 from hrkd_cli.cli.help import Command, Group
 
 _HELP_OPTIONS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -83,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     tree = command()
     words = sys.argv[1:] if arguments is None else arguments
+    launch.remember(words)
     program = failures.program_name(words, tree.commands)
     _accept_any_text()
     if f"_{failures.PROGRAM.upper()}_COMPLETE" in os.environ:

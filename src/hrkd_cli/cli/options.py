@@ -84,7 +84,13 @@ Threads = Annotated[
 
 Epochs = Annotated[int, typer.Option("--epochs", metavar="N", help="Passes over the data.", rich_help_panel=TRAINING)]
 BatchSize = Annotated[
-    int, typer.Option("--batch-size", metavar="N", help="Rows of each domain in a step.", rich_help_panel=TRAINING)
+    str,
+    typer.Option(
+        "--batch-size",
+        metavar="N",
+        help="Rows of each domain in a step, over all processes; auto: as many as memory holds, up to 32.",
+        rich_help_panel=TRAINING,
+    ),
 ]
 Accumulate = Annotated[
     int,
@@ -124,6 +130,14 @@ Sampling = Annotated[
         rich_help_panel=TRAINING,
     ),
 ]
+Precision = Annotated[
+    config.Precision,
+    typer.Option(
+        "--precision",
+        help="Arithmetic of forward and backward passes; auto takes bf16 where the hardware has it, else fp32.",
+        rich_help_panel=TRAINING,
+    ),
+]
 EvalEvery = Annotated[
     int | None,
     typer.Option(
@@ -153,6 +167,34 @@ Patience = Annotated[
         metavar="N",
         help="Stop after N dev scores without a better average.",
         show_default="never",
+        rich_help_panel=TRAINING,
+    ),
+]
+CheckpointEvery = Annotated[
+    int | None,
+    typer.Option(
+        "--checkpoint-every",
+        metavar="STEPS",
+        help="Steps between two checkpoints; Ctrl-C and SIGTERM write one too.",
+        show_default="every two minutes",
+        rich_help_panel=TRAINING,
+    ),
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on with a run that was cut off; starts anew where there is none.",
+        rich_help_panel=TRAINING,
+    ),
+]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        "--processes",
+        metavar="N",
+        help="Processes that share every step: one a GPU, or a few on a CPU.",
+        show_default="those of torchrun, or one",
         rich_help_panel=TRAINING,
     ),
 ]

@@ -28,6 +28,8 @@ RESERVED = frozenset({"HRKD_DEBUG", "HRKD_GOLDEN"})
 
 # How Typer calls the four places, and how this project does.
 _PLACES = {"COMMANDLINE": "flag", "ENVIRONMENT": "environment", "DEFAULT_MAP": "file", "DEFAULT": "default"}
+# Options that take a number or a word; in TOML the number needs no quotes.
+_NUMBER_OR_WORD = frozenset({"batch_size"})
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text in quotes"}
 
 
@@ -144,6 +146,8 @@ def _section(table: dict[str, Any], where: str, known: dict[str, Any]) -> dict[s
             raise UsageError(f"{where}: unknown key {key!r}{did_you_mean(option, known).replace('_', '-')}")
         if option in checked:
             raise UsageError(f"{where}: {key!r} is given twice, with a hyphen and with an underscore")
+        if option in _NUMBER_OR_WORD and isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
         checked[option] = _checked(value, expected(known[option], option), f"{where}: {key}")
     return checked
 

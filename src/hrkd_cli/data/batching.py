@@ -19,17 +19,19 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 
 from hrkd_cli.config import Sampling
-from hrkd_cli.errors import DataError, TrainingError, UsageError
+from hrkd_cli.errors import DataError, UsageError
+
+WINDOW = 16  # steps whose rows are sorted by length together
 
 
 class DomainStream:
     """An endless stream of row indices: a fresh permutation of the rows each pass.
 
-    The order depends on seed, domain name and pass number only, so that a position is all there is to save.
+    The order depends on seed, domain name and pass number only.
     """
 
     def __init__(self, domain: str, rows: int, seed: int) -> None:
@@ -43,17 +45,6 @@ class DomainStream:
         self._position = 0
         self._pass = -1
         self._order: list[int] = []
-
-    @property
-    def position(self) -> int:
-        """Rows taken since the start of the first pass; setting it goes there."""
-        return self._position
-
-    @position.setter
-    def position(self, value: int) -> None:
-        if value < 0:
-            raise ValueError(f"position {value} is below 0")
-        self._position = value
 
     def take(self, count: int) -> list[int]:
         """Return the next ``count`` row indices, going into the next pass where this one ends."""
@@ -81,11 +72,21 @@ class DomainStream:
 class Sampler:
     """An endless iterator of steps: row indices by domain, in the order in which the domains were given.
 
+    The n-th step depends on the arguments and n only, so that a number is all there is to save.
+
     Attributes:
         steps_per_epoch: steps that make an epoch (see the module's table).
     """
 
-    def __init__(self, rows: Mapping[str, int], *, batch_size: int, sampling: Sampling | str, seed: int) -> None:
+    def __init__(
+        self,
+        rows: Mapping[str, int],
+        *,
+        batch_size: int,
+        sampling: Sampling | str,
+        seed: int,
+        lengths: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
         """Make a sampler.
 
         Args:
@@ -93,6 +94,7 @@ class Sampler:
             batch_size: rows of each domain in a step (on average, under temperature sampling).
             sampling: see the module's table.
             seed: of the permutations.
+            lengths: tokens of each row by domain, for steps of similar length; None for steps as they are drawn.
 
         Raises:
             DataError: there is no domain, or a domain has no rows.
@@ -104,10 +106,13 @@ class Sampler:
             raise DataError("there is no domain to train on")
         self._batch_size = batch_size
         self._sampling = Sampling(sampling)
+        self._seed = seed
+        self._lengths = lengths
         self._streams = {domain: DomainStream(domain, count, seed) for domain, count in rows.items()}
         self._shares = _shares(rows, batch_size * len(rows))
         self._credits = dict.fromkeys(rows, 0.0)
-        self._step = 0
+        self._drawn = 0
+        self._ready: deque[dict[str, list[int]]] = deque()
         if self._sampling is Sampling.COVER:
             self.steps_per_epoch = math.ceil(max(rows.values()) / batch_size)
         else:
@@ -117,35 +122,40 @@ class Sampler:
         return self
 
     def __next__(self) -> dict[str, list[int]]:
-        if self._sampling is Sampling.COVER and self._step % self.steps_per_epoch == 0:
+        if not self._ready:
+            # A window ends with its epoch, which therefore holds the same rows with and without lengths.
+            left = self.steps_per_epoch - self._drawn % self.steps_per_epoch
+            drawn = [self._draw() for _ in range(1 if self._lengths is None else min(WINDOW, left))]
+            self._ready.extend(drawn if self._lengths is None else self._by_length(drawn, self._lengths))
+        return self._ready.popleft()
+
+    def skip(self, steps: int) -> None:
+        """Go past the next ``steps`` steps."""
+        for _ in range(steps):
+            next(self)
+
+    def _draw(self) -> dict[str, list[int]]:
+        if self._sampling is Sampling.COVER and self._drawn % self.steps_per_epoch == 0:
             # Each epoch begins each domain anew: otherwise the end of a pass would eat into the next epoch's rows.
             for stream in self._streams.values():
                 stream.next_pass()
-        self._step += 1
+        self._drawn += 1
         counts = self._temperature_counts() if self._sampling is Sampling.TEMPERATURE else {}
         return {name: stream.take(counts.get(name, self._batch_size)) for name, stream in self._streams.items()}
 
-    def state(self) -> dict[str, Any]:
-        """Return where the sampler is, as plain values that JSON holds exactly."""
-        return {
-            "step": self._step,
-            "positions": {name: stream.position for name, stream in self._streams.items()},
-            "credits": dict(self._credits),
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go to where ``state()`` was taken.
-
-        Raises:
-            TrainingError: the state is of other domains.
-        """
-        if set(state["positions"]) != set(self._streams):
-            theirs, ours = (", ".join(sorted(names)) for names in (state["positions"], self._streams))
-            raise TrainingError(f"the saved run has the domains {theirs}; the data has {ours}")
-        self._step = int(state["step"])
-        self._credits = {name: float(state["credits"][name]) for name in self._streams}
-        for name, stream in self._streams.items():
-            stream.position = int(state["positions"][name])
+    def _by_length(
+        self, steps: list[dict[str, list[int]]], lengths: Mapping[str, Sequence[int]]
+    ) -> list[dict[str, list[int]]]:
+        """Deal the rows of some steps out again, short ones first, then shuffle the steps."""
+        dealt: list[dict[str, list[int]]] = [{} for _ in steps]
+        for name in self._streams:
+            rows = sorted((row for step in steps for row in step[name]), key=lengths[name].__getitem__)
+            first = 0
+            for new, old in zip(dealt, steps, strict=True):
+                new[name] = rows[first : first + len(old[name])]
+                first += len(old[name])
+        random.Random(f"{self._seed}/{self._drawn}").shuffle(dealt)
+        return dealt
 
     def _temperature_counts(self) -> dict[str, int]:
         """Round the shares so that every step has the same total, carrying what is rounded off to later steps."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,13 @@ class DomainScores:
         if by_label:
             entry["labels"] = {name: scores.to_json() for name, scores in self.labels.items()}
         return entry
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> DomainScores:
+        """Return what ``to_json`` wrote; without its labels where it left them out."""
+        low, high = entry["interval"]
+        labels = {name: LabelScores(**scores) for name, scores in entry.get("labels", {}).items()}
+        return cls(int(entry["n"]), entry["accuracy"], entry["macro_f1"], (low, high), labels)
 
 
 @dataclass(frozen=True, slots=True)

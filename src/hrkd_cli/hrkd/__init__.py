@@ -6,19 +6,42 @@ knows of files, models or the command line, and nothing is imported from the res
 
 from hrkd_cli.hrkd.graph import DomainGraph, GraphRatios
 from hrkd_cli.hrkd.losses import attention_loss, hidden_loss, prediction_loss, prototype
-from hrkd_cli.hrkd.objective import DomainTerms, LossParts, Projections, Signals, combine, domain_terms
+from hrkd_cli.hrkd.objective import (
+    BatchTerms,
+    DomainTerms,
+    LossParts,
+    Projections,
+    Signals,
+    combine,
+    domain_terms,
+)
+from hrkd_cli.hrkd.packed import (
+    ABSENT,
+    Shares,
+    StudentSignals,
+    TeacherSignals,
+    attention_energy,
+    packed_terms,
+)
 
 __all__ = [
+    "ABSENT",
+    "BatchTerms",
     "DomainGraph",
     "DomainTerms",
     "GraphRatios",
     "LossParts",
     "Projections",
+    "Shares",
     "Signals",
+    "StudentSignals",
+    "TeacherSignals",
+    "attention_energy",
     "attention_loss",
     "combine",
     "domain_terms",
     "hidden_loss",
+    "packed_terms",
     "prediction_loss",
     "prototype",
 ]

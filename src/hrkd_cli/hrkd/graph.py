@@ -24,6 +24,14 @@ class GraphRatios:
     layer: tuple[Tensor, ...]
 
 
+def drop(values: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
+    """Dropout with a random stream of its own: processes that share a run must drop the same."""
+    if not share:
+        return values
+    kept = torch.rand(values.shape, generator=generator, device=values.device, dtype=values.dtype) >= share
+    return values * kept / (1 - share)
+
+
 class GraphAttention(nn.Module):
     """Several heads of graph attention over a complete graph with self-loops (Velickovic et al., 2018).
 
@@ -41,12 +49,12 @@ class GraphAttention(nn.Module):
             # The vector's fans are those of a (2 x out, 1) matrix.
             nn.init.xavier_uniform_(self.attention.data[head].view(2 * out, 1), gain=XAVIER_GAIN)
 
-    def forward(self, nodes: Tensor) -> Tensor:
+    def forward(self, nodes: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Map nodes (D, width) to (D, heads x out), heads side by side."""
         features = torch.einsum("di,gio->gdo", nodes, self.weight)  # (heads, D, out)
         receiver, neighbour = torch.einsum("gdo,gso->sgd", features, self.attention)  # each (heads, D)
         scores = F.leaky_relu(receiver[:, :, None] + neighbour[:, None, :], self.slope)  # (heads, D, D)
-        weights = F.dropout(scores.softmax(dim=-1), self.dropout, self.training)
+        weights = drop(scores.softmax(dim=-1), self.dropout if self.training else 0.0, generator)
         return F.elu(weights @ features).transpose(0, 1).flatten(1)  # (D, heads x out)
 
 
@@ -76,6 +84,7 @@ class DomainGraph(nn.Module):
     ) -> None:
         super().__init__()
         self.dropout = dropout
+        self.generator: torch.Generator | None = None  # of dropout; None for torch's own
         count = layers + 1
         self.hidden = nn.ModuleList(
             GraphAttention(width, width, heads=heads, dropout=dropout, slope=slope) for _ in range(count)
@@ -101,8 +110,9 @@ class DomainGraph(nn.Module):
             if layer and self.reference is not None and self.compare is not None:
                 nodes, ratios = self._mix(prototypes, layer, self.reference[layer - 1], self.compare[layer - 1])
                 layer_ratios.append(ratios)
-            features = self.hidden[layer](F.dropout(nodes, self.dropout, self.training))  # (D, heads x H)
-            scores = self.output[layer](F.dropout(features, self.dropout, self.training))  # (D, 1)
+            share = self.dropout if self.training else 0.0
+            features = self.hidden[layer](drop(nodes, share, self.generator), self.generator)  # (D, heads x H)
+            scores = self.output[layer](drop(features, share, self.generator), self.generator)  # (D, 1)
             domain.append(scores.squeeze(-1).softmax(dim=0))
         return GraphRatios(torch.stack(domain), tuple(layer_ratios))
 

@@ -48,6 +48,33 @@ class DomainTerms:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchTerms:
+    """The unweighted losses of all D domains; with hidden states left out, the first dimension of three is 0.
+
+    Attributes:
+        hidden: (L+1, D).
+        attention: (L+1, D); its row 0 (the embedding, which has no attention) is 0.
+        prediction: (D,).
+        prototypes: (L+1, D, H).
+    """
+
+    hidden: Tensor
+    attention: Tensor
+    prediction: Tensor
+    prototypes: Tensor
+
+    @classmethod
+    def of(cls, terms: Sequence[DomainTerms]) -> BatchTerms:
+        """Put the terms of single domains side by side."""
+        return cls(
+            torch.stack([t.hidden for t in terms], dim=1),
+            torch.stack([t.attention for t in terms], dim=1),
+            torch.stack([t.prediction for t in terms]),
+            torch.stack([t.prototypes for t in terms], dim=1),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class LossParts:
     """The total loss and the weighted parts that add up to it, all scalars."""
 
@@ -83,6 +110,10 @@ class Projections(nn.Module):
     def forward(self, hidden: Sequence[Tensor]) -> list[Tensor]:
         """Project L+1 tensors (B, T, h) to (B, T, H)."""
         return [linear(states) for linear, states in zip(self.maps, hidden, strict=True)]
+
+    def each(self) -> list[tuple[Tensor, Tensor]]:
+        """Return weight (H, h) and bias (H,) of each."""
+        return [(linear.weight, linear.bias) for linear in self.maps if isinstance(linear, nn.Linear)]
 
 
 def domain_terms(
@@ -124,7 +155,7 @@ def domain_terms(
 
 
 def combine(
-    terms: Sequence[DomainTerms],
+    terms: Sequence[DomainTerms] | BatchTerms,
     ratios: Tensor | None,
     *,
     hidden_weight: float = 1.0,
@@ -136,19 +167,19 @@ def combine(
     ``sum_d w_hidden sum_l ratio[l,d] (hid[l,d] + w_att att[l,d]) + w_pred prediction[d] / D``
 
     Args:
-        terms: one a domain.
+        terms: of all domains, or one a domain.
         ratios: (L+1, D) domain ratios; None for the paper's ablation without a graph, in which every ratio is 1 and the
             prediction term is not divided by D.
         hidden_weight: w_hidden.
         attention_weight: w_att.
         prediction_weight: w_pred.
     """
-    hidden = torch.stack([t.hidden for t in terms], dim=1)  # (L+1, D)
-    attention = torch.stack([t.attention for t in terms], dim=1)
-    prediction = torch.stack([t.prediction for t in terms]).sum() * prediction_weight
+    if not isinstance(terms, BatchTerms):
+        terms = BatchTerms.of(terms)
+    hidden, attention, prediction = terms.hidden, terms.attention, terms.prediction.sum() * prediction_weight
     if ratios is not None:
         hidden, attention = hidden * ratios, attention * ratios
-        prediction = prediction / len(terms)
+        prediction = prediction / len(terms.prediction)
     hidden_total = hidden_weight * hidden.sum()
     attention_total = hidden_weight * attention_weight * attention.sum()
     return LossParts(hidden_total + attention_total + prediction, hidden_total, attention_total, prediction)

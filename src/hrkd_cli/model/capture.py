@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,12 +30,14 @@ class Captured:
         queries: for each chosen layer, (B, A, T, head width); empty when attention was not asked for. The product with
             ``keys`` gives the scores: query is already divided by sqrt(head width).
         keys: as ``queries``.
+        entering: for each chosen layer, the hidden states that go into it, (B, T, width).
     """
 
     logits: Tensor
     hidden: list[Tensor]
     queries: list[Tensor]
     keys: list[Tensor]
+    entering: list[Tensor] = field(default_factory=list)
 
     def scores(self) -> list[Tensor]:
         """Return attention scores before softmax of each chosen layer, (B, A, T, T), queries by keys."""
@@ -74,15 +76,16 @@ class Capture:
         with self._watching() as seen:
             output = self.model(**batch.inputs, output_hidden_states=True)
         hidden = [output.hidden_states[n] for n in (0, *self.layers)]
+        entering = [output.hidden_states[n - 1] for n in self.layers]
         if not self.attention:
-            return Captured(output.logits, hidden, [], [])
+            return Captured(output.logits, hidden, [], [], entering)
         if len(seen) != self.sizes.layers:
             raise ModelError(
                 f"the attention scores of a {self.kind} model cannot be seen; distil it with --attention-weight 0 or "
                 "--method logits"
             )
         chosen = [seen[n - 1] for n in self.layers]
-        return Captured(output.logits, hidden, [q for q, _ in chosen], [k for _, k in chosen])
+        return Captured(output.logits, hidden, [q for q, _ in chosen], [k for _, k in chosen], entering)
 
     @contextlib.contextmanager
     def _watching(self) -> Iterator[list[tuple[Tensor, Tensor]]]:
@@ -115,11 +118,8 @@ class Capture:
         def on_key(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
             seen.append((pending.pop(), split(output)))
 
-        for module in self.model.modules():
-            for query_name, key_name in PROJECTIONS:
-                query, key = getattr(module, query_name, None), getattr(module, key_name, None)
-                if isinstance(query, nn.Linear) and isinstance(key, nn.Linear):
-                    handles += [query.register_forward_hook(on_query), key.register_forward_hook(on_key)]
+        for query, key in query_key_modules(self.model):
+            handles += [query.register_forward_hook(on_query), key.register_forward_hook(on_key)]
         return handles
 
 
@@ -143,6 +143,17 @@ class _SeeAttention(TorchFunctionMode):
             scale = kwargs.get("scale")
             self.seen.append((query * (query.shape[-1] ** -0.5 if scale is None else scale), key))
         return func(*args, **kwargs)
+
+
+def query_key_modules(model: nn.Module) -> list[tuple[nn.Linear, nn.Linear]]:
+    """Return the query and key projections of each layer, in order; empty where they go by names unknown here."""
+    found = []
+    for module in model.modules():
+        for query_name, key_name in PROJECTIONS:
+            query, key = getattr(module, query_name, None), getattr(module, key_name, None)
+            if isinstance(query, nn.Linear) and isinstance(key, nn.Linear):
+                found.append((query, key))
+    return found
 
 
 def layer_map(teacher_layers: int, student_layers: int) -> tuple[int, ...]:

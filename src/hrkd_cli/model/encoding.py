@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,14 +79,29 @@ class Encoder:
         self, encoded: Encoded, indices: Sequence[int], device: torch.device, *, pad_to: int | None = None
     ) -> Batch:
         """Pad the chosen examples to the longest of them, or to ``pad_to`` tokens."""
-        longest = pad_to or max(len(encoded.ids[i]) for i in indices)
-        ids = _padded((encoded.ids[i] for i in indices), len(indices), longest, self.pad_id)
-        mask = np.arange(longest) < np.array([len(encoded.ids[i]) for i in indices])[:, None]
-        inputs = {"input_ids": ids, "attention_mask": mask.astype(np.int64)}
-        if encoded.types is not None:
-            inputs["token_type_ids"] = _padded((encoded.types[i] for i in indices), len(indices), longest, 0)
-        tensors = {name: torch.from_numpy(array).to(device) for name, array in inputs.items()}
+        return self.collate_rows([(encoded, index) for index in indices], device, pad_to=pad_to)
+
+    def collate_rows(
+        self, rows: Sequence[tuple[Encoded, int]], device: torch.device, *, pad_to: int | None = None
+    ) -> Batch:
+        """Pad examples of several domains to the longest of them, or to ``pad_to`` tokens."""
+        ids = [encoded.ids[index] for encoded, index in rows]
+        lengths = np.array([len(i) for i in ids])
+        longest = pad_to or int(lengths.max())
+        mask = np.arange(longest) < lengths[:, None]
+        inputs = {"input_ids": _padded(ids, longest, self.pad_id), "attention_mask": mask.astype(np.int64)}
+        if self.takes_types:
+            types = [encoded.types[index] for encoded, index in rows if encoded.types is not None]
+            inputs["token_type_ids"] = _padded(types, longest, 0)
+        tensors = {name: to_device(torch.from_numpy(array), device) for name, array in inputs.items()}
         return Batch(tensors, tensors["attention_mask"].bool())
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Move a host tensor; to a GPU without waiting for it."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def make_encoder(model: Any, tokenizer: Any, max_length: int) -> Encoder:
@@ -104,8 +119,8 @@ def same_tokenizer(first: Any, second: Any, probe: Sequence[str]) -> bool:
     return all(a.ids == b.ids for a, b in zip(*encodings, strict=True))
 
 
-def _padded(arrays: Iterable[np.ndarray], count: int, longest: int, value: int) -> np.ndarray:
-    out = np.full((count, longest), value, dtype=np.int64)
+def _padded(arrays: Sequence[np.ndarray], longest: int, value: int) -> np.ndarray:
+    out = np.full((len(arrays), longest), value, dtype=np.int64)
     for row, array in zip(out, arrays, strict=True):
         row[: len(array)] = array
     return out

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from hrkd_cli import __version__
 from hrkd_cli.config import DistillSettings, Init
@@ -15,20 +14,35 @@ from hrkd_cli.data.opening import load_for_training
 from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.events import Note, OnEvent, StageDone, ignore
 from hrkd_cli.layout import DATASET_OUT, STUDENT_OUT, TEACHER_OUT
-from hrkd_cli.model.backend import pick_device
-from hrkd_cli.model.encoding import Encoder, make_encoder
+from hrkd_cli.model.encoding import Encoded, Encoder, make_encoder
 from hrkd_cli.model.folder import is_stage_folder, model_fingerprint
 from hrkd_cli.model.loading import is_classifier, read_config, resolve
+from hrkd_cli.model.precision import Arithmetic
 from hrkd_cli.model.student import build_student, student_spec_is_path
-from hrkd_cli.outputs import check_apart, check_output, whole_folder
+from hrkd_cli.outputs import check_apart
 from hrkd_cli.runtime.heads import DomainHeads
+from hrkd_cli.train.fit import batch_size_of
 from hrkd_cli.train.result import TrainResult, run_key
-from hrkd_cli.train.run import Run
-from hrkd_cli.train.scoring import encode_split, score
-from hrkd_cli.train.stage import Finished, check_length, check_trainable, class_weights, make_sampler, seed_everything
-from hrkd_cli.train.task import DistillTask
+from hrkd_cli.train.rows import check_share
+from hrkd_cli.train.run import Place, Run
+from hrkd_cli.train.scoring import SplitLabels, encode_split, score
+from hrkd_cli.train.side_choice import teacher_side
+from hrkd_cli.train.stage import (
+    Finished,
+    check_length,
+    check_stage_output,
+    check_trainable,
+    class_weights,
+    finished_before,
+    make_sampler,
+    seed_everything,
+    stage_place,
+    start,
+)
+from hrkd_cli.train.task import Comparison, DistillTask
 from hrkd_cli.train.teachers import Teachers, check_strength, open_teachers, warn_of_other_data
 from hrkd_cli.train.upstream import ensure_taught, student_tokenizer
+from hrkd_cli.train.world import World
 
 
 def distill(
@@ -37,6 +51,7 @@ def distill(
     data: str | Path = DATASET_OUT,
     out: str | Path = STUDENT_OUT,
     force: bool = False,
+    resume: bool = False,
     on_event: OnEvent = ignore,
     sources: Mapping[str, str] | None = None,
     **options: Any,
@@ -49,6 +64,8 @@ def distill(
         data: prepared dataset folder, or a raw source (prepared into ``hrkd-out/dataset`` first).
         out: folder to write.
         force: replace an existing output, and earlier stages' outputs that no longer fit.
+        resume: go on with a run that was cut off, also while it was teaching; start anew where there is none, and
+            return the result of one that is finished.
         on_event: told what happens.
         sources: where each option came from, for the record.
         **options: fields of ``hrkd_cli.config.DistillSettings``.
@@ -60,7 +77,7 @@ def distill(
     if student_spec_is_path(settings.student) and settings.init is not None:
         raise UsageError(f"--init: --student {settings.student} has weights of its own; leave --init out")
     out, name = Path(out), str(teacher)
-    check_output(out, kind="student", is_ours=is_student, force=force)
+    check_stage_output(out, kind="student", is_ours=is_student, force=force, resume=resume)
     if Path(teacher) == TEACHER_OUT and not TEACHER_OUT.exists():
         raise ModelError(f"--teacher: there is no {TEACHER_OUT} yet; run hrkd teach first, or name an encoder to teach")
     path = resolve(teacher, "teacher")
@@ -68,13 +85,35 @@ def distill(
     if student_spec_is_path(settings.student):
         others["start of the student"] = resolve(str(settings.student), "student")
     check_apart(out, others)
-    dataset = load_for_training(data, force=force, on_event=on_event)
+    engine = start(settings)
+    world = engine[1]
+    on_event = on_event if world.is_main else ignore
+    dataset = world.first(lambda: load_for_training(data, force=force, on_event=on_event))
     if not is_classifier(read_config(path, "teacher")):
         student_tokenizer(path, dataset, settings)  # fail now, not after the teacher has been taught
-        path = ensure_taught(path, dataset, settings, name=name, force=force, on_event=on_event, sources=sources or {})
+        path = ensure_taught(
+            path,
+            dataset,
+            settings,
+            name=name,
+            force=force,
+            resume=resume,
+            on_event=on_event,
+            sources=sources or {},
+            engine=engine,
+        )
         name = str(path)
-    resolved = settings.resolved()
-    return distill_on(path, dataset, resolved, out=out, name=name, on_event=on_event, sources=sources or {})
+    return distill_on(
+        path,
+        dataset,
+        settings.resolved(),
+        out=out,
+        name=name,
+        resume=resume,
+        on_event=on_event,
+        sources=sources or {},
+        engine=engine,
+    )
 
 
 def is_student(folder: Path) -> bool:
@@ -89,84 +128,186 @@ def distill_on(
     *,
     out: Path,
     name: str,
+    resume: bool = False,
     on_event: OnEvent = ignore,
     sources: Mapping[str, str] | None = None,
+    engine: tuple[Arithmetic, World] | None = None,
 ) -> TrainResult:
     """Distil the classifier in ``path`` on a dataset in memory; ``settings`` are resolved. See distill."""
     check_trainable(dataset)
-    tokenizer = student_tokenizer(path, dataset, settings)
-    seed_everything(settings.seed)
-    device = pick_device(settings.device)
-    teachers, teacher_encoder = _strong_teachers(path, dataset, settings, device, name=name, on_event=on_event)
-    heads = DomainHeads.build(dataset.labels)
-    student = build_student(
-        settings.student,
-        teachers.root,
-        heads,
-        teacher_heads=teachers.heads,
-        init=settings.init or Init.TEACHER,
-        seed=settings.seed,
-        note=lambda text: on_event(Note(text)),
-    )
-    encoder = make_encoder(student, tokenizer or teachers.tokenizer, settings.max_length)
-    check_length(settings.max_length, student, encoder.tokenizer, "the student")
-    student.to(device)
-    train = encode_split(dataset, "train", encoder)
-    dev = encode_split(dataset, "dev", encoder)
-    side = teacher_side = (encoder, train.encoded)
-    if tokenizer is not None or encoder.takes_types != teacher_encoder.takes_types:
-        teacher_side = (teacher_encoder, encode_split(dataset, "train", teacher_encoder).encoded)
-    weights = class_weights(train, heads, settings, device)
-    task = DistillTask(
-        teachers, student, heads, settings, rows=(teacher_side, side), class_weights=weights, device=device
-    )
+    arithmetic, world = engine or start(settings)
     fingerprint = model_fingerprint(path)
+    options = settings.decisive()
+    key = run_key(stage="distill", model=fingerprint, data=dataset.fingerprint, options=options)
+    if resume and (done := finished_before(out, key=key, kind="student", is_ours=is_student)):
+        on_event(Note(f"{out} is finished already"))
+        return done
+    seed_everything(settings.seed)
+    work = Work.open(path, dataset, settings, name=name, arithmetic=arithmetic, world=world, on_event=on_event)
     finished = Finished(
         stage="distill",
-        model=student,
-        tokenizer=encoder.tokenizer,
-        heads=heads,
+        model=work.student,
+        tokenizer=work.encoder.tokenizer,
+        heads=work.heads,
         dataset=dataset,
         settings=settings,
         what=f"A multi-domain text classifier, distilled from `{name}` with hrkd-cli {__version__}.",
         start=name,
         models={"teacher": {"name": name, "fingerprint": fingerprint}, "student": {"name": settings.student}},
-        key=run_key(stage="distill", model=fingerprint, data=dataset.fingerprint, options=settings.to_json()),
+        key=key,
         sources=sources or {},
     )
-    with whole_folder(out) as work:
-        run = Run(
-            stage="distill",
-            model=student,
-            extra=[] if task.projections is None else [task.projections],
-            task=task,
-            sampler=make_sampler(dataset, settings),
-            score_dev=lambda: score(student, dev, heads, encoder, device),
-            dev_rows=dev.rows,
-            settings=settings,
-            work=work,
-            out=out,
-            on_event=on_event,
-        )
-        result = finished.write(work, out, run.run(heads.domains))
+    with stage_place(out, key=key, options=options, resume=resume, arithmetic=arithmetic, world=world) as place:
+        run = work.run(place, on_event)
+        result = finished.write(place, run.run(work.heads.domains))
     on_event(StageDone("distill", str(out), result.steps, result.seconds))
     return result
 
 
-def _strong_teachers(
-    path: Path, dataset: Dataset, settings: DistillSettings, device: torch.device, *, name: str, on_event: OnEvent
-) -> tuple[Teachers, Encoder]:
-    """Open the teachers with their encoder, and make sure that they have something to teach.
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Everything that a distillation consists of, opened and checked.
+
+    Attributes:
+        teachers: one a domain.
+        teacher_rows: the train split as they see it.
+        own_tokenizer: whether the student's tokenizer is another one.
+        student: the classifier to be trained.
+        heads: its outputs.
+        encoder: cuts and pads its inputs.
+        train: the train split as it sees it.
+        dev: the dev split.
+        dataset: the data.
+        settings: resolved settings.
+    """
+
+    teachers: Teachers
+    teacher_rows: tuple[Encoder, dict[str, Encoded]]
+    own_tokenizer: bool
+    student: Any
+    heads: DomainHeads
+    encoder: Encoder
+    train: SplitLabels
+    dev: SplitLabels
+    dataset: Dataset
+    settings: DistillSettings
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        dataset: Dataset,
+        settings: DistillSettings,
+        *,
+        name: str,
+        arithmetic: Arithmetic,
+        world: World,
+        on_event: OnEvent,
+    ) -> Work:
+        """Open the teachers, see that they are worth learning from, and make the student.
+
+        Raises:
+            HrkdError: something does not fit.
+        """
+        tokenizer = student_tokenizer(path, dataset, settings)
+        device = arithmetic.device
+        teachers = open_teachers(path, dataset, checkpoints=settings.teacher_checkpoints, device=device, name=name)
+        teacher_encoder = _check_teachers(
+            teachers, path, dataset, settings, name=name, arithmetic=arithmetic, world=world, on_event=on_event
+        )
+        heads = DomainHeads.build(dataset.labels)
+        student = build_student(
+            settings.student,
+            teachers.root,
+            heads,
+            teacher_heads=teachers.heads,
+            init=settings.init or Init.TEACHER,
+            seed=settings.seed,
+            note=lambda text: on_event(Note(text)),
+        )
+        encoder = make_encoder(student, tokenizer or teachers.tokenizer, settings.max_length)
+        check_length(settings.max_length, student, encoder.tokenizer, "the student")
+        student.to(device)
+        train = encode_split(dataset, "train", encoder)
+        teacher_rows = (encoder, train.encoded)
+        own = tokenizer is not None or encoder.takes_types != teacher_encoder.takes_types
+        if own:
+            teacher_rows = (teacher_encoder, encode_split(dataset, "train", teacher_encoder).encoded)
+        dev = encode_split(dataset, "dev", encoder)
+        return cls(teachers, teacher_rows, own, student, heads, encoder, train, dev, dataset, settings)
+
+    def run(self, place: Place, on_event: OnEvent) -> Run:
+        """Make the run: decide where the teachers' outputs come from, and how large a batch is."""
+        settings, arithmetic, world = self.settings, place.arithmetic, place.world
+        comparison = Comparison.of(settings, self.teachers.root.config, self.student.config)
+        side, cached = teacher_side(
+            self.teachers,
+            self.teacher_rows,
+            comparison,
+            settings,
+            own_tokenizer=self.own_tokenizer,
+            out=place.out,
+            decided=None if place.checkpoint is None else place.checkpoint.values["cached"],
+            arithmetic=arithmetic,
+            world=world,
+            on_event=on_event,
+        )
+        task = DistillTask(
+            side,
+            self.student,
+            self.heads,
+            settings,
+            comparison,
+            teacher=self.teachers.root.config,
+            rows=(self.encoder, self.train.encoded),
+            class_weights=class_weights(self.train, self.heads, settings, arithmetic.device),
+            arithmetic=arithmetic,
+            world=world,
+        )
+        extra = [] if task.projections is None else [task.projections]
+        encoded = self.train.encoded
+        batch_size = batch_size_of(
+            settings, task, [self.student, *extra], encoded, arithmetic=arithmetic, world=world, on_event=on_event
+        )
+        check_share(batch_size, len(self.heads.domains), world)
+        return Run(
+            stage="distill",
+            model=self.student,
+            extra=extra,
+            task=task,
+            # The released code draws steps as they come and pads them all alike.
+            make_sampler=lambda: make_sampler(
+                self.dataset, settings, batch_size, None if comparison.padded else encoded
+            ),
+            score_dev=lambda: score(self.student, self.dev, self.heads, self.encoder, arithmetic, world),
+            dev_rows=self.dev.rows,
+            settings=settings,
+            place=replace(place, values={**place.values, "cached": cached}),
+            on_event=on_event,
+        )
+
+
+def _check_teachers(
+    teachers: Teachers,
+    path: Path,
+    dataset: Dataset,
+    settings: DistillSettings,
+    *,
+    name: str,
+    arithmetic: Arithmetic,
+    world: World,
+    on_event: OnEvent,
+) -> Encoder:
+    """Make sure that the teachers have something to teach; return their encoder.
 
     Raises:
         TrainingError: one is not clearly above the majority class of its domain.
     """
-    teachers = open_teachers(path, dataset, checkpoints=settings.teacher_checkpoints, device=device, name=name)
     warn_of_other_data(path, dataset, f"teacher {name}", on_event)
     check_length(settings.max_length, teachers.root, teachers.tokenizer, f"teacher {name}")
     encoder = make_encoder(teachers.root, teachers.tokenizer, settings.max_length)
     dev = encode_split(dataset, "dev", encoder)
     on_event(Note("scoring the teacher on the dev split"))
-    strength = score(teachers.models, dev, teachers.heads, encoder, device)
+    strength = score(teachers.models, dev, teachers.heads, encoder, arithmetic, world)
     check_strength(strength, dev, allow_weak=settings.allow_weak_teacher, name=name, on_event=on_event)
-    return teachers, encoder
+    return encoder

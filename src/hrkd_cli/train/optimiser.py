@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from hrkd_cli.config import TrainingSettings
+from hrkd_cli.model.precision import Arithmetic
+from hrkd_cli.train.world import ALONE, World
 
 MAX_GRADIENT_NORM = 1.0
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 class Optimiser:
@@ -20,15 +23,29 @@ class Optimiser:
         modules: whose parameters are trained, and clipped together.
         settings: learning rate, weight decay, warm-up.
         steps: optimiser steps in the whole run.
+        arithmetic: scales fp16 gradients.
+        world: the processes whose gradients add up.
     """
 
-    def __init__(self, modules: list[nn.Module], settings: TrainingSettings, steps: int) -> None:
+    def __init__(
+        self,
+        modules: list[nn.Module],
+        settings: TrainingSettings,
+        steps: int,
+        *,
+        arithmetic: Arithmetic | None = None,
+        world: World = ALONE,
+    ) -> None:
         self.parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+        self.arithmetic = arithmetic
+        self.world = world
         groups = [
             {"params": [p for p in self.parameters if p.dim() >= 2], "weight_decay": settings.weight_decay},
             {"params": [p for p in self.parameters if p.dim() < 2], "weight_decay": 0.0},
         ]
-        self.adamw = torch.optim.AdamW(groups, lr=settings.learning_rate)
+        # One kernel over all parameters: on a CPU a fifth of the time of the loop over them.
+        fused = all(p.dtype == torch.float32 for p in self.parameters)
+        self.adamw = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
         warmup = int(steps * settings.warmup)
 
         def factor(step: int) -> float:
@@ -43,13 +60,49 @@ class Optimiser:
         """Rate of the next step."""
         return float(self.schedule.get_last_lr()[0])
 
-    def step(self) -> None:
-        """Clip, update, move the schedule on, clear the gradients."""
-        torch.nn.utils.clip_grad_norm_(self.parameters, MAX_GRADIENT_NORM)
-        self.adamw.step()
+    def step(self) -> Tensor:
+        """Clip, update, move the schedule on, clear the gradients; return the gradients' norm before clipping."""
+        scaler = None if self.arithmetic is None else self.arithmetic.scaler
+        self.world.add_up(self.parameters)
+        if scaler is not None:
+            scaler.unscale_(self.adamw)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, MAX_GRADIENT_NORM)
+        if scaler is None:
+            self.adamw.step()
+        else:
+            scaler.step(self.adamw)  # left out where a gradient overflowed
+            scaler.update()
         self.schedule.step()
         self.clear()
+        return norm
 
     def clear(self) -> None:
         """Drop the gradients."""
         self.adamw.zero_grad(set_to_none=True)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return AdamW's moments and step counts, by parameter number."""
+        state = self.adamw.state
+        return {
+            f"{number}.{name}": state[parameter][name]
+            for number, parameter in enumerate(self.parameters)
+            if parameter in state
+            for name in MOMENTS
+        }
+
+    def restore(self, tensors: dict[str, Tensor], steps: int) -> None:
+        """Go on after ``steps`` steps from what ``tensors()`` returned then."""
+        for number, parameter in enumerate(self.parameters):
+            if f"{number}.step" in tensors:
+                own = {name: tensors[f"{number}.{name}"] for name in MOMENTS}
+                # A step count lives on the CPU unless a fused CUDA kernel reads it: AdamW's own rule.
+                self.adamw.state[parameter] = {
+                    name: t.to(parameter.device if name != "step" or parameter.is_cuda else "cpu").clone()
+                    for name, t in own.items()
+                }
+        self.schedule.last_epoch = steps
+        schedule = zip(self.schedule.base_lrs, self.schedule.lr_lambdas, strict=True)
+        rates = [base * factor(steps) for base, factor in schedule]
+        for group, rate in zip(self.adamw.param_groups, rates, strict=True):
+            group["lr"] = rate
+        self.schedule._last_lr = rates

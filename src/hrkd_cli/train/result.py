@@ -49,6 +49,14 @@ class TrainResult:
             "best": {"step": self.best_step, "dev": self.dev},
         }
 
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], out: Path) -> TrainResult:
+        """Return the result of a finished run from its ``hrkd.json``."""
+        found = record["results"]
+        best = found["best"]
+        rate = found["examples_per_second"]
+        return cls(record["stage"], out, found["steps"], found["seconds"], rate, best["step"], best["dev"])
+
 
 def run_key(**parts: Any) -> str:
     """Return a hash of everything that a run's result depends on: equal keys, equal results."""
@@ -63,6 +71,7 @@ def run_record(
     dataset: Dataset,
     models: Mapping[str, Any],
     key: str,
+    precision: str,
 ) -> dict[str, Any]:
     """Return the content of ``hrkd.json``.
 
@@ -73,6 +82,7 @@ def run_record(
         dataset: the training data.
         models: what the run started from, with fingerprints.
         key: see run_key.
+        precision: what ``--precision`` came to on this machine.
     """
     return {
         "format": 1,
@@ -81,6 +91,7 @@ def run_record(
         "models": dict(models),
         "data": {"path": relative_to(dataset.path, result.out), "fingerprint": dataset.fingerprint},
         "versions": {"python": platform.python_version(), **versions()},
+        "precision": precision,
         "key": key,
         "results": {name: value for name, value in result.to_json().items() if name != "out"},
     }

@@ -14,7 +14,9 @@ from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.evaluation.metrics import DomainScores, average, score_domain
 from hrkd_cli.model.capture import select_columns
 from hrkd_cli.model.encoding import Encoded, Encoder
+from hrkd_cli.model.precision import Arithmetic
 from hrkd_cli.runtime.heads import DomainHeads
+from hrkd_cli.train.world import ALONE, World
 
 SCORING_BATCH = 32
 
@@ -49,31 +51,43 @@ def encode_split(dataset: Dataset, split: str, encoder: Encoder) -> SplitLabels:
 
 
 def predict_labels(
-    model: Any, encoded: Encoded, columns: tuple[int, ...], encoder: Encoder, device: torch.device
+    model: Any,
+    encoded: Encoded,
+    columns: tuple[int, ...],
+    encoder: Encoder,
+    arithmetic: Arithmetic,
+    world: World = ALONE,
 ) -> np.ndarray:
     """Return the index of the most probable label of each row; the model's mode is restored afterwards."""
     order = np.argsort(-encoded.lengths(), kind="stable")
-    predicted = np.empty(len(encoded), dtype=np.int64)
+    device = arithmetic.device
+    # Each process fills in its own rows, the others' stay 0: the sum is the whole.
+    predicted = torch.zeros(len(encoded), dtype=torch.int64, device=device)
     training = model.training
     model.eval()
-    with torch.no_grad():
-        for start in range(0, len(order), SCORING_BATCH):
+    with torch.no_grad(), arithmetic.forward():
+        for start in world.mine(range(0, len(order), SCORING_BATCH)):
             indices = order[start : start + SCORING_BATCH]
             logits = model(**encoder.collate(encoded, indices.tolist(), device).inputs).logits
-            predicted[indices] = select_columns(logits, columns).argmax(dim=-1).cpu().numpy()
+            predicted[torch.from_numpy(indices).to(device)] = select_columns(logits, columns).argmax(dim=-1)
     model.train(training)
-    return predicted
+    return world.sum(predicted).cpu().numpy()
 
 
 def score(
-    models: Any | Mapping[str, Any], split: SplitLabels, heads: DomainHeads, encoder: Encoder, device: torch.device
+    models: Any | Mapping[str, Any],
+    split: SplitLabels,
+    heads: DomainHeads,
+    encoder: Encoder,
+    arithmetic: Arithmetic,
+    world: World = ALONE,
 ) -> dict[str, DomainScores]:
-    """Score one model, or a model a domain, on a split."""
+    """Score one model, or a model a domain, on a split, in the precision of the run."""
     scores = {}
     for domain, encoded in split.encoded.items():
         model = models[domain] if isinstance(models, Mapping) else models
         truth = split.labels[domain]
-        predicted = predict_labels(model, encoded, heads.columns[domain], encoder, device)
+        predicted = predict_labels(model, encoded, heads.columns[domain], encoder, arithmetic, world)
         scores[domain] = score_domain(truth, predicted, heads.labels[domain])
     return scores
 

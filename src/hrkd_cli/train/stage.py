@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from hrkd_cli.config import ClassWeights, TrainingSettings
+from hrkd_cli.config import ClassWeights, TrainingSettings, option_name
 from hrkd_cli.data.batching import Sampler
 from hrkd_cli.data.dataset import Dataset
-from hrkd_cli.errors import DataError, UsageError
-from hrkd_cli.layout import MODEL
+from hrkd_cli.errors import DataError, OutputError, TrainingError, UsageError
+from hrkd_cli.layout import MODEL, partial
+from hrkd_cli.model.backend import pick_device
 from hrkd_cli.model.card import model_card
-from hrkd_cli.model.folder import save_model, write_json
+from hrkd_cli.model.encoding import Encoded
+from hrkd_cli.model.folder import read_json, save_model, write_json
 from hrkd_cli.model.loading import max_tokens
+from hrkd_cli.model.precision import Arithmetic
+from hrkd_cli.outputs import check_output, whole_folder
 from hrkd_cli.runtime.heads import DomainHeads
+from hrkd_cli.train.checkpoint import has_checkpoint, latest, remove_checkpoints
 from hrkd_cli.train.result import TrainResult, run_record
-from hrkd_cli.train.run import Trained
+from hrkd_cli.train.run import Place, Trained
 from hrkd_cli.train.scoring import SplitLabels, scores_to_json
+from hrkd_cli.train.world import World, join_world, own_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +67,17 @@ class Finished:
         length, pair = self.settings.max_length, self.dataset.pair
         save_model(self.model, self.tokenizer, folder, self.heads, max_length=length, pair=pair)
 
-    def write(self, work: Path, out: Path, trained: Trained) -> TrainResult:
+    def write(self, place: Place, trained: Trained) -> TrainResult:
         """Write the whole folder (model, card, record) and drop the weights kept while training."""
+        work, speed, best = place.work, trained.examples_per_second, trained.best
+        dev = scores_to_json(best.scores)
+        result = TrainResult(self.stage, place.out, trained.steps, trained.seconds, speed, best.step, dev)
+        if not place.world.is_main:
+            return result
         trained.load_best(self.model)
         self.save(work)
-        speed, best = trained.examples_per_second, trained.best
-        result = TrainResult(
-            self.stage, out, trained.steps, trained.seconds, speed, best.step, scores_to_json(best.scores)
-        )
         card = model_card(
-            title=f"{out.name}: from {Path(self.start).name}",
+            title=f"{place.out.name}: from {Path(self.start).name}",
             what=self.what,
             heads=self.heads,
             dev=result.dev,
@@ -84,6 +92,7 @@ class Finished:
             dataset=self.dataset,
             models=self.models,
             key=self.key,
+            precision=str(place.arithmetic.precision),
         )
         write_json(work / MODEL.run, record)
         for file in work.glob("weights-*.safetensors"):
@@ -105,10 +114,100 @@ def class_weights(
     return weights
 
 
-def make_sampler(dataset: Dataset, settings: TrainingSettings) -> Sampler:
-    """Make the sampler of a dataset's train rows."""
+def make_sampler(
+    dataset: Dataset, settings: TrainingSettings, batch_size: int, encoded: Mapping[str, Encoded] | None
+) -> Sampler:
+    """Make the sampler of a dataset's train rows; ``encoded`` None draws steps of mixed lengths (released code)."""
     rows = {domain: len(dataset.split(domain, "train")) for domain in dataset.domains}
-    return Sampler(rows, batch_size=settings.batch_size, sampling=settings.sampling, seed=settings.seed)
+    lengths = None if encoded is None else {domain: encoded[domain].lengths().tolist() for domain in rows}
+    return Sampler(rows, batch_size=batch_size, sampling=settings.sampling, seed=settings.seed, lengths=lengths)
+
+
+def start(settings: TrainingSettings) -> tuple[Arithmetic, World]:
+    """Pick device and precision, and meet the other processes of the run.
+
+    Raises:
+        UsageError: there is no such device or precision, or other processes than were asked for.
+    """
+    device = own_device(pick_device(settings.device))
+    arithmetic = Arithmetic(settings.precision, device)
+    arithmetic.prepare()
+    return arithmetic, join_world(settings.processes, device)
+
+
+def check_stage_output(out: Path, *, kind: str, is_ours: Callable[[Path], bool], force: bool, resume: bool) -> None:
+    """Refuse an output that may not be written, and a run that would forget one that was cut off.
+
+    Raises:
+        UsageError: ``force`` and ``resume`` together.
+        OutputError: the output exists, or a checkpoint of a run that was cut off does.
+    """
+    if force and resume:
+        raise UsageError("--force --resume: one starts over, the other goes on; leave one out")
+    if not (resume and is_ours(out)):
+        check_output(out, kind=kind, is_ours=is_ours, force=force)
+    step = has_checkpoint(partial(out.resolve()))
+    if step is not None and not (force or resume):
+        raise OutputError(
+            f"{out}: a run that was cut off left a checkpoint after step {step}; go on with --resume, or start over "
+            "with --force"
+        )
+
+
+def finished_before(out: Path, *, key: str, kind: str, is_ours: Callable[[Path], bool]) -> TrainResult | None:
+    """Return the result of the very same run where it is finished already; None when there is none.
+
+    Raises:
+        OutputError: the output is of another run.
+    """
+    if not is_ours(out):
+        return None
+    record = read_json(out / MODEL.run) or {}
+    if record.get("key") != key:
+        raise OutputError(
+            f"{out} exists already, from a run with other options or data; it is no run to go on with: "
+            f"replace this {kind} with --force or choose another --out"
+        )
+    return TrainResult.from_record(record, out)
+
+
+@contextlib.contextmanager
+def stage_place(
+    out: Path, *, key: str, options: Mapping[str, Any], resume: bool, arithmetic: Arithmetic, world: World
+) -> Iterator[Place]:
+    """Give a run its working folder, and the checkpoint it goes on from; the folder becomes ``out`` when it is whole.
+
+    Raises:
+        TrainingError: the checkpoint is of another run.
+        OutputError: the folder cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        work = partial(out.resolve())
+        if world.is_main:
+            stack.enter_context(whole_folder(out, worth_keeping=_is_worth_keeping, go_on=resume))
+        world.barrier()
+        checkpoint = latest(work) if resume else None
+        if checkpoint is not None and checkpoint.values["key"] != key:
+            raise TrainingError(
+                f"{out}: {_difference(checkpoint.values['options'], options)}; go on with what it had, "
+                "or start over with --force"
+            )
+        values = {"key": key, "options": dict(options)}
+        yield Place(work, out, arithmetic, world, checkpoint, values)
+        if world.is_main:
+            remove_checkpoints(work)
+    world.barrier()
+
+
+def _is_worth_keeping(work: Path) -> bool:
+    return has_checkpoint(work) is not None
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Say in what a run that was cut off differs from this one."""
+    other = [f"{option_name(n)} {before.get(n)}" for n, value in now.items() if before.get(n) != value]
+    what = f"with {', '.join(other)}" if other else "with other data or another model"
+    return f"the run that was cut off was made {what}"
 
 
 def check_trainable(dataset: Dataset) -> None:

@@ -1,81 +1,170 @@
-"""The distillation loss of one batch of every domain: models, projections and graph around the method's pure part."""
+"""The distillation loss of one step: models, projections and graph around the method's pure part."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hrkd_cli.config import DistillSettings, Graph, Means, Method
-from hrkd_cli.hrkd import DomainGraph, DomainTerms, Projections, Signals, combine, domain_terms
-from hrkd_cli.model.capture import Capture, layer_map, select_columns
+from hrkd_cli.hrkd import BatchTerms, DomainGraph, Projections, Shares, StudentSignals, combine, packed_terms
+from hrkd_cli.model.capture import Capture, layer_map
 from hrkd_cli.model.encoding import Batch, Encoded, Encoder
+from hrkd_cli.model.precision import Arithmetic
 from hrkd_cli.model.sizes import sizes_of
 from hrkd_cli.runtime.heads import DomainHeads
+from hrkd_cli.train.columns import Columns
 from hrkd_cli.train.loop import Rows, TaskLoss
-from hrkd_cli.train.teachers import Teachers
+from hrkd_cli.train.rows import make_shares, picks_of
+from hrkd_cli.train.teacher_side import TeacherSide
+from hrkd_cli.train.world import ALONE, World
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What of teacher and student is compared.
+
+    Attributes:
+        layers: matched teacher layers, 1-based, one a student layer; empty for logits only.
+        attention: whether attention scores are.
+        padded: whether means run over padding too (released code).
+    """
+
+    layers: tuple[int, ...]
+    attention: bool
+    padded: bool
+
+    @classmethod
+    def of(cls, settings: DistillSettings, teacher: Any, student: Any) -> Comparison:
+        """Work out what the settings ask for, from the models' configurations."""
+        compares = settings.method is not Method.LOGITS and settings.hidden_weight > 0
+        layers = layer_map(sizes_of(teacher).layers, sizes_of(student).layers) if compares else ()
+        return cls(layers, compares and settings.attention_weight > 0, settings.means is Means.RELEASED)
+
+
+@dataclass(frozen=True, slots=True)
+class DistillBatch:
+    """A step's rows on the device: the student's inputs, the teachers' part, the shares of the means."""
+
+    batch: Batch
+    teacher: Any
+    shares: Shares
 
 
 class DistillTask:
-    """Runs teacher and student on the same rows and compares them (sections 3.1 to 3.4 of the paper).
+    """Runs the student on a step's rows and compares it with its teachers (sections 3.1 to 3.4 of the paper).
 
     Args:
-        teachers: one a domain.
+        side: what the teachers show.
         student: the student's classifier.
         heads: the student's outputs.
         settings: resolved settings (see DistillSettings.resolved).
-        rows: the train split as each side sees it: (encoder, token ids by domain) of teacher and student; the very same
-            pair twice where they share a tokenizer.
+        comparison: see Comparison.
+        teacher: configuration of the teacher.
+        rows: the train split as the student sees it: (encoder, token ids by domain).
         class_weights: (C,) factors by domain, or None.
-        device: where everything lives.
+        arithmetic: precision of the forward pass, and the device.
+        world: the processes that share each step.
     """
 
     def __init__(
         self,
-        teachers: Teachers,
+        side: TeacherSide,
         student: Any,
         heads: DomainHeads,
         settings: DistillSettings,
+        comparison: Comparison,
         *,
-        rows: tuple[tuple[Encoder, dict[str, Encoded]], tuple[Encoder, dict[str, Encoded]]],
-        class_weights: dict[str, Tensor | None],
-        device: torch.device,
+        teacher: Any,
+        rows: tuple[Encoder, Mapping[str, Encoded]],
+        class_weights: Mapping[str, Tensor | None],
+        arithmetic: Arithmetic,
+        world: World = ALONE,
     ) -> None:
-        self.teachers = teachers
+        self.side = side
         self.heads = heads
         self.settings = settings
-        self.teacher_rows, self.student_rows = rows
-        self.class_weights = class_weights
-        self.device = device
-        self.padded = settings.means is Means.RELEASED
+        self.comparison = comparison
+        self.encoder, self.encoded = rows
+        self.lengths = {domain: encoded.lengths() for domain, encoded in self.encoded.items()}
+        self.arithmetic = arithmetic
+        self.world = world
+        device = arithmetic.device
         sizes = [len(labels) for labels in heads.labels.values()]
         self.mean_classes = sum(sizes) / len(sizes)
-
-        own, theirs = sizes_of(student.config), sizes_of(teachers.root.config)
-        compares = settings.method is not Method.LOGITS and settings.hidden_weight > 0
-        attention = compares and settings.attention_weight > 0
-        matched = layer_map(theirs.layers, own.layers) if compares else ()
-        self.student = Capture(student, range(1, own.layers + 1) if compares else (), attention=attention)
-        self.capture = {
-            domain: Capture(model, matched, attention=attention) for domain, model in teachers.models.items()
-        }
+        self.columns = Columns(heads, heads.domains, device)
+        self.class_weights = _weight_table(class_weights, heads, device)
+        own = sizes_of(student.config)
+        shown = range(1, own.layers + 1) if comparison.layers else ()
+        self.student = Capture(student, shown, attention=comparison.attention)
         self.projections: Projections | None = None
         self.graph: DomainGraph | None = None
         torch.manual_seed(settings.seed)
-        if compares:
+        if comparison.layers:
+            width = sizes_of(teacher).width
             # The released start is kept with the released means, for those who reproduce the paper.
-            near = own.width == theirs.width and not self.padded
-            projections = Projections(own.width, theirs.width, own.layers, around_identity=near)
-            self.projections = projections.to(device)
+            near = own.width == width and not comparison.padded
+            self.projections = Projections(own.width, width, own.layers, around_identity=near).to(device)
             if settings.graph is Graph.FROZEN:
-                graph = DomainGraph(theirs.width, own.layers, len(heads.domains), hierarchy=bool(settings.hierarchy))
+                graph = DomainGraph(width, own.layers, len(heads.domains), hierarchy=bool(settings.hierarchy))
                 # As released: random, never trained, its dropout on.
                 self.graph = graph.requires_grad_(False).to(device).train()
+                self.graph.generator = torch.Generator(device).manual_seed(settings.seed)
 
-    def loss(self, rows: Rows) -> TaskLoss:
-        """Run one batch of every domain."""
-        terms = [self._terms(domain, list(rows[domain])) for domain in self.heads.domains]
+    def load(self, rows: Rows) -> DistillBatch:
+        """Get one step's rows ready: this process's part of them."""
+        picks = picks_of(rows, self.world)
+        device = self.arithmetic.device
+        # The released code pads everything to the maximum, which its unmasked means can see.
+        pad_to = self.encoder.max_length if self.comparison.padded else None
+        batch = self.encoder.collate_rows([(self.encoded[d], row) for d, row in picks], device, pad_to=pad_to)
+        shares = make_shares(rows, picks, self.lengths, self.heads.domains, device, pad_to=pad_to)
+        return DistillBatch(batch, self.side.load(picks, batch), shares)
+
+    def loss(self, batch: DistillBatch) -> TaskLoss:
+        """Run one step's rows."""
+        numbers = batch.shares.domains.argmax(dim=0)  # (R,)
+        teacher = self.side.signals(batch.teacher, numbers)
+        seen = self.student(batch.batch)
+        projected = seen.hidden if self.projections is None else self.projections(seen.hidden)
+        logits = self.columns.take(seen.logits, numbers)
+        student = StudentSignals(seen.hidden, projected, seen.queries, seen.keys, logits)
+        with self.arithmetic.exact():
+            own = packed_terms(
+                teacher,
+                student,
+                batch.shares,
+                self.projections,
+                temperature=self.settings.temperature,
+                mean_classes=self.mean_classes,
+                class_weights=None if self.class_weights is None else self.class_weights[numbers],
+            )
+            return self._total(self._terms(own))
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the random state of the graph's dropout."""
+        if self.graph is None or self.graph.generator is None:
+            return {}
+        return {"graph.rng": self.graph.generator.get_state()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from ``state()``."""
+        if self.graph is not None and self.graph.generator is not None:
+            self.graph.generator.set_state(state["graph.rng"].cpu())
+
+    def _terms(self, own: BatchTerms) -> BatchTerms:
+        """Add up the parts of the means that the processes found."""
+        if self.world.size == 1:
+            return own
+        parts = (own.hidden, own.attention, own.prediction, own.prototypes)
+        flat = self.world.sum(torch.cat([part.reshape(-1) for part in parts]))
+        whole = torch.split(flat, [part.numel() for part in parts])
+        return BatchTerms(*(found.view_as(part) for found, part in zip(whole, parts, strict=True)))
+
+    def _total(self, terms: BatchTerms) -> TaskLoss:
         ratios, layers = self._ratios(terms)
         settings = self.settings
         parts = combine(
@@ -90,43 +179,22 @@ class DistillTask:
             by_kind = {"hidden": parts.hidden, "attention": parts.attention, **by_kind}
         return TaskLoss(parts.total, by_kind, ratios if self.graph is not None else None, layers)
 
-    def _ratios(self, terms: list[DomainTerms]) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+    def _ratios(self, terms: BatchTerms) -> tuple[Tensor | None, tuple[Tensor, ...]]:
         if self.settings.graph is Graph.NONE:
             return None, ()
         if self.graph is None:
-            return terms[0].prediction.new_full((len(terms[0].hidden), len(terms)), 1 / len(terms)), ()
-        found = self.graph(torch.stack([t.prototypes for t in terms], dim=1))
+            return torch.full_like(terms.hidden, 1 / len(terms.prediction)), ()
+        found = self.graph(terms.prototypes)
         return found.domain, found.layer
 
-    def _terms(self, domain: str, indices: list[int]) -> DomainTerms:
-        batch = self._batch(self.student_rows, domain, indices)
-        shared = self.teacher_rows is self.student_rows
-        with torch.no_grad():
-            teacher = self._signals(
-                self.capture[domain],
-                batch if shared else self._batch(self.teacher_rows, domain, indices),
-                self.teachers.heads.columns[domain],
-                None,
-            )
-        student = self._signals(self.student, batch, self.heads.columns[domain], self.projections)
-        return domain_terms(
-            teacher,
-            student,
-            batch.mask,
-            temperature=self.settings.temperature,
-            mean_classes=self.mean_classes,
-            class_weights=self.class_weights[domain],
-            padded=self.padded,
-        )
 
-    def _batch(self, side: tuple[Encoder, dict[str, Encoded]], domain: str, indices: list[int]) -> Batch:
-        encoder, encoded = side
-        # The released code pads everything to the maximum, which its unmasked means can see.
-        pad_to = encoder.max_length if self.padded else None
-        return encoder.collate(encoded[domain], indices, self.device, pad_to=pad_to)
-
-    @staticmethod
-    def _signals(capture: Capture, batch: Batch, columns: tuple[int, ...], projections: Projections | None) -> Signals:
-        seen = capture(batch)
-        hidden = seen.hidden if projections is None else projections(seen.hidden)
-        return Signals(hidden, seen.scores(), select_columns(seen.logits, columns))
+def _weight_table(weights: Mapping[str, Tensor | None], heads: DomainHeads, device: torch.device) -> Tensor | None:
+    """Return (D, C) factors of the classes' terms; None where all count the same."""
+    if all(weight is None for weight in weights.values()):
+        return None
+    table = torch.ones(len(heads.domains), max(len(labels) for labels in heads.labels.values()), device=device)
+    for number, domain in enumerate(heads.domains):
+        weight = weights[domain]
+        if weight is not None:
+            table[number, : len(weight)] = weight
+    return table

@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from hrkd_cli import __version__
 from hrkd_cli.config import TeachSettings, TrainingSettings
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.opening import load_for_training
-from hrkd_cli.events import OnEvent, StageDone, ignore
+from hrkd_cli.events import Note, OnEvent, StageDone, ignore
 from hrkd_cli.layout import DATASET_OUT, MODEL, TEACHER_OUT
-from hrkd_cli.model.backend import pick_device
-from hrkd_cli.model.capture import select_columns
-from hrkd_cli.model.encoding import Encoder, make_encoder
+from hrkd_cli.model.encoding import Batch, Encoder, make_encoder, to_device
 from hrkd_cli.model.folder import is_stage_folder, model_fingerprint
 from hrkd_cli.model.loading import load_classifier, load_tokenizer, resolve
-from hrkd_cli.outputs import check_apart, check_output, whole_folder
+from hrkd_cli.model.precision import Arithmetic
+from hrkd_cli.outputs import check_apart
 from hrkd_cli.runtime.heads import DomainHeads
+from hrkd_cli.train.columns import Columns
+from hrkd_cli.train.fit import batch_size_of
 from hrkd_cli.train.loop import Rows, TaskLoss
 from hrkd_cli.train.result import TrainResult, run_key
+from hrkd_cli.train.rows import check_share, picks_of
 from hrkd_cli.train.run import Run
 from hrkd_cli.train.scoring import SplitLabels, encode_split, score
-from hrkd_cli.train.stage import Finished, check_length, check_trainable, class_weights, make_sampler, seed_everything
+from hrkd_cli.train.stage import (
+    Finished,
+    check_length,
+    check_stage_output,
+    check_trainable,
+    class_weights,
+    finished_before,
+    make_sampler,
+    seed_everything,
+    stage_place,
+    start,
+)
+from hrkd_cli.train.world import ALONE, World
 
 
 def teach(
@@ -35,6 +51,7 @@ def teach(
     data: str | Path = DATASET_OUT,
     out: str | Path = TEACHER_OUT,
     force: bool = False,
+    resume: bool = False,
     on_event: OnEvent = ignore,
     sources: Mapping[str, str] | None = None,
     **options: Any,
@@ -46,6 +63,8 @@ def teach(
         data: prepared dataset folder, or a raw source (prepared into ``hrkd-out/dataset`` first).
         out: folder to write.
         force: replace an existing output.
+        resume: go on with a run that was cut off; start anew where there is none, and return the result of one that
+            is finished.
         on_event: told what happens.
         sources: where each option came from, for the record.
         **options: fields of ``hrkd_cli.config.TeachSettings``.
@@ -55,11 +74,23 @@ def teach(
     """
     settings = TeachSettings(**options)
     out = Path(out)
-    check_output(out, kind="teacher", is_ours=is_teacher, force=force)
+    check_stage_output(out, kind="teacher", is_ours=is_teacher, force=force, resume=resume)
     path = resolve(model)
     check_apart(out, {"model": path, "data": Path(data), "dataset": DATASET_OUT})
-    dataset = load_for_training(data, force=force, on_event=on_event)
-    return teach_on(path, dataset, settings, out=out, name=str(model), on_event=on_event, sources=sources or {})
+    arithmetic, world = start(settings)
+    on_event = on_event if world.is_main else ignore
+    dataset = world.first(lambda: load_for_training(data, force=force, on_event=on_event))
+    return teach_on(
+        path,
+        dataset,
+        settings,
+        out=out,
+        name=str(model),
+        resume=resume,
+        on_event=on_event,
+        sources=sources or {},
+        engine=(arithmetic, world),
+    )
 
 
 def teach_on(
@@ -69,62 +100,73 @@ def teach_on(
     *,
     out: Path,
     name: str,
+    resume: bool = False,
     on_event: OnEvent = ignore,
     sources: Mapping[str, str] | None = None,
+    engine: tuple[Arithmetic, World] | None = None,
 ) -> TrainResult:
     """Fine-tune the encoder in ``path`` on a dataset in memory; see teach."""
     check_trainable(dataset)
+    arithmetic, world = engine or start(settings)
+    key = teach_key(path, dataset, settings)
+    if resume and (done := finished_before(out, key=key, kind="teacher", is_ours=is_teacher)):
+        on_event(Note(f"{out} is finished already"))
+        return done
     seed_everything(settings.seed)
-    device = pick_device(settings.device)
     heads = DomainHeads.build(dataset.labels)
     tokenizer = load_tokenizer(path)
     model = load_classifier(path, heads)
     check_length(settings.max_length, model, tokenizer, name)
     encoder = make_encoder(model, tokenizer, settings.max_length)
-    model.to(device)
-    task = TeachTask(model, encode_split(dataset, "train", encoder), heads, encoder, settings, device)
+    model.to(arithmetic.device)
+    train = encode_split(dataset, "train", encoder)
+    task = TeachTask(model, train, heads, encoder, settings, arithmetic.device, world)
     dev = encode_split(dataset, "dev", encoder)
-    with whole_folder(out) as work:
+    batch_size = batch_size_of(
+        settings, task, [model], train.encoded, arithmetic=arithmetic, world=world, on_event=on_event
+    )
+    check_share(batch_size, len(heads.domains), world)
+    finished = Finished(
+        stage="teach",
+        model=model,
+        tokenizer=tokenizer,
+        heads=heads,
+        dataset=dataset,
+        settings=settings,
+        what=f"A multi-domain text classifier, `{name}` fine-tuned with hrkd-cli {__version__}.",
+        start=name,
+        models={"start": {"name": name, "fingerprint": model_fingerprint(path)}},
+        key=key,
+        sources=sources or {},
+    )
+    options = settings.decisive()
+    with stage_place(out, key=key, options=options, resume=resume, arithmetic=arithmetic, world=world) as place:
         run = Run(
             stage="teach",
             model=model,
             extra=[],
             task=task,
-            sampler=make_sampler(dataset, settings),
-            score_dev=lambda: score(model, dev, heads, encoder, device),
+            make_sampler=lambda: make_sampler(dataset, settings, batch_size, train.encoded),
+            score_dev=lambda: score(model, dev, heads, encoder, arithmetic, world),
             dev_rows=dev.rows,
             settings=settings,
-            work=work,
-            out=out,
+            place=place,
             on_event=on_event,
         )
         trained = run.run(heads.domains)
-        finished = Finished(
-            stage="teach",
-            model=model,
-            tokenizer=tokenizer,
-            heads=heads,
-            dataset=dataset,
-            settings=settings,
-            what=f"A multi-domain text classifier, `{name}` fine-tuned with hrkd-cli {__version__}.",
-            start=name,
-            models={"start": {"name": name, "fingerprint": model_fingerprint(path)}},
-            key=teach_key(path, dataset, settings),
-            sources=sources or {},
-        )
-        for domain, kept in trained.best_by_domain.items():
-            if kept.step != trained.best.step:
-                kept.load(model)
-                finished.save(work / MODEL.best / domain)
-        result = finished.write(work, out, trained)
+        if world.is_main:
+            for domain, kept in trained.best_by_domain.items():
+                if kept.step != trained.best.step:
+                    kept.load(model)
+                    finished.save(place.work / MODEL.best / domain)
+        result = finished.write(place, trained)
     on_event(StageDone("teach", str(out), result.steps, result.seconds))
     return result
 
 
 def teach_key(path: Path, dataset: Dataset, settings: TeachSettings) -> str:
     """Return what a teacher depends on, so that an unchanged one can be used again."""
-    # The device changes no more than a weight's last digits.
-    options = {name: value for name, value in settings.to_json().items() if name != "device"}
+    options = settings.decisive()
     return run_key(stage="teach", model=model_fingerprint(path), data=dataset.fingerprint, options=options)
 
 
@@ -134,7 +176,17 @@ def is_teacher(folder: Path) -> bool:
 
 
 class TeachTask:
-    """Cross-entropy of every domain's batch, summed over domains."""
+    """Cross-entropy of every domain's rows, summed over domains.
+
+    Args:
+        model: the classifier.
+        train: the train split.
+        heads: its outputs.
+        encoder: pads its inputs.
+        settings: for the class weights.
+        device: where the model is.
+        world: the processes that share each step.
+    """
 
     def __init__(
         self,
@@ -144,20 +196,45 @@ class TeachTask:
         encoder: Encoder,
         settings: TrainingSettings,
         device: torch.device,
+        world: World = ALONE,
     ) -> None:
         self.model = model
         self.train = train
         self.heads = heads
         self.encoder = encoder
         self.device = device
-        self.class_weights = class_weights(train, heads, settings, device)
+        self.world = world
+        self.columns = Columns(heads, heads.domains, device)
+        weights = class_weights(train, heads, settings, torch.device("cpu"))
+        self.class_weights = {d: None if w is None else w.numpy().astype(np.float64) for d, w in weights.items()}
 
-    def loss(self, rows: Rows) -> TaskLoss:
-        """Run one batch of every domain through the model."""
-        total = torch.zeros((), device=self.device)
-        for domain, indices in rows.items():
-            batch = self.encoder.collate(self.train.encoded[domain], indices, self.device)
-            logits = select_columns(self.model(**batch.inputs).logits, self.heads.columns[domain])
-            labels = torch.from_numpy(self.train.labels[domain][list(indices)]).to(self.device)
-            total = total + F.cross_entropy(logits, labels, weight=self.class_weights[domain])
-        return TaskLoss(total)
+    def load(self, rows: Rows) -> tuple[Batch, Tensor, Tensor, Tensor]:
+        """Get one step's rows ready: inputs, (R,) domains, (R,) labels, (R,) weights that sum to 1 in each domain."""
+        picks = picks_of(rows, self.world)
+        batch = self.encoder.collate_rows([(self.train.encoded[d], row) for d, row in picks], self.device)
+        numbers = {domain: n for n, domain in enumerate(self.heads.domains)}
+        sums = {d: self._weights(d, chosen).sum() for d, chosen in rows.items()}
+        weights = np.array([self._weights(d, [row])[0] / sums[d] for d, row in picks], dtype=np.float32)
+        of = np.array([numbers[d] for d, _ in picks])
+        labels = np.array([self.train.labels[d][row] for d, row in picks])
+        of_t, labels_t, weights_t = (to_device(torch.from_numpy(a), self.device) for a in (of, labels, weights))
+        return batch, of_t, labels_t, weights_t
+
+    def loss(self, batch: tuple[Batch, Tensor, Tensor, Tensor]) -> TaskLoss:
+        """Run one step's rows through the model."""
+        inputs, numbers, labels, weights = batch
+        logits = self.columns.take(self.model(**inputs.inputs).logits.float(), numbers)
+        own = (F.cross_entropy(logits, labels, reduction="none") * weights).sum()
+        return TaskLoss(self.world.sum(own))
+
+    def state(self) -> dict[str, Tensor]:
+        """Return nothing: all state is in the model."""
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Nothing to go back to."""
+
+    def _weights(self, domain: str, rows: Sequence[int]) -> np.ndarray:
+        """Return each row's weight by its label."""
+        table = self.class_weights[domain]
+        return np.ones(len(rows)) if table is None else table[self.train.labels[domain][list(rows)]]

@@ -33,6 +33,7 @@ class Teachers:
         heads: outputs by domain, of every one of the models.
         tokenizer: theirs.
         path: folder of ``root``.
+        folders: folder of each domain's teacher.
     """
 
     models: dict[str, Any]
@@ -40,6 +41,7 @@ class Teachers:
     heads: DomainHeads
     tokenizer: Any
     path: Path
+    folders: dict[str, Path]
 
 
 def open_teachers(
@@ -61,13 +63,13 @@ def open_teachers(
     config = read_config(path, "teacher")
     heads = teacher_heads(config, dataset, name)
     root = _frozen(path, device)
-    models = dict.fromkeys(dataset.domains, root)
+    models, folders = dict.fromkeys(dataset.domains, root), dict.fromkeys(dataset.domains, path)
     if checkpoints is TeacherCheckpoints.DOMAIN:
         for domain in dataset.domains:
             best = path / MODEL.best / domain
             if best.is_dir():
-                models[domain] = _frozen(best, device)
-    return Teachers(models, root, heads, load_tokenizer(path, "teacher"), path)
+                models[domain], folders[domain] = _frozen(best, device), best
+    return Teachers(models, root, heads, load_tokenizer(path, "teacher"), path, folders)
 
 
 def teacher_heads(config: Mapping[str, Any], dataset: Dataset, name: str) -> DomainHeads:

@@ -15,11 +15,13 @@ from hrkd_cli.layout import MODEL, TEACHER_OUT
 from hrkd_cli.model.encoding import same_tokenizer
 from hrkd_cli.model.folder import model_fingerprint, read_json
 from hrkd_cli.model.loading import load_config, load_tokenizer, resolve
+from hrkd_cli.model.precision import Arithmetic
 from hrkd_cli.model.sizes import sizes_of
 from hrkd_cli.model.student import check_heads_match, default_shape, parse_shape, student_config
-from hrkd_cli.outputs import check_output
 from hrkd_cli.runtime.heads import DomainHeads
+from hrkd_cli.train.stage import check_stage_output
 from hrkd_cli.train.teach import is_teacher, teach_key, teach_on
+from hrkd_cli.train.world import World
 
 PROBE_ROWS = 64  # texts a domain on which two tokenizers are compared
 
@@ -31,8 +33,10 @@ def ensure_taught(
     *,
     name: str,
     force: bool,
+    resume: bool,
     on_event: OnEvent,
     sources: Mapping[str, str],
+    engine: tuple[Arithmetic, World],
 ) -> Path:
     """Return a teacher taught from a plain encoder: that in ``hrkd-out/teacher`` when nothing changed, else a new one.
 
@@ -50,10 +54,20 @@ def ensure_taught(
             f"{TEACHER_OUT} was taught {_difference(record or {}, path, dataset, teaching)}; use it as it is with "
             f"--teacher {TEACHER_OUT}, or replace it with --force"
         )
-    check_output(TEACHER_OUT, kind="teacher", is_ours=is_teacher, force=force)
+    check_stage_output(TEACHER_OUT, kind="teacher", is_ours=is_teacher, force=force, resume=resume)
     on_event(Note(f"teacher: {name} is a plain encoder; teaching it first, into {TEACHER_OUT}"))
     origins = {**sources, "epochs": sources.get("teacher_epochs", "default")}
-    teach_on(path, dataset, teaching, out=TEACHER_OUT, name=name, on_event=on_event, sources=origins)
+    teach_on(
+        path,
+        dataset,
+        teaching,
+        out=TEACHER_OUT,
+        name=name,
+        resume=resume,
+        on_event=on_event,
+        sources=origins,
+        engine=engine,
+    )
     return TEACHER_OUT
 
 
@@ -104,5 +118,5 @@ def _difference(record: Mapping[str, Any], path: Path, dataset: Dataset, teachin
     if record.get("data", {}).get("fingerprint") != dataset.fingerprint:
         return "on other data"
     before = {name: entry.get("value") for name, entry in record.get("options", {}).items()}
-    names = [f"--{n.replace('_', '-')}" for n, v in teaching.to_json().items() if before.get(n) != v and n != "device"]
+    names = [f"--{n.replace('_', '-')}" for n, v in teaching.decisive().items() if before.get(n) != v]
     return f"with other options ({', '.join(names)})" if names else "by another version of hrkd"

@@ -1,0 +1,379 @@
+"""The teachers' outputs on the train split, computed once, kept on disk and read by every epoch and later run.
+
+Kept at real lengths, in 16 bits: the hidden states at the matched layers and those that enter them. Queries and keys
+are two matrix products away from the latter (``hrkd_cli.model.querykey``), so attention scores are never stored; where
+an architecture has no such products, queries and keys are kept themselves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hrkd_cli.events import OnEvent, Progress
+from hrkd_cli.hrkd import ABSENT, TeacherSignals, attention_energy
+from hrkd_cli.model.capture import Capture, Captured, select_columns
+from hrkd_cli.model.encoding import Batch, Encoded, Encoder, to_device
+from hrkd_cli.model.folder import model_fingerprint
+from hrkd_cli.model.precision import Arithmetic
+from hrkd_cli.model.querykey import QueryKeys
+from hrkd_cli.model.sizes import sizes_of
+from hrkd_cli.train.cache_files import SHARD_ROWS, CacheFolder, Shard, plan_shards
+from hrkd_cli.train.rows import Pick
+from hrkd_cli.train.teachers import Teachers
+from hrkd_cli.train.world import World
+
+TOKENS = {"cpu": 4096, "cuda": 65536, "mps": 8192}  # padded tokens of a batch when outputs are computed
+PROBE_ROWS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What of each row is kept.
+
+    Attributes:
+        states: hidden states by number (0 for the embedding), in file order.
+        scored: layers whose queries and keys are kept as they are, 1-based; empty where they are computed anew.
+        width: H.
+        layers: the matched layers.
+        attention: whether queries and keys are wanted at all.
+    """
+
+    states: tuple[int, ...]
+    scored: tuple[int, ...]
+    width: int
+    layers: tuple[int, ...]
+    attention: bool
+
+    @property
+    def units(self) -> int:
+        """Vectors of ``width`` numbers a token."""
+        return len(self.states) + 2 * len(self.scored)
+
+
+class TeacherCache:
+    """Plans, builds and opens the kept outputs of some teachers.
+
+    Args:
+        root: folder of all kept outputs.
+        teachers: one a domain.
+        rows: the train split as the teachers see it: (encoder, token ids by domain).
+        layers: matched layers, 1-based; empty for logits only.
+        attention: whether attention scores are compared.
+        arithmetic: precision of the teachers' forward pass, and the device.
+        world: the processes that share the building.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        teachers: Teachers,
+        rows: tuple[Encoder, Mapping[str, Encoded]],
+        *,
+        layers: Sequence[int],
+        attention: bool,
+        arithmetic: Arithmetic,
+        world: World,
+    ) -> None:
+        self.teachers = teachers
+        self.encoder, encoded = rows
+        self.encoded = {domain: encoded[domain] for domain in teachers.models}
+        self.arithmetic = arithmetic
+        self.world = world
+        self.captures = {id(m): Capture(m, layers, attention=attention) for m in teachers.models.values()}
+        self.query_keys: dict[int, QueryKeys] = {}
+        self.kept = self._plan(tuple(layers), attention)
+        self.lengths = {domain: e.lengths() for domain, e in self.encoded.items()}
+        self.shards = plan_shards({domain: len(e) for domain, e in self.encoded.items()})
+        self.sizes = {s.number: self._bytes(s) for s in self.shards}
+        self.key = self._key()
+        name = hashlib.sha256(repr(sorted(self.key.items())).encode()).hexdigest()[:16]
+        self.folder = CacheFolder(root / name, self.key)
+
+    @property
+    def bytes(self) -> int:
+        """What the states take on disk."""
+        return sum(self.sizes.values())
+
+    @property
+    def rows(self) -> int:
+        """Train rows of all domains."""
+        return sum(len(e) for e in self.encoded.values())
+
+    def build(self, on_event: OnEvent) -> int:
+        """Compute what is missing or damaged, each process its part; return the rows that had to be computed.
+
+        Raises:
+            OSError: the disk is full, or cannot be written.
+        """
+        self.world.first(self.folder.prepare)
+        missing = self.folder.missing(self.shards, self.sizes)
+        self.world.barrier()  # before anyone writes, all have looked
+        total = sum(shard.rows for shard in missing)
+        before = 0
+        for shard in self.world.mine(missing):
+            tell = partial(self._tell, on_event, before, total)
+            self.folder.write(shard, partial(self._compute, shard, tell))
+            before += shard.rows
+        self.world.barrier()
+        return total
+
+    def open(self) -> CachedTeachers:
+        """Return the outputs for reading."""
+        return CachedTeachers(self)
+
+    def batches(self, shard: Shard) -> list[np.ndarray]:
+        """Return the shard's rows in fixed batches of similar length."""
+        lengths = self.lengths[shard.domain][shard.first : shard.first + shard.rows]
+        order = np.argsort(-lengths, kind="stable")
+        found, start = [], 0
+        while start < len(order):
+            size = max(1, TOKENS[self.arithmetic.device.type] // int(lengths[order[start]]))
+            found.append(order[start : start + size] + shard.first)
+            start += size
+        return found
+
+    @torch.no_grad()
+    def forward(self, domain: str, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Run a domain's teacher on some of its rows.
+
+        Returns:
+            States (R, U, T, H) in 16 bits, logits (R, C) of the domain's labels and energies (L, R), both float32.
+        """
+        model = self.teachers.models[domain]
+        batch = self.encoder.collate(self.encoded[domain], list(rows), self.arithmetic.device)
+        with self.arithmetic.forward():
+            seen = self.captures[id(model)](batch)
+        logits = select_columns(seen.logits.float(), self.teachers.heads.columns[domain])
+        if not self.kept.units:
+            return logits.new_zeros((len(rows), 0, 0, 0)), logits, logits.new_zeros((0, len(rows)))
+        by_number = {0: seen.hidden[0]}
+        by_number |= dict(zip(self.kept.layers, seen.hidden[1:], strict=True))
+        by_number |= {n - 1: t for n, t in zip(self.kept.layers, seen.entering, strict=True)}
+        parts = [by_number[n] for n in self.kept.states]
+        for queries, keys in zip(seen.queries, seen.keys, strict=True) if self.kept.scored else ():
+            parts += [t.transpose(1, 2).flatten(2) for t in (queries, keys)]
+        limit = torch.finfo(self.arithmetic.stored).max
+        states = torch.stack([p.float().clamp(-limit, limit).to(self.arithmetic.stored) for p in parts], dim=1)
+        return states, logits, self._energies(id(model), states, batch)
+
+    def query_key(self, model: int, states: Sequence[Tensor], number: int) -> tuple[Tensor, Tensor]:
+        """Return queries and keys (R, A, T, d) of the ``number``-th matched layer from kept states, (R, T, H) each."""
+        if self.kept.scored:
+            first = len(self.kept.states) + 2 * number
+            heads = sizes_of(self.teachers.root.config).heads
+            query, key = (t.view(*t.shape[:2], heads, -1).transpose(1, 2) for t in states[first : first + 2])
+            return query, key
+        entering = self.kept.states.index(self.kept.layers[number] - 1)
+        return self.query_keys[model](number, states[entering])
+
+    def _plan(self, layers: tuple[int, ...], attention: bool) -> Kept:
+        """Find out what has to be kept, trying each teacher on a few rows."""
+        width = sizes_of(self.teachers.root.config).width
+        if not layers:
+            return Kept((), (), width, (), False)
+        if not attention:
+            return Kept((0, *layers), (), width, layers, False)
+        for domain, model in self.teachers.models.items():
+            if id(model) in self.query_keys:
+                continue
+            encoded = self.encoded[domain]
+            rows = list(range(min(PROBE_ROWS, len(encoded))))
+            with torch.no_grad(), self.arithmetic.exact():
+                seen: Captured = self.captures[id(model)](self.encoder.collate(encoded, rows, self.arithmetic.device))
+            found = QueryKeys.find(model, layers, seen, self.arithmetic.dtype)
+            if found is None:
+                return Kept((0, *layers), layers, width, layers, True)
+            self.query_keys[id(model)] = found
+        return Kept(tuple(sorted({0, *layers, *(n - 1 for n in layers)})), (), width, layers, True)
+
+    def _bytes(self, shard: Shard) -> int:
+        tokens = int(self.lengths[shard.domain][shard.first : shard.first + shard.rows].sum())
+        return tokens * self.kept.units * self.kept.width * 2
+
+    def _key(self) -> dict[str, Any]:
+        """Return everything that the outputs depend on."""
+        folders = {domain: self.teachers.folders[domain] for domain in self.teachers.models}
+        prints = {folder: model_fingerprint(folder) for folder in set(folders.values())}
+        return {
+            "teachers": {domain: prints[folder] for domain, folder in folders.items()},
+            "texts": {domain: _fingerprint(e) for domain, e in self.encoded.items()},
+            "labels": {domain: list(labels) for domain, labels in self.teachers.heads.labels.items()},
+            "states": list(self.kept.states),
+            "scored": list(self.kept.scored),
+            "precision": str(self.arithmetic.precision),
+            "stored": str(self.arithmetic.stored),
+            "device": self.arithmetic.device.type,
+        }
+
+    def _energies(self, model: int, states: Tensor, batch: Batch) -> Tensor:
+        """Squared norms of the attention scores as they will be computed from what is kept, (L, R)."""
+        if not self.kept.attention:
+            return states.new_zeros((0, len(states)), dtype=torch.float32)
+        mask, found = batch.mask[:, None, :, None], []
+        for number in range(len(self.kept.layers)):
+            query, key = self.query_key(model, states.unbind(1), number)
+            found.append(attention_energy(*(torch.where(mask, t.float(), 0.0) for t in (query, key))))
+        return torch.stack(found)
+
+    def _tell(self, on_event: OnEvent, before: int, total: int, rows: int) -> None:
+        on_event(Progress("teacher outputs", min(total, (before + rows) * self.world.size), total))
+
+    def _compute(self, shard: Shard, tell: Callable[[int], None], handle: int) -> dict[str, np.ndarray]:
+        """Write a shard's states, batch by batch, each row at its place; return the small arrays."""
+        lengths = self.lengths[shard.domain]
+        last = shard.first + shard.rows
+        size = self.kept.units * self.kept.width * 2
+        starts = np.concatenate([[0], np.cumsum(lengths[shard.first : last])])
+        logits = np.zeros((shard.rows, len(self.teachers.heads.labels[shard.domain])), dtype=np.float32)
+        energies = np.zeros((len(self.kept.layers) if self.kept.attention else 0, shard.rows), dtype=np.float32)
+        done = 0
+        for rows in self.batches(shard):
+            states, own_logits, own_energies = self.forward(shard.domain, rows.tolist())
+            inside = rows - shard.first
+            logits[inside] = own_logits.cpu().numpy()
+            energies[:, inside] = own_energies.cpu().numpy()
+            host = states.view(torch.int16).cpu().numpy() if states.numel() else None
+            for number, row in enumerate(inside):
+                if host is not None:
+                    piece = np.ascontiguousarray(host[number, :, : lengths[rows[number]]])
+                    _write_at(handle, piece.tobytes(), int(starts[row]) * size)
+            done += len(rows)
+            tell(done)
+        return {"logits": logits, "energies": energies}
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A step's rows from disk: states (U, R, T, H), logits (R, C), energies (L, R); rows of each teacher in turn."""
+
+    states: Tensor
+    logits: Tensor
+    energies: Tensor
+    runs: tuple[tuple[int, int], ...]  # (id of the teacher, rows), in the order of the rows
+
+
+class CachedTeachers:
+    """What the teachers show, read from disk (see TeacherSide)."""
+
+    def __init__(self, cache: TeacherCache) -> None:
+        self.cache = cache
+        self.device = cache.arithmetic.device
+        self.classes = max(len(labels) for labels in cache.teachers.heads.labels.values())
+        self.pages: dict[str, list[tuple[np.ndarray | None, dict[str, np.ndarray], np.ndarray]]] = {}
+        for shard in cache.shards:
+            states, small = cache.folder.read(shard)
+            lengths = cache.lengths[shard.domain][shard.first : shard.first + shard.rows]
+            starts = np.concatenate([[0], np.cumsum(lengths)]) * cache.kept.units * cache.kept.width
+            self.pages.setdefault(shard.domain, []).append((states, small, starts))
+        self._buffer = torch.empty(0, dtype=torch.int16)
+
+    def load(self, picks: Sequence[Pick], batch: Batch) -> Read:
+        """See TeacherSide."""
+        kept = self.cache.kept
+        rows, tokens = len(picks), batch.mask.shape[1]
+        states = self._space((kept.units, rows, tokens, kept.width))
+        host = states.numpy()
+        logits = np.full((rows, self.classes), ABSENT, dtype=np.float32)
+        energies = np.zeros((len(kept.layers) if kept.attention else 0, rows), dtype=np.float32)
+        runs: list[list[int]] = []
+        for number, (domain, row) in enumerate(picks):
+            page, inside = divmod(row, SHARD_ROWS)
+            mapped, small, starts = self.pages[domain][page]
+            if mapped is not None:
+                slab = mapped[starts[inside] : starts[inside + 1]].reshape(kept.units, -1, kept.width)
+                host[:, number, : slab.shape[1]] = slab
+            own = small["logits"][inside]
+            logits[number, : len(own)] = own
+            energies[:, number] = small["energies"][:, inside]
+            model = id(self.cache.teachers.models[domain])
+            if runs and runs[-1][0] == model:
+                runs[-1][1] += 1
+            else:
+                runs.append([model, 1])
+        stored = self.cache.arithmetic.stored
+        moved = states.to(self.device, non_blocking=True).view(stored)
+        own_logits, own_energies = (to_device(torch.from_numpy(array), self.device) for array in (logits, energies))
+        return Read(moved, own_logits, own_energies, tuple((model, count) for model, count in runs))
+
+    @torch.no_grad()
+    def signals(self, loaded: Read, numbers: Tensor) -> TeacherSignals:
+        """See TeacherSide."""
+        del numbers  # each row's own labels are what is kept
+        kept, states = self.cache.kept, loaded.states
+        hidden = [states[kept.states.index(n)] for n in (0, *kept.layers)] if kept.layers else []
+        queries, keys = [], []
+        for layer in range(len(kept.layers)) if kept.attention else ():
+            first, found = 0, []
+            for model, count in loaded.runs:
+                found.append(self.cache.query_key(model, [s[first : first + count] for s in states], layer))
+                first += count
+            query, key = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*found, strict=True))
+            queries.append(query)
+            keys.append(key)
+        return TeacherSignals(hidden, queries, keys, loaded.energies if kept.attention else None, loaded.logits)
+
+    def _space(self, shape: tuple[int, ...]) -> Tensor:
+        """Return room on the host for a batch's states; what stands at padding is left over from other batches."""
+        size = int(np.prod(shape))
+        if self.device.type == "cuda":  # copied behind our back: torch knows when such memory is free again
+            return torch.empty(size, dtype=torch.int16, pin_memory=True).view(shape)
+        if self._buffer.numel() < size:
+            self._buffer = torch.zeros(size, dtype=torch.int16)
+        return self._buffer[:size].view(shape)
+
+
+def measure_rates(cache: TeacherCache, folder: Path) -> tuple[float, float]:
+    """Return rows/s of running the teachers and of reading their outputs back, on two real batches.
+
+    Raises:
+        OSError: the disk cannot be written.
+    """
+    shard = max(cache.shards, key=lambda s: s.rows)
+    batches = cache.batches(shard)
+    rows = batches[len(batches) // 2].tolist()
+    cache.forward(shard.domain, rows)
+    tick = time.perf_counter()
+    states = cache.forward(shard.domain, rows)[0].view(torch.int16).cpu().numpy()
+    computing = len(rows) / max(1e-9, time.perf_counter() - tick)
+    probe = folder / f".probe-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with probe.open("wb") as file:
+            file.write(np.ascontiguousarray(states).tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+            if hasattr(os, "posix_fadvise"):  # read from the disk itself, not from memory
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        tick = time.perf_counter()
+        probe.read_bytes()
+        return computing, len(rows) / max(1e-9, time.perf_counter() - tick)
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _fingerprint(encoded: Encoded) -> str:
+    digest = hashlib.sha256()
+    for ids in encoded.ids:
+        digest.update(len(ids).to_bytes(4, "little") + ids.tobytes())
+    for types in encoded.types or ():
+        digest.update(types.tobytes())
+    return digest.hexdigest()
+
+
+def _write_at(handle: int, data: bytes, offset: int) -> None:
+    """Write all of ``data`` at a byte position of a file."""
+    os.lseek(handle, offset, os.SEEK_SET)
+    left = memoryview(data)
+    while len(left):
+        left = left[os.write(handle, left) :]

@@ -1,0 +1,118 @@
+"""The batch size that memory holds (``--batch-size auto``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from hrkd_cli.config import AUTO_BATCH, TrainingSettings
+from hrkd_cli.errors import TrainingError
+from hrkd_cli.events import Note, OnEvent
+from hrkd_cli.model.encoding import Encoded
+from hrkd_cli.model.precision import Arithmetic
+from hrkd_cli.train.loop import Task
+from hrkd_cli.train.world import World
+
+LARGEST = 32  # rows of a domain: the paper's batch over its 4 GPUs
+SHARE = 0.9  # of the free memory that a step may take: the allocator and other programs need some
+
+
+def batch_size_of(
+    settings: TrainingSettings,
+    task: Task,
+    trained: list[nn.Module],
+    encoded: Mapping[str, Encoded],
+    *,
+    arithmetic: Arithmetic,
+    world: World,
+    on_event: OnEvent,
+) -> int:
+    """Return the batch size that was given, or for ``auto`` the largest power of two up to 32 that memory holds.
+
+    Steps with the longest rows are run at growing sizes, until the next one would not fit.
+
+    Raises:
+        TrainingError: not even one row of each domain fits.
+    """
+    if settings.batch_size != AUTO_BATCH:
+        return int(settings.batch_size)
+    longest = {domain: np.argsort(-e.lengths(), kind="stable").tolist() for domain, e in encoded.items()}
+    state = task.state()
+    before = {name: t.clone() for name, t in state.items()}
+    found, size, used = 0, 1, 0
+    while size <= LARGEST and size * len(longest) >= 1:
+        if size * len(longest) < world.size:
+            size *= 2
+            continue
+        rows = {domain: (order * size)[:size] for domain, order in longest.items()}
+        peak = _peak(task, trained, rows, arithmetic)
+        if world.any(peak is None):
+            break
+        assert peak is not None
+        found = size
+        # Twice the rows take at most as much again as these did over none.
+        if world.any(peak + max(0, peak - used if used else peak // 2) > SHARE * _there(arithmetic.device)):
+            break
+        size, used = size * 2, peak
+    task.restore(before)
+    if not found:
+        raise TrainingError(
+            "--batch-size auto: memory holds not even one row of each domain; lower --max-length or take a smaller "
+            "model"
+        )
+    on_event(Note(f"--batch-size auto: {found} rows of each domain"))
+    return found
+
+
+def _peak(task: Task, trained: list[nn.Module], rows: dict[str, list[int]], arithmetic: Arithmetic) -> int | None:
+    """Run one step without updating anything; return the most bytes in use, or None when there was too little."""
+    cuda = arithmetic.device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(arithmetic.device)
+    for module in trained:
+        module.train()
+    try:
+        batch = task.load(rows)
+        with arithmetic.forward():
+            loss = task.loss(batch).total
+        loss.backward()  # type: ignore[no-untyped-call]
+        # AdamW's two moments come on top at the first update.
+        moments = sum(2 * p.numel() * p.element_size() for m in trained for p in m.parameters() if p.requires_grad)
+        return (torch.cuda.max_memory_allocated(arithmetic.device) if cuda else _resident()) + moments
+    except (torch.OutOfMemoryError, MemoryError):
+        return None
+    except RuntimeError as error:
+        if "allocate memory" in str(error):  # torch's CPU allocator has no type of its own for it
+            return None
+        raise
+    finally:
+        for module in trained:
+            module.zero_grad(set_to_none=True)
+        if cuda:
+            torch.cuda.empty_cache()
+
+
+def _resident() -> int:
+    """Most bytes that this process has had in memory."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _there(device: torch.device) -> int:
+    """Bytes that this process could have in memory."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free) + torch.cuda.memory_reserved(device)
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return 1 << 62  # nobody knows here: the allocator will say
+    return available + _resident()

@@ -1,0 +1,89 @@
+"""The rows of a step: this process's part of them, and what each counts for in its domain's means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from hrkd_cli.errors import UsageError
+from hrkd_cli.hrkd import Shares
+from hrkd_cli.model.encoding import to_device
+from hrkd_cli.train.loop import Rows
+from hrkd_cli.train.world import World
+
+Pick = tuple[str, int]  # domain, row
+
+
+def picks_of(rows: Rows, world: World) -> list[Pick]:
+    """Return this process's part of a step's rows, domain after domain."""
+    return world.mine((domain, row) for domain, chosen in rows.items() for row in chosen)
+
+
+def check_share(batch_size: int, domains: int, world: World) -> None:
+    """Make sure that a step has a row for every process.
+
+    Raises:
+        UsageError: it has not.
+    """
+    if batch_size * domains < world.size:
+        raise UsageError(
+            f"--processes {world.size}: a step has {batch_size * domains} rows, fewer than processes; raise "
+            "--batch-size or use fewer"
+        )
+
+
+def row_shares(rows: Rows, picks: Sequence[Pick], domains: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return (D, R), 1 where a row is of a domain, and (R,), 1 / rows that its domain has in the whole step."""
+    of = np.zeros((len(domains), len(picks)), dtype=np.float32)
+    numbers = {domain: number for number, domain in enumerate(domains)}
+    for row, (domain, _) in enumerate(picks):
+        of[numbers[domain], row] = 1
+    return of, np.array([1 / len(rows[domain]) for domain, _ in picks], dtype=np.float32)
+
+
+def make_shares(
+    rows: Rows,
+    picks: Sequence[Pick],
+    lengths: Mapping[str, np.ndarray],
+    domains: Sequence[str],
+    device: torch.device,
+    *,
+    pad_to: int | None,
+) -> Shares:
+    """Work out the shares of this process's rows in the means of the whole step.
+
+    Args:
+        rows: the whole step.
+        picks: this process's part of it.
+        lengths: tokens of each row by domain.
+        domains: in the order of every per-domain tensor.
+        device: where the shares go.
+        pad_to: tokens that all rows are padded to where means run over padding too (the released code); None for means
+            over valid tokens.
+    """
+    of, per_row = row_shares(rows, picks, domains)
+    own = np.array([lengths[domain][row] for domain, row in picks])
+    longest = pad_to or int(own.max())
+    whole = {domain: lengths[domain][list(chosen)].astype(np.float64) for domain, chosen in rows.items()}
+    if pad_to is not None:
+        whole = {domain: np.full(len(chosen), float(pad_to)) for domain, chosen in rows.items()}
+    tokens = {domain: 1 / counts.sum() for domain, counts in whole.items()}
+    pairs = {domain: 1 / np.square(counts).sum() for domain, counts in whole.items()}
+    valid = np.arange(longest) < own[:, None]  # (R, T)
+    counted = np.ones_like(valid) if pad_to is not None else valid
+    per_token = counted * np.array([tokens[domain] for domain, _ in picks])[:, None]
+    keys = None if valid.all() else to_device(torch.from_numpy(valid), device)
+
+    def put(array: np.ndarray) -> torch.Tensor:
+        return to_device(torch.from_numpy(array.astype(np.float32)), device)
+
+    return Shares(
+        domains=put(of),
+        rows=put(per_row),
+        tokens=put(per_token),
+        pairs=put(np.array([pairs[domain] for domain, _ in picks])),
+        queries=None if pad_to is not None else keys,
+        keys=keys,
+    )

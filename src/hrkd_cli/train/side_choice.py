@@ -1,0 +1,151 @@
+"""Whether the teachers' outputs are kept on disk or computed at every step: decided once, said, and remembered."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+from hrkd_cli.config import CacheTeacher, DistillSettings
+from hrkd_cli.errors import OutputError
+from hrkd_cli.events import Note, OnEvent
+from hrkd_cli.layout import CACHE
+from hrkd_cli.model.encoding import Encoded, Encoder
+from hrkd_cli.model.precision import Arithmetic
+from hrkd_cli.train.cache import TeacherCache, measure_rates
+from hrkd_cli.train.cache_files import make_room
+from hrkd_cli.train.task import Comparison
+from hrkd_cli.train.teacher_side import AskedTeachers, TeacherSide
+from hrkd_cli.train.teachers import Teachers
+from hrkd_cli.train.world import World
+
+WORTH = 2.0  # reading must be this much faster than computing: near 1 the choice would change from run to run
+SPARE = 1 << 30  # bytes of the disk that are left to others
+
+
+def teacher_side(
+    teachers: Teachers,
+    rows: tuple[Encoder, Mapping[str, Encoded]],
+    comparison: Comparison,
+    settings: DistillSettings,
+    *,
+    own_tokenizer: bool,
+    out: Path,
+    decided: bool | None,
+    arithmetic: Arithmetic,
+    world: World,
+    on_event: OnEvent,
+) -> tuple[TeacherSide, bool]:
+    """Make the teachers' side of a run; where their outputs are to be kept, compute what is missing of them.
+
+    Args:
+        teachers: one a domain.
+        rows: the train split as they see it.
+        comparison: what is compared.
+        settings: see DistillSettings.
+        own_tokenizer: whether they have another tokenizer than the student.
+        out: the run's output: outputs are kept beside it.
+        decided: what an interrupted run had decided; None decides now.
+        arithmetic: precision and device.
+        world: the processes of the run.
+        on_event: told what was decided.
+
+    Returns:
+        The side, and whether it reads from disk.
+
+    Raises:
+        OutputError: keeping was asked for, and the disk is too small.
+    """
+    if not comparison.padded and settings.cache_teacher is not CacheTeacher.OFF and decided is not False:
+        root = out.resolve().parent / CACHE.folder
+        cache = TeacherCache(
+            root,
+            teachers,
+            rows,
+            layers=comparison.layers,
+            attention=comparison.attention,
+            arithmetic=arithmetic,
+            world=world,
+        )
+        wanted = decided is True or settings.cache_teacher is CacheTeacher.ON
+        if world.any(world.is_main and _keep(cache, root, settings, must=wanted, on_event=on_event)):
+            with _alone(cache, world, on_event):
+                computed = cache.build(on_event)
+            if not computed:
+                on_event(Note(f"teacher outputs: read from {cache.folder.path}"))
+            _forget(arithmetic.device)
+            return cache.open(), True
+    pad_to = rows[0].max_length if comparison.padded else None
+    side = AskedTeachers(
+        teachers,
+        comparison.layers,
+        attention=comparison.attention,
+        own=rows if own_tokenizer else None,
+        pad_to=pad_to,
+        device=arithmetic.device,
+    )
+    return side, False
+
+
+def _keep(cache: TeacherCache, root: Path, settings: DistillSettings, *, must: bool, on_event: OnEvent) -> bool:
+    """Decide, and say why."""
+    there = cache.folder.path.is_dir()
+    problem = None if there else _no_room(cache, root, settings.cache_limit)
+    if problem and must:
+        raise OutputError(
+            f"--cache-teacher on: {problem}; raise --cache-limit, free some space or use --cache-teacher off"
+        )
+    size = f"{cache.bytes / 1e9:.2f} GB"
+    if must or (there and not problem):
+        if not there:
+            on_event(Note(f"teacher outputs: computed once and kept in {root} ({size})"))
+        return True
+    if problem or settings.epochs == 1:
+        on_event(Note(f"teacher outputs: computed at every step ({problem or 'one epoch would read them once only'})"))
+        return False
+    computing, reading = measure_rates(cache, root)
+    rates = f"reading {reading:,.0f} examples/s, computing {computing:,.0f}"
+    if reading < WORTH * computing:
+        with contextlib.suppress(OSError):
+            root.rmdir()
+        on_event(Note(f"teacher outputs: computed at every step ({rates})"))
+        return False
+    on_event(Note(f"teacher outputs: computed once and kept in {root} ({size}; {rates})"))
+    return True
+
+
+def _no_room(cache: TeacherCache, root: Path, limit: float) -> str | None:
+    """Say why the outputs cannot be kept; None when they can. May remove those of other runs, oldest first."""
+    size = f"the teacher's outputs take {cache.bytes / 1e9:.2f} GB"
+    if not make_room(root, cache.folder.path, cache.bytes, int(limit * 1e9)):
+        return f"{size}, and --cache-limit is {limit:g} GB"
+    place = root if root.exists() else root.parent
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free - SPARE
+    if cache.bytes > free:
+        return f"{size}, and the disk has {max(0, free) / 1e9:.2f} GB to spare"
+    return None
+
+
+@contextlib.contextmanager
+def _alone(cache: TeacherCache, world: World, on_event: OnEvent) -> Iterator[None]:
+    """Let no other run build the same outputs meanwhile."""
+    if not world.is_main:
+        yield
+        return
+
+    def waiting() -> None:
+        on_event(Note("teacher outputs: another run is computing the same ones; waiting for it"))
+
+    with cache.folder.locked(waiting):
+        yield
+
+
+def _forget(device: torch.device) -> None:
+    """Give the memory of the teachers' forward passes back before the student needs it."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
