@@ -5,6 +5,7 @@ Rich is imported only to draw on a terminal: ``hrkd predict`` and everything pip
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -33,6 +34,9 @@ class Console:
         # Held here: while the engine runs, sys.stdout leads to stderr, so that no library's print spoils the result.
         self.out: TextIO = sys.stdout
         self.err: TextIO = sys.stderr
+        if os.environ.get("RANK", "0") != "0" and "WORLD_SIZE" in os.environ:
+            # Of several processes of one run the first speaks; errors of the others go another way (see failures).
+            self.out = self.err = io.StringIO()
 
     def result(self, data: Mapping[str, Any], tables: Iterable[Table] = (), lines: Iterable[str] = ()) -> None:
         """Write what a command found: the JSON object with ``--json``, else tables and lines."""

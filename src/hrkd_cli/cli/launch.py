@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def run_together(processes: int) -> int:
     try:
         elastic_launch(launching, sys.executable)("-m", "hrkd_cli", *_arguments)
     except ChildFailedError as error:
-        line, code = _cause(error.failures.values())
+        line, code = _cause(error.failures)
         sys.stderr.write(f"{program}: {line}\n")
         return code
     except SignalException as error:
@@ -84,20 +84,20 @@ def hand_over(line: str, code: int, *, secondary: bool) -> bool:
     return True
 
 
-def _cause(failed: Iterable[Any]) -> tuple[str, int]:
+def _cause(failed: Mapping[int, Any]) -> tuple[str, int]:
     """Return the line and the exit code of the process that failed first, of those that did not fail because of it."""
-    told = [_told(failure) for failure in failed]
+    told = [_told(rank, failure) for rank, failure in failed.items()]
     rank, line, code, _ = min(told, key=lambda entry: (entry[3], entry[0]))
     alone = rank != 0 and not any(other == line for number, other, _, _ in told if number != rank)
     return (f"rank {rank}: {line}" if alone or code < 0 else line), (code if code > 0 else 1)
 
 
-def _told(failure: Any) -> tuple[int, str, int, bool]:
+def _told(rank: int, failure: Any) -> tuple[int, str, int, bool]:
     """Return rank, line, exit code (below 0 for a signal) and whether another process was the cause."""
     try:
         content = json.loads(Path(failure.error_file).read_text(encoding="utf-8"))["message"]
         extra = content["extraInfo"]
-        return failure.global_rank, content["message"], int(extra["code"]), bool(extra["secondary"])
+        return rank, content["message"], int(extra["code"]), bool(extra["secondary"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
     code = int(failure.exitcode)
@@ -105,5 +105,5 @@ def _told(failure: Any) -> tuple[int, str, int, bool]:
         name = signal.Signals(-code).name
         line = f"the process was ended by {name}; the last checkpoint, if there is one, is kept: go on with --resume"
         # The launcher ends the others that way once one has failed.
-        return failure.global_rank, line, code, -code == signal.SIGTERM
-    return failure.global_rank, f"the process ended with exit code {code} and said nothing", code, False
+        return rank, line, code, -code == signal.SIGTERM
+    return rank, f"the process ended with exit code {code} and said nothing", code, False

@@ -1,0 +1,243 @@
+"""Kept teacher outputs: the numbers that asking anew gives, whole or rebuilt, within their limit."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hrkd_cli.config import DistillSettings, Precision, TeacherCheckpoints, TeachSettings
+from hrkd_cli.errors import OutputError, UsageError
+from hrkd_cli.events import Note, Progress
+from hrkd_cli.model.encoding import make_encoder
+from hrkd_cli.model.precision import Arithmetic
+from hrkd_cli.train import cache_files
+from hrkd_cli.train.cache import TeacherCache
+from hrkd_cli.train.cache_files import Shard, make_room, plan_shards
+from hrkd_cli.train.distill import distill_on
+from hrkd_cli.train.rows import picks_of
+from hrkd_cli.train.scoring import encode_split
+from hrkd_cli.train.teach import teach_on
+from hrkd_cli.train.teacher_side import AskedTeachers
+from hrkd_cli.train.teachers import open_teachers
+from hrkd_cli.train.world import ALONE
+from tiny import ARCHITECTURES, write_encoder
+
+CPU = torch.device("cpu")
+
+
+def make_cache(folder, teacher, dataset, *, layers=(2, 4), attention=True):
+    teachers = open_teachers(teacher, dataset, checkpoints=TeacherCheckpoints.DOMAIN, device=CPU, name="t")
+    encoder = make_encoder(teachers.root, teachers.tokenizer, 16)
+    rows = (encoder, encode_split(dataset, "train", encoder).encoded)
+    arithmetic = Arithmetic(Precision.FP32, CPU)
+    cache = TeacherCache(folder, teachers, rows, layers=layers, attention=attention, arithmetic=arithmetic, world=ALONE)
+    return cache, teachers, rows
+
+
+def compare(cache, teachers, rows, layers):
+    """Return the largest relative difference between kept and asked signals, by kind."""
+    encoder, encoded = rows
+    asked = AskedTeachers(teachers, layers, attention=True, own=None, pad_to=None, device=CPU)
+    picks = picks_of({"books": [5, 0, 17], "music": [3, 30]}, ALONE)
+    batch = encoder.collate_rows([(encoded[d], n) for d, n in picks], CPU)
+    numbers = torch.tensor([0, 0, 0, 1, 1])
+    read = cache.open()
+    found, expected = read.signals(read.load(picks, batch), numbers), asked.signals(asked.load(picks, batch), numbers)
+    mask = batch.mask
+    worst = {}
+    for kind in ("hidden", "queries", "keys"):
+        for one, other in zip(getattr(found, kind), getattr(expected, kind), strict=True):
+            one, other = (t if kind == "hidden" else t.transpose(1, 2) for t in (one.float(), other))
+            worst[kind] = max(worst.get(kind, 0), ((one - other)[mask].norm() / other[mask].norm()).item())
+    worst["logits"] = (found.logits - expected.logits).abs().max().item()
+    keys = mask[:, None, :, None]
+    scores = [(q * keys) @ (k * keys).mT for q, k in zip(expected.queries, expected.keys, strict=True)]
+    energies = torch.stack([s.square().sum(dim=(1, 2, 3)) for s in scores])
+    worst["energies"] = ((found.energies - energies) / energies).abs().max().item()
+    return worst
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_what_is_kept_is_what_the_teacher_shows(tmp_path, dataset, architecture):
+    encoder = write_encoder(tmp_path / "e", architecture, layers=4)
+    teach_on(encoder, dataset, TeachSettings(epochs=1, max_length=16), out=tmp_path / "t", name="e")
+    cache, teachers, rows = make_cache(tmp_path / "cache", tmp_path / "t", dataset)
+    assert cache.build(lambda _: None) == cache.rows == sum(len(e) for e in rows[1].values())
+    worst = compare(cache, teachers, rows, (2, 4))
+    assert max(worst[kind] for kind in ("hidden", "queries", "keys")) < 1e-3  # 16 bits
+    assert worst["logits"] < 1e-5  # other batches, same weights
+    assert worst["energies"] < 2e-3
+    # ModernBERT turns queries and keys by position and normalises first: they are kept themselves.
+    expected = {(0, 2, 4): (2, 4)} if architecture == "modernbert" else {(0, 1, 2, 3, 4): ()}
+    assert {cache.kept.states: cache.kept.scored} == expected
+
+
+def test_each_domain_has_its_own_teachers_outputs(tmp_path, teacher, dataset):
+    import shutil
+
+    from safetensors.torch import save_file
+
+    folder = tmp_path / "t"
+    shutil.copytree(teacher, folder, ignore=shutil.ignore_patterns("best"))
+    other = folder / "best" / "music"
+    shutil.copytree(teacher, other, ignore=shutil.ignore_patterns("best"))
+    state = load_file(other / "model.safetensors")
+    save_file({name: t * 1.5 for name, t in state.items()}, other / "model.safetensors", metadata={"format": "pt"})
+    cache, teachers, rows = make_cache(tmp_path / "cache", folder, dataset)
+    assert teachers.models["music"] is not teachers.models["books"]
+    cache.build(lambda _: None)
+    assert max(compare(cache, teachers, rows, (2, 4)).values()) < 3e-3
+
+
+def run(teacher, dataset, out, **options):
+    events = []
+    options = {"epochs": 2, "batch_size": 8, "max_length": 16, "student": "2x32", **options}
+    distill_on(teacher, dataset, DistillSettings(**options).resolved(), out=out, name="t", on_event=events.append)
+    return load_file(out / "model.safetensors"), [e.text for e in events if isinstance(e, Note)], events
+
+
+def folder_of(tmp_path):
+    (folder,) = (tmp_path / "teacher-cache").iterdir()
+    return folder
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_weights_do_not_depend_on_whether_outputs_were_there(tmp_path, teacher, dataset):
+    first, notes, events = run(teacher, dataset, tmp_path / "a", cache_teacher="on")
+    assert any("computed once and kept in" in n for n in notes)
+    built = [e for e in events if isinstance(e, Progress)]
+    assert built[-1].done == built[-1].total > 0
+    second, notes, events = run(teacher, dataset, tmp_path / "b", cache_teacher="on")
+    assert any("read from" in n for n in notes)
+    assert not [e for e in events if isinstance(e, Progress)]
+    assert same(first, second)
+    # Another length is another key.
+    run(teacher, dataset, tmp_path / "c", cache_teacher="on", max_length=12)
+    assert len(list((tmp_path / "teacher-cache").iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", ["states", "small", "record", "short", "foreign", "leftover"])
+def test_damage_is_noticed_and_repaired(tmp_path, teacher, dataset, damage):
+    expected, _, _ = run(teacher, dataset, tmp_path / "a", cache_teacher="on")
+    folder = folder_of(tmp_path)
+    if damage in ("states", "small"):
+        file = folder / ("00001.bin" if damage == "states" else "00001.safetensors")
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 4
+        file.write_bytes(data)
+    elif damage == "record":
+        (folder / "00000.json").write_text("{")
+    elif damage == "short":
+        (folder / "00000.bin").write_bytes((folder / "00000.bin").read_bytes()[:-2])
+    elif damage == "foreign":
+        index = json.loads((folder / "cache.json").read_text())
+        index["key"]["teachers"] = {}
+        (folder / "cache.json").write_text(json.dumps(index))
+    else:
+        (folder / ".00000.bin").write_bytes(b"cut off")
+        (folder / "00000.json").unlink()
+    found, _, events = run(teacher, dataset, tmp_path / "b", cache_teacher="on")
+    rebuilt = [e for e in events if isinstance(e, Progress)][-1].total
+    rows = {domain: len(dataset.split(domain, "train")) for domain in dataset.domains}
+    assert rebuilt == (
+        sum(rows.values())
+        if damage == "foreign"
+        else rows["music" if "s" == damage[0] and damage != "short" else "books"]
+    )
+    assert same(found, expected)
+    assert not list(folder.glob(".0*"))
+
+
+def test_auto_keeps_what_pays_and_says_so(tmp_path, teacher, dataset, monkeypatch):
+    rates = {"value": (100.0, 5000.0)}
+    monkeypatch.setattr("hrkd_cli.train.side_choice.measure_rates", lambda *_: rates["value"])
+    _, notes, _ = run(teacher, dataset, tmp_path / "x" / "a")
+    assert any("kept in" in n and "reading 5,000 examples/s, computing 100" in n for n in notes)
+    rates["value"] = (100.0, 150.0)
+    _, notes, _ = run(teacher, dataset, tmp_path / "y" / "a")
+    assert any("computed at every step (reading 150" in n for n in notes)
+    assert not (tmp_path / "y" / "teacher-cache").exists()
+    _, notes, _ = run(teacher, dataset, tmp_path / "z" / "a", epochs=1)
+    assert any("one epoch would read them once only" in n for n in notes)
+    # What is there already is read, whatever it is worth.
+    _, notes, _ = run(teacher, dataset, tmp_path / "x" / "b", epochs=1)
+    assert any("read from" in n for n in notes)
+
+
+def test_rates_are_measured_on_real_batches(tmp_path, teacher, dataset):
+    from hrkd_cli.train.cache import measure_rates
+
+    cache, _, _ = make_cache(tmp_path / "cache", teacher, dataset)
+    assert min(measure_rates(cache, tmp_path / "cache")) > 0
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_the_limit_holds(tmp_path, teacher, dataset):
+    _, notes, _ = run(teacher, dataset, tmp_path / "a", cache_limit=1e-6)
+    assert any("computed at every step" in n and "--cache-limit is 1e-06 GB" in n for n in notes)
+    with pytest.raises(OutputError, match="--cache-teacher on: the teacher's outputs take"):
+        run(teacher, dataset, tmp_path / "b", cache_limit=1e-6, cache_teacher="on")
+    assert not (tmp_path / "b").exists()
+
+
+def test_the_oldest_outputs_make_way(tmp_path):
+    import os
+
+    for n, name in enumerate(("old", "middle", "new")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "00000.bin").write_bytes(b"x" * 100)
+        (tmp_path / name / "cache.json").write_bytes(b"")
+        os.utime(tmp_path / name / "cache.json", (n, n))
+    assert make_room(tmp_path, tmp_path / "wanted", 150, 360)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["middle", "new"]
+    assert not make_room(tmp_path, tmp_path / "wanted", 400, 360)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["middle", "new"]
+
+
+def test_released_means_cannot_be_kept(tmp_path):
+    with pytest.raises(UsageError, match="--means released looks at padding"):
+        DistillSettings(means="released", cache_teacher="on")
+
+
+def test_a_full_disk_leaves_no_shard_behind(tmp_path, teacher, dataset, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache_files, "save_file", full)
+        with pytest.raises(OutputError, match="disk is full"):
+            run(teacher, dataset, tmp_path / "a", cache_teacher="on")
+    assert sorted(p.name for p in folder_of(tmp_path).iterdir()) == [".lock", "cache.json"]
+    run(teacher, dataset, tmp_path / "a", cache_teacher="on")
+
+
+def test_shards_hold_every_row_once(monkeypatch):
+    monkeypatch.setattr(cache_files, "SHARD_ROWS", 10)
+    assert plan_shards({"a": 25, "b": 10}) == [
+        Shard(0, "a", 0, 10), Shard(1, "a", 10, 10), Shard(2, "a", 20, 5), Shard(3, "b", 0, 10)
+    ]  # fmt: skip
+
+
+def test_rows_of_every_shard_are_found(tmp_path, teacher, dataset, monkeypatch):
+    for module in ("cache_files", "cache"):
+        monkeypatch.setattr(f"hrkd_cli.train.{module}.SHARD_ROWS", 7)
+    cache, teachers, rows = make_cache(tmp_path / "cache", teacher, dataset)
+    cache.build(lambda _: None)
+    assert len(cache.shards) > 8
+    assert max(compare(cache, teachers, rows, (2, 4)).values()) < 3e-3
+
+
+def test_logits_alone_take_no_states(tmp_path, teacher, dataset):
+    cache, teachers, _ = make_cache(tmp_path / "cache", teacher, dataset, layers=(), attention=False)
+    cache.build(lambda _: None)
+    assert cache.bytes == 0
+    small = cache.folder.read(cache.shards[0])[1]
+    assert small["logits"].shape == (len(dataset.split("books", "train")), 2)
+    assert np.isfinite(small["logits"]).all()
+    assert Path(cache.folder.path / "cache.json").is_file()
