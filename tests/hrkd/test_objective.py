@@ -112,15 +112,18 @@ def test_hierarchy_can_be_left_out():
 def test_projections_start_small_and_map_widths():
     torch.manual_seed(0)
     projections = Projections(200, 300, 2)
-    weights = torch.cat([linear.weight.flatten() for linear in projections.maps])
-    assert weights.std().item() == pytest.approx(0.02, rel=0.02)
-    assert all(not linear.bias.any() for linear in projections.maps)
-    assert [tuple(h.shape) for h in projections([torch.zeros(1, 4, 200)] * 3)] == [(1, 4, 300)] * 3
+    assert projections.weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert not projections.bias.any()
+    hidden = torch.randn(3, 1, 4, 200)
+    projected = projections(hidden)
+    assert projected.shape == (3, 1, 4, 300)
+    for layer in range(3):
+        expected = torch.nn.functional.linear(hidden[layer], projections.weight[layer], projections.bias[layer])
+        torch.testing.assert_close(projected[layer], expected)
 
 
 def test_projections_of_equal_widths_can_start_around_the_identity():
     torch.manual_seed(0)
-    projections = Projections(200, 200, 1, around_identity=True)
-    noise = torch.cat([(linear.weight - torch.eye(200)).flatten() for linear in projections.maps])
+    noise = Projections(200, 200, 1, around_identity=True).weight - torch.eye(200)
     assert noise.std().item() == pytest.approx(0.02, rel=0.02)
     assert noise.mean().item() == pytest.approx(0, abs=1e-3)

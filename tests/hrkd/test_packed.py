@@ -47,7 +47,7 @@ class Batch:
         rows = sum(len(domain) for domain in LENGTHS)
 
         def tensors(count, *shape, grad=False):
-            return [torch.randn(rows, *shape, dtype=dtype).requires_grad_(grad) for _ in range(count)]
+            return torch.randn(count, rows, *shape, dtype=dtype).requires_grad_(grad)
 
         own, theirs = heads_width
         self.student_hidden = tensors(LAYERS + 1, TOKENS, student_width, grad=True)
@@ -55,7 +55,7 @@ class Batch:
         self.student_qk = tensors(2 * LAYERS, HEADS, TOKENS, own, grad=True)
         self.teacher_qk = tensors(2 * LAYERS, HEADS, TOKENS, theirs)
         self.projections = Projections(student_width, teacher_width, LAYERS).to(dtype)
-        self.student_logits, self.teacher_logits = tensors(2, max(CLASSES))
+        self.student_logits, self.teacher_logits = torch.randn(2, rows, max(CLASSES), dtype=dtype)
         self.student_logits.requires_grad_()
         first = 0
         self.slices = []
@@ -64,7 +64,7 @@ class Batch:
             first += len(domain)
 
     def inputs(self):
-        return [*self.student_hidden, *self.student_qk, self.student_logits, *self.projections.parameters()]
+        return [self.student_hidden, self.student_qk, self.student_logits, *self.projections.parameters()]
 
     def packed(self, *, padded, energies):
         shares = shares_of(LENGTHS, padded=padded)
@@ -75,7 +75,7 @@ class Batch:
         if energies:
             keys = shares.keys[:, None, :, None]
             queries = keys if shares.queries is not None else torch.ones_like(keys)
-            energies = torch.stack([attention_energy(q * queries, k * keys) for q, k in zip(query, key, strict=True)])
+            energies = attention_energy(query * queries, key * keys)
         teacher = TeacherSignals(
             self.teacher_hidden, query, key, energies if energies is not False else None,
             self.teacher_logits.masked_fill(absent, ABSENT),
@@ -136,8 +136,8 @@ def test_parts_of_the_rows_add_up():
             shares.domains[:, rows], shares.rows[rows], shares.tokens[rows], shares.pairs[rows],
             shares.queries[rows], shares.keys[rows],
         )  # fmt: skip
-        take = [[t[rows] for t in ts] for ts in (batch.teacher_hidden, batch.teacher_qk)]
-        own = [[t[rows] for t in ts] for ts in (batch.student_hidden, batch.student_qk)]
+        take = [t[:, rows] for t in (batch.teacher_hidden, batch.teacher_qk)]
+        own = [t[:, rows] for t in (batch.student_hidden, batch.student_qk)]
         absent = torch.tensor([False, False, True]) & ~torch.tensor([r in (3, 4) for r in rows])[:, None]
         logits = [t[rows].masked_fill(absent, ABSENT) for t in (batch.teacher_logits, batch.student_logits)]
         terms = packed_terms(
@@ -157,21 +157,21 @@ def test_parts_of_the_rows_add_up():
 def test_what_stands_in_padding_reaches_neither_loss_nor_gradient():
     batch = Batch(student_width=6, teacher_width=10)
     keys = shares_of(LENGTHS).keys
-    for tensor in (*batch.student_hidden, *batch.teacher_hidden):
-        tensor.data[~keys] = float("nan")
-    for tensor in (*batch.student_qk, *batch.teacher_qk):
-        tensor.data.transpose(1, 2)[~keys] = float("nan")
+    for tensor in (batch.student_hidden, batch.teacher_hidden):
+        tensor.data[:, ~keys] = float("nan")
+    for tensor in (batch.student_qk, batch.teacher_qk):
+        tensor.data.transpose(2, 3)[:, ~keys] = float("nan")
     terms = batch.packed(padded=False, energies=False)
     for value in (terms.hidden, terms.attention):
         assert torch.isfinite(value).all()
-    for gradient in torch.autograd.grad(terms.attention.sum() + terms.hidden.sum(), batch.student_qk):
+    for gradient in torch.autograd.grad(terms.attention.sum() + terms.hidden.sum(), [batch.student_qk]):
         assert torch.isfinite(gradient).all()
 
 
 def test_logits_only_needs_nothing_else():
     batch = Batch(student_width=6, teacher_width=10)
-    teacher = TeacherSignals((), (), (), None, batch.teacher_logits)
-    student = StudentSignals((), (), (), (), batch.student_logits)
+    teacher = TeacherSignals(None, None, None, None, batch.teacher_logits)
+    student = StudentSignals(None, None, None, None, batch.student_logits)
     terms = packed_terms(teacher, student, shares_of(LENGTHS), None, mean_classes=3)
     assert terms.hidden.shape == (0, 3)
     assert terms.prediction.shape == (3,)
@@ -187,9 +187,9 @@ def test_golden_packed(path):
     def side(name, every):
         signals = [case.signals(d, name, every=every) for d in case.domains]
         masks = [case.tensors[f"{d}.padding_mask"] == 0 for d in case.domains]
-        hidden = [torch.cat(rows) for rows in zip(*(s.hidden for s in signals), strict=True)]
-        scores = [torch.cat(rows) for rows in zip(*(s.scores for s in signals), strict=True)]
-        keys = [torch.eye(s.shape[-1], dtype=s.dtype).expand_as(s) for s in scores]
+        hidden = torch.stack([torch.cat(rows) for rows in zip(*(s.hidden for s in signals), strict=True)])
+        scores = torch.stack([torch.cat(rows) for rows in zip(*(s.scores for s in signals), strict=True)])
+        keys = torch.eye(scores.shape[-1], dtype=scores.dtype).expand_as(scores)
         return hidden, scores, keys, torch.cat([s.logits for s in signals]), torch.cat(masks)
 
     hidden, scores, keys, logits, mask = side("teacher", case.interval)

@@ -147,6 +147,22 @@ def test_balanced_class_weights(encoder):
     assert class_weights(train, heads, TeachSettings(), torch.device("cpu")) == {"books": None}
 
 
+def test_weight_decay_spares_biases_and_normalisation(encoder):
+    from hrkd_cli.hrkd import Projections
+    from hrkd_cli.model.loading import load_classifier
+    from hrkd_cli.runtime.heads import DomainHeads
+    from hrkd_cli.train.optimiser import Optimiser
+
+    model = load_classifier(encoder, DomainHeads.build({"books": ("bad", "good")}))
+    modules = [model, Projections(3, 4, 2)]
+    decayed, spared = Optimiser(modules, TeachSettings(), 10).adamw.param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.01, 0.0)
+    names = {id(p): name for module in modules for name, p in module.named_parameters()}
+    assert {names[id(p)].rsplit(".", 1)[-1] for p in decayed["params"]} == {"weight"}
+    assert all(names[id(p)].endswith("bias") or "LayerNorm" in names[id(p)] for p in spared["params"])
+    assert not any("LayerNorm" in names[id(p)] for p in decayed["params"])
+
+
 def test_patience_stops_a_run_that_no_longer_gets_better(tmp_path, encoder, dataset, monkeypatch):
     from hrkd_cli.evaluation.metrics import DomainScores
 

@@ -136,6 +136,16 @@ _TeacherEpochs = Annotated[
     ),
 ]
 
+_TeacherLearningRate = Annotated[
+    float,
+    typer.Option(
+        "--teacher-learning-rate",
+        metavar="RATE",
+        help="Peak rate of AdamW where the teacher has to be taught first.",
+        rich_help_panel=options.TRAINING,
+    ),
+]
+
 
 def distill(
     ctx: typer.Context,
@@ -157,6 +167,7 @@ def distill(
     cache_teacher: _CacheTeacher = choices.CacheTeacher.AUTO,
     cache_limit: _CacheLimit = _DEFAULT.cache_limit,
     teacher_epochs: _TeacherEpochs = _DEFAULT.teacher_epochs,
+    teacher_learning_rate: _TeacherLearningRate = _DEFAULT.teacher_learning_rate,
     epochs: options.Epochs = _DEFAULT.epochs,
     batch_size: options.BatchSize = str(_DEFAULT.batch_size),
     accumulate: options.Accumulate = _DEFAULT.accumulate,

@@ -99,21 +99,17 @@ class Projections(nn.Module):
 
     def __init__(self, student_width: int, teacher_width: int, layers: int, *, around_identity: bool = False) -> None:
         super().__init__()
-        maps = [nn.Linear(student_width, teacher_width) for _ in range(layers + 1)]
-        for linear in maps:
-            nn.init.normal_(linear.weight, std=PROJECTION_STD)
-            if around_identity:
-                linear.weight.data += torch.eye(teacher_width)
-            nn.init.zeros_(linear.bias)
-        self.maps = nn.ModuleList(maps)
+        self.weight = nn.Parameter(torch.empty(layers + 1, teacher_width, student_width))
+        self.bias = nn.Parameter(torch.zeros(layers + 1, teacher_width))
+        self.bias.no_decay = True  # type: ignore[attr-defined]  # a bias, though a matrix: see the optimiser
+        nn.init.normal_(self.weight, std=PROJECTION_STD)
+        if around_identity:
+            self.weight.data += torch.eye(teacher_width)
 
-    def forward(self, hidden: Sequence[Tensor]) -> list[Tensor]:
-        """Project L+1 tensors (B, T, h) to (B, T, H)."""
-        return [linear(states) for linear, states in zip(self.maps, hidden, strict=True)]
-
-    def each(self) -> list[tuple[Tensor, Tensor]]:
-        """Return weight (H, h) and bias (H,) of each."""
-        return [(linear.weight, linear.bias) for linear in self.maps if isinstance(linear, nn.Linear)]
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Project (L+1, R, T, h) to (L+1, R, T, H)."""
+        flat = torch.baddbmm(self.bias[:, None, :], hidden.flatten(1, 2), self.weight.mT)
+        return flat.view(*hidden.shape[:3], -1)
 
 
 def domain_terms(

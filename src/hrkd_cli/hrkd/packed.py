@@ -9,7 +9,7 @@ Shapes: R rows of all domains, T tokens, D domains, the other letters as in ``hr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -49,17 +49,17 @@ class TeacherSignals:
     """What the teachers show on a step's rows.
 
     Attributes:
-        hidden: L+1 tensors (R, T, H) at the matched layers, embedding first; empty when only logits are compared.
-        queries: L tensors (R, A, T, d), already divided by sqrt(d); empty when attention is left out.
+        hidden: (L+1, R, T, H) at the matched layers, embedding first; None when only logits are compared.
+        queries: (L, R, A, T, d), already divided by sqrt(d); None when attention is left out.
         keys: as ``queries``.
         energies: (L, R), the squared norm of each row's attention scores over heads and the pairs that count; None
             where it is not known yet.
         logits: (R, C), each row's own labels, ``ABSENT`` where its domain has fewer than C.
     """
 
-    hidden: Sequence[Tensor]
-    queries: Sequence[Tensor]
-    keys: Sequence[Tensor]
+    hidden: Tensor | None
+    queries: Tensor | None
+    keys: Tensor | None
     energies: Tensor | None
     logits: Tensor
 
@@ -69,17 +69,17 @@ class StudentSignals:
     """What the student shows.
 
     Attributes:
-        hidden: L+1 tensors (R, T, h); empty when only logits are compared.
-        projected: the same at the teacher's width, (R, T, H).
-        queries: L tensors (R, A, T, d), already divided by sqrt(d); empty when attention is left out.
+        hidden: (L+1, R, T, h); None when only logits are compared.
+        projected: the same at the teacher's width, (L+1, R, T, H).
+        queries: (L, R, A, T, d), already divided by sqrt(d); None when attention is left out.
         keys: as ``queries``.
         logits: (R, C), as the teacher's.
     """
 
-    hidden: Sequence[Tensor]
-    projected: Sequence[Tensor]
-    queries: Sequence[Tensor]
-    keys: Sequence[Tensor]
+    hidden: Tensor | None
+    projected: Tensor | None
+    queries: Tensor | None
+    keys: Tensor | None
     logits: Tensor
 
 
@@ -109,41 +109,36 @@ def packed_terms(
     """
     cross = _cross_entropy(teacher.logits, student.logits, temperature, class_weights)
     prediction = shares.domains @ (cross * shares.rows) / mean_classes  # (D,)
-    if not student.hidden:
+    if student.hidden is None or student.projected is None or teacher.hidden is None:
         none = prediction.new_zeros((0, len(prediction)))
         return BatchTerms(none, none, prediction, none[..., None])
-    pairs = zip(teacher.hidden, student.projected, strict=True)
-    hidden = torch.stack([_apply(_Gap, t, s, shares.tokens) / t.shape[-1] for t, s in pairs])  # (L+1, R)
-    hidden = hidden @ shares.domains.T
+    gaps = _apply(_Gap, teacher.hidden, student.projected, shares.tokens) / teacher.hidden.shape[-1]  # (L+1, R)
+    hidden = gaps @ shares.domains.T
     attention = torch.zeros_like(hidden)
-    if student.queries:
-        by_layer = [
-            _attention_gap(teacher, student, n, shares) * shares.pairs / student.queries[n].shape[1]
-            for n in range(len(student.queries))
-        ]
-        attention = torch.cat([attention[:1], torch.stack(by_layer) @ shares.domains.T])
-    means = [_domain_means(states, shares) for states in student.hidden]  # (D, h) each
+    if student.queries is not None:
+        attention = _attention_gaps(teacher, student, shares) * shares.pairs / student.queries.shape[2]  # (L, R)
+        attention = torch.cat([torch.zeros_like(hidden[:1]), attention @ shares.domains.T])
+    # The mean state of each domain, (L+1, D, h). A projection of a mean is the mean of projections.
+    means = shares.domains @ (shares.tokens[:, None, :] @ _wide(student.hidden)).squeeze(2)
     if projections is not None:
-        # A projection of a mean is the mean of projections; the bias counts as often as there are rows here.
+        # The bias counts as often as there are rows here.
         present = (shares.domains @ shares.tokens.sum(dim=1))[:, None]
-        means = [
-            F.linear(m, weight) + present * bias for m, (weight, bias) in zip(means, projections.each(), strict=True)
-        ]
-    return BatchTerms(hidden, attention, prediction, torch.stack(means))
+        means = means @ projections.weight.mT + present * projections.bias[:, None, :]
+    return BatchTerms(hidden, attention, prediction, means)
 
 
 def attention_energy(queries: Tensor, keys: Tensor) -> Tensor:
-    """Return |Q K^T|^2 summed over heads, (R,), without the T x T scores.
+    """Return |Q K^T|^2 summed over heads, (L, R), without the T x T scores.
 
     ``|Q K^T|^2 = <Q^T Q, K^T K>``: needs float32.
 
     Args:
-        queries: (R, A, T, d), zero where a query does not count.
-        keys: (R, A, T, d), zero at padding.
+        queries: (L, R, A, T, d), zero where a query does not count.
+        keys: (L, R, A, T, d), zero at padding.
     """
     with _exact_products():
         queries, keys = _wide(queries), _wide(keys)
-        return ((queries.mT @ queries) * (keys.mT @ keys)).sum(dim=(1, 2, 3))
+        return ((queries.mT @ queries) * (keys.mT @ keys)).sum(dim=(2, 3, 4))
 
 
 def _cross_entropy(teacher: Tensor, student: Tensor, temperature: float, class_weights: Tensor | None) -> Tensor:
@@ -152,15 +147,11 @@ def _cross_entropy(teacher: Tensor, student: Tensor, temperature: float, class_w
     return (terms if class_weights is None else terms * class_weights).sum(dim=-1)
 
 
-def _domain_means(states: Tensor, shares: Shares) -> Tensor:
-    """Mean state of each domain, (D, h), of (R, T, h)."""
-    return shares.domains @ (shares.tokens[:, None, :] @ _wide(states)).squeeze(1)
-
-
-def _attention_gap(teacher: TeacherSignals, student: StudentSignals, layer: int, shares: Shares) -> Tensor:
-    """Squared difference of attention scores, (R,), summed over heads and the pairs that count."""
-    query, key = (_wide(t) for t in (student.queries[layer], student.keys[layer]))
-    teacher_query, teacher_key = (_wide(t) for t in (teacher.queries[layer], teacher.keys[layer]))
+def _attention_gaps(teacher: TeacherSignals, student: StudentSignals, shares: Shares) -> Tensor:
+    """Squared differences of attention scores, (L, R), summed over heads and the pairs that count."""
+    query, key, teacher_query, teacher_key = (
+        _wide(t) for t in (student.queries, student.keys, teacher.queries, teacher.keys) if t is not None
+    )
     if shares.keys is not None:
         mask = shares.keys[:, None, :, None]
         key, teacher_key = (torch.where(mask, t, 0.0) for t in (key, teacher_key))
@@ -170,44 +161,45 @@ def _attention_gap(teacher: TeacherSignals, student: StudentSignals, layer: int,
     tokens, own, theirs = query.shape[-2], query.shape[-1], teacher_query.shape[-1]
     # Multiplications a token, forward and backward: Gram matrices against the T x T scores.
     grams, scores = 4 * own * (own + theirs), tokens * (theirs + 3 * own)
-    known = teacher.energies is not None
-    if scores <= (grams if known else grams + 2 * theirs * theirs):
+    energies = teacher.energies
+    if scores <= (grams if energies is not None else grams + 2 * theirs * theirs):
         return _apply(_ScoreGap, teacher_query, teacher_key, query, key)
-    energy = teacher.energies[layer] if teacher.energies is not None else attention_energy(teacher_query, teacher_key)
-    return energy + _apply(_GramGap, teacher_query, teacher_key, query, key)
+    if energies is None:
+        energies = attention_energy(teacher_query, teacher_key)
+    return energies + _apply(_GramGap, teacher_query, teacher_key, query, key)
 
 
 class _Gap(torch.autograd.Function):
-    """``sum_t share[r,t] |teacher[r,t] - student[r,t]|^2``, (R,): keeps its inputs only, no float32 copy of them."""
+    """``sum_t share[r,t] |teacher[l,r,t] - student[l,r,t]|^2``, (L+1, R): keeps its inputs only, no float32 copy."""
 
     @staticmethod
     def forward(ctx: Any, teacher: Tensor, student: Tensor, shares: Tensor) -> Tensor:
         ctx.save_for_backward(teacher, student, shares)
-        squares = (_wide(student) - teacher).square_().sum(dim=-1)  # (R, T)
+        squares = (_wide(student) - teacher).square_().sum(dim=-1)  # (L+1, R, T)
         # Padding may hold anything, also what is not a number.
         return torch.where(shares > 0, squares * shares, 0.0).sum(dim=-1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None]:
         teacher, student, shares = ctx.saved_tensors
-        factor = (2 * gradients[0][:, None] * shares)[..., None]  # (R, T, 1)
+        factor = (2 * gradients[0][..., None] * shares)[..., None]  # (L+1, R, T, 1)
         found = (_wide(student) - teacher).mul_(factor)
         return None, torch.where(factor != 0, found, 0.0).to(student.dtype), None
 
 
 class _ScoreGap(torch.autograd.Function):
-    """``|Q K^T - Q' K'^T|^2`` summed over heads, (R,), by way of the scores."""
+    """``|Q K^T - Q' K'^T|^2`` summed over heads, (L, R), by way of the scores."""
 
     @staticmethod
     def forward(ctx: Any, teacher_query: Tensor, teacher_key: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        gap = (query @ key.mT).sub_(teacher_query @ teacher_key.mT)  # (R, A, T, T)
+        gap = (query @ key.mT).sub_(teacher_query @ teacher_key.mT)  # (L, R, A, T, T)
         ctx.save_for_backward(gap, query, key)
-        return gap.square().sum(dim=(1, 2, 3))
+        return gap.square().sum(dim=(2, 3, 4))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor, Tensor]:
         gap, query, key = ctx.saved_tensors
-        factor = 2 * gradients[0][:, None, None, None]
+        factor = 2 * gradients[0][..., None, None, None]
         return None, None, (gap @ key).mul_(factor), (gap.mT @ query).mul_(factor)
 
 
@@ -220,12 +212,12 @@ class _GramGap(torch.autograd.Function):
             own_query, own_key = query.mT @ query, key.mT @ key
             cross_query, cross_key = teacher_query.mT @ query, teacher_key.mT @ key
         ctx.save_for_backward(teacher_query, teacher_key, query, key, own_query, own_key, cross_query, cross_key)
-        return (own_query * own_key).sum(dim=(1, 2, 3)) - 2 * (cross_query * cross_key).sum(dim=(1, 2, 3))
+        return (own_query * own_key).sum(dim=(2, 3, 4)) - 2 * (cross_query * cross_key).sum(dim=(2, 3, 4))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor, Tensor]:
         teacher_query, teacher_key, query, key, own_query, own_key, cross_query, cross_key = ctx.saved_tensors
-        factor = 2 * gradients[0][:, None, None, None]
+        factor = 2 * gradients[0][..., None, None, None]
         with _exact_products():
             to_query = (query @ own_key).sub_(teacher_query @ cross_key).mul_(factor)
             to_key = (key @ own_query).sub_(teacher_key @ cross_query).mul_(factor)

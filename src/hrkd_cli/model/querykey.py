@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hrkd_cli.model.capture import Captured, query_key_modules
@@ -17,7 +16,7 @@ TOLERANCE = 1e-3  # relative, of what is computed anew against what the model it
 
 
 class QueryKeys:
-    """The query and key projections of some layers, as one matrix product a layer.
+    """The query and key projections of some layers, as one matrix product.
 
     Args:
         projections: (query, key) of each layer.
@@ -27,15 +26,17 @@ class QueryKeys:
 
     def __init__(self, projections: Sequence[tuple[nn.Linear, nn.Linear]], heads: int, dtype: torch.dtype) -> None:
         self.heads = heads
-        self.weights, self.biases = [], []
+        weights, biases = [], []
         for query, key in projections:
             scale = (query.out_features // heads) ** -0.5
             weight = torch.cat([query.weight * scale, key.weight])
             bias = [
                 torch.zeros_like(linear.weight[:, 0]) if linear.bias is None else linear.bias for linear in (query, key)
             ]
-            self.weights.append(weight.detach().to(dtype))
-            self.biases.append(torch.cat([bias[0] * scale, bias[1]]).detach().to(dtype))
+            weights.append(weight.detach().to(dtype))
+            biases.append(torch.cat([bias[0] * scale, bias[1]]).detach().to(dtype))
+        self.weight = torch.stack(weights).mT.contiguous()  # (L, width, 2 A d)
+        self.bias = torch.stack(biases)[:, None, :]
 
     @classmethod
     def find(cls, model: nn.Module, layers: Sequence[int], seen: Captured, dtype: torch.dtype) -> QueryKeys | None:
@@ -54,23 +55,21 @@ class QueryKeys:
         heads = seen.queries[0].shape[1]
         if any(linear.out_features % heads for pair in chosen for linear in pair):
             return None
-        exact = cls(chosen, heads, torch.float32)
-        for number, entering in enumerate(seen.entering):
-            if entering.shape[-1] != chosen[number][0].in_features:
+        if any(states.shape[-1] != linear.in_features for states in seen.entering for linear in chosen[0]):
+            return None
+        exact = cls(chosen, heads, torch.float32)(torch.stack(seen.entering))
+        for found_one, used in zip(exact, (torch.stack(seen.queries), torch.stack(seen.keys)), strict=True):
+            if found_one.shape != used.shape or float((found_one - used).norm()) > TOLERANCE * float(used.norm()):
                 return None
-            for one, other in zip(exact(number, entering), (seen.queries[number], seen.keys[number]), strict=True):
-                if one.shape != other.shape or float((one - other).norm()) > TOLERANCE * float(other.norm()):
-                    return None
         return cls(chosen, heads, dtype)
 
-    def __call__(self, number: int, entering: Tensor) -> tuple[Tensor, Tensor]:
-        """Return queries (divided by sqrt(d)) and keys, (R, A, T, d) each, of the ``number``-th chosen layer.
+    def __call__(self, entering: Tensor) -> tuple[Tensor, Tensor]:
+        """Return queries (divided by sqrt(d)) and keys, (L, R, A, T, d) each, of the chosen layers.
 
         Args:
-            number: 0-based, among the chosen ones.
-            entering: (R, T, width).
+            entering: (L, R, T, width), what enters each of them.
         """
-        weight = self.weights[number]
-        both = F.linear(entering.to(weight.dtype), weight, self.biases[number])
-        query, key = both.view(*both.shape[:2], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        layers, rows, tokens, _ = entering.shape
+        both = torch.baddbmm(self.bias, entering.to(self.weight.dtype).flatten(1, 2), self.weight)
+        query, key = both.view(layers, rows, tokens, 2, self.heads, -1).permute(3, 0, 1, 4, 2, 5)
         return query, key

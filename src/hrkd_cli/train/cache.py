@@ -55,6 +55,17 @@ class Kept:
     layers: tuple[int, ...]
     attention: bool
 
+    @classmethod
+    def of(cls, layers: tuple[int, ...], width: int, *, attention: bool, products: bool) -> Kept:
+        """Choose what to keep; ``products`` tells whether queries and keys can be computed from what enters a layer.
+
+        The compared states come first, in the order of the student's layers: they are read as one piece.
+        """
+        states = (0, *layers) if layers else ()
+        if attention and products:
+            states += tuple(n - 1 for n in layers if n - 1 not in states)
+        return cls(states, layers if attention and not products else (), width, layers, attention)
+
     @property
     def units(self) -> int:
         """Vectors of ``width`` numbers a token."""
@@ -167,23 +178,25 @@ class TeacherCache:
         states = torch.stack([p.float().clamp(-limit, limit).to(self.arithmetic.stored) for p in parts], dim=1)
         return states, logits, self._energies(id(model), states, batch)
 
-    def query_key(self, model: int, states: Sequence[Tensor], number: int) -> tuple[Tensor, Tensor]:
-        """Return queries and keys (R, A, T, d) of the ``number``-th matched layer from kept states, (R, T, H) each."""
+    def queries_and_keys(self, model: int, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Return queries and keys, (L, R, A, T, d) each, of the matched layers from kept states (U, R, T, H)."""
         if self.kept.scored:
-            first = len(self.kept.states) + 2 * number
             heads = sizes_of(self.teachers.root.config).heads
-            query, key = (t.view(*t.shape[:2], heads, -1).transpose(1, 2) for t in states[first : first + 2])
-            return query, key
-        entering = self.kept.states.index(self.kept.layers[number] - 1)
-        return self.query_keys[model](number, states[entering])
+            own = states[len(self.kept.states) :]
+            both = own.view(*own.shape[:3], heads, -1).transpose(2, 3)
+            return both[0::2], both[1::2]
+        entering = [self.kept.states.index(n - 1) for n in self.kept.layers]
+        first, last = entering[0], entering[-1]
+        whole = entering == list(range(first, last + 1))
+        return self.query_keys[model](states[first : last + 1] if whole else states[entering])
 
     def _plan(self, layers: tuple[int, ...], attention: bool) -> Kept:
         """Find out what has to be kept, trying each teacher on a few rows."""
         width = sizes_of(self.teachers.root.config).width
         if not layers:
-            return Kept((), (), width, (), False)
+            return Kept.of((), width, attention=False, products=False)
         if not attention:
-            return Kept((0, *layers), (), width, layers, False)
+            return Kept.of(layers, width, attention=False, products=False)
         for domain, model in self.teachers.models.items():
             if id(model) in self.query_keys:
                 continue
@@ -193,9 +206,9 @@ class TeacherCache:
                 seen: Captured = self.captures[id(model)](self.encoder.collate(encoded, rows, self.arithmetic.device))
             found = QueryKeys.find(model, layers, seen, self.arithmetic.dtype)
             if found is None:
-                return Kept((0, *layers), layers, width, layers, True)
+                return Kept.of(layers, width, attention=True, products=False)
             self.query_keys[id(model)] = found
-        return Kept(tuple(sorted({0, *layers, *(n - 1 for n in layers)})), (), width, layers, True)
+        return Kept.of(layers, width, attention=True, products=True)
 
     def _bytes(self, shard: Shard) -> int:
         tokens = int(self.lengths[shard.domain][shard.first : shard.first + shard.rows].sum())
@@ -220,11 +233,9 @@ class TeacherCache:
         """Squared norms of the attention scores as they will be computed from what is kept, (L, R)."""
         if not self.kept.attention:
             return states.new_zeros((0, len(states)), dtype=torch.float32)
-        mask, found = batch.mask[:, None, :, None], []
-        for number in range(len(self.kept.layers)):
-            query, key = self.query_key(model, states.unbind(1), number)
-            found.append(attention_energy(*(torch.where(mask, t.float(), 0.0) for t in (query, key))))
-        return torch.stack(found)
+        mask = batch.mask[:, None, :, None]
+        both = self.queries_and_keys(model, states.transpose(0, 1))
+        return attention_energy(*(torch.where(mask, t.float(), 0.0) for t in both))
 
     def _tell(self, on_event: OnEvent, before: int, total: int, rows: int) -> None:
         on_event(Progress("teacher outputs", min(total, (before + rows) * self.world.size), total))
@@ -311,17 +322,15 @@ class CachedTeachers:
         """See TeacherSide."""
         del numbers  # each row's own labels are what is kept
         kept, states = self.cache.kept, loaded.states
-        hidden = [states[kept.states.index(n)] for n in (0, *kept.layers)] if kept.layers else []
-        queries, keys = [], []
-        for layer in range(len(kept.layers)) if kept.attention else ():
-            first, found = 0, []
-            for model, count in loaded.runs:
-                found.append(self.cache.query_key(model, [s[first : first + count] for s in states], layer))
-                first += count
-            query, key = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*found, strict=True))
-            queries.append(query)
-            keys.append(key)
-        return TeacherSignals(hidden, queries, keys, loaded.energies if kept.attention else None, loaded.logits)
+        hidden = states[: len(kept.layers) + 1] if kept.layers else None
+        if not kept.attention:
+            return TeacherSignals(hidden, None, None, None, loaded.logits)
+        first, found = 0, []
+        for model, count in loaded.runs:
+            found.append(self.cache.queries_and_keys(model, states[:, first : first + count]))
+            first += count
+        queries, keys = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
+        return TeacherSignals(hidden, queries, keys, loaded.energies, loaded.logits)
 
     def _space(self, shape: tuple[int, ...]) -> Tensor:
         """Return room on the host for a batch's states; what stands at padding is left over from other batches."""

@@ -39,9 +39,10 @@ class Optimiser:
         self.parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
         self.arithmetic = arithmetic
         self.world = world
+        matrices = {id(p) for p in self.parameters if p.dim() >= 2 and not getattr(p, "no_decay", False)}
         groups = [
-            {"params": [p for p in self.parameters if p.dim() >= 2], "weight_decay": settings.weight_decay},
-            {"params": [p for p in self.parameters if p.dim() < 2], "weight_decay": 0.0},
+            {"params": [p for p in self.parameters if id(p) in matrices], "weight_decay": settings.weight_decay},
+            {"params": [p for p in self.parameters if id(p) not in matrices], "weight_decay": 0.0},
         ]
         # One kernel over all parameters: on a CPU a fifth of the time of the loop over them.
         fused = all(p.dtype == torch.float32 for p in self.parameters)

@@ -19,7 +19,7 @@ from hrkd_cli.runtime.heads import DomainHeads
 from hrkd_cli.train.columns import Columns
 from hrkd_cli.train.loop import Rows, TaskLoss
 from hrkd_cli.train.rows import make_shares, picks_of
-from hrkd_cli.train.teacher_side import TeacherSide
+from hrkd_cli.train.teacher_side import TeacherSide, stacked
 from hrkd_cli.train.world import ALONE, World
 
 
@@ -129,9 +129,10 @@ class DistillTask:
         numbers = batch.shares.domains.argmax(dim=0)  # (R,)
         teacher = self.side.signals(batch.teacher, numbers)
         seen = self.student(batch.batch)
-        projected = seen.hidden if self.projections is None else self.projections(seen.hidden)
+        hidden = stacked(seen.hidden)
+        projected = hidden if self.projections is None or hidden is None else self.projections(hidden)
         logits = self.columns.take(seen.logits, numbers)
-        student = StudentSignals(seen.hidden, projected, seen.queries, seen.keys, logits)
+        student = StudentSignals(hidden, projected, stacked(seen.queries), stacked(seen.keys), logits)
         with self.arithmetic.exact():
             own = packed_terms(
                 teacher,

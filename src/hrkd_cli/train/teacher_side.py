@@ -17,6 +17,11 @@ from hrkd_cli.train.rows import Pick
 from hrkd_cli.train.teachers import Teachers
 
 
+def stacked(tensors: Sequence[Tensor]) -> Tensor | None:
+    """Return the tensors of several layers as one; None where there are none."""
+    return torch.stack(list(tensors)) if tensors else None
+
+
 class TeacherSide(Protocol):
     """Gives the teachers' part of a step."""
 
@@ -96,7 +101,8 @@ class AskedTeachers:
         """See TeacherSide."""
         capture, own = loaded.groups[0]
         seen = capture(loaded.batch) if own is None else self._joined(loaded)
-        return TeacherSignals(seen.hidden, seen.queries, seen.keys, None, self.columns.take(seen.logits, numbers))
+        logits = self.columns.take(seen.logits, numbers)
+        return TeacherSignals(stacked(seen.hidden), stacked(seen.queries), stacked(seen.keys), None, logits)
 
     @staticmethod
     def _joined(loaded: Asked) -> Captured:

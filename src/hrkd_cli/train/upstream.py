@@ -43,8 +43,8 @@ def ensure_taught(
     Raises:
         OutputError: that folder holds another teacher, and ``force`` is false.
     """
-    shared = {f.name: getattr(settings, f.name) for f in fields(TeachSettings)} | {"epochs": settings.teacher_epochs}
-    teaching = TeachSettings(**shared)
+    own = {"epochs": settings.teacher_epochs, "learning_rate": settings.teacher_learning_rate}
+    teaching = TeachSettings(**{f.name: getattr(settings, f.name) for f in fields(TeachSettings)} | own)
     record = read_json(TEACHER_OUT / MODEL.run)
     if record is not None and record.get("key") == teach_key(path, dataset, teaching):
         on_event(Note(f"teacher: {TEACHER_OUT} is up to date, not taught again"))
@@ -56,7 +56,7 @@ def ensure_taught(
         )
     check_stage_output(TEACHER_OUT, kind="teacher", is_ours=is_teacher, force=force, resume=resume)
     on_event(Note(f"teacher: {name} is a plain encoder; teaching it first, into {TEACHER_OUT}"))
-    origins = {**sources, "epochs": sources.get("teacher_epochs", "default")}
+    origins = {**sources, **{name: sources.get(f"teacher_{name}", "default") for name in own}}
     teach_on(
         path,
         dataset,

@@ -1,0 +1,340 @@
+"""Training speed: the paper's schedule against ours, on the same data and models, one process after the other.
+
+    python benchmarks/train_speed.py --data hrkd-out/dataset --tokenizer ENCODER_FOLDER
+    python benchmarks/train_speed.py --data hrkd-out/dataset --teacher hrkd-out/teacher --student 3x384
+
+``paper``: a teacher forward for each domain and step, one student forward for each domain, everything padded to
+``--max-length``, float32, T x T attention scores, AdamW parameter by parameter. ``ours``: what ``hrkd distill`` does.
+Without ``--teacher`` the teacher has BERT-base's shape and random weights: speed does not depend on what they say.
+Rates are measured on real steps after a warm-up and stated for ``--epochs`` epochs, the building of kept teacher
+outputs included, which is run in full. The data must be a folder made by ``hrkd prepare``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hrkd_cli.config import DistillSettings, Precision
+from hrkd_cli.data.opening import load_for_training
+from hrkd_cli.hrkd import DomainGraph, Projections, Signals, combine, domain_terms
+from hrkd_cli.model.backend import pick_device
+from hrkd_cli.model.capture import Capture, layer_map, select_columns
+from hrkd_cli.model.encoding import make_encoder
+from hrkd_cli.model.folder import save_model
+from hrkd_cli.model.loading import load_tokenizer, new_classifier, set_heads
+from hrkd_cli.model.precision import Arithmetic
+from hrkd_cli.model.sizes import sizes_of
+from hrkd_cli.model.student import build_student
+from hrkd_cli.runtime.heads import DomainHeads
+from hrkd_cli.train.cache import TeacherCache
+from hrkd_cli.train.loop import ready_batches, train
+from hrkd_cli.train.optimiser import Optimiser
+from hrkd_cli.train.scoring import encode_split
+from hrkd_cli.train.stage import make_sampler
+from hrkd_cli.train.task import Comparison, DistillTask
+from hrkd_cli.train.teachers import open_teachers
+from hrkd_cli.train.world import ALONE
+
+SIDES = ("paper", "ours")
+WARM_UP = 3
+
+
+def main() -> None:
+    """Run both sides, each in a process of its own, and print a table."""
+    options = arguments()
+    if options.side:
+        print(json.dumps(measure(options)))
+        return
+    with tempfile.TemporaryDirectory() as place:
+        found = {}
+        for side in options.sides.split(","):
+            command = [sys.executable, __file__, *sys.argv[1:], "--side", side, "--place", place]
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            found[side] = json.loads(output.splitlines()[-1])
+    print(f"{machine()}; torch {torch.__version__}; {options.epochs} epochs, batch {options.batch_size} a domain")
+    for side, figures in found.items():
+        print(f"\n{side}: {figures['examples_per_second']:.1f} examples/s over {options.epochs} epochs")
+        for name, value in figures.items():
+            if name != "examples_per_second":
+                print(f"  {name}: {value}")
+    if len(found) == len(SIDES):
+        print(f"\nratio: {found['ours']['examples_per_second'] / found['paper']['examples_per_second']:.2f}")
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="prepared dataset folder")
+    parser.add_argument("--teacher", help="teacher folder; without it BERT-base's shape with random weights")
+    parser.add_argument("--tokenizer", help="folder with a tokenizer, for a teacher of random weights")
+    parser.add_argument("--student", default="4x312")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--max-length", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=20, help="measured steps")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto", help="of our side")
+    parser.add_argument("--sides", default=",".join(SIDES))
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--place", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure one side."""
+    bench = Bench(options)
+    figures = bench.paper() if options.side == "paper" else bench.ours()
+    figures["peak memory, MB"] = round(peak_memory(bench.device) / 1e6)
+    return figures
+
+
+class Bench:
+    """Data and models that both sides work on."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.device = pick_device(options.device)
+        self.dataset = load_for_training(options.data, force=False, on_event=lambda _: None)
+        folder = Path(options.teacher) if options.teacher else self._random_teacher()
+        settings = {"batch_size": options.batch_size, "max_length": options.max_length, "student": options.student}
+        self.settings = DistillSettings(**settings, precision=options.precision).resolved()
+        checkpoints = self.settings.teacher_checkpoints
+        self.teachers = open_teachers(folder, self.dataset, checkpoints=checkpoints, device=self.device, name="teacher")
+        self.heads = DomainHeads.build(self.dataset.labels)
+        self.student = build_student(
+            options.student,
+            self.teachers.root,
+            self.heads,
+            teacher_heads=self.teachers.heads,
+            init=self.settings.init,
+            seed=1,
+            note=lambda _: None,
+        ).to(self.device)
+        self.encoder = make_encoder(self.student, self.teachers.tokenizer, options.max_length)
+        self.encoded = encode_split(self.dataset, "train", self.encoder).encoded
+        self.comparison = Comparison.of(self.settings, self.teachers.root.config, self.student.config)
+        self.student.train()
+
+    def _random_teacher(self) -> Path:
+        from transformers import BertConfig
+
+        folder = Path(self.options.place) / "teacher"
+        if not folder.exists():
+            heads = DomainHeads.build(self.dataset.labels)
+            tokenizer = load_tokenizer(Path(self.options.tokenizer))
+            config = BertConfig(vocab_size=len(tokenizer))
+            set_heads(config, heads)
+            torch.manual_seed(1)
+            model = new_classifier(config)
+            save_model(model, tokenizer, folder, heads, max_length=self.options.max_length, pair=self.dataset.pair)
+        return folder
+
+    @property
+    def examples(self) -> int:
+        """Rows that an epoch runs, those seen again included."""
+        sampler = self._sampler()
+        return sampler.steps_per_epoch * self.options.batch_size * len(self.heads.domains)
+
+    def _sampler(self) -> Any:
+        return make_sampler(self.dataset, self.settings, self.options.batch_size, self.encoded)
+
+    def paper(self) -> dict[str, Any]:
+        """Train as the released code does."""
+        layers = layer_map(sizes_of(self.teachers.root.config).layers, sizes_of(self.student.config).layers)
+        captures = {d: Capture(m, layers, attention=True) for d, m in self.teachers.models.items()}
+        shown = Capture(self.student, range(1, len(layers) + 1), attention=True)
+        width = sizes_of(self.teachers.root.config).width
+        projections = Projections(sizes_of(self.student.config).width, width, len(layers)).to(self.device)
+        graph = DomainGraph(width, len(layers), len(self.heads.domains)).requires_grad_(False).to(self.device)
+        trained = [p for m in (self.student, projections) for p in m.parameters()]
+        adamw = torch.optim.AdamW(trained, lr=5e-5, foreach=False, fused=False)
+        parts, seconds = defaultdict(float), []
+        for number, rows in enumerate(islice(self._sampler(), WARM_UP + self.options.steps)):
+            if number == WARM_UP:
+                parts.clear()
+            begun = self._now()
+            terms = []
+            for domain, indices in rows.items():
+                batch = self.encoder.collate(self.encoded[domain], indices, self.device, pad_to=self.options.max_length)
+                tick = self._now()
+                with torch.no_grad():
+                    seen = captures[domain](batch)
+                    own = self.teachers.heads.columns[domain]
+                    teacher = Signals(seen.hidden, seen.scores(), select_columns(seen.logits, own))
+                parts["teacher"] += self._now() - tick
+                seen = shown(batch)
+                own = self.heads.columns[domain]
+                student = Signals(projections(seen.hidden), seen.scores(), select_columns(seen.logits, own))
+                terms.append(domain_terms(teacher, student, batch.mask, padded=True))
+            ratios = graph(torch.stack([t.prototypes for t in terms], dim=1)).domain
+            combine(terms, ratios).total.backward()
+            tick = self._now()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0, foreach=False)
+            adamw.step()
+            adamw.zero_grad()
+            parts["optimiser"] += self._now() - tick
+            seconds.append(self._now() - begun)
+        step = statistics.median(seconds[WARM_UP:])
+        rows_a_step = self.options.batch_size * len(self.heads.domains)
+        return {
+            "examples_per_second": rows_a_step / step,
+            "step, ms (median)": round(1e3 * step, 1),
+            **{f"{name}, ms a step": round(1e3 * s / self.options.steps, 1) for name, s in parts.items()},
+        }
+
+    def ours(self) -> dict[str, Any]:
+        """Train as hrkd distill does; measure the steps, then once more with a clock around each part."""
+        arithmetic = Arithmetic(Precision(self.options.precision), self.device)
+        arithmetic.prepare()
+        cache = TeacherCache(
+            Path(self.options.place) / "cache",
+            self.teachers,
+            (self.encoder, self.encoded),
+            layers=self.comparison.layers,
+            attention=self.comparison.attention,
+            arithmetic=arithmetic,
+            world=ALONE,
+        )
+        tick = self._now()
+        rows = cache.build(lambda _: None)
+        building = self._now() - tick
+        task = DistillTask(
+            cache.open(),
+            self.student,
+            self.heads,
+            self.settings,
+            self.comparison,
+            teacher=self.teachers.root.config,
+            rows=(self.encoder, self.encoded),
+            class_weights=dict.fromkeys(self.heads.domains),
+            arithmetic=arithmetic,
+        )
+        modules = [self.student, task.projections]
+        sampler = self._sampler()
+        optimiser = Optimiser(modules, self.settings, 10**6, arithmetic=arithmetic)
+
+        def run(steps: int, *, ahead: bool) -> float:
+            batches = ready_batches(iter(sampler), task.load, ahead=ahead)
+            loop = train(
+                task, batches, optimiser, arithmetic, first=1, steps=WARM_UP + steps, accumulate=1, steps_per_epoch=1
+            )
+            for _ in islice(loop, WARM_UP):
+                pass
+            begun = self._now()
+            for _ in loop:
+                pass
+            return (self._now() - begun) / steps
+
+        # Whole windows of steps, so that lengths are those of the data: medians of single steps would not be.
+        repeats = [run(self.options.steps, ahead=self.device.type == "cuda") for _ in range(3)]
+        step = statistics.median(repeats)
+        rows_a_step = self.options.batch_size * len(self.heads.domains)
+        epochs = self.options.epochs
+        rate = self.examples * epochs / (building + epochs * self.examples / rows_a_step * step)
+        parts = self._parts(task, optimiser, run)
+        real = sum(int(e.lengths().sum()) for e in self.encoded.values())
+        return {
+            "examples_per_second": rate,
+            "precision": str(arithmetic.precision),
+            "step, ms (median of 3 runs)": round(1e3 * step, 1),
+            "runs, ms": [round(1e3 * r, 1) for r in repeats],
+            "training alone, examples/s": round(rows_a_step / step, 1),
+            **{f"{name}, ms a step": round(1e3 * s, 1) for name, s in parts.items()},
+            "teacher outputs, s": round(building, 1),
+            "teacher outputs, examples/s": round(rows / building, 1),
+            "teacher outputs, GB": round(cache.bytes / 1e9, 2),
+            "tokens a row": round(real / sum(len(e) for e in self.encoded.values()), 1),
+            **self._utilisation(real, building, step, rows_a_step),
+        }
+
+    def _parts(self, task: Any, optimiser: Any, run: Any) -> dict[str, float]:
+        """Return seconds a step of each part, waiting for the device after each one."""
+        spent: dict[str, float] = defaultdict(float)
+
+        def clocked(name: str, function: Any) -> Any:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                tick = self._now()
+                found = function(*args, **kwargs)
+                spent[name] += self._now() - tick
+                return found
+
+            return call
+
+        side, student = task.side, task.student
+        task.load = clocked("read rows", task.load)
+        task.side = type("Side", (), {"load": side.load, "signals": clocked("teacher signals", side.signals)})
+        task.student = clocked("student forward", student)
+        task.loss = clocked("loss", task.loss)
+        optimiser.step = clocked("optimiser", optimiser.step)
+        total = run(self.options.steps, ahead=False)
+        steps = self.options.steps + WARM_UP
+        found = {name: seconds / steps for name, seconds in spent.items()}
+        found["losses"] = found.pop("loss") - found["teacher signals"] - found["student forward"]
+        found["backward"] = total - sum(found.values())
+        return found
+
+    def _utilisation(self, tokens: int, building: float, step: float, rows: int) -> dict[str, Any]:
+        """Return which share of the device's own matrix rate is reached."""
+        dtype = Arithmetic(Precision(self.options.precision), self.device).dtype
+        size = 8192 if self.device.type == "cuda" else 2048
+        left, right = (torch.randn(size, size, device=self.device, dtype=dtype) for _ in range(2))
+        times = []
+        for _ in range(8):
+            tick = self._now()
+            _ = left @ right
+            times.append(self._now() - tick)
+        peak = 2 * size**3 / statistics.median(times[3:])
+        per_token = {
+            name: 2 * sum(p.numel() for n, p in model.named_parameters() if p.dim() == 2 and "embedding" not in n)
+            for name, model in (("teacher", self.teachers.root), ("student", self.student))
+        }
+        rows_in_all = sum(len(e) for e in self.encoded.values())
+        teacher = per_token["teacher"] * tokens / building
+        student = 3 * per_token["student"] * tokens / rows_in_all * rows / step
+        return {
+            "matrix rate, TFLOP/s": round(peak / 1e12, 3),
+            "teacher's pass, share of it": round(teacher / peak, 3),
+            "student's step, share of it": round(student / peak, 4),
+        }
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes in use: the GPU's, or this process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def machine() -> str:
+    """Return what it ran on."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return f"{name}, {len(os.sched_getaffinity(0))} cores"
+
+
+if __name__ == "__main__":
+    main()
