@@ -178,7 +178,8 @@ class Bench:
                 parts["teacher"] += self._now() - tick
                 seen = shown(batch)
                 own = self.heads.columns[domain]
-                student = Signals(projections(seen.hidden), seen.scores(), select_columns(seen.logits, own))
+                projected = list(projections(torch.stack(seen.hidden)))
+                student = Signals(projected, seen.scores(), select_columns(seen.logits, own))
                 terms.append(domain_terms(teacher, student, batch.mask, padded=True))
             ratios = graph(torch.stack([t.prototypes for t in terms], dim=1)).domain
             combine(terms, ratios).total.backward()

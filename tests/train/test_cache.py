@@ -233,7 +233,7 @@ def test_rows_of_every_shard_are_found(tmp_path, teacher, dataset, monkeypatch):
 
 
 def test_logits_alone_take_no_states(tmp_path, teacher, dataset):
-    cache, teachers, _ = make_cache(tmp_path / "cache", teacher, dataset, layers=(), attention=False)
+    cache, _, _ = make_cache(tmp_path / "cache", teacher, dataset, layers=(), attention=False)
     cache.build(lambda _: None)
     assert cache.bytes == 0
     small = cache.folder.read(cache.shards[0])[1]
