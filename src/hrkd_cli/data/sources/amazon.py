@@ -60,7 +60,7 @@ def _cut_reviews(path: Path, size: int | None = None) -> Iterator[Piece]:
                 if rest.strip() == _END:
                     break
             block = b"".join(more)
-            yield Piece(str(path), "amazon", start, start + len(block), line)
+            yield Piece(str(path), "amazon", start, start + len(block), line, len(block))
             start += len(block)
             line += block.count(b"\n")
 

@@ -104,7 +104,7 @@ def cut_quoted(path: Path, reader: str, size: int | None = None) -> Iterator[Pie
                 more.append(next_line)
                 inside = _ends_inside(next_line, openers, inside=True)
             block = b"".join(more)
-            yield Piece(str(path), reader, start, start + len(block), line)
+            yield Piece(str(path), reader, start, start + len(block), line, len(block))
             start += len(block)
             # As the csv module counts: a carriage return alone ends a line too.
             line += block.count(b"\n") + block.count(b"\r") - block.count(b"\r\n")

@@ -21,11 +21,12 @@ def read_parquet(path: Path) -> Table:
     with _open(path) as file:
         columns = list(file.schema_arrow.names)
         groups = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+    row_bytes = path.stat().st_size / max(1, sum(groups))
 
     def pieces() -> Iterator[Piece]:
         line = 1
         for number, rows in enumerate(groups):
-            yield Piece(str(path), "parquet", number, number + 1, line)
+            yield Piece(str(path), "parquet", number, number + 1, line, int(rows * row_bytes))
             line += rows
 
     return piecewise(columns, pieces, parquet_rows)

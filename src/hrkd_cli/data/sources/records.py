@@ -114,6 +114,7 @@ class Piece:
         start: first byte; first row group in formats that have them.
         stop: the byte (row group) after the last.
         line: line (row number) of the first record.
+        bytes: its size in the file.
         header: whether the first record holds the column names.
     """
 
@@ -122,6 +123,7 @@ class Piece:
     start: int
     stop: int
     line: int
+    bytes: int
     header: bool = False
 
 

@@ -36,6 +36,17 @@ class Tally:
         of_domain[reason] = of_domain.get(reason, 0) + 1
         self._first.setdefault(domain, f"{file}:{line}")
 
+    def add_many(self, reason: Reason, count: int, places: Sequence[str]) -> None:
+        """Count rows that are not used for a new reason, though they could be.
+
+        Args:
+            reason: the reason.
+            count: how many they are.
+            places: ``file:line`` of the first MAX_LISTED of them.
+        """
+        self.counts[reason] = count
+        self.places[reason] = list(places)
+
     def domains(self) -> set[str]:
         """Return the domains of which rows are not used."""
         return {domain for domain in self._domains if domain is not None}

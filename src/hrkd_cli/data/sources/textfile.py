@@ -50,7 +50,7 @@ def read_text(path: Path) -> str:
     check_not_empty(path)
     with plain_read_errors(path):
         size = path.stat().st_size
-    return piece_text(Piece(str(path), "", 0, size, 1))
+    return piece_text(Piece(str(path), "", 0, size, 1, size))
 
 
 def piece_text(piece: Piece) -> str:
@@ -94,7 +94,7 @@ def cut_lines(path: Path, reader: str, size: int | None = None) -> Iterator[Piec
     with plain_read_errors(path), path.open("rb") as file:
         while block := file.read(size or BLOCK):
             block += file.readline() if not block.endswith(b"\n") else b""
-            yield Piece(str(path), reader, start, start + len(block), line)
+            yield Piece(str(path), reader, start, start + len(block), line, len(block))
             start += len(block)
             line += block.count(b"\n")
 
