@@ -5,7 +5,7 @@ A piece's rows lie domain by domain, so that what a domain needs can be read wit
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -70,7 +70,8 @@ def spool_rows(rows: Iterable[Usable], stem: Path, *, pair: bool, wanted: Collec
     import pyarrow as pa
 
     result = Spooled()
-    others: dict[str, None] = {}
+    domains: dict[str, int] = {}
+    labels: dict[str, int] = {}
     numbers = []
     columns = ["row", "text", *(["text_pair"] if pair else []), "label"]
     schema = pa.schema([(name, pa.int64() if name == "row" else pa.string()) for name in columns])
@@ -79,14 +80,14 @@ def spool_rows(rows: Iterable[Usable], stem: Path, *, pair: bool, wanted: Collec
         pa.OSFile(str(stem.with_suffix(".arrow")), "wb") as file,
         pa.ipc.new_file(file, schema, options=options) as out,
     ):
-        for slab in _slabs(rows, wanted, result, others):
-            numbers.append(slab.numbers())
-            for domain, batch in slab.batches(schema, first=result.rows):
+        for slab in _slabs(rows, wanted, result):
+            numbers.append(slab.numbers(domains, labels, pair=pair))
+            for domain, batch in slab.batches(schema, numbers[-1]["domain"], first=result.rows):
                 out.write_batch(batch)
                 result.batches.append(domain)
-            result.rows += len(slab.texts)
+            result.rows += len(slab.lines)
     np.save(stem.with_suffix(".npy"), np.concatenate(numbers) if numbers else np.empty(0, NUMBERS), allow_pickle=False)
-    result.others = list(others)
+    result.domains, result.labels = list(domains), list(labels)
     return result
 
 
@@ -109,81 +110,72 @@ def load_numbers(stem: str) -> NDArray[np.void]:
     return numbers
 
 
+@dataclass(slots=True)
 class _Slab:
-    """Rows that are held."""
+    """Rows that are held, column by column."""
 
-    def __init__(self, domains: dict[str, int], labels: dict[str, int]) -> None:
-        self._domains, self._labels = domains, labels
-        self._keys = bytearray()
-        self._lines: list[int] = []
-        self._domain: list[int] = []
-        self._label: list[int] = []
-        self._split: list[int] = []
-        self._pairs: list[str] = []
-        self._label_names: list[str] = []
-        self.texts: list[str] = []
-        self.characters = 0
+    lines: Sequence[int]
+    texts: Sequence[str]
+    pairs: Sequence[str | None]
+    labels: Sequence[str]
+    domains: Sequence[str]
+    splits: Sequence[str | None]
 
-    def add(self, row: Usable) -> None:
-        """Hold a row."""
-        line, text, pair, label, domain, split = row
-        key = normalise(text)
-        digest = blake2b(key.encode(), digest_size=16).digest()
-        self._keys += digest
-        if pair is None:
-            self._keys += digest
-        else:
+    def numbers(self, domains: dict[str, int], labels: dict[str, int], *, pair: bool) -> NDArray[np.void]:
+        """Return the rows' numbers, numbering the names that are new."""
+        for known, names in ((domains, self.domains), (labels, self.labels)):
+            for name in dict.fromkeys(names):
+                known.setdefault(name, len(known))
+        numbers = np.empty(len(self.lines), NUMBERS)
+        keys = [normalise(text) for text in self.texts]
+        numbers["text"] = numbers["whole"] = _digests(keys)
+        if pair:
             # No normalised text has a line break.
-            self._keys += blake2b(f"{key}\n{normalise(pair)}".encode(), digest_size=16).digest()
-            self._pairs.append(pair)
-            self.characters += len(pair)
-        self._lines.append(line)
-        self._domain.append(self._domains.setdefault(domain, len(self._domains)))
-        self._label.append(self._labels.setdefault(label, len(self._labels)))
-        self._split.append(_SPLIT_NUMBERS[split])
-        self._label_names.append(label)
-        self.texts.append(text)
-        self.characters += len(text)
-
-    def numbers(self) -> NDArray[np.void]:
-        """Return the rows' numbers."""
-        numbers = np.empty(len(self.texts), NUMBERS)
-        keys = np.frombuffer(self._keys, dtype="<u8").reshape(-1, 4)
-        numbers["text"], numbers["whole"] = keys[:, :2], keys[:, 2:]
-        numbers["domain"], numbers["label"] = self._domain, self._label
-        numbers["split"], numbers["line"] = self._split, self._lines
+            both = zip(keys, self.pairs, strict=True)
+            numbers["whole"] = _digests([f"{key}\n{normalise(second or '')}" for key, second in both])
+        numbers["domain"] = [domains[name] for name in self.domains]
+        numbers["label"] = [labels[name] for name in self.labels]
+        numbers["split"] = [_SPLIT_NUMBERS[name] for name in self.splits]
+        numbers["line"] = self.lines
         return numbers
 
-    def batches(self, schema: Any, *, first: int) -> Iterator[tuple[int, Any]]:
-        """Yield the rows of each domain."""
+    def batches(self, schema: Any, domain: NDArray[np.int32], *, first: int) -> Iterator[tuple[int, Any]]:
+        """Yield the number and the rows of each domain.
+
+        Args:
+            schema: of the rows.
+            domain: number of each row's domain.
+            first: number of the first row in the piece.
+        """
         import pyarrow as pa
 
-        domain = np.asarray(self._domain)
+        columns = {"text": self.texts, "text_pair": self.pairs, "label": self.labels}
+        arrays = [pa.array(columns[name], pa.string()) for name in schema.names if name != "row"]
         order = np.argsort(domain, kind="stable")
-        columns: list[Any] = [self.texts, self._label_names]
-        if "text_pair" in schema.names:
-            columns.insert(1, self._pairs)
-        arrays = [pa.array(column, pa.string()) for column in columns]
         for rows in np.split(order, np.flatnonzero(np.diff(domain[order])) + 1):
             taken = [array.take(pa.array(rows)) for array in arrays]
             yield int(domain[rows[0]]), pa.record_batch([pa.array(rows + first), *taken], schema=schema)
 
 
-def _slabs(
-    rows: Iterable[Usable], wanted: Collection[str] | None, result: Spooled, others: dict[str, None]
-) -> Iterator[_Slab]:
-    domains: dict[str, int] = {}
-    labels: dict[str, int] = {}
-    slab = _Slab(domains, labels)
+def _digests(keys: Iterable[str]) -> NDArray[np.uint64]:
+    digests = b"".join([blake2b(key.encode(), digest_size=16).digest() for key in keys])
+    return np.frombuffer(digests, dtype="<u8").reshape(-1, 2)
+
+
+def _slabs(rows: Iterable[Usable], wanted: Collection[str] | None, result: Spooled) -> Iterator[_Slab]:
+    held: list[Usable] = []
+    characters = 0
+    others: dict[str, None] = {}
     for row in rows:
         if wanted is not None and row[4] not in wanted:
             others[row[4]] = None
             result.others_rows += 1
             continue
-        slab.add(row)
-        if len(slab.texts) >= _MOST_ROWS or slab.characters >= _MOST_CHARACTERS:
-            yield slab
-            slab = _Slab(domains, labels)
-    if slab.texts:
-        yield slab
-    result.domains, result.labels = list(domains), list(labels)
+        held.append(row)
+        characters += len(row[1]) + len(row[2] or "")
+        if len(held) >= _MOST_ROWS or characters >= _MOST_CHARACTERS:
+            yield _Slab(*zip(*held, strict=True))
+            held, characters = [], 0
+    if held:
+        yield _Slab(*zip(*held, strict=True))
+    result.others = list(others)

@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 
 from hrkd_cli.data.sources.records import Piece, Row, Survey, Table, piecewise
@@ -81,8 +82,9 @@ def quoted_rows(piece: Piece, columns: Sequence[str], wanted: Sequence[int]) -> 
     if piece.header:
         next(records)
     width = len(columns)
+    pick = itemgetter(*wanted) if len(wanted) > 1 else lambda values: [values[i] for i in wanted]
     for line, values in records:
-        yield line, [values[i] for i in wanted] if len(values) == width else None
+        yield line, pick(values) if len(values) == width else None
 
 
 def cut_quoted(path: Path, reader: str, size: int | None = None) -> Iterator[Piece]:
@@ -180,17 +182,14 @@ def _records(piece: Piece) -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(_FIELD_LIMIT)
     lines = io.StringIO(piece_text(piece), newline="")
     reader = csv.reader(lines, delimiter=_DELIMITERS[piece.reader], strict=True)
-    before = piece.line
-    while True:
-        line = before + reader.line_num
-        try:
-            values = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise DataError(
-                f"{piece.path}:{line}: not valid quoting in the record that starts here ({error}); "
-                'a quotation mark inside a quoted field is written twice ("")'
-            ) from None
-        if values:
-            yield line, values
+    line = piece.line
+    try:
+        for values in reader:
+            if values:
+                yield line, values
+            line = piece.line + reader.line_num
+    except csv.Error as error:
+        raise DataError(
+            f"{piece.path}:{line}: not valid quoting in the record that starts here ({error}); "
+            'a quotation mark inside a quoted field is written twice ("")'
+        ) from None

@@ -72,7 +72,7 @@ def usable_rows(rows: Iterable[Row], rules: Rules, drop: Callable[[Reason, str |
     label_at, domain_at = place.get("label"), place.get("domain")
     # A column that only happens to be called "split" does not overrule the file's name; a named one does.
     split_at = place.get("split") if rules.split is None or rules.split_named else None
-    label_name, domain_name = _Names(Reason.NO_LABEL), _Names(Reason.NO_DOMAIN)
+    label_names, domain_names = _Names(Reason.NO_LABEL), _Names(Reason.NO_DOMAIN)
     for line, values in rows:
         domain, split, pair = rules.domain, rules.split, None
         try:
@@ -80,7 +80,7 @@ def usable_rows(rows: Iterable[Row], rules: Rules, drop: Callable[[Reason, str |
                 raise UnusableError(Reason.FIELDS)
             if domain_at is not None:
                 domain = None
-                domain = domain_name(values[domain_at])
+                domain = domain_names.of(values[domain_at])
             assert domain is not None  # find_columns refuses a table without a domain from anywhere
             if split_at is not None:
                 split = as_split(values[split_at])
@@ -90,7 +90,7 @@ def usable_rows(rows: Iterable[Row], rules: Rules, drop: Callable[[Reason, str |
             label = rules.label
             if label is None:
                 assert label_at is not None  # nor one without a label
-                label = label_name(values[label_at])
+                label = label_names.of(values[label_at])
             if label == rules.no_label:
                 raise UnusableError(Reason.NO_LABEL)
         except UnusableError as problem:
@@ -99,17 +99,17 @@ def usable_rows(rows: Iterable[Row], rules: Rules, drop: Callable[[Reason, str |
         yield line, text, pair, label, domain, split
 
 
-class _Names:
+class _Names(dict[str, str]):
     """``as_name`` that works out each string once: a file has few names and many rows."""
 
     def __init__(self, missing: Reason) -> None:
+        super().__init__()
         self._missing = missing
-        self._known: dict[str, str] = {}
 
-    def __call__(self, value: object) -> str:
-        if type(value) is not str:
-            return as_name(value, self._missing)
-        name = self._known.get(value)
-        if name is None:
-            name = self._known[value] = as_name(value, self._missing)
+    def __missing__(self, value: str) -> str:
+        name = self[value] = as_name(value, self._missing)
         return name
+
+    def of(self, value: object) -> str:
+        """Return the name of any value."""
+        return self[value] if type(value) is str else as_name(value, self._missing)
