@@ -182,7 +182,7 @@ def _check_options(
     if domains is not None and (isinstance(domains, str) or not domains):
         raise UsageError("--domains: give one or more domain names, as in --domains books,dvd")
     if processes is not None and processes < 1:
-        raise UsageError(f"--processes: {processes} is not at least 1")
+        raise UsageError(f"processes: {processes} is not at least 1")
 
 
 def _crew_size(found: Found | None, processes: int | None) -> int:

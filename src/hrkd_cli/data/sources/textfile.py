@@ -34,7 +34,8 @@ def check_not_empty(path: Path) -> None:
         DataError: it cannot be read, or holds nothing but white space.
     """
     with plain_read_errors(path), path.open("rb") as file:
-        block = file.read(BLOCK).removeprefix(_BOM)
+        start = file.read(len(_BOM))
+        block = b" " if start == _BOM else start
         while block.isspace():
             block = file.read(BLOCK)
     if not block:
