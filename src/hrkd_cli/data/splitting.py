@@ -67,9 +67,13 @@ def normalise(text: str) -> str:
 
 def number(high: NDArray[np.uint64], low: NDArray[np.uint64]) -> Ints:
     """Number rows so that equal 128-bit keys, given as two halves, have equal numbers from 0."""
-    order = np.lexsort((low, high))
-    new = np.ones(len(order), dtype=bool)
-    new[1:] = (high[order[1:]] != high[order[:-1]]) | (low[order[1:]] != low[order[:-1]])
+    order = np.argsort(high)
+    same = high[order[1:]] == high[order[:-1]]
+    new = np.concatenate(([len(order) > 0], ~same))
+    if np.any(same & (low[order[1:]] != low[order[:-1]])):
+        # Half a key is enough to sort by, until two of the other halves differ.
+        order = np.lexsort((low, high))
+        new[1:] = (high[order[1:]] != high[order[:-1]]) | (low[order[1:]] != low[order[:-1]])
     numbers = np.empty(len(order), dtype=np.int32)
     numbers[order] = np.cumsum(new, dtype=np.int32) - 1
     return numbers
@@ -151,41 +155,48 @@ def _drop_repeats(keys: Keys, places: Places) -> None:
 
 def _cut(keys: Keys, places: Places, *, dev: float, test: float, seed: int) -> None:
     """Cut from train what a domain lacks."""
-    rows = np.flatnonzero(places == TRAIN)
+    rows = np.flatnonzero(places == TRAIN).astype(np.int32)
     if not len(rows):
         return
-    # Rows group by group, and the groups in the order in which their texts are first met.
+    # Rows group by group, each from its start for as long as its size.
     rows = rows[np.argsort(keys.text[rows], kind="stable")]
-    starts = _starts(keys.text[rows])
-    sizes = np.diff(starts, append=len(rows))
-    by_first = np.argsort(rows[starts])
-    order = array("q", range(len(starts)))
-    random.Random(seed).shuffle(order)
-    groups = by_first[np.frombuffer(order, dtype=np.int64)]
-    del order, by_first
-    # Larger groups first: the single rows that follow even out what they have put out of balance.
-    groups = groups[np.argsort(-sizes[groups], kind="stable")]
+    starts = _starts(keys.text[rows]).astype(np.int32)
+    sizes = np.diff(starts, append=np.int32(len(rows)))
+    # Groups in the order in which their texts are first met, then in a random one.
+    group_of_first = np.full(len(places), -1, dtype=np.int32)
+    group_of_first[rows[starts]] = np.arange(len(starts), dtype=np.int32)
+    groups = array("i", group_of_first[group_of_first >= 0].tobytes())
+    del group_of_first
+    random.Random(seed).shuffle(groups)
+    shuffled = np.frombuffer(groups, dtype=np.int32)
     strata, shares = _strata(keys, places, rows, dev=dev, test=test)
     cutter = Cutter(shares)
     chosen = np.empty(len(rows), dtype=np.int8)
-    large = int(np.count_nonzero(sizes > 1))
-    for start, size in zip(starts[groups[:large]].tolist(), sizes[groups[:large]].tolist(), strict=True):
+    # Larger groups first: the single rows that follow even out what they have put out of balance.
+    large = shuffled[sizes[shuffled] > 1]
+    large = large[np.argsort(-sizes[large], kind="stable")]
+    for start, size in zip(starts[large].tolist(), sizes[large].tolist(), strict=True):
         counts: dict[int, int] = {}
         for stratum in strata[start : start + size].tolist():
             counts[stratum] = counts.get(stratum, 0) + 1
         chosen[start : start + size] = cutter.place(counts.items())
-    for block in range(large, len(groups), _BLOCK):
-        single = starts[groups[block : block + _BLOCK]]
-        chosen[single] = np.frombuffer(cutter.place_singles(strata[single].tolist()), dtype=np.int8)
+    singles = starts[shuffled[sizes[shuffled] == 1]]
+    for first in range(0, len(singles), _BLOCK):
+        block = singles[first : first + _BLOCK]
+        chosen[block] = np.frombuffer(cutter.place_singles(strata[block].tolist()), dtype=np.int8)
     places[rows] = chosen
 
 
 def _strata(
-    keys: Keys, places: Places, rows: NDArray[np.int64], *, dev: float, test: float
-) -> tuple[NDArray[np.int64], list[tuple[float, float, float]]]:
+    keys: Keys, places: Places, rows: Ints, *, dev: float, test: float
+) -> tuple[Ints, list[tuple[float, float, float]]]:
     """Return the stratum of each of the rows that are cut, and the shares of each stratum."""
     labels = int(keys.label.max()) + 1
-    found, strata = np.unique(keys.domain[rows].astype(np.int64) * labels + keys.label[rows], return_inverse=True)
+    cells = keys.domain[rows].astype(np.int64) * labels + keys.label[rows]
+    is_found = np.zeros(int(cells.max()) + 1, dtype=bool)
+    is_found[cells] = True
+    found = np.flatnonzero(is_found)
+    strata = np.searchsorted(found, cells).astype(np.int32)
     kept = places <= TEST
     shares = []
     given = {split: set(np.unique(keys.domain[kept & (keys.split == split)]).tolist()) for split in (DEV, TEST)}
