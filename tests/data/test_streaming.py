@@ -195,7 +195,7 @@ def test_a_small_source_starts_no_process_and_a_large_one_a_process_a_core(tmp_p
     small = prepare(source, out=tmp_path / "small")
     monkeypatch.setattr(prepare_module, "_LARGE", 1000)
     large = prepare(source, out=tmp_path / "large")
-    assert sizes == [1, 2]
+    assert sizes == [1, 1, 2, 2]  # readers and writers
     assert small.fingerprint == large.fingerprint
 
 

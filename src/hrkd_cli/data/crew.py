@@ -26,6 +26,8 @@ Job = dict[str, Any]
 Answer = Any
 
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from hrkd_cli.data.crew import serve; serve()"
+# Arrow's own allocators keep what is freed, which with a process a core adds up.
+_ENVIRONMENT = {"ARROW_DEFAULT_MEMORY_POOL": "system"}
 _AHEAD = 2
 """Jobs in work or waiting, for each worker: while one is done the next is at hand."""
 
@@ -113,6 +115,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
+            env=_ENVIRONMENT | os.environ,
         )
 
     def do(self, task: str, job: Job) -> Answer:

@@ -129,18 +129,14 @@ def prepare(
     cut = _Cut(dev, test, few_shot, dedupe, seed)
     found = find_source(source, kind)
     with whole_folder(out) as work:
-        (work / DATASET.spool).mkdir()
-        with Crew(_crew_size(found, processes)) as crew:
-            gathered = gather(
-                str(source),
-                found,
-                columns,
-                wanted=domains,
-                crew=crew,
-                folder=work / DATASET.spool,
-                on_event=on_event,
-            )
-            places, counts = _split(gathered, cut, on_event)
+        size = _crew_size(found, processes)
+        spool = work / DATASET.spool
+        spool.mkdir()
+        with Crew(size) as crew:
+            gathered = gather(str(source), found, columns, wanted=domains, crew=crew, folder=spool, on_event=on_event)
+        # Between the two nobody but this process needs memory.
+        places, counts = _split(gathered, cut, on_event)
+        with Crew(size) as crew:
             fingerprint = write_splits(work, gathered.index, places, counts, crew=crew, on_event=on_event)
         result = _result(out, gathered, counts, fingerprint)
         options = options_json(columns, dev=dev, test=test, few_shot=few_shot, domains=domains, dedupe=dedupe)

@@ -11,9 +11,9 @@ import numpy as np
 from hrkd_cli.data.dataset import fingerprint_lines
 from hrkd_cli.data.spool import read_batches
 
-# A row group ends at whichever comes first. Texts in groups of this size compress as well as in larger ones.
+# A row group ends at whichever comes first; the bytes are looked at batch by batch.
 _GROUP_ROWS = 1 << 16
-_GROUP_BYTES = 32 << 20
+_GROUP_BYTES = 16 << 20
 
 
 def write_split(
@@ -48,7 +48,9 @@ def write_split(
     texts = ["text", "text_pair"] if pair else ["text"]
     schema = pa.schema([(name, pa.string()) for name in (*texts, "label", "domain")])
     count = 0
-    with Path(lines).open("wb") as digest, pq.ParquetWriter(out, schema, compression="zstd") as writer:
+    # Texts seldom repeat, so a dictionary of them would only be tried and given up.
+    options = {"compression": "zstd", "use_dictionary": ["label", "domain"]}
+    with Path(lines).open("wb") as digest, pq.ParquetWriter(out, schema, **options) as writer:
         for group in _groups(place, np.load(places, mmap_mode="r", allow_pickle=False), pieces):
             columns = [group.column(name).combine_chunks() for name in (*texts, "label")]
             same = pa.repeat(pa.scalar(domain, pa.string()), len(group))
@@ -60,7 +62,7 @@ def write_split(
 
 
 def _groups(place: int, places: Any, pieces: list[tuple[str, int, list[int]]]) -> Iterator[Any]:
-    """Yield tables of at most a row group; where they end depends on the rows alone."""
+    """Yield tables of a row group each; where they end depends on rows and pieces, not on who reads them."""
     import pyarrow as pa
 
     held: list[Any] = []
