@@ -10,6 +10,7 @@ import csv
 import os
 import platform
 import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -66,8 +67,8 @@ def memory(pid: int) -> tuple[int, int]:
     return 0, 0
 
 
-def run(command: list[str]) -> tuple[float, int, int, int]:
-    """Run a command; return seconds, and peaks in bytes: sum of RSS, sum of PSS, RSS of the largest process."""
+def run(command: list[str]) -> tuple[float, float, int, int, int]:
+    """Run a command; return seconds, CPU seconds, and peak bytes: sum of RSS, sum of PSS, RSS of the largest process."""
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     peaks = (0, 0, 0)
@@ -77,9 +78,10 @@ def run(command: list[str]) -> tuple[float, int, int, int]:
         peaks = tuple(map(max, peaks, now))
         time.sleep(SAMPLE_SECONDS)
     seconds = time.perf_counter() - start
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     if process.returncode:
         sys.exit(f"{' '.join(command)}: exit status {process.returncode}")
-    return seconds, *peaks
+    return seconds, used.ru_utime + used.ru_stime, *peaks
 
 
 def machine() -> str:
@@ -110,9 +112,9 @@ def main() -> None:
         size = source.stat().st_size
         print(f"{machine()}\n{given.rows:,} rows, {size / 1e6:,.0f} MB of CSV, {size / given.rows:.0f} bytes a row")
         command = [sys.executable, "-m", "hrkd_cli", "prepare", str(source), "--out", str(out), "--force"]
-        seconds, rss, pss, largest = run([*command, *given.options])
+        seconds, used, rss, pss, largest = run([*command, *given.options])
         print(
-            f"{seconds:.1f} s, {given.rows / seconds:,.0f} rows/s\n"
+            f"{seconds:.1f} s, {given.rows / seconds:,.0f} rows/s; {used:.1f} s of CPU\n"
             f"peak memory of all processes: {rss / 1e6:,.0f} MB (sum of RSS), {pss / 1e6:,.0f} MB (sum of PSS)\n"
             f"peak memory of the largest process: {largest / 1e6:,.0f} MB (RSS)"
         )

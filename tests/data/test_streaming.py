@@ -77,7 +77,7 @@ def test_the_result_does_not_depend_on_the_number_of_processes(tmp_path, source,
         folders.append(content(tmp_path / str(processes)))
     assert folders[0] == folders[1] == folders[2]
     assert len(folders[0]) == 2 + 3 * len(SPLITS)
-    with pytest.raises(UsageError, match="processes: 0 is not at least 1"):
+    with pytest.raises(UsageError, match="--processes: 0 is not at least 1"):
         prepare(source, out=tmp_path / "none", processes=0)
 
 
@@ -197,6 +197,12 @@ def test_a_small_source_starts_no_process_and_a_large_one_a_process_a_core(tmp_p
     large = prepare(source, out=tmp_path / "large")
     assert sizes == [1, 1, 2, 2]  # readers and writers
     assert small.fingerprint == large.fingerprint
+
+
+def test_a_file_that_is_gone_is_an_error_about_reading(tmp_path, source):
+    (source / "gone.csv").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"gone.csv: cannot be read: No such file or directory"):
+        prepare(source, out=tmp_path / "out")
 
 
 def test_a_script_without_a_main_guard_is_not_run_again(tmp_path, source):

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -151,6 +152,7 @@ def serve() -> None:
     """Do jobs until there is no parent: what a worker process runs."""
     from hrkd_cli.data.tasks import TASKS
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where there are no sessions, Ctrl-C reaches workers too
     # What a library prints must not pass for an answer.
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

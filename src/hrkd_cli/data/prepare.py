@@ -6,6 +6,7 @@ of every row is decided on the numbers (``splitting``), and the texts go from th
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -178,14 +179,17 @@ def _check_options(
     if domains is not None and (isinstance(domains, str) or not domains):
         raise UsageError("--domains: give one or more domain names, as in --domains books,dvd")
     if processes is not None and processes < 1:
-        raise UsageError(f"processes: {processes} is not at least 1")
+        raise UsageError(f"--processes: {processes} is not at least 1")
 
 
 def _crew_size(found: Found | None, processes: int | None) -> int:
     if processes is not None:
         return processes
     # A hub dataset is read by its own library, in one process.
-    size = sum(file.path.stat().st_size for file in found.files) if found is not None else 0
+    size = 0
+    for file in found.files if found is not None else ():
+        with contextlib.suppress(OSError):  # whoever reads it says what is wrong
+            size += file.path.stat().st_size
     return _cores() if size >= _LARGE else 1
 
 
