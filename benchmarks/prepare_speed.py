@@ -68,7 +68,7 @@ def memory(pid: int) -> tuple[int, int]:
 
 
 def run(command: list[str]) -> tuple[float, float, int, int, int]:
-    """Run a command; return seconds, CPU seconds, and peak bytes: sum of RSS, sum of PSS, RSS of the largest process."""
+    """Run a command; return seconds, CPU seconds, and peaks in bytes: RSS of all, PSS of all, RSS of the largest."""
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     peaks = (0, 0, 0)
