@@ -1,6 +1,9 @@
 import errno
+import os
+import signal as signals
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -97,13 +100,19 @@ def test_no_worker_is_left_when_the_block_ends(tmp_path):
 
 @pytest.mark.parametrize("signal", ["SIGINT", "SIGKILL"])
 def test_no_worker_outlives_its_parent(tmp_path, signal):
+    list(pieces(tmp_path, 60))
     code = f"""
-import os, signal, sys
+import os, pathlib, signal, sys
 from hrkd_cli.data.crew import Crew
+from test_crew import pieces
 with Crew(2) as crew:
-    list(crew.map("survey", []))
-    os.kill(os.getpid(), signal.{signal})
+    for job, _ in crew.map("survey", pieces(pathlib.Path(sys.argv[1]), 60)):
+        if job["piece"]["path"].endswith("9.jsonl"):
+            os.kill(os.getpid(), signal.{signal})
 """
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    command = [sys.executable, "-c", code, tmp_path]
     # Workers hold standard error too: its end is seen only when all of them are gone.
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120)
-    assert done.returncode != 0
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": path})
+    assert done.returncode == -getattr(signals, signal)
+    assert done.stderr.count("Traceback") == (signal == "SIGINT")

@@ -167,8 +167,11 @@ def serve() -> None:
             answer = {"answer": TASKS[task](**job)}
         except Exception as error:
             answer = {"error": _described(error)}
-        out.write(json.dumps(answer).encode() + b"\n")
-        out.flush()
+        try:
+            out.write(json.dumps(answer).encode() + b"\n")
+            out.flush()
+        except OSError:
+            os._exit(0)  # as in _listen
 
 
 def _listen(lines: queue.SimpleQueue[bytes]) -> None:
