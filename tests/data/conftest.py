@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from hrkd_cli.data.sources import amazon, delimited, textfile
 from hrkd_cli.data.sources.read import read_source
 from hrkd_cli.data.sources.records import Columns
 
@@ -39,3 +40,14 @@ def reviews(tmp_path, jsonl):
         rows = [{"text": f"{domain} number {i}", "label": ("bad", "good")[i % 2]} for i in range(40)]
         jsonl(tmp_path / "reviews" / f"{domain}.jsonl", rows)
     return tmp_path / "reviews"
+
+
+@pytest.fixture
+def blocks(monkeypatch):
+    """Set how many bytes of a file are read at a time."""
+
+    def set_size(size):
+        for module in (amazon, delimited, textfile):
+            monkeypatch.setattr(module, "BLOCK", size)
+
+    return set_size

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hrkd_cli import prepare
-from hrkd_cli.data import folder as folder_module
+from hrkd_cli.data.tasks import TASKS
 from hrkd_cli.errors import DataError, OutputError, UsageError
 
 
@@ -178,15 +178,15 @@ def test_nothing_half_written_is_left(reviews, tmp_path, monkeypatch, error, exi
     if exists:
         prepare(reviews, out=out)
     before = files(tmp_path)
-    write_parquet, calls = folder_module._write_parquet, []
+    write, calls = TASKS["write"], []
 
-    def fail_late(*args):
-        calls.append(args)
+    def fail_late(**job):
+        calls.append(job)
         if len(calls) == 4:
             raise error
-        write_parquet(*args)
+        return write(**job)
 
-    monkeypatch.setattr(folder_module, "_write_parquet", fail_late)
+    monkeypatch.setitem(TASKS, "write", fail_late)
     expected = OutputError if isinstance(error, OSError) else KeyboardInterrupt
     with pytest.raises(expected) as raised:
         prepare(reviews, out=out, force=True, seed=5)

@@ -1,12 +1,19 @@
+import math
 import os
+import random
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
+import numpy as np
+import plain_splitting
 import pytest
+from by_arrays import few_shot, split_examples
 
+from hrkd_cli.data.cutting import Cutter
 from hrkd_cli.data.sources.records import Example, Reason
-from hrkd_cli.data.splitting import few_shot, normalise, split_examples
+from hrkd_cli.data.splitting import normalise, number
 
 
 def example(text, label="x", domain="d", split=None, pair=None, line=0):
@@ -161,8 +168,10 @@ def test_few_shot_is_stratified_nested_and_never_empty():
 
 def test_nothing_depends_on_the_hash_seed():
     code = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from by_arrays import few_shot, split_examples
 from hrkd_cli.data.sources.records import Example
-from hrkd_cli.data.splitting import few_shot, split_examples
 rows = [Example(f"t{i % 70}", f"p{i}", "xyz"[i % 3], "ab"[i % 2], None, "f", i) for i in range(200)]
 splits = split_examples(rows, dev=0.1, test=0.2, dedupe=True, seed=7)
 few = few_shot(splits.rows["a"]["train"], 0.2, 7)
@@ -170,7 +179,10 @@ print([(d, s, [r.line for r in rows]) for d, p in splits.rows.items() for s, row
 """
     runs = {
         subprocess.run(
-            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
+            [sys.executable, "-c", code, str(Path(__file__).parent)],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
         ).stdout
         for seed in ("0", "1", "2")
     }
@@ -189,3 +201,51 @@ def test_many_rows_in_one_group_and_many_groups_are_linear():
 def test_a_large_group_is_evened_out_by_the_single_rows(seed):
     rows = [example("same", pair=str(i)) for i in range(10)] + [example(f"t{i}") for i in range(90)]
     assert sizes(run(rows, seed=seed).rows["d"]) == {"train": 80, "dev": 10, "test": 10}
+
+
+def messy(seed):
+    """Rows with repeats, pairs, splits of their own in some domains, and texts that several domains share."""
+    choose = random.Random(seed)
+    domains = choose.choice(["a", "ab", "abcde"])
+    has_pairs, has_splits = choose.random() < 0.4, choose.random() < 0.5
+    rows = []
+    for line in range(choose.choice([1, 7, 60, 700])):
+        domain = choose.choice(domains)
+        split = choose.choice([None, "train", "dev", "test"]) if has_splits and domain in "ac" else None
+        text = choose.choice(["Text {}", "text  {}", "TEXT {}\u00a0"]).format(
+            choose.randrange(choose.choice([20, 2000]))
+        )
+        pair = f"pair {choose.randrange(3)}" if has_pairs else None
+        rows.append(example(text, choose.choice("xyz"), domain, split, pair, line))
+    return rows
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_arrays_come_to_what_the_plain_rules_say(seed):
+    rows, choose = messy(seed), random.Random(-seed)
+    options = {
+        "dev": choose.choice([0, 0.1, 0.25]),
+        "test": choose.choice([0, 0.1, 0.3]),
+        "dedupe": choose.random() < 0.7,
+        "seed": seed,
+    }
+    assert split_examples(rows, **options) == plain_splitting.split_examples(rows, **options)
+    fraction = choose.choice([0.01, 0.3, 0.5, 1])
+    assert few_shot(rows, fraction, seed) == plain_splitting.few_shot(rows, fraction, seed)
+
+
+@pytest.mark.parametrize("shares", [(0.8, 0.1, 0.1), (0.7, 0.3, math.nan), (0.9, math.nan, 0.1)])
+def test_single_rows_are_placed_as_groups_of_one(shares):
+    strata = random.Random(5).choices(range(4), k=3000)
+    one, all_at_once = Cutter([shares] * 4), Cutter([shares] * 4)
+    for _ in range(2):  # the second time from where the first has left off
+        assert [one.place([(stratum, 1)]) for stratum in strata] == list(all_at_once.place_singles(strata))
+
+
+def test_equal_keys_have_equal_numbers_and_half_a_key_is_not_enough():
+    high = np.array([7, 7, 2**64 - 1, 7, 0], dtype=np.uint64)
+    low = np.array([1, 2, 1, 1, 1], dtype=np.uint64)
+    numbers = number(high, low).tolist()
+    assert numbers[0] == numbers[3]
+    assert len(set(numbers)) == 4
+    assert sorted(set(numbers)) == [0, 1, 2, 3]

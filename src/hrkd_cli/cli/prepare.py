@@ -51,6 +51,15 @@ _Domains = Annotated[
 _Dedupe = Annotated[
     bool, typer.Option("--dedupe/--no-dedupe", help="Drop rows whose text the same domain has already.")
 ]
+_Processes = Annotated[
+    int | None,
+    typer.Option(
+        "--processes",
+        metavar="N",
+        help="Processes that share the work; the result does not depend on it.",
+        show_default="one, or for a large source one a core",
+    ),
+]
 _Text = Annotated[
     str | None,
     typer.Option("--text", metavar="COLUMN", help="Text.", show_default=_USUAL, rich_help_panel=options.COLUMNS),
@@ -95,6 +104,7 @@ def prepare(
     few_shot: _FewShot = None,
     domains: _Domains = None,
     dedupe: _Dedupe = True,
+    processes: _Processes = None,
     text: _Text = None,
     text_pair: _TextPair = None,
     label: _Label = None,
@@ -133,6 +143,7 @@ def prepare(
             dedupe=dedupe,
             seed=seed,
             force=force,
+            processes=processes,
             on_event=run.on_event,
         )
         if run.console.json:  # the table for people says it too

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,11 +83,25 @@ def make_dataset(rows: Mapping[str, Mapping[str, Rows]], *, pair: bool, path: Pa
     return Dataset(labels=labels, pair=pair, fingerprint=_fingerprint(ordered), path=path, rows=ordered)
 
 
+def fingerprint_lines(
+    domain: str, split: str, texts: Iterable[str], pairs: Iterable[str] | None, labels: Iterable[str]
+) -> Iterator[bytes]:
+    """Yield what the fingerprint is taken over, a line a row: ``json.dumps([domain, split, label, text, pair])``."""
+    # Put together from its parts, which takes a third of the time.
+    quoted = json.encoder.encode_basestring_ascii
+    start = f"[{quoted(domain)}, {quoted(split)}, "
+    if pairs is None:
+        for label, text in zip(labels, texts, strict=True):
+            yield f"{start}{quoted(label)}, {quoted(text)}, null]\n".encode()
+    else:
+        for label, text, pair in zip(labels, texts, pairs, strict=True):
+            yield f"{start}{quoted(label)}, {quoted(text)}, {quoted(pair)}]\n".encode()
+
+
 def _fingerprint(rows: Mapping[str, Mapping[str, Rows]]) -> str:
     digest = hashlib.sha256()
     for domain, parts in rows.items():
         for split, part in parts.items():
-            pairs = part.pairs if part.pairs is not None else [None] * len(part)
-            for row in zip(part.labels, part.texts, pairs, strict=True):
-                digest.update(json.dumps([domain, split, *row]).encode() + b"\n")
+            for line in fingerprint_lines(domain, split, part.texts, part.pairs, part.labels):
+                digest.update(line)
     return digest.hexdigest()

@@ -1,49 +1,93 @@
-"""Writing the prepared folder: whole or not at all, and never over what is not ours."""
+"""The second pass: what was put on disk becomes the prepared folder's files."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hrkd_cli.data.card import dataset_card
-from hrkd_cli.data.dataset import Dataset
-from hrkd_cli.data.manifest import is_prepared
-from hrkd_cli.layout import DATASET
-from hrkd_cli.outputs import check_output, whole_folder
+from hrkd_cli.data.crew import Crew, Job
+from hrkd_cli.data.index import Index
+from hrkd_cli.data.manifest import DomainCounts
+from hrkd_cli.data.splitting import Places
+from hrkd_cli.events import OnEvent, Progress
+from hrkd_cli.layout import DATASET, SPLITS
+
+_BLOCK = 1 << 20
 
 
-def write_folder(out: Path, dataset: Dataset, manifest: dict[str, Any], *, force: bool) -> None:
-    """Write a prepared dataset into ``OUT.partial`` and rename it when it is whole.
+def write_splits(
+    work: Path,
+    index: Index,
+    places: Places,
+    domains: Mapping[str, DomainCounts],
+    *,
+    crew: Crew,
+    on_event: OnEvent,
+) -> str:
+    """Write a Parquet file a domain and split, and remove what the first pass put on disk.
 
     Args:
-        out: the folder to be written.
-        dataset: its rows.
-        manifest: content of dataset.json.
-        force: see ``hrkd_cli.outputs.check_output``.
+        work: the folder to write into.
+        index: all rows.
+        places: where they go.
+        domains: counts of the rows that go somewhere, by domain, sorted by name.
+        crew: who writes.
+        on_event: told of rows written.
 
-    Raises:
-        OutputError: the output is there, or cannot be written (a full disk); nothing is left behind.
+    Returns:
+        The dataset's fingerprint.
     """
-    check_output(out, kind="dataset", is_ours=is_prepared, force=force)
-    with whole_folder(out) as work:
-        for domain, parts in dataset.rows.items():
-            (work / DATASET.data / domain).mkdir(parents=True)
-            for split in parts:
-                _write_parquet(work / DATASET.data / domain / f"{split}.parquet", dataset, domain, split)
-        (work / DATASET.readme).write_text(dataset_card(dataset), encoding="utf-8")
-        (work / DATASET.manifest).write_text(
-            json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+    spool = work / DATASET.spool
+    np.save(spool / "places.npy", places, allow_pickle=False)
+    for name in domains:
+        (work / DATASET.data / name).mkdir(parents=True)
+    digest = hashlib.sha256()
+    done, total = 0, sum(getattr(counts, split) for counts in domains.values() for split in SPLITS)
+    # Answers come in the order of the jobs, which is that of the fingerprint.
+    for job, rows in crew.map("write", _jobs(work, index, domains)):
+        lines = Path(job["lines"])
+        with lines.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+        lines.unlink()
+        done += rows
+        on_event(Progress("writing rows", done, total))
+    shutil.rmtree(spool)
+    return digest.hexdigest()
 
 
-def _write_parquet(path: Path, dataset: Dataset, domain: str, split: str) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def write_papers(work: Path, domains: Mapping[str, DomainCounts], manifest: Mapping[str, Any], *, pair: bool) -> None:
+    """Write what describes the dataset.
 
-    rows = dataset.rows[domain][split]
-    columns = {"text": rows.texts, "label": rows.labels, "domain": [domain] * len(rows)}
-    if rows.pairs is not None:
-        columns = {"text": rows.texts, "text_pair": rows.pairs, "label": rows.labels, "domain": columns["domain"]}
-    schema = pa.schema([(name, pa.string()) for name in columns])
-    pq.write_table(pa.table(columns, schema=schema), str(path), compression="zstd")
+    Args:
+        work: the folder to write into.
+        domains: counts by domain.
+        manifest: content of dataset.json.
+        pair: whether rows have two texts.
+    """
+    (work / DATASET.readme).write_text(dataset_card(domains, pair=pair), encoding="utf-8")
+    (work / DATASET.manifest).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _jobs(work: Path, index: Index, domains: Mapping[str, DomainCounts]) -> Iterator[Job]:
+    for name, counts in domains.items():
+        number = index.domains.index(name)
+        for place, split in enumerate(SPLITS):
+            if getattr(counts, split):
+                yield {
+                    "domain": name,
+                    "split": split,
+                    "place": place,
+                    "places": str(work / DATASET.spool / "places.npy"),
+                    "pieces": index.pieces(number),
+                    "pair": index.pair,
+                    "out": str(work / DATASET.data / name / f"{split}.parquet"),
+                    "lines": str(work / DATASET.spool / f"{number}-{split}.lines"),
+                }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,20 @@ from hrkd_cli.layout import DATASET
 
 FORMAT = "hrkd-dataset"
 VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class DomainCounts:
+    """Rows of a domain in the dataset, by split and by label; the labels are sorted by name."""
+
+    train: int
+    dev: int
+    test: int
+    labels: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {"train": self.train, "dev": self.dev, "test": self.test, "labels": self.labels}
 
 
 def is_prepared(folder: Path) -> bool:

@@ -1,42 +1,42 @@
-"""From any raw source to a prepared dataset folder: the function behind ``hrkd prepare``."""
+"""From any raw source to a prepared dataset folder: the function behind ``hrkd prepare``.
+
+It holds no dataset in memory, only some numbers a row: the texts go to disk as they are read (``gathering``), the split
+of every row is decided on the numbers (``splitting``), and the texts go from there to where they belong (``folder``).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import hrkd_cli
 from hrkd_cli.config import DEFAULT_SEED, SourceFormat
-from hrkd_cli.data.dataset import Dataset, make_dataset, rows_from_examples
-from hrkd_cli.data.folder import write_folder
-from hrkd_cli.data.manifest import FORMAT, VERSION, is_prepared
-from hrkd_cli.data.sources.read import RawData, parse_format, read_source
-from hrkd_cli.data.sources.records import Columns, Dropped, Example
-from hrkd_cli.data.splitting import few_shot as keep_few
-from hrkd_cli.data.splitting import split_examples
+from hrkd_cli.data.crew import Crew
+from hrkd_cli.data.folder import write_papers, write_splits
+from hrkd_cli.data.gathering import Gathered, gather
+from hrkd_cli.data.index import Index
+from hrkd_cli.data.manifest import FORMAT, VERSION, DomainCounts, is_prepared
+from hrkd_cli.data.sources.discover import Found
+from hrkd_cli.data.sources.read import find_source, parse_format
+from hrkd_cli.data.sources.records import Columns
+from hrkd_cli.data.sources.tally import MAX_LISTED
+from hrkd_cli.data.splitting import REASONS, TEST, TRAIN, Keys, Places, keep_few, split_rows
 from hrkd_cli.errors import DataError, UsageError
 from hrkd_cli.events import Note, OnEvent, ignore
-from hrkd_cli.layout import DATASET_OUT, SPLITS
-from hrkd_cli.outputs import check_output
+from hrkd_cli.layout import DATASET, DATASET_OUT, SPLITS
+from hrkd_cli.outputs import check_output, whole_folder
 
-# Rows that are listed, of each reason; the counts are always whole.
-MAX_LISTED = 1000
+# Bytes of source below which starting processes takes longer than they save.
+_LARGE = 32 << 20
 
-
-@dataclass(frozen=True, slots=True)
-class DomainCounts:
-    """Rows of a domain in the dataset, by split and by label."""
-
-    train: int
-    dev: int
-    test: int
-    labels: dict[str, int]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as plain values."""
-        return {"train": self.train, "dev": self.dev, "test": self.test, "labels": self.labels}
+_Counts = dict[str, dict[str, dict[str, int]]]
+"""Rows by domain, split and label; all sorted, none empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,7 @@ def prepare(
     dedupe: bool = True,
     seed: int = DEFAULT_SEED,
     force: bool = False,
+    processes: int | None = None,
     on_event: OnEvent = ignore,
 ) -> PrepareResult:
     """Read a source, split it and write a dataset folder.
@@ -113,6 +114,8 @@ def prepare(
         dedupe: drop rows that repeat another of their domain.
         seed: of the split.
         force: replace a dataset folder.
+        processes: processes that share the work; None takes one a core for a large source and one for a small one.
+            The result does not depend on it.
         on_event: told what is happening.
 
     Raises:
@@ -120,16 +123,26 @@ def prepare(
         DataError: something is wrong with the source.
         OutputError: the output exists or cannot be written.
     """
-    _check_options(dev, test, few_shot, domains)
-    parse_format(format)
-    out = Path(out)
+    _check_options(dev, test, few_shot, domains, processes)
+    kind, out = parse_format(format), Path(out)
     check_output(out, kind="dataset", is_ours=is_prepared, force=force)
     columns = Columns(text=text, text_pair=text_pair, label=label, domain=domain, split=split)
-    raw = read_source(source, format=format, columns=columns, domains=domains, on_event=on_event)
-    dataset, dropped = _split(raw, dev=dev, test=test, few_shot=few_shot, dedupe=dedupe, seed=seed, on_event=on_event)
-    result = _result(out, dataset, raw.dropped + dropped)
-    options = options_json(columns, dev=dev, test=test, few_shot=few_shot, domains=domains, dedupe=dedupe)
-    write_folder(out, dataset, _manifest(result, dataset, raw, {"format": str(format), **options}, seed), force=force)
+    cut = _Cut(dev, test, few_shot, dedupe, seed)
+    found = find_source(source, kind)
+    with whole_folder(out) as work:
+        size = _crew_size(found, processes)
+        spool = work / DATASET.spool
+        spool.mkdir()
+        with Crew(size) as crew:
+            gathered = gather(str(source), found, columns, wanted=domains, crew=crew, folder=spool, on_event=on_event)
+        # Between the two nobody but this process needs memory.
+        places, counts = _split(gathered, cut, on_event)
+        with Crew(size) as crew:
+            fingerprint = write_splits(work, gathered.index, places, counts, crew=crew, on_event=on_event)
+        result = _result(out, gathered, counts, fingerprint)
+        options = options_json(columns, dev=dev, test=test, few_shot=few_shot, domains=domains, dedupe=dedupe)
+        manifest = _manifest(result, gathered, {"format": str(format), **options}, seed)
+        write_papers(work, counts, manifest, pair=gathered.index.pair)
     return result
 
 
@@ -153,7 +166,9 @@ def options_json(
     }
 
 
-def _check_options(dev: float, test: float, few_shot: float | None, domains: Sequence[str] | None) -> None:
+def _check_options(
+    dev: float, test: float, few_shot: float | None, domains: Sequence[str] | None, processes: int | None
+) -> None:
     for name, share in (("--dev", dev), ("--test", test)):
         if not 0 <= share < 1:
             raise UsageError(f"{name}: {share} is not at least 0 and below 1")
@@ -163,42 +178,95 @@ def _check_options(dev: float, test: float, few_shot: float | None, domains: Seq
         raise UsageError(f"--few-shot: {few_shot} is not above 0 and at most 1")
     if domains is not None and (isinstance(domains, str) or not domains):
         raise UsageError("--domains: give one or more domain names, as in --domains books,dvd")
+    if processes is not None and processes < 1:
+        raise UsageError(f"--processes: {processes} is not at least 1")
 
 
-def _split(
-    raw: RawData, *, dev: float, test: float, few_shot: float | None, dedupe: bool, seed: int, on_event: OnEvent
-) -> tuple[Dataset, list[Dropped]]:
-    splits = split_examples(raw.examples, dev=dev, test=test, dedupe=dedupe, seed=seed)
-    for name in sorted({example.domain for example in raw.examples} - set(splits.rows)):
+def _crew_size(found: Found | None, processes: int | None) -> int:
+    if processes is not None:
+        return processes
+    # A hub dataset is read by its own library, in one process.
+    size = 0
+    for file in found.files if found is not None else ():
+        with contextlib.suppress(OSError):  # whoever reads it says what is wrong
+            size += file.path.stat().st_size
+    return _cores() if size >= _LARGE else 1
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS and Windows do not tell which cores a process may use
+        return os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """Options that decide who goes where."""
+
+    dev: float
+    test: float
+    few_shot: float | None
+    dedupe: bool
+    seed: int
+
+
+def _split(gathered: Gathered, cut: _Cut, on_event: OnEvent) -> tuple[Places, dict[str, DomainCounts]]:
+    index = gathered.index
+    keys = index.keys()
+    places = split_rows(keys, dev=cut.dev, test=cut.test, dedupe=cut.dedupe, seed=cut.seed)
+    _note_dropped(gathered, places)
+    counts = _count(index, keys, places)
+    for name in sorted(set(index.domains) - set(counts)):
         raise DataError(
-            f"{raw.source}: every text of domain {name!r} is also in a test or dev split; leave it out with --domains"
+            f"{gathered.source}: every text of domain {name!r} is also in a test or dev split; leave it out with "
+            "--domains"
         )
-    for name, parts in splits.rows.items():
-        _check_classes(raw.source, name, parts)
-    if few_shot is not None:
-        _keep_few(splits.rows, few_shot, seed, on_event)
-    rows = {
-        name: {split: rows_from_examples(part, pair=raw.pair) for split, part in parts.items()}
-        for name, parts in splits.rows.items()
-    }
-    dataset = make_dataset(rows, pair=raw.pair, path=None)
-    _warn_of_gaps(dataset, on_event)
-    return dataset, splits.dropped
+    for name, parts in counts.items():
+        _check_classes(gathered.source, name, parts)
+    if cut.few_shot is not None:
+        before = np.count_nonzero(places == TRAIN)
+        keep_few(keys, places, cut.few_shot, cut.seed, domains=index.domains, labels=index.labels)
+        on_event(Note(f"few-shot: {np.count_nonzero(places == TRAIN)} of {before} train rows kept"))
+        counts = _count(index, keys, places)
+    _warn_of_gaps(counts, on_event)
+    return places, {name: _domain_counts(parts) for name, parts in counts.items()}
 
 
-def _keep_few(rows: dict[str, dict[str, list[Example]]], fraction: float, seed: int, on_event: OnEvent) -> None:
-    with_train = [parts for parts in rows.values() if "train" in parts]
-    before = sum(len(parts["train"]) for parts in with_train)
-    for parts in with_train:
-        parts["train"] = keep_few(parts["train"], fraction, seed)
-    on_event(Note(f"few-shot: {sum(len(parts['train']) for parts in with_train)} of {before} train rows kept"))
+def _note_dropped(gathered: Gathered, places: Places) -> None:
+    # Leaks were taken out before duplicates; within each kind, what is met first comes first.
+    for kind in (list(REASONS)[:2], list(REASONS)[2:]):
+        found = [(rows, REASONS[place]) for place in kind if len(rows := np.flatnonzero(places == place))]
+        for rows, reason in sorted(found, key=lambda entry: int(entry[0][0])):
+            listed = [gathered.index.place(row) for row in rows[:MAX_LISTED].tolist()]
+            gathered.unused.add_many(reason, len(rows), [f"{file}:{line}" for file, line in listed])
 
 
-def _check_classes(source: str, domain: str, parts: dict[str, list[Example]]) -> None:
-    everything = {row.label for part in parts.values() for row in part}
-    train = {row.label for row in parts.get("train", [])}
+def _count(index: Index, keys: Keys, places: Places) -> _Counts:
+    kept = places <= TEST
+    sizes = len(SPLITS), len(index.labels)
+    cells = (keys.domain[kept].astype(np.int64) * sizes[0] + places[kept]) * sizes[1] + keys.label[kept]
+    found: dict[tuple[str, int, str], int] = {}
+    for cell, rows in zip(*(values.tolist() for values in np.unique(cells, return_counts=True)), strict=True):
+        domain, place, label = cell // sizes[1] // sizes[0], cell // sizes[1] % sizes[0], cell % sizes[1]
+        found[index.domains[domain], place, index.labels[label]] = rows
+    counts: _Counts = {}
+    for (name, place, label), rows in sorted(found.items()):
+        counts.setdefault(name, {}).setdefault(SPLITS[place], {})[label] = rows
+    return counts
+
+
+def _domain_counts(parts: Mapping[str, Mapping[str, int]]) -> DomainCounts:
+    train, dev, test = (sum(parts.get(split, {}).values()) for split in SPLITS)
+    labels = sorted({label for part in parts.values() for label in part})
+    by_label = {label: sum(part.get(label, 0) for part in parts.values()) for label in labels}
+    return DomainCounts(train, dev, test, by_label)
+
+
+def _check_classes(source: str, domain: str, parts: Mapping[str, Mapping[str, int]]) -> None:
+    everything = {label for part in parts.values() for label in part}
     # No train rows at all is a test set, which is a fine thing to prepare.
-    labels, where = (everything, "") if len(everything) < 2 else (train, " in train")
+    labels, where = (everything, "") if len(everything) < 2 else ({*parts.get("train", {})}, " in train")
     if len(labels) == 1:
         raise DataError(
             f"{source}: domain {domain!r} has a single class{where} ({next(iter(labels))!r}), nothing to learn; "
@@ -206,48 +274,40 @@ def _check_classes(source: str, domain: str, parts: dict[str, list[Example]]) ->
         )
 
 
-def _warn_of_gaps(dataset: Dataset, on_event: OnEvent) -> None:
+def _warn_of_gaps(counts: _Counts, on_event: OnEvent) -> None:
     for split in SPLITS:
         gaps = []
-        for domain, labels in dataset.labels.items():
-            have = set(dataset.split(domain, split).labels)
+        for domain, parts in counts.items():
+            labels = sorted({label for part in parts.values() for label in part})
+            have = parts.get(split)
             gaps += [f"{domain}/{label}" for label in labels if label not in have] if have else [domain]
         if gaps:
             more = f" and {len(gaps) - 5} more" if len(gaps) > 5 else ""
             on_event(Note(f"no {split} rows of {', '.join(gaps[:5])}{more}", warning=True))
 
 
-def _result(out: Path, dataset: Dataset, dropped: Sequence[Dropped]) -> PrepareResult:
-    domains = {}
-    for name, labels in dataset.labels.items():
-        have = dataset.split(name, "all").labels
-        train, dev, test = (len(dataset.split(name, split)) for split in SPLITS)
-        domains[name] = DomainCounts(train, dev, test, {label: have.count(label) for label in labels})
-    places: dict[str, list[str]] = {}
-    for row in dropped:
-        places.setdefault(str(row.reason), []).append(row.place)
+def _result(out: Path, gathered: Gathered, domains: dict[str, DomainCounts], fingerprint: str) -> PrepareResult:
+    unused = gathered.unused
     return PrepareResult(
         out=out,
         domains=domains,
-        dropped={reason: len(rows) for reason, rows in places.items()},
-        dropped_rows={reason: tuple(rows[:MAX_LISTED]) for reason, rows in places.items()},
-        fingerprint=dataset.fingerprint,
+        dropped={str(reason): count for reason, count in unused.counts.items()},
+        dropped_rows={str(reason): tuple(places) for reason, places in unused.places.items()},
+        fingerprint=fingerprint,
     )
 
 
-def _manifest(
-    result: PrepareResult, dataset: Dataset, raw: RawData, options: dict[str, Any], seed: int
-) -> dict[str, Any]:
+def _manifest(result: PrepareResult, gathered: Gathered, options: dict[str, Any], seed: int) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
         "hrkd_cli": hrkd_cli.__version__,
         "fingerprint": result.fingerprint,
-        "pair": dataset.pair,
-        "labels": {name: list(labels) for name, labels in dataset.labels.items()},
+        "pair": gathered.index.pair,
+        "labels": {name: list(counts.labels) for name, counts in result.domains.items()},
         "domains": {name: counts.to_json() for name, counts in result.domains.items()},
-        "source": raw.source,
-        "sources": [stamp.to_json() for stamp in raw.stamps],
+        "source": gathered.source,
+        "sources": [stamp.to_json() for stamp in gathered.stamps],
         "seed": seed,
         "options": options,
         "dropped": {

@@ -5,24 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from hrkd_cli.config import SourceFormat
 from hrkd_cli.data.sources.columns import find_columns
-from hrkd_cli.data.sources.delimited import read_csv, read_tsv
-from hrkd_cli.data.sources.jsonl import read_jsonl
-from hrkd_cli.data.sources.parquet import read_parquet
+from hrkd_cli.data.sources.pieces import open_table
 from hrkd_cli.data.sources.records import Columns
 from hrkd_cli.data.sources.textfile import read_text, split_lines
 from hrkd_cli.data.sources.values import UnusableError, as_text
 from hrkd_cli.errors import DataError, UsageError
 
-_READERS = {
-    ".csv": read_csv,
-    ".tsv": read_tsv,
-    ".tab": read_tsv,
-    ".jsonl": read_jsonl,
-    ".ndjson": read_jsonl,
-    ".json": read_jsonl,
-    ".parquet": read_parquet,
-    ".pq": read_parquet,
+_FORMATS = {
+    ".csv": SourceFormat.CSV,
+    ".tsv": SourceFormat.TSV,
+    ".tab": SourceFormat.TSV,
+    ".jsonl": SourceFormat.JSONL,
+    ".ndjson": SourceFormat.JSONL,
+    ".json": SourceFormat.JSONL,
+    ".parquet": SourceFormat.PARQUET,
+    ".pq": SourceFormat.PARQUET,
 }
 
 
@@ -41,7 +40,7 @@ def read_texts(
         DataError: the file cannot be read, a column is not there, or a row has no text.
         UsageError: a column was named where there are none.
     """
-    if isinstance(source, Path) and source.suffix.lower() in _READERS:
+    if isinstance(source, Path) and source.suffix.lower() in _FORMATS:
         return _from_table(source, Columns(text=text, text_pair=text_pair))
     for option, value in (("--text", text), ("--text-pair", text_pair)):
         if value is not None:
@@ -59,7 +58,7 @@ def read_texts(
 
 
 def _from_table(path: Path, named: Columns) -> tuple[list[str], list[str] | None]:
-    table = _READERS[path.suffix.lower()](path)
+    table = open_table(path, _FORMATS[path.suffix.lower()])
     if len(table.columns) == 1 and named.text is None:
         named = Columns(text=table.columns[0], text_pair=named.text_pair)
     # Whatever the file is called, no domain and no label are needed.

@@ -1,4 +1,4 @@
-"""Any source to examples: the one way in, for preparing and for evaluating."""
+"""Any source to rows: the one way in, for preparing and for evaluating."""
 
 from __future__ import annotations
 
@@ -10,27 +10,19 @@ from pathlib import Path
 
 from hrkd_cli import sample
 from hrkd_cli.config import SourceFormat
-from hrkd_cli.data.names import check_domains, check_label
-from hrkd_cli.data.sources.amazon import read_amazon
-from hrkd_cli.data.sources.columns import Places, find_columns
-from hrkd_cli.data.sources.delimited import read_csv, read_tsv, read_tsv_unquoted
+from hrkd_cli.data.sources.columns import find_columns
 from hrkd_cli.data.sources.discover import Found, discover
 from hrkd_cli.data.sources.hub import could_be_id, load_hub
-from hrkd_cli.data.sources.jsonl import read_jsonl
-from hrkd_cli.data.sources.parquet import read_parquet
-from hrkd_cli.data.sources.records import Columns, Dropped, Example, Reason, SourceFile, Table
-from hrkd_cli.data.sources.values import UnusableError, as_name, as_split, as_text
+from hrkd_cli.data.sources.pieces import open_table, survey_here
+from hrkd_cli.data.sources.records import Columns, Dropped, Example, Reason, SourceFile, Survey, Table
+from hrkd_cli.data.sources.rows import Rules, Usable, make_rules, usable_rows
+from hrkd_cli.data.sources.tally import Tally, check_usable, check_wanted, short
+from hrkd_cli.data.sources.textfile import plain_read_errors
 from hrkd_cli.errors import DataError, UsageError
 from hrkd_cli.events import Note, OnEvent, Progress
 
-READERS = {
-    SourceFormat.AMAZON: read_amazon,
-    SourceFormat.MNLI: read_tsv_unquoted,
-    SourceFormat.CSV: read_csv,
-    SourceFormat.TSV: read_tsv,
-    SourceFormat.JSONL: read_jsonl,
-    SourceFormat.PARQUET: read_parquet,
-}
+_Opened = tuple[str, SourceFile | None, str | None, Table]
+"""Name of a part, the file that it is (None on the hub), its split, its table."""
 _MNLI_COLUMNS = Columns(text="sentence1", text_pair="sentence2", label="gold_label", domain="genre")
 
 
@@ -67,14 +59,20 @@ class RawData:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """A table to read and what is known about it from outside."""
+class Part:
+    """A part of a source with columns of its own: a file, or a split of a hub dataset.
+
+    Attributes:
+        where: its name, for messages.
+        table: its columns and rows.
+        rules: what the values of its rows mean.
+        pair: whether a row has two texts; the same in all parts of a source.
+    """
 
     where: str
-    domain: str | None
-    split: str | None
     table: Table
-    named: Columns
+    rules: Rules
+    pair: bool
 
 
 def read_source(
@@ -98,23 +96,68 @@ def read_source(
         DataError: the source is not there, holds no data, or a file cannot be parsed.
         UsageError: the format is unknown.
     """
-    wanted = parse_format(format)
-    found = find_source(source, wanted)
+    found = find_source(source, parse_format(format))
     raw = RawData(str(source))
-    if found is None:
-        parts = _hub_parts(raw, columns, on_event)
-    else:
-        if found.skipped:
-            on_event(Note(f"{source}: not read: {_short(found.skipped)}", warning=True))
+    if found is not None:
         raw.stamps = [stamp(file) for file in found.files]
-        parts = _file_parts(found, columns, on_event)
-    _read_parts(parts, raw)
+    for number, part in enumerate(open_parts(raw.source, found, columns, on_event=on_event), start=1):
+        _read_part(part, raw)
+        raw.pair = part.pair
+        if found is not None:
+            on_event(Progress("reading", number, len(found.files)))
     if found is None:
         raw.stamps = [_hub_stamp(raw)]
     if domains is not None:
-        _keep_domains(raw, domains)
-    _check(raw)
+        have = {example.domain for example in raw.examples} | {row.domain for row in raw.dropped if row.domain}
+        check_wanted(raw.source, domains, have)
+        raw.examples = [example for example in raw.examples if example.domain in domains]
+        raw.dropped = [row for row in raw.dropped if row.domain is None or row.domain in domains]
+    unused = Tally()
+    for row in raw.dropped:
+        unused.add(row.reason, row.domain, row.file, row.line)
+    check_usable(raw.source, {e.domain for e in raw.examples}, {e.label for e in raw.examples}, unused)
     return raw
+
+
+def open_parts(
+    source: str, found: Found | None, columns: Columns, *, on_event: OnEvent, survey: Survey = survey_here
+) -> Iterator[Part]:
+    """Yield the parts of a source, in order, each opened when it is asked for.
+
+    Args:
+        source: the source, as the user named it.
+        found: what ``find_source`` found.
+        columns: columns that the user named.
+        on_event: told what is skipped.
+        survey: looks over the whole of a file, where its format needs that.
+
+    Raises:
+        DataError: a part cannot be opened, its columns are not found, or it has a second text and another has none.
+    """
+    paired: dict[bool, str] = {}
+    opened = _open_hub(source, on_event) if found is None else _open_files(source, found, survey, on_event)
+    for where, file, split, table in opened:
+        named = columns
+        if file is not None and file.format is SourceFormat.MNLI:
+            named = Columns(**{**_MNLI_COLUMNS.named(), **columns.named()})
+        domain = file.domain if file is not None else None
+        places = find_columns(
+            table.columns,
+            named,
+            where=where,
+            defaults=table.defaults,
+            file_domain=domain is not None,
+            needs_label=table.label is None,
+        )
+        pair = places.text_pair is not None
+        paired.setdefault(pair, where)
+        if len(paired) > 1:
+            raise DataError(
+                f"{paired[True]} has a second text and {paired[False]} has none; all domains must agree "
+                "(--text-pair names the column)"
+            )
+        rules = make_rules(table, places, named, domain=domain, split=split)
+        yield Part(where, table, rules, pair)
 
 
 def parse_format(name: SourceFormat | str) -> SourceFormat:
@@ -159,143 +202,68 @@ def stamp(file: SourceFile) -> SourceStamp:
     Raises:
         DataError: it cannot be read.
     """
-    try:
-        with file.path.open("rb") as handle:
-            digest = hashlib.file_digest(handle, "sha256").hexdigest()
-            return SourceStamp(file.name, handle.tell(), digest)
-    except OSError as error:
-        raise DataError(f"{file.path}: cannot be read: {error.strerror or error}") from None
+    with plain_read_errors(file.path), file.path.open("rb") as handle:
+        digest = hashlib.file_digest(handle, "sha256").hexdigest()
+        return SourceStamp(file.name, handle.tell(), digest)
 
 
-def _file_parts(found: Found, columns: Columns, on_event: OnEvent) -> Iterator[_Part]:
-    for number, file in enumerate(found.files, start=1):
-        table = READERS[file.format](file.path)
-        named = columns
-        if file.format is SourceFormat.MNLI:
-            named = Columns(**{**_MNLI_COLUMNS.named(), **columns.named()})
-        yield _Part(str(file.path), file.domain, file.split, table, named)
-        on_event(Progress("reading", number, len(found.files)))
+class HubStamp:
+    """The identity of rows that have no file of their own here: of what was read of them."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._digest = hashlib.sha256()
+        self._size = 0
+        self._dropped = bytearray()
+
+    def add(self, row: Usable) -> None:
+        """Take in a row that can be used."""
+        line, *values = row
+        content = json.dumps([*values, line], ensure_ascii=False).encode() + b"\n"
+        self._digest.update(content)
+        self._size += len(content)
+
+    def drop(self, reason: Reason, file: str, line: int) -> None:
+        """Take in a row that cannot."""
+        self._dropped += f"{file}:{line} {reason}\n".encode()
+
+    def stamp(self) -> SourceStamp:
+        """Return the identity of all rows; those that cannot be used come last."""
+        self._digest.update(self._dropped)
+        return SourceStamp(self._source, self._size, self._digest.hexdigest())
 
 
-def _hub_parts(raw: RawData, columns: Columns, on_event: OnEvent) -> Iterator[_Part]:
-    on_event(Note(f"loading {raw.source} from the hub"))
-    used, others = load_hub(raw.source)
+def _open_files(source: str, found: Found, survey: Survey, on_event: OnEvent) -> Iterator[_Opened]:
+    if found.skipped:
+        on_event(Note(f"{source}: not read: {short(found.skipped)}", warning=True))
+    for file in found.files:
+        yield str(file.path), file, file.split, open_table(file.path, file.format, survey)
+
+
+def _open_hub(source: str, on_event: OnEvent) -> Iterator[_Opened]:
+    on_event(Note(f"loading {source} from the hub"))
+    used, others = load_hub(source)
     if others:
-        on_event(Note(f"{raw.source}: splits not read: {_short(others)}", warning=True))
+        on_event(Note(f"{source}: splits not read: {short(others)}", warning=True))
     for where, split, table in used:
-        yield _Part(where, None, split, table, columns)
+        yield where, None, split, table
 
 
-def _read_parts(parts: Iterator[_Part], raw: RawData) -> None:
-    paired: dict[bool, str] = {}
-    for part in parts:
-        named_label = part.named.label is not None
-        places = find_columns(
-            part.table.columns,
-            part.named,
-            where=part.where,
-            defaults=part.table.defaults,
-            file_domain=part.domain is not None,
-            needs_label=part.table.label is None,
-        )
-        paired.setdefault(places.text_pair is not None, part.where)
-        if len(paired) > 1:
-            raise DataError(
-                f"{paired[True]} has a second text and {paired[False]} has none; all domains must agree "
-                "(--text-pair names the column)"
-            )
-        before = len(raw.examples), len(raw.dropped)
-        _read_rows(part, places, part.table.label if not named_label else None, raw)
-        if (len(raw.examples), len(raw.dropped)) == before:
-            raise DataError(f"{part.where}: no rows in it")
-    raw.pair = True in paired
+def _read_part(part: Part, raw: RawData) -> None:
+    def drop(reason: Reason, domain: str | None, line: int) -> None:
+        raw.dropped.append(Dropped(reason, domain, part.where, line))
 
-
-def _read_rows(part: _Part, places: Places, file_label: str | None, raw: RawData) -> None:
-    roles = {
-        role: place
-        for role in ("text", "text_pair", "label", "domain", "split")
-        if (place := getattr(places, role)) is not None and not (role == "label" and file_label is not None)
-    }
-    unlabelled = _unlabelled(part.table, places.label)
-    for line, values in part.table.rows(list(roles.values())):
-        domain = part.domain
-        try:
-            if values is None:
-                raise UnusableError(Reason.FIELDS)
-            row = dict(zip(roles, values, strict=True))
-            if "domain" in row:
-                domain = None
-                domain = as_name(row["domain"], Reason.NO_DOMAIN)
-            assert domain is not None  # find_columns refuses a table without a domain from anywhere
-            split = part.split
-            # A column that only happens to be called "split" does not overrule the file's name; a named one does.
-            if "split" in row and (split is None or part.named.split is not None):
-                split = as_split(row["split"])
-            example = Example(
-                text=as_text(row["text"], Reason.NO_TEXT),
-                text_pair=as_text(row["text_pair"], Reason.NO_PAIR) if "text_pair" in row else None,
-                label=file_label if file_label is not None else as_name(row["label"], Reason.NO_LABEL),
-                domain=domain,
-                split=split,
-                file=part.where,
-                line=line,
-            )
-            if example.label in unlabelled:
-                raise UnusableError(Reason.NO_LABEL)
-            raw.examples.append(example)
-        except UnusableError as problem:
-            raw.dropped.append(Dropped(problem.reason, domain, part.where, line))
-
-
-def _unlabelled(table: Table, label: int | None) -> frozenset[str]:
-    """In SNLI's and MNLI's files a gold label of "-" means that the annotators did not agree."""
-    is_gold = label is not None and table.columns[label].strip().casefold() == "gold_label"
-    return frozenset({"-"}) if is_gold else frozenset()
-
-
-def _keep_domains(raw: RawData, domains: Sequence[str]) -> None:
-    have = sorted({example.domain for example in raw.examples} | {row.domain for row in raw.dropped if row.domain})
-    for name in domains:
-        if name not in have:
-            raise DataError(f"{raw.source}: no domain {name!r} (--domains); there are {_short(have, 50)}")
-    raw.examples = [example for example in raw.examples if example.domain in domains]
-    raw.dropped = [row for row in raw.dropped if row.domain is None or row.domain in domains]
-
-
-def _check(raw: RawData) -> None:
-    usable = {example.domain for example in raw.examples}
-    if not usable:
-        raise DataError(f"{raw.source}: no row can be used: {_why(raw.dropped)}")
-    for domain in sorted({row.domain for row in raw.dropped if row.domain is not None} - usable):
-        rows = [row for row in raw.dropped if row.domain == domain]
-        raise DataError(f"{raw.source}: no row of domain {domain!r} can be used: {_why(rows)}")
-    check_domains(usable, raw.source)
-    for label in {example.label for example in raw.examples}:
-        check_label(label, raw.source)
-
-
-def _why(rows: Sequence[Dropped]) -> str:
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row.reason] = counts.get(row.reason, 0) + 1
-    reasons = ", ".join(f"{count} x {reason}" for reason, count in counts.items())
-    return f"{reasons} (first: {rows[0].place})" if rows else "there are none"
+    before = len(raw.examples) + len(raw.dropped)
+    for line, text, pair, label, domain, split in usable_rows(part.table.rows(part.rules.wanted), part.rules, drop):
+        raw.examples.append(Example(text, pair, label, domain, split, part.where, line))
+    if len(raw.examples) + len(raw.dropped) == before:
+        raise DataError(f"{part.where}: no rows in it")
 
 
 def _hub_stamp(raw: RawData) -> SourceStamp:
-    """Return an identity of rows that have no file of their own here: of what was read of them."""
-    digest, size = hashlib.sha256(), 0
-    for example in raw.examples:
-        row = [example.text, example.text_pair, example.label, example.domain, example.split, example.line]
-        line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
-        digest.update(line)
-        size += len(line)
+    identity = HubStamp(raw.source)
+    for row in raw.examples:
+        identity.add((row.line, row.text, row.text_pair, row.label, row.domain, row.split))
     for dropped in raw.dropped:
-        digest.update(f"{dropped.file}:{dropped.line} {dropped.reason}\n".encode())
-    return SourceStamp(raw.source, size, digest.hexdigest())
-
-
-def _short(names: Sequence[str], limit: int = 5) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+        identity.drop(dropped.reason, dropped.file, dropped.line)
+    return identity.stamp()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from hrkd_cli.config import SourceFormat
 
@@ -104,18 +105,64 @@ Row = tuple[int, Sequence[object] | None]
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a file that begins and ends between records, small enough to be held in memory.
+
+    Attributes:
+        path: the file.
+        reader: which reader reads it, a key of ``pieces.READERS``.
+        start: first byte; first row group in formats that have them.
+        stop: the byte (row group) after the last.
+        line: line (row number) of the first record.
+        bytes: its size in the file.
+        header: whether the first record holds the column names.
+    """
+
+    path: str
+    reader: str
+    start: int
+    stop: int
+    line: int
+    bytes: int
+    header: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
-    """What a reader makes of a file.
+    """What a reader makes of a file. Nothing is held: rows are read anew each time that they are asked for.
 
     Attributes:
         columns: column names, in order.
         rows: given column numbers, yields (line, values of those columns). Values are None for a row with the wrong
             number of fields.
+        pieces: yields the parts of the file, which can be read apart from each other; None where there are none.
         defaults: columns that mean something by the format's own rules, tried before the usual names.
         label: label of the whole file, in formats that give it by file name.
     """
 
     columns: list[str]
     rows: Callable[[Sequence[int]], Iterable[Row]]
+    pieces: Callable[[], Iterator[Piece]] | None = None
     defaults: Columns = field(default_factory=Columns)
     label: str | None = None
+
+
+Survey = Callable[[Iterable[Piece]], Iterable[list[Any]]]
+"""Looks at every part of a file, in order, where what its columns mean depends on all of it."""
+
+
+def piecewise(
+    columns: list[str],
+    pieces: Callable[[], Iterator[Piece]],
+    read: Callable[[Piece, Sequence[str], Sequence[int]], Iterator[Row]],
+    *,
+    defaults: Columns | None = None,
+    label: str | None = None,
+) -> Table:
+    """Return the table of a file that ``read`` reads piece by piece, given a piece, all columns and those wanted."""
+
+    def rows(wanted: Sequence[int]) -> Iterator[Row]:
+        for piece in pieces():
+            yield from read(piece, columns, wanted)
+
+    return Table(columns, rows, pieces, defaults or Columns(), label)

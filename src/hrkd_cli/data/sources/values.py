@@ -44,17 +44,17 @@ def as_text(value: object, empty: Reason | None) -> str:
     Raises:
         UnusableError: there is no text.
     """
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        text = ""
-    elif isinstance(value, str):
+    if isinstance(value, str):
         text = value
+    elif value is None or (isinstance(value, float) and math.isnan(value)):
+        text = ""
     elif isinstance(value, bytes):
         text = _decoded(value)
     else:
         text = _scalar(value)
-    if _SURROGATE.search(text):
+    if not text.isascii() and _SURROGATE.search(text):
         raise UnusableError(Reason.UNICODE)
-    if empty is not None and not text.strip():
+    if empty is not None and (not text or text.isspace()):
         raise UnusableError(empty)
     return text
 
