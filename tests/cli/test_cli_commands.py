@@ -92,11 +92,12 @@ def test_teach_hands_over_exactly_its_settings(hrkd, engines):
         "teach --model m --data d --out o --epochs 2 --batch-size 4 --accumulate 2 --learning-rate 1e-4 --eval-every 9"
     )
     words += " --weight-decay 0 --warmup 0.2 --max-length 64 --sampling balanced --metric macro-f1 --patience 3"
+    words += " --precision bf16 --checkpoint-every 50 --processes 1"
     assert hrkd(*words.split(), "--class-weights", "balanced", "--seed", "1", "--device", "cpu", "--force").code == 0
     args, options = engines["teach"].calls[0]
     assert args == ("m",)
-    given = {name: options.pop(name) for name in ("data", "out", "force", "on_event", "sources")}
-    assert (given["data"], given["out"], given["force"]) == ("d", Path("o"), True)
+    given = {name: options.pop(name) for name in ("data", "out", "force", "resume", "on_event", "sources")}
+    assert (given["data"], given["out"], given["force"], given["resume"]) == ("d", Path("o"), True, False)
     settings = TeachSettings(**options)
     assert settings.to_json() == {
         "epochs": 2,
@@ -107,10 +108,13 @@ def test_teach_hands_over_exactly_its_settings(hrkd, engines):
         "warmup": 0.2,
         "max_length": 64,
         "sampling": "balanced",
+        "precision": "bf16",
         "eval_every": 9,
         "metric": "macro-f1",
         "class_weights": "balanced",
         "patience": 3,
+        "checkpoint_every": 50,
+        "processes": 1,
         "seed": 1,
         "device": "cpu",
     }
@@ -126,7 +130,7 @@ def test_distill_hands_over_exactly_its_settings(hrkd, engines):
     assert hrkd(*words.split(), "--prediction-weight", "3", "--allow-weak-teacher").code == 0
     args, options = engines["distill"].calls[0]
     assert args == ("t",)
-    for name in ("data", "out", "force", "on_event", "sources"):
+    for name in ("data", "out", "force", "resume", "on_event", "sources"):
         options.pop(name)
     changed = {k: v for k, v in DistillSettings(**options).to_json().items() if v != DistillSettings().to_json()[k]}
     assert changed == {

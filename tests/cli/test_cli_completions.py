@@ -98,7 +98,7 @@ def test_bash_itself_completes(tmp_path):
     )
     lines = ran.stdout.splitlines()
     assert "-F _hrkd_completion hrkd" in lines[0]
-    assert lines[1:] == ["--teacher", "--teacher-checkpoints", "--teacher-epochs"]
+    assert lines[1:] == ["--teacher", "--teacher-checkpoints", "--teacher-epochs", "--teacher-learning-rate"]
 
 
 @pytest.mark.parametrize(("shell", "check"), [("zsh", ["-n"]), ("fish", ["--no-execute"])])

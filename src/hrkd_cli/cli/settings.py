@@ -74,9 +74,8 @@ def chosen(ctx: typer.Context, kind: type[TrainingSettings]) -> dict[str, Any]:
     Raises:
         UsageError: a value that no run could use.
     """
-    values = {field.name: ctx.params[field.name] for field in fields(kind)}
-    kind(**values)
-    return values
+    settings = kind(**{field.name: ctx.params[field.name] for field in fields(kind)})
+    return {field.name: getattr(settings, field.name) for field in fields(kind)}
 
 
 def expected(command: Any, option: str) -> type:
