@@ -19,7 +19,7 @@ def test_file_over_default_and_table_over_top_level(hrkd, engines):
     assert hrkd("distill", "--config", "c.toml").code == 0
     options = engines["distill"].options
     assert (options["epochs"], options["batch_size"], options["graph"]) == (5, 2, "none")
-    assert options["learning_rate"] == 5e-5
+    assert options["learning_rate"] == 4e-4  # that of [teach] is not this command's
     assert options["sources"]["epochs"] == options["sources"]["batch_size"] == "file"
     assert options["sources"]["warmup"] == "default"
     assert hrkd("teach", "--model", "m", "--config", "c.toml").code == 0
