@@ -74,17 +74,9 @@ def distill(
         HrkdError: a user's error, in one line (see ``hrkd_cli.errors``).
     """
     settings = DistillSettings(**options)
-    if student_spec_is_path(settings.student) and settings.init is not None:
-        raise UsageError(f"--init: --student {settings.student} has weights of its own; leave --init out")
     out, name = Path(out), str(teacher)
     check_stage_output(out, kind="student", is_ours=is_student, force=force, resume=resume)
-    if Path(teacher) == TEACHER_OUT and not TEACHER_OUT.exists():
-        raise ModelError(f"--teacher: there is no {TEACHER_OUT} yet; run hrkd teach first, or name an encoder to teach")
-    path = resolve(teacher, "teacher")
-    others = {"teacher": path, "data": Path(data), "dataset": DATASET_OUT, "taught teacher": TEACHER_OUT}
-    if student_spec_is_path(settings.student):
-        others["start of the student"] = resolve(str(settings.student), "student")
-    check_apart(out, others)
+    path = _check_places(teacher, data, out, settings)
     engine = start(settings)
     world = engine[1]
     on_event = on_event if world.is_main else ignore
@@ -114,6 +106,26 @@ def distill(
         sources=sources or {},
         engine=engine,
     )
+
+
+def _check_places(teacher: str | Path, data: str | Path, out: Path, settings: DistillSettings) -> Path:
+    """Refuse what cannot be, before anything slow; return the teacher's folder.
+
+    Raises:
+        UsageError: ``out`` would replace what the run reads, or ``--init`` comes with a student that has weights.
+        ModelError: there is no teacher.
+    """
+    own_weights = student_spec_is_path(settings.student)
+    if own_weights and settings.init is not None:
+        raise UsageError(f"--init: --student {settings.student} has weights of its own; leave --init out")
+    if Path(teacher) == TEACHER_OUT and not TEACHER_OUT.exists():
+        raise ModelError(f"--teacher: there is no {TEACHER_OUT} yet; run hrkd teach first, or name an encoder to teach")
+    path = resolve(teacher, "teacher")
+    others = {"teacher": path, "data": Path(data), "dataset": DATASET_OUT, "taught teacher": TEACHER_OUT}
+    if own_weights:
+        others["start of the student"] = resolve(str(settings.student), "student")
+    check_apart(out, others)
+    return path
 
 
 def is_student(folder: Path) -> bool:

@@ -50,9 +50,9 @@ class Recorder:
             OSError: the file cannot be written.
         """
         if self.file is not None:
-            self._stream = self.file.open("r+b" if self.file.exists() and position else "wb")
-            self._stream.truncate(position)
-            self._stream.seek(position)
+            self._stream = self.file.open("ab")
+            self._stream.truncate(min(position, self.file.stat().st_size))
+            self._stream.seek(0, 2)
         self.restart_clock()
 
     def __enter__(self) -> Recorder:
