@@ -36,12 +36,23 @@ def test_stored_predictions_are_the_files_own(student):
     assert {label for label in found["files"][FP32]["labels"] if label} == {"negative", "positive"}
 
 
+def test_every_domain_has_a_text_that_is_cut(student):
+    from hrkd_cli.runtime.encoder import read_tokenizer
+
+    export(student)
+    tokenizer = read_tokenizer(student)
+    lengths: dict[str, list[int]] = {}
+    for case in stored(student)["cases"]:
+        lengths.setdefault(case["domain"], []).append(len(tokenizer.encode(case["text"]).ids))
+    assert {domain: max(found) > 24 > min(found) for domain, found in lengths.items()} == {"books": True, "dvd": True}
+
+
 def test_tolerances(student):
     export(student, int8=True, max_drop=100)
     found = stored(student)
     fp32, int8 = (np.array(found["files"][name]["logits"]) for name in (FP32, INT8))
     assert found["files"][FP32]["tolerance"] == FP32_TOLERANCE
-    expected = max(LEAST_TOLERANCE, np.abs(fp32 - int8).max())
+    expected = max(LEAST_TOLERANCE, 3 * np.abs(fp32 - int8).max())
     assert found["files"][INT8]["tolerance"] == pytest.approx(expected, abs=1e-5)
 
 

@@ -28,11 +28,14 @@ CASES = 16
 """Stored texts; at least one of every domain."""
 FP32_TOLERANCE = 1e-3
 """fp32 sums differ between CPUs in the order of their terms: some 1e-5 on these models, with room for deep ones."""
-LEAST_TOLERANCE = 0.02
+LEAST_TOLERANCE = 0.05
 """Of a quantised file, where its cases happen to lie closer to fp32's than usual."""
+ROOM = 3
+"""Times that which quantising moved the logits, a quantised file may be off: int8 products saturate on CPUs with AVX2 but
+without VNNI, which (emulated, four students) moved them by up to 2.4 times as much and turned no label round."""
 
 _CANDIDATES = 8  # texts drawn for each that is kept
-_LENGTHS = (3, 8, 20, 40)  # tokens, in turn
+_LENGTHS = (3, 8, 20)  # tokens, in turn; then one that is cut
 _SEED = 0
 _DIGITS = 6
 
@@ -110,7 +113,8 @@ def draw_cases(root: Path, backend: OnnxBackend) -> list[dict[str, Any]]:
     """
     heads = backend.spec.heads or single_head(backend.spec)
     share = max(1, CASES // len(heads.domains))
-    texts = _draw_texts(root, 2 * share * _CANDIDATES)
+    lengths = (*_LENGTHS, backend.spec.max_length * 3 // 2)
+    texts = _draw_texts(root, 2 * share * _CANDIDATES, lengths)
     half = len(texts) // 2
     cases: list[dict[str, Any]] = [{"text": text} for text in texts[:half]]
     if backend.spec.pair:
@@ -123,11 +127,18 @@ def draw_cases(root: Path, backend: OnnxBackend) -> list[dict[str, Any]]:
         # The clearest of each label in turn, so that a rare label is there too.
         ranks = [sum(labels[other] == labels[n] for other in order[:place]) for place, n in enumerate(order)]
         chosen = [n for _, n in sorted(zip(ranks, order, strict=True), key=lambda pair: pair[0])][:share]
+        # And one that is too long: every client has to cut it at the same place.
+        if not any(_is_long(n, lengths) for n in chosen):
+            chosen[-1] = next(n for n in order if _is_long(n, lengths))
         found += [{**cases[n], "domain": domain} for n in chosen]
     return found
 
 
-def _draw_texts(root: Path, count: int) -> list[str]:
+def _is_long(n: int, lengths: Sequence[int]) -> bool:
+    return n % len(lengths) == len(lengths) - 1
+
+
+def _draw_texts(root: Path, count: int, lengths: Sequence[int]) -> list[str]:
     tokenizer = read_tokenizer(root)
     special = {t.content for t in tokenizer.get_added_tokens_decoder().values()}
     # Sorted: the library's own order changes from process to process.
@@ -135,7 +146,7 @@ def _draw_texts(root: Path, count: int) -> list[str]:
     random = np.random.default_rng(_SEED)
     texts: list[str] = []
     while len(texts) < count:
-        drawn = random.choice(ids, size=_LENGTHS[len(texts) % len(_LENGTHS)]).tolist()
+        drawn = random.choice(ids, size=lengths[len(texts) % len(lengths)]).tolist()
         text = " ".join(tokenizer.decode(drawn).split()) or "a"
         # A byte that is no character on its own is shown as one that stands for damage.
         texts.append(text.replace("\ufffd", "") or "a")
@@ -156,14 +167,14 @@ def _entry(
 ) -> dict[str, Any]:
     """Return what is stored of one graph.
 
-    A quantised graph may differ by as much as quantising itself changed its logits: rounding falls otherwise on another
-    CPU, but one whose products saturate is further off.
+    A quantised graph may differ by ``ROOM`` times what quantising itself changed its logits by: int8 arithmetic is not
+    the same on every CPU.
     """
     logits = case_logits(backend, cases)
     tolerance = FP32_TOLERANCE
     if name != ONNX.fp32:
         moved = float(np.abs(logits - reference).max()) if reference is not None else 0.0
-        tolerance = max(LEAST_TOLERANCE, round(moved, _DIGITS))
+        tolerance = max(LEAST_TOLERANCE, round(ROOM * moved, _DIGITS))
     heads = backend.spec.heads or single_head(backend.spec)
     labels: list[str | None] = list(case_labels(backend, cases, logits))
     for n, case in enumerate(cases):
