@@ -31,8 +31,8 @@ FP32_TOLERANCE = 1e-3
 LEAST_TOLERANCE = 0.05
 """Of a quantised file, where its cases happen to lie closer to fp32's than usual."""
 ROOM = 3
-"""Times that which quantising moved the logits, a quantised file may be off: int8 products saturate on CPUs with AVX2 but
-without VNNI, which (emulated, four students) moved them by up to 2.4 times as much and turned no label round."""
+"""Times that which quantising moved the logits, a quantised file may be off: int8 products saturate on CPUs with AVX2
+but without VNNI, which (emulated, distilled students) moved them by up to 2.4 times as much; no label changed."""
 
 _CANDIDATES = 8  # texts drawn for each that is kept
 _LENGTHS = (3, 8, 20)  # tokens, in turn; then one that is cut
@@ -209,7 +209,8 @@ def _repeat(folder: Path) -> None:
         ModelError: it does not get the stored predictions.
     """
     package = str(Path(__file__).resolve().parents[2])
-    code = f"import sys; sys.path.insert(0, {package!r})\n" + _CHILD.format(absent=_ABSENT)
+    # This process's places, however they were set, since -I leaves out what the environment says.
+    code = f"import sys; sys.path[:] = {[package, *sys.path]!r}\n" + _CHILD.format(absent=_ABSENT)
     done = subprocess.run(
         [sys.executable, "-I", "-c", code, str(folder)], capture_output=True, text=True, check=False, timeout=600
     )

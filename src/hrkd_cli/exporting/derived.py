@@ -79,7 +79,7 @@ def export_derived(
     write_files: Callable[..., ExportResult],
     *,
     data: str | Path | None = None,
-    out: Path | None = None,
+    out: str | Path | None = None,
     force: bool = False,
     on_event: OnEvent = ignore,
 ) -> DerivedResult:
@@ -106,7 +106,7 @@ def export_derived(
         raise UsageError(f"--vocabulary-size: {options.vocabulary_size} is not a number of tokens of at least 1")
     if not student.is_dir():
         raise ModelError(f"{student}: no such folder; name a student's folder, or run hrkd distill first")
-    root = out if out is not None else default_out(student, options.domain, trim=options.trim)
+    root = Path(out) if out is not None else default_out(student, options.domain, trim=options.trim)
     check_apart(root, {"student": student})
     check_output(root, kind="model", is_ours=lambda folder: is_stage_folder(folder, "export"), force=force)
     own = TorchBackend(student, device="cpu")

@@ -18,6 +18,7 @@ from hrkd_cli.exporting.folder import copy_description
 from hrkd_cli.exporting.result import ExportResult
 from hrkd_cli.exporting.trimming import Trimmed, TrimReport
 from hrkd_cli.layout import MODEL
+from hrkd_cli.model.backend import input_names
 from hrkd_cli.model.folder import PORTABLE_TOKENIZER, model_fingerprint, read_json, write_json
 from hrkd_cli.model.loading import load_tokenizer, quiet_transformers
 from hrkd_cli.runtime.folder import Spec
@@ -95,7 +96,6 @@ def write_model(model: Any, trimmed: Trimmed | None, student: Path, work: Path, 
         trimmed.tokenizer.save(str(work / MODEL.tokenizer))
         # Classes with a name of their own may build the tokenizer anew from what they think its parts are.
         settings["tokenizer_class"] = PORTABLE_TOKENIZER
-        settings["model_input_names"] = list(tokenizer.model_input_names)
         for name in _SPECIAL:
             if getattr(tokenizer, name, None) is not None:
                 settings[name] = str(getattr(tokenizer, name))
@@ -103,6 +103,8 @@ def write_model(model: Any, trimmed: Trimmed | None, student: Path, work: Path, 
             numbers = {str(old_id): str(new_id) for new_id, old_id in enumerate(trimmed.rows)}
             settings["added_tokens_decoder"] = {numbers[key]: entry for key, entry in old.items()}
     settings["model_max_length"] = max_length
+    # Said outright, since pipelines hand a model all that its tokenizer gives.
+    settings["model_input_names"] = list(input_names(model, {"model_input_names": list(tokenizer.model_input_names)}))
     write_json(path, settings)
 
 

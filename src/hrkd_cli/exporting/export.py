@@ -102,8 +102,7 @@ def export(
         trim = trim_vocabulary or vocabulary_size is not None
         cut = DerivedOptions(domain=domain, trim=trim, vocabulary_size=vocabulary_size, max_drop=max_drop)
         write = partial(export, int8=int8, runtime=runtime)
-        root = Path(out) if out is not None else None
-        return export_derived(Path(student), cut, write, data=data, out=root, force=force, on_event=on_event)
+        return export_derived(Path(student), cut, write, data=data, out=out, force=force, on_event=on_event)
     plan = _make_plan(Path(student), Path(out) if out is not None else None, int8=int8, runtime=runtime, force=force)
     torch_model = TorchBackend(plan.student, device="cpu")
     gate = None

@@ -147,11 +147,7 @@ def plan_trim(
     special = (special_names(description) | _named_by(config, ids)) & set(ids)
     alphabet = description.rules.alphabet()
     counts = _count(whole, _texts(dataset, "train"))
-    if size is not None and size < len(special | alphabet):
-        raise UsageError(
-            f"--vocabulary-size {size}: {len(special | alphabet)} tokens have to stay ({len(special)} special ones and "
-            "those that keep every character readable); give at least that many"
-        )
+    _check_size(size, special, alphabet)
     own = dataset if domain is None else dataset.only(domain)
     first = counts if domain is None else _count(whole, _texts(own, "train"))
     kept, dropped = choose_tokens(description.rules, counts, special | alphabet, size, first=first)
@@ -178,6 +174,15 @@ def plan_trim(
             "report the tokenizer"
         )
     return Trimmed(smaller, rows, report)
+
+
+def _check_size(size: int | None, special: set[str], alphabet: set[str]) -> None:
+    least = len(special | alphabet)
+    if size is not None and size < least:
+        raise UsageError(
+            f"--vocabulary-size {size}: {least} tokens have to stay ({len(special)} special ones and those that keep "
+            "every character readable); give at least that many"
+        )
 
 
 def _smaller(
