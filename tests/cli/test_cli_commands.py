@@ -185,7 +185,13 @@ def test_export_hands_everything_over(hrkd, engines):
     args, options = engines["export"].calls[0]
     options.pop("on_event")
     assert args == (Path("s"),)
-    assert options == {"int8": True, "max_drop": 1.0, "data": "d", "out": Path("o"), "force": True}
+    plain = {"domain": None, "trim_vocabulary": False, "vocabulary_size": None, "runtime": False}
+    assert options == {"int8": True, "max_drop": 1.0, "data": "d", "out": Path("o"), "force": True, **plain}
+    cut = ("--domain", "books", "--trim-vocabulary", "--vocabulary-size", "90", "--runtime")
+    assert hrkd("export", "s", *cut).code == 0
+    options = engines["export"].calls[1][1]
+    wanted = {"domain": "books", "trim_vocabulary": True, "vocabulary_size": 90, "runtime": True}
+    assert {name: options[name] for name in wanted} == wanted
     assert "MatMul       26" in ran.out
     assert "Gate passed: dev accuracy fell by 0.10 points; a fall of 0.5 is allowed." in ran.out
 

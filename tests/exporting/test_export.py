@@ -12,7 +12,7 @@ from hrkd_cli.events import Note
 from hrkd_cli.exporting.quantize import write_int8
 from tiny_folder import write_model
 
-INT8, FP32 = "model_quantized.onnx", "model.onnx"
+INT8, FP32, STORED = "model_quantized.onnx", "model.onnx", "self_check.json"
 
 
 def listed(folder):
@@ -44,7 +44,7 @@ def test_fp32_alone_needs_no_data(student):
     (student / "hrkd.json").unlink()
     result = export(student)
     path = student / "onnx" / FP32
-    assert listed(student / "onnx") == [FP32]
+    assert listed(student / "onnx") == [FP32, STORED]
     assert result.to_json() == {
         "files": [{"path": str(path), "precision": "fp32", "bytes": path.stat().st_size}],
         "quantized_ops": {},
@@ -55,7 +55,7 @@ def test_fp32_alone_needs_no_data(student):
 
 def test_int8_beside_fp32(student):
     result = export(student, int8=True, max_drop=50)
-    assert listed(student / "onnx") == [FP32, INT8]
+    assert listed(student / "onnx") == [FP32, INT8, STORED]
     assert [(f.path, f.precision) for f in result.files] == [
         (str(student / "onnx" / FP32), "fp32"),
         (str(student / "onnx" / INT8), "int8"),
@@ -124,7 +124,7 @@ def test_a_failed_gate_leaves_other_files_alone(student, other_weights):
     kept = (student / "onnx" / FP32).read_bytes()
     with pytest.raises(GateError) as caught:
         export(student, int8=True, max_drop=1)
-    assert listed(student / "onnx") == [FP32, "model_fp16.onnx"]
+    assert listed(student / "onnx") == [FP32, "model_fp16.onnx", STORED]
     assert (student / "onnx" / FP32).read_bytes() == kept
     assert [f["precision"] for f in caught.value.result["files"]] == ["fp32"]
 
@@ -145,7 +145,7 @@ def test_an_fp32_file_of_another_model_is_not_built_on(student, tmp_path):
     shutil.copytree(other / "onnx", student / "onnx")
     with pytest.raises(OutputError, match="is not this student's"):
         export(student, int8=True, max_drop=50)
-    assert listed(student / "onnx") == [FP32]
+    assert listed(student / "onnx") == [FP32, STORED]
     export(student, int8=True, max_drop=50, force=True)
     assert Predictor(student / "onnx" / FP32).predict(["a"])[0].scores == pytest.approx(
         Predictor(student).predict(["a"])[0].scores, abs=1e-4
@@ -173,6 +173,7 @@ def test_an_output_of_its_own(student, tmp_path):
         "onnx",
         f"onnx/{FP32}",
         f"onnx/{INT8}",
+        f"onnx/{STORED}",
         "tokenizer.json",
         "tokenizer_config.json",
     ]

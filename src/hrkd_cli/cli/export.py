@@ -8,14 +8,15 @@ from typing import Annotated
 import typer
 
 from hrkd_cli import layout
-from hrkd_cli.cli import options, tables
+from hrkd_cli.cli import options, tables, vocabulary
 from hrkd_cli.cli.session import session
 from hrkd_cli.config import DEFAULT_SEED, Device
 
 EXAMPLES = """\b
 Examples:
   hrkd export --int8
-  hrkd export ./student --int8 --max-drop 1.0"""
+  hrkd export ./student --int8 --max-drop 1.0
+  hrkd export --int8 --domain books --trim-vocabulary --out ./books"""
 
 
 def export(
@@ -30,18 +31,49 @@ def export(
             help="Gate: most points of average dev accuracy that int8 may lose. Else exit code 3 and no file.",
         ),
     ] = 0.5,
+    domain: Annotated[
+        str | None,
+        typer.Option(
+            "--domain",
+            metavar="NAME",
+            help="Bake one head: plain labels, in a folder of its own that any text-classification pipeline opens.",
+            show_default="all heads",
+        ),
+    ] = None,
+    trim_vocabulary: Annotated[
+        bool,
+        typer.Option(
+            "--trim-vocabulary",
+            help="Drop the tokens that the train split does not use, in a folder of its own. Gated on the dev split.",
+        ),
+    ] = False,
+    vocabulary_size: Annotated[
+        int | None,
+        typer.Option(
+            "--vocabulary-size",
+            metavar="N",
+            help="Trim to N tokens, the most used ones.",
+            show_default="all that are used",
+        ),
+    ] = None,
+    runtime: Annotated[
+        bool,
+        typer.Option("--runtime", help="hrkd_runtime.py too: all that a device needs beside three packages."),
+    ] = False,
     data: Annotated[
         str | None,
         typer.Option(
             "--data",
             metavar="DIR_OR_RAW",
-            help="Data of the gate (its dev split).",
+            help="Data of the gate (its dev split) and of trimming (its train split).",
             show_default="the data the student was made from",
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="DIR", help="Folder that gets onnx/.", show_default="STUDENT"),
+        typer.Option(
+            "--out", metavar="DIR", help="Folder that gets onnx/.", show_default="STUDENT, or STUDENT-NAME beside it"
+        ),
     ] = None,
     seed: options.SeedUnused = DEFAULT_SEED,
     device: options.DeviceUnused = Device.AUTO,
@@ -58,8 +90,20 @@ def export(
     with session(ctx) as run:
         from hrkd_cli.exporting.export import export as engine
 
-        result = engine(student, int8=int8, max_drop=max_drop, data=data, out=out, force=force, on_event=run.on_event)
+        result = engine(
+            student,
+            int8=int8,
+            max_drop=max_drop,
+            data=data,
+            domain=domain,
+            trim_vocabulary=trim_vocabulary,
+            vocabulary_size=vocabulary_size,
+            runtime=runtime,
+            out=out,
+            force=force,
+            on_event=run.on_event,
+        )
     found = result.to_json()
-    run.console.result(found, tables.exported(found), tables.gate_lines(found))
+    run.console.result(found, [*tables.exported(found), *vocabulary.trimmed(found)], tables.gate_lines(found))
     folder = Path(found["files"][0]["path"]).parent
     run.console.hint(f"files: {folder}", f'hrkd predict {folder} "a text to classify"')

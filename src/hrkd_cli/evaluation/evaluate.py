@@ -13,7 +13,7 @@ import numpy.typing as npt
 from hrkd_cli.config import Split
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import UsageError
-from hrkd_cli.evaluation.inputs import default_models, find_data, recorded_data
+from hrkd_cli.evaluation.inputs import default_models, find_data, own_rows, recorded_data
 from hrkd_cli.evaluation.latency import Latency, measure, typical_row
 from hrkd_cli.evaluation.metrics import average
 from hrkd_cli.evaluation.result import EvalResult, ModelResult, Padded
@@ -95,7 +95,29 @@ def evaluate(
         if made_from and made_from.fingerprint and dataset.path and made_from.fingerprint != dataset.fingerprint:
             text = f"{model} was made from other data than {source}: it may have learnt from rows that are scored here"
             on_event(Note(text, warning=True))
+    dataset = _common_rows(chosen, dataset, str(source), on_event)
     return evaluate_on(chosen, dataset, options, data=str(source), on_event=on_event)
+
+
+def _common_rows(models: Sequence[str | Path], dataset: Dataset, data: str, on_event: OnEvent) -> Dataset:
+    """Return the rows that all models can be scored on: where there are baked heads, their domain's.
+
+    Raises:
+        UsageError: heads of several domains.
+    """
+    common, baked = dataset, ""
+    for model in models:
+        rows = own_rows(model, dataset, data)
+        if rows.domains == dataset.domains:
+            continue
+        if baked and rows.domains != common.domains:
+            raise UsageError(
+                f"{baked} is the head of {common.domains[0]!r} and {model} of {rows.domains[0]!r}: no row is for both; "
+                "evaluate them one at a time"
+            )
+        on_event(Note(f"{model} is the head of {rows.domains[0]} alone: only that domain's rows are scored"))
+        common, baked = rows, str(model)
+    return common
 
 
 def evaluate_on(

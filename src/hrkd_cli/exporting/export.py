@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from hrkd_cli.errors import GateError, ModelError, OutputError, UsageError
 from hrkd_cli.events import Note, OnEvent, ignore
+from hrkd_cli.exporting.cases import write_cases
 from hrkd_cli.exporting.folder import copy_description, move_in, refuse_existing, refuse_other_model, working_folder
 from hrkd_cli.exporting.gate import AccuracyGate, load_gate_data
 from hrkd_cli.exporting.graph import write_graph
@@ -18,6 +20,7 @@ from hrkd_cli.exporting.result import ExportedFile, ExportResult, Gate
 from hrkd_cli.exporting.verify import TOLERANCE, check_equal, largest_difference
 from hrkd_cli.layout import MODEL, ONNX, STUDENT_OUT
 from hrkd_cli.model.backend import TorchBackend
+from hrkd_cli.runtime.bundle import RUNTIME_FILE, bundle
 from hrkd_cli.runtime.onnx_backend import OnnxBackend
 
 DEFAULT_MAX_DROP = 0.5
@@ -32,12 +35,14 @@ class _Plan:
         root: folder that gets ``onnx/``; the student itself unless told otherwise.
         int8: whether an int8 file is asked for.
         keep_fp32: whether an fp32 file is there that must be kept.
+        runtime: whether the runtime is written beside the folder's configuration.
     """
 
     student: Path
     root: Path
     int8: bool
     keep_fp32: bool
+    runtime: bool = False
 
     @property
     def onnx(self) -> Path:
@@ -54,6 +59,10 @@ def export(
     int8: bool = False,
     max_drop: float = DEFAULT_MAX_DROP,
     data: str | Path | None = None,
+    domain: str | None = None,
+    trim_vocabulary: bool = False,
+    vocabulary_size: int | None = None,
+    runtime: bool = False,
     out: str | Path | None = None,
     force: bool = False,
     on_event: OnEvent = ignore,
@@ -61,14 +70,20 @@ def export(
     """Write a student's ONNX graph, and with ``int8`` a quantised one, into its ``onnx`` folder.
 
     The fp32 graph must give torch's logits; the int8 graph may lose at most ``max_drop`` points of average dev
-    accuracy. Files appear only when everything has passed; other files in ``onnx/`` are left alone.
+    accuracy. A fresh process repeats stored predictions. Files appear only when everything has passed; other files in
+    ``onnx/`` are left alone. With ``domain`` or a trimmed vocabulary, a folder of its own is written.
 
     Args:
         student: model folder, whole and local.
         int8: write ``model_quantized.onnx`` too; an fp32 file that is there already is kept if it equals the student.
         max_drop: points of average dev accuracy that int8 may lose.
         data: prepared dataset or raw source for the gate; None for the data the student was made from.
-        out: folder that gets ``onnx/`` and a copy of configuration and tokenizer; None for the student's own.
+        domain: bake this domain's head: plain labels, in a folder of its own.
+        trim_vocabulary: drop the tokens that the train split does not use, in a folder of its own.
+        vocabulary_size: trim to this many tokens, the most used ones; None for all that are used.
+        runtime: write ``hrkd_runtime.py`` too, the runtime as one file.
+        out: folder that gets ``onnx/`` and a copy of configuration and tokenizer; None for the student's own, or, for a
+            folder of its own, one beside it.
         force: replace files of the precisions asked for.
         on_event: told what is being done.
 
@@ -81,7 +96,14 @@ def export(
     """
     if not (math.isfinite(max_drop) and max_drop >= 0):
         raise UsageError(f"--max-drop: {max_drop} is not a number of points of at least 0")
-    plan = _make_plan(Path(student), Path(out) if out is not None else None, int8=int8, force=force)
+    if domain is not None or trim_vocabulary or vocabulary_size is not None:
+        from hrkd_cli.exporting.derived import DerivedOptions, export_derived
+
+        trim = trim_vocabulary or vocabulary_size is not None
+        cut = DerivedOptions(domain=domain, trim=trim, vocabulary_size=vocabulary_size, max_drop=max_drop)
+        write = partial(export, int8=int8, runtime=runtime)
+        return export_derived(Path(student), cut, write, data=data, out=out, force=force, on_event=on_event)
+    plan = _make_plan(Path(student), Path(out) if out is not None else None, int8=int8, runtime=runtime, force=force)
     torch_model = TorchBackend(plan.student, device="cpu")
     gate = None
     if int8:
@@ -93,7 +115,7 @@ def export(
         return _write(plan, torch_model, gate, max_drop, folder, on_event)
 
 
-def _make_plan(student: Path, out: Path | None, *, int8: bool, force: bool) -> _Plan:
+def _make_plan(student: Path, out: Path | None, *, int8: bool, runtime: bool, force: bool) -> _Plan:
     """Decide what is written where, and refuse what can be refused before anything slow."""
     if not student.is_dir():
         raise ModelError(f"{student}: no such folder; name a student's folder, or run hrkd distill first")
@@ -103,7 +125,7 @@ def _make_plan(student: Path, out: Path | None, *, int8: bool, force: bool) -> _
     fp32, quantized = root / MODEL.onnx / ONNX.fp32, root / MODEL.onnx / ONNX.int8
     refuse_existing([quantized] if int8 else [fp32], force=force)
     refuse_other_model(student, root, force=force)
-    return _Plan(student, root, int8=int8, keep_fp32=int8 and fp32.exists() and not force)
+    return _Plan(student, root, int8=int8, keep_fp32=int8 and fp32.exists() and not force, runtime=runtime)
 
 
 def _check_kept(torch_model: TorchBackend, graph: Path) -> None:
@@ -150,6 +172,12 @@ def _write(
     elif stale := sorted(file.name for file in plan.onnx.glob("*.onnx") if file.name not in new):
         on_event(Note(f"{', '.join(stale)} in {plan.onnx}: of an earlier export, left as it is", warning=True))
     described = copy_description(plan.student, folder) if plan.elsewhere else []
+    graphs = [name for name in (ONNX.fp32, ONNX.int8) if (folder / name).is_file()]
+    new.append(write_cases(plan.student, folder, graphs, earlier=plan.onnx))
+    on_event(Note("a fresh process repeats the stored predictions"))
+    if plan.runtime:
+        (folder / RUNTIME_FILE).write_text(bundle(), encoding="utf-8")
+        described.append(RUNTIME_FILE)
     move_in(folder, described, plan.root)
     move_in(folder, new, plan.onnx)
     return result

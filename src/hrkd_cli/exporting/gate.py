@@ -7,7 +7,7 @@ from pathlib import Path
 from hrkd_cli.config import Split
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError
-from hrkd_cli.evaluation.inputs import recorded_data
+from hrkd_cli.evaluation.inputs import own_rows, recorded_data
 from hrkd_cli.evaluation.scoring import fit_heads, mean_accuracy, predict_labels, score_labels
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.exporting.result import Gate
@@ -46,7 +46,7 @@ def load_gate_data(student: Path, data: str | Path | None, *, on_event: OnEvent 
     # Raw data has a fingerprint of its own: only prepared data can be compared.
     if recorded and recorded.fingerprint and dataset.path and recorded.fingerprint != dataset.fingerprint:
         on_event(Note(f"{source} is not the data that {student} was made from (its fingerprint differs)", warning=True))
-    return dataset, str(source)
+    return own_rows(student, dataset, str(source)), str(source)
 
 
 class AccuracyGate:
