@@ -183,7 +183,11 @@ def _write(
     """Make all files in ``folder``, and move them in when they have passed."""
     write_fp32(torch_model, folder / ONNX.fp32, on_event=on_event)
     if plan.keep_fp32:
-        on_event(Note(f"{plan.onnx / ONNX.fp32} gives the student's logits and is kept"))
+        kept = plan.onnx / ONNX.fp32
+        on_event(Note(f"{kept} gives the student's logits and is kept"))
+        if kept.stat().st_size != (folder / ONNX.fp32).stat().st_size:
+            text = f"{kept}: written by another version, so slower perhaps; replace it with --force"
+            on_event(Note(text, warning=True))
     made: list[Made] = []
     if gate is not None:
         if plan.target:
@@ -229,15 +233,18 @@ def _move_in(
 ) -> None:
     """Put finished files, their record and the model card in their places."""
     stale = sorted(file.name for file in plan.onnx.glob("*.onnx") if file.name not in new)
-    record = Record.read(plan.onnx)
+    # Files of an earlier export are this student's for certain only where the fp32 file is.
+    record = Record.read(plan.onnx) if plan.keep_fp32 else Record()
     for file in result.files:
+        name = Path(file.path).name
         entry = next((m for m in made if m.precision == file.precision), None)
-        record.add(file_entry(file, folder / Path(file.path).name, plan.weights, entry, gate, result.machine))
+        facts = file_entry(file, folder / name, plan.weights, entry, gate, result.machine)
+        record.add(facts, kept=plan.keep_fp32 and name == ONNX.fp32)
     if plan.keep_fp32:
         new.remove(ONNX.fp32)
     elif stale:
         on_event(Note(f"{', '.join(stale)} in {plan.onnx}: of an earlier export, left as it is", warning=True))
-    record.write(folder, there={*new, *stale, ONNX.fp32})
+    record.write(folder)
     described = copy_description(plan.student, folder) if plan.elsewhere else []
     card = write_card(plan.student, plan.root, folder, record)
     move_in(folder, [*described, card], plan.root)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,17 +54,15 @@ class Record:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return cls()
 
-    def add(self, named: tuple[str, Entry]) -> None:
-        """Add or replace a file's entry; accuracies that are known already stay when the new entry has none."""
+    def add(self, named: tuple[str, Entry], *, kept: bool = False) -> None:
+        """Add or replace a file's entry; of a file that was kept, what is known and was not measured again stays."""
         name, entry = named
-        before = self.files.get(name, {})
-        if before.get("bytes") == entry["bytes"]:
-            entry = {key: value for key, value in before.items() if key in ("dev", "latency", "machine")} | entry
-        self.files[name] = entry
+        before = self.files.get(name, {}) if kept else {}
+        self.files[name] = {key: before[key] for key in ("dev", "latency", "machine") if key in before} | entry
 
-    def write(self, folder: Path, *, there: Collection[str]) -> None:
-        """Write the record of the files that are there."""
-        files = {name: entry for name, entry in sorted(self.files.items()) if name in there}
+    def write(self, folder: Path) -> None:
+        """Write the record into a folder."""
+        files = dict(sorted(self.files.items()))
         text = json.dumps({"format": FORMAT, "files": files}, indent=2, ensure_ascii=False)
         (folder / ONNX.record).write_text(text + "\n", encoding="utf-8")
 
