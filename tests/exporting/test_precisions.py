@@ -253,7 +253,7 @@ def test_ladders_go_from_fast_to_safe():
         assert all(recipe.precision is smaller for rung in rungs for recipe in rung)
         texts = [recipe.text for rung in rungs for recipe in rung]
         assert len(set(texts)) == len(texts)
-        if smaller is not Precision.FP16:
+        if smaller in (Precision.INT8, Precision.INT8_STATIC):
             assert rungs[-1][0].tables is Tables.KEPT
     reduced = [recipe for rung in ladder(Precision.INT8, reduced=True) for recipe in rung]
     assert sum(recipe.unsigned for recipe in reduced) == 1
@@ -274,6 +274,10 @@ def test_every_recipe_makes_a_graph_that_runs(all_files, tmp_path, smaller):
             found = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, arrays)[0]
             # Random weights do not take 4 bits well.
             allowed = 2 if smaller is Precision.INT4 else 0.5
+            facts = {p.key: p.value for p in onnx.load(path).metadata_props}
+            assert facts["hrkd.recipe"] == recipe.text
+            assert ("hrkd.target" in facts) is recipe.for_target
+            assert precision(onnx.load(path)) == smaller
             assert 0 < np.abs(found - fp32).max() < allowed * np.abs(fp32).max(), recipe.text
             kept = [t for t in onnx.load(path).graph.initializer if "word_embeddings" in t.name]
             assert any(t.data_type == TensorProto.FLOAT and "scale" not in t.name for t in kept) == (

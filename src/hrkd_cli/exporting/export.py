@@ -62,7 +62,7 @@ class _Plan:
     @property
     def target(self) -> str:
         """The CPU that files are for, where one of them depends on it."""
-        return str(self.weights.target) if {Precision.INT8, Precision.INT8_STATIC} & set(self.smaller) else ""
+        return str(self.weights.target) if set(self.smaller) - {Precision.FP16} else ""
 
 
 def export(

@@ -8,24 +8,28 @@ import numpy as np
 from onnx import helper
 
 from hrkd_cli.exporting.dense import Dense, dense_layers, split_gemms
+from hrkd_cli.exporting.int8 import quantize_dense
 from hrkd_cli.exporting.onnx_graph import OnnxGraph
-from hrkd_cli.exporting.recipes import Recipe, Tables
-from hrkd_cli.exporting.tables import CONTRIB, blocks_of_4_bits, quantize_tables, quantize_tables_int4
+from hrkd_cli.exporting.recipes import Recipe
+from hrkd_cli.exporting.tables import CONTRIB, blocks_of_4_bits, quantize_tables_int4
+from hrkd_cli.exporting.targets import Weights
 
 INT8_ARITHMETIC = 4
 """onnxruntime's accuracy_level: activations are rounded to int8, each row and block by itself; faster than fp32."""
 
 
-def quantize_int4(graph: OnnxGraph, recipe: Recipe) -> None:
-    """Store dense weights in 4 bits with a scale and a zero point a block, and embedding tables alike."""
-    split_gemms(graph)
-    for dense in list(dense_layers(graph, attention=recipe.attention)):
-        _replace(graph, dense, recipe.block)
-    if recipe.tables is not Tables.KEPT:
-        if recipe.table_bits == 4:
-            quantize_tables_int4(graph)
-        else:
-            quantize_tables(graph, Tables.ROW)
+def quantize_int4(graph: OnnxGraph, recipe: Recipe, weights: Weights) -> None:
+    """Store dense weights in 4 bits with a scale and a zero point a block, and embedding tables alike.
+
+    Where the recipe says so dense weights are in 8 bits, stored as ``weights`` says, and tables alone in 4.
+    """
+    if recipe.dense_bits == 8:
+        quantize_dense(graph, recipe, weights)
+    else:
+        split_gemms(graph)
+        for dense in list(dense_layers(graph, attention=recipe.attention)):
+            _replace(graph, dense, recipe.block)
+    quantize_tables_int4(graph)
     _import_contrib(graph.model)
 
 

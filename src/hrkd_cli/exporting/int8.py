@@ -20,6 +20,12 @@ _STEPS = 255
 
 def quantize_dynamic(graph: OnnxGraph, recipe: Recipe, weights: Weights) -> None:
     """Quantise weights now and each activation when it is there, by its own extremes, once however many read it."""
+    quantize_dense(graph, recipe, weights)
+    _quantize_tables(graph, recipe)
+
+
+def quantize_dense(graph: OnnxGraph, recipe: Recipe, weights: Weights) -> None:
+    """Quantise as ``quantize_dynamic`` does, dense layers only."""
     split_gemms(graph)
     activations: dict[str, list[str]] = {}
     for dense in list(dense_layers(graph, attention=recipe.attention)):
@@ -33,7 +39,6 @@ def quantize_dynamic(graph: OnnxGraph, recipe: Recipe, weights: Weights) -> None
         numbers = graph.add_node("Cast", product.output, f"{name}_Cast", to=TensorProto.FLOAT)
         scales = graph.add_node("Mul", [scale, weight_scale], f"{name}_scales")
         _replace(graph, dense, "Mul", [numbers.output[0], scales.output[0]], f"{name}_output_scale")
-    _quantize_tables(graph, recipe)
 
 
 def quantize_static(graph: OnnxGraph, recipe: Recipe, weights: Weights, extremes: Mapping[str, Extremes]) -> None:

@@ -43,7 +43,7 @@ def write_smaller(
     if recipe.precision is Precision.FP16:
         store_fp16(graph)
     elif recipe.precision is Precision.INT4:
-        quantize_int4(graph, recipe)
+        quantize_int4(graph, recipe, weights)
     elif recipe.precision is Precision.INT8_STATIC:
         quantize_static(graph, recipe, weights, extremes or {})
     else:
@@ -56,8 +56,8 @@ def write_smaller(
             f"--{recipe.precision}"
         )
     facts = {"recipe": recipe.text}
-    if recipe.precision in (Precision.INT8, Precision.INT8_STATIC):
-        facts |= {"target": str(weights.target), "weight_bits": str(8 if recipe.unsigned else weights.bits)}
+    if recipe.for_target:
+        facts |= {"target": str(weights.target), "weight_bits": str(weights.bits)}
     stamp(model, recipe.precision, facts)
     onnx.save(model, str(target))
     return counts

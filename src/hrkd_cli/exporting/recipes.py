@@ -54,7 +54,7 @@ class Recipe:
         attention: whether the dense layers of attention are quantised.
         ranges: see Ranges (int8-static).
         block: weights that share a scale (int4).
-        table_bits: bits of an embedding's numbers (int4).
+        dense_bits: bits of dense weights; 8 quantises activations when the graph runs, as int8 does (int4).
     """
 
     precision: Precision
@@ -64,7 +64,13 @@ class Recipe:
     attention: bool = True
     ranges: Ranges = Ranges.EXTREMES
     block: int = 128
-    table_bits: int = 4
+    dense_bits: int = 4
+
+    @property
+    def for_target(self) -> bool:
+        """Whether the file depends on the CPU that it is for."""
+        integers = self.precision in (Precision.INT8, Precision.INT8_STATIC)
+        return (integers and not self.unsigned) or (self.precision is Precision.INT4 and self.dense_bits == 8)
 
     @property
     def text(self) -> str:
@@ -72,8 +78,7 @@ class Recipe:
         if self.precision is Precision.FP16:
             return "weights in fp16, arithmetic in fp32"
         if self.precision is Precision.INT4:
-            parts = [f"a scale for {self.block} weights"]
-            parts += [f"embeddings in {self.table_bits} bits"] if self.tables is not Tables.KEPT else []
+            parts = [f"a scale for {self.block} weights"] if self.dense_bits == 4 else ["dense layers in 8 bits"]
         else:
             parts = [f"a scale a {'column' if self.per_channel else 'matrix'}"]
             parts += ["unsigned weights"] if self.unsigned else []
@@ -96,8 +101,8 @@ def ladder(precision: Precision, *, reduced: bool = False) -> tuple[tuple[Recipe
         return ((first,),)
     if precision is Precision.INT4:
         finer = replace(first, block=32)
-        eight = replace(finer, table_bits=8)
-        return ((first,), (finer,), (eight,), (replace(eight, attention=False),), (replace(finer, tables=Tables.KEPT),))
+        eight = replace(first, dense_bits=8)
+        return ((first,), (finer,), (eight,), (replace(eight, attention=False),))
     rows = replace(first, tables=Tables.ROW)
     apart = replace(rows, attention=False)
     last = replace(apart, tables=Tables.KEPT)

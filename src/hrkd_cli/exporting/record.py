@@ -103,8 +103,8 @@ def file_entry(
     elif gate is not None:
         # The fp32 graph gives the student's logits, hence its labels.
         entry["dev"] = {"accuracy": dict(gate.before), "drop": 0.0}
-    if precision in (Precision.INT8, Precision.INT8_STATIC):
-        entry |= {"target": str(weights.target), "weight_bits": weights.bits}
+    if target := {item.key: item.value for item in model.metadata_props}.get("hrkd.target"):
+        entry |= {"target": target, "weight_bits": weights.bits}
     if file.latency:
         entry |= {"latency": [figure.to_json() for figure in file.latency], "machine": machine}
     return path.name, entry
