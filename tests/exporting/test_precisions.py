@@ -18,7 +18,7 @@ from hrkd_cli.exporting import trying
 from hrkd_cli.exporting.calibrate import Extremes, activation_extremes
 from hrkd_cli.exporting.quantize import write_smaller
 from hrkd_cli.exporting.recipes import FILES, Precision, Ranges, Recipe, Tables, ladder
-from hrkd_cli.exporting.tables import blocks_of_4_bits, pack
+from hrkd_cli.exporting.tables import blocks_of_4_bits, pack, round_table
 from hrkd_cli.exporting.targets import weights_for
 from tiny_folder import make_texts, write_model
 
@@ -104,6 +104,16 @@ def test_a_weight_beyond_fp16_stays_in_fp32(made, tmp_path):
     write_smaller(tmp_path / "large.onnx", tmp_path / "fp16.onnx", recipe, weights=weights_for(Target.AVX2))
     kept = [t for t in onnx.load(tmp_path / "fp16.onnx").graph.initializer if t.name == weight.name]
     assert [t.data_type for t in kept] == [TensorProto.FLOAT]
+
+
+@pytest.mark.parametrize("mode", [Tables.TABLE, Tables.ROW])
+def test_a_table_is_rounded_to_the_nearest_step(mode):
+    table = np.random.default_rng(0).normal(0.5, 1, size=(30, 7)).astype(np.float32)
+    table[4] = 0
+    numbers, scale, zero = round_table(table, mode)
+    assert (np.abs((numbers.astype(float) - zero) * scale - table) <= 0.51 * scale).all()
+    assert not ((numbers - zero)[4]).any()
+    assert scale.shape == zero.shape == (() if mode is Tables.TABLE else (30, 1))
 
 
 def test_no_activation_is_quantised_twice(all_files):
@@ -233,7 +243,8 @@ def test_a_targets_weights(student, target, largest):
         ]
         assert max(np.abs(w).max() for w in dense) == largest
         tables = [t for t in model.graph.initializer if "word_embeddings" in t.name and "quantized" in t.name]
-        assert np.abs(numpy_helper.to_array(tables[0])).max() == 127  # a table is never multiplied
+        # A table is never multiplied, so it has all 256 values.
+        assert (numpy_helper.to_array(tables[0]).min(), numpy_helper.to_array(tables[0]).max()) == (-128, 127)
         facts = {p.key: p.value for p in model.metadata_props}
         assert (facts["hrkd.target"], facts["hrkd.weight_bits"]) == (target, bits)
     assert any(f"int8 for {target}: {bits}-bit" in e.text for e in seen if isinstance(e, Note))

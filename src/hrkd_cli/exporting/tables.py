@@ -16,11 +16,9 @@ CONTRIB = "com.microsoft"
 
 
 def quantize_tables(graph: OnnxGraph, mode: Tables) -> None:
-    """Store tables in int8, with one scale each or one for every row (``Tables.ROW``)."""
+    """Store tables in int8, with one scale and zero point each, or a scale for every row (``Tables.ROW``)."""
     for node, table in list(_tables(graph)):
-        largest = np.abs(table).max(axis=1, keepdims=True) if mode is Tables.ROW else np.abs(table).max()
-        scale = np.asarray(np.where(largest > 0, largest, 1) / 127, dtype=np.float32)
-        small = np.clip(np.rint(table / scale), -127, 127).astype(np.int8)
+        small, scale, zero = round_table(table, mode)
         name, found = node.input[0], node.output[0]
         node.input[0] = graph.add_constant(f"{name}_quantized", small)
         scales = graph.add_constant(f"{name}_scale", scale)
@@ -31,9 +29,27 @@ def quantize_tables(graph: OnnxGraph, mode: Tables) -> None:
             numbers = graph.add_node("Cast", [node.output[0]], f"{node.name}_Cast", to=TensorProto.FLOAT)
             last = graph.add_node("Mul", [numbers.output[0], rows.output[0]], f"{node.name}_Mul")
         else:
-            last = graph.add_node("DequantizeLinear", [node.output[0], scales], f"{node.name}_DequantizeLinear")
+            inputs = [node.output[0], scales, graph.add_constant(f"{name}_zero_point", zero)]
+            last = graph.add_node("DequantizeLinear", inputs, f"{node.name}_DequantizeLinear")
         last.output[0] = found
         graph.producers[found] = last
+
+
+def round_table(table: Array, mode: Tables) -> tuple[Array, Array, Array]:
+    """Round a table [V, W] to int8.
+
+    Returns:
+        Integers [V, W]; scales and zero points, [] for the table, or [V, 1] with zero points of 0 for its rows.
+    """
+    if mode is Tables.ROW:
+        largest = np.abs(table).max(axis=1, keepdims=True)
+        scale = np.asarray(np.where(largest > 0, largest, 1) / 127, dtype=np.float32)
+        return np.rint(table / scale).astype(np.int8), scale, np.zeros_like(scale, dtype=np.int8)
+    # One scale for all: values of one sign reach further than those of the other in trained tables.
+    low, high = min(float(table.min()), 0.0), max(float(table.max()), 0.0)
+    scale = np.asarray((high - low) / 255 or 1.0, dtype=np.float32)
+    zero = np.rint(-low / scale) - 128
+    return np.clip(np.rint(table / scale) + zero, -128, 127).astype(np.int8), scale, np.asarray(zero, dtype=np.int8)
 
 
 def quantize_tables_int4(graph: OnnxGraph) -> None:
