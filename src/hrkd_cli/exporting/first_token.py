@@ -25,6 +25,7 @@ def keep_first_token(graph: OnnxGraph) -> int:
     Returns:
         1, or 0 where the region does not span a whole attention.
     """
+    graph.prune()  # a shape that is not asked for any longer would count as a reader of all tokens
     for node in graph.nodes:
         index = graph.constants.get(node.input[1]) if node.op_type == "Gather" and len(node.input) > 1 else None
         if index is not None and index.ndim == 0 and int(index) == 0 and attribute(node, "axis", 0) == 1:

@@ -105,8 +105,8 @@ class AccuracyGate:
         return self._drop(self._accuracy(graph, f"scoring {name} on dev in padded batches", padded=True))
 
     def _drop(self, accuracy: dict[str, float]) -> float:
-        # Rounded, so that 0.9 - 0.895 is half a point and not a hair more.
-        return round(100 * (_mean(self.before) - _mean(accuracy)), 6)
+        # Rounded, so that 0.9 - 0.895 is half a point and not a hair more; 0.0 is added to make -0.0 a plain 0.
+        return round(100 * (_mean(self.before) - _mean(accuracy)), 6) + 0.0
 
     def _accuracy(self, backend: Backend, task: str, *, padded: bool = False) -> dict[str, float]:
         labels = predict_labels(

@@ -112,13 +112,12 @@ class OnnxGraph:
                 waiting += node.input if node.op_type != but else []
         return [node for node in self.nodes if id(node) in found], inputs & seen
 
-    def finish(self) -> Any:
-        """Drop what nothing reads, put the nodes in an order that can be run, and return the model."""
-        needed = [entry.name for entry in self.model.graph.output]
+    def prune(self) -> None:
+        """Drop the nodes that nothing needs, and put the others in an order that can be run."""
         used: set[int] = set()
         order: list[Any] = []
         # Depth first: a node goes after all that it reads.
-        stack = [(name, False) for name in reversed(needed)]
+        stack = [(entry.name, False) for entry in reversed(self.model.graph.output)]
         while stack:
             name, ready = stack.pop()
             node = self.producers.get(name)
@@ -130,10 +129,16 @@ class OnnxGraph:
                 continue
             stack.append((name, True))
             stack += [(item, False) for item in reversed(node.input)]
-        read = {name for node in order for name in node.input} | set(needed)
+        self.nodes = order
+
+    def finish(self) -> Any:
+        """Prune, drop the initialisers that nothing reads, and return the model."""
+        self.prune()
+        outputs = {entry.name for entry in self.model.graph.output}
+        read = {name for node in self.nodes for name in node.input} | outputs
         kept = [tensor for tensor in self.model.graph.initializer if tensor.name in read]
         del self.model.graph.node[:], self.model.graph.initializer[:], self.model.graph.value_info[:]
-        self.model.graph.node.extend(order)
+        self.model.graph.node.extend(self.nodes)
         self.model.graph.initializer.extend(kept)
         return self.model
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import helper
 
 from hrkd_cli.evaluation.graph import read_graph
 from hrkd_cli.exporting.first_token import keep_first_token
@@ -63,13 +64,45 @@ def constant_shapes(graph: OnnxGraph) -> int:
         if concat is None:
             continue
         sizes = [_size(graph, name, place) for place, name in enumerate(concat.input)]
+        if sizes[:2] == [0, -1] and all(size is not None and size > 0 for size in sizes[2:]):
+            sizes[1] = 0  # transformers 4: the width is given, so that what is inferred is the tokens
         # A size taken from elsewhere is not this tensor's own; of one that is inferred there may be one only.
         if None in sizes or sizes[:2] != [0, 0] or sizes.count(-1) > 1:
             continue
         shape = np.array(sizes, dtype=np.int64)
         node.input[1] = graph.add_constant(f"shape_{'_'.join(map(str, sizes))}", shape)
         count += 1
+    _fold_widths(graph)
     return count
+
+
+def _fold_widths(graph: OnnxGraph) -> None:
+    """Compute what follows from the width of a head, which transformers 4 asks a shape for when the graph runs."""
+    consumers = graph.consumers()
+    for node in list(graph.nodes):
+        value = _head_width(graph, node) if node.op_type == "Slice" else None
+        values = [graph.constants.get(name) for name in node.input]
+        if node.op_type in ("Cast", "Sqrt", "Div") and all(v is not None and v.size == 1 for v in values):
+            known = [v for v in values if v is not None]
+            if node.op_type == "Cast":
+                value = known[0].astype(helper.tensor_dtype_to_np_dtype(attribute(node, "to")))
+            else:
+                value = np.sqrt(known[0]) if node.op_type == "Sqrt" else known[0] / known[1]
+        if value is not None:
+            name = graph.add_constant(f"{node.output[0]}_folded", value)
+            graph.replace_input(consumers[node.output[0]], node.output[0], name)
+
+
+def _head_width(graph: OnnxGraph, node: Any) -> Array | None:
+    """Return the last size of a tensor [B, heads, T, width], if that is what a Slice gives."""
+    start = graph.constants.get(node.input[1])
+    shape = graph.producer(node.input[0], "Shape")
+    turned = graph.producer(shape.input[0], "Transpose") if shape is not None else None
+    reshape = graph.producer(turned.input[0], "Reshape") if turned is not None else None
+    sizes = graph.constants.get(reshape.input[1]) if reshape is not None else None
+    if start is None or start.tolist() != [-1] or sizes is None or sizes.size != 4 or sizes[3] < 1:
+        return None
+    return sizes[3:] if attribute(turned, "perm") == HEADS_FIRST else None
 
 
 def _size(graph: OnnxGraph, tensor: str, place: int) -> int | None:
