@@ -40,7 +40,7 @@ def main() -> None:
     given = parser.parse_args()
     print("| " + " | ".join(HEADS) + " |\n|" + " ---: |" * len(HEADS))
     with tempfile.TemporaryDirectory() as place:
-        options = {"int8": True, "max_drop": 100.0, "data": given.data, "domain": given.domain}
+        options = {"int8": True, "latency": False, "max_drop": 100.0, "data": given.data, "domain": given.domain}
         whole = Path(place) / "whole"
         export(given.student, out=whole, **options)
         tokens = json.loads((whole / "config.json").read_text(encoding="utf-8"))["vocab_size"]

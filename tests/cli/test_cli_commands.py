@@ -181,12 +181,17 @@ def test_eval_hands_everything_over(hrkd, engines):
 
 
 def test_export_hands_everything_over(hrkd, engines):
-    ran = hrkd("export", "s", "--int8", "--max-drop", "1", "--data", "d", "--out", "o", "--force")
+    words = (
+        "export s --int8 --int8-static --fp16 --int4 --target wasm --no-latency --max-drop 1 --data d --out o --force"
+    )
+    ran = hrkd(*words.split())
     args, options = engines["export"].calls[0]
     options.pop("on_event")
     assert args == (Path("s"),)
+    precisions = dict.fromkeys(("int8", "int8_static", "fp16", "int4"), True)
+    others = {"target": "wasm", "latency": False, "max_drop": 1.0, "data": "d", "out": Path("o"), "force": True}
     plain = {"domain": None, "trim_vocabulary": False, "vocabulary_size": None, "runtime": False}
-    assert options == {"int8": True, "max_drop": 1.0, "data": "d", "out": Path("o"), "force": True, **plain}
+    assert options == precisions | others | plain
     cut = ("--domain", "books", "--trim-vocabulary", "--vocabulary-size", "90", "--runtime")
     assert hrkd("export", "s", *cut).code == 0
     options = engines["export"].calls[1][1]

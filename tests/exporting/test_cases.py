@@ -1,10 +1,12 @@
+import functools
 import json
 import shutil
 
 import numpy as np
 import pytest
 
-from hrkd_cli import Predictor, export
+import hrkd_cli
+from hrkd_cli import Predictor
 from hrkd_cli.errors import ModelError
 from hrkd_cli.exporting import cases as module
 from hrkd_cli.exporting.cases import FP32_TOLERANCE, LEAST_TOLERANCE
@@ -12,6 +14,9 @@ from hrkd_cli.runtime.selfcheck import SELF_CHECK, self_check
 from tiny_folder import write_model
 
 FP32, INT8 = "model.onnx", "model_quantized.onnx"
+
+# What is timed is not what is tested here.
+export = functools.partial(hrkd_cli.export, latency=False)
 
 
 def stored(student):
@@ -56,6 +61,34 @@ def test_tolerances(student):
     assert found["files"][INT8]["tolerance"] == pytest.approx(expected, abs=1e-5)
 
 
+def test_tolerances_are_for_arithmetic_and_not_for_rounded_weights(student, tmp_path):
+    import onnx
+
+    export(student, fp16=True, int8_static=True, int4=True, max_drop=100)
+    found = stored(student)["files"]
+    fp32, static = (np.array(found[name]["logits"]) for name in (FP32, "model_int8_static.onnx"))
+    # fp16's weights are multiplied in fp32.
+    assert found["model_fp16.onnx"]["tolerance"] == FP32_TOLERANCE
+    expected = max(LEAST_TOLERANCE, 3 * np.abs(fp32 - static).max())
+    assert found["model_int8_static.onnx"]["tolerance"] == pytest.approx(expected, abs=1e-5)
+    # 4-bit weights move the logits alike everywhere: what counts is the 8-bit rounding of their inputs.
+    model = onnx.load(student / "onnx/model_q4.onnx")
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "accuracy_level":
+                attribute.i = 1
+    shutil.copytree(student, tmp_path / "exact")
+    onnx.save(model, tmp_path / "exact/onnx/model.onnx")
+    exact = Predictor(tmp_path / "exact/onnx/model.onnx")
+    texts = [case["text"] for case in stored(student)["cases"]]
+    rounded = np.array(found["model_q4.onnx"]["logits"])
+    moved = np.abs(np.concatenate([exact.logits([text]) for text in texts]) - rounded).max()
+    assert 0 < moved < np.abs(fp32 - rounded).max()
+    assert found["model_q4.onnx"]["tolerance"] == pytest.approx(max(LEAST_TOLERANCE, 3 * moved), abs=1e-5)
+    assert [entry.passed for entry in self_check(student)] == [True] * 4
+    assert sorted(p.name for p in (student / "onnx").glob("*.onnx")) == sorted(found)
+
+
 def test_texts_are_the_same_each_time_and_nobodys(student):
     export(student)
     first = stored(student)
@@ -98,6 +131,16 @@ def test_damaged_stored_predictions_of_an_earlier_export_are_replaced(student):
     (student / "onnx" / SELF_CHECK).write_text("{}")
     export(student, force=True)
     assert set(stored(student)["files"]) == {FP32}
+
+
+def test_texts_of_a_model_with_other_domains_are_not_used_again(student, tmp_path):
+    export(student, int8=True, max_drop=100, out=tmp_path / "out")
+    other = write_model(tmp_path / "other", labels={"news": ("sport", "weather")})
+    export(other, out=tmp_path / "out", force=True)
+    found = stored(tmp_path / "out")
+    assert {case["domain"] for case in found["cases"]} == {"news"}
+    assert set(found["files"]) == {FP32}
+    assert [entry.passed for entry in self_check(tmp_path / "out")] == [True]
 
 
 def test_a_fresh_process_that_gets_others(student, monkeypatch):

@@ -1,3 +1,4 @@
+import functools
 import json
 import shutil
 from dataclasses import replace
@@ -7,13 +8,19 @@ import pytest
 from tokenizers import Tokenizer
 from vocabularies import KINDS, SPECIAL, small_data, wrapped
 
-from hrkd_cli import Predictor, evaluate, export
+import hrkd_cli
+from hrkd_cli import Predictor, evaluate
 from hrkd_cli.errors import DataError, GateError, ModelError, OutputError, UsageError
 from hrkd_cli.events import Note
+from hrkd_cli.exporting.gate import Measured
 from hrkd_cli.exporting.result import Gate
+from hrkd_cli.runtime.selfcheck import self_check
 from tiny_folder import CONFIGS, make_texts, write_model
 
 FP32, INT8 = "onnx/model.onnx", "onnx/model_quantized.onnx"
+
+# What is timed is not what is tested here.
+export = functools.partial(hrkd_cli.export, latency=False)
 
 
 def write_splits(folder, split_texts, domains=("books", "dvd"), label=lambda domain, text: "negative"):
@@ -145,9 +152,9 @@ def test_the_gate_of_trimming(student, divided):
 def test_the_gate_of_a_baked_int8_file_is_its_own_domains(student, divided, monkeypatch):
     seen = []
 
-    def fails(self, quantized, max_drop):
+    def fails(self, graph, max_drop, *, name):
         seen.append((self.dataset.domains, max_drop))
-        return Gate(max_drop, 9.0, False)
+        return Measured(Gate(max_drop, 9.0, False), {"dvd": 0.5})
 
     monkeypatch.setattr("hrkd_cli.exporting.gate.AccuracyGate.check", fails)
     before = sorted(p.name for p in student.parent.iterdir())
@@ -163,16 +170,98 @@ def test_what_trimming_lost_is_not_there_for_quantising(student, divided, monkey
     assert lost > 0
     seen = []
 
-    def passes(self, quantized, max_drop):
+    def fails(self, graph, max_drop, *, name):
         seen.append(max_drop)
-        return Gate(max_drop, max_drop + 1, False)
+        return Measured(Gate(max_drop, max_drop + 1, False), {"books": 0.5, "dvd": 0.5})
 
-    monkeypatch.setattr("hrkd_cli.exporting.gate.AccuracyGate.check", passes)
+    monkeypatch.setattr("hrkd_cli.exporting.gate.AccuracyGate.check", fails)
     with pytest.raises(GateError, match=r"trimming lost .* points already, and then int8 loses") as caught:
         export(student, vocabulary_size=56, int8=True, data=divided, max_drop=lost + 2, out=student.parent / "other")
     assert seen[0] == pytest.approx(2, abs=1e-3)
     assert caught.value.result["gate"]["drop"] == pytest.approx(lost + 3, abs=1e-3)
     assert caught.value.result["gate"]["max_drop"] == lost + 2
+
+
+FILES = {
+    "fp32": "model.onnx",
+    "fp16": "model_fp16.onnx",
+    "int8": "model_quantized.onnx",
+    "int8-static": "model_int8_static.onnx",
+    "int4": "model_q4.onnx",
+}
+PRECISIONS = {"int8": True, "int8_static": True, "fp16": True, "int4": True}
+
+
+@pytest.mark.parametrize(
+    "cut", [{"domain": "dvd"}, {"trim_vocabulary": True}, {"domain": "dvd", "trim_vocabulary": True}]
+)
+def test_every_precision_of_a_folder_of_its_own(student, divided, cut):
+    out = student.parent / "small"
+    result = export(student, **cut, **PRECISIONS, target="avx2", runtime=True, data=divided, out=out, max_drop=100)
+    found = result.to_json()
+    assert {f["precision"]: f["path"] for f in found["files"]} == {p: str(out / "onnx" / f) for p, f in FILES.items()}
+    assert sorted(p.name for p in (out / "onnx").iterdir()) == sorted(
+        [*FILES.values(), "export.json", "self_check.json"]
+    )
+    assert (out / "hrkd_runtime.py").is_file()
+    assert [entry.passed for entry in self_check(out)] == [True] * len(FILES)
+    assert {entry.file for entry in self_check(out)} == set(FILES.values())
+    # Scored with the folder's own weights on its own domains; counted from the student on in what is returned.
+    record = json.loads((out / "onnx/export.json").read_text())["files"]
+    assert set(record) == set(FILES.values())
+    domains = [cut["domain"]] if "domain" in cut else ["books", "dvd"]
+    models = evaluate([out, *(out / "onnx" / name for name in FILES.values())], data=divided, split="dev").models
+    for model, (precision, name) in zip(models[1:], FILES.items(), strict=True):
+        assert record[name]["dev"]["accuracy"] == {d: pytest.approx(s.accuracy) for d, s in model.domains.items()}
+        assert list(record[name]["dev"]["accuracy"]) == domains
+        lost = 100 * (models[0].average.accuracy - model.average.accuracy)
+        assert record[name]["dev"]["drop"] == pytest.approx(lost, abs=1e-5)
+        for one in found["tries"]:
+            if one["precision"] == precision and one["kept"]:
+                assert one["drop"] == pytest.approx(lost + result.trim_drop, abs=1e-5)
+        assert record[name].get("target") == ("avx2" if "int8" in precision else None)
+    assert found["gate"]["drop"] == max(one["drop"] for one in found["tries"] if one["kept"])
+    card = (out / "README.md").read_text()
+    headings = [line for line in card.splitlines() if line.startswith("## ")]
+    vocabulary = ["## Vocabulary"] if "trim_vocabulary" in cut else []
+    assert headings == [*vocabulary, "## Use", "## ONNX files"]
+    total = f"lose at most {found['gate']['drop']:.2f} points of the student's average"
+    assert (total in card) is ("trim_vocabulary" in cut)
+    assert all(card.count(f"| `onnx/{name}` | {precision} |") == 1 for precision, name in FILES.items())
+    for path in (out / "README.md", out / "onnx/export.json", out / "onnx/self_check.json", out / "hrkd.json"):
+        assert "partial" not in path.read_text()
+
+
+def test_a_precision_is_added_to_a_folder_of_its_own(student, divided):
+    out = student.parent / "small"
+    export(student, domain="dvd", int8=True, data=divided, out=out, max_drop=100)
+    before = json.loads((out / "onnx/self_check.json").read_text())
+    export(out, fp16=True, data=divided, max_drop=100)
+    after = json.loads((out / "onnx/self_check.json").read_text())
+    assert after["cases"] == before["cases"]
+    assert set(after["files"]) == {FILES["fp32"], FILES["int8"], FILES["fp16"]}
+    assert after["files"][FILES["int8"]] == before["files"][FILES["int8"]]
+    assert [entry.passed for entry in self_check(out)] == [True] * 3
+    card = (out / "README.md").read_text()
+    assert card.count("## ONNX files") == 1
+    assert "model_fp16.onnx" in card
+    assert "model_quantized.onnx` | int8" in card
+
+
+def test_calibration_sees_the_baked_domain_alone(student, divided, monkeypatch):
+    from hrkd_cli.exporting import trying
+
+    seen = []
+    inputs = trying.calibration_inputs
+    monkeypatch.setattr(trying, "calibration_inputs", lambda *args: seen.append(args[1].domains) or inputs(*args))
+    export(student, domain="dvd", int8_static=True, data=divided, max_drop=100)
+    assert seen == [("dvd",)]
+
+
+def test_an_unknown_target_before_anything_is_cut(student, divided):
+    with pytest.raises(UsageError, match="--target: 'sparc'"):
+        export(student, domain="dvd", int8=True, target="sparc", data=divided)
+    assert not student.with_name("student-dvd").exists()
 
 
 def test_eval_scores_a_baked_head_on_its_own_domain(student, divided):

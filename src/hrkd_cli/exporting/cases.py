@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 from hrkd_cli.errors import ModelError
+from hrkd_cli.evaluation.graph import INTEGER_OPS, STATIC_OPS, read_graph
 from hrkd_cli.layout import MODEL, ONNX
 from hrkd_cli.runtime.backend import FloatArray
 from hrkd_cli.runtime.encoder import read_tokenizer
@@ -29,11 +31,13 @@ CASES = 16
 FP32_TOLERANCE = 1e-3
 """fp32 sums differ between CPUs in the order of their terms: some 1e-5 on these models, with room for deep ones."""
 LEAST_TOLERANCE = 0.05
-"""Of a quantised file, where its cases happen to lie closer to fp32's than usual."""
+"""Of a file with integer arithmetic, where its cases happen to lie closer to fp32's than usual."""
 ROOM = 3
-"""Times that which quantising moved the logits, a quantised file may be off: int8 products saturate on CPUs with AVX2
-but without VNNI, which (emulated, distilled students) moved them by up to 2.4 times as much; no label changed."""
+"""Times that which integer arithmetic moved the logits, a file may be off: int8 products saturate on CPUs with AVX2 but
+without VNNI, which (emulated, distilled students) moved them by up to 2.4 times as much; no label changed."""
 
+_INTEGER_OPS = INTEGER_OPS | STATIC_OPS | {"DynamicQuantizeLinear"}
+_FP32_ARITHMETIC = 1  # onnxruntime's accuracy_level of 4-bit products
 _CANDIDATES = 8  # texts drawn for each that is kept
 _LENGTHS = (3, 8, 20)  # tokens, in turn; then one that is cut
 _SEED = 0
@@ -76,7 +80,7 @@ def write_cases(root: Path, folder: Path, graphs: Sequence[str], *, earlier: Pat
     Args:
         root: folder of configuration and tokenizer.
         folder: where the new graphs lie (and ``root``'s files, or it lies in ``root``).
-        graphs: names of the new graphs.
+        graphs: names of the new graphs, the fp32 one among them.
         earlier: the ``onnx`` folder that they will be moved to.
 
     Returns:
@@ -86,12 +90,14 @@ def write_cases(root: Path, folder: Path, graphs: Sequence[str], *, earlier: Pat
         ModelError: the fresh process does not get the same.
     """
     backends = {name: OnnxBackend(root, folder / name) for name in graphs}
-    before = _earlier(earlier)
-    first = backends.get(ONNX.fp32) or backends[graphs[0]]
-    cases = before["cases"] if before else draw_cases(root, first)
-    fp32 = backends.get(ONNX.fp32)
-    reference = case_logits(fp32, cases) if fp32 else _stored_fp32(before)
-    entries = {name: _entry(name, backend, cases, reference) for name, backend in backends.items()}
+    fp32 = backends[ONNX.fp32]
+    before = _earlier(earlier, fp32)
+    cases = before["cases"] if before else draw_cases(root, fp32)
+    reference = case_logits(fp32, cases)
+    entries = {
+        name: _entry(backend, cases, _exact(root, folder / name, cases, reference))
+        for name, backend in backends.items()
+    }
     stored = {"format": SELF_CHECK_FORMAT, "cases": cases}
     new = folder / SELF_CHECK
     # The new files alone first: the others lie elsewhere.
@@ -162,19 +168,43 @@ def _margins(logits: FloatArray, heads: DomainHeads, domain: str) -> FloatArray:
     return margins
 
 
-def _entry(
-    name: str, backend: OnnxBackend, cases: list[dict[str, Any]], reference: FloatArray | None
-) -> dict[str, Any]:
+def _exact(root: Path, graph: Path, cases: list[dict[str, Any]], fp32: FloatArray) -> FloatArray | None:
+    """Return what a graph's logits would be without integer arithmetic; None where it has none.
+
+    Weights that are rounded once and multiplied in fp32 are the same numbers on every CPU, so they need no room. Of
+    8-bit products fp32's logits are the nearest there is; they leave room for the rounding of the weights too.
+    """
+    model = read_graph(graph)
+    if any(node.op_type in _INTEGER_OPS for node in model.graph.node):
+        return fp32
+    levels = [
+        attribute
+        for node in model.graph.node
+        if node.op_type == "MatMulNBits"
+        for attribute in node.attribute
+        if attribute.name == "accuracy_level"
+    ]
+    if not levels:
+        return None
+    for level in levels:
+        level.i = _FP32_ARITHMETIC
+    plain = graph.with_name("exact.onnx")
+    onnx.save(model, str(plain))
+    logits = case_logits(OnnxBackend(root, plain), cases)
+    plain.unlink()
+    return logits
+
+
+def _entry(backend: OnnxBackend, cases: list[dict[str, Any]], exact: FloatArray | None) -> dict[str, Any]:
     """Return what is stored of one graph.
 
-    A quantised graph may differ by ``ROOM`` times what quantising itself changed its logits by: int8 arithmetic is not
-    the same on every CPU.
+    One with integer arithmetic may differ by ``ROOM`` times what that changed its logits by: it is not the same on
+    every CPU.
     """
     logits = case_logits(backend, cases)
     tolerance = FP32_TOLERANCE
-    if name != ONNX.fp32:
-        moved = float(np.abs(logits - reference).max()) if reference is not None else 0.0
-        tolerance = max(LEAST_TOLERANCE, round(ROOM * moved, _DIGITS))
+    if exact is not None:
+        tolerance = max(LEAST_TOLERANCE, round(ROOM * float(np.abs(logits - exact).max()), _DIGITS))
     heads = backend.spec.heads or single_head(backend.spec)
     labels: list[str | None] = list(case_labels(backend, cases, logits))
     for n, case in enumerate(cases):
@@ -184,18 +214,18 @@ def _entry(
     return {"tolerance": tolerance, "labels": labels, "logits": rows}
 
 
-def _earlier(folder: Path) -> dict[str, Any] | None:
-    """Return what an earlier export stored; None where it did not, or cannot be read."""
+def _earlier(folder: Path, backend: OnnxBackend) -> dict[str, Any] | None:
+    """Return what an earlier export stored; None where it did not, or of a model with other domains or inputs."""
     path = folder / SELF_CHECK
     try:
-        return read_stored(path) if path.is_file() else None
+        stored = read_stored(path) if path.is_file() else None
     except ModelError:
         return None
-
-
-def _stored_fp32(stored: dict[str, Any] | None) -> FloatArray | None:
-    entry = (stored or {}).get("files", {}).get(ONNX.fp32)
-    return None if entry is None else np.array(entry["logits"], dtype=np.float32)
+    if stored is None:
+        return None
+    heads = backend.spec.heads or single_head(backend.spec)
+    fits = all(c["domain"] in heads.labels and ("text_pair" in c) == backend.spec.pair for c in stored["cases"])
+    return stored if fits else None
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

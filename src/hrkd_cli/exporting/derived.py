@@ -122,7 +122,8 @@ def export_derived(
         write_card(derived, work, root)
         result = _files(derived, write_files, options, name, work, on_event)
         found = _finished(result, derived, options, work, root)
-        write_card(derived, work, root, found)
+        if found.gate is not None and derived.report is not None:
+            write_card(derived, work, root, found.gate)
     return found
 
 
@@ -266,21 +267,30 @@ def _files(
             gate = result["gate"]
             drop = round(gate["drop"] + derived.trim_drop, 6)
             result["gate"] = {**gate, "max_drop": options.max_drop, "drop": drop}
+        if isinstance(result.get("tries"), list):
+            result["tries"] = [{**one, "drop": round(one["drop"] + derived.trim_drop, 6)} for one in result["tries"]]
         cost = f"trimming lost {derived.trim_drop:.2f} points already, and then " if derived.trim_drop > 0 else ""
         raise GateError(f"{cost}{error}", result=result) from None
 
 
 def _finished(result: ExportResult, derived: Derived, options: DerivedOptions, work: Path, root: Path) -> DerivedResult:
-    """Describe the files at the place where they will lie, and what was lost altogether."""
-    gate = result.gate
-    if gate is not None:
-        gate = replace(gate, max_drop=options.max_drop, drop=round(gate.drop + derived.trim_drop, 6))
-    elif derived.report is not None:
+    """Describe the files at the place where they will lie, and what was lost altogether, from the student on."""
+
+    def whole(gate: Gate) -> Gate:
+        return replace(gate, max_drop=options.max_drop, drop=round(gate.drop + derived.trim_drop, 6))
+
+    gate = whole(result.gate) if result.gate is not None else None
+    if gate is None and derived.report is not None:
         gate = Gate(options.max_drop, derived.trim_drop, True)
-    files = tuple(replace(f, path=str(root / Path(f.path).resolve().relative_to(work.resolve()))) for f in result.files)
-    values = {field.name: getattr(result, field.name) for field in fields(result)} | {"files": files, "gate": gate}
+    changed = {
+        "files": tuple(
+            replace(f, path=str(root / Path(f.path).resolve().relative_to(work.resolve()))) for f in result.files
+        ),
+        "gate": gate,
+        "tries": tuple(replace(one, gate=whole(one.gate)) for one in result.tries),
+    }
     return DerivedResult(
-        **values,
+        **{field.name: getattr(result, field.name) for field in fields(result)} | changed,
         out=str(root),
         domain=derived.domain,
         vocabulary=derived.report,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hrkd_cli.exporting.result import Gate
 from hrkd_cli.exporting.trimming import TrimReport
 
 _PIPELINE = """Any text-classification pipeline opens this folder:
@@ -35,6 +36,7 @@ def derived_card(
     report: TrimReport | None,
     before: Mapping[str, tuple[int, float]],
     after: Mapping[str, float],
+    lost: Gate | None = None,
 ) -> str:
     """Write the card.
 
@@ -47,6 +49,7 @@ def derived_card(
         report: what trimming kept and dropped; None without it.
         before: rows and dev accuracy of the student by domain; may be empty.
         after: dev accuracy after trimming by domain; empty without it.
+        lost: what trimming and quantising cost together; None where that is not known.
     """
     what = [f"Cut from the student `{student}` with hrkd-cli."]
     if domain is not None:
@@ -56,6 +59,11 @@ def derived_card(
     if report is not None:
         what.append(f"Vocabulary trimmed from {report.before:,} to {report.after:,} tokens.")
     parts = [_front(title, domain), f"# {title}", " ".join(what), *_accuracy(before, after)]
+    if lost is not None:
+        parts.append(
+            f"Trimming and storing in fewer bits together, the files made with this folder lose at most "
+            f"{lost.drop:.2f} points of the student's average, one text at a time (allowed: {lost.max_drop:g})."
+        )
     if report is not None:
         parts += ["## Vocabulary", _vocabulary(report)]
     use = _PIPELINE if domain is not None else _HEADS.format(domain=next(iter(before), "NAME"))

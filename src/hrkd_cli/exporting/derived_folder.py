@@ -13,9 +13,10 @@ from typing import Any
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.evaluation.inputs import recorded_data
 from hrkd_cli.evaluation.metrics import DomainScores
+from hrkd_cli.exporting.card import BEGIN
 from hrkd_cli.exporting.derived_card import derived_card
 from hrkd_cli.exporting.folder import copy_description
-from hrkd_cli.exporting.result import ExportResult
+from hrkd_cli.exporting.result import Gate
 from hrkd_cli.exporting.trimming import Trimmed, TrimReport
 from hrkd_cli.layout import MODEL
 from hrkd_cli.model.backend import input_names
@@ -143,34 +144,30 @@ def _data(derived: Derived, out: Path) -> dict[str, Any] | None:
     return {"path": place, "fingerprint": fingerprint}
 
 
-def write_card(derived: Derived, work: Path, out: Path, result: ExportResult | None = None) -> None:
-    """Write ``README.md``, or add the exported files to it."""
+def write_card(derived: Derived, work: Path, out: Path, lost: Gate | None = None) -> None:
+    """Write ``README.md``, and leave the section of the exported files in it as it is.
+
+    Args:
+        derived: what was cut.
+        work: the folder to write.
+        out: what it will be called.
+        lost: what trimming and quantising cost together; None before that is known, or without trimming.
+    """
+    config = read_json(work / MODEL.config) or {}
+    card = derived_card(
+        title=out.name,
+        student=derived.student.resolve().name,
+        domain=derived.domain,
+        labels=[str(name) for name in config.get("id2label", {}).values()],
+        max_length=derived.spec.max_length,
+        report=derived.report,
+        before=_shown(derived),
+        after={name: scores.accuracy for name, scores in derived.after.items()},
+        lost=lost,
+    )
     path = work / MODEL.readme
-    if result is None:
-        config = read_json(work / MODEL.config) or {}
-        card = derived_card(
-            title=out.name,
-            student=derived.student.resolve().name,
-            domain=derived.domain,
-            labels=[str(name) for name in config.get("id2label", {}).values()],
-            max_length=derived.spec.max_length,
-            report=derived.report,
-            before=_shown(derived),
-            after={name: scores.accuracy for name, scores in derived.after.items()},
-        )
-        path.write_text(card, encoding="utf-8")
-        return
-    rows = [f"| `onnx/{Path(f.path).name}` | {f.precision} | {f.bytes:,} |" for f in result.files]
-    lines = ["", "## Files", "", "| file | precision | bytes |", "| --- | --- | ---: |", *rows, ""]
-    if result.gate is not None:
-        lines += [
-            f"Dev accuracy of the smallest file: {result.gate.drop:+.2f} points below the student's (gate: at most "
-            f"{result.gate.max_drop:g}), one text at a time.",
-            "",
-        ]
-    lines += ["`onnx/self_check.json` holds predictions to repeat on the device: `hrkd predict --self-check .`", ""]
-    with path.open("a", encoding="utf-8") as file:
-        file.write("\n".join(lines))
+    _, begin, section = path.read_text(encoding="utf-8").partition(BEGIN) if path.is_file() else ("", "", "")
+    path.write_text(f"{card}\n{begin}{section}" if begin else card, encoding="utf-8")
 
 
 def _shown(derived: Derived) -> dict[str, tuple[int, float]]:
