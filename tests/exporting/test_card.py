@@ -73,6 +73,28 @@ def test_a_second_export_replaces_the_section(student, fake_times):
     assert set(json.loads((student / "onnx/export.json").read_text())["files"]) == {"model.onnx"}
 
 
+def test_files_that_were_there_are_timed_anew_beside_a_new_one(student, monkeypatch):
+    """What is compared on the card was measured in the same turns."""
+    load = [1.0]
+
+    def measure(models, **_):
+        factors = {"model.onnx": 3.0, "model_quantized.onnx": 1.0, "model_fp16.onnx": 2.0}
+        assert all(path.is_file() for path in models.values())
+        return {name: (LengthLatency(16, 1, load[0] * factors[name], load[0] * factors[name]),) for name in models}
+
+    monkeypatch.setattr("hrkd_cli.exporting.timing.measure_lengths", measure)
+    load[0] = 10.0
+    export(student, int8=True)
+    load[0] = 1.0
+    export(student, fp16=True)
+    card = (student / "README.md").read_text()
+    assert "| 16 | 1 | 3.00 / 3.00 | 2.00 / 2.00 | 1.00 / 1.00 |" in card
+    assert "slower" not in card
+    # Without timing, what is known stays.
+    export(student, int4=True, latency=False)
+    assert "| 16 | 1 | 3.00 / 3.00 | 2.00 / 2.00 | 1.00 / 1.00 |" in (student / "README.md").read_text()
+
+
 def test_a_damaged_record_is_begun_anew(student):
     export(student, latency=False)
     (student / "onnx/export.json").write_text('{"format": 1, "files": 3}')

@@ -27,7 +27,7 @@ SECTION = """## ONNX files
 
 `onnx/self_check.json` holds predictions to repeat on the device: `hrkd predict --self-check .`
 
-Not tested: other processors than the one named above (each precision's arithmetic differs between them; score the
+Not tested: other processors than that of the machine that exported (integer arithmetic differs between them; score the
 file there with `hrkd eval`), other runtimes than onnxruntime, and texts longer than those of the data.
 """
 
@@ -90,7 +90,7 @@ def _dev(files: Files) -> str:
     rows.append(("lost, points", *(f"{dev['drop']:.2f}" for _, dev in scored)))
     padded = (f"{dev['padded_drop']:.2f}" if "padded_drop" in dev else "0.00" for _, dev in scored)
     rows.append(("lost in padded batches, points", *padded))
-    said = "Accuracy on the dev split, which also chose how each file was made; lost: below the torch weights here."
+    said = "Accuracy on the dev split, which also chose how each file was made; points are lost from the torch weights."
     return f"{said}\n\n" + _table(("domain", *(precision for precision, _ in scored)), rows)
 
 

@@ -156,9 +156,16 @@ def _write(
         made = [maker.make(precision) for precision in plan.smaller]
         _refuse_failed(plan, made, folder)
     new = [FILES[precision] for precision in (Precision.FP32, *plan.smaller)]
-    figures = time_files(folder, new, plan.student, on_event=on_event) if plan.latency else {}
+    # Files of an earlier export are this student's for certain only where the fp32 file is.
+    record = Record.read(plan.onnx) if plan.keep_fp32 else Record()
+    figures = {}
+    if plan.latency:
+        # Those too, in the same turns: times of another hour compare the machine's load.
+        earlier = {name: plan.onnx / name for name in record.files if name not in new}
+        figures = time_files({name: folder / name for name in new} | earlier, plan.student, on_event=on_event)
+        record.retime({name: figures[name] for name in earlier}, machine_name())
     result = _result(plan, made, folder, figures)
-    _move_in(plan, made, gate, new, folder, result, on_event)
+    _move_in(plan, made, gate, new, folder, result, record, on_event)
     return result
 
 
@@ -188,14 +195,13 @@ def _move_in(
     new: list[str],
     folder: Path,
     result: ExportResult,
+    record: Record,
     on_event: OnEvent,
 ) -> None:
     """Put finished files in their places, with their record, stored predictions and model card."""
     # The fp32 file made here is one of them even where an earlier one is kept: the others are measured by it.
     graphs = list(new)
     stale = sorted(file.name for file in plan.onnx.glob("*.onnx") if file.name not in new)
-    # Files of an earlier export are this student's for certain only where the fp32 file is.
-    record = Record.read(plan.onnx) if plan.keep_fp32 else Record()
     for file in result.files:
         name = Path(file.path).name
         entry = next((m for m in made if m.precision == file.precision), None)

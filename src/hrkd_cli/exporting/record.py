@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import onnxruntime
 
 from hrkd_cli import __version__
 from hrkd_cli.evaluation.graph import read_graph
+from hrkd_cli.evaluation.latency_table import LengthLatency
 from hrkd_cli.exporting.recipes import Precision
 from hrkd_cli.exporting.result import ExportedFile
 from hrkd_cli.exporting.targets import Weights
@@ -59,6 +60,11 @@ class Record:
         name, entry = named
         before = self.files.get(name, {}) if kept else {}
         self.files[name] = {key: before[key] for key in ("dev", "latency", "machine") if key in before} | entry
+
+    def retime(self, figures: Mapping[str, Sequence[LengthLatency]], machine: str) -> None:
+        """Replace what is known of the latency of files that were there before."""
+        for name, found in figures.items():
+            self.files[name] |= {"latency": [figure.to_json() for figure in found], "machine": machine}
 
     def write(self, folder: Path) -> None:
         """Write the record into a folder."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from hrkd_cli.evaluation.latency_table import LengthLatency, measure_lengths, slower_cells
@@ -16,18 +16,17 @@ NOISE = 1.05
 """A file counts as slower than fp32 from 5 % on: less is noise of the clock."""
 
 
-def time_files(folder: Path, names: Sequence[str], root: Path, *, on_event: OnEvent) -> dict[str, Figures]:
+def time_files(files: Mapping[str, Path], root: Path, *, on_event: OnEvent) -> dict[str, Figures]:
     """Time files in turns with one thread and with all, and say which are slower than fp32, and where.
 
     Args:
-        folder: where the files lie.
-        names: the files, fp32 among them.
+        files: by name, fp32 among them.
         root: folder of config.json.
         on_event: told how far it is.
     """
     threads = sorted({1, usable_cpus()})
-    figures = measure_lengths({name: folder / name for name in names}, threads=threads, root=root, on_event=on_event)
-    for name in names:
+    figures = measure_lengths(files, threads=threads, root=root, on_event=on_event)
+    for name in files:
         if text := slower_than(figures[name], figures[ONNX.fp32]):
             on_event(Note(f"{name} is slower than fp32 here at {text}", warning=True))
     return figures
