@@ -23,8 +23,8 @@ $(READY): pyproject.toml constraints.txt
 test: lint types package unit
 
 lint: setup
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks scripts
+	$(BIN)/ruff format --check src tests benchmarks scripts
 
 types: setup
 	$(BIN)/mypy

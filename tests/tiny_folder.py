@@ -88,15 +88,19 @@ def write_model(
     pair: bool = False,
     seed: int = 0,
     data: Mapping[str, Any] | None = None,
+    tokenizer: PreTrainedTokenizerFast | None = None,
 ) -> Path:
-    """Write a classifier's folder; with ``plain_labels`` one that is not a multi-domain one."""
+    """Write a classifier's folder; with ``plain_labels`` one that is not a multi-domain one.
+
+    With a ``tokenizer`` of its own, the embedding table has a few rows more than it has tokens.
+    """
     heads = DomainHeads.build(labels)
     entries = heads.to_config()
     id2label = dict(enumerate(plain_labels)) if plain_labels else entries["id2label"]
     config = CONFIGS[architecture](
-        vocab_size=80,
+        vocab_size=80 if tokenizer is None else len(tokenizer) + 3,
         max_position_embeddings=160,
-        pad_token_id=0,
+        pad_token_id=0 if tokenizer is None else tokenizer.pad_token_id,
         # Wide, so that random weights disagree with each other and a wrong graph shows.
         initializer_range=0.3,
         id2label=id2label,
@@ -106,7 +110,10 @@ def write_model(
     model = AutoModelForSequenceClassification.from_config(config)
     if not plain_labels:
         model.config.hrkd = {"format": 1, "domains": entries["domains"], "max_length": MAX_LENGTH, "pair": pair}
-    write_tokenizer(folder)
+    if tokenizer is None:
+        write_tokenizer(folder)
+    else:
+        tokenizer.save_pretrained(folder)
     _balance(model, folder)
     model.save_pretrained(folder)
     run = {"format": 1} | ({"data": dict(data)} if data else {})

@@ -47,6 +47,16 @@ class Device(StrEnum):
     MPS = "mps"
 
 
+class Target(StrEnum):
+    """The CPU that an int8 file is for; ``auto`` is this machine's."""
+
+    AUTO = "auto"
+    AVX2 = "avx2"
+    AVX512_VNNI = "avx512-vnni"
+    ARM64 = "arm64"
+    WASM = "wasm"
+
+
 class Sampling(StrEnum):
     """How many rows each domain gives to a step, and how long an epoch is (see ``hrkd_cli.data.batching``)."""
 

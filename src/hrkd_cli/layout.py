@@ -36,12 +36,14 @@ class ModelFiles:
 
 @dataclass(frozen=True, slots=True)
 class OnnxFiles:
-    """Names inside ``onnx/``: those that transformers.js and optimum look for."""
+    """Names inside ``onnx/``: those that transformers.js and optimum look for, where they look for one."""
 
     fp32: str = "model.onnx"
     fp16: str = "model_fp16.onnx"
     int8: str = "model_quantized.onnx"
+    int8_static: str = "model_int8_static.onnx"
     int4: str = "model_q4.onnx"
+    record: str = "export.json"
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,11 +181,22 @@ def test_eval_hands_everything_over(hrkd, engines):
 
 
 def test_export_hands_everything_over(hrkd, engines):
-    ran = hrkd("export", "s", "--int8", "--max-drop", "1", "--data", "d", "--out", "o", "--force")
+    words = (
+        "export s --int8 --int8-static --fp16 --int4 --target wasm --no-latency --max-drop 1 --data d --out o --force"
+    )
+    ran = hrkd(*words.split())
     args, options = engines["export"].calls[0]
     options.pop("on_event")
     assert args == (Path("s"),)
-    assert options == {"int8": True, "max_drop": 1.0, "data": "d", "out": Path("o"), "force": True}
+    precisions = dict.fromkeys(("int8", "int8_static", "fp16", "int4"), True)
+    others = {"target": "wasm", "latency": False, "max_drop": 1.0, "data": "d", "out": Path("o"), "force": True}
+    plain = {"domain": None, "trim_vocabulary": False, "vocabulary_size": None, "runtime": False}
+    assert options == precisions | others | plain
+    cut = ("--domain", "books", "--trim-vocabulary", "--vocabulary-size", "90", "--runtime")
+    assert hrkd("export", "s", *cut).code == 0
+    options = engines["export"].calls[1][1]
+    wanted = {"domain": "books", "trim_vocabulary": True, "vocabulary_size": 90, "runtime": True}
+    assert {name: options[name] for name in wanted} == wanted
     assert "MatMul       26" in ran.out
     assert "Gate passed: dev accuracy fell by 0.10 points; a fall of 0.5 is allowed." in ran.out
 

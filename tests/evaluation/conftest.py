@@ -14,7 +14,8 @@ def models(tmp_path_factory):
     write_model(root / "student", seed=2)
     write_model(root / "foreign", plain_labels=["Positive", "Negative"], seed=3)
     dataset = make_dataset({d: {"dev": (make_texts(4), ["negative", "positive"] * 2)} for d in LABELS})
-    export(root / "student", int8=True, max_drop=100, data=write_csv(root / "dev.csv", dataset, "dev"))
+    data = write_csv(root / "dev.csv", dataset, "dev")
+    export(root / "student", int8=True, max_drop=100, latency=False, data=data)
     return root
 
 

@@ -71,8 +71,12 @@ def test_json_is_the_contract(models, dataset):
     teacher, int8 = result["models"]
     common = {"model", "file", "kind", "precision", "parameters", "bytes", "domains", "average", "agreement"}
     assert result["split"] == "test"
-    assert set(teacher) == common | {"latency_ms"}
-    assert set(int8) == common | {"latency_ms", "padded"}
+    assert set(teacher) == common | {"latency_ms", "latency"}
+    assert set(int8) == common | {"latency_ms", "latency", "padded"}
+    # Those of the lengths that this model's position table of 160 allows.
+    assert [(f["tokens"], f["threads"], f["batch"]) for f in int8["latency"]] == [(n, 1, 1) for n in (16, 32, 64, 128)]
+    assert all(0 < f["p50"] <= f["p95"] for f in int8["latency"] + teacher["latency"])
+    assert result["machine"]
     assert set(int8["padded"]) == {"accuracy", "disagreement"}
     assert set(int8["domains"]["dvd"]) == {"n", "accuracy", "macro_f1", "interval", "labels"}
     assert set(int8["domains"]["dvd"]["labels"]) == {"negative", "positive"}

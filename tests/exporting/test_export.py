@@ -1,18 +1,23 @@
 import errno
+import functools
 import json
 import shutil
 import warnings
 
 import pytest
 
-import hrkd_cli.exporting.export as module
-from hrkd_cli import Predictor, evaluate, export
+import hrkd_cli
+from hrkd_cli import Predictor, evaluate
 from hrkd_cli.errors import DataError, GateError, ModelError, OutputError, UsageError
 from hrkd_cli.events import Note
-from hrkd_cli.exporting.quantize import write_int8
+from hrkd_cli.exporting import trying
+from hrkd_cli.exporting.quantize import write_smaller
 from tiny_folder import write_model
 
-INT8, FP32 = "model_quantized.onnx", "model.onnx"
+INT8, FP32, RECORD, STORED = "model_quantized.onnx", "model.onnx", "export.json", "self_check.json"
+
+# What is timed is not what is tested here.
+export = functools.partial(hrkd_cli.export, latency=False)
 
 
 def listed(folder):
@@ -32,11 +37,11 @@ def other_weights(tmp_path, monkeypatch):
     other = write_model(tmp_path / "other", seed=9)
     export(other)
 
-    def worse(source, target, *, per_channel):
+    def worse(source, target, recipe, **_):
         shutil.copy(other / "onnx" / FP32, target)
         return {"MatMulInteger": 1}
 
-    monkeypatch.setattr(module, "write_int8", worse)
+    monkeypatch.setattr(trying, "write_smaller", worse)
     return other
 
 
@@ -44,7 +49,7 @@ def test_fp32_alone_needs_no_data(student):
     (student / "hrkd.json").unlink()
     result = export(student)
     path = student / "onnx" / FP32
-    assert listed(student / "onnx") == [FP32]
+    assert listed(student / "onnx") == [RECORD, FP32, STORED]
     assert result.to_json() == {
         "files": [{"path": str(path), "precision": "fp32", "bytes": path.stat().st_size}],
         "quantized_ops": {},
@@ -55,7 +60,7 @@ def test_fp32_alone_needs_no_data(student):
 
 def test_int8_beside_fp32(student):
     result = export(student, int8=True, max_drop=50)
-    assert listed(student / "onnx") == [FP32, INT8]
+    assert listed(student / "onnx") == [RECORD, FP32, INT8, STORED]
     assert [(f.path, f.precision) for f in result.files] == [
         (str(student / "onnx" / FP32), "fp32"),
         (str(student / "onnx" / INT8), "int8"),
@@ -63,7 +68,7 @@ def test_int8_beside_fp32(student):
     assert all(
         f.bytes == (student / "onnx" / name).stat().st_size for f, name in zip(result.files, (FP32, INT8), strict=True)
     )
-    assert result.quantized_ops == {"MatMulInteger": 14, "Gather": 3}
+    assert result.quantized_ops == {"MatMulInteger": 11, "Gather": 3}
     # What the gate measured is what eval finds: the student makes no mistake on this data.
     int8 = evaluate([student / "onnx"], data=student.parent / "dev.csv", split="dev").models[0]
     drop = 100 * (1 - int8.average.accuracy)
@@ -92,25 +97,53 @@ def test_the_gate(student, other_weights):
     assert export(student, int8=True, max_drop=result["gate"]["drop"]).gate.passed
 
 
-def test_one_scale_a_matrix_is_tried_where_one_a_column_fails(student, other_weights, monkeypatch):
+def test_safer_recipes_are_tried_where_the_first_fail(student, other_weights, monkeypatch):
     tried = []
 
-    def quantise(source, target, *, per_channel):
-        tried.append(per_channel)
-        if per_channel:
+    def quantise(source, target, recipe, **options):
+        tried.append(recipe.text)
+        if recipe.attention:
             shutil.copy(other_weights / "onnx" / FP32, target)
             return {"MatMulInteger": 1}
-        return write_int8(source, target, per_channel=False)
+        return write_smaller(source, target, recipe, **options)
 
-    monkeypatch.setattr(module, "write_int8", quantise)
-    result = export(student, int8=True, max_drop=10)
-    assert tried == [True, False]
+    monkeypatch.setattr(trying, "write_smaller", quantise)
+    result = export(student, int8=True, max_drop=10, target="avx512-vnni")
+    assert tried == [
+        "a scale a column",
+        "a scale a matrix",
+        "a scale a column, a scale a token",
+        "a scale a column, a scale a token, attention in fp32",
+    ]
+    assert [(t["recipe"], t["passed"], t["kept"]) for t in result.to_json()["tries"]] == [
+        *((text, False, False) for text in tried[:3]),
+        (tried[3], True, True),
+    ]
     assert result.gate.passed
-    assert result.quantized_ops == {"MatMulInteger": 14, "Gather": 3}
+    assert result.gate.drop == result.tries[-1].gate.drop < min(t.gate.drop for t in result.tries[:-1])
+    # Of each layer the two dense layers outside attention, and the head's two.
+    assert result.quantized_ops == {"MatMulInteger": 6, "Gather": 3}
+
+
+def test_the_more_accurate_of_two_recipes_is_kept(student, other_weights, monkeypatch):
+    def quantise(source, target, recipe, **options):
+        if recipe.per_channel:
+            shutil.copy(other_weights / "onnx" / FP32, target)
+            return {"MatMulInteger": 1}
+        return write_smaller(source, target, recipe, **options)
+
+    monkeypatch.setattr(trying, "write_smaller", quantise)
+    result = export(student, int8=True, max_drop=100)
+    assert [(t.recipe, t.gate.passed, t.kept) for t in result.tries] == [
+        ("a scale a column", True, False),
+        ("a scale a matrix", True, True),
+    ]
+    assert result.files[1].recipe == "a scale a matrix"
+    assert result.quantized_ops == {"MatMulInteger": 11, "Gather": 3}
 
 
 def test_what_is_lost_to_padding_is_pointed_out(student, monkeypatch):
-    monkeypatch.setattr("hrkd_cli.exporting.gate.AccuracyGate.padded_drop", lambda *_: 50.5)
+    monkeypatch.setattr("hrkd_cli.exporting.gate.AccuracyGate.padded_drop", lambda *_, **__: 50.5)
     seen = []
     export(student, int8=True, max_drop=50, on_event=seen.append)
     assert [e.text for e in seen if isinstance(e, Note) and e.warning] == [
@@ -124,7 +157,7 @@ def test_a_failed_gate_leaves_other_files_alone(student, other_weights):
     kept = (student / "onnx" / FP32).read_bytes()
     with pytest.raises(GateError) as caught:
         export(student, int8=True, max_drop=1)
-    assert listed(student / "onnx") == [FP32, "model_fp16.onnx"]
+    assert listed(student / "onnx") == [RECORD, FP32, "model_fp16.onnx", STORED]
     assert (student / "onnx" / FP32).read_bytes() == kept
     assert [f["precision"] for f in caught.value.result["files"]] == ["fp32"]
 
@@ -145,7 +178,7 @@ def test_an_fp32_file_of_another_model_is_not_built_on(student, tmp_path):
     shutil.copytree(other / "onnx", student / "onnx")
     with pytest.raises(OutputError, match="is not this student's"):
         export(student, int8=True, max_drop=50)
-    assert listed(student / "onnx") == [FP32]
+    assert listed(student / "onnx") == [RECORD, FP32, STORED]
     export(student, int8=True, max_drop=50, force=True)
     assert Predictor(student / "onnx" / FP32).predict(["a"])[0].scores == pytest.approx(
         Predictor(student).predict(["a"])[0].scores, abs=1e-4
@@ -169,10 +202,13 @@ def test_an_output_of_its_own(student, tmp_path):
     result = export(student, int8=True, max_drop=50, out=out)
     # transformers 4 has one more tokenizer file.
     assert [name for name in listed(out) if name != "special_tokens_map.json"] == [
+        "README.md",
         "config.json",
         "onnx",
+        f"onnx/{RECORD}",
         f"onnx/{FP32}",
         f"onnx/{INT8}",
+        f"onnx/{STORED}",
         "tokenizer.json",
         "tokenizer_config.json",
     ]
@@ -196,11 +232,11 @@ def test_an_output_of_its_own(student, tmp_path):
     ],
 )
 def test_a_disk_that_is_full(student, monkeypatch, error, said):
-    def fails_after_writing(source, target, *, per_channel):
-        write_int8(source, target, per_channel=per_channel)
+    def fails_after_writing(source, target, recipe, **options):
+        write_smaller(source, target, recipe, **options)
         raise error
 
-    monkeypatch.setattr(module, "write_int8", fails_after_writing)
+    monkeypatch.setattr(trying, "write_smaller", fails_after_writing)
     before = listed(student.parent)
     with pytest.raises(OutputError, match=said):
         export(student, int8=True, out=student.parent / "a/b")
@@ -208,7 +244,7 @@ def test_a_disk_that_is_full(student, monkeypatch, error, said):
 
 
 def test_a_write_cut_short_that_its_library_does_not_call_a_full_disk(student, monkeypatch):
-    monkeypatch.setattr(module, "write_int8", raising(ModelError("the graph cannot be quantised (corrupt)")))
+    monkeypatch.setattr(trying, "write_smaller", raising(ModelError("the graph cannot be quantised (corrupt)")))
     with pytest.raises(ModelError, match="corrupt"):
         export(student, int8=True)
     monkeypatch.setattr("hrkd_cli.outputs.shutil.disk_usage", lambda _: type("Usage", (), {"free": 0}))
@@ -217,7 +253,7 @@ def test_a_write_cut_short_that_its_library_does_not_call_a_full_disk(student, m
 
 
 def test_an_interrupt_leaves_nothing(student, monkeypatch):
-    monkeypatch.setattr(module, "write_int8", raising(KeyboardInterrupt()))
+    monkeypatch.setattr(trying, "write_smaller", raising(KeyboardInterrupt()))
     before = listed(student)
     with pytest.raises(KeyboardInterrupt):
         export(student, int8=True)

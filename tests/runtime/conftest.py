@@ -9,7 +9,7 @@ from tiny_folder import write_model
 def student(tmp_path_factory):
     """A student whose fp32 graph lies beside it."""
     folder = write_model(tmp_path_factory.mktemp("runtime") / "student")
-    export(folder)
+    export(folder, latency=False)
     return folder
 
 
@@ -17,7 +17,7 @@ def student(tmp_path_factory):
 def foreign(tmp_path_factory):
     """A classifier of another origin, with plain labels."""
     folder = write_model(tmp_path_factory.mktemp("runtime") / "foreign", plain_labels=["positive", "negative"])
-    export(folder)
+    export(folder, latency=False)
     return folder
 
 
@@ -25,7 +25,7 @@ def foreign(tmp_path_factory):
 def paired(tmp_path_factory):
     """A student that reads two texts."""
     folder = write_model(tmp_path_factory.mktemp("runtime") / "paired", pair=True)
-    export(folder)
+    export(folder, latency=False)
     return folder
 
 
@@ -34,5 +34,5 @@ def unlike(tmp_path_factory):
     """A student whose domains have different labels."""
     labels = {"books": ("negative", "positive"), "news": ("politics", "sport", "weather")}
     folder = write_model(tmp_path_factory.mktemp("runtime") / "unlike", labels=labels)
-    export(folder)
+    export(folder, latency=False)
     return folder

@@ -16,6 +16,7 @@ EXAMPLES = """\b
 Examples:
   hrkd predict hrkd-out/student/onnx "a lovely book" "it broke in a week"
   hrkd predict hrkd-out/student/onnx new.csv --text body --domain books
+  hrkd predict --self-check hrkd-out/student
   tail -f messages.txt | hrkd predict hrkd-out/student/onnx"""
 
 
@@ -51,6 +52,15 @@ _Domain = Annotated[
 ]
 
 
+_SelfCheck = Annotated[
+    bool,
+    typer.Option(
+        "--self-check",
+        help="Repeat the predictions stored in MODEL, an exported folder; exit code 1 where this machine gets others.",
+    ),
+]
+
+
 def predict(
     ctx: typer.Context,
     model: _Model,
@@ -59,6 +69,7 @@ def predict(
     text: _Text = None,
     text_pair: _TextPair = None,
     domain: _Domain = "any",
+    self_check: _SelfCheck = False,
     threads: options.Threads = None,
     seed: options.SeedUnused = DEFAULT_SEED,
     device: options.TorchDevice = Device.AUTO,
@@ -73,6 +84,11 @@ def predict(
     Writes a JSON object a line: text, domain, label, scores. An exported folder needs no torch.
     """
     given = texts_given or []
+    if self_check:
+        if given or input is not None:
+            raise UsageError("--self-check has texts of its own; leave out TEXT and --input")
+        _check(ctx, model, threads)
+        return
     file = texts.named_file(given, input)
     if file is None:
         _refuse_columns(ctx)
@@ -92,6 +108,16 @@ def predict(
         for firsts, seconds in chunks:
             found = predictor.predict(firsts, seconds, domain=domain)
             run.console.json_lines(prediction.to_json() for prediction in found)
+
+
+def _check(ctx: typer.Context, model: str, threads: int | None) -> None:
+    """Repeat a folder's stored predictions and say so in a line."""
+    with session(ctx, progress=False) as run:
+        from hrkd_cli.runtime.selfcheck import self_check
+
+        checked = self_check(model, threads=threads)
+        found = {"passed": True, "files": [entry.to_json() for entry in checked]}
+        run.console.result(found, lines=[f"self-check passed: {'; '.join(map(str, checked))}"])
 
 
 def _refuse_columns(ctx: typer.Context) -> None:

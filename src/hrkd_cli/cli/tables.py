@@ -120,9 +120,22 @@ def compared(result: Json) -> list[Table]:
     rows += _model_rows(models)
     columns = ("", *(f"{model['model']}\n{model['precision']}" for model in models))
     tables = [Table(f"Split: {result['split']}", columns, rows)]
+    title = f"Milliseconds of a forward pass, p50 / p95, batch 1, on {result.get('machine', 'this machine')}"
+    tables += by_length(title, [(f"{m['model']}\n{m['precision']}", m.get("latency", ())) for m in models])
     if any("labels" in entry for model in models for entry in model["domains"].values()):
         tables.append(_by_label(models))
     return tables
+
+
+def by_length(title: str, models: Sequence[tuple[str, Sequence[Json]]]) -> list[Table]:
+    """Return a table of latencies, a column a model; none where nothing was timed."""
+    cells = [(f["tokens"], f["threads"]) for f in next((found for _, found in models if found), ())]
+    figures = [{(f["tokens"], f["threads"]): f for f in found} for _, found in models]
+    rows: list[Row] = []
+    for cell in cells:
+        shown = (f"{f[cell]['p50']:.2f} / {f[cell]['p95']:.2f}" if cell in f else "-" for f in figures)
+        rows.append((str(cell[0]), str(cell[1]), *shown))
+    return [Table(title, ("tokens", "threads", *(name for name, _ in models)), rows, words=())] if rows else []
 
 
 def _model_rows(models: Sequence[Json]) -> list[Row]:
@@ -195,16 +208,29 @@ def _by_label(models: Sequence[Json]) -> Table:
 
 
 def exported(result: Json) -> list[Table]:
-    """The files, where their bytes are, and what was quantised."""
+    """The files, what was tried for them, where their bytes are, what was quantised, and how long they take."""
     files: list[Row] = [(f["path"], f["precision"], f"{f['bytes'] / 1e6:.1f}") for f in result["files"]]
     tables = [Table("Files", ("file", "precision", "MB"), files, words=(0, 1))]
+    if tries := result.get("tries"):
+        tables.append(_tried(tries, result.get("target", "")))
     if parts := result.get("bytes_by_part"):
         rows = [(name, size(count)) for name, count in parts.items()]
-        precision = files[-1][1] if files else "int8"
-        tables.append(Table(f"The {precision} file, by part", ("part", "size"), rows))
+        smallest = min(result["files"], key=lambda f: f["bytes"])["precision"] if result["files"] else "smallest"
+        tables.append(Table(f"The {smallest} file, by part", ("part", "size"), rows))
     if operators := result.get("quantized_ops"):
         tables.append(Table("Quantised operators", ("operator", "count"), [(k, str(v)) for k, v in operators.items()]))
-    return tables
+    title = f"Milliseconds of a forward pass, p50 / p95, batch 1, on {result.get('machine', 'this machine')}"
+    return tables + by_length(title, [(f["precision"], f.get("latency", ())) for f in result["files"]])
+
+
+def _tried(tries: Sequence[Json], target: str) -> Table:
+    rows = []
+    for entry in tries:
+        outcome = "kept" if entry["kept"] else "passed" if entry["passed"] else "FAILED"
+        size_mb, drop = f"{entry['bytes'] / 1e6:.1f}", f"{entry['drop']:.2f}"
+        rows.append((entry["precision"], entry["recipe"], size_mb, drop, outcome))
+    title = f"Recipes tried, int8 for {target}" if target else "Recipes tried"
+    return Table(title, ("precision", "recipe", "MB", "points lost on dev", "gate"), rows, words=(0, 1, 4))
 
 
 def gate_lines(result: Json) -> list[str]:

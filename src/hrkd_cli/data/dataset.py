@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hrkd_cli.data.sources.records import Example
@@ -53,6 +53,10 @@ class Dataset:
     def domains(self) -> tuple[str, ...]:
         """Domain names, sorted."""
         return tuple(self.labels)
+
+    def only(self, domain: str) -> Dataset:
+        """Return the rows of one domain alone; they keep the fingerprint and the path of the whole."""
+        return replace(self, labels={domain: self.labels[domain]}, rows={domain: self.rows[domain]})
 
     def split(self, domain: str, split: str) -> Rows:
         """Return the rows of one domain and split (``all`` joins the splits); no rows where there are none."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,10 @@ import numpy.typing as npt
 from hrkd_cli.config import Split
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import UsageError
-from hrkd_cli.evaluation.inputs import default_models, find_data, recorded_data
+from hrkd_cli.evaluation.inputs import default_models, find_data, own_rows, recorded_data
 from hrkd_cli.evaluation.latency import Latency, measure, typical_row
+from hrkd_cli.evaluation.latency_table import measure_lengths
+from hrkd_cli.evaluation.machine import machine_name, usable_cpus
 from hrkd_cli.evaluation.metrics import average
 from hrkd_cli.evaluation.result import EvalResult, ModelResult, Padded
 from hrkd_cli.evaluation.scoring import (
@@ -47,7 +48,7 @@ class EvalOptions:
     @property
     def used_threads(self) -> int:
         """Threads of a forward pass: those asked for, else one for each CPU that this process may use."""
-        return _usable_cpus() if self.threads is None else self.threads
+        return usable_cpus() if self.threads is None else self.threads
 
 
 def evaluate(
@@ -68,7 +69,7 @@ def evaluate(
         data: prepared dataset or raw source; None for hrkd-out/dataset, else what the first model was made from.
         split: ``train``, ``dev``, ``test`` or ``all``.
         by_label: put the scores of each label into the JSON.
-        latency: time each model, one text at a time.
+        latency: time each model, one text at a time: the text of median length, and by number of tokens.
         threads: threads of a forward pass; None for one a CPU.
         device: where torch models run; ONNX graphs run on the CPU.
         on_event: told what is being done.
@@ -95,7 +96,29 @@ def evaluate(
         if made_from and made_from.fingerprint and dataset.path and made_from.fingerprint != dataset.fingerprint:
             text = f"{model} was made from other data than {source}: it may have learnt from rows that are scored here"
             on_event(Note(text, warning=True))
+    dataset = _common_rows(chosen, dataset, str(source), on_event)
     return evaluate_on(chosen, dataset, options, data=str(source), on_event=on_event)
+
+
+def _common_rows(models: Sequence[str | Path], dataset: Dataset, data: str, on_event: OnEvent) -> Dataset:
+    """Return the rows that all models can be scored on: where there are baked heads, their domain's.
+
+    Raises:
+        UsageError: heads of several domains.
+    """
+    common, baked = dataset, ""
+    for model in models:
+        rows = own_rows(model, dataset, data)
+        if rows.domains == dataset.domains:
+            continue
+        if baked and rows.domains != common.domains:
+            raise UsageError(
+                f"{baked} is the head of {common.domains[0]!r} and {model} of {rows.domains[0]!r}: no row is for both; "
+                "evaluate them one at a time"
+            )
+        on_event(Note(f"{model} is the head of {rows.domains[0]} alone: only that domain's rows are scored"))
+        common, baked = rows, str(model)
+    return common
 
 
 def evaluate_on(
@@ -128,7 +151,22 @@ def evaluate_on(
         result, names = _evaluate_model(str(model), backend, heads, dataset, options, first, timed, on_event)
         first = first or names
         results.append(result)
-    return EvalResult(str(options.split), tuple(results), by_label=options.by_label)
+    if options.latency:
+        results = _time_lengths(models, results, options, on_event)
+    machine = machine_name() if options.latency else ""
+    return EvalResult(str(options.split), tuple(results), by_label=options.by_label, machine=machine)
+
+
+def _time_lengths(
+    models: Sequence[str | Path], results: Sequence[ModelResult], options: EvalOptions, on_event: OnEvent
+) -> list[ModelResult]:
+    """Add each model's time by number of tokens, with one thread and with all, the models taking turns."""
+    on_event(Note("timing by number of tokens"))
+    threads = sorted({1, options.used_threads})
+    # By position: the same model may be named twice.
+    named = {str(position): model for position, model in enumerate(models)}
+    found = measure_lengths(named, threads=threads, device=options.device, on_event=on_event)
+    return [replace(result, latency_lengths=found[str(position)]) for position, result in enumerate(results)]
 
 
 def _evaluate_model(
@@ -211,9 +249,3 @@ def parse_split(split: Split | str) -> Split:
 def _agreement(names: Names, first: Names) -> float:
     rows = sum(map(len, names.values()))
     return sum(int((names[domain] == first[domain]).sum()) for domain in names) / rows
-
-
-def _usable_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

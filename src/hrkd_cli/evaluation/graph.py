@@ -18,7 +18,9 @@ INT8_TYPES = frozenset({TensorProto.INT8, TensorProto.UINT8})
 INTEGER_OPS = frozenset({"MatMulInteger", "ConvInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QAttention"})
 STATIC_OPS = frozenset({"QLinearMatMul", "QLinearConv", "QGemm", "QuantizeLinear"})
 INT4_OPS = frozenset({"MatMulNBits", "GatherBlockQuantized"})
-_WEIGHT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16}) | INT8_TYPES
+_WEIGHT_TYPES = (
+    frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.UINT4}) | INT8_TYPES
+)
 _QUANTISER_SUFFIXES = ("_scale", "_zero_point")
 
 
@@ -50,13 +52,22 @@ def precision(model: Any) -> str:
 
 
 def quantized_ops(model: Any) -> dict[str, int]:
-    """Count the operators that read 8-bit weights, by type, most frequent first."""
+    """Count the operators that read weights of 8 or 4 bits, by type, most frequent first.
+
+    A MatMul counts where its weight comes from DequantizeLinear, which onnxruntime makes one integer product of.
+    """
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    stored = {name for name, kind in types.items() if kind in INT8_TYPES}
+    restored = {
+        node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in stored
+    }
     counts: Counter[str] = Counter()
     for node in model.graph.node:
-        reads_int8 = any(types.get(name) in INT8_TYPES for name in node.input)
-        if node.op_type in INTEGER_OPS or (node.op_type == "Gather" and reads_int8):
+        reads_int8 = node.op_type == "Gather" and not stored.isdisjoint(node.input)
+        if node.op_type in INTEGER_OPS | INT4_OPS or reads_int8:
             counts[node.op_type] += 1
+        elif node.op_type == "MatMul" and not restored.isdisjoint(node.input):
+            counts["MatMul"] += 1
     return dict(counts.most_common())
 
 
@@ -67,13 +78,25 @@ def count_parameters(model: Any) -> int:
     node; it counts twice.
     """
     sizes = dict(_weights(model))
+    # fp16 weights pass through a Cast first.
+    casts = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "Cast"}
+    sizes_after = {name: sizes[source] for name, source in casts.items() if source in sizes}
     shared = (node.input[0] for node in model.graph.node if node.op_type == "Identity")
-    return sum(sizes.values()) + sum(sizes.get(name, 0) for name in shared)
+    return sum(sizes.values()) + sum(sizes.get(name, sizes_after.get(name, 0)) for name in shared)
 
 
 def _weights(model: Any) -> Iterator[tuple[str, int]]:
+    # A product in 4 bits says its size itself: its numbers are packed into bytes.
+    packed = {node.input[1]: _attributes(node) for node in model.graph.node if node.op_type == "MatMulNBits"}
     for tensor in model.graph.initializer:
         size = math.prod(tensor.dims)
         # A single number is a constant of the graph (an epsilon, a scale), not a weight.
-        if tensor.data_type in _WEIGHT_TYPES and size > 1 and not tensor.name.endswith(_QUANTISER_SUFFIXES):
-            yield tensor.name, size
+        if tensor.data_type not in _WEIGHT_TYPES or size <= 1 or tensor.name.endswith(_QUANTISER_SUFFIXES):
+            continue
+        if sizes := packed.get(tensor.name):
+            size = sizes["K"] * sizes["N"]
+        yield tensor.name, size
+
+
+def _attributes(node: Any) -> dict[str, int]:
+    return {entry.name: entry.i for entry in node.attribute}

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError, ModelError
 from hrkd_cli.layout import DATASET, DATASET_OUT, MODEL, ONNX, STUDENT_OUT, TEACHER_OUT
-from hrkd_cli.runtime.folder import locate, read_json
+from hrkd_cli.runtime.folder import baked_domain, locate, read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,28 @@ def recorded_data(model: str | Path) -> RecordedData | None:
     # normpath: "../dataset" of hrkd-out/student is shown to people as hrkd-out/dataset.
     path = Path(os.path.normpath(location.root / entry["path"]))
     return RecordedData(path, entry.get("fingerprint"))
+
+
+def own_rows(model: str | Path, dataset: Dataset, data: str) -> Dataset:
+    """Return what a model can be scored on: of a baked head, its own domain's rows where the data names that domain.
+
+    Data without that domain stays as it is: its rows may be new ones, in a file of any name.
+
+    Raises:
+        DataError: the data has several domains and the head's is none of them.
+    """
+    location = locate(model)
+    domain = baked_domain(read_json(location.root / MODEL.config, missing_ok=True)) if location else None
+    if domain is None:
+        return dataset
+    if domain in dataset.labels:
+        return dataset.only(domain)
+    if len(dataset.domains) > 1:
+        raise DataError(
+            f"{data}: no domain {domain!r}, whose head {model} is; it has {', '.join(dataset.domains)}: give rows "
+            "of one domain"
+        )
+    return dataset
 
 
 def find_data(models: Sequence[str | Path]) -> Path:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hrkd_cli.evaluation.latency import Latency
+from hrkd_cli.evaluation.latency_table import LengthLatency
 from hrkd_cli.evaluation.metrics import AverageScores, DomainScores
 
 
@@ -42,6 +43,7 @@ class ModelResult:
         agreement: share of rows with the same label as the first model's.
         padded: the same graph in padded batches; None for a torch model.
         latency: None unless it was asked for.
+        latency_lengths: by number of tokens and threads; empty unless latency was asked for.
     """
 
     model: str
@@ -55,6 +57,7 @@ class ModelResult:
     agreement: float
     padded: Padded | None = None
     latency: Latency | None = None
+    latency_lengths: tuple[LengthLatency, ...] = ()
 
     def to_json(self, *, by_label: bool = False) -> dict[str, Any]:
         """Return the figures as plain values; what does not apply is left out."""
@@ -73,6 +76,8 @@ class ModelResult:
         entry["agreement"] = self.agreement
         if self.latency is not None:
             entry["latency_ms"] = self.latency.to_json()
+        if self.latency_lengths:
+            entry["latency"] = [figure.to_json() for figure in self.latency_lengths]
         return entry
 
 
@@ -84,12 +89,15 @@ class EvalResult:
         split: the split that was scored.
         models: one entry a model, in the order of the arguments.
         by_label: whether ``to_json`` lists the scores of each label.
+        machine: what the latencies were measured on; empty without them.
     """
 
     split: str
     models: tuple[ModelResult, ...]
     by_label: bool = False
+    machine: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as plain values."""
-        return {"split": self.split, "models": [model.to_json(by_label=self.by_label) for model in self.models]}
+        models = [model.to_json(by_label=self.by_label) for model in self.models]
+        return {"split": self.split, "models": models} | ({"machine": self.machine} if self.machine else {})

@@ -129,6 +129,13 @@ def build_spec(config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]) -
     )
 
 
+def baked_domain(config: Mapping[str, Any]) -> str | None:
+    """Return the domain whose head alone a classifier is; None for one that was not baked."""
+    ours = config.get("hrkd")
+    domain = ours.get("domain") if isinstance(ours, dict) else None
+    return domain if isinstance(domain, str) else None
+
+
 def _longest(config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]) -> int:
     """Return the most tokens that both the tokenizer and the position table allow, within the cap."""
     limits = [MAX_LENGTH_CAP]

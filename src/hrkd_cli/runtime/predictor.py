@@ -5,7 +5,7 @@ An exported folder needs only onnxruntime, tokenizers and numpy; a folder with t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from hrkd_cli.errors import UsageError
 from hrkd_cli.runtime.backend import TORCH_BATCH, FloatArray, check_pairs, open_backend
 from hrkd_cli.runtime.decision import choose, mean_probabilities, probabilities
-from hrkd_cli.runtime.folder import Spec
+from hrkd_cli.runtime.folder import Spec, baked_domain
 from hrkd_cli.runtime.heads import DomainHeads, id_to_label
 
 ANY = "any"
@@ -65,11 +65,16 @@ class Predictor:
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """Domains that ``predict`` takes, beside ``any``; none for a classifier that is not a multi-domain one."""
-        return self.spec.heads.domains if self.spec.heads else ()
+        """Domains that ``predict`` takes, beside ``any``; none for a classifier of another origin."""
+        return tuple(domain for domain in self._heads.domains if self.spec.heads or domain != ANY)
 
     def predict(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, domain: str = ANY
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        domain: str = ANY,
+        batch_size: int | None = None,
     ) -> list[Prediction]:
         """Label texts.
 
@@ -77,6 +82,8 @@ class Predictor:
             texts: the texts, or the first ones of pairs.
             pairs: the second texts, where the model reads two.
             domain: whose head answers; ``any`` is the mean of all heads' probabilities.
+            batch_size: texts a forward pass reads at once; None for one with an ONNX graph (an int8 graph's answer to a
+                text depends on its neighbours), 32 with torch.
 
         Raises:
             UsageError: unknown domain, ``any`` over domains with different labels, second texts missing or too many.
@@ -85,7 +92,10 @@ class Predictor:
         if domain not in self._heads.labels and (domain != ANY or not self._heads.labels):
             there = ", ".join((*self.domains, ANY))
             raise UsageError(f"domain {domain!r} is not one of the model's: {there}")
-        logits = self.logits(texts, pairs, batch_size=1 if self._backend.best_batch == 1 else TORCH_BATCH)
+        if batch_size is not None and batch_size < 1:
+            raise UsageError(f"batch_size: {batch_size} is not at least 1")
+        size = batch_size or (1 if self._backend.best_batch == 1 else TORCH_BATCH)
+        logits = self.logits(texts, pairs, batch_size=size)
         if domain in self._heads.labels:
             names = self._heads.labels[domain]
             shares = probabilities(logits, self._heads, domain)
@@ -97,6 +107,33 @@ class Predictor:
             Prediction(text, domain, names[best], dict(zip(names, row.tolist(), strict=True)))
             for text, best, row in zip(texts, chosen, shares, strict=True)
         ]
+
+    def stream(
+        self, texts: Iterable[str | tuple[str, str]], *, domain: str = ANY, batch_size: int = 1
+    ) -> Iterator[Prediction]:
+        """Label texts as they come, and give each answer before the next text is asked for.
+
+        Args:
+            texts: texts, or pairs of texts where the model reads two; may be endless.
+            domain: see ``predict``.
+            batch_size: texts that are waited for and read at once.
+
+        Raises:
+            UsageError: see ``predict``.
+        """
+        chunk: list[str | tuple[str, str]] = []
+        for text in texts:
+            chunk.append(text)
+            if len(chunk) >= batch_size:
+                yield from self._chunk(chunk, domain, batch_size)
+                chunk = []
+        if chunk:
+            yield from self._chunk(chunk, domain, batch_size)
+
+    def _chunk(self, chunk: list[str | tuple[str, str]], domain: str, batch_size: int) -> list[Prediction]:
+        firsts = [text if isinstance(text, str) else text[0] for text in chunk]
+        pairs = [text[1] for text in chunk if not isinstance(text, str)]
+        return self.predict(firsts, pairs or None, domain=domain, batch_size=batch_size)
 
     def logits(
         self,
@@ -121,7 +158,8 @@ class Predictor:
 
 
 def single_head(spec: Spec) -> DomainHeads:
-    """Treat all outputs of a classifier that is not ours as the head of the one domain ``any``."""
+    """Treat all outputs of a classifier with plain labels as one head: of its baked domain, else of ``any``."""
+    domain = baked_domain(spec.config) or ANY
     names = id_to_label(spec.config)
     order = sorted(names)
-    return DomainHeads({ANY: tuple(names[i] for i in order)}, {ANY: tuple(order)}, len(order))
+    return DomainHeads({domain: tuple(names[i] for i in order)}, {domain: tuple(order)}, len(order))

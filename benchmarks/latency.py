@@ -1,0 +1,315 @@
+"""How long a teacher and its student take for one text: ``python benchmarks/latency.py [TEACHER STUDENT]``.
+
+In one run, the models taking turns: teacher and student in torch, the student's fp32 graph as it was traced and as
+export rewrites it, its smaller precisions, and where they are installed optimum's default export with its int8 and
+OpenVINO's int8. Without folders, random weights in the shapes of BERT-base and a 4 x 312 student. Each model runs in a
+process of its own (several runtimes in one would fight over the processor), which waits while another is timed.
+
+    python benchmarks/latency.py --threads 1 --optimum-python other-env/bin/python --openvino-python third/bin/python
+
+--optimum-python is the Python of an environment with optimum-onnx (transformers 4.57), --openvino-python one with
+openvino and nncf. With --clock cpu the processor time of a model's process is taken: with one thread it is about the
+time on a quiet machine, also where others work beside. --rewrites times int8 after one rewrite, two, and so on instead.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+LENGTHS = (16, 32, 64, 128, 256)
+SHAPES = {"teacher": (12, 768, 3072), "student": (4, 312, 1200)}
+VOCABULARY = 30522
+
+# What each process does: build a forward pass, then answer "TOKENS RUNS" with the milliseconds of each run.
+WORKER = """
+import json, sys, time
+import numpy as np
+
+kind, path, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
+clock = time.process_time if sys.argv[4] == "cpu" else time.perf_counter
+if kind == "torch":
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    torch.set_num_threads(threads)
+    model = AutoModelForSequenceClassification.from_pretrained(path).eval()
+    names = ["input_ids", "attention_mask", "token_type_ids"]
+
+    def forward(arrays):
+        with torch.inference_mode():
+            model(**{name: torch.from_numpy(arrays[name]) for name in names})
+elif kind == "onnx":
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+
+    def forward(arrays):
+        session.run(None, {name: arrays[name] for name in names})
+else:
+    import openvino
+
+    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+    request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
+    names = [entry.any_name for entry in openvino.Core().read_model(path).inputs]
+
+    def forward(arrays):
+        request.infer({name: arrays[name] for name in names})
+
+print("ready", file=sys.stderr, flush=True)
+for line in sys.stdin:
+    tokens, runs = map(int, line.split())
+    ids = np.random.default_rng(0).integers(1000, 20000, (1, tokens))
+    arrays = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    for _ in range(2):
+        forward(arrays)
+    taken = []
+    for _ in range(runs):
+        start = clock()
+        forward(arrays)
+        taken.append(1000 * (clock() - start))
+    print(json.dumps(taken), flush=True)
+"""
+
+OPTIMUM = """
+import sys
+from optimum.onnxruntime import ORTModelForSequenceClassification, ORTQuantizer
+from optimum.onnxruntime.configuration import AutoQuantizationConfig
+
+source, out = sys.argv[1:]
+ORTModelForSequenceClassification.from_pretrained(source, export=True).save_pretrained(out)
+config = AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=False)
+ORTQuantizer.from_pretrained(out).quantize(save_dir=out, quantization_config=config)
+"""
+
+OPENVINO = """
+import sys
+import numpy as np
+import nncf, openvino
+
+source, out = sys.argv[1:]
+model = openvino.Core().read_model(source)
+random = np.random.default_rng(0)
+names = [entry.any_name for entry in model.inputs]
+rows = []
+for tokens in random.integers(8, 256, 64):
+    ids = random.integers(1000, 20000, (1, int(tokens)))
+    arrays = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    rows.append({name: arrays[name] for name in names})
+small = nncf.quantize(model, nncf.Dataset(rows), model_type=nncf.ModelType.TRANSFORMER)
+openvino.save_model(small, out)
+"""
+
+
+class Worker:
+    """A process that holds one model and times it when asked."""
+
+    def __init__(self, python: str, kind: str, path: Path, threads: int, clock: str) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        self.process = subprocess.Popen(
+            [python, "-c", WORKER, kind, str(path), str(threads), clock],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        assert self.process.stderr is not None
+        seen = []
+        for line in self.process.stderr:
+            if line.strip() == "ready":
+                return
+            seen.append(line)
+        sys.exit(f"{kind} {path}: {''.join(seen[-3:])}")
+
+    def time(self, tokens: int, runs: int) -> list[float]:
+        """Return the milliseconds of some runs."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{tokens} {runs}\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+
+def write_random(folder: Path, layers: int, width: int, inner: int) -> Path:
+    """Write a classifier with random weights, and a tokenizer, which is never used but looked for."""
+    import torch
+    from tokenizers import Tokenizer, models
+    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=12,
+        intermediate_size=inner,
+        num_labels=2,
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer = Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+    return folder
+
+
+def write_files(student: Path, out: Path) -> dict[str, Path]:
+    """Write the student's graphs: as traced, as rewritten, and in smaller precisions by their first recipes.
+
+    No gate: speed does not depend on what the weights are.
+    """
+    import numpy as np
+
+    from hrkd_cli.config import Target
+    from hrkd_cli.exporting.calibrate import activation_extremes
+    from hrkd_cli.exporting.graph import write_graph
+    from hrkd_cli.exporting.quantize import write_smaller
+    from hrkd_cli.exporting.recipes import Precision, ladder
+    from hrkd_cli.exporting.rewrite import rewrite_file
+    from hrkd_cli.exporting.targets import weights_for
+    from hrkd_cli.model.backend import TorchBackend
+
+    own = TorchBackend(student, device="cpu")
+    traced, fp32 = out / "traced.onnx", out / "fp32.onnx"
+    # The segments too, whatever the tokenizer says: optimum's graph has them.
+    write_graph(own.model, ("input_ids", "attention_mask", "token_type_ids"), traced)
+    shutil.copy(traced, fp32)
+    rewrite_file(fp32)
+    files = {"student ONNX fp32 as traced": traced, "student ONNX fp32": fp32}
+    ids = np.random.default_rng(0).integers(1000, 20000, (1, 64))
+    arrays = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    extremes = activation_extremes(fp32, [arrays])
+    for source, name in ((traced, " as traced"), (fp32, "")):
+        for precision in (Precision.INT8,) if name else (Precision.FP16, *list(Precision)[2:]):
+            path = out / f"{precision}{name.replace(' ', '_')}.onnx"
+            recipe = ladder(precision)[0][0]
+            write_smaller(source, path, recipe, weights=weights_for(Target.AUTO), extremes=extremes)
+            files[f"student ONNX {precision}{name}"] = path
+    return files
+
+
+def write_rewrites(student: Path, out: Path) -> dict[str, Path]:
+    """Write int8 graphs after none of the rewrites, the first, the first two, and so on."""
+    import onnx
+
+    from hrkd_cli.config import Target
+    from hrkd_cli.exporting import rewrite
+    from hrkd_cli.exporting.graph import write_graph
+    from hrkd_cli.exporting.onnx_graph import OnnxGraph
+    from hrkd_cli.exporting.quantize import write_smaller
+    from hrkd_cli.exporting.recipes import Precision, Recipe
+    from hrkd_cli.exporting.targets import weights_for
+    from hrkd_cli.model.backend import TorchBackend
+
+    own = TorchBackend(student, device="cpu")
+    write_graph(own.model, ("input_ids", "attention_mask", "token_type_ids"), out / "traced.onnx")
+    steps = {
+        "constant shapes": rewrite.constant_shapes,
+        "plain masks": rewrite.plain_masks,
+        "first token": rewrite.keep_first_token,
+        "merged projections": rewrite.merge_projections,
+        "separate residuals": rewrite.separate_residuals,
+    }
+    files = {}
+    for count in range(len(steps) + 1):
+        graph = OnnxGraph(onnx.load(out / "traced.onnx"))
+        for step in list(steps.values())[:count]:
+            step(graph)
+        onnx.save(graph.finish(), out / "some.onnx")
+        name = f"int8, and {list(steps)[count - 1]}" if count else "int8 as traced"
+        files[name] = out / f"rewrites_{count}.onnx"
+        recipe = Recipe(precision=Precision.INT8)
+        write_smaller(out / "some.onnx", files[name], recipe, weights=weights_for(Target.AUTO))
+    return files
+
+
+def prepare(arguments: argparse.Namespace, work: Path) -> dict[str, tuple[str, str, Path]]:
+    """Write all models; return Python, kind and path by name."""
+    folders = {"teacher": arguments.teacher, "student": arguments.student}
+    for name, shape in SHAPES.items():
+        folders[name] = folders[name] or write_random(work / name, *shape)
+    if arguments.rewrites:
+        files = write_rewrites(folders["student"], work)
+        return {name: (sys.executable, "onnx", path) for name, path in files.items()}
+    models = {f"{name} torch": (sys.executable, "torch", folder) for name, folder in folders.items()}
+    files = write_files(folders["student"], work)
+    models |= {name: (sys.executable, "onnx", path) for name, path in files.items()}
+    if arguments.optimum_python:
+        out = work / "optimum"
+        run(arguments.optimum_python, OPTIMUM, str(folders["student"]), str(out))
+        models["student optimum fp32"] = (sys.executable, "onnx", out / "model.onnx")
+        models["student optimum int8"] = (sys.executable, "onnx", out / "model_quantized.onnx")
+    if arguments.openvino_python:
+        out = work / "openvino.xml"
+        run(arguments.openvino_python, OPENVINO, str(files["student ONNX fp32 as traced"]), str(out))
+        models["student OpenVINO int8"] = (arguments.openvino_python, "openvino", out)
+    return models
+
+
+def run(python: str, code: str, *arguments: str) -> None:
+    """Run code under another Python, and stop with its last words when it fails."""
+    done = subprocess.run([python, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{python}: {done.stderr[-400:]}")
+
+
+def report(taken: dict[str, dict[int, list[float]]], lengths: list[int], models: dict[str, Path]) -> None:
+    """Print medians and 95th percentiles, then the two ratios that the project aims at."""
+    print("| p50 / p95, ms |" + "".join(f" {n} |" for n in lengths) + " MB |")
+    print("| --- |" + " ---: |" * (len(lengths) + 1))
+    middle = {name: {n: statistics.median(times) for n, times in found.items()} for name, found in taken.items()}
+    for name, found in taken.items():
+        cells = [f"{middle[name][n]:.2f} / {statistics.quantiles(found[n], n=20)[-1]:.2f}" for n in lengths]
+        path = models[name]
+        weights = (
+            path / "model.safetensors" if path.is_dir() else path.with_suffix(".bin") if path.suffix == ".xml" else path
+        )
+        print(f"| {name} | " + " | ".join(cells) + f" | {weights.stat().st_size / 1e6:.1f} |")
+    ours = middle.get("student ONNX int8", {})
+    for other in ("teacher torch", "student optimum int8", "student OpenVINO int8", "student ONNX fp32"):
+        if other in middle and ours:
+            ratios = ", ".join(f"{n}: {middle[other][n] / ours[n]:.2f}" for n in lengths)
+            print(f"\nint8 against {other}, times faster by tokens: {ratios}")
+
+
+def main() -> None:
+    """Write the models, time them in turns, and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("teacher", type=Path, nargs="?", help="model folder; random BERT-base without it")
+    parser.add_argument("student", type=Path, nargs="?", help="model folder; random 4 x 312 without it")
+    parser.add_argument("--threads", type=int, default=1, help="of every model (default 1)")
+    parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS), help="tokens")
+    parser.add_argument("--rounds", type=int, default=12, help="turns of each model (default 12)")
+    parser.add_argument("--runs", type=int, default=8, help="runs a turn (default 8)")
+    parser.add_argument("--rewrites", action="store_true", help="what each rewrite of the graph saves")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="what is taken (default wall)")
+    parser.add_argument("--optimum-python", metavar="PATH")
+    parser.add_argument("--openvino-python", metavar="PATH")
+    arguments = parser.parse_args()
+    from hrkd_cli.evaluation.machine import machine_name
+
+    with tempfile.TemporaryDirectory() as name:
+        models = prepare(arguments, Path(name))
+        threads, clock = arguments.threads, arguments.clock
+        workers = {name: Worker(python, kind, path, threads, clock) for name, (python, kind, path) in models.items()}
+        taken: dict[str, dict[int, list[float]]] = {name: {n: [] for n in arguments.lengths} for name in models}
+        for tokens in arguments.lengths:
+            for _ in range(arguments.rounds):
+                for name, worker in workers.items():
+                    taken[name][tokens] += worker.time(tokens, arguments.runs)
+        for worker in workers.values():
+            worker.process.kill()
+        print(f"{machine_name()}; {threads} thread(s), {clock} time, {arguments.rounds} x {arguments.runs} runs\n")
+        report(taken, arguments.lengths, {name: path for name, (_, _, path) in models.items()})
+
+
+if __name__ == "__main__":
+    main()

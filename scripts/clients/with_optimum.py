@@ -1,0 +1,22 @@
+"""``python scripts/clients/with_optimum.py BAKED_DIR``: optimum's ORTModelForSequenceClassification.
+
+Needs optimum-onnx 0.1.0 and the transformers 4.57 line (see docs/development.md).
+"""
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from optimum.onnxruntime import ORTModelForSequenceClassification
+from transformers import AutoTokenizer, pipeline
+
+from stored import compare, read
+
+folder = Path(sys.argv[1])
+graph = "model_quantized.onnx" if (folder / "onnx/model_quantized.onnx").is_file() else "model.onnx"
+cases = read(folder, graph)
+model = ORTModelForSequenceClassification.from_pretrained(folder, subfolder="onnx", file_name=graph)
+classify = pipeline("text-classification", model=model, tokenizer=AutoTokenizer.from_pretrained(folder))
+# One text at a time: an int8 graph's answer depends on what it is batched with.
+found = [classify(case["text"], truncation=True)[0] for case in cases]
+compare(f"optimum-onnx {version('optimum-onnx')} (transformers {version('transformers')}), {graph}", cases, found)
