@@ -207,6 +207,7 @@ class Bench:
             (self.encoder, self.encoded),
             layers=self.comparison.layers,
             attention=self.comparison.attention,
+            derived=self.device.type != "cpu",
             arithmetic=arithmetic,
             world=ALONE,
         )

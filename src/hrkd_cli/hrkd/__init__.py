@@ -4,6 +4,7 @@ Letters in shapes: B examples, T tokens, H teacher width, A heads, C classes, L 
 knows of files, models or the command line, and nothing is imported from the rest of the package.
 """
 
+from hrkd_cli.hrkd.gaps import attention_energy
 from hrkd_cli.hrkd.graph import DomainGraph, GraphRatios
 from hrkd_cli.hrkd.losses import attention_loss, hidden_loss, prediction_loss, prototype
 from hrkd_cli.hrkd.objective import (
@@ -20,7 +21,6 @@ from hrkd_cli.hrkd.packed import (
     Shares,
     StudentSignals,
     TeacherSignals,
-    attention_energy,
     packed_terms,
 )
 

@@ -51,7 +51,8 @@ class GraphAttention(nn.Module):
 
     def forward(self, nodes: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Map nodes (D, width) to (D, heads x out), heads side by side."""
-        features = torch.einsum("di,gio->gdo", nodes, self.weight)  # (heads, D, out)
+        # (heads, D, out); einsum and matmul would copy the weight.
+        features = torch.bmm(nodes.expand(len(self.weight), -1, -1), self.weight)
         receiver, neighbour = torch.einsum("gdo,gso->sgd", features, self.attention)  # each (heads, D)
         scores = F.leaky_relu(receiver[:, :, None] + neighbour[:, None, :], self.slope)  # (heads, D, D)
         weights = drop(scores.softmax(dim=-1), self.dropout if self.training else 0.0, generator)

@@ -9,15 +9,13 @@ Shapes: R rows of all domains, T tokens, D domains, the other letters as in ``hr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hrkd_cli.hrkd.gaps import attention_energy, gram_gap, score_gap, short_score_gap, state_gap, wide
 from hrkd_cli.hrkd.objective import BatchTerms, Projections
 
 ABSENT = -1e4  # logit of a class that a domain has not: its probability is exactly 0, and nothing becomes NaN
@@ -112,14 +110,14 @@ def packed_terms(
     if student.hidden is None or student.projected is None or teacher.hidden is None:
         none = prediction.new_zeros((0, len(prediction)))
         return BatchTerms(none, none, prediction, none[..., None])
-    gaps = _apply(_Gap, teacher.hidden, student.projected, shares.tokens) / teacher.hidden.shape[-1]  # (L+1, R)
+    gaps = state_gap(teacher.hidden, student.projected, shares.tokens) / teacher.hidden.shape[-1]  # (L+1, R)
     hidden = gaps @ shares.domains.T
     attention = torch.zeros_like(hidden)
     if student.queries is not None:
         attention = _attention_gaps(teacher, student, shares) * shares.pairs / student.queries.shape[2]  # (L, R)
         attention = torch.cat([torch.zeros_like(hidden[:1]), attention @ shares.domains.T])
     # The mean state of each domain, (L+1, D, h). A projection of a mean is the mean of projections.
-    means = shares.domains @ (shares.tokens[:, None, :] @ _wide(student.hidden)).squeeze(2)
+    means = shares.domains @ (shares.tokens[:, None, :] @ wide(student.hidden)).squeeze(2)
     if projections is not None:
         # The bias counts as often as there are rows here.
         present = (shares.domains @ shares.tokens.sum(dim=1))[:, None]
@@ -127,31 +125,19 @@ def packed_terms(
     return BatchTerms(hidden, attention, prediction, means)
 
 
-def attention_energy(queries: Tensor, keys: Tensor) -> Tensor:
-    """Return |Q K^T|^2 summed over heads, (L, R), without the T x T scores.
-
-    ``|Q K^T|^2 = <Q^T Q, K^T K>``: needs float32.
-
-    Args:
-        queries: (L, R, A, T, d), zero where a query does not count.
-        keys: (L, R, A, T, d), zero at padding.
-    """
-    with _exact_products():
-        queries, keys = _wide(queries), _wide(keys)
-        return ((queries.mT @ queries) * (keys.mT @ keys)).sum(dim=(2, 3, 4))
-
-
 def _cross_entropy(teacher: Tensor, student: Tensor, temperature: float, class_weights: Tensor | None) -> Tensor:
     """Soft cross-entropy of each row, (R,), summed over classes."""
-    terms = -F.softmax(_wide(teacher) / temperature, dim=-1) * F.log_softmax(_wide(student) / temperature, dim=-1)
+    terms = -F.softmax(wide(teacher) / temperature, dim=-1) * F.log_softmax(wide(student) / temperature, dim=-1)
     return (terms if class_weights is None else terms * class_weights).sum(dim=-1)
 
 
 def _attention_gaps(teacher: TeacherSignals, student: StudentSignals, shares: Shares) -> Tensor:
     """Squared differences of attention scores, (L, R), summed over heads and the pairs that count."""
-    query, key, teacher_query, teacher_key = (
-        _wide(t) for t in (student.queries, student.keys, teacher.queries, teacher.keys) if t is not None
-    )
+    found = [t for t in (student.queries, student.keys, teacher.queries, teacher.keys) if t is not None]
+    if all(t.dtype is torch.bfloat16 for t in found):
+        query, key, teacher_query, teacher_key = found
+        return short_score_gap(teacher_query, teacher_key, query, key, shares.queries, shares.keys)
+    query, key, teacher_query, teacher_key = (wide(t) for t in found)
     if shares.keys is not None:
         mask = shares.keys[:, None, :, None]
         key, teacher_key = (torch.where(mask, t, 0.0) for t in (key, teacher_key))
@@ -163,83 +149,7 @@ def _attention_gaps(teacher: TeacherSignals, student: StudentSignals, shares: Sh
     grams, scores = 4 * own * (own + theirs), tokens * (theirs + 3 * own)
     energies = teacher.energies
     if scores <= (grams if energies is not None else grams + 2 * theirs * theirs):
-        return _apply(_ScoreGap, teacher_query, teacher_key, query, key)
+        return score_gap(teacher_query, teacher_key, query, key)
     if energies is None:
         energies = attention_energy(teacher_query, teacher_key)
-    return energies + _apply(_GramGap, teacher_query, teacher_key, query, key)
-
-
-class _Gap(torch.autograd.Function):
-    """``sum_t share[r,t] |teacher[l,r,t] - student[l,r,t]|^2``, (L+1, R): keeps its inputs only, no float32 copy."""
-
-    @staticmethod
-    def forward(ctx: Any, teacher: Tensor, student: Tensor, shares: Tensor) -> Tensor:
-        ctx.save_for_backward(teacher, student, shares)
-        squares = (_wide(student) - teacher).square_().sum(dim=-1)  # (L+1, R, T)
-        # Padding may hold anything, also what is not a number.
-        return torch.where(shares > 0, squares * shares, 0.0).sum(dim=-1)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None]:
-        teacher, student, shares = ctx.saved_tensors
-        factor = (2 * gradients[0][..., None] * shares)[..., None]  # (L+1, R, T, 1)
-        found = (_wide(student) - teacher).mul_(factor)
-        return None, torch.where(factor != 0, found, 0.0).to(student.dtype), None
-
-
-class _ScoreGap(torch.autograd.Function):
-    """``|Q K^T - Q' K'^T|^2`` summed over heads, (L, R), by way of the scores."""
-
-    @staticmethod
-    def forward(ctx: Any, teacher_query: Tensor, teacher_key: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        gap = (query @ key.mT).sub_(teacher_query @ teacher_key.mT)  # (L, R, A, T, T)
-        ctx.save_for_backward(gap, query, key)
-        return gap.square().sum(dim=(2, 3, 4))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor, Tensor]:
-        gap, query, key = ctx.saved_tensors
-        factor = 2 * gradients[0][..., None, None, None]
-        return None, None, (gap @ key).mul_(factor), (gap.mT @ query).mul_(factor)
-
-
-class _GramGap(torch.autograd.Function):
-    """As _ScoreGap without the teacher's own term, from d x d matrices: ``<Q'^T Q', K'^T K'> - 2 <Q^T Q', K^T K'>``."""
-
-    @staticmethod
-    def forward(ctx: Any, teacher_query: Tensor, teacher_key: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        with _exact_products():
-            own_query, own_key = query.mT @ query, key.mT @ key
-            cross_query, cross_key = teacher_query.mT @ query, teacher_key.mT @ key
-        ctx.save_for_backward(teacher_query, teacher_key, query, key, own_query, own_key, cross_query, cross_key)
-        return (own_query * own_key).sum(dim=(2, 3, 4)) - 2 * (cross_query * cross_key).sum(dim=(2, 3, 4))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor, Tensor]:
-        teacher_query, teacher_key, query, key, own_query, own_key, cross_query, cross_key = ctx.saved_tensors
-        factor = 2 * gradients[0][..., None, None, None]
-        with _exact_products():
-            to_query = (query @ own_key).sub_(teacher_query @ cross_key).mul_(factor)
-            to_key = (key @ own_query).sub_(teacher_key @ cross_query).mul_(factor)
-        return None, None, to_query, to_key
-
-
-def _apply(function: type[torch.autograd.Function], *tensors: Tensor) -> Tensor:
-    found: Tensor = function.apply(*tensors)  # type: ignore[no-untyped-call]
-    return found
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    """Return half-precision numbers as float32, others as they are."""
-    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
-
-
-@contextmanager
-def _exact_products() -> Iterator[None]:
-    """Keep CUDA's float32 matrix products at float32: the terms nearly cancel, and TF32 has 10 bits."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+    return energies + gram_gap(teacher_query, teacher_key, query, key)

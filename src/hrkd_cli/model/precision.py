@@ -11,6 +11,8 @@ import torch
 
 from hrkd_cli.config import Precision
 from hrkd_cli.errors import UsageError
+from hrkd_cli.model.cpu_training import CpuTraining
+from hrkd_cli.model.memory import keep_freed_memory
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86-64, x86-64 with matrix units, arm64
@@ -47,8 +49,9 @@ class Arithmetic:
 
     @contextlib.contextmanager
     def forward(self) -> Iterator[None]:
-        """Run what is inside in this precision."""
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.precision is not Precision.FP32):
+        """Run what is inside in this precision, with the device's fast kernels."""
+        kernels = CpuTraining() if self.device.type == "cpu" else contextlib.nullcontext()
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.precision is not Precision.FP32), kernels:
             yield
 
     @contextlib.contextmanager
@@ -58,8 +61,10 @@ class Arithmetic:
             yield
 
     def prepare(self) -> None:
-        """Let CUDA's remaining float32 products run on matrix units, unless fp32 was asked for."""
-        if self.device.type == "cuda":
+        """Set the process up: matrix units for CUDA's remaining float32 products, memory that stays on a CPU."""
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        elif self.device.type == "cuda":
             torch.set_float32_matmul_precision("highest" if self.precision is Precision.FP32 else "high")
 
     def backward(self, loss: torch.Tensor) -> None:

@@ -1,8 +1,9 @@
 """The teachers' outputs on the train split, computed once, kept on disk and read by every epoch and later run.
 
-Kept at real lengths, in 16 bits: the hidden states at the matched layers and those that enter them. Queries and keys
-are two matrix products away from the latter (``hrkd_cli.model.querykey``), so attention scores are never stored; where
-an architecture has no such products, queries and keys are kept themselves.
+Kept at real lengths, in 16 bits: the hidden states at the matched layers, and either the queries and keys of those
+layers or the states that enter them, from which queries and keys are two matrix products away
+(``hrkd_cli.model.querykey``). The former take about half as much again on disk and save a tenth of a CPU's step; a GPU
+has the products for nothing. Attention scores are never stored.
 """
 
 from __future__ import annotations
@@ -81,6 +82,8 @@ class TeacherCache:
         rows: the train split as the teachers see it: (encoder, token ids by domain).
         layers: matched layers, 1-based; empty for logits only.
         attention: whether attention scores are compared.
+        derived: whether queries and keys are to be computed from the states that enter a layer, where the architecture
+            allows it.
         arithmetic: precision of the teachers' forward pass, and the device.
         world: the processes that share the building.
     """
@@ -93,6 +96,7 @@ class TeacherCache:
         *,
         layers: Sequence[int],
         attention: bool,
+        derived: bool = True,
         arithmetic: Arithmetic,
         world: World,
     ) -> None:
@@ -103,7 +107,7 @@ class TeacherCache:
         self.world = world
         self.captures = {id(m): Capture(m, layers, attention=attention) for m in teachers.models.values()}
         self.query_keys: dict[int, QueryKeys] = {}
-        self.kept = self._plan(tuple(layers), attention)
+        self.kept = self._plan(tuple(layers), attention=attention, derived=derived)
         self.lengths = {domain: e.lengths() for domain, e in self.encoded.items()}
         self.shards = plan_shards({domain: len(e) for domain, e in self.encoded.items()})
         self.sizes = {s.number: self._bytes(s) for s in self.shards}
@@ -115,6 +119,11 @@ class TeacherCache:
     def bytes(self) -> int:
         """What the states take on disk."""
         return sum(self.sizes.values())
+
+    @property
+    def with_energies(self) -> bool:
+        """Whether the norms of attention scores are of use: the loss of bf16 tensors goes by the scores themselves."""
+        return self.kept.attention and self.arithmetic.dtype is not torch.bfloat16
 
     @property
     def rows(self) -> int:
@@ -190,13 +199,11 @@ class TeacherCache:
         whole = entering == list(range(first, last + 1))
         return self.query_keys[model](states[first : last + 1] if whole else states[entering])
 
-    def _plan(self, layers: tuple[int, ...], attention: bool) -> Kept:
+    def _plan(self, layers: tuple[int, ...], *, attention: bool, derived: bool) -> Kept:
         """Find out what has to be kept, trying each teacher on a few rows."""
         width = sizes_of(self.teachers.root.config).width
-        if not layers:
-            return Kept.of((), width, attention=False, products=False)
-        if not attention:
-            return Kept.of(layers, width, attention=False, products=False)
+        if not layers or not attention or not derived:
+            return Kept.of(layers, width, attention=attention and bool(layers), products=False)
         for domain, model in self.teachers.models.items():
             if id(model) in self.query_keys:
                 continue
@@ -230,8 +237,11 @@ class TeacherCache:
         }
 
     def _energies(self, model: int, states: Tensor, batch: Batch) -> Tensor:
-        """Squared norms of the attention scores as they will be computed from what is kept, (L, R)."""
-        if not self.kept.attention:
+        """Squared norms of the attention scores as they will be computed from what is kept, (L, R).
+
+        They are of use to the loss in float32 only (``hrkd_cli.hrkd.gaps``).
+        """
+        if not self.with_energies:
             return states.new_zeros((0, len(states)), dtype=torch.float32)
         mask = batch.mask[:, None, :, None]
         both = self.queries_and_keys(model, states.transpose(0, 1))
@@ -247,7 +257,7 @@ class TeacherCache:
         size = self.kept.units * self.kept.width * 2
         starts = np.concatenate([[0], np.cumsum(lengths[shard.first : last])])
         logits = np.zeros((shard.rows, len(self.teachers.heads.labels[shard.domain])), dtype=np.float32)
-        energies = np.zeros((len(self.kept.layers) if self.kept.attention else 0, shard.rows), dtype=np.float32)
+        energies = np.zeros((len(self.kept.layers) if self.with_energies else 0, shard.rows), dtype=np.float32)
         done = 0
         for rows in self.batches(shard):
             states, own_logits, own_energies = self.forward(shard.domain, rows.tolist())
@@ -296,7 +306,7 @@ class CachedTeachers:
         states = self._space((kept.units, rows, tokens, kept.width))
         host = states.numpy()
         logits = np.full((rows, self.classes), ABSENT, dtype=np.float32)
-        energies = np.zeros((len(kept.layers) if kept.attention else 0, rows), dtype=np.float32)
+        energies = np.zeros((len(kept.layers) if self.cache.with_energies else 0, rows), dtype=np.float32)
         runs: list[list[int]] = []
         for number, (domain, row) in enumerate(picks):
             page, inside = divmod(row, SHARD_ROWS)
@@ -330,7 +340,8 @@ class CachedTeachers:
             found.append(self.cache.queries_and_keys(model, states[:, first : first + count]))
             first += count
         queries, keys = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
-        return TeacherSignals(hidden, queries, keys, loaded.energies, loaded.logits)
+        energies = loaded.energies if self.cache.with_energies else None
+        return TeacherSignals(hidden, queries, keys, energies, loaded.logits)
 
     def _space(self, shape: tuple[int, ...]) -> Tensor:
         """Return room on the host for a batch's states; what stands at padding is left over from other batches."""

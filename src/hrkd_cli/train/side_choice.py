@@ -23,6 +23,9 @@ from hrkd_cli.train.teachers import Teachers
 from hrkd_cli.train.world import World
 
 WORTH = 2.0  # reading must be this much faster than computing: near 1 the choice would change from run to run
+# What a checkpoint remembers: the teachers run at every step, or their outputs are read from disk and queries and keys
+# are computed from them, or these are kept too.
+ASKED, DERIVED, KEPT = "asked", "derived", "kept"
 SPARE = 1 << 30  # bytes of the disk that are left to others
 
 
@@ -34,11 +37,11 @@ def teacher_side(
     *,
     own_tokenizer: bool,
     out: Path,
-    decided: bool | None,
+    decided: str | None,
     arithmetic: Arithmetic,
     world: World,
     on_event: OnEvent,
-) -> tuple[TeacherSide, bool]:
+) -> tuple[TeacherSide, str]:
     """Make the teachers' side of a run; where their outputs are to be kept, compute what is missing of them.
 
     Args:
@@ -54,30 +57,22 @@ def teacher_side(
         on_event: told what was decided.
 
     Returns:
-        The side, and whether it reads from disk.
+        The side, and what was decided: ``ASKED``, ``DERIVED`` or ``KEPT``.
 
     Raises:
         OutputError: keeping was asked for, and the disk is too small.
     """
-    if not comparison.padded and settings.cache_teacher is not CacheTeacher.OFF and decided is not False:
+    if not comparison.padded and settings.cache_teacher is not CacheTeacher.OFF and decided != ASKED:
         root = out.resolve().parent / CACHE.folder
-        cache = TeacherCache(
-            root,
-            teachers,
-            rows,
-            layers=comparison.layers,
-            attention=comparison.attention,
-            arithmetic=arithmetic,
-            world=world,
-        )
-        wanted = decided is True or settings.cache_teacher is CacheTeacher.ON
+        cache = _planned(root, teachers, rows, comparison, settings, decided, arithmetic, world)
+        wanted = decided is not None or settings.cache_teacher is CacheTeacher.ON
         if world.any(world.is_main and _keep(cache, root, settings, must=wanted, on_event=on_event)):
             with _alone(cache, world, on_event):
                 computed = cache.build(on_event)
             if not computed:
                 on_event(Note(f"teacher outputs: read from {cache.folder.path}"))
             _forget(arithmetic.device)
-            return cache.open(), True
+            return cache.open(), KEPT if cache.kept.scored else DERIVED
     pad_to = rows[0].max_length if comparison.padded else None
     side = AskedTeachers(
         teachers,
@@ -87,7 +82,37 @@ def teacher_side(
         pad_to=pad_to,
         device=arithmetic.device,
     )
-    return side, False
+    return side, ASKED
+
+
+def _planned(
+    root: Path,
+    teachers: Teachers,
+    rows: tuple[Encoder, Mapping[str, Encoded]],
+    comparison: Comparison,
+    settings: DistillSettings,
+    decided: str | None,
+    arithmetic: Arithmetic,
+    world: World,
+) -> TeacherCache:
+    """Plan what would be kept: queries and keys too on a CPU, as long as the limit allows it."""
+
+    def plan(*, derived: bool) -> TeacherCache:
+        return TeacherCache(
+            root,
+            teachers,
+            rows,
+            layers=comparison.layers,
+            attention=comparison.attention,
+            derived=derived,
+            arithmetic=arithmetic,
+            world=world,
+        )
+
+    if decided == DERIVED or arithmetic.device.type != "cpu":
+        return plan(derived=True)
+    whole = plan(derived=False)
+    return whole if decided == KEPT or whole.bytes <= settings.cache_limit * 1e9 else plan(derived=True)
 
 
 def _keep(cache: TeacherCache, root: Path, settings: DistillSettings, *, must: bool, on_event: OnEvent) -> bool:

@@ -1,0 +1,135 @@
+"""Dropout and attention as a CPU runs them fast in training. The same mathematics, other random masks.
+
+Torch draws dropout masks on a CPU one number after the other, and takes attention with dropout apart into a dozen
+passes over float32 scores. Here random bits come from a vectorised generator (SFC64), seeded from torch's own random
+state so that a resumed run draws the same, and attention keeps its scores in the precision of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+_LEVELS = 2**16  # a mask's share is a multiple of 1/_LEVELS
+_PLAIN = {"query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa"}
+
+
+class Masks:
+    """Draws dropout masks; seeded from torch's random state when first used."""
+
+    def __init__(self) -> None:
+        self._bits: np.random.SFC64 | None = None
+
+    def draw(self, shape: torch.Size, share: float, dtype: torch.dtype) -> tuple[Tensor, float]:
+        """Return a mask of ``shape``, 1 at what is kept and else 0, and the factor that makes up for what is not."""
+        if self._bits is None:
+            self._bits = np.random.SFC64(int(torch.randint(2**62, ()).item()))
+        dropped = round(share * _LEVELS)
+        count = shape.numel()
+        # Four draws of 16 bits from each 64-bit number.
+        bits = torch.from_numpy(self._bits.random_raw(-(-count // 4)).view(np.int16))[:count]
+        factor = _LEVELS / (_LEVELS - dropped) if dropped < _LEVELS else 0.0
+        return (bits >= dropped - _LEVELS // 2).view(shape).to(dtype), factor
+
+
+class CpuTraining(TorchFunctionMode):
+    """Inside it, dropout and attention with dropout on CPU tensors run as described above; all else as ever."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.masks = Masks()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.dropout:
+            given = dict(zip(("input", "p", "training", "inplace"), args, strict=False)) | kwargs
+            values, share = given["input"], given.get("p", 0.5)
+            if given.get("training", True) and 0 < share < 1 and not given.get("inplace") and _is_ours(values):
+                return _Dropout.apply(values, *self.masks.draw(values.shape, share, values.dtype))  # type: ignore[no-untyped-call]
+        elif func is F.scaled_dot_product_attention:
+            given = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args, strict=False))
+            given |= kwargs
+            if self._can_attend(given):
+                return self._attend(given)
+        return func(*args, **kwargs)
+
+    @staticmethod
+    def _can_attend(given: dict[str, Any]) -> bool:
+        if not 0 < given.get("dropout_p", 0.0) < 1 or given.get("is_causal") or given.get("enable_gqa"):
+            return False
+        query, key, mask = given["query"], given["key"], given.get("attn_mask")
+        same = query.dim() == 4 and query.shape[:2] == key.shape[:2] == given["value"].shape[:2]
+        return same and _is_ours(query) and not (mask is not None and mask.requires_grad) and given.keys() <= _PLAIN
+
+    def _attend(self, given: dict[str, Any]) -> Tensor:
+        query, key, value = given["query"], given["key"], given["value"]
+        if torch.is_autocast_enabled("cpu"):
+            query, key, value = (t.to(torch.get_autocast_dtype("cpu")) for t in (query, key, value))
+        scale = given.get("scale")
+        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        keep, factor = self.masks.draw(torch.Size((*query.shape[:3], key.shape[2])), given["dropout_p"], query.dtype)
+        mask = given.get("attn_mask")
+        with torch.autocast("cpu", enabled=False):
+            found: Tensor = _Attention.apply(query, key, value, mask, scale, keep, factor)  # type: ignore[no-untyped-call]
+        return found
+
+
+def _is_ours(values: Tensor) -> bool:
+    return values.device.type == "cpu" and values.is_floating_point() and values.numel() > 0
+
+
+class _Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, keep: Tensor, factor: float) -> Tensor:
+        ctx.save_for_backward(keep)
+        ctx.factor = factor
+        return (values * keep).mul_(factor)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (keep,) = ctx.saved_tensors
+        return (gradients[0] * keep).mul_(ctx.factor), None, None
+
+
+class _Attention(torch.autograd.Function):
+    """``dropout(softmax(scale Q K^T + mask)) V``: keeps probabilities and mask, 4 bytes a score in bf16."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        scale: float,
+        keep: Tensor,
+        factor: float,
+    ) -> Tensor:
+        scores = (query * scale) @ key.mT  # (B, A, T, T)
+        if mask is not None and mask.dtype is torch.bool:
+            # The lowest number, not -inf: a row without any key stays finite.
+            mask = torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, torch.finfo(scores.dtype).min)
+        if mask is not None:
+            scores += mask
+        weights = scores.softmax(dim=-1)
+        ctx.save_for_backward(query, key, value, weights, keep)
+        ctx.scale, ctx.factor = scale, factor
+        return ((weights * keep) @ value).mul_(factor)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, weights, keep = ctx.saved_tensors
+        gradient = gradients[0] * ctx.factor
+        to_value = (weights * keep).mT @ gradient
+        to_weights = (gradient @ value.mT).mul_(keep)
+        to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype)
+        to_query, to_key = (to_scores @ key).mul_(ctx.scale), (to_scores.mT @ query).mul_(ctx.scale)
+        return to_query, to_key, to_value, None, None, None, None
