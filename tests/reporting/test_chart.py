@@ -26,7 +26,7 @@ def test_names_are_escaped_and_the_picture_has_title_and_description():
 
 def test_points_lie_where_the_axes_say():
     root = picture(Line("a", [(0, 0.0), (10, 4.0)]), x_axis=Axis(0, 10), y_axis=Axis(0, 4), height=200)
-    assert lines_of(root)[0].get("points") == "54.0,164.0 388.0,24.0"
+    assert lines_of(root)[0].get("points") == "54.0,164.0 388.0,28.0"
 
 
 def test_values_before_smoothing_lie_behind_and_are_cut_off_at_the_edge():

@@ -88,7 +88,11 @@ def test_names_from_outside_are_only_text(tmp_path):
 
 def test_several_runs_are_compared_first(tmp_path):
     found, _ = outline(write_run(tmp_path / "a"), write_run(tmp_path / "b", ratios=False), tmp_path / "a")
-    assert found.titles[:3] == ["3 runs compared", "Dev accuracy, average of domains", "Best dev accuracy"]
+    assert found.titles[:3] == ["3 runs compared", "Dev accuracy, average of domains", "Best dev accuracy, %"]
+    first = found.cells.index("books")
+    assert found.cells[first : first + 12] == [
+        "books", "70.0", "70.0", "70.0", "dvd", "90.0", "90.0", "90.0", "average", "80.0", "80.0", "80.0",
+    ]  # fmt: skip
     assert [title for title in found.titles if title.startswith("Distillation")] == [
         "Distillation: a", "Distillation: b", "Distillation: a",
     ]  # fmt: skip

@@ -16,7 +16,7 @@ NEUTRAL = -1
 DASHES = ("", "6 3", "2 3", "8 3 2 3")
 
 WIDTH = 400
-LEFT, RIGHT, TOP, BOTTOM = 54, 12, 24, 36
+LEFT, RIGHT, TOP, BOTTOM = 54, 12, 28, 36
 _CHARACTER = 7.0  # width of a label's character, for what must not leave the picture
 
 

@@ -70,23 +70,27 @@ def _compared(runs: Sequence[Run]) -> str:
     last = Axis(0.0, float(max(1, *(run.metrics.last_step for run in runs))))
     chart = Chart("Dev accuracy, average of domains", "step", "accuracy, %", lines, height=280, x_axis=last)
     values = html.values_table("step", names, [line.points for line in lines])
-    domains = list(dict.fromkeys(domain for run in runs for domain in run.metrics.domains))
-    rows = [_best_row(name, run, domains) for name, run in zip(names, runs, strict=True)]
-    columns = ("run", "stage", "steps", "best step", *(f"{domain}, %" for domain in domains), "average, %")
-    table = html.box("Best dev accuracy", html.table(columns, rows, words=(0, 1)))
+    table = html.box("Best dev accuracy, %", html.table(("", *names), _best_rows(runs), last=True))
     drawn = [html.figure(chart, "all", values)] if any(line.points for line in lines) else []
     key = html.legend([(name, index) for index, name in enumerate(names)])
     title = f"<h1>{len(runs)} runs compared</h1>"
     return f'<article class="run">{title}{key}{html.grid([*drawn, table])}</article>\n'
 
 
-def _best_row(name: str, run: Run, domains: Sequence[str]) -> tuple[str, ...]:
-    best = run.best
-    if best is None:
-        return name, run.stage, number(run.metrics.last_step), "", *("" for _ in domains), ""
-    scores = (facts.percent(best.domains.get(domain, {}).get("accuracy")) for domain in domains)
-    average = facts.percent(best.average.get("accuracy"))
-    return name, run.stage, number(run.metrics.last_step), f"{best.step:,}", *scores, average
+def _best_rows(runs: Sequence[Run]) -> list[tuple[str, ...]]:
+    """Return a row a figure, a column a run."""
+    best = [run.best for run in runs]
+    domains = dict.fromkeys(domain for run in runs for domain in run.metrics.domains)
+    rows = [
+        ("stage", *(run.stage for run in runs)),
+        ("steps", *(number(run.metrics.last_step) for run in runs)),
+        ("best step", *(number(score.step) if score else "" for score in best)),
+    ]
+    for domain in domains:
+        found = (score.domains.get(domain, {}) if score else {} for score in best)
+        rows.append((domain, *(facts.percent(scores.get("accuracy")) for scores in found)))
+    average = (facts.percent(score.average.get("accuracy")) if score else "" for score in best)
+    return [*rows, ("average", *average)]
 
 
 def _distinct(runs: Sequence[Run]) -> list[str]:
