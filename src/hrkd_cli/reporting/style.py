@@ -85,6 +85,8 @@ thead th{color:var(--soft);font-weight:500;border-bottom-color:var(--soft)}
 tbody th{font-weight:400}
 .sums tbody tr:last-child>*{font-weight:600}
 .n{text-align:right;white-space:nowrap}
+thead th{vertical-align:bottom}
+thead .n{white-space:normal;overflow-wrap:anywhere;min-width:5em}
 details{font-size:.9rem;margin:6px 0}
 summary{cursor:pointer;color:var(--soft);font-size:.85rem}
 footer{margin-top:56px;color:var(--soft);font-size:.85rem}
