@@ -2,7 +2,7 @@
 
 The functions behind the commands, imported when first used::
 
-    from hrkd_cli import prepare, teach, distill, evaluate, export, Predictor
+    from hrkd_cli import prepare, teach, distill, evaluate, export, report, Predictor
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from hrkd_cli.data.prepare import prepare
     from hrkd_cli.evaluation.evaluate import evaluate
     from hrkd_cli.exporting.export import export
+    from hrkd_cli.reporting.report import report
     from hrkd_cli.runtime.predictor import Predictor
     from hrkd_cli.train.distill import distill
     from hrkd_cli.train.teach import teach
 
 __version__ = "0.1.0"
 
-__all__ = ["Predictor", "__version__", "distill", "evaluate", "export", "prepare", "teach"]
+__all__ = ["Predictor", "__version__", "distill", "evaluate", "export", "prepare", "report", "teach"]
 
 _HOMES = {
     "prepare": "hrkd_cli.data.prepare",
@@ -28,6 +29,7 @@ _HOMES = {
     "distill": "hrkd_cli.train.distill",
     "evaluate": "hrkd_cli.evaluation.evaluate",
     "export": "hrkd_cli.exporting.export",
+    "report": "hrkd_cli.reporting.report",
     "Predictor": "hrkd_cli.runtime.predictor",
 }
 

@@ -73,6 +73,7 @@ ROOT = Path("hrkd-out")
 DATASET_OUT = ROOT / "dataset"
 TEACHER_OUT = ROOT / "teacher"
 STUDENT_OUT = ROOT / "student"
+REPORT = "report.html"
 
 
 def partial(out: Path) -> Path:

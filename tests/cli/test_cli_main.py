@@ -11,7 +11,7 @@ import hrkd_cli
 from hrkd_cli import errors
 from hrkd_cli.cli.main import command
 
-COMMANDS = ["prepare", "teach", "distill", "eval", "export", "predict", "info"]
+COMMANDS = ["prepare", "teach", "distill", "eval", "export", "predict", "report", "info"]
 
 
 def test_no_arguments_show_the_help(hrkd):

@@ -12,7 +12,7 @@ import typer
 from typer.main import get_command
 
 from hrkd_cli import __version__
-from hrkd_cli.cli import distill, evaluate, export, failures, info, launch, predict, prepare, settings, teach
+from hrkd_cli.cli import distill, evaluate, export, failures, info, launch, predict, prepare, report, settings, teach
 from hrkd_cli.cli.help import Command, Group
 
 _HELP_OPTIONS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -44,6 +44,7 @@ for _command, _name in (
     (evaluate.evaluate, "eval"),
     (export.export, "export"),
     (predict.predict, "predict"),
+    (report.report, "report"),
     (info.info, "info"),
 ):
     _epilog = sys.modules[_command.__module__].EXAMPLES

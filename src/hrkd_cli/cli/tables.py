@@ -243,6 +243,18 @@ def gate_lines(result: Json) -> list[str]:
     return [f"Gate {verdict}: dev accuracy {moved}; a fall of {gate['max_drop']:g} is allowed."]
 
 
+def reported(result: Json) -> list[Table]:
+    """The runs that a report shows."""
+    rows = []
+    for run in result["runs"]:
+        best = run["best"] or {}
+        state = "finished" if run["finished"] else "not finished"
+        step = thousands(best["step"]) if best else "-"
+        rows.append((run["run"], run["stage"], state, thousands(run["steps"]), step, _share(best.get("accuracy"))))
+    columns = ("run", "stage", "", "steps", "best step", "dev accuracy, %")
+    return [Table("Runs", columns, rows, words=(0, 1, 2))]
+
+
 def machine(found: Json) -> Table:
     """Versions and machine."""
     cpu = found["cpu"]

@@ -1,0 +1,153 @@
+"""``hrkd report`` without the command line: runs in, one HTML file out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hrkd_cli.errors import OutputError, UsageError
+from hrkd_cli.events import Note, OnEvent, ignore
+from hrkd_cli.layout import REPORT, ROOT, STUDENT_OUT
+from hrkd_cli.outputs import made_folders, plain_disk_errors
+from hrkd_cli.reporting.page import MARK, page
+from hrkd_cli.reporting.run import Run, read_run
+
+_MARK_WITHIN = 256  # bytes from the top of a file, in which the mark of a report is
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What a report shows of a run.
+
+    Attributes:
+        run: its folder.
+        stage: ``"teach"`` or ``"distill"``.
+        finished: False while it is under way, or when it was cut off.
+        steps: recorded so far.
+        best_step: of the best dev score; None before the first.
+        accuracy: average dev accuracy (0 to 1) of that step.
+    """
+
+    run: str
+    stage: str
+    finished: bool
+    steps: int
+    best_step: int | None
+    accuracy: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the summary as plain values."""
+        best = None if self.best_step is None else {"step": self.best_step, "accuracy": self.accuracy}
+        return {"run": self.run, "stage": self.stage, "finished": self.finished, "steps": self.steps, "best": best}
+
+
+@dataclass(frozen=True, slots=True)
+class ReportResult:
+    """A written report.
+
+    Attributes:
+        out: the file.
+        bytes: its size.
+        runs: what it shows, in order.
+    """
+
+    out: str
+    bytes: int
+    runs: tuple[RunSummary, ...]
+
+    @property
+    def steps(self) -> int:
+        """Steps of all runs together."""
+        return sum(run.steps for run in self.runs)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as plain values."""
+        runs = [run.to_json() for run in self.runs]
+        return {"out": self.out, "bytes": self.bytes, "steps": self.steps, "runs": runs}
+
+
+def report(
+    runs: str | Path | Sequence[str | Path] = STUDENT_OUT,
+    *,
+    out: str | Path | None = None,
+    force: bool = False,
+    on_event: OnEvent = ignore,
+) -> ReportResult:
+    """Write one HTML page about runs, which needs nothing beside it: curves, dev scores, ratios, exported files.
+
+    Args:
+        runs: folders written by teach or distill, or the ``OUT.partial`` of a run that is not finished.
+        out: the file; None for ``report.html`` in the run's folder, or under hrkd-out where there are several runs.
+        force: replace a file that is no report.
+        on_event: told of a run that is not finished.
+
+    Raises:
+        UsageError: no run is named, or one is named twice.
+        DataError: a folder is no run's, or the run has not done a step yet.
+        OutputError: the file exists and is no report, or cannot be written.
+    """
+    paths = [Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
+    if not paths:
+        raise UsageError("RUN: no run is named; name the folder of a run of hrkd teach or hrkd distill")
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UsageError("RUN: the same folder is named twice; name each once")
+    # The target is checked first, but its default lies in a folder that may not exist.
+    target = Path(out) if out is not None else paths[0] / REPORT if len(paths) == 1 else ROOT / REPORT
+    read = [read_run(path) for path in paths]
+    _check_target(target, paths, force=force)
+    for run in read:
+        if not run.finished:
+            on_event(Note(f"{run.path}: not finished; the report shows its first {run.metrics.last_step:,} steps"))
+    content = page(read).encode()
+    _write(target, content)
+    return ReportResult(str(target), len(content), tuple(map(_summary, read)))
+
+
+def _check_target(target: Path, runs: Sequence[Path], *, force: bool) -> None:
+    """Refuse to write over what is not a report.
+
+    Raises:
+        OutputError: see ``report``.
+    """
+    if not (target.exists() or target.is_symlink()) or _is_report(target):
+        return
+    if not target.is_file():
+        raise OutputError(f"{target} is not a file, so it is left alone; choose another --out")
+    folders = {target.resolve().parent, *target.resolve().parents}
+    if owner := next((run for run in runs if run.resolve() in folders), None):
+        raise OutputError(f"{target} is a file of the run {owner}, so it is left alone; choose another --out")
+    if not force:
+        raise OutputError(f"{target} exists and is no report; replace it with --force or choose another --out")
+
+
+def _is_report(file: Path) -> bool:
+    try:
+        with file.open("rb") as stream:
+            return MARK.encode() in stream.read(_MARK_WITHIN)
+    except OSError:
+        return False
+
+
+def _write(target: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        OutputError: the disk is full, or the folder cannot be written.
+    """
+    work = target.with_name(f".{target.name}.{os.getpid()}")
+    with plain_disk_errors(target, target.parent), made_folders(work):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            work.write_bytes(content)
+            work.replace(target)
+        finally:
+            work.unlink(missing_ok=True)
+
+
+def _summary(run: Run) -> RunSummary:
+    best = run.best
+    step, accuracy = (None, None) if best is None else (best.step, best.average.get("accuracy"))
+    return RunSummary(str(run.path), run.stage, run.finished, run.metrics.steps, step, accuracy)

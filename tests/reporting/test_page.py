@@ -1,0 +1,143 @@
+"""The page: what is in it, what is left out, and that nothing from outside can break it."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from made_runs import DOMAINS, dev_line, lines, step_line, write_export, write_lines, write_run
+
+from hrkd_cli.reporting.page import page
+from hrkd_cli.reporting.run import read_run
+
+VOID = {"meta", "path", "rect", "circle", "polyline"}
+
+
+class Outline(HTMLParser):
+    """Titles, cells and ids of a page; every element must be closed by its own end."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.ids, self.titles, self.tags, self.cells = [], [], [], set(), []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.ids += [value for name, value in attrs if name == "id"]
+        assert not any(name.startswith("on") or name in ("src", "href") for name, _ in attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("h1", "h2", "h3", "figcaption"):
+            self.titles.append(data)
+        if self.open and self.open[-1] in ("td", "th"):
+            self.cells.append(data)
+
+
+def outline(*folders):
+    text = page([read_run(folder) for folder in folders])
+    found = Outline(text)
+    assert len(set(found.ids)) == len(found.ids)
+    assert "script" not in found.tags
+    assert not re.search(r"https?://|@import", text)
+    return found, text
+
+
+def test_a_whole_run(tmp_path):
+    found, text = outline(write_export(write_run(tmp_path / "student", epochs=4)))
+    assert found.titles == [
+        "Distillation: student",
+        "Dev scores", "Dev accuracy by domain", "Best dev scores: step 20",
+        "Losses", "Loss: total", "Loss: hidden", "Loss: prediction",
+        "Optimisation", "Learning rate", "Gradient norm, before clipping", "Speed, over 20 steps",
+        "Domain ratios by layer", "Embedding", "Layer 1", "Layer 2",
+        "Layer ratios", "Layer 1", "Layer 2",
+        "Exported files", "What each precision costs", "Latency", "Median latency, 1 thread",
+    ]  # fmt: skip
+    for said in ("80.0 %", "1 min 23 s", "the-teacher (0123456789ab)", "--epochs 4", "default shape, from the teacher",
+                 "hrkd-cli 0.1.0", "best: step 20", "1/2, all domains alike"):  # fmt: skip
+        assert said in text, said
+    assert (tmp_path / "dataset").as_posix() in text
+
+
+def test_what_was_not_recorded_is_left_out(tmp_path):
+    bare = [step_line(n, ratios=False, losses={"total": 1.0}) for n in range(1, 4)]
+    for line in bare:
+        del line["learning_rate"], line["gradient_norm"], line["examples_per_second"]
+    found, _ = outline(write_lines(tmp_path / "t.partial", bare))
+    assert found.titles == ["Teacher (not finished): t.partial", "Losses", "Loss: total"]
+
+
+def test_names_from_outside_are_only_text(tmp_path):
+    evil = ('</style><script>alert("1")</script>', "a'b\"&<i>")
+    folder = write_lines(tmp_path / "<b>", [step_line(1, losses={"total": 1.0, evil[0]: 2.0})])
+    with (folder / "metrics.jsonl").open("a") as stream:
+        stream.write(json.dumps(dev_line(1, 0.5, 0.7, best=True, domains=evil)) + "\n")
+    found, text = outline(folder, write_run(tmp_path / "other"))
+    assert f"Loss: {evil[0]}" in found.titles
+    assert set(evil) <= set(found.cells)
+    assert "<script" not in text
+
+
+def test_several_runs_are_compared_first(tmp_path):
+    found, _ = outline(write_run(tmp_path / "a"), write_run(tmp_path / "b", ratios=False), tmp_path / "a")
+    assert found.titles[:3] == ["3 runs compared", "Dev accuracy, average of domains", "Best dev accuracy, %"]
+    first = found.cells.index("books")
+    assert found.cells[first : first + 12] == [
+        "books", "70.0", "70.0", "70.0", "dvd", "90.0", "90.0", "90.0", "average", "80.0", "80.0", "80.0",
+    ]  # fmt: skip
+    assert [title for title in found.titles if title.startswith("Distillation")] == [
+        "Distillation: a", "Distillation: b", "Distillation: a",
+    ]  # fmt: skip
+
+
+def test_the_cost_of_a_precision_by_domain(tmp_path):
+    found, _ = outline(write_export(write_run(tmp_path / "s")))
+    first = found.cells.index("change, points") + 1
+    assert found.cells[first : first + 12] == [
+        "books", "70.0", "72.0", "+2.00", "dvd", "90.0", "87.0", "-3.00", "average, padded in batches", "-0.75",
+        "average", "80.0",
+    ]  # fmt: skip
+    assert "passed (0.50 of 1)" in found.cells
+    assert "avx2, 7-bit weights" in found.cells
+
+
+def test_macro_f1_is_drawn_where_it_decides(tmp_path):
+    found, _ = outline(write_run(tmp_path / "s", metric="macro-f1"))
+    assert found.titles[2:4] == ["Dev accuracy by domain", "Dev macro-F1 by domain"]
+
+
+def test_a_loss_that_falls_far_has_a_logarithmic_axis(tmp_path):
+    far = [step_line(n, losses={"total": 10.0 ** (3 - n / 10), "flat": 1.0}) for n in range(1, 31)]
+    _, text = outline(write_lines(tmp_path / "s", far))
+    assert text.count(">loss, log scale</text>") == 1
+    assert text.count(">loss</text>") == 1
+
+
+@pytest.mark.parametrize(("steps", "layers", "domains"), [(3000, 3, 5), (60, 25, 20)])
+def test_pages_stay_below_a_megabyte(tmp_path, steps, layers, domains):
+    ratios = [[1 / domains] * domains] * layers
+    mixed = [[1 / (n + 1)] * (n + 1) for n in range(1, layers)]
+    many = [step_line(n, ratios=False, layer_ratios=mixed) | {"ratios": ratios} for n in range(1, steps + 1)]
+    text = page([read_run(write_lines(tmp_path / "s", many))])
+    assert len(text) < 1_000_000
+
+
+def test_of_very_many_dev_scores_some_are_drawn_the_best_among_them(tmp_path):
+    many = [step_line(1)] + [dev_line(n, 0.5, 0.8 if n == 333 else 0.7, best=n == 333) for n in range(1, 1001)]
+    found, text = outline(write_lines(tmp_path / "s", many))
+    assert "1,000 dev scores, 101 of them shown" in text
+    assert "333" in found.cells
+    assert text.count("<circle") == 101 * (1 + len(DOMAINS)) + 17  # and the single points of the other charts
+
+
+def test_before_the_first_dev_score_domains_are_numbered(tmp_path):
+    _, text = outline(write_lines(tmp_path / "s", [line for line in lines() if "dev" not in line]))
+    assert "domain 2" in text

@@ -1,0 +1,30 @@
+"""A report on what the stages really write."""
+
+from hrkd_cli.config import DistillSettings, Graph, TeachSettings
+from hrkd_cli.reporting.page import page
+from hrkd_cli.reporting.report import report
+from hrkd_cli.reporting.run import read_run
+from hrkd_cli.train.distill import distill_on
+from hrkd_cli.train.teach import teach_on
+from tiny import make_dataset, write_encoder
+
+
+def test_teach_and_distill(tmp_path):
+    dataset = make_dataset()
+    shared = {"epochs": 2, "batch_size": 8, "max_length": 16}
+    encoder = write_encoder(tmp_path / "encoder", layers=2)
+    teach_on(encoder, dataset, TeachSettings(**shared), out=tmp_path / "teacher", name="encoder")
+    for graph, sections in ((Graph.FROZEN, True), (Graph.NONE, False)):
+        settings = DistillSettings(**shared, graph=graph, student="1x32", allow_weak_teacher=True).resolved()
+        out = tmp_path / str(graph)
+        done = distill_on(tmp_path / "teacher", dataset, settings, out=out, name="teacher")
+        run = read_run(out)
+        assert (run.best.step, run.metrics.last_step) == (done.best_step, done.steps)
+        assert run.metrics.domains == tuple(dataset.domains)
+        assert "attention" in run.metrics.losses
+        assert ("Domain ratios by layer" in page([run])) is sections
+        changed = {"epochs", "max_length", "student", "allow_weak_teacher"} | ({"graph"} if not sections else set())
+        assert set(run.changed_options()) == changed
+    result = report([tmp_path / "teacher", tmp_path / "frozen"], out=tmp_path / "both.html")
+    assert [run.stage for run in result.runs] == ["teach", "distill"]
+    assert result.runs[0].to_json()["finished"]

@@ -1,0 +1,111 @@
+"""Reading runs: finished, under way, cut off, damaged, foreign."""
+
+import json
+import re
+
+import pytest
+from made_runs import dev_line, lines, step_line, write_lines, write_record, write_run
+
+from hrkd_cli.errors import DataError
+from hrkd_cli.reporting.run import read_run
+
+
+def test_a_finished_run(tmp_path):
+    run = read_run(write_run(tmp_path / "student"))
+    assert (run.name, run.stage, run.finished) == ("student", "distill", True)
+    assert (run.metrics.steps, run.metrics.last_step, run.metrics.epoch) == (40, 40, 4.0)
+    assert run.metrics.domains == ("books", "dvd")
+    assert run.best.step == 20
+    assert list(run.metrics.losses) == ["total", "hidden", "prediction"]
+    assert {place: series.y[0] for place, series in run.metrics.ratios.items()} == {
+        (0, 0): 0.4, (0, 1): 0.6, (1, 0): 0.5, (1, 1): 0.5, (2, 0): 0.3, (2, 1): 0.7,
+    }  # fmt: skip
+    assert list(run.metrics.layer_ratios) == [(1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
+
+
+def test_of_equal_scores_the_later_is_the_best(tmp_path):
+    found = [step_line(1), *(dev_line(n, 0.5, books, best=n == 2) for n, books in ((1, 0.6), (2, 0.9), (3, 0.9)))]
+    assert read_run(write_lines(tmp_path, [*found, dev_line(4, 0.5, 0.7, best=False)])).best.step == 3
+
+
+def test_the_record_of_a_finished_run_names_the_best(tmp_path):
+    write_run(tmp_path)
+    record = json.loads((tmp_path / "hrkd.json").read_text())
+    record["results"]["best"] = {"step": 40}
+    (tmp_path / "hrkd.json").write_text(json.dumps(record))
+    assert read_run(tmp_path).best.step == 40
+
+
+def test_unknown_losses_are_taken_as_they_come(tmp_path):
+    more = [step_line(1, losses={"total": 1.0, "held_back": 0.3, "note": "x"}), step_line(2, losses={"total": 1.0})]
+    losses = read_run(write_lines(tmp_path, more)).metrics.losses
+    assert {kind: list(series.x) for kind, series in losses.items()} == {"total": [1.0, 2.0], "held_back": [1.0]}
+
+
+def test_a_gradient_that_overflowed_is_left_out(tmp_path):
+    found = read_run(write_lines(tmp_path, [step_line(1, gradient_norm=float("inf")), step_line(2)]))
+    assert found.metrics.rates["gradient_norm"].points() == [(2.0, 2.0)]
+
+
+def test_a_last_line_that_was_cut_off_is_left_out(tmp_path):
+    run = read_run(write_lines(tmp_path / "s.partial", lines()[:7], tail='{"step": 8, "epo'))
+    assert (run.metrics.steps, run.finished, run.best) == (7, False, None)
+
+
+def test_a_damaged_line_elsewhere_is_named(tmp_path):
+    write_lines(tmp_path, [step_line(1), {"step": 2}, step_line(3)])
+    with pytest.raises(DataError, match=re.escape("metrics.jsonl:2: not a line that hrkd writes")):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", '{"st', json.dumps(dev_line(1, 0.5, 0.5, best=True)) + "\n"])
+def test_a_run_without_a_step(tmp_path, content):
+    (tmp_path / "metrics.jsonl").write_text(content)
+    with pytest.raises(DataError, match="no step is recorded yet"):
+        read_run(tmp_path)
+
+
+def test_what_is_no_run(tmp_path):
+    with pytest.raises(DataError, match=r"no metrics\.jsonl in it; name the folder of a run"):
+        read_run(tmp_path)
+    with pytest.raises(DataError, match="no such folder; name the folder of a run"):
+        read_run(tmp_path / "missing")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="file: not a folder"):
+        read_run(tmp_path / "file")
+
+
+def test_a_run_under_way_is_pointed_at(tmp_path):
+    write_lines(tmp_path / "student.partial", lines())
+    with pytest.raises(DataError, match=re.escape(f"is in {tmp_path / 'student.partial'}: name that folder")):
+        read_run(tmp_path / "student")
+
+
+def test_options_of_an_unfinished_run_come_from_its_newest_checkpoint(tmp_path):
+    write_lines(tmp_path, lines())
+    for step, epochs in ((9, 1), (10, 2)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        values = {"format": 1, "step": step, "options": {"epochs": epochs, "graph": "frozen"}}
+        (tmp_path / f"checkpoint-{step}" / "checkpoint.json").write_text(json.dumps(values))
+    assert read_run(tmp_path).changed_options() == {"epochs": 2}
+
+
+@pytest.mark.parametrize(
+    ("given", "changed"),
+    [
+        ({}, []),
+        ({"graph": "uniform", "hierarchy": False}, ["graph"]),
+        ({"hierarchy": False}, ["hierarchy"]),
+        ({"method": "tinybert", "graph": "none", "hierarchy": False}, ["method"]),
+        ({"epochs": 3, "of_another_version": 1}, ["epochs"]),
+        ({"method": "unheard-of"}, ["method"]),
+    ],
+)
+def test_options_that_are_not_the_defaults(tmp_path, given, changed):
+    assert list(read_run(write_run(tmp_path, **given)).changed_options()) == changed
+
+
+def test_a_teacher_has_no_parts(tmp_path):
+    run = read_run(write_lines(tmp_path, [step_line(1, losses={"total": 1.0}, ratios=False)]))
+    assert run.stage == "teach"
+    assert read_run(write_record(tmp_path, stage="teach")).stage == "teach"
