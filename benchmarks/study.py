@@ -199,7 +199,9 @@ def _check_stored(file: Path, wanted: dict[str, Any], what: str) -> bool:
     stored = json.loads(file.read_text(encoding="utf-8"))
     wanted = json.loads(json.dumps(wanted))
     if other := [name for name, value in wanted.items() if stored[name] != value]:
-        raise PlanError(f"{file}: {what} was made with another {' and '.join(other)}; remove it or take another --out")
+        raise PlanError(
+            f"{file}: {what} was made with other values of {', '.join(other)}; remove it or take another --out"
+        )
     return True
 
 
