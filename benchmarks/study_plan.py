@@ -105,7 +105,7 @@ COLUMNS: dict[str, Column] = {
         few_shot=0.05,
         teacher_epochs=10,
         epochs=15,
-        options={"eval_every": 45, "allow_weak_teacher": True},  # 15 steps an epoch
+        options={"eval_every": 45, "allow_weak_teacher": True},  # 16 steps an epoch
     ),
     "amazon-5-texts": Column(
         says="Amazon, 5 % of train and unlabelled texts",
@@ -122,7 +122,7 @@ COLUMNS: dict[str, Column] = {
         few_shot=0.2,
         teacher_epochs=5,
         epochs=10,
-        options={"eval_every": 50},  # 31 steps an epoch
+        options={"eval_every": 50},  # 32 steps an epoch
     ),
     "mnli": Column(
         says="MNLI, all rows", source="mnli", teacher_epochs=3, epochs=3, options={"allow_weak_teacher": True}
@@ -133,7 +133,7 @@ COLUMNS: dict[str, Column] = {
         few_shot=0.2,
         teacher_epochs=5,
         epochs=5,
-        options={"eval_every": 30},
+        options={"eval_every": 30},  # 32 steps an epoch
     ),
     "sample": Column(
         says="the built-in sample",
