@@ -1,0 +1,215 @@
+"""What `study.py` compares: methods (rows), columns (data and sizes) and plans (sets of columns)."""
+
+from __future__ import annotations
+
+import fnmatch
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+# What an option's value is given by on the command line; results are stored with the mark, not with a machine's path.
+STUDENT, UNLABELLED = "@student", "@unlabelled"
+
+METHODS: dict[str, dict[str, Any]] = {
+    "labels": {"method": "labels"},
+    "logits": {"method": "logits"},
+    "uniform": {"graph": "uniform"},
+    "frozen": {"graph": "frozen"},
+    "learned": {"graph": "learned"},
+    "no-hierarchy": {"hierarchy": False},
+    "single": {"method": "single"},
+    "from-teacher": {"student": "3x384"},
+    "paper": {"recipe": "paper"},
+    "label-loss": {"label_weight": 1.0},
+}
+"""Options of ``DistillSettings`` by row; they go before those of the column."""
+
+SAYS = {
+    "labels": "labels only, no teacher",
+    "logits": "logits only",
+    "uniform": "hidden states too, uniform ratios",
+    "frozen": "HRKD, frozen graph",
+    "learned": "HRKD, learned graph",
+    "no-hierarchy": "HRKD without hierarchy",
+    "single": "one domain at a time",
+    "from-teacher": "HRKD, student cut from the teacher",
+    "paper": "the released recipe",
+    "label-loss": "HRKD, label loss mixed in",
+}
+"""What a table calls the rows; the name itself where there is nothing here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A dataset, its size, and what all methods have in common on it.
+
+    Attributes:
+        says: what a table calls it.
+        source: name of the option with the data (``amazon`` for ``--amazon``); ``sample`` is built in.
+        few_shot: share of the train split that is kept; None for all.
+        max_length: tokens.
+        truncate: how longer texts are cut; None leaves the option out.
+        teacher_epochs: epochs of the teacher.
+        teacher_rate: its learning rate.
+        epochs: epochs of the student.
+        options: more options of all students.
+        methods: names in METHODS.
+    """
+
+    says: str
+    source: str
+    few_shot: float | None = None
+    max_length: int = 128
+    truncate: str | None = None
+    teacher_epochs: int
+    teacher_rate: float = 5e-5
+    epochs: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    methods: Sequence[str] = tuple(METHODS)
+
+    def shared(self) -> dict[str, Any]:
+        """Return the options that teacher and students have in common."""
+        cut = {} if self.truncate is None else {"truncate": self.truncate}
+        return {"max_length": self.max_length, **cut}
+
+    def teaching(self) -> dict[str, Any]:
+        """Return the teacher's options. Its seed is one for all: only the students are drawn anew."""
+        return {**self.shared(), "epochs": self.teacher_epochs, "learning_rate": self.teacher_rate, "seed": 1}
+
+    def distilling(self, method: str) -> dict[str, Any]:
+        """Return a student's options but for its seed, with marks for what the command line gives."""
+        return {**self.shared(), "epochs": self.epochs, "student": STUDENT, **self.options, **METHODS[method]}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a stored teacher and its data depend on."""
+        others = ("says", "epochs", "options", "methods")
+        return {name: value for name, value in asdict(self).items() if name not in others}
+
+
+# Sizes: a student trains about 37 Amazon or 80 MNLI examples/s on two CPU cores. Dev is as large in few-shot, where it
+# would cost more than the training if it were scored twice an epoch.
+COLUMNS: dict[str, Column] = {
+    "amazon": Column(says="Amazon, all rows", source="amazon", teacher_epochs=2, epochs=3),
+    "amazon-5": Column(
+        says="Amazon, 5 % of train",
+        source="amazon",
+        few_shot=0.05,
+        teacher_epochs=10,
+        epochs=30,
+        options={"eval_every": 40},  # 8 steps an epoch
+    ),
+    "mnli-5": Column(
+        says="MNLI, 5 % of train",
+        source="mnli",
+        few_shot=0.05,
+        teacher_epochs=10,
+        epochs=15,
+        options={"eval_every": 45, "allow_weak_teacher": True},  # 16 steps an epoch
+    ),
+    "amazon-5-texts": Column(
+        says="Amazon, 5 % of train and unlabelled texts",
+        source="amazon",
+        few_shot=0.05,
+        teacher_epochs=10,
+        epochs=2,  # of many more texts
+        options={"unlabelled": UNLABELLED},
+        methods=("logits", "uniform", "frozen", "learned"),
+    ),
+    "amazon-20": Column(
+        says="Amazon, 20 % of train",
+        source="amazon",
+        few_shot=0.2,
+        teacher_epochs=5,
+        epochs=10,
+        options={"eval_every": 50},  # 32 steps an epoch
+    ),
+    "mnli": Column(
+        says="MNLI, all rows", source="mnli", teacher_epochs=3, epochs=3, options={"allow_weak_teacher": True}
+    ),
+    "reviews12-20": Column(
+        says="12 kinds of reviews, 20 % of train",
+        source="reviews12",
+        few_shot=0.2,
+        teacher_epochs=5,
+        epochs=5,
+        options={"eval_every": 30},  # 32 steps an epoch
+    ),
+    "sample": Column(
+        says="the built-in sample",
+        source="sample",
+        max_length=32,
+        teacher_epochs=2,
+        epochs=2,
+        options={"allow_weak_teacher": True},
+        methods=("logits", "uniform", "frozen"),
+    ),
+}
+
+PLANS: dict[str, tuple[str, ...]] = {
+    "first": ("amazon", "amazon-5", "mnli-5", "amazon-5-texts"),
+    "later": ("amazon-20", "mnli", "reviews12-20"),
+    "sample": ("sample",),  # a minute or two, to see that it works
+}
+
+
+class PlanError(Exception):
+    """Something that cannot be run, one line each."""
+
+
+def choose(plan: str, only: Sequence[str]) -> dict[str, list[str]]:
+    """Return the methods of each column of a plan.
+
+    Args:
+        plan: a name in PLANS.
+        only: patterns (``amazon-5``, ``amazon-5/frozen``, ``*/learned``); none for all.
+
+    Raises:
+        PlanError: a pattern fits nothing.
+    """
+    rows = [(column, method) for column in PLANS[plan] for method in COLUMNS[column].methods]
+    patterns = [pattern if "/" in pattern else f"{pattern}/*" for pattern in only]
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(f"{column}/{method}", pattern) for column, method in rows):
+            raise PlanError(f"--only {pattern}: nothing in plan {plan}; its columns: {', '.join(PLANS[plan])}")
+    chosen: dict[str, list[str]] = {}
+    for column, method in rows:
+        if not patterns or any(fnmatch.fnmatchcase(f"{column}/{method}", pattern) for pattern in patterns):
+            chosen.setdefault(column, []).append(method)
+    return chosen
+
+
+def problems(chosen: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], str]:
+    """Return what the installed hrkd_cli does not know, by (column, method); nothing is run."""
+    from hrkd_cli.config import DistillSettings, TeachSettings
+
+    found = {}
+    for column, methods in chosen.items():
+        plan = COLUMNS[column]
+        teacher = _refusal(TeachSettings, plan.teaching())
+        for method in methods:
+            refusal = teacher or _refusal(DistillSettings, {**plan.distilling(method), "seed": 1})
+            if refusal:
+                found[column, method] = refusal
+    return found
+
+
+def _refusal(settings: Any, options: Mapping[str, Any]) -> str | None:
+    """Say why options are no settings; None when they are."""
+    from hrkd_cli.errors import UsageError
+
+    names = {each.name for each in fields(settings)}
+    unknown = sorted(set(options) - names)
+    if unknown:
+        import hrkd_cli
+
+        # Some options of a stage are no settings but arguments of its function.
+        stage = hrkd_cli.distill if "student" in names else hrkd_cli.teach
+        unknown = sorted(set(unknown) - set(inspect.signature(stage).parameters))
+        if unknown:
+            return f"this hrkd_cli has no option {', '.join(unknown)}"
+    try:
+        settings(**{name: value for name, value in options.items() if name in names})
+    except UsageError as error:
+        return str(error)
+    return None

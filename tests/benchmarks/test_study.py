@@ -1,0 +1,136 @@
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import study_plan
+import study_table
+from study_plan import PLANS, PlanError, choose, problems
+from study_table import gaps, mean_accuracy, paired_difference, put_into, spread, tables
+
+PRINTS = {"data": "d", "teacher": "t"}
+
+
+def test_accuracy_is_averaged_over_domains_not_rows():
+    assert mean_accuracy({"a": "1111", "b": "01"}) == 75.0
+
+
+def test_spread_is_that_of_a_sample():
+    assert spread([80.0, 82.0]) == pytest.approx(2**0.5)
+    assert spread([80.0]) is None
+
+
+def test_gaps_are_pair_by_row():
+    found = gaps([{"a": "110"}, {"a": "000"}], [{"a": "010"}, {"a": "001"}])
+    assert [gap.tolist() for gap in found] == [[[1, 0, 0], [0, 0, -1]]]
+
+
+def test_gaps_of_other_rows_are_refused():
+    with pytest.raises(PlanError, match="different test rows"):
+        gaps([{"a": "110"}], [{"a": "01"}])
+
+
+def test_a_constant_difference_has_an_interval_without_width():
+    assert paired_difference([np.ones((3, 7)), np.zeros((3, 4))], draws=50) == (50.0, 50.0, 50.0)
+
+
+def test_pairs_are_drawn_together_in_all_domains():
+    # Two pairs, one of difference 1 everywhere and one of 0. The mean of two draws is 0, 1/2, 1 with 1/4, 1/2, 1/4.
+    gap = np.array([[1.0] * 5, [0.0] * 5])
+    # Opposite in the other domain: were pairs drawn for each domain anew, the sum would vary.
+    assert paired_difference([gap, 1 - gap], draws=400) == (50.0, 50.0, 50.0)
+    assert paired_difference([gap, gap], draws=400) == (50.0, 0.0, 100.0)
+
+
+def test_rows_are_drawn_as_the_normal_distribution_says():
+    # One pair, R rows, half of them 1: the mean of R draws has sd 1 / (2 sqrt R); two domains halve the variance.
+    rows = 400
+    gap = np.array([[1.0, 0.0] * (rows // 2)])
+    half = 100 * 1.96 / (2 * rows**0.5)
+    _, low, high = paired_difference([gap], draws=10_000)
+    assert (low, high) == pytest.approx((50 - half, 50 + half), abs=0.25)
+    _, low, high = paired_difference([gap, gap], draws=10_000)
+    assert (low, high) == pytest.approx((50 - half / 2**0.5, 50 + half / 2**0.5), abs=0.25)
+
+
+def test_rows_are_the_same_in_all_pairs():
+    # Equal pairs: as many as one likes tell no more about the rows than one does.
+    one = np.array([[1.0, 0.0] * 50])
+    five = np.repeat(one, 5, axis=0)
+    _, low, high = paired_difference([five], draws=10_000)
+    assert (low, high) == pytest.approx(paired_difference([one], draws=10_000)[1:], abs=1.0)
+
+
+def test_choose_by_pattern():
+    assert choose("first", ["amazon-5/frozen", "*/logits"])["amazon-5"] == ["logits", "frozen"]
+    assert list(choose("first", ["mnli-5"])) == ["mnli-5"]
+    with pytest.raises(PlanError, match="nothing in plan"):
+        choose("first", ["amazon-7"])
+
+
+def test_unknown_options_are_found_before_anything_runs(monkeypatch):
+    methods = {**study_plan.METHODS, "new": {"nonsense": 1}, "odd": {"graph": "odd"}}
+    monkeypatch.setattr(study_plan, "METHODS", methods)
+    found = problems({"sample": ["frozen", "new", "odd"]})
+    assert set(found) == {("sample", "new"), ("sample", "odd")}
+    assert found["sample", "new"] == "this hrkd_cli has no option nonsense"
+    assert found["sample", "odd"].startswith("--graph: 'odd' is not one of")
+
+
+def write_study(folder: Path) -> Path:
+    where = {"device": "a machine", "threads": 2, "jobs": 1, "versions": {"torch": "1"}, "fingerprints": PRINTS}
+    speed = {"seconds": 10.0, "examples_per_second": 20.0, "dev": 0.5}
+    column = study_plan.COLUMNS["sample"].to_json()
+    facts = {"column": column, "teacher_model": "big", "rows": {"train": 8, "dev": 2, "test": 4}}
+    (folder / "sample").mkdir(parents=True)
+    text = json.dumps({**facts, **where, **speed, "right": {"a": "1110"}, "floor": {"a": "1100"}})
+    (folder / "sample" / "column.json").write_text(text)
+    for method, seed, right in (
+        ("frozen", 1, "1100"),
+        ("frozen", 2, "1100"),
+        ("logits", 1, "1110"),
+        ("logits", 2, "1110"),
+    ):
+        options = study_plan.COLUMNS["sample"].distilling(method)
+        run = {"method": method, "seed": seed, "options": options, "student": "small", "right": {"a": right}}
+        (folder / "sample" / f"{method}-{seed}.json").write_text(json.dumps({**run, **where, **speed}))
+    return folder
+
+
+def test_table_of_stored_runs(tmp_path):
+    text = tables(write_study(tmp_path), "frozen")["sample"]
+    assert "| linear model on words | 50.0 |" in text
+    assert "| teacher | 75.0 |" in text
+    assert "| HRKD, frozen graph | 50.0 | 0.0 | 50.0 |  | 2 | 10 | 20 |" in text
+    low, high = (f"{x:+.1f}" for x in paired_difference([np.array([[0.0, 0, 1, 0]] * 2)])[1:])
+    assert f"| logits only | 75.0 | 0.0 | 50.0 | +25.0 [{low}, {high}] | 2 | 10 | 20 |" in text
+    assert "seeds 1, 2" in text
+
+
+def test_runs_of_another_teacher_are_refused(tmp_path):
+    file = write_study(tmp_path) / "sample" / "logits-2.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "fingerprints": {"data": "d", "teacher": "other"}}))
+    with pytest.raises(PlanError, match=r"logits-2\.json: made with other data or another teacher"):
+        tables(tmp_path, "frozen")
+
+
+def test_only_what_is_between_the_markers_is_replaced():
+    text = "a\n<!-- study:first -->\nold\n<!-- /study -->\nb\n<!-- study:later -->\nkept\n<!-- /study -->\n"
+    found, done = put_into(text, {"first": "new", "sample": "nowhere"})
+    assert done == ["first"]
+    assert found == text.replace("\nold\n", "\n\nnew\n\n")
+    assert put_into(found, {"first": "new"})[0] == found
+
+
+def test_documented_results_have_a_place_for_the_tables():
+    text = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
+    _, done = put_into(text, {plan: "x" for plan in PLANS if plan != "sample"})
+    assert done == ["first", "later"]
+
+
+def test_methods_have_names_for_the_table():
+    assert set(study_plan.METHODS) == set(study_table.SAYS)
