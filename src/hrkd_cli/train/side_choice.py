@@ -35,6 +35,7 @@ def teacher_side(
     own_tokenizer: bool,
     out: Path,
     decided: bool | None,
+    passes: float,
     arithmetic: Arithmetic,
     world: World,
     on_event: OnEvent,
@@ -49,6 +50,7 @@ def teacher_side(
         own_tokenizer: whether they have another tokenizer than the student.
         out: the run's output: outputs are kept beside it.
         decided: what an interrupted run had decided; None decides now.
+        passes: times that the run reads each row, on average.
         arithmetic: precision and device.
         world: the processes of the run.
         on_event: told what was decided.
@@ -71,7 +73,7 @@ def teacher_side(
             world=world,
         )
         wanted = decided is True or settings.cache_teacher is CacheTeacher.ON
-        if world.any(world.is_main and _keep(cache, root, settings, must=wanted, on_event=on_event)):
+        if world.any(world.is_main and _keep(cache, root, settings, passes, must=wanted, on_event=on_event)):
             with _alone(cache, world, on_event):
                 computed = cache.build(on_event)
             if not computed:
@@ -90,7 +92,9 @@ def teacher_side(
     return side, False
 
 
-def _keep(cache: TeacherCache, root: Path, settings: DistillSettings, *, must: bool, on_event: OnEvent) -> bool:
+def _keep(
+    cache: TeacherCache, root: Path, settings: DistillSettings, passes: float, *, must: bool, on_event: OnEvent
+) -> bool:
     """Decide, and say why."""
     there = cache.folder.path.is_dir()
     problem = None if there else _no_room(cache, root, settings.cache_limit)
@@ -103,8 +107,9 @@ def _keep(cache: TeacherCache, root: Path, settings: DistillSettings, *, must: b
         if not there:
             on_event(Note(f"teacher outputs: computed once and kept in {root} ({size})"))
         return True
-    if problem or settings.epochs == 1:
-        on_event(Note(f"teacher outputs: computed at every step ({problem or 'one epoch would read them once only'})"))
+    if problem or passes <= 1:
+        once = "one epoch would read them once only" if settings.epochs == 1 else "most would be read once or never"
+        on_event(Note(f"teacher outputs: computed at every step ({problem or once})"))
         return False
     computing, reading = measure_rates(cache, root)
     rates = f"reading {reading:,.0f} examples/s, computing {computing:,.0f}"
