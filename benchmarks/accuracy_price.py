@@ -53,7 +53,7 @@ def run(options: dict[str, Any], side: str, seed: int) -> dict[str, list[int]]:
 
         if side == "plain":  # no option: nobody wants slower steps, this comparison apart
             make = engine.make_sampler
-            engine.make_sampler = lambda *args: make(*args[:-1], None)
+            engine.make_sampler = lambda *args, **more: make(*args[:-1], None, **more)
         distill(
             options["teacher"],
             data=options["data"],

@@ -234,6 +234,8 @@ class DistillSettings(TrainingSettings):
         cache_limit: GB that kept teacher outputs may take on disk, those of other runs in the same folder included.
         means: see Means.
         allow_weak_teacher: go on when the teacher is not clearly above the majority class in some domain.
+        unlabelled: folder (or file) of texts without labels, by domain, that the student learns from too.
+        unlabelled_share: share of a step's rows of a domain that are such texts, on top of the labelled batch.
     """
 
     epochs: int = 10
@@ -254,6 +256,8 @@ class DistillSettings(TrainingSettings):
     cache_limit: float = 50.0
     means: Means = Means.MASKED
     allow_weak_teacher: bool = False
+    unlabelled: str | None = None
+    unlabelled_share: float = 0.5
 
     def __post_init__(self) -> None:
         """Refuse values that no run could use.
@@ -267,6 +271,9 @@ class DistillSettings(TrainingSettings):
         _check(self, "teacher_learning_rate", lambda v: v > 0, "above 0")
         _check(self, "temperature", lambda v: v > 0, "above 0")
         _check(self, "cache_limit", lambda v: v > 0, "above 0")
+        _check(self, "unlabelled_share", lambda v: 0 < v < 1, "between 0 and 1, both excluded")
+        if self.unlabelled is not None:
+            object.__setattr__(self, "unlabelled", str(self.unlabelled))
         if self.means is Means.RELEASED and self.cache_teacher is CacheTeacher.ON:
             raise UsageError("--cache-teacher on: --means released looks at padding, which is not kept; leave one out")
         for name in ("hidden_weight", "attention_weight", "prediction_weight"):

@@ -1,10 +1,12 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 from itertools import islice
 
 import pytest
 
+from hrkd_cli.config import Sampling
 from hrkd_cli.data.batching import DomainStream, Sampler
 from hrkd_cli.errors import DataError, UsageError
 
@@ -111,3 +113,49 @@ def test_no_domain_or_no_batch_is_an_error():
         Sampler({}, batch_size=2, sampling="cover", seed=0)
     with pytest.raises(UsageError):
         Sampler({"a": 3}, batch_size=0, sampling="cover", seed=0)
+
+
+@pytest.mark.parametrize("lengths", [False, True])
+def test_bare_rows_come_on_top_of_the_labelled_ones(lengths):
+    rows, bare = {"a": 40, "b": 24, "c": 10}, {"a": 30, "b": 5}
+    sizes = {d: [1 + i * 7 % 13 for i in range(n + bare.get(d, 0))] for d, n in rows.items()} if lengths else None
+    options = {"batch_size": 4, "sampling": "cover", "seed": 3}
+    mixed = Sampler(rows, **options, lengths=sizes, bare=bare, share=0.5)
+    plain = Sampler(rows, **options, lengths=sizes)
+    assert mixed.steps_per_epoch == plain.steps_per_epoch == 10
+    drawn = [next(mixed) for _ in range(30)]
+    for step, alone in zip(drawn, (next(plain) for _ in drawn), strict=True):
+        # The labelled rows are those of a run without bare ones, and come first.
+        assert {d: chosen[:4] for d, chosen in step.items()} == alone
+        assert {d: len(chosen) for d, chosen in step.items()} == {"a": 8, "b": 8, "c": 4}
+        assert all(row >= rows[d] for d, chosen in step.items() for row in chosen[4:])
+    for domain, count in bare.items():
+        seen = Counter(row for step in drawn for row in step[domain][4:])
+        assert set(seen) == set(range(rows[domain], rows[domain] + count))
+        assert sum(seen.values()) == 120
+        # Whole passes, one after the other (a window of steps may be dealt out before its end).
+        assert max(seen.values()) - min(seen.values()) <= 1
+
+
+@pytest.mark.parametrize("sampling", Sampling)
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.75])
+def test_the_share_of_bare_rows_holds_over_the_steps(sampling, share):
+    rows, bare = {"a": 90, "b": 9}, {"a": 11, "b": 200}
+    sampler = Sampler(rows, batch_size=3, sampling=sampling, seed=1, bare=bare, share=share)
+    labelled = extra = 0
+    for _ in range(500):
+        step = next(sampler)
+        labelled += sum(row < rows[d] for d, chosen in step.items() for row in chosen)
+        extra += sum(row >= rows[d] for d, chosen in step.items() for row in chosen)
+        # Never further than half a row of each domain from the share.
+        assert abs(extra - labelled * share / (1 - share)) <= 1.0001
+    assert extra / (labelled + extra) == pytest.approx(share, abs=0.001)
+
+
+def test_skipping_steps_with_bare_rows_goes_to_the_very_step():
+    lengths = {"a": list(range(50)), "b": list(range(17))}
+    options = {"batch_size": 3, "sampling": "balanced", "seed": 4, "lengths": lengths, "share": 0.4}
+    one, other = (Sampler({"a": 20, "b": 17}, bare={"a": 30}, **options) for _ in range(2))
+    steps = [next(one) for _ in range(40)]
+    other.skip(23)
+    assert [next(other) for _ in range(17)] == steps[23:]

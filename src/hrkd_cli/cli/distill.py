@@ -20,6 +20,7 @@ Examples:
 
 _DEFAULT = choices.DistillSettings()
 _METHOD = "Method"
+_TEXTS = "More text"
 
 
 _Teacher = Annotated[
@@ -126,6 +127,24 @@ _AllowWeakTeacher = Annotated[
         rich_help_panel=_METHOD,
     ),
 ]
+_Unlabelled = Annotated[
+    str | None,
+    typer.Option(
+        "--unlabelled",
+        metavar="DIR",
+        help="Texts without labels, a file a domain, that the student learns from too.",
+        rich_help_panel=_TEXTS,
+    ),
+]
+_UnlabelledShare = Annotated[
+    float,
+    typer.Option(
+        "--unlabelled-share",
+        metavar="X",
+        help="Share (0 to 1) of a step's rows of a domain that are such texts, on top of --batch-size.",
+        rich_help_panel=_TEXTS,
+    ),
+]
 _TeacherEpochs = Annotated[
     int,
     typer.Option(
@@ -164,6 +183,8 @@ def distill(
     temperature: _Temperature = _DEFAULT.temperature,
     means: _Means = choices.Means.MASKED,
     allow_weak_teacher: _AllowWeakTeacher = False,
+    unlabelled: _Unlabelled = None,
+    unlabelled_share: _UnlabelledShare = _DEFAULT.unlabelled_share,
     cache_teacher: _CacheTeacher = choices.CacheTeacher.AUTO,
     cache_limit: _CacheLimit = _DEFAULT.cache_limit,
     teacher_epochs: _TeacherEpochs = _DEFAULT.teacher_epochs,

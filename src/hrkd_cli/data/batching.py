@@ -13,6 +13,9 @@ balanced       B of every domain               ceil(sum N / (D B))   as many row
 temperature    D B, in proportion to sqrt(N),  ceil(sum N / (D B))   as balanced, with larger domains seen more
                at least 1 of every domain                            often
 =============  ==============================  ====================  ================================================
+
+Bare rows (texts without labels) come on top: where a domain has some, they are a fixed share of its rows in each step,
+in a stream of their own that goes round on its own. Steps and epochs are counted in labelled rows alone.
 """
 
 from __future__ import annotations
@@ -25,16 +28,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from hrkd_cli.config import Sampling
 from hrkd_cli.errors import DataError, UsageError
 
+_Step = tuple[dict[str, list[int]], dict[str, list[int]]]
+"""Labelled and bare rows of a step, by domain."""
+
 WINDOW = 16  # steps whose rows are sorted by length together
 
 
 class DomainStream:
     """An endless stream of row indices: a fresh permutation of the rows each pass.
 
-    The order depends on seed, domain name and pass number only.
+    The order depends on seed, domain name and pass number only. Rows are numbered from ``first``.
     """
 
-    def __init__(self, domain: str, rows: int, seed: int) -> None:
+    def __init__(self, domain: str, rows: int, seed: int, first: int = 0) -> None:
         if rows < 1:
             raise DataError(
                 f"domain {domain!r} has no train rows: add some, or leave it out with --domains when preparing"
@@ -42,6 +48,7 @@ class DomainStream:
         self.domain = domain
         self.rows = rows
         self._seed = seed
+        self._first = first
         self._position = 0
         self._pass = -1
         self._order: list[int] = []
@@ -62,7 +69,7 @@ class DomainStream:
 
     def _permutation(self, number: int) -> list[int]:
         if number != self._pass:
-            order = list(range(self.rows))
+            order = list(range(self._first, self._first + self.rows))
             # A string seed goes through SHA-512, not hash(): the same order in every process.
             random.Random(f"{self._seed}/{self.domain}/{number}").shuffle(order)
             self._order, self._pass = order, number
@@ -86,6 +93,8 @@ class Sampler:
         sampling: Sampling | str,
         seed: int,
         lengths: Mapping[str, Sequence[int]] | None = None,
+        bare: Mapping[str, int] | None = None,
+        share: float = 0.0,
     ) -> None:
         """Make a sampler.
 
@@ -95,6 +104,8 @@ class Sampler:
             sampling: see the module's table.
             seed: of the permutations.
             lengths: tokens of each row by domain, for steps of similar length; None for steps as they are drawn.
+            bare: number of bare rows by domain; they are numbered after the train rows.
+            share: share of bare rows among a domain's rows of a step, below 1.
 
         Raises:
             DataError: there is no domain, or a domain has no rows.
@@ -109,10 +120,18 @@ class Sampler:
         self._seed = seed
         self._lengths = lengths
         self._streams = {domain: DomainStream(domain, count, seed) for domain, count in rows.items()}
+        self._bare = {
+            # No domain's name has a slash.
+            domain: DomainStream(f"{domain}/bare", count, seed, first=rows[domain])
+            for domain, count in (bare or {}).items()
+            if count and share
+        }
+        self._per_row = bare_per_row(share)
+        self._taken = dict.fromkeys(self._bare, 0)
         self._shares = _shares(rows, batch_size * len(rows))
         self._credits = dict.fromkeys(rows, 0.0)
         self._drawn = 0
-        self._ready: deque[dict[str, list[int]]] = deque()
+        self._ready: deque[_Step] = deque()
         if self._sampling is Sampling.COVER:
             self.steps_per_epoch = math.ceil(max(rows.values()) / batch_size)
         else:
@@ -127,33 +146,45 @@ class Sampler:
             left = self.steps_per_epoch - self._drawn % self.steps_per_epoch
             drawn = [self._draw() for _ in range(1 if self._lengths is None else min(WINDOW, left))]
             self._ready.extend(drawn if self._lengths is None else self._by_length(drawn, self._lengths))
-        return self._ready.popleft()
+        labelled, bare = self._ready.popleft()
+        return {name: rows + bare.get(name, []) for name, rows in labelled.items()}
 
     def skip(self, steps: int) -> None:
         """Go past the next ``steps`` steps."""
         for _ in range(steps):
             next(self)
 
-    def _draw(self) -> dict[str, list[int]]:
+    def _draw(self) -> _Step:
         if self._sampling is Sampling.COVER and self._drawn % self.steps_per_epoch == 0:
             # Each epoch begins each domain anew: otherwise the end of a pass would eat into the next epoch's rows.
             for stream in self._streams.values():
                 stream.next_pass()
         self._drawn += 1
         counts = self._temperature_counts() if self._sampling is Sampling.TEMPERATURE else {}
-        return {name: stream.take(counts.get(name, self._batch_size)) for name, stream in self._streams.items()}
+        labelled = {name: stream.take(counts.get(name, self._batch_size)) for name, stream in self._streams.items()}
+        return labelled, {
+            name: stream.take(self._due(name, len(labelled[name]))) for name, stream in self._bare.items()
+        }
 
-    def _by_length(
-        self, steps: list[dict[str, list[int]]], lengths: Mapping[str, Sequence[int]]
-    ) -> list[dict[str, list[int]]]:
-        """Deal the rows of some steps out again, short ones first, then shuffle the steps."""
-        dealt: list[dict[str, list[int]]] = [{} for _ in steps]
-        for name in self._streams:
-            rows = sorted((row for step in steps for row in step[name]), key=lengths[name].__getitem__)
-            first = 0
-            for new, old in zip(dealt, steps, strict=True):
-                new[name] = rows[first : first + len(old[name])]
-                first += len(old[name])
+    def _due(self, name: str, labelled: int) -> int:
+        """Return the bare rows that go with so many labelled ones; what is rounded off is made up for later."""
+        before = self._taken[name]
+        self._taken[name] = before + labelled
+        return _rounded(self._taken[name] * self._per_row) - _rounded(before * self._per_row)
+
+    def _by_length(self, steps: list[_Step], lengths: Mapping[str, Sequence[int]]) -> list[_Step]:
+        """Deal the rows of some steps out again, short ones first, then shuffle the steps.
+
+        Labelled and bare rows are dealt out apart, so that each step keeps its share of both.
+        """
+        dealt: list[_Step] = [({}, {}) for _ in steps]
+        for kind, streams in enumerate((self._streams, self._bare)):
+            for name in streams:
+                rows = sorted((row for step in steps for row in step[kind][name]), key=lengths[name].__getitem__)
+                first = 0
+                for new, old in zip(dealt, steps, strict=True):
+                    new[kind][name] = rows[first : first + len(old[kind][name])]
+                    first += len(old[kind][name])
         random.Random(f"{self._seed}/{self._drawn}").shuffle(dealt)
         return dealt
 
@@ -171,6 +202,16 @@ class Sampler:
             left -= sign
         self._credits = {name: credits[name] - counts[name] for name in counts}
         return counts
+
+
+def bare_per_row(share: float) -> float:
+    """Return the bare rows that come on top of each labelled one where they are to be this share of both."""
+    return share / (1 - share)
+
+
+def _rounded(value: float) -> int:
+    """Round to the nearest whole number, halves up."""
+    return math.floor(value + 0.5)
 
 
 def _shares(rows: Mapping[str, int], total: int) -> dict[str, float]:

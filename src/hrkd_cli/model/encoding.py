@@ -97,6 +97,12 @@ class Encoder:
         return Batch(tensors, tensors["attention_mask"].bool())
 
 
+def joined(first: Encoded, second: Encoded) -> Encoded:
+    """Return the examples of both, one after the other; both are of the same encoder."""
+    types = None if first.types is None or second.types is None else first.types + second.types
+    return Encoded(first.ids + second.ids, types)
+
+
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Move a host tensor; to a GPU without waiting for it."""
     if device.type == "cuda":

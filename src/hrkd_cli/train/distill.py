@@ -9,12 +9,14 @@ from typing import Any
 
 from hrkd_cli import __version__
 from hrkd_cli.config import DistillSettings, Init
+from hrkd_cli.data.batching import bare_per_row
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.opening import load_for_training
+from hrkd_cli.data.unlabelled import MoreTexts
 from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.events import Note, OnEvent, StageDone, ignore
 from hrkd_cli.layout import DATASET_OUT, STUDENT_OUT, TEACHER_OUT
-from hrkd_cli.model.encoding import Encoded, Encoder, make_encoder
+from hrkd_cli.model.encoding import Encoded, Encoder, joined, make_encoder
 from hrkd_cli.model.folder import is_stage_folder, model_fingerprint
 from hrkd_cli.model.loading import is_classifier, read_config, resolve
 from hrkd_cli.model.precision import Arithmetic
@@ -81,6 +83,7 @@ def distill(
     world = engine[1]
     on_event = on_event if world.is_main else ignore
     dataset = world.first(lambda: load_for_training(data, force=force, on_event=on_event))
+    texts = MoreTexts.read(settings, dataset, on_event)
     if not is_classifier(read_config(path, "teacher")):
         student_tokenizer(path, dataset, settings)  # fail now, not after the teacher has been taught
         path = ensure_taught(
@@ -105,6 +108,7 @@ def distill(
         on_event=on_event,
         sources=sources or {},
         engine=engine,
+        texts=texts,
     )
 
 
@@ -124,6 +128,8 @@ def _check_places(teacher: str | Path, data: str | Path, out: Path, settings: Di
     others = {"teacher": path, "data": Path(data), "dataset": DATASET_OUT, "taught teacher": TEACHER_OUT}
     if own_weights:
         others["start of the student"] = resolve(str(settings.student), "student")
+    if settings.unlabelled is not None:
+        others["unlabelled texts"] = Path(settings.unlabelled)
     check_apart(out, others)
     return path
 
@@ -144,18 +150,27 @@ def distill_on(
     on_event: OnEvent = ignore,
     sources: Mapping[str, str] | None = None,
     engine: tuple[Arithmetic, World] | None = None,
+    texts: MoreTexts | None = None,
 ) -> TrainResult:
-    """Distil the classifier in ``path`` on a dataset in memory; ``settings`` are resolved. See distill."""
+    """Distil the classifier in ``path`` on a dataset in memory; ``settings`` are resolved. See distill.
+
+    ``texts`` are those that the settings name, where they have been read already.
+    """
     check_trainable(dataset)
     arithmetic, world = engine or start(settings)
+    texts = texts or MoreTexts.read(settings, dataset, on_event)
     fingerprint = model_fingerprint(path)
     options = settings.decisive()
-    key = run_key(stage="distill", model=fingerprint, data=dataset.fingerprint, options=options)
+    key = run_key(
+        stage="distill", model=fingerprint, data=dataset.fingerprint, options=options, texts=texts.fingerprints()
+    )
     if resume and (done := finished_before(out, key=key, kind="student", is_ours=is_student)):
         on_event(Note(f"{out} is finished already"))
         return done
     seed_everything(settings.seed)
-    work = Work.open(path, dataset, settings, name=name, arithmetic=arithmetic, world=world, on_event=on_event)
+    work = Work.open(
+        path, dataset, settings, texts=texts, name=name, arithmetic=arithmetic, world=world, on_event=on_event
+    )
     finished = Finished(
         stage="distill",
         model=work.student,
@@ -168,6 +183,7 @@ def distill_on(
         models={"teacher": {"name": name, "fingerprint": fingerprint}, "student": {"name": settings.student}},
         key=key,
         sources=sources or {},
+        texts=texts.to_json(),
     )
     with stage_place(out, key=key, options=options, resume=resume, arithmetic=arithmetic, world=world) as place:
         run = work.run(place, on_event)
@@ -182,12 +198,13 @@ class Work:
 
     Attributes:
         teachers: one a domain.
-        teacher_rows: the train split as they see it.
+        teacher_rows: what is learnt from, as they see it: a domain's train split, then its unlabelled texts.
         own_tokenizer: whether the student's tokenizer is another one.
         student: the classifier to be trained.
         heads: its outputs.
         encoder: cuts and pads its inputs.
         train: the train split as it sees it.
+        rows: what is learnt from, as it sees it; row i of a domain has a label where i < labelled[domain].
         dev: the dev split.
         dataset: the data.
         settings: resolved settings.
@@ -200,9 +217,21 @@ class Work:
     heads: DomainHeads
     encoder: Encoder
     train: SplitLabels
+    rows: dict[str, Encoded]
     dev: SplitLabels
     dataset: Dataset
     settings: DistillSettings
+
+    @property
+    def labelled(self) -> dict[str, int]:
+        """Rows with a label by domain; they come before those without one."""
+        return {domain: len(encoded) for domain, encoded in self.train.encoded.items()}
+
+    @property
+    def bare(self) -> dict[str, int]:
+        """Rows without a label by domain, where there are some."""
+        counts = {domain: len(encoded) - self.labelled[domain] for domain, encoded in self.rows.items()}
+        return {domain: count for domain, count in counts.items() if count}
 
     @classmethod
     def open(
@@ -211,6 +240,7 @@ class Work:
         dataset: Dataset,
         settings: DistillSettings,
         *,
+        texts: MoreTexts,
         name: str,
         arithmetic: Arithmetic,
         world: World,
@@ -241,12 +271,14 @@ class Work:
         check_length(settings.max_length, student, encoder.tokenizer, "the student")
         student.to(device)
         train = encode_split(dataset, "train", encoder)
-        teacher_rows = (encoder, train.encoded)
+        rows = _with_bare(train.encoded, texts, encoder)
+        teacher_rows = (encoder, rows)
         own = tokenizer is not None or encoder.takes_types != teacher_encoder.takes_types
         if own:
-            teacher_rows = (teacher_encoder, encode_split(dataset, "train", teacher_encoder).encoded)
+            encoded = encode_split(dataset, "train", teacher_encoder).encoded
+            teacher_rows = (teacher_encoder, _with_bare(encoded, texts, teacher_encoder))
         dev = encode_split(dataset, "dev", encoder)
-        return cls(teachers, teacher_rows, own, student, heads, encoder, train, dev, dataset, settings)
+        return cls(teachers, teacher_rows, own, student, heads, encoder, train, rows, dev, dataset, settings)
 
     def run(self, place: Place, on_event: OnEvent) -> Run:
         """Make the run: decide where the teachers' outputs come from, and how large a batch is."""
@@ -260,6 +292,7 @@ class Work:
             own_tokenizer=self.own_tokenizer,
             out=place.out,
             decided=None if place.checkpoint is None else place.checkpoint.values["cached"],
+            passes=self._passes(),
             arithmetic=arithmetic,
             world=world,
             on_event=on_event,
@@ -271,15 +304,21 @@ class Work:
             settings,
             comparison,
             teacher=self.teachers.root.config,
-            rows=(self.encoder, self.train.encoded),
+            rows=(self.encoder, self.rows),
             class_weights=class_weights(self.train, self.heads, settings, arithmetic.device),
             arithmetic=arithmetic,
             world=world,
         )
         extra = [] if task.projections is None else [task.projections]
-        encoded = self.train.encoded
         batch_size = batch_size_of(
-            settings, task, [self.student, *extra], encoded, arithmetic=arithmetic, world=world, on_event=on_event
+            settings,
+            task,
+            [self.student, *extra],
+            self.rows,
+            arithmetic=arithmetic,
+            world=world,
+            on_event=on_event,
+            extra=dict.fromkeys(self.bare, bare_per_row(settings.unlabelled_share)),
         )
         check_share(batch_size, len(self.heads.domains), world)
         return Run(
@@ -289,7 +328,12 @@ class Work:
             task=task,
             # The released code draws steps as they come and pads them all alike.
             make_sampler=lambda: make_sampler(
-                self.dataset, settings, batch_size, None if comparison.padded else encoded
+                self.dataset,
+                settings,
+                batch_size,
+                None if comparison.padded else self.rows,
+                bare=self.bare,
+                share=settings.unlabelled_share,
             ),
             score_dev=lambda: score(self.student, self.dev, self.heads, self.encoder, arithmetic, world),
             dev_rows=self.dev.rows,
@@ -297,6 +341,19 @@ class Work:
             place=replace(place, values={**place.values, "cached": cached}),
             on_event=on_event,
         )
+
+    def _passes(self) -> float:
+        """Return how many times the run reads each row, on average, counting an epoch as once at most."""
+        labelled, bare = self.labelled, self.bare
+        per_row = bare_per_row(self.settings.unlabelled_share)
+        read = sum(count * (1 + per_row * (domain in bare)) for domain, count in labelled.items())
+        return self.settings.epochs * min(1.0, read / sum(len(encoded) for encoded in self.rows.values()))
+
+
+def _with_bare(train: Mapping[str, Encoded], texts: MoreTexts, encoder: Encoder) -> dict[str, Encoded]:
+    """Return each domain's train rows with its unlabelled texts after them."""
+    bare = {} if texts.unlabelled is None else texts.unlabelled.rows
+    return {d: joined(own, encoder.encode(bare[d])) if d in bare else own for d, own in train.items()}
 
 
 def _check_teachers(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,10 +31,12 @@ def batch_size_of(
     arithmetic: Arithmetic,
     world: World,
     on_event: OnEvent,
+    extra: Mapping[str, float] | None = None,
 ) -> int:
     """Return the batch size that was given, or for ``auto`` the largest power of two up to 32 that memory holds.
 
-    Steps with the longest rows are run at growing sizes, until the next one would not fit.
+    Steps with the longest rows are run at growing sizes, until the next one would not fit. ``extra``: rows that a step
+    has on top of each one of these, by domain.
 
     Raises:
         TrainingError: not even one row of each domain fits.
@@ -48,7 +51,8 @@ def batch_size_of(
         if size * len(longest) < world.size:
             size *= 2
             continue
-        rows = {domain: (order * size)[:size] for domain, order in longest.items()}
+        counts = {domain: size + math.ceil(size * (extra or {}).get(domain, 0)) for domain in longest}
+        rows = {domain: (order * counts[domain])[: counts[domain]] for domain, order in longest.items()}
         peak = _peak(task, trained, rows, arithmetic)
         if world.any(peak is None):
             break

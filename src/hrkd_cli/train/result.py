@@ -69,6 +69,7 @@ def run_record(
     options: Mapping[str, Any],
     sources: Mapping[str, str],
     dataset: Dataset,
+    texts: Mapping[str, Any],
     models: Mapping[str, Any],
     key: str,
     precision: str,
@@ -80,6 +81,7 @@ def run_record(
         options: resolved settings.
         sources: where each came from ("flag", "environment", "file"); what is missing came from the defaults.
         dataset: the training data.
+        texts: texts without labels that the run learnt from too.
         models: what the run started from, with fingerprints.
         key: see run_key.
         precision: what ``--precision`` came to on this machine.
@@ -89,7 +91,7 @@ def run_record(
         "stage": result.stage,
         "options": {name: {"value": value, "from": sources.get(name, "default")} for name, value in options.items()},
         "models": dict(models),
-        "data": {"path": relative_to(dataset.path, result.out), "fingerprint": dataset.fingerprint},
+        "data": {"path": relative_to(dataset.path, result.out), "fingerprint": dataset.fingerprint, **texts},
         "versions": {"python": platform.python_version(), **versions()},
         "precision": precision,
         "key": key,

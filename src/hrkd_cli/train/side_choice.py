@@ -38,6 +38,7 @@ def teacher_side(
     own_tokenizer: bool,
     out: Path,
     decided: str | None,
+    passes: float,
     arithmetic: Arithmetic,
     world: World,
     on_event: OnEvent,
@@ -52,6 +53,7 @@ def teacher_side(
         own_tokenizer: whether they have another tokenizer than the student.
         out: the run's output: outputs are kept beside it.
         decided: what an interrupted run had decided; None decides now.
+        passes: times that the run reads each row, on average.
         arithmetic: precision and device.
         world: the processes of the run.
         on_event: told what was decided.
@@ -66,7 +68,7 @@ def teacher_side(
         root = out.resolve().parent / CACHE.folder
         cache = _planned(root, teachers, rows, comparison, settings, decided, arithmetic, world)
         wanted = decided is not None or settings.cache_teacher is CacheTeacher.ON
-        if world.any(world.is_main and _keep(cache, root, settings, must=wanted, on_event=on_event)):
+        if world.any(world.is_main and _keep(cache, root, settings, passes, must=wanted, on_event=on_event)):
             with _alone(cache, world, on_event):
                 computed = cache.build(on_event)
             if not computed:
@@ -115,7 +117,9 @@ def _planned(
     return whole if decided == KEPT or whole.bytes <= settings.cache_limit * 1e9 else plan(derived=True)
 
 
-def _keep(cache: TeacherCache, root: Path, settings: DistillSettings, *, must: bool, on_event: OnEvent) -> bool:
+def _keep(
+    cache: TeacherCache, root: Path, settings: DistillSettings, passes: float, *, must: bool, on_event: OnEvent
+) -> bool:
     """Decide, and say why."""
     there = cache.folder.path.is_dir()
     problem = None if there else _no_room(cache, root, settings.cache_limit)
@@ -128,8 +132,9 @@ def _keep(cache: TeacherCache, root: Path, settings: DistillSettings, *, must: b
         if not there:
             on_event(Note(f"teacher outputs: computed once and kept in {root} ({size})"))
         return True
-    if problem or settings.epochs == 1:
-        on_event(Note(f"teacher outputs: computed at every step ({problem or 'one epoch would read them once only'})"))
+    if problem or passes <= 1:
+        once = "one epoch would read them once only" if settings.epochs == 1 else "most would be read once or never"
+        on_event(Note(f"teacher outputs: computed at every step ({problem or once})"))
         return False
     computing, reading = measure_rates(cache, root)
     rates = f"reading {reading:,.0f} examples/s, computing {computing:,.0f}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ class Finished:
         models: what the run started from, with fingerprints, for the record.
         key: see run_key.
         sources: where each option came from.
+        texts: texts without labels that it learnt from too, for the record.
     """
 
     stage: str
@@ -61,6 +62,7 @@ class Finished:
     models: Mapping[str, Any]
     key: str
     sources: Mapping[str, str]
+    texts: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write config, weights and tokenizer."""
@@ -90,6 +92,7 @@ class Finished:
             options=self.settings.to_json(),
             sources=self.sources,
             dataset=self.dataset,
+            texts=self.texts,
             models=self.models,
             key=self.key,
             precision=str(place.arithmetic.precision),
@@ -115,12 +118,29 @@ def class_weights(
 
 
 def make_sampler(
-    dataset: Dataset, settings: TrainingSettings, batch_size: int, encoded: Mapping[str, Encoded] | None
+    dataset: Dataset,
+    settings: TrainingSettings,
+    batch_size: int,
+    encoded: Mapping[str, Encoded] | None,
+    *,
+    bare: Mapping[str, int] | None = None,
+    share: float = 0.0,
 ) -> Sampler:
-    """Make the sampler of a dataset's train rows; ``encoded`` None draws steps of mixed lengths (released code)."""
+    """Make the sampler of a dataset's train rows; ``encoded`` None draws steps of mixed lengths (released code).
+
+    ``bare`` and ``share``: unlabelled texts that ``encoded`` has after the train rows (see Sampler).
+    """
     rows = {domain: len(dataset.split(domain, "train")) for domain in dataset.domains}
     lengths = None if encoded is None else {domain: encoded[domain].lengths().tolist() for domain in rows}
-    return Sampler(rows, batch_size=batch_size, sampling=settings.sampling, seed=settings.seed, lengths=lengths)
+    return Sampler(
+        rows,
+        batch_size=batch_size,
+        sampling=settings.sampling,
+        seed=settings.seed,
+        lengths=lengths,
+        bare=bare,
+        share=share,
+    )
 
 
 def start(settings: TrainingSettings) -> tuple[Arithmetic, World]:

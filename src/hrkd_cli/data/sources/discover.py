@@ -38,10 +38,10 @@ FORMATS = {
 MNLI_FILES = {"train.tsv": "train", "dev_matched.tsv": "test"}
 
 # Read when it is the source itself; in a folder such a file is more often something about the data.
-_ALONE = {".json": SourceFormat.JSONL, ".tab": SourceFormat.TSV, ".pq": SourceFormat.PARQUET}
+ALONE = {".json": SourceFormat.JSONL, ".tab": SourceFormat.TSV, ".pq": SourceFormat.PARQUET}
 _SHARD = re.compile(r"-\d+-of-\d+$")
 # What a mistyped path may end with; no hub id does.
-DATA_SUFFIXES = frozenset({*FORMATS, *_ALONE, ".txt", ".xml", ".zip", ".gz", ".xls", ".xlsx"})
+DATA_SUFFIXES = frozenset({*FORMATS, *ALONE, ".txt", ".xml", ".zip", ".gz", ".xls", ".xlsx"})
 # Files that lie beside data and are no data.
 _COMPANIONS = re.compile(r"(readme|licen[cs]e|notice|citation|changelog|attribution|copying|makefile)\b", re.IGNORECASE)
 _NO_DATA_SUFFIXES = frozenset({".md", ".rst", ".py", ".sh", ".ipynb", ".pdf", ".html", ".yml", ".yaml", ".toml"})
@@ -79,7 +79,7 @@ def discover(source: Path, wanted: SourceFormat) -> Found:
 
 
 def _single(source: Path, wanted: SourceFormat) -> SourceFile:
-    kind = {**FORMATS, **_ALONE}.get(source.suffix.lower())
+    kind = {**FORMATS, **ALONE}.get(source.suffix.lower())
     if wanted is SourceFormat.MNLI:
         raise DataError(f"{source}: --format mnli reads the folder that holds train.tsv and dev_matched.tsv")
     if wanted is not SourceFormat.AUTO:
@@ -115,7 +115,7 @@ def _mnli(source: Path, folder: Path) -> Found:
         name = entry.relative_to(source).as_posix()
         if entry.name in MNLI_FILES:
             found.files.append(SourceFile(entry, name, SourceFormat.MNLI, split=MNLI_FILES[entry.name]))
-        elif entry.is_file() and _looks_like_data(entry):
+        elif entry.is_file() and looks_like_data(entry):
             found.skipped.append(name)
     return found
 
@@ -147,7 +147,7 @@ def _add(
     if kind is SourceFormat.AMAZON and path.stem not in amazon.LABELS:
         return
     if kind is None or wanted not in (SourceFormat.AUTO, kind):
-        if _looks_like_data(path):
+        if looks_like_data(path):
             found.skipped.append(name)
         return
     stem, named_split = _split_of(path.stem)
@@ -171,7 +171,8 @@ def _entries(folder: Path) -> list[Path]:
     return [entry for entry in entries if not entry.name.startswith((".", "__"))]
 
 
-def _looks_like_data(path: Path) -> bool:
+def looks_like_data(path: Path) -> bool:
+    """Tell, by its name, a file that is neither about the data nor a program."""
     return not _COMPANIONS.match(path.name) and path.suffix.lower() not in _NO_DATA_SUFFIXES
 
 

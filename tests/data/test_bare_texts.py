@@ -1,0 +1,147 @@
+"""Texts without labels: which files are whose, what is left out, and that it is said."""
+
+import json
+
+import pytest
+
+from hrkd_cli.data.dataset import Rows, make_dataset
+from hrkd_cli.data.unlabelled import read_general, read_unlabelled
+from hrkd_cli.errors import DataError
+from hrkd_cli.events import ignore
+
+
+def labelled(**splits):
+    return {name: Rows(list(texts), None, ["a"] * len(texts)) for name, texts in splits.items()}
+
+
+@pytest.fixture
+def data():
+    rows = {
+        "books": labelled(train=["train one"], dev=["Dev  ONE"], test=["test one"]),
+        "dvd": labelled(train=["train two"], dev=["dev two"], test=["test two"]),
+        "toys": labelled(train=["train three"], dev=["dev three"]),
+    }
+    return make_dataset(rows, pair=False, path=None)
+
+
+@pytest.fixture
+def pairs():
+    def rows(*both):
+        return Rows([a for a, _ in both], [b for _, b in both], ["a"] * len(both))
+
+    parts = {"train": rows(("a premise", "one")), "dev": rows(("held out", "two"))}
+    return make_dataset({"books": parts}, pair=True, path=None)
+
+
+def write(folder, **files):
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        path = folder / name.replace("__", ".")
+        path.write_text(content, encoding="utf-8")
+    return folder
+
+
+def lines(*texts):
+    return "".join(json.dumps({"text": text, "label": "ignored"}) + "\n" for text in texts)
+
+
+def test_every_format_and_what_is_left_out(tmp_path, data):
+    folder = write(
+        tmp_path / "u",
+        # One is of dvd's test split, one of books' dev split in another spelling, one of the train split.
+        books__jsonl=lines("new", "test two", "dev one", "train one", "NEW", "", "newer"),
+        dvd__txt="first\u0085line\n\nsecond line\nsecond  LINE\n",
+        dvd__more__csv="id,text,label\n1,third,x\n",
+        garden__jsonl=lines("nobody's"),
+        README__md="about the texts",
+    )
+    notes = []
+    found = read_unlabelled(folder, data, on_event=notes.append)
+    assert {d: rows.texts for d, rows in found.rows.items()} == {
+        "books": ["new", "newer"],
+        "dvd": ["third", "first\u0085line", "second line"],
+    }
+    assert found.dropped == {"in the data": 3, "duplicate": 2, "no text": 1}
+    assert found.count == 5
+    told = [note.text for note in notes]
+    assert told == [
+        f"{folder}: not read, no domain of the data is called so: garden.jsonl",
+        "unlabelled texts: books 2, dvd 3; left out: 3 x in the data, 2 x duplicate, 1 x no text",
+        "unlabelled texts: none for toys, which learn from labelled rows alone",
+    ]
+    assert found.to_json()["texts"] == {"books": 2, "dvd": 3}
+
+
+def test_a_domain_column_overrules_the_files_name(tmp_path, data):
+    rows = "domain,text\nbooks,one\ndvd,two\nnone,three\n"
+    folder = write(tmp_path / "u", all__csv=rows)
+    in_folder = read_unlabelled(folder, data, on_event=ignore)
+    alone = read_unlabelled(folder / "all.csv", data, on_event=ignore)
+    for found in (in_folder, alone):
+        assert {d: r.texts for d, r in found.rows.items()} == {"books": ["one"], "dvd": ["two"]}
+        assert found.dropped == {"other domain": 1}
+
+
+def test_blitzers_unlabelled_reviews(tmp_path, data):
+    review = "<review>\n<review_text>\nA story\n</review_text>\n</review>\n"
+    (tmp_path / "u").mkdir()
+    write(tmp_path / "u" / "books", unlabeled__review=review)
+    assert read_unlabelled(tmp_path / "u", data, on_event=ignore).rows["books"].texts == ["A story"]
+
+
+def test_pairs_are_compared_whole_with_train_and_by_first_text_with_dev(tmp_path, pairs):
+    rows = [("a premise", "one"), ("a premise", "another"), ("held out", "new"), ("new", "one")]
+    text = "".join(json.dumps({"premise": a, "hypothesis": b}) + "\n" for a, b in rows)
+    found = read_unlabelled(write(tmp_path / "u", books__jsonl=text), pairs, on_event=ignore)
+    assert list(zip(found.rows["books"].texts, found.rows["books"].pairs, strict=True)) == [rows[1], rows[3]]
+    assert found.dropped == {"in the data": 2}
+    with pytest.raises(DataError, match=r"books\.txt: lines of text have no second text"):
+        read_unlabelled(write(tmp_path / "t", books__txt="one\n"), pairs, on_event=ignore)
+
+
+def test_the_fingerprint_is_that_of_the_texts(tmp_path, data):
+    first = read_unlabelled(write(tmp_path / "a", books__txt="one\ntwo\n"), data, on_event=ignore)
+    same = read_unlabelled(write(tmp_path / "b", books__jsonl=lines("one", "two", "one")), data, on_event=ignore)
+    other = read_unlabelled(write(tmp_path / "c", books__txt="one\nthree\n"), data, on_event=ignore)
+    moved = read_unlabelled(write(tmp_path / "d", dvd__txt="one\ntwo\n"), data, on_event=ignore)
+    assert first.fingerprint == same.fingerprint
+    assert len({first.fingerprint, other.fingerprint, moved.fingerprint}) == 3
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"garden__txt": "one\n"}, "no text of a domain of the data in it; the domains are books, dvd, toys"),
+        ({"books__txt": "test one\n"}, r"no text of a domain of the data in it \(1 x in the data\)"),
+        ({"books__csv": "stars,id\n1,2\n"}, "books.csv: columns stars, id; expected text"),
+        ({"books__xml": "<a/>"}, "no CSV, TSV, JSONL, Parquet or .txt file in this folder"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line(tmp_path, data, files, message):
+    with pytest.raises(DataError, match=message):
+        read_unlabelled(write(tmp_path / "u", **files), data, on_event=ignore)
+
+
+def test_a_single_file_needs_a_domain_column(tmp_path, data):
+    folder = write(tmp_path / "u", rows__csv="id,text\n1,one\n", rows__txt="one\n")
+    with pytest.raises(DataError, match=r"columns id, text; expected text and domain, or a folder with a file a dom"):
+        read_unlabelled(folder / "rows.csv", data, on_event=ignore)
+    with pytest.raises(DataError, match="lines of text have no domain"):
+        read_unlabelled(folder / "rows.txt", data, on_event=ignore)
+    with pytest.raises(DataError, match="no such file or folder"):
+        read_unlabelled(folder / "nowhere", data, on_event=ignore)
+
+
+def test_general_texts_are_of_any_kind(tmp_path, data):
+    folder = write(
+        tmp_path / "g",
+        one__jsonl=json.dumps({"sentence1": "first", "sentence2": "second"}) + "\n",
+        two__txt="third\nfirst\ntest one\ntrain one\n",
+        wiki_00="fourth\n",
+    )
+    found = read_general(folder, data, on_event=ignore)
+    assert found.rows[""].texts == ["first", "second", "third", "train one", "fourth"]
+    assert found.dropped == {"duplicate": 1, "in the data": 1}
+    assert found.to_json()["texts"] == 5
+    with pytest.raises(DataError, match=r"--general .*: no text in it that can be used; left out: 1 x in the data"):
+        read_general(write(tmp_path / "h", x__txt="dev two\n"), data, on_event=ignore)
