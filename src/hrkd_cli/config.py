@@ -85,11 +85,13 @@ class Method(StrEnum):
     HRKD = "hrkd"
     TINYBERT = "tinybert"
     LOGITS = "logits"
+    LABELS = "labels"
 
 
 class Graph(StrEnum):
     """Where the domain ratios come from."""
 
+    LEARNED = "learned"
     FROZEN = "frozen"
     UNIFORM = "uniform"
     NONE = "none"
@@ -220,7 +222,10 @@ class DistillSettings(TrainingSettings):
         student: folder, hub id or LAYERSxWIDTH; None for the default shape (see ``hrkd_cli.model.student``).
         init: where a LAYERSxWIDTH student's weights come from; None for the teacher.
         method: see Method.
-        graph: see Graph; None for the method's own: frozen for hrkd, none for tinybert, uniform for logits.
+        graph: see Graph; None for the method's own: frozen for hrkd, none for tinybert, uniform for the others.
+        graph_every: steps between two updates of a learned graph.
+        graph_learning_rate: of a learned graph's Adam.
+        held_back: share of each domain's train rows that a learned graph is judged on, and the student never sees.
         hierarchy: whether the compare-aggregate step mixes prototypes over layers before the graph (the paper's
             section 3.3); None for yes where there is a graph.
         teacher_checkpoints: see TeacherCheckpoints.
@@ -229,6 +234,7 @@ class DistillSettings(TrainingSettings):
         hidden_weight: w_hidden of section 5.
         attention_weight: w_att of section 5.
         prediction_weight: w_pred of section 5.
+        label_weight: w_label, of the cross-entropy against the labels that is mixed in.
         temperature: t of the prediction loss.
         cache_teacher: see CacheTeacher.
         cache_limit: GB that kept teacher outputs may take on disk, those of other runs in the same folder included.
@@ -244,6 +250,9 @@ class DistillSettings(TrainingSettings):
     init: Init | None = None
     method: Method = Method.HRKD
     graph: Graph | None = None
+    graph_every: int = 10
+    graph_learning_rate: float = 3e-3
+    held_back: float = 0.1
     hierarchy: bool | None = None
     teacher_checkpoints: TeacherCheckpoints = TeacherCheckpoints.DOMAIN
     teacher_epochs: int = 3
@@ -251,6 +260,7 @@ class DistillSettings(TrainingSettings):
     hidden_weight: float = 1.0
     attention_weight: float = 1.0
     prediction_weight: float = 1.0
+    label_weight: float = 0.0
     temperature: float = 1.0
     cache_teacher: CacheTeacher = CacheTeacher.AUTO
     cache_limit: float = 50.0
@@ -276,37 +286,55 @@ class DistillSettings(TrainingSettings):
             object.__setattr__(self, "unlabelled", str(self.unlabelled))
         if self.means is Means.RELEASED and self.cache_teacher is CacheTeacher.ON:
             raise UsageError("--cache-teacher on: --means released looks at padding, which is not kept; leave one out")
-        for name in ("hidden_weight", "attention_weight", "prediction_weight"):
+        _check(self, "graph_every", lambda v: v >= 1, "at least 1")
+        _check(self, "graph_learning_rate", lambda v: v > 0, "above 0")
+        _check(self, "held_back", lambda v: 0 < v < 1, "between 0 and 1, both excluded")
+        for name in ("hidden_weight", "attention_weight", "prediction_weight", "label_weight"):
             _check(self, name, lambda v: v >= 0, "at least 0")
-        if not any((self.hidden_weight and self.method is not Method.LOGITS, self.prediction_weight)):
-            raise UsageError("--hidden-weight 0 --prediction-weight 0: there is nothing left to learn from")
+        if self.method is not Method.LABELS and not any((self.compares, self.prediction_weight, self.label_weight)):
+            zero = (
+                "--hidden-weight 0 --prediction-weight 0"
+                if self.method is not Method.LOGITS
+                else "--prediction-weight 0"
+            )
+            raise UsageError(f"{zero}: there is nothing left to learn from")
         if self.method is not Method.HRKD:
             for name in ("graph", "hierarchy"):
                 if getattr(self, name) is not None:
                     raise UsageError(f"{option_name(name)}: --method {self.method} has no domain graph; leave it out")
-        elif self.hidden_weight == 0 and (self.graph is Graph.FROZEN or self.hierarchy):
+        elif self.hidden_weight == 0 and (self.graph in RELATING or self.hierarchy):
             raise UsageError(
                 "--hidden-weight 0: the graph weights hidden-state losses only; leave out --graph, --hierarchy"
             )
         elif self.hierarchy and self.graph in (Graph.UNIFORM, Graph.NONE):
             raise UsageError(f"--hierarchy: --graph {self.graph} looks at no prototypes; leave one of them out")
 
+    @property
+    def compares(self) -> bool:
+        """Whether hidden states (and attention scores, where they have a weight) are compared."""
+        return self.hidden_weight > 0 and self.method in (Method.HRKD, Method.TINYBERT)
+
     def resolved(self) -> DistillSettings:
-        """Fill in what follows from other options: graph, hierarchy, init."""
-        own = {Method.HRKD: Graph.FROZEN, Method.TINYBERT: Graph.NONE, Method.LOGITS: Graph.UNIFORM}[self.method]
+        """Fill in what follows from other options: graph, hierarchy, init, the weights of --method labels."""
+        own = {Method.HRKD: Graph.FROZEN, Method.TINYBERT: Graph.NONE}.get(self.method, Graph.UNIFORM)
         if self.method is Method.HRKD and self.hidden_weight == 0:
             own = Graph.UNIFORM  # there is nothing that ratios could weight
         graph = self.graph or own
-        hierarchy = graph is Graph.FROZEN if self.hierarchy is None else self.hierarchy
+        hierarchy = graph in RELATING if self.hierarchy is None else self.hierarchy
         # Not dataclasses.replace: it would check the filled-in values as if the user had given them.
         new = object.__new__(DistillSettings)
         for field in fields(self):
             object.__setattr__(new, field.name, getattr(self, field.name))
-        for name, value in (("graph", graph), ("hierarchy", hierarchy), ("init", self.init or Init.TEACHER)):
+        filled: dict[str, Any] = {"graph": graph, "hierarchy": hierarchy, "init": self.init or Init.TEACHER}
+        if self.method is Method.LABELS:
+            filled |= {"hidden_weight": 0.0, "prediction_weight": 0.0, "label_weight": self.label_weight or 1.0}
+        for name, value in filled.items():
             object.__setattr__(new, name, value)
         return new
 
 
+# Graphs that look at prototypes.
+RELATING = (Graph.LEARNED, Graph.FROZEN)
 # Options that change how a run is made, not what comes out.
 INDIFFERENT = ("device", "checkpoint_every", "processes", "cache_limit")
 # The enum of each setting whose default does not show it.

@@ -37,18 +37,18 @@ WINDOW = 16  # steps whose rows are sorted by length together
 class DomainStream:
     """An endless stream of row indices: a fresh permutation of the rows each pass.
 
-    The order depends on seed, domain name and pass number only. Rows are numbered from ``first``.
+    The order depends on the numbers of the rows, seed, domain name and pass number only.
     """
 
-    def __init__(self, domain: str, rows: int, seed: int, first: int = 0) -> None:
-        if rows < 1:
+    def __init__(self, domain: str, rows: Sequence[int], seed: int) -> None:
+        if not rows:
             raise DataError(
                 f"domain {domain!r} has no train rows: add some, or leave it out with --domains when preparing"
             )
         self.domain = domain
-        self.rows = rows
+        self.rows = len(rows)
+        self._numbers = rows
         self._seed = seed
-        self._first = first
         self._position = 0
         self._pass = -1
         self._order: list[int] = []
@@ -69,7 +69,7 @@ class DomainStream:
 
     def _permutation(self, number: int) -> list[int]:
         if number != self._pass:
-            order = list(range(self._first, self._first + self.rows))
+            order = list(self._numbers)
             # A string seed goes through SHA-512, not hash(): the same order in every process.
             random.Random(f"{self._seed}/{self.domain}/{number}").shuffle(order)
             self._order, self._pass = order, number
@@ -95,6 +95,7 @@ class Sampler:
         lengths: Mapping[str, Sequence[int]] | None = None,
         bare: Mapping[str, int] | None = None,
         share: float = 0.0,
+        held_back: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         """Make a sampler.
 
@@ -106,6 +107,7 @@ class Sampler:
             lengths: tokens of each row by domain, for steps of similar length; None for steps as they are drawn.
             bare: number of bare rows by domain; they are numbered after the train rows.
             share: share of bare rows among a domain's rows of a step, below 1.
+            held_back: numbers of train rows by domain that are never drawn.
 
         Raises:
             DataError: there is no domain, or a domain has no rows.
@@ -119,15 +121,18 @@ class Sampler:
         self._sampling = Sampling(sampling)
         self._seed = seed
         self._lengths = lengths
-        self._streams = {domain: DomainStream(domain, count, seed) for domain, count in rows.items()}
+        held = {domain: frozenset((held_back or {}).get(domain, ())) for domain in rows}
+        drawn = {domain: [n for n in range(count) if n not in held[domain]] for domain, count in rows.items()}
+        self._streams = {domain: DomainStream(domain, numbers, seed) for domain, numbers in drawn.items()}
         self._bare = {
             # No domain's name has a slash.
-            domain: DomainStream(f"{domain}/bare", count, seed, first=rows[domain])
+            domain: DomainStream(f"{domain}/bare", range(rows[domain], rows[domain] + count), seed)
             for domain, count in (bare or {}).items()
             if count and share
         }
         self._per_row = bare_per_row(share)
         self._taken = dict.fromkeys(self._bare, 0)
+        rows = {domain: len(numbers) for domain, numbers in drawn.items()}
         self._shares = _shares(rows, batch_size * len(rows))
         self._credits = dict.fromkeys(rows, 0.0)
         self._drawn = 0

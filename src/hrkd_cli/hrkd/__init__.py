@@ -18,11 +18,14 @@ from hrkd_cli.hrkd.objective import (
 )
 from hrkd_cli.hrkd.packed import (
     ABSENT,
+    Labels,
     Shares,
     StudentSignals,
     TeacherSignals,
+    label_terms,
     packed_terms,
 )
+from hrkd_cli.hrkd.relation import RelationGraph
 
 __all__ = [
     "ABSENT",
@@ -30,8 +33,10 @@ __all__ = [
     "DomainGraph",
     "DomainTerms",
     "GraphRatios",
+    "Labels",
     "LossParts",
     "Projections",
+    "RelationGraph",
     "Shares",
     "Signals",
     "StudentSignals",
@@ -41,6 +46,7 @@ __all__ = [
     "combine",
     "domain_terms",
     "hidden_loss",
+    "label_terms",
     "packed_terms",
     "prediction_loss",
     "prototype",

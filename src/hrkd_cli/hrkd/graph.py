@@ -109,7 +109,7 @@ class DomainGraph(nn.Module):
         domain, layer_ratios = [], []
         for layer, nodes in enumerate(prototypes):
             if layer and self.reference is not None and self.compare is not None:
-                nodes, ratios = self._mix(prototypes, layer, self.reference[layer - 1], self.compare[layer - 1])
+                nodes, ratios = mix_layers(prototypes, layer, self.reference[layer - 1], self.compare[layer - 1])
                 layer_ratios.append(ratios)
             share = self.dropout if self.training else 0.0
             features = self.hidden[layer](drop(nodes, share, self.generator), self.generator)  # (D, heads x H)
@@ -117,12 +117,22 @@ class DomainGraph(nn.Module):
             domain.append(scores.squeeze(-1).softmax(dim=0))
         return GraphRatios(torch.stack(domain), tuple(layer_ratios))
 
-    @staticmethod
-    def _mix(prototypes: Tensor, layer: int, reference: Tensor, compare: Tensor) -> tuple[Tensor, Tensor]:
-        """Compare and aggregate (section 3.3): (D, H) mixed prototypes and their (D, l+1) weights."""
-        own = prototypes[layer]  # (D, H)
-        context = (own @ reference @ own.T).softmax(dim=-1) @ own  # R: (D, H)
-        below = prototypes[: layer + 1]  # (l+1, D, H); the unmixed prototypes, also where layers below were mixed
-        wanted = torch.einsum("dhk,dk->dh", compare, context)  # W2_d R_d
-        ratios = torch.einsum("jdh,dh->dj", below, wanted).softmax(dim=-1)  # (D, l+1)
-        return torch.einsum("dj,jdh->dh", ratios, below), ratios
+
+def mix_layers(prototypes: Tensor, layer: int, reference: Tensor, compare: Tensor) -> tuple[Tensor, Tensor]:
+    """Compare and aggregate (section 3.3).
+
+    Args:
+        prototypes: (L+1, D, H).
+        layer: l, at least 1.
+        reference: W1 of this layer, (H, H).
+        compare: W2 of this layer, (D, H, H).
+
+    Returns:
+        Mixed prototypes (D, H) and their weights (D, l+1).
+    """
+    own = prototypes[layer]  # (D, H)
+    context = (own @ reference @ own.T).softmax(dim=-1) @ own  # R: (D, H)
+    below = prototypes[: layer + 1]  # (l+1, D, H); the unmixed prototypes, also where layers below were mixed
+    wanted = torch.einsum("dhk,dk->dh", compare, context)  # W2_d R_d
+    ratios = torch.einsum("jdh,dh->dj", below, wanted).softmax(dim=-1)  # (D, l+1)
+    return torch.einsum("dj,jdh->dh", ratios, below), ratios

@@ -56,12 +56,14 @@ class BatchTerms:
         attention: (L+1, D); its row 0 (the embedding, which has no attention) is 0.
         prediction: (D,).
         prototypes: (L+1, D, H).
+        label: (D,), cross-entropy against the labels; None where it is not asked for.
     """
 
     hidden: Tensor
     attention: Tensor
     prediction: Tensor
     prototypes: Tensor
+    label: Tensor | None = None
 
     @classmethod
     def of(cls, terms: Sequence[DomainTerms]) -> BatchTerms:
@@ -82,6 +84,7 @@ class LossParts:
     hidden: Tensor
     attention: Tensor
     prediction: Tensor
+    label: Tensor | None = None
 
 
 class Projections(nn.Module):
@@ -157,10 +160,11 @@ def combine(
     hidden_weight: float = 1.0,
     attention_weight: float = 1.0,
     prediction_weight: float = 1.0,
+    label_weight: float = 0.0,
 ) -> LossParts:
     """Add up the domains' losses.
 
-    ``sum_d w_hidden sum_l ratio[l,d] (hid[l,d] + w_att att[l,d]) + w_pred prediction[d] / D``
+    ``sum_d w_hidden sum_l ratio[l,d] (hid[l,d] + w_att att[l,d]) + (w_pred prediction[d] + w_label label[d]) / D``
 
     Args:
         terms: of all domains, or one a domain.
@@ -169,13 +173,18 @@ def combine(
         hidden_weight: w_hidden.
         attention_weight: w_att.
         prediction_weight: w_pred.
+        label_weight: w_label, of the terms' label loss where they have one.
     """
     if not isinstance(terms, BatchTerms):
         terms = BatchTerms.of(terms)
     hidden, attention, prediction = terms.hidden, terms.attention, terms.prediction.sum() * prediction_weight
+    label = None if terms.label is None else terms.label.sum() * label_weight
     if ratios is not None:
         hidden, attention = hidden * ratios, attention * ratios
         prediction = prediction / len(terms.prediction)
+        label = None if label is None else label / len(terms.prediction)
     hidden_total = hidden_weight * hidden.sum()
     attention_total = hidden_weight * attention_weight * attention.sum()
-    return LossParts(hidden_total + attention_total + prediction, hidden_total, attention_total, prediction)
+    total = hidden_total + attention_total + prediction
+    total = total if label is None else total + label
+    return LossParts(total, hidden_total, attention_total, prediction, label)

@@ -9,6 +9,7 @@ Shapes: R rows of all domains, T tokens, D domains, the other letters as in ``hr
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -81,6 +82,19 @@ class StudentSignals:
     logits: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """The right answers of a step's rows.
+
+    Attributes:
+        targets: (R,), each row's label among those of its domain; anything where it has none.
+        rows: (R,), 1 / labelled rows of the row's domain; 0 where it has no label.
+    """
+
+    targets: Tensor
+    rows: Tensor
+
+
 def packed_terms(
     teacher: TeacherSignals,
     student: StudentSignals,
@@ -90,6 +104,7 @@ def packed_terms(
     temperature: float = 1.0,
     mean_classes: float,
     class_weights: Tensor | None = None,
+    labels: Labels | None = None,
 ) -> BatchTerms:
     """Compare teachers and student on the rows of one step.
 
@@ -101,20 +116,22 @@ def packed_terms(
         temperature: see ``prediction_loss``.
         mean_classes: divisor of the sum over classes, see ``prediction_loss``.
         class_weights: (R, C) factors of the classes' terms.
+        labels: what the label loss is taken against; None for no label loss.
 
     Returns:
         The terms of all domains; of the whole batch when the shares of the rows add up to 1 in every domain.
     """
     cross = _cross_entropy(teacher.logits, student.logits, temperature, class_weights)
     prediction = shares.domains @ (cross * shares.rows) / mean_classes  # (D,)
+    label = None if labels is None else label_terms(student.logits, labels, shares.domains, class_weights)
     if student.hidden is None or student.projected is None or teacher.hidden is None:
         none = prediction.new_zeros((0, len(prediction)))
-        return BatchTerms(none, none, prediction, none[..., None])
+        return BatchTerms(none, none, prediction, none[..., None], label)
     gaps = state_gap(teacher.hidden, student.projected, shares.tokens) / teacher.hidden.shape[-1]  # (L+1, R)
     hidden = gaps @ shares.domains.T
     attention = torch.zeros_like(hidden)
     if student.queries is not None:
-        attention = _attention_gaps(teacher, student, shares) * shares.pairs / student.queries.shape[2]  # (L, R)
+        attention = _attention_gaps(teacher, student, shares) * shares.pairs  # (L, R)
         attention = torch.cat([torch.zeros_like(hidden[:1]), attention @ shares.domains.T])
     # The mean state of each domain, (L+1, D, h). A projection of a mean is the mean of projections.
     means = shares.domains @ (shares.tokens[:, None, :] @ wide(student.hidden)).squeeze(2)
@@ -122,7 +139,7 @@ def packed_terms(
         # The bias counts as often as there are rows here.
         present = (shares.domains @ shares.tokens.sum(dim=1))[:, None]
         means = means @ projections.weight.mT + present * projections.bias[:, None, :]
-    return BatchTerms(hidden, attention, prediction, means)
+    return BatchTerms(hidden, attention, prediction, means, label)
 
 
 def _cross_entropy(teacher: Tensor, student: Tensor, temperature: float, class_weights: Tensor | None) -> Tensor:
@@ -131,9 +148,57 @@ def _cross_entropy(teacher: Tensor, student: Tensor, temperature: float, class_w
     return (terms if class_weights is None else terms * class_weights).sum(dim=-1)
 
 
+def label_terms(logits: Tensor, labels: Labels, domains: Tensor, class_weights: Tensor | None) -> Tensor:
+    """Return the mean cross-entropy of each domain's labelled rows, (D,).
+
+    Args:
+        logits: (R, C), the student's.
+        labels: see Labels.
+        domains: (D, R), 1 where the row is of the domain.
+        class_weights: (R, C).
+    """
+    targets = labels.targets.clamp_min(0)
+    cross = F.cross_entropy(wide(logits), targets, reduction="none")
+    if class_weights is not None:
+        cross = cross * class_weights.gather(1, targets[:, None])[:, 0]
+    return domains @ (cross * labels.rows)
+
+
+def merge_heads(tensor: Tensor, groups: int) -> Tensor:
+    """Return queries or keys (L, R, A, T, d) as those of ``groups`` relations, (L, R, groups, T, A d / groups).
+
+    A relation's scores are the sum of those of the heads that it is made of, neighbours: what models with different
+    numbers of heads can be compared by.
+    """
+    layers, rows, heads, tokens, width = tensor.shape
+    if heads == groups:
+        return tensor
+    split = tensor.view(layers, rows, groups, heads // groups, tokens, width)
+    return split.transpose(3, 4).reshape(layers, rows, groups, tokens, -1)
+
+
 def _attention_gaps(teacher: TeacherSignals, student: StudentSignals, shares: Shares) -> Tensor:
-    """Squared differences of attention scores, (L, R), summed over heads and the pairs that count."""
-    found = [t for t in (student.queries, student.keys, teacher.queries, teacher.keys) if t is not None]
+    """Squared differences of attention scores, (L, R), over the pairs that count: the mean over heads.
+
+    Where the numbers of heads differ, relations are compared, as many as both can be split into. Their scores, sums
+    over the heads in one, are divided by the square root of how many these are, as if it were one wide head.
+    """
+    assert teacher.queries is not None
+    assert student.queries is not None
+    heads = {"student": student.queries.shape[2], "teacher": teacher.queries.shape[2]}
+    groups = math.gcd(*heads.values())
+    energies = teacher.energies if heads["teacher"] == groups else None
+    found = [
+        merge_heads(t, groups) for t in (student.queries, student.keys, teacher.queries, teacher.keys) if t is not None
+    ]
+    for number, side in ((0, "student"), (2, "teacher")):
+        if heads[side] != groups:
+            found[number] = found[number] * (groups / heads[side]) ** 0.5
+    return _relation_gaps(found, energies, shares) / groups
+
+
+def _relation_gaps(found: list[Tensor], energies: Tensor | None, shares: Shares) -> Tensor:
+    """Squared differences summed over relations, (L, R), of [query, key, teacher's query, teacher's key]."""
     if all(t.dtype is torch.bfloat16 for t in found):
         query, key, teacher_query, teacher_key = found
         return short_score_gap(teacher_query, teacher_key, query, key, shares.queries, shares.keys)
@@ -147,7 +212,6 @@ def _attention_gaps(teacher: TeacherSignals, student: StudentSignals, shares: Sh
     tokens, own, theirs = query.shape[-2], query.shape[-1], teacher_query.shape[-1]
     # Multiplications a token, forward and backward: Gram matrices against the T x T scores.
     grams, scores = 4 * own * (own + theirs), tokens * (theirs + 3 * own)
-    energies = teacher.energies
     if scores <= (grams if energies is not None else grams + 2 * theirs * theirs):
         return score_gap(teacher_query, teacher_key, query, key)
     if energies is None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from hrkd_cli.config import Init
-from hrkd_cli.errors import ModelError, UsageError
+from hrkd_cli.errors import UsageError
 from hrkd_cli.model.capture import layer_map
 from hrkd_cli.model.cutting import NARROWED, cut_weights, take_head
 from hrkd_cli.model.loading import is_classifier, load_classifier, new_classifier, read_config, resolve, set_heads
@@ -155,20 +155,6 @@ def _same_outputs(teacher: DomainHeads, student: DomainHeads) -> list[int | None
         for column, label in zip(columns, student.labels[domain], strict=True):
             found[column] = known.get(label)
     return found
-
-
-def check_heads_match(teacher: Any, student: Any) -> None:
-    """Make sure, by their configurations, that attention scores of teacher and student can be compared.
-
-    Raises:
-        ModelError: their head counts differ; the message names the options that do work.
-    """
-    wanted, found = sizes_of(teacher).heads, sizes_of(student).heads
-    if wanted != found:
-        raise ModelError(
-            f"the teacher has {wanted} attention heads and the student {found}: their scores cannot be compared; use "
-            "--attention-weight 0, --method logits, or a LAYERSxWIDTH student (it has the teacher's heads)"
-        )
 
 
 def student_spec_is_path(spec: str | None) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hrkd_cli import __version__
-from hrkd_cli.config import DistillSettings, Init
+from hrkd_cli.config import DistillSettings, Graph, Init
 from hrkd_cli.data.batching import bare_per_row
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.opening import load_for_training
@@ -25,7 +25,7 @@ from hrkd_cli.outputs import check_apart
 from hrkd_cli.runtime.heads import DomainHeads
 from hrkd_cli.train.fit import batch_size_of
 from hrkd_cli.train.result import TrainResult, run_key
-from hrkd_cli.train.rows import check_share
+from hrkd_cli.train.rows import check_share, hold_back
 from hrkd_cli.train.run import Place, Run
 from hrkd_cli.train.scoring import SplitLabels, encode_split, score
 from hrkd_cli.train.side_choice import teacher_side
@@ -233,6 +233,17 @@ class Work:
         counts = {domain: len(encoded) - self.labelled[domain] for domain, encoded in self.rows.items()}
         return {domain: count for domain, count in counts.items() if count}
 
+    @property
+    def held_back(self) -> dict[str, list[int]]:
+        """Numbers of the train rows by domain that a learned graph is judged on; none for other graphs."""
+        settings = self.settings
+        if settings.graph is not Graph.LEARNED:
+            return {}
+        return {
+            domain: hold_back(labels, settings.held_back, f"{settings.seed}/held back/{domain}")
+            for domain, labels in self.train.labels.items()
+        }
+
     @classmethod
     def open(
         cls,
@@ -305,6 +316,8 @@ class Work:
             comparison,
             teacher=self.teachers.root.config,
             rows=(self.encoder, self.rows),
+            labels=self.train.labels,
+            held_back=self.held_back,
             class_weights=class_weights(self.train, self.heads, settings, arithmetic.device),
             arithmetic=arithmetic,
             world=world,
@@ -334,6 +347,7 @@ class Work:
                 None if comparison.padded else self.rows,
                 bare=self.bare,
                 share=settings.unlabelled_share,
+                held_back=self.held_back,
             ),
             score_dev=lambda: score(self.student, self.dev, self.heads, self.encoder, arithmetic, world),
             dev_rows=self.dev.rows,

@@ -50,6 +50,10 @@ class Task(Protocol):
         """Run what ``load`` made ready."""
         ...
 
+    def prepare(self, number: int, batch: Any, optimiser: Optimiser) -> None:
+        """Do what comes before step ``number``; ``batch`` is its first."""
+        ...
+
     def state(self) -> dict[str, Tensor]:
         """Return what a checkpoint needs beyond the trained modules."""
         ...
@@ -151,8 +155,10 @@ def train(
     for number in range(first, steps + 1):
         sums: Tensor | None = None
         examples = 0
-        for _ in range(accumulate):
+        for part in range(accumulate):
             rows, batch = next(batches)
+            if part == 0:
+                task.prepare(number, batch, optimiser)
             with arithmetic.forward():
                 loss = task.loss(batch)
             arithmetic.backward(loss.total / accumulate)

@@ -77,6 +77,23 @@ class Optimiser:
         self.clear()
         return norm
 
+    def preconditioned(self, parameters: list[Tensor], gradients: list[Tensor]) -> list[Tensor] | None:
+        """Divide gradients by what AdamW would now divide them by; None before its first step.
+
+        Args:
+            parameters: some of those that are trained.
+            gradients: one each.
+        """
+        group = self.adamw.param_groups[0]
+        found = []
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            state = self.adamw.state.get(parameter)
+            if not state:
+                return None
+            correction = 1 - group["betas"][1] ** float(state["step"])
+            found.append(gradient / ((state["exp_avg_sq"] / correction).sqrt() + group["eps"]))
+        return found
+
     def clear(self) -> None:
         """Drop the gradients."""
         self.adamw.zero_grad(set_to_none=True)

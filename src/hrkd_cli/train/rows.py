@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
 from hrkd_cli.errors import UsageError
-from hrkd_cli.hrkd import Shares
+from hrkd_cli.hrkd import Labels, Shares
 from hrkd_cli.model.encoding import to_device
 from hrkd_cli.train.loop import Rows
 from hrkd_cli.train.world import World
@@ -41,6 +42,37 @@ def row_shares(rows: Rows, picks: Sequence[Pick], domains: Sequence[str]) -> tup
     for row, (domain, _) in enumerate(picks):
         of[numbers[domain], row] = 1
     return of, np.array([1 / len(rows[domain]) for domain, _ in picks], dtype=np.float32)
+
+
+def hold_back(labels: np.ndarray, share: float, seed: str) -> list[int]:
+    """Choose rows to hold back: this share of each label's, at least one row in all, and never the last of a label."""
+    draw = random.Random(seed)
+    held: list[int] = []
+    for label in np.unique(labels):
+        own = np.flatnonzero(labels == label).tolist()
+        held += draw.sample(own, min(round(share * len(own)), len(own) - 1))
+    if not held and len(labels) > 1:
+        held = [draw.randrange(len(labels))]
+    return sorted(held)
+
+
+def make_labels(rows: Rows, picks: Sequence[Pick], labels: Mapping[str, np.ndarray], device: torch.device) -> Labels:
+    """Return the labels of this process's rows and what each counts for in its domain's label loss.
+
+    Args:
+        rows: the whole step.
+        picks: this process's part of it.
+        labels: right answers by domain, of its first rows; those after them have none.
+        device: where the tensors go.
+    """
+    known = {domain: sum(row < len(labels[domain]) for row in chosen) for domain, chosen in rows.items()}
+    has = [row < len(labels[domain]) for domain, row in picks]
+    targets = [int(labels[domain][row]) if h else 0 for (domain, row), h in zip(picks, has, strict=True)]
+    shares = [1 / known[domain] if h else 0.0 for (domain, _), h in zip(picks, has, strict=True)]
+    return Labels(
+        to_device(torch.tensor(targets, dtype=torch.int64), device),
+        to_device(torch.tensor(shares, dtype=torch.float32), device),
+    )
 
 
 def make_shares(

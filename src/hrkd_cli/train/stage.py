@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,10 +125,12 @@ def make_sampler(
     *,
     bare: Mapping[str, int] | None = None,
     share: float = 0.0,
+    held_back: Mapping[str, Sequence[int]] | None = None,
 ) -> Sampler:
     """Make the sampler of a dataset's train rows; ``encoded`` None draws steps of mixed lengths (released code).
 
-    ``bare`` and ``share``: unlabelled texts that ``encoded`` has after the train rows (see Sampler).
+    ``bare`` and ``share``: unlabelled texts that ``encoded`` has after the train rows; ``held_back``: train rows that
+    are not drawn (see Sampler).
     """
     rows = {domain: len(dataset.split(domain, "train")) for domain in dataset.domains}
     lengths = None if encoded is None else {domain: encoded[domain].lengths().tolist() for domain in rows}
@@ -140,6 +142,7 @@ def make_sampler(
         lengths=lengths,
         bare=bare,
         share=share,
+        held_back=held_back,
     )
 
 

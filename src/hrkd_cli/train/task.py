@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hrkd_cli.config import DistillSettings, Graph, Means, Method
-from hrkd_cli.hrkd import BatchTerms, DomainGraph, Projections, Shares, StudentSignals, combine, packed_terms
+from hrkd_cli.hrkd import (
+    BatchTerms,
+    DomainGraph,
+    Labels,
+    Projections,
+    RelationGraph,
+    Shares,
+    StudentSignals,
+    combine,
+    label_terms,
+    packed_terms,
+)
 from hrkd_cli.model.capture import Capture, layer_map
 from hrkd_cli.model.encoding import Batch, Encoded, Encoder
 from hrkd_cli.model.precision import Arithmetic
@@ -18,9 +31,13 @@ from hrkd_cli.model.sizes import sizes_of
 from hrkd_cli.runtime.heads import DomainHeads
 from hrkd_cli.train.columns import Columns
 from hrkd_cli.train.loop import Rows, TaskLoss
-from hrkd_cli.train.rows import make_shares, picks_of
+from hrkd_cli.train.optimiser import Optimiser
+from hrkd_cli.train.relate import GraphTrainer
+from hrkd_cli.train.rows import make_labels, make_shares, picks_of
 from hrkd_cli.train.teacher_side import TeacherSide, stacked
 from hrkd_cli.train.world import ALONE, World
+
+HELD_ROWS = 16  # of each domain, in an update of the graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +57,19 @@ class Comparison:
     @classmethod
     def of(cls, settings: DistillSettings, teacher: Any, student: Any) -> Comparison:
         """Work out what the settings ask for, from the models' configurations."""
-        compares = settings.method is not Method.LOGITS and settings.hidden_weight > 0
+        compares = settings.compares
         layers = layer_map(sizes_of(teacher).layers, sizes_of(student).layers) if compares else ()
         return cls(layers, compares and settings.attention_weight > 0, settings.means is Means.RELEASED)
 
 
 @dataclass(frozen=True, slots=True)
 class DistillBatch:
-    """A step's rows on the device: the student's inputs, the teachers' part, the shares of the means."""
+    """A step's rows on the device: the student's inputs, the teachers' part, the shares of the means, the labels."""
 
     batch: Batch
     teacher: Any
     shares: Shares
+    labels: Labels | None = None
 
 
 class DistillTask:
@@ -64,7 +82,9 @@ class DistillTask:
         settings: resolved settings (see DistillSettings.resolved).
         comparison: see Comparison.
         teacher: configuration of the teacher.
-        rows: the train split as the student sees it: (encoder, token ids by domain).
+        rows: what is learnt from as the student sees it: (encoder, token ids by domain).
+        labels: each domain's right answers, of its first rows; those after them have none.
+        held_back: numbers of the rows by domain that a learned graph is judged on.
         class_weights: (C,) factors by domain, or None.
         arithmetic: precision of the forward pass, and the device.
         world: the processes that share each step.
@@ -80,6 +100,8 @@ class DistillTask:
         *,
         teacher: Any,
         rows: tuple[Encoder, Mapping[str, Encoded]],
+        labels: Mapping[str, np.ndarray] | None = None,
+        held_back: Mapping[str, Sequence[int]] | None = None,
         class_weights: Mapping[str, Tensor | None],
         arithmetic: Arithmetic,
         world: World = ALONE,
@@ -89,6 +111,8 @@ class DistillTask:
         self.settings = settings
         self.comparison = comparison
         self.encoder, self.encoded = rows
+        self.labels = labels or {}
+        self.held_back = held_back or {}
         self.lengths = {domain: encoded.lengths() for domain, encoded in self.encoded.items()}
         self.arithmetic = arithmetic
         self.world = world
@@ -101,7 +125,8 @@ class DistillTask:
         shown = range(1, own.layers + 1) if comparison.layers else ()
         self.student = Capture(student, shown, attention=comparison.attention)
         self.projections: Projections | None = None
-        self.graph: DomainGraph | None = None
+        self.graph: DomainGraph | RelationGraph | None = None
+        self.graph_trainer: GraphTrainer | None = None
         torch.manual_seed(settings.seed)
         if comparison.layers:
             width = sizes_of(teacher).width
@@ -112,7 +137,18 @@ class DistillTask:
                 graph = DomainGraph(width, own.layers, len(heads.domains), hierarchy=bool(settings.hierarchy))
                 # As released: random, never trained, its dropout on.
                 self.graph = graph.requires_grad_(False).to(device).train()
-                self.graph.generator = torch.Generator(device).manual_seed(settings.seed)
+                graph.generator = torch.Generator(device).manual_seed(settings.seed)
+            elif settings.graph is Graph.LEARNED:
+                learned = RelationGraph(width, own.layers, len(heads.domains), hierarchy=bool(settings.hierarchy))
+                self.graph = learned.to(device)
+                self.graph_trainer = GraphTrainer(
+                    learned,
+                    student,
+                    attention_weight=settings.attention_weight,
+                    learning_rate=settings.graph_learning_rate,
+                    seed=settings.seed,
+                    world=world,
+                )
 
     def load(self, rows: Rows) -> DistillBatch:
         """Get one step's rows ready: this process's part of them."""
@@ -122,10 +158,27 @@ class DistillTask:
         pad_to = self.encoder.max_length if self.comparison.padded else None
         batch = self.encoder.collate_rows([(self.encoded[d], row) for d, row in picks], device, pad_to=pad_to)
         shares = make_shares(rows, picks, self.lengths, self.heads.domains, device, pad_to=pad_to)
-        return DistillBatch(batch, self.side.load(picks, batch), shares)
+        labels = make_labels(rows, picks, self.labels, device) if self.settings.label_weight else None
+        return DistillBatch(batch, self.side.load(picks, batch), shares, labels)
+
+    def prepare(self, number: int, batch: DistillBatch, optimiser: Optimiser) -> None:
+        """Train the graph before step ``number``, if it is one that is, and this is a step for it."""
+        if self.graph_trainer is None or number % self.settings.graph_every:
+            return
+        rows = self._held_rows(number)
+        # Dropout would only add noise to what held-back rows say; the losses keep theirs (see GraphTrainer).
+        with self.arithmetic.exact():
+            self.student.model.eval()
+            held = self._held_back(rows)
+            self.student.model.train()
+            self.graph_trainer.update(number, lambda: held, lambda: self._compare(batch), optimiser)
 
     def loss(self, batch: DistillBatch) -> TaskLoss:
         """Run one step's rows."""
+        return self._total(self._compare(batch))
+
+    def _compare(self, batch: DistillBatch) -> BatchTerms:
+        """Run one step's rows; the losses of all domains and processes."""
         numbers = batch.shares.domains.argmax(dim=0)  # (R,)
         teacher = self.side.signals(batch.teacher, numbers)
         seen = self.student(batch.batch)
@@ -142,25 +195,49 @@ class DistillTask:
                 temperature=self.settings.temperature,
                 mean_classes=self.mean_classes,
                 class_weights=None if self.class_weights is None else self.class_weights[numbers],
+                labels=batch.labels,
             )
-            return self._total(self._terms(own))
+            return self._terms(own)
+
+    def _held_rows(self, number: int) -> Rows:
+        """Draw held-back rows for a step: at most a batch of each domain, by the step's number alone."""
+        size = HELD_ROWS
+        draw = random.Random(f"{self.settings.seed}/held/{number}")
+        return {d: draw.sample(list(rows), min(size, len(rows))) for d, rows in self.held_back.items() if rows}
+
+    def _held_back(self, rows: Rows) -> Tensor:
+        """Return this process's part of the mean label loss over domains."""
+        picks, device = picks_of(rows, self.world), self.arithmetic.device
+        if not picks:
+            return sum((p.sum() * 0 for p in self.student.model.parameters()), torch.zeros((), device=device))
+        batch = self.encoder.collate_rows([(self.encoded[d], row) for d, row in picks], device)
+        shares = make_shares(rows, picks, self.lengths, self.heads.domains, device, pad_to=None)
+        numbers = shares.domains.argmax(dim=0)
+        logits = self.columns.take(self.student.model(**batch.inputs).logits, numbers)
+        weights = None if self.class_weights is None else self.class_weights[numbers]
+        return label_terms(logits, make_labels(rows, picks, self.labels, device), shares.domains, weights).mean()
 
     def state(self) -> dict[str, Tensor]:
-        """Return the random state of the graph's dropout."""
-        if self.graph is None or self.graph.generator is None:
+        """Return the random state of a frozen graph's dropout, or a learned graph with its optimiser."""
+        if self.graph_trainer is not None:
+            return self.graph_trainer.state()
+        if not isinstance(self.graph, DomainGraph) or self.graph.generator is None:
             return {}
         return {"graph.rng": self.graph.generator.get_state()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on from ``state()``."""
-        if self.graph is not None and self.graph.generator is not None:
+        if self.graph_trainer is not None:
+            self.graph_trainer.restore(state)
+        elif isinstance(self.graph, DomainGraph) and self.graph.generator is not None:
             self.graph.generator.set_state(state["graph.rng"].cpu())
 
     def _terms(self, own: BatchTerms) -> BatchTerms:
         """Add up the parts of the means that the processes found."""
         if self.world.size == 1:
             return own
-        parts = (own.hidden, own.attention, own.prediction, own.prototypes)
+        parts = [own.hidden, own.attention, own.prediction, own.prototypes]
+        parts += [] if own.label is None else [own.label]
         flat = self.world.sum(torch.cat([part.reshape(-1) for part in parts]))
         whole = torch.split(flat, [part.numel() for part in parts])
         return BatchTerms(*(found.view_as(part) for found, part in zip(whole, parts, strict=True)))
@@ -174,10 +251,15 @@ class DistillTask:
             hidden_weight=settings.hidden_weight,
             attention_weight=settings.attention_weight,
             prediction_weight=settings.prediction_weight,
+            label_weight=settings.label_weight,
         )
-        by_kind = {"prediction": parts.prediction}
+        by_kind = {}
         if self.projections is not None:
-            by_kind = {"hidden": parts.hidden, "attention": parts.attention, **by_kind}
+            by_kind = {"hidden": parts.hidden, "attention": parts.attention}
+        if settings.method is not Method.LABELS:
+            by_kind["prediction"] = parts.prediction
+        if parts.label is not None:
+            by_kind["label"] = parts.label
         return TaskLoss(parts.total, by_kind, ratios if self.graph is not None else None, layers)
 
     def _ratios(self, terms: BatchTerms) -> tuple[Tensor | None, tuple[Tensor, ...]]:
@@ -185,7 +267,12 @@ class DistillTask:
             return None, ()
         if self.graph is None:
             return torch.full_like(terms.hidden, 1 / len(terms.prediction)), ()
-        found = self.graph(terms.prototypes)
+        if self.graph_trainer is not None:
+            # The graph has its own loss: the student's must not reach it, nor go through it.
+            with torch.no_grad():
+                found = self.graph(terms.prototypes.detach())
+        else:
+            found = self.graph(terms.prototypes)
         return found.domain, found.layer
 
 

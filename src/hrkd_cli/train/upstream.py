@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from hrkd_cli.config import DistillSettings, Init, Method, TeachSettings
+from hrkd_cli.config import DistillSettings, Init, TeachSettings
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import ModelError, OutputError
 from hrkd_cli.events import Note, OnEvent
@@ -17,7 +17,7 @@ from hrkd_cli.model.folder import model_fingerprint, read_json
 from hrkd_cli.model.loading import load_config, load_tokenizer, resolve
 from hrkd_cli.model.precision import Arithmetic
 from hrkd_cli.model.sizes import sizes_of
-from hrkd_cli.model.student import check_heads_match, default_shape, parse_shape, student_config
+from hrkd_cli.model.student import default_shape, parse_shape, student_config
 from hrkd_cli.runtime.heads import DomainHeads
 from hrkd_cli.train.stage import check_stage_output
 from hrkd_cli.train.teach import is_teacher, teach_key, teach_on
@@ -94,16 +94,13 @@ def student_tokenizer(path: Path, dataset: Dataset, settings: DistillSettings) -
     name = str(settings.student)
     folder = resolve(name, "student")
     student, tokenizer = load_config(folder, "student"), load_tokenizer(folder, "student")
-    compares = settings.method is not Method.LOGITS and settings.hidden_weight > 0
     depth, limit = sizes_of(student).layers, sizes_of(teacher).layers
-    if compares and depth > limit:
+    if settings.compares and depth > limit:
         raise ModelError(f"student {name}: it has {depth} layers and its teacher {limit}; use --method logits")
-    if compares and settings.attention_weight > 0:
-        check_heads_match(teacher, student)
     probe = [text for domain in dataset.domains for text in dataset.split(domain, "dev").texts[:PROBE_ROWS]]
     if same_tokenizer(load_tokenizer(path, "teacher"), tokenizer, probe):
         return None
-    if compares:
+    if settings.compares:
         raise ModelError(
             f"student {name}: its tokenizer is not the teacher's, so their hidden states cannot be compared token by "
             f"token; use --method logits, or cut the student from the teacher (--student {default_shape(teacher)})"
