@@ -109,6 +109,14 @@ class Init(StrEnum):
     RANDOM = "random"
 
 
+class Truncate(StrEnum):
+    """Which tokens of a text that is too long are read (see ``hrkd_cli.runtime.truncation``)."""
+
+    HEAD = "head"
+    TAIL = "tail"
+    HEAD_TAIL = "head-tail"
+
+
 class Precision(StrEnum):
     """Arithmetic of a training run's forward and backward passes; weights stay in float32."""
 
@@ -146,6 +154,7 @@ class TrainingSettings:
         weight_decay: not applied to biases and normalisation weights.
         warmup: fraction of the steps over which the rate rises; it then falls linearly to 0.
         max_length: tokens an example is cut to.
+        truncate: see Truncate.
         sampling: see Sampling.
         precision: see Precision.
         eval_every: steps between two dev scores; None for twice an epoch.
@@ -165,6 +174,7 @@ class TrainingSettings:
     weight_decay: float = 0.01
     warmup: float = 0.1
     max_length: int = 128
+    truncate: Truncate = Truncate.HEAD
     sampling: Sampling = Sampling.COVER
     precision: Precision = Precision.AUTO
     eval_every: int | None = None

@@ -92,7 +92,7 @@ def test_teach_hands_over_exactly_its_settings(hrkd, engines):
         "teach --model m --data d --out o --epochs 2 --batch-size 4 --accumulate 2 --learning-rate 1e-4 --eval-every 9"
     )
     words += " --weight-decay 0 --warmup 0.2 --max-length 64 --sampling balanced --metric macro-f1 --patience 3"
-    words += " --precision bf16 --checkpoint-every 50 --processes 1"
+    words += " --precision bf16 --checkpoint-every 50 --processes 1 --truncate tail"
     assert hrkd(*words.split(), "--class-weights", "balanced", "--seed", "1", "--device", "cpu", "--force").code == 0
     args, options = engines["teach"].calls[0]
     assert args == ("m",)
@@ -107,6 +107,7 @@ def test_teach_hands_over_exactly_its_settings(hrkd, engines):
         "weight_decay": 0.0,
         "warmup": 0.2,
         "max_length": 64,
+        "truncate": "tail",
         "sampling": "balanced",
         "precision": "bf16",
         "eval_every": 9,

@@ -117,7 +117,7 @@ def teach_on(
     tokenizer = load_tokenizer(path)
     model = load_classifier(path, heads)
     check_length(settings.max_length, model, tokenizer, name)
-    encoder = make_encoder(model, tokenizer, settings.max_length)
+    encoder = make_encoder(model, tokenizer, settings.max_length, settings.truncate)
     model.to(arithmetic.device)
     train = encode_split(dataset, "train", encoder)
     task = TeachTask(model, train, heads, encoder, settings, arithmetic.device, world)
