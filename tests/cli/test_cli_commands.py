@@ -164,7 +164,7 @@ def test_distill_s_defaults_follow_on_from_teach(hrkd, engines):
 
 
 def test_eval_hands_everything_over(hrkd, engines):
-    words = "eval a b --data d --split all --by-label --latency --threads 2 --device cpu"
+    words = "eval a b --data d --split all --by-label --latency --threads 2 --device cpu --floor"
     assert hrkd(*words.split()).code == 0
     args, options = engines["eval"].calls[0]
     options.pop("on_event")
@@ -176,6 +176,7 @@ def test_eval_hands_everything_over(hrkd, engines):
         "latency": True,
         "threads": 2,
         "device": "cpu",
+        "floor": True,
     }
     assert hrkd("eval").code == 0
     assert engines["eval"].calls[1][0] == (None,)
