@@ -14,7 +14,9 @@ folder = Path(sys.argv[1])
 graph = "model_quantized.onnx" if (folder / "onnx/model_quantized.onnx").is_file() else "model.onnx"
 config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
 tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-tokenizer.enable_truncation(config["hrkd"]["max_length"])
+if (truncate := config["hrkd"].get("truncate", "head")) == "head-tail":
+    sys.exit("config.json: hrkd.truncate is head-tail, which this program does not know")
+tokenizer.enable_truncation(config["hrkd"]["max_length"], direction="left" if truncate == "tail" else "right")
 session = onnxruntime.InferenceSession(str(folder / "onnx" / graph), providers=["CPUExecutionProvider"])
 
 cases = read(folder, graph)

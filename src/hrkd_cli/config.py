@@ -111,6 +111,14 @@ class Init(StrEnum):
     RANDOM = "random"
 
 
+class Truncate(StrEnum):
+    """Which tokens of a text that is too long are read (see ``hrkd_cli.runtime.truncation``)."""
+
+    HEAD = "head"
+    TAIL = "tail"
+    HEAD_TAIL = "head-tail"
+
+
 class Precision(StrEnum):
     """Arithmetic of a training run's forward and backward passes; weights stay in float32."""
 
@@ -148,6 +156,7 @@ class TrainingSettings:
         weight_decay: not applied to biases and normalisation weights.
         warmup: fraction of the steps over which the rate rises; it then falls linearly to 0.
         max_length: tokens an example is cut to.
+        truncate: see Truncate.
         sampling: see Sampling.
         precision: see Precision.
         eval_every: steps between two dev scores; None for twice an epoch.
@@ -167,6 +176,7 @@ class TrainingSettings:
     weight_decay: float = 0.01
     warmup: float = 0.1
     max_length: int = 128
+    truncate: Truncate = Truncate.HEAD
     sampling: Sampling = Sampling.COVER
     precision: Precision = Precision.AUTO
     eval_every: int | None = None
@@ -292,12 +302,8 @@ class DistillSettings(TrainingSettings):
         for name in ("hidden_weight", "attention_weight", "prediction_weight", "label_weight"):
             _check(self, name, lambda v: v >= 0, "at least 0")
         if self.method is not Method.LABELS and not any((self.compares, self.prediction_weight, self.label_weight)):
-            zero = (
-                "--hidden-weight 0 --prediction-weight 0"
-                if self.method is not Method.LOGITS
-                else "--prediction-weight 0"
-            )
-            raise UsageError(f"{zero}: there is nothing left to learn from")
+            zero = "" if self.method is Method.LOGITS else "--hidden-weight 0 "
+            raise UsageError(f"{zero}--prediction-weight 0: there is nothing left to learn from")
         if self.method is not Method.HRKD:
             for name in ("graph", "hierarchy"):
                 if getattr(self, name) is not None:

@@ -92,7 +92,7 @@ def test_teach_hands_over_exactly_its_settings(hrkd, engines):
         "teach --model m --data d --out o --epochs 2 --batch-size 4 --accumulate 2 --learning-rate 1e-4 --eval-every 9"
     )
     words += " --weight-decay 0 --warmup 0.2 --max-length 64 --sampling balanced --metric macro-f1 --patience 3"
-    words += " --precision bf16 --checkpoint-every 50 --processes 1"
+    words += " --precision bf16 --checkpoint-every 50 --processes 1 --truncate tail"
     assert hrkd(*words.split(), "--class-weights", "balanced", "--seed", "1", "--device", "cpu", "--force").code == 0
     args, options = engines["teach"].calls[0]
     assert args == ("m",)
@@ -107,6 +107,7 @@ def test_teach_hands_over_exactly_its_settings(hrkd, engines):
         "weight_decay": 0.0,
         "warmup": 0.2,
         "max_length": 64,
+        "truncate": "tail",
         "sampling": "balanced",
         "precision": "bf16",
         "eval_every": 9,
@@ -163,7 +164,7 @@ def test_distill_s_defaults_follow_on_from_teach(hrkd, engines):
 
 
 def test_eval_hands_everything_over(hrkd, engines):
-    words = "eval a b --data d --split all --by-label --latency --threads 2 --device cpu"
+    words = "eval a b --data d --split all --by-label --latency --threads 2 --device cpu --floor"
     assert hrkd(*words.split()).code == 0
     args, options = engines["eval"].calls[0]
     options.pop("on_event")
@@ -175,6 +176,7 @@ def test_eval_hands_everything_over(hrkd, engines):
         "latency": True,
         "threads": 2,
         "device": "cpu",
+        "floor": True,
     }
     assert hrkd("eval").code == 0
     assert engines["eval"].calls[1][0] == (None,)

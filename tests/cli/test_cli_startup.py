@@ -12,6 +12,8 @@ HEAVY = {
     "transformers",
     "datasets",
     "pyarrow",
+    "scipy",
+    "sklearn",
     "numpy",
     "onnx",
     "onnxruntime",

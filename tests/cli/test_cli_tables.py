@@ -1,6 +1,7 @@
 import io
+import json
 
-from cli_fakes import COMPARED, DOMAIN, EXPORTED, model_entry
+from cli_fakes import COMPARED, DOMAIN, EXPORTED, model_entry, result
 
 from hrkd_cli.cli import tables, units
 from hrkd_cli.cli.console import Console
@@ -62,6 +63,48 @@ def test_labels_have_a_table_of_their_own():
     text = to_text(found[1])
     assert "a (fp32)" in text
     assert ["books", "pos", "100", "90.0", "80.0", "84.7"] in [line.split() for line in text.splitlines()]
+
+
+FLOOR = {"model": "tf-idf + logistic regression", "kind": "floor", "file": None, "precision": None}
+
+
+def floor_at(accuracy, **more):
+    average = {"accuracy": accuracy, "macro_f1": accuracy, "interval": [accuracy - 0.03, accuracy + 0.03]}
+    return model_entry("", **{**FLOOR, "parameters": None, "bytes": None, "average": average, **more})
+
+
+def test_the_floor_stands_last():
+    teacher = model_entry("t", latency=[{"tokens": 16, "threads": 1, "p50": 1.0, "p95": 2.0}])
+    labels = {"pos": {"precision": 0.9, "recall": 0.8, "f1": 0.847, "support": 100}}
+    floor = floor_at(0.8, domains={"books": {**DOMAIN, "labels": labels}})
+    whole, lengths, by_label = tables.compared({"split": "test", "models": [teacher, floor]})
+    assert whole.columns == ("", "t\nfp32", "linear floor\n")
+    assert [row for row in whole.rows if row[0] == "  size, MB"] == [("  size, MB", "57.4", "-")]
+    assert [row for row in whole.rows if row[0] == "  parameters"] == [("  parameters", "14,350,248", "-")]
+    assert len(lengths.columns) == 3  # it is not timed
+    assert ("linear floor",) in by_label.rows
+
+
+def test_a_word_where_the_floor_is_not_beaten():
+    teacher, student = model_entry("t"), model_entry("s", parameters=1000)  # 86.5 [84.0, 89.0] both
+    lines = tables.floor_lines
+    assert lines({"models": [teacher, student]}) == []
+    assert lines({"models": [teacher, student, floor_at(0.839)]}) == []
+    [text] = lines({"models": [teacher, student, floor_at(0.85)]})
+    assert text.startswith("s is 1.5 points above a linear model on these data, less than its 95 % interval shows: ")
+    [text] = lines({"models": [teacher, student, floor_at(0.886)]})
+    assert text.startswith("s is 2.1 points below a linear model on these data: ")
+    # Of one model, or several of one size, the first is meant.
+    assert lines({"models": [teacher, floor_at(0.9)]})[0].startswith("t is 3.5 points below")
+
+
+def test_the_word_goes_to_stderr(hrkd, engines):
+    found = {"split": "test", "models": [model_entry("t"), floor_at(0.9)]}
+    engines["eval"].result = result(found)
+    ran = hrkd("eval", "t", "--floor", "--json")
+    assert json.loads(ran.out) == found
+    assert "t is 3.5 points below a linear model" in ran.err
+    assert "linear model" not in hrkd("eval", "t", "--floor", "--quiet").err
 
 
 def test_export_shows_files_parts_and_operators():

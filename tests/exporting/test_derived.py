@@ -14,8 +14,9 @@ from hrkd_cli.errors import DataError, GateError, ModelError, OutputError, Usage
 from hrkd_cli.events import Note
 from hrkd_cli.exporting.gate import Measured
 from hrkd_cli.exporting.result import Gate
+from hrkd_cli.model.backend import TorchBackend
 from hrkd_cli.runtime.selfcheck import self_check
-from tiny_folder import CONFIGS, make_texts, write_model
+from tiny_folder import CONFIGS, MAX_LENGTH, make_texts, write_model
 
 FP32, INT8 = "onnx/model.onnx", "onnx/model_quantized.onnx"
 
@@ -80,6 +81,29 @@ def test_any_pipeline_opens_a_baked_folder(any_student):
     texts = make_texts(10)
     found = pipeline("text-classification", model=str(any_student.with_name("student-books")), truncation=True)(texts)
     assert [f["label"] for f in found] == [p.label for p in Predictor(any_student).predict(texts, domain="books")]
+
+
+@pytest.mark.parametrize("truncate", ["tail", "head-tail"])
+def test_long_texts_in_a_baked_folder_of_a_student_that_reads_other_ends(student, truncate):
+    from transformers import AutoTokenizer
+
+    config = json.loads((student / "config.json").read_text())
+    config["hrkd"]["truncate"] = truncate
+    (student / "config.json").write_text(json.dumps(config))
+    if truncate == "tail":  # as hrkd saves it
+        settings = json.loads((student / "tokenizer_config.json").read_text())
+        (student / "tokenizer_config.json").write_text(json.dumps({**settings, "truncation_side": "left"}))
+    result = export(student, domain="books", int8=True, max_drop=100)
+    long = [" ".join(make_texts(12)), " ".join(make_texts(12, 5))]
+    baked = TorchBackend(result.out)
+    own = [e.ids for e in baked.encoder.encode(long)]
+    assert [len(ids) for ids in own] == [MAX_LENGTH] * 2
+    np.testing.assert_allclose(baked.logits(long), Predictor(student).logits(long)[:, :2], atol=1e-4)
+    # Pipelines know the two ends, and the card says so where that is not enough.
+    theirs = AutoTokenizer.from_pretrained(result.out)(long, truncation=True)["input_ids"]
+    assert (own == theirs) is (truncate == "tail")
+    card = (student.with_name("student-books") / "README.md").read_text()
+    assert ("Other tools keep the head only" in card) is (truncate == "head-tail")
 
 
 @pytest.mark.parametrize("kind", list(KINDS))

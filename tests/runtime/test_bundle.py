@@ -73,6 +73,20 @@ def test_it_labels_as_the_package_does(device, student):
     assert json.loads(done.stdout) == [p.to_json() for p in own]
 
 
+@pytest.mark.parametrize("truncate", ["tail", "head-tail"])
+def test_it_cuts_as_the_configuration_says(device, truncate):
+    folder = device / truncate
+    shutil.copytree(device / "model", folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["hrkd"]["truncate"] = truncate
+    (folder / "config.json").write_text(json.dumps(config))
+    long = [" ".join(TEXTS)]
+    code = "import hrkd_runtime\nprint(hrkd_runtime.Predictor(sys.argv[1], threads=1).logits([sys.argv[2]]).tolist())"
+    found = json.loads(alone(device, code, folder, *long).stdout)
+    assert found == Predictor(folder, threads=1).logits(long).tolist()
+    assert found != Predictor(device / "model", threads=1).logits(long).tolist()
+
+
 def test_it_is_a_program(device, student):
     run = "import hrkd_runtime; sys.exit(hrkd_runtime.run_device())"
     done = alone(device, run, device / "model", "--domain", "books", lines="a good book\n\nnot hot\n")

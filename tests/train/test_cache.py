@@ -119,6 +119,9 @@ def test_weights_do_not_depend_on_whether_outputs_were_there(tmp_path, teacher, 
     # Another length is another key.
     run(teacher, dataset, tmp_path / "c", cache_teacher="on", max_length=12)
     assert len(list((tmp_path / "teacher-cache").iterdir())) == 2
+    # And so are the other ends of the texts that it cuts.
+    run(teacher, dataset, tmp_path / "d", cache_teacher="on", max_length=12, truncate="tail")
+    assert len(list((tmp_path / "teacher-cache").iterdir())) == 3
 
 
 @pytest.mark.parametrize("damage", ["states", "small", "record", "short", "foreign", "leftover"])

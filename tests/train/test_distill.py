@@ -391,3 +391,14 @@ def test_raw_data_and_a_plain_encoder_run_the_stages_before(tmp_path, encoder):
 def test_distil_without_a_teacher_says_what_to_do(tmp_path):
     with pytest.raises(ModelError, match=r"there is no hrkd-out.teacher yet; run hrkd teach first"):
         distill(data="x")
+
+
+def test_a_teacher_that_was_taught_on_other_ends_of_texts(tmp_path, teacher, dataset):
+    events = []
+    options = {"epochs": 1, "max_length": 16, "student": "2x32", "truncate": "tail", "method": "logits"}
+    distill_on(
+        teacher, dataset, DistillSettings(**options).resolved(), out=tmp_path / "s", name="t", on_event=events.append
+    )
+    warned = [e.text for e in events if isinstance(e, Note) and e.warning]
+    assert warned == ["teacher t was taught with --truncate head; here its texts are cut by tail"]
+    assert json.loads((tmp_path / "s/config.json").read_text())["hrkd"]["truncate"] == "tail"

@@ -307,3 +307,25 @@ def test_data_that_cannot_be_used(tmp_path, encoder):
 def test_values_that_no_run_could_use(options, words):
     with pytest.raises(UsageError, match=words):
         TeachSettings(**options)
+
+
+@pytest.mark.parametrize(("truncate", "side"), [("head", None), ("tail", "left"), ("head-tail", None)])
+def test_what_is_kept_of_long_texts_stays_with_the_model(tmp_path, encoder, dataset, truncate, side):
+    from transformers import AutoTokenizer
+
+    from hrkd_cli.config import Split
+    from hrkd_cli.evaluation.evaluate import EvalOptions, evaluate_on
+    from hrkd_cli.runtime.backend import open_backend
+
+    out = tmp_path / "t"
+    settings = TeachSettings(epochs=2, learning_rate=3e-3, max_length=7, truncate=truncate)
+    result = teach_on(encoder, dataset, settings, out=out, name="x")
+    assert json.loads((out / "config.json").read_text())["hrkd"]["truncate"] == truncate
+    assert json.loads((out / "tokenizer_config.json").read_text()).get("truncation_side") == side
+    # eval is told nothing and reads the same tokens: the score is the one that training saw.
+    [scored] = evaluate_on([out], dataset, EvalOptions(split=Split.DEV)).models
+    assert scored.average.to_json() == result.dev["average"]
+    text = dataset.split("books", "dev").texts
+    theirs = AutoTokenizer.from_pretrained(out)(text, truncation=True, max_length=7)["input_ids"]
+    own = [e.ids for e in open_backend(out).encoder.encode(text)]
+    assert (own == theirs) is (truncate != "head-tail")

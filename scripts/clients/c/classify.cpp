@@ -169,6 +169,10 @@ int main(int argc, char** argv) {
   }
   std::string folder = argv[1], graph = "model_quantized.onnx";
   json config = read(folder + "/config.json");
+  if (config["hrkd"].value("truncate", "head") != "head") {
+    std::fprintf(stderr, "config.json: hrkd.truncate: this program keeps the first tokens of long texts only\n");
+    return 1;
+  }
   Tokenizer tokenizer(read(folder + "/tokenizer.json"), config["hrkd"]["max_length"]);
   Classifier classifier(folder + "/onnx/" + graph);
   auto label = [&](const std::vector<float>& logits) -> std::string {

@@ -196,6 +196,7 @@ def distill(
     weight_decay: options.WeightDecay = _DEFAULT.weight_decay,
     warmup: options.Warmup = _DEFAULT.warmup,
     max_length: options.MaxLength = _DEFAULT.max_length,
+    truncate: options.Truncate = choices.Truncate.HEAD,
     sampling: options.Sampling = choices.Sampling.COVER,
     precision: options.Precision = choices.Precision.AUTO,
     eval_every: options.EvalEvery = None,

@@ -14,6 +14,7 @@ EXAMPLES = """\b
 Examples:
   hrkd eval
   hrkd eval hrkd-out/teacher hrkd-out/student hrkd-out/student/onnx --latency
+  hrkd eval hrkd-out/student --floor
   hrkd eval hrkd-out/student/onnx --data new.csv --split all --by-label"""
 
 
@@ -41,6 +42,10 @@ def evaluate(
     latency: Annotated[
         bool, typer.Option("--latency", help="Measure milliseconds a text (median and 95th percentile, batch 1).")
     ] = False,
+    floor: Annotated[
+        bool,
+        typer.Option("--floor", help="Train a linear model (words, TF-IDF) on the train split beside the models."),
+    ] = False,
     threads: options.Threads = None,
     seed: options.SeedUnused = DEFAULT_SEED,
     device: options.TorchDevice = Device.AUTO,
@@ -66,6 +71,10 @@ def evaluate(
             latency=latency,
             threads=threads,
             device=device,
+            floor=floor,
             on_event=run.on_event,
         )
-    run.console.result(result.to_json(), tables.compared(result.to_json()))
+    found = result.to_json()
+    run.console.result(found, tables.compared(found))
+    for line in tables.floor_lines(found):
+        run.console.note(line)

@@ -23,6 +23,7 @@ _PACKAGES = (
     "datasets",
     "numpy",
     "pyarrow",
+    "scikit-learn",
     "onnx",
     "onnxruntime",
     "optimum",

@@ -122,6 +122,14 @@ Warmup = Annotated[
 MaxLength = Annotated[
     int, typer.Option("--max-length", metavar="TOKENS", help="Longer texts are cut.", rich_help_panel=TRAINING)
 ]
+Truncate = Annotated[
+    config.Truncate,
+    typer.Option(
+        "--truncate",
+        help="What is kept of longer texts: the first tokens, the last, or half from each end.",
+        rich_help_panel=TRAINING,
+    ),
+]
 Sampling = Annotated[
     config.Sampling,
     typer.Option(

@@ -12,6 +12,7 @@ from hrkd_cli.cli.units import duration, percent, plural, size, thousands
 Json = Mapping[str, Any]
 Row = tuple[str, ...]
 
+_FLOOR = "linear floor"
 PLACES_A_REASON = 3
 """Dropped rows that are shown with file and line; the others are counted."""
 
@@ -118,13 +119,44 @@ def compared(result: Json) -> list[Table]:
     rows.append(_across("  average", models, lambda m: _share(m["average"]["macro_f1"])))
     rows.append(("model",))
     rows += _model_rows(models)
-    columns = ("", *(f"{model['model']}\n{model['precision']}" for model in models))
+    columns = ("", *(_heading(model) for model in models))
     tables = [Table(f"Split: {result['split']}", columns, rows)]
     title = f"Milliseconds of a forward pass, p50 / p95, batch 1, on {result.get('machine', 'this machine')}"
-    tables += by_length(title, [(f"{m['model']}\n{m['precision']}", m.get("latency", ())) for m in models])
+    tables += by_length(title, [(_heading(m), m.get("latency", ())) for m in models if not _is_floor(m)])
     if any("labels" in entry for model in models for entry in model["domains"].values()):
         tables.append(_by_label(models))
     return tables
+
+
+def floor_lines(result: Json) -> list[str]:
+    """Say in one line that a small model is hardly better than the floor; nothing where it is, or without a floor.
+
+    The small model is the first with fewer parameters than the first model, which is usually its teacher; else the
+    first model.
+    """
+    models = [model for model in result["models"] if not _is_floor(model)]
+    floor = next((model for model in result["models"] if _is_floor(model)), None)
+    if floor is None:
+        return []
+    largest = models[0]
+    small = next((m for m in models if (m.get("parameters") or 0) < (largest.get("parameters") or 0)), largest)
+    own, linear = small["average"], floor["average"]["accuracy"]
+    if own["interval"][0] > linear:
+        return []
+    points = 100 * (own["accuracy"] - linear)
+    if points < 0:
+        what = f"is {-points:.1f} points below a linear model on these data"
+    else:
+        what = f"is {points:.1f} points above a linear model on these data, less than its 95 % interval shows"
+    return [f"{small['model']} {what}: try a larger --max-length, another --truncate, more epochs or a larger student"]
+
+
+def _is_floor(model: Json) -> bool:
+    return bool(model.get("kind") == "floor")
+
+
+def _heading(model: Json) -> str:
+    return f"{_FLOOR}\n" if _is_floor(model) else f"{model['model']}\n{model['precision']}"
 
 
 def by_length(title: str, models: Sequence[tuple[str, Sequence[Json]]]) -> list[Table]:
@@ -142,7 +174,7 @@ def _model_rows(models: Sequence[Json]) -> list[Row]:
     figures: list[Row] = [
         _across("  agreement with the first, %", models, lambda m: _share(m.get("agreement"))),
         _across("  parameters", models, lambda m: thousands(m["parameters"]) if m.get("parameters") else "-"),
-        _across("  size, MB", models, lambda m: f"{m['bytes'] / 1e6:.1f}"),
+        _across("  size, MB", models, lambda m: f"{m['bytes'] / 1e6:.1f}" if m.get("bytes") else "-"),
     ]
     if any(model.get("padded") for model in models):
         figures += [
@@ -193,7 +225,7 @@ def _by_label(models: Sequence[Json]) -> Table:
     rows: list[Row] = []
     for model in models:
         if len(models) > 1:
-            rows.append((f"{model['model']} ({model['precision']})",))
+            rows.append((_FLOOR if _is_floor(model) else f"{model['model']} ({model['precision']})",))
         for domain, entry in model["domains"].items():
             rows += [
                 (

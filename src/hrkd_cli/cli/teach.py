@@ -10,7 +10,7 @@ from hrkd_cli import layout
 from hrkd_cli.cli import launch, options, tables
 from hrkd_cli.cli.session import session
 from hrkd_cli.cli.settings import chosen, sources
-from hrkd_cli.config import ClassWeights, Device, Metric, Precision, Sampling, TeachSettings
+from hrkd_cli.config import ClassWeights, Device, Metric, Precision, Sampling, TeachSettings, Truncate
 from hrkd_cli.errors import UsageError
 
 EXAMPLES = """\b
@@ -36,6 +36,7 @@ def teach(
     weight_decay: options.WeightDecay = _DEFAULT.weight_decay,
     warmup: options.Warmup = _DEFAULT.warmup,
     max_length: options.MaxLength = _DEFAULT.max_length,
+    truncate: options.Truncate = Truncate.HEAD,
     sampling: options.Sampling = Sampling.COVER,
     precision: options.Precision = Precision.AUTO,
     eval_every: options.EvalEvery = None,

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from hrkd_cli.config import Split
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import UsageError
+from hrkd_cli.evaluation.floor import FLOOR, KIND, Floor, check_floor, make_floor
 from hrkd_cli.evaluation.inputs import default_models, find_data, own_rows, recorded_data
 from hrkd_cli.evaluation.latency import Latency, measure, typical_row
 from hrkd_cli.evaluation.latency_table import measure_lengths
@@ -44,6 +45,7 @@ class EvalOptions:
     latency: bool = False
     threads: int | None = None
     device: str = "auto"
+    floor: bool = False
 
     @property
     def used_threads(self) -> int:
@@ -60,6 +62,7 @@ def evaluate(
     latency: bool = False,
     threads: int | None = None,
     device: str = "auto",
+    floor: bool = False,
     on_event: OnEvent = ignore,
 ) -> EvalResult:
     """Evaluate models side by side.
@@ -72,6 +75,7 @@ def evaluate(
         latency: time each model, one text at a time: the text of median length, and by number of tokens.
         threads: threads of a forward pass; None for one a CPU.
         device: where torch models run; ONNX graphs run on the CPU.
+        floor: train a linear model on the data's train split and put it last.
         on_event: told what is being done.
 
     Raises:
@@ -82,7 +86,7 @@ def evaluate(
     from hrkd_cli.data.opening import load_for_evaluation
 
     options = EvalOptions(
-        split=parse_split(split), by_label=by_label, latency=latency, threads=threads, device=str(device)
+        split=parse_split(split), by_label=by_label, latency=latency, threads=threads, device=str(device), floor=floor
     )
     if isinstance(models, (str, Path)):
         models = [models]
@@ -96,8 +100,8 @@ def evaluate(
         if made_from and made_from.fingerprint and dataset.path and made_from.fingerprint != dataset.fingerprint:
             text = f"{model} was made from other data than {source}: it may have learnt from rows that are scored here"
             on_event(Note(text, warning=True))
-    dataset = _common_rows(chosen, dataset, str(source), on_event)
-    return evaluate_on(chosen, dataset, options, data=str(source), on_event=on_event)
+    rows = _common_rows(chosen, dataset, str(source), on_event)
+    return evaluate_on(chosen, rows, options, data=str(source), learn_from=dataset, on_event=on_event)
 
 
 def _common_rows(models: Sequence[str | Path], dataset: Dataset, data: str, on_event: OnEvent) -> Dataset:
@@ -127,6 +131,7 @@ def evaluate_on(
     options: EvalOptions,
     *,
     data: str = "the data",
+    learn_from: Dataset | None = None,
     on_event: OnEvent = ignore,
 ) -> EvalResult:
     """Evaluate models on a dataset in memory.
@@ -136,8 +141,12 @@ def evaluate_on(
         dataset: the rows.
         options: see ``EvalOptions``.
         data: what to call the dataset in messages.
+        learn_from: whose train rows the floor learns from; None for ``dataset``.
         on_event: told what is being done.
     """
+    learn_from = learn_from or dataset
+    if options.floor:
+        check_floor(learn_from, dataset, str(options.split), data)  # before the first model is scored
     results: list[ModelResult] = []
     first: Names | None = None
     timed: tuple[str, str | None] | None = None
@@ -153,6 +162,9 @@ def evaluate_on(
         results.append(result)
     if options.latency:
         results = _time_lengths(models, results, options, on_event)
+    if options.floor and first is not None:
+        floor = make_floor(learn_from, dataset, str(options.split), data, on_event)
+        results.append(_floor_result(floor, dataset, str(options.split), first))
     machine = machine_name() if options.latency else ""
     return EvalResult(str(options.split), tuple(results), by_label=options.by_label, machine=machine)
 
@@ -186,7 +198,7 @@ def _evaluate_model(
     padded = None
     if backend.kind == "onnx":
         padded = _evaluate_padded(model, backend, heads, dataset, split, labels, on_event)
-    names = {d: np.array(heads.labels[d], dtype=np.str_)[positions] for d, positions in labels.items()}
+    names = _names(labels, heads)
     latency: Latency | None = None
     if timed is not None:
         on_event(Note(f"timing {model}"))
@@ -206,6 +218,22 @@ def _evaluate_model(
         latency=latency,
     )
     return result, names
+
+
+def _floor_result(floor: Floor, dataset: Dataset, split: str, first: Names) -> ModelResult:
+    scores = score_labels(floor.labels, floor.heads, dataset, split)
+    return ModelResult(
+        model=FLOOR,
+        file=None,
+        kind=KIND,
+        precision=None,
+        parameters=None,
+        bytes=None,
+        domains=scores,
+        average=average(list(scores.values())),
+        agreement=_agreement(_names(floor.labels, floor.heads), first),
+        floor=floor,
+    )
 
 
 def _evaluate_padded(
@@ -244,6 +272,10 @@ def parse_split(split: Split | str) -> Split:
         return Split(split)
     except ValueError:
         raise UsageError(f"--split: {split!r} is not one of {', '.join(Split)}") from None
+
+
+def _names(labels: Labels, heads: DomainHeads) -> Names:
+    return {d: np.array(heads.labels[d], dtype=np.str_)[positions] for d, positions in labels.items()}
 
 
 def _agreement(names: Names, first: Names) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from hrkd_cli.evaluation.floor import Floor
 from hrkd_cli.evaluation.latency import Latency
 from hrkd_cli.evaluation.latency_table import LengthLatency
 from hrkd_cli.evaluation.metrics import AverageScores, DomainScores
@@ -32,9 +33,9 @@ class ModelResult:
     """One model's figures.
 
     Attributes:
-        model: the argument as it was given.
-        file: name of the file with the weights.
-        kind: ``"torch"`` or ``"onnx"``.
+        model: the argument as it was given; of the floor, what it is.
+        file: name of the file with the weights; None for the floor, as the next figures.
+        kind: ``"torch"``, ``"onnx"`` or ``"floor"``.
         precision: of weights and arithmetic, for example ``"fp32"`` or ``"int8"``.
         parameters: numbers in the weights.
         bytes: size of the weights on disk.
@@ -44,20 +45,22 @@ class ModelResult:
         padded: the same graph in padded batches; None for a torch model.
         latency: None unless it was asked for.
         latency_lengths: by number of tokens and threads; empty unless latency was asked for.
+        floor: how the floor was made; None for a model.
     """
 
     model: str
-    file: str
+    file: str | None
     kind: str
-    precision: str
-    parameters: int
-    bytes: int
+    precision: str | None
+    parameters: int | None
+    bytes: int | None
     domains: dict[str, DomainScores]
     average: AverageScores
     agreement: float
     padded: Padded | None = None
     latency: Latency | None = None
     latency_lengths: tuple[LengthLatency, ...] = ()
+    floor: Floor | None = None
 
     def to_json(self, *, by_label: bool = False) -> dict[str, Any]:
         """Return the figures as plain values; what does not apply is left out."""
@@ -69,6 +72,8 @@ class ModelResult:
             "parameters": self.parameters,
             "bytes": self.bytes,
         }
+        if self.floor is not None:
+            entry["floor"] = self.floor.to_json()
         if self.padded is not None:
             entry["padded"] = self.padded.to_json()
         entry["domains"] = {name: scores.to_json(by_label=by_label) for name, scores in self.domains.items()}
@@ -87,7 +92,7 @@ class EvalResult:
 
     Attributes:
         split: the split that was scored.
-        models: one entry a model, in the order of the arguments.
+        models: one entry a model, in the order of the arguments; then the floor, where it was asked for.
         by_label: whether ``to_json`` lists the scores of each label.
         machine: what the latencies were measured on; empty without them.
     """

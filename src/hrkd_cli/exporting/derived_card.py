@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hrkd_cli.config import Truncate
 from hrkd_cli.exporting.result import Gate
 from hrkd_cli.exporting.trimming import TrimReport
 
@@ -19,6 +20,14 @@ classify("a text")
 
 `optimum`'s `ORTModelForSequenceClassification` and transformers.js (its default `onnx/model_quantized.onnx`) open it
 too, where those files are there."""
+
+_CUT = {
+    Truncate.HEAD: "Texts are cut to {} tokens, as in training (`model_max_length` of the tokenizer says so).",
+    Truncate.TAIL: "Of longer texts the last {} tokens are read, as in training (`model_max_length` and "
+    "`truncation_side` of the tokenizer say so).",
+    Truncate.HEAD_TAIL: "Longer texts are cut to {} tokens, half from each end, as in training. **Other tools keep the "
+    "head only**, which gives other answers: hand them texts that are cut already, or use `hrkd predict`.",
+}
 
 _HEADS = """The model has one output for every (domain, label) pair; a softmax over all of them means nothing. `hrkd
 predict` takes one domain's, or the mean over all domains:
@@ -37,6 +46,7 @@ def derived_card(
     before: Mapping[str, tuple[int, float]],
     after: Mapping[str, float],
     lost: Gate | None = None,
+    truncate: Truncate = Truncate.HEAD,
 ) -> str:
     """Write the card.
 
@@ -50,6 +60,7 @@ def derived_card(
         before: rows and dev accuracy of the student by domain; may be empty.
         after: dev accuracy after trimming by domain; empty without it.
         lost: what trimming and quantising cost together; None where that is not known.
+        truncate: what is kept of longer texts.
     """
     what = [f"Cut from the student `{student}` with hrkd-cli."]
     if domain is not None:
@@ -67,7 +78,7 @@ def derived_card(
     if report is not None:
         parts += ["## Vocabulary", _vocabulary(report)]
     use = _PIPELINE if domain is not None else _HEADS.format(domain=next(iter(before), "NAME"))
-    cut = f"Texts are cut to {max_length} tokens, as in training (`model_max_length` of the tokenizer says so)."
+    cut = _CUT[truncate].format(max_length)
     return "\n\n".join([*parts, "## Use", use, cut]) + "\n"
 
 

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from hrkd_cli.config import Truncate
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.evaluation.inputs import recorded_data
 from hrkd_cli.evaluation.metrics import DomainScores
@@ -160,6 +161,7 @@ def write_card(derived: Derived, work: Path, out: Path, lost: Gate | None = None
         domain=derived.domain,
         labels=[str(name) for name in config.get("id2label", {}).values()],
         max_length=derived.spec.max_length,
+        truncate=Truncate(derived.spec.truncate),
         report=derived.report,
         before=_shown(derived),
         after={name: scores.accuracy for name, scores in derived.after.items()},

@@ -51,6 +51,7 @@ class TorchBackend:
             tokenizer,
             max_length=self.spec.max_length,
             pad_id=find_pad_id(tokenizer, tokenizer_config, config),
+            truncate=self.spec.truncate,
         )
         self.inputs = input_names(self.model, tokenizer_config)
         self.parameters: int | None = sum(p.numel() for p in self.model.parameters())

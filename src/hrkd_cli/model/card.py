@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hrkd_cli.config import Truncate
 from hrkd_cli.runtime.heads import DomainHeads
 
 CARD = """---
@@ -31,12 +32,23 @@ the mean over all domains:
 With transformers alone, `AutoModelForSequenceClassification.from_pretrained` opens this folder; domain `{domain}` is
 the outputs {columns} ({labels}).
 
-Texts were cut to {max_length} tokens. Options, versions and data fingerprint: `hrkd.json`. Every step: `metrics.jsonl`.
+{cut} Options, versions and data fingerprint: `hrkd.json`. Every step: `metrics.jsonl`.
 """
 
 
+KEPT = {Truncate.HEAD: "", Truncate.TAIL: ", the last ones", Truncate.HEAD_TAIL: ", half from each end"}
+"""What a card says of longer texts, after the number of tokens."""
+
+
 def model_card(
-    *, title: str, what: str, heads: DomainHeads, dev: Mapping[str, Any], max_length: int, parameters: int
+    *,
+    title: str,
+    what: str,
+    heads: DomainHeads,
+    dev: Mapping[str, Any],
+    max_length: int,
+    parameters: int,
+    truncate: Truncate = Truncate.HEAD,
 ) -> str:
     """Write the card.
 
@@ -47,6 +59,7 @@ def model_card(
         dev: dev scores in the shape of ``hrkd eval --json``.
         max_length: tokens inputs are cut to.
         parameters: number of parameters.
+        truncate: what was kept of longer texts.
     """
     rows = [f"| {name} | {s['n']} | {s['accuracy']:.3f} | {s['macro_f1']:.3f} |" for name, s in dev["domains"].items()]
     rows.append(f"| average | | {dev['average']['accuracy']:.3f} | {dev['average']['macro_f1']:.3f} |")
@@ -59,7 +72,7 @@ def model_card(
         domain=domain,
         columns=", ".join(map(str, heads.columns[domain])),
         labels=", ".join(heads.labels[domain]),
-        max_length=max_length,
+        cut=f"Texts were cut to {max_length} tokens{KEPT[truncate]}.",
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hrkd_cli.data.dataset import Rows
 from hrkd_cli.model.backend import input_names
+from hrkd_cli.runtime.truncation import HEAD, Cutter
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +56,13 @@ class Encoder:
         tokenizer: a fast transformers tokenizer.
         max_length: examples are cut to this many tokens, the longer text of a pair first.
         takes_types: whether the model takes token type ids (see ``make_encoder``).
+        truncate: what is kept of longer texts (see ``hrkd_cli.runtime.truncation``).
     """
 
-    def __init__(self, tokenizer: Any, max_length: int, *, takes_types: bool) -> None:
+    def __init__(self, tokenizer: Any, max_length: int, *, takes_types: bool, truncate: str = HEAD) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.truncate = truncate
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0)
         self.takes_types = takes_types
 
@@ -69,11 +72,15 @@ class Encoder:
 
         # A copy: truncation must not stay on the tokenizer that is saved later.
         backend = Tokenizer.from_str(self.tokenizer.backend_tokenizer.to_str())
-        backend.enable_truncation(self.max_length, strategy="longest_first")
-        texts = rows.texts if rows.pairs is None else list(zip(rows.texts, rows.pairs, strict=True))
-        encodings = backend.encode_batch(texts)
-        ids = [np.array(e.ids, dtype=np.int32) for e in encodings]
-        return Encoded(ids, [np.array(e.type_ids, dtype=np.int32) for e in encodings] if self.takes_types else None)
+        cutter = Cutter(backend, self.max_length, self.truncate)
+        ids, types = [], []
+        for own_ids, own_types in cutter.encode(
+            rows.texts if rows.pairs is None else list(zip(rows.texts, rows.pairs, strict=True))
+        ):
+            ids.append(np.array(own_ids, dtype=np.int32))
+            if self.takes_types:
+                types.append(np.array(own_types, dtype=np.int32))
+        return Encoded(ids, types if self.takes_types else None)
 
     def collate(
         self, encoded: Encoded, indices: Sequence[int], device: torch.device, *, pad_to: int | None = None
@@ -110,10 +117,10 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
-def make_encoder(model: Any, tokenizer: Any, max_length: int) -> Encoder:
+def make_encoder(model: Any, tokenizer: Any, max_length: int, truncate: str = HEAD) -> Encoder:
     """Make the encoder of a model: it gives the inputs that the model, and later its exported graph, takes."""
     names = input_names(model, {"model_input_names": list(tokenizer.model_input_names)})
-    return Encoder(tokenizer, max_length, takes_types="token_type_ids" in names)
+    return Encoder(tokenizer, max_length, takes_types="token_type_ids" in names, truncate=truncate)
 
 
 def same_tokenizer(first: Any, second: Any, probe: Sequence[str]) -> bool:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hrkd_cli.config import Truncate
 from hrkd_cli.layout import MODEL
 from hrkd_cli.model.loading import quiet_transformers
 from hrkd_cli.runtime.heads import DomainHeads
@@ -16,10 +17,27 @@ CONFIG_FORMAT = 1
 PORTABLE_TOKENIZER = "PreTrainedTokenizerFast"
 NEW_TOKENIZERS = ("TokenizersBackend",)
 # Padding and truncation of whoever saved the tokenizer last, and how it was opened here.
-LOCAL_SETTINGS = ("max_length", "pad_to_multiple_of", "stride", "truncation_strategy", "is_local", "local_files_only")
+LOCAL_SETTINGS = (
+    "max_length",
+    "pad_to_multiple_of",
+    "stride",
+    "truncation_side",
+    "truncation_strategy",
+    "is_local",
+    "local_files_only",
+)
 
 
-def save_model(model: Any, tokenizer: Any, path: Path, heads: DomainHeads, *, max_length: int, pair: bool) -> None:
+def save_model(
+    model: Any,
+    tokenizer: Any,
+    path: Path,
+    heads: DomainHeads,
+    *,
+    max_length: int,
+    pair: bool,
+    truncate: Truncate = Truncate.HEAD,
+) -> None:
     """Write config, weights (safetensors) and tokenizer into ``path``.
 
     Args:
@@ -29,18 +47,21 @@ def save_model(model: Any, tokenizer: Any, path: Path, heads: DomainHeads, *, ma
         heads: which output is which (domain, label).
         max_length: tokens its inputs were cut to; every later stage cuts at the same length.
         pair: whether it takes two texts.
+        truncate: what was kept of longer texts, for every later stage too.
     """
     path.mkdir(parents=True, exist_ok=True)
     model.config.hrkd = {
         "format": CONFIG_FORMAT,
         "domains": heads.to_config()["domains"],
         "max_length": max_length,
+        "truncate": str(truncate),
         "pair": pair,
     }
     with quiet_transformers():
         model.save_pretrained(path)
         tokenizer.save_pretrained(path)
-    _make_portable(path / MODEL.tokenizer_config)
+    # Other tools know the two ends only; of head-tail they read the head.
+    _make_portable(path / MODEL.tokenizer_config, {"truncation_side": "left"} if truncate == Truncate.TAIL else {})
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -77,8 +98,8 @@ def model_fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _make_portable(path: Path) -> None:
+def _make_portable(path: Path, own: dict[str, Any]) -> None:
     config = read_json(path) or {}
     if config.get("tokenizer_class") in NEW_TOKENIZERS:
         config["tokenizer_class"] = PORTABLE_TOKENIZER
-    write_json(path, {name: value for name, value in config.items() if name not in LOCAL_SETTINGS})
+    write_json(path, {name: value for name, value in config.items() if name not in LOCAL_SETTINGS} | own)

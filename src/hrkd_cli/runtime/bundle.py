@@ -17,6 +17,7 @@ RUNTIME_FILE = "hrkd_runtime.py"
 MODULES = (
     "errors.py",
     "runtime/heads.py",
+    "runtime/truncation.py",
     "runtime/folder.py",
     "runtime/encoder.py",
     "runtime/backend.py",

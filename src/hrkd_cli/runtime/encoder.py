@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.runtime.folder import TOKENIZER, TOKENIZER_CONFIG, one_line, read_json
+from hrkd_cli.runtime.truncation import HEAD, Cutter
 
 IntArray = npt.NDArray[np.int64]
 
@@ -37,15 +38,16 @@ class TextEncoder:
     Padding and truncation settings inside ``tokenizer.json`` are overridden: they belong to whoever saved it.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, max_length: int, pad_id: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, max_length: int, pad_id: int, truncate: str = HEAD) -> None:
         self._tokenizer = tokenizer
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_length, strategy="longest_first")
+        self._cutter = Cutter(tokenizer, max_length, truncate)
         self.max_length = max_length
         self.pad_id = pad_id
 
     @classmethod
-    def from_folder(cls, root: Path, *, max_length: int, config: Mapping[str, Any]) -> TextEncoder:
+    def from_folder(
+        cls, root: Path, *, max_length: int, config: Mapping[str, Any], truncate: str = HEAD
+    ) -> TextEncoder:
         """Load ``tokenizer.json`` of a model folder.
 
         Raises:
@@ -53,7 +55,7 @@ class TextEncoder:
         """
         tokenizer = read_tokenizer(root)
         pad_id = find_pad_id(tokenizer, read_json(root / TOKENIZER_CONFIG, missing_ok=True), config)
-        return cls(tokenizer, max_length=max_length, pad_id=pad_id)
+        return cls(tokenizer, max_length=max_length, pad_id=pad_id, truncate=truncate)
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Encoded]:
         """Tokenise texts, or pairs of texts, each cut to ``max_length`` (the longer of a pair first).
@@ -63,7 +65,7 @@ class TextEncoder:
         """
         check_texts(texts, pairs)
         examples: Sequence[Any] = texts if pairs is None else list(zip(texts, pairs, strict=True))
-        return [Encoded(e.ids, e.type_ids) for e in self._tokenizer.encode_batch(list(examples))]
+        return [Encoded(ids, types) for ids, types in self._cutter.encode(examples)]
 
     def collate(self, batch: Sequence[Encoded], pad_to: int | None = None) -> dict[str, IntArray]:
         """Stack examples into ``input_ids``, ``attention_mask`` and ``token_type_ids``, each [B, T].

@@ -14,6 +14,7 @@ from typing import Any
 
 from hrkd_cli.errors import ModelError
 from hrkd_cli.runtime.heads import DomainHeads, id_to_label
+from hrkd_cli.runtime.truncation import HEAD, TRUNCATE
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
@@ -53,12 +54,14 @@ class Spec:
         heads: outputs by domain; None for a classifier that is not a multi-domain one.
         max_length: tokens a text (or a pair) is cut to.
         pair: whether it reads two texts; None when unknown.
+        truncate: which tokens of a longer text it reads (see ``hrkd_cli.runtime.truncation``).
     """
 
     config: Mapping[str, Any]
     heads: DomainHeads | None
     max_length: int
     pair: bool | None
+    truncate: str = HEAD
 
 
 def locate(path: str | Path) -> Location | None:
@@ -112,7 +115,7 @@ def build_spec(config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]) -
     """Interpret a model's and a tokenizer's configuration.
 
     Raises:
-        ModelError: the ``hrkd`` entry and ``id2label`` contradict each other.
+        ModelError: the ``hrkd`` entry and ``id2label`` contradict each other, or it asks for a cut that is not known.
     """
     config = dict(config)
     # transformers leaves out what equals its default, which is two labels of these names.
@@ -121,11 +124,18 @@ def build_spec(config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]) -
     ours = config.get("hrkd") or {}
     if not isinstance(ours, dict):
         raise ModelError(f"{CONFIG}: its hrkd entry is not one that hrkd wrote")
+    truncate = ours.get("truncate", HEAD)
+    if truncate not in TRUNCATE:
+        raise ModelError(
+            f"{CONFIG}: its hrkd.truncate, {truncate!r}, is not one of {', '.join(TRUNCATE)}; correct it, or use the "
+            "version of hrkd that wrote it"
+        )
     return Spec(
         config=config,
         heads=DomainHeads.from_config(config),
         max_length=int(ours.get("max_length") or _longest(config, tokenizer_config)),
         pair=ours.get("pair"),
+        truncate=truncate,
     )
 
 

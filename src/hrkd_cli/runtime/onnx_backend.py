@@ -39,7 +39,10 @@ class OnnxBackend:
         self.file = graph.name
         self.bytes = graph.stat().st_size
         self.spec = read_spec(root)
-        self.encoder = TextEncoder.from_folder(root, max_length=self.spec.max_length, config=self.spec.config)
+        spec = self.spec
+        self.encoder = TextEncoder.from_folder(
+            root, max_length=spec.max_length, config=spec.config, truncate=spec.truncate
+        )
         self._session = open_session(graph, threads=threads)
         self._inputs = [node.name for node in self._session.get_inputs()]
         if unknown := sorted(set(self._inputs) - {"input_ids", "attention_mask", "token_type_ids"}):

@@ -278,7 +278,7 @@ class Work:
             seed=settings.seed,
             note=lambda text: on_event(Note(text)),
         )
-        encoder = make_encoder(student, tokenizer or teachers.tokenizer, settings.max_length)
+        encoder = make_encoder(student, tokenizer or teachers.tokenizer, settings.max_length, settings.truncate)
         check_length(settings.max_length, student, encoder.tokenizer, "the student")
         student.to(device)
         train = encode_split(dataset, "train", encoder)
@@ -388,7 +388,11 @@ def _check_teachers(
     """
     warn_of_other_data(path, dataset, f"teacher {name}", on_event)
     check_length(settings.max_length, teachers.root, teachers.tokenizer, f"teacher {name}")
-    encoder = make_encoder(teachers.root, teachers.tokenizer, settings.max_length)
+    encoder = make_encoder(teachers.root, teachers.tokenizer, settings.max_length, settings.truncate)
+    taught = (getattr(teachers.root.config, "hrkd", None) or {}).get("truncate", settings.truncate)
+    if taught != settings.truncate:
+        text = f"teacher {name} was taught with --truncate {taught}; here its texts are cut by {settings.truncate}"
+        on_event(Note(text, warning=True))
     dev = encode_split(dataset, "dev", encoder)
     on_event(Note("scoring the teacher on the dev split"))
     strength = score(teachers.models, dev, teachers.heads, encoder, arithmetic, world)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -77,7 +79,7 @@ class Optimiser:
         self.clear()
         return norm
 
-    def preconditioned(self, parameters: list[Tensor], gradients: list[Tensor]) -> list[Tensor] | None:
+    def preconditioned(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor] | None:
         """Divide gradients by what AdamW would now divide them by; None before its first step.
 
         Args:

@@ -96,7 +96,7 @@ class GraphTrainer:
         loss = -(ratios * slopes.losses).sum()
         self.adam.zero_grad(set_to_none=True)
         # The graph's forward pass ran in float32; its gradients need no scaling.
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.adam.step()
 
     @torch.no_grad()

@@ -66,8 +66,15 @@ class Finished:
 
     def save(self, folder: Path) -> None:
         """Write config, weights and tokenizer."""
-        length, pair = self.settings.max_length, self.dataset.pair
-        save_model(self.model, self.tokenizer, folder, self.heads, max_length=length, pair=pair)
+        save_model(
+            self.model,
+            self.tokenizer,
+            folder,
+            self.heads,
+            max_length=self.settings.max_length,
+            truncate=self.settings.truncate,
+            pair=self.dataset.pair,
+        )
 
     def write(self, place: Place, trained: Trained) -> TrainResult:
         """Write the whole folder (model, card, record) and drop the weights kept while training."""
@@ -84,6 +91,7 @@ class Finished:
             heads=self.heads,
             dev=result.dev,
             max_length=self.settings.max_length,
+            truncate=self.settings.truncate,
             parameters=sum(p.numel() for p in self.model.parameters()),
         )
         (work / MODEL.readme).write_text(card, encoding="utf-8")

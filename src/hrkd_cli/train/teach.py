@@ -26,6 +26,7 @@ from hrkd_cli.runtime.heads import DomainHeads
 from hrkd_cli.train.columns import Columns
 from hrkd_cli.train.fit import batch_size_of
 from hrkd_cli.train.loop import Rows, TaskLoss
+from hrkd_cli.train.optimiser import Optimiser
 from hrkd_cli.train.result import TrainResult, run_key
 from hrkd_cli.train.rows import check_share, picks_of
 from hrkd_cli.train.run import Run
@@ -117,7 +118,7 @@ def teach_on(
     tokenizer = load_tokenizer(path)
     model = load_classifier(path, heads)
     check_length(settings.max_length, model, tokenizer, name)
-    encoder = make_encoder(model, tokenizer, settings.max_length)
+    encoder = make_encoder(model, tokenizer, settings.max_length, settings.truncate)
     model.to(arithmetic.device)
     train = encode_split(dataset, "train", encoder)
     task = TeachTask(model, train, heads, encoder, settings, arithmetic.device, world)
@@ -207,6 +208,9 @@ class TeachTask:
         self.columns = Columns(heads, heads.domains, device)
         weights = class_weights(train, heads, settings, torch.device("cpu"))
         self.class_weights = {d: None if w is None else w.numpy().astype(np.float64) for d, w in weights.items()}
+
+    def prepare(self, number: int, batch: Any, optimiser: Optimiser) -> None:
+        """Nothing comes before a step of a teacher."""
 
     def load(self, rows: Rows) -> tuple[Batch, Tensor, Tensor, Tensor]:
         """Get one step's rows ready: inputs, (R,) domains, (R,) labels, (R,) weights that sum to 1 in each domain."""
