@@ -244,6 +244,7 @@ class DistillSettings(TrainingSettings):
         hidden_weight: w_hidden of section 5.
         attention_weight: w_att of section 5.
         prediction_weight: w_pred of section 5.
+        domains: names of those that the student is for, with commas between; None for all.
         label_weight: w_label, of the cross-entropy against the labels that is mixed in.
         temperature: t of the prediction loss.
         cache_teacher: see CacheTeacher.
@@ -271,6 +272,7 @@ class DistillSettings(TrainingSettings):
     attention_weight: float = 1.0
     prediction_weight: float = 1.0
     label_weight: float = 0.0
+    domains: str | None = None
     temperature: float = 1.0
     cache_teacher: CacheTeacher = CacheTeacher.AUTO
     cache_limit: float = 50.0

@@ -52,31 +52,36 @@ def suggested(shell: str, **variables: str) -> list[str]:
 
 
 def test_bash_protocol():
-    assert suggested("bash", COMP_WORDS="hrkd distill --gra", COMP_CWORD="2") == ["--graph"]
-    assert suggested("bash", COMP_WORDS="hrkd distill --graph ", COMP_CWORD="3") == ["frozen", "uniform", "none"]
+    assert suggested("bash", COMP_WORDS="hrkd distill --hier", COMP_CWORD="2") == ["--hierarchy"]
+    assert suggested("bash", COMP_WORDS="hrkd distill --graph ", COMP_CWORD="3") == [
+        "learned",
+        "frozen",
+        "uniform",
+        "none",
+    ]
     assert suggested("bash", COMP_WORDS="hrkd pre", COMP_CWORD="1") == ["prepare", "predict"]
 
 
 def test_zsh_protocol():
-    lines = suggested("zsh", _TYPER_COMPLETE_ARGS="hrkd distill --gra")
+    lines = suggested("zsh", _TYPER_COMPLETE_ARGS="hrkd distill --hier")
     assert len(lines) == 1
-    assert '"--graph":' in lines[0]
+    assert '"--hierarchy":' in lines[0]
 
 
 def test_fish_protocol():
     variables = {"_TYPER_COMPLETE_FISH_ACTION": "get-args", "_TYPER_COMPLETE_ARGS": "hrkd distill --graph "}
-    assert suggested("fish", **variables) == ["frozen", "uniform", "none"]
+    assert suggested("fish", **variables) == ["learned", "frozen", "uniform", "none"]
 
 
 def test_powershell_protocol_keeps_a_suggestion_on_its_line():
-    variables = {"_TYPER_COMPLETE_ARGS": "hrkd distill --gra", "_TYPER_COMPLETE_WORD_TO_COMPLETE": "--gra"}
+    variables = {"_TYPER_COMPLETE_ARGS": "hrkd distill --hier", "_TYPER_COMPLETE_WORD_TO_COMPLETE": "--hier"}
     lines = suggested("powershell", **variables)
     assert len(lines) == 1
-    assert lines[0].startswith("--graph:::Domain ratios.")
+    assert lines[0].startswith("--hierarchy:::Mix each domain")
 
 
 def test_suggestions_ignore_broken_settings():
-    assert suggested("bash", COMP_WORDS="hrkd distill --gra", COMP_CWORD="2", HRKD_NONSENSE="1") == ["--graph"]
+    assert suggested("bash", COMP_WORDS="hrkd distill --hier", COMP_CWORD="2", HRKD_NONSENSE="1") == ["--hierarchy"]
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")

@@ -81,7 +81,10 @@ def test_the_file_itself_can_come_from_the_environment(hrkd, engines, monkeypatc
         ("warmup = 'much'", "c.toml: warmup: 'much' is not a number"),
         ("force = 1", "c.toml: force: 1 is not true or false"),
         ("out = 3", "c.toml: out: 3 is not text in quotes"),
-        ("graph = 'froze'", "c.toml: graph: 'froze' is not one of frozen, uniform, none; did you mean frozen?"),
+        (
+            "graph = 'froze'",
+            "c.toml: graph: 'froze' is not one of learned, frozen, uniform, none; did you mean frozen?",
+        ),
         ("[teach]\nsampling = 3", "c.toml: [teach]: sampling: 3 is not one of cover"),
         ("batch-size = 3\nbatch_size = 4", "'batch_size' is given twice"),
         ("config = 'x'", "c.toml: unknown key 'config'"),

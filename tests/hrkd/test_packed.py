@@ -6,6 +6,7 @@ from test_golden import CASES, Case, distance
 
 from hrkd_cli.hrkd import (
     ABSENT,
+    Labels,
     Projections,
     Shares,
     Signals,
@@ -14,6 +15,7 @@ from hrkd_cli.hrkd import (
     attention_energy,
     combine,
     domain_terms,
+    label_terms,
     packed_terms,
 )
 
@@ -219,3 +221,53 @@ def test_golden_packed(path):
     gradients = torch.autograd.grad(loss, list(case.inputs.values()))
     for name, gradient in zip(case.inputs, gradients, strict=True):
         assert distance(gradient, case.tensors[f"expected.grad.{name}"]) <= 1e-8, name
+
+
+def test_short_differences_are_those_of_the_same_numbers_in_float32():
+    """bf16 losses and gradients against float32 on equal values: off by the rounding of one difference."""
+    torch.manual_seed(0)
+    tensors = [torch.randn(2, 3, 4, 7, 6).bfloat16() for _ in range(4)]
+    states = [torch.randn(3, 3, 7, 8).bfloat16() for _ in range(2)]
+    valid = torch.arange(7) < torch.tensor([[7], [4], [5]])
+    shares = Shares(
+        torch.eye(3), torch.ones(3), valid / valid.sum(dim=1, keepdim=True), valid.sum(dim=1) ** -2.0, valid, valid
+    )
+    found = []
+    for dtype in (torch.bfloat16, torch.float32):
+        theirs, mine = [t.to(dtype) for t in tensors[:2]], [t.to(dtype).requires_grad_() for t in tensors[2:]]
+        state = states[1].to(dtype).requires_grad_()
+        teacher = TeacherSignals(states[0].to(dtype), *theirs, None, torch.zeros(3, 2))
+        student = StudentSignals(state, state, *mine, torch.zeros(3, 2))
+        terms = packed_terms(teacher, student, shares, None, mean_classes=2)
+        gradients = torch.autograd.grad((terms.hidden + 2 * terms.attention).sum(), (state, *mine))
+        found.append((terms.hidden, terms.attention, *(g.float() for g in gradients)))
+    for short, whole in zip(*found, strict=True):
+        torch.testing.assert_close(short, whole, rtol=2e-2, atol=2e-2 * whole.abs().max().item())
+
+
+def test_different_numbers_of_heads_are_compared_by_relations():
+    """Two student heads against four teacher heads: relations of two teacher heads, scores added, over sqrt(2)."""
+    torch.manual_seed(0)
+    teacher_query, teacher_key = (torch.randn(1, 1, 4, 3, 5) for _ in range(2))
+    query, key = (torch.randn(1, 1, 2, 3, 7) for _ in range(2))
+    ones = torch.ones(1, 3)
+    shares = Shares(torch.ones(1, 1), torch.ones(1), ones / 3, torch.tensor([1 / 9]), None, None)
+    states = torch.zeros(2, 1, 3, 4)
+    teacher = TeacherSignals(states, teacher_query, teacher_key, None, torch.zeros(1, 2))
+    student = StudentSignals(states, states, query, key, torch.zeros(1, 2))
+    found = packed_terms(teacher, student, shares, None, mean_classes=2).attention[1, 0]
+    scores = (teacher_query @ teacher_key.mT)[0, 0]
+    wanted = torch.stack([scores[0] + scores[1], scores[2] + scores[3]]) / 2**0.5
+    assert found.item() == pytest.approx((wanted - (query @ key.mT)[0, 0]).square().mean().item(), rel=1e-5)
+
+
+def test_the_label_loss_is_the_mean_of_the_labelled_rows():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, -1.0]])
+    labels = Labels(torch.tensor([0, 1, 0]), torch.tensor([0.5, 0.5, 0.0]))
+    domains = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    cross = -logits.log_softmax(dim=1)
+    found = label_terms(logits, labels, domains, None)
+    torch.testing.assert_close(found, torch.stack([(cross[0, 0] + cross[1, 1]) / 2, torch.tensor(0.0)]))
+    weights = torch.tensor([[4.0, 1.0], [1.0, 2.0], [1.0, 1.0]])
+    found = label_terms(logits, labels, domains, weights)
+    torch.testing.assert_close(found[0], (4 * cross[0, 0] + 2 * cross[1, 1]) / 2)

@@ -54,9 +54,10 @@ class Dataset:
         """Domain names, sorted."""
         return tuple(self.labels)
 
-    def only(self, domain: str) -> Dataset:
-        """Return the rows of one domain alone; they keep the fingerprint and the path of the whole."""
-        return replace(self, labels={domain: self.labels[domain]}, rows={domain: self.rows[domain]})
+    def only(self, *domains: str) -> Dataset:
+        """Return the rows of some domains alone; they keep the fingerprint and the path of the whole."""
+        kept = [domain for domain in self.domains if domain in domains]
+        return replace(self, labels={d: self.labels[d] for d in kept}, rows={d: self.rows[d] for d in kept})
 
     def split(self, domain: str, split: str) -> Rows:
         """Return the rows of one domain and split (``all`` joins the splits); no rows where there are none."""

@@ -83,7 +83,8 @@ def distill(
     world = engine[1]
     on_event = on_event if world.is_main else ignore
     dataset = world.first(lambda: load_for_training(data, force=force, on_event=on_event))
-    texts = MoreTexts.read(settings, dataset, on_event)
+    chosen = _chosen(dataset, settings.domains)  # refused before anything is taught; the teacher is taught all
+    texts = MoreTexts.read(settings, chosen, on_event)
     if not is_classifier(read_config(path, "teacher")):
         student_tokenizer(path, dataset, settings)  # fail now, not after the teacher has been taught
         path = ensure_taught(
@@ -100,7 +101,7 @@ def distill(
         name = str(path)
     return distill_on(
         path,
-        dataset,
+        chosen,
         settings.resolved(),
         out=out,
         name=name,
@@ -110,6 +111,21 @@ def distill(
         engine=engine,
         texts=texts,
     )
+
+
+def _chosen(dataset: Dataset, domains: str | None) -> Dataset:
+    """Keep the named domains; all where none is named.
+
+    Raises:
+        UsageError: the data has no such domain.
+    """
+    if domains is None:
+        return dataset
+    names = [name.strip() for name in domains.split(",")]
+    for name in names:
+        if name not in dataset.domains:
+            raise UsageError(f"--domains: there is no domain {name!r} in the data; it has {', '.join(dataset.domains)}")
+    return dataset.only(*names)
 
 
 def _check_places(teacher: str | Path, data: str | Path, out: Path, settings: DistillSettings) -> Path:

@@ -175,7 +175,9 @@ class DistillTask:
 
     def loss(self, batch: DistillBatch) -> TaskLoss:
         """Run one step's rows."""
-        return self._total(self._compare(batch))
+        terms = self._compare(batch)
+        with self.arithmetic.exact():
+            return self._total(terms)
 
     def _compare(self, batch: DistillBatch) -> BatchTerms:
         """Run one step's rows; the losses of all domains and processes."""

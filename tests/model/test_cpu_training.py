@@ -1,0 +1,72 @@
+"""Dropout and attention on a CPU in training: the mathematics of torch's own, with masks of their own."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hrkd_cli.model.cpu_training import CpuTraining, Masks, _Attention
+
+
+def attend_plainly(query, key, value, mask, keep, factor):
+    scores = query @ key.mT * query.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype is torch.bool else scores + mask
+    return (scores.softmax(dim=-1) * keep * factor) @ value
+
+
+@pytest.mark.parametrize("kind", ["none", "bool", "added"])
+def test_attention_and_its_gradients(kind):
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    mask = torch.ones(2, 1, 5, 5, dtype=torch.bool)
+    mask[1, :, :, 3:] = False
+    if kind == "none":
+        mask = None
+    elif kind == "added":
+        mask = torch.zeros(2, 1, 5, 5, dtype=torch.float64).masked_fill(~mask, -1e9)
+    keep, factor = Masks().draw(torch.Size((2, 3, 5, 5)), 0.3, torch.float64)
+    found = _Attention.apply(query, key, value, mask, 0.5, keep, factor)
+    wanted = attend_plainly(query, key, value, mask, keep, factor)
+    torch.testing.assert_close(found, wanted)
+    weights = torch.randn_like(found)
+    own = torch.autograd.grad((found * weights).sum(), (query, key, value))
+    others = torch.autograd.grad((wanted * weights).sum(), (query, key, value))
+    for mine, theirs in zip(own, others, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_masks_keep_the_share_they_should_and_follow_torchs_seed():
+    torch.manual_seed(3)
+    keep, factor = Masks().draw(torch.Size((1000, 1001)), 0.1, torch.float32)
+    assert keep.mean().item() == pytest.approx(0.9, abs=1e-3)
+    assert factor * keep.mean().item() == pytest.approx(1, abs=1e-3)
+    assert set(keep.unique().tolist()) == {0.0, 1.0}
+    torch.manual_seed(3)
+    assert torch.equal(Masks().draw(torch.Size((1000, 1001)), 0.1, torch.float32)[0], keep)
+    assert not torch.equal(Masks().draw(torch.Size((1000, 1001)), 0.1, torch.float32)[0], keep)
+
+
+def test_dropout_and_its_gradient():
+    values = torch.randn(64, 33, dtype=torch.float64, requires_grad=True)
+    with CpuTraining():
+        found = F.dropout(values, 0.25, True)
+        untouched = F.dropout(values, 0.25, False)
+    kept = found != 0
+    torch.testing.assert_close(found[kept], values[kept] / 0.75)
+    assert 0.65 < kept.double().mean().item() < 0.85
+    found.sum().backward()
+    torch.testing.assert_close(values.grad, kept.double() / 0.75)
+    assert untouched is values or torch.equal(untouched, values)
+
+
+def test_models_run_through_it_in_training_only():
+    query, key, value = (torch.randn(1, 2, 6, 4) for _ in range(3))
+    wanted = F.scaled_dot_product_attention(query, key, value)
+    with CpuTraining() as mode:
+        assert torch.equal(F.scaled_dot_product_attention(query, key, value), wanted)
+        assert mode.masks._bits is None  # nothing was drawn
+        found = F.scaled_dot_product_attention(query, key, value, dropout_p=0.5)
+        assert mode.masks._bits is not None
+        causal = F.scaled_dot_product_attention(query, key, value, is_causal=True, dropout_p=0.5)
+    assert found.shape == wanted.shape == causal.shape
+    assert not torch.equal(found, wanted)

@@ -1,0 +1,170 @@
+"""The learned graph: its meta-gradient against explicit ones, what moves, and what it does to a poisoned domain."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_distill import first_step, run
+
+from hrkd_cli.config import DistillSettings, Precision, TeacherCheckpoints
+from hrkd_cli.events import StepDone
+from hrkd_cli.hrkd import RelationGraph
+from hrkd_cli.model.encoding import make_encoder
+from hrkd_cli.model.loading import new_classifier
+from hrkd_cli.model.precision import Arithmetic
+from hrkd_cli.runtime.heads import DomainHeads
+from hrkd_cli.train.optimiser import Optimiser
+from hrkd_cli.train.rows import hold_back
+from hrkd_cli.train.scoring import encode_split
+from hrkd_cli.train.task import Comparison, DistillTask
+from hrkd_cli.train.teacher_side import AskedTeachers
+from hrkd_cli.train.teachers import open_teachers
+
+
+@pytest.fixture
+def task(teacher, dataset):
+    """A task with a learned graph, its optimiser after one step, and a batch."""
+    device = torch.device("cpu")
+    teachers = open_teachers(teacher, dataset, checkpoints=TeacherCheckpoints.AVERAGE, device=device, name="t")
+    heads = DomainHeads.build(dataset.labels)
+    encoder = make_encoder(teachers.root, teachers.tokenizer, 16)
+    train = encode_split(dataset, "train", encoder)
+    torch.manual_seed(0)
+    student = new_classifier(teachers.root.config)
+    settings = DistillSettings(graph="learned", graph_every=1, learning_rate=1e-3, warmup=0).resolved()
+    comparison = Comparison.of(settings, teachers.root.config, student.config)
+    side = AskedTeachers(teachers, comparison.layers, attention=True, own=None, pad_to=None, device=device)
+    made = DistillTask(
+        side,
+        student,
+        heads,
+        settings,
+        comparison,
+        teacher=teachers.root.config,
+        rows=(encoder, train.encoded),
+        labels=train.labels,
+        held_back={d: hold_back(labels, 0.2, d) for d, labels in train.labels.items()},
+        class_weights=dict.fromkeys(heads.domains),
+        arithmetic=Arithmetic(Precision.FP32, device),
+    )
+    optimiser = Optimiser([student, made.projections], settings, 100)
+    student.train()
+    batch = made.load({"books": [0, 1, 2], "music": [3, 4, 5]})
+    made.loss(batch).total.backward()
+    optimiser.step()
+    return made, student, optimiser, batch
+
+
+def test_differences_equal_explicit_gradients(task):
+    """(L+1) x D central differences against one backward pass each, dropout off."""
+    made, student, _, batch = task
+    student.eval()
+    weights = made.graph_trainer.weights
+    torch.manual_seed(1)
+    direction = [torch.randn_like(w) for w in weights]
+    found = made.graph_trainer.slopes(1, direction, lambda: made._compare(batch)).losses
+    terms = made._compare(batch)
+    losses = terms.hidden + terms.attention
+    for layer, domain in np.ndindex(*losses.shape):
+        gradients = torch.autograd.grad(losses[layer, domain], weights, retain_graph=True, allow_unused=True)
+        product = sum((g * d).sum() for g, d in zip(gradients, direction, strict=True) if g is not None)
+        assert found[layer, domain].item() == pytest.approx(product.item(), rel=5e-3, abs=1e-3)
+
+
+def test_the_preconditioner_is_that_of_the_next_step(task):
+    _, student, optimiser, _ = task
+    weight = student.get_input_embeddings().weight
+    state = optimiser.adamw.state[weight]
+    gradient = torch.full_like(weight, 2.0)
+    (found,) = optimiser.preconditioned([weight], [gradient])
+    wanted = gradient / ((state["exp_avg_sq"] / (1 - 0.999)).sqrt() + 1e-8)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_an_update_moves_the_graph_and_nothing_else(task):
+    made, student, optimiser, batch = task
+    graph = {name: t.clone() for name, t in made.graph.state_dict().items()}
+    others = {name: t.clone() for name, t in [*student.state_dict().items(), *made.projections.state_dict().items()]}
+    random_state = torch.get_rng_state()
+    made.prepare(1, batch, optimiser)
+    assert not torch.equal(made.graph.score, graph["score"])
+    now = dict([*student.state_dict().items(), *made.projections.state_dict().items()])
+    assert all(torch.equal(now[name], before) for name, before in others.items())
+    assert all(p.grad is None for p in student.parameters())
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert student.training
+    made.prepare(2, batch, optimiser)  # the layers before the scores, which start at zero, move from the second on
+    assert not torch.equal(made.graph.encode.weight, graph["encode.weight"])
+
+
+def test_the_state_restores_graph_and_moments(task):
+    made, _, optimiser, batch = task
+    made.prepare(1, batch, optimiser)
+    state = {name: t.clone() for name, t in made.state().items()}
+    made.prepare(2, batch, optimiser)
+    ahead = made.graph.score.clone()
+    made.restore(state)
+    assert not torch.equal(made.graph.score, ahead)
+    made.prepare(2, batch, optimiser)
+    assert torch.equal(made.graph.score, ahead)
+
+
+def test_ratios_start_equal_and_can_differ_between_nodes():
+    torch.manual_seed(0)
+    graph = RelationGraph(32, 2, 3)
+    prototypes = torch.randn(3, 1, 32) * 10 + torch.randn(3, 3, 32)  # nearly parallel
+    assert graph(prototypes).domain.tolist() == [pytest.approx([1 / 3] * 3)] * 3
+    torch.nn.init.normal_(graph.score)
+    found = graph(prototypes)
+    assert (found.domain.max(dim=1).values - found.domain.min(dim=1).values).min().item() > 0.1
+    assert [tuple(r.shape) for r in found.layer] == [(3, 2), (3, 3)]
+    torch.testing.assert_close(found.domain.sum(dim=1), torch.ones(3))
+
+
+def test_rows_are_held_back_by_label():
+    labels = np.array([0] * 30 + [1] * 10)
+    held = hold_back(labels, 0.2, "seed")
+    assert len(held) == 8
+    assert sum(labels[row] == 1 for row in held) == 2
+    assert held == hold_back(labels, 0.2, "seed") != hold_back(labels, 0.2, "other")
+    assert hold_back(np.array([0, 1]), 0.9, "x") != []  # one row at least
+    assert hold_back(np.array([0]), 0.9, "x") == []  # but never the only one
+
+
+def test_held_back_rows_are_never_drawn(tmp_path, teacher, dataset, monkeypatch):
+    drawn = {domain: set() for domain in dataset.domains}
+    load = DistillTask.load
+
+    def watch(self, rows):
+        for domain, chosen in rows.items():
+            drawn[domain] |= set(chosen)
+        return load(self, rows)
+
+    monkeypatch.setattr(DistillTask, "load", watch)
+    run(teacher, dataset, tmp_path / "s", graph="learned", held_back=0.25, epochs=2)
+    for domain in dataset.domains:
+        rows = dataset.split(domain, "train")
+        labels = np.array([dataset.labels[domain].index(name) for name in rows.labels])
+        held = set(hold_back(labels, 0.25, f"42/held back/{domain}"))
+        assert drawn[domain] == set(range(len(rows))) - held
+        assert len(held) == round(len(rows) / 4)
+
+
+def test_ratios_of_a_poisoned_domain_sink(tmp_path, teacher, dataset):
+    """The teacher of books is replaced by random weights: its states lead away from what held-back rows need."""
+    folder = tmp_path / "t"
+    shutil.copytree(teacher, folder, ignore=shutil.ignore_patterns("best"))
+    for domain in dataset.domains:
+        shutil.copytree(teacher, folder / "best" / domain, ignore=shutil.ignore_patterns("best"))
+    weights = load_file(folder / "best" / "books" / "model.safetensors")
+    generator = torch.Generator().manual_seed(3)
+    noise = {n: torch.randn(t.shape, generator=generator) * 0.2 if t.dim() > 1 else t for n, t in weights.items()}
+    save_file(noise, folder / "best" / "books" / "model.safetensors", metadata={"format": "pt"})
+    options = {"graph": "learned", "graph_every": 1, "graph_learning_rate": 1e-2, "allow_weak_teacher": True}
+    _, events = run(folder, dataset, tmp_path / "s", epochs=8, learning_rate=2e-3, init="random", **options)
+    assert first_step(events).ratios[1] == pytest.approx([0.5, 0.5])
+    last = [e.ratios for e in events if isinstance(e, StepDone)][-6:]
+    books = np.array(last)[:, :, 0].mean(axis=0)  # by layer
+    assert books[1:].mean() < 0.4, books  # of the layers above the embedding
