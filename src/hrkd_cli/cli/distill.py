@@ -145,6 +145,19 @@ _UnlabelledShare = Annotated[
         rich_help_panel=_TEXTS,
     ),
 ]
+_General = Annotated[
+    str | None,
+    typer.Option(
+        "--general",
+        metavar="TEXTS",
+        help="File or folder of any texts, from which the student learns its teacher's hidden states first.",
+        rich_help_panel=_TEXTS,
+    ),
+]
+_GeneralEpochs = Annotated[
+    int,
+    typer.Option("--general-epochs", metavar="N", help="Passes over those texts.", rich_help_panel=_TEXTS),
+]
 _TeacherEpochs = Annotated[
     int,
     typer.Option(
@@ -185,6 +198,8 @@ def distill(
     allow_weak_teacher: _AllowWeakTeacher = False,
     unlabelled: _Unlabelled = None,
     unlabelled_share: _UnlabelledShare = _DEFAULT.unlabelled_share,
+    general: _General = None,
+    general_epochs: _GeneralEpochs = _DEFAULT.general_epochs,
     cache_teacher: _CacheTeacher = choices.CacheTeacher.AUTO,
     cache_limit: _CacheLimit = _DEFAULT.cache_limit,
     teacher_epochs: _TeacherEpochs = _DEFAULT.teacher_epochs,
