@@ -51,7 +51,7 @@ def test_every_option_has_a_help_text():
     [
         (["distil"], "hrkd: no such command 'distil'. Did you mean 'distill'? (see hrkd --help)"),
         (["--foo"], "hrkd: no such option: --foo (see hrkd --help)"),
-        (["distill", "--temperatur", "x"], "no such option: --temperatur; did you mean --temperature? (see hrkd distill --help)"),
+        (["distill", "--means-of", "x"], "no such option: --means-of; did you mean --means? (see hrkd distill --help)"),
         (["distill", "--graph", "froze"], "--graph: 'froze' is not one of frozen, uniform, none; did you mean frozen?"),
         (["distill", "--epochs", "abc"], "hrkd distill: --epochs: 'abc' is not a whole number"),
         (["teach", "--learning-rate", "fast"], "--learning-rate: 'fast' is not a number"),
