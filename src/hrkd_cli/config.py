@@ -253,6 +253,8 @@ class DistillSettings(TrainingSettings):
         allow_weak_teacher: go on when the teacher is not clearly above the majority class in some domain.
         unlabelled: folder (or file) of texts without labels, by domain, that the student learns from too.
         unlabelled_share: share of a step's rows of a domain that are such texts, on top of the labelled batch.
+        general: file or folder of texts of any kind, from which the student learns its teacher's hidden states first.
+        general_epochs: passes over those texts.
     """
 
     epochs: int = 10
@@ -280,6 +282,8 @@ class DistillSettings(TrainingSettings):
     allow_weak_teacher: bool = False
     unlabelled: str | None = None
     unlabelled_share: float = 0.5
+    general: str | None = None
+    general_epochs: int = 1
 
     def __post_init__(self) -> None:
         """Refuse values that no run could use.
@@ -294,8 +298,13 @@ class DistillSettings(TrainingSettings):
         _check(self, "temperature", lambda v: v > 0, "above 0")
         _check(self, "cache_limit", lambda v: v > 0, "above 0")
         _check(self, "unlabelled_share", lambda v: 0 < v < 1, "between 0 and 1, both excluded")
-        if self.unlabelled is not None:
-            object.__setattr__(self, "unlabelled", str(self.unlabelled))
+        _check(self, "general_epochs", lambda v: v >= 1, "at least 1")
+        for name in ("unlabelled", "general"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, str(getattr(self, name)))
+        if self.general is not None and (self.method is Method.LOGITS or self.hidden_weight == 0):
+            cause = "--method logits" if self.method is Method.LOGITS else "--hidden-weight 0"
+            raise UsageError(f"--general: {cause} compares no hidden states, all that it learns from; leave one out")
         if self.means is Means.RELEASED and self.cache_teacher is CacheTeacher.ON:
             raise UsageError("--cache-teacher on: --means released looks at padding, which is not kept; leave one out")
         _check(self, "graph_every", lambda v: v >= 1, "at least 1")

@@ -23,7 +23,7 @@ class StageStarted:
     """A training run is about to start.
 
     Attributes:
-        stage: ``"teach"`` or ``"distill"``.
+        stage: ``"teach"``, ``"general"`` or ``"distill"``.
         steps: optimiser steps in the whole run.
         epochs: passes over the data.
         domains: domain names, in the order of every per-domain list that follows.
@@ -44,7 +44,7 @@ class StepDone:
     """One optimiser step.
 
     Attributes:
-        stage: ``"teach"`` or ``"distill"``.
+        stage: ``"teach"``, ``"general"`` or ``"distill"``.
         step: 1-based number of the step.
         epoch: passes over the data so far, as a fraction.
         losses: loss by kind, weighted as in the total: ``total`` and what it consists of.
@@ -71,7 +71,7 @@ class DevScored:
     """The dev split was scored.
 
     Attributes:
-        stage: ``"teach"`` or ``"distill"``.
+        stage: ``"teach"``, ``"general"`` or ``"distill"``.
         step: the step whose weights were scored.
         metric: ``"accuracy"`` or ``"macro-f1"``: what "best" means in this run.
         domains: score by domain, 0..1.

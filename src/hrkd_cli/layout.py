@@ -63,11 +63,20 @@ class CacheFiles:
     lock: str = ".lock"
 
 
+@dataclass(frozen=True, slots=True)
+class GeneralFiles:
+    """The folder of general distillations, and names inside one."""
+
+    folder: str = "general"
+    weights: str = "general.safetensors"
+
+
 DATASET = DatasetFiles()
 MODEL = ModelFiles()
 ONNX = OnnxFiles()
 CHECKPOINT = CheckpointFiles()
 CACHE = CacheFiles()
+GENERAL = GeneralFiles()
 
 ROOT = Path("hrkd-out")
 DATASET_OUT = ROOT / "dataset"

@@ -52,8 +52,8 @@ def test_every_option_has_a_help_text():
         (["distil"], "hrkd: no such command 'distil'. Did you mean 'distill'? (see hrkd --help)"),
         (["--foo"], "hrkd: no such option: --foo (see hrkd --help)"),
         (
-            ["distill", "--hierarch", "x"],
-            "no such option: --hierarch; did you mean --hierarchy? (see hrkd distill --help)",
+            ["distill", "--means-of", "x"],
+            "no such option: --means-of; did you mean --means? (see hrkd distill --help)",
         ),
         (
             ["distill", "--graph", "froze"],

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -82,6 +83,33 @@ def test_two_processes_reproduce_one(tmp_path, still_encoder, uneven):
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "hrkd_cli")
     _, err = finish(command(*distil, "--resume", cwd=two, program=torchrun))
     assert err.count("is finished already") == 1
+
+
+def test_two_processes_reproduce_one_with_texts_that_have_no_label(tmp_path, still_encoder, uneven):
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for seed, (domain, count) in enumerate((("books", 31), ("toys", 17))):
+        lines = [f"{text} {n}" for n, text in enumerate(make_texts(count, 50 + seed)[0])]
+        (texts / f"{domain}.txt").write_text("\n".join(lines), encoding="utf-8")
+    distil = [
+        "distill", "--teacher", str(still_encoder), "--data", str(uneven), "--student", "2x32", "--teacher-epochs", "1",
+        "--allow-weak-teacher", "--batch-size", "3", "--unlabelled", str(texts), "--unlabelled-share", "0.4",
+        "--general", str(texts), *SHARED,
+    ]  # fmt: skip
+    one, two = tmp_path / "one", tmp_path / "two"
+    finish(command(*distil, cwd=one))
+    for stage in ("dataset", "teacher"):
+        shutil.copytree(one / "hrkd-out" / stage, two / "hrkd-out" / stage)
+    _, err = finish(command(*distil, "--processes", "2", cwd=two))
+    assert err.count("general: done") == err.count("unlabelled texts: books 31, toys 17") == 1
+    general = [next((base / "hrkd-out" / "general").iterdir()) for base in (one, two)]
+    assert general[0].name == general[1].name
+    for folders in (general, [base / "hrkd-out" / "student" for base in (one, two)]):
+        alone, together = (losses(folder) for folder in folders)
+        assert len(alone[0]) == len(together[0]) > 5
+        for a, b in zip(alone[0], together[0], strict=True):
+            assert b == pytest.approx(a, rel=1e-5, abs=1e-8)
+        assert alone[1] == together[1]
 
 
 def test_a_process_that_dies_is_named_and_the_run_goes_on(tmp_path, still_encoder, uneven):

@@ -195,3 +195,16 @@ Domains = Annotated[
         rich_help_panel=METHOD,
     ),
 ]
+General = Annotated[
+    str | None,
+    typer.Option(
+        "--general",
+        metavar="TEXTS",
+        help="File or folder of any texts, from which the student learns its teacher's hidden states first.",
+        rich_help_panel=TEXTS,
+    ),
+]
+GeneralEpochs = Annotated[
+    int,
+    typer.Option("--general-epochs", metavar="N", help="Passes over those texts.", rich_help_panel=TEXTS),
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -68,9 +68,11 @@ class MoreTexts:
 
     Attributes:
         unlabelled: texts of the data's domains.
+        general: texts of any kind.
     """
 
     unlabelled: BareTexts | None = None
+    general: BareTexts | None = None
 
     @classmethod
     def read(cls, settings: DistillSettings, dataset: Dataset, on_event: OnEvent) -> MoreTexts:
@@ -79,19 +81,23 @@ class MoreTexts:
         Raises:
             DataError: it cannot be read, or nothing in it can be used.
         """
-        folder = settings.unlabelled
-        return cls(None if folder is None else read_unlabelled(Path(folder), dataset, on_event=on_event))
+        own, general = settings.unlabelled, settings.general
+        return cls(
+            None if own is None else read_unlabelled(Path(own), dataset, on_event=on_event),
+            None if general is None else read_general(Path(general), dataset, on_event=on_event),
+        )
 
     def fingerprints(self) -> dict[str, str]:
         """Return what tells these texts from others."""
         return {name: texts.fingerprint for name, texts in self._named()}
 
-    def to_json(self) -> dict[str, Any]:
-        """Return what ``hrkd.json`` records of them."""
-        return {name: texts.to_json() for name, texts in self._named()}
+    def to_json(self, **more: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what ``hrkd.json`` records of them; ``more`` is added to what is said of the texts of that name."""
+        return {name: {**texts.to_json(), **more.get(name, {})} for name, texts in self._named()}
 
     def _named(self) -> list[tuple[str, BareTexts]]:
-        return [(name, texts) for name, texts in (("unlabelled", self.unlabelled),) if texts is not None]
+        both = (("unlabelled", self.unlabelled), ("general", self.general))
+        return [(name, texts) for name, texts in both if texts is not None]
 
 
 def read_unlabelled(source: Path, dataset: Dataset, *, on_event: OnEvent) -> BareTexts:

@@ -12,7 +12,7 @@ from hrkd_cli.config import DistillSettings, Graph, Init
 from hrkd_cli.data.batching import bare_per_row
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.opening import load_for_training
-from hrkd_cli.data.unlabelled import MoreTexts
+from hrkd_cli.data.unlabelled import BareTexts, MoreTexts
 from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.events import Note, OnEvent, StageDone, ignore
 from hrkd_cli.layout import DATASET_OUT, STUDENT_OUT, TEACHER_OUT
@@ -24,6 +24,7 @@ from hrkd_cli.model.student import build_student, student_spec_is_path
 from hrkd_cli.outputs import check_apart
 from hrkd_cli.runtime.heads import DomainHeads
 from hrkd_cli.train.fit import batch_size_of
+from hrkd_cli.train.general import General, GeneralWork, ensure_general, general_root
 from hrkd_cli.train.result import TrainResult, run_key
 from hrkd_cli.train.rows import check_share, hold_back
 from hrkd_cli.train.run import Place, Run
@@ -42,7 +43,7 @@ from hrkd_cli.train.stage import (
     start,
 )
 from hrkd_cli.train.task import Comparison, DistillTask
-from hrkd_cli.train.teachers import Teachers, check_strength, open_teachers, warn_of_other_data
+from hrkd_cli.train.teachers import Teachers, check_teachers, open_teachers
 from hrkd_cli.train.upstream import ensure_taught, student_tokenizer
 from hrkd_cli.train.world import World
 
@@ -105,6 +106,7 @@ def distill(
         settings.resolved(),
         out=out,
         name=name,
+        force=force,
         resume=resume,
         on_event=on_event,
         sources=sources or {},
@@ -146,6 +148,8 @@ def _check_places(teacher: str | Path, data: str | Path, out: Path, settings: Di
         others["start of the student"] = resolve(str(settings.student), "student")
     if settings.unlabelled is not None:
         others["unlabelled texts"] = Path(settings.unlabelled)
+    if settings.general is not None:
+        others |= {"general texts": Path(settings.general), "general distillations": general_root(out)}
     check_apart(out, others)
     return path
 
@@ -162,6 +166,7 @@ def distill_on(
     *,
     out: Path,
     name: str,
+    force: bool = False,
     resume: bool = False,
     on_event: OnEvent = ignore,
     sources: Mapping[str, str] | None = None,
@@ -187,6 +192,12 @@ def distill_on(
     work = Work.open(
         path, dataset, settings, texts=texts, name=name, arithmetic=arithmetic, world=world, on_event=on_event
     )
+    general = None
+    if texts.general is not None:
+        before = work.general(texts.general, fingerprint)
+        general = ensure_general(
+            before, out=out, force=force, resume=resume, engine=(arithmetic, world), on_event=on_event
+        )
     finished = Finished(
         stage="distill",
         model=work.student,
@@ -199,10 +210,10 @@ def distill_on(
         models={"teacher": {"name": name, "fingerprint": fingerprint}, "student": {"name": settings.student}},
         key=key,
         sources=sources or {},
-        texts=texts.to_json(),
+        texts=texts.to_json(general={} if general is None else general.summary()),
     )
     with stage_place(out, key=key, options=options, resume=resume, arithmetic=arithmetic, world=world) as place:
-        run = work.run(place, on_event)
+        run = work.run(place, on_event, general)
         result = finished.write(place, run.run(work.heads.domains))
     on_event(StageDone("distill", str(out), result.steps, result.seconds))
     return result
@@ -281,7 +292,7 @@ class Work:
         tokenizer = student_tokenizer(path, dataset, settings)
         device = arithmetic.device
         teachers = open_teachers(path, dataset, checkpoints=settings.teacher_checkpoints, device=device, name=name)
-        teacher_encoder = _check_teachers(
+        teacher_encoder = check_teachers(
             teachers, path, dataset, settings, name=name, arithmetic=arithmetic, world=world, on_event=on_event
         )
         heads = DomainHeads.build(dataset.labels)
@@ -307,8 +318,17 @@ class Work:
         dev = encode_split(dataset, "dev", encoder)
         return cls(teachers, teacher_rows, own, student, heads, encoder, train, rows, dev, dataset, settings)
 
-    def run(self, place: Place, on_event: OnEvent) -> Run:
-        """Make the run: decide where the teachers' outputs come from, and how large a batch is."""
+    def general(self, texts: BareTexts, fingerprint: str) -> GeneralWork:
+        """Return the general distillation that comes before this one; ``fingerprint`` is the teacher's."""
+        encoders = (self.encoder, self.teacher_rows[0] if self.own_tokenizer else None)
+        domains = len(self.heads.domains)
+        return GeneralWork(self.teachers, fingerprint, self.student, encoders, texts, self.settings, domains)
+
+    def run(self, place: Place, on_event: OnEvent, general: General | None = None) -> Run:
+        """Make the run: decide where the teachers' outputs come from, and how large a batch is.
+
+        ``general``: where student and projections start.
+        """
         settings, arithmetic, world = self.settings, place.arithmetic, place.world
         comparison = Comparison.of(settings, self.teachers.root.config, self.student.config)
         side, cached = teacher_side(
@@ -338,6 +358,8 @@ class Work:
             arithmetic=arithmetic,
             world=world,
         )
+        if general is not None:
+            general.load(self.student, task.projections)
         extra = [] if task.projections is None else [task.projections]
         batch_size = batch_size_of(
             settings,
@@ -384,33 +406,3 @@ def _with_bare(train: Mapping[str, Encoded], texts: MoreTexts, encoder: Encoder)
     """Return each domain's train rows with its unlabelled texts after them."""
     bare = {} if texts.unlabelled is None else texts.unlabelled.rows
     return {d: joined(own, encoder.encode(bare[d])) if d in bare else own for d, own in train.items()}
-
-
-def _check_teachers(
-    teachers: Teachers,
-    path: Path,
-    dataset: Dataset,
-    settings: DistillSettings,
-    *,
-    name: str,
-    arithmetic: Arithmetic,
-    world: World,
-    on_event: OnEvent,
-) -> Encoder:
-    """Make sure that the teachers have something to teach; return their encoder.
-
-    Raises:
-        TrainingError: one is not clearly above the majority class of its domain.
-    """
-    warn_of_other_data(path, dataset, f"teacher {name}", on_event)
-    check_length(settings.max_length, teachers.root, teachers.tokenizer, f"teacher {name}")
-    encoder = make_encoder(teachers.root, teachers.tokenizer, settings.max_length, settings.truncate)
-    taught = (getattr(teachers.root.config, "hrkd", None) or {}).get("truncate", settings.truncate)
-    if taught != settings.truncate:
-        text = f"teacher {name} was taught with --truncate {taught}; here its texts are cut by {settings.truncate}"
-        on_event(Note(text, warning=True))
-    dev = encode_split(dataset, "dev", encoder)
-    on_event(Note("scoring the teacher on the dev split"))
-    strength = score(teachers.models, dev, teachers.heads, encoder, arithmetic, world)
-    check_strength(strength, dev, allow_weak=settings.allow_weak_teacher, name=name, on_event=on_event)
-    return encoder

@@ -65,13 +65,14 @@ class Keeper:
         # Of equal scores, which are common on small dev splits, the later is kept: it has learnt for longer.
         better = {key for key, gain in gains.items() if gain >= 0}
         if better:
-            file = self.work / f"weights-{step}.safetensors"
-            if self.writes:
-                state = self.model.state_dict().items()
-                save_file({name: t.detach().cpu().contiguous().clone() for name, t in state}, file)
-            self.best |= dict.fromkeys(better, Kept(step, file, dict(scores)))
+            self.best |= dict.fromkeys(better, Kept(step, self._write(step), dict(scores)))
             self.sweep()
         return gains[AVERAGE] > 0
+
+    def keep(self, step: int) -> None:
+        """Keep the present weights, whatever they are worth: those of a run without dev scores."""
+        self.best = {AVERAGE: Kept(step, self._write(step), {})}
+        self.sweep()
 
     def sweep(self) -> None:
         """Remove weights that neither the run nor one of its checkpoints needs any more."""
@@ -103,6 +104,14 @@ class Keeper:
             )
             for key, kept in state.items()
         }
+
+    def _write(self, step: int) -> Path:
+        """Write the present weights, if this is the process that does."""
+        file = self.work / f"weights-{step}.safetensors"
+        if self.writes:
+            state = self.model.state_dict().items()
+            save_file({name: t.detach().cpu().contiguous().clone() for name, t in state}, file)
+        return file
 
     def _gain(self, key: str, value: float) -> float:
         """Return by how much a score beats the best so far."""

@@ -26,7 +26,7 @@ class Recorder:
 
     Args:
         file: metrics.jsonl; None writes nothing (a process that is not the main one).
-        stage: ``"teach"`` or ``"distill"``.
+        stage: ``"teach"``, ``"general"`` or ``"distill"``.
         on_event: told of each step.
         eager: read each step's numbers at once (on a CPU they are there already).
     """

@@ -81,12 +81,12 @@ class Run:
     """Runs the loop and consumes its steps.
 
     Args:
-        stage: ``"teach"`` or ``"distill"``.
+        stage: ``"teach"``, ``"general"`` or ``"distill"``.
         model: the model whose weights are kept.
         extra: modules trained along with it and dropped afterwards.
         task: computes the loss.
         make_sampler: gives the rows of each batch, from the first on.
-        score_dev: scores ``model`` on the dev split.
+        score_dev: scores ``model`` on the dev split; None where there is none: the last weights are kept.
         dev_rows: rows of that split.
         settings: see TrainingSettings.
         place: see Place.
@@ -101,7 +101,7 @@ class Run:
         extra: Sequence[nn.Module],
         task: Task,
         make_sampler: Callable[[], Sampler],
-        score_dev: Callable[[], dict[str, DomainScores]],
+        score_dev: Callable[[], dict[str, DomainScores]] | None,
         dev_rows: int,
         settings: TrainingSettings,
         place: Place,
@@ -178,8 +178,12 @@ class Run:
         """Record a step, score, save; tell whether the run is over before its last step."""
         self.record.add(step, self._seconds_left(step.number))
         last = step.number == self.steps
-        if step.number % self.eval_every == 0 or last:
-            self._score(step.number)
+        if self.score_dev is None:
+            if last:
+                self.record.flush(0.0)
+                self.keeper.keep(step.number)
+        elif step.number % self.eval_every == 0 or last:
+            self._score(step.number, self.score_dev)
             patience = self.settings.patience
             if patience is not None and self.waited >= patience and not last:
                 text = f"stopped at step {step.number}: no better average in {self.waited} dev scores"
@@ -319,11 +323,11 @@ class Run:
         evaluations = math.ceil(self.steps / self.eval_every) - self.scored
         return (self.steps - step) * (self.record.step_seconds or self.step_seconds) + evaluations * self.dev_seconds
 
-    def _score(self, step: int) -> None:
+    def _score(self, step: int, score_dev: Callable[[], dict[str, DomainScores]]) -> None:
         """Score the dev split and keep the weights if they are best for anything."""
         self.record.flush(self._seconds_left(step))
         tick = time.perf_counter()
-        scores = self.score_dev()
+        scores = score_dev()
         self.dev_seconds = time.perf_counter() - tick
         is_best = self.keeper.judge(step, scores)
         self.scored += 1

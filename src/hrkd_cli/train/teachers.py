@@ -11,16 +11,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from hrkd_cli.config import TeacherCheckpoints
+from hrkd_cli.config import DistillSettings, TeacherCheckpoints
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError, ModelError, TrainingError
 from hrkd_cli.evaluation.metrics import DomainScores
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.layout import MODEL
+from hrkd_cli.model.encoding import Encoder, make_encoder
 from hrkd_cli.model.folder import read_json
 from hrkd_cli.model.loading import load_classifier, load_tokenizer, read_config
+from hrkd_cli.model.precision import Arithmetic
 from hrkd_cli.runtime.heads import DomainHeads
-from hrkd_cli.train.scoring import SplitLabels
+from hrkd_cli.train.scoring import SplitLabels, encode_split, score
+from hrkd_cli.train.stage import check_length
+from hrkd_cli.train.world import World
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,36 @@ def teacher_heads(config: Mapping[str, Any], dataset: Dataset, name: str) -> Dom
         raise DataError(f"teacher {name} takes {wants} a row, and the data has {has}")
     columns = {domain: ours.columns[domain] for domain in dataset.domains}
     return DomainHeads(dict(dataset.labels), columns, ours.size)
+
+
+def check_teachers(
+    teachers: Teachers,
+    path: Path,
+    dataset: Dataset,
+    settings: DistillSettings,
+    *,
+    name: str,
+    arithmetic: Arithmetic,
+    world: World,
+    on_event: OnEvent,
+) -> Encoder:
+    """Make sure that the teachers have something to teach; return their encoder.
+
+    Raises:
+        TrainingError: one is not clearly above the majority class of its domain.
+    """
+    warn_of_other_data(path, dataset, f"teacher {name}", on_event)
+    check_length(settings.max_length, teachers.root, teachers.tokenizer, f"teacher {name}")
+    encoder = make_encoder(teachers.root, teachers.tokenizer, settings.max_length, settings.truncate)
+    taught = (getattr(teachers.root.config, "hrkd", None) or {}).get("truncate", settings.truncate)
+    if taught != settings.truncate:
+        text = f"teacher {name} was taught with --truncate {taught}; here its texts are cut by {settings.truncate}"
+        on_event(Note(text, warning=True))
+    dev = encode_split(dataset, "dev", encoder)
+    on_event(Note("scoring the teacher on the dev split"))
+    strength = score(teachers.models, dev, teachers.heads, encoder, arithmetic, world)
+    check_strength(strength, dev, allow_weak=settings.allow_weak_teacher, name=name, on_event=on_event)
+    return encoder
 
 
 def check_strength(
