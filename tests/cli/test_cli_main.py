@@ -53,7 +53,7 @@ def test_every_option_has_a_help_text():
         (["--foo"], "hrkd: no such option: --foo (see hrkd --help)"),
         (
             ["distill", "--means-of", "x"],
-            "no such option: --means-of; did you mean --means? (see hrkd distill --help)",
+            "no such option: --means-of; did you mean --domains or --means? (see hrkd distill --help)",
         ),
         (
             ["distill", "--graph", "froze"],

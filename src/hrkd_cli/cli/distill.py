@@ -44,6 +44,8 @@ def distill(
     allow_weak_teacher: own.AllowWeakTeacher = False,
     unlabelled: own.Unlabelled = None,
     unlabelled_share: own.UnlabelledShare = _DEFAULT.unlabelled_share,
+    general: own.General = None,
+    general_epochs: own.GeneralEpochs = _DEFAULT.general_epochs,
     cache_teacher: own.CacheTeacher = choices.CacheTeacher.AUTO,
     cache_limit: own.CacheLimit = _DEFAULT.cache_limit,
     teacher_epochs: own.TeacherEpochs = _DEFAULT.teacher_epochs,

@@ -122,6 +122,7 @@ class GeneralWork:
         own = {field.name: getattr(self.settings, field.name) for field in fields(self.settings)}
         own |= {"epochs": self.settings.general_epochs, "method": Method.TINYBERT, "graph": None, "hierarchy": None}
         own |= {"sampling": Sampling.COVER, "class_weights": ClassWeights.NONE, "patience": None, "eval_every": None}
+        own |= {"label_weight": 0.0, "domains": None}
         return DistillSettings(**{**own, "general": None, "unlabelled": None}).resolved()
 
     def options(self) -> dict[str, Any]:
