@@ -72,6 +72,7 @@ def arguments() -> argparse.Namespace:
         make.add_argument(f"--{source}", metavar="SOURCE", help="as hrkd prepare reads it")
     make.add_argument("--unlabelled", metavar="DIR", help="texts without labels")
     make.add_argument("--teacher-model", required=True, help="encoder that the teachers are taught from")
+    make.add_argument("--large-teacher", help="another encoder, for the columns that take it")
     make.add_argument("--student", required=True, help="as in hrkd distill")
     make.add_argument("--out", required=True, type=Path, metavar="STUDY", help="folder for the runs")
     make.add_argument("--seeds", default="1,2,3,4,5")
@@ -157,7 +158,10 @@ def plan_jobs(chosen: dict[str, list[str]], seeds: Sequence[int], options: argpa
     jobs: list[Job] = []
     for column, methods in chosen.items():
         folder = options.out / column
-        teacher, student = Path(options.teacher_model).name, Path(options.student).name
+        encoder = options.large_teacher if COLUMNS[column].large else options.teacher_model
+        if encoder is None:
+            raise PlanError(f"{column}: its teacher is --large-teacher; name one")
+        teacher, student = Path(encoder).name, Path(options.student).name
         _check_stored(
             folder / "column.json", {"column": COLUMNS[column].to_json(), "teacher_model": teacher}, "the teacher"
         )
@@ -182,7 +186,7 @@ def plan_jobs(chosen: dict[str, list[str]], seeds: Sequence[int], options: argpa
                 runs.append(Job(column, method, seed, details))
         if runs or not (folder / "column.json").exists():
             source = COLUMNS[column].source
-            details = {"source": getattr(options, source, source), "teacher_model": options.teacher_model}
+            details = {"source": getattr(options, source, source), "teacher_model": encoder}
             jobs.append(Job(column, None, None, common | details | {"teacher_name": teacher}))
         jobs += runs
     return jobs

@@ -18,10 +18,19 @@ METHODS: dict[str, dict[str, Any]] = {
     "frozen": {"graph": "frozen"},
     "learned": {"graph": "learned"},
     "no-hierarchy": {"hierarchy": False},
-    "single": {"method": "single"},
     "from-teacher": {"student": "3x384"},
-    "paper": {"recipe": "paper"},
     "label-loss": {"label_weight": 1.0},
+    "logits+labels": {"method": "logits", "label_weight": 1.0},
+    "texts": {"graph": "uniform", "unlabelled": UNLABELLED},
+    "logits+texts": {"method": "logits", "unlabelled": UNLABELLED},
+    "all": {"graph": "uniform", "unlabelled": UNLABELLED, "label_weight": 1.0},
+    "strong-answers": {"graph": "uniform", "prediction_weight": 20.0, "attention_weight": 0.1},
+    "strong-answers+texts": {
+        "graph": "uniform",
+        "unlabelled": UNLABELLED,
+        "prediction_weight": 20.0,
+        "attention_weight": 0.1,
+    },
 }
 """Options of ``DistillSettings`` by row; they go before those of the column."""
 
@@ -32,10 +41,14 @@ SAYS = {
     "frozen": "HRKD, frozen graph",
     "learned": "HRKD, learned graph",
     "no-hierarchy": "HRKD without hierarchy",
-    "single": "one domain at a time",
     "from-teacher": "HRKD, student cut from the teacher",
-    "paper": "the released recipe",
     "label-loss": "HRKD, label loss mixed in",
+    "logits+labels": "logits and labels",
+    "texts": "uniform ratios, unlabelled texts",
+    "logits+texts": "logits only, unlabelled texts",
+    "all": "uniform ratios, unlabelled texts, label loss",
+    "strong-answers": "uniform ratios, answers x 20, attention x 0.1",
+    "strong-answers+texts": "the same with unlabelled texts",
 }
 """What a table calls the rows; the name itself where there is nothing here."""
 
@@ -55,6 +68,7 @@ class Column:
         epochs: epochs of the student.
         options: more options of all students.
         methods: names in METHODS.
+        large: whether ``--large-teacher`` is taught, not ``--teacher-model``.
     """
 
     says: str
@@ -66,7 +80,8 @@ class Column:
     teacher_rate: float = 5e-5
     epochs: int
     options: Mapping[str, Any] = field(default_factory=dict)
-    methods: Sequence[str] = tuple(METHODS)
+    methods: Sequence[str] = ("labels", "logits", "uniform", "frozen", "learned")
+    large: bool = False
 
     def shared(self) -> dict[str, Any]:
         """Return the options that teacher and students have in common."""
@@ -112,8 +127,8 @@ COLUMNS: dict[str, Column] = {
         source="amazon",
         few_shot=0.05,
         teacher_epochs=10,
-        epochs=2,  # of many more texts
-        options={"unlabelled": UNLABELLED},
+        epochs=30,  # an epoch is that of the labelled rows: the texts are seen about once
+        options={"eval_every": 40, "unlabelled": UNLABELLED},
         methods=("logits", "uniform", "frozen", "learned"),
     ),
     "amazon-20": Column(
@@ -135,6 +150,34 @@ COLUMNS: dict[str, Column] = {
         epochs=5,
         options={"eval_every": 30},  # 32 steps an epoch
     ),
+    "long": Column(
+        says="Amazon, 256 tokens, 12-layer teacher",
+        source="amazon",
+        max_length=256,
+        teacher_epochs=3,
+        epochs=8,
+        large=True,
+        methods=("logits", "uniform", "learned", "texts", "logits+texts", "all", "strong-answers+texts"),
+    ),
+    "long-ends": Column(
+        says="Amazon, 256 tokens from both ends, 12-layer teacher",
+        source="amazon",
+        max_length=256,
+        truncate="head-tail",
+        teacher_epochs=3,
+        epochs=8,
+        large=True,
+        methods=("logits", "uniform", "texts", "strong-answers+texts"),
+    ),
+    "ends": Column(
+        says="Amazon, 128 tokens from both ends, 12-layer teacher",
+        source="amazon",
+        truncate="head-tail",
+        teacher_epochs=3,
+        epochs=8,
+        large=True,
+        methods=("logits", "uniform", "texts", "strong-answers+texts"),
+    ),
     "sample": Column(
         says="the built-in sample",
         source="sample",
@@ -149,6 +192,7 @@ COLUMNS: dict[str, Column] = {
 PLANS: dict[str, tuple[str, ...]] = {
     "first": ("amazon", "amazon-5", "mnli-5", "amazon-5-texts"),
     "later": ("amazon-20", "mnli", "reviews12-20"),
+    "recipe": ("long", "long-ends", "ends"),
     "sample": ("sample",),  # a minute or two, to see that it works
 }
 
