@@ -24,6 +24,29 @@ METHODS: dict[str, dict[str, Any]] = {
     "texts": {"graph": "uniform", "unlabelled": UNLABELLED},
     "logits+texts": {"method": "logits", "unlabelled": UNLABELLED},
     "all": {"graph": "uniform", "unlabelled": UNLABELLED, "label_weight": 1.0},
+    "then-answers": {"graph": "uniform", "compare_until": 0.5},
+    "then-answers+labels": {"graph": "uniform", "compare_until": 0.5, "label_weight": 1.0},
+    "then-answers+texts": {"graph": "uniform", "compare_until": 0.5, "unlabelled": UNLABELLED},
+    "learned-then-answers": {"graph": "learned", "compare_until": 0.5},
+    "frozen-then-answers": {"graph": "frozen", "compare_until": 0.5},
+    "slower": {"graph": "uniform", "learning_rate": 1e-4},
+    "logits-slower": {"method": "logits", "learning_rate": 1e-4},
+    "logits-slower+texts": {"method": "logits", "learning_rate": 1e-4, "unlabelled": UNLABELLED},
+    "relative": {"graph": "uniform", "loss_scale": "relative"},
+    "relative-learned": {"graph": "learned", "loss_scale": "relative"},
+    "relative-balanced": {"graph": "uniform", "loss_scale": "relative", "hidden_weight": 0.1},
+    "from-teacher+logits": {"student": "3x384", "method": "logits"},
+    "from-teacher+uniform": {"student": "3x384", "graph": "uniform"},
+    "from-teacher+frozen": {"student": "3x384", "graph": "frozen"},
+    "from-teacher+learned": {"student": "3x384", "graph": "learned"},
+    "from-teacher+relative": {"student": "3x384", "graph": "uniform", "loss_scale": "relative"},
+    "from-teacher+relative-balanced": {
+        "student": "3x384",
+        "graph": "uniform",
+        "loss_scale": "relative",
+        "hidden_weight": 0.1,
+    },
+    "from-teacher+texts": {"student": "3x384", "graph": "uniform", "unlabelled": UNLABELLED},
     "strong-answers": {"graph": "uniform", "prediction_weight": 20.0, "attention_weight": 0.1},
     "strong-answers+texts": {
         "graph": "uniform",
@@ -47,6 +70,24 @@ SAYS = {
     "texts": "uniform ratios, unlabelled texts",
     "logits+texts": "logits only, unlabelled texts",
     "all": "uniform ratios, unlabelled texts, label loss",
+    "then-answers": "uniform ratios, answers alone from half way on",
+    "then-answers+labels": "the same with label loss",
+    "then-answers+texts": "the same with unlabelled texts",
+    "learned-then-answers": "learned graph, answers alone from half way on",
+    "frozen-then-answers": "frozen graph, answers alone from half way on",
+    "slower": "uniform ratios, 1e-4",
+    "logits-slower": "logits only, 1e-4",
+    "logits-slower+texts": "logits only, 1e-4, unlabelled texts",
+    "relative": "uniform ratios, relative losses",
+    "relative-learned": "learned graph, relative losses",
+    "relative-balanced": "uniform ratios, relative losses x 0.1",
+    "from-teacher+logits": "logits only, student cut from the teacher",
+    "from-teacher+uniform": "uniform ratios, student cut from the teacher",
+    "from-teacher+frozen": "frozen graph, student cut from the teacher",
+    "from-teacher+learned": "learned graph, student cut from the teacher",
+    "from-teacher+relative": "uniform ratios, relative losses, student cut from the teacher",
+    "from-teacher+relative-balanced": "uniform ratios, relative losses x 0.1, student cut from the teacher",
+    "from-teacher+texts": "uniform ratios, unlabelled texts, student cut from the teacher",
     "strong-answers": "uniform ratios, answers x 20, attention x 0.1",
     "strong-answers+texts": "the same with unlabelled texts",
 }
@@ -159,6 +200,16 @@ COLUMNS: dict[str, Column] = {
         large=True,
         methods=("logits", "uniform", "learned", "texts", "logits+texts", "all", "strong-answers+texts"),
     ),
+    "long-cut": Column(
+        says="Amazon, 256 tokens, 12-layer teacher, student cut from it",
+        source="amazon",
+        max_length=256,
+        teacher_epochs=3,
+        epochs=8,
+        large=True,
+        options={"student": "3x384"},
+        methods=("logits+texts", "texts", "then-answers+texts"),
+    ),
     "long-ends": Column(
         says="Amazon, 256 tokens from both ends, 12-layer teacher",
         source="amazon",
@@ -192,7 +243,7 @@ COLUMNS: dict[str, Column] = {
 PLANS: dict[str, tuple[str, ...]] = {
     "first": ("amazon", "amazon-5", "mnli-5", "amazon-5-texts"),
     "later": ("amazon-20", "mnli", "reviews12-20"),
-    "recipe": ("long", "long-ends", "ends"),
+    "recipe": ("amazon", "amazon-5", "long", "long-cut", "long-ends", "ends"),
     "sample": ("sample",),  # a minute or two, to see that it works
 }
 
@@ -206,12 +257,15 @@ def choose(plan: str, only: Sequence[str]) -> dict[str, list[str]]:
 
     Args:
         plan: a name in PLANS.
-        only: patterns (``amazon-5``, ``amazon-5/frozen``, ``*/learned``); none for all.
+        only: patterns (``amazon-5``, ``amazon-5/frozen``, ``*/learned``); none for all. A column and a method that are
+            named in full go together even where the column does not have the method by itself.
 
     Raises:
         PlanError: a pattern fits nothing.
     """
     rows = [(column, method) for column in PLANS[plan] for method in COLUMNS[column].methods]
+    named = [tuple(pattern.split("/", 1)) for pattern in only if "/" in pattern]
+    rows += [(c, m) for c, m in named if c in PLANS[plan] and m in METHODS and (c, m) not in rows]
     patterns = [pattern if "/" in pattern else f"{pattern}/*" for pattern in only]
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(f"{column}/{method}", pattern) for column, method in rows):

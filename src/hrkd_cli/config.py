@@ -104,6 +104,16 @@ class Means(StrEnum):
     RELEASED = "released"
 
 
+class LossScale(StrEnum):
+    """Units of hidden-state and attention losses: the numbers' own (the paper), or the teacher's spread at the layer.
+
+    Relative losses weigh layers and kinds alike, whatever a teacher's numbers are.
+    """
+
+    RAW = "raw"
+    RELATIVE = "relative"
+
+
 class Init(StrEnum):
     """Where the weights of a LAYERSxWIDTH student come from."""
 
@@ -244,6 +254,9 @@ class DistillSettings(TrainingSettings):
         hidden_weight: w_hidden of section 5.
         attention_weight: w_att of section 5.
         prediction_weight: w_pred of section 5.
+        compare_until: share of the steps in which hidden states and attention scores are compared; after that the
+            student learns from answers alone.
+        loss_scale: see LossScale.
         domains: names of those that the student is for, with commas between; None for all.
         label_weight: w_label, of the cross-entropy against the labels that is mixed in.
         temperature: t of the prediction loss.
@@ -274,6 +287,8 @@ class DistillSettings(TrainingSettings):
     attention_weight: float = 1.0
     prediction_weight: float = 1.0
     label_weight: float = 0.0
+    compare_until: float = 1.0
+    loss_scale: LossScale = LossScale.RAW
     domains: str | None = None
     temperature: float = 1.0
     cache_teacher: CacheTeacher = CacheTeacher.AUTO
@@ -307,6 +322,7 @@ class DistillSettings(TrainingSettings):
             raise UsageError(f"--general: {cause} compares no hidden states, all that it learns from; leave one out")
         if self.means is Means.RELEASED and self.cache_teacher is CacheTeacher.ON:
             raise UsageError("--cache-teacher on: --means released looks at padding, which is not kept; leave one out")
+        _check(self, "compare_until", lambda v: 0 <= v <= 1, "between 0 and 1")
         _check(self, "graph_every", lambda v: v >= 1, "at least 1")
         _check(self, "graph_learning_rate", lambda v: v > 0, "above 0")
         _check(self, "held_back", lambda v: 0 < v < 1, "between 0 and 1, both excluded")

@@ -99,6 +99,41 @@ def test_weights_of_the_losses(tmp_path, teacher, dataset):
     assert found["prediction"] == pytest.approx(5 * base["prediction"], rel=1e-5)
 
 
+def test_answers_alone_after_a_share_of_the_steps(tmp_path, teacher, dataset):
+    """6 steps: 3 compare, 3 do not; metrics.jsonl has them all, and a learned graph's ratios end with the former."""
+    _, events = run(teacher, dataset, tmp_path / "s", compare_until=0.5, graph="learned", graph_every=1)
+    kinds = [set(e.losses) for e in events if isinstance(e, StepDone)]
+    assert kinds == [{"total", "hidden", "attention", "prediction"}] * 3 + [{"total", "prediction"}] * 3
+    assert [bool(e.ratios) for e in events if isinstance(e, StepDone)] == [True] * 3 + [False] * 3
+    lines = (tmp_path / "s" / "metrics.jsonl").read_text().splitlines()
+    assert sum("losses" in json.loads(line) for line in lines) == 6
+
+
+def test_relative_losses_do_not_depend_on_the_teachers_units(teacher, dataset):
+    """Twice as large states and scores four times as large: the losses of a student of zeros are the same."""
+    found = {}
+    for factor in (1.0, 2.0):
+        task, _, _ = make_task(teacher, dataset, graph="uniform", loss_scale="relative")
+        signals = task.side.signals
+
+        def scaled(loaded, numbers, factor=factor, signals=signals):
+            seen = signals(loaded, numbers)
+            return dataclasses.replace(
+                seen, hidden=seen.hidden * factor, queries=seen.queries * factor, keys=seen.keys * factor
+            )
+
+        task.side = type("Side", (), {"load": task.side.load, "signals": staticmethod(scaled)})()
+        for parameter in [*task.student.model.parameters(), *task.projections.parameters()]:
+            parameter.data.zero_()
+        rows = {"books": [0, 1], "music": [2, 3]}
+        task.measure(rows)
+        found[factor] = task.loss(task.load(rows)).parts
+    for kind in ("hidden", "attention"):
+        assert found[2.0][kind].item() == pytest.approx(found[1.0][kind].item(), rel=1e-4)
+    # The mean square of scores is their own unit: a student without scores has a loss of 1 a layer and domain, L here.
+    assert found[1.0]["attention"].item() == pytest.approx(4, rel=1e-4)
+
+
 def test_same_seed_same_weights(tmp_path, teacher, dataset):
     weights = []
     for n, seed in enumerate((1, 1, 2)):

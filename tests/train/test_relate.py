@@ -88,26 +88,26 @@ def test_an_update_moves_the_graph_and_nothing_else(task):
     graph = {name: t.clone() for name, t in made.graph.state_dict().items()}
     others = {name: t.clone() for name, t in [*student.state_dict().items(), *made.projections.state_dict().items()]}
     random_state = torch.get_rng_state()
-    made.prepare(1, batch, optimiser)
+    made.prepare(1, 100, batch, optimiser)
     assert not torch.equal(made.graph.score, graph["score"])
     now = dict([*student.state_dict().items(), *made.projections.state_dict().items()])
     assert all(torch.equal(now[name], before) for name, before in others.items())
     assert all(p.grad is None for p in student.parameters())
     assert torch.equal(torch.get_rng_state(), random_state)
     assert student.training
-    made.prepare(2, batch, optimiser)  # the layers before the scores, which start at zero, move from the second on
+    made.prepare(2, 100, batch, optimiser)  # the layers before the scores, which start at zero, move from the second on
     assert not torch.equal(made.graph.encode.weight, graph["encode.weight"])
 
 
 def test_the_state_restores_graph_and_moments(task):
     made, _, optimiser, batch = task
-    made.prepare(1, batch, optimiser)
+    made.prepare(1, 100, batch, optimiser)
     state = {name: t.clone() for name, t in made.state().items()}
-    made.prepare(2, batch, optimiser)
+    made.prepare(2, 100, batch, optimiser)
     ahead = made.graph.score.clone()
     made.restore(state)
     assert not torch.equal(made.graph.score, ahead)
-    made.prepare(2, batch, optimiser)
+    made.prepare(2, 100, batch, optimiser)
     assert torch.equal(made.graph.score, ahead)
 
 

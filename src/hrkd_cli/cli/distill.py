@@ -39,6 +39,8 @@ def distill(
     attention_weight: own.AttentionWeight = _DEFAULT.attention_weight,
     prediction_weight: own.PredictionWeight = _DEFAULT.prediction_weight,
     label_weight: own.LabelWeight = _DEFAULT.label_weight,
+    compare_until: own.CompareUntil = _DEFAULT.compare_until,
+    loss_scale: own.LossScale = _DEFAULT.loss_scale,
     temperature: own.Temperature = _DEFAULT.temperature,
     means: own.Means = choices.Means.MASKED,
     allow_weak_teacher: own.AllowWeakTeacher = False,

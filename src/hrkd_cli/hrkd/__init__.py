@@ -24,6 +24,7 @@ from hrkd_cli.hrkd.packed import (
     TeacherSignals,
     label_terms,
     packed_terms,
+    teacher_spread,
 )
 from hrkd_cli.hrkd.relation import RelationGraph
 
@@ -50,4 +51,5 @@ __all__ = [
     "packed_terms",
     "prediction_loss",
     "prototype",
+    "teacher_spread",
 ]

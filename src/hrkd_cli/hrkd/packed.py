@@ -164,6 +164,28 @@ def label_terms(logits: Tensor, labels: Labels, domains: Tensor, class_weights: 
     return domains @ (cross * labels.rows)
 
 
+def teacher_spread(teacher: TeacherSignals, shares: Shares) -> Tensor:
+    """Return the variance of a teacher's hidden states and the mean square of its attention scores, (2, L+1, D).
+
+    Means as in the losses: over valid tokens and the hidden width; over valid pairs and heads. The embedding, which has
+    no attention, and scores that were left out have 1.
+    """
+    assert teacher.hidden is not None
+    hidden = wide(teacher.hidden)
+    squares = state_gap(hidden, torch.zeros_like(hidden), shares.tokens) @ shares.domains.T  # (L+1, D)
+    valid = torch.where((shares.tokens > 0)[:, :, None], hidden, 0.0)
+    means = shares.domains @ (shares.tokens[:, None, :] @ valid).squeeze(2)  # (L+1, D, H)
+    states = (squares - means.square().sum(dim=-1)) / hidden.shape[-1]
+    scores = torch.ones_like(states)
+    if teacher.queries is not None and teacher.keys is not None:
+        query, key = wide(teacher.queries), wide(teacher.keys)
+        if shares.keys is not None:
+            query, key = (torch.where(shares.keys[:, None, :, None], t, 0.0) for t in (query, key))
+        energies = attention_energy(query, key) * shares.pairs / query.shape[2]
+        scores[1:] = energies @ shares.domains.T
+    return torch.stack([states, scores])
+
+
 def merge_heads(tensor: Tensor, groups: int) -> Tensor:
     """Return queries or keys (L, R, A, T, d) as those of ``groups`` relations, (L, R, groups, T, A d / groups).
 

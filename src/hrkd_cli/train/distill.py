@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hrkd_cli import __version__
-from hrkd_cli.config import DistillSettings, Graph, Init
-from hrkd_cli.data.batching import bare_per_row
+from hrkd_cli.config import DistillSettings, Graph, Init, LossScale
+from hrkd_cli.data.batching import Sampler, bare_per_row
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.opening import load_for_training
 from hrkd_cli.data.unlabelled import BareTexts, MoreTexts
@@ -372,13 +372,10 @@ class Work:
             extra=dict.fromkeys(self.bare, bare_per_row(settings.unlabelled_share)),
         )
         check_share(batch_size, len(self.heads.domains), world)
-        return Run(
-            stage="distill",
-            model=self.student,
-            extra=extra,
-            task=task,
+
+        def sampler() -> Sampler:
             # The released code draws steps as they come and pads them all alike.
-            make_sampler=lambda: make_sampler(
+            return make_sampler(
                 self.dataset,
                 settings,
                 batch_size,
@@ -386,7 +383,16 @@ class Work:
                 bare=self.bare,
                 share=settings.unlabelled_share,
                 held_back=self.held_back,
-            ),
+            )
+
+        if settings.loss_scale is LossScale.RELATIVE and comparison.layers:
+            task.measure(next(sampler()))
+        return Run(
+            stage="distill",
+            model=self.student,
+            extra=extra,
+            task=task,
+            make_sampler=sampler,
             score_dev=lambda: score(self.student, self.dev, self.heads, self.encoder, arithmetic, world),
             dev_rows=self.dev.rows,
             settings=settings,

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hrkd_cli.config import ClassWeights, DistillSettings, Method, Sampling
+from hrkd_cli.config import ClassWeights, DistillSettings, LossScale, Method, Sampling
 from hrkd_cli.data.batching import Sampler
 from hrkd_cli.data.unlabelled import BareTexts
 from hrkd_cli.events import Note, OnEvent, StageDone
@@ -50,6 +50,8 @@ DECISIVE = (
     "weight_decay",
     "warmup",
     "max_length",
+    "truncate",
+    "loss_scale",
     "precision",
     "seed",
     "student",
@@ -122,7 +124,7 @@ class GeneralWork:
         own = {field.name: getattr(self.settings, field.name) for field in fields(self.settings)}
         own |= {"epochs": self.settings.general_epochs, "method": Method.TINYBERT, "graph": None, "hierarchy": None}
         own |= {"sampling": Sampling.COVER, "class_weights": ClassWeights.NONE, "patience": None, "eval_every": None}
-        own |= {"label_weight": 0.0, "domains": None}
+        own |= {"label_weight": 0.0, "compare_until": 1.0, "domains": None}
         return DistillSettings(**{**own, "general": None, "unlabelled": None}).resolved()
 
     def options(self) -> dict[str, Any]:
@@ -182,18 +184,24 @@ class GeneralWork:
         lengths = {TEXTS: encoded[TEXTS].lengths().tolist()}
         rows = self._rows(task, trained, encoded, settings, arithmetic=arithmetic, world=world, on_event=on_event)
         _spare_untouched(task, trained, arithmetic)
-        return Run(
-            stage=STAGE,
-            model=trained,
-            extra=[],
-            task=task,
-            make_sampler=lambda: Sampler(
+
+        def sampler() -> Sampler:
+            return Sampler(
                 {TEXTS: len(encoded[TEXTS])},
                 batch_size=rows,
                 sampling=settings.sampling,
                 seed=settings.seed,
                 lengths=None if comparison.padded else lengths,
-            ),
+            )
+
+        if settings.loss_scale is LossScale.RELATIVE:
+            task.measure(next(sampler()))
+        return Run(
+            stage=STAGE,
+            model=trained,
+            extra=[],
+            task=task,
+            make_sampler=sampler,
             score_dev=None,
             dev_rows=0,
             settings=settings,

@@ -50,8 +50,8 @@ class Task(Protocol):
         """Run what ``load`` made ready."""
         ...
 
-    def prepare(self, number: int, batch: Any, optimiser: Optimiser) -> None:
-        """Do what comes before step ``number``; ``batch`` is its first."""
+    def prepare(self, number: int, steps: int, batch: Any, optimiser: Optimiser) -> None:
+        """Do what comes before step ``number`` of ``steps``; ``batch`` is its first."""
         ...
 
     def state(self) -> dict[str, Tensor]:
@@ -158,7 +158,7 @@ def train(
         for part in range(accumulate):
             rows, batch = next(batches)
             if part == 0:
-                task.prepare(number, batch, optimiser)
+                task.prepare(number, steps, batch, optimiser)
             with arithmetic.forward():
                 loss = task.loss(batch)
             arithmetic.backward(loss.total / accumulate)

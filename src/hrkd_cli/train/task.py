@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from hrkd_cli.hrkd import (
     combine,
     label_terms,
     packed_terms,
+    teacher_spread,
 )
 from hrkd_cli.model.capture import Capture, layer_map
 from hrkd_cli.model.encoding import Batch, Encoded, Encoder
@@ -124,6 +125,9 @@ class DistillTask:
         own = sizes_of(student.config)
         shown = range(1, own.layers + 1) if comparison.layers else ()
         self.student = Capture(student, shown, attention=comparison.attention)
+        self.spread: Tensor | None = None
+        self.answers = Capture(student, (), attention=False)
+        self.compares = bool(comparison.layers)
         self.projections: Projections | None = None
         self.graph: DomainGraph | RelationGraph | None = None
         self.graph_trainer: GraphTrainer | None = None
@@ -161,9 +165,10 @@ class DistillTask:
         labels = make_labels(rows, picks, self.labels, device) if self.settings.label_weight else None
         return DistillBatch(batch, self.side.load(picks, batch), shares, labels)
 
-    def prepare(self, number: int, batch: DistillBatch, optimiser: Optimiser) -> None:
-        """Train the graph before step ``number``, if it is one that is, and this is a step for it."""
-        if self.graph_trainer is None or number % self.settings.graph_every:
+    def prepare(self, number: int, steps: int, batch: DistillBatch, optimiser: Optimiser) -> None:
+        """See what step ``number`` compares; train the graph before it, if it is one that is and its turn."""
+        self.compares = bool(self.comparison.layers) and number <= self.settings.compare_until * steps
+        if not self.compares or self.graph_trainer is None or number % self.settings.graph_every:
             return
         rows = self._held_rows(number)
         # Dropout would only add noise to what held-back rows say; the losses keep theirs (see GraphTrainer).
@@ -183,7 +188,9 @@ class DistillTask:
         """Run one step's rows; the losses of all domains and processes."""
         numbers = batch.shares.domains.argmax(dim=0)  # (R,)
         teacher = self.side.signals(batch.teacher, numbers)
-        seen = self.student(batch.batch)
+        if not self.compares:
+            teacher = replace(teacher, hidden=None)
+        seen = (self.student if self.compares else self.answers)(batch.batch)
         hidden = stacked(seen.hidden)
         projected = hidden if self.projections is None or hidden is None else self.projections(hidden)
         logits = self.columns.take(seen.logits, numbers)
@@ -199,7 +206,22 @@ class DistillTask:
                 class_weights=None if self.class_weights is None else self.class_weights[numbers],
                 labels=batch.labels,
             )
-            return self._terms(own)
+            return self._scaled(self._terms(own))
+
+    @torch.no_grad()
+    def measure(self, rows: Rows) -> None:
+        """Measure the spread of what the teachers show on a step's rows, for relative losses."""
+        batch = self.load(rows)
+        teacher = self.side.signals(batch.teacher, batch.shares.domains.argmax(dim=0))
+        with self.arithmetic.exact():
+            self.spread = self.world.sum(teacher_spread(teacher, batch.shares)).mean(dim=-1, keepdim=True)
+
+    def _scaled(self, terms: BatchTerms) -> BatchTerms:
+        """Divide hidden-state and attention losses by the teachers' spread, where it was measured."""
+        if self.spread is None or not len(terms.hidden):
+            return terms
+        states, scores = self.spread  # (L+1, 1) each
+        return replace(terms, hidden=terms.hidden / states, attention=terms.attention / scores)
 
     def _held_rows(self, number: int) -> Rows:
         """Draw held-back rows for a step: at most a batch of each domain, by the step's number alone."""
@@ -256,19 +278,21 @@ class DistillTask:
             label_weight=settings.label_weight,
         )
         by_kind = {}
-        if self.projections is not None:
+        if self.compares:
             by_kind = {"hidden": parts.hidden, "attention": parts.attention}
         if settings.method is not Method.LABELS:
             by_kind["prediction"] = parts.prediction
         if parts.label is not None:
             by_kind["label"] = parts.label
-        return TaskLoss(parts.total, by_kind, ratios if self.graph is not None else None, layers)
+        return TaskLoss(parts.total, by_kind, ratios if self.graph is not None and self.compares else None, layers)
 
     def _ratios(self, terms: BatchTerms) -> tuple[Tensor | None, tuple[Tensor, ...]]:
         if self.settings.graph is Graph.NONE:
             return None, ()
         if self.graph is None:
             return torch.full_like(terms.hidden, 1 / len(terms.prediction)), ()
+        if not self.compares:
+            return terms.hidden, ()  # nothing to weight; the answers of D domains count 1/D each
         if self.graph_trainer is not None:
             # The graph has its own loss: the student's must not reach it, nor go through it.
             with torch.no_grad():

@@ -209,7 +209,7 @@ class TeachTask:
         weights = class_weights(train, heads, settings, torch.device("cpu"))
         self.class_weights = {d: None if w is None else w.numpy().astype(np.float64) for d, w in weights.items()}
 
-    def prepare(self, number: int, batch: Any, optimiser: Optimiser) -> None:
+    def prepare(self, number: int, steps: int, batch: Any, optimiser: Optimiser) -> None:
         """Nothing comes before a step of a teacher."""
 
     def load(self, rows: Rows) -> tuple[Batch, Tensor, Tensor, Tensor]:
