@@ -10,147 +10,58 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
 
+from hrkd_cli.choices import (
+    CacheTeacher,
+    ClassWeights,
+    Device,
+    Graph,
+    Init,
+    LossScale,
+    Means,
+    Method,
+    Metric,
+    Precision,
+    Recipe,
+    Sampling,
+    SourceFormat,
+    Split,
+    Target,
+    TeacherCheckpoints,
+    Truncate,
+)
 from hrkd_cli.errors import UsageError
 
 AUTO_BATCH = "auto"
 DEFAULT_SEED = 42
 
-
-class SourceFormat(StrEnum):
-    """Layout of a raw source; ``auto`` looks at the files."""
-
-    AUTO = "auto"
-    AMAZON = "amazon"
-    MNLI = "mnli"
-    CSV = "csv"
-    TSV = "tsv"
-    JSONL = "jsonl"
-    PARQUET = "parquet"
-    HUB = "hub"
-
-
-class Split(StrEnum):
-    """Part of a dataset."""
-
-    TRAIN = "train"
-    DEV = "dev"
-    TEST = "test"
-    ALL = "all"
-
-
-class Device(StrEnum):
-    """Where tensors live; ``auto`` takes CUDA, then MPS, then the CPU."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-    MPS = "mps"
-
-
-class Target(StrEnum):
-    """The CPU that an int8 file is for; ``auto`` is this machine's."""
-
-    AUTO = "auto"
-    AVX2 = "avx2"
-    AVX512_VNNI = "avx512-vnni"
-    ARM64 = "arm64"
-    WASM = "wasm"
-
-
-class Sampling(StrEnum):
-    """How many rows each domain gives to a step, and how long an epoch is (see ``hrkd_cli.data.batching``)."""
-
-    COVER = "cover"
-    BALANCED = "balanced"
-    TEMPERATURE = "temperature"
-
-
-class Metric(StrEnum):
-    """What "best" means on the dev split."""
-
-    ACCURACY = "accuracy"
-    MACRO_F1 = "macro-f1"
-
-
-class ClassWeights(StrEnum):
-    """Weight of a class in the loss; ``balanced`` is inverse to its share of the domain's train split."""
-
-    NONE = "none"
-    BALANCED = "balanced"
-
-
-class Method(StrEnum):
-    """What the student learns from its teacher."""
-
-    HRKD = "hrkd"
-    TINYBERT = "tinybert"
-    LOGITS = "logits"
-    LABELS = "labels"
-
-
-class Graph(StrEnum):
-    """Where the domain ratios come from."""
-
-    LEARNED = "learned"
-    FROZEN = "frozen"
-    UNIFORM = "uniform"
-    NONE = "none"
-
-
-class Means(StrEnum):
-    """What the means of the losses run over: valid tokens, or padded positions too as in the released code."""
-
-    MASKED = "masked"
-    RELEASED = "released"
-
-
-class LossScale(StrEnum):
-    """Units of hidden-state and attention losses: the numbers' own (the paper), or the teacher's spread at the layer.
-
-    Relative losses weigh layers and kinds alike, whatever a teacher's numbers are.
-    """
-
-    RAW = "raw"
-    RELATIVE = "relative"
-
-
-class Init(StrEnum):
-    """Where the weights of a LAYERSxWIDTH student come from."""
-
-    TEACHER = "teacher"
-    RANDOM = "random"
-
-
-class Truncate(StrEnum):
-    """Which tokens of a text that is too long are read (see ``hrkd_cli.runtime.truncation``)."""
-
-    HEAD = "head"
-    TAIL = "tail"
-    HEAD_TAIL = "head-tail"
-
-
-class Precision(StrEnum):
-    """Arithmetic of a training run's forward and backward passes; weights stay in float32."""
-
-    AUTO = "auto"
-    FP32 = "fp32"
-    BF16 = "bf16"
-    FP16 = "fp16"
-
-
-class CacheTeacher(StrEnum):
-    """Whether the teacher's outputs are computed once and kept on disk."""
-
-    AUTO = "auto"
-    ON = "on"
-    OFF = "off"
-
-
-class TeacherCheckpoints(StrEnum):
-    """Which teacher a domain has: the weights that were best for it, or those that were best on average."""
-
-    DOMAIN = "domain"
-    AVERAGE = "average"
+__all__ = [
+    "AUTO_BATCH",
+    "DEFAULT_SEED",
+    "INDIFFERENT",
+    "RECIPES",
+    "RELATING",
+    "CacheTeacher",
+    "ClassWeights",
+    "Device",
+    "DistillSettings",
+    "Graph",
+    "Init",
+    "LossScale",
+    "Means",
+    "Method",
+    "Metric",
+    "Precision",
+    "Recipe",
+    "Sampling",
+    "SourceFormat",
+    "Split",
+    "Target",
+    "TeachSettings",
+    "TeacherCheckpoints",
+    "TrainingSettings",
+    "Truncate",
+    "option_name",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +153,8 @@ class DistillSettings(TrainingSettings):
         student: folder, hub id or LAYERSxWIDTH; None for the default shape (see ``hrkd_cli.model.student``).
         init: where a LAYERSxWIDTH student's weights come from; None for the teacher.
         method: see Method.
-        graph: see Graph; None for the method's own: frozen for hrkd, none for tinybert, uniform for the others.
+        recipe: see Recipe; it matters to ``DistillSettings.of`` alone.
+        graph: see Graph; None for the method's own: none for tinybert, uniform for the others.
         graph_every: steps between two updates of a learned graph.
         graph_learning_rate: of a learned graph's Adam.
         held_back: share of each domain's train rows that a learned graph is judged on, and the student never sees.
@@ -274,6 +186,7 @@ class DistillSettings(TrainingSettings):
     learning_rate: float = 4e-4
     student: str | None = None
     init: Init | None = None
+    recipe: Recipe = Recipe.OURS
     method: Method = Method.HRKD
     graph: Graph | None = None
     graph_every: int = 10
@@ -342,6 +255,16 @@ class DistillSettings(TrainingSettings):
         elif self.hierarchy and self.graph in (Graph.UNIFORM, Graph.NONE):
             raise UsageError(f"--hierarchy: --graph {self.graph} looks at no prototypes; leave one of them out")
 
+    @classmethod
+    def of(cls, **options: Any) -> DistillSettings:
+        """Make settings from the options that were given, and the recipe among them for those that were not.
+
+        Raises:
+            UsageError: an option is out of range.
+        """
+        recipe = cls(recipe=options.get("recipe", Recipe.OURS)).recipe
+        return cls(**{**RECIPES[recipe], **options})
+
     @property
     def compares(self) -> bool:
         """Whether hidden states (and attention scores, where they have a weight) are compared."""
@@ -349,10 +272,7 @@ class DistillSettings(TrainingSettings):
 
     def resolved(self) -> DistillSettings:
         """Fill in what follows from other options: graph, hierarchy, init, the weights of --method labels."""
-        own = {Method.HRKD: Graph.FROZEN, Method.TINYBERT: Graph.NONE}.get(self.method, Graph.UNIFORM)
-        if self.method is Method.HRKD and self.hidden_weight == 0:
-            own = Graph.UNIFORM  # there is nothing that ratios could weight
-        graph = self.graph or own
+        graph = self.graph or (Graph.NONE if self.method is Method.TINYBERT else Graph.UNIFORM)
         hierarchy = graph in RELATING if self.hierarchy is None else self.hierarchy
         # Not dataclasses.replace: it would check the filled-in values as if the user had given them.
         new = object.__new__(DistillSettings)
@@ -366,10 +286,27 @@ class DistillSettings(TrainingSettings):
         return new
 
 
+# What a recipe sets where an option was not given; what is the default anyway is named too, for whoever reads this.
+RECIPES: dict[Recipe, dict[str, Any]] = {
+    Recipe.OURS: {},
+    Recipe.PAPER: {
+        "graph": Graph.FROZEN,
+        "learning_rate": 5e-5,
+        "epochs": 10,
+        "teacher_learning_rate": 5e-5,
+        "teacher_epochs": 3,
+        "max_length": 128,
+        "truncate": "head",
+        "means": Means.RELEASED,
+        "loss_scale": LossScale.RAW,
+        "compare_until": 1.0,
+        "label_weight": 0.0,
+    },
+}
 # Graphs that look at prototypes.
 RELATING = (Graph.LEARNED, Graph.FROZEN)
 # Options that change how a run is made, not what comes out.
-INDIFFERENT = ("device", "checkpoint_every", "processes", "cache_limit")
+INDIFFERENT = ("device", "checkpoint_every", "processes", "cache_limit", "recipe")
 # The enum of each setting whose default does not show it.
 _OPTIONAL_ENUMS: dict[str, type[StrEnum]] = {"init": Init, "graph": Graph}
 

@@ -2,6 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from hrkd_cli.config import DistillSettings
+
 
 def write(text: str) -> None:
     Path("c.toml").write_text(text)
@@ -145,3 +147,12 @@ def test_other_projects_and_reserved_variables_are_left_alone(hrkd, engines, mon
     monkeypatch.setenv("HRKD_EPOCHS", "")  # set to nothing is not set
     assert hrkd("distill").code == 0
     assert engines["distill"].options["epochs"] == 10
+
+
+def test_a_recipe_fills_in_what_was_not_given(hrkd, engines):
+    assert hrkd("distill", "--recipe", "paper", "--learning-rate", "1e-4").code == 0
+    options = engines["distill"].options
+    assert (options["graph"], options["means"], options["learning_rate"]) == ("frozen", "released", 1e-4)
+    assert DistillSettings.of(recipe="paper").learning_rate == 5e-5
+    assert DistillSettings.of(recipe="paper", graph="none").graph == "none"
+    assert DistillSettings.of().learning_rate == DistillSettings().learning_rate == 4e-4

@@ -57,8 +57,9 @@ def test_a_student_learns_from_its_teacher(tmp_path, teacher, dataset):
 @pytest.mark.parametrize(
     ("options", "ratios", "layers"),
     [
-        ({}, 3, [2, 3]),
-        ({"hierarchy": False}, 3, []),
+        ({}, 0, []),
+        ({"graph": Graph.FROZEN}, 3, [2, 3]),
+        ({"graph": Graph.FROZEN, "hierarchy": False}, 3, []),
         ({"graph": Graph.UNIFORM}, 0, []),
         ({"graph": Graph.NONE}, 0, []),
         ({"method": Method.TINYBERT}, 0, []),
@@ -66,7 +67,7 @@ def test_a_student_learns_from_its_teacher(tmp_path, teacher, dataset):
         ({"method": Method.LABELS}, 0, []),
         ({"graph": Graph.LEARNED, "graph_every": 2}, 3, [2, 3]),
         ({"graph": Graph.LEARNED, "graph_every": 2, "hierarchy": False}, 3, []),
-        ({"means": Means.RELEASED}, 3, [2, 3]),
+        ({"graph": Graph.FROZEN, "means": Means.RELEASED}, 3, [2, 3]),
     ],
 )
 def test_methods_and_graphs(tmp_path, teacher, dataset, options, ratios, layers):
@@ -173,7 +174,7 @@ def make_task(teacher, dataset, **options):
 
 
 def test_the_graph_and_the_teacher_are_not_trained(teacher, dataset):
-    task, root, student = make_task(teacher, dataset)
+    task, root, student = make_task(teacher, dataset, graph="frozen")
     student.train()
     task.loss(task.load({"books": [0, 1], "music": [2, 3]})).total.backward()
     assert not any(m.training for m in root.modules())
@@ -210,7 +211,7 @@ def widened(shares, length, *, padded):
 
 @pytest.mark.parametrize(("means", "changes"), [(Means.MASKED, False), (Means.RELEASED, True)])
 def test_padding_a_real_batch_further(teacher, dataset, monkeypatch, means, changes):
-    task, root, student = make_task(teacher, dataset, means=means)
+    task, root, student = make_task(teacher, dataset, means=means, graph="frozen")
     for module in (root, student, task.projections, task.graph):
         module.double().eval()
     rows = {"books": [0, 1, 2], "music": [3, 4, 5]}

@@ -63,10 +63,11 @@ def run(stage, teacher, encoder, dataset, out, *, on_event=lambda _: None, resum
     [
         ("teach", {}),
         ("teach", {"accumulate": 2, "sampling": "temperature"}),
-        ("distill", {}),
+        ("distill", {"graph": "frozen"}),
+        ("distill", {"graph": "learned", "graph_every": 2}),
         ("distill", {"cache_teacher": "on", "epochs": 1}),
-        ("distill", {"cache_teacher": "off", "graph": "uniform"}),
-        ("distill", {"means": "released"}),
+        ("distill", {"cache_teacher": "off", "label_weight": 1.0, "compare_until": 0.5, "loss_scale": "relative"}),
+        ("distill", {"graph": "frozen", "means": "released"}),
     ],
 )
 def test_a_run_cut_off_again_and_again_ends_the_same(tmp_path, teacher, encoder, dataset, stage, options):

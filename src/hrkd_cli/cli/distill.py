@@ -27,6 +27,7 @@ def distill(
     out: options.Out = layout.STUDENT_OUT,
     student: own.Student = None,
     init: own.Init = None,
+    recipe: own.Recipe = choices.Recipe.OURS,
     method: own.Method = choices.Method.HRKD,
     graph: own.Graph = None,
     hierarchy: own.Hierarchy = None,

@@ -34,6 +34,14 @@ Init = Annotated[
     choices.Init | None,
     typer.Option("--init", help="Where a LAYERSxWIDTH student's weights come from.", show_default="teacher"),
 ]
+Recipe = Annotated[
+    choices.Recipe,
+    typer.Option(
+        "--recipe",
+        help="Where options that are not given come from; paper: as the paper's released code runs.",
+        rich_help_panel=METHOD,
+    ),
+]
 Method = Annotated[
     choices.Method,
     typer.Option(
@@ -47,7 +55,7 @@ Graph = Annotated[
     typer.Option(
         "--graph",
         help="Domain ratios. learned: on held-back rows; frozen: random, as released; uniform: all alike; none: all 1.",
-        show_default="frozen with --method hrkd",
+        show_default="uniform; none with --method tinybert",
         rich_help_panel=METHOD,
     ),
 ]
@@ -56,7 +64,7 @@ Hierarchy = Annotated[
     typer.Option(
         "--hierarchy/--no-hierarchy",
         help="Mix each domain's prototypes over layers before the graph.",
-        show_default="yes where there is a graph",
+        show_default="yes with --graph learned or frozen",
         rich_help_panel=METHOD,
     ),
 ]

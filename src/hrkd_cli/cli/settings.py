@@ -19,7 +19,7 @@ from typing import Any
 
 import typer
 
-from hrkd_cli.config import TrainingSettings
+from hrkd_cli.config import RECIPES, Recipe, TrainingSettings
 from hrkd_cli.errors import UsageError
 
 PREFIX = "HRKD_"
@@ -74,7 +74,11 @@ def chosen(ctx: typer.Context, kind: type[TrainingSettings]) -> dict[str, Any]:
     Raises:
         UsageError: a value that no run could use.
     """
-    settings = kind(**{field.name: ctx.params[field.name] for field in fields(kind)})
+    values = {field.name: ctx.params[field.name] for field in fields(kind)}
+    if "recipe" in values:
+        given = {name for name, place in sources(ctx).items() if place != "default"}
+        values |= {name: value for name, value in RECIPES[Recipe(values["recipe"])].items() if name not in given}
+    settings = kind(**values)
     return {field.name: getattr(settings, field.name) for field in fields(kind)}
 
 

@@ -76,7 +76,7 @@ def distill(
     Raises:
         HrkdError: a user's error, in one line (see ``hrkd_cli.errors``).
     """
-    settings = DistillSettings(**options)
+    settings = DistillSettings.of(**options)
     out, name = Path(out), str(teacher)
     check_stage_output(out, kind="student", is_ours=is_student, force=force, resume=resume)
     path = _check_places(teacher, data, out, settings)
