@@ -3,9 +3,10 @@
     python benchmarks/kill_and_resume.py --kills 20
 
 Runs ``hrkd distill`` on the built-in sample from a small encoder of random weights (so that it teaches, keeps teacher
-outputs and distils) once in peace, then with SIGKILL at random moments and ``--resume`` after each, until ``--kills``
-kills have struck. Compares weights bit for bit and counts the steps in metrics.jsonl. Checkpoints are written every
-other step, so that some kills strike while one is being written. One process on a CPU.
+outputs and distils) once in peace, then with SIGKILL and ``--resume`` after each, until ``--kills`` kills have struck:
+one in three at a random moment, one in three while a checkpoint is half written, one in three while teacher outputs are
+(or a checkpoint, where there are none to be written). Compares weights bit for bit and counts the steps in
+metrics.jsonl. Checkpoints are written every other step. One process on a CPU.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=5)
     options = parser.parse_args()
     rng = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as place:
@@ -68,7 +69,7 @@ def kill_and_resume(words: list[str], folder: Path, rng: random.Random, kills: i
         # Wait until it does something, then a random moment: imports are not what is tested.
         while process.poll() is None and state(folder) == before:
             time.sleep(0.005)
-        time.sleep(rng.expovariate(kills / seconds))
+        aim(folder, process, rng, sum(struck.values()), kills / seconds)
         where = activity(folder)
         process.kill()
         if process.wait() != -signal.SIGKILL:
@@ -79,6 +80,20 @@ def kill_and_resume(words: list[str], folder: Path, rng: random.Random, kills: i
         struck[where] += 1
     subprocess.run(command([*words, "--resume"]), cwd=folder, check=True, stdout=subprocess.DEVNULL)
     return struck
+
+
+def aim(folder: Path, process: subprocess.Popen[bytes], rng: random.Random, number: int, rate: float) -> None:
+    """Wait for the moment of kill ``number``."""
+    if number % 3 == 0:
+        time.sleep(rng.expovariate(rate))
+        return
+    cached = any((folder / "hrkd-out" / "teacher-cache").rglob("*")) and (folder / "hrkd-out/student.partial").exists()
+    wanted = "keeping" if number % 3 == 1 and not cached else "writing"
+    last = time.monotonic() + 20
+    if wanted == "writing":
+        time.sleep(rng.expovariate(rate))  # some steps further on, not at the first one
+    while process.poll() is None and time.monotonic() < last and not activity(folder).startswith(wanted):
+        time.sleep(0.0002)
 
 
 def state(folder: Path) -> tuple[tuple[str, int], ...]:

@@ -4,7 +4,7 @@
 
 For each seed three students of the same steps, rows and learning rates: ``plain``, and one for each int8 recipe (a
 scale a ``column``, a scale a ``matrix``) in which the last ``--finish-epochs`` of the epochs see the rounding of that
-recipe (``hrkd_cli.model.rounding``). Each is exported without a gate in fp32 and by both recipes, and labels dev and
+recipe (``rounding.py``). Each is exported without a gate in fp32 and by both recipes, and labels dev and
 test one text at a time. The weights of the last step are taken, which no dev score has picked; with ``--pick best``
 those of the best dev score, which with rounding is that of the rounded student.
 
@@ -110,7 +110,7 @@ def finishing(recipe: str, options: dict[str, Any]) -> Iterator[None]:
     """Let distillations inside the context round in their last stretch, and score the rounded student on dev."""
     import hrkd_cli.train.distill as engine
     from hrkd_cli.exporting.targets import weights_for
-    from hrkd_cli.model.rounding import Rounding
+    from rounding import Rounding
 
     share = options["finish_epochs"] / options["epochs"]
     largest = weights_for(options["target"]).largest
@@ -159,8 +159,8 @@ def right(folder: Path, options: dict[str, Any]) -> dict[str, Right]:
     from hrkd_cli.exporting.recipes import Precision, Recipe
     from hrkd_cli.exporting.targets import detect, weights_for
     from hrkd_cli.model.backend import TorchBackend
-    from hrkd_cli.model.rounding import Rounding
     from hrkd_cli.runtime.onnx_backend import OnnxBackend
+    from rounding import Rounding
 
     weights = weights_for(Target(options["target"]))
     student = TorchBackend(folder, device="cpu")

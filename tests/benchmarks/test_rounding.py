@@ -1,5 +1,8 @@
 """The simulation of int8 gives what onnxruntime gives for the exported file, and lets gradients through."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -14,10 +17,13 @@ from hrkd_cli.exporting.recipes import Precision, Recipe
 from hrkd_cli.exporting.targets import weights_for
 from hrkd_cli.model.backend import TorchBackend
 from hrkd_cli.model.loading import load_classifier
-from hrkd_cli.model.rounding import Rounding
 from hrkd_cli.runtime.heads import DomainHeads
 from hrkd_cli.runtime.onnx_backend import OnnxBackend
 from tiny import ARCHITECTURES, DOMAINS, make_texts, tiny_tokenizer, write_encoder
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from rounding import Rounding
 
 HEADS = DomainHeads.build(dict.fromkeys(DOMAINS, ("bad", "good")))
 TEXTS = make_texts(40, 3)[0]
