@@ -6,6 +6,7 @@ A settings object is frozen, holds defaults in one place (the paper's recipe whe
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
@@ -61,6 +62,7 @@ __all__ = [
     "TrainingSettings",
     "Truncate",
     "option_name",
+    "recipe_options",
 ]
 
 
@@ -230,8 +232,8 @@ class DistillSettings(TrainingSettings):
         for name in ("unlabelled", "general"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, str(getattr(self, name)))
-        if self.general is not None and (self.method is Method.LOGITS or self.hidden_weight == 0):
-            cause = "--method logits" if self.method is Method.LOGITS else "--hidden-weight 0"
+        if self.general is not None and not self.compares:
+            cause = "--hidden-weight 0" if self.method in (Method.HRKD, Method.TINYBERT) else f"--method {self.method}"
             raise UsageError(f"--general: {cause} compares no hidden states, all that it learns from; leave one out")
         if self.means is Means.RELEASED and self.cache_teacher is CacheTeacher.ON:
             raise UsageError("--cache-teacher on: --means released looks at padding, which is not kept; leave one out")
@@ -244,6 +246,7 @@ class DistillSettings(TrainingSettings):
         if self.method is not Method.LABELS and not any((self.compares, self.prediction_weight, self.label_weight)):
             zero = "" if self.method is Method.LOGITS else "--hidden-weight 0 "
             raise UsageError(f"{zero}--prediction-weight 0: there is nothing left to learn from")
+        self._check_use()
         if self.method is not Method.HRKD:
             for name in ("graph", "hierarchy"):
                 if getattr(self, name) is not None:
@@ -252,8 +255,29 @@ class DistillSettings(TrainingSettings):
             raise UsageError(
                 "--hidden-weight 0: the graph weights hidden-state losses only; leave out --graph, --hierarchy"
             )
-        elif self.hierarchy and self.graph in (Graph.UNIFORM, Graph.NONE):
-            raise UsageError(f"--hierarchy: --graph {self.graph} looks at no prototypes; leave one of them out")
+        elif self.hierarchy and self.graph not in RELATING:
+            graph = self.graph or Graph.UNIFORM
+            raise UsageError(f"--hierarchy: --graph {graph} looks at no prototypes; give --graph learned or frozen")
+
+    def _check_use(self) -> None:
+        """Refuse options that would do nothing beside the others."""
+        answers = self.method is not Method.LABELS and self.prediction_weight > 0
+        if self.compare_until < 1 and not (answers or self.label_weight):
+            raise UsageError("--compare-until: after it there is nothing left to learn from; give --prediction-weight")
+        if self.unlabelled is not None and not (self.compares or answers):
+            raise UsageError("--unlabelled: texts without labels teach nothing where only labels are learnt from")
+        idle: dict[str, str] = {}
+        if self.graph is not Graph.LEARNED:
+            needs = "--graph learned"
+            idle |= dict.fromkeys(("graph_every", "graph_learning_rate", "held_back"), needs)
+        elif self.compare_until == 0:
+            raise UsageError("--compare-until 0: a learned graph weights nothing then; leave one of them out")
+        if not self.compares:
+            idle |= dict.fromkeys(("loss_scale", "compare_until"), "hidden states that are compared")
+        defaults = {field.name: field.default for field in fields(self)}
+        for name, needs in idle.items():
+            if getattr(self, name) != defaults[name]:
+                raise UsageError(f"{option_name(name)}: it needs {needs}; leave it out")
 
     @classmethod
     def of(cls, **options: Any) -> DistillSettings:
@@ -263,7 +287,7 @@ class DistillSettings(TrainingSettings):
             UsageError: an option is out of range.
         """
         recipe = cls(recipe=options.get("recipe", Recipe.OURS)).recipe
-        return cls(**{**RECIPES[recipe], **options})
+        return cls(**recipe_options(recipe, options), **options)
 
     @property
     def compares(self) -> bool:
@@ -303,6 +327,18 @@ RECIPES: dict[Recipe, dict[str, Any]] = {
         "label_weight": 0.0,
     },
 }
+
+
+def recipe_options(recipe: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a recipe sets beside the options that were given, as far as these leave it a meaning."""
+    left = {name: value for name, value in RECIPES[recipe].items() if name not in given}
+    if given.get("method", Method.HRKD) != Method.HRKD or given.get("hidden_weight", 1.0) == 0:
+        left.pop("graph", None)
+    if given.get("cache_teacher") == CacheTeacher.ON:
+        left.pop("means", None)
+    return left
+
+
 # Graphs that look at prototypes.
 RELATING = (Graph.LEARNED, Graph.FROZEN)
 # Options that change how a run is made, not what comes out.

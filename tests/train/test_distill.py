@@ -13,7 +13,7 @@ from hrkd_cli.config import DistillSettings, Graph, Means, Method, Precision, Te
 from hrkd_cli.data.dataset import Rows
 from hrkd_cli.errors import HrkdError, ModelError, OutputError, TrainingError, UsageError
 from hrkd_cli.events import Note, StepDone
-from hrkd_cli.hrkd import Shares
+from hrkd_cli.hrkd import Shares, Spread, teacher_spread
 from hrkd_cli.model.encoding import Encoder, make_encoder
 from hrkd_cli.model.loading import new_classifier
 from hrkd_cli.model.precision import Arithmetic
@@ -24,6 +24,7 @@ from hrkd_cli.train.task import Comparison, DistillTask
 from hrkd_cli.train.teach import teach_on
 from hrkd_cli.train.teacher_side import AskedTeachers
 from hrkd_cli.train.teachers import open_teachers
+from hrkd_cli.train.world import World
 from tiny import ARCHITECTURES, make_dataset, tiny_tokenizer, write_encoder, write_raw
 
 
@@ -98,6 +99,30 @@ def test_weights_of_the_losses(tmp_path, teacher, dataset):
     assert found["hidden"] == pytest.approx(2 * base["hidden"], rel=1e-5)
     assert found["attention"] == pytest.approx(6 * base["attention"], rel=1e-5)
     assert found["prediction"] == pytest.approx(5 * base["prediction"], rel=1e-5)
+
+
+def test_the_spread_of_a_step_is_that_of_its_parts(teacher, dataset):
+    """Two processes have half of the rows each; moments add up, variances would not."""
+    task, _, _ = make_task(teacher, dataset, graph="uniform", loss_scale="relative")
+    rows = {"books": [0, 1, 2], "music": [3, 4, 5]}
+    task.measure(rows)
+    whole = task.units
+    parts = []
+    for rank in (0, 1):
+        task.world = World(rank, 2)
+        batch = task.load(rows)
+        signals = task.side.signals(batch.teacher, batch.shares.domains.argmax(dim=0))
+        parts.append(teacher_spread(signals, batch.shares, 4))
+    added = Spread(*(getattr(parts[0], f) + getattr(parts[1], f) for f in ("squares", "means", "scores")))
+    for found, wanted in zip(added.units(), whole, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_labels_alone_ask_no_teacher(tmp_path, teacher, dataset, monkeypatch):
+    monkeypatch.setattr(AskedTeachers, "signals", None)
+    _, events = run(teacher, dataset, tmp_path / "s", method="labels")
+    assert set(first_step(events).losses) == {"total", "label"}
+    assert not (tmp_path / "teacher-cache").exists()
 
 
 def test_answers_alone_after_a_share_of_the_steps(tmp_path, teacher, dataset):
@@ -375,6 +400,13 @@ def test_every_architecture_is_distilled(tmp_path, architecture, dataset):
         ({"graph": "uniform", "hierarchy": True}, "--hierarchy: --graph uniform looks at no prototypes"),
         ({"hidden_weight": 0, "prediction_weight": 0}, "nothing left to learn from"),
         ({"temperature": 0}, "--temperature: 0 is not above 0"),
+        ({"prediction_weight": 0, "compare_until": 0.5}, "--compare-until: after it there is nothing left"),
+        ({"held_back": 0.2}, "--held-back: it needs --graph learned"),
+        ({"method": "logits", "loss_scale": "relative"}, "--loss-scale: it needs hidden states"),
+        ({"method": "labels", "unlabelled": "x"}, "--unlabelled: texts without labels teach nothing"),
+        ({"method": "labels", "general": "x"}, "--general: --method labels compares no hidden states"),
+        ({"graph": "learned", "compare_until": 0}, "--compare-until 0: a learned graph weights nothing"),
+        ({"hierarchy": True}, "--hierarchy: --graph uniform looks at no prototypes"),
         ({"graph": "learnt"}, "--graph: 'learnt' is not one of"),
     ],
 )

@@ -129,8 +129,9 @@ def test_rows_are_held_back_by_label():
     assert len(held) == 8
     assert sum(labels[row] == 1 for row in held) == 2
     assert held == hold_back(labels, 0.2, "seed") != hold_back(labels, 0.2, "other")
-    assert hold_back(np.array([0, 1]), 0.9, "x") != []  # one row at least
-    assert hold_back(np.array([0]), 0.9, "x") == []  # but never the only one
+    assert len(hold_back(np.repeat(np.arange(100), 4), 0.1, "x")) == 40  # not none of each label
+    assert len(hold_back(np.array([0, 0, 0]), 0.01, "x")) == 1  # one row at least
+    assert hold_back(np.array([0, 1]), 0.9, "x") == []  # but never the last of a label
 
 
 def test_held_back_rows_are_never_drawn(tmp_path, teacher, dataset, monkeypatch):

@@ -19,7 +19,7 @@ from typing import Any
 
 import typer
 
-from hrkd_cli.config import RECIPES, Recipe, TrainingSettings
+from hrkd_cli.config import Recipe, TrainingSettings, recipe_options
 from hrkd_cli.errors import UsageError
 
 PREFIX = "HRKD_"
@@ -63,9 +63,13 @@ def read_settings(ctx: typer.Context, value: Path | None) -> Path | None:
 
 
 def sources(ctx: typer.Context) -> dict[str, str]:
-    """Say for each option where its value came from: ``flag``, ``environment``, ``file`` or ``default``."""
+    """Say for each option where its value came from: ``flag``, ``environment``, ``file``, ``recipe`` or ``default``."""
     found = {option.name: ctx.get_parameter_source(option.name) for option in _options(ctx.command)}
-    return {name: _PLACES.get(place.name, "default") for name, place in found.items() if place is not None}
+    places = {name: _PLACES.get(place.name, "default") for name, place in found.items() if place is not None}
+    if "recipe" in places:
+        given = {name: ctx.params[name] for name, place in places.items() if place != "default"}
+        places |= dict.fromkeys(recipe_options(Recipe(ctx.params["recipe"]), given), "recipe")
+    return places
 
 
 def chosen(ctx: typer.Context, kind: type[TrainingSettings]) -> dict[str, Any]:
@@ -76,8 +80,8 @@ def chosen(ctx: typer.Context, kind: type[TrainingSettings]) -> dict[str, Any]:
     """
     values = {field.name: ctx.params[field.name] for field in fields(kind)}
     if "recipe" in values:
-        given = {name for name, place in sources(ctx).items() if place != "default"}
-        values |= {name: value for name, value in RECIPES[Recipe(values["recipe"])].items() if name not in given}
+        given = {name for name, place in sources(ctx).items() if place not in ("default", "recipe")}
+        values |= recipe_options(Recipe(values["recipe"]), {name: values[name] for name in given if name in values})
     settings = kind(**values)
     return {field.name: getattr(settings, field.name) for field in fields(kind)}
 

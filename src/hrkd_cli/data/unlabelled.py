@@ -286,17 +286,19 @@ def _rows(path: Path, *, pair: bool | None, domain: bool = False) -> Iterator[_R
     second = None if pair is False else places.text_pair
     wanted = [place for place in (places.text, second, places.domain) if place is not None]
     for _, values in table.rows(wanted):
-        yield _row(values, second=second is not None, domain=places.domain is not None)
+        yield _row(values, second=second is not None, must=pair is True, domain=places.domain is not None)
 
 
-def _row(values: Any, *, second: bool, domain: bool) -> _Row:
-    """Read the values of one row."""
+def _row(values: Any, *, second: bool, must: bool, domain: bool) -> _Row:
+    """Read the values of one row; where texts of any kind are read, it need not have a second one."""
     try:
         if values is None:
             raise UnusableError(Reason.FIELDS)
         named = as_name(values[-1], Reason.NO_DOMAIN) if domain else None
-        pair = as_text(values[1], Reason.NO_PAIR) if second else None
-        return named, as_text(values[0], Reason.NO_TEXT), pair
+        text = as_text(values[0], Reason.NO_TEXT)
+        has = second and (must or values[1] not in (None, ""))
+        pair = as_text(values[1], Reason.NO_PAIR) if has else None
+        return named, text, pair
     except UnusableError:
         return None, None, None
 

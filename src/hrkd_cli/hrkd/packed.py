@@ -164,26 +164,48 @@ def label_terms(logits: Tensor, labels: Labels, domains: Tensor, class_weights: 
     return domains @ (cross * labels.rows)
 
 
-def teacher_spread(teacher: TeacherSignals, shares: Shares) -> Tensor:
-    """Return the variance of a teacher's hidden states and the mean square of its attention scores, (2, L+1, D).
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Moments of what teachers show on some rows; those of all rows of a step are sums of those of its parts.
 
-    Means as in the losses: over valid tokens and the hidden width; over valid pairs and heads. The embedding, which has
-    no attention, and scores that were left out have 1.
+    Attributes:
+        squares: (L+1, D), mean squared length of a hidden state.
+        means: (L+1, D, H), mean hidden state.
+        scores: (L, D), mean square of the attention scores; None where they are left out.
     """
+
+    squares: Tensor
+    means: Tensor
+    scores: Tensor | None
+
+    def units(self) -> tuple[Tensor, Tensor]:
+        """Return what hidden-state and attention losses are relative to, (L+1, 1) each: means over domains.
+
+        The variance of a hidden state's numbers, and the mean square of a score; 1 for the embedding's attention.
+        """
+        states = ((self.squares - self.means.square().sum(dim=-1)) / self.means.shape[-1]).mean(dim=-1, keepdim=True)
+        ones = torch.ones_like(states)
+        return states, ones if self.scores is None else torch.cat([ones[:1], self.scores.mean(dim=-1, keepdim=True)])
+
+
+def teacher_spread(teacher: TeacherSignals, shares: Shares, heads: int) -> Spread:
+    """Measure what teachers show, with the means of the losses; ``heads`` are the student's."""
     assert teacher.hidden is not None
     hidden = wide(teacher.hidden)
     squares = state_gap(hidden, torch.zeros_like(hidden), shares.tokens) @ shares.domains.T  # (L+1, D)
     valid = torch.where((shares.tokens > 0)[:, :, None], hidden, 0.0)
     means = shares.domains @ (shares.tokens[:, None, :] @ valid).squeeze(2)  # (L+1, D, H)
-    states = (squares - means.square().sum(dim=-1)) / hidden.shape[-1]
-    scores = torch.ones_like(states)
-    if teacher.queries is not None and teacher.keys is not None:
-        query, key = wide(teacher.queries), wide(teacher.keys)
-        if shares.keys is not None:
-            query, key = (torch.where(shares.keys[:, None, :, None], t, 0.0) for t in (query, key))
-        energies = attention_energy(query, key) * shares.pairs / query.shape[2]
-        scores[1:] = energies @ shares.domains.T
-    return torch.stack([states, scores])
+    if teacher.queries is None or teacher.keys is None:
+        return Spread(squares, means, None)
+    groups = math.gcd(heads, teacher.queries.shape[2])
+    query, key = (merge_heads(wide(t), groups) for t in (teacher.queries, teacher.keys))
+    if shares.keys is not None:
+        key = torch.where(shares.keys[:, None, :, None], key, 0.0)
+    if shares.queries is not None:
+        query = torch.where(shares.queries[:, None, :, None], query, 0.0)
+    # A relation's scores are sums over its heads, divided by the square root of how many these are.
+    energies = attention_energy(query, key) * shares.pairs / teacher.queries.shape[2]
+    return Spread(squares, means, energies @ shares.domains.T)
 
 
 def merge_heads(tensor: Tensor, groups: int) -> Tensor:

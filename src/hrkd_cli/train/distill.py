@@ -13,18 +13,17 @@ from hrkd_cli.data.batching import Sampler, bare_per_row
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.opening import load_for_training
 from hrkd_cli.data.unlabelled import BareTexts, MoreTexts
-from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.events import Note, OnEvent, StageDone, ignore
 from hrkd_cli.layout import DATASET_OUT, STUDENT_OUT, TEACHER_OUT
 from hrkd_cli.model.encoding import Encoded, Encoder, joined, make_encoder
 from hrkd_cli.model.folder import is_stage_folder, model_fingerprint
-from hrkd_cli.model.loading import is_classifier, read_config, resolve
+from hrkd_cli.model.loading import is_classifier, read_config
 from hrkd_cli.model.precision import Arithmetic
-from hrkd_cli.model.student import build_student, student_spec_is_path
-from hrkd_cli.outputs import check_apart
+from hrkd_cli.model.student import build_student
 from hrkd_cli.runtime.heads import DomainHeads
+from hrkd_cli.train.checks import check_graph, check_places, chosen_domains
 from hrkd_cli.train.fit import batch_size_of
-from hrkd_cli.train.general import General, GeneralWork, ensure_general, general_root
+from hrkd_cli.train.general import General, GeneralWork, ensure_general
 from hrkd_cli.train.result import TrainResult, run_key
 from hrkd_cli.train.rows import check_share, hold_back
 from hrkd_cli.train.run import Place, Run
@@ -79,12 +78,13 @@ def distill(
     settings = DistillSettings.of(**options)
     out, name = Path(out), str(teacher)
     check_stage_output(out, kind="student", is_ours=is_student, force=force, resume=resume)
-    path = _check_places(teacher, data, out, settings)
+    path = check_places(teacher, data, out, settings)
     engine = start(settings)
     world = engine[1]
     on_event = on_event if world.is_main else ignore
     dataset = world.first(lambda: load_for_training(data, force=force, on_event=on_event))
-    chosen = _chosen(dataset, settings.domains)  # refused before anything is taught; the teacher is taught all
+    chosen = chosen_domains(dataset, settings.domains)  # refused before anything is taught; the teacher is taught all
+    check_graph(settings, chosen)
     texts = MoreTexts.read(settings, chosen, on_event)
     if not is_classifier(read_config(path, "teacher")):
         student_tokenizer(path, dataset, settings)  # fail now, not after the teacher has been taught
@@ -115,45 +115,6 @@ def distill(
     )
 
 
-def _chosen(dataset: Dataset, domains: str | None) -> Dataset:
-    """Keep the named domains; all where none is named.
-
-    Raises:
-        UsageError: the data has no such domain.
-    """
-    if domains is None:
-        return dataset
-    names = [name.strip() for name in domains.split(",")]
-    for name in names:
-        if name not in dataset.domains:
-            raise UsageError(f"--domains: there is no domain {name!r} in the data; it has {', '.join(dataset.domains)}")
-    return dataset.only(*names)
-
-
-def _check_places(teacher: str | Path, data: str | Path, out: Path, settings: DistillSettings) -> Path:
-    """Refuse what cannot be, before anything slow; return the teacher's folder.
-
-    Raises:
-        UsageError: ``out`` would replace what the run reads, or ``--init`` comes with a student that has weights.
-        ModelError: there is no teacher.
-    """
-    own_weights = student_spec_is_path(settings.student)
-    if own_weights and settings.init is not None:
-        raise UsageError(f"--init: --student {settings.student} has weights of its own; leave --init out")
-    if Path(teacher) == TEACHER_OUT and not TEACHER_OUT.exists():
-        raise ModelError(f"--teacher: there is no {TEACHER_OUT} yet; run hrkd teach first, or name an encoder to teach")
-    path = resolve(teacher, "teacher")
-    others = {"teacher": path, "data": Path(data), "dataset": DATASET_OUT, "taught teacher": TEACHER_OUT}
-    if own_weights:
-        others["start of the student"] = resolve(str(settings.student), "student")
-    if settings.unlabelled is not None:
-        others["unlabelled texts"] = Path(settings.unlabelled)
-    if settings.general is not None:
-        others |= {"general texts": Path(settings.general), "general distillations": general_root(out)}
-    check_apart(out, others)
-    return path
-
-
 def is_student(folder: Path) -> bool:
     """Tell a folder that ``hrkd distill`` wrote."""
     return is_stage_folder(folder, "distill")
@@ -178,6 +139,7 @@ def distill_on(
     ``texts`` are those that the settings name, where they have been read already.
     """
     check_trainable(dataset)
+    check_graph(settings, dataset)
     arithmetic, world = engine or start(settings)
     texts = texts or MoreTexts.read(settings, dataset, on_event)
     fingerprint = model_fingerprint(path)

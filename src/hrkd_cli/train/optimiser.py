@@ -82,18 +82,24 @@ class Optimiser:
     def preconditioned(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor] | None:
         """Divide gradients by what AdamW would now divide them by; None before its first step.
 
+        What AdamW has not stepped yet, for want of a gradient, has a direction of 0.
+
         Args:
             parameters: some of those that are trained.
             gradients: one each.
         """
         group = self.adamw.param_groups[0]
+        stepped = next((self.adamw.state[p] for p in parameters if self.adamw.state.get(p)), None)
+        # A step that was left out for overflowed gradients leaves a state behind too, of step 0.
+        steps = 0.0 if stepped is None else float(stepped["step"])
+        if steps == 0:
+            return None
+        correction = 1 - group["betas"][1] ** steps
         found = []
         for parameter, gradient in zip(parameters, gradients, strict=True):
             state = self.adamw.state.get(parameter)
-            if not state:
-                return None
-            correction = 1 - group["betas"][1] ** float(state["step"])
-            found.append(gradient / ((state["exp_avg_sq"] / correction).sqrt() + group["eps"]))
+            scale = None if not state else (state["exp_avg_sq"] / correction).sqrt() + group["eps"]
+            found.append(torch.zeros_like(gradient) if scale is None else gradient / scale)
         return found
 
     def clear(self) -> None:

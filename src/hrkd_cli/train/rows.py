@@ -45,15 +45,17 @@ def row_shares(rows: Rows, picks: Sequence[Pick], domains: Sequence[str]) -> tup
 
 
 def hold_back(labels: np.ndarray, share: float, seed: str) -> list[int]:
-    """Choose rows to hold back: this share of each label's, at least one row in all, and never the last of a label."""
+    """Choose rows to hold back: this share, spread over the labels as they are, never the last of a label."""
     draw = random.Random(seed)
-    held: list[int] = []
-    for label in np.unique(labels):
-        own = np.flatnonzero(labels == label).tolist()
-        held += draw.sample(own, min(round(share * len(own)), len(own) - 1))
-    if not held and len(labels) > 1:
-        held = [draw.randrange(len(labels))]
-    return sorted(held)
+    names, sizes = np.unique(labels, return_counts=True)
+    wanted = max(1, round(share * len(labels)))
+    exact = sizes * (wanted / len(labels))
+    counts = np.minimum(np.floor(exact).astype(int), sizes - 1)
+    # What is left goes to the labels that were rounded off most, as long as they keep a row.
+    for place in np.argsort(np.floor(exact) - exact, kind="stable"):
+        counts[place] += int(counts.sum() < wanted and counts[place] < sizes[place] - 1)
+    chosen = zip(names, counts.tolist(), strict=True)
+    return sorted(row for name, count in chosen for row in draw.sample(np.flatnonzero(labels == name).tolist(), count))
 
 
 def make_labels(rows: Rows, picks: Sequence[Pick], labels: Mapping[str, np.ndarray], device: torch.device) -> Labels:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from hrkd_cli.config import CacheTeacher, DistillSettings
+from hrkd_cli.config import CacheTeacher, DistillSettings, Method
 from hrkd_cli.errors import OutputError
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.layout import CACHE
@@ -18,7 +18,7 @@ from hrkd_cli.model.precision import Arithmetic
 from hrkd_cli.train.cache import TeacherCache, measure_rates
 from hrkd_cli.train.cache_files import make_room
 from hrkd_cli.train.task import Comparison
-from hrkd_cli.train.teacher_side import AskedTeachers, TeacherSide
+from hrkd_cli.train.teacher_side import AskedTeachers, NoTeachers, TeacherSide
 from hrkd_cli.train.teachers import Teachers
 from hrkd_cli.train.world import World
 
@@ -64,6 +64,8 @@ def teacher_side(
     Raises:
         OutputError: keeping was asked for, and the disk is too small.
     """
+    if settings.method is Method.LABELS:
+        return NoTeachers(), ASKED
     if not comparison.padded and settings.cache_teacher is not CacheTeacher.OFF and decided != ASKED:
         root = out.resolve().parent / CACHE.folder
         cache = _planned(root, teachers, rows, comparison, settings, decided, arithmetic, world)

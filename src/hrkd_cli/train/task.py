@@ -19,6 +19,7 @@ from hrkd_cli.hrkd import (
     Projections,
     RelationGraph,
     Shares,
+    Spread,
     StudentSignals,
     combine,
     label_terms,
@@ -125,7 +126,7 @@ class DistillTask:
         own = sizes_of(student.config)
         shown = range(1, own.layers + 1) if comparison.layers else ()
         self.student = Capture(student, shown, attention=comparison.attention)
-        self.spread: Tensor | None = None
+        self.units: tuple[Tensor, Tensor] | None = None
         self.answers = Capture(student, (), attention=False)
         self.compares = bool(comparison.layers)
         self.projections: Projections | None = None
@@ -214,13 +215,19 @@ class DistillTask:
         batch = self.load(rows)
         teacher = self.side.signals(batch.teacher, batch.shares.domains.argmax(dim=0))
         with self.arithmetic.exact():
-            self.spread = self.world.sum(teacher_spread(teacher, batch.shares)).mean(dim=-1, keepdim=True)
+            own = teacher_spread(teacher, batch.shares, self.student.sizes.heads)
+            whole = Spread(
+                self.world.sum(own.squares),
+                self.world.sum(own.means),
+                None if own.scores is None else self.world.sum(own.scores),
+            )
+            self.units = whole.units()
 
     def _scaled(self, terms: BatchTerms) -> BatchTerms:
         """Divide hidden-state and attention losses by the teachers' spread, where it was measured."""
-        if self.spread is None or not len(terms.hidden):
+        if self.units is None or not len(terms.hidden):
             return terms
-        states, scores = self.spread  # (L+1, 1) each
+        states, scores = self.units  # (L+1, 1) each
         return replace(terms, hidden=terms.hidden / states, attention=terms.attention / scores)
 
     def _held_rows(self, number: int) -> Rows:

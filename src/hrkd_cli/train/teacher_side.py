@@ -44,6 +44,19 @@ class TeacherSide(Protocol):
         ...
 
 
+class NoTeachers:
+    """For students that learn from labels alone: nothing is run, and answers that nobody looks at are zeros."""
+
+    def load(self, picks: Sequence[Pick], batch: Batch) -> int:
+        """See TeacherSide."""
+        del batch
+        return len(picks)
+
+    def signals(self, loaded: int, numbers: Tensor) -> TeacherSignals:
+        """See TeacherSide."""
+        return TeacherSignals(None, None, None, None, torch.zeros(loaded, 1, device=numbers.device))
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """Rows to be run: a batch and, for each distinct teacher, which of the rows are its own."""

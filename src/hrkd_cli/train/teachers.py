@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hrkd_cli.config import DistillSettings, TeacherCheckpoints
+from hrkd_cli.config import DistillSettings, Method, TeacherCheckpoints
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError, ModelError, TrainingError
 from hrkd_cli.evaluation.metrics import DomainScores
@@ -127,6 +127,8 @@ def check_teachers(
     if taught != settings.truncate:
         text = f"teacher {name} was taught with --truncate {taught}; here its texts are cut by {settings.truncate}"
         on_event(Note(text, warning=True))
+    if settings.method is Method.LABELS:
+        return encoder  # it gives the student its start and its tokenizer, and teaches nothing
     dev = encode_split(dataset, "dev", encoder)
     on_event(Note("scoring the teacher on the dev split"))
     strength = score(teachers.models, dev, teachers.heads, encoder, arithmetic, world)
