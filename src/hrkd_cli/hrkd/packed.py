@@ -105,6 +105,7 @@ def packed_terms(
     mean_classes: float,
     class_weights: Tensor | None = None,
     labels: Labels | None = None,
+    prototypes: bool = True,
 ) -> BatchTerms:
     """Compare teachers and student on the rows of one step.
 
@@ -117,6 +118,7 @@ def packed_terms(
         mean_classes: divisor of the sum over classes, see ``prediction_loss``.
         class_weights: (R, C) factors of the classes' terms.
         labels: what the label loss is taken against; None for no label loss.
+        prototypes: whether anyone looks at them; they have width 0 otherwise.
 
     Returns:
         The terms of all domains; of the whole batch when the shares of the rows add up to 1 in every domain.
@@ -133,6 +135,8 @@ def packed_terms(
     if student.queries is not None:
         attention = _attention_gaps(teacher, student, shares) * shares.pairs  # (L, R)
         attention = torch.cat([torch.zeros_like(hidden[:1]), attention @ shares.domains.T])
+    if not prototypes:
+        return BatchTerms(hidden, attention, prediction, hidden.new_zeros((*hidden.shape, 0)), label)
     # The mean state of each domain, (L+1, D, h). A projection of a mean is the mean of projections.
     means = shares.domains @ (shares.tokens[:, None, :] @ wide(student.hidden)).squeeze(2)
     if projections is not None:

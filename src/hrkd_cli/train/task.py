@@ -206,6 +206,7 @@ class DistillTask:
                 mean_classes=self.mean_classes,
                 class_weights=None if self.class_weights is None else self.class_weights[numbers],
                 labels=batch.labels,
+                prototypes=self.graph is not None,
             )
             return self._scaled(self._terms(own))
 
