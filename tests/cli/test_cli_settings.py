@@ -44,7 +44,7 @@ def test_environment_over_file_and_the_command_s_own_variable_first(hrkd, engine
 
 
 def test_flag_over_everything(hrkd, engines, monkeypatch):
-    write("epochs = 4\nhierarchy = false\n")
+    write("epochs = 4\nhierarchy = false\ngraph = 'frozen'\n")
     monkeypatch.setenv("HRKD_EPOCHS", "6")
     assert hrkd("distill", "--config", "c.toml", "--epochs", "8", "--hierarchy").code == 0
     options = engines["distill"].options

@@ -40,7 +40,7 @@ def write_lines(folder: Path, found, *, tail=""):
 
 
 def write_record(folder: Path, *, stage="distill", **options):
-    values = {"epochs": 10, "learning_rate": 4e-4, "method": "hrkd", "graph": "frozen", "hierarchy": True, **options}
+    values = {"epochs": 10, "learning_rate": 4e-4, "method": "hrkd", "graph": "uniform", "hierarchy": False, **options}
     record = {
         "format": 1,
         "stage": stage,

@@ -23,7 +23,7 @@ def test_teach_and_distill(tmp_path):
         assert run.metrics.domains == tuple(dataset.domains)
         assert "attention" in run.metrics.losses
         assert ("Domain ratios by layer" in page([run])) is sections
-        changed = {"epochs", "max_length", "student", "allow_weak_teacher"} | ({"graph"} if not sections else set())
+        changed = {"epochs", "max_length", "student", "allow_weak_teacher", "graph"}
         assert set(run.changed_options()) == changed
     result = report([tmp_path / "teacher", tmp_path / "frozen"], out=tmp_path / "both.html")
     assert [run.stage for run in result.runs] == ["teach", "distill"]

@@ -85,7 +85,7 @@ def test_options_of_an_unfinished_run_come_from_its_newest_checkpoint(tmp_path):
     write_lines(tmp_path, lines())
     for step, epochs in ((9, 1), (10, 2)):
         (tmp_path / f"checkpoint-{step}").mkdir()
-        values = {"format": 1, "step": step, "options": {"epochs": epochs, "graph": "frozen"}}
+        values = {"format": 1, "step": step, "options": {"epochs": epochs, "graph": "uniform"}}
         (tmp_path / f"checkpoint-{step}" / "checkpoint.json").write_text(json.dumps(values))
     assert read_run(tmp_path).changed_options() == {"epochs": 2}
 
@@ -94,8 +94,8 @@ def test_options_of_an_unfinished_run_come_from_its_newest_checkpoint(tmp_path):
     ("given", "changed"),
     [
         ({}, []),
-        ({"graph": "uniform", "hierarchy": False}, ["graph"]),
-        ({"hierarchy": False}, ["hierarchy"]),
+        ({"graph": "frozen", "hierarchy": True}, ["graph"]),
+        ({"graph": "frozen", "hierarchy": False}, ["graph", "hierarchy"]),
         ({"method": "tinybert", "graph": "none", "hierarchy": False}, ["method"]),
         ({"epochs": 3, "of_another_version": 1}, ["epochs"]),
         ({"method": "unheard-of"}, ["method"]),
