@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -108,7 +109,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run() -> None:
     """Run the program as a console script."""
-    sys.exit(main())
+    code = main()
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        # One process of several: all is written and said. The threads that carry messages between them may still be
+        # running, and Python's way out can abort on those, or trip over the launcher's SIGTERM.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _accept_any_text() -> None:
