@@ -70,3 +70,27 @@ def test_models_run_through_it_in_training_only():
         causal = F.scaled_dot_product_attention(query, key, value, is_causal=True, dropout_p=0.5)
     assert found.shape == wanted.shape == causal.shape
     assert not torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("padding", [None, 2, -1])
+def test_look_ups_share_one_gradient(padding):
+    """Two look-ups of one table, and one of another, twice over: torch's own gradients, each time."""
+    torch.manual_seed(0)
+    tables = [torch.randn(7, 3, requires_grad=True) for _ in range(2)]
+    ids = torch.randint(0, 7, (2, 5)), torch.tensor([2, 6, 6])
+    factors = [torch.randn(*i.shape, 3) for i in (*ids, ids[0])]
+
+    def total():
+        seen = F.embedding(ids[0], tables[0], padding), F.embedding(ids[1], tables[0], padding)
+        return sum((s * f).sum() for s, f in zip((*seen, F.embedding(ids[0], tables[1])), factors, strict=True))
+
+    wanted = torch.autograd.grad(total(), tables)
+    for _ in range(2):
+        with CpuTraining() as mode:
+            found = total()
+        assert len(mode.tables) == 2
+        torch.testing.assert_close(found, total())
+        for own, other in zip(torch.autograd.grad(found, tables, retain_graph=True), wanted, strict=True):
+            torch.testing.assert_close(own, other)
+        for own, other in zip(torch.autograd.grad(found, tables), wanted, strict=True):
+            torch.testing.assert_close(own, other)

@@ -7,23 +7,18 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tasks import make_task
 from transformers import AutoModelForSequenceClassification
 
-from hrkd_cli.config import DistillSettings, Graph, Means, Method, Precision, TeacherCheckpoints, TeachSettings
+from hrkd_cli.config import DistillSettings, Graph, Means, Method, TeacherCheckpoints, TeachSettings
 from hrkd_cli.data.dataset import Rows
 from hrkd_cli.errors import HrkdError, ModelError, OutputError, TrainingError, UsageError
 from hrkd_cli.events import Note, StepDone
 from hrkd_cli.hrkd import Shares, Spread, teacher_spread
-from hrkd_cli.model.encoding import Encoder, make_encoder
-from hrkd_cli.model.loading import new_classifier
-from hrkd_cli.model.precision import Arithmetic
-from hrkd_cli.runtime.heads import DomainHeads
+from hrkd_cli.model.encoding import Encoder
 from hrkd_cli.train.distill import distill, distill_on
-from hrkd_cli.train.scoring import encode_split
-from hrkd_cli.train.task import Comparison, DistillTask
 from hrkd_cli.train.teach import teach_on
 from hrkd_cli.train.teacher_side import AskedTeachers
-from hrkd_cli.train.teachers import open_teachers
 from hrkd_cli.train.world import World
 from tiny import ARCHITECTURES, make_dataset, tiny_tokenizer, write_encoder, write_raw
 
@@ -110,7 +105,7 @@ def test_the_spread_of_a_step_is_that_of_its_parts(teacher, dataset):
     parts = []
     for rank in (0, 1):
         task.world = World(rank, 2)
-        batch = task.load(rows)
+        (batch,) = task.load(rows)
         signals = task.side.signals(batch.teacher, batch.shares.domains.argmax(dim=0))
         parts.append(teacher_spread(signals, batch.shares, 4))
     added = Spread(*(getattr(parts[0], f) + getattr(parts[1], f) for f in ("squares", "means", "scores")))
@@ -169,35 +164,6 @@ def test_same_seed_same_weights(tmp_path, teacher, dataset):
     assert any(not torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
 
 
-def make_task(teacher, dataset, **options):
-    """Return a task whose student is a random model of the teacher's shape."""
-    device = torch.device("cpu")
-    teachers = open_teachers(teacher, dataset, checkpoints=TeacherCheckpoints.AVERAGE, device=device, name="t")
-    heads = DomainHeads.build(dataset.labels)
-    encoder = make_encoder(teachers.root, teachers.tokenizer, 16)
-    rows = (encoder, encode_split(dataset, "train", encoder).encoded)
-    torch.manual_seed(0)
-    student = new_classifier(teachers.root.config)
-    settings = DistillSettings(**options).resolved()
-    comparison = Comparison.of(settings, teachers.root.config, student.config)
-    pad_to = 16 if comparison.padded else None
-    side = AskedTeachers(
-        teachers, comparison.layers, attention=comparison.attention, own=None, pad_to=pad_to, device=device
-    )
-    task = DistillTask(
-        side,
-        student,
-        heads,
-        settings,
-        comparison,
-        teacher=teachers.root.config,
-        rows=rows,
-        class_weights=dict.fromkeys(heads.domains),
-        arithmetic=Arithmetic(Precision.FP32, device),
-    )
-    return task, teachers.root, student
-
-
 def test_the_graph_and_the_teacher_are_not_trained(teacher, dataset):
     task, root, student = make_task(teacher, dataset, graph="frozen")
     student.train()
@@ -245,9 +211,9 @@ def test_padding_a_real_batch_further(teacher, dataset, monkeypatch, means, chan
     for length in (16, 40):
         monkeypatch.setattr(Encoder, "collate_rows", lambda *args, length=length, **_: collate(*args, pad_to=length))
         with torch.no_grad():
-            batch = task.load(rows)
+            (batch,) = task.load(rows)
             shares = widened(batch.shares, length, padded=means is Means.RELEASED)
-            loss = task.loss(dataclasses.replace(batch, shares=shares))
+            loss = task.loss([dataclasses.replace(batch, shares=shares)])
         found.append(torch.stack([loss.total, *loss.parts.values(), *loss.ratios.flatten()]))
     difference = (found[0] - found[1]).abs().max().item()
     assert (difference > 1e-3) if changes else (difference <= 1e-6)

@@ -47,8 +47,16 @@ def short_score_gap(
 ) -> Tensor:
     """Return score_gap of bf16 tensors, (L, R), over the queries and keys that count ((R, T), None where all do).
 
-    ``[Q, -Q'] [K, K']^T`` is one product with float32 sums, so only the difference itself is rounded. Gradients are
+    ``[-Q, Q'] [K, K']^T`` is one product with float32 sums, so only the difference itself is rounded. Gradients are
     found at once, layer by layer, and no T x T tensor is kept.
+
+    Args:
+        teacher_query: (L, R, A, T, d'), anything where it does not count.
+        teacher_key: as ``teacher_query``.
+        query: (L, R, A, T, d), the student's; numbers everywhere.
+        key: as ``query``.
+        queries: see above.
+        keys: see above.
     """
     return _apply(_ShortScoreGap, teacher_query, teacher_key, query, key, queries, keys)
 
@@ -134,25 +142,32 @@ class _ShortScoreGap(torch.autograd.Function):
     ) -> Tensor:
         found = torch.empty(query.shape[:2], dtype=torch.float32, device=query.device)
         to_query, to_key = torch.empty_like(query), torch.empty_like(key)
+        own = query.shape[-1]
+        left, right = (query.new_empty((*query.shape[1:-1], own + teacher_query.shape[-1])) for _ in range(2))
         for layer in range(len(query)):
-            left = torch.cat([query[layer], -teacher_query[layer]], dim=-1)  # (R, A, T, d + d')
-            right = torch.cat([key[layer], teacher_key[layer]], dim=-1)
-            if queries is not None:
-                left.masked_fill_(~queries[:, None, :, None], 0.0)
-            if keys is not None:
-                right.masked_fill_(~keys[:, None, :, None], 0.0)
-            gap = left @ right.mT  # (R, A, T, T)
+            for side, student, teacher, counted, sign in (
+                (left, query[layer], teacher_query[layer], queries, -1),  # (R, A, T, d + d')
+                (right, key[layer], teacher_key[layer], keys, 1),
+            ):
+                if counted is None:
+                    torch.mul(student, sign, out=side[..., :own])
+                    side[..., own:] = teacher
+                else:
+                    counts = counted[:, None, :, None]
+                    torch.mul(student, counts.to(student.dtype) * sign, out=side[..., :own])
+                    torch.where(counts, teacher, teacher.new_zeros(()), out=side[..., own:])
+            gap = left @ right.mT  # teacher's scores less the student's, (R, A, T, T)
             found[layer] = torch.linalg.vector_norm(gap, dim=(1, 2, 3), dtype=torch.float32).square()
             # The gap is 0 wherever a query or key does not count.
-            to_query[layer] = gap @ key[layer]
-            to_key[layer] = gap.mT @ query[layer]
+            torch.matmul(gap, key[layer], out=to_query[layer])
+            torch.matmul(gap.mT, query[layer], out=to_key[layer])
         ctx.save_for_backward(to_query, to_key)
         return found
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         to_query, to_key = ctx.saved_tensors
-        factor = (2 * gradients[0])[..., None, None, None].to(to_query.dtype)
+        factor = (-2 * gradients[0])[..., None, None, None].to(to_query.dtype)
         return None, None, to_query * factor, to_key * factor, None, None
 
 

@@ -75,6 +75,17 @@ class BatchTerms:
             torch.stack([t.prototypes for t in terms], dim=1),
         )
 
+    def __add__(self, other: BatchTerms) -> BatchTerms:
+        """Add the terms of other rows of the same step, each row with its share in its domain's mean."""
+        label = None if self.label is None or other.label is None else self.label + other.label
+        return BatchTerms(
+            self.hidden + other.hidden,
+            self.attention + other.attention,
+            self.prediction + other.prediction,
+            self.prototypes + other.prototypes,
+            label,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class LossParts:

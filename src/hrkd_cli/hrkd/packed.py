@@ -182,6 +182,11 @@ class Spread:
     means: Tensor
     scores: Tensor | None
 
+    def __add__(self, other: Spread) -> Spread:
+        """Add the moments of other rows of the same step."""
+        scores = None if self.scores is None or other.scores is None else self.scores + other.scores
+        return Spread(self.squares + other.squares, self.means + other.means, scores)
+
     def units(self) -> tuple[Tensor, Tensor]:
         """Return what hidden-state and attention losses are relative to, (L+1, 1) each: means over domains.
 

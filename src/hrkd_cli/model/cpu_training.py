@@ -1,8 +1,9 @@
-"""Dropout and attention as a CPU runs them fast in training. The same mathematics, other random masks.
+"""Dropout, attention and embeddings as a CPU runs them fast in training. The same mathematics, other random masks.
 
 Torch draws dropout masks on a CPU one number after the other, and takes attention with dropout apart into a dozen
 passes over float32 scores. Here random bits come from a vectorised generator (SFC64), seeded from torch's own random
-state so that a resumed run draws the same, and attention keeps its scores in the precision of the run.
+state so that a resumed run draws the same, and attention keeps its scores in the precision of the run. An embedding
+that several pieces of a step look into gets one gradient of all: each of its own would be as large as the table.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class CpuTraining(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.masks = Masks()
+        self.tables: dict[int, tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]] = {}
 
     def __torch_function__(
         self, func: Callable[..., Any], _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -59,7 +61,23 @@ class CpuTraining(TorchFunctionMode):
             given |= kwargs
             if self._can_attend(given):
                 return self._attend(given)
+        elif func is F.embedding:
+            given = dict(zip(("input", "weight", "padding_idx"), args, strict=False)) | kwargs
+            weight = given["weight"]
+            extra = len(args) > 3 or any(given.get(n) for n in ("max_norm", "scale_grad_by_freq", "sparse"))
+            if torch.is_grad_enabled() and weight.requires_grad and _is_ours(weight) and not extra:
+                return self._look_up(given["input"], weight, given.get("padding_idx"))
         return func(*args, **kwargs)
+
+    def _look_up(self, ids: Tensor, weight: Tensor, padding: int | None) -> Tensor:
+        if id(weight) not in self.tables:
+            seen: list[tuple[Tensor, Tensor]] = []
+            own = -1 if padding is None else padding % len(weight)
+            table: Tensor = _Table.apply(weight, own, seen)  # type: ignore[no-untyped-call]
+            self.tables[id(weight)] = (weight, table, seen)  # the weights stay, and so does their id
+        _, table, seen = self.tables[id(weight)]
+        found: Tensor = _LookUp.apply(table, weight.detach(), ids, seen)  # type: ignore[no-untyped-call]
+        return found
 
     @staticmethod
     def _can_attend(given: dict[str, Any]) -> bool:
@@ -97,6 +115,38 @@ class _Dropout(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (keep,) = ctx.saved_tensors
         return (gradients[0] * keep).mul_(ctx.factor), None, None
+
+
+class _Table(torch.autograd.Function):
+    """An embedding's weights as several look-ups share them: one gradient, of a whole table, for all of them.
+
+    Stands for the weights in the graph with a single number, whose gradient comes after those of all look-ups.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, padding: int, seen: list[tuple[Tensor, Tensor]]) -> Tensor:
+        ctx.rows, ctx.padding, ctx.seen = len(weight), padding, seen
+        return weight.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *_gradients: Tensor) -> tuple[Tensor, None, None]:
+        ids, gradients = (torch.cat(parts) for parts in zip(*ctx.seen, strict=True))
+        ctx.seen.clear()
+        return torch.ops.aten.embedding_dense_backward(gradients, ids, ctx.rows, ctx.padding, False), None, None
+
+
+class _LookUp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, weight: Tensor, ids: Tensor, seen: list[tuple[Tensor, Tensor]]) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.seen, ctx.zero = seen, torch.zeros_like(table)
+        return torch.embedding(weight, ids)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (ids,) = ctx.saved_tensors
+        ctx.seen.append((ids.flatten(), gradients[0].flatten(0, -2)))
+        return ctx.zero, None, None, None
 
 
 class _Attention(torch.autograd.Function):

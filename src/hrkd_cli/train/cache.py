@@ -183,8 +183,11 @@ class TeacherCache:
         parts = [by_number[n] for n in self.kept.states]
         for queries, keys in zip(seen.queries, seen.keys, strict=True) if self.kept.scored else ():
             parts += [t.transpose(1, 2).flatten(2) for t in (queries, keys)]
-        limit = torch.finfo(self.arithmetic.stored).max
-        states = torch.stack([p.float().clamp(-limit, limit).to(self.arithmetic.stored) for p in parts], dim=1)
+        stored = self.arithmetic.stored
+        if stored is torch.float16:  # bf16 reaches as far as float32
+            limit = torch.finfo(stored).max
+            parts = [p.float().clamp(-limit, limit) for p in parts]
+        states = torch.stack([p.to(stored) for p in parts], dim=1)
         return states, logits, self._energies(id(model), states, batch)
 
     def queries_and_keys(self, model: int, states: Tensor) -> tuple[Tensor, Tensor]:
@@ -297,7 +300,6 @@ class CachedTeachers:
             lengths = cache.lengths[shard.domain][shard.first : shard.first + shard.rows]
             starts = np.concatenate([[0], np.cumsum(lengths)]) * cache.kept.units * cache.kept.width
             self.pages.setdefault(shard.domain, []).append((states, small, starts))
-        self._buffer = torch.empty(0, dtype=torch.int16)
 
     def load(self, picks: Sequence[Pick], batch: Batch) -> Read:
         """See TeacherSide."""
@@ -344,13 +346,9 @@ class CachedTeachers:
         return TeacherSignals(hidden, queries, keys, energies, loaded.logits)
 
     def _space(self, shape: tuple[int, ...]) -> Tensor:
-        """Return room on the host for a batch's states; what stands at padding is left over from other batches."""
-        size = int(np.prod(shape))
-        if self.device.type == "cuda":  # copied behind our back: torch knows when such memory is free again
-            return torch.empty(size, dtype=torch.int16, pin_memory=True).view(shape)
-        if self._buffer.numel() < size:
-            self._buffer = torch.zeros(size, dtype=torch.int16)
-        return self._buffer[:size].view(shape)
+        """Return room on the host for a batch's states; padding holds anything, also what is not a number."""
+        # A GPU copies behind our back: torch knows when such memory is free again.
+        return torch.empty(shape, dtype=torch.int16, pin_memory=self.device.type == "cuda")
 
 
 def measure_rates(cache: TeacherCache, folder: Path) -> tuple[float, float]:

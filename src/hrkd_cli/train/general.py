@@ -8,7 +8,7 @@ later run that asks for the same.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ class General:
 class GeneralTask(DistillTask):
     """The hidden-state and attention losses of a distillation, without the prediction loss."""
 
-    def loss(self, batch: DistillBatch) -> TaskLoss:
+    def loss(self, batch: Sequence[DistillBatch]) -> TaskLoss:
         """Run one step's rows."""
         parts = super().loss(batch).parts
         # Not the total with a weight of 0: the head would get gradients of 0, and its weights would decay.

@@ -16,10 +16,44 @@ from hrkd_cli.train.world import World
 
 Pick = tuple[str, int]  # domain, row
 
+# What a second pass through the model must save on a CPU to be worth its own costs (docs/performance.md).
+SPARED_TOKENS = 128
+SPARED_SHARE = 0.1
+
 
 def picks_of(rows: Rows, world: World) -> list[Pick]:
     """Return this process's part of a step's rows, domain after domain."""
     return world.mine((domain, row) for domain, chosen in rows.items() for row in chosen)
+
+
+def pieces_of(picks: Sequence[Pick], lengths: Mapping[str, np.ndarray], device: torch.device) -> list[list[Pick]]:
+    """Split a step's rows into short and long ones where that spares enough padding, and these again.
+
+    On a CPU only: on a GPU, where a small product takes as long as a large one, they stay together.
+
+    Args:
+        picks: the rows, at least one.
+        lengths: tokens of each row by domain.
+        device: where the model runs.
+
+    Returns:
+        The pieces, each with its rows in the order given: those of a domain, and of its teacher, side by side.
+    """
+    if device.type != "cpu":
+        return [list(picks)]
+    own = np.array([lengths[domain][row] for domain, row in picks])
+    return [[picks[n] for n in np.sort(numbers)] for numbers in _split(own, np.argsort(own, kind="stable"))]
+
+
+def _split(lengths: np.ndarray, order: np.ndarray) -> list[np.ndarray]:
+    """Split row numbers, sorted by length, where it spares most padding, as long as it is worth it."""
+    sizes, longest = np.arange(1, len(order)), lengths[order[-1]]
+    spared = sizes * (longest - lengths[order[:-1]])
+    whole = len(order) * longest
+    if not len(spared) or spared.max() < max(SPARED_TOKENS, SPARED_SHARE * whole):
+        return [order]
+    short = int(spared.argmax()) + 1
+    return _split(lengths, order[:short]) + _split(lengths, order[short:])
 
 
 def check_share(batch_size: int, domains: int, world: World) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -35,7 +37,7 @@ from hrkd_cli.train.columns import Columns
 from hrkd_cli.train.loop import Rows, TaskLoss
 from hrkd_cli.train.optimiser import Optimiser
 from hrkd_cli.train.relate import GraphTrainer
-from hrkd_cli.train.rows import make_labels, make_shares, picks_of
+from hrkd_cli.train.rows import Pick, make_labels, make_shares, picks_of, pieces_of
 from hrkd_cli.train.teacher_side import TeacherSide, stacked
 from hrkd_cli.train.world import ALONE, World
 
@@ -66,7 +68,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class DistillBatch:
-    """A step's rows on the device: the student's inputs, the teachers' part, the shares of the means, the labels."""
+    """Rows of a step on the device: the student's inputs, the teachers' part, the shares of the means, the labels."""
 
     batch: Batch
     teacher: Any
@@ -155,9 +157,13 @@ class DistillTask:
                     world=world,
                 )
 
-    def load(self, rows: Rows) -> DistillBatch:
-        """Get one step's rows ready: this process's part of them."""
+    def load(self, rows: Rows) -> list[DistillBatch]:
+        """Get one step's rows ready: this process's part of them, in pieces of similar length."""
         picks = picks_of(rows, self.world)
+        pieces = [picks] if self.comparison.padded else pieces_of(picks, self.lengths, self.arithmetic.device)
+        return [self._load(rows, piece) for piece in pieces]
+
+    def _load(self, rows: Rows, picks: Sequence[Pick]) -> DistillBatch:
         device = self.arithmetic.device
         # The released code pads everything to the maximum, which its unmasked means can see.
         pad_to = self.encoder.max_length if self.comparison.padded else None
@@ -166,7 +172,7 @@ class DistillTask:
         labels = make_labels(rows, picks, self.labels, device) if self.settings.label_weight else None
         return DistillBatch(batch, self.side.load(picks, batch), shares, labels)
 
-    def prepare(self, number: int, steps: int, batch: DistillBatch, optimiser: Optimiser) -> None:
+    def prepare(self, number: int, steps: int, batch: Sequence[DistillBatch], optimiser: Optimiser) -> None:
         """See what step ``number`` compares; train the graph before it, if it is one that is and its turn."""
         self.compares = bool(self.comparison.layers) and number <= self.settings.compare_until * steps
         if not self.compares or self.graph_trainer is None or number % self.settings.graph_every:
@@ -179,14 +185,19 @@ class DistillTask:
             self.student.model.train()
             self.graph_trainer.update(number, lambda: held, lambda: self._compare(batch), optimiser)
 
-    def loss(self, batch: DistillBatch) -> TaskLoss:
+    def loss(self, batch: Sequence[DistillBatch]) -> TaskLoss:
         """Run one step's rows."""
         terms = self._compare(batch)
         with self.arithmetic.exact():
             return self._total(terms)
 
-    def _compare(self, batch: DistillBatch) -> BatchTerms:
+    def _compare(self, batch: Sequence[DistillBatch]) -> BatchTerms:
         """Run one step's rows; the losses of all domains and processes."""
+        own = reduce(operator.add, map(self._compare_piece, batch))
+        with self.arithmetic.exact():
+            return self._scaled(self._terms(own))
+
+    def _compare_piece(self, batch: DistillBatch) -> BatchTerms:
         numbers = batch.shares.domains.argmax(dim=0)  # (R,)
         teacher = self.side.signals(batch.teacher, numbers)
         if not self.compares:
@@ -197,7 +208,7 @@ class DistillTask:
         logits = self.columns.take(seen.logits, numbers)
         student = StudentSignals(hidden, projected, stacked(seen.queries), stacked(seen.keys), logits)
         with self.arithmetic.exact():
-            own = packed_terms(
+            return packed_terms(
                 teacher,
                 student,
                 batch.shares,
@@ -208,15 +219,17 @@ class DistillTask:
                 labels=batch.labels,
                 prototypes=self.graph is not None,
             )
-            return self._scaled(self._terms(own))
 
     @torch.no_grad()
     def measure(self, rows: Rows) -> None:
         """Measure the spread of what the teachers show on a step's rows, for relative losses."""
-        batch = self.load(rows)
-        teacher = self.side.signals(batch.teacher, batch.shares.domains.argmax(dim=0))
+        parts = []
+        for batch in self.load(rows):
+            teacher = self.side.signals(batch.teacher, batch.shares.domains.argmax(dim=0))
+            with self.arithmetic.exact():
+                parts.append(teacher_spread(teacher, batch.shares, self.student.sizes.heads))
         with self.arithmetic.exact():
-            own = teacher_spread(teacher, batch.shares, self.student.sizes.heads)
+            own = reduce(operator.add, parts)
             whole = Spread(
                 self.world.sum(own.squares),
                 self.world.sum(own.means),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ from hrkd_cli.train.fit import batch_size_of
 from hrkd_cli.train.loop import Rows, TaskLoss
 from hrkd_cli.train.optimiser import Optimiser
 from hrkd_cli.train.result import TrainResult, run_key
-from hrkd_cli.train.rows import check_share, picks_of
+from hrkd_cli.train.rows import Pick, check_share, picks_of, pieces_of
 from hrkd_cli.train.run import Run
 from hrkd_cli.train.scoring import SplitLabels, encode_split, score
 from hrkd_cli.train.stage import (
@@ -176,6 +179,23 @@ def is_teacher(folder: Path) -> bool:
     return is_stage_folder(folder, "teach")
 
 
+@dataclass(frozen=True, slots=True)
+class TeachBatch:
+    """Rows of a step on the device.
+
+    Attributes:
+        batch: the model's inputs.
+        domains: (R,), each row's domain by number.
+        labels: (R,), among those of its domain.
+        weights: (R,), adding up to 1 in each domain of the whole step.
+    """
+
+    batch: Batch
+    domains: Tensor
+    labels: Tensor
+    weights: Tensor
+
+
 class TeachTask:
     """Cross-entropy of every domain's rows, summed over domains.
 
@@ -205,6 +225,7 @@ class TeachTask:
         self.encoder = encoder
         self.device = device
         self.world = world
+        self.lengths = {domain: encoded.lengths() for domain, encoded in train.encoded.items()}
         self.columns = Columns(heads, heads.domains, device)
         weights = class_weights(train, heads, settings, torch.device("cpu"))
         self.class_weights = {d: None if w is None else w.numpy().astype(np.float64) for d, w in weights.items()}
@@ -212,9 +233,11 @@ class TeachTask:
     def prepare(self, number: int, steps: int, batch: Any, optimiser: Optimiser) -> None:
         """Nothing comes before a step of a teacher."""
 
-    def load(self, rows: Rows) -> tuple[Batch, Tensor, Tensor, Tensor]:
-        """Get one step's rows ready: inputs, (R,) domains, (R,) labels, (R,) weights that sum to 1 in each domain."""
-        picks = picks_of(rows, self.world)
+    def load(self, rows: Rows) -> list[TeachBatch]:
+        """Get one step's rows ready: this process's part of them, in pieces of similar length."""
+        return [self._load(rows, p) for p in pieces_of(picks_of(rows, self.world), self.lengths, self.device)]
+
+    def _load(self, rows: Rows, picks: Sequence[Pick]) -> TeachBatch:
         batch = self.encoder.collate_rows([(self.train.encoded[d], row) for d, row in picks], self.device)
         numbers = {domain: n for n, domain in enumerate(self.heads.domains)}
         sums = {d: self._weights(d, chosen).sum() for d, chosen in rows.items()}
@@ -222,14 +245,15 @@ class TeachTask:
         of = np.array([numbers[d] for d, _ in picks])
         labels = np.array([self.train.labels[d][row] for d, row in picks])
         of_t, labels_t, weights_t = (to_device(torch.from_numpy(a), self.device) for a in (of, labels, weights))
-        return batch, of_t, labels_t, weights_t
+        return TeachBatch(batch, of_t, labels_t, weights_t)
 
-    def loss(self, batch: tuple[Batch, Tensor, Tensor, Tensor]) -> TaskLoss:
+    def loss(self, batch: Sequence[TeachBatch]) -> TaskLoss:
         """Run one step's rows through the model."""
-        inputs, numbers, labels, weights = batch
-        logits = self.columns.take(self.model(**inputs.inputs).logits.float(), numbers)
-        own = (F.cross_entropy(logits, labels, reduction="none") * weights).sum()
-        return TaskLoss(self.world.sum(own))
+        return TaskLoss(self.world.sum(reduce(operator.add, map(self._loss, batch))))
+
+    def _loss(self, batch: TeachBatch) -> Tensor:
+        logits = self.columns.take(self.model(**batch.batch.inputs).logits.float(), batch.domains)
+        return (F.cross_entropy(logits, batch.labels, reduction="none") * batch.weights).sum()
 
     def state(self) -> dict[str, Tensor]:
         """Return nothing: all state is in the model."""

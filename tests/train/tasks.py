@@ -1,0 +1,42 @@
+"""A distillation task of small models, for tests of what one step does."""
+
+import torch
+
+from hrkd_cli.config import DistillSettings, Precision, TeacherCheckpoints
+from hrkd_cli.model.encoding import make_encoder
+from hrkd_cli.model.loading import new_classifier
+from hrkd_cli.model.precision import Arithmetic
+from hrkd_cli.runtime.heads import DomainHeads
+from hrkd_cli.train.scoring import encode_split
+from hrkd_cli.train.task import Comparison, DistillTask
+from hrkd_cli.train.teacher_side import AskedTeachers
+from hrkd_cli.train.teachers import open_teachers
+
+
+def make_task(teacher, dataset, **options):
+    """Return a task whose student is a random model of the teacher's shape."""
+    device = torch.device("cpu")
+    teachers = open_teachers(teacher, dataset, checkpoints=TeacherCheckpoints.AVERAGE, device=device, name="t")
+    heads = DomainHeads.build(dataset.labels)
+    encoder = make_encoder(teachers.root, teachers.tokenizer, 16)
+    rows = (encoder, encode_split(dataset, "train", encoder).encoded)
+    torch.manual_seed(0)
+    student = new_classifier(teachers.root.config)
+    settings = DistillSettings(**options).resolved()
+    comparison = Comparison.of(settings, teachers.root.config, student.config)
+    pad_to = 16 if comparison.padded else None
+    side = AskedTeachers(
+        teachers, comparison.layers, attention=comparison.attention, own=None, pad_to=pad_to, device=device
+    )
+    task = DistillTask(
+        side,
+        student,
+        heads,
+        settings,
+        comparison,
+        teacher=teachers.root.config,
+        rows=rows,
+        class_weights=dict.fromkeys(heads.domains),
+        arithmetic=Arithmetic(Precision.FP32, device),
+    )
+    return task, teachers.root, student

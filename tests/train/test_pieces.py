@@ -1,0 +1,68 @@
+"""A step's rows in pieces of similar length: which rows go together, and that losses and gradients stay the same."""
+
+import numpy as np
+import pytest
+import torch
+from tasks import make_task
+
+from hrkd_cli.train import rows as step_rows
+from hrkd_cli.train.rows import pieces_of
+
+CPU = torch.device("cpu")
+
+
+def test_rows_are_split_where_that_spares_most_padding():
+    lengths = {"a": np.array([100, 30, 90]), "b": np.array([31, 100, 32])}
+    picks = [("a", 0), ("a", 1), ("a", 2), ("b", 0), ("b", 1), ("b", 2)]
+    # 6 x 100 padded tokens; with the three short rows apart 3 x 32 + 3 x 100, 204 fewer.
+    assert pieces_of(picks, lengths, CPU) == [[("a", 1), ("b", 0), ("b", 2)], [("a", 0), ("a", 2), ("b", 1)]]
+    assert pieces_of(picks, lengths, torch.device("cuda")) == [picks]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "pieces"),
+    [
+        ([40], 1),
+        ([40, 40, 40], 1),
+        ([10, 137], 1),  # 127 spared
+        ([10, 138], 2),
+        ([1000, 1128] * 2, 1),  # 256 spared of 4,512, not a tenth
+        ([10, 200, 400], 3),
+    ],
+)
+def test_a_second_pass_must_be_worth_it(lengths, pieces):
+    picks = [("a", n) for n in range(len(lengths))]
+    found = pieces_of(picks, {"a": np.array(lengths)}, CPU)
+    assert len(found) == pieces
+    assert sorted(pick for piece in found for pick in piece) == picks
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"graph": "frozen"},
+        {"graph": "uniform", "label_weight": 0.5},
+        {"method": "logits"},
+        {"graph": "none", "loss_scale": "relative"},
+    ],
+)
+def test_pieces_have_the_losses_and_gradients_of_the_whole(teacher, dataset, monkeypatch, options):
+    rows = {"books": [0, 1, 2, 3, 4], "music": [3, 4, 5, 6, 7]}
+    found = []
+    for spared, count in ((1e9, 1), (0, 2)):
+        monkeypatch.setattr(step_rows, "SPARED_TOKENS", spared)
+        monkeypatch.setattr(step_rows, "SPARED_SHARE", 0)
+        task, _, student = make_task(teacher, dataset, **options)
+        student.eval()
+        task.labels = {domain: np.arange(20) % 2 for domain in rows}
+        if options.get("loss_scale"):
+            task.measure(rows)
+        batch = task.load(rows)
+        assert len(batch) >= count
+        assert (len(batch) == 1) == (count == 1)
+        loss = task.loss(batch)
+        loss.total.backward()
+        gradients = [p.grad for m in (student, task.projections) if m for p in m.parameters() if p.grad is not None]
+        found.append([*loss.parts.values(), loss.total, *gradients])
+    for whole, pieces in zip(*found, strict=True):
+        torch.testing.assert_close(pieces, whole, rtol=1e-4, atol=1e-6)
