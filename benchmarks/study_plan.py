@@ -10,6 +10,7 @@ from typing import Any
 
 # What an option's value is given by on the command line; results are stored with the mark, not with a machine's path.
 STUDENT, UNLABELLED = "@student", "@unlabelled"
+EACH = "@each"  # as the value of `domains`: a student for each domain, one after the other
 
 METHODS: dict[str, dict[str, Any]] = {
     "labels": {"method": "labels"},
@@ -17,8 +18,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "uniform": {"graph": "uniform"},
     "frozen": {"graph": "frozen"},
     "learned": {"graph": "learned"},
-    "no-hierarchy": {"hierarchy": False},
-    "from-teacher": {"student": "3x384"},
+    "no-hierarchy": {"graph": "frozen", "hierarchy": False},
+    "one-domain": {"method": "tinybert", "domains": EACH},
     "paper": {"recipe": "paper"},
     "label-loss": {"label_weight": 1.0},
     "logits+labels": {"method": "logits", "label_weight": 1.0},
@@ -64,10 +65,10 @@ SAYS = {
     "uniform": "hidden states too, uniform ratios",
     "frozen": "HRKD, frozen graph",
     "learned": "HRKD, learned graph",
-    "no-hierarchy": "HRKD without hierarchy",
-    "from-teacher": "HRKD, student cut from the teacher",
+    "no-hierarchy": "HRKD, frozen graph, without hierarchy",
+    "one-domain": "TinyBERT, a student for each domain",
     "paper": "the released recipe",
-    "label-loss": "HRKD, label loss mixed in",
+    "label-loss": "uniform ratios, label loss mixed in",
     "logits+labels": "logits and labels",
     "texts": "uniform ratios, unlabelled texts",
     "logits+texts": "logits only, unlabelled texts",

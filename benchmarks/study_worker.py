@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import shutil
+import statistics
 import sys
 import time
 import traceback
@@ -14,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
 
-from study_plan import COLUMNS, STUDENT, UNLABELLED
+from study_plan import COLUMNS, EACH, STUDENT, UNLABELLED
 
 FLOOR_STRENGTHS = (1.0, 10.0, 100.0)
 
@@ -103,19 +104,31 @@ def make_run(job: Mapping[str, Any]) -> dict[str, Any]:
     }
     options |= {"seed": job["seed"], "device": job["device"]}
     # Side by side in one folder, the runs of a column read the same kept teacher outputs.
-    result = distill(folder / "teacher", data=folder / "dataset", out=out, resume=True, on_event=_log, **options)
+    dataset = open_dataset(folder / "dataset")
+    alone = {domain: out / domain for domain in dataset.domains} if options.get("domains") == EACH else {None: out}
+    results = [
+        distill(
+            folder / "teacher",
+            data=folder / "dataset",
+            out=place,
+            resume=True,
+            on_event=_log,
+            **(options if domain is None else {**options, "domains": domain}),
+        )
+        for domain, place in alone.items()
+    ]
     found = {
         "method": job["method"],
         "seed": job["seed"],
         "options": job["options"],
         "student": job["student_name"],
         "fingerprints": stored["fingerprints"],
-        "steps": result.steps,
-        "best_step": result.best_step,
-        "seconds": result.seconds,
-        "examples_per_second": result.examples_per_second,
-        "dev": result.dev["average"]["accuracy"],
-        "right": score(out, open_dataset(folder / "dataset"), job["device"]),
+        "steps": sum(result.steps for result in results),
+        "best_step": results[0].best_step if len(results) == 1 else None,
+        "seconds": sum(result.seconds for result in results),
+        "examples_per_second": statistics.mean(result.examples_per_second for result in results),
+        "dev": statistics.mean(result.dev["average"]["accuracy"] for result in results),
+        "right": score(out, dataset, job["device"]),
         "wall_seconds": time.perf_counter() - begun,
         **_machine(job),
     }
