@@ -146,10 +146,11 @@ class Bench:
     @property
     def examples(self) -> int:
         """Rows that an epoch runs, those seen again included."""
-        sampler = self._sampler()
+        sampler = self.sampler()
         return sampler.steps_per_epoch * self.options.batch_size * len(self.heads.domains)
 
-    def _sampler(self) -> Any:
+    def sampler(self) -> Any:
+        """Return the rows of each step."""
         return make_sampler(self.dataset, self.settings, self.options.batch_size, self.encoded)
 
     def paper(self) -> dict[str, Any]:
@@ -163,7 +164,7 @@ class Bench:
         trained = [p for m in (self.student, projections) for p in m.parameters()]
         adamw = torch.optim.AdamW(trained, lr=5e-5, foreach=False, fused=False)
         parts, seconds = defaultdict(float), []
-        for number, rows in enumerate(islice(self._sampler(), WARM_UP + self.options.steps)):
+        for number, rows in enumerate(islice(self.sampler(), WARM_UP + self.options.steps)):
             if number == WARM_UP:
                 parts.clear()
             begun = self._now()
@@ -197,11 +198,9 @@ class Bench:
             **{f"{name}, ms a step": round(1e3 * s / self.options.steps, 1) for name, s in parts.items()},
         }
 
-    def ours(self) -> dict[str, Any]:
-        """Train as hrkd distill does; measure the steps, then once more with a clock around each part."""
-        arithmetic = Arithmetic(Precision(self.options.precision), self.device)
-        arithmetic.prepare()
-        cache = TeacherCache(
+    def cache(self, arithmetic: Arithmetic) -> TeacherCache:
+        """Return the teacher's outputs, to be built."""
+        return TeacherCache(
             Path(self.options.place) / "cache",
             self.teachers,
             (self.encoder, self.encoded),
@@ -211,10 +210,10 @@ class Bench:
             arithmetic=arithmetic,
             world=ALONE,
         )
-        tick = self._now()
-        rows = cache.build(lambda _: None)
-        building = self._now() - tick
-        task = DistillTask(
+
+    def task(self, cache: TeacherCache, arithmetic: Arithmetic) -> DistillTask:
+        """Return what hrkd distill trains, with outputs that are there."""
+        return DistillTask(
             cache.open(),
             self.student,
             self.heads,
@@ -225,8 +224,18 @@ class Bench:
             class_weights=dict.fromkeys(self.heads.domains),
             arithmetic=arithmetic,
         )
+
+    def ours(self) -> dict[str, Any]:
+        """Train as hrkd distill does; measure the steps, then once more with a clock around each part."""
+        arithmetic = Arithmetic(Precision(self.options.precision), self.device)
+        arithmetic.prepare()
+        cache = self.cache(arithmetic)
+        tick = self._now()
+        rows = cache.build(lambda _: None)
+        building = self._now() - tick
+        task = self.task(cache, arithmetic)
         modules = [self.student, task.projections]
-        sampler = self._sampler()
+        sampler = self.sampler()
         optimiser = Optimiser(modules, self.settings, 10**6, arithmetic=arithmetic)
 
         def run(steps: int, *, ahead: bool) -> float:

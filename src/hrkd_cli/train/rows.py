@@ -17,7 +17,7 @@ from hrkd_cli.train.world import World
 Pick = tuple[str, int]  # domain, row
 
 # What a second pass through the model must save on a CPU to be worth its own costs (docs/performance.md).
-SPARED_TOKENS = 128
+SPARED_TOKENS = 128.0
 SPARED_SHARE = 0.1
 
 
