@@ -3,51 +3,26 @@
 import numpy as np
 import pytest
 import torch
+from tasks import make_task
 from test_distill import run
 from torch import nn
 
-from hrkd_cli.config import DistillSettings, Precision, TeacherCheckpoints
+from hrkd_cli.config import DistillSettings
 from hrkd_cli.hrkd import BatchTerms, RelationGraph
-from hrkd_cli.model.encoding import make_encoder
-from hrkd_cli.model.loading import new_classifier
-from hrkd_cli.model.precision import Arithmetic
-from hrkd_cli.runtime.heads import DomainHeads
 from hrkd_cli.train.optimiser import Optimiser
 from hrkd_cli.train.relate import GraphTrainer
 from hrkd_cli.train.rows import hold_back
 from hrkd_cli.train.scoring import encode_split
-from hrkd_cli.train.task import Comparison, DistillTask
-from hrkd_cli.train.teacher_side import AskedTeachers
-from hrkd_cli.train.teachers import open_teachers
+from hrkd_cli.train.task import DistillTask
 
 
 @pytest.fixture
 def task(teacher, dataset):
     """A task with a learned graph, its optimiser after one step, and a batch."""
-    device = torch.device("cpu")
-    teachers = open_teachers(teacher, dataset, checkpoints=TeacherCheckpoints.AVERAGE, device=device, name="t")
-    heads = DomainHeads.build(dataset.labels)
-    encoder = make_encoder(teachers.root, teachers.tokenizer, 16)
-    train = encode_split(dataset, "train", encoder)
-    torch.manual_seed(0)
-    student = new_classifier(teachers.root.config)
-    settings = DistillSettings(graph="learned", graph_every=1, learning_rate=1e-3, warmup=0).resolved()
-    comparison = Comparison.of(settings, teachers.root.config, student.config)
-    side = AskedTeachers(teachers, comparison.layers, attention=True, own=None, pad_to=None, device=device)
-    made = DistillTask(
-        side,
-        student,
-        heads,
-        settings,
-        comparison,
-        teacher=teachers.root.config,
-        rows=(encoder, train.encoded),
-        labels=train.labels,
-        held_back={d: hold_back(labels, 0.2, d) for d, labels in train.labels.items()},
-        class_weights=dict.fromkeys(heads.domains),
-        arithmetic=Arithmetic(Precision.FP32, device),
-    )
-    optimiser = Optimiser([student, made.projections], settings, 100)
+    made, _, student = make_task(teacher, dataset, graph="learned", graph_every=1, learning_rate=1e-3, warmup=0)
+    made.labels = encode_split(dataset, "train", made.encoder).labels
+    made.held_back = {d: hold_back(labels, 0.2, d) for d, labels in made.labels.items()}
+    optimiser = Optimiser([student, made.projections], made.settings, 100)
     student.train()
     batch = made.load({"books": [0, 1, 2], "music": [3, 4, 5]})
     made.loss(batch).total.backward()

@@ -12,6 +12,7 @@ from hrkd_cli.config import TeachSettings
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError, ModelError, OutputError, TrainingError, UsageError
 from hrkd_cli.events import DevScored, StageDone, StageStarted, StepDone
+from hrkd_cli.train import rows as step_rows
 from hrkd_cli.train.teach import TeachTask, teach, teach_on
 from tiny import ARCHITECTURES, make_dataset, write_encoder
 
@@ -109,7 +110,8 @@ def test_every_architecture_is_taught_also_from_half_precision(tmp_path, archite
     assert (kinds.count(StepDone), kinds.count(DevScored)) == (6, 2)
 
 
-def test_the_loss_is_the_sum_of_the_domains_cross_entropies(encoder, dataset):
+@pytest.mark.parametrize("apart", [False, True])
+def test_the_loss_is_the_sum_of_the_domains_cross_entropies(encoder, dataset, monkeypatch, apart):
     from hrkd_cli.model.encoding import make_encoder
     from hrkd_cli.model.loading import load_classifier, load_tokenizer
     from hrkd_cli.runtime.heads import DomainHeads
@@ -120,8 +122,13 @@ def test_the_loss_is_the_sum_of_the_domains_cross_entropies(encoder, dataset):
     model = load_classifier(encoder, heads)
     cut = make_encoder(model, load_tokenizer(encoder), 16)
     task = TeachTask(model, encode_split(dataset, "train", cut), heads, cut, TeachSettings(), torch.device("cpu"))
+    if apart:
+        monkeypatch.setattr(step_rows, "SPARED_TOKENS", 0)
+        monkeypatch.setattr(step_rows, "SPARED_SHARE", 0)
     with torch.no_grad():
-        found = task.loss(task.load({"books": [0, 1, 2], "music": [3]})).total.item()
+        batch = task.load({"books": [0, 1, 2], "music": [3]})
+        assert (len(batch) > 1) == apart
+        found = task.loss(batch).total.item()
         expected = 0.0
         for domain, indices, first in (("books", [0, 1, 2], 0), ("music", [3], 2)):
             rows = dataset.split(domain, "train")
