@@ -84,7 +84,12 @@ def arguments() -> argparse.Namespace:
     make.add_argument("--keep", action="store_true", help="keep the students' weights, in STUDY/COLUMN/work")
     show = commands.add_parser("table", help="print the table of the runs that are there")
     show.add_argument("study", type=Path, metavar="STUDY")
-    show.add_argument("--against", default="frozen", metavar="METHOD", help="row that the others are compared with")
+    show.add_argument(
+        "--against",
+        default="frozen",
+        metavar="METHOD",
+        help="row that the others are compared with; also: teacher, floor",
+    )
     show.add_argument("--into", type=Path, metavar="FILE", help="write between <!-- study:PLAN --> and <!-- /study -->")
     return parser.parse_args()
 

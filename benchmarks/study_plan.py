@@ -113,6 +113,7 @@ class Column:
         options: more options of all students.
         methods: names in METHODS.
         large: whether ``--large-teacher`` is taught, not ``--teacher-model``.
+        shuffled: domains whose train labels are dealt out anew: what they teach is noise. Not scored.
     """
 
     says: str
@@ -126,6 +127,7 @@ class Column:
     options: Mapping[str, Any] = field(default_factory=dict)
     methods: Sequence[str] = ("labels", "logits", "uniform", "frozen", "learned")
     large: bool = False
+    shuffled: Sequence[str] = ()
 
     def shared(self) -> dict[str, Any]:
         """Return the options that teacher and students have in common."""
@@ -143,7 +145,10 @@ class Column:
     def to_json(self) -> dict[str, Any]:
         """Return what a stored teacher and its data depend on."""
         others = ("says", "epochs", "options", "methods")
-        return {name: value for name, value in asdict(self).items() if name not in others}
+        found = {name: value for name, value in asdict(self).items() if name not in others}
+        if not self.shuffled:
+            del found["shuffled"]  # columns were stored before there was such a thing
+        return found
 
 
 # Sizes: a student trains about 37 Amazon or 80 MNLI examples/s on two CPU cores. Dev is as large in few-shot, where it
@@ -232,6 +237,24 @@ COLUMNS: dict[str, Column] = {
         large=True,
         methods=("logits", "uniform", "texts", "strong-answers+texts"),
     ),
+    "amazon-texts": Column(
+        says="Amazon, all rows and unlabelled texts, ten epochs, student cut from the teacher",
+        source="amazon",
+        teacher_epochs=2,
+        epochs=10,
+        options={"student": "3x384", "unlabelled": UNLABELLED},
+        methods=("uniform", "logits"),
+    ),
+    "amazon-5-noise": Column(
+        says="Amazon, 5 % of train, labels of books and dvd shuffled, student cut from the teacher",
+        source="amazon",
+        few_shot=0.05,
+        teacher_epochs=10,
+        epochs=30,
+        options={"student": "3x384", "eval_every": 40, "allow_weak_teacher": True},
+        methods=("uniform", "frozen", "learned"),
+        shuffled=("books", "dvd"),
+    ),
     "sample": Column(
         says="the built-in sample",
         source="sample",
@@ -246,6 +269,8 @@ COLUMNS: dict[str, Column] = {
 PLANS: dict[str, tuple[str, ...]] = {
     "first": ("amazon", "amazon-5", "mnli-5", "amazon-5-texts"),
     "later": ("amazon-20", "mnli", "reviews12-20"),
+    "best": ("amazon-texts",),
+    "noise": ("amazon-5-noise",),
     "recipe": ("amazon", "amazon-5", "long", "long-cut", "long-ends", "ends"),
     "sample": ("sample",),  # a minute or two, to see that it works
 }

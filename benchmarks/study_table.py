@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from study_plan import COLUMNS, PLANS, SAYS, PlanError
+from study_plan import COLUMNS, PLANS, SAYS, STUDENT, PlanError
 
 DRAWS = 10_000
 BLOCK = 500  # draws at a time, for the memory
@@ -102,10 +102,18 @@ def read_column(folder: Path) -> Stored:
         run = json.loads(file.read_text(encoding="utf-8"))
         if run["fingerprints"] != facts["fingerprints"]:
             raise PlanError(f"{file}: made with other data or another teacher than {folder}/column.json; remove it")
-        runs.setdefault(run["method"], {})[run["seed"]] = run
+        runs.setdefault(run["method"], {})[run["seed"]] = _scored(run, facts)
     order = list(COLUMNS[folder.name].methods) if folder.name in COLUMNS else []
     by_plan = sorted(runs, key=lambda name: (order.index(name) if name in order else len(order), name))
-    return Stored(folder.name, facts, {name: dict(sorted(runs[name].items())) for name in by_plan})
+    return Stored(folder.name, _scored(facts, facts), {name: dict(sorted(runs[name].items())) for name in by_plan})
+
+
+def _scored(record: dict[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored record without the test rows of domains that learnt from noise."""
+    left_out = facts["column"].get("shuffled", ())
+    kept = {name: record[name] for name in ("right", "floor") if record.get(name)}
+    kept = {name: {d: row for d, row in right.items() if d not in left_out} for name, right in kept.items()}
+    return {**record, **kept}
 
 
 def tables(study: Path, against: str) -> dict[str, str]:
@@ -126,7 +134,7 @@ def tables(study: Path, against: str) -> dict[str, str]:
 
 def table(stored: Stored, against: str) -> str:
     """Return a column's heading, what it was made with, and a row a method."""
-    reference = stored.runs.get(against)
+    reference = _reference(stored, against)
     name = SAYS.get(against, against)
     head = [
         "method",
@@ -148,7 +156,32 @@ def table(stored: Stored, against: str) -> str:
     lines += [_row(method, runs, reference, own=method == against) for method, runs in stored.runs.items()]
     says = COLUMNS[stored.name].says if stored.name in COLUMNS else stored.name
     body = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    return f"### {says[0].upper()}{says[1:]}\n\n{_made_with(stored)}\n\n{body}"
+    return f"### {says[0].upper()}{says[1:]}\n\n{_made_with(stored)}\n\n{body}{_ratios(stored)}"
+
+
+def _reference(stored: Stored, against: str) -> Mapping[int, Any] | None:
+    """Return the runs to compare with, by seed: a method's, or ``teacher`` or ``floor``, the same for all seeds."""
+    if against not in ("teacher", "floor"):
+        return stored.runs.get(against)
+    right = stored.facts["right" if against == "teacher" else "floor"]
+    seeds = {seed for runs in stored.runs.values() for seed in runs}
+    return {seed: {"right": right} for seed in seeds} if right else None
+
+
+def _ratios(stored: Stored) -> str:
+    """Say what the domain ratios had become at the end, where a method has a graph and its runs were stored with them.
+
+    The domains of a dataset are in the order of their names.
+    """
+    lines = []
+    for method, runs in stored.runs.items():
+        found = [run["ratios"] for run in runs.values() if run.get("ratios")]
+        if found:
+            means = [f"{np.mean(column):.3f}" for column in zip(*found, strict=True)]
+            lines.append(f"- {SAYS.get(method, method)}: {', '.join(means)}")
+    if not lines:
+        return ""
+    return "\n\nDomain ratios in the last fifth of training, means over layers and seeds:\n\n" + "\n".join(lines)
 
 
 def _row(method: str, runs: Mapping[int, Any], reference: Mapping[int, Any] | None, *, own: bool) -> list[str]:
@@ -178,10 +211,14 @@ def _made_with(stored: Stored) -> str:
     cut = f", cut by `{column['truncate']}`" if column["truncate"] else ""
     taught = f"{facts['teacher_model']}, {column['teacher_epochs']} epochs at {column['teacher_rate']:g}"
     parts = [f"{rows} rows (train / dev / test), {column['max_length']} tokens{cut}. Teacher: {taught}."]
+    if column.get("shuffled"):
+        parts.append(f"Test accuracy is that of the domains other than {' and '.join(column['shuffled'])}.")
     if runs:
         epochs = _all(run["options"]["epochs"] for run in runs)
         seeds = ", ".join(str(seed) for seed in sorted({run["seed"] for run in runs}))
-        parts.append(f"Students: {_all(run['student'] for run in runs)}, {epochs} epochs, seeds {seeds}.")
+        named = ((run["student"], run["options"]["student"]) for run in runs)
+        students = _all(model if option == STUDENT else option for model, option in named)
+        parts.append(f"Students: {students}, {epochs} epochs, seeds {seeds}.")
     machines = _all(run["device"] for run in [facts, *runs])
     shared = _all(f"{run['jobs']} at a time, {run['threads']} threads each" for run in runs or [facts])
     versions = _all(f"torch {run['versions'].get('torch')}" for run in [facts, *runs])

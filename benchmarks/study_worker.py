@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import random
 import shutil
 import statistics
 import sys
@@ -60,7 +61,11 @@ def make_column(job: Mapping[str, Any]) -> dict[str, Any]:
     column, folder = COLUMNS[job["column"]], Path(job["folder"])
     data, teacher, record = folder / "dataset", folder / "teacher", folder / "column.json"
     if not is_prepared(data):
-        prepare(job["source"], out=data, few_shot=column.few_shot, on_event=_log)
+        first = folder / "unshuffled" if column.shuffled else data
+        prepare(job["source"], out=first, few_shot=column.few_shot, force=bool(column.shuffled), on_event=_log)
+        if column.shuffled:
+            shuffle_labels(open_dataset(first), column.shuffled, folder / "shuffled")
+            prepare(folder / "shuffled", out=data, on_event=_log)
     options = column.teaching() | {"device": job["device"]}
     taught = teach(job["teacher_model"], data=data, out=teacher, resume=True, on_event=_log, **options)
     dataset = open_dataset(data)
@@ -129,6 +134,7 @@ def make_run(job: Mapping[str, Any]) -> dict[str, Any]:
         "examples_per_second": statistics.mean(result.examples_per_second for result in results),
         "dev": statistics.mean(result.dev["average"]["accuracy"] for result in results),
         "right": score(out, dataset, job["device"]),
+        "ratios": late_ratios(out / "metrics.jsonl") if len(results) == 1 else None,
         "wall_seconds": time.perf_counter() - begun,
         **_machine(job),
     }
@@ -136,6 +142,27 @@ def make_run(job: Mapping[str, Any]) -> dict[str, Any]:
     if not job["keep"]:
         shutil.rmtree(out)
     return found
+
+
+def shuffle_labels(dataset: Any, domains: Sequence[str], raw: Path) -> None:
+    """Write a dataset as ``hrkd prepare`` reads it, the train labels of some domains dealt out anew among its rows."""
+    raw.mkdir(parents=True, exist_ok=True)
+    for domain in dataset.domains:
+        for split in ("train", "dev", "test"):
+            rows = dataset.split(domain, split)
+            labels = list(rows.labels)
+            if split == "train" and domain in domains:
+                random.Random(f"shuffled/{domain}").shuffle(labels)
+            lines = [json.dumps({"text": t, "label": n}) for t, n in zip(rows.texts, labels, strict=True)]
+            (raw / f"{domain}.{split}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def late_ratios(metrics: Path) -> list[float] | None:
+    """Return the domain ratios of the last fifth of training, means over its records and the layers; None without."""
+    records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    found = [record["ratios"] for record in records if "ratios" in record]
+    late = [row for ratios in found[-max(1, len(found) // 5) :] for row in ratios]
+    return [statistics.mean(column) for column in zip(*late, strict=True)] if late else None
 
 
 def score(folder: Path, dataset: Any, device: str) -> Right:

@@ -9,8 +9,10 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import study_plan
 import study_table
+import study_worker
 from study_plan import PLANS, PlanError, choose, problems
 from study_table import gaps, mean_accuracy, paired_difference, put_into, spread, tables
+from tiny import make_dataset
 
 PRINTS = {"data": "d", "teacher": "t"}
 
@@ -109,6 +111,50 @@ def test_table_of_stored_runs(tmp_path):
     low, high = (f"{x:+.1f}" for x in paired_difference([np.array([[0.0, 0, 1, 0]] * 2)])[1:])
     assert f"| logits only | 75.0 | 0.0 | 50.0 | +25.0 [{low}, {high}] | 2 | 10 | 20 |" in text
     assert "seeds 1, 2" in text
+
+
+def test_differences_to_teacher_and_floor(tmp_path):
+    study = write_study(tmp_path)
+    assert "| HRKD, frozen graph | 50.0 | 0.0 | 50.0 | -25.0 [" in tables(study, "teacher")["sample"]
+    assert "| logits only | 75.0 | 0.0 | 50.0 | +25.0 [" in tables(study, "floor")["sample"]
+
+
+def test_domains_that_learnt_from_noise_are_not_scored(tmp_path):
+    folder = write_study(tmp_path) / "sample"
+    for file in folder.glob("*.json"):
+        found = json.loads(file.read_text())
+        if file.name == "column.json":
+            found["column"]["shuffled"] = ["b"]
+            found["floor"]["b"] = "0000"
+        found["right"]["b"] = "0000"
+        file.write_text(json.dumps(found))
+    text = tables(tmp_path, "frozen")["sample"]
+    assert "| linear model on words | 50.0 |" in text
+    assert "| logits only | 75.0 |" in text
+    assert "domains other than b." in text
+
+
+def test_ratios_of_the_last_fifth(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    # Ten records, two layers, two domains; the last two count: means of 0.2, 0.4, 0.1, 0.3 and of the rest to 1.
+    rows = [[[0.5, 0.5], [0.5, 0.5]]] * 8 + [[[0.2, 0.8], [0.4, 0.6]], [[0.1, 0.9], [0.3, 0.7]]]
+    file.write_text("".join(json.dumps({"step": n, "ratios": r}) + "\n" for n, r in enumerate(rows)) + '{"dev": 1}\n')
+    assert study_worker.late_ratios(file) == pytest.approx([0.25, 0.75])
+    file.write_text('{"step": 1}\n')
+    assert study_worker.late_ratios(file) is None
+
+
+def test_shuffled_labels_are_those_of_train_and_of_their_domains_alone(tmp_path):
+    dataset = make_dataset()
+    study_worker.shuffle_labels(dataset, ["books"], tmp_path)
+    for domain in dataset.domains:
+        for split in ("train", "dev", "test"):
+            lines = (tmp_path / f"{domain}.{split}.jsonl").read_text().splitlines()
+            found = [json.loads(line)["label"] for line in lines]
+            rows = dataset.split(domain, split)
+            assert [json.loads(line)["text"] for line in lines] == rows.texts
+            assert sorted(found) == sorted(rows.labels)
+            assert (found != list(rows.labels)) == (domain == "books" and split == "train")
 
 
 def test_runs_of_another_teacher_are_refused(tmp_path):

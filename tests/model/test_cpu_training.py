@@ -14,8 +14,9 @@ def attend_plainly(query, key, value, mask, keep, factor):
     return (scores.softmax(dim=-1) * keep * factor) @ value
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3])
 @pytest.mark.parametrize("kind", ["none", "bool", "added"])
-def test_attention_and_its_gradients(kind):
+def test_attention_and_its_gradients(kind, share):
     torch.manual_seed(0)
     query, key, value = (torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
     mask = torch.ones(2, 1, 5, 5, dtype=torch.bool)
@@ -24,9 +25,9 @@ def test_attention_and_its_gradients(kind):
         mask = None
     elif kind == "added":
         mask = torch.zeros(2, 1, 5, 5, dtype=torch.float64).masked_fill(~mask, -1e9)
-    keep, factor = Masks().draw(torch.Size((2, 3, 5, 5)), 0.3, torch.float64)
+    keep, factor = Masks().draw(torch.Size((2, 3, 5, 5)), share, torch.float64) if share else (None, 1.0)
     found = _Attention.apply(query, key, value, mask, 0.5, keep, factor)
-    wanted = attend_plainly(query, key, value, mask, keep, factor)
+    wanted = attend_plainly(query, key, value, mask, 1.0 if keep is None else keep, factor)
     torch.testing.assert_close(found, wanted)
     weights = torch.randn_like(found)
     own = torch.autograd.grad((found * weights).sum(), (query, key, value))
@@ -70,6 +71,24 @@ def test_models_run_through_it_in_training_only():
         causal = F.scaled_dot_product_attention(query, key, value, is_causal=True, dropout_p=0.5)
     assert found.shape == wanted.shape == causal.shape
     assert not torch.equal(found, wanted)
+
+
+def test_attention_without_dropout_is_ours_where_a_gradient_comes(monkeypatch):
+    runs = []
+    attend = CpuTraining._attend
+    monkeypatch.setattr(CpuTraining, "_attend", lambda self, given: runs.append(1) or attend(self, given))
+    query, key, value = (torch.randn(1, 2, 600, 4, requires_grad=True) for _ in range(3))
+    short = [t[:, :, :6] for t in (query, key, value)]
+    with CpuTraining() as mode:
+        found = F.scaled_dot_product_attention(*short)
+        assert len(runs) == 1
+        with torch.no_grad():
+            F.scaled_dot_product_attention(*short)
+        F.scaled_dot_product_attention(*(t.detach() for t in short))
+        F.scaled_dot_product_attention(query, key, value)  # its scores would not be worth their memory
+        assert len(runs) == 1
+        assert mode.masks._bits is None
+    torch.testing.assert_close(found, F.scaled_dot_product_attention(*short))
 
 
 @pytest.mark.parametrize("padding", [None, 2, -1])

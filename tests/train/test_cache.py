@@ -188,6 +188,22 @@ def test_the_limit_holds(tmp_path, teacher, dataset):
     assert not (tmp_path / "b").exists()
 
 
+def test_a_disk_too_small_for_queries_and_keys_holds_what_they_come_from(tmp_path, teacher, dataset, monkeypatch):
+    from hrkd_cli.train import side_choice
+
+    sizes = {}
+    for derived in (False, True):
+        monkeypatch.setattr(side_choice, "_free", lambda _, d=derived: 10**9 if not d else sizes[False] - 1)
+        _, notes, _ = run(teacher, dataset, tmp_path / str(derived) / "a", cache_teacher="on")
+        (folder,) = (p for p in (tmp_path / str(derived) / "teacher-cache").iterdir() if p.is_dir())
+        sizes[derived] = sum(file.stat().st_size for file in folder.glob("*.bin"))
+        assert any("computed once and kept" in n for n in notes)
+    assert 0 < sizes[True] < sizes[False]
+    monkeypatch.setattr(side_choice, "_free", lambda _: sizes[True] - 1)
+    with pytest.raises(OutputError, match="the disk has"):
+        run(teacher, dataset, tmp_path / "none" / "a", cache_teacher="on")
+
+
 def test_the_oldest_outputs_make_way(tmp_path):
     import os
 

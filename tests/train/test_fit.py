@@ -21,15 +21,18 @@ CPU = torch.device("cpu")
 class Memory:
     """A task that takes so many bytes a row, on a machine with so many."""
 
-    def __init__(self, monkeypatch, *, fixed, row, there, fails_at=10**9):
+    def __init__(self, monkeypatch, *, fixed, row, there, fails_at=10**9, row_before=0):
         self.module = torch.nn.Linear(1, 1)
         self.fixed, self.row, self.fails_at = fixed, row, fails_at
-        self.used, self.seen = 0, []
+        self.used, self.seen, self.row_before = 0, [], row_before
         monkeypatch.setattr(fit, "_resident", lambda: self.used)
         monkeypatch.setattr(fit, "_there", lambda _: there)
 
     def load(self, rows):
         return rows
+
+    def rehearse(self, rows):
+        self.used = max(self.used, self.fixed + sum(map(len, rows.values())) * self.row_before)
 
     def loss(self, rows):
         count = sum(len(chosen) for chosen in rows.values())
@@ -45,7 +48,7 @@ class Memory:
     def restore(self, state):
         pass
 
-    def fit(self, size="auto"):
+    def fit(self, size="auto", decided=None):
         encoded = {"a": Encoded([np.zeros(n) for n in (3, 9, 5)], None), "b": Encoded([np.zeros(2)], None)}
         notes = []
         found = batch_size_of(
@@ -56,6 +59,7 @@ class Memory:
             arithmetic=Arithmetic(Precision.FP32, CPU),
             world=ALONE,
             on_event=notes.append,
+            decided=decided,
         )
         assert self.module.weight.grad is None
         return found, notes
@@ -82,6 +86,18 @@ def test_running_out_of_memory_ends_the_search(monkeypatch):
 def test_a_number_is_taken_as_it_is(monkeypatch):
     memory = Memory(monkeypatch, fixed=1, row=1, there=10)
     assert memory.fit(12)[0] == 12
+    assert memory.seen == []
+
+
+def test_what_comes_before_a_step_needs_its_memory_too(monkeypatch):
+    # The same machine, and a graph whose training takes twice what the step takes: 4 rows a domain, 100 + 8 * 20.
+    assert Memory(monkeypatch, fixed=100, row=10, row_before=20, there=300).fit()[0] == 4
+
+
+def test_what_was_decided_before_is_not_measured_again(monkeypatch):
+    memory = Memory(monkeypatch, fixed=1, row=1, there=10**9)
+    assert memory.fit(decided=2) == (2, [])
+    assert memory.fit(12, decided=12)[0] == 12
     assert memory.seen == []
 
 

@@ -72,6 +72,23 @@ def test_an_update_moves_the_graph_and_nothing_else(task):
     assert not torch.equal(made.graph.encode.weight, graph["encode.weight"])
 
 
+def test_a_rehearsal_runs_it_all_and_changes_nothing(task, monkeypatch):
+    made, student, _, batch = task
+    runs = []
+    compare = made._compare
+    monkeypatch.setattr(made, "_compare", lambda b: runs.append(b) or compare(b))
+    modules = (made.graph, student, made.projections)
+    before = [{name: t.clone() for name, t in module.state_dict().items()} for module in modules]
+    drawn = torch.get_rng_state()
+    made.rehearse(batch)
+    assert len(runs) == 2
+    for module, state in zip(modules, before, strict=True):
+        assert all(torch.equal(t, state[name]) for name, t in module.state_dict().items())
+    assert all(p.grad is None for module in modules for p in module.parameters())
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert student.training
+
+
 def test_the_state_restores_graph_and_moments(task):
     made, _, optimiser, batch = task
     made.prepare(1, 100, batch, optimiser)

@@ -90,6 +90,19 @@ def test_a_run_cut_off_again_and_again_ends_the_same(tmp_path, teacher, encoder,
     assert not [p.name for p in out.iterdir() if p.name.startswith((".", "checkpoint", "weights"))]
 
 
+@pytest.mark.parametrize("stage", ["teach", "distill"])
+def test_a_batch_size_that_was_found_stays(tmp_path, teacher, encoder, dataset, stage, monkeypatch):
+    """Memory is another one when a run goes on; its steps are not."""
+    options = {"batch_size": "auto", "epochs": 1}
+    monkeypatch.setattr("hrkd_cli.train.fit.LARGEST", 8)
+    run(stage, teacher, encoder, dataset, tmp_path / "whole", **options)
+    with pytest.raises(StopError):
+        run(stage, teacher, encoder, dataset, tmp_path / "cut", on_event=stop_at(3), **options)
+    monkeypatch.setattr("hrkd_cli.train.fit.LARGEST", 2)
+    run(stage, teacher, encoder, dataset, tmp_path / "cut", resume=True, **options)
+    assert same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+
+
 def test_a_finished_run_is_left_as_it_is(tmp_path, teacher, encoder, dataset):
     for stage in ("teach", "distill"):
         first = run(stage, teacher, encoder, dataset, tmp_path / stage)

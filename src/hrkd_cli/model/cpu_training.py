@@ -2,8 +2,9 @@
 
 Torch draws dropout masks on a CPU one number after the other, and takes attention with dropout apart into a dozen
 passes over float32 scores. Here random bits come from a vectorised generator (SFC64), seeded from torch's own random
-state so that a resumed run draws the same, and attention keeps its scores in the precision of the run. An embedding
-that several pieces of a step look into gets one gradient of all: each of its own would be as large as the table.
+state so that a resumed run draws the same, and attention keeps its scores in the precision of the run: without dropout,
+too, where a gradient is to come, for which torch's own kernel takes twice as long. An embedding that several pieces of
+a step look into gets one gradient of all: each of its own would be as large as the table.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+_LONGEST = 512  # tokens up to which attention without dropout keeps its T x T scores
 _LEVELS = 2**16  # a mask's share is a multiple of 1/_LEVELS
 _PLAIN = {"query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa"}
 
@@ -81,9 +83,13 @@ class CpuTraining(TorchFunctionMode):
 
     @staticmethod
     def _can_attend(given: dict[str, Any]) -> bool:
-        if not 0 < given.get("dropout_p", 0.0) < 1 or given.get("is_causal") or given.get("enable_gqa"):
+        share, query, key, mask = given.get("dropout_p", 0.0), given["query"], given["key"], given.get("attn_mask")
+        if share == 0:
+            wanted = torch.is_grad_enabled() and query.requires_grad and key.shape[-2] <= _LONGEST
+        else:
+            wanted = 0 < share < 1
+        if not wanted or given.get("is_causal") or given.get("enable_gqa"):
             return False
-        query, key, mask = given["query"], given["key"], given.get("attn_mask")
         same = query.dim() == 4 and query.shape[:2] == key.shape[:2] == given["value"].shape[:2]
         return same and _is_ours(query) and not (mask is not None and mask.requires_grad) and given.keys() <= _PLAIN
 
@@ -93,7 +99,9 @@ class CpuTraining(TorchFunctionMode):
             query, key, value = (t.to(torch.get_autocast_dtype("cpu")) for t in (query, key, value))
         scale = given.get("scale")
         scale = query.shape[-1] ** -0.5 if scale is None else scale
-        keep, factor = self.masks.draw(torch.Size((*query.shape[:3], key.shape[2])), given["dropout_p"], query.dtype)
+        share, keep, factor = given.get("dropout_p", 0.0), None, 1.0
+        if share:
+            keep, factor = self.masks.draw(torch.Size((*query.shape[:3], key.shape[2])), share, query.dtype)
         mask = given.get("attn_mask")
         with torch.autocast("cpu", enabled=False):
             found: Tensor = _Attention.apply(query, key, value, mask, scale, keep, factor)  # type: ignore[no-untyped-call]
@@ -160,7 +168,7 @@ class _Attention(torch.autograd.Function):
         value: Tensor,
         mask: Tensor | None,
         scale: float,
-        keep: Tensor,
+        keep: Tensor | None,
         factor: float,
     ) -> Tensor:
         scores = (query * scale) @ key.mT  # (B, A, T, T)
@@ -172,14 +180,18 @@ class _Attention(torch.autograd.Function):
         weights = scores.softmax(dim=-1)
         ctx.save_for_backward(query, key, value, weights, keep)
         ctx.scale, ctx.factor = scale, factor
-        return ((weights * keep) @ value).mul_(factor)
+        return (_kept(weights, keep) @ value).mul_(factor)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, weights, keep = ctx.saved_tensors
         gradient = gradients[0] * ctx.factor
-        to_value = (weights * keep).mT @ gradient
-        to_weights = (gradient @ value.mT).mul_(keep)
+        to_value = _kept(weights, keep).mT @ gradient
+        to_weights = _kept(gradient @ value.mT, keep)
         to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype)
         to_query, to_key = (to_scores @ key).mul_(ctx.scale), (to_scores.mT @ query).mul_(ctx.scale)
         return to_query, to_key, to_value, None, None, None, None
+
+
+def _kept(weights: Tensor, keep: Tensor | None) -> Tensor:
+    return weights if keep is None else weights * keep

@@ -34,7 +34,7 @@ from hrkd_cli.train.rows import Pick
 from hrkd_cli.train.teachers import Teachers
 from hrkd_cli.train.world import World
 
-TOKENS = {"cpu": 4096, "cuda": 65536, "mps": 8192}  # padded tokens of a batch when outputs are computed
+TOKENS = {"cpu": 1024, "cuda": 65536, "mps": 8192}  # padded tokens of a batch when outputs are computed
 PROBE_ROWS = 4
 
 

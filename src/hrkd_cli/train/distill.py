@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +292,53 @@ class Work:
         ``general``: where student and projections start.
         """
         settings, arithmetic, world = self.settings, place.arithmetic, place.world
+        task, cached = self._task(place, on_event)
+        if general is not None:
+            general.load(self.student, task.projections)
+        extra = [] if task.projections is None else [task.projections]
+        batch_size = batch_size_of(
+            settings,
+            task,
+            [self.student, *extra],
+            self.rows,
+            arithmetic=arithmetic,
+            world=world,
+            on_event=on_event,
+            decided=place.decided.get("batch_size"),
+            extra=dict.fromkeys(self.bare, bare_per_row(settings.unlabelled_share)),
+        )
+        check_share(batch_size, len(self.heads.domains), world)
+
+        def sampler() -> Sampler:
+            # The released code draws steps as they come and pads them all alike.
+            return make_sampler(
+                self.dataset,
+                settings,
+                batch_size,
+                None if task.comparison.padded else self.rows,
+                bare=self.bare,
+                share=settings.unlabelled_share,
+                held_back=self.held_back,
+            )
+
+        if settings.loss_scale is LossScale.RELATIVE and task.comparison.layers:
+            task.measure(next(sampler()))
+        return Run(
+            stage="distill",
+            model=self.student,
+            extra=extra,
+            task=task,
+            make_sampler=sampler,
+            score_dev=lambda: score(self.student, self.dev, self.heads, self.encoder, arithmetic, world),
+            dev_rows=self.dev.rows,
+            settings=settings,
+            place=place.remembering(cached=cached, batch_size=batch_size),
+            on_event=on_event,
+        )
+
+    def _task(self, place: Place, on_event: OnEvent) -> tuple[DistillTask, str]:
+        """Make the task; and what was decided about the teachers' outputs."""
+        settings, arithmetic, world = self.settings, place.arithmetic, place.world
         comparison = Comparison.of(settings, self.teachers.root.config, self.student.config)
         side, cached = teacher_side(
             self.teachers,
@@ -300,7 +347,7 @@ class Work:
             settings,
             own_tokenizer=self.own_tokenizer,
             out=place.out,
-            decided=None if place.checkpoint is None else place.checkpoint.values["cached"],
+            decided=place.decided.get("cached"),
             passes=self._passes(),
             arithmetic=arithmetic,
             world=world,
@@ -320,47 +367,7 @@ class Work:
             arithmetic=arithmetic,
             world=world,
         )
-        if general is not None:
-            general.load(self.student, task.projections)
-        extra = [] if task.projections is None else [task.projections]
-        batch_size = batch_size_of(
-            settings,
-            task,
-            [self.student, *extra],
-            self.rows,
-            arithmetic=arithmetic,
-            world=world,
-            on_event=on_event,
-            extra=dict.fromkeys(self.bare, bare_per_row(settings.unlabelled_share)),
-        )
-        check_share(batch_size, len(self.heads.domains), world)
-
-        def sampler() -> Sampler:
-            # The released code draws steps as they come and pads them all alike.
-            return make_sampler(
-                self.dataset,
-                settings,
-                batch_size,
-                None if comparison.padded else self.rows,
-                bare=self.bare,
-                share=settings.unlabelled_share,
-                held_back=self.held_back,
-            )
-
-        if settings.loss_scale is LossScale.RELATIVE and comparison.layers:
-            task.measure(next(sampler()))
-        return Run(
-            stage="distill",
-            model=self.student,
-            extra=extra,
-            task=task,
-            make_sampler=sampler,
-            score_dev=lambda: score(self.student, self.dev, self.heads, self.encoder, arithmetic, world),
-            dev_rows=self.dev.rows,
-            settings=settings,
-            place=replace(place, values={**place.values, "cached": cached}),
-            on_event=on_event,
-        )
+        return task, cached
 
     def _passes(self) -> float:
         """Return how many times the run reads each row, on average, counting an epoch as once at most."""

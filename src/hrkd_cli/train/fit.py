@@ -31,18 +31,31 @@ def batch_size_of(
     arithmetic: Arithmetic,
     world: World,
     on_event: OnEvent,
+    decided: int | None,
     extra: Mapping[str, float] | None = None,
 ) -> int:
     """Return the batch size that was given, or for ``auto`` the largest power of two up to 32 that memory holds.
 
-    Steps with the longest rows are run at growing sizes, until the next one would not fit. ``extra``: rows that a step
-    has on top of each one of these, by domain.
+    Steps with the longest rows are run at growing sizes, until the next one would not fit.
+
+    Args:
+        settings: with the batch size.
+        task: what is trained.
+        trained: the modules that the optimiser will step.
+        encoded: what is learnt from, by domain.
+        arithmetic: precision and device.
+        world: the processes of the run.
+        on_event: told what was found.
+        decided: what ``auto`` found before the run was cut off: its steps are of that size, whatever is free now.
+        extra: rows that a step has on top of each one of these, by domain.
 
     Raises:
         TrainingError: not even one row of each domain fits.
     """
     if settings.batch_size != AUTO_BATCH:
         return int(settings.batch_size)
+    if decided is not None:
+        return decided
     longest = {domain: np.argsort(-e.lengths(), kind="stable").tolist() for domain, e in encoded.items()}
     state = task.state()
     before = {name: t.clone() for name, t in state.items()}
@@ -81,6 +94,7 @@ def _peak(task: Task, trained: list[nn.Module], rows: dict[str, list[int]], arit
         module.train()
     try:
         batch = task.load(rows)
+        task.rehearse(batch)
         with arithmetic.forward():
             loss = task.loss(batch).total
         loss.backward()  # type: ignore[no-untyped-call]

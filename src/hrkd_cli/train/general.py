@@ -22,7 +22,7 @@ from hrkd_cli.data.batching import Sampler
 from hrkd_cli.data.unlabelled import BareTexts
 from hrkd_cli.events import Note, OnEvent, StageDone
 from hrkd_cli.layout import GENERAL, MODEL
-from hrkd_cli.model.encoding import Encoded, Encoder
+from hrkd_cli.model.encoding import Encoder
 from hrkd_cli.model.folder import is_stage_folder, model_fingerprint, read_json, write_json
 from hrkd_cli.model.loading import resolve
 from hrkd_cli.model.precision import Arithmetic
@@ -147,7 +147,41 @@ class GeneralWork:
 
     def run(self, place: Place, out: Path, on_event: OnEvent) -> Run:
         """Make the run; ``out`` is the student's folder, beside which teacher outputs are kept."""
-        settings, arithmetic, world = self.own_settings(), place.arithmetic, place.world
+        settings = self.own_settings()
+        task, cached = self._task(place, out, settings, on_event)
+        encoded = task.encoded
+        assert task.projections is not None
+        trained = nn.ModuleList([self.student, task.projections])
+        size = self._batch_size(task, trained, settings, place, on_event)
+        _spare_untouched(task, trained, place.arithmetic)
+
+        def sampler() -> Sampler:
+            return Sampler(
+                {TEXTS: len(encoded[TEXTS])},
+                batch_size=size * self.domains,
+                sampling=settings.sampling,
+                seed=settings.seed,
+                lengths=None if task.comparison.padded else {TEXTS: encoded[TEXTS].lengths().tolist()},
+            )
+
+        if settings.loss_scale is LossScale.RELATIVE:
+            task.measure(next(sampler()))
+        return Run(
+            stage=STAGE,
+            model=trained,
+            extra=[],
+            task=task,
+            make_sampler=sampler,
+            score_dev=None,
+            dev_rows=0,
+            settings=settings,
+            place=place.remembering(cached=cached, batch_size=size),
+            on_event=on_event,
+        )
+
+    def _task(self, place: Place, out: Path, settings: DistillSettings, on_event: OnEvent) -> tuple[GeneralTask, str]:
+        """Make the task, of one pseudo-domain; and what was decided about the teacher's outputs."""
+        arithmetic, world = place.arithmetic, place.world
         heads = DomainHeads({TEXTS: ("any",)}, {TEXTS: (0,)}, 1)  # predictions are not looked at
         root, path = self.teachers.root, self.teachers.path
         teachers = replace(self.teachers, models={TEXTS: root}, heads=heads, folders={TEXTS: path})
@@ -161,7 +195,7 @@ class GeneralWork:
             settings,
             own_tokenizer=other is not None,
             out=out,
-            decided=None if place.checkpoint is None else place.checkpoint.values["cached"],
+            decided=place.decided.get("cached"),
             passes=settings.epochs,
             arithmetic=arithmetic,
             world=world,
@@ -179,35 +213,7 @@ class GeneralWork:
             arithmetic=arithmetic,
             world=world,
         )
-        assert task.projections is not None
-        trained = nn.ModuleList([self.student, task.projections])
-        lengths = {TEXTS: encoded[TEXTS].lengths().tolist()}
-        rows = self._rows(task, trained, encoded, settings, arithmetic=arithmetic, world=world, on_event=on_event)
-        _spare_untouched(task, trained, arithmetic)
-
-        def sampler() -> Sampler:
-            return Sampler(
-                {TEXTS: len(encoded[TEXTS])},
-                batch_size=rows,
-                sampling=settings.sampling,
-                seed=settings.seed,
-                lengths=None if comparison.padded else lengths,
-            )
-
-        if settings.loss_scale is LossScale.RELATIVE:
-            task.measure(next(sampler()))
-        return Run(
-            stage=STAGE,
-            model=trained,
-            extra=[],
-            task=task,
-            make_sampler=sampler,
-            score_dev=None,
-            dev_rows=0,
-            settings=settings,
-            place=replace(place, values={**place.values, "cached": cached}),
-            on_event=on_event,
-        )
+        return task, cached
 
     def write(self, place: Place, trained: Trained, names: list[str], key: str) -> None:
         """Write weights and record, and drop what the run kept."""
@@ -230,30 +236,28 @@ class GeneralWork:
         }
         write_json(place.work / MODEL.run, record)
 
-    def _rows(
+    def _batch_size(
         self,
         task: GeneralTask,
         trained: nn.Module,
-        encoded: Mapping[str, Encoded],
         settings: DistillSettings,
-        *,
-        arithmetic: Arithmetic,
-        world: World,
+        place: Place,
         on_event: OnEvent,
     ) -> int:
-        """Return the rows of a step: those of all domains in a step of the task."""
+        """Return the rows of a domain in a step of the task; a step here has as many as all domains have there."""
         size = batch_size_of(
             settings,
             task,
             [trained],
-            encoded,
-            arithmetic=arithmetic,
-            world=world,
+            task.encoded,
+            arithmetic=place.arithmetic,
+            world=place.world,
             on_event=on_event,
+            decided=place.decided.get("batch_size"),
             extra={TEXTS: self.domains - 1},
         )
-        check_share(size, self.domains, world)
-        return size * self.domains
+        check_share(size, self.domains, place.world)
+        return size
 
 
 def ensure_general(

@@ -54,6 +54,10 @@ class Task(Protocol):
         """Do what comes before step ``number`` of ``steps``; ``batch`` is its first."""
         ...
 
+    def rehearse(self, batch: Any) -> None:
+        """Take the memory that ``prepare`` takes for such a batch; nothing is changed."""
+        ...
+
     def state(self) -> dict[str, Tensor]:
         """Return what a checkpoint needs beyond the trained modules."""
         ...

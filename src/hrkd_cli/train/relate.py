@@ -72,7 +72,7 @@ class GraphTrainer:
         number: int,
         held_back: Callable[[], Tensor],
         terms: Callable[[], BatchTerms],
-        optimiser: Optimiser,
+        optimiser: Optimiser | None,
     ) -> None:
         """Move the graph so that the student's next steps help more on held-back rows.
 
@@ -80,7 +80,8 @@ class GraphTrainer:
             number: of the step.
             held_back: gives M, this process's part of it.
             terms: gives the losses of the step's batch, of all processes together; run with autograd off.
-            optimiser: the student's; until its first step there is no preconditioner and nothing happens.
+            optimiser: the student's; until its first step there is no preconditioner and nothing happens. None runs
+                everything in order to see what it takes, with the bare gradient, and leaves the graph as it was.
         """
         gradients = torch.autograd.grad(held_back(), self.weights, allow_unused=True)
         whole = [torch.zeros_like(w) if g is None else g for w, g in zip(self.weights, gradients, strict=True)]
@@ -88,10 +89,12 @@ class GraphTrainer:
             flat = self.world.sum(torch.cat([g.reshape(-1) for g in whole]))
             parts = torch.split(flat, [w.numel() for w in self.weights])
             whole = [part.view_as(w) for part, w in zip(parts, self.weights, strict=True)]
-        direction = optimiser.preconditioned(self.weights, whole)
+        direction = whole if optimiser is None else optimiser.preconditioned(self.weights, whole)
         if direction is None:
             return
         slopes = self.slopes(number, direction, terms)
+        if optimiser is None:
+            return
         ratios = self.graph(slopes.prototypes).domain
         loss = -(ratios * slopes.losses).sum()
         self.adam.zero_grad(set_to_none=True)

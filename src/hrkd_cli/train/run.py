@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,15 @@ class Place:
     world: World = ALONE
     checkpoint: Checkpoint | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def decided(self) -> Mapping[str, Any]:
+        """What was decided before the run was cut off; nothing for one that starts."""
+        return {} if self.checkpoint is None else self.checkpoint.values
+
+    def remembering(self, **values: Any) -> Place:
+        """Return the place with more values for its checkpoints."""
+        return replace(self, values={**self.values, **values})
 
 
 class Run:

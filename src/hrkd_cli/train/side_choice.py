@@ -99,7 +99,7 @@ def _planned(
     arithmetic: Arithmetic,
     world: World,
 ) -> TeacherCache:
-    """Plan what would be kept: queries and keys too on a CPU, as long as the limit allows it."""
+    """Plan what would be kept: queries and keys too on a CPU, as long as limit and disk allow it."""
 
     def plan(*, derived: bool) -> TeacherCache:
         return TeacherCache(
@@ -116,7 +116,12 @@ def _planned(
     if decided == DERIVED or arithmetic.device.type != "cpu":
         return plan(derived=True)
     whole = plan(derived=False)
-    return whole if decided == KEPT or whole.bytes <= settings.cache_limit * 1e9 else plan(derived=True)
+    if decided == KEPT:
+        return whole
+    too_large = whole.bytes > settings.cache_limit * 1e9
+    # What is there already takes no more. One process looks at the disk, for all.
+    too_large |= world.any(world.is_main and not whole.folder.path.is_dir() and whole.bytes > _free(root))
+    return plan(derived=True) if too_large else whole
 
 
 def _keep(
@@ -154,13 +159,17 @@ def _no_room(cache: TeacherCache, root: Path, limit: float) -> str | None:
     size = f"the teacher's outputs take {cache.bytes / 1e9:.2f} GB"
     if not make_room(root, cache.folder.path, cache.bytes, int(limit * 1e9)):
         return f"{size}, and --cache-limit is {limit:g} GB"
-    place = root if root.exists() else root.parent
+    if cache.bytes > (free := _free(root)):
+        return f"{size}, and the disk has {free / 1e9:.2f} GB to spare"
+    return None
+
+
+def _free(root: Path) -> int:
+    """Bytes that may be written in a folder, which need not exist yet."""
+    place = root
     while not place.exists():
         place = place.parent
-    free = shutil.disk_usage(place).free - SPARE
-    if cache.bytes > free:
-        return f"{size}, and the disk has {max(0, free) / 1e9:.2f} GB to spare"
-    return None
+    return max(0, shutil.disk_usage(place).free - SPARE)
 
 
 @contextlib.contextmanager

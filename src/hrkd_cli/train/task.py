@@ -31,7 +31,7 @@ from hrkd_cli.hrkd import (
 from hrkd_cli.model.capture import Capture, layer_map
 from hrkd_cli.model.encoding import Batch, Encoded, Encoder
 from hrkd_cli.model.precision import Arithmetic
-from hrkd_cli.model.sizes import sizes_of
+from hrkd_cli.model.sizes import Sizes, sizes_of
 from hrkd_cli.runtime.heads import DomainHeads
 from hrkd_cli.train.columns import Columns
 from hrkd_cli.train.loop import Rows, TaskLoss
@@ -136,26 +136,31 @@ class DistillTask:
         self.graph_trainer: GraphTrainer | None = None
         torch.manual_seed(settings.seed)
         if comparison.layers:
-            width = sizes_of(teacher).width
-            # The released start is kept with the released means, for those who reproduce the paper.
-            near = own.width == width and not comparison.padded
-            self.projections = Projections(own.width, width, own.layers, around_identity=near).to(device)
-            if settings.graph is Graph.FROZEN:
-                graph = DomainGraph(width, own.layers, len(heads.domains), hierarchy=bool(settings.hierarchy))
-                # As released: random, never trained, its dropout on.
-                self.graph = graph.requires_grad_(False).to(device).train()
-                graph.generator = torch.Generator(device).manual_seed(settings.seed)
-            elif settings.graph is Graph.LEARNED:
-                learned = RelationGraph(width, own.layers, len(heads.domains), hierarchy=bool(settings.hierarchy))
-                self.graph = learned.to(device)
-                self.graph_trainer = GraphTrainer(
-                    learned,
-                    student,
-                    attention_weight=settings.attention_weight,
-                    learning_rate=settings.graph_learning_rate,
-                    seed=settings.seed,
-                    world=world,
-                )
+            self._set_up_comparison(student, own, sizes_of(teacher).width)
+
+    def _set_up_comparison(self, student: Any, own: Sizes, width: int) -> None:
+        """Make projections to the teacher's width, and the graph."""
+        settings, device = self.settings, self.arithmetic.device
+        # The released start is kept with the released means, for those who reproduce the paper.
+        near = own.width == width and not self.comparison.padded
+        self.projections = Projections(own.width, width, own.layers, around_identity=near).to(device)
+        nodes = (width, own.layers, len(self.heads.domains))
+        if settings.graph is Graph.FROZEN:
+            graph = DomainGraph(*nodes, hierarchy=bool(settings.hierarchy))
+            # As released: random, never trained, its dropout on.
+            self.graph = graph.requires_grad_(False).to(device).train()
+            graph.generator = torch.Generator(device).manual_seed(settings.seed)
+        elif settings.graph is Graph.LEARNED:
+            learned = RelationGraph(*nodes, hierarchy=bool(settings.hierarchy))
+            self.graph = learned.to(device)
+            self.graph_trainer = GraphTrainer(
+                learned,
+                student,
+                attention_weight=settings.attention_weight,
+                learning_rate=settings.graph_learning_rate,
+                seed=settings.seed,
+                world=self.world,
+            )
 
     def load(self, rows: Rows) -> list[DistillBatch]:
         """Get one step's rows ready: this process's part of them, in pieces of similar length."""
@@ -177,6 +182,11 @@ class DistillTask:
         self.compares = bool(self.comparison.layers) and number <= self.settings.compare_until * steps
         if not self.compares or self.graph_trainer is None or number % self.settings.graph_every:
             return
+        self._train_graph(number, batch, optimiser)
+
+    def _train_graph(self, number: int, batch: Sequence[DistillBatch], optimiser: Optimiser | None) -> None:
+        """Train the graph on what held-back rows say of a step; without an optimiser only see what it takes."""
+        assert self.graph_trainer is not None
         rows = self._held_rows(number)
         # Dropout would only add noise to what held-back rows say; the losses keep theirs (see GraphTrainer).
         with self.arithmetic.exact():
@@ -184,6 +194,11 @@ class DistillTask:
             held = self._held_back(rows)
             self.student.model.train()
             self.graph_trainer.update(number, lambda: held, lambda: self._compare(batch), optimiser)
+
+    def rehearse(self, batch: Sequence[DistillBatch]) -> None:
+        """Take the memory that training the graph takes; nothing is changed."""
+        if self.graph_trainer is not None:
+            self._train_graph(0, batch, None)
 
     def loss(self, batch: Sequence[DistillBatch]) -> TaskLoss:
         """Run one step's rows."""

@@ -32,7 +32,7 @@ from hrkd_cli.train.loop import Rows, TaskLoss
 from hrkd_cli.train.optimiser import Optimiser
 from hrkd_cli.train.result import TrainResult, run_key
 from hrkd_cli.train.rows import Pick, check_share, picks_of, pieces_of
-from hrkd_cli.train.run import Run
+from hrkd_cli.train.run import Place, Run
 from hrkd_cli.train.scoring import SplitLabels, encode_split, score
 from hrkd_cli.train.stage import (
     Finished,
@@ -117,24 +117,12 @@ def teach_on(
         on_event(Note(f"{out} is finished already"))
         return done
     seed_everything(settings.seed)
-    heads = DomainHeads.build(dataset.labels)
-    tokenizer = load_tokenizer(path)
-    model = load_classifier(path, heads)
-    check_length(settings.max_length, model, tokenizer, name)
-    encoder = make_encoder(model, tokenizer, settings.max_length, settings.truncate)
-    model.to(arithmetic.device)
-    train = encode_split(dataset, "train", encoder)
-    task = TeachTask(model, train, heads, encoder, settings, arithmetic.device, world)
-    dev = encode_split(dataset, "dev", encoder)
-    batch_size = batch_size_of(
-        settings, task, [model], train.encoded, arithmetic=arithmetic, world=world, on_event=on_event
-    )
-    check_share(batch_size, len(heads.domains), world)
+    work = Work.open(path, dataset, settings, name=name, device=arithmetic.device)
     finished = Finished(
         stage="teach",
-        model=model,
-        tokenizer=tokenizer,
-        heads=heads,
+        model=work.model,
+        tokenizer=work.encoder.tokenizer,
+        heads=work.heads,
         dataset=dataset,
         settings=settings,
         what=f"A multi-domain text classifier, `{name}` fine-tuned with hrkd-cli {__version__}.",
@@ -145,27 +133,82 @@ def teach_on(
     )
     options = settings.decisive()
     with stage_place(out, key=key, options=options, resume=resume, arithmetic=arithmetic, world=world) as place:
-        run = Run(
-            stage="teach",
-            model=model,
-            extra=[],
-            task=task,
-            make_sampler=lambda: make_sampler(dataset, settings, batch_size, train.encoded),
-            score_dev=lambda: score(model, dev, heads, encoder, arithmetic, world),
-            dev_rows=dev.rows,
-            settings=settings,
-            place=place,
-            on_event=on_event,
-        )
-        trained = run.run(heads.domains)
+        trained = work.run(place, on_event).run(work.heads.domains)
         if world.is_main:
             for domain, kept in trained.best_by_domain.items():
                 if kept.step != trained.best.step:
-                    kept.load(model)
+                    kept.load(work.model)
                     finished.save(place.work / MODEL.best / domain)
         result = finished.write(place, trained)
     on_event(StageDone("teach", str(out), result.steps, result.seconds))
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Everything that teaching consists of, opened and checked.
+
+    Attributes:
+        model: the classifier to be trained.
+        heads: its outputs.
+        encoder: cuts and pads its inputs.
+        train: the train split as it sees it.
+        dev: the dev split.
+        dataset: the data.
+        settings: see TeachSettings.
+    """
+
+    model: Any
+    heads: DomainHeads
+    encoder: Encoder
+    train: SplitLabels
+    dev: SplitLabels
+    dataset: Dataset
+    settings: TeachSettings
+
+    @classmethod
+    def open(cls, path: Path, dataset: Dataset, settings: TeachSettings, *, name: str, device: torch.device) -> Work:
+        """Put heads on the encoder in ``path`` and encode the data.
+
+        Raises:
+            HrkdError: something does not fit.
+        """
+        heads = DomainHeads.build(dataset.labels)
+        tokenizer = load_tokenizer(path)
+        model = load_classifier(path, heads)
+        check_length(settings.max_length, model, tokenizer, name)
+        encoder = make_encoder(model, tokenizer, settings.max_length, settings.truncate)
+        model.to(device)
+        train, dev = (encode_split(dataset, split, encoder) for split in ("train", "dev"))
+        return cls(model, heads, encoder, train, dev, dataset, settings)
+
+    def run(self, place: Place, on_event: OnEvent) -> Run:
+        """Make the run: decide how large a batch is."""
+        settings, arithmetic, world = self.settings, place.arithmetic, place.world
+        task = TeachTask(self.model, self.train, self.heads, self.encoder, settings, arithmetic.device, world)
+        batch_size = batch_size_of(
+            settings,
+            task,
+            [self.model],
+            self.train.encoded,
+            arithmetic=arithmetic,
+            world=world,
+            on_event=on_event,
+            decided=place.decided.get("batch_size"),
+        )
+        check_share(batch_size, len(self.heads.domains), world)
+        return Run(
+            stage="teach",
+            model=self.model,
+            extra=[],
+            task=task,
+            make_sampler=lambda: make_sampler(self.dataset, settings, batch_size, self.train.encoded),
+            score_dev=lambda: score(self.model, self.dev, self.heads, self.encoder, arithmetic, world),
+            dev_rows=self.dev.rows,
+            settings=settings,
+            place=place.remembering(batch_size=batch_size),
+            on_event=on_event,
+        )
 
 
 def teach_key(path: Path, dataset: Dataset, settings: TeachSettings) -> str:
@@ -231,6 +274,9 @@ class TeachTask:
         self.class_weights = {d: None if w is None else w.numpy().astype(np.float64) for d, w in weights.items()}
 
     def prepare(self, number: int, steps: int, batch: Any, optimiser: Optimiser) -> None:
+        """Nothing comes before a step of a teacher."""
+
+    def rehearse(self, batch: Any) -> None:
         """Nothing comes before a step of a teacher."""
 
     def load(self, rows: Rows) -> list[TeachBatch]:
