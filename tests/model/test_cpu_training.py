@@ -47,6 +47,23 @@ def test_masks_keep_the_share_they_should_and_follow_torchs_seed():
     assert not torch.equal(Masks().draw(torch.Size((1000, 1001)), 0.1, torch.float32)[0], keep)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_masks_do_not_depend_on_threads(dtype, monkeypatch):
+    shape = torch.Size((3, 7, 11))
+    found = []
+    for worth in (1, 10**9):
+        monkeypatch.setattr("hrkd_cli.model.cpu_training._WORTH_THREADS", worth)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+        torch.manual_seed(5)
+        masks = Masks()
+        found.append([masks.draw(shape, 0.5, dtype)[0] for _ in range(3)])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+        assert set(one.unique().tolist()) == {0.0, 1.0}
+        halves = one.flatten().tensor_split(2)
+        assert not torch.equal(halves[0][:100], halves[1][:100])  # each stream has numbers of its own
+
+
 def test_dropout_and_its_gradient():
     values = torch.randn(64, 33, dtype=torch.float64, requires_grad=True)
     with CpuTraining():
@@ -65,9 +82,9 @@ def test_models_run_through_it_in_training_only():
     wanted = F.scaled_dot_product_attention(query, key, value)
     with CpuTraining() as mode:
         assert torch.equal(F.scaled_dot_product_attention(query, key, value), wanted)
-        assert mode.masks._bits is None  # nothing was drawn
+        assert not mode.masks._streams  # nothing was drawn
         found = F.scaled_dot_product_attention(query, key, value, dropout_p=0.5)
-        assert mode.masks._bits is not None
+        assert mode.masks._streams
         causal = F.scaled_dot_product_attention(query, key, value, is_causal=True, dropout_p=0.5)
     assert found.shape == wanted.shape == causal.shape
     assert not torch.equal(found, wanted)
@@ -87,7 +104,7 @@ def test_attention_without_dropout_is_ours_where_a_gradient_comes(monkeypatch):
         F.scaled_dot_product_attention(*(t.detach() for t in short))
         F.scaled_dot_product_attention(query, key, value)  # its scores would not be worth their memory
         assert len(runs) == 1
-        assert mode.masks._bits is None
+        assert not mode.masks._streams
     torch.testing.assert_close(found, F.scaled_dot_product_attention(*short))
 
 

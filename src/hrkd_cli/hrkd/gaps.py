@@ -81,7 +81,11 @@ class _StateGap(torch.autograd.Function):
         short = teacher.dtype is student.dtype is torch.bfloat16
         gap = student - teacher if short else wide(student) - teacher
         # Padding may hold anything, also what is not a number.
-        gap.masked_fill_((shares == 0)[:, :, None], 0.0)
+        counted = (shares != 0)[:, :, None]
+        if short:
+            _clear(gap, counted, out=gap)
+        else:
+            gap.masked_fill_(~counted, 0.0)
         ctx.save_for_backward(gap, shares)
         ctx.dtype = student.dtype
         squares: Tensor = torch.linalg.vector_norm(gap, dim=-1, dtype=shares.dtype).square()  # (L+1, R, T)
@@ -155,7 +159,7 @@ class _ShortScoreGap(torch.autograd.Function):
                 else:
                     counts = counted[:, None, :, None]
                     torch.mul(student, counts.to(student.dtype) * sign, out=side[..., :own])
-                    torch.where(counts, teacher, teacher.new_zeros(()), out=side[..., own:])
+                    _clear(teacher, counts, out=side[..., own:])
             gap = left @ right.mT  # teacher's scores less the student's, (R, A, T, T)
             found[layer] = torch.linalg.vector_norm(gap, dim=(1, 2, 3), dtype=torch.float32).square()
             # The gap is 0 wherever a query or key does not count.
@@ -169,6 +173,11 @@ class _ShortScoreGap(torch.autograd.Function):
         to_query, to_key = ctx.saved_tensors
         factor = (-2 * gradients[0])[..., None, None, None].to(to_query.dtype)
         return None, None, to_query * factor, to_key * factor, None, None
+
+
+def _clear(values: Tensor, counted: Tensor, *, out: Tensor) -> None:
+    """Write bf16 ``values`` into ``out``, 0 where they do not count. Masks bits: a choice takes ten times as long."""
+    torch.bitwise_and(values.view(torch.int16), -counted.to(torch.int16), out=out.view(torch.int16))
 
 
 def wide(tensor: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ a step look into gets one gradient of all: each of its own would be as large as 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,26 +21,46 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 _LONGEST = 512  # tokens up to which attention without dropout keeps its T x T scores
+_STREAMS = 2  # of random numbers, always as many: masks do not depend on how many threads there are
+_WORTH_THREADS = 2**19  # numbers in a mask from which the streams are drawn in threads of their own
 _LEVELS = 2**16  # a mask's share is a multiple of 1/_LEVELS
 _PLAIN = {"query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa"}
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_STREAMS, thread_name_prefix="masks")
+
+
+def _numbers(stream: np.random.SFC64, count: int) -> np.ndarray:
+    found: np.ndarray = stream.random_raw(count)  # other threads run meanwhile
+    return found
 
 
 class Masks:
     """Draws dropout masks; seeded from torch's random state when first used."""
 
     def __init__(self) -> None:
-        self._bits: np.random.SFC64 | None = None
+        self._streams: list[np.random.SFC64] = []
 
     def draw(self, shape: torch.Size, share: float, dtype: torch.dtype) -> tuple[Tensor, float]:
         """Return a mask of ``shape``, 1 at what is kept and else 0, and the factor that makes up for what is not."""
-        if self._bits is None:
-            self._bits = np.random.SFC64(int(torch.randint(2**62, ()).item()))
+        if not self._streams:
+            seeds = np.random.SeedSequence(int(torch.randint(2**62, ()).item())).spawn(_STREAMS)
+            self._streams = [np.random.SFC64(seed) for seed in seeds]
         dropped = round(share * _LEVELS)
-        count = shape.numel()
-        # Four draws of 16 bits from each 64-bit number.
-        bits = torch.from_numpy(self._bits.random_raw(-(-count // 4)).view(np.int16))[:count]
         factor = _LEVELS / (_LEVELS - dropped) if dropped < _LEVELS else 0.0
-        return (bits >= dropped - _LEVELS // 2).view(shape).to(dtype), factor
+        keep = torch.empty(shape.numel(), dtype=dtype)
+        parts = keep.tensor_split(_STREAMS)
+        # Four draws of 16 bits from each 64-bit number.
+        sizes = [-(-len(part) // 4) for part in parts]
+        at_once = torch.get_num_threads() > 1 and len(keep) >= _WORTH_THREADS
+        draw = _pool().map if at_once else map
+        for part, numbers in zip(parts, draw(_numbers, self._streams, sizes), strict=True):
+            # Compared into numbers at once: torch is slow to turn truth values into bf16.
+            bits = torch.from_numpy(numbers.view(np.int16))[: len(part)]
+            torch.ge(bits, dropped - _LEVELS // 2, out=part)
+        return keep.view(shape), factor
 
 
 class CpuTraining(TorchFunctionMode):
