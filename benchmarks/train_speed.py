@@ -6,9 +6,10 @@
 ``paper``: a teacher forward for each domain and step, one student forward for each domain, everything padded to
 ``--max-length``, float32, T x T attention scores, AdamW parameter by parameter. ``ours``: what ``hrkd distill`` does.
 Without ``--teacher`` the teacher has BERT-base's shape and random weights: speed does not depend on what they say.
-Rates are measured on real steps after a warm-up (``--steps`` of the paper's schedule, three runs of four times as many of
-ours, which are shorter and take longer to settle: each new length of a batch needs memory of its own) and stated for ``--epochs`` epochs, the building of kept teacher
-outputs included, which is run in full. The data must be a folder made by ``hrkd prepare``.
+Rates are measured on real steps after a warm-up and stated for ``--epochs`` epochs, the building of kept teacher
+outputs included, which is run in full: ``--steps`` of the paper's schedule, and three runs of four times as many of
+ours, which are shorter and take longer to settle (each new length of a batch needs memory of its own). The data must be
+a folder made by ``hrkd prepare``.
 """
 
 from __future__ import annotations
