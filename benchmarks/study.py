@@ -10,7 +10,8 @@ made of these files alone. A run that is there is not made again, and one that w
 crash) goes on at its last checkpoint. Runs of a column share kept teacher outputs, in STUDY/COLUMN/work, which can be
 deleted when all are made. `--plan sample` needs no data and shows in a few minutes that everything works.
 
-Differences are paired by seed; their 95 % intervals draw seeds and test rows anew, 10,000 times.
+Differences are paired by seed; their 95 % intervals draw seeds and test rows anew, 10,000 times. Teacher and linear
+model (`--against teacher`, `floor`) are one model each, so what another seed of them would do is not in the interval.
 """
 
 from __future__ import annotations

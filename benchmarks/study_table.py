@@ -135,7 +135,9 @@ def tables(study: Path, against: str) -> dict[str, str]:
 def table(stored: Stored, against: str) -> str:
     """Return a column's heading, what it was made with, and a row a method."""
     reference = _reference(stored, against)
-    name = SAYS.get(against, against)
+    if against == "floor" and reference is None:
+        raise PlanError(f"{stored.name}: no linear model was stored; it needs scikit-learn when the column is made")
+    name = SAYS.get(against, "the linear model" if against == "floor" else against)
     head = [
         "method",
         "test",
@@ -169,15 +171,13 @@ def _reference(stored: Stored, against: str) -> Mapping[int, Any] | None:
 
 
 def _ratios(stored: Stored) -> str:
-    """Say what the domain ratios had become at the end, where a method has a graph and its runs were stored with them.
-
-    The domains of a dataset are in the order of their names.
-    """
+    """Say what the domain ratios had become at the end, where a method has a graph and its runs tell."""
+    domains = sorted({*stored.facts["right"], *stored.facts["column"].get("shuffled", ())})
     lines = []
     for method, runs in stored.runs.items():
         found = [run["ratios"] for run in runs.values() if run.get("ratios")]
         if found:
-            means = [f"{np.mean(column):.3f}" for column in zip(*found, strict=True)]
+            means = [f"{d} {np.mean(column):.3f}" for d, column in zip(domains, zip(*found, strict=True), strict=True)]
             lines.append(f"- {SAYS.get(method, method)}: {', '.join(means)}")
     if not lines:
         return ""
@@ -212,7 +212,9 @@ def _made_with(stored: Stored) -> str:
     taught = f"{facts['teacher_model']}, {column['teacher_epochs']} epochs at {column['teacher_rate']:g}"
     parts = [f"{rows} rows (train / dev / test), {column['max_length']} tokens{cut}. Teacher: {taught}."]
     if column.get("shuffled"):
-        parts.append(f"Test accuracy is that of the domains other than {' and '.join(column['shuffled'])}.")
+        parts.append(
+            f"Test accuracy is that of the domains other than {' and '.join(column['shuffled'])}, dev that of all."
+        )
     if runs:
         epochs = _all(run["options"]["epochs"] for run in runs)
         seeds = ", ".join(str(seed) for seed in sorted({run["seed"] for run in runs}))

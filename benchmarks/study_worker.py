@@ -146,6 +146,8 @@ def make_run(job: Mapping[str, Any]) -> dict[str, Any]:
 
 def shuffle_labels(dataset: Any, domains: Sequence[str], raw: Path) -> None:
     """Write a dataset as ``hrkd prepare`` reads it, the train labels of some domains dealt out anew among its rows."""
+    if dataset.pair:
+        raise ValueError("labels are shuffled in columns of single texts only")
     raw.mkdir(parents=True, exist_ok=True)
     for domain in dataset.domains:
         for split in ("train", "dev", "test"):

@@ -131,7 +131,7 @@ def test_domains_that_learnt_from_noise_are_not_scored(tmp_path):
     text = tables(tmp_path, "frozen")["sample"]
     assert "| linear model on words | 50.0 |" in text
     assert "| logits only | 75.0 |" in text
-    assert "domains other than b." in text
+    assert "domains other than b, dev that of all." in text
 
 
 def test_ratios_of_the_last_fifth(tmp_path):
@@ -142,6 +142,19 @@ def test_ratios_of_the_last_fifth(tmp_path):
     assert study_worker.late_ratios(file) == pytest.approx([0.25, 0.75])
     file.write_text('{"step": 1}\n')
     assert study_worker.late_ratios(file) is None
+
+
+def test_ratios_are_told_by_domain(tmp_path):
+    folder = write_study(tmp_path) / "sample"
+    for seed, ratios in ((1, [0.25, 0.75]), (2, [0.35, 0.65])):
+        file = folder / f"frozen-{seed}.json"
+        found = json.loads(file.read_text())
+        file.write_text(json.dumps({**found, "ratios": ratios, "right": {**found["right"], "b": "11"}}))
+    for name in ("column", "logits-1", "logits-2"):
+        found = json.loads((folder / f"{name}.json").read_text())
+        more = {"column": {**found["column"], "shuffled": ["b"]}, "floor": {"a": "1100"}} if name == "column" else {}
+        (folder / f"{name}.json").write_text(json.dumps({**found, **more}))
+    assert "- HRKD, frozen graph: a 0.300, b 0.700" in tables(tmp_path, "frozen")["sample"]
 
 
 def test_shuffled_labels_are_those_of_train_and_of_their_domains_alone(tmp_path):

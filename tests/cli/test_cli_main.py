@@ -91,7 +91,7 @@ def test_usage_errors_are_one_line(hrkd, engines, words, line):
         (OSError(errno.ENOSPC, "No space left on device", "x/y"), 1, "no space left on the disk: x/y; free some"),
         (PermissionError(errno.EACCES, "Permission denied", "x"), 1, "hrkd teach: permission denied: x\n"),
         (FileNotFoundError(errno.ENOENT, "No such file", "x"), 1, "hrkd teach: No such file: x\n"),
-        (MemoryError(), 1, "hrkd teach: out of memory; a smaller --batch-size"),
+        (MemoryError(), 1, "hrkd teach: out of memory; free some and go on with --resume"),
         (EOFError("torn file"), 1, "internal error: EOFError: torn file"),
         (ValueError("odd\nthing"), 1, "hrkd teach: internal error: ValueError: odd thing; set HRKD_DEBUG=1"),
     ],

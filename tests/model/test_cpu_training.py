@@ -36,6 +36,23 @@ def test_attention_and_its_gradients(kind, share):
         torch.testing.assert_close(mine, theirs)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_a_row_without_any_key_stays_finite_in_bf16(share):
+    """Sliding windows leave padding with no key at all, and float32's lowest number is -inf in bf16."""
+    query, key, value = (torch.randn(1, 2, 5, 4, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
+    mask = torch.zeros(1, 1, 5, 5)
+    mask[:, :, 3] = torch.finfo(torch.float32).min
+    before = mask.clone()
+    with CpuTraining(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=share)
+    found.sum().backward()
+    for tensor in (found, query.grad, key.grad, value.grad):
+        assert torch.isfinite(tensor).all()
+    assert torch.equal(mask, before)
+    if not share:
+        torch.testing.assert_close(found[:, :, 3], value.mean(dim=2), atol=2e-2, rtol=2e-2)
+
+
 def test_masks_keep_the_share_they_should_and_follow_torchs_seed():
     torch.manual_seed(3)
     keep, factor = Masks().draw(torch.Size((1000, 1001)), 0.1, torch.float32)

@@ -13,7 +13,7 @@ from hrkd_cli.train import fit
 from hrkd_cli.train.fit import batch_size_of
 from hrkd_cli.train.loop import TaskLoss
 from hrkd_cli.train.teach import teach_on
-from hrkd_cli.train.world import ALONE
+from hrkd_cli.train.world import ALONE, World
 
 CPU = torch.device("cpu")
 
@@ -24,7 +24,7 @@ class Memory:
     def __init__(self, monkeypatch, *, fixed, row, there, fails_at=10**9, row_before=0):
         self.module = torch.nn.Linear(1, 1)
         self.fixed, self.row, self.fails_at = fixed, row, fails_at
-        self.used, self.seen, self.row_before = 0, [], row_before
+        self.used, self.seen, self.row_before, self.there = 0, [], row_before, there
         monkeypatch.setattr(fit, "_resident", lambda: self.used)
         monkeypatch.setattr(fit, "_there", lambda _: there)
 
@@ -32,7 +32,8 @@ class Memory:
         return rows
 
     def rehearse(self, rows):
-        self.used = max(self.used, self.fixed + sum(map(len, rows.values())) * self.row_before)
+        if self.fixed + sum(map(len, rows.values())) * self.row_before > self.there:
+            raise MemoryError
 
     def loss(self, rows):
         count = sum(len(chosen) for chosen in rows.values())
@@ -48,7 +49,7 @@ class Memory:
     def restore(self, state):
         pass
 
-    def fit(self, size="auto", decided=None):
+    def fit(self, size="auto", decided=None, world=ALONE):
         encoded = {"a": Encoded([np.zeros(n) for n in (3, 9, 5)], None), "b": Encoded([np.zeros(2)], None)}
         notes = []
         found = batch_size_of(
@@ -57,7 +58,7 @@ class Memory:
             [self.module],
             encoded,
             arithmetic=Arithmetic(Precision.FP32, CPU),
-            world=ALONE,
+            world=world,
             on_event=notes.append,
             decided=decided,
         )
@@ -90,8 +91,23 @@ def test_a_number_is_taken_as_it_is(monkeypatch):
 
 
 def test_what_comes_before_a_step_needs_its_memory_too(monkeypatch):
-    # The same machine, and a graph whose training takes twice what the step takes: 4 rows a domain, 100 + 8 * 20.
+    # The same machine, and a graph whose training takes more: 16 rows would take 420, 8 take 260.
     assert Memory(monkeypatch, fixed=100, row=10, row_before=20, there=300).fit()[0] == 4
+    with pytest.raises(TrainingError, match="not even one row of each domain"):
+        Memory(monkeypatch, fixed=100, row=10, row_before=150, there=300).fit()
+
+
+def test_no_process_waits_for_one_that_runs_out_of_memory(monkeypatch):
+    """Sums over processes are left out of the trials: nobody is there to answer."""
+    world = World(0, 2)
+    monkeypatch.setattr(World, "any", lambda self, flag: flag)
+    memory = Memory(monkeypatch, fixed=100, row=10, there=300)
+    loss, asked = memory.loss, []
+    memory.loss = lambda rows: asked.append(world.sum(torch.ones(3))) or loss(rows)
+    assert memory.fit(world=world)[0] == 8
+    assert len(asked) == 4
+    with pytest.raises((RuntimeError, ValueError)):  # and only there
+        world.sum(torch.ones(3))
 
 
 def test_what_was_decided_before_is_not_measured_again(monkeypatch):

@@ -150,6 +150,20 @@ def test_killed_and_resumed_it_ends_the_same(tmp_path, teacher, dataset, texts, 
     assert data["general"]["steps"] == json.loads((one / "hrkd.json").read_text())["results"]["steps"]
 
 
+def test_a_batch_size_that_was_found_stays(tmp_path, teacher, dataset, texts, monkeypatch):
+    options = {"general": texts, "checkpoint_every": 1, "batch_size": "auto"}
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr("hrkd_cli.train.fit.LARGEST", 4)
+    run(teacher, dataset, tmp_path / "whole" / "s", **options)
+    with pytest.raises(StopError):
+        run(teacher, dataset, tmp_path / "cut" / "s", on_event=stop_at("general", 3), **options)
+    monkeypatch.setattr("hrkd_cli.train.fit.LARGEST", 2)
+    run(teacher, dataset, tmp_path / "cut" / "s", resume=True, **options)
+    (one,), (other,) = folders(tmp_path / "whole"), folders(tmp_path / "cut")
+    assert same(one / "general.safetensors", other / "general.safetensors")
+
+
 def test_it_is_used_again_and_a_changed_one_made_anew(tmp_path, teacher, dataset, texts):
     run(teacher, dataset, tmp_path / "a", general=texts)
     events = []

@@ -69,8 +69,8 @@ def describe(error: BaseException, program: str) -> tuple[str, int]:
         return _system(error), 1
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         what = "out of GPU memory" if "CUDA" in str(error) else "out of memory"
-        advice = "a smaller --batch-size (or auto) or --max-length needs less"
-        return f"{what}; {advice}; the last checkpoint, if there is one, is kept for --resume", 1
+        advice = "start over (--force) with a smaller --batch-size (or auto) or --max-length"
+        return f"{what}; free some and go on with --resume, if there is a checkpoint; or {advice}", 1
     cause = error.__cause__ if isinstance(error, typer.Abort) and error.__cause__ else error
     return f"internal error: {type(cause).__name__}: {cause}; set HRKD_DEBUG=1 for the traceback", 1
 

@@ -64,7 +64,7 @@ class Masks:
 
 
 class CpuTraining(TorchFunctionMode):
-    """Inside it, dropout and attention with dropout on CPU tensors run as described above; all else as ever."""
+    """Inside it, dropout, attention and embeddings on CPU tensors run as described above; all else as ever."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ class _LookUp(torch.autograd.Function):
 
 
 class _Attention(torch.autograd.Function):
-    """``dropout(softmax(scale Q K^T + mask)) V``: keeps probabilities and mask, 4 bytes a score in bf16."""
+    """``dropout(softmax(scale Q K^T + mask)) V``: keeps probabilities and what dropout keeps, 2 bytes a score each."""
 
     @staticmethod
     def forward(
@@ -197,6 +197,9 @@ class _Attention(torch.autograd.Function):
         if mask is not None and mask.dtype is torch.bool:
             # The lowest number, not -inf: a row without any key stays finite.
             mask = torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, torch.finfo(scores.dtype).min)
+        elif mask is not None:
+            # float32's lowest number would be -inf in bf16.
+            mask = mask.to(scores.dtype).clamp(min=torch.finfo(scores.dtype).min)
         if mask is not None:
             scores += mask
         weights = scores.softmax(dim=-1)
@@ -209,7 +212,9 @@ class _Attention(torch.autograd.Function):
         query, key, value, weights, keep = ctx.saved_tensors
         gradient = gradients[0] * ctx.factor
         to_value = _kept(weights, keep).mT @ gradient
-        to_weights = _kept(gradient @ value.mT, keep)
+        to_weights = gradient @ value.mT
+        if keep is not None:
+            to_weights.mul_(keep)
         to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype)
         to_query, to_key = (to_scores @ key).mul_(ctx.scale), (to_scores.mT @ query).mul_(ctx.scale)
         return to_query, to_key, to_value, None, None, None, None

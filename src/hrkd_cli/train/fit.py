@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,8 @@ def batch_size_of(
 ) -> int:
     """Return the batch size that was given, or for ``auto`` the largest power of two up to 32 that memory holds.
 
-    Steps with the longest rows are run at growing sizes, until the next one would not fit.
+    Steps with the longest rows are run at growing sizes, until the next one would not fit; then what comes before a
+    step (training of a learned graph), which may take more.
 
     Args:
         settings: with the batch size.
@@ -59,14 +60,18 @@ def batch_size_of(
     longest = {domain: np.argsort(-e.lengths(), kind="stable").tolist() for domain, e in encoded.items()}
     state = task.state()
     before = {name: t.clone() for name, t in state.items()}
+
+    def rows_of(size: int) -> dict[str, list[int]]:
+        counts = {domain: size + math.ceil(size * (extra or {}).get(domain, 0)) for domain in longest}
+        return {domain: (order * counts[domain])[: counts[domain]] for domain, order in longest.items()}
+
     found, size, used = 0, 1, 0
     while size <= LARGEST and size * len(longest) >= 1:
         if size * len(longest) < world.size:
             size *= 2
             continue
-        counts = {domain: size + math.ceil(size * (extra or {}).get(domain, 0)) for domain in longest}
-        rows = {domain: (order * counts[domain])[: counts[domain]] for domain, order in longest.items()}
-        peak = _peak(task, trained, rows, arithmetic)
+        with world.apart():
+            peak = _peak(task, trained, rows_of(size), arithmetic)
         if world.any(peak is None):
             break
         assert peak is not None
@@ -75,6 +80,12 @@ def batch_size_of(
         if world.any(peak + max(0, peak - used if used else peak // 2) > SHARE * _there(arithmetic.device)):
             break
         size, used = size * 2, peak
+    while found:
+        with world.apart():
+            fits = _can_prepare(task, trained, rows_of(found), arithmetic)
+        if not world.any(not fits):
+            break
+        found = found // 2 if found // 2 * len(longest) >= world.size else 0
     task.restore(before)
     if not found:
         raise TrainingError(
@@ -87,20 +98,44 @@ def batch_size_of(
 
 def _peak(task: Task, trained: list[nn.Module], rows: dict[str, list[int]], arithmetic: Arithmetic) -> int | None:
     """Run one step without updating anything; return the most bytes in use, or None when there was too little."""
+
+    def step() -> None:
+        with arithmetic.forward():
+            loss = task.loss(task.load(rows)).total
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    taken = _taken(step, trained, arithmetic)
+    return None if taken is None else taken + _moments(trained)
+
+
+def _can_prepare(task: Task, trained: list[nn.Module], rows: dict[str, list[int]], arithmetic: Arithmetic) -> bool:
+    """Tell whether memory holds what comes before a step. On a CPU it does when nothing fails."""
+
+    def rehearse() -> None:
+        batch = task.load(rows)
+        with arithmetic.forward():
+            task.rehearse(batch)
+
+    taken = _taken(rehearse, trained, arithmetic)
+    on_cpu = arithmetic.device.type == "cpu"
+    return taken is not None and (on_cpu or taken + _moments(trained) <= _there(arithmetic.device))
+
+
+def _moments(trained: list[nn.Module]) -> int:
+    """Bytes of AdamW's two moments, which come on top at the first update."""
+    return sum(2 * p.numel() * p.element_size() for m in trained for p in m.parameters() if p.requires_grad)
+
+
+def _taken(run: Callable[[], None], trained: list[nn.Module], arithmetic: Arithmetic) -> int | None:
+    """Run something in training; return the most bytes in use, or None when there was too little."""
     cuda = arithmetic.device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(arithmetic.device)
     for module in trained:
         module.train()
     try:
-        batch = task.load(rows)
-        task.rehearse(batch)
-        with arithmetic.forward():
-            loss = task.loss(batch).total
-        loss.backward()  # type: ignore[no-untyped-call]
-        # AdamW's two moments come on top at the first update.
-        moments = sum(2 * p.numel() * p.element_size() for m in trained for p in m.parameters() if p.requires_grad)
-        return (torch.cuda.max_memory_allocated(arithmetic.device) if cuda else _resident()) + moments
+        run()
+        return torch.cuda.max_memory_allocated(arithmetic.device) if cuda else _resident()
     except (torch.OutOfMemoryError, MemoryError):
         return None
     except RuntimeError as error:

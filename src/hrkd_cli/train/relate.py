@@ -89,7 +89,8 @@ class GraphTrainer:
             flat = self.world.sum(torch.cat([g.reshape(-1) for g in whole]))
             parts = torch.split(flat, [w.numel() for w in self.weights])
             whole = [part.view_as(w) for part, w in zip(parts, self.weights, strict=True)]
-        direction = whole if optimiser is None else optimiser.preconditioned(self.weights, whole)
+        # A copy: what a preconditioner returns takes as much.
+        direction = [g.clone() for g in whole] if optimiser is None else optimiser.preconditioned(self.weights, whole)
         if direction is None:
             return
         slopes = self.slopes(number, direction, terms)

@@ -16,7 +16,7 @@ from hrkd_cli.layout import CACHE
 from hrkd_cli.model.encoding import Encoded, Encoder
 from hrkd_cli.model.precision import Arithmetic
 from hrkd_cli.train.cache import TeacherCache, measure_rates
-from hrkd_cli.train.cache_files import make_room
+from hrkd_cli.train.cache_files import bytes_of, make_room
 from hrkd_cli.train.task import Comparison
 from hrkd_cli.train.teacher_side import AskedTeachers, NoTeachers, TeacherSide
 from hrkd_cli.train.teachers import Teachers
@@ -68,7 +68,7 @@ def teacher_side(
         return NoTeachers(), ASKED
     if not comparison.padded and settings.cache_teacher is not CacheTeacher.OFF and decided != ASKED:
         root = out.resolve().parent / CACHE.folder
-        cache = _planned(root, teachers, rows, comparison, settings, decided, arithmetic, world)
+        cache = _planned(root, teachers, rows, comparison, settings, decided, arithmetic, world, on_event)
         wanted = decided is not None or settings.cache_teacher is CacheTeacher.ON
         if world.any(world.is_main and _keep(cache, root, settings, passes, must=wanted, on_event=on_event)):
             with _alone(cache, world, on_event):
@@ -98,6 +98,7 @@ def _planned(
     decided: str | None,
     arithmetic: Arithmetic,
     world: World,
+    on_event: OnEvent,
 ) -> TeacherCache:
     """Plan what would be kept: queries and keys too on a CPU, as long as limit and disk allow it."""
 
@@ -118,10 +119,21 @@ def _planned(
     whole = plan(derived=False)
     if decided == KEPT:
         return whole
-    too_large = whole.bytes > settings.cache_limit * 1e9
-    # What is there already takes no more. One process looks at the disk, for all.
-    too_large |= world.any(world.is_main and not whole.folder.path.is_dir() and whole.bytes > _free(root))
-    return plan(derived=True) if too_large else whole
+    if whole.bytes > settings.cache_limit * 1e9:
+        return plan(derived=True)
+    # One process looks at the disk, for all.
+    if not world.any(world.is_main and not _has_room(whole, root, settings.cache_limit)):
+        return whole
+    on_event(Note("teacher outputs: without queries and keys, for which the disk is too small"))
+    return plan(derived=True)
+
+
+def _has_room(cache: TeacherCache, root: Path, limit: float) -> bool:
+    """Tell whether the disk holds what is not there yet, once the outputs that must make way for it have done so."""
+    if cache.folder.path.is_dir():
+        return True
+    others = sum(bytes_of(folder) for folder in root.iterdir() if folder.is_dir()) if root.is_dir() else 0
+    return cache.bytes <= _free(root) + max(0, cache.bytes + others - int(limit * 1e9))
 
 
 def _keep(
@@ -160,16 +172,16 @@ def _no_room(cache: TeacherCache, root: Path, limit: float) -> str | None:
     if not make_room(root, cache.folder.path, cache.bytes, int(limit * 1e9)):
         return f"{size}, and --cache-limit is {limit:g} GB"
     if cache.bytes > (free := _free(root)):
-        return f"{size}, and the disk has {free / 1e9:.2f} GB to spare"
+        return f"{size}, and the disk has {max(0, free) / 1e9:.2f} GB to spare"
     return None
 
 
 def _free(root: Path) -> int:
-    """Bytes that may be written in a folder, which need not exist yet."""
+    """Bytes that may be written in a folder, which need not exist yet; below 0 where others need what is left."""
     place = root
     while not place.exists():
         place = place.parent
-    return max(0, shutil.disk_usage(place).free - SPARE)
+    return shutil.disk_usage(place).free - SPARE
 
 
 @contextlib.contextmanager

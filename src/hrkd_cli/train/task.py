@@ -182,12 +182,11 @@ class DistillTask:
         self.compares = bool(self.comparison.layers) and number <= self.settings.compare_until * steps
         if not self.compares or self.graph_trainer is None or number % self.settings.graph_every:
             return
-        self._train_graph(number, batch, optimiser)
+        self._train_graph(number, self._held_rows(number), batch, optimiser)
 
-    def _train_graph(self, number: int, batch: Sequence[DistillBatch], optimiser: Optimiser | None) -> None:
+    def _train_graph(self, number: int, rows: Rows, batch: Sequence[DistillBatch], optimiser: Optimiser | None) -> None:
         """Train the graph on what held-back rows say of a step; without an optimiser only see what it takes."""
         assert self.graph_trainer is not None
-        rows = self._held_rows(number)
         # Dropout would only add noise to what held-back rows say; the losses keep theirs (see GraphTrainer).
         with self.arithmetic.exact():
             self.student.model.eval()
@@ -198,7 +197,8 @@ class DistillTask:
     def rehearse(self, batch: Sequence[DistillBatch]) -> None:
         """Take the memory that training the graph takes; nothing is changed."""
         if self.graph_trainer is not None:
-            self._train_graph(0, batch, None)
+            longest = {d: sorted(rows, key=lambda row: -self.lengths[d][row]) for d, rows in self.held_back.items()}
+            self._train_graph(0, {d: rows[:HELD_ROWS] for d, rows in longest.items() if rows}, batch, None)
 
     def loss(self, batch: Sequence[DistillBatch]) -> TaskLoss:
         """Run one step's rows."""

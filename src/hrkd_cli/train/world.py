@@ -55,10 +55,19 @@ class World:
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Return the sum over processes; gradients flow back to each process's own part."""
-        if self.size == 1:
+        if self.size == 1 or _apart:
             return tensor
         summed: Tensor = _Sum.apply(tensor)  # type: ignore[no-untyped-call]
         return summed
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        """Leave ``sum`` out: each process has its own part alone, and none waits for one that runs out of memory."""
+        _apart.append(True)
+        try:
+            yield
+        finally:
+            _apart.pop()
 
     def any(self, flag: bool) -> bool:
         """Tell whether any process says so."""
@@ -112,6 +121,7 @@ class World:
 
 
 ALONE = World()
+_apart: list[bool] = []  # not empty inside World.apart
 
 
 def join_world(processes: int | None, device: torch.device) -> World:
