@@ -50,9 +50,13 @@ class Arithmetic:
     @contextlib.contextmanager
     def forward(self) -> Iterator[None]:
         """Run what is inside in this precision, with the device's fast kernels."""
-        kernels = CpuTraining() if self.device.type == "cpu" else contextlib.nullcontext()
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.precision is not Precision.FP32), kernels:
+        enabled = self.precision is not Precision.FP32
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=enabled), self.kernels():
             yield
+
+    def kernels(self) -> contextlib.AbstractContextManager[Any]:
+        """Run what is inside with the device's fast kernels, in the types that it is given."""
+        return CpuTraining() if self.device.type == "cpu" else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def exact(self) -> Iterator[None]:

@@ -112,9 +112,7 @@ def _can_prepare(task: Task, trained: list[nn.Module], rows: dict[str, list[int]
     """Tell whether memory holds what comes before a step. On a CPU it does when nothing fails."""
 
     def rehearse() -> None:
-        batch = task.load(rows)
-        with arithmetic.forward():
-            task.rehearse(batch)
+        task.rehearse(task.load(rows))
 
     taken = _taken(rehearse, trained, arithmetic)
     on_cpu = arithmetic.device.type == "cpu"

@@ -190,7 +190,8 @@ class DistillTask:
         # Dropout would only add noise to what held-back rows say; the losses keep theirs (see GraphTrainer).
         with self.arithmetic.exact():
             self.student.model.eval()
-            held = self._held_back(rows)
+            with self.arithmetic.kernels():
+                held = self._held_back(rows)
             self.student.model.train()
             self.graph_trainer.update(number, lambda: held, lambda: self._compare(batch), optimiser)
 
