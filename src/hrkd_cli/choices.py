@@ -110,6 +110,13 @@ class LossScale(StrEnum):
     RELATIVE = "relative"
 
 
+class InstanceWeights(StrEnum):
+    """Weights of single rows in the losses against the teacher (see ``hrkd_cli.train.instance_weights``)."""
+
+    NONE = "none"
+    META_KD = "meta-kd"
+
+
 class Init(StrEnum):
     """Where the weights of a LAYERSxWIDTH student come from."""
 

@@ -17,6 +17,7 @@ from hrkd_cli.choices import (
     Device,
     Graph,
     Init,
+    InstanceWeights,
     LossScale,
     Means,
     Method,
@@ -47,6 +48,7 @@ __all__ = [
     "DistillSettings",
     "Graph",
     "Init",
+    "InstanceWeights",
     "LossScale",
     "Means",
     "Method",
@@ -171,6 +173,7 @@ class DistillSettings(TrainingSettings):
         compare_until: share of the steps in which hidden states and attention scores are compared; after that the
             student learns from answers alone.
         loss_scale: see LossScale.
+        instance_weights: see InstanceWeights.
         domains: names of those that the student is for, with commas between; None for all.
         label_weight: w_label, of the cross-entropy against the labels that is mixed in.
         temperature: t of the prediction loss.
@@ -204,6 +207,7 @@ class DistillSettings(TrainingSettings):
     label_weight: float = 0.0
     compare_until: float = 1.0
     loss_scale: LossScale = LossScale.RAW
+    instance_weights: InstanceWeights = InstanceWeights.NONE
     domains: str | None = None
     temperature: float = 1.0
     cache_teacher: CacheTeacher = CacheTeacher.AUTO
@@ -273,7 +277,9 @@ class DistillSettings(TrainingSettings):
         elif self.compare_until == 0:
             raise UsageError("--compare-until 0: a learned graph weights nothing then; leave one of them out")
         if not self.compares:
-            idle |= dict.fromkeys(("loss_scale", "compare_until"), "hidden states that are compared")
+            idle |= dict.fromkeys(
+                ("loss_scale", "compare_until", "instance_weights"), "hidden states that are compared"
+            )
         defaults = {field.name: field.default for field in fields(self)}
         for name, needs in idle.items():
             if getattr(self, name) != defaults[name]:

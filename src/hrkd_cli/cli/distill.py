@@ -42,6 +42,7 @@ def distill(
     label_weight: own.LabelWeight = _DEFAULT.label_weight,
     compare_until: own.CompareUntil = _DEFAULT.compare_until,
     loss_scale: own.LossScale = _DEFAULT.loss_scale,
+    instance_weights: own.InstanceWeights = _DEFAULT.instance_weights,
     temperature: own.Temperature = _DEFAULT.temperature,
     means: own.Means = choices.Means.MASKED,
     allow_weak_teacher: own.AllowWeakTeacher = False,

@@ -189,6 +189,14 @@ LossScale = Annotated[
         rich_help_panel=METHOD,
     ),
 ]
+InstanceWeights = Annotated[
+    choices.InstanceWeights,
+    typer.Option(
+        "--instance-weights",
+        help="Weigh rows by what they share with all domains and how well the teacher knows them.",
+        rich_help_panel=METHOD,
+    ),
+]
 GraphEvery = Annotated[
     int,
     typer.Option(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hrkd_cli import __version__
-from hrkd_cli.config import DistillSettings, Graph, Init, LossScale
+from hrkd_cli.config import DistillSettings, Graph, Init, InstanceWeights, LossScale
 from hrkd_cli.data.batching import Sampler, bare_per_row
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.opening import load_for_training
@@ -19,11 +19,13 @@ from hrkd_cli.model.encoding import Encoded, Encoder, joined, make_encoder
 from hrkd_cli.model.folder import is_stage_folder, model_fingerprint
 from hrkd_cli.model.loading import is_classifier, read_config
 from hrkd_cli.model.precision import Arithmetic
+from hrkd_cli.model.sizes import sizes_of
 from hrkd_cli.model.student import build_student
 from hrkd_cli.runtime.heads import DomainHeads
 from hrkd_cli.train.checks import check_graph, check_places, chosen_domains
 from hrkd_cli.train.fit import batch_size_of
 from hrkd_cli.train.general import General, GeneralWork, ensure_general
+from hrkd_cli.train.instance_weights import instance_weights
 from hrkd_cli.train.result import TrainResult, run_key
 from hrkd_cli.train.rows import check_share, hold_back
 from hrkd_cli.train.run import Place, Run
@@ -367,6 +369,17 @@ class Work:
             arithmetic=arithmetic,
             world=world,
         )
+        if settings.instance_weights is InstanceWeights.META_KD:
+            task.instance_weights = instance_weights(
+                side,
+                (self.encoder, self.rows),
+                self.train.labels,
+                width=sizes_of(self.teachers.root.config).width,
+                arithmetic=arithmetic,
+                world=world,
+            )
+            found = [f"{domain} {w.min():.2f} to {w.max():.2f}" for domain, w in task.instance_weights.items()]
+            on_event(Note(f"instance weights: {', '.join(found)}"))
         return task, cached
 
     def _passes(self) -> float:

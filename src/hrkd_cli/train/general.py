@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hrkd_cli.config import ClassWeights, DistillSettings, LossScale, Method, Sampling
+from hrkd_cli.config import ClassWeights, DistillSettings, InstanceWeights, LossScale, Method, Sampling
 from hrkd_cli.data.batching import Sampler
 from hrkd_cli.data.unlabelled import BareTexts
 from hrkd_cli.events import Note, OnEvent, StageDone
@@ -125,6 +125,7 @@ class GeneralWork:
         own |= {"epochs": self.settings.general_epochs, "method": Method.TINYBERT, "graph": None, "hierarchy": None}
         own |= {"sampling": Sampling.COVER, "class_weights": ClassWeights.NONE, "patience": None, "eval_every": None}
         own |= {"label_weight": 0.0, "compare_until": 1.0, "domains": None}
+        own |= {"instance_weights": InstanceWeights.NONE}
         return DistillSettings(**{**own, "general": None, "unlabelled": None}).resolved()
 
     def options(self) -> dict[str, Any]:

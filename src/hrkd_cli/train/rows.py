@@ -69,15 +69,6 @@ def check_share(batch_size: int, domains: int, world: World) -> None:
         )
 
 
-def row_shares(rows: Rows, picks: Sequence[Pick], domains: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return (D, R), 1 where a row is of a domain, and (R,), 1 / rows that its domain has in the whole step."""
-    of = np.zeros((len(domains), len(picks)), dtype=np.float32)
-    numbers = {domain: number for number, domain in enumerate(domains)}
-    for row, (domain, _) in enumerate(picks):
-        of[numbers[domain], row] = 1
-    return of, np.array([1 / len(rows[domain]) for domain, _ in picks], dtype=np.float32)
-
-
 def hold_back(labels: np.ndarray, share: float, seed: str) -> list[int]:
     """Choose rows to hold back: this share, spread over the labels as they are, never the last of a label."""
     draw = random.Random(seed)
@@ -119,8 +110,12 @@ def make_shares(
     device: torch.device,
     *,
     pad_to: int | None,
+    weights: Mapping[str, np.ndarray] | None = None,
 ) -> Shares:
     """Work out the shares of this process's rows in the means of the whole step.
+
+    With weights the means of a domain are weighted ones, ``sum_i w_i x_i / sum_i w_i`` with what x_i is the mean of (a
+    row, its tokens, their pairs) counted in both sums.
 
     Args:
         rows: the whole step.
@@ -130,18 +125,23 @@ def make_shares(
         device: where the shares go.
         pad_to: tokens that all rows are padded to where means run over padding too (the released code); None for means
             over valid tokens.
+        weights: of every row by domain; None where all count the same.
     """
-    of, per_row = row_shares(rows, picks, domains)
+    numbers = {domain: number for number, domain in enumerate(domains)}
+    of = np.zeros((len(domains), len(picks)))
+    of[[numbers[domain] for domain, _ in picks], range(len(picks))] = 1
+    factors = {d: np.ones(len(chosen)) if weights is None else weights[d][list(chosen)] for d, chosen in rows.items()}
+    factor = np.array([1.0 if weights is None else weights[domain][row] for domain, row in picks])
     own = np.array([lengths[domain][row] for domain, row in picks])
     longest = pad_to or int(own.max())
     whole = {domain: lengths[domain][list(chosen)].astype(np.float64) for domain, chosen in rows.items()}
     if pad_to is not None:
         whole = {domain: np.full(len(chosen), float(pad_to)) for domain, chosen in rows.items()}
-    tokens = {domain: 1 / counts.sum() for domain, counts in whole.items()}
-    pairs = {domain: 1 / np.square(counts).sum() for domain, counts in whole.items()}
+    tokens = {domain: 1 / (factors[domain] * counts).sum() for domain, counts in whole.items()}
+    pairs = {domain: 1 / (factors[domain] * np.square(counts)).sum() for domain, counts in whole.items()}
     valid = np.arange(longest) < own[:, None]  # (R, T)
     counted = np.ones_like(valid) if pad_to is not None else valid
-    per_token = counted * np.array([tokens[domain] for domain, _ in picks])[:, None]
+    per_token = counted * (factor * np.array([tokens[domain] for domain, _ in picks]))[:, None]
     keys = None if valid.all() else to_device(torch.from_numpy(valid), device)
 
     def put(array: np.ndarray) -> torch.Tensor:
@@ -149,9 +149,9 @@ def make_shares(
 
     return Shares(
         domains=put(of),
-        rows=put(per_row),
+        rows=put(factor * np.array([1 / factors[domain].sum() for domain, _ in picks])),
         tokens=put(per_token),
-        pairs=put(np.array([pairs[domain] for domain, _ in picks])),
+        pairs=put(factor * np.array([pairs[domain] for domain, _ in picks])),
         queries=None if pad_to is not None else keys,
         keys=keys,
     )

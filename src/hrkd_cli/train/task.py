@@ -117,6 +117,7 @@ class DistillTask:
         self.encoder, self.encoded = rows
         self.labels = labels or {}
         self.held_back = held_back or {}
+        self.instance_weights: Mapping[str, np.ndarray] | None = None  # of every row by domain
         self.lengths = {domain: encoded.lengths() for domain, encoded in self.encoded.items()}
         self.arithmetic = arithmetic
         self.world = world
@@ -173,7 +174,9 @@ class DistillTask:
         # The released code pads everything to the maximum, which its unmasked means can see.
         pad_to = self.encoder.max_length if self.comparison.padded else None
         batch = self.encoder.collate_rows([(self.encoded[d], row) for d, row in picks], device, pad_to=pad_to)
-        shares = make_shares(rows, picks, self.lengths, self.heads.domains, device, pad_to=pad_to)
+        shares = make_shares(
+            rows, picks, self.lengths, self.heads.domains, device, pad_to=pad_to, weights=self.instance_weights
+        )
         labels = make_labels(rows, picks, self.labels, device) if self.settings.label_weight else None
         return DistillBatch(batch, self.side.load(picks, batch), shares, labels)
 
