@@ -11,7 +11,7 @@ crash) goes on at its last checkpoint. Runs of a column share kept teacher outpu
 deleted when all are made. `--plan sample` needs no data and shows in a few minutes that everything works.
 
 Differences are paired by seed; their 95 % intervals draw seeds and test rows anew, 10,000 times. Teacher and linear
-model (`--against teacher`, `floor`) are one model each, so what another seed of them would do is not in the interval.
+model (`--against teacher`, `floor`) are one model each: other seeds of them are not in the interval.
 """
 
 from __future__ import annotations

@@ -65,21 +65,7 @@ def batch_size_of(
         counts = {domain: size + math.ceil(size * (extra or {}).get(domain, 0)) for domain in longest}
         return {domain: (order * counts[domain])[: counts[domain]] for domain, order in longest.items()}
 
-    found, size, used = 0, 1, 0
-    while size <= LARGEST and size * len(longest) >= 1:
-        if size * len(longest) < world.size:
-            size *= 2
-            continue
-        with world.apart():
-            peak = _peak(task, trained, rows_of(size), arithmetic)
-        if world.any(peak is None):
-            break
-        assert peak is not None
-        found = size
-        # Twice the rows take at most as much again as these did over none.
-        if world.any(peak + max(0, peak - used if used else peak // 2) > SHARE * _there(arithmetic.device)):
-            break
-        size, used = size * 2, peak
+    found = _largest_step(task, trained, rows_of, len(longest), arithmetic, world)
     while found:
         with world.apart():
             fits = _can_prepare(task, trained, rows_of(found), arithmetic)
@@ -93,6 +79,33 @@ def batch_size_of(
             "model"
         )
     on_event(Note(f"--batch-size auto: {found} rows of each domain"))
+    return found
+
+
+def _largest_step(
+    task: Task,
+    trained: list[nn.Module],
+    rows_of: Callable[[int], dict[str, list[int]]],
+    domains: int,
+    arithmetic: Arithmetic,
+    world: World,
+) -> int:
+    """Return the largest power of two of rows a domain with which a step fits; 0 when none does."""
+    found, size, used = 0, 1, 0
+    while size <= LARGEST:
+        if size * domains < world.size:
+            size *= 2
+            continue
+        with world.apart():
+            peak = _peak(task, trained, rows_of(size), arithmetic)
+        if world.any(peak is None):
+            break
+        assert peak is not None
+        found = size
+        # Twice the rows take at most as much again as these did over none.
+        if world.any(peak + max(0, peak - used if used else peak // 2) > SHARE * _there(arithmetic.device)):
+            break
+        size, used = size * 2, peak
     return found
 
 
