@@ -175,7 +175,7 @@ def _ratios(stored: Stored) -> str:
     domains = sorted({*stored.facts["right"], *stored.facts["column"].get("shuffled", ())})
     lines = []
     for method, runs in stored.runs.items():
-        found = [run["ratios"] for run in runs.values() if run.get("ratios")]
+        found = [run["ratios"] for run in runs.values() if len(run.get("ratios") or ()) == len(domains)]
         if found:
             means = [f"{d} {np.mean(column):.3f}" for d, column in zip(domains, zip(*found, strict=True), strict=True)]
             lines.append(f"- {SAYS.get(method, method)}: {', '.join(means)}")

@@ -198,7 +198,7 @@ def test_a_disk_too_small_for_queries_and_keys_holds_what_they_come_from(tmp_pat
         (folder,) = (p for p in (tmp_path / str(derived) / "teacher-cache").iterdir() if p.is_dir())
         sizes[derived] = sum(file.stat().st_size for file in folder.glob("*.bin"))
         assert any("computed once and kept" in n for n in notes)
-        assert any("for which the disk is too small" in n for n in notes) == derived
+        assert any("no room for queries and keys" in n for n in notes) == derived
     assert 0 < sizes[True] < sizes[False]
     # What is there is read, however full the disk is.
     monkeypatch.setattr(side_choice, "_free", lambda _: 0)
@@ -209,7 +209,7 @@ def test_a_disk_too_small_for_queries_and_keys_holds_what_they_come_from(tmp_pat
     monkeypatch.setattr(side_choice, "_free", lambda _: 0 if old.exists() else 10**9)
     limit = (sizes[False] + 1000) / 1e9
     _, notes, _ = run(teacher, dataset, tmp_path / "False" / "c", cache_teacher="on", cache_limit=limit, max_length=12)
-    assert not any("too small" in n for n in notes)
+    assert not any("no room" in n for n in notes)
     monkeypatch.setattr(side_choice, "_free", lambda _: sizes[True] - 1)
     with pytest.raises(OutputError, match="the disk has"):
         run(teacher, dataset, tmp_path / "none" / "a", cache_teacher="on")

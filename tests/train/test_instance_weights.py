@@ -10,7 +10,7 @@ from tasks import make_task
 from test_resume import StopError, run, stop_at
 
 from hrkd_cli.config import DistillSettings, Precision
-from hrkd_cli.errors import UsageError
+from hrkd_cli.errors import TrainingError, UsageError
 from hrkd_cli.events import Note
 from hrkd_cli.hrkd import TeacherSignals
 from hrkd_cli.model.encoding import Encoded
@@ -35,7 +35,7 @@ def test_prototype_scores_by_hand():
 
 def test_expertise_by_hand():
     found = expertise_weights(torch.tensor([0.0, 1.0, -1.0]), torch.tensor([1.0, 0.0, 0.5])).tolist()
-    assert found == pytest.approx([1 / 2, 2 / (math.e + 1), 0.0])
+    assert found == pytest.approx([1 / 2, 2 / (math.e + 1), 1e-3])
 
 
 class Told:
@@ -58,7 +58,7 @@ class Told:
 class Pads:
     """Stands in for an encoder."""
 
-    def collate_rows(self, rows, device):
+    def collate_rows(self, rows, device, *, pad_to=None):
         lengths = torch.tensor([len(encoded.ids[row]) for encoded, row in rows])
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
         return type("Batch", (), {"mask": mask})
@@ -88,7 +88,7 @@ def test_weights_of_rows_with_and_without_a_label():
 
 def test_each_process_asks_about_its_part(monkeypatch):
     """Sums over two processes that run one after the other: what is summed is what the other one had."""
-    monkeypatch.setattr("hrkd_cli.train.instance_weights.ROWS", 1)
+    monkeypatch.setattr("hrkd_cli.train.instance_weights.TOKENS", {"cpu": 1})
     whole = weigh()
     told = [[], []]
     monkeypatch.setattr(World, "sum", lambda self, tensor: told[self.rank].append(tensor.clone()) or tensor)
@@ -144,13 +144,38 @@ def test_a_run_says_and_records_them_and_can_be_cut_off(tmp_path, teacher, encod
     with pytest.raises(StopError):
         run("distill", teacher, encoder, dataset, tmp_path / "cut", on_event=stop_at(2), **options)
     run("distill", teacher, encoder, dataset, tmp_path / "cut", resume=True, **options)
-    run("distill", teacher, encoder, dataset, tmp_path / "plain")
+    run("distill", teacher, encoder, dataset, tmp_path / "plain", epochs=1)
     whole, cut, plain = ((tmp_path / n / "model.safetensors").read_bytes() for n in ("whole", "cut", "plain"))
     assert whole == cut
     assert whole != plain
 
 
-@pytest.mark.parametrize("method", ["logits", "labels"])
-def test_they_need_hidden_states(method):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cache_teacher": "on"},
+        {"graph": "learned", "graph_every": 2, "loss_scale": "relative"},
+        {"graph": "frozen", "means": "released"},
+    ],
+)
+def test_they_are_the_same_however_the_teacher_is_asked(tmp_path, teacher, encoder, dataset, options):
+    found = []
+    for more in ({"cache_teacher": "off"}, options):
+        notes = []
+        run("distill", teacher, encoder, dataset, tmp_path / str(len(found)), on_event=notes.append, epochs=1,
+            instance_weights="meta-kd", precision="fp32", **more)  # fmt: skip
+        found += [n.text for n in notes if isinstance(n, Note) and n.text.startswith("instance weights:")]
+    assert len(found) == 2
+    assert found[0] == found[1]
+
+
+def test_a_teacher_that_shows_no_numbers_is_refused(monkeypatch):
+    monkeypatch.setitem(STATES, "b", [[float("nan"), 1.0]])
+    with pytest.raises(TrainingError, match="--instance-weights: the teacher shows something that is not a number"):
+        weigh()
+
+
+@pytest.mark.parametrize("options", [{"method": "logits"}, {"method": "labels"}, {"hidden_weight": 0.0}])
+def test_they_need_hidden_states(options):
     with pytest.raises(UsageError, match="--instance-weights: it needs hidden states that are compared"):
-        DistillSettings(method=method, instance_weights="meta-kd")
+        DistillSettings(instance_weights="meta-kd", **options)

@@ -66,7 +66,7 @@ def test_two_processes_reproduce_one(tmp_path, still_encoder, uneven):
     words = ["--data", str(uneven), *SHARED]
     distil = [
         "distill", "--teacher", str(still_encoder), "--student", "2x32", "--teacher-epochs", "1", "--cache-teacher",
-        "on", "--allow-weak-teacher", "--batch-size", "3", *words,
+        "on", "--allow-weak-teacher", "--batch-size", "3", "--instance-weights", "meta-kd", *words,
     ]  # fmt: skip
     one, two = tmp_path / "one", tmp_path / "two"
     finish(command(*distil, cwd=one))

@@ -45,12 +45,16 @@ def report(error: BaseException, program: str) -> int:
     line = one_line(text)
     from hrkd_cli.cli import launch
 
-    if launch.hand_over(line, code, secondary=isinstance(error, ProcessError)):
+    # The launcher ends the other processes once one has failed: that they say so too is not the cause.
+    if launch.hand_over(line, code, secondary=isinstance(error, (ProcessError, Terminated))):
         return code
     rank = os.environ.get("RANK", "0")
     sys.stderr.write(f"{program}: {line}\n" if rank == "0" else f"{program}: rank {rank}: {line}\n")
     sys.stderr.flush()
     return code
+
+
+TRAINING = (" teach", " distill")  # commands that can go on
 
 
 def describe(error: BaseException, program: str) -> tuple[str, int]:
@@ -69,6 +73,8 @@ def describe(error: BaseException, program: str) -> tuple[str, int]:
         return _system(error), 1
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         what = "out of GPU memory" if "CUDA" in str(error) else "out of memory"
+        if not program.endswith(TRAINING):
+            return f"{what}; free some, or take a smaller model", 1
         advice = "start over (--force) with a smaller --batch-size (or auto) or --max-length"
         return f"{what}; free some and go on with --resume, if there is a checkpoint; or {advice}", 1
     cause = error.__cause__ if isinstance(error, typer.Abort) and error.__cause__ else error

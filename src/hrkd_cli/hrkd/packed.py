@@ -1,8 +1,8 @@
 """The losses of a whole step at once: rows of all domains side by side, each with its share in its domain's mean.
 
 The same numbers as ``domain_terms`` gives domain by domain, in a handful of large operations. Shares are known before
-anything runs (they depend on lengths only), so a part of the rows gives a part of every mean: what several processes
-find for their own rows adds up to the terms of the whole batch.
+anything runs (they depend on lengths, and on weights of single rows where there are some), so a part of the rows gives
+a part of every mean: what several processes find for their own rows adds up to the terms of the whole batch.
 
 Shapes: R rows of all domains, T tokens, D domains, the other letters as in ``hrkd_cli.hrkd``.
 """
@@ -30,7 +30,8 @@ class Shares:
         domains: (D, R), 1 where the row is of the domain.
         rows: (R,), 1 / rows of the row's domain.
         tokens: (R, T), 1 / tokens of the domain at tokens that count, else 0.
-        pairs: (R,), 1 / query-key pairs of the domain.
+        pairs: (R,), 1 / query-key pairs of the domain. With weights of single rows all three are the row's weight, over
+            the domain's sum of weights times rows, tokens or pairs.
         queries: (R, T), true at queries that count; None where all do.
         keys: (R, T), true at keys that are not padding; None where none is.
     """

@@ -9,6 +9,7 @@ a step look into gets one gradient of all: each of its own would be as large as 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -32,6 +33,10 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_STREAMS, thread_name_prefix="masks")
 
 
+if hasattr(os, "register_at_fork"):  # a forked process has none of the threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
 def _numbers(stream: np.random.SFC64, count: int) -> np.ndarray:
     found: np.ndarray = stream.random_raw(count)  # other threads run meanwhile
     return found
@@ -48,8 +53,8 @@ class Masks:
         if not self._streams:
             seeds = np.random.SeedSequence(int(torch.randint(2**62, ()).item())).spawn(_STREAMS)
             self._streams = [np.random.SFC64(seed) for seed in seeds]
-        dropped = round(share * _LEVELS)
-        factor = _LEVELS / (_LEVELS - dropped) if dropped < _LEVELS else 0.0
+        dropped = min(round(share * _LEVELS), _LEVELS - 1)
+        factor = _LEVELS / (_LEVELS - dropped)
         keep = torch.empty(shape.numel(), dtype=dtype)
         parts = keep.tensor_split(_STREAMS)
         # Four draws of 16 bits from each 64-bit number.
@@ -180,7 +185,7 @@ class _LookUp(torch.autograd.Function):
 
 
 class _Attention(torch.autograd.Function):
-    """``dropout(softmax(scale Q K^T + mask)) V``: keeps probabilities and what dropout keeps, 2 bytes a score each."""
+    """``dropout(softmax(scale Q K^T + mask)) V``: keeps probabilities and dropout's mask, in the run's precision."""
 
     @staticmethod
     def forward(

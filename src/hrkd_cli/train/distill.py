@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hrkd_cli import __version__
 from hrkd_cli.config import DistillSettings, Graph, Init, InstanceWeights, LossScale
 from hrkd_cli.data.batching import Sampler, bare_per_row
@@ -44,6 +46,7 @@ from hrkd_cli.train.stage import (
     start,
 )
 from hrkd_cli.train.task import Comparison, DistillTask
+from hrkd_cli.train.teacher_side import TeacherSide
 from hrkd_cli.train.teachers import Teachers, check_teachers, open_teachers
 from hrkd_cli.train.upstream import ensure_taught, student_tokenizer
 from hrkd_cli.train.world import World
@@ -365,29 +368,40 @@ class Work:
             rows=(self.encoder, self.rows),
             labels=self.train.labels,
             held_back=self.held_back,
+            instance_weights=self._instance_weights(side, comparison, place, on_event),
             class_weights=class_weights(self.train, self.heads, settings, arithmetic.device),
             arithmetic=arithmetic,
             world=world,
         )
-        if settings.instance_weights is InstanceWeights.META_KD:
-            task.instance_weights = instance_weights(
-                side,
-                (self.encoder, self.rows),
-                self.train.labels,
-                width=sizes_of(self.teachers.root.config).width,
-                arithmetic=arithmetic,
-                world=world,
-            )
-            found = [f"{domain} {w.min():.2f} to {w.max():.2f}" for domain, w in task.instance_weights.items()]
-            on_event(Note(f"instance weights: {', '.join(found)}"))
         return task, cached
+
+    def _instance_weights(
+        self, side: TeacherSide, comparison: Comparison, place: Place, on_event: OnEvent
+    ) -> dict[str, np.ndarray] | None:
+        """Return the weights of single rows, where they are wanted."""
+        if self.settings.instance_weights is InstanceWeights.NONE:
+            return None
+        found = instance_weights(
+            side,
+            (self.encoder, self.rows),
+            self.train.labels,
+            width=sizes_of(self.teachers.root.config).width,
+            pad_to=self.encoder.max_length if comparison.padded else None,
+            arithmetic=place.arithmetic,
+            world=place.world,
+            on_event=on_event,
+        )
+        ranges = [f"{domain} {weights.min():.2f} to {weights.max():.2f}" for domain, weights in found.items()]
+        on_event(Note(f"instance weights: {', '.join(ranges)}"))
+        return found
 
     def _passes(self) -> float:
         """Return how many times the run reads each row, on average, counting an epoch as once at most."""
         labelled, bare = self.labelled, self.bare
         per_row = bare_per_row(self.settings.unlabelled_share)
         read = sum(count * (1 + per_row * (domain in bare)) for domain, count in labelled.items())
-        return self.settings.epochs * min(1.0, read / sum(len(encoded) for encoded in self.rows.values()))
+        first = self.settings.instance_weights is not InstanceWeights.NONE
+        return first + self.settings.epochs * min(1.0, read / sum(len(encoded) for encoded in self.rows.values()))
 
 
 def _with_bare(train: Mapping[str, Encoded], texts: MoreTexts, encoder: Encoder) -> dict[str, Encoded]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,8 +38,8 @@ def batch_size_of(
 ) -> int:
     """Return the batch size that was given, or for ``auto`` the largest power of two up to 32 that memory holds.
 
-    Steps with the longest rows are run at growing sizes, until the next one would not fit; then what comes before a
-    step (training of a learned graph), which may take more.
+    Steps with the longest rows, and what comes before a step (training of a learned graph), are run at growing sizes,
+    until the next one would not fit.
 
     Args:
         settings: with the batch size.
@@ -66,12 +68,6 @@ def batch_size_of(
         return {domain: (order * counts[domain])[: counts[domain]] for domain, order in longest.items()}
 
     found = _largest_step(task, trained, rows_of, len(longest), arithmetic, world)
-    while found:
-        with world.apart():
-            fits = _can_prepare(task, trained, rows_of(found), arithmetic)
-        if not world.any(not fits):
-            break
-        found = found // 2 if found // 2 * len(longest) >= world.size else 0
     task.restore(before)
     if not found:
         raise TrainingError(
@@ -91,62 +87,56 @@ def _largest_step(
     world: World,
 ) -> int:
     """Return the largest power of two of rows a domain with which a step fits; 0 when none does."""
-    found, size, used = 0, 1, 0
+    more = 2 * sum(p.numel() * p.element_size() for m in trained for p in m.parameters() if p.requires_grad)  # moments
+    more += more // 2 * (world.size > 1)  # gradients on their way
+    found, size = 0, 1
+    used: list[int] = []
     while size <= LARGEST:
         if size * domains < world.size:
             size *= 2
             continue
         with world.apart():
-            peak = _peak(task, trained, rows_of(size), arithmetic)
-        if world.any(peak is None):
+            peaks = _peaks(task, trained, rows_of(size), arithmetic)
+        if world.any(peaks is None):
             break
-        assert peak is not None
+        assert peaks is not None
         found = size
-        # Twice the rows take at most as much again as these did over none.
-        if world.any(peak + max(0, peak - used if used else peak // 2) > SHARE * _there(arithmetic.device)):
+        on_cpu = arithmetic.device.type == "cpu"
+        nexts = [_next(peak, before, on_cpu=on_cpu) for peak, before in zip(peaks, used or [0, 0], strict=True)]
+        if world.any(max(nexts) + more > SHARE * _there(arithmetic.device)):
             break
-        size, used = size * 2, peak
+        size, used = size * 2, peaks
     return found
 
 
-def _peak(task: Task, trained: list[nn.Module], rows: dict[str, list[int]], arithmetic: Arithmetic) -> int | None:
-    """Run one step without updating anything; return the most bytes in use, or None when there was too little."""
+def _next(peak: int, before: int, *, on_cpu: bool) -> int:
+    """Guess what twice the rows take: at most as much again as these took over none.
 
-    def step() -> None:
-        with arithmetic.forward():
-            loss = task.loss(task.load(rows)).total
-        loss.backward()  # type: ignore[no-untyped-call]
-
-    taken = _taken(step, trained, arithmetic)
-    return None if taken is None else taken + _moments(trained)
+    A CPU tells only the most that a process ever had; where that has not grown, the growth is not known.
+    """
+    known = before > 0 and (peak > before or not on_cpu)
+    return peak + (max(0, peak - before) if known else peak // 2)
 
 
-def _can_prepare(task: Task, trained: list[nn.Module], rows: dict[str, list[int]], arithmetic: Arithmetic) -> bool:
-    """Tell whether memory holds what comes before a step. On a CPU it does when nothing fails."""
+def _peaks(
+    task: Task, trained: list[nn.Module], rows: dict[str, list[int]], arithmetic: Arithmetic
+) -> list[int] | None:
+    """Run what comes before a step, and a step, without updating anything; return the most bytes in use in each.
 
-    def rehearse() -> None:
-        task.rehearse(task.load(rows))
-
-    taken = _taken(rehearse, trained, arithmetic)
-    on_cpu = arithmetic.device.type == "cpu"
-    return taken is not None and (on_cpu or taken + _moments(trained) <= _there(arithmetic.device))
-
-
-def _moments(trained: list[nn.Module]) -> int:
-    """Bytes of AdamW's two moments, which come on top at the first update."""
-    return sum(2 * p.numel() * p.element_size() for m in trained for p in m.parameters() if p.requires_grad)
-
-
-def _taken(run: Callable[[], None], trained: list[nn.Module], arithmetic: Arithmetic) -> int | None:
-    """Run something in training; return the most bytes in use, or None when there was too little."""
+    None when there was too little memory.
+    """
     cuda = arithmetic.device.type == "cuda"
-    if cuda:
-        torch.cuda.reset_peak_memory_stats(arithmetic.device)
     for module in trained:
         module.train()
+    found = []
     try:
-        run()
-        return torch.cuda.max_memory_allocated(arithmetic.device) if cuda else _resident()
+        batch = task.load(rows)
+        for run in (partial(task.rehearse, batch), partial(_step, task, batch, arithmetic)):
+            if cuda:
+                torch.cuda.reset_peak_memory_stats(arithmetic.device)
+            run()
+            found.append(torch.cuda.max_memory_allocated(arithmetic.device) if cuda else _resident())
+        return found
     except (torch.OutOfMemoryError, MemoryError):
         return None
     except RuntimeError as error:
@@ -158,6 +148,12 @@ def _taken(run: Callable[[], None], trained: list[nn.Module], arithmetic: Arithm
             module.zero_grad(set_to_none=True)
         if cuda:
             torch.cuda.empty_cache()
+
+
+def _step(task: Task, batch: Any, arithmetic: Arithmetic) -> None:
+    with arithmetic.forward():
+        loss = task.loss(batch).total
+    loss.backward()  # type: ignore[no-untyped-call]
 
 
 def _resident() -> int:

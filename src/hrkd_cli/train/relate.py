@@ -89,8 +89,11 @@ class GraphTrainer:
             flat = self.world.sum(torch.cat([g.reshape(-1) for g in whole]))
             parts = torch.split(flat, [w.numel() for w in self.weights])
             whole = [part.view_as(w) for part, w in zip(parts, self.weights, strict=True)]
-        # A copy: what a preconditioner returns takes as much.
-        direction = [g.clone() for g in whole] if optimiser is None else optimiser.preconditioned(self.weights, whole)
+        direction: list[Tensor] | None
+        if optimiser is None:
+            direction = [g / (g.abs().sqrt() + 1) for g in whole]  # as many numbers in between
+        else:
+            direction = optimiser.preconditioned(self.weights, whole)
         if direction is None:
             return
         slopes = self.slopes(number, direction, terms)

@@ -124,16 +124,22 @@ def _planned(
     # One process looks at the disk, for all.
     if not world.any(world.is_main and not _has_room(whole, root, settings.cache_limit)):
         return whole
-    on_event(Note("teacher outputs: without queries and keys, for which the disk is too small"))
-    return plan(derived=True)
+    derived = plan(derived=True)
+    if derived.bytes == whole.bytes:
+        return whole
+    on_event(Note("teacher outputs: the disk has no room for queries and keys, only for what they come from"))
+    return derived
 
 
 def _has_room(cache: TeacherCache, root: Path, limit: float) -> bool:
     """Tell whether the disk holds what is not there yet, once the outputs that must make way for it have done so."""
-    if cache.folder.path.is_dir():
-        return True
-    others = sum(bytes_of(folder) for folder in root.iterdir() if folder.is_dir()) if root.is_dir() else 0
-    return cache.bytes <= _free(root) + max(0, cache.bytes + others - int(limit * 1e9))
+    own = cache.folder.path
+    missing = cache.bytes - bytes_of(own)
+    try:
+        others = sum(bytes_of(p) for p in root.iterdir() if p != own and (p / CACHE.index).is_file())
+    except OSError:  # no such folder yet, or another run at work in it
+        others = 0
+    return missing <= max(0, _free(root) + max(0, cache.bytes + others - int(limit * 1e9)))
 
 
 def _keep(

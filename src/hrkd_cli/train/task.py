@@ -89,6 +89,7 @@ class DistillTask:
         rows: what is learnt from as the student sees it: (encoder, token ids by domain).
         labels: each domain's right answers, of its first rows; those after them have none.
         held_back: numbers of the rows by domain that a learned graph is judged on.
+        instance_weights: of every row by domain, in the means of the losses against the teachers; None for no weights.
         class_weights: (C,) factors by domain, or None.
         arithmetic: precision of the forward pass, and the device.
         world: the processes that share each step.
@@ -106,6 +107,7 @@ class DistillTask:
         rows: tuple[Encoder, Mapping[str, Encoded]],
         labels: Mapping[str, np.ndarray] | None = None,
         held_back: Mapping[str, Sequence[int]] | None = None,
+        instance_weights: Mapping[str, np.ndarray] | None = None,
         class_weights: Mapping[str, Tensor | None],
         arithmetic: Arithmetic,
         world: World = ALONE,
@@ -117,7 +119,7 @@ class DistillTask:
         self.encoder, self.encoded = rows
         self.labels = labels or {}
         self.held_back = held_back or {}
-        self.instance_weights: Mapping[str, np.ndarray] | None = None  # of every row by domain
+        self.instance_weights = instance_weights
         self.lengths = {domain: encoded.lengths() for domain, encoded in self.encoded.items()}
         self.arithmetic = arithmetic
         self.world = world
