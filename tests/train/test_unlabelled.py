@@ -144,7 +144,7 @@ def test_auto_batch_size_counts_the_bare_rows(tmp_path, teacher, dataset, folder
     work, place = opened(teacher, dataset, tmp_path, unlabelled=folder, batch_size="auto", unlabelled_share=0.75)
     seen = []
     monkeypatch.setattr(
-        "hrkd_cli.train.fit._peak", lambda task, trained, rows, arithmetic: seen.append(rows) or 2 * len(seen)
+        "hrkd_cli.train.fit._peaks", lambda task, trained, rows, arithmetic: seen.append(rows) or [2 * len(seen)] * 2
     )
     monkeypatch.setattr("hrkd_cli.train.distill.batch_size_of", batch_size_of)
     work.run(place, ignore)
