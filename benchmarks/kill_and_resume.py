@@ -60,6 +60,9 @@ def command(words: list[str]) -> list[str]:
     return [sys.executable, "-m", "hrkd_cli", *words]
 
 
+EARLY = 8  # kills before anything waits for the teacher's outputs
+
+
 def kill_and_resume(words: list[str], folder: Path, rng: random.Random, kills: int, seconds: float) -> Counter[str]:
     """Kill the run ``kills`` times, then let it end; return where each kill struck."""
     struck: Counter[str] = Counter()
@@ -88,7 +91,8 @@ def aim(folder: Path, process: subprocess.Popen[bytes], rng: random.Random, numb
         time.sleep(rng.expovariate(rate))
         return
     cached = any((folder / "hrkd-out" / "teacher-cache").rglob("*")) and (folder / "hrkd-out/student.partial").exists()
-    wanted = "keeping" if number % 3 == 1 and not cached else "writing"
+    # The first ones leave the teacher no time to get done, so that its checkpoints are struck too.
+    wanted = "keeping" if number % 3 == 1 and number >= EARLY and not cached else "writing"
     last = time.monotonic() + 20
     if wanted == "writing":
         time.sleep(rng.expovariate(rate))  # some steps further on, not at the first one
