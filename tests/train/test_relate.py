@@ -77,11 +77,19 @@ def test_a_rehearsal_runs_it_all_and_changes_nothing(task, monkeypatch):
     runs = []
     compare = made._compare
     monkeypatch.setattr(made, "_compare", lambda b: runs.append(b) or compare(b))
+    held, held_back = [], made._held_back
+    monkeypatch.setattr(made, "_held_back", lambda rows: held.append(rows) or held_back(rows))
+    monkeypatch.setattr("hrkd_cli.train.task.HELD_ROWS", 2)
+    made.lengths = {d: np.arange(len(lengths)) % 7 + 1 for d, lengths in made.lengths.items()}
     modules = (made.graph, student, made.projections)
     before = [{name: t.clone() for name, t in module.state_dict().items()} for module in modules]
     drawn = torch.get_rng_state()
     made.rehearse(batch)
     assert len(runs) == 2
+    (rows,) = held  # the longest, since any may come
+    for domain, chosen in rows.items():
+        longest = sorted((made.lengths[domain][row] for row in made.held_back[domain]), reverse=True)
+        assert [made.lengths[domain][row] for row in chosen] == longest[:2]
     for module, state in zip(modules, before, strict=True):
         assert all(torch.equal(t, state[name]) for name, t in module.state_dict().items())
     assert all(p.grad is None for module in modules for p in module.parameters())
