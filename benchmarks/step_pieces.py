@@ -1,8 +1,8 @@
-"""What it saves on a CPU to run a step's short and long rows apart.
+"""What it saves on a CPU to run a step's rows side by side, and its short and long ones apart.
 
     python benchmarks/step_pieces.py --data hrkd-out/dataset --tokenizer ENCODER_FOLDER
 
-The same steps of `hrkd distill` both ways, in turns, in one process: a machine that is busy for a while slows both.
+The same steps of `hrkd distill` each way, in turns, in one process: a machine that is busy for a while slows both.
 Options as for train_speed.py: ``--steps`` different steps, each run three times after a round that warms up.
 """
 
@@ -21,11 +21,17 @@ from hrkd_cli.train.optimiser import Optimiser
 from train_speed import Bench, arguments
 
 ROUNDS = 3
-WAYS = {"together": (float("inf"), 0.0), "apart": (step_rows.SPARED_TOKENS, step_rows.SPARED_SHARE)}
+TOGETHER, APART = (float("inf"), 0.0), (step_rows.SPARED_TOKENS, step_rows.SPARED_SHARE)
+WAYS = {  # whether rows stand side by side, and from which padding on there are groups
+    "padded to the longest": (False, TOGETHER),
+    "padded, short and long rows apart": (False, APART),
+    "side by side, attention padded to the longest": (True, TOGETHER),
+    "side by side, attention of short and long rows apart": (True, APART),
+}
 
 
 def main() -> None:
-    """Print both."""
+    """Print all."""
     with tempfile.TemporaryDirectory() as place:
         sys.argv += ["--place", place]
         bench = Bench(arguments())
@@ -35,12 +41,14 @@ def main() -> None:
         cache.build(lambda _: None)
         task = bench.task(cache, arithmetic)
         optimiser = Optimiser([bench.student, task.projections], bench.settings, 10**6, arithmetic=arithmetic)
+        found = task.side_by_side
         steps = list(islice(bench.sampler(), bench.options.steps))
         spent: dict[str, list[float]] = {way: [] for way in WAYS}
         tokens = dict.fromkeys(WAYS, 0)
         for number in range(ROUNDS + 1):
             for rows in steps:
-                for way, (least, share) in WAYS.items():
+                for way, (beside, (least, share)) in WAYS.items():
+                    task.side_by_side = found if beside else None
                     step_rows.SPARED_TOKENS, step_rows.SPARED_SHARE = least, share
                     tick = time.perf_counter()
                     batch = task.load(rows)
@@ -54,9 +62,7 @@ def main() -> None:
         examples = ROUNDS * sum(len(chosen) for rows in steps for chosen in rows.values())
         for way, seconds in spent.items():
             mean, median = (1e3 * f(seconds) for f in (statistics.mean, statistics.median))
-            print(
-                f"{way}: {mean:.0f} ms a step (median {median:.0f}), {tokens[way] / examples:.1f} padded tokens a row"
-            )
+            print(f"{way}: {mean:.0f} ms a step (median {median:.0f}), {tokens[way] / examples:.1f} tokens a row")
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ from hrkd_cli.model.sizes import sizes_of
 from hrkd_cli.model.student import build_student
 from hrkd_cli.runtime.heads import DomainHeads
 from hrkd_cli.train.cache import TeacherCache
+from hrkd_cli.train.cached_teachers import CachedTeachers
 from hrkd_cli.train.loop import ready_batches, train
 from hrkd_cli.train.optimiser import Optimiser
 from hrkd_cli.train.scoring import encode_split
@@ -217,7 +218,7 @@ class Bench:
     def task(self, cache: TeacherCache, arithmetic: Arithmetic) -> DistillTask:
         """Return what hrkd distill trains, with outputs that are there."""
         return DistillTask(
-            cache.open(),
+            CachedTeachers(cache),
             self.student,
             self.heads,
             self.settings,

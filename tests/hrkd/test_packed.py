@@ -38,7 +38,7 @@ def shares_of(lengths, *, padded=False, dtype=torch.float64):
         keys[r, :n] = True
         tokens[r, : TOKENS if padded else n] = 1 / (count * TOKENS if padded else sum(lengths[d]))
         pairs[r] = 1 / (count * TOKENS**2 if padded else sum(m * m for m in lengths[d]))
-    return Shares(domains, per_row, tokens, pairs, None if padded else keys, keys)
+    return Shares.padded(domains, per_row, tokens, pairs, None if padded else keys, keys)
 
 
 class Batch:
@@ -75,17 +75,18 @@ class Batch:
             absent[part, classes:] = True
         query, key = self.teacher_qk[:LAYERS], self.teacher_qk[LAYERS:]
         if energies:
-            keys = shares.keys[:, None, :, None]
-            queries = keys if shares.queries is not None else torch.ones_like(keys)
+            (grid,) = shares.grids
+            keys = grid.keys[:, None, :, None]
+            queries = keys if grid.queries is not None else torch.ones_like(keys)
             energies = attention_energy(query * queries, key * keys)
         teacher = TeacherSignals(
-            self.teacher_hidden, query, key, energies if energies is not False else None,
+            self.teacher_hidden, (query,), (key,), energies if energies is not False else None,
             self.teacher_logits.masked_fill(absent, ABSENT),
         )  # fmt: skip
         logits = self.student_logits.masked_fill(absent, ABSENT)
         student = StudentSignals(
-            self.student_hidden, self.projections(self.student_hidden), self.student_qk[:LAYERS],
-            self.student_qk[LAYERS:], logits,
+            self.student_hidden, self.projections(self.student_hidden), (self.student_qk[:LAYERS],),
+            (self.student_qk[LAYERS:],), logits,
         )  # fmt: skip
         return packed_terms(
             teacher, student, shares, self.projections, temperature=2.0, mean_classes=sum(CLASSES) / len(CLASSES)
@@ -132,19 +133,21 @@ def test_equal_to_one_domain_after_the_other(padded, energies, heads_width):
 def test_parts_of_the_rows_add_up():
     batch = Batch(student_width=6, teacher_width=10)
     whole, shares = batch.packed(padded=False, energies=False), shares_of(LENGTHS)
+    (grid,) = shares.grids
+    tokens = shares.tokens.sum(dim=0).view(-1, TOKENS)
     sums = None
     for rows in ([0, 3, 5], [1, 2, 4]):
-        part = Shares(
-            shares.domains[:, rows], shares.rows[rows], shares.tokens[rows], shares.pairs[rows],
-            shares.queries[rows], shares.keys[rows],
+        part = Shares.padded(
+            shares.domains[:, rows], shares.rows[rows], tokens[rows], grid.pairs[rows],
+            grid.queries[rows], grid.keys[rows],
         )  # fmt: skip
         take = [t[:, rows] for t in (batch.teacher_hidden, batch.teacher_qk)]
         own = [t[:, rows] for t in (batch.student_hidden, batch.student_qk)]
         absent = torch.tensor([False, False, True]) & ~torch.tensor([r in (3, 4) for r in rows])[:, None]
         logits = [t[rows].masked_fill(absent, ABSENT) for t in (batch.teacher_logits, batch.student_logits)]
         terms = packed_terms(
-            TeacherSignals(take[0], take[1][:LAYERS], take[1][LAYERS:], None, logits[0]),
-            StudentSignals(own[0], batch.projections(own[0]), own[1][:LAYERS], own[1][LAYERS:], logits[1]),
+            TeacherSignals(take[0], (take[1][:LAYERS],), (take[1][LAYERS:],), None, logits[0]),
+            StudentSignals(own[0], batch.projections(own[0]), (own[1][:LAYERS],), (own[1][LAYERS:],), logits[1]),
             part,
             batch.projections,
             temperature=2.0,
@@ -158,7 +161,7 @@ def test_parts_of_the_rows_add_up():
 
 def test_what_stands_in_padding_reaches_neither_loss_nor_gradient():
     batch = Batch(student_width=6, teacher_width=10)
-    keys = shares_of(LENGTHS).keys
+    keys = shares_of(LENGTHS).grids[0].keys
     for tensor in (batch.student_hidden, batch.teacher_hidden):
         tensor.data[:, ~keys] = float("nan")
     for tensor in (batch.student_qk, batch.teacher_qk):
@@ -199,13 +202,13 @@ def test_golden_packed(path):
     rows, tokens = mask.shape
     per_domain = rows // len(case.domains)
     one = torch.ones(rows, dtype=torch.float64) / per_domain
-    shares = Shares(
+    shares = Shares.padded(
         torch.eye(len(case.domains), dtype=torch.float64).repeat_interleave(per_domain, dim=1),
         one, one[:, None].expand(rows, tokens) / tokens, one / tokens**2, None, mask,
     )  # fmt: skip
     terms = packed_terms(
-        TeacherSignals(hidden, scores, keys, None, logits),
-        StudentSignals(own_hidden, own_hidden, own_scores, own_keys, own_logits),
+        TeacherSignals(hidden, (scores,), (keys,), None, logits),
+        StudentSignals(own_hidden, own_hidden, (own_scores,), (own_keys,), own_logits),
         shares,
         None,
         temperature=float(case.meta["temperature"]),
@@ -235,15 +238,15 @@ def test_short_differences_are_those_of_the_same_numbers_in_float32():
     states[0].masked_fill_(~valid[:, :, None], float("nan"))
     for kept in tensors[:2]:
         kept.masked_fill_(~valid[:, None, :, None], float("nan"))
-    shares = Shares(
+    shares = Shares.padded(
         torch.eye(3), torch.ones(3), valid / valid.sum(dim=1, keepdim=True), valid.sum(dim=1) ** -2.0, valid, valid
     )
     found = []
     for dtype in (torch.bfloat16, torch.float32):
         theirs, mine = [t.to(dtype) for t in tensors[:2]], [t.to(dtype).requires_grad_() for t in tensors[2:]]
         state = states[1].to(dtype).requires_grad_()
-        teacher = TeacherSignals(states[0].to(dtype), *theirs, None, torch.zeros(3, 2))
-        student = StudentSignals(state, state, *mine, torch.zeros(3, 2))
+        teacher = TeacherSignals(states[0].to(dtype), *((t,) for t in theirs), None, torch.zeros(3, 2))
+        student = StudentSignals(state, state, *((t,) for t in mine), torch.zeros(3, 2))
         terms = packed_terms(teacher, student, shares, None, mean_classes=2)
         gradients = torch.autograd.grad((terms.hidden + 2 * terms.attention).sum(), (state, *mine))
         found.append((terms.hidden, terms.attention, *(g.float() for g in gradients)))
@@ -257,10 +260,10 @@ def test_different_numbers_of_heads_are_compared_by_relations():
     teacher_query, teacher_key = (torch.randn(1, 1, 4, 3, 5) for _ in range(2))
     query, key = (torch.randn(1, 1, 2, 3, 7) for _ in range(2))
     ones = torch.ones(1, 3)
-    shares = Shares(torch.ones(1, 1), torch.ones(1), ones / 3, torch.tensor([1 / 9]), None, None)
+    shares = Shares.padded(torch.ones(1, 1), torch.ones(1), ones / 3, torch.tensor([1 / 9]), None, None)
     states = torch.zeros(2, 1, 3, 4)
-    teacher = TeacherSignals(states, teacher_query, teacher_key, None, torch.zeros(1, 2))
-    student = StudentSignals(states, states, query, key, torch.zeros(1, 2))
+    teacher = TeacherSignals(states, (teacher_query,), (teacher_key,), None, torch.zeros(1, 2))
+    student = StudentSignals(states, states, (query,), (key,), torch.zeros(1, 2))
     found = packed_terms(teacher, student, shares, None, mean_classes=2).attention[1, 0]
     scores = (teacher_query @ teacher_key.mT)[0, 0]
     wanted = torch.stack([scores[0] + scores[1], scores[2] + scores[3]]) / 2**0.5

@@ -26,7 +26,13 @@ def make_task(teacher, dataset, **options):
     comparison = Comparison.of(settings, teachers.root.config, student.config)
     pad_to = 16 if comparison.padded else None
     side = AskedTeachers(
-        teachers, comparison.layers, attention=comparison.attention, own=None, pad_to=pad_to, device=device
+        teachers,
+        comparison.layers,
+        attention=comparison.attention,
+        rows=rows,
+        own_tokenizer=False,
+        pad_to=pad_to,
+        device=device,
     )
     task = DistillTask(
         side,

@@ -13,9 +13,11 @@ from hrkd_cli.errors import OutputError, UsageError
 from hrkd_cli.events import Note, Progress
 from hrkd_cli.model.encoding import make_encoder
 from hrkd_cli.model.precision import Arithmetic
+from hrkd_cli.model.unpadded import Layout, SideBySide
 from hrkd_cli.train import cache_files
 from hrkd_cli.train.cache import TeacherCache
 from hrkd_cli.train.cache_files import Shard, make_room, plan_shards
+from hrkd_cli.train.cached_teachers import CachedTeachers
 from hrkd_cli.train.distill import distill_on
 from hrkd_cli.train.rows import picks_of
 from hrkd_cli.train.scoring import encode_split
@@ -28,35 +30,74 @@ from tiny import ARCHITECTURES, write_encoder
 CPU = torch.device("cpu")
 
 
-def make_cache(folder, teacher, dataset, *, layers=(2, 4), attention=True):
+def make_cache(folder, teacher, dataset, *, layers=(2, 4), attention=True, derived=True):
     teachers = open_teachers(teacher, dataset, checkpoints=TeacherCheckpoints.DOMAIN, device=CPU, name="t")
     encoder = make_encoder(teachers.root, teachers.tokenizer, 16)
     rows = (encoder, encode_split(dataset, "train", encoder).encoded)
     arithmetic = Arithmetic(Precision.FP32, CPU)
-    cache = TeacherCache(folder, teachers, rows, layers=layers, attention=attention, arithmetic=arithmetic, world=ALONE)
+    options = {"layers": layers, "attention": attention, "derived": derived, "arithmetic": arithmetic}
+    cache = TeacherCache(folder, teachers, rows, world=ALONE, **options)
     return cache, teachers, rows
 
 
 def compare(cache, teachers, rows, layers):
     """Return the largest relative difference between kept and asked signals, by kind."""
     encoder, encoded = rows
-    asked = AskedTeachers(teachers, layers, attention=True, own=None, pad_to=None, device=CPU)
+    asked = AskedTeachers(teachers, layers, attention=True, rows=rows, own_tokenizer=False, pad_to=None, device=CPU)
     picks = picks_of({"books": [5, 0, 17], "music": [3, 30]}, ALONE)
     batch = encoder.collate_rows([(encoded[d], n) for d, n in picks], CPU)
     numbers = torch.tensor([0, 0, 0, 1, 1])
-    read = cache.open()
+    read = CachedTeachers(cache)
     found, expected = read.signals(read.load(picks, batch), numbers), asked.signals(asked.load(picks, batch), numbers)
     mask = batch.mask
     worst = {}
     for kind in ("hidden", "queries", "keys"):
-        for one, other in zip(getattr(found, kind), getattr(expected, kind), strict=True):  # layer by layer
+        by_layer = [getattr(s, kind) if kind == "hidden" else getattr(s, kind)[0] for s in (found, expected)]
+        for one, other in zip(*by_layer, strict=True):
             one, other = (t if kind == "hidden" else t.transpose(1, 2) for t in (one.float(), other))
             worst[kind] = max(worst.get(kind, 0), ((one - other)[mask].norm() / other[mask].norm()).item())
     worst["logits"] = (found.logits - expected.logits).abs().max().item()
     keys = mask[:, None, :, None]
-    energies = ((expected.queries * keys) @ (expected.keys * keys).mT).square().sum(dim=(2, 3, 4))
+    energies = ((expected.queries[0] * keys) @ (expected.keys[0] * keys).mT).square().sum(dim=(2, 3, 4))
     worst["energies"] = ((found.energies - energies) / energies).abs().max().item()
     return worst
+
+
+def compare_side_by_side(cache, teachers, rows, layers, domains=("books", "music")):
+    """Return the largest relative difference of kept and asked signals of rows side by side from padded ones."""
+    encoder, encoded = rows
+    read = CachedTeachers(cache)
+    asked = AskedTeachers(teachers, layers, attention=True, rows=rows, own_tokenizer=False, pad_to=None, device=CPU)
+    lengths = {domain: own.lengths() for domain, own in encoded.items()}
+    picks = picks_of({domain: [5, 0, 17, 3] for domain in domains}, ALONE)
+    picks.sort(key=lambda pick: lengths[pick[0]][pick[1]])
+    layout = Layout.of(np.array([lengths[domain][row] for domain, row in picks]), [3, len(picks) - 3])
+    own = [(encoded[domain], row) for domain, row in picks]
+    padded, beside = encoder.collate_rows(own, CPU), encoder.side_by_side(own, layout, SideBySide(0, types=True))
+    numbers = torch.tensor([("books", "music").index(domain) for domain, _ in picks])
+    expected = asked.signals(asked.load(picks, padded), numbers)
+    worst = 0.0
+    for side in (read, asked):
+        found = side.signals(side.load(picks, beside), numbers)
+        pairs = [(found.hidden[:, 0], expected.hidden[:, padded.mask]), (found.logits, expected.logits)]
+        for kind in ("queries", "keys"):
+            (whole,) = getattr(expected, kind)
+            for group, one in zip(layout.groups, getattr(found, kind), strict=True):
+                mask = padded.mask[group.rows, : group.length]
+                other = whole[:, group.rows, :, : group.length].transpose(2, 3)
+                pairs.append((one.transpose(2, 3)[:, mask], other[:, mask]))
+        assert all(a.shape == b.shape for a, b in pairs)
+        worst = max(worst, *(((a.float() - b).norm() / b.norm()).item() for a, b in pairs))
+    return worst
+
+
+@pytest.mark.parametrize("derived", [True, False])
+def test_rows_side_by_side_are_read_as_they_stand(tmp_path, teacher, dataset, derived):
+    cache, teachers, rows = make_cache(tmp_path / "cache", teacher, dataset, derived=derived)
+    assert bool(cache.kept.scored) != derived
+    cache.build(lambda _: None)
+    assert compare_side_by_side(cache, teachers, rows, (2, 4)) < 1e-3
+    assert compare_side_by_side(cache, teachers, rows, (2, 4), domains=("music",)) < 1e-3
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -89,6 +130,7 @@ def test_each_domain_has_its_own_teachers_outputs(tmp_path, teacher, dataset):
     assert teachers.models["music"] is not teachers.models["books"]
     cache.build(lambda _: None)
     assert max(compare(cache, teachers, rows, (2, 4)).values()) < 3e-3
+    assert compare_side_by_side(cache, teachers, rows, (2, 4)) < 1e-3  # two teachers, asked padded
 
 
 def run(teacher, dataset, out, **options):
@@ -254,7 +296,7 @@ def test_shards_hold_every_row_once(monkeypatch):
 
 
 def test_rows_of_every_shard_are_found(tmp_path, teacher, dataset, monkeypatch):
-    for module in ("cache_files", "cache"):
+    for module in ("cache_files", "cached_teachers"):
         monkeypatch.setattr(f"hrkd_cli.train.{module}.SHARD_ROWS", 7)
     cache, teachers, rows = make_cache(tmp_path / "cache", teacher, dataset)
     cache.build(lambda _: None)

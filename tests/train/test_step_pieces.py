@@ -5,6 +5,8 @@ import pytest
 import torch
 from tasks import make_task
 
+from hrkd_cli.config import Precision
+from hrkd_cli.model.precision import Arithmetic
 from hrkd_cli.train import rows as step_rows
 from hrkd_cli.train.rows import pieces_of
 
@@ -46,23 +48,61 @@ def test_a_second_pass_must_be_worth_it(lengths, pieces):
         {"graph": "none", "loss_scale": "relative"},
     ],
 )
-def test_pieces_have_the_losses_and_gradients_of_the_whole(teacher, dataset, monkeypatch, options):
+def test_pieces_and_rows_side_by_side_have_the_losses_and_gradients_of_the_whole(
+    teacher, dataset, monkeypatch, options
+):
     rows = {"books": [0, 1, 2, 3, 4], "music": [3, 4, 5, 6, 7]}
     found = []
-    for spared, count in ((1e9, 1), (0, 2)):
+    for spared, beside in ((1e9, False), (0, False), (1e9, True), (0, True)):
         monkeypatch.setattr(step_rows, "SPARED_TOKENS", spared)
         monkeypatch.setattr(step_rows, "SPARED_SHARE", 0)
         task, _, student = make_task(teacher, dataset, **options)
+        assert task.side_by_side is not None
+        if not beside:
+            task.side_by_side = None
         student.eval()
         task.labels = {domain: np.arange(20) % 2 for domain in rows}
         if options.get("loss_scale"):
             task.measure(rows)
         batch = task.load(rows)
-        assert len(batch) >= count
-        assert (len(batch) == 1) == (count == 1)
+        layout = batch[0].batch.layout
+        assert (layout is not None) == beside
+        assert ((len(layout.groups) if beside else len(batch)) > 1) == (spared == 0)
         loss = task.loss(batch)
         loss.total.backward()
         gradients = [p.grad for m in (student, task.projections) if m for p in m.parameters() if p.grad is not None]
         found.append([*loss.parts.values(), loss.total, *gradients])
-    for whole, pieces in zip(*found, strict=True):
-        torch.testing.assert_close(pieces, whole, rtol=1e-4, atol=1e-6)
+    for other in found[1:]:
+        assert len(other) == len(found[0])
+        for one, whole in zip(other, found[0], strict=True):
+            torch.testing.assert_close(one, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_bf16_side_by_side_is_bf16_padded(teacher, dataset):
+    """The losses go by other kernels in bf16, and what stands at padding is copies of tokens."""
+    rows = {"books": [0, 1, 2, 3, 4], "music": [3, 4, 5, 6, 7]}
+    found = []
+    for beside in (False, True):
+        task, _, student = make_task(teacher, dataset, graph="uniform")
+        task.arithmetic = Arithmetic(Precision.BF16, CPU)
+        task.side_by_side = task.side_by_side if beside else None
+        student.eval()
+        with task.arithmetic.forward():
+            loss = task.loss(task.load(rows))
+        loss.total.backward()
+        gradients = [p.grad for m in (student, task.projections) for p in m.parameters() if p.grad is not None]
+        found.append([*loss.parts.values(), *gradients])
+    for one, other in zip(*found, strict=True):
+        assert (one - other).norm() <= 0.02 * one.norm()
+
+
+def test_rows_side_by_side_need_no_padding(teacher, dataset):
+    task, _, _ = make_task(teacher, dataset, graph="uniform")
+    rows = {"books": [0, 1, 2], "music": [3, 4]}
+    (batch,) = task.load(rows)
+    tokens = sum(task.lengths[domain][row] for domain, chosen in rows.items() for row in chosen)
+    assert batch.batch.mask.shape == (1, tokens)
+    # Means over padding, as released, want it.
+    task, _, _ = make_task(teacher, dataset, graph="uniform", means="released")
+    (batch,) = task.load(rows)
+    assert batch.batch.mask.shape == (5, 16)

@@ -111,7 +111,8 @@ def test_every_architecture_is_taught_also_from_half_precision(tmp_path, archite
 
 
 @pytest.mark.parametrize("apart", [False, True])
-def test_the_loss_is_the_sum_of_the_domains_cross_entropies(encoder, dataset, monkeypatch, apart):
+@pytest.mark.parametrize("beside", [False, True])
+def test_the_loss_is_the_sum_of_the_domains_cross_entropies(encoder, dataset, monkeypatch, apart, beside):
     from hrkd_cli.model.encoding import make_encoder
     from hrkd_cli.model.loading import load_classifier, load_tokenizer
     from hrkd_cli.runtime.heads import DomainHeads
@@ -122,12 +123,15 @@ def test_the_loss_is_the_sum_of_the_domains_cross_entropies(encoder, dataset, mo
     model = load_classifier(encoder, heads)
     cut = make_encoder(model, load_tokenizer(encoder), 16)
     task = TeachTask(model, encode_split(dataset, "train", cut), heads, cut, TeachSettings(), torch.device("cpu"))
+    assert task.side_by_side is not None
+    if not beside:
+        task.side_by_side = None
     if apart:
         monkeypatch.setattr(step_rows, "SPARED_TOKENS", 0)
         monkeypatch.setattr(step_rows, "SPARED_SHARE", 0)
     with torch.no_grad():
         batch = task.load({"books": [0, 1, 2], "music": [3]})
-        assert (len(batch) > 1) == apart
+        assert ((len(batch[0].batch.layout.groups) if beside else len(batch)) > 1) == apart
         found = task.loss(batch).total.item()
         expected = 0.0
         for domain, indices, first in (("books", [0, 1, 2], 0), ("music", [3], 2)):

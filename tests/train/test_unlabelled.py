@@ -121,7 +121,8 @@ def test_a_bare_rows_loss_is_that_of_the_same_row_with_a_label(tmp_path, teacher
     work.student.eval()
     bare = len(texts) + 5
     by_bare = task.loss(task.load({"books": [bare], "music": [0]}))
-    task.encoded["books"].ids[5], task.lengths["books"][5] = work.rows["books"].ids[bare], task.lengths["books"][bare]
+    own = task.encoded["books"]
+    own.ids[5], own.types[5], task.lengths["books"][5] = own.ids[bare], own.types[bare], task.lengths["books"][bare]
     by_label = task.loss(task.load({"books": [5], "music": [0]}))
     assert by_bare.total.item() == by_label.total.item()
 

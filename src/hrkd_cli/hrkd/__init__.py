@@ -18,6 +18,7 @@ from hrkd_cli.hrkd.objective import (
 )
 from hrkd_cli.hrkd.packed import (
     ABSENT,
+    Grid,
     Labels,
     Shares,
     Spread,
@@ -35,6 +36,7 @@ __all__ = [
     "DomainGraph",
     "DomainTerms",
     "GraphRatios",
+    "Grid",
     "Labels",
     "LossParts",
     "Projections",

@@ -13,18 +13,19 @@ import torch
 from torch import Tensor
 
 
-def state_gap(teacher: Tensor, student: Tensor, shares: Tensor) -> Tensor:
-    """Return ``sum_t share[r,t] |teacher[l,r,t] - student[l,r,t]|^2``, (L+1, R).
+def state_gap(teacher: Tensor, student: Tensor, shares: Tensor, counted: Tensor | None) -> Tensor:
+    """Return ``sum_n share[d,n] |teacher[l,n] - student[l,n]|^2``, (L+1, D).
 
     Between bf16 tensors the difference is bf16 too: it is rounded once, to a part of itself, which is no more than what
     either side was rounded to. Sums are float32.
 
     Args:
-        teacher: (L+1, R, T, H); takes no gradient.
+        teacher: (L+1, N, H); takes no gradient. Anything where a token does not count.
         student: as ``teacher``.
-        shares: (R, T), 0 at what does not count.
+        shares: (D, N), 0 at what does not count.
+        counted: (N,), true at tokens that count; None where all do.
     """
-    return _apply(_StateGap, teacher, student, shares)
+    return _apply(_StateGap, teacher, student, shares, counted)
 
 
 def score_gap(teacher_query: Tensor, teacher_key: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -77,25 +78,26 @@ def attention_energy(queries: Tensor, keys: Tensor) -> Tensor:
 
 class _StateGap(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, teacher: Tensor, student: Tensor, shares: Tensor) -> Tensor:
+    def forward(ctx: Any, teacher: Tensor, student: Tensor, shares: Tensor, counted: Tensor | None) -> Tensor:
         short = teacher.dtype is student.dtype is torch.bfloat16
         gap = student - teacher if short else wide(student) - teacher
         # Padding may hold anything, also what is not a number.
-        counted = (shares != 0)[:, :, None]
-        if short:
-            _clear(gap, counted, out=gap)
-        else:
-            gap.masked_fill_(~counted, 0.0)
+        if counted is not None and short:
+            _clear(gap, counted[:, None], out=gap)
+        elif counted is not None:
+            gap.masked_fill_(~counted[:, None], 0.0)
         ctx.save_for_backward(gap, shares)
         ctx.dtype = student.dtype
-        squares: Tensor = torch.linalg.vector_norm(gap, dim=-1, dtype=shares.dtype).square()  # (L+1, R, T)
-        return (squares * shares).sum(dim=-1)
+        squares: Tensor = torch.linalg.vector_norm(gap, dim=-1, dtype=shares.dtype).square()  # (L+1, N)
+        with _exact_products():
+            return squares @ shares.T
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None, None]:
         gap, shares = ctx.saved_tensors
-        factor = (2 * gradients[0][..., None] * shares)[..., None]  # (L+1, R, T, 1)
-        return None, (gap * factor.to(gap.dtype)).to(ctx.dtype), None
+        with _exact_products():
+            factor = (2 * gradients[0] @ shares)[..., None]  # (L+1, N, 1)
+        return None, (gap * factor.to(gap.dtype)).to(ctx.dtype), None, None
 
 
 class _ScoreGap(torch.autograd.Function):
@@ -192,7 +194,7 @@ def _apply(function: type[torch.autograd.Function], *values: Tensor | None) -> T
 
 @contextmanager
 def _exact_products() -> Iterator[None]:
-    """Keep CUDA's float32 matrix products at float32: the terms nearly cancel, and TF32 has 10 bits."""
+    """Keep CUDA's float32 matrix products at float32: TF32 has 10 bits, and terms of Gram matrices nearly cancel."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     try:

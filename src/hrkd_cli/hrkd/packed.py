@@ -4,7 +4,11 @@ The same numbers as ``domain_terms`` gives domain by domain, in a handful of lar
 anything runs (they depend on lengths, and on weights of single rows where there are some), so a part of the rows gives
 a part of every mean: what several processes find for their own rows adds up to the terms of the whole batch.
 
-Shapes: R rows of all domains, T tokens, D domains, the other letters as in ``hrkd_cli.hrkd``.
+Hidden states are compared token by token, in whatever order they stand; attention scores in groups of rows, each padded
+to its longest.
+
+Shapes: R rows of all domains, N places of tokens (R T where all rows are padded to T, else their tokens alone), D
+domains, R' rows of a group padded to T', the other letters as in ``hrkd_cli.hrkd``.
 """
 
 from __future__ import annotations
@@ -23,25 +27,51 @@ ABSENT = -1e4  # logit of a class that a domain has not: its probability is exac
 
 
 @dataclass(frozen=True, slots=True)
+class Grid:
+    """What the query-key pairs of a group of rows count for.
+
+    Attributes:
+        rows: which rows of the step.
+        pairs: (R',), 1 / query-key pairs of the row's domain.
+        queries: (R', T'), true at queries that count; None where all do.
+        keys: (R', T'), true at keys that are not padding; None where none is.
+    """
+
+    rows: slice
+    pairs: Tensor
+    queries: Tensor | None
+    keys: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
 class Shares:
     """What each row and token counts for in the means of its domain.
+
+    With weights of single rows all shares are the row's weight, over the domain's sum of weights times rows, tokens or
+    pairs.
 
     Attributes:
         domains: (D, R), 1 where the row is of the domain.
         rows: (R,), 1 / rows of the row's domain.
-        tokens: (R, T), 1 / tokens of the domain at tokens that count, else 0.
-        pairs: (R,), 1 / query-key pairs of the domain. With weights of single rows all three are the row's weight, over
-            the domain's sum of weights times rows, tokens or pairs.
-        queries: (R, T), true at queries that count; None where all do.
-        keys: (R, T), true at keys that are not padding; None where none is.
+        tokens: (D, N), 1 / tokens of the domain at its tokens that count, else 0.
+        counted: (N,), true at tokens that count; None where all do.
+        grids: the groups that attention scores are compared in.
     """
 
     domains: Tensor
     rows: Tensor
     tokens: Tensor
-    pairs: Tensor
-    queries: Tensor | None
-    keys: Tensor | None
+    counted: Tensor | None
+    grids: tuple[Grid, ...]
+
+    @classmethod
+    def padded(
+        cls, domains: Tensor, rows: Tensor, tokens: Tensor, pairs: Tensor, queries: Tensor | None, keys: Tensor | None
+    ) -> Shares:
+        """Return the shares of rows that are all padded to T tokens; ``tokens`` (R, T), the others as in a grid."""
+        counted = None if queries is None else queries.flatten()
+        grid = Grid(slice(0, len(rows)), pairs, queries, keys)
+        return cls(domains, rows, (domains[:, :, None] * tokens).flatten(1), counted, (grid,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +79,9 @@ class TeacherSignals:
     """What the teachers show on a step's rows.
 
     Attributes:
-        hidden: (L+1, R, T, H) at the matched layers, embedding first; None when only logits are compared.
-        queries: (L, R, A, T, d), already divided by sqrt(d); None when attention is left out.
+        hidden: (L+1, R, T, H) or (L+1, 1, N, H) at the matched layers, embedding first; None when only logits are
+            compared.
+        queries: (L, R', A, T', d) of each grid, already divided by sqrt(d); None when attention is left out.
         keys: as ``queries``.
         energies: (L, R), the squared norm of each row's attention scores over heads and the pairs that count; None
             where it is not known yet.
@@ -58,8 +89,8 @@ class TeacherSignals:
     """
 
     hidden: Tensor | None
-    queries: Tensor | None
-    keys: Tensor | None
+    queries: tuple[Tensor, ...] | None
+    keys: tuple[Tensor, ...] | None
     energies: Tensor | None
     logits: Tensor
 
@@ -69,17 +100,17 @@ class StudentSignals:
     """What the student shows.
 
     Attributes:
-        hidden: (L+1, R, T, h); None when only logits are compared.
-        projected: the same at the teacher's width, (L+1, R, T, H).
-        queries: (L, R, A, T, d), already divided by sqrt(d); None when attention is left out.
+        hidden: as the teacher's, of width h; None when only logits are compared.
+        projected: the same at the teacher's width.
+        queries: (L, R', A, T', d) of each grid, already divided by sqrt(d); None when attention is left out.
         keys: as ``queries``.
         logits: (R, C), as the teacher's.
     """
 
     hidden: Tensor | None
     projected: Tensor | None
-    queries: Tensor | None
-    keys: Tensor | None
+    queries: tuple[Tensor, ...] | None
+    keys: tuple[Tensor, ...] | None
     logits: Tensor
 
 
@@ -130,21 +161,26 @@ def packed_terms(
     if student.hidden is None or student.projected is None or teacher.hidden is None:
         none = prediction.new_zeros((0, len(prediction)))
         return BatchTerms(none, none, prediction, none[..., None], label)
-    gaps = state_gap(teacher.hidden, student.projected, shares.tokens) / teacher.hidden.shape[-1]  # (L+1, R)
-    hidden = gaps @ shares.domains.T
+    gaps = state_gap(_by_token(teacher.hidden), _by_token(student.projected), shares.tokens, shares.counted)
+    hidden = gaps / teacher.hidden.shape[-1]  # (L+1, D)
     attention = torch.zeros_like(hidden)
-    if student.queries is not None:
-        attention = _attention_gaps(teacher, student, shares) * shares.pairs  # (L, R)
-        attention = torch.cat([torch.zeros_like(hidden[:1]), attention @ shares.domains.T])
+    if student.queries is not None and student.keys is not None:
+        parts = [_attention_terms(teacher, student, shares, number) for number in range(len(shares.grids))]
+        attention = torch.cat([torch.zeros_like(hidden[:1]), sum(parts[1:], parts[0])])
     if not prototypes:
         return BatchTerms(hidden, attention, prediction, hidden.new_zeros((*hidden.shape, 0)), label)
     # The mean state of each domain, (L+1, D, h). A projection of a mean is the mean of projections.
-    means = shares.domains @ (shares.tokens[:, None, :] @ wide(student.hidden)).squeeze(2)
+    means = shares.tokens @ wide(_by_token(student.hidden))
     if projections is not None:
         # The bias counts as often as there are rows here.
-        present = (shares.domains @ shares.tokens.sum(dim=1))[:, None]
+        present = shares.tokens.sum(dim=1)[:, None]
         means = means @ projections.weight.mT + present * projections.bias[:, None, :]
     return BatchTerms(hidden, attention, prediction, means, label)
+
+
+def _by_token(states: Tensor) -> Tensor:
+    """Return (L+1, ..., H) as (L+1, N, H)."""
+    return states.flatten(1, -2)
 
 
 def _cross_entropy(teacher: Tensor, student: Tensor, temperature: float, class_weights: Tensor | None) -> Tensor:
@@ -201,21 +237,29 @@ class Spread:
 def teacher_spread(teacher: TeacherSignals, shares: Shares, heads: int) -> Spread:
     """Measure what teachers show, with the means of the losses; ``heads`` are the student's."""
     assert teacher.hidden is not None
-    hidden = wide(teacher.hidden)
-    squares = state_gap(hidden, torch.zeros_like(hidden), shares.tokens) @ shares.domains.T  # (L+1, D)
-    valid = torch.where((shares.tokens > 0)[:, :, None], hidden, 0.0)
-    means = shares.domains @ (shares.tokens[:, None, :] @ valid).squeeze(2)  # (L+1, D, H)
+    hidden = wide(_by_token(teacher.hidden))
+    squares = state_gap(hidden, torch.zeros_like(hidden), shares.tokens, shares.counted)  # (L+1, D)
+    valid = hidden if shares.counted is None else torch.where(shares.counted[:, None], hidden, 0.0)
+    means = shares.tokens @ valid  # (L+1, D, H)
     if teacher.queries is None or teacher.keys is None:
         return Spread(squares, means, None)
-    groups = math.gcd(heads, teacher.queries.shape[2])
-    query, key = (merge_heads(wide(t), groups) for t in (teacher.queries, teacher.keys))
-    if shares.keys is not None:
-        key = torch.where(shares.keys[:, None, :, None], key, 0.0)
-    if shares.queries is not None:
-        query = torch.where(shares.queries[:, None, :, None], query, 0.0)
-    # A relation's scores are sums over its heads, divided by the square root of how many these are.
-    energies = attention_energy(query, key) * shares.pairs / teacher.queries.shape[2]
-    return Spread(squares, means, energies @ shares.domains.T)
+    scores = []
+    for grid, queries, keys in zip(shares.grids, teacher.queries, teacher.keys, strict=True):
+        groups = math.gcd(heads, queries.shape[2])
+        query, key = _cleared(merge_heads(wide(queries), groups), merge_heads(wide(keys), groups), grid)
+        # A relation's scores are sums over its heads, divided by the square root of how many these are.
+        energies = attention_energy(query, key) * grid.pairs / queries.shape[2]
+        scores.append(energies @ shares.domains[:, grid.rows].T)
+    return Spread(squares, means, sum(scores[1:], scores[0]))
+
+
+def _cleared(query: Tensor, key: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Return queries and keys, (L, R', A, T', d), as zeros where they do not count."""
+    if grid.keys is not None:
+        key = torch.where(grid.keys[:, None, :, None], key, 0.0)
+    if grid.queries is not None:
+        query = torch.where(grid.queries[:, None, :, None], query, 0.0)
+    return query, key
 
 
 def merge_heads(tensor: Tensor, groups: int) -> Tensor:
@@ -231,38 +275,39 @@ def merge_heads(tensor: Tensor, groups: int) -> Tensor:
     return split.transpose(3, 4).reshape(layers, rows, groups, tokens, -1)
 
 
-def _attention_gaps(teacher: TeacherSignals, student: StudentSignals, shares: Shares) -> Tensor:
-    """Squared differences of attention scores, (L, R), over the pairs that count: the mean over heads.
+def _attention_terms(teacher: TeacherSignals, student: StudentSignals, shares: Shares, number: int) -> Tensor:
+    """A grid's part of the attention loss, (L, D): squared differences of attention scores, the mean over heads.
 
     Where the numbers of heads differ, relations are compared, as many as both can be split into. Their scores, sums
     over the heads in one, are divided by the square root of how many these are, as if it were one wide head.
     """
     assert teacher.queries is not None
+    assert teacher.keys is not None
     assert student.queries is not None
-    heads = {"student": student.queries.shape[2], "teacher": teacher.queries.shape[2]}
+    assert student.keys is not None
+    grid = shares.grids[number]
+    own, theirs = student.queries[number], teacher.queries[number]
+    heads = {"student": own.shape[2], "teacher": theirs.shape[2]}
     groups = math.gcd(*heads.values())
-    energies = teacher.energies if heads["teacher"] == groups else None
-    found = [
-        merge_heads(t, groups) for t in (student.queries, student.keys, teacher.queries, teacher.keys) if t is not None
-    ]
-    for number, side in ((0, "student"), (2, "teacher")):
+    energies = None
+    if teacher.energies is not None and heads["teacher"] == groups:
+        energies = teacher.energies[:, grid.rows]
+    found = [merge_heads(t, groups) for t in (own, student.keys[number], theirs, teacher.keys[number])]
+    for place, side in ((0, "student"), (2, "teacher")):
         if heads[side] != groups:
-            found[number] = found[number] * (groups / heads[side]) ** 0.5
-    return _relation_gaps(found, energies, shares) / groups
+            found[place] = found[place] * (groups / heads[side]) ** 0.5
+    gaps = _relation_gaps(found, energies, grid) / groups  # (L, R')
+    return (gaps * grid.pairs) @ shares.domains[:, grid.rows].T
 
 
-def _relation_gaps(found: list[Tensor], energies: Tensor | None, shares: Shares) -> Tensor:
-    """Squared differences summed over relations, (L, R), of [query, key, teacher's query, teacher's key]."""
+def _relation_gaps(found: list[Tensor], energies: Tensor | None, grid: Grid) -> Tensor:
+    """Squared differences summed over relations, (L, R'), of [query, key, teacher's query, teacher's key]."""
     if all(t.dtype is torch.bfloat16 for t in found):
         query, key, teacher_query, teacher_key = found
-        return short_score_gap(teacher_query, teacher_key, query, key, shares.queries, shares.keys)
+        return short_score_gap(teacher_query, teacher_key, query, key, grid.queries, grid.keys)
     query, key, teacher_query, teacher_key = (wide(t) for t in found)
-    if shares.keys is not None:
-        mask = shares.keys[:, None, :, None]
-        key, teacher_key = (torch.where(mask, t, 0.0) for t in (key, teacher_key))
-    if shares.queries is not None:
-        mask = shares.queries[:, None, :, None]
-        query, teacher_query = (torch.where(mask, t, 0.0) for t in (query, teacher_query))
+    query, key = _cleared(query, key, grid)
+    teacher_query, teacher_key = _cleared(teacher_query, teacher_key, grid)
     tokens, own, theirs = query.shape[-2], query.shape[-1], teacher_query.shape[-1]
     # Multiplications a token, forward and backward: Gram matrices against the T x T scores.
     grams, scores = 4 * own * (own + theirs), tokens * (theirs + 3 * own)

@@ -22,15 +22,14 @@ import torch
 from torch import Tensor
 
 from hrkd_cli.events import OnEvent, Progress
-from hrkd_cli.hrkd import ABSENT, TeacherSignals, attention_energy
+from hrkd_cli.hrkd import attention_energy
 from hrkd_cli.model.capture import Capture, Captured, select_columns
-from hrkd_cli.model.encoding import Batch, Encoded, Encoder, to_device
+from hrkd_cli.model.encoding import Batch, Encoded, Encoder
 from hrkd_cli.model.folder import model_fingerprint
 from hrkd_cli.model.precision import Arithmetic
 from hrkd_cli.model.querykey import QueryKeys
 from hrkd_cli.model.sizes import sizes_of
-from hrkd_cli.train.cache_files import SHARD_ROWS, CacheFolder, Shard, plan_shards
-from hrkd_cli.train.rows import Pick
+from hrkd_cli.train.cache_files import CacheFolder, Shard, plan_shards
 from hrkd_cli.train.teachers import Teachers
 from hrkd_cli.train.world import World
 
@@ -74,7 +73,7 @@ class Kept:
 
 
 class TeacherCache:
-    """Plans, builds and opens the kept outputs of some teachers.
+    """Plans and builds the kept outputs of some teachers; ``CachedTeachers`` reads them.
 
     Args:
         root: folder of all kept outputs.
@@ -148,10 +147,6 @@ class TeacherCache:
         self.world.barrier()
         return total
 
-    def open(self) -> CachedTeachers:
-        """Return the outputs for reading."""
-        return CachedTeachers(self)
-
     def batches(self, shard: Shard) -> list[np.ndarray]:
         """Return the shard's rows in fixed batches of similar length."""
         lengths = self.lengths[shard.domain][shard.first : shard.first + shard.rows]
@@ -190,17 +185,28 @@ class TeacherCache:
         states = torch.stack([p.to(stored) for p in parts], dim=1)
         return states, logits, self._energies(id(model), states, batch)
 
+    @property
+    def heads(self) -> int:
+        """A."""
+        return sizes_of(self.teachers.root.config).heads
+
+    def split(self, scored: Tensor) -> tuple[Tensor, Tensor]:
+        """Return queries and keys, (L, R, A, T, d) each, that are kept as they are, (2 L, R, T, H)."""
+        both = scored.view(*scored.shape[:3], self.heads, -1).transpose(2, 3)
+        return both[0::2], both[1::2]
+
+    def entering(self, states: Tensor) -> Tensor:
+        """Return what enters the matched layers, (L, ...), of kept states (U, ...)."""
+        numbers = [self.kept.states.index(n - 1) for n in self.kept.layers]
+        first, last = numbers[0], numbers[-1]
+        whole = numbers == list(range(first, last + 1))
+        return states[first : last + 1] if whole else states[numbers]
+
     def queries_and_keys(self, model: int, states: Tensor) -> tuple[Tensor, Tensor]:
         """Return queries and keys, (L, R, A, T, d) each, of the matched layers from kept states (U, R, T, H)."""
         if self.kept.scored:
-            heads = sizes_of(self.teachers.root.config).heads
-            own = states[len(self.kept.states) :]
-            both = own.view(*own.shape[:3], heads, -1).transpose(2, 3)
-            return both[0::2], both[1::2]
-        entering = [self.kept.states.index(n - 1) for n in self.kept.layers]
-        first, last = entering[0], entering[-1]
-        whole = entering == list(range(first, last + 1))
-        return self.query_keys[model](states[first : last + 1] if whole else states[entering])
+            return self.split(states[len(self.kept.states) :])
+        return self.query_keys[model](self.entering(states))
 
     def _plan(self, layers: tuple[int, ...], *, attention: bool, derived: bool) -> Kept:
         """Find out what has to be kept, trying each teacher on a few rows."""
@@ -275,80 +281,6 @@ class TeacherCache:
             done += len(rows)
             tell(done)
         return {"logits": logits, "energies": energies}
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """A step's rows from disk: states (U, R, T, H), logits (R, C), energies (L, R); rows of each teacher in turn."""
-
-    states: Tensor
-    logits: Tensor
-    energies: Tensor
-    runs: tuple[tuple[int, int], ...]  # (id of the teacher, rows), in the order of the rows
-
-
-class CachedTeachers:
-    """What the teachers show, read from disk (see TeacherSide)."""
-
-    def __init__(self, cache: TeacherCache) -> None:
-        self.cache = cache
-        self.device = cache.arithmetic.device
-        self.classes = max(len(labels) for labels in cache.teachers.heads.labels.values())
-        self.pages: dict[str, list[tuple[np.ndarray | None, dict[str, np.ndarray], np.ndarray]]] = {}
-        for shard in cache.shards:
-            states, small = cache.folder.read(shard)
-            lengths = cache.lengths[shard.domain][shard.first : shard.first + shard.rows]
-            starts = np.concatenate([[0], np.cumsum(lengths)]) * cache.kept.units * cache.kept.width
-            self.pages.setdefault(shard.domain, []).append((states, small, starts))
-
-    def load(self, picks: Sequence[Pick], batch: Batch) -> Read:
-        """See TeacherSide."""
-        kept = self.cache.kept
-        rows, tokens = len(picks), batch.mask.shape[1]
-        states = self._space((kept.units, rows, tokens, kept.width))
-        host = states.numpy()
-        logits = np.full((rows, self.classes), ABSENT, dtype=np.float32)
-        energies = np.zeros((len(kept.layers) if self.cache.with_energies else 0, rows), dtype=np.float32)
-        runs: list[list[int]] = []
-        for number, (domain, row) in enumerate(picks):
-            page, inside = divmod(row, SHARD_ROWS)
-            mapped, small, starts = self.pages[domain][page]
-            if mapped is not None:
-                slab = mapped[starts[inside] : starts[inside + 1]].reshape(kept.units, -1, kept.width)
-                host[:, number, : slab.shape[1]] = slab
-            own = small["logits"][inside]
-            logits[number, : len(own)] = own
-            energies[:, number] = small["energies"][:, inside]
-            model = id(self.cache.teachers.models[domain])
-            if runs and runs[-1][0] == model:
-                runs[-1][1] += 1
-            else:
-                runs.append([model, 1])
-        stored = self.cache.arithmetic.stored
-        moved = states.to(self.device, non_blocking=True).view(stored)
-        own_logits, own_energies = (to_device(torch.from_numpy(array), self.device) for array in (logits, energies))
-        return Read(moved, own_logits, own_energies, tuple((model, count) for model, count in runs))
-
-    @torch.no_grad()
-    def signals(self, loaded: Read, numbers: Tensor) -> TeacherSignals:
-        """See TeacherSide."""
-        del numbers  # each row's own labels are what is kept
-        kept, states = self.cache.kept, loaded.states
-        hidden = states[: len(kept.layers) + 1] if kept.layers else None
-        if not kept.attention:
-            return TeacherSignals(hidden, None, None, None, loaded.logits)
-        first, found = 0, []
-        for model, count in loaded.runs:
-            found.append(self.cache.queries_and_keys(model, states[:, first : first + count]))
-            first += count
-        queries, keys = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
-        energies = loaded.energies if self.cache.with_energies else None
-        return TeacherSignals(hidden, queries, keys, energies, loaded.logits)
-
-    def _space(self, shape: tuple[int, ...]) -> Tensor:
-        """Return room on the host for a batch's states; padding holds anything, also what is not a number."""
-        # A GPU copies behind our back: torch knows when such memory is free again.
-        return torch.empty(shape, dtype=torch.int16, pin_memory=self.device.type == "cuda")
 
 
 def measure_rates(cache: TeacherCache, folder: Path) -> tuple[float, float]:

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from hrkd_cli.errors import UsageError
-from hrkd_cli.hrkd import Labels, Shares
+from hrkd_cli.hrkd import Grid, Labels, Shares
 from hrkd_cli.model.encoding import to_device
+from hrkd_cli.model.unpadded import Layout
 from hrkd_cli.train.loop import Rows
 from hrkd_cli.train.world import World
 
@@ -43,6 +44,18 @@ def pieces_of(picks: Sequence[Pick], lengths: Mapping[str, np.ndarray], device: 
         return [list(picks)]
     own = np.array([lengths[domain][row] for domain, row in picks])
     return [[picks[n] for n in np.sort(numbers)] for numbers in _split(own, np.argsort(own, kind="stable"))]
+
+
+def lay_out(picks: Sequence[Pick], lengths: Mapping[str, np.ndarray]) -> tuple[list[Pick], Layout]:
+    """Put a step's rows side by side, on a CPU: short and long ones in groups of their own, as ``pieces_of`` has them.
+
+    Returns:
+        The rows, group after group, and where they are.
+    """
+    pieces = pieces_of(picks, lengths, torch.device("cpu"))
+    ordered = [pick for piece in pieces for pick in piece]
+    own = np.array([lengths[domain][row] for domain, row in ordered])
+    return ordered, Layout.of(own, [len(piece) for piece in pieces])
 
 
 def _split(lengths: np.ndarray, order: np.ndarray) -> list[np.ndarray]:
@@ -109,7 +122,8 @@ def make_shares(
     domains: Sequence[str],
     device: torch.device,
     *,
-    pad_to: int | None,
+    pad_to: int | None = None,
+    layout: Layout | None = None,
     weights: Mapping[str, np.ndarray] | None = None,
 ) -> Shares:
     """Work out the shares of this process's rows in the means of the whole step.
@@ -125,6 +139,7 @@ def make_shares(
         device: where the shares go.
         pad_to: tokens that all rows are padded to where means run over padding too (the released code); None for means
             over valid tokens.
+        layout: of the picks where they stand side by side; None where they are padded.
         weights: of every row by domain; None where all count the same.
     """
     numbers = {domain: number for number, domain in enumerate(domains)}
@@ -133,25 +148,23 @@ def make_shares(
     factors = {d: np.ones(len(chosen)) if weights is None else weights[d][list(chosen)] for d, chosen in rows.items()}
     factor = np.array([1.0 if weights is None else weights[domain][row] for domain, row in picks])
     own = np.array([lengths[domain][row] for domain, row in picks])
-    longest = pad_to or int(own.max())
     whole = {domain: lengths[domain][list(chosen)].astype(np.float64) for domain, chosen in rows.items()}
     if pad_to is not None:
         whole = {domain: np.full(len(chosen), float(pad_to)) for domain, chosen in rows.items()}
     tokens = {domain: 1 / (factors[domain] * counts).sum() for domain, counts in whole.items()}
     pairs = {domain: 1 / (factors[domain] * np.square(counts)).sum() for domain, counts in whole.items()}
-    valid = np.arange(longest) < own[:, None]  # (R, T)
-    counted = np.ones_like(valid) if pad_to is not None else valid
-    per_token = counted * (factor * np.array([tokens[domain] for domain, _ in picks]))[:, None]
-    keys = None if valid.all() else to_device(torch.from_numpy(valid), device)
+    per_row = factor * np.array([1 / factors[domain].sum() for domain, _ in picks])
+    per_token = factor * np.array([tokens[domain] for domain, _ in picks])
+    per_pair = factor * np.array([pairs[domain] for domain, _ in picks])
 
     def put(array: np.ndarray) -> torch.Tensor:
         return to_device(torch.from_numpy(array.astype(np.float32)), device)
 
-    return Shares(
-        domains=put(of),
-        rows=put(factor * np.array([1 / factors[domain].sum() for domain, _ in picks])),
-        tokens=put(per_token),
-        pairs=put(factor * np.array([pairs[domain] for domain, _ in picks])),
-        queries=None if pad_to is not None else keys,
-        keys=keys,
-    )
+    if layout is not None:
+        grids = (Grid(g.rows, put(per_pair[g.rows]), g.mask, g.mask) for g in layout.groups)
+        return Shares(put(of), put(per_row), put(np.repeat(of * per_token, own, axis=1)), None, tuple(grids))
+    valid = np.arange(pad_to or int(own.max())) < own[:, None]  # (R, T)
+    counted = np.ones_like(valid) if pad_to is not None else valid
+    keys = None if valid.all() else to_device(torch.from_numpy(valid), device)
+    queries = None if pad_to is not None else keys
+    return Shares.padded(put(of), put(per_row), put(counted * per_token[:, None]), put(per_pair), queries, keys)

@@ -17,6 +17,7 @@ from hrkd_cli.model.encoding import Encoded, Encoder
 from hrkd_cli.model.precision import Arithmetic
 from hrkd_cli.train.cache import TeacherCache, measure_rates
 from hrkd_cli.train.cache_files import bytes_of, make_room
+from hrkd_cli.train.cached_teachers import CachedTeachers
 from hrkd_cli.train.task import Comparison
 from hrkd_cli.train.teacher_side import AskedTeachers, NoTeachers, TeacherSide
 from hrkd_cli.train.teachers import Teachers
@@ -76,13 +77,14 @@ def teacher_side(
             if not computed:
                 on_event(Note(f"teacher outputs: read from {cache.folder.path}"))
             _forget(arithmetic.device)
-            return cache.open(), KEPT if cache.kept.scored else DERIVED
+            return CachedTeachers(cache), KEPT if cache.kept.scored else DERIVED
     pad_to = rows[0].max_length if comparison.padded else None
     side = AskedTeachers(
         teachers,
         comparison.layers,
         attention=comparison.attention,
-        own=rows if own_tokenizer else None,
+        rows=rows,
+        own_tokenizer=own_tokenizer,
         pad_to=pad_to,
         device=arithmetic.device,
     )

@@ -32,13 +32,14 @@ from hrkd_cli.model.capture import Capture, layer_map
 from hrkd_cli.model.encoding import Batch, Encoded, Encoder
 from hrkd_cli.model.precision import Arithmetic
 from hrkd_cli.model.sizes import Sizes, sizes_of
+from hrkd_cli.model.unpadded import Layout, SideBySide
 from hrkd_cli.runtime.heads import DomainHeads
 from hrkd_cli.train.columns import Columns
 from hrkd_cli.train.loop import Rows, TaskLoss
 from hrkd_cli.train.optimiser import Optimiser
 from hrkd_cli.train.relate import GraphTrainer
-from hrkd_cli.train.rows import Pick, make_labels, make_shares, picks_of, pieces_of
-from hrkd_cli.train.teacher_side import TeacherSide, stacked
+from hrkd_cli.train.rows import Pick, lay_out, make_labels, make_shares, picks_of, pieces_of
+from hrkd_cli.train.teacher_side import TeacherSide, stacked, stacked_by_group
 from hrkd_cli.train.world import ALONE, World
 
 HELD_ROWS = 16  # of each domain, in an update of the graph
@@ -133,6 +134,9 @@ class DistillTask:
         self.student = Capture(student, shown, attention=comparison.attention)
         self.units: tuple[Tensor, Tensor] | None = None
         self.answers = Capture(student, (), attention=False)
+        # A GPU multiplies padding for nothing; the released means want it.
+        beside = device.type == "cpu" and not comparison.padded
+        self.side_by_side = SideBySide.find(student) if beside else None
         self.compares = bool(comparison.layers)
         self.projections: Projections | None = None
         self.graph: DomainGraph | RelationGraph | None = None
@@ -166,18 +170,31 @@ class DistillTask:
             )
 
     def load(self, rows: Rows) -> list[DistillBatch]:
-        """Get one step's rows ready: this process's part of them, in pieces of similar length."""
+        """Get one step's rows ready: this process's part of them, side by side or in pieces of similar length."""
         picks = picks_of(rows, self.world)
+        if self.side_by_side is not None:
+            return [self._load(rows, *lay_out(picks, self.lengths))]
         pieces = [picks] if self.comparison.padded else pieces_of(picks, self.lengths, self.arithmetic.device)
         return [self._load(rows, piece) for piece in pieces]
 
-    def _load(self, rows: Rows, picks: Sequence[Pick]) -> DistillBatch:
+    def _load(self, rows: Rows, picks: Sequence[Pick], layout: Layout | None = None) -> DistillBatch:
         device = self.arithmetic.device
+        own = [(self.encoded[domain], row) for domain, row in picks]
         # The released code pads everything to the maximum, which its unmasked means can see.
         pad_to = self.encoder.max_length if self.comparison.padded else None
-        batch = self.encoder.collate_rows([(self.encoded[d], row) for d, row in picks], device, pad_to=pad_to)
+        if layout is not None and self.side_by_side is not None:
+            batch = self.encoder.side_by_side(own, layout, self.side_by_side)
+        else:
+            batch = self.encoder.collate_rows(own, device, pad_to=pad_to)
         shares = make_shares(
-            rows, picks, self.lengths, self.heads.domains, device, pad_to=pad_to, weights=self.instance_weights
+            rows,
+            picks,
+            self.lengths,
+            self.heads.domains,
+            device,
+            pad_to=pad_to,
+            layout=layout,
+            weights=self.instance_weights,
         )
         labels = make_labels(rows, picks, self.labels, device) if self.settings.label_weight else None
         return DistillBatch(batch, self.side.load(picks, batch), shares, labels)
@@ -227,7 +244,8 @@ class DistillTask:
         hidden = stacked(seen.hidden)
         projected = hidden if self.projections is None or hidden is None else self.projections(hidden)
         logits = self.columns.take(seen.logits, numbers)
-        student = StudentSignals(hidden, projected, stacked(seen.queries), stacked(seen.keys), logits)
+        queries, keys = (stacked_by_group(t, batch.batch.layout) for t in (seen.queries, seen.keys))
+        student = StudentSignals(hidden, projected, queries, keys, logits)
         with self.arithmetic.exact():
             return packed_terms(
                 teacher,
@@ -277,7 +295,7 @@ class DistillTask:
         if not picks:
             return sum((p.sum() * 0 for p in self.student.model.parameters()), torch.zeros((), device=device))
         batch = self.encoder.collate_rows([(self.encoded[d], row) for d, row in picks], device)
-        shares = make_shares(rows, picks, self.lengths, self.heads.domains, device, pad_to=None)
+        shares = make_shares(rows, picks, self.lengths, self.heads.domains, device)
         numbers = shares.domains.argmax(dim=0)
         logits = self.columns.take(self.student.model(**batch.inputs).logits, numbers)
         weights = None if self.class_weights is None else self.class_weights[numbers]

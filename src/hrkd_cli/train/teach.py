@@ -20,10 +20,12 @@ from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.opening import load_for_training
 from hrkd_cli.events import Note, OnEvent, StageDone, ignore
 from hrkd_cli.layout import DATASET_OUT, MODEL, TEACHER_OUT
+from hrkd_cli.model.capture import Capture
 from hrkd_cli.model.encoding import Batch, Encoder, make_encoder, to_device
 from hrkd_cli.model.folder import is_stage_folder, model_fingerprint
 from hrkd_cli.model.loading import load_classifier, load_tokenizer, resolve
 from hrkd_cli.model.precision import Arithmetic
+from hrkd_cli.model.unpadded import Layout, SideBySide
 from hrkd_cli.outputs import check_apart
 from hrkd_cli.runtime.heads import DomainHeads
 from hrkd_cli.train.columns import Columns
@@ -31,7 +33,7 @@ from hrkd_cli.train.fit import batch_size_of
 from hrkd_cli.train.loop import Rows, TaskLoss
 from hrkd_cli.train.optimiser import Optimiser
 from hrkd_cli.train.result import TrainResult, run_key
-from hrkd_cli.train.rows import Pick, check_share, picks_of, pieces_of
+from hrkd_cli.train.rows import Pick, check_share, lay_out, picks_of, pieces_of
 from hrkd_cli.train.run import Place, Run
 from hrkd_cli.train.scoring import SplitLabels, encode_split, score
 from hrkd_cli.train.stage import (
@@ -262,7 +264,8 @@ class TeachTask:
         device: torch.device,
         world: World = ALONE,
     ) -> None:
-        self.model = model
+        self.answers = Capture(model, (), attention=False)
+        self.side_by_side = SideBySide.find(model) if device.type == "cpu" else None
         self.train = train
         self.heads = heads
         self.encoder = encoder
@@ -280,11 +283,18 @@ class TeachTask:
         """Nothing comes before a step of a teacher."""
 
     def load(self, rows: Rows) -> list[TeachBatch]:
-        """Get one step's rows ready: this process's part of them, in pieces of similar length."""
-        return [self._load(rows, p) for p in pieces_of(picks_of(rows, self.world), self.lengths, self.device)]
+        """Get one step's rows ready: this process's part of them, side by side or in pieces of similar length."""
+        picks = picks_of(rows, self.world)
+        if self.side_by_side is not None:
+            return [self._load(rows, *lay_out(picks, self.lengths))]
+        return [self._load(rows, piece) for piece in pieces_of(picks, self.lengths, self.device)]
 
-    def _load(self, rows: Rows, picks: Sequence[Pick]) -> TeachBatch:
-        batch = self.encoder.collate_rows([(self.train.encoded[d], row) for d, row in picks], self.device)
+    def _load(self, rows: Rows, picks: Sequence[Pick], layout: Layout | None = None) -> TeachBatch:
+        own = [(self.train.encoded[domain], row) for domain, row in picks]
+        if layout is not None and self.side_by_side is not None:
+            batch = self.encoder.side_by_side(own, layout, self.side_by_side)
+        else:
+            batch = self.encoder.collate_rows(own, self.device)
         numbers = {domain: n for n, domain in enumerate(self.heads.domains)}
         sums = {d: self._weights(d, chosen).sum() for d, chosen in rows.items()}
         weights = np.array([self._weights(d, [row])[0] / sums[d] for d, row in picks], dtype=np.float32)
@@ -298,7 +308,7 @@ class TeachTask:
         return TaskLoss(self.world.sum(reduce(operator.add, map(self._loss, batch))))
 
     def _loss(self, batch: TeachBatch) -> Tensor:
-        logits = self.columns.take(self.model(**batch.batch.inputs).logits.float(), batch.domains)
+        logits = self.columns.take(self.answers(batch.batch).logits.float(), batch.domains)
         return (F.cross_entropy(logits, batch.labels, reduction="none") * batch.weights).sum()
 
     def state(self) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from hrkd_cli.hrkd import TeacherSignals
 from hrkd_cli.model.capture import Capture, Captured
 from hrkd_cli.model.encoding import Batch, Encoded, Encoder
+from hrkd_cli.model.unpadded import Layout, SideBySide
 from hrkd_cli.train.columns import Columns
 from hrkd_cli.train.rows import Pick
 from hrkd_cli.train.teachers import Teachers
@@ -20,6 +21,12 @@ from hrkd_cli.train.teachers import Teachers
 def stacked(tensors: Sequence[Tensor]) -> Tensor | None:
     """Return the tensors of several layers as one; None where there are none."""
     return torch.stack(list(tensors)) if tensors else None
+
+
+def stacked_by_group(tensors: Sequence[Tensor], layout: Layout | None) -> tuple[Tensor, ...] | None:
+    """Return queries or keys as they were captured, with the layers of each group as one; None where there are none."""
+    groups = 1 if layout is None else len(layout.groups)
+    return tuple(torch.stack(list(tensors[n::groups])) for n in range(groups)) if tensors else None
 
 
 class TeacherSide(Protocol):
@@ -59,10 +66,17 @@ class NoTeachers:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Rows to be run: a batch and, for each distinct teacher, which of the rows are its own."""
+    """Rows to be run.
+
+    Attributes:
+        batch: as the teachers see them.
+        groups: for each distinct teacher, which of the rows are its own.
+        layout: how the student has them where they stand side by side.
+    """
 
     batch: Batch
     groups: tuple[tuple[Capture, Tensor | None], ...]
+    layout: Layout | None
 
 
 class AskedTeachers:
@@ -72,7 +86,8 @@ class AskedTeachers:
         teachers: one a domain.
         layers: matched layers, 1-based; empty for logits only.
         attention: whether queries and keys are wanted.
-        own: (encoder, token ids by domain) of the teachers where they have a tokenizer of their own; else None.
+        rows: what is learnt from as the teachers see it: (encoder, token ids by domain).
+        own_tokenizer: whether that is not as the student sees it.
         pad_to: tokens to pad to; None for the longest row.
         device: where the models are.
     """
@@ -83,31 +98,40 @@ class AskedTeachers:
         layers: Sequence[int],
         *,
         attention: bool,
-        own: tuple[Encoder, Mapping[str, Encoded]] | None,
+        rows: tuple[Encoder, Mapping[str, Encoded]],
+        own_tokenizer: bool,
         pad_to: int | None,
         device: torch.device,
     ) -> None:
         self.teachers = teachers
-        self.own = own
+        self.encoder, self.encoded = rows
+        self.own_tokenizer = own_tokenizer
         self.pad_to = pad_to
         self.device = device
         self.captures = {id(model): Capture(model, layers, attention=attention) for model in teachers.models.values()}
+        beside = device.type == "cpu" and pad_to is None
+        self.side_by_side = {id(m): SideBySide.find(m) if beside else None for m in set(teachers.models.values())}
         self.columns = Columns(teachers.heads, list(teachers.models), device)
 
     def load(self, picks: Sequence[Pick], batch: Batch) -> Asked:
         """See TeacherSide."""
-        if self.own is not None:
-            encoder, encoded = self.own
-            rows = [(encoded[domain], row) for domain, row in picks]
-            batch = encoder.collate_rows(rows, self.device, pad_to=self.pad_to)
+        layout = batch.layout
         models = [id(self.teachers.models[domain]) for domain, _ in picks]
-        if len(set(models)) == 1:
-            return Asked(batch, ((self.captures[models[0]], None),))
+        one = len(set(models)) == 1
+        if self.own_tokenizer or layout is not None:
+            rows = [(self.encoded[domain], row) for domain, row in picks]
+            beside = self.side_by_side[models[0]] if one and not self.own_tokenizer else None
+            if layout is not None and beside is not None:
+                batch = self.encoder.side_by_side(rows, layout, beside)
+            else:
+                batch = self.encoder.collate_rows(rows, self.device, pad_to=self.pad_to)
+        if one:
+            return Asked(batch, ((self.captures[models[0]], None),), layout)
         groups: list[tuple[Capture, Tensor | None]] = []
         for model in dict.fromkeys(models):
             own = torch.tensor([n for n, other in enumerate(models) if other == model], device=self.device)
             groups.append((self.captures[model], own))
-        return Asked(batch, tuple(groups))
+        return Asked(batch, tuple(groups), layout)
 
     @torch.no_grad()
     def signals(self, loaded: Asked, numbers: Tensor) -> TeacherSignals:
@@ -115,7 +139,17 @@ class AskedTeachers:
         capture, own = loaded.groups[0]
         seen = capture(loaded.batch) if own is None else self._joined(loaded)
         logits = self.columns.take(seen.logits, numbers)
-        return TeacherSignals(stacked(seen.hidden), stacked(seen.queries), stacked(seen.keys), None, logits)
+        hidden, both, layout = stacked(seen.hidden), (seen.queries, seen.keys), loaded.layout
+        if hidden is None or layout is None or loaded.batch.layout is not None:
+            queries, keys = (stacked_by_group(t, loaded.batch.layout) for t in both)
+            return TeacherSignals(hidden, queries, keys, None, logits)
+        # Padded here, side by side at the student.
+        hidden = hidden[:, loaded.batch.mask][:, None]  # (L+1, 1, N, H)
+        queries, keys = (
+            tuple(torch.stack([layer[g.rows, :, : g.length] for layer in t]) for g in layout.groups) if t else None
+            for t in both
+        )
+        return TeacherSignals(hidden, queries, keys, None, logits)
 
     @staticmethod
     def _joined(loaded: Asked) -> Captured:
