@@ -13,7 +13,8 @@ from hrkd_cli.errors import OutputError, UsageError
 from hrkd_cli.events import Note, StageStarted, StepDone, ignore
 from hrkd_cli.model.folder import model_fingerprint
 from hrkd_cli.model.precision import Arithmetic
-from hrkd_cli.train.distill import Work, distill, distill_on
+from hrkd_cli.train.distill import distill, distill_on
+from hrkd_cli.train.distill_work import Work
 from hrkd_cli.train.general import GeneralWork, ensure_general
 from hrkd_cli.train.run import Place
 from hrkd_cli.train.stage import seed_everything

@@ -11,7 +11,8 @@ from hrkd_cli.data.unlabelled import MoreTexts
 from hrkd_cli.errors import OutputError, TrainingError, UsageError
 from hrkd_cli.events import Note, StageStarted, StepDone, ignore
 from hrkd_cli.model.precision import Arithmetic
-from hrkd_cli.train.distill import Work, distill, distill_on
+from hrkd_cli.train.distill import distill, distill_on
+from hrkd_cli.train.distill_work import Work
 from hrkd_cli.train.fit import batch_size_of
 from hrkd_cli.train.run import Place
 from hrkd_cli.train.stage import class_weights
@@ -147,7 +148,7 @@ def test_auto_batch_size_counts_the_bare_rows(tmp_path, teacher, dataset, folder
     monkeypatch.setattr(
         "hrkd_cli.train.fit._peaks", lambda task, trained, rows, arithmetic: seen.append(rows) or [2 * len(seen)] * 2
     )
-    monkeypatch.setattr("hrkd_cli.train.distill.batch_size_of", batch_size_of)
+    monkeypatch.setattr("hrkd_cli.train.distill_work.batch_size_of", batch_size_of)
     work.run(place, ignore)
     assert [{d: len(rows) for d, rows in step.items()} for step in seen[:3]] == [
         {"books": 4, "music": 1},
