@@ -5,6 +5,9 @@ A shard holds some consecutive train rows of one domain:
     N.bin           row after row, the chosen states of the row's real tokens: (U, tokens, H) 16-bit numbers
     N.safetensors   ``logits`` (rows, C) and ``energies`` (L, rows), float32
     N.json          domain, first row, rows, checksums; written last: a shard without it does not count
+
+Rows come in any order and are written by threads, which have the checksums on the way: the states' is that of all rows'
+checksums, in row order. What is slow about a disk, the wait until a shard is on it, is no wait for the next shard.
 """
 
 from __future__ import annotations
@@ -13,9 +16,10 @@ import contextlib
 import json
 import os
 import shutil
+import threading
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +29,10 @@ from safetensors.numpy import load_file, save_file
 
 from hrkd_cli.layout import CACHE
 
-FORMAT = 1
+FORMAT = 2
 SHARD_ROWS = 1024
 BLOCK = 1 << 22  # bytes read at a time for a checksum
+WRITERS = 8  # threads at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,45 +105,16 @@ class CacheFolder:
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def missing(self, shards: list[Shard], sizes: Mapping[int, int]) -> list[Shard]:
+    def missing(self, shards: list[Shard], sizes: Mapping[int, np.ndarray]) -> list[Shard]:
         """Return the shards that are not there, or not as they were written: every byte is looked at.
 
         Args:
             shards: those that there should be.
-            sizes: bytes of each one's states, by number.
+            sizes: bytes of each row's states, by the shard's number.
         """
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             good = pool.map(lambda shard: self._is_whole(shard, sizes[shard.number]), shards)
             return [shard for shard, fine in zip(shards, good, strict=True) if not fine]
-
-    def write(self, shard: Shard, fill: Callable[[int], dict[str, np.ndarray]]) -> None:
-        """Write a shard.
-
-        Args:
-            shard: which.
-            fill: writes the states into the open file that it is given, and returns the small arrays.
-
-        Raises:
-            OSError: the disk is full, or cannot be written; nothing of the shard is left.
-        """
-        states, small, record = (self.path / name for name in shard.names())
-        record.unlink(missing_ok=True)
-        unfinished = self.path / f".{states.name}"
-        try:
-            handle = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
-            try:
-                arrays = fill(handle)
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-            unfinished.replace(states)
-            save_file(arrays, small)
-            sums = {"crc32": checksum(states), "crc32_small": checksum(small)}
-            _write_whole(record, json.dumps({**asdict(shard), **sums}).encode())
-        except BaseException:
-            for file in (unfinished, states, small, record):
-                file.unlink(missing_ok=True)
-            raise
 
     def read(self, shard: Shard) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
         """Return a shard's states, mapped into memory as 16-bit integers, and its small arrays."""
@@ -146,17 +122,156 @@ class CacheFolder:
         mapped = np.memmap(states, dtype=np.int16, mode="r") if states.stat().st_size else None
         return mapped, load_file(small)
 
-    def _is_whole(self, shard: Shard, size: int) -> bool:
+    def _is_whole(self, shard: Shard, sizes: np.ndarray) -> bool:
         states, small, record = (self.path / name for name in shard.names())
         found = _read_json(record)
         if found is None or {name: found.get(name) for name in asdict(shard)} != asdict(shard):
             return False
         try:
-            if states.stat().st_size != size:
+            if states.stat().st_size != sizes.sum():
                 return False
-            return found.get("crc32") == checksum(states) and found.get("crc32_small") == checksum(small)
+            if found.get("crc32_small") != _checksum(small):
+                return False
+            with states.open("rb") as file:
+                sums = [zlib.crc32(file.read(int(size))) for size in sizes]
+            return bool(found.get("crc32") == _of_all(sums))
         except OSError:
             return False
+
+
+class RowWriter:
+    """Writes the rows of one shard, in any order, while more of them are computed.
+
+    Args:
+        handle: the open file.
+        sizes: bytes of each row, in the order in which they are to stand.
+        pool: does the writing.
+    """
+
+    def __init__(self, handle: int, sizes: np.ndarray, pool: ThreadPoolExecutor) -> None:
+        self.handle = handle
+        self.sums = [0] * len(sizes)
+        self._starts = np.concatenate([[0], np.cumsum(sizes)])
+        self._pool = pool
+        self._under_way: list[Future[None]] = []
+        self._alone = threading.Lock()
+
+    def put(self, rows: Sequence[int], pieces: Sequence[Sequence[np.ndarray]]) -> None:
+        """Write some rows, once those before them are written: no more than two batches are in memory.
+
+        Args:
+            rows: which.
+            pieces: of each row, contiguous arrays; they must stay as they are.
+
+        Raises:
+            OSError: earlier rows could not be written.
+        """
+        self.finish()
+        self._under_way = [self._pool.submit(self._write, *both) for both in zip(rows, pieces, strict=True)]
+
+    def finish(self) -> None:
+        """Wait until all rows are written.
+
+        Raises:
+            OSError: some could not be.
+        """
+        problems = [problem for future in self._under_way if (problem := future.exception())]
+        self._under_way = []  # not before: the file stays open until nobody writes, whatever interrupts the wait
+        if problems:
+            raise problems[0]
+
+    def _write(self, row: int, pieces: Sequence[np.ndarray]) -> None:
+        offset, found = int(self._starts[row]), 0
+        for piece in pieces:
+            left = piece.data.cast("B")
+            found = zlib.crc32(left, found)
+            while len(left):
+                written = self._write_at(left, offset)
+                left, offset = left[written:], offset + written
+        self.sums[row] = found
+
+    def _write_at(self, data: memoryview, offset: int) -> int:
+        if hasattr(os, "pwrite"):
+            return os.pwrite(self.handle, data, offset)
+        with self._alone:  # Windows: a file has one position
+            os.lseek(self.handle, offset, os.SEEK_SET)
+            return os.write(self.handle, data)
+
+
+class ShardBuilder:
+    """Writes shards one after the other; while one is computed, the one before it gets to the disk.
+
+    A context: at its end all shards are whole, or an error says why not, and nothing of the others is left.
+    """
+
+    def __init__(self, folder: CacheFolder) -> None:
+        self.folder = folder
+        self._writers = ThreadPoolExecutor(min(WRITERS, os.cpu_count() or 1), thread_name_prefix="rows")
+        self._finisher = ThreadPoolExecutor(1, thread_name_prefix="shards")
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> ShardBuilder:
+        """Return itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait for what is under way; raise its error unless there is one already."""
+        self._finisher.shutdown()
+        self._writers.shutdown()
+        if kind is None:
+            self._wait()
+
+    def write(self, shard: Shard, sizes: np.ndarray, fill: Callable[[RowWriter], dict[str, np.ndarray]]) -> None:
+        """Write a shard.
+
+        Args:
+            shard: which.
+            sizes: bytes of each row's states.
+            fill: gives the writer every row's states, and returns the small arrays.
+
+        Raises:
+            OSError: the disk is full, or cannot be written, by this shard or the one before it.
+        """
+        states, _, record = (self.folder.path / name for name in shard.names())
+        record.unlink(missing_ok=True)
+        unfinished = states.with_name(f".{states.name}")
+        handle = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        writer = RowWriter(handle, sizes, self._writers)
+        try:
+            arrays = fill(writer)
+            writer.finish()
+            self._wait()
+        except BaseException:
+            with contextlib.suppress(OSError):
+                writer.finish()
+            os.close(handle)
+            self._remove(shard, unfinished)
+            raise
+        self._last = self._finisher.submit(self._finish, shard, unfinished, writer, arrays)
+
+    def _finish(self, shard: Shard, unfinished: Path, writer: RowWriter, arrays: dict[str, np.ndarray]) -> None:
+        states, small, record = (self.folder.path / name for name in shard.names())
+        try:
+            try:
+                os.fsync(writer.handle)
+            finally:
+                os.close(writer.handle)
+            unfinished.replace(states)
+            save_file(arrays, small)
+            sums = {"crc32": _of_all(writer.sums), "crc32_small": _checksum(small)}
+            _write_whole(record, json.dumps({**asdict(shard), **sums}).encode())
+        except BaseException:
+            self._remove(shard, unfinished)
+            raise
+
+    def _remove(self, shard: Shard, unfinished: Path) -> None:
+        for file in (unfinished, *(self.folder.path / name for name in shard.names())):
+            file.unlink(missing_ok=True)
+
+    def _wait(self) -> None:
+        last, self._last = self._last, None
+        if last is not None:
+            last.result()
 
 
 def bytes_of(folder: Path) -> int:
@@ -189,8 +304,12 @@ def make_room(root: Path, keep: Path, needed: int, limit: int) -> bool:
     return True
 
 
-def checksum(file: Path) -> int:
-    """Return a file's CRC-32."""
+def _of_all(sums: Sequence[int]) -> int:
+    """Return the checksum of the rows' checksums."""
+    return zlib.crc32(np.array(sums, dtype="<u4").tobytes())
+
+
+def _checksum(file: Path) -> int:
     found = 0
     with file.open("rb") as stream:
         while block := stream.read(BLOCK):
