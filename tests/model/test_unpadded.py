@@ -30,11 +30,12 @@ def make_model(architecture, layers=2):
     return model.eval()
 
 
-def both_ways(model, beside):
-    """The same rows padded and side by side."""
+def both_ways(model, beside, named=()):
+    """The same rows padded and side by side; some tokens are the padding token, named by the text."""
     pad = model.config.pad_token_id or 0
     layout = Layout.of(LENGTHS, SIZES)
     ids = np.random.RandomState(0).randint(5, 60, layout.tokens)
+    ids[list(named)] = pad
     valid = torch.arange(9) < torch.from_numpy(LENGTHS)[:, None]
     padded = torch.full(valid.shape, pad)
     padded[valid] = torch.from_numpy(ids)
@@ -82,6 +83,25 @@ def test_what_is_shown_is_what_padded_rows_show(architecture):
         torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-4 * one.abs().max().item())
 
 
+@pytest.mark.parametrize("architecture", ["bert", "roberta"])
+def test_texts_may_name_the_padding_token(architecture):
+    model = make_model(architecture)
+    padded, batch = both_ways(model, SideBySide.find(model), named=(3, 12, 30))
+    capture = Capture(model, (), attention=False)
+    torch.testing.assert_close(capture(batch).logits, capture(padded).logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("positions", [12, 40, 66, 200])
+def test_any_number_of_positions(positions):
+    for architecture in ("bert", "roberta"):
+        torch.manual_seed(0)
+        config = tiny_config(architecture)
+        config.max_position_embeddings = positions
+        assert SideBySide.find(new_classifier(config)) is not None
+    config.max_position_embeddings = 5000
+    assert SideBySide.find(new_classifier(config)) is None
+
+
 def test_a_model_is_left_as_it_was():
     model = make_model("bert").train()
     state = torch.get_rng_state()
@@ -94,6 +114,9 @@ def test_a_model_is_left_as_it_was():
 def test_models_that_see_more_than_rows_are_padded():
     model = make_model("bert")
     model.config._attn_implementation = "eager"
+    assert SideBySide.find(model) is None
+    model = make_model("bert")
+    model.config.sliding_window = 512
     assert SideBySide.find(model) is None
     model = make_model("bert")
     forward = model.bert.embeddings.forward

@@ -110,10 +110,16 @@ def test_an_interrupt_waits_for_the_writers(tmp_path, monkeypatch):
         write(self, row, pieces)
         order.append("written")
 
+    class Interrupted(list):
+        """Rows that someone gets tired of."""
+
+        def __iter__(self):
+            yield self[0]
+            threading.Timer(0.05, go.set).start()
+            raise KeyboardInterrupt
+
     def interrupted(writer):
-        writer.put([0], [[ROWS[0]]])
-        threading.Timer(0.05, go.set).start()
-        raise KeyboardInterrupt
+        writer.put(Interrupted([0, 1]), [[ROWS[0]], [ROWS[1]]])
 
     monkeypatch.setattr(cache_files.RowWriter, "_write", slow)
     monkeypatch.setattr(os, "close", lambda handle: (order.append("closed"), close(handle)))

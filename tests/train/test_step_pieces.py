@@ -106,3 +106,11 @@ def test_rows_side_by_side_need_no_padding(teacher, dataset):
     task, _, _ = make_task(teacher, dataset, graph="uniform", means="released")
     (batch,) = task.load(rows)
     assert batch.batch.mask.shape == (5, 16)
+
+
+def test_texts_of_no_tokens_are_padded(teacher, dataset):
+    task, _, student = make_task(teacher, dataset)
+    assert step_rows.side_by_side(student, task.lengths, CPU) is not None
+    assert step_rows.side_by_side(student, task.lengths, torch.device("cuda")) is None
+    task.lengths["music"][3] = 0
+    assert step_rows.side_by_side(student, task.lengths, CPU) is None

@@ -72,7 +72,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the rows of a batch are among its N tokens.
+    """Where the rows of a batch, none of them empty, are among its N tokens.
 
     Attributes:
         lengths: (R,), tokens of each row.
@@ -234,7 +234,8 @@ class SideBySide:
         taken = signature(model.forward).parameters
         table = int(getattr(config, "max_position_embeddings", 0) or 0)
         fast = getattr(config, "_attn_implementation", None) == "sdpa"
-        if not fast or "position_ids" not in taken or not 0 < table <= LONGEST_TABLE:
+        windows = any(getattr(config, name, None) for name in ("sliding_window", "local_attention"))
+        if not fast or windows or "position_ids" not in taken or not 0 < table <= LONGEST_TABLE:
             return None
         pad = getattr(config, "pad_token_id", None)
         pad = 0 if pad is None else int(pad)
@@ -258,16 +259,25 @@ class SideBySide:
             types: (N,), token type ids; None for zeros.
             layout: of the rows.
         """
-        arrays = {"input_ids": ids, "position_ids": layout.positions() + self.first}
+        arrays = {"input_ids": ids, "position_ids": self._positions(ids, layout)}
         if self.types:
             arrays["token_type_ids"] = np.zeros_like(ids) if types is None else types
         return {name: torch.from_numpy(array.astype(np.int64))[None] for name, array in arrays.items()}
+
+    def _positions(self, ids: np.ndarray, layout: Layout) -> np.ndarray:
+        """Return each token's position, (N,)."""
+        if not self.first:
+            return layout.positions()
+        # RoBERTa counts what is not the padding token, which a text may name, too.
+        counts = np.concatenate([[0], np.cumsum(ids != self.first - 1)])
+        before = np.repeat(counts[layout.firsts.numpy()], layout.lengths)
+        return np.where(ids != self.first - 1, counts[1:] - before + self.first - 1, self.first - 1)
 
     @torch.no_grad()
     def _fits(self, model: nn.Module, table: int, pad: int) -> bool:
         config: Any = model.config
         # More tokens than the model has positions: none may be numbered by its place in the batch.
-        lengths = np.minimum(_TRIAL_LENGTHS, max(1, table - self.first))
+        lengths = np.minimum(_TRIAL_LENGTHS, max(1, table - pad - 1))
         lengths = np.tile(lengths, table // int(lengths.sum()) + 1)
         layout = Layout.of(lengths, [len(lengths)])
         ids = np.random.RandomState(1).randint(0, config.vocab_size, layout.tokens)
@@ -277,12 +287,12 @@ class SideBySide:
         whole[valid] = ids
         padded = {"input_ids": torch.from_numpy(whole), "attention_mask": torch.from_numpy(valid.astype(np.int64))}
         with torch.autocast("cpu", enabled=False):
-            wanted = model(**padded, output_hidden_states=True)
             try:
+                wanted = model(**padded, output_hidden_states=True)
                 with Unpadded(layout):
                     found = model(**self.inputs(ids, None, layout), output_hidden_states=True)
-            except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
-                return False  # a model of its own mind; padded it has just run
+            except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+                return False  # a model of its own mind
         cells = torch.from_numpy(valid)
         pairs = [(found.logits, wanted.logits)]
         for beside, apart in zip(found.hidden_states, wanted.hidden_states, strict=True):

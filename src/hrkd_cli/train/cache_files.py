@@ -151,6 +151,7 @@ class RowWriter:
     def __init__(self, handle: int, sizes: np.ndarray, pool: ThreadPoolExecutor) -> None:
         self.handle = handle
         self.sums = [0] * len(sizes)
+        self._sizes = sizes
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
         self._pool = pool
         self._under_way: list[Future[None]] = []
@@ -175,14 +176,14 @@ class RowWriter:
         Raises:
             OSError: some could not be.
         """
-        problems = [problem for future in self._under_way if (problem := future.exception())]
-        self._under_way = []  # not before: the file stays open until nobody writes, whatever interrupts the wait
+        waiting, self._under_way = self._under_way, []
+        problems = [problem for future in waiting if (problem := future.exception())]
         if problems:
             raise problems[0]
 
     def _write(self, row: int, pieces: Sequence[np.ndarray]) -> None:
         offset, found = int(self._starts[row]), 0
-        for piece in pieces:
+        for piece in pieces if self._sizes[row] else ():
             left = piece.data.cast("B")
             found = zlib.crc32(left, found)
             while len(left):
@@ -235,15 +236,15 @@ class ShardBuilder:
         states, _, record = (self.folder.path / name for name in shard.names())
         record.unlink(missing_ok=True)
         unfinished = states.with_name(f".{states.name}")
-        handle = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
+        handle = os.open(unfinished, flags, 0o644)
         writer = RowWriter(handle, sizes, self._writers)
         try:
             arrays = fill(writer)
             writer.finish()
             self._wait()
         except BaseException:
-            with contextlib.suppress(OSError):
-                writer.finish()
+            self._writers.shutdown()  # whatever was under way: nobody may write into a file that is closed
             os.close(handle)
             self._remove(shard, unfinished)
             raise

@@ -7,17 +7,19 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from torch import nn
 
 from hrkd_cli.errors import UsageError
 from hrkd_cli.hrkd import Grid, Labels, Shares
 from hrkd_cli.model.encoding import to_device
-from hrkd_cli.model.unpadded import Layout
+from hrkd_cli.model.unpadded import Layout, SideBySide
 from hrkd_cli.train.loop import Rows
 from hrkd_cli.train.world import World
 
 Pick = tuple[str, int]  # domain, row
 
-# What a second pass through the model must save on a CPU to be worth its own costs (docs/performance.md).
+# What a second pass through the model, or through attention alone, must save on a CPU to be worth its own costs
+# (docs/performance.md).
 SPARED_TOKENS = 128.0
 SPARED_SHARE = 0.1
 
@@ -44,6 +46,14 @@ def pieces_of(picks: Sequence[Pick], lengths: Mapping[str, np.ndarray], device: 
         return [list(picks)]
     own = np.array([lengths[domain][row] for domain, row in picks])
     return [[picks[n] for n in np.sort(numbers)] for numbers in _split(own, np.argsort(own, kind="stable"))]
+
+
+def side_by_side(model: nn.Module, lengths: Mapping[str, np.ndarray], device: torch.device) -> SideBySide | None:
+    """Tell how a step's rows can stand side by side; None where they cannot, or on a GPU, which pads for nothing."""
+    # A text of no tokens (a tokenizer without special ones) has no first token.
+    if device.type != "cpu" or any(not own.all() for own in lengths.values()):
+        return None
+    return SideBySide.find(model)
 
 
 def lay_out(picks: Sequence[Pick], lengths: Mapping[str, np.ndarray]) -> tuple[list[Pick], Layout]:

@@ -32,13 +32,13 @@ from hrkd_cli.model.capture import Capture, layer_map
 from hrkd_cli.model.encoding import Batch, Encoded, Encoder
 from hrkd_cli.model.precision import Arithmetic
 from hrkd_cli.model.sizes import Sizes, sizes_of
-from hrkd_cli.model.unpadded import Layout, SideBySide
+from hrkd_cli.model.unpadded import Layout
 from hrkd_cli.runtime.heads import DomainHeads
 from hrkd_cli.train.columns import Columns
 from hrkd_cli.train.loop import Rows, TaskLoss
 from hrkd_cli.train.optimiser import Optimiser
 from hrkd_cli.train.relate import GraphTrainer
-from hrkd_cli.train.rows import Pick, lay_out, make_labels, make_shares, picks_of, pieces_of
+from hrkd_cli.train.rows import Pick, lay_out, make_labels, make_shares, picks_of, pieces_of, side_by_side
 from hrkd_cli.train.teacher_side import TeacherSide, stacked, stacked_by_group
 from hrkd_cli.train.world import ALONE, World
 
@@ -135,8 +135,7 @@ class DistillTask:
         self.units: tuple[Tensor, Tensor] | None = None
         self.answers = Capture(student, (), attention=False)
         # A GPU multiplies padding for nothing; the released means want it.
-        beside = device.type == "cpu" and not comparison.padded
-        self.side_by_side = SideBySide.find(student) if beside else None
+        self.side_by_side = None if comparison.padded else side_by_side(student, self.lengths, device)
         self.compares = bool(comparison.layers)
         self.projections: Projections | None = None
         self.graph: DomainGraph | RelationGraph | None = None

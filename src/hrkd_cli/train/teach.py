@@ -25,7 +25,7 @@ from hrkd_cli.model.encoding import Batch, Encoder, make_encoder, to_device
 from hrkd_cli.model.folder import is_stage_folder, model_fingerprint
 from hrkd_cli.model.loading import load_classifier, load_tokenizer, resolve
 from hrkd_cli.model.precision import Arithmetic
-from hrkd_cli.model.unpadded import Layout, SideBySide
+from hrkd_cli.model.unpadded import Layout
 from hrkd_cli.outputs import check_apart
 from hrkd_cli.runtime.heads import DomainHeads
 from hrkd_cli.train.columns import Columns
@@ -33,7 +33,7 @@ from hrkd_cli.train.fit import batch_size_of
 from hrkd_cli.train.loop import Rows, TaskLoss
 from hrkd_cli.train.optimiser import Optimiser
 from hrkd_cli.train.result import TrainResult, run_key
-from hrkd_cli.train.rows import Pick, check_share, lay_out, picks_of, pieces_of
+from hrkd_cli.train.rows import Pick, check_share, lay_out, picks_of, pieces_of, side_by_side
 from hrkd_cli.train.run import Place, Run
 from hrkd_cli.train.scoring import SplitLabels, encode_split, score
 from hrkd_cli.train.stage import (
@@ -265,13 +265,13 @@ class TeachTask:
         world: World = ALONE,
     ) -> None:
         self.answers = Capture(model, (), attention=False)
-        self.side_by_side = SideBySide.find(model) if device.type == "cpu" else None
         self.train = train
         self.heads = heads
         self.encoder = encoder
         self.device = device
         self.world = world
         self.lengths = {domain: encoded.lengths() for domain, encoded in train.encoded.items()}
+        self.side_by_side = side_by_side(model, self.lengths, device)
         self.columns = Columns(heads, heads.domains, device)
         weights = class_weights(train, heads, settings, torch.device("cpu"))
         self.class_weights = {d: None if w is None else w.numpy().astype(np.float64) for d, w in weights.items()}

@@ -12,7 +12,7 @@ from torch import Tensor
 from hrkd_cli.hrkd import TeacherSignals
 from hrkd_cli.model.capture import Capture, Captured
 from hrkd_cli.model.encoding import Batch, Encoded, Encoder
-from hrkd_cli.model.unpadded import Layout, SideBySide
+from hrkd_cli.model.unpadded import Layout
 from hrkd_cli.train.columns import Columns
 from hrkd_cli.train.rows import Pick
 from hrkd_cli.train.teachers import Teachers
@@ -66,17 +66,18 @@ class NoTeachers:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Rows to be run.
-
-    Attributes:
-        batch: as the teachers see them.
-        groups: for each distinct teacher, which of the rows are its own.
-        layout: how the student has them where they stand side by side.
-    """
+    """Rows to be run as one padded batch: for each distinct teacher, which of them are its own (None: all)."""
 
     batch: Batch
     groups: tuple[tuple[Capture, Tensor | None], ...]
-    layout: Layout | None
+
+
+@dataclass(frozen=True, slots=True)
+class AskedRows:
+    """A step's rows to be run, in one part, or in one for each group where the student has them side by side."""
+
+    parts: tuple[Asked, ...]
+    side_by_side: bool
 
 
 class AskedTeachers:
@@ -109,47 +110,46 @@ class AskedTeachers:
         self.pad_to = pad_to
         self.device = device
         self.captures = {id(model): Capture(model, layers, attention=attention) for model in teachers.models.values()}
-        beside = device.type == "cpu" and pad_to is None
-        self.side_by_side = {id(m): SideBySide.find(m) if beside else None for m in set(teachers.models.values())}
         self.columns = Columns(teachers.heads, list(teachers.models), device)
 
-    def load(self, picks: Sequence[Pick], batch: Batch) -> Asked:
-        """See TeacherSide."""
-        layout = batch.layout
-        models = [id(self.teachers.models[domain]) for domain, _ in picks]
-        one = len(set(models)) == 1
-        if self.own_tokenizer or layout is not None:
+    def load(self, picks: Sequence[Pick], batch: Batch) -> AskedRows:
+        """See TeacherSide. Rows that the student has side by side are padded here, group by group."""
+        if batch.layout is None:
+            return AskedRows((self._load(picks, None if self.own_tokenizer else batch),), side_by_side=False)
+        parts = (self._load(picks[group.rows], None) for group in batch.layout.groups)
+        return AskedRows(tuple(parts), side_by_side=True)
+
+    def _load(self, picks: Sequence[Pick], batch: Batch | None) -> Asked:
+        if batch is None:
             rows = [(self.encoded[domain], row) for domain, row in picks]
-            beside = self.side_by_side[models[0]] if one and not self.own_tokenizer else None
-            if layout is not None and beside is not None:
-                batch = self.encoder.side_by_side(rows, layout, beside)
-            else:
-                batch = self.encoder.collate_rows(rows, self.device, pad_to=self.pad_to)
-        if one:
-            return Asked(batch, ((self.captures[models[0]], None),), layout)
+            batch = self.encoder.collate_rows(rows, self.device, pad_to=self.pad_to)
+        models = [id(self.teachers.models[domain]) for domain, _ in picks]
+        if len(set(models)) == 1:
+            return Asked(batch, ((self.captures[models[0]], None),))
         groups: list[tuple[Capture, Tensor | None]] = []
         for model in dict.fromkeys(models):
             own = torch.tensor([n for n, other in enumerate(models) if other == model], device=self.device)
             groups.append((self.captures[model], own))
-        return Asked(batch, tuple(groups), layout)
+        return Asked(batch, tuple(groups))
 
     @torch.no_grad()
-    def signals(self, loaded: Asked, numbers: Tensor) -> TeacherSignals:
+    def signals(self, loaded: AskedRows, numbers: Tensor) -> TeacherSignals:
         """See TeacherSide."""
-        capture, own = loaded.groups[0]
-        seen = capture(loaded.batch) if own is None else self._joined(loaded)
-        logits = self.columns.take(seen.logits, numbers)
-        hidden, both, layout = stacked(seen.hidden), (seen.queries, seen.keys), loaded.layout
-        if hidden is None or layout is None or loaded.batch.layout is not None:
-            queries, keys = (stacked_by_group(t, loaded.batch.layout) for t in both)
-            return TeacherSignals(hidden, queries, keys, None, logits)
-        # Padded here, side by side at the student.
-        hidden = hidden[:, loaded.batch.mask][:, None]  # (L+1, 1, N, H)
-        queries, keys = (
-            tuple(torch.stack([layer[g.rows, :, : g.length] for layer in t]) for g in layout.groups) if t else None
-            for t in both
-        )
-        return TeacherSignals(hidden, queries, keys, None, logits)
+        seen = [self._run(part) for part in loaded.parts]
+        logits = self.columns.take(torch.cat([part.logits for part in seen]), numbers)
+        hidden = [torch.stack(part.hidden) for part in seen if part.hidden]  # (L+1, R', T', H) each
+        queries = tuple(torch.stack(part.queries) for part in seen if part.queries) or None
+        keys = tuple(torch.stack(part.keys) for part in seen if part.keys) or None
+        if not hidden:
+            return TeacherSignals(None, None, None, None, logits)
+        if not loaded.side_by_side:
+            return TeacherSignals(hidden[0], queries, keys, None, logits)
+        tokens = [states[:, part.batch.mask] for states, part in zip(hidden, loaded.parts, strict=True)]
+        return TeacherSignals(torch.cat(tokens, dim=1)[:, None], queries, keys, None, logits)
+
+    def _run(self, asked: Asked) -> Captured:
+        capture, own = asked.groups[0]
+        return capture(asked.batch) if own is None else self._joined(asked)
 
     @staticmethod
     def _joined(loaded: Asked) -> Captured:
