@@ -1,11 +1,14 @@
 """The losses of a whole step at once equal those of one domain after the other, and the released code's."""
 
+import dataclasses
+
 import pytest
 import torch
 from test_golden import CASES, Case, distance
 
 from hrkd_cli.hrkd import (
     ABSENT,
+    Grid,
     Labels,
     Projections,
     Shares,
@@ -157,6 +160,33 @@ def test_parts_of_the_rows_add_up():
         sums = found if sums is None else [a + b for a, b in zip(sums, found, strict=True)]
     for part, expected in zip(sums, (whole.hidden, whole.attention, whole.prediction, whole.prototypes), strict=True):
         torch.testing.assert_close(part, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("energies", [False, True])
+def test_scores_are_compared_in_groups_of_rows(energies):
+    """Rows of three lengths in one grid, or the last two in a grid of their own, with what is known of each."""
+    batch = Batch(student_width=6, teacher_width=10, heads_width=(1, 1))
+    shares = shares_of(LENGTHS)
+    (grid,) = shares.grids
+    keys = grid.keys[:, None, :, None]
+    queries, own = batch.teacher_qk * keys, batch.student_qk
+    known = attention_energy(queries[:LAYERS], queries[LAYERS:]) if energies else None
+    found = []
+    for parts in ([slice(0, 6)], [slice(0, 4), slice(4, 6)]):
+        grids = tuple(Grid(part, grid.pairs[part], grid.queries[part], grid.keys[part]) for part in parts)
+        teacher, student = (
+            [tuple(half[:, part] for part in parts) for half in (t[:LAYERS], t[LAYERS:])] for t in (queries, own)
+        )
+        terms = packed_terms(
+            TeacherSignals(batch.teacher_hidden, *teacher, known, batch.teacher_logits),
+            StudentSignals(batch.student_hidden, batch.teacher_hidden, *student, batch.student_logits),
+            dataclasses.replace(shares, grids=grids),
+            None,
+            mean_classes=3,
+        )
+        found.append(terms.attention)
+    assert found[0].abs().min(dim=1).values[1:].gt(0).all()
+    torch.testing.assert_close(found[1], found[0], rtol=1e-10, atol=1e-12)
 
 
 def test_what_stands_in_padding_reaches_neither_loss_nor_gradient():

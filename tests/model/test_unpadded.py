@@ -7,9 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from hrkd_cli.errors import ModelError
 from hrkd_cli.model.capture import Capture
 from hrkd_cli.model.encoding import Batch
 from hrkd_cli.model.loading import new_classifier
+from hrkd_cli.model.sizes import Sizes
 from hrkd_cli.model.unpadded import Layout, SideBySide, Unpadded
 from tiny import ARCHITECTURES, tiny_config
 
@@ -100,6 +102,15 @@ def test_any_number_of_positions(positions):
         assert SideBySide.find(new_classifier(config)) is not None
     config.max_position_embeddings = 5000
     assert SideBySide.find(new_classifier(config)) is None
+
+
+def test_a_model_that_attends_another_number_of_times_is_refused():
+    model = make_model("bert")
+    _, batch = both_ways(model, SideBySide.find(model))
+    capture = Capture(model, (1,), attention=True)
+    capture.sizes = Sizes(1, 32, 4)
+    with pytest.raises(ModelError, match="--method logits"):
+        capture(batch)
 
 
 def test_a_model_is_left_as_it_was():

@@ -41,6 +41,19 @@ def test_rows_stand_in_order_with_their_checksum(tmp_path):
     assert folder.missing([shard], {0: np.array([2, 6, 4])}) == [shard]
 
 
+def test_a_text_of_no_tokens_takes_no_bytes(tmp_path):
+    folder, shard, sizes = make_folder(tmp_path), Shard(0, "a", 0, 2), np.array([0, 4])
+
+    def fill(writer):
+        writer.put([0, 1], [[np.zeros((0, 2), dtype=np.int16)], [np.ones((1, 2), dtype=np.int16)]])
+        return {"logits": np.ones((2, 2), dtype=np.float32)}
+
+    with ShardBuilder(folder) as builder:
+        builder.write(shard, sizes, fill)
+    assert folder.read(shard)[0].tolist() == [1, 1]
+    assert folder.missing([shard], {0: sizes}) == []
+
+
 def test_short_writes_and_files_with_one_position(tmp_path, monkeypatch):
     """A disk may take less than it is given; Windows has no pwrite."""
     import os
