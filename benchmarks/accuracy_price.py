@@ -48,7 +48,7 @@ def run(options: dict[str, Any], side: str, seed: int) -> dict[str, list[int]]:
     out = Path(options["out"]) / f"{side}-{seed}"
     result = out.with_suffix(".json")
     if not result.exists():
-        import hrkd_cli.train.distill as engine
+        import hrkd_cli.distillation.distill as engine
         from hrkd_cli import distill
 
         if side == "plain":  # no option: nobody wants slower steps, this comparison apart
@@ -75,12 +75,12 @@ def right(folder: Path, data: str, device: str) -> dict[str, list[int]]:
     """Return 1 for each test row that a model gets right, by domain."""
     from hrkd_cli.config import Precision
     from hrkd_cli.data.opening import load_for_training
-    from hrkd_cli.model.backend import pick_device
-    from hrkd_cli.model.encoding import make_encoder
-    from hrkd_cli.model.loading import load_classifier, load_tokenizer
-    from hrkd_cli.model.precision import Arithmetic
-    from hrkd_cli.runtime.heads import DomainHeads
-    from hrkd_cli.train.scoring import encode_split, predict_labels
+    from hrkd_cli.models.backend import pick_device
+    from hrkd_cli.models.encoding import make_encoder
+    from hrkd_cli.models.loading import load_classifier, load_tokenizer
+    from hrkd_cli.models.precision import Arithmetic
+    from hrkd_cli.predict.heads import DomainHeads
+    from hrkd_cli.training.scoring import encode_split, predict_labels
 
     arithmetic = Arithmetic(Precision.FP32, pick_device(device))
     dataset = load_for_training(data, force=False, on_event=lambda _: None)

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from hrkd_cli.config import Precision
-from hrkd_cli.model.precision import Arithmetic
-from hrkd_cli.train.cache import TeacherCache
+from hrkd_cli.distillation.cache import TeacherCache
+from hrkd_cli.models.precision import Arithmetic
 from train_speed import Bench, arguments, machine
 
 RUNS = 5

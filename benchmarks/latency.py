@@ -169,13 +169,13 @@ def write_files(student: Path, out: Path) -> dict[str, Path]:
     import numpy as np
 
     from hrkd_cli.config import Target
-    from hrkd_cli.exporting.calibrate import activation_extremes
-    from hrkd_cli.exporting.graph import write_graph
-    from hrkd_cli.exporting.quantize import write_smaller
-    from hrkd_cli.exporting.recipes import Precision, ladder
-    from hrkd_cli.exporting.rewrite import rewrite_file
-    from hrkd_cli.exporting.targets import weights_for
-    from hrkd_cli.model.backend import TorchBackend
+    from hrkd_cli.models.backend import TorchBackend
+    from hrkd_cli.onnx_export.calibrate import activation_extremes
+    from hrkd_cli.onnx_export.graph import write_graph
+    from hrkd_cli.onnx_export.quantize import write_smaller
+    from hrkd_cli.onnx_export.recipes import Precision, ladder
+    from hrkd_cli.onnx_export.rewrite import rewrite_file
+    from hrkd_cli.onnx_export.targets import weights_for
 
     own = TorchBackend(student, device="cpu")
     traced, fp32 = out / "traced.onnx", out / "fp32.onnx"
@@ -201,13 +201,13 @@ def write_rewrites(student: Path, out: Path) -> dict[str, Path]:
     import onnx
 
     from hrkd_cli.config import Target
-    from hrkd_cli.exporting import rewrite
-    from hrkd_cli.exporting.graph import write_graph
-    from hrkd_cli.exporting.onnx_graph import OnnxGraph
-    from hrkd_cli.exporting.quantize import write_smaller
-    from hrkd_cli.exporting.recipes import Precision, Recipe
-    from hrkd_cli.exporting.targets import weights_for
-    from hrkd_cli.model.backend import TorchBackend
+    from hrkd_cli.models.backend import TorchBackend
+    from hrkd_cli.onnx_export import rewrite
+    from hrkd_cli.onnx_export.graph import write_graph
+    from hrkd_cli.onnx_export.onnx_graph import OnnxGraph
+    from hrkd_cli.onnx_export.quantize import write_smaller
+    from hrkd_cli.onnx_export.recipes import Precision, Recipe
+    from hrkd_cli.onnx_export.targets import weights_for
 
     own = TorchBackend(student, device="cpu")
     write_graph(own.model, ("input_ids", "attention_mask", "token_type_ids"), out / "traced.onnx")

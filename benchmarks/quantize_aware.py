@@ -108,8 +108,8 @@ def train(options: dict[str, Any], out: Path, seed: int) -> None:
 @contextmanager
 def finishing(recipe: str, options: dict[str, Any]) -> Iterator[None]:
     """Let distillations inside the context round in their last stretch, and score the rounded student on dev."""
-    import hrkd_cli.train.distill as engine
-    from hrkd_cli.exporting.targets import weights_for
+    import hrkd_cli.distillation.distill as engine
+    from hrkd_cli.onnx_export.targets import weights_for
     from rounding import Rounding
 
     share = options["finish_epochs"] / options["epochs"]
@@ -154,12 +154,12 @@ def finishing(recipe: str, options: dict[str, Any]) -> Iterator[None]:
 def right(folder: Path, options: dict[str, Any]) -> dict[str, Right]:
     """Export a student without a gate and return what it gets right in fp32 and by each int8 recipe."""
     from hrkd_cli.config import Target
-    from hrkd_cli.exporting.plain import write_fp32
-    from hrkd_cli.exporting.quantize import write_smaller
-    from hrkd_cli.exporting.recipes import Precision, Recipe
-    from hrkd_cli.exporting.targets import detect, weights_for
-    from hrkd_cli.model.backend import TorchBackend
-    from hrkd_cli.runtime.onnx_backend import OnnxBackend
+    from hrkd_cli.models.backend import TorchBackend
+    from hrkd_cli.onnx_export.plain import write_fp32
+    from hrkd_cli.onnx_export.quantize import write_smaller
+    from hrkd_cli.onnx_export.recipes import Precision, Recipe
+    from hrkd_cli.onnx_export.targets import detect, weights_for
+    from hrkd_cli.predict.onnx_backend import OnnxBackend
     from rounding import Rounding
 
     weights = weights_for(Target(options["target"]))

@@ -1,6 +1,6 @@
 """The arithmetic of an int8 file, simulated: dense layers and embeddings are rounded, gradients pass straight through.
 
-What ``hrkd_cli.exporting.int8`` and ``tables`` write and onnxruntime carries out: weights of dense layers in signed
+What ``hrkd_cli.onnx_export.int8`` and ``tables`` write and onnxruntime carries out: weights of dense layers in signed
 integers with a scale a column (or a matrix), each activation in 0..255 between its own extremes, each embedding table
 in -128..127 between its own. A device runs one text at a time, so that an activation's extremes are those of one text's
 valid tokens: here every row of a batch has its own, and padding has no part in them.
@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from hrkd_cli.model.capture import PROJECTIONS
-from hrkd_cli.model.sizes import sizes_of
+from hrkd_cli.models.capture import PROJECTIONS
+from hrkd_cli.models.sizes import sizes_of
 
 STEPS = 255  # of an activation or a table
 LARGEST = 127  # absolute value of a weight; 64 where 7 bits are stored

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from hrkd_cli.runtime.bundle import RUNTIME_FILE, bundle
+from hrkd_cli.predict.bundle import RUNTIME_FILE, bundle
 
 BUDGET = 1.5
 COMMANDS = {

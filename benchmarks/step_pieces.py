@@ -15,9 +15,9 @@ import time
 from itertools import islice
 
 from hrkd_cli.config import Precision
-from hrkd_cli.model.precision import Arithmetic
-from hrkd_cli.train import rows as step_rows
-from hrkd_cli.train.optimiser import Optimiser
+from hrkd_cli.models.precision import Arithmetic
+from hrkd_cli.training import rows as step_rows
+from hrkd_cli.training.optimiser import Optimiser
 from train_speed import Bench, arguments
 
 ROUNDS = 3

@@ -56,7 +56,7 @@ def make_column(job: Mapping[str, Any]) -> dict[str, Any]:
     from hrkd_cli import prepare, teach
     from hrkd_cli.data.manifest import is_prepared
     from hrkd_cli.data.opening import open_dataset
-    from hrkd_cli.model.folder import model_fingerprint
+    from hrkd_cli.models.folder import model_fingerprint
 
     column, folder = COLUMNS[job["column"]], Path(job["folder"])
     data, teacher, record = folder / "dataset", folder / "teacher", folder / "column.json"
@@ -173,7 +173,7 @@ def score(folder: Path, dataset: Any, device: str) -> Right:
     A folder with a model a domain (in a folder of the domain's name) is scored with each on its own domain.
     """
     from hrkd_cli.evaluation.scoring import fit_heads, predict_labels
-    from hrkd_cli.runtime.backend import open_backend
+    from hrkd_cli.predict.backend import open_backend
 
     if all((folder / domain / "config.json").is_file() for domain in dataset.domains):
         parts = [(folder / domain, dataset.only(domain)) for domain in dataset.domains]
@@ -235,8 +235,8 @@ def _machine(job: Mapping[str, Any]) -> dict[str, Any]:
     import torch
 
     from hrkd_cli.evaluation.machine import machine_name
-    from hrkd_cli.model.backend import pick_device
-    from hrkd_cli.train.result import versions
+    from hrkd_cli.models.backend import pick_device
+    from hrkd_cli.training.result import versions
 
     device = pick_device(job["device"])
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else machine_name()

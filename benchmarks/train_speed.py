@@ -32,25 +32,25 @@ import torch
 
 from hrkd_cli.config import DistillSettings, Precision
 from hrkd_cli.data.opening import load_for_training
-from hrkd_cli.hrkd import DomainGraph, Projections, Signals, combine, domain_terms
-from hrkd_cli.model.backend import pick_device
-from hrkd_cli.model.capture import Capture, layer_map, select_columns
-from hrkd_cli.model.encoding import make_encoder
-from hrkd_cli.model.folder import save_model
-from hrkd_cli.model.loading import load_tokenizer, new_classifier, set_heads
-from hrkd_cli.model.precision import Arithmetic
-from hrkd_cli.model.sizes import sizes_of
-from hrkd_cli.model.student import build_student
-from hrkd_cli.runtime.heads import DomainHeads
-from hrkd_cli.train.cache import TeacherCache
-from hrkd_cli.train.cached_teachers import CachedTeachers
-from hrkd_cli.train.loop import ready_batches, train
-from hrkd_cli.train.optimiser import Optimiser
-from hrkd_cli.train.scoring import encode_split
-from hrkd_cli.train.stage import make_sampler
-from hrkd_cli.train.task import Comparison, DistillTask
-from hrkd_cli.train.teachers import open_teachers
-from hrkd_cli.train.world import ALONE
+from hrkd_cli.distillation.cache import TeacherCache
+from hrkd_cli.distillation.cached_teachers import CachedTeachers
+from hrkd_cli.distillation.task import Comparison, DistillTask
+from hrkd_cli.distillation.teachers import open_teachers
+from hrkd_cli.method import DomainGraph, Projections, Signals, combine, domain_terms
+from hrkd_cli.models.backend import pick_device
+from hrkd_cli.models.capture import Capture, layer_map, select_columns
+from hrkd_cli.models.encoding import make_encoder
+from hrkd_cli.models.folder import save_model
+from hrkd_cli.models.loading import load_tokenizer, new_classifier, set_heads
+from hrkd_cli.models.precision import Arithmetic
+from hrkd_cli.models.sizes import sizes_of
+from hrkd_cli.models.student import build_student
+from hrkd_cli.predict.heads import DomainHeads
+from hrkd_cli.training.loop import ready_batches, train
+from hrkd_cli.training.optimiser import Optimiser
+from hrkd_cli.training.scoring import encode_split
+from hrkd_cli.training.stage import make_sampler
+from hrkd_cli.training.world import ALONE
 
 SIDES = ("paper", "ours")
 WARM_UP = 3

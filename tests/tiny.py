@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from hrkd_cli.data.dataset import Dataset, Rows
-from hrkd_cli.hrkd import Signals
+from hrkd_cli.method import Signals
 
 WORDS = {"good": "fine great lovely solid superb", "bad": "poor awful broken cheap noisy"}
 FILLER = "the a this it was thing box part one for my we had and very quite".split()  # noqa: SIM905

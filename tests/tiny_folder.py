@@ -22,8 +22,8 @@ from transformers import (
 )
 
 from hrkd_cli.data.dataset import Dataset, Rows
-from hrkd_cli.runtime.encoder import TextEncoder
-from hrkd_cli.runtime.heads import DomainHeads
+from hrkd_cli.predict.encoder import TextEncoder
+from hrkd_cli.predict.heads import DomainHeads
 
 WORDS = [
     "good",

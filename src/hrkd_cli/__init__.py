@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hrkd_cli.data.prepare import prepare
+    from hrkd_cli.distillation.distill import distill
     from hrkd_cli.evaluation.evaluate import evaluate
-    from hrkd_cli.exporting.export import export
+    from hrkd_cli.onnx_export.export import export
+    from hrkd_cli.predict.predictor import Predictor
     from hrkd_cli.reporting.report import report
-    from hrkd_cli.runtime.predictor import Predictor
-    from hrkd_cli.train.distill import distill
-    from hrkd_cli.train.teach import teach
+    from hrkd_cli.teaching.teach import teach
 
 __version__ = "0.1.0"
 
@@ -25,12 +25,12 @@ __all__ = ["Predictor", "__version__", "distill", "evaluate", "export", "prepare
 
 _HOMES = {
     "prepare": "hrkd_cli.data.prepare",
-    "teach": "hrkd_cli.train.teach",
-    "distill": "hrkd_cli.train.distill",
+    "teach": "hrkd_cli.teaching.teach",
+    "distill": "hrkd_cli.distillation.distill",
     "evaluate": "hrkd_cli.evaluation.evaluate",
-    "export": "hrkd_cli.exporting.export",
+    "export": "hrkd_cli.onnx_export.export",
     "report": "hrkd_cli.reporting.report",
-    "Predictor": "hrkd_cli.runtime.predictor",
+    "Predictor": "hrkd_cli.predict.predictor",
 }
 
 

@@ -111,7 +111,7 @@ class LossScale(StrEnum):
 
 
 class InstanceWeights(StrEnum):
-    """Weights of single rows in the losses against the teacher (see ``hrkd_cli.train.instance_weights``)."""
+    """Weights of single rows in the losses against the teacher (see ``hrkd_cli.distillation.instance_weights``)."""
 
     NONE = "none"
     META_KD = "meta-kd"
@@ -125,7 +125,7 @@ class Init(StrEnum):
 
 
 class Truncate(StrEnum):
-    """Which tokens of a text that is too long are read (see ``hrkd_cli.runtime.truncation``)."""
+    """Which tokens of a text that is too long are read (see ``hrkd_cli.predict.truncation``)."""
 
     HEAD = "head"
     TAIL = "tail"

@@ -154,7 +154,7 @@ class DistillSettings(TrainingSettings):
     (docs/results.md).
 
     Attributes:
-        student: folder, hub id or LAYERSxWIDTH; None for the default shape (see ``hrkd_cli.model.student``).
+        student: folder, hub id or LAYERSxWIDTH; None for the default shape (see ``hrkd_cli.models.student``).
         init: where a LAYERSxWIDTH student's weights come from; None for the teacher.
         method: see Method.
         recipe: see Recipe; it matters to ``DistillSettings.of`` alone.

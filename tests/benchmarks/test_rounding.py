@@ -11,14 +11,14 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from hrkd_cli.config import Target
-from hrkd_cli.exporting.plain import write_fp32
-from hrkd_cli.exporting.quantize import write_smaller
-from hrkd_cli.exporting.recipes import Precision, Recipe
-from hrkd_cli.exporting.targets import weights_for
-from hrkd_cli.model.backend import TorchBackend
-from hrkd_cli.model.loading import load_classifier
-from hrkd_cli.runtime.heads import DomainHeads
-from hrkd_cli.runtime.onnx_backend import OnnxBackend
+from hrkd_cli.models.backend import TorchBackend
+from hrkd_cli.models.loading import load_classifier
+from hrkd_cli.onnx_export.plain import write_fp32
+from hrkd_cli.onnx_export.quantize import write_smaller
+from hrkd_cli.onnx_export.recipes import Precision, Recipe
+from hrkd_cli.onnx_export.targets import weights_for
+from hrkd_cli.predict.heads import DomainHeads
+from hrkd_cli.predict.onnx_backend import OnnxBackend
 from tiny import ARCHITECTURES, DOMAINS, make_texts, tiny_tokenizer, write_encoder
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))

@@ -55,10 +55,10 @@ def engines(monkeypatch):
     }
     homes = {
         "prepare": ("hrkd_cli.data.prepare", "prepare"),
-        "teach": ("hrkd_cli.train.teach", "teach"),
-        "distill": ("hrkd_cli.train.distill", "distill"),
+        "teach": ("hrkd_cli.teaching.teach", "teach"),
+        "distill": ("hrkd_cli.distillation.distill", "distill"),
         "eval": ("hrkd_cli.evaluation.evaluate", "evaluate"),
-        "export": ("hrkd_cli.exporting.export", "export"),
+        "export": ("hrkd_cli.onnx_export.export", "export"),
     }
     for command, (module, name) in homes.items():
         stand_in = ModuleType(module)
@@ -70,7 +70,7 @@ def engines(monkeypatch):
 @pytest.fixture
 def predictor(monkeypatch):
     kind = type("Predictor", (FakePredictor,), {"made": [], "chunks": [], "pair": False})
-    stand_in = ModuleType("hrkd_cli.runtime.predictor")
+    stand_in = ModuleType("hrkd_cli.predict.predictor")
     stand_in.Predictor = kind
-    monkeypatch.setitem(sys.modules, "hrkd_cli.runtime.predictor", stand_in)
+    monkeypatch.setitem(sys.modules, "hrkd_cli.predict.predictor", stand_in)
     return kind

@@ -126,7 +126,7 @@ def test_sigterm_cleans_up(hrkd, engines):
         finally:
             cleaned.append("cleaned")
 
-    sys.modules["hrkd_cli.train.teach"].teach = stopped
+    sys.modules["hrkd_cli.teaching.teach"].teach = stopped
     ran = hrkd("teach", "--model", "m")
     assert (ran.code, ran.err, cleaned) == (143, "hrkd teach: terminated\n", ["cleaned"])
 

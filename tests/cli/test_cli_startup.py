@@ -32,9 +32,9 @@ class Predictor:
     def predict(self, texts, pairs=None, *, domain="any"):
         return [types.SimpleNamespace(to_json=lambda: {"text": text}) for text in texts]
 
-stand_in = types.ModuleType("hrkd_cli.runtime.predictor")
+stand_in = types.ModuleType("hrkd_cli.predict.predictor")
 stand_in.Predictor = Predictor
-sys.modules["hrkd_cli.runtime.predictor"] = stand_in
+sys.modules["hrkd_cli.predict.predictor"] = stand_in
 code = main(sys.argv[1:])
 sys.stderr.write(",".join(sorted({name.partition(".")[0] for name in sys.modules})))
 sys.exit(code)

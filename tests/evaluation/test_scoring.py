@@ -5,8 +5,8 @@ from hrkd_cli.data.dataset import Dataset, Rows
 from hrkd_cli.errors import DataError, ModelError
 from hrkd_cli.evaluation.scoring import disagreement, fit_heads, predict_labels, scored_domains
 from hrkd_cli.events import Progress
-from hrkd_cli.runtime.folder import Spec
-from hrkd_cli.runtime.heads import DomainHeads
+from hrkd_cli.predict.folder import Spec
+from hrkd_cli.predict.heads import DomainHeads
 from tiny_folder import make_dataset
 
 OURS = DomainHeads.build({"books": ["negative", "positive"], "dvd": ["negative", "positive"]})

@@ -87,7 +87,7 @@ def distill(
     if launch.is_wanted(processes):
         raise typer.Exit(launch.run_together(processes or 1))
     with session(ctx) as run:
-        from hrkd_cli.train.distill import distill as engine
+        from hrkd_cli.distillation.distill import distill as engine
 
         result = engine(
             teacher,

@@ -116,7 +116,7 @@ def export(
     student's README.md gets their accuracy, size and latency.
     """
     with session(ctx) as run:
-        from hrkd_cli.exporting.export import export as engine
+        from hrkd_cli.onnx_export.export import export as engine
 
         result = engine(
             student,

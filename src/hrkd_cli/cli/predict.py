@@ -95,7 +95,7 @@ def predict(
         if not given:
             texts.refuse_terminal()
     with session(ctx, progress=False) as run:
-        from hrkd_cli.runtime.predictor import Predictor
+        from hrkd_cli.predict.predictor import Predictor
 
         predictor = Predictor(model, threads=threads, device=str(device))
         pair = predictor.spec.pair is True
@@ -113,7 +113,7 @@ def predict(
 def _check(ctx: typer.Context, model: str, threads: int | None) -> None:
     """Repeat a folder's stored predictions and say so in a line."""
     with session(ctx, progress=False) as run:
-        from hrkd_cli.runtime.selfcheck import self_check
+        from hrkd_cli.predict.selfcheck import self_check
 
         checked = self_check(model, threads=threads)
         found = {"passed": True, "files": [entry.to_json() for entry in checked]}

@@ -64,7 +64,7 @@ def teach(
     if launch.is_wanted(processes):
         raise typer.Exit(launch.run_together(processes or 1))
     with session(ctx) as run:
-        from hrkd_cli.train.teach import teach as engine
+        from hrkd_cli.teaching.teach import teach as engine
 
         result = engine(
             model,

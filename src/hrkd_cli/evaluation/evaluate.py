@@ -28,9 +28,9 @@ from hrkd_cli.evaluation.scoring import (
     score_labels,
 )
 from hrkd_cli.events import Note, OnEvent, ignore
-from hrkd_cli.runtime.backend import Backend, open_backend
-from hrkd_cli.runtime.folder import locate
-from hrkd_cli.runtime.heads import DomainHeads
+from hrkd_cli.predict.backend import Backend, open_backend
+from hrkd_cli.predict.folder import locate
+from hrkd_cli.predict.heads import DomainHeads
 
 Names = dict[str, npt.NDArray[np.str_]]
 """Predicted label names by domain."""

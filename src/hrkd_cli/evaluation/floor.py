@@ -18,7 +18,7 @@ from hrkd_cli.data.dataset import Dataset, Rows
 from hrkd_cli.errors import DataError, UsageError
 from hrkd_cli.evaluation.scoring import Labels, scored_domains
 from hrkd_cli.events import Note, OnEvent
-from hrkd_cli.runtime.heads import DomainHeads
+from hrkd_cli.predict.heads import DomainHeads
 
 FLOOR = "tf-idf + logistic regression"
 KIND = "floor"

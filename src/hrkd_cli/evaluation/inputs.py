@@ -11,7 +11,7 @@ from typing import Any
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError, ModelError
 from hrkd_cli.layout import DATASET, DATASET_OUT, MODEL, ONNX, STUDENT_OUT, TEACHER_OUT
-from hrkd_cli.runtime.folder import baked_domain, locate, read_json
+from hrkd_cli.predict.folder import baked_domain, locate, read_json
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hrkd_cli.data.dataset import Dataset
-from hrkd_cli.runtime.backend import Backend
+from hrkd_cli.predict.backend import Backend
 
 WARM_UP = 10
 RUNS = 100

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from hrkd_cli.evaluation.latency import WARM_UP, percentiles
 from hrkd_cli.events import OnEvent, Progress, ignore
-from hrkd_cli.runtime.backend import open_backend
-from hrkd_cli.runtime.folder import locate, read_spec
+from hrkd_cli.predict.backend import open_backend
+from hrkd_cli.predict.folder import locate, read_spec
 
 LENGTHS = (16, 32, 64, 128, 256)
 RUNS = 100
@@ -123,7 +123,7 @@ def _open(model: str | Path, threads: int, device: str, root: Path | None) -> tu
     if graph is None:
         backend: Any = open_backend(model, threads=threads, device=device)
         return backend.forward, _longest(backend.spec.config)
-    from hrkd_cli.runtime.onnx_backend import open_session
+    from hrkd_cli.predict.onnx_backend import open_session
 
     session = open_session(graph, threads=threads)
     names = [entry.name for entry in session.get_inputs()]

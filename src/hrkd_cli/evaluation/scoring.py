@@ -11,9 +11,9 @@ from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError
 from hrkd_cli.evaluation.metrics import DomainScores, average, score_domain
 from hrkd_cli.events import OnEvent, Progress, ignore
-from hrkd_cli.runtime.backend import Backend
-from hrkd_cli.runtime.decision import choose
-from hrkd_cli.runtime.heads import DomainHeads
+from hrkd_cli.predict.backend import Backend
+from hrkd_cli.predict.decision import choose
+from hrkd_cli.predict.heads import DomainHeads
 
 PADDED_BATCH = 32
 """Rows of a padded batch, each padded to the model's full length: the worst case of a server that batches."""

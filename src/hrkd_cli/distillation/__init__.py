@@ -1,0 +1,1 @@
+"""Distillation: teachers, losses and the stage that runs them."""

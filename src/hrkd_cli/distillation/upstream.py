@@ -1,0 +1,119 @@
+"""What distillation needs before it starts: a teacher, taught where it is missing, and a student that fits it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from hrkd_cli.config import DistillSettings, Init, TeachSettings
+from hrkd_cli.data.dataset import Dataset
+from hrkd_cli.errors import ModelError, OutputError
+from hrkd_cli.events import Note, OnEvent
+from hrkd_cli.layout import MODEL, TEACHER_OUT
+from hrkd_cli.models.encoding import same_tokenizer
+from hrkd_cli.models.folder import model_fingerprint, read_json
+from hrkd_cli.models.loading import load_config, load_tokenizer, resolve
+from hrkd_cli.models.precision import Arithmetic
+from hrkd_cli.models.sizes import sizes_of
+from hrkd_cli.models.student import default_shape, parse_shape, student_config
+from hrkd_cli.predict.heads import DomainHeads
+from hrkd_cli.teaching.teach import is_teacher, teach_key, teach_on
+from hrkd_cli.training.stage import check_stage_output
+from hrkd_cli.training.world import World
+
+PROBE_ROWS = 64  # texts a domain on which two tokenizers are compared
+
+
+def ensure_taught(
+    path: Path,
+    dataset: Dataset,
+    settings: DistillSettings,
+    *,
+    name: str,
+    force: bool,
+    resume: bool,
+    on_event: OnEvent,
+    sources: Mapping[str, str],
+    engine: tuple[Arithmetic, World],
+) -> Path:
+    """Return a teacher taught from a plain encoder: that in ``hrkd-out/teacher`` when nothing changed, else a new one.
+
+    Raises:
+        OutputError: that folder holds another teacher, and ``force`` is false.
+    """
+    own = {"epochs": settings.teacher_epochs, "learning_rate": settings.teacher_learning_rate}
+    teaching = TeachSettings(**{f.name: getattr(settings, f.name) for f in fields(TeachSettings)} | own)
+    record = read_json(TEACHER_OUT / MODEL.run)
+    if record is not None and record.get("key") == teach_key(path, dataset, teaching):
+        on_event(Note(f"teacher: {TEACHER_OUT} is up to date, not taught again"))
+        return TEACHER_OUT
+    if is_teacher(TEACHER_OUT) and not force:
+        raise OutputError(
+            f"{TEACHER_OUT} was taught {_difference(record or {}, path, dataset, teaching)}; use it as it is with "
+            f"--teacher {TEACHER_OUT}, or replace it with --force"
+        )
+    check_stage_output(TEACHER_OUT, kind="teacher", is_ours=is_teacher, force=force, resume=resume)
+    on_event(Note(f"teacher: {name} is a plain encoder; teaching it first, into {TEACHER_OUT}"))
+    origins = {**sources, **{name: sources.get(f"teacher_{name}", "default") for name in own}}
+    teach_on(
+        path,
+        dataset,
+        teaching,
+        out=TEACHER_OUT,
+        name=name,
+        resume=resume,
+        on_event=on_event,
+        sources=origins,
+        engine=engine,
+    )
+    return TEACHER_OUT
+
+
+def student_tokenizer(path: Path, dataset: Dataset, settings: DistillSettings) -> Any | None:
+    """Check, from configurations and tokenizers alone, that the student asked for can learn from the model in ``path``.
+
+    Args:
+        path: folder of the teacher, or of the encoder that it will be taught from.
+        dataset: the training data.
+        settings: see DistillSettings.
+
+    Returns:
+        The student's own tokenizer where it differs from the teacher's (logits only), else None.
+
+    Raises:
+        UsageError: a shape that does not fit.
+        ModelError: tokenizers, heads or depths that do not match; the message names what does work.
+    """
+    teacher = load_config(path, "teacher")
+    shape = default_shape(teacher) if settings.student is None else parse_shape(settings.student)
+    if shape is not None:
+        student_config(teacher, shape, DomainHeads.build(dataset.labels), init=settings.init or Init.TEACHER)
+        return None
+    name = str(settings.student)
+    folder = resolve(name, "student")
+    student, tokenizer = load_config(folder, "student"), load_tokenizer(folder, "student")
+    depth, limit = sizes_of(student).layers, sizes_of(teacher).layers
+    if settings.compares and depth > limit:
+        raise ModelError(f"student {name}: it has {depth} layers and its teacher {limit}; use --method logits")
+    probe = [text for domain in dataset.domains for text in dataset.split(domain, "dev").texts[:PROBE_ROWS]]
+    if same_tokenizer(load_tokenizer(path, "teacher"), tokenizer, probe):
+        return None
+    if settings.compares:
+        raise ModelError(
+            f"student {name}: its tokenizer is not the teacher's, so their hidden states cannot be compared token by "
+            f"token; use --method logits, or cut the student from the teacher (--student {default_shape(teacher)})"
+        )
+    return tokenizer
+
+
+def _difference(record: Mapping[str, Any], path: Path, dataset: Dataset, teaching: TeachSettings) -> str:
+    """Say in what the teacher that is there differs from the one that is wanted."""
+    if record.get("models", {}).get("start", {}).get("fingerprint") != model_fingerprint(path):
+        return "from another model"
+    if record.get("data", {}).get("fingerprint") != dataset.fingerprint:
+        return "on other data"
+    before = {name: entry.get("value") for name, entry in record.get("options", {}).items()}
+    names = [f"--{n.replace('_', '-')}" for n, v in teaching.decisive().items() if before.get(n) != v]
+    return f"with other options ({', '.join(names)})" if names else "by another version of hrkd"

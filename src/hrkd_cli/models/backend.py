@@ -1,0 +1,167 @@
+"""A torch classifier behind the interface of ``hrkd_cli.predict.backend``: for evaluation and prediction."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from hrkd_cli.config import Device
+from hrkd_cli.errors import ModelError, UsageError
+from hrkd_cli.layout import MODEL
+from hrkd_cli.models.loading import is_classifier, load_classifier, load_tokenizer, read_config, resolve
+from hrkd_cli.predict.backend import TORCH_BATCH, FloatArray, batches, check_logits
+from hrkd_cli.predict.encoder import TextEncoder, find_pad_id, read_tokenizer
+from hrkd_cli.predict.folder import Spec, build_spec, read_json
+
+
+class TorchBackend:
+    """A sequence classifier in float32 and eval mode."""
+
+    kind = "torch"
+    best_batch = TORCH_BATCH
+
+    def __init__(self, path: str | Path, *, threads: int | None = None, device: str = "auto") -> None:
+        """Load a model folder or hub id.
+
+        Args:
+            path: folder, or hub id when there is no such folder.
+            threads: threads of a forward pass; None for torch's own number.
+            device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+
+        Raises:
+            ModelError: no safetensors weights, not a classifier, no tokenizer.
+            UsageError: the device is not there.
+        """
+        self.threads = threads
+        self.where = str(path)
+        self.device = pick_device(device)
+        folder = resolve(path)
+        self.model = load_whole_classifier(folder, self.where).to(self.device)
+        tokenizer_config, tokenizer = load_encoder_parts(folder)
+        config = self.model.config.to_dict()
+        self.spec: Spec = build_spec(config, tokenizer_config)
+        self.encoder = TextEncoder(
+            tokenizer,
+            max_length=self.spec.max_length,
+            pad_id=find_pad_id(tokenizer, tokenizer_config, config),
+            truncate=self.spec.truncate,
+        )
+        self.inputs = input_names(self.model, tokenizer_config)
+        self.parameters: int | None = sum(p.numel() for p in self.model.parameters())
+        self.file, self.bytes = _weight_file(folder)
+
+    def logits(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        batch_size: int = 1,
+        pad_to: int | None = None,
+    ) -> FloatArray:
+        """Return the logits of all outputs, [n, outputs], in the order of the texts; see ``Backend``.
+
+        Rows of similar length share a batch, which saves most of the padding.
+        """
+        encoded = self.encoder.encode(texts, pairs)
+        order = sorted(range(len(encoded)), key=lambda row: len(encoded[row]))
+        found = np.zeros((len(encoded), int(self.model.config.num_labels)), dtype=np.float32)
+        for rows in batches(order, batch_size):
+            arrays = self.encoder.collate([encoded[row] for row in rows], pad_to)
+            found[list(rows)] = self.forward(arrays)
+        return check_logits(found, self.spec, self.where)
+
+    def forward(self, arrays: Mapping[str, Any]) -> FloatArray:
+        """Run the model once on padded arrays, each [B, T]; inputs that it does not take are left out."""
+        tensors = {name: torch.as_tensor(arrays[name], device=self.device) for name in self.inputs}
+        with torch.inference_mode(), _torch_threads(self.threads):
+            logits: FloatArray = self.model(**tensors).logits.float().cpu().numpy()
+        return logits
+
+
+def load_whole_classifier(folder: Path, where: str) -> Any:
+    """Load a fine-tuned sequence classifier in float32, in eval mode, silently and never from a pickle.
+
+    Raises:
+        ModelError: not a classifier, or some of its weights are missing.
+    """
+    config = read_config(folder)
+    if not is_classifier(config):
+        what = ", ".join(map(str, config.get("architectures") or ())) or "no architecture named"
+        raise ModelError(f"{where}: not a text classifier ({what}); make one of it with hrkd teach or hrkd distill")
+    return load_classifier(folder, None)
+
+
+def load_encoder_parts(folder: Path) -> tuple[dict[str, Any], Tokenizer]:
+    """Return what tokenizer_config.json says, and the tokenizer, a copy that the caller may change.
+
+    A ``tokenizer.json`` is read as the runtime reads it, so that both see the same ids: transformers may rebuild it
+    from its own idea of the class.
+
+    Raises:
+        ModelError: no fast tokenizer.
+    """
+    if (folder / MODEL.tokenizer).is_file():
+        return read_json(folder / MODEL.tokenizer_config, missing_ok=True), read_tokenizer(folder)
+    loaded = load_tokenizer(folder)
+    config = {
+        "pad_token": loaded.pad_token,
+        "model_max_length": loaded.model_max_length,
+        "model_input_names": list(loaded.model_input_names),
+    }
+    return config, Tokenizer.from_str(loaded.backend_tokenizer.to_str())
+
+
+@contextlib.contextmanager
+def _torch_threads(threads: int | None) -> Iterator[None]:
+    """Set torch's threads, which belong to the whole process, for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def input_names(model: Any, tokenizer_config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the inputs that a model takes from its tokenizer, in the usual order.
+
+    Segment ids are one of them where the model has more than one segment, takes them, and the tokenizer does not say
+    that it leaves them out (``model_input_names``).
+    """
+    names = ("input_ids", "attention_mask")
+    named = tokenizer_config.get("model_input_names")
+    takes = "token_type_ids" in inspect.signature(model.forward).parameters
+    if takes and (getattr(model.config, "type_vocab_size", 0) or 0) > 1 and (not named or "token_type_ids" in named):
+        return (*names, "token_type_ids")
+    return names
+
+
+def pick_device(device: str) -> torch.device:
+    """Turn ``auto`` into CUDA, MPS or the CPU, and check that a named device is there.
+
+    Raises:
+        UsageError: unknown device, or none of that kind.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == Device.AUTO:
+        return torch.device(next(name for name, found in there.items() if found))
+    if device not in there:
+        raise UsageError(f"--device: {device!r} is not one of {', '.join(Device)}")
+    if not there[device]:
+        raise UsageError(f"--device: no {device} device here; use --device cpu or auto")
+    return torch.device(str(device))
+
+
+def _weight_file(folder: Path) -> tuple[str, int]:
+    """Return name and size of the weights; several files go by the name of their index."""
+    single = folder / MODEL.weights
+    if single.is_file():
+        return single.name, single.stat().st_size
+    return MODEL.weights_index, sum(shard.stat().st_size for shard in folder.glob("model-*.safetensors"))

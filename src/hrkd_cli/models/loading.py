@@ -1,0 +1,269 @@
+"""Opening models and tokenizers, from a folder or from the hub, with errors a user can act on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hrkd_cli.errors import ModelError
+from hrkd_cli.layout import MODEL
+from hrkd_cli.predict.heads import DomainHeads
+
+# What a classifier consists of; nothing else of a hub repository is fetched, and no pickle ever.
+HUB_FILES = ("config.json", "model*.safetensors*", "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt",
+             "spm.model", "sentencepiece*", "added_tokens.json", "hrkd.json", "best/*")  # fmt: skip
+HUB_TIMEOUT = 20  # seconds
+TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "spm.model", "sentencepiece*", "*.spm")
+
+
+def resolve(model: str | Path, role: str = "model") -> Path:
+    """Return the local folder of a model, fetching it when ``model`` is a hub id.
+
+    Args:
+        model: a folder, or a hub id such as ``bert-base-uncased`` or ``owner/name``.
+        role: what it is to the caller, for error messages ("teacher", "student", "model").
+
+    Raises:
+        ModelError: there is no such folder or hub id, or it holds no config or no weights in safetensors form.
+    """
+    path = Path(model)
+    if not path.is_dir():
+        path = _from_hub(str(model), role)
+    if not (path / MODEL.config).is_file():
+        raise ModelError(
+            f"{role} {model}: no {MODEL.config} in it; give a folder that save_pretrained wrote, or a hub id"
+        )
+    if not any((path / name).is_file() for name in (MODEL.weights, MODEL.weights_index)):
+        pickles = sorted(p.name for p in path.glob("*.bin"))
+        hint = (
+            f"only {pickles[0]}, a pickle, which is never opened; convert it once with transformers' "
+            "save_pretrained(safe_serialization=True)"
+            if pickles
+            else "its download or copy may be incomplete"
+        )
+        raise ModelError(f"{role} {model}: no weights ({MODEL.weights}): {hint}")
+    return path
+
+
+def read_config(path: Path, role: str = "model") -> dict[str, Any]:
+    """Read ``config.json`` as plain data.
+
+    Raises:
+        ModelError: it is not JSON.
+    """
+    try:
+        config: dict[str, Any] = json.loads((path / MODEL.config).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{role} {path}: cannot read {MODEL.config}: {error}") from None
+    if not isinstance(config, dict) or not isinstance(config.get("hrkd") or {}, dict):
+        raise ModelError(f"{role} {path}: {MODEL.config} is not the configuration of a model")
+    return config
+
+
+def load_config(path: Path, role: str = "model") -> Any:
+    """Read a folder's configuration through transformers.
+
+    Raises:
+        ModelError: transformers does not know it.
+    """
+    from transformers import AutoConfig
+
+    with quiet_transformers():
+        try:
+            return AutoConfig.from_pretrained(path)
+        except Exception as error:
+            raise ModelError(f"{role} {path}: transformers cannot read its configuration: {one_line(error)}") from error
+
+
+def is_classifier(config: dict[str, Any]) -> bool:
+    """Tell a fine-tuned sequence classifier from a plain encoder, by what ``config.json`` says of itself."""
+    return any(name.endswith("ForSequenceClassification") for name in config.get("architectures") or ())
+
+
+def load_classifier(path: Path, heads: DomainHeads | None, *, role: str = "model") -> Any:
+    """Load a sequence classifier in float32.
+
+    Args:
+        path: local folder.
+        heads: outputs it must have: a head for other labels is drawn anew (from torch's global generator); None keeps
+            the model's own outputs.
+        role: for error messages.
+
+    Returns:
+        A transformers ``*ForSequenceClassification`` model in eval mode.
+
+    Raises:
+        ModelError: transformers cannot open it, or weights of its body are missing.
+    """
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    with quiet_transformers():
+        try:
+            config = AutoConfig.from_pretrained(path)
+            before = dict(config.id2label)
+            if heads is not None:
+                set_heads(config, heads)
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                path,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                ignore_mismatched_sizes=heads is not None,
+                output_loading_info=True,
+            )
+        except Exception as error:  # transformers raises many kinds; each means that this folder cannot be used
+            raise ModelError(f"{role} {path}: transformers cannot open it: {one_line(error)}") from error
+    _check_weights(model, info, new_head=heads is not None, where=f"{role} {path}")
+    if heads is not None and before != dict(config.id2label):
+        # A head of the same size for other labels would start with answers to other questions.
+        _redraw(output_layer(model)[1], float(getattr(config, "initializer_range", 0.02)))
+    return model.eval()
+
+
+def output_layer(model: Any) -> tuple[str, torch.nn.Linear]:
+    """Return name and module of a classifier's last linear layer, the one with its outputs."""
+    linear = [(name, m) for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
+    return linear[-1]
+
+
+def _check_weights(model: Any, info: Mapping[str, Any], *, new_head: bool, where: str) -> None:
+    """Refuse a model of which transformers had to make up weights: it would be a random one without a word.
+
+    Raises:
+        ModelError: weights are missing or of another shape, other than those of a head (and pooler) that is made anew.
+    """
+    odd = {str(name) for name in info["missing_keys"]}
+    # transformers 4 lists names, transformers 5 names with the two shapes.
+    odd |= {entry if isinstance(entry, str) else str(entry[0]) for entry in info["mismatched_keys"]}
+    if new_head:
+        body = model.base_model.state_dict()
+        names = {name.removeprefix(f"{model.base_model_prefix}.") for name in odd}
+        odd = {name for name in names if name in body and not name.startswith("pooler.")}
+    if odd:
+        raise ModelError(
+            f"{where}: {len(odd)} of the weights that its config.json asks for are missing or of another shape "
+            f"({min(odd)} is one); give the folder of a whole model"
+        )
+
+
+def _redraw(layer: torch.nn.Linear, std: float) -> None:
+    torch.nn.init.normal_(layer.weight, std=std)
+    if layer.bias is not None:
+        torch.nn.init.zeros_(layer.bias)
+
+
+def new_classifier(config: Any) -> Any:
+    """Make a sequence classifier with random weights from a transformers config."""
+    from transformers import AutoModelForSequenceClassification
+
+    with quiet_transformers():
+        return AutoModelForSequenceClassification.from_config(config).to(torch.float32).eval()
+
+
+def set_heads(config: Any, heads: DomainHeads) -> None:
+    """Give a transformers config one output for every (domain, label) pair."""
+    entries = heads.to_config()
+    config.num_labels = heads.size
+    config.id2label = entries["id2label"]
+    config.label2id = entries["label2id"]
+    config.problem_type = "single_label_classification"
+
+
+def load_tokenizer(path: Path, role: str = "model") -> Any:
+    """Load a fast tokenizer with padding and truncation reset.
+
+    Raises:
+        ModelError: there is none, or only one without a fast version.
+    """
+    from transformers import AutoTokenizer
+
+    # Without its files, transformers 5 makes up a tokenizer that knows its special tokens only.
+    if not any(next(path.glob(pattern), None) for pattern in TOKENIZER_FILES):
+        raise ModelError(f"{role} {path}: no tokenizer in it ({MODEL.tokenizer}); save the model's own beside it")
+    with quiet_transformers():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path)
+        except Exception as error:
+            raise ModelError(f"{role} {path}: no tokenizer that transformers can open: {one_line(error)}") from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise ModelError(f"{role} {path}: its tokenizer knows no word; save the model's own tokenizer beside it")
+    if not tokenizer.is_fast:
+        raise ModelError(f"{role} {path}: its tokenizer has no fast version (tokenizer.json), which export needs")
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
+    return tokenizer
+
+
+def max_tokens(config: Any, tokenizer: Any) -> int:
+    """Return how many tokens a model can take."""
+    limits = [tokenizer.model_max_length]
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions:
+        # RoBERTa numbers its positions from padding_idx + 1.
+        offset = (config.pad_token_id or 0) + 1 if "roberta" in config.model_type else 0
+        limits.append(positions - offset)
+    return int(min(limits))
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' own reports and bars off the terminal: new heads and dropped poolers are what we ask for."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def one_line(error: BaseException) -> str:
+    """Return the first line of an error's text."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__
+
+
+def _from_hub(model: str, role: str) -> Path:
+    if Path(model).exists():
+        raise ModelError(f"{role} {model}: it is a file; give the folder that it lies in")
+    if model.startswith((".", "/", "~")) or "\\" in model or model.count("/") > 1 or not model.strip():
+        raise ModelError(f"{role} {model}: there is no such folder")
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        try:
+            # Asked first, with a timeout: without a network, a download would go on trying for minutes.
+            HfApi().model_info(model, timeout=HUB_TIMEOUT)
+        except (GatedRepoError, RepositoryNotFoundError, HFValidationError):
+            raise
+        except Exception:  # offline mode or any of the HTTP client's errors: what was fetched before still serves
+            return Path(snapshot_download(model, allow_patterns=list(HUB_FILES), local_files_only=True))
+        return Path(snapshot_download(model, allow_patterns=list(HUB_FILES)))
+    except GatedRepoError:
+        raise ModelError(f"{role} {model}: the hub wants its terms accepted first; then run hf auth login") from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise ModelError(f"{role} {model}: no such folder here and no such model on the hub") from None
+    except LocalEntryNotFoundError:
+        raise ModelError(
+            f"{role} {model}: no such folder here, and the hub cannot be reached; give a local folder"
+        ) from None
+    except OSError as error:  # connection and HTTP errors are OSErrors
+        raise ModelError(f"{role} {model}: no such folder here, and the hub answered: {one_line(error)}") from None

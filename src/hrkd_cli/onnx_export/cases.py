@@ -1,0 +1,249 @@
+"""Predictions that ship with exported graphs, and the fresh process that repeats them before anything is kept.
+
+The texts are drawn from the tokenizer's own vocabulary: they need no data, give nobody's text away, and reach rows all
+over the embedding table.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from hrkd_cli.errors import ModelError
+from hrkd_cli.evaluation.graph import INTEGER_OPS, STATIC_OPS, read_graph
+from hrkd_cli.layout import MODEL, ONNX
+from hrkd_cli.predict.backend import FloatArray
+from hrkd_cli.predict.encoder import read_tokenizer
+from hrkd_cli.predict.heads import DomainHeads
+from hrkd_cli.predict.onnx_backend import OnnxBackend
+from hrkd_cli.predict.predictor import single_head
+from hrkd_cli.predict.selfcheck import SELF_CHECK, SELF_CHECK_FORMAT, case_labels, case_logits, read_stored
+
+CASES = 16
+"""Stored texts; at least one of every domain."""
+FP32_TOLERANCE = 1e-3
+"""fp32 sums differ between CPUs in the order of their terms: some 1e-5 on these models, with room for deep ones."""
+LEAST_TOLERANCE = 0.05
+"""Of a file with integer arithmetic, where its cases happen to lie closer to fp32's than usual."""
+ROOM = 3
+"""Times that which integer arithmetic moved the logits, a file may be off: int8 products saturate on CPUs with AVX2 but
+without VNNI, which (emulated, distilled students) moved them by up to 2.4 times as much; no label changed."""
+
+_INTEGER_OPS = INTEGER_OPS | STATIC_OPS | {"DynamicQuantizeLinear"}
+_FP32_ARITHMETIC = 1  # onnxruntime's accuracy_level of 4-bit products
+_CANDIDATES = 8  # texts drawn for each that is kept
+_LENGTHS = (3, 8, 20)  # tokens, in turn; then one that is cut
+_SEED = 0
+_DIGITS = 6
+
+# What a device does not have. The child refuses to import it, so that nothing but the runtime's three packages is used.
+_ABSENT = (
+    "torch",
+    "transformers",
+    "datasets",
+    "pyarrow",
+    "onnx",
+    "optimum",
+    "safetensors",
+    "typer",
+    "rich",
+    "accelerate",
+)
+_CHILD = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {absent!r}:
+            raise ModuleNotFoundError("no " + name + " on a device", name=name)
+sys.meta_path.insert(0, Absent())
+from hrkd_cli.errors import HrkdError
+from hrkd_cli.predict.selfcheck import self_check
+try:
+    self_check(sys.argv[1])
+except HrkdError as error:
+    sys.exit(str(error))
+"""
+
+
+def write_cases(root: Path, folder: Path, graphs: Sequence[str], *, earlier: Path) -> str:
+    """Store predictions of new graphs beside them, and have a fresh process repeat them.
+
+    Texts of an earlier export are used again and the entries of its other graphs are kept.
+
+    Args:
+        root: folder of configuration and tokenizer.
+        folder: where the new graphs lie (and ``root``'s files, or it lies in ``root``).
+        graphs: names of the new graphs, the fp32 one among them.
+        earlier: the ``onnx`` folder that they will be moved to.
+
+    Returns:
+        The name of the file that was written.
+
+    Raises:
+        ModelError: the fresh process does not get the same.
+    """
+    backends = {name: OnnxBackend(root, folder / name) for name in graphs}
+    fp32 = backends[ONNX.fp32]
+    before = _earlier(earlier, fp32)
+    cases = before["cases"] if before else draw_cases(root, fp32)
+    reference = case_logits(fp32, cases)
+    entries = {
+        name: _entry(backend, cases, _exact(root, folder / name, cases, reference))
+        for name, backend in backends.items()
+    }
+    stored = {"format": SELF_CHECK_FORMAT, "cases": cases}
+    new = folder / SELF_CHECK
+    # The new files alone first: the others lie elsewhere.
+    _write(new, {**stored, "files": entries})
+    _repeat(folder)
+    kept = {
+        n: e for n, e in (before["files"] if before else {}).items() if n not in entries and (earlier / n).is_file()
+    }
+    _write(new, {**stored, "files": {**kept, **entries}})
+    return SELF_CHECK
+
+
+def draw_cases(root: Path, backend: OnnxBackend) -> list[dict[str, Any]]:
+    """Draw texts from the vocabulary; of each domain those whose labels are clearest, all its labels if it gives them.
+
+    Args:
+        root: folder of the tokenizer.
+        backend: the graph that the labels are judged by.
+    """
+    heads = backend.spec.heads or single_head(backend.spec)
+    share = max(1, CASES // len(heads.domains))
+    lengths = (*_LENGTHS, backend.spec.max_length * 3 // 2)
+    texts = _draw_texts(root, 2 * share * _CANDIDATES, lengths)
+    half = len(texts) // 2
+    cases: list[dict[str, Any]] = [{"text": text} for text in texts[:half]]
+    if backend.spec.pair:
+        cases = [{"text": a, "text_pair": b} for a, b in zip(texts[:half], texts[half:], strict=True)]
+    logits = case_logits(backend, cases)
+    found = []
+    for domain in heads.domains:
+        order = np.argsort(-_margins(logits, heads, domain), kind="stable").tolist()
+        labels = case_labels(backend, [{**case, "domain": domain} for case in cases], logits)
+        # The clearest of each label in turn, so that a rare label is there too.
+        ranks = [sum(labels[other] == labels[n] for other in order[:place]) for place, n in enumerate(order)]
+        chosen = [n for _, n in sorted(zip(ranks, order, strict=True), key=lambda pair: pair[0])][:share]
+        # And one that is too long: every client has to cut it at the same place.
+        if not any(_is_long(n, lengths) for n in chosen):
+            chosen[-1] = next(n for n in order if _is_long(n, lengths))
+        found += [{**cases[n], "domain": domain} for n in chosen]
+    return found
+
+
+def _is_long(n: int, lengths: Sequence[int]) -> bool:
+    return n % len(lengths) == len(lengths) - 1
+
+
+def _draw_texts(root: Path, count: int, lengths: Sequence[int]) -> list[str]:
+    tokenizer = read_tokenizer(root)
+    special = {t.content for t in tokenizer.get_added_tokens_decoder().values()}
+    # Sorted: the library's own order changes from process to process.
+    ids = sorted(index for token, index in tokenizer.get_vocab().items() if token not in special)
+    random = np.random.default_rng(_SEED)
+    texts: list[str] = []
+    while len(texts) < count:
+        drawn = random.choice(ids, size=lengths[len(texts) % len(lengths)]).tolist()
+        text = " ".join(tokenizer.decode(drawn).split()) or "a"
+        # A byte that is no character on its own is shown as one that stands for damage.
+        texts.append(text.replace("\ufffd", "") or "a")
+    return texts
+
+
+def _margins(logits: FloatArray, heads: DomainHeads, domain: str) -> FloatArray:
+    """Return how far the best output of the domain lies above the second, [n]; without a second, infinitely."""
+    own = np.sort(logits[:, list(heads.columns[domain])], axis=1)
+    if own.shape[1] < 2:
+        return np.full(len(own), np.inf, dtype=np.float32)
+    margins: FloatArray = own[:, -1] - own[:, -2]
+    return margins
+
+
+def _exact(root: Path, graph: Path, cases: list[dict[str, Any]], fp32: FloatArray) -> FloatArray | None:
+    """Return what a graph's logits would be without integer arithmetic; None where it has none.
+
+    Weights that are rounded once and multiplied in fp32 are the same numbers on every CPU, so they need no room. Of
+    8-bit products fp32's logits are the nearest there is; they leave room for the rounding of the weights too.
+    """
+    model = read_graph(graph)
+    if any(node.op_type in _INTEGER_OPS for node in model.graph.node):
+        return fp32
+    levels = [
+        attribute
+        for node in model.graph.node
+        if node.op_type == "MatMulNBits"
+        for attribute in node.attribute
+        if attribute.name == "accuracy_level"
+    ]
+    if not levels:
+        return None
+    for level in levels:
+        level.i = _FP32_ARITHMETIC
+    plain = graph.with_name("exact.onnx")
+    onnx.save(model, str(plain))
+    logits = case_logits(OnnxBackend(root, plain), cases)
+    plain.unlink()
+    return logits
+
+
+def _entry(backend: OnnxBackend, cases: list[dict[str, Any]], exact: FloatArray | None) -> dict[str, Any]:
+    """Return what is stored of one graph.
+
+    One with integer arithmetic may differ by ``ROOM`` times what that changed its logits by: it is not the same on
+    every CPU.
+    """
+    logits = case_logits(backend, cases)
+    tolerance = FP32_TOLERANCE
+    if exact is not None:
+        tolerance = max(LEAST_TOLERANCE, round(ROOM * float(np.abs(logits - exact).max()), _DIGITS))
+    heads = backend.spec.heads or single_head(backend.spec)
+    labels: list[str | None] = list(case_labels(backend, cases, logits))
+    for n, case in enumerate(cases):
+        if _margins(logits[n : n + 1], heads, case["domain"])[0] <= 2 * tolerance:
+            labels[n] = None
+    rows = [[round(float(value), _DIGITS) for value in row] for row in logits]
+    return {"tolerance": tolerance, "labels": labels, "logits": rows}
+
+
+def _earlier(folder: Path, backend: OnnxBackend) -> dict[str, Any] | None:
+    """Return what an earlier export stored; None where it did not, or of a model with other domains or inputs."""
+    path = folder / SELF_CHECK
+    try:
+        stored = read_stored(path) if path.is_file() else None
+    except ModelError:
+        return None
+    if stored is None:
+        return None
+    heads = backend.spec.heads or single_head(backend.spec)
+    fits = all(c["domain"] in heads.labels and ("text_pair" in c) == backend.spec.pair for c in stored["cases"])
+    return stored if fits else None
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def _repeat(folder: Path) -> None:
+    """Run the self-check in a process of its own, with only onnxruntime, tokenizers and numpy.
+
+    Raises:
+        ModelError: it does not get the stored predictions.
+    """
+    package = str(Path(__file__).resolve().parents[2])
+    # This process's places, however they were set, since -I leaves out what the environment says.
+    code = f"import sys; sys.path[:] = {[package, *sys.path]!r}\n" + _CHILD.format(absent=_ABSENT)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code, str(folder)], capture_output=True, text=True, check=False, timeout=600
+    )
+    if done.returncode:
+        said = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        raise ModelError(f"a fresh process does not repeat the predictions of {MODEL.onnx}/: {said}")

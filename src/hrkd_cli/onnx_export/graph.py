@@ -1,0 +1,104 @@
+"""A torch classifier traced into an ONNX file."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hrkd_cli.errors import ModelError
+from hrkd_cli.predict.folder import one_line
+
+# The first with LayerNormalization as one operator: 14 to 16 work too, but spell each norm out in nine, whose square
+# overflows once a graph is turned to fp16. Every onnxruntime since 1.12 reads it.
+OPSET = 17
+
+# Two rows: a batch of one may be traced into a constant.
+TRACE_BATCH = 2
+TRACE_TOKENS = 9
+
+
+class _Positional(torch.nn.Module):
+    """A classifier that takes its inputs by position and gives only logits, as tracing needs."""
+
+    def __init__(self, model: Any, inputs: Sequence[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.inputs = inputs
+        # The exporter puts back the mode it found on this module, which would switch dropout on inside.
+        self.train(model.training)
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        """Return the logits, [B, outputs]."""
+        logits: Tensor = self.model(**dict(zip(self.inputs, tensors, strict=True)), return_dict=True).logits
+        return logits
+
+
+def write_graph(model: Any, inputs: Sequence[str], path: Path) -> None:
+    """Trace a classifier in eval mode and write its graph, batch and sequence length free.
+
+    Traced with eager attention, which gives a plain graph (no branch for a mask that is all ones), smaller by a few
+    nodes a layer; the logits are the same.
+
+    Args:
+        model: a transformers sequence classifier on the CPU, in float32.
+        inputs: what it takes from its tokenizer, in order.
+        path: the file to write.
+
+    Raises:
+        ModelError: the architecture cannot be traced.
+    """
+    ids = torch.full((TRACE_BATCH, TRACE_TOKENS), 1, dtype=torch.long)
+    values = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+    axes = {name: {0: "batch_size", 1: "sequence_length"} for name in inputs}
+    with quiet(), torch.no_grad(), _eager_attention(model):
+        try:
+            # The TorchScript exporter: the newer one needs another package, takes ten times as long, and its graphs
+            # fail in onnxruntime's quantiser.
+            torch.onnx.export(
+                _Positional(model, inputs),
+                tuple(values[name] for name in inputs),
+                str(path),
+                input_names=list(inputs),
+                output_names=["logits"],
+                dynamic_axes={**axes, "logits": {0: "batch_size"}},
+                opset_version=OPSET,
+                dynamo=False,
+            )
+        except OSError:
+            raise
+        # Tracing runs the architecture's own code: anything may come out of it.
+        except Exception as error:
+            raise ModelError(
+                f"a {model.config.model_type} model cannot be traced into an ONNX graph ({one_line(error)}); its torch "
+                "weights still work with hrkd eval and hrkd predict"
+            ) from error
+
+
+@contextlib.contextmanager
+def _eager_attention(model: Any) -> Iterator[None]:
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep warnings and log lines of torch, onnx and onnxruntime off the terminal: they are about our own choices."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

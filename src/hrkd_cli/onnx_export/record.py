@@ -1,0 +1,125 @@
+"""What is known of each exported file: ``onnx/export.json``, and a few words inside the file itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnxruntime
+
+from hrkd_cli import __version__
+from hrkd_cli.evaluation.graph import read_graph
+from hrkd_cli.evaluation.latency_table import LengthLatency
+from hrkd_cli.layout import ONNX
+from hrkd_cli.onnx_export.recipes import Precision
+from hrkd_cli.onnx_export.result import ExportedFile
+from hrkd_cli.onnx_export.targets import Weights
+
+if TYPE_CHECKING:
+    from hrkd_cli.onnx_export.gate import AccuracyGate
+    from hrkd_cli.onnx_export.trying import Made
+
+FORMAT = 1
+Entry = dict[str, Any]
+
+OLDEST_RUN = {
+    Precision.FP32: "1.15.1",
+    Precision.FP16: "1.15.1",
+    Precision.INT8: "1.15.1",
+    Precision.INT8_STATIC: "1.15.1",
+    Precision.INT4: "1.20.1",
+}
+"""The oldest onnxruntime that ran files of these operators (benchmarks/old_runtimes.py); older ones were not tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Entries by file name.
+
+    Attributes:
+        files: what export knew when it wrote each file.
+    """
+
+    files: dict[str, Entry] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> Record:
+        """Read the record of an ``onnx`` folder; an absent or foreign one is empty."""
+        try:
+            content = json.loads((folder / ONNX.record).read_text(encoding="utf-8"))
+            files = content["files"] if content["format"] == FORMAT else {}
+            return cls({name: dict(entry) for name, entry in files.items() if (folder / name).is_file()})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return cls()
+
+    def add(self, named: tuple[str, Entry], *, kept: bool = False) -> None:
+        """Add or replace a file's entry; of a file that was kept, what is known and was not measured again stays."""
+        name, entry = named
+        before = self.files.get(name, {}) if kept else {}
+        self.files[name] = {key: before[key] for key in ("dev", "latency", "machine") if key in before} | entry
+
+    def retime(self, figures: Mapping[str, Sequence[LengthLatency]], machine: str) -> None:
+        """Replace what is known of the latency of files that were there before."""
+        for name, found in figures.items():
+            self.files[name] |= {"latency": [figure.to_json() for figure in found], "machine": machine}
+
+    def write(self, folder: Path) -> None:
+        """Write the record into a folder."""
+        files = dict(sorted(self.files.items()))
+        text = json.dumps({"format": FORMAT, "files": files}, indent=2, ensure_ascii=False)
+        (folder / ONNX.record).write_text(text + "\n", encoding="utf-8")
+
+
+def file_entry(
+    file: ExportedFile,
+    path: Path,
+    weights: Weights,
+    made: Made | None,
+    gate: AccuracyGate | None,
+    machine: str,
+) -> tuple[str, Entry]:
+    """Describe one file.
+
+    Args:
+        file: what export returns of it.
+        path: where it lies now.
+        weights: how int8 weights are stored.
+        made: how a smaller file was made; None for fp32.
+        gate: what scored it; None where nothing was scored.
+        machine: what it was timed on.
+    """
+    model = read_graph(path)
+    precision = Precision(file.precision)
+    entry: Entry = {
+        "precision": file.precision,
+        "bytes": file.bytes,
+        "opset": {item.domain or "ai.onnx": item.version for item in model.opset_import},
+        "oldest_onnxruntime": OLDEST_RUN[precision],
+        "versions": {"hrkd-cli": __version__, "onnxruntime": onnxruntime.__version__},
+    }
+    if made is not None and gate is not None:
+        best = made.best
+        entry |= {"recipe": best.recipe, "tries": [one.to_json() for one in made.tries]}
+        entry["dev"] = {"accuracy": dict(best.accuracy), "drop": best.gate.drop, "max_drop": best.gate.max_drop}
+        if made.padded_drop is not None:
+            entry["dev"]["padded_drop"] = made.padded_drop
+    elif gate is not None:
+        # The fp32 graph gives the student's logits, hence its labels.
+        entry["dev"] = {"accuracy": dict(gate.before), "drop": 0.0}
+    if target := {item.key: item.value for item in model.metadata_props}.get("hrkd.target"):
+        entry |= {"target": target, "weight_bits": weights.bits}
+    if file.latency:
+        entry |= {"latency": [figure.to_json() for figure in file.latency], "machine": machine}
+    return path.name, entry
+
+
+def stamp(model: Any, precision: str, facts: Mapping[str, str]) -> None:
+    """Write into the graph's metadata what made it, for a file that has lost its folder."""
+    import onnx
+
+    known = {"hrkd.version": __version__, "hrkd.precision": precision}
+    known |= {f"hrkd.{name}": value for name, value in facts.items()}
+    onnx.helper.set_model_props(model, known)

@@ -1,0 +1,165 @@
+"""Labels for new texts.
+
+An exported folder needs only onnxruntime, tokenizers and numpy; a folder with torch weights imports torch when opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hrkd_cli.errors import UsageError
+from hrkd_cli.predict.backend import TORCH_BATCH, FloatArray, check_pairs, open_backend
+from hrkd_cli.predict.decision import choose, mean_probabilities, probabilities
+from hrkd_cli.predict.folder import Spec, baked_domain
+from hrkd_cli.predict.heads import DomainHeads, id_to_label
+
+ANY = "any"
+"""The domain that stands for all: the mean of the heads' probabilities."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the model says about one text.
+
+    Attributes:
+        text: the text (the first of a pair).
+        domain: the domain asked for.
+        label: the most probable label.
+        scores: probability by label.
+    """
+
+    text: str
+    domain: str
+    label: str
+    scores: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the prediction as plain values."""
+        return {"text": self.text, "domain": self.domain, "label": self.label, "scores": dict(self.scores)}
+
+
+class Predictor:
+    """A classifier that is ready to label texts."""
+
+    def __init__(self, path: str | Path, *, threads: int | None = None, device: str = "auto") -> None:
+        """Load a classifier.
+
+        Args:
+            path: ``onnx`` folder (int8 if there, else fp32), one ``.onnx`` file, model folder, or hub id.
+            threads: threads of one forward pass; None for the library's own choice.
+            device: where torch weights run; ONNX graphs run on the CPU.
+
+        Raises:
+            ModelError: nothing there, or not a classifier.
+        """
+        self._backend = open_backend(path, threads=threads, device=device)
+        self._heads = self.spec.heads or single_head(self.spec)
+
+    @property
+    def spec(self) -> Spec:
+        """What the model's configuration says."""
+        return self._backend.spec
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Domains that ``predict`` takes, beside ``any``; none for a classifier of another origin."""
+        return tuple(domain for domain in self._heads.domains if self.spec.heads or domain != ANY)
+
+    def predict(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        domain: str = ANY,
+        batch_size: int | None = None,
+    ) -> list[Prediction]:
+        """Label texts.
+
+        Args:
+            texts: the texts, or the first ones of pairs.
+            pairs: the second texts, where the model reads two.
+            domain: whose head answers; ``any`` is the mean of all heads' probabilities.
+            batch_size: texts a forward pass reads at once; None for one with an ONNX graph (an int8 graph's answer to a
+                text depends on its neighbours), 32 with torch.
+
+        Raises:
+            UsageError: unknown domain, ``any`` over domains with different labels, second texts missing or too many.
+        """
+        # A domain may be called "any"; then its own head answers.
+        if domain not in self._heads.labels and (domain != ANY or not self._heads.labels):
+            there = ", ".join((*self.domains, ANY))
+            raise UsageError(f"domain {domain!r} is not one of the model's: {there}")
+        if batch_size is not None and batch_size < 1:
+            raise UsageError(f"batch_size: {batch_size} is not at least 1")
+        size = batch_size or (1 if self._backend.best_batch == 1 else TORCH_BATCH)
+        logits = self.logits(texts, pairs, batch_size=size)
+        if domain in self._heads.labels:
+            names = self._heads.labels[domain]
+            shares = probabilities(logits, self._heads, domain)
+            chosen = choose(logits, self._heads, domain)
+        else:
+            names, shares = mean_probabilities(logits, self._heads)
+            chosen = shares.argmax(axis=1)
+        return [
+            Prediction(text, domain, names[best], dict(zip(names, row.tolist(), strict=True)))
+            for text, best, row in zip(texts, chosen, shares, strict=True)
+        ]
+
+    def stream(
+        self, texts: Iterable[str | tuple[str, str]], *, domain: str = ANY, batch_size: int = 1
+    ) -> Iterator[Prediction]:
+        """Label texts as they come, and give each answer before the next text is asked for.
+
+        Args:
+            texts: texts, or pairs of texts where the model reads two; may be endless.
+            domain: see ``predict``.
+            batch_size: texts that are waited for and read at once.
+
+        Raises:
+            UsageError: see ``predict``.
+        """
+        chunk: list[str | tuple[str, str]] = []
+        for text in texts:
+            chunk.append(text)
+            if len(chunk) >= batch_size:
+                yield from self._chunk(chunk, domain, batch_size)
+                chunk = []
+        if chunk:
+            yield from self._chunk(chunk, domain, batch_size)
+
+    def _chunk(self, chunk: list[str | tuple[str, str]], domain: str, batch_size: int) -> list[Prediction]:
+        firsts = [text if isinstance(text, str) else text[0] for text in chunk]
+        pairs = [text[1] for text in chunk if not isinstance(text, str)]
+        return self.predict(firsts, pairs or None, domain=domain, batch_size=batch_size)
+
+    def logits(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        batch_size: int = 1,
+        pad_to: int | None = None,
+    ) -> FloatArray:
+        """Return the logits of all (domain, label) outputs, [n, outputs].
+
+        Args:
+            texts: the texts, or the first ones of pairs.
+            pairs: the second texts, where the model reads two.
+            batch_size: rows a forward pass reads at once.
+            pad_to: tokens every batch is padded to; None pads to the longest of the batch.
+
+        Raises:
+            UsageError: second texts missing or too many.
+        """
+        check_pairs(self.spec, pairs)
+        return self._backend.logits(texts, pairs, batch_size=batch_size, pad_to=pad_to)
+
+
+def single_head(spec: Spec) -> DomainHeads:
+    """Treat all outputs of a classifier with plain labels as one head: of its baked domain, else of ``any``."""
+    domain = baked_domain(spec.config) or ANY
+    names = id_to_label(spec.config)
+    order = sorted(names)
+    return DomainHeads({domain: tuple(names[i] for i in order)}, {domain: tuple(order)}, len(order))

@@ -1,0 +1,167 @@
+"""Stored predictions that an exported folder repeats, so that a device can tell whether it computes the same.
+
+``self_check.json`` lies beside the graphs::
+
+    {"format": 1,
+     "cases": [{"text": "...", "domain": "books"}, ...],
+     "files": {"model_quantized.onnx": {"tolerance": 0.05, "labels": ["positive", null, ...], "logits": [[...], ...]}}}
+
+``labels`` and ``logits`` have an entry a case: the domain's label, and all outputs of the graph, one text at a time. A
+label is null where the two best ones are so close that the tolerance alone could turn them round; only its logits are
+compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hrkd_cli.errors import ModelError
+from hrkd_cli.predict.backend import FloatArray
+from hrkd_cli.predict.decision import choose
+from hrkd_cli.predict.folder import CONFIG, ONNX_FOLDER, read_json
+from hrkd_cli.predict.onnx_backend import OnnxBackend
+from hrkd_cli.predict.predictor import single_head
+
+SELF_CHECK = "self_check.json"
+SELF_CHECK_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedFile:
+    """What one graph did.
+
+    Attributes:
+        file: its name.
+        cases: stored predictions.
+        difference: largest absolute difference of a logit.
+        tolerance: largest difference that is allowed.
+        wrong_labels: cases with another label.
+    """
+
+    file: str
+    cases: int
+    difference: float
+    tolerance: float
+    wrong_labels: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether all labels agree and all logits are close."""
+        return self.wrong_labels == 0 and self.difference <= self.tolerance
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures as plain values."""
+        return {
+            "file": self.file,
+            "cases": self.cases,
+            "difference": self.difference,
+            "tolerance": self.tolerance,
+            "wrong_labels": self.wrong_labels,
+            "passed": self.passed,
+        }
+
+    def __str__(self) -> str:
+        """Return the figures in a few words."""
+        return (
+            f"{self.file}: {self.cases} cases, {self.wrong_labels} other labels, logits within {self.difference:.2g} "
+            f"({self.tolerance:.2g} allowed)"
+        )
+
+
+def self_check(folder: str | Path, *, threads: int | None = None) -> list[CheckedFile]:
+    """Repeat the stored predictions of every graph of an exported folder.
+
+    Args:
+        folder: a model folder or its ``onnx`` folder.
+        threads: threads of a forward pass; None for onnxruntime's own choice.
+
+    Raises:
+        ModelError: nothing was stored, a graph is missing or cannot be run, or some prediction is not the stored one.
+    """
+    path = find_stored(Path(folder))
+    stored = read_stored(path)
+    checked = [_check(path.parent, name, stored["cases"], entry, threads) for name, entry in stored["files"].items()]
+    if failed := [entry for entry in checked if not entry.passed]:
+        raise ModelError(
+            f"{folder}: self-check FAILED: {'; '.join(map(str, failed))}; this machine does not compute what the "
+            "exporting one did, or the files were changed: copy them again, or export for this CPU"
+        )
+    return checked
+
+
+def find_stored(folder: Path) -> Path:
+    """Return the file of stored predictions of a model folder or its ``onnx`` folder.
+
+    Raises:
+        ModelError: there is none.
+    """
+    for place in (folder / SELF_CHECK, folder / ONNX_FOLDER / SELF_CHECK):
+        if place.is_file():
+            return place
+    raise ModelError(f"{folder}: no {SELF_CHECK} in it or in its {ONNX_FOLDER} folder; hrkd export writes one")
+
+
+def read_stored(path: Path) -> dict[str, Any]:
+    """Read stored predictions.
+
+    Raises:
+        ModelError: they are damaged.
+    """
+    stored = read_json(path)
+    try:
+        whole = int(stored["format"]) == SELF_CHECK_FORMAT and stored["files"]
+        for entry in stored["files"].values():
+            sizes = {len(stored["cases"]), len(entry["labels"]), len(entry["logits"])}
+            whole = whole and len(sizes) == 1 and 0 not in sizes and float(entry["tolerance"]) >= 0
+        whole = whole and all(isinstance(case["text"], str) and case["domain"] for case in stored["cases"])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        whole = False
+    if not whole:
+        raise ModelError(f"{path}: damaged, or of another version of hrkd; export again")
+    return stored
+
+
+def _check(
+    folder: Path, name: str, cases: list[dict[str, Any]], entry: Mapping[str, Any], threads: int | None
+) -> CheckedFile:
+    graph = folder / name
+    if not graph.is_file():
+        raise ModelError(f"{graph}: missing; copy the whole folder, or export again")
+    # Resolved, because "." has no folder above it in its text.
+    root = folder if (folder / CONFIG).is_file() else folder.resolve().parent
+    backend = OnnxBackend(root, graph, threads=threads)
+    logits = case_logits(backend, cases)
+    expected = np.array(entry["logits"], dtype=np.float32)
+    if logits.shape != expected.shape:
+        raise ModelError(
+            f"{graph}: gives {logits.shape[1]} outputs but {expected.shape[-1]} are stored; export it again"
+        )
+    labels = case_labels(backend, cases, logits)
+    wrong = sum(stored is not None and stored != label for stored, label in zip(entry["labels"], labels, strict=True))
+    return CheckedFile(name, len(cases), float(np.abs(logits - expected).max()), float(entry["tolerance"]), wrong)
+
+
+def case_logits(backend: OnnxBackend, cases: list[dict[str, Any]]) -> FloatArray:
+    """Return the logits of all outputs, [cases, outputs], one text at a time, as devices run it."""
+    pairs = [str(case["text_pair"]) for case in cases] if "text_pair" in cases[0] else None
+    return backend.logits([case["text"] for case in cases], pairs, batch_size=1)
+
+
+def case_labels(backend: OnnxBackend, cases: list[dict[str, Any]], logits: FloatArray) -> list[str]:
+    """Return each case's label in its domain.
+
+    Raises:
+        ModelError: a domain that the model does not have.
+    """
+    heads = backend.spec.heads or single_head(backend.spec)
+    if unknown := sorted({case["domain"] for case in cases} - set(heads.labels)):
+        raise ModelError(f"{backend.where}: the stored cases name a domain {unknown[0]!r} that config.json does not")
+    return [
+        heads.labels[case["domain"]][int(choose(row[None], heads, case["domain"])[0])]
+        for case, row in zip(cases, logits, strict=True)
+    ]

@@ -1,0 +1,1 @@
+"""Teaching: an encoder fine-tuned on all domains."""

@@ -1,1 +1,0 @@
-"""Teaching and distilling: optimiser, loop, and what surrounds them."""

@@ -1,0 +1,439 @@
+"""Distillation: every method and graph, its checks, the stages before it."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification
+
+from hrkd_cli.config import DistillSettings, Graph, Means, Method, TeacherCheckpoints, TeachSettings
+from hrkd_cli.data.dataset import Rows
+from hrkd_cli.distillation.distill import distill, distill_on
+from hrkd_cli.distillation.teacher_side import AskedTeachers
+from hrkd_cli.errors import HrkdError, ModelError, OutputError, TrainingError, UsageError
+from hrkd_cli.events import Note, StepDone
+from hrkd_cli.method import Shares, Spread, teacher_spread
+from hrkd_cli.models.encoding import Encoder
+from hrkd_cli.teaching.teach import teach_on
+from hrkd_cli.training.world import World
+from tasks import make_task
+from tiny import ARCHITECTURES, make_dataset, tiny_tokenizer, write_encoder, write_raw
+
+
+def run(teacher, dataset, out, **options):
+    events = []
+    options = {"epochs": 1, "batch_size": 8, "max_length": 16, "student": "2x32", **options}
+    settings = DistillSettings(**options).resolved()
+    result = distill_on(teacher, dataset, settings, out=out, name="teacher", on_event=events.append)
+    return result, events
+
+
+def first_step(events):
+    return next(e for e in events if isinstance(e, StepDone))
+
+
+def test_a_student_learns_from_its_teacher(tmp_path, teacher, dataset):
+    result, events = run(teacher, dataset, tmp_path / "s", epochs=6, learning_rate=3e-3, init="random")
+    assert result.dev["average"]["accuracy"] > 0.9
+    steps = [e for e in events if isinstance(e, StepDone)]
+    for kind in ("hidden", "attention", "prediction"):
+        assert steps[-1].losses[kind] < steps[0].losses[kind]
+    total = sum(steps[0].losses[kind] for kind in ("hidden", "attention", "prediction"))
+    assert steps[0].losses["total"] == pytest.approx(total, rel=1e-5)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "s")
+    assert model.config.num_hidden_layers == 2
+    assert not any("projection" in name or "graph" in name for name in load_file(tmp_path / "s" / "model.safetensors"))
+    assert json.loads((tmp_path / "s" / "hrkd.json").read_text())["data"]["fingerprint"] == "made-up"
+    assert "accuracy" in (tmp_path / "s" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "ratios", "layers"),
+    [
+        ({}, 0, []),
+        ({"graph": Graph.FROZEN}, 3, [2, 3]),
+        ({"graph": Graph.FROZEN, "hierarchy": False}, 3, []),
+        ({"graph": Graph.UNIFORM}, 0, []),
+        ({"graph": Graph.NONE}, 0, []),
+        ({"method": Method.TINYBERT}, 0, []),
+        ({"method": Method.LOGITS}, 0, []),
+        ({"method": Method.LABELS}, 0, []),
+        ({"graph": Graph.LEARNED, "graph_every": 2}, 3, [2, 3]),
+        ({"graph": Graph.LEARNED, "graph_every": 2, "hierarchy": False}, 3, []),
+        ({"graph": Graph.FROZEN, "means": Means.RELEASED}, 3, [2, 3]),
+    ],
+)
+def test_methods_and_graphs(tmp_path, teacher, dataset, options, ratios, layers):
+    result, events = run(teacher, dataset, tmp_path / "s", **options)
+    step = first_step(events)
+    assert len(step.ratios) == ratios
+    assert [len(r) for r in step.layer_ratios] == layers
+    for row in (*step.ratios, *step.layer_ratios):
+        assert sum(row) == pytest.approx(1, abs=1e-5)
+    assert ("hidden" in step.losses) == (options.get("method") not in (Method.LOGITS, Method.LABELS))
+    assert result.steps == 6
+
+
+def test_uniform_and_none_differ_as_the_objective_says(tmp_path, teacher, dataset):
+    """The first step sees the same weights and rows, so its losses can be compared: D = 2 here."""
+    found = {}
+    for graph in (Graph.UNIFORM, Graph.NONE):
+        _, events = run(teacher, dataset, tmp_path / graph, graph=graph)
+        found[graph] = first_step(events).losses
+    for kind in ("hidden", "attention", "prediction"):
+        assert found[Graph.NONE][kind] == pytest.approx(2 * found[Graph.UNIFORM][kind], rel=1e-5)
+
+
+def test_weights_of_the_losses(tmp_path, teacher, dataset):
+    base = first_step(run(teacher, dataset, tmp_path / "a", graph="uniform")[1]).losses
+    weights = {"hidden_weight": 2.0, "attention_weight": 3.0, "prediction_weight": 5.0}
+    found = first_step(run(teacher, dataset, tmp_path / "b", graph="uniform", **weights)[1]).losses
+    assert found["hidden"] == pytest.approx(2 * base["hidden"], rel=1e-5)
+    assert found["attention"] == pytest.approx(6 * base["attention"], rel=1e-5)
+    assert found["prediction"] == pytest.approx(5 * base["prediction"], rel=1e-5)
+
+
+def test_the_spread_of_a_step_is_that_of_its_parts(teacher, dataset):
+    """Two processes have half of the rows each; moments add up, variances would not."""
+    task, _, _ = make_task(teacher, dataset, graph="uniform", loss_scale="relative")
+    rows = {"books": [0, 1, 2], "music": [3, 4, 5]}
+    task.measure(rows)
+    whole = task.units
+    parts = []
+    for rank in (0, 1):
+        task.world = World(rank, 2)
+        (batch,) = task.load(rows)
+        signals = task.side.signals(batch.teacher, batch.shares.domains.argmax(dim=0))
+        parts.append(teacher_spread(signals, batch.shares, 4))
+    added = Spread(*(getattr(parts[0], f) + getattr(parts[1], f) for f in ("squares", "means", "scores")))
+    for found, wanted in zip(added.units(), whole, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_labels_alone_ask_no_teacher(tmp_path, teacher, dataset, monkeypatch):
+    monkeypatch.setattr(AskedTeachers, "signals", None)
+    _, events = run(teacher, dataset, tmp_path / "s", method="labels")
+    assert set(first_step(events).losses) == {"total", "label"}
+    assert not (tmp_path / "teacher-cache").exists()
+
+
+def test_answers_alone_after_a_share_of_the_steps(tmp_path, teacher, dataset):
+    """6 steps: 3 compare, 3 do not; metrics.jsonl has them all, and a learned graph's ratios end with the former."""
+    _, events = run(teacher, dataset, tmp_path / "s", compare_until=0.5, graph="learned", graph_every=1)
+    kinds = [set(e.losses) for e in events if isinstance(e, StepDone)]
+    assert kinds == [{"total", "hidden", "attention", "prediction"}] * 3 + [{"total", "prediction"}] * 3
+    assert [bool(e.ratios) for e in events if isinstance(e, StepDone)] == [True] * 3 + [False] * 3
+    lines = (tmp_path / "s" / "metrics.jsonl").read_text().splitlines()
+    assert sum("losses" in json.loads(line) for line in lines) == 6
+
+
+def test_relative_losses_do_not_depend_on_the_teachers_units(teacher, dataset):
+    """Twice as large states and scores four times as large: the losses of a student of zeros are the same."""
+    found = {}
+    for factor in (1.0, 2.0):
+        task, _, _ = make_task(teacher, dataset, graph="uniform", loss_scale="relative")
+        signals = task.side.signals
+
+        def scaled(loaded, numbers, factor=factor, signals=signals):
+            seen = signals(loaded, numbers)
+            queries, keys = (tuple(t * factor for t in both) for both in (seen.queries, seen.keys))
+            return dataclasses.replace(seen, hidden=seen.hidden * factor, queries=queries, keys=keys)
+
+        task.side = type("Side", (), {"load": task.side.load, "signals": staticmethod(scaled)})()
+        for parameter in [*task.student.model.parameters(), *task.projections.parameters()]:
+            parameter.data.zero_()
+        rows = {"books": [0, 1], "music": [2, 3]}
+        task.measure(rows)
+        found[factor] = task.loss(task.load(rows)).parts
+    for kind in ("hidden", "attention"):
+        assert found[2.0][kind].item() == pytest.approx(found[1.0][kind].item(), rel=1e-4)
+    # The mean square of scores is their own unit: a student without scores has a loss of 1 a layer and domain, L here.
+    assert found[1.0]["attention"].item() == pytest.approx(4, rel=1e-4)
+
+
+def test_same_seed_same_weights(tmp_path, teacher, dataset):
+    weights = []
+    for n, seed in enumerate((1, 1, 2)):
+        run(teacher, dataset, tmp_path / str(n), seed=seed)
+        weights.append(load_file(tmp_path / str(n) / "model.safetensors"))
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert any(not torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
+
+
+def test_the_graph_and_the_teacher_are_not_trained(teacher, dataset):
+    task, root, student = make_task(teacher, dataset, graph="frozen")
+    student.train()
+    task.loss(task.load({"books": [0, 1], "music": [2, 3]})).total.backward()
+    assert not any(m.training for m in root.modules())
+    assert all(p.grad is None for p in root.parameters())
+    assert all(p.grad is None for p in task.graph.parameters())
+    assert task.graph.training
+    assert all(p.grad is not None for p in task.projections.parameters())
+
+
+def test_projections_start_near_the_identity_unless_as_released(teacher, dataset):
+    for means, near in ((Means.MASKED, True), (Means.RELEASED, False)):
+        task, _, _ = make_task(teacher, dataset, means=means)
+        diagonals = task.projections.weight.diagonal(dim1=1, dim2=2)
+        assert (diagonals.mean().item() > 0.9) == near
+
+
+def widened(shares, length, *, padded):
+    """The shares of the same rows padded further, in float64."""
+    (grid,) = shares.grids
+    keys = grid.keys
+    if padded:
+        per_domain = shares.domains.sum(dim=1)
+        count = (shares.domains.T @ per_domain).double()
+        tokens = (1 / (count * length))[:, None].expand(-1, length)
+        pairs = 1 / (count * length**2)
+    else:
+        tokens = shares.tokens.sum(dim=0).view(shares.domains.shape[1], -1).double()
+        tokens = torch.nn.functional.pad(tokens, (0, length - tokens.shape[1]))
+        keys, pairs = tokens > 0, grid.pairs.double()
+    if keys.shape[1] < length:
+        keys = torch.nn.functional.pad(keys, (0, length - keys.shape[1]))
+    queries = None if padded else keys
+    return Shares.padded(shares.domains.double(), shares.rows.double(), tokens, pairs, queries, keys)
+
+
+@pytest.mark.parametrize(("means", "changes"), [(Means.MASKED, False), (Means.RELEASED, True)])
+def test_padding_a_real_batch_further(teacher, dataset, monkeypatch, means, changes):
+    task, root, student = make_task(teacher, dataset, means=means, graph="frozen")
+    task.side_by_side = None
+    for module in (root, student, task.projections, task.graph):
+        module.double().eval()
+    rows = {"books": [0, 1, 2], "music": [3, 4, 5]}
+    collate = Encoder.collate_rows
+    found = []
+    for length in (16, 40):
+        monkeypatch.setattr(Encoder, "collate_rows", lambda *args, length=length, **_: collate(*args, pad_to=length))
+        with torch.no_grad():
+            (batch,) = task.load(rows)
+            shares = widened(batch.shares, length, padded=means is Means.RELEASED)
+            loss = task.loss([dataclasses.replace(batch, shares=shares)])
+        found.append(torch.stack([loss.total, *loss.parts.values(), *loss.ratios.flatten()]))
+    difference = (found[0] - found[1]).abs().max().item()
+    assert (difference > 1e-3) if changes else (difference <= 1e-6)
+
+
+def test_each_domain_learns_from_its_own_teacher(tmp_path, teacher, dataset):
+    """best/music holds weights that say the opposite of the root's: only music's target changes."""
+    folder = tmp_path / "t"
+    shutil.copytree(teacher, folder, ignore=shutil.ignore_patterns("best"))
+    other = folder / "best" / "music"
+    shutil.copytree(teacher, other, ignore=shutil.ignore_patterns("best"))
+    weights = load_file(other / "model.safetensors")
+    for name in ("classifier.weight", "classifier.bias"):
+        weights[name] = -weights[name]
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+
+    found = {}
+    for checkpoints in TeacherCheckpoints:
+        _, events = run(
+            folder,
+            dataset,
+            tmp_path / checkpoints,
+            method="logits",
+            teacher_checkpoints=checkpoints,
+            allow_weak_teacher=True,
+        )
+        warned = [e.text for e in events if isinstance(e, Note) and e.warning]
+        assert [("'music'" in t) for t in warned] == ([True] if checkpoints is TeacherCheckpoints.DOMAIN else [])
+        found[checkpoints] = first_step(events).losses["prediction"]
+    assert found[TeacherCheckpoints.DOMAIN] > found[TeacherCheckpoints.AVERAGE] + 0.01
+
+
+def test_a_foreign_classifier_with_the_same_labels_teaches_every_domain(tmp_path, dataset, encoder):
+    """Its outputs stand in another order and case: they are matched by name, also when its head starts the student."""
+    both = make_dataset(domains=("all",))
+    teach_on(encoder, both, TeachSettings(epochs=6, learning_rate=3e-3, max_length=16), out=tmp_path / "one", name="x")
+    config = json.loads((tmp_path / "one" / "config.json").read_text())
+    del config["hrkd"]
+    config["id2label"], config["label2id"] = {"0": "GOOD", "1": "BAD"}, {"BAD": 1, "GOOD": 0}
+    (tmp_path / "one" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "one" / "hrkd.json").unlink()
+    weights = load_file(tmp_path / "one" / "model.safetensors")
+    for name in ("classifier.weight", "classifier.bias"):
+        weights[name] = weights[name].flip(0)
+    save_file(weights, tmp_path / "one" / "model.safetensors", metadata={"format": "pt"})
+    # All of the teacher's layers and a rate too small to learn: what it answers is what it took over.
+    result, _ = run(tmp_path / "one", dataset, tmp_path / "s", student="4x32", learning_rate=1e-12)
+    assert result.dev["average"]["accuracy"] > 0.85
+    student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "s")
+    assert student.config.id2label[0] == "books/bad"
+
+    config["id2label"], config["label2id"] = {"0": "no", "1": "yes"}, {"no": 0, "yes": 1}
+    (tmp_path / "one" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"has no label 'bad' \(domain 'books'\); its labels are no, yes"):
+        run(tmp_path / "one", dataset, tmp_path / "s2")
+
+
+def test_a_teacher_of_other_domains_or_labels_is_refused(tmp_path, teacher):
+    with pytest.raises(ModelError, match=r"not taught the domain 'games'; it knows books, music"):
+        run(teacher, make_dataset(domains=("books", "games")), tmp_path / "s")
+    data = make_dataset()
+    data.labels["music"] = ("bad", "good", "odd")
+    with pytest.raises(ModelError, match=r"in domain 'music' it knows the labels bad, good, the data has"):
+        run(teacher, data, tmp_path / "s")
+
+
+def test_a_weak_teacher_stops_the_run(tmp_path, encoder, dataset):
+    teach_on(encoder, dataset, TeachSettings(epochs=1, learning_rate=1e-9, max_length=16), out=tmp_path / "t", name="x")
+    with pytest.raises(TrainingError, match=r"in domain '\w+' it is right on .* --allow-weak-teacher"):
+        run(tmp_path / "t", dataset, tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+    _, events = run(tmp_path / "t", dataset, tmp_path / "s", allow_weak_teacher=True)
+    assert any(isinstance(e, Note) and e.warning and "most common label" in e.text for e in events)
+
+
+def test_a_dev_split_of_one_label_cannot_judge_a_teacher(tmp_path, teacher):
+    data = make_dataset()
+    dev = data.rows["music"]["dev"]
+    good = [n for n, label in enumerate(dev.labels) if label == "good"]
+    data.rows["music"]["dev"] = Rows([dev.texts[n] for n in good], None, ["good"] * len(good))
+    _, events = run(teacher, data, tmp_path / "s")
+    assert any("'music' has one label only in its dev split" in e.text for e in events if isinstance(e, Note))
+
+
+def test_a_teacher_of_another_split_is_pointed_out(tmp_path, teacher, dataset):
+    other = dataclasses.replace(dataset, fingerprint="another", path=tmp_path)
+    _, events = run(teacher, other, tmp_path / "s")
+    assert any("made from other data" in e.text for e in events if isinstance(e, Note) and e.warning)
+
+
+def test_an_unusable_student_is_noticed_before_the_teacher_is_taught(tmp_path, encoder):
+    raw = write_raw(tmp_path / "raw")
+    deep = str(write_encoder(tmp_path / "deep", layers=9))
+    for student, words in (("9x32", "the teacher has 4 layers"), (deep, "it has 9 layers and its teacher 4")):
+        with pytest.raises(HrkdError, match=words):
+            distill(encoder, data=raw, student=student, max_length=16)
+    assert not (tmp_path / "hrkd-out" / "teacher").exists()
+
+
+def test_an_output_never_replaces_what_the_run_needs(tmp_path, encoder):
+    raw = write_raw(tmp_path / "raw")
+    for out in ("hrkd-out", "hrkd-out/teacher", "hrkd-out/dataset", "raw", "."):
+        with pytest.raises(HrkdError, match=r"it would replace the|so it is left alone"):
+            distill(encoder, data=raw, out=out, force=True)
+    assert (raw / "books.csv").exists()
+
+
+def test_force_replaces_no_other_stage(tmp_path, teacher, dataset):
+    shutil.copytree(teacher, tmp_path / "t")
+    with pytest.raises(OutputError, match="not a student folder written by hrkd"):
+        distill(teacher, data="x", out=tmp_path / "t", force=True)
+
+
+def test_students_that_cannot_be_compared(tmp_path, teacher, dataset):
+    other = write_encoder(tmp_path / "heads", heads=2)
+    losses = first_step(run(teacher, dataset, tmp_path / "s1", student=str(other))[1]).losses
+    assert losses["attention"] > 0  # compared by relations: see tests/method
+
+    words = write_encoder(tmp_path / "words")
+    tiny_tokenizer(extra=("zebra",)).save_pretrained(words)
+    with pytest.raises(ModelError, match=r"its tokenizer is not the teacher's.*--method logits.*--student 2x32"):
+        run(teacher, dataset, tmp_path / "s", student=str(words))
+    assert not (tmp_path / "s").exists()
+    run(teacher, dataset, tmp_path / "s2", student=str(words), method="logits")
+    run(teacher, dataset, tmp_path / "s3", student=str(write_encoder(tmp_path / "same")))
+
+
+def test_pretrained_students_keep_their_weights(tmp_path, teacher, dataset):
+    student = write_encoder(tmp_path / "mine", layers=2, seed=9)
+    run(teacher, dataset, tmp_path / "s", student=str(student), learning_rate=1e-12)
+    start, end = load_file(student / "model.safetensors"), load_file(tmp_path / "s" / "model.safetensors")
+    name = "encoder.layer.1.output.dense.weight"
+    torch.testing.assert_close(end[f"bert.{name}"], start[name])
+
+
+@pytest.mark.parametrize("architecture", [a for a in ARCHITECTURES if a != "bert"])
+def test_every_architecture_is_distilled(tmp_path, architecture, dataset):
+    encoder = write_encoder(tmp_path / "e", architecture)
+    teach_on(encoder, dataset, TeachSettings(epochs=1, max_length=16), out=tmp_path / "t", name="x")
+    result, events = run(tmp_path / "t", dataset, tmp_path / "s", student="1x32", allow_weak_teacher=True)
+    assert result.steps == 6
+    assert first_step(events).losses["attention"] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"method": "logits", "graph": "frozen"}, "--graph: --method logits has no domain graph"),
+        ({"method": "tinybert", "hierarchy": True}, "--hierarchy: --method tinybert has no domain graph"),
+        ({"graph": "uniform", "hierarchy": True}, "--hierarchy: --graph uniform looks at no prototypes"),
+        ({"hidden_weight": 0, "prediction_weight": 0}, "nothing left to learn from"),
+        ({"temperature": 0}, "--temperature: 0 is not above 0"),
+        ({"prediction_weight": 0, "compare_until": 0.5}, "--compare-until: after it there is nothing left"),
+        ({"held_back": 0.2}, "--held-back: it needs --graph learned"),
+        ({"method": "logits", "loss_scale": "relative"}, "--loss-scale: it needs hidden states"),
+        ({"method": "labels", "unlabelled": "x"}, "--unlabelled: texts without labels teach nothing"),
+        ({"method": "labels", "general": "x"}, "--general: --method labels compares no hidden states"),
+        ({"graph": "learned", "compare_until": 0}, "--compare-until 0: a learned graph weights nothing"),
+        ({"hierarchy": True}, "--hierarchy: --graph uniform looks at no prototypes"),
+        ({"graph": "learnt"}, "--graph: 'learnt' is not one of"),
+    ],
+)
+def test_options_that_contradict_each_other(options, words):
+    with pytest.raises(UsageError, match=words):
+        DistillSettings(**options)
+
+
+def test_init_does_not_go_with_a_pretrained_student(tmp_path, encoder):
+    with pytest.raises(UsageError, match=r"--init: --student .* has weights of its own"):
+        distill(encoder, data="x", student=str(encoder), init="random")
+
+
+QUICK = {
+    "student": "2x32",
+    "epochs": 1,
+    "teacher_epochs": 6,
+    "learning_rate": 3e-3,
+    "max_length": 16,
+    "allow_weak_teacher": True,
+}
+
+
+def test_raw_data_and_a_plain_encoder_run_the_stages_before(tmp_path, encoder):
+    raw = write_raw(tmp_path / "raw")
+    events = []
+    distill(encoder, data=raw, on_event=events.append, **QUICK)
+    out = tmp_path / "hrkd-out"
+    assert sorted(p.name for p in out.iterdir()) == ["dataset", "student", "teacher"]
+    texts = [e.text for e in events if isinstance(e, Note)]
+    assert any("plain encoder; teaching it first, into hrkd-out" in t for t in texts)
+    assert json.loads((out / "student" / "hrkd.json").read_text())["data"]["path"] == "../dataset"
+    assert json.loads((out / "teacher" / "hrkd.json").read_text())["options"]["epochs"]["value"] == 6
+
+    # Again, with another student: dataset and teacher are used as they are.
+    before = {f: f.stat().st_mtime_ns for f in [*(out / "teacher").iterdir(), *(out / "dataset").iterdir()]}
+    events.clear()
+    distill(encoder, data=raw, out=tmp_path / "other", on_event=events.append, **{**QUICK, "student": "1x32"})
+    assert any("teacher is up to date" in e.text for e in events if isinstance(e, Note))
+    assert {f: f.stat().st_mtime_ns for f in before} == before
+
+    # A teacher that would be another one is not replaced unasked.
+    changed = {**QUICK, "teacher_epochs": 1}
+    with pytest.raises(OutputError, match=r"taught with other options \(--epochs\); use it .* --teacher .*--force"):
+        distill(encoder, data=raw, out=tmp_path / "third", **changed)
+    distill(encoder, data=raw, out=tmp_path / "third", force=True, **changed)
+    assert json.loads((out / "teacher" / "hrkd.json").read_text())["options"]["epochs"]["value"] == 1
+
+
+def test_distil_without_a_teacher_says_what_to_do(tmp_path):
+    with pytest.raises(ModelError, match=r"there is no hrkd-out.teacher yet; run hrkd teach first"):
+        distill(data="x")
+
+
+def test_a_teacher_that_was_taught_on_other_ends_of_texts(tmp_path, teacher, dataset):
+    events = []
+    options = {"epochs": 1, "max_length": 16, "student": "2x32", "truncate": "tail", "method": "logits"}
+    distill_on(
+        teacher, dataset, DistillSettings(**options).resolved(), out=tmp_path / "s", name="t", on_event=events.append
+    )
+    warned = [e.text for e in events if isinstance(e, Note) and e.warning]
+    assert warned == ["teacher t was taught with --truncate head; here its texts are cut by tail"]
+    assert json.loads((tmp_path / "s/config.json").read_text())["hrkd"]["truncate"] == "tail"

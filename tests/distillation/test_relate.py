@@ -1,0 +1,179 @@
+"""The learned graph: its meta-gradient against explicit ones, what moves, and what it does to a poisoned domain."""
+
+import numpy as np
+import pytest
+import torch
+from test_distill import run
+from torch import nn
+
+from hrkd_cli.config import DistillSettings
+from hrkd_cli.distillation.relate import GraphTrainer
+from hrkd_cli.distillation.task import DistillTask
+from hrkd_cli.method import BatchTerms, RelationGraph
+from hrkd_cli.training.optimiser import Optimiser
+from hrkd_cli.training.rows import hold_back
+from hrkd_cli.training.scoring import encode_split
+from tasks import make_task
+
+
+@pytest.fixture
+def task(teacher, dataset):
+    """A task with a learned graph, its optimiser after one step, and a batch."""
+    made, _, student = make_task(teacher, dataset, graph="learned", graph_every=1, learning_rate=1e-3, warmup=0)
+    made.labels = encode_split(dataset, "train", made.encoder).labels
+    made.held_back = {d: hold_back(labels, 0.2, d) for d, labels in made.labels.items()}
+    optimiser = Optimiser([student, made.projections], made.settings, 100)
+    student.train()
+    batch = made.load({"books": [0, 1, 2], "music": [3, 4, 5]})
+    made.loss(batch).total.backward()
+    optimiser.step()
+    return made, student, optimiser, batch
+
+
+def test_differences_equal_explicit_gradients(task):
+    """(L+1) x D central differences against one backward pass each, dropout off."""
+    made, student, _, batch = task
+    student.eval()
+    weights = made.graph_trainer.weights
+    torch.manual_seed(1)
+    direction = [torch.randn_like(w) for w in weights]
+    found = made.graph_trainer.slopes(1, direction, lambda: made._compare(batch)).losses
+    terms = made._compare(batch)
+    losses = terms.hidden + terms.attention
+    for layer, domain in np.ndindex(*losses.shape):
+        gradients = torch.autograd.grad(losses[layer, domain], weights, retain_graph=True, allow_unused=True)
+        product = sum((g * d).sum() for g, d in zip(gradients, direction, strict=True) if g is not None)
+        assert found[layer, domain].item() == pytest.approx(product.item(), rel=5e-3, abs=1e-3)
+
+
+def test_the_preconditioner_is_that_of_the_next_step(task):
+    _, student, optimiser, _ = task
+    weight = student.get_input_embeddings().weight
+    state = optimiser.adamw.state[weight]
+    gradient = torch.full_like(weight, 2.0)
+    (found,) = optimiser.preconditioned([weight], [gradient])
+    wanted = gradient / ((state["exp_avg_sq"] / (1 - 0.999)).sqrt() + 1e-8)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_an_update_moves_the_graph_and_nothing_else(task):
+    made, student, optimiser, batch = task
+    graph = {name: t.clone() for name, t in made.graph.state_dict().items()}
+    others = {name: t.clone() for name, t in [*student.state_dict().items(), *made.projections.state_dict().items()]}
+    random_state = torch.get_rng_state()
+    made.prepare(1, 100, batch, optimiser)
+    assert not torch.equal(made.graph.score, graph["score"])
+    now = dict([*student.state_dict().items(), *made.projections.state_dict().items()])
+    assert all(torch.equal(now[name], before) for name, before in others.items())
+    assert all(p.grad is None for p in student.parameters())
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert student.training
+    made.prepare(2, 100, batch, optimiser)  # the layers before the scores, which start at zero, move from the second on
+    assert not torch.equal(made.graph.encode.weight, graph["encode.weight"])
+
+
+def test_a_rehearsal_runs_it_all_and_changes_nothing(task, monkeypatch):
+    made, student, _, batch = task
+    runs = []
+    compare = made._compare
+    monkeypatch.setattr(made, "_compare", lambda b: runs.append(b) or compare(b))
+    held, held_back = [], made._held_back
+    monkeypatch.setattr(made, "_held_back", lambda rows: held.append(rows) or held_back(rows))
+    monkeypatch.setattr("hrkd_cli.distillation.task.HELD_ROWS", 2)
+    made.lengths = {d: np.arange(len(lengths)) % 7 + 1 for d, lengths in made.lengths.items()}
+    modules = (made.graph, student, made.projections)
+    before = [{name: t.clone() for name, t in module.state_dict().items()} for module in modules]
+    drawn = torch.get_rng_state()
+    made.rehearse(batch)
+    assert len(runs) == 2
+    (rows,) = held  # the longest, since any may come
+    for domain, chosen in rows.items():
+        longest = sorted((made.lengths[domain][row] for row in made.held_back[domain]), reverse=True)
+        assert [made.lengths[domain][row] for row in chosen] == longest[:2]
+    for module, state in zip(modules, before, strict=True):
+        assert all(torch.equal(t, state[name]) for name, t in module.state_dict().items())
+    assert all(p.grad is None for module in modules for p in module.parameters())
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert student.training
+
+
+def test_the_state_restores_graph_and_moments(task):
+    made, _, optimiser, batch = task
+    made.prepare(1, 100, batch, optimiser)
+    state = {name: t.clone() for name, t in made.state().items()}
+    made.prepare(2, 100, batch, optimiser)
+    ahead = made.graph.score.clone()
+    made.restore(state)
+    assert not torch.equal(made.graph.score, ahead)
+    made.prepare(2, 100, batch, optimiser)
+    assert torch.equal(made.graph.score, ahead)
+
+
+def test_ratios_start_equal_and_can_differ_between_nodes():
+    torch.manual_seed(0)
+    graph = RelationGraph(32, 2, 3)
+    prototypes = torch.randn(3, 1, 32) * 10 + torch.randn(3, 3, 32)  # nearly parallel
+    assert graph(prototypes).domain.tolist() == [pytest.approx([1 / 3] * 3)] * 3
+    torch.nn.init.normal_(graph.score)
+    found = graph(prototypes)
+    assert (found.domain.max(dim=1).values - found.domain.min(dim=1).values).min().item() > 0.1
+    assert [tuple(r.shape) for r in found.layer] == [(3, 2), (3, 3)]
+    torch.testing.assert_close(found.domain.sum(dim=1), torch.ones(3))
+
+
+def test_rows_are_held_back_by_label():
+    labels = np.array([0] * 30 + [1] * 10)
+    held = hold_back(labels, 0.2, "seed")
+    assert len(held) == 8
+    assert sum(labels[row] == 1 for row in held) == 2
+    assert held == hold_back(labels, 0.2, "seed") != hold_back(labels, 0.2, "other")
+    assert len(hold_back(np.repeat(np.arange(100), 4), 0.1, "x")) == 40  # not none of each label
+    assert len(hold_back(np.array([0, 0, 0]), 0.01, "x")) == 1  # one row at least
+    assert hold_back(np.array([0, 1]), 0.9, "x") == []  # but never the last of a label
+
+
+def test_held_back_rows_are_never_drawn(tmp_path, teacher, dataset, monkeypatch):
+    drawn = {domain: set() for domain in dataset.domains}
+    load = DistillTask.load
+
+    def watch(self, rows):
+        for domain, chosen in rows.items():
+            drawn[domain] |= set(chosen)
+        return load(self, rows)
+
+    monkeypatch.setattr(DistillTask, "load", watch)
+    run(teacher, dataset, tmp_path / "s", graph="learned", held_back=0.25, epochs=2)
+    for domain in dataset.domains:
+        rows = dataset.split(domain, "train")
+        labels = np.array([dataset.labels[domain].index(name) for name in rows.labels])
+        held = set(hold_back(labels, 0.25, f"42/held back/{domain}"))
+        assert drawn[domain] == set(range(len(rows))) - held
+        assert len(held) == round(len(rows) / 4)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_ratio_of_a_poisoned_domain_sinks(seed):
+    """A linear student of three domains; the teacher of the last one answers at random, held-back rows are true."""
+    torch.manual_seed(seed)
+    truth, domains = torch.randn(8), 3
+    student = nn.Linear(8, 1)
+    rows = torch.randn(domains, 64, 8)
+    answers = rows @ truth
+    answers[2] = torch.randn(64) * answers[:2].std()
+    held = torch.randn(64, 8)
+    prototypes = torch.randn(1, domains, 16)
+    graph = RelationGraph(16, 0, domains, hierarchy=False)
+    trainer = GraphTrainer(graph, student, attention_weight=1.0, learning_rate=1e-2, seed=seed)
+    optimiser = Optimiser([student], DistillSettings(learning_rate=2e-2, warmup=0), 200)
+
+    def terms():
+        losses = (student(rows).squeeze(-1) - answers).square().mean(dim=1)[None]  # (1, D)
+        return BatchTerms(losses, torch.zeros_like(losses), losses[0], prototypes)
+
+    for number in range(150):
+        trainer.update(number, lambda: (student(held).squeeze(-1) - held @ truth).square().mean(), terms, optimiser)
+        ratios = graph(prototypes).domain.detach()
+        (terms().hidden * ratios).sum().backward()
+        optimiser.step()
+    last = graph(prototypes).domain[0].tolist()
+    assert last[2] < 0.01

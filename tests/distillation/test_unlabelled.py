@@ -1,0 +1,170 @@
+"""Distillation with unlabelled texts beside the labelled rows."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hrkd_cli.config import DistillSettings, Precision
+from hrkd_cli.data.unlabelled import MoreTexts
+from hrkd_cli.distillation.distill import distill, distill_on
+from hrkd_cli.distillation.distill_work import Work
+from hrkd_cli.errors import OutputError, TrainingError, UsageError
+from hrkd_cli.events import Note, StageStarted, StepDone, ignore
+from hrkd_cli.models.precision import Arithmetic
+from hrkd_cli.training.fit import batch_size_of
+from hrkd_cli.training.run import Place
+from hrkd_cli.training.stage import class_weights
+from hrkd_cli.training.world import ALONE
+from tiny import make_texts, write_raw
+
+OPTIONS = {"epochs": 2, "batch_size": 4, "max_length": 16, "learning_rate": 1e-3, "student": "2x32"}
+
+
+class StopError(Exception):
+    """Stands in for whatever ends a run."""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Texts of one of the two domains, and of another one."""
+    (tmp_path / "texts").mkdir()
+    texts = [f"{text} {n}" for n, text in enumerate(make_texts(40, 99)[0])]
+    (tmp_path / "texts" / "books.txt").write_text("\n".join(texts), encoding="utf-8")
+    (tmp_path / "texts" / "garden.txt").write_text("a garden\n", encoding="utf-8")
+    return tmp_path / "texts"
+
+
+def settings(**options):
+    return DistillSettings(**{**OPTIONS, **options}).resolved()
+
+
+def run(teacher, dataset, out, *, on_event=ignore, resume=False, **options):
+    return distill_on(
+        teacher, dataset, settings(**options), out=out, name="t", on_event=on_event, resume=resume, texts=None
+    )
+
+
+def opened(teacher, dataset, tmp_path, **options):
+    arithmetic = Arithmetic(Precision.FP32, torch.device("cpu"))
+    own = settings(**options)
+    texts = MoreTexts.read(own, dataset, ignore)
+    work = Work.open(teacher, dataset, own, texts=texts, name="t", arithmetic=arithmetic, world=ALONE, on_event=ignore)
+    return work, Place(tmp_path, tmp_path / "out", arithmetic)
+
+
+@pytest.mark.parametrize("options", [{}, {"cache_teacher": "on"}, {"method": "logits"}, {"means": "released"}])
+def test_resumed_runs_end_the_same_and_the_record_tells(tmp_path, teacher, dataset, folder, options):
+    options = {**options, "unlabelled": folder, "unlabelled_share": 0.3, "checkpoint_every": 1}
+    events = []
+    whole = run(teacher, dataset, tmp_path / "whole", on_event=events.append, **options)
+    started = next(e for e in events if isinstance(e, StageStarted))
+    # 48 train rows a domain: an epoch is that of the labelled rows.
+    assert started.steps == whole.steps == 24
+
+    def stop(event):
+        if isinstance(event, StepDone) and event.step == 7:
+            raise StopError
+
+    with pytest.raises(StopError):
+        run(teacher, dataset, tmp_path / "cut", on_event=stop, **options)
+    result = run(teacher, dataset, tmp_path / "cut", resume=True, **options)
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert result.dev == whole.dev
+    data = json.loads((tmp_path / "cut" / "hrkd.json").read_text())["data"]
+    assert data["unlabelled"]["texts"] == {"books": 40}
+    assert data["unlabelled"]["dropped"] == {}
+
+
+def test_the_texts_change_what_is_learnt_and_the_key(tmp_path, teacher, dataset, folder):
+    run(teacher, dataset, tmp_path / "without")
+    run(teacher, dataset, tmp_path / "with", unlabelled=folder)
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("without", "with"))
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+    again = run(teacher, dataset, tmp_path / "with", unlabelled=folder, resume=True)
+    assert again.steps == 24
+    (folder / "books.txt").write_text("other texts\nthan before\n", encoding="utf-8")
+    with pytest.raises(OutputError, match="from a run with other options or data"):
+        run(teacher, dataset, tmp_path / "with", unlabelled=folder, resume=True)
+
+
+def test_a_run_that_was_cut_off_does_not_go_on_with_other_texts(tmp_path, teacher, dataset, folder):
+    def stop(event):
+        if isinstance(event, StepDone) and event.step == 3:
+            raise StopError
+
+    with pytest.raises(StopError):
+        run(teacher, dataset, tmp_path / "s", on_event=stop, unlabelled=folder, checkpoint_every=1)
+    with pytest.raises(TrainingError, match="was made with --unlabelled "):
+        run(teacher, dataset, tmp_path / "s", resume=True, checkpoint_every=1)
+
+
+def test_labelled_rows_come_first_and_alone_give_the_class_weights(tmp_path, teacher, dataset, folder):
+    work, place = opened(teacher, dataset, tmp_path, unlabelled=folder, class_weights="balanced")
+    assert work.labelled == {"books": 48, "music": 48}
+    assert work.bare == {"books": 40}
+    assert {d: len(e) for d, e in work.rows.items()} == {"books": 88, "music": 48}
+    for domain, encoded in work.train.encoded.items():
+        assert all((a == b).all() for a, b in zip(encoded.ids, work.rows[domain].ids, strict=False))
+    weights = class_weights(work.train, work.heads, work.settings, torch.device("cpu"))
+    assert all(torch.equal(w, torch.ones(2)) for w in weights.values())
+    sampler = work.run(place, ignore).make_sampler()
+    assert {d: len(rows) for d, rows in next(sampler).items()} == {"books": 8, "music": 4}
+
+
+def test_a_bare_rows_loss_is_that_of_the_same_row_with_a_label(tmp_path, teacher, dataset, folder):
+    texts = dataset.split("books", "train").texts
+    (folder / "books.txt").write_text("\n".join(f"{t} thing" for t in texts), encoding="utf-8")
+    work, place = opened(teacher, dataset, tmp_path, unlabelled=folder, cache_teacher="off", graph="uniform")
+    task = work.run(place, ignore).task
+    work.student.eval()
+    bare = len(texts) + 5
+    by_bare = task.loss(task.load({"books": [bare], "music": [0]}))
+    own = task.encoded["books"]
+    own.ids[5], own.types[5], task.lengths["books"][5] = own.ids[bare], own.types[bare], task.lengths["books"][bare]
+    by_label = task.loss(task.load({"books": [5], "music": [0]}))
+    assert by_bare.total.item() == by_label.total.item()
+
+
+def test_kept_outputs_are_those_of_all_rows_unless_few_would_be_read(tmp_path, teacher, dataset, folder):
+    work, place = opened(teacher, dataset, tmp_path, unlabelled=folder, cache_teacher="on")
+    notes = []
+    work.run(place, notes.append)
+    cache = next((tmp_path / "teacher-cache").iterdir())
+    rows = [json.loads(file.read_text())["rows"] for file in sorted(cache.glob("0*.json"))]
+    assert rows == [88, 48]
+    many = [f"text {n} of many" for n in range(2000)]
+    (folder / "books.txt").write_text("\n".join(many), encoding="utf-8")
+    work, place = opened(teacher, dataset, tmp_path / "auto", unlabelled=folder)
+    work.run(place, notes.append)
+    assert any(isinstance(n, Note) and "most would be read once or never" in n.text for n in notes)
+
+
+def test_auto_batch_size_counts_the_bare_rows(tmp_path, teacher, dataset, folder, monkeypatch):
+    work, place = opened(teacher, dataset, tmp_path, unlabelled=folder, batch_size="auto", unlabelled_share=0.75)
+    seen = []
+    monkeypatch.setattr(
+        "hrkd_cli.training.fit._peaks", lambda task, trained, rows, arithmetic: seen.append(rows) or [2 * len(seen)] * 2
+    )
+    monkeypatch.setattr("hrkd_cli.distillation.distill_work.batch_size_of", batch_size_of)
+    work.run(place, ignore)
+    assert [{d: len(rows) for d, rows in step.items()} for step in seen[:3]] == [
+        {"books": 4, "music": 1},
+        {"books": 8, "music": 2},
+        {"books": 16, "music": 4},
+    ]
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.5, 2, float("nan")])
+def test_a_share_that_cannot_be_is_one_line(share):
+    with pytest.raises(UsageError, match=r"--unlabelled-share: .* is not between 0 and 1, both excluded"):
+        DistillSettings(unlabelled_share=share)
+
+
+def test_the_output_must_not_replace_the_texts(tmp_path, teacher, folder):
+    raw = write_raw(tmp_path / "raw")
+    (folder / "hrkd.json").write_text('{"stage": "distill"}', encoding="utf-8")
+    with pytest.raises(UsageError, match="it would replace the unlabelled texts"):
+        distill(teacher, data=raw, out=folder, unlabelled=folder, force=True)

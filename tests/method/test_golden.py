@@ -1,0 +1,117 @@
+"""The loss, ratios and gradients of the released code, case by case (see golden/README.md)."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from hrkd_cli.method import DomainGraph, Signals, combine, domain_terms
+
+FOLDER = Path(os.environ.get("HRKD_GOLDEN") or Path(__file__).resolve().parents[1] / "golden")
+CASES = sorted(FOLDER.glob("*.safetensors"))
+
+
+class Case:
+    """One golden file, in the wanted precision."""
+
+    def __init__(self, path: Path, dtype: torch.dtype) -> None:
+        with safe_open(str(path), "pt") as file:
+            self.meta = file.metadata()
+            self.tensors = {name: file.get_tensor(name).to(dtype) for name in file.keys()}  # noqa: SIM118
+        self.domains = range(len(json.loads(self.meta["domains"])))
+        self.layers = int(self.meta["student_layers"])
+        self.interval = int(self.meta["teacher_interval"])
+        self.inputs = {
+            name: tensor.requires_grad_()
+            for name, tensor in self.tensors.items()
+            if ".student." in name and not name.startswith("expected")
+        }
+
+    def signals(self, domain: int, side: str, *, every: int) -> Signals:
+        layers = range(1, self.layers + 1)
+        get = self.inputs.get if side == "student" else self.tensors.get
+        return Signals(
+            hidden=[get(f"{domain}.{side}.hidden_states.{every * n}") for n in (0, *layers)],
+            scores=[get(f"{domain}.{side}.attention_scores.{every * n - 1}") for n in layers],
+            logits=get(f"{domain}.{side}.logits"),
+        )
+
+    def graph(self) -> DomainGraph | None:
+        if self.meta["use_graph"] != "True":
+            return None
+        width, heads = int(self.meta["hidden"]), int(self.meta["graph_heads"])
+        hierarchy = self.meta["hierarchical"] == "True"
+        slope = float(self.meta["leaky_relu_slope"])
+        graph = DomainGraph(width, self.layers, len(self.domains), hierarchy=hierarchy, heads=heads, slope=slope)
+        state = {}
+        for layer in range(self.layers + 1):
+            names = [f"graph.all_gnn.{layer}.attentions.{g}" for g in range(heads)]
+            state[f"hidden.{layer}.weight"] = torch.stack([self.tensors[f"{n}.W"] for n in names])
+            state[f"hidden.{layer}.attention"] = torch.stack([self.tensors[f"{n}.a"].view(2, width) for n in names])
+            state[f"output.{layer}.weight"] = self.tensors[f"graph.all_gnn.{layer}.out_att.W"][None]
+            state[f"output.{layer}.attention"] = self.tensors[f"graph.all_gnn.{layer}.out_att.a"].view(1, 2, 1)
+        if hierarchy:
+            state["reference"] = self.tensors["graph.w_attn_1"][1:]
+            state["compare"] = self.tensors["graph.w_attn_2"][1:]
+        graph.to(state["output.0.weight"].dtype).load_state_dict(state)
+        return graph.eval()
+
+    def run(self):
+        terms = [
+            domain_terms(
+                self.signals(d, "teacher", every=self.interval),
+                self.signals(d, "student", every=1),
+                self.tensors[f"{d}.padding_mask"] == 0,
+                temperature=float(self.meta["temperature"]),
+                padded=True,
+            )
+            for d in self.domains
+        ]
+        graph = self.graph()
+        ratios = graph(torch.stack([t.prototypes for t in terms], dim=1)) if graph else None
+        loss = combine(
+            terms,
+            ratios.domain if ratios else None,
+            hidden_weight=float(self.meta["hidden_weight"]),
+            prediction_weight=float(self.meta["prediction_weight"]),
+        ).total
+        return loss, ratios
+
+
+def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm().clamp(min=1e-300))
+
+
+def test_there_are_golden_files():
+    assert len(CASES) >= 6, f"no golden files in {FOLDER}"
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda p: p.stem)
+def test_golden(path):
+    case = Case(path, torch.float64)
+    loss, ratios = case.run()
+    found = {"expected.loss": loss.detach().reshape(1)}
+    if ratios is not None:
+        found["expected.domain_ratios"] = ratios.domain.detach()
+        found |= {f"expected.layer_ratios.{n}": r.detach() for n, r in enumerate(ratios.layer, 1)}
+    gradients = torch.autograd.grad(loss, list(case.inputs.values()))
+    found |= {f"expected.grad.{name}": g for name, g in zip(case.inputs, gradients, strict=True)}
+
+    expected = {name: t for name, t in case.tensors.items() if name.startswith("expected")}
+    assert set(found) == set(expected)
+    errors = {name: distance(found[name], expected[name]) for name in expected}
+    assert max(errors.values()) <= 1e-8, {name: e for name, e in errors.items() if e > 1e-8}
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda p: p.stem)
+def test_golden_in_float32(path):
+    case = Case(path, torch.float32)
+    loss, ratios = case.run()
+    assert distance(loss.detach().reshape(1), case.tensors["expected.loss"]) <= 1e-4
+    if ratios is not None:
+        assert distance(ratios.domain.detach(), case.tensors["expected.domain_ratios"]) <= 1e-4
+        for n, layer in enumerate(ratios.layer, 1):
+            assert distance(layer.detach(), case.tensors[f"expected.layer_ratios.{n}"]) <= 1e-4

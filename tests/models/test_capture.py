@@ -1,0 +1,98 @@
+"""What is captured is what the model itself computes, in every architecture."""
+
+import pytest
+import torch
+
+from hrkd_cli.errors import ModelError
+from hrkd_cli.models.capture import Capture, layer_map, select_columns
+from hrkd_cli.models.encoding import Batch
+from hrkd_cli.models.loading import new_classifier
+from hrkd_cli.models.sizes import Sizes, sizes_of
+from tiny import ARCHITECTURES, tiny_config
+
+
+def make_batch() -> Batch:
+    ids = torch.randint(5, 60, (3, 9), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(3, 9, dtype=torch.long)
+    mask[1, 5:] = 0
+    return Batch({"input_ids": ids, "attention_mask": mask}, mask.bool())
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_scores_and_hidden_states_are_the_models_own(architecture):
+    torch.manual_seed(0)
+    config = tiny_config(architecture, layers=4)
+    model = new_classifier(config)
+    # Weights large enough that wrong scores would show after softmax.
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.dim() == 2:
+                p.mul_(5)
+    batch = make_batch()
+    seen = Capture(model, (2, 4), attention=True)(batch)
+
+    eager = type(model)._from_config(type(config).from_dict(config.to_dict()), attn_implementation="eager").eval()
+    eager.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        expected = eager(**batch.inputs, output_attentions=True, output_hidden_states=True)
+    for scores, layer in zip(seen.scores(), (2, 4), strict=True):
+        assert scores.shape == (3, 4, 9, 9)
+        weights = scores.masked_fill(~batch.mask[:, None, None, :], float("-inf")).softmax(dim=-1)
+        difference = (weights - expected.attentions[layer - 1])[batch.mask[:, None, :].expand(-1, 4, -1)]
+        assert difference.abs().max() < 1e-5
+    for hidden, layer in zip(seen.hidden, (0, 2, 4), strict=True):
+        torch.testing.assert_close(hidden[batch.mask], expected.hidden_states[layer][batch.mask], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(seen.logits, expected.logits, rtol=1e-4, atol=1e-5)
+
+
+def test_projections_are_hooked_where_there_is_no_fast_kernel():
+    torch.manual_seed(0)
+    model = new_classifier(tiny_config("bert", layers=2))
+    batch = make_batch()
+    fast = Capture(model, (1, 2), attention=True)
+    assert fast.fast
+    fast(batch)  # transformers itself hooks its layers at the first call
+    before = [len(m._forward_hooks) for m in model.modules()]
+    slow = Capture(model, (1, 2), attention=True)
+    slow.fast = False
+    for a, b in zip(fast(batch).scores(), slow(batch).scores(), strict=True):
+        torch.testing.assert_close(a, b)
+    assert [len(m._forward_hooks) for m in model.modules()] == before
+
+
+def test_gradients_flow_through_captured_scores():
+    model = new_classifier(tiny_config("bert"))
+    sum(s.square().mean() for s in Capture(model, (1, 2), attention=True)(make_batch()).scores()).backward()
+    assert model.bert.encoder.layer[0].attention.self.query.weight.grad.abs().sum() > 0
+
+
+def test_a_model_that_hides_its_attention_is_refused():
+    model = new_classifier(tiny_config("bert"))
+    capture = Capture(model, (1,), attention=True)
+    capture.sizes = Sizes(3, 32, 4)
+    with pytest.raises(ModelError, match=r"--attention-weight 0.*--method logits"):
+        capture(make_batch())
+
+
+def test_logits_only_asks_for_nothing_else():
+    seen = Capture(new_classifier(tiny_config("bert")), (), attention=True)(make_batch())
+    assert (seen.hidden, seen.queries) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "expected"),
+    [(12, 4, (3, 6, 9, 12)), (6, 3, (2, 4, 6)), (7, 2, (4, 7)), (12, 5, (2, 5, 7, 10, 12)), (3, 3, (1, 2, 3))],
+)
+def test_layer_map_rounds_half_up(teacher, student, expected):
+    assert layer_map(teacher, student) == expected
+
+
+def test_select_columns():
+    logits = torch.arange(8).view(2, 4)
+    assert select_columns(logits, (1, 2)).tolist() == [[1, 2], [5, 6]]
+    assert select_columns(logits, (3, 0)).tolist() == [[3, 0], [7, 4]]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_sizes_by_one_name(architecture):
+    assert sizes_of(tiny_config(architecture, layers=3, width=32, heads=4)) == Sizes(3, 32, 4)

@@ -1,0 +1,189 @@
+"""Shapes of students, and cutting them from their teachers."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hrkd_cli.config import Init
+from hrkd_cli.errors import UsageError
+from hrkd_cli.models.cutting import cut_weights
+from hrkd_cli.models.loading import new_classifier, output_layer, set_heads
+from hrkd_cli.models.student import Shape, build_student, default_shape, parse_shape, student_config
+from hrkd_cli.predict.heads import DomainHeads
+from tiny import ARCHITECTURES, tiny_config, write_encoder
+
+HEADS = DomainHeads.build({"books": ["bad", "good"], "music": ["bad", "good", "odd"]})
+NARROWING = tuple(a for a in ARCHITECTURES if a != "modernbert")
+
+
+def make_teacher(architecture="bert", **sizes):
+    torch.manual_seed(0)
+    config = tiny_config(architecture, **{"layers": 4, **sizes})
+    set_heads(config, HEADS)
+    return new_classifier(config)
+
+
+def ignore(_text: str) -> None: ...
+
+
+def run(model):
+    ids = torch.arange(5, 14).view(1, 9)
+    with torch.no_grad():
+        return model(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True)
+
+
+def test_parse_shape():
+    assert parse_shape("4x312") == Shape(4, 312)
+    assert parse_shape("3X384") == Shape(3, 384)
+    assert parse_shape("models/4x312") is None
+    assert parse_shape("huawei-noah/TinyBERT_General_4L_312D") is None
+
+
+@pytest.mark.parametrize(
+    ("layers", "width", "heads", "expected"),
+    [
+        (12, 768, 12, "4x312"),
+        (6, 384, 12, "3x312"),
+        (12, 256, 4, "4x256"),
+        (1, 64, 4, "1x64"),
+        (24, 1024, 16, "12x304"),
+    ],
+)
+def test_default_shape(layers, width, heads, expected):
+    assert str(default_shape(tiny_config(layers=layers, width=width, heads=heads))) == expected
+
+
+def test_feed_forward_width_of_students():
+    teacher = tiny_config(layers=12, width=768, heads=12)
+    widths = {
+        spec: student_config(teacher, parse_shape(spec), HEADS, init=Init.TEACHER).intermediate_size
+        for spec in ("4x312", "4x384", "4x768")
+    }
+    assert widths == {"4x312": 1200, "4x384": 1536, "4x768": 3072}
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("9x32", "the teacher has 4 layers"),
+        ("0x32", "give 1 to 4"),
+        ("2x30", r"multiple of the teacher's 4 attention heads, for example 28 or 32"),
+        ("2x64", "wider than the teacher.*--init random"),
+    ],
+)
+def test_shapes_that_do_not_fit(spec, words):
+    with pytest.raises(UsageError, match=words):
+        build_student(spec, make_teacher(), HEADS, teacher_heads=HEADS, init=Init.TEACHER, seed=0, note=ignore)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_student_of_all_layers_is_its_teacher(architecture):
+    teacher = make_teacher(architecture)
+    student = build_student("4x32", teacher, HEADS, teacher_heads=HEADS, init=Init.TEACHER, seed=1, note=ignore)
+    torch.testing.assert_close(run(student).logits, run(teacher).logits)
+
+
+def test_layers_are_those_the_student_learns_from():
+    teacher = make_teacher("bert")
+    student = build_student("2x32", teacher, HEADS, teacher_heads=HEADS, init=Init.TEACHER, seed=1, note=ignore)
+    for own, origin in ((0, 1), (1, 3)):
+        torch.testing.assert_close(
+            student.bert.encoder.layer[own].intermediate.dense.weight,
+            teacher.bert.encoder.layer[origin].intermediate.dense.weight,
+        )
+
+
+def test_modern_layer_kinds_follow_their_layers():
+    teacher = make_teacher("modernbert", layers=6)
+    student = build_student("3x32", teacher, HEADS, teacher_heads=HEADS, init=Init.TEACHER, seed=1, note=ignore)
+    kinds = getattr(teacher.config, "layer_types", None)
+    if kinds is not None:
+        assert student.config.layer_types == [kinds[1], kinds[3], kinds[5]]
+    assert student.config.num_hidden_layers == 3
+
+
+@pytest.mark.parametrize("architecture", NARROWING)
+def test_narrowing_keeps_the_heaviest_dimensions(architecture):
+    """A teacher that uses only some dimensions is cut to exactly those, so its function survives."""
+    teacher = make_teacher(architecture)
+    student = build_student("4x16", teacher, HEADS, teacher_heads=HEADS, init=Init.TEACHER, seed=1, note=ignore)
+    assert run(student).hidden_states[-1].shape == (1, 9, 16)
+    # Put the narrow student's weights into a wide model in which every second dimension is dead: cutting finds them.
+    alive = torch.arange(0, 32, 2)
+    wide = {name: torch.zeros_like(t) for name, t in teacher.state_dict().items()}
+    narrow = {name: torch.randn_like(t) for name, t in student.state_dict().items()}
+    for name, tensor in narrow.items():
+        if wide[name].shape == tensor.shape:
+            wide[name] = tensor
+            continue
+        where = [alive_axis(have, want, alive) for have, want in zip(wide[name].shape, tensor.shape, strict=True)]
+        wide[name][torch.meshgrid(*where, indexing="ij")] = tensor
+    teacher.load_state_dict(wide)
+    cut = cut_weights(teacher, student, (1, 2, 3, 4), range(HEADS.size))
+    for name, tensor in narrow.items():
+        assert torch.equal(cut[name], tensor), name
+
+
+def alive_axis(have: int, want: int, alive: torch.Tensor) -> torch.Tensor:
+    if have == want:
+        return torch.arange(have)
+    return alive if have == 32 else torch.arange(want)  # feed-forward: the first neurons
+
+
+def test_narrowing_what_is_not_known_names_what_works():
+    with pytest.raises(UsageError, match=r"modernbert teacher cannot be narrowed; use 2x32, --init random"):
+        build_student(
+            "2x16", make_teacher("modernbert"), HEADS, teacher_heads=HEADS, init=Init.TEACHER, seed=0, note=ignore
+        )
+
+
+def test_outputs_are_taken_over_by_name():
+    """The teacher's outputs stand in another order, one is unknown to it, and one it has is not wanted."""
+    teacher = make_teacher()
+    theirs = DomainHeads({"music": ("bad", "good"), "film": ("bad",)}, {"music": (4, 1), "film": (0,)}, 5)
+    ours = DomainHeads.build({"film": ["bad", "good"], "music": ["bad", "good"]})
+    student = build_student("4x32", teacher, ours, teacher_heads=theirs, init=Init.TEACHER, seed=1, note=ignore)
+    random = build_student("4x32", teacher, ours, teacher_heads=theirs, init=Init.RANDOM, seed=1, note=ignore)
+    for row, origin in ((0, 0), (2, 4), (3, 1)):
+        assert torch.equal(student.classifier.weight[row], teacher.classifier.weight[origin])
+    assert torch.equal(student.classifier.weight[1], random.classifier.weight[1])
+
+
+def test_random_students_depend_on_the_seed_only():
+    teacher = make_teacher()
+    weights = []
+    for seed in (3, 3, 4):
+        student = build_student("2x64", teacher, HEADS, teacher_heads=HEADS, init=Init.RANDOM, seed=seed, note=ignore)
+        weights.append(student.bert.pooler.dense.weight)
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_pretrained_encoder_takes_its_teachers_head(tmp_path, architecture):
+    """Its own layers stay; pooler and outputs become the teacher's, outputs by name."""
+    teacher = make_teacher(architecture)
+    encoder = write_encoder(tmp_path / "encoder", architecture, layers=2, seed=9)
+    ours = DomainHeads.build({"music": ["bad", "good"]})
+    said = []
+    student = build_student(
+        str(encoder), teacher, ours, teacher_heads=HEADS, init=Init.TEACHER, seed=1, note=said.append
+    )
+    assert said == [f"student {encoder}: its own layers, and its teacher's head"]
+    own, theirs, start = student.state_dict(), teacher.state_dict(), load_file(encoder / "model.safetensors")
+    name, _ = output_layer(student)
+    assert torch.equal(own[f"{name}.weight"], theirs[f"{name}.weight"][2:4])  # music/bad, music/good
+    prefix = f"{student.base_model_prefix}."
+    for key, tensor in own.items():
+        plain = key.removeprefix(prefix)
+        if key.startswith(prefix) and "pooler" not in key:
+            assert torch.equal(tensor, start[plain]), key
+        elif not key.startswith(name):
+            assert torch.equal(tensor, theirs[key]), key
+
+
+def test_a_head_of_another_width_stays_random(tmp_path):
+    encoder = write_encoder(tmp_path / "encoder", layers=2, width=16)
+    said = []
+    build_student(str(encoder), make_teacher(), HEADS, teacher_heads=HEADS, init=Init.TEACHER, seed=1, note=said.append)
+    assert said == [f"student {encoder}: its own layers, and a random head"]

@@ -1,0 +1,130 @@
+import functools
+import json
+
+import pytest
+
+import hrkd_cli
+from hrkd_cli import evaluate
+from hrkd_cli.evaluation import latency_table
+from hrkd_cli.evaluation.latency_table import LengthLatency
+from hrkd_cli.events import Note
+from hrkd_cli.onnx_export.card import BEGIN, END, place_section
+from hrkd_cli.onnx_export.timing import slower_than
+
+export = functools.partial(hrkd_cli.export, max_drop=100)
+
+
+@pytest.fixture
+def fake_times(monkeypatch):
+    """Times that depend on the file alone: int8 is slower than fp32 at 32 tokens."""
+
+    def measure(models, *, threads, **_):
+        factors = {"model.onnx": (2.0, 3.0), "model_quantized.onnx": (1.0, 4.0)}
+        return {
+            name: tuple(
+                LengthLatency(t, c, f, 2 * f) for c in threads for t, f in zip((16, 32), factors[name], strict=True)
+            )
+            for name in models
+        }
+
+    monkeypatch.setattr("hrkd_cli.onnx_export.timing.measure_lengths", measure)
+    monkeypatch.setattr("hrkd_cli.onnx_export.timing.usable_cpus", lambda: 2)
+
+
+def test_the_card_says_what_was_measured(student, fake_times):
+    (student / "README.md").write_text("---\ntags: [x]\n---\n\n# A student\n\nText.\n")
+    seen = []
+    result = export(student, int8=True, target="avx2", on_event=seen.append)
+    card = (student / "README.md").read_text()
+    assert card.startswith("---\ntags: [x]\n---\n\n# A student\n\nText.\n")
+    int8 = evaluate([student / "onnx"], data=student.parent / "dev.csv", split="dev").models[0]
+    for domain, scores in int8.domains.items():
+        assert f"| {domain} | 1.000 | {scores.accuracy:.3f} |" in card
+    assert f"| lost, points | 0.00 | {result.gate.drop:.2f} |" in card
+    for file in result.files:
+        assert f"{file.bytes:,}" in card
+    assert "| 16 | 1 | 2.00 / 4.00 | 1.00 / 2.00 |" in card
+    assert "int8 is slower than fp32 at 32 tokens with 1 thread; 32 tokens with 2 threads." in card
+    assert result.machine in card
+    assert "operator sets ai.onnx 17" in card
+    assert "made for avx2 (7-bit weights)" in card
+    assert "Not tested" in card
+    warned = [e.text for e in seen if isinstance(e, Note) and e.warning]
+    assert warned == [
+        "model_quantized.onnx is slower than fp32 here at 32 tokens with 1 thread; 32 tokens with 2 threads"
+    ]
+
+
+def test_a_second_export_replaces_the_section(student, fake_times):
+    export(student, latency=False)
+    card = (student / "README.md").read_text()
+    assert "Accuracy was not measured" in card
+    assert "Latency was not measured" in card
+    export(student, int8=True)
+    card = (student / "README.md").read_text()
+    assert card.count(BEGIN) == card.count(END) == 1
+    assert "not measured" not in card
+    record = json.loads((student / "onnx/export.json").read_text())
+    assert set(record["files"]) == {"model.onnx", "model_quantized.onnx"}
+    assert record["files"]["model.onnx"]["dev"]["accuracy"] == {"books": 1.0, "dvd": 1.0}
+    # With a new fp32 file nobody knows whose the others are.
+    export(student, force=True, latency=False)
+    assert (student / "onnx/model_quantized.onnx").exists()
+    assert set(json.loads((student / "onnx/export.json").read_text())["files"]) == {"model.onnx"}
+
+
+def test_files_that_were_there_are_timed_anew_beside_a_new_one(student, monkeypatch):
+    """What is compared on the card was measured in the same turns."""
+    load = [1.0]
+
+    def measure(models, **_):
+        factors = {"model.onnx": 3.0, "model_quantized.onnx": 1.0, "model_fp16.onnx": 2.0}
+        assert all(path.is_file() for path in models.values())
+        return {name: (LengthLatency(16, 1, load[0] * factors[name], load[0] * factors[name]),) for name in models}
+
+    monkeypatch.setattr("hrkd_cli.onnx_export.timing.measure_lengths", measure)
+    load[0] = 10.0
+    export(student, int8=True)
+    load[0] = 1.0
+    export(student, fp16=True)
+    card = (student / "README.md").read_text()
+    assert "| 16 | 1 | 3.00 / 3.00 | 2.00 / 2.00 | 1.00 / 1.00 |" in card
+    assert "slower" not in card
+    # Without timing, what is known stays.
+    export(student, int4=True, latency=False)
+    assert "| 16 | 1 | 3.00 / 3.00 | 2.00 / 2.00 | 1.00 / 1.00 |" in (student / "README.md").read_text()
+
+
+def test_a_damaged_record_is_begun_anew(student):
+    export(student, latency=False)
+    (student / "onnx/export.json").write_text('{"format": 1, "files": 3}')
+    export(student, int8=True, latency=False)
+    assert set(json.loads((student / "onnx/export.json").read_text())["files"]) == {
+        "model.onnx",
+        "model_quantized.onnx",
+    }
+
+
+def test_the_files_are_timed_for_real(student, monkeypatch):
+    monkeypatch.setattr(latency_table, "RUNS", latency_table.TURN)
+    monkeypatch.setattr(latency_table, "FEWEST_RUNS", latency_table.TURN)
+    result = export(student, int8=True)
+    threads = sorted({figure.threads for figure in result.files[0].latency})
+    for file in result.files:
+        cells = [(f.tokens, f.threads) for f in file.latency]
+        assert cells == [(n, t) for t in threads for n in (16, 32, 64, 128)]  # its position table holds 160
+        assert all(0 < f.p50 <= f.p95 for f in file.latency)
+
+
+def test_a_section_lies_where_the_earlier_one_lay():
+    once = place_section("# A\n", "one")
+    assert once == f"# A\n\n{BEGIN}\none\n{END}\n"
+    assert place_section(once + "\nafter\n", "two") == f"# A\n\n{BEGIN}\ntwo\n{END}\n\nafter\n"
+
+
+def test_five_percent_is_noise():
+    fp32 = (LengthLatency(16, 1, 1.0, 1.0), LengthLatency(32, 1, 1.0, 1.0))
+    assert slower_than((LengthLatency(16, 1, 1.04, 9.0), LengthLatency(32, 1, 1.0, 1.0)), fp32) == ""
+    assert slower_than((LengthLatency(16, 1, 1.06, 9.0), LengthLatency(32, 1, 1.2, 1.0)), fp32) == (
+        "16, 32 tokens with 1 thread"
+    )

@@ -1,0 +1,169 @@
+import functools
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import hrkd_cli
+from hrkd_cli import Predictor
+from hrkd_cli.errors import ModelError
+from hrkd_cli.onnx_export import cases as module
+from hrkd_cli.onnx_export.cases import FP32_TOLERANCE, LEAST_TOLERANCE
+from hrkd_cli.predict.selfcheck import SELF_CHECK, self_check
+from tiny_folder import write_model
+
+FP32, INT8 = "model.onnx", "model_quantized.onnx"
+
+# What is timed is not what is tested here.
+export = functools.partial(hrkd_cli.export, latency=False)
+
+
+def stored(student):
+    return json.loads((student / "onnx" / SELF_CHECK).read_text(encoding="utf-8"))
+
+
+def test_stored_predictions_are_the_files_own(student):
+    export(student, int8=True, max_drop=100)
+    found = stored(student)
+    assert set(found["files"]) == {FP32, INT8}
+    assert {case["domain"] for case in found["cases"]} == {"books", "dvd"}
+    for name, entry in found["files"].items():
+        predictor = Predictor(student / "onnx" / name)
+        for case, label, logits in zip(found["cases"], entry["labels"], entry["logits"], strict=True):
+            np.testing.assert_allclose(predictor.logits([case["text"]])[0], logits, atol=1e-5)
+            own = predictor.predict([case["text"]], domain=case["domain"])[0]
+            if label is None:  # too close to tell
+                first, second = sorted(np.log(list(own.scores.values())), reverse=True)[:2]
+                assert first - second <= 2 * entry["tolerance"] + 1e-4
+            else:
+                assert own.label == label
+    assert {label for label in found["files"][FP32]["labels"] if label} == {"negative", "positive"}
+
+
+def test_every_domain_has_a_text_that_is_cut(student):
+    from hrkd_cli.predict.encoder import read_tokenizer
+
+    export(student)
+    tokenizer = read_tokenizer(student)
+    lengths: dict[str, list[int]] = {}
+    for case in stored(student)["cases"]:
+        lengths.setdefault(case["domain"], []).append(len(tokenizer.encode(case["text"]).ids))
+    assert {domain: max(found) > 24 > min(found) for domain, found in lengths.items()} == {"books": True, "dvd": True}
+
+
+def test_tolerances(student):
+    export(student, int8=True, max_drop=100)
+    found = stored(student)
+    fp32, int8 = (np.array(found["files"][name]["logits"]) for name in (FP32, INT8))
+    assert found["files"][FP32]["tolerance"] == FP32_TOLERANCE
+    expected = max(LEAST_TOLERANCE, 3 * np.abs(fp32 - int8).max())
+    assert found["files"][INT8]["tolerance"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_tolerances_are_for_arithmetic_and_not_for_rounded_weights(student, tmp_path):
+    import onnx
+
+    export(student, fp16=True, int8_static=True, int4=True, max_drop=100)
+    found = stored(student)["files"]
+    fp32, static = (np.array(found[name]["logits"]) for name in (FP32, "model_int8_static.onnx"))
+    # fp16's weights are multiplied in fp32.
+    assert found["model_fp16.onnx"]["tolerance"] == FP32_TOLERANCE
+    expected = max(LEAST_TOLERANCE, 3 * np.abs(fp32 - static).max())
+    assert found["model_int8_static.onnx"]["tolerance"] == pytest.approx(expected, abs=1e-5)
+    # 4-bit weights move the logits alike everywhere: what counts is the 8-bit rounding of their inputs.
+    model = onnx.load(student / "onnx/model_q4.onnx")
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "accuracy_level":
+                attribute.i = 1
+    shutil.copytree(student, tmp_path / "exact")
+    onnx.save(model, tmp_path / "exact/onnx/model.onnx")
+    exact = Predictor(tmp_path / "exact/onnx/model.onnx")
+    texts = [case["text"] for case in stored(student)["cases"]]
+    rounded = np.array(found["model_q4.onnx"]["logits"])
+    moved = np.abs(np.concatenate([exact.logits([text]) for text in texts]) - rounded).max()
+    assert 0 < moved < np.abs(fp32 - rounded).max()
+    assert found["model_q4.onnx"]["tolerance"] == pytest.approx(max(LEAST_TOLERANCE, 3 * moved), abs=1e-5)
+    assert [entry.passed for entry in self_check(student)] == [True] * 4
+    assert sorted(p.name for p in (student / "onnx").glob("*.onnx")) == sorted(found)
+
+
+def test_texts_are_the_same_each_time_and_nobodys(student):
+    export(student)
+    first = stored(student)
+    export(student, force=True)
+    assert stored(student) == first
+    (student / "onnx" / SELF_CHECK).unlink()
+    export(student, force=True)
+    assert stored(student) == first
+    dev = (student.parent / "dev.csv").read_text()
+    assert not [case for case in first["cases"] if len(case["text"].split()) > 3 and case["text"] in dev]
+
+
+def test_a_later_precision_joins_the_earlier_ones(student):
+    export(student)
+    before = stored(student)
+    export(student, int8=True, max_drop=100)
+    after = stored(student)
+    assert after["cases"] == before["cases"]
+    assert after["files"][FP32] == before["files"][FP32]
+    assert INT8 in after["files"]
+    # A file that is gone is no longer checked.
+    (student / "onnx" / INT8).unlink()
+    export(student, force=True)
+    assert set(stored(student)["files"]) == {FP32}
+
+
+def test_pairs_and_single_heads(tmp_path):
+    student = write_model(tmp_path / "pair", pair=True)
+    export(student)
+    assert all(case["text"] and case["text_pair"] for case in stored(student)["cases"])
+    foreign = write_model(tmp_path / "foreign", plain_labels=["a", "b"])
+    export(foreign)
+    assert {case["domain"] for case in stored(foreign)["cases"]} == {"any"}
+    for folder in (student, foreign):
+        assert [entry.passed for entry in self_check(folder)] == [True]
+
+
+def test_damaged_stored_predictions_of_an_earlier_export_are_replaced(student):
+    export(student)
+    (student / "onnx" / SELF_CHECK).write_text("{}")
+    export(student, force=True)
+    assert set(stored(student)["files"]) == {FP32}
+
+
+def test_texts_of_a_model_with_other_domains_are_not_used_again(student, tmp_path):
+    export(student, int8=True, max_drop=100, out=tmp_path / "out")
+    other = write_model(tmp_path / "other", labels={"news": ("sport", "weather")})
+    export(other, out=tmp_path / "out", force=True)
+    found = stored(tmp_path / "out")
+    assert {case["domain"] for case in found["cases"]} == {"news"}
+    assert set(found["files"]) == {FP32}
+    assert [entry.passed for entry in self_check(tmp_path / "out")] == [True]
+
+
+def test_a_fresh_process_that_gets_others(student, monkeypatch):
+    entry = module._entry
+
+    def wrong(*args):
+        found = entry(*args)
+        found["logits"] = [[value + 1 for value in row] for row in found["logits"]]
+        return found
+
+    monkeypatch.setattr(module, "_entry", wrong)
+    with pytest.raises(ModelError, match=r"a fresh process does not repeat .* self-check FAILED: model\.onnx"):
+        export(student)
+    assert not (student / "onnx").exists()
+
+
+def test_the_fresh_process_has_no_training_library(student, monkeypatch):
+    monkeypatch.setattr(module, "_ABSENT", (*module._ABSENT, "tokenizers"))
+    with pytest.raises(ModelError, match="no tokenizers on a device"):
+        export(student)
+
+
+def test_an_output_elsewhere_is_checked_with_its_own_files(student, tmp_path):
+    export(student, out=tmp_path / "deploy")
+    shutil.rmtree(student)
+    assert [entry.passed for entry in self_check(tmp_path / "deploy")] == [True]

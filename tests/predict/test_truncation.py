@@ -1,0 +1,126 @@
+"""What is kept of texts that are too long: exact ids, the library's own counts, and the same on both sides."""
+
+import itertools
+import json
+
+import pytest
+from tokenizers import Tokenizer
+
+from hrkd_cli.config import Truncate
+from hrkd_cli.data.dataset import Rows
+from hrkd_cli.errors import ModelError
+from hrkd_cli.models.encoding import Encoder
+from hrkd_cli.predict.encoder import TextEncoder
+from hrkd_cli.predict.folder import build_spec
+from hrkd_cli.predict.truncation import TRUNCATE, Cutter, shared_places
+from tiny import tiny_tokenizer
+
+LONG = "the a this it was thing box part one for"  # ids 5 to 14 of the tiny tokenizer; 2 and 3 are [CLS] and [SEP]
+SHORT = "good fine great"
+WORDS = LONG.split()
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+def cut(tokenizer, max_length, truncate, *examples):
+    return list(Cutter(Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()), max_length, truncate).encode(examples))
+
+
+def test_the_choices_are_those_of_the_settings():
+    assert tuple(Truncate) == TRUNCATE
+
+
+@pytest.mark.parametrize(
+    ("truncate", "even", "odd"),
+    [
+        ("head", [5, 6, 7, 8], [5, 6, 7, 8, 9]),
+        ("tail", [11, 12, 13, 14], [10, 11, 12, 13, 14]),
+        ("head-tail", [5, 6, 13, 14], [5, 6, 7, 13, 14]),
+    ],
+)
+def test_a_text_that_is_too_long(tokenizer, truncate, even, odd):
+    assert cut(tokenizer, 6, truncate, LONG) == [([2, *even, 3], [0] * 6)]
+    assert cut(tokenizer, 7, truncate, LONG) == [([2, *odd, 3], [0] * 7)]
+
+
+@pytest.mark.parametrize(
+    ("truncate", "first", "second"),
+    [
+        # Eleven tokens, three special: the short text keeps its three, the long one has five places.
+        ("head", [5, 6, 7], [5, 6, 7, 8, 9]),
+        ("tail", [5, 6, 7], [10, 11, 12, 13, 14]),
+        ("head-tail", [5, 6, 7], [5, 6, 7, 13, 14]),
+    ],
+)
+def test_the_longer_text_of_a_pair_is_cut(tokenizer, truncate, first, second):
+    short = "the a this"
+    assert cut(tokenizer, 11, truncate, (short, LONG)) == [([2, *first, 3, *second, 3], [0] * 5 + [1] * 6)]
+    assert cut(tokenizer, 11, truncate, (LONG, short)) == [([2, *second, 3, *first, 3], [0] * 7 + [1] * 4)]
+
+
+@pytest.mark.parametrize(
+    ("truncate", "first", "second"),
+    [
+        ("head", [5, 6], [5, 6, 7]),
+        ("tail", [13, 14], [12, 13, 14]),
+        ("head-tail", [5, 14], [5, 6, 14]),
+    ],
+)
+def test_two_long_texts_share_the_places(tokenizer, truncate, first, second):
+    assert cut(tokenizer, 8, truncate, (LONG, LONG)) == [([2, *first, 3, *second, 3], [0] * 4 + [1] * 4)]
+
+
+@pytest.mark.parametrize("truncate", TRUNCATE)
+def test_shorter_texts_are_left_as_they_are(tokenizer, truncate):
+    whole = tokenizer.backend_tokenizer
+    for example in (LONG, "", "good"):
+        assert cut(tokenizer, 12, truncate, example)[0][0] == whole.encode(example).ids
+    assert cut(tokenizer, 16, truncate, (LONG, SHORT))[0][0] == whole.encode(LONG, SHORT).ids
+
+
+@pytest.mark.parametrize("truncate", TRUNCATE)
+def test_a_special_token_written_in_a_text_counts_as_text(tokenizer, truncate):
+    expected = {"head": [3, 5, 6, 7], "tail": [12, 13, 14, 3], "head-tail": [3, 5, 14, 3]}[truncate]
+    assert cut(tokenizer, 6, truncate, f"[SEP] {LONG} [SEP]") == [([2, *expected, 3], [0] * 6)]
+
+
+def test_pairs_keep_as_many_tokens_a_side_as_the_library_keeps(tokenizer):
+    library = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    for max_length in (4, 7, 8):
+        library.enable_truncation(max_length, strategy="longest_first")
+        for first, second in itertools.product(range(11), repeat=2):
+            found = library.encode(" ".join(WORDS[:first]), " ".join(WORDS[:second])).sequence_ids
+            assert shared_places(first, second, max_length - 3) == (found.count(0), found.count(1))
+
+
+@pytest.mark.parametrize("truncate", TRUNCATE)
+@pytest.mark.parametrize("pair", [False, True])
+def test_the_runtime_reads_what_training_reads(tokenizer, tmp_path, truncate, pair):
+    tokenizer.save_pretrained(tmp_path)
+    texts = [" ".join(WORDS[:n]) for n in range(11)]
+    pairs = [LONG, SHORT] * 5 + [""] if pair else None
+    here = Encoder(tokenizer, 8, takes_types=True, truncate=truncate).encode(Rows(texts, pairs, ["x"] * 11))
+    there = TextEncoder.from_folder(tmp_path, max_length=8, config={}, truncate=truncate).encode(texts, pairs)
+    assert [e.ids for e in there] == [ids.tolist() for ids in here.ids]
+    assert [e.types for e in there] == [types.tolist() for types in here.types]
+    assert here.lengths().max() == 8
+    # Cutting leaves no mark on a tokenizer that is saved later.
+    assert tokenizer.backend_tokenizer.truncation is None
+
+
+def test_configurations_say_it(student):
+    config = json.loads((student / "config.json").read_text())
+    assert "truncate" not in config["hrkd"]
+    assert build_spec(config, {}).truncate == "head"
+    for truncate in TRUNCATE:
+        assert build_spec({**config, "hrkd": {**config["hrkd"], "truncate": truncate}}, {}).truncate == truncate
+
+
+@pytest.mark.parametrize("value", ["middle", None, 3, ["head"]])
+def test_a_configuration_with_another_word_is_refused(student, value):
+    config = json.loads((student / "config.json").read_text())
+    with pytest.raises(ModelError, match=r"hrkd\.truncate.*not one of head, tail, head-tail"):
+        build_spec({**config, "hrkd": {**config["hrkd"], "truncate": value}}, {})

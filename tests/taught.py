@@ -1,0 +1,28 @@
+"""A tiny encoder, dataset and taught teacher, made once."""
+
+import pytest
+
+from tiny import make_dataset, write_encoder
+
+# Enough for a tiny random model to learn a separable task.
+TEACHING = {"epochs": 6, "learning_rate": 3e-3, "batch_size": 8, "max_length": 16}
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory):
+    return write_encoder(tmp_path_factory.mktemp("models") / "encoder", layers=4)
+
+
+@pytest.fixture(scope="session")
+def dataset():
+    return make_dataset()
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory, encoder, dataset):
+    from hrkd_cli.config import TeachSettings
+    from hrkd_cli.teaching.teach import teach_on
+
+    out = tmp_path_factory.mktemp("taught") / "teacher"
+    teach_on(encoder, dataset, TeachSettings(**TEACHING), out=out, name="encoder")
+    return out

@@ -1,0 +1,302 @@
+"""Runs that are cut off go on as if they had not been: bit for bit, in one process on a CPU."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hrkd_cli.config import DistillSettings, TeachSettings
+from hrkd_cli.distillation.distill import distill, distill_on
+from hrkd_cli.errors import HrkdError, OutputError, TrainingError, UsageError
+from hrkd_cli.events import Note, StepDone
+from hrkd_cli.teaching.teach import teach, teach_on
+from hrkd_cli.training.checkpoint import Checkpoint, has_checkpoint, latest
+from tiny import write_raw
+
+OPTIONS = {"epochs": 2, "batch_size": 4, "max_length": 16, "learning_rate": 1e-3, "checkpoint_every": 1}
+
+
+class StopError(Exception):
+    """Stands in for whatever ends a run."""
+
+
+def stop_at(step):
+    def on_event(event):
+        if isinstance(event, StepDone) and event.step == step:
+            raise StopError
+
+    return on_event
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def steps(folder):
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [r for r in records if "losses" in r]
+
+
+def run(stage, teacher, encoder, dataset, out, *, on_event=lambda _: None, resume=False, **options):
+    options = {**OPTIONS, **options}
+    if stage == "teach":
+        return teach_on(encoder, dataset, TeachSettings(**options), out=out, name="x", on_event=on_event, resume=resume)
+    settings = DistillSettings(student="2x32", **options).resolved()
+    return distill_on(teacher, dataset, settings, out=out, name="x", on_event=on_event, resume=resume)
+
+
+@pytest.mark.parametrize(
+    ("stage", "options"),
+    [
+        ("teach", {}),
+        ("teach", {"accumulate": 2, "sampling": "temperature"}),
+        ("distill", {"graph": "frozen"}),
+        ("distill", {"graph": "learned", "graph_every": 2}),
+        ("distill", {"cache_teacher": "on", "epochs": 1}),
+        ("distill", {"cache_teacher": "off", "label_weight": 1.0, "compare_until": 0.5, "loss_scale": "relative"}),
+        ("distill", {"graph": "frozen", "means": "released"}),
+    ],
+)
+def test_a_run_cut_off_again_and_again_ends_the_same(tmp_path, teacher, encoder, dataset, stage, options):
+    whole = run(stage, teacher, encoder, dataset, tmp_path / "whole", **options)
+    out = tmp_path / "cut"
+    for step in (1, 2, 5, 6):
+        with pytest.raises(StopError):
+            run(stage, teacher, encoder, dataset, out, on_event=stop_at(step), resume=step > 1, **options)
+    notes = []
+    result = run(stage, teacher, encoder, dataset, out, resume=True, on_event=notes.append, **options)
+    assert any(isinstance(n, Note) and "going on after step 5" in n.text for n in notes)
+    assert same(weights(out), weights(tmp_path / "whole"))
+    assert result.dev == whole.dev
+    assert (result.steps, result.best_step) == (whole.steps, whole.best_step)
+    found, expected = steps(out), steps(tmp_path / "whole")
+    assert [r["step"] for r in found] == list(range(1, whole.steps + 1))
+    for one, other in zip(found, expected, strict=True):
+        assert (one["losses"], one.get("ratios")) == (other["losses"], other.get("ratios"))
+    assert not (tmp_path / "cut.partial").exists()
+    assert not [p.name for p in out.iterdir() if p.name.startswith((".", "checkpoint", "weights"))]
+
+
+@pytest.mark.parametrize("stage", ["teach", "distill"])
+def test_a_batch_size_that_was_found_stays(tmp_path, teacher, encoder, dataset, stage, monkeypatch):
+    """Memory is another one when a run goes on; its steps are not."""
+    options = {"batch_size": "auto", "epochs": 1}
+    monkeypatch.setattr("hrkd_cli.training.fit.LARGEST", 8)
+    run(stage, teacher, encoder, dataset, tmp_path / "whole", **options)
+    with pytest.raises(StopError):
+        run(stage, teacher, encoder, dataset, tmp_path / "cut", on_event=stop_at(3), **options)
+    monkeypatch.setattr("hrkd_cli.training.fit.LARGEST", 2)
+    run(stage, teacher, encoder, dataset, tmp_path / "cut", resume=True, **options)
+    assert same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path, teacher, encoder, dataset):
+    for stage in ("teach", "distill"):
+        first = run(stage, teacher, encoder, dataset, tmp_path / stage)
+        before = (tmp_path / stage / "model.safetensors").stat().st_mtime_ns
+        again = run(stage, teacher, encoder, dataset, tmp_path / stage, resume=True)
+        assert (again.steps, again.best_step, again.dev) == (first.steps, first.best_step, first.dev)
+        assert (tmp_path / stage / "model.safetensors").stat().st_mtime_ns == before
+        with pytest.raises(OutputError, match="from a run with other options"):
+            run(stage, teacher, encoder, dataset, tmp_path / stage, resume=True, epochs=3)
+
+
+def test_the_last_two_checkpoints_are_kept_and_a_damaged_one_is_passed_over(tmp_path, teacher, encoder, dataset):
+    out, work = tmp_path / "t", tmp_path / "t.partial"
+    with pytest.raises(StopError):
+        run("teach", teacher, encoder, dataset, out, on_event=stop_at(8))
+    assert sorted(p.name for p in work.glob("checkpoint-*")) == ["checkpoint-6", "checkpoint-7"]
+    state = work / "checkpoint-7" / "state.safetensors"
+    data = bytearray(state.read_bytes())
+    data[-9] ^= 1
+    state.write_bytes(data)
+    assert latest(work).step == 6
+    run("teach", teacher, encoder, dataset, out, resume=True)
+    run("teach", teacher, encoder, dataset, tmp_path / "whole")
+    assert same(weights(out), weights(tmp_path / "whole"))
+
+
+def test_checkpoints_that_are_all_damaged_are_one_line(tmp_path):
+    Checkpoint(3, {"a": torch.zeros(2)}, {"best": {}}).write(tmp_path)
+    (tmp_path / "checkpoint-3" / "checkpoint.json").write_text("{")
+    with pytest.raises(TrainingError, match=r"checkpoints are damaged; start over with --force"):
+        latest(tmp_path)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    Checkpoint(3, {"a": torch.zeros(2)}, {"best": {}}).write(tmp_path)
+
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("hrkd_cli.training.checkpoint.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        Checkpoint(4, {"a": torch.ones(2)}, {"best": {}}).write(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-3"]
+    assert latest(tmp_path).tensors["a"].tolist() == [0, 0]
+
+
+def test_a_disk_that_fills_up_keeps_the_last_checkpoint(tmp_path, teacher, encoder, dataset, monkeypatch):
+    write = Checkpoint.write
+
+    def full(self, work):
+        if self.step == 4:
+            raise OSError(28, "No space left on device")
+        write(self, work)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "write", full)
+        with pytest.raises(OutputError, match="the disk is full"):
+            run("teach", teacher, encoder, dataset, tmp_path / "t")
+    assert has_checkpoint(tmp_path / "t.partial") == 3
+    run("teach", teacher, encoder, dataset, tmp_path / "t", resume=True)
+
+
+def test_a_gradient_that_is_not_a_number_is_in_no_checkpoint(tmp_path, teacher, encoder, dataset, monkeypatch):
+    from hrkd_cli.training.optimiser import Optimiser
+
+    step, calls = Optimiser.step, []
+
+    def broken(self):
+        calls.append(0)
+        norm = step(self)
+        return norm * float("nan") if len(calls) == 4 else norm
+
+    monkeypatch.setattr(Optimiser, "step", broken)
+    with pytest.raises(TrainingError, match="step 4: the gradient is nan"):
+        run("teach", teacher, encoder, dataset, tmp_path / "t")
+    assert has_checkpoint(tmp_path / "t.partial") == 3
+
+
+def test_a_plain_rerun_says_that_a_checkpoint_is_there(tmp_path, teacher, encoder, dataset):
+    out = Path("hrkd-out/teacher")
+    with pytest.raises(StopError):
+        run("teach", teacher, encoder, dataset, out, on_event=stop_at(3))
+    with pytest.raises(OutputError, match=r"checkpoint after step 2; go on with --resume, or start over with --force"):
+        teach(encoder, data="nothing", out=out)
+    with pytest.raises(UsageError, match="--force --resume"):
+        teach(encoder, data="nothing", out=out, force=True, resume=True)
+    assert has_checkpoint(Path("hrkd-out/teacher.partial")) == 2
+
+
+def test_other_options_than_the_checkpoints_are_named(tmp_path, teacher, encoder, dataset):
+    out = tmp_path / "t"
+    with pytest.raises(StopError):
+        run("teach", teacher, encoder, dataset, out, on_event=stop_at(3))
+    with pytest.raises(TrainingError, match="was made with --epochs 2; go on with what it had"):
+        run("teach", teacher, encoder, dataset, out, resume=True, epochs=4)
+    other = shutil.copytree(encoder, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "layer_norm_eps": 1e-6}))
+    with pytest.raises(TrainingError, match="with other data or another model"):
+        run("teach", teacher, other, dataset, out, resume=True)
+    run("teach", teacher, encoder, dataset, out, resume=True)
+
+
+def test_another_precision_than_the_checkpoints_is_refused(tmp_path, teacher, encoder, dataset, monkeypatch):
+    out = tmp_path / "t"
+    monkeypatch.setattr("hrkd_cli.models.precision.cpu_has_bf16", lambda: True)
+    with pytest.raises(StopError):
+        run("teach", teacher, encoder, dataset, out, on_event=stop_at(3))
+    monkeypatch.setattr("hrkd_cli.models.precision.cpu_has_bf16", lambda: False)
+    with pytest.raises(TrainingError, match=r"cut off in bf16.*--precision bf16"):
+        run("teach", teacher, encoder, dataset, out, resume=True)
+
+
+def start_cli(*words, cwd):
+    """Start the real program: teach is slowed down so that signals meet it at work."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "hrkd_cli", *words], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+
+
+def wait_for_step(process, work, step):
+    """Wait until a step is in metrics.jsonl."""
+    file = work / "metrics.jsonl"
+    while process.poll() is None:
+        if file.exists() and sum('"losses"' in line for line in file.read_text().splitlines()) >= step:
+            return
+        time.sleep(0.01)
+    raise AssertionError(process.communicate()[1])
+
+
+WORDS = ("--max-length", "16", "--batch-size", "2", "--checkpoint-every", "2", "--seed", "3")
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    return write_raw(tmp_path_factory.mktemp("raw") / "reviews")
+
+
+def test_killed_at_random_points_and_resumed(tmp_path, encoder, raw):
+    """SIGKILL in teach, while outputs are kept, in distill, wherever it strikes."""
+    rng = random.Random(7)
+    words = [
+        "distill", "--teacher", str(encoder), "--data", str(raw), "--student", "2x32", "--teacher-epochs", "2",
+        "--epochs", "2", "--allow-weak-teacher", "--cache-teacher", "on", *WORDS,
+    ]  # fmt: skip
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    done = start_cli(*words, cwd=whole)
+    started = time.monotonic()
+    assert done.wait() == 0, done.communicate()[1]
+    seconds = time.monotonic() - started
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    kills = 0
+    while True:
+        process = start_cli(*words, "--resume", cwd=cut)
+        try:
+            # The imports take most of a short run: aim at what comes after them.
+            process.wait(seconds * rng.uniform(0.55, 0.95) if kills < 4 else None)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+            continue
+        assert process.returncode == 0, process.communicate()[1]
+        break
+    for folder in ("teacher", "student"):
+        one, other = (base / "hrkd-out" / folder for base in (whole, cut))
+        assert same(weights(one), weights(other))
+        assert [r["step"] for r in steps(other)] == [r["step"] for r in steps(one)]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(tmp_path, encoder, raw, number, code):
+    words = ["teach", "--model", str(encoder), "--data", str(raw), "--epochs", "40", *WORDS[:4], "--out", "t"]
+    process = start_cli(*words, cwd=tmp_path)
+    wait_for_step(process, tmp_path / "t.partial", 3)
+    process.send_signal(number)
+    _, err = process.communicate()
+    assert process.returncode == code
+    assert "with a checkpoint; go on with --resume" in err
+    step = has_checkpoint(tmp_path / "t.partial")
+    assert step >= 3
+    again = start_cli(*words, cwd=tmp_path)
+    _, err = again.communicate()
+    assert again.returncode == 1
+    assert f"left a checkpoint after step {step}" in err
+
+
+def test_resume_without_anything_starts_anew(tmp_path, encoder, raw):
+    result = teach(encoder, data=raw, epochs=1, max_length=16, resume=True)
+    assert result.steps > 0
+    assert teach(encoder, data=raw, epochs=1, max_length=16, resume=True).steps == result.steps
+    with pytest.raises(HrkdError):
+        distill("hrkd-out/teacher", epochs=1, student="9x32", resume=True)

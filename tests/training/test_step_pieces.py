@@ -1,0 +1,116 @@
+"""A step's rows in pieces of similar length: which rows go together, and that losses and gradients stay the same."""
+
+import numpy as np
+import pytest
+import torch
+
+from hrkd_cli.config import Precision
+from hrkd_cli.models.precision import Arithmetic
+from hrkd_cli.training import rows as step_rows
+from hrkd_cli.training.rows import pieces_of
+from tasks import make_task
+
+CPU = torch.device("cpu")
+
+
+def test_rows_are_split_where_that_spares_most_padding():
+    lengths = {"a": np.array([100, 30, 90]), "b": np.array([31, 100, 32])}
+    picks = [("a", 0), ("a", 1), ("a", 2), ("b", 0), ("b", 1), ("b", 2)]
+    # 6 x 100 padded tokens; with the three short rows apart 3 x 32 + 3 x 100, 204 fewer.
+    assert pieces_of(picks, lengths, CPU) == [[("a", 1), ("b", 0), ("b", 2)], [("a", 0), ("a", 2), ("b", 1)]]
+    assert pieces_of(picks, lengths, torch.device("cuda")) == [picks]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "pieces"),
+    [
+        ([40], 1),
+        ([40, 40, 40], 1),
+        ([10, 137], 1),  # 127 spared
+        ([10, 138], 2),
+        ([1000, 1128] * 2, 1),  # 256 spared of 4,512, not a tenth
+        ([10, 200, 400], 3),
+    ],
+)
+def test_a_second_pass_must_be_worth_it(lengths, pieces):
+    picks = [("a", n) for n in range(len(lengths))]
+    found = pieces_of(picks, {"a": np.array(lengths)}, CPU)
+    assert len(found) == pieces
+    assert sorted(pick for piece in found for pick in piece) == picks
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"graph": "frozen"},
+        {"graph": "uniform", "label_weight": 0.5},
+        {"method": "logits"},
+        {"graph": "none", "loss_scale": "relative"},
+    ],
+)
+def test_pieces_and_rows_side_by_side_have_the_losses_and_gradients_of_the_whole(
+    teacher, dataset, monkeypatch, options
+):
+    rows = {"books": [0, 1, 2, 3, 4], "music": [3, 4, 5, 6, 7]}
+    found = []
+    for spared, beside in ((1e9, False), (0, False), (1e9, True), (0, True)):
+        monkeypatch.setattr(step_rows, "SPARED_TOKENS", spared)
+        monkeypatch.setattr(step_rows, "SPARED_SHARE", 0)
+        task, _, student = make_task(teacher, dataset, **options)
+        assert task.side_by_side is not None
+        if not beside:
+            task.side_by_side = None
+        student.eval()
+        task.labels = {domain: np.arange(20) % 2 for domain in rows}
+        if options.get("loss_scale"):
+            task.measure(rows)
+        batch = task.load(rows)
+        layout = batch[0].batch.layout
+        assert (layout is not None) == beside
+        assert ((len(layout.groups) if beside else len(batch)) > 1) == (spared == 0)
+        loss = task.loss(batch)
+        loss.total.backward()
+        gradients = [p.grad for m in (student, task.projections) if m for p in m.parameters() if p.grad is not None]
+        found.append([*loss.parts.values(), loss.total, *gradients])
+    for other in found[1:]:
+        assert len(other) == len(found[0])
+        for one, whole in zip(other, found[0], strict=True):
+            torch.testing.assert_close(one, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_bf16_side_by_side_is_bf16_padded(teacher, dataset):
+    """The losses go by other kernels in bf16, and what stands at padding is copies of tokens."""
+    rows = {"books": [0, 1, 2, 3, 4], "music": [3, 4, 5, 6, 7]}
+    found = []
+    for beside in (False, True):
+        task, _, student = make_task(teacher, dataset, graph="uniform")
+        task.arithmetic = Arithmetic(Precision.BF16, CPU)
+        task.side_by_side = task.side_by_side if beside else None
+        student.eval()
+        with task.arithmetic.forward():
+            loss = task.loss(task.load(rows))
+        loss.total.backward()
+        gradients = [p.grad for m in (student, task.projections) for p in m.parameters() if p.grad is not None]
+        found.append([*loss.parts.values(), *gradients])
+    for one, other in zip(*found, strict=True):
+        assert (one - other).norm() <= 0.02 * one.norm()
+
+
+def test_rows_side_by_side_need_no_padding(teacher, dataset):
+    task, _, _ = make_task(teacher, dataset, graph="uniform")
+    rows = {"books": [0, 1, 2], "music": [3, 4]}
+    (batch,) = task.load(rows)
+    tokens = sum(task.lengths[domain][row] for domain, chosen in rows.items() for row in chosen)
+    assert batch.batch.mask.shape == (1, tokens)
+    # Means over padding, as released, want it.
+    task, _, _ = make_task(teacher, dataset, graph="uniform", means="released")
+    (batch,) = task.load(rows)
+    assert batch.batch.mask.shape == (5, 16)
+
+
+def test_texts_of_no_tokens_are_padded(teacher, dataset):
+    task, _, student = make_task(teacher, dataset)
+    assert step_rows.side_by_side(student, task.lengths, CPU) is not None
+    assert step_rows.side_by_side(student, task.lengths, torch.device("cuda")) is None
+    task.lengths["music"][3] = 0
+    assert step_rows.side_by_side(student, task.lengths, CPU) is None
