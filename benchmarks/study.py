@@ -1,400 +1,322 @@
-"""Which part of the method is worth what: methods x seeds x data, and the table of docs/results.md.
+"""Which part of the method is worth what: methods x seeds x data, and the tables of docs/results.md.
 
     python benchmarks/study.py run --plan first --amazon AMAZON --mnli MNLI --unlabelled TEXTS \
         --teacher-model MINILM_L6 --student MINILM_L3 --out STUDY --seeds 1,2,3,4,5
     python benchmarks/study.py table STUDY --into docs/results.md
 
-A column is a dataset and its size, with a teacher that is taught once; a row is a method (`study_plan.py` has both).
-Every finished run is a file, STUDY/COLUMN/METHOD-SEED.json, with its test rows right or wrong one by one: the table is
-made of these files alone. A run that is there is not made again, and one that was cut off (Ctrl-C, --limit-minutes, a
-crash) goes on at its last checkpoint. Runs of a column share kept teacher outputs, in STUDY/COLUMN/work, which can be
-deleted when all are made. `--plan sample` needs no data and shows in a few minutes that everything works.
+A column is a dataset of some size, with one teacher; a row is a method (`study_plan.py` has both). Each finished run is
+a file, STUDY/COLUMN/METHOD-SEED.json, which says for each test row whether it was right; the tables are made from these
+files alone. Runs that are there are skipped; given again, the command goes on at an interrupted run's last checkpoint.
+Several of these processes may share the work: give each its own columns with --only.
 
-Differences are paired by seed; their 95 % intervals draw seeds and test rows anew, 10,000 times. Teacher and linear
-model (`--against teacher`, `floor`) are one model each: other seeds of them are not in the interval.
+Differences are paired by seed. Their 95 % intervals resample seeds and test rows, 10,000 times. The teacher and the
+linear model (`--against teacher`, `floor`) are one model each: their own variation is not in the interval.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import os
-import signal
-import subprocess
+import random
+import shutil
+import statistics
 import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from study_plan import COLUMNS, PLANS, UNLABELLED, PlanError, choose, problems
+from study_plan import COLUMNS, EACH, PLANS, STUDENT, TEXTS, PlanError, choose
 
 SOURCES = ("amazon", "mnli", "reviews12")
-PATIENCE = 120.0  # seconds that a run has for its checkpoint
+FLOOR_STRENGTHS = (1.0, 10.0, 100.0)
 
-Answer = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A column to be taught (``method`` None), or a student to be made; ``details`` is what a worker reads."""
-
-    column: str
-    method: str | None
-    seed: int | None
-    details: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-        return f"{self.column} teacher" if self.method is None else f"{self.column}/{self.method} seed {self.seed}"
+Right = dict[str, str]
+"""For each domain one character per test row: 1 where the label is right, 0 where it is not."""
 
 
 def main() -> None:
     """Run or tabulate."""
     options = arguments()
     try:
-        sys.exit(run(options) if options.command == "run" else tabulate(options))
+        if options.command == "run":
+            run(options)
+        else:
+            tabulate(options)
     except PlanError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+        sys.exit(str(error))
 
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    make = commands.add_parser("run", help="make the runs that are not there yet")
+    make = commands.add_parser("run", help="make the runs that are missing")
     make.add_argument("--plan", choices=PLANS, default="first")
     for source in SOURCES:
         make.add_argument(f"--{source}", metavar="SOURCE", help="as hrkd prepare reads it")
     make.add_argument("--unlabelled", metavar="DIR", help="texts without labels")
     make.add_argument("--teacher-model", required=True, help="encoder that the teachers are taught from")
-    make.add_argument("--large-teacher", help="another encoder, for the columns that take it")
+    make.add_argument("--large-teacher", help="another encoder, for the columns that use it")
     make.add_argument("--student", required=True, help="as in hrkd distill")
     make.add_argument("--out", required=True, type=Path, metavar="STUDY", help="folder for the runs")
     make.add_argument("--seeds", default="1,2,3,4,5")
-    make.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the CPU's cores")
     make.add_argument("--device", default="auto")
     make.add_argument("--only", action="append", default=[], metavar="COLUMN[/METHOD]", help="may be repeated; with *")
-    make.add_argument("--limit-minutes", type=float, help="stop after that long, runs under way with a checkpoint")
-    make.add_argument("--skip-unknown", action="store_true", help="leave out what this hrkd_cli does not know")
     make.add_argument("--keep", action="store_true", help="keep the students' weights, in STUDY/COLUMN/work")
-    show = commands.add_parser("table", help="print the table of the runs that are there")
+    show = commands.add_parser("table", help="print the tables of the runs that are there")
     show.add_argument("study", type=Path, metavar="STUDY")
     show.add_argument(
-        "--against",
-        default="frozen",
-        metavar="METHOD",
-        help="row that the others are compared with; also: teacher, floor",
+        "--against", default="frozen", metavar="METHOD", help="method to compare with; also: teacher, floor"
     )
     show.add_argument("--into", type=Path, metavar="FILE", help="write between <!-- study:PLAN --> and <!-- /study -->")
     return parser.parse_args()
 
 
-def run(options: argparse.Namespace) -> int:
-    """Make what is missing; return the exit code."""
-    try:
-        seeds = [int(seed) for seed in options.seeds.split(",")]
-    except ValueError:
-        raise PlanError(f"--seeds {options.seeds}: give numbers with commas between, like 1,2,3") from None
-    if options.jobs < 1:
-        raise PlanError(f"--jobs {options.jobs}: at least 1")
-    chosen = _known(choose(options.plan, options.only), skip=options.skip_unknown)
-    _check_given(chosen, options)
-    jobs = plan_jobs(chosen, seeds, options)
-    wanted = sum(len(methods) for methods in chosen.values()) * len(seeds)
-    missing = sum(job.method is not None for job in jobs)
-    print(f"{wanted - missing} of {wanted} runs are there, {missing} to be made", flush=True)
-    if not jobs:
-        return 0
-    report = Report(missing)
-    crew = Crew(jobs, options.jobs, options.out / "log", report)
-    stopped = crew.work(None if options.limit_minutes is None else 60 * options.limit_minutes)
-    if stopped:
-        print(f"stopped ({stopped}), {report.made} runs made, {missing - report.made} left; the same command goes on")
-    elif report.failed:
-        print(f"{report.failed} failed; details in {options.out / 'log'}")
-    return 130 if stopped == "Ctrl-C" else int(report.failed > 0)
-
-
-def _known(chosen: dict[str, list[str]], *, skip: bool) -> dict[str, list[str]]:
-    """Return what the installed hrkd_cli can run.
+def run(options: argparse.Namespace) -> None:
+    """Make what is missing: a column's teacher first, then all methods of a seed before the next seed.
 
     Raises:
-        PlanError: it cannot run something, and that was not to be skipped; or nothing is left.
+        PlanError: data is not given, or a stored result was made in another way.
     """
-    found = problems(chosen)
-    lines = [f"{column}/{method}: {text}" for (column, method), text in found.items()]
-    if found and not skip:
-        raise PlanError("\n".join([*lines, "leave these out with --skip-unknown, or choose others with --only"]))
-    for line in lines:
-        print(f"left out: {line}", file=sys.stderr)
-    left = {column: [m for m in methods if (column, m) not in found] for column, methods in chosen.items()}
-    left = {column: methods for column, methods in left.items() if methods}
-    if not left:
-        raise PlanError("nothing is left to be run")
-    return left
-
-
-def _check_given(chosen: dict[str, list[str]], options: argparse.Namespace) -> None:
-    """Refuse a plan whose data is not given.
-
-    Raises:
-        PlanError: a source is missing.
-    """
-    for column, methods in chosen.items():
-        needed = [COLUMNS[column].source] if COLUMNS[column].source in SOURCES else []
-        if any(UNLABELLED in COLUMNS[column].distilling(method).values() for method in methods):
-            needed.append("unlabelled")
-        for name in needed:
-            if getattr(options, name) is None:
-                raise PlanError(f"column {column} needs --{name}; give it, or choose other columns with --only")
-
-
-def plan_jobs(chosen: dict[str, list[str]], seeds: Sequence[int], options: argparse.Namespace) -> list[Job]:
-    """Return the jobs that are left, a column's teacher before its runs, all methods of a seed before the next seed.
-
-    Raises:
-        PlanError: something stored was made in another way.
-    """
-    jobs: list[Job] = []
-    for column, methods in chosen.items():
+    seeds = [int(seed) for seed in options.seeds.split(",")]
+    for column, methods in choose(options.plan, options.only).items():
         folder = options.out / column
-        encoder = options.large_teacher if COLUMNS[column].large else options.teacher_model
-        if encoder is None:
-            raise PlanError(f"{column}: its teacher is --large-teacher; name one")
-        teacher, student = Path(encoder).name, Path(options.student).name
-        _check_stored(
-            folder / "column.json", {"column": COLUMNS[column].to_json(), "teacher_model": teacher}, "the teacher"
-        )
-        common = {"column": column, "folder": str(folder), "device": options.device, "jobs": options.jobs}
-        runs = []
+        facts = None
         for seed in seeds:
             for method in methods:
-                result, own = folder / f"{method}-{seed}.json", COLUMNS[column].distilling(method)
-                if _check_stored(result, {"options": own, "student": student}, "the run"):
+                file = folder / f"{method}-{seed}.json"
+                wanted = {"options": COLUMNS[column].distilling(method), "student": Path(options.student).name}
+                if is_stored(file, wanted):
                     continue
-                # A run that was cut off is only gone on with where it was the very same.
-                mark = hashlib.sha256(json.dumps([own, student], sort_keys=True).encode()).hexdigest()[:8]
-                details = common | {
-                    "options": own,
-                    "student": options.student,
-                    "student_name": student,
-                    "unlabelled": options.unlabelled,
-                    "out": str(folder / "work" / f"{method}-{seed}-{mark}"),
-                    "result": str(result),
-                    "keep": options.keep,
-                }
-                runs.append(Job(column, method, seed, details))
-        if runs or not (folder / "column.json").exists():
-            source = COLUMNS[column].source
-            details = {"source": getattr(options, source, source), "teacher_model": encoder}
-            jobs.append(Job(column, None, None, common | details | {"teacher_name": teacher}))
-        jobs += runs
-    return jobs
+                facts = facts or make_column(column, folder, options)
+                found = make_run(column, method, seed, facts, options)
+                report(f"{column}/{method} seed {seed}", found)
 
 
-def _check_stored(file: Path, wanted: dict[str, Any], what: str) -> bool:
-    """Tell whether a result is there.
+def is_stored(file: Path, wanted: Mapping[str, Any]) -> bool:
+    """Return whether a result is there.
 
     Raises:
         PlanError: it is, and was made in another way.
     """
     if not file.exists():
         return False
-    stored = json.loads(file.read_text(encoding="utf-8"))
-    wanted = json.loads(json.dumps(wanted))
+    stored, wanted = json.loads(file.read_text(encoding="utf-8")), json.loads(json.dumps(wanted))
     if other := [name for name, value in wanted.items() if stored[name] != value]:
-        raise PlanError(
-            f"{file}: {what} was made with other values of {', '.join(other)}; remove it or take another --out"
-        )
+        raise PlanError(f"{file}: made with another {', '.join(other)}; remove it or choose another --out")
     return True
 
 
-class Report:
-    """Tells what has become of the jobs, a line each."""
+def make_column(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Prepare a column's data, teach its teacher and score it; use what is there already.
 
-    def __init__(self, runs: int) -> None:
-        self.runs, self.made, self.failed = runs, 0, 0
-        self.begun = time.monotonic()
-
-    def __call__(self, job: Job, answer: Answer) -> None:
-        """Tell of one job."""
-        if "error" in answer:
-            self.failed += 1
-            print(f"{job.name}: failed: {answer['error']}", flush=True)
-            return
-        right = answer["right"].values()
-        test = 100 * sum(row.count("1") / len(row) for row in right) / len(right)
-        text = f"{job.name}: test {test:.1f}, dev {100 * answer['dev']:.1f}, {answer['seconds']:.0f} s"
-        if job.method is not None:
-            self.made += 1
-            left = (time.monotonic() - self.begun) / self.made * (self.runs - self.made - self.failed) / 60
-            text += f" ({self.made} of {self.runs}, about {max(0, left):.0f} minutes left)"
-        print(text, flush=True)
-
-
-class Crew:
-    """Some processes that take jobs until none is left.
-
-    Args:
-        jobs: in the order in which they are to be done; a column's runs wait for its teacher.
-        size: processes.
-        log: folder for what they write.
-        report: told of every job that is done.
+    Raises:
+        PlanError: the data or the encoder is not given, or the stored column is another one.
     """
+    from hrkd_cli import prepare, teach
+    from hrkd_cli.data.manifest import is_prepared
+    from hrkd_cli.data.opening import open_dataset
+    from hrkd_cli.models.folder import model_fingerprint
 
-    def __init__(self, jobs: Sequence[Job], size: int, log: Path, report: Callable[[Job, Answer], None]) -> None:
-        self.jobs, self.size, self.log, self.report = list(jobs), size, log, report
-        self.change = threading.Condition()
-        self.columns: dict[str, bool] = {}  # whether a column's teacher is there; missing while it is not known
-        self.workers: list[Worker] = []
-        self.stopping = False
-
-    def work(self, limit: float | None) -> str | None:
-        """Do the jobs; return why not all were done, None when they were.
-
-        Args:
-            limit: seconds until what is under way is stopped, with a checkpoint; None for no limit.
-        """
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        self.log.mkdir(parents=True, exist_ok=True)
-        threads = [threading.Thread(target=self._serve, args=(n,), daemon=True) for n in range(self.size)]
-        end = None if limit is None else time.monotonic() + limit
-        why = None
-        try:
-            for thread in threads:
-                thread.start()
-            while any(thread.is_alive() for thread in threads):
-                if end is not None and time.monotonic() >= end:
-                    why = "--limit-minutes"
-                    break
-                time.sleep(0.2)
-        except KeyboardInterrupt:
-            why = "Ctrl-C"
-        finally:
-            self._stop()
-        return why
-
-    def _stop(self) -> None:
-        """End the processes: the training that is under way writes a checkpoint first."""
-        with self.change:
-            self.stopping = True
-            self.change.notify_all()
-            workers = list(self.workers)
-        try:
-            for worker in workers:
-                worker.end(signal.SIGTERM)
-            end = time.monotonic() + PATIENCE
-            for worker in workers:
-                worker.process.wait(max(0.1, end - time.monotonic()))
-        except (KeyboardInterrupt, subprocess.TimeoutExpired):
-            for worker in workers:
-                worker.end(signal.SIGKILL)
-
-    def _serve(self, number: int) -> None:
-        worker = None
-        while (job := self._next()) is not None:
-            if worker is None:
-                with self.change:
-                    if self.stopping:
-                        return
-                    worker = Worker(self.log / f"{number}.txt", self.size)
-                    self.workers.append(worker)
-            answer = worker.ask({**job.details, "name": job.name, "method": job.method, "seed": job.seed})
-            if answer is None:
-                if self.stopping:
-                    return
-                answer = {"error": f"its process ended with {worker.process.wait()}; see {worker.log}"}
-                worker = None
-            with self.change:
-                if job.method is None:
-                    self.columns[job.column] = "error" not in answer
-                self.report(job, answer)
-                self.change.notify_all()
-
-    def _next(self) -> Job | None:
-        """Return the first job that can be begun, when there is one; None when there will be none."""
-        with self.change:
-            while self.jobs and not self.stopping:
-                lost = [job for job in self.jobs if self.columns.get(job.column) is False]
-                self.jobs = [job for job in self.jobs if job not in lost]
-                for job in lost:
-                    self.report(job, {"error": "there is no teacher"})
-                ready = next((job for job in self.jobs if job.method is None or self.columns.get(job.column)), None)
-                if ready is not None:
-                    self.jobs.remove(ready)
-                    return ready
-                if self.jobs:
-                    self.change.wait()
-            return None
+    column, data, teacher, record = COLUMNS[name], folder / "dataset", folder / "teacher", folder / "column.json"
+    source = getattr(options, column.source, column.source)
+    encoder = options.large_teacher if column.large else options.teacher_model
+    if source is None or encoder is None:
+        raise PlanError(f"column {name} needs --{column.source if source is None else 'large-teacher'}")
+    made_with = {"column": column.to_json(), "teacher_model": Path(encoder).name}
+    known = is_stored(record, made_with)
+    if not is_prepared(data):
+        raw = folder / "unshuffled" if column.shuffled else data
+        prepare(source, out=raw, few_shot=column.few_shot, force=bool(column.shuffled))
+        if column.shuffled:
+            shuffle_labels(open_dataset(raw), column.shuffled, folder / "shuffled")
+            prepare(folder / "shuffled", out=data)
+    taught = teach(encoder, data=data, out=teacher, resume=True, device=options.device, **column.teaching())
+    dataset = open_dataset(data)
+    prints = {"data": dataset.fingerprint, "teacher": model_fingerprint(teacher)}
+    if known:
+        stored = json.loads(record.read_text(encoding="utf-8"))
+        if stored["fingerprints"] != prints:
+            raise PlanError(f"{folder}: data or teacher differ from those of the stored runs; choose another --out")
+        return dict(stored)
+    rows = {split: sum(len(dataset.split(d, split)) for d in dataset.domains) for split in ("train", "dev", "test")}
+    found = {
+        **made_with,
+        "fingerprints": prints,
+        "rows": rows,
+        "dev": taught.dev["average"]["accuracy"],
+        "seconds": taught.seconds,
+        "examples_per_second": taught.examples_per_second,
+        "right": score(teacher, dataset, options.device),
+        "floor": linear_floor(dataset),
+        **machine(options.device),
+    }
+    write_whole(record, found)
+    report(f"{name} teacher", found)
+    return found
 
 
-class Worker:
-    """A process of ``study_worker.py``.
+def make_run(
+    column: str, method: str, seed: int, facts: Mapping[str, Any], options: argparse.Namespace
+) -> dict[str, Any]:
+    """Distil one student, score it, store the result and drop the weights.
 
-    Args:
-        log: file that its output is added to.
-        sharing: processes that share the cores.
+    Raises:
+        PlanError: texts without labels are needed and not given.
     """
+    from hrkd_cli import distill
+    from hrkd_cli.data.opening import open_dataset
 
-    def __init__(self, log: Path, sharing: int) -> None:
-        from hrkd_cli.evaluation.machine import usable_cpus
-
-        self.log = log
-        threads = {"OMP_NUM_THREADS": str(max(1, usable_cpus() // sharing))}
-        with log.open("a", encoding="utf-8") as stream:
-            self.process = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("study_worker.py"))],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stream,
-                text=True,
-                encoding="utf-8",
-                env={**threads, **os.environ},
-                start_new_session=True,  # Ctrl-C is for the parent, which passes it on
-            )
-
-    def ask(self, job: dict[str, Any]) -> Answer | None:
-        """Have a job done; None when the process has ended instead."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        try:
-            self.process.stdin.write(json.dumps(job) + "\n")
-            self.process.stdin.flush()
-            line = self.process.stdout.readline()
-        except (OSError, ValueError):
-            return None
-        answer: Answer | None = json.loads(line) if line.endswith("\n") else None
-        return answer
-
-    def end(self, with_signal: int) -> None:
-        """Send a signal, where there is somebody to get it."""
-        if self.process.poll() is None:
-            self.process.send_signal(with_signal)
+    folder, chosen = options.out / column, COLUMNS[column].distilling(method)
+    given = {STUDENT: options.student, TEXTS: options.unlabelled}
+    if TEXTS in chosen.values() and options.unlabelled is None:
+        raise PlanError(f"column {column}: {method} needs --unlabelled")
+    own = {name: given.get(value, value) if isinstance(value, str) else value for name, value in chosen.items()}
+    dataset, out = open_dataset(folder / "dataset"), folder / "work" / f"{method}-{seed}"
+    alone = own.get("domains") == EACH
+    parts = {domain: out / domain for domain in dataset.domains} if alone else {None: out}
+    common = {"data": folder / "dataset", "resume": True, "seed": seed, "device": options.device}
+    results = [
+        distill(folder / "teacher", out=part, **common, **(own if domain is None else own | {"domains": domain}))
+        for domain, part in parts.items()
+    ]
+    found = {
+        "method": method,
+        "seed": seed,
+        "options": chosen,
+        "student": Path(options.student).name,
+        "fingerprints": facts["fingerprints"],
+        "steps": sum(result.steps for result in results),
+        "seconds": sum(result.seconds for result in results),
+        "examples_per_second": statistics.mean(result.examples_per_second for result in results),
+        "dev": statistics.mean(result.dev["average"]["accuracy"] for result in results),
+        "right": score(out, dataset, options.device),
+        "ratios": None if alone else late_ratios(out / "metrics.jsonl"),
+        **machine(options.device),
+    }
+    write_whole(folder / f"{method}-{seed}.json", found)
+    if not options.keep:
+        shutil.rmtree(out)
+    return found
 
 
-def tabulate(options: argparse.Namespace) -> int:
-    """Print the tables, or write them into a file; return the exit code."""
+def shuffle_labels(dataset: Any, domains: Sequence[str], raw: Path) -> None:
+    """Write a dataset of single texts as ``hrkd prepare`` reads it, with shuffled train labels in some domains."""
+    raw.mkdir(parents=True, exist_ok=True)
+    for domain in dataset.domains:
+        for split in ("train", "dev", "test"):
+            rows = dataset.split(domain, split)
+            labels = list(rows.labels)
+            if split == "train" and domain in domains:
+                random.Random(f"shuffled/{domain}").shuffle(labels)
+            lines = [json.dumps({"text": t, "label": n}) for t, n in zip(rows.texts, labels, strict=True)]
+            (raw / f"{domain}.{split}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def late_ratios(metrics: Path) -> list[float] | None:
+    """Return the domain ratios in the last fifth of training, means over records and layers; None without a graph."""
+    records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    found = [record["ratios"] for record in records if "ratios" in record]
+    late = [row for ratios in found[-max(1, len(found) // 5) :] for row in ratios]
+    return [statistics.mean(column) for column in zip(*late, strict=True)] if late else None
+
+
+def score(folder: Path, dataset: Any, device: str) -> Right:
+    """Return which test rows a model gets right; ``folder`` may hold one model per domain, each in its own folder."""
+    from hrkd_cli.evaluation.scoring import fit_heads, predict_labels
+    from hrkd_cli.predict.backend import open_backend
+
+    parts = [(folder / domain, dataset.only(domain)) for domain in dataset.domains]
+    if not all((path / "config.json").is_file() for path, _ in parts):
+        parts = [(folder, dataset)]
+    right: Right = {}
+    for path, rows in parts:
+        backend = open_backend(path, device=device)
+        heads = fit_heads(backend, rows, "test", str(path), "the test rows")
+        for domain, positions in predict_labels(backend, heads, rows, "test").items():
+            names = [heads.labels[domain][position] for position in positions]
+            right[domain] = compare(names, rows.split(domain, "test").labels)
+    return right
+
+
+def linear_floor(dataset: Any) -> Right:
+    """Return the same of one logistic regression on TF-IDF of words and word pairs; its strength is chosen on dev."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    def texts(domain: str, split: str) -> list[str]:
+        rows = dataset.split(domain, split)
+        return rows.texts if rows.pairs is None else [f"{a} {b}" for a, b in zip(rows.texts, rows.pairs, strict=True)]
+
+    def outcome(model: Any, split: str) -> Right:
+        there = [domain for domain in dataset.domains if len(dataset.split(domain, split))]
+        return {d: compare(model.predict(texts(d, split)), dataset.split(d, split).labels) for d in there}
+
+    train = [text for domain in dataset.domains for text in texts(domain, "train")]
+    labels = [label for domain in dataset.domains for label in dataset.split(domain, "train").labels]
+    tries = [
+        make_pipeline(TfidfVectorizer(ngram_range=(1, 2)), LogisticRegression(C=c, max_iter=1000)).fit(train, labels)
+        for c in FLOOR_STRENGTHS
+    ]
+    return outcome(max(tries, key=lambda model: mean_share(outcome(model, "dev"))), "test")
+
+
+def compare(predicted: Sequence[str], truth: Sequence[str]) -> str:
+    """Return one character per row: 1 where both are equal."""
+    return "".join("1" if a == b else "0" for a, b in zip(predicted, truth, strict=True))
+
+
+def mean_share(right: Right) -> float:
+    """Return the share of right rows, averaged over domains."""
+    return statistics.mean(row.count("1") / len(row) for row in right.values())
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Say where a result was made."""
+    import torch
+
+    from hrkd_cli.evaluation.machine import machine_name
+    from hrkd_cli.models.backend import pick_device
+    from hrkd_cli.training.result import versions
+
+    found = pick_device(device)
+    name = torch.cuda.get_device_name(found) if found.type == "cuda" else machine_name()
+    return {"device": name, "threads": torch.get_num_threads(), "versions": versions()}
+
+
+def report(name: str, found: Mapping[str, Any]) -> None:
+    """Print one finished result."""
+    test, now = 100 * mean_share(found["right"]), time.strftime("%H:%M:%S")
+    print(f"{now} {name}: test {test:.1f}, dev {100 * found['dev']:.1f}, {found['seconds']:.0f} s", flush=True)
+
+
+def write_whole(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file that is there in full or not at all."""
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+
+
+def tabulate(options: argparse.Namespace) -> None:
+    """Print the tables, or write them into a file.
+
+    Raises:
+        PlanError: nothing is stored, or the file has no place for the tables.
+    """
     from study_table import put_into, tables
 
     found = tables(options.study, options.against)
     if options.into is None:
         print("\n\n".join(found.values()))
-        return 0
+        return
     text, done = put_into(options.into.read_text(encoding="utf-8"), found)
     if not done:
         marks = " or ".join(f"<!-- study:{plan} -->" for plan in found)
         raise PlanError(f"{options.into}: no {marks} with <!-- /study --> after it")
-    unfinished = options.into.with_name(f".{options.into.name}")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(options.into)
+    options.into.write_text(text, encoding="utf-8")
     print(f"{options.into}: {', '.join(done)} written")
-    return 0
 
 
 if __name__ == "__main__":

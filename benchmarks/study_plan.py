@@ -3,100 +3,51 @@
 from __future__ import annotations
 
 import fnmatch
-import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-# What an option's value is given by on the command line; results are stored with the mark, not with a machine's path.
-STUDENT, UNLABELLED = "@student", "@unlabelled"
-EACH = "@each"  # as the value of `domains`: a student for each domain, one after the other
+# Values that the command line gives; results are stored with these marks, not with paths of a machine.
+STUDENT, TEXTS = "@student", "@unlabelled"
+EACH = "@each"  # as the value of `domains`: one student per domain
 
-METHODS: dict[str, dict[str, Any]] = {
-    "labels": {"method": "labels"},
-    "logits": {"method": "logits"},
-    "uniform": {"graph": "uniform"},
-    "frozen": {"graph": "frozen"},
-    "learned": {"graph": "learned"},
-    "no-hierarchy": {"graph": "frozen", "hierarchy": False},
-    "one-domain": {"method": "tinybert", "domains": EACH},
-    "meta-kd": {"graph": "uniform", "instance_weights": "meta-kd"},
-    "paper": {"recipe": "paper"},
-    "label-loss": {"label_weight": 1.0},
-    "logits+labels": {"method": "logits", "label_weight": 1.0},
-    "texts": {"graph": "uniform", "unlabelled": UNLABELLED},
-    "logits+texts": {"method": "logits", "unlabelled": UNLABELLED},
-    "all": {"graph": "uniform", "unlabelled": UNLABELLED, "label_weight": 1.0},
-    "then-answers": {"graph": "uniform", "compare_until": 0.5},
-    "then-answers+labels": {"graph": "uniform", "compare_until": 0.5, "label_weight": 1.0},
-    "then-answers+texts": {"graph": "uniform", "compare_until": 0.5, "unlabelled": UNLABELLED},
-    "learned-then-answers": {"graph": "learned", "compare_until": 0.5},
-    "frozen-then-answers": {"graph": "frozen", "compare_until": 0.5},
-    "slower": {"graph": "uniform", "learning_rate": 1e-4},
-    "logits-slower": {"method": "logits", "learning_rate": 1e-4},
-    "logits-slower+texts": {"method": "logits", "learning_rate": 1e-4, "unlabelled": UNLABELLED},
-    "relative": {"graph": "uniform", "loss_scale": "relative"},
-    "relative-learned": {"graph": "learned", "loss_scale": "relative"},
-    "relative-balanced": {"graph": "uniform", "loss_scale": "relative", "hidden_weight": 0.1},
-    "from-teacher+logits": {"student": "3x384", "method": "logits"},
-    "from-teacher+uniform": {"student": "3x384", "graph": "uniform"},
-    "from-teacher+frozen": {"student": "3x384", "graph": "frozen"},
-    "from-teacher+learned": {"student": "3x384", "graph": "learned"},
-    "from-teacher+relative": {"student": "3x384", "graph": "uniform", "loss_scale": "relative"},
-    "from-teacher+relative-balanced": {
-        "student": "3x384",
-        "graph": "uniform",
-        "loss_scale": "relative",
-        "hidden_weight": 0.1,
-    },
-    "from-teacher+texts": {"student": "3x384", "graph": "uniform", "unlabelled": UNLABELLED},
-    "strong-answers": {"graph": "uniform", "prediction_weight": 20.0, "attention_weight": 0.1},
-    "strong-answers+texts": {
-        "graph": "uniform",
-        "unlabelled": UNLABELLED,
-        "prediction_weight": 20.0,
-        "attention_weight": 0.1,
-    },
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "labels": ("labels only, no teacher", {"method": "labels"}),
+    "logits": ("logits only", {"method": "logits"}),
+    "uniform": ("hidden states too, uniform ratios", {"graph": "uniform"}),
+    "frozen": ("HRKD, frozen graph", {"graph": "frozen"}),
+    "learned": ("HRKD, learned graph", {"graph": "learned"}),
+    "no-hierarchy": ("HRKD, frozen graph, without hierarchy", {"graph": "frozen", "hierarchy": False}),
+    "one-domain": ("TinyBERT, a student for each domain", {"method": "tinybert", "domains": EACH}),
+    "meta-kd": ("uniform ratios, Meta-KD's instance weights", {"graph": "uniform", "instance_weights": "meta-kd"}),
+    "paper": ("the released recipe", {"recipe": "paper"}),
+    "plain": ("float32, teachers run at every step", {"precision": "fp32", "cache_teacher": "off"}),
+    "label-loss": ("uniform ratios, label loss mixed in", {"label_weight": 1.0}),
+    "logits+labels": ("logits and labels", {"method": "logits", "label_weight": 1.0}),
+    "texts": ("uniform ratios, unlabelled texts", {"unlabelled": TEXTS}),
+    "general": ("uniform ratios, general distillation before", {"general": TEXTS}),
+    "logits+texts": ("logits only, unlabelled texts", {"method": "logits", "unlabelled": TEXTS}),
+    "all": ("uniform ratios, unlabelled texts, label loss", {"unlabelled": TEXTS, "label_weight": 1.0}),
+    "slower": ("uniform ratios, 1e-4", {"graph": "uniform", "learning_rate": 1e-4}),
+    "logits-slower": ("logits only, 1e-4", {"method": "logits", "learning_rate": 1e-4}),
+    "from-teacher+logits": ("logits only, student cut from the teacher", {"student": "3x384", "method": "logits"}),
+    "from-teacher+uniform": ("uniform ratios, student cut from the teacher", {"student": "3x384", "graph": "uniform"}),
+    "from-teacher+frozen": ("frozen graph, student cut from the teacher", {"student": "3x384", "graph": "frozen"}),
+    "from-teacher+learned": ("learned graph, student cut from the teacher", {"student": "3x384", "graph": "learned"}),
+    "from-teacher+texts": (
+        "uniform ratios, unlabelled texts, student cut from the teacher",
+        {"student": "3x384", "unlabelled": TEXTS},
+    ),
+    "from-teacher+general": (
+        "uniform ratios, general distillation before, student cut from the teacher",
+        {"student": "3x384", "general": TEXTS},
+    ),
+    "strong-predictions": (
+        "uniform ratios, prediction loss x 20, attention x 0.1",
+        {"prediction_weight": 20.0, "attention_weight": 0.1},
+    ),
 }
-"""Options of ``DistillSettings`` by row; they go before those of the column."""
-
-SAYS = {
-    "labels": "labels only, no teacher",
-    "logits": "logits only",
-    "uniform": "hidden states too, uniform ratios",
-    "frozen": "HRKD, frozen graph",
-    "learned": "HRKD, learned graph",
-    "no-hierarchy": "HRKD, frozen graph, without hierarchy",
-    "one-domain": "TinyBERT, a student for each domain",
-    "meta-kd": "uniform ratios, Meta-KD's instance weights",
-    "paper": "the released recipe",
-    "label-loss": "uniform ratios, label loss mixed in",
-    "logits+labels": "logits and labels",
-    "texts": "uniform ratios, unlabelled texts",
-    "logits+texts": "logits only, unlabelled texts",
-    "all": "uniform ratios, unlabelled texts, label loss",
-    "then-answers": "uniform ratios, answers alone from half way on",
-    "then-answers+labels": "the same with label loss",
-    "then-answers+texts": "the same with unlabelled texts",
-    "learned-then-answers": "learned graph, answers alone from half way on",
-    "frozen-then-answers": "frozen graph, answers alone from half way on",
-    "slower": "uniform ratios, 1e-4",
-    "logits-slower": "logits only, 1e-4",
-    "logits-slower+texts": "logits only, 1e-4, unlabelled texts",
-    "relative": "uniform ratios, relative losses",
-    "relative-learned": "learned graph, relative losses",
-    "relative-balanced": "uniform ratios, relative losses x 0.1",
-    "from-teacher+logits": "logits only, student cut from the teacher",
-    "from-teacher+uniform": "uniform ratios, student cut from the teacher",
-    "from-teacher+frozen": "frozen graph, student cut from the teacher",
-    "from-teacher+learned": "learned graph, student cut from the teacher",
-    "from-teacher+relative": "uniform ratios, relative losses, student cut from the teacher",
-    "from-teacher+relative-balanced": "uniform ratios, relative losses x 0.1, student cut from the teacher",
-    "from-teacher+texts": "uniform ratios, unlabelled texts, student cut from the teacher",
-    "strong-answers": "uniform ratios, answers x 20, attention x 0.1",
-    "strong-answers+texts": "the same with unlabelled texts",
-}
-"""What a table calls the rows; the name itself where there is nothing here."""
+"""What tables call a method, and its options of ``DistillSettings``; they go before those of the column."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +93,7 @@ class Column:
 
     def distilling(self, method: str) -> dict[str, Any]:
         """Return a student's options but for its seed, with marks for what the command line gives."""
-        return {**self.shared(), "epochs": self.epochs, "student": STUDENT, **self.options, **METHODS[method]}
+        return {**self.shared(), "epochs": self.epochs, "student": STUDENT, **self.options, **METHODS[method][1]}
 
     def to_json(self) -> dict[str, Any]:
         """Return what a stored teacher and its data depend on."""
@@ -179,7 +130,7 @@ COLUMNS: dict[str, Column] = {
         few_shot=0.05,
         teacher_epochs=10,
         epochs=30,  # an epoch is that of the labelled rows: the texts are seen about once
-        options={"eval_every": 40, "unlabelled": UNLABELLED},
+        options={"eval_every": 40, "unlabelled": TEXTS},
         methods=("logits", "uniform", "frozen", "learned"),
     ),
     "amazon-20": Column(
@@ -208,7 +159,7 @@ COLUMNS: dict[str, Column] = {
         teacher_epochs=3,
         epochs=8,
         large=True,
-        methods=("logits", "uniform", "learned", "texts", "logits+texts", "all", "strong-answers+texts"),
+        methods=("logits", "uniform", "learned", "texts", "logits+texts", "all", "strong-predictions"),
     ),
     "long-cut": Column(
         says="Amazon, 256 tokens, 12-layer teacher, student cut from it",
@@ -218,7 +169,7 @@ COLUMNS: dict[str, Column] = {
         epochs=8,
         large=True,
         options={"student": "3x384"},
-        methods=("logits+texts", "texts", "then-answers+texts"),
+        methods=("logits+texts", "texts"),
     ),
     "long-ends": Column(
         says="Amazon, 256 tokens from both ends, 12-layer teacher",
@@ -228,7 +179,7 @@ COLUMNS: dict[str, Column] = {
         teacher_epochs=3,
         epochs=8,
         large=True,
-        methods=("logits", "uniform", "texts", "strong-answers+texts"),
+        methods=("logits", "uniform", "texts", "strong-predictions"),
     ),
     "ends": Column(
         says="Amazon, 128 tokens from both ends, 12-layer teacher",
@@ -237,15 +188,22 @@ COLUMNS: dict[str, Column] = {
         teacher_epochs=3,
         epochs=8,
         large=True,
-        methods=("logits", "uniform", "texts", "strong-answers+texts"),
+        methods=("logits", "uniform", "texts", "strong-predictions"),
     ),
     "amazon-texts": Column(
         says="Amazon, all rows and unlabelled texts, ten epochs, student cut from the teacher",
         source="amazon",
         teacher_epochs=2,
         epochs=10,
-        options={"student": "3x384", "unlabelled": UNLABELLED},
+        options={"student": "3x384", "unlabelled": TEXTS},
         methods=("uniform", "logits"),
+    ),
+    "amazon-general": Column(
+        says="Amazon, all rows, student cut from the teacher",
+        source="amazon",
+        teacher_epochs=2,
+        epochs=3,
+        methods=("from-teacher+uniform", "from-teacher+general"),
     ),
     "amazon-5-noise": Column(
         says="Amazon, 5 % of train, labels of books and dvd shuffled, student cut from the teacher",
@@ -272,6 +230,7 @@ PLANS: dict[str, tuple[str, ...]] = {
     "first": ("amazon", "amazon-5", "mnli-5", "amazon-5-texts"),
     "later": ("amazon-20", "mnli", "reviews12-20"),
     "best": ("amazon-texts",),
+    "general": ("amazon-general",),
     "noise": ("amazon-5-noise",),
     "recipe": ("amazon", "amazon-5", "long", "long-cut", "long-ends", "ends"),
     "sample": ("sample",),  # a minute or two, to see that it works
@@ -305,39 +264,3 @@ def choose(plan: str, only: Sequence[str]) -> dict[str, list[str]]:
         if not patterns or any(fnmatch.fnmatchcase(f"{column}/{method}", pattern) for pattern in patterns):
             chosen.setdefault(column, []).append(method)
     return chosen
-
-
-def problems(chosen: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], str]:
-    """Return what the installed hrkd_cli does not know, by (column, method); nothing is run."""
-    from hrkd_cli.config import DistillSettings, TeachSettings
-
-    found = {}
-    for column, methods in chosen.items():
-        plan = COLUMNS[column]
-        teacher = _refusal(TeachSettings, plan.teaching())
-        for method in methods:
-            refusal = teacher or _refusal(DistillSettings, {**plan.distilling(method), "seed": 1})
-            if refusal:
-                found[column, method] = refusal
-    return found
-
-
-def _refusal(settings: Any, options: Mapping[str, Any]) -> str | None:
-    """Say why options are no settings; None when they are."""
-    from hrkd_cli.errors import UsageError
-
-    names = {each.name for each in fields(settings)}
-    unknown = sorted(set(options) - names)
-    if unknown:
-        import hrkd_cli
-
-        # Some options of a stage are no settings but arguments of its function.
-        stage = hrkd_cli.distill if "student" in names else hrkd_cli.teach
-        unknown = sorted(set(unknown) - set(inspect.signature(stage).parameters))
-        if unknown:
-            return f"this hrkd_cli has no option {', '.join(unknown)}"
-    try:
-        settings(**{name: value for name, value in options.items() if name in names})
-    except UsageError as error:
-        return str(error)
-    return None

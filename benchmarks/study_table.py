@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from study_plan import COLUMNS, PLANS, SAYS, STUDENT, PlanError
+from study_plan import COLUMNS, METHODS, PLANS, STUDENT, PlanError
 
 DRAWS = 10_000
 BLOCK = 500  # draws at a time, for the memory
@@ -137,7 +137,7 @@ def table(stored: Stored, against: str) -> str:
     reference = _reference(stored, against)
     if against == "floor" and reference is None:
         raise PlanError(f"{stored.name}: no linear model was stored; it needs scikit-learn when the column is made")
-    name = SAYS.get(against, "the linear model" if against == "floor" else against)
+    name = "the linear model" if against == "floor" else _says(against)
     head = [
         "method",
         "test",
@@ -178,7 +178,7 @@ def _ratios(stored: Stored) -> str:
         found = [run["ratios"] for run in runs.values() if len(run.get("ratios") or ()) == len(domains)]
         if found:
             means = [f"{d} {np.mean(column):.3f}" for d, column in zip(domains, zip(*found, strict=True), strict=True)]
-            lines.append(f"- {SAYS.get(method, method)}: {', '.join(means)}")
+            lines.append(f"- {_says(method)}: {', '.join(means)}")
     if not lines:
         return ""
     return "\n\nDomain ratios in the last fifth of training, means over layers and seeds:\n\n" + "\n".join(lines)
@@ -187,7 +187,7 @@ def _ratios(stored: Stored) -> str:
 def _row(method: str, runs: Mapping[int, Any], reference: Mapping[int, Any] | None, *, own: bool) -> list[str]:
     tests = [mean_accuracy(run["right"]) for run in runs.values()]
     sd = spread(tests)
-    cells = [SAYS.get(method, method), f"{np.mean(tests):.1f}", "" if sd is None else f"{sd:.1f}"]
+    cells = [_says(method), f"{np.mean(tests):.1f}", "" if sd is None else f"{sd:.1f}"]
     cells.append(f"{100 * np.mean([run['dev'] for run in runs.values()]):.1f}")
     if reference is not None:
         seeds = [seed for seed in runs if seed in reference]
@@ -222,10 +222,15 @@ def _made_with(stored: Stored) -> str:
         students = _all(model if option == STUDENT else option for model, option in named)
         parts.append(f"Students: {students}, {epochs} epochs, seeds {seeds}.")
     machines = _all(run["device"] for run in [facts, *runs])
-    shared = _all(f"{run['jobs']} at a time, {run['threads']} threads each" for run in runs or [facts])
+    threads = _all(f"{run['threads']} threads" for run in runs or [facts])
     versions = _all(f"torch {run['versions'].get('torch')}" for run in [facts, *runs])
-    parts.append(f"{machines}; {shared}; {versions}.")
+    parts.append(f"{machines}; {threads}; {versions}.")
     return " ".join(parts)
+
+
+def _says(method: str) -> str:
+    """Return what tables call a method; a stored one that is no longer in the plan has its name only."""
+    return METHODS[method][0] if method in METHODS else method
 
 
 def _all(values: Iterable[Any]) -> str:

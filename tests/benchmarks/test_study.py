@@ -7,10 +7,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+import study
 import study_plan
-import study_table
-import study_worker
-from study_plan import PLANS, PlanError, choose, problems
+from hrkd_cli.config import DistillSettings, TeachSettings
+from study_plan import PLANS, PlanError, choose
 from study_table import gaps, mean_accuracy, paired_difference, put_into, spread, tables
 from tiny import make_dataset
 
@@ -74,17 +74,25 @@ def test_choose_by_pattern():
         choose("first", ["amazon-7"])
 
 
-def test_unknown_options_are_found_before_anything_runs(monkeypatch):
-    methods = {**study_plan.METHODS, "new": {"nonsense": 1}, "odd": {"graph": "odd"}}
-    monkeypatch.setattr(study_plan, "METHODS", methods)
-    found = problems({"sample": ["frozen", "new", "odd"]})
-    assert set(found) == {("sample", "new"), ("sample", "odd")}
-    assert found["sample", "new"] == "this hrkd_cli has no option nonsense"
-    assert found["sample", "odd"].startswith("--graph: 'odd' is not one of")
+@pytest.mark.parametrize("column", study_plan.COLUMNS)
+def test_every_column_has_options_that_exist(column):
+    plan = study_plan.COLUMNS[column]
+    TeachSettings(**plan.teaching())
+    for method in plan.methods:
+        DistillSettings(**plan.distilling(method))
+
+
+def test_a_stored_result_counts_only_where_it_was_made_in_the_same_way(tmp_path):
+    file = tmp_path / "run.json"
+    assert not study.is_stored(file, {"student": "a"})
+    file.write_text('{"student": "a", "options": {"epochs": 3}}')
+    assert study.is_stored(file, {"student": "a", "options": {"epochs": 3}})
+    with pytest.raises(PlanError, match="another student"):
+        study.is_stored(file, {"student": "b"})
 
 
 def write_study(folder: Path) -> Path:
-    where = {"device": "a machine", "threads": 2, "jobs": 1, "versions": {"torch": "1"}, "fingerprints": PRINTS}
+    where = {"device": "a machine", "threads": 2, "versions": {"torch": "1"}, "fingerprints": PRINTS}
     speed = {"seconds": 10.0, "examples_per_second": 20.0, "dev": 0.5}
     column = study_plan.COLUMNS["sample"].to_json()
     facts = {"column": column, "teacher_model": "big", "rows": {"train": 8, "dev": 2, "test": 4}}
@@ -139,9 +147,9 @@ def test_ratios_of_the_last_fifth(tmp_path):
     # Ten records, two layers, two domains; the last two count: means of 0.2, 0.4, 0.1, 0.3 and of the rest to 1.
     rows = [[[0.5, 0.5], [0.5, 0.5]]] * 8 + [[[0.2, 0.8], [0.4, 0.6]], [[0.1, 0.9], [0.3, 0.7]]]
     file.write_text("".join(json.dumps({"step": n, "ratios": r}) + "\n" for n, r in enumerate(rows)) + '{"dev": 1}\n')
-    assert study_worker.late_ratios(file) == pytest.approx([0.25, 0.75])
+    assert study.late_ratios(file) == pytest.approx([0.25, 0.75])
     file.write_text('{"step": 1}\n')
-    assert study_worker.late_ratios(file) is None
+    assert study.late_ratios(file) is None
 
 
 def test_ratios_are_told_by_domain(tmp_path):
@@ -159,7 +167,7 @@ def test_ratios_are_told_by_domain(tmp_path):
 
 def test_shuffled_labels_are_those_of_train_and_of_their_domains_alone(tmp_path):
     dataset = make_dataset()
-    study_worker.shuffle_labels(dataset, ["books"], tmp_path)
+    study.shuffle_labels(dataset, ["books"], tmp_path)
     for domain in dataset.domains:
         for split in ("train", "dev", "test"):
             lines = (tmp_path / f"{domain}.{split}.jsonl").read_text().splitlines()
@@ -189,7 +197,3 @@ def test_documented_results_have_a_place_for_the_tables():
     text = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
     _, done = put_into(text, {plan: "x" for plan in PLANS if plan != "sample"})
     assert done == ["first", "later", "noise"]
-
-
-def test_methods_have_names_for_the_table():
-    assert set(study_plan.METHODS) == set(study_table.SAYS)
