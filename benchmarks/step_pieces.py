@@ -17,7 +17,7 @@ from itertools import islice
 from hrkd_cli.config import Precision
 from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.training import rows as step_rows
-from hrkd_cli.training.optimiser import Optimiser
+from hrkd_cli.training.optimizer import Optimizer
 from train_speed import Bench, arguments
 
 ROUNDS = 3
@@ -40,7 +40,7 @@ def main() -> None:
         cache = bench.cache(arithmetic)
         cache.build(lambda _: None)
         task = bench.task(cache, arithmetic)
-        optimiser = Optimiser([bench.student, task.projections], bench.settings, 10**6, arithmetic=arithmetic)
+        optimizer = Optimizer([bench.student, task.projections], bench.settings, 10**6, arithmetic=arithmetic)
         found = task.side_by_side
         steps = list(islice(bench.sampler(), bench.options.steps))
         spent: dict[str, list[float]] = {way: [] for way in WAYS}
@@ -51,11 +51,11 @@ def main() -> None:
                     task.side_by_side = found if beside else None
                     step_rows.SPARED_TOKENS, step_rows.SPARED_SHARE = least, share
                     tick = time.perf_counter()
-                    batch = task.load(rows)
+                    batch = task.collate(rows)
                     with arithmetic.forward():
                         loss = task.loss(batch)
                     arithmetic.backward(loss.total)
-                    optimiser.step()
+                    optimizer.step()
                     if number:
                         spent[way].append(time.perf_counter() - tick)
                         tokens[way] += sum(piece.batch.mask.numel() for piece in batch)

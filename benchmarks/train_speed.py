@@ -46,11 +46,11 @@ from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.models.sizes import sizes_of
 from hrkd_cli.models.student import build_student
 from hrkd_cli.predict.heads import DomainHeads
-from hrkd_cli.training.loop import ready_batches, train
-from hrkd_cli.training.optimiser import Optimiser
+from hrkd_cli.training.loop import prefetch, train
+from hrkd_cli.training.optimizer import Optimizer
+from hrkd_cli.training.process_group import SINGLE_PROCESS
 from hrkd_cli.training.scoring import encode_split
 from hrkd_cli.training.stage import make_sampler
-from hrkd_cli.training.world import ALONE
 
 SIDES = ("paper", "ours")
 WARM_UP = 3
@@ -192,7 +192,7 @@ class Bench:
             torch.nn.utils.clip_grad_norm_(trained, 1.0, foreach=False)
             adamw.step()
             adamw.zero_grad()
-            parts["optimiser"] += self._now() - tick
+            parts["optimizer"] += self._now() - tick
             seconds.append(self._now() - begun)
         step = statistics.median(seconds[WARM_UP:])
         rows_a_step = self.options.batch_size * len(self.heads.domains)
@@ -212,7 +212,7 @@ class Bench:
             attention=self.comparison.attention,
             derived=self.device.type != "cpu",
             arithmetic=arithmetic,
-            world=ALONE,
+            processes=SINGLE_PROCESS,
         )
 
     def task(self, cache: TeacherCache, arithmetic: Arithmetic) -> DistillTask:
@@ -240,12 +240,12 @@ class Bench:
         task = self.task(cache, arithmetic)
         modules = [self.student, task.projections]
         sampler = self.sampler()
-        optimiser = Optimiser(modules, self.settings, 10**6, arithmetic=arithmetic)
+        optimizer = Optimizer(modules, self.settings, 10**6, arithmetic=arithmetic)
 
         def run(steps: int, *, ahead: bool) -> float:
-            batches = ready_batches(iter(sampler), task.load, ahead=ahead)
+            batches = prefetch(iter(sampler), task.collate, ahead=ahead)
             loop = train(
-                task, batches, optimiser, arithmetic, first=1, steps=WARM_UP + steps, accumulate=1, steps_per_epoch=1
+                task, batches, optimizer, arithmetic, first=1, steps=WARM_UP + steps, accumulate=1, steps_per_epoch=1
             )
             for _ in islice(loop, WARM_UP):
                 pass
@@ -260,7 +260,7 @@ class Bench:
         rows_a_step = self.options.batch_size * len(self.heads.domains)
         epochs = self.options.epochs
         rate = self.examples * epochs / (building + epochs * self.examples / rows_a_step * step)
-        parts = self._parts(task, optimiser, run)
+        parts = self._parts(task, optimizer, run)
         real = sum(int(e.lengths().sum()) for e in self.encoded.values())
         return {
             "examples_per_second": rate,
@@ -276,7 +276,7 @@ class Bench:
             **self._utilisation(real, building, step, rows_a_step),
         }
 
-    def _parts(self, task: Any, optimiser: Any, run: Any) -> dict[str, float]:
+    def _parts(self, task: Any, optimizer: Any, run: Any) -> dict[str, float]:
         """Return seconds a step of each part, waiting for the device after each one."""
         spent: dict[str, float] = defaultdict(float)
 
@@ -290,11 +290,11 @@ class Bench:
             return call
 
         side, student = task.side, task.student
-        task.load = clocked("read rows", task.load)
+        task.collate = clocked("read rows", task.collate)
         task.side = type("Side", (), {"load": side.load, "signals": clocked("teacher signals", side.signals)})
         task.student = clocked("student forward", student)
         task.loss = clocked("loss", task.loss)
-        optimiser.step = clocked("optimiser", optimiser.step)
+        optimizer.step = clocked("optimizer", optimizer.step)
         total = run(self.options.steps, ahead=False)
         steps = self.options.steps + WARM_UP
         found = {name: seconds / steps for name, seconds in spent.items()}

@@ -22,9 +22,9 @@ from hrkd_cli.models.encoding import make_encoder
 from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.models.unpadded import Layout, SideBySide
 from hrkd_cli.teaching.teach import teach_on
+from hrkd_cli.training.process_group import SINGLE_PROCESS
 from hrkd_cli.training.rows import picks_of
 from hrkd_cli.training.scoring import encode_split
-from hrkd_cli.training.world import ALONE
 from tiny import ARCHITECTURES, write_encoder
 
 CPU = torch.device("cpu")
@@ -36,7 +36,7 @@ def make_cache(folder, teacher, dataset, *, layers=(2, 4), attention=True, deriv
     rows = (encoder, encode_split(dataset, "train", encoder).encoded)
     arithmetic = Arithmetic(Precision.FP32, CPU)
     options = {"layers": layers, "attention": attention, "derived": derived, "arithmetic": arithmetic}
-    cache = TeacherCache(folder, teachers, rows, world=ALONE, **options)
+    cache = TeacherCache(folder, teachers, rows, processes=SINGLE_PROCESS, **options)
     return cache, teachers, rows
 
 
@@ -44,7 +44,7 @@ def compare(cache, teachers, rows, layers):
     """Return the largest relative difference between kept and asked signals, by kind."""
     encoder, encoded = rows
     asked = AskedTeachers(teachers, layers, attention=True, rows=rows, own_tokenizer=False, pad_to=None, device=CPU)
-    picks = picks_of({"books": [5, 0, 17], "music": [3, 30]}, ALONE)
+    picks = picks_of({"books": [5, 0, 17], "music": [3, 30]}, SINGLE_PROCESS)
     batch = encoder.collate_rows([(encoded[d], n) for d, n in picks], CPU)
     numbers = torch.tensor([0, 0, 0, 1, 1])
     read = CachedTeachers(cache)
@@ -69,7 +69,7 @@ def compare_side_by_side(cache, teachers, rows, layers, domains=("books", "music
     read = CachedTeachers(cache)
     asked = AskedTeachers(teachers, layers, attention=True, rows=rows, own_tokenizer=False, pad_to=None, device=CPU)
     lengths = {domain: own.lengths() for domain, own in encoded.items()}
-    picks = picks_of({domain: [5, 0, 17, 3] for domain in domains}, ALONE)
+    picks = picks_of({domain: [5, 0, 17, 3] for domain in domains}, SINGLE_PROCESS)
     picks.sort(key=lambda pick: lengths[pick[0]][pick[1]])
     layout = Layout.of(np.array([lengths[domain][row] for domain, row in picks]), [3, len(picks) - 3])
     own = [(encoded[domain], row) for domain, row in picks]

@@ -18,7 +18,7 @@ from hrkd_cli.events import Note, StepDone
 from hrkd_cli.method import Shares, Spread, teacher_spread
 from hrkd_cli.models.encoding import Encoder
 from hrkd_cli.teaching.teach import teach_on
-from hrkd_cli.training.world import World
+from hrkd_cli.training.process_group import ProcessGroup
 from tasks import make_task
 from tiny import ARCHITECTURES, make_dataset, tiny_tokenizer, write_encoder, write_raw
 
@@ -104,8 +104,8 @@ def test_the_spread_of_a_step_is_that_of_its_parts(teacher, dataset):
     whole = task.units
     parts = []
     for rank in (0, 1):
-        task.world = World(rank, 2)
-        (batch,) = task.load(rows)
+        task.processes = ProcessGroup(rank, 2)
+        (batch,) = task.collate(rows)
         signals = task.side.signals(batch.teacher, batch.shares.domains.argmax(dim=0))
         parts.append(teacher_spread(signals, batch.shares, 4))
     added = Spread(*(getattr(parts[0], f) + getattr(parts[1], f) for f in ("squares", "means", "scores")))
@@ -147,7 +147,7 @@ def test_relative_losses_do_not_depend_on_the_teachers_units(teacher, dataset):
             parameter.data.zero_()
         rows = {"books": [0, 1], "music": [2, 3]}
         task.measure(rows)
-        found[factor] = task.loss(task.load(rows)).parts
+        found[factor] = task.loss(task.collate(rows)).by_kind
     for kind in ("hidden", "attention"):
         assert found[2.0][kind].item() == pytest.approx(found[1.0][kind].item(), rel=1e-4)
     # The mean square of scores is their own unit: a student without scores has a loss of 1 a layer and domain, L here.
@@ -166,7 +166,7 @@ def test_same_seed_same_weights(tmp_path, teacher, dataset):
 def test_the_graph_and_the_teacher_are_not_trained(teacher, dataset):
     task, root, student = make_task(teacher, dataset, graph="frozen")
     student.train()
-    task.loss(task.load({"books": [0, 1], "music": [2, 3]})).total.backward()
+    task.loss(task.collate({"books": [0, 1], "music": [2, 3]})).total.backward()
     assert not any(m.training for m in root.modules())
     assert all(p.grad is None for p in root.parameters())
     assert all(p.grad is None for p in task.graph.parameters())
@@ -212,10 +212,10 @@ def test_padding_a_real_batch_further(teacher, dataset, monkeypatch, means, chan
     for length in (16, 40):
         monkeypatch.setattr(Encoder, "collate_rows", lambda *args, length=length, **_: collate(*args, pad_to=length))
         with torch.no_grad():
-            (batch,) = task.load(rows)
+            (batch,) = task.collate(rows)
             shares = widened(batch.shares, length, padded=means is Means.RELEASED)
             loss = task.loss([dataclasses.replace(batch, shares=shares)])
-        found.append(torch.stack([loss.total, *loss.parts.values(), *loss.ratios.flatten()]))
+        found.append(torch.stack([loss.total, *loss.by_kind.values(), *loss.ratios.flatten()]))
     difference = (found[0] - found[1]).abs().max().item()
     assert (difference > 1e-3) if changes else (difference <= 1e-6)
 

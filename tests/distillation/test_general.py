@@ -16,9 +16,9 @@ from hrkd_cli.errors import OutputError, UsageError
 from hrkd_cli.events import Note, StageStarted, StepDone, ignore
 from hrkd_cli.models.folder import model_fingerprint
 from hrkd_cli.models.precision import Arithmetic
-from hrkd_cli.training.run import Place
+from hrkd_cli.training.process_group import SINGLE_PROCESS
 from hrkd_cli.training.stage import seed_everything
-from hrkd_cli.training.world import ALONE
+from hrkd_cli.training.trainer import RunContext
 from tiny import make_texts, write_raw
 
 OPTIONS = {"epochs": 1, "batch_size": 4, "max_length": 16, "learning_rate": 1e-3, "student": "2x32", "init": "random"}
@@ -69,7 +69,9 @@ def work_of(teacher, dataset, own):
     seed_everything(own.seed)
     arithmetic = Arithmetic(Precision.FP32, torch.device("cpu"))
     texts = MoreTexts.read(own, dataset, ignore)
-    work = Work.open(teacher, dataset, own, texts=texts, name="t", arithmetic=arithmetic, world=ALONE, on_event=ignore)
+    work = Work.open(
+        teacher, dataset, own, texts=texts, name="t", arithmetic=arithmetic, processes=SINGLE_PROCESS, on_event=ignore
+    )
     encoders = (work.encoder, None)
     fingerprint = model_fingerprint(teacher)
     return work, GeneralWork(work.teachers, fingerprint, work.student, encoders, texts.general, own, 2), arithmetic
@@ -85,7 +87,7 @@ def test_it_teaches_hidden_states_and_leaves_the_head_alone(tmp_path, teacher, d
         out=tmp_path / "run" / "s",
         force=False,
         resume=False,
-        engine=(arithmetic, ALONE),
+        engine=(arithmetic, SINGLE_PROCESS),
         on_event=events.append,
     )
     steps = [e for e in events if isinstance(e, StepDone)]
@@ -117,10 +119,10 @@ def test_it_teaches_hidden_states_and_leaves_the_head_alone(tmp_path, teacher, d
 def test_weights_and_projections_carry_over_into_the_task(tmp_path, teacher, dataset, texts):
     own = settings(general=texts)
     _, general, arithmetic = work_of(teacher, dataset, own)
-    options = {"force": False, "resume": False, "engine": (arithmetic, ALONE), "on_event": ignore}
+    options = {"force": False, "resume": False, "engine": (arithmetic, SINGLE_PROCESS), "on_event": ignore}
     found = ensure_general(general, out=tmp_path / "s", **options)
     fresh, _, _ = work_of(teacher, dataset, own)
-    task = fresh.run(Place(tmp_path, tmp_path / "s", arithmetic), ignore, found).task
+    task = fresh.run(RunContext(tmp_path, tmp_path / "s", arithmetic), ignore, found).objective
     tensors = load_file(found.folder / "general.safetensors")
     state, projections = fresh.student.state_dict(), task.projections.state_dict()
     assert all(torch.equal(state[n.removeprefix("student.")], t) for n, t in tensors.items() if n[0] == "s")

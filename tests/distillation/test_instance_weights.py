@@ -16,8 +16,8 @@ from hrkd_cli.method import TeacherSignals
 from hrkd_cli.models.encoding import Encoded
 from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.models.unpadded import Layout
+from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup
 from hrkd_cli.training.rows import make_shares
-from hrkd_cli.training.world import ALONE, World
 from tasks import make_task
 
 CPU = torch.device("cpu")
@@ -69,12 +69,12 @@ STATES = {"a": [[1.0, 0.0], [1.0, 2.0], [2.0, 0.0]], "b": [[0.0, 1.0]]}
 LOGITS = {"a": [[0.0, 0.0], [math.log(3), 0.0], [0.0, math.log(9)]], "b": [[0.0, math.log(4)]]}
 
 
-def weigh(world=ALONE):
+def weigh(processes=SINGLE_PROCESS):
     encoded = {"a": Encoded([np.zeros(n) for n in (2, 5, 3)], None), "b": Encoded([np.zeros(4)], None)}
     labels = {"a": np.array([1, 0]), "b": np.array([0])}  # the third row of a has none
     return instance_weights(
         Told(STATES, LOGITS), (Pads(), encoded), labels, width=2,
-        arithmetic=Arithmetic(Precision.FP32, CPU), world=world,
+        arithmetic=Arithmetic(Precision.FP32, CPU), processes=processes,
     )  # fmt: skip
 
 
@@ -92,12 +92,12 @@ def test_each_process_asks_about_its_part(monkeypatch):
     monkeypatch.setattr("hrkd_cli.distillation.instance_weights.TOKENS", {"cpu": 1})
     whole = weigh()
     told = [[], []]
-    monkeypatch.setattr(World, "sum", lambda self, tensor: told[self.rank].append(tensor.clone()) or tensor)
+    monkeypatch.setattr(ProcessGroup, "sum", lambda self, tensor: told[self.rank].append(tensor.clone()) or tensor)
     for rank in (0, 1):
-        weigh(World(rank, 2))
+        weigh(ProcessGroup(rank, 2))
     sums = [told[0][0] + told[1][0]]  # of embeddings; with these, the weights
-    monkeypatch.setattr(World, "sum", lambda self, tensor: sums[0] if tensor.dim() == 2 else tensor)
-    parts = [weigh(World(rank, 2)) for rank in (0, 1)]
+    monkeypatch.setattr(ProcessGroup, "sum", lambda self, tensor: sums[0] if tensor.dim() == 2 else tensor)
+    parts = [weigh(ProcessGroup(rank, 2)) for rank in (0, 1)]
     for domain, values in whole.items():
         np.testing.assert_allclose(parts[0][domain] + parts[1][domain], values, rtol=1e-6)
         assert min((parts[0][domain] == 0).sum(), (parts[1][domain] == 0).sum()) < len(values)
@@ -131,15 +131,15 @@ def test_equal_weights_change_nothing_and_others_do(teacher, dataset):
     task, _, _ = make_task(teacher, dataset, graph="uniform")
     task.student.model.eval()
     rows = {"books": [0, 1, 2], "music": [3, 4, 5]}
-    plain = task.loss(task.load(rows))
+    plain = task.loss(task.collate(rows))
     task.instance_weights = {domain: np.full(len(own), 0.7) for domain, own in task.encoded.items()}
-    torch.testing.assert_close(task.loss(task.load(rows)).total, plain.total)
+    torch.testing.assert_close(task.loss(task.collate(rows)).total, plain.total)
     # A weight of 0 leaves a row out.
     for own in task.instance_weights.values():
         own[[2, 5]] = 0
-    without = task.loss(task.load(rows))
+    without = task.loss(task.collate(rows))
     task.instance_weights = None
-    torch.testing.assert_close(without.total, task.loss(task.load({"books": [0, 1], "music": [3, 4]})).total)
+    torch.testing.assert_close(without.total, task.loss(task.collate({"books": [0, 1], "music": [3, 4]})).total)
 
 
 def test_a_run_says_and_records_them_and_can_be_cut_off(tmp_path, teacher, encoder, dataset):

@@ -10,7 +10,7 @@ from hrkd_cli.config import DistillSettings
 from hrkd_cli.distillation.relate import GraphTrainer
 from hrkd_cli.distillation.task import DistillTask
 from hrkd_cli.method import BatchTerms, RelationGraph
-from hrkd_cli.training.optimiser import Optimiser
+from hrkd_cli.training.optimizer import Optimizer
 from hrkd_cli.training.rows import hold_back
 from hrkd_cli.training.scoring import encode_split
 from tasks import make_task
@@ -18,16 +18,16 @@ from tasks import make_task
 
 @pytest.fixture
 def task(teacher, dataset):
-    """A task with a learned graph, its optimiser after one step, and a batch."""
+    """A task with a learned graph, its optimizer after one step, and a batch."""
     made, _, student = make_task(teacher, dataset, graph="learned", graph_every=1, learning_rate=1e-3, warmup=0)
     made.labels = encode_split(dataset, "train", made.encoder).labels
     made.held_back = {d: hold_back(labels, 0.2, d) for d, labels in made.labels.items()}
-    optimiser = Optimiser([student, made.projections], made.settings, 100)
+    optimizer = Optimizer([student, made.projections], made.settings, 100)
     student.train()
-    batch = made.load({"books": [0, 1, 2], "music": [3, 4, 5]})
+    batch = made.collate({"books": [0, 1, 2], "music": [3, 4, 5]})
     made.loss(batch).total.backward()
-    optimiser.step()
-    return made, student, optimiser, batch
+    optimizer.step()
+    return made, student, optimizer, batch
 
 
 def test_differences_equal_explicit_gradients(task):
@@ -47,28 +47,30 @@ def test_differences_equal_explicit_gradients(task):
 
 
 def test_the_preconditioner_is_that_of_the_next_step(task):
-    _, student, optimiser, _ = task
+    _, student, optimizer, _ = task
     weight = student.get_input_embeddings().weight
-    state = optimiser.adamw.state[weight]
+    state = optimizer.adamw.state[weight]
     gradient = torch.full_like(weight, 2.0)
-    (found,) = optimiser.preconditioned([weight], [gradient])
+    (found,) = optimizer.preconditioned([weight], [gradient])
     wanted = gradient / ((state["exp_avg_sq"] / (1 - 0.999)).sqrt() + 1e-8)
     torch.testing.assert_close(found, wanted)
 
 
 def test_an_update_moves_the_graph_and_nothing_else(task):
-    made, student, optimiser, batch = task
+    made, student, optimizer, batch = task
     graph = {name: t.clone() for name, t in made.graph.state_dict().items()}
     others = {name: t.clone() for name, t in [*student.state_dict().items(), *made.projections.state_dict().items()]}
     random_state = torch.get_rng_state()
-    made.prepare(1, 100, batch, optimiser)
+    made.on_step_start(1, 100, batch, optimizer)
     assert not torch.equal(made.graph.score, graph["score"])
     now = dict([*student.state_dict().items(), *made.projections.state_dict().items()])
     assert all(torch.equal(now[name], before) for name, before in others.items())
     assert all(p.grad is None for p in student.parameters())
     assert torch.equal(torch.get_rng_state(), random_state)
     assert student.training
-    made.prepare(2, 100, batch, optimiser)  # the layers before the scores, which start at zero, move from the second on
+    made.on_step_start(
+        2, 100, batch, optimizer
+    )  # the layers before the scores, which start at zero, move from the second on
     assert not torch.equal(made.graph.encode.weight, graph["encode.weight"])
 
 
@@ -98,14 +100,14 @@ def test_a_rehearsal_runs_it_all_and_changes_nothing(task, monkeypatch):
 
 
 def test_the_state_restores_graph_and_moments(task):
-    made, _, optimiser, batch = task
-    made.prepare(1, 100, batch, optimiser)
-    state = {name: t.clone() for name, t in made.state().items()}
-    made.prepare(2, 100, batch, optimiser)
+    made, _, optimizer, batch = task
+    made.on_step_start(1, 100, batch, optimizer)
+    state = {name: t.clone() for name, t in made.state_dict().items()}
+    made.on_step_start(2, 100, batch, optimizer)
     ahead = made.graph.score.clone()
-    made.restore(state)
+    made.load_state_dict(state)
     assert not torch.equal(made.graph.score, ahead)
-    made.prepare(2, 100, batch, optimiser)
+    made.on_step_start(2, 100, batch, optimizer)
     assert torch.equal(made.graph.score, ahead)
 
 
@@ -134,14 +136,14 @@ def test_rows_are_held_back_by_label():
 
 def test_held_back_rows_are_never_drawn(tmp_path, teacher, dataset, monkeypatch):
     drawn = {domain: set() for domain in dataset.domains}
-    load = DistillTask.load
+    load = DistillTask.collate
 
     def watch(self, rows):
         for domain, chosen in rows.items():
             drawn[domain] |= set(chosen)
         return load(self, rows)
 
-    monkeypatch.setattr(DistillTask, "load", watch)
+    monkeypatch.setattr(DistillTask, "collate", watch)
     run(teacher, dataset, tmp_path / "s", graph="learned", held_back=0.25, epochs=2)
     for domain in dataset.domains:
         rows = dataset.split(domain, "train")
@@ -164,16 +166,16 @@ def test_the_ratio_of_a_poisoned_domain_sinks(seed):
     prototypes = torch.randn(1, domains, 16)
     graph = RelationGraph(16, 0, domains, hierarchy=False)
     trainer = GraphTrainer(graph, student, attention_weight=1.0, learning_rate=1e-2, seed=seed)
-    optimiser = Optimiser([student], DistillSettings(learning_rate=2e-2, warmup=0), 200)
+    optimizer = Optimizer([student], DistillSettings(learning_rate=2e-2, warmup=0), 200)
 
     def terms():
         losses = (student(rows).squeeze(-1) - answers).square().mean(dim=1)[None]  # (1, D)
         return BatchTerms(losses, torch.zeros_like(losses), losses[0], prototypes)
 
     for number in range(150):
-        trainer.update(number, lambda: (student(held).squeeze(-1) - held @ truth).square().mean(), terms, optimiser)
+        trainer.update(number, lambda: (student(held).squeeze(-1) - held @ truth).square().mean(), terms, optimizer)
         ratios = graph(prototypes).domain.detach()
         (terms().hidden * ratios).sum().backward()
-        optimiser.step()
+        optimizer.step()
     last = graph(prototypes).domain[0].tolist()
     assert last[2] < 0.01

@@ -14,9 +14,9 @@ from hrkd_cli.errors import OutputError, TrainingError, UsageError
 from hrkd_cli.events import Note, StageStarted, StepDone, ignore
 from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.training.fit import batch_size_of
-from hrkd_cli.training.run import Place
+from hrkd_cli.training.process_group import SINGLE_PROCESS
 from hrkd_cli.training.stage import class_weights
-from hrkd_cli.training.world import ALONE
+from hrkd_cli.training.trainer import RunContext
 from tiny import make_texts, write_raw
 
 OPTIONS = {"epochs": 2, "batch_size": 4, "max_length": 16, "learning_rate": 1e-3, "student": "2x32"}
@@ -50,8 +50,10 @@ def opened(teacher, dataset, tmp_path, **options):
     arithmetic = Arithmetic(Precision.FP32, torch.device("cpu"))
     own = settings(**options)
     texts = MoreTexts.read(own, dataset, ignore)
-    work = Work.open(teacher, dataset, own, texts=texts, name="t", arithmetic=arithmetic, world=ALONE, on_event=ignore)
-    return work, Place(tmp_path, tmp_path / "out", arithmetic)
+    work = Work.open(
+        teacher, dataset, own, texts=texts, name="t", arithmetic=arithmetic, processes=SINGLE_PROCESS, on_event=ignore
+    )
+    return work, RunContext(tmp_path, tmp_path / "out", arithmetic)
 
 
 @pytest.mark.parametrize("options", [{}, {"cache_teacher": "on"}, {"method": "logits"}, {"means": "released"}])
@@ -118,13 +120,13 @@ def test_a_bare_rows_loss_is_that_of_the_same_row_with_a_label(tmp_path, teacher
     texts = dataset.split("books", "train").texts
     (folder / "books.txt").write_text("\n".join(f"{t} thing" for t in texts), encoding="utf-8")
     work, place = opened(teacher, dataset, tmp_path, unlabelled=folder, cache_teacher="off", graph="uniform")
-    task = work.run(place, ignore).task
+    task = work.run(place, ignore).objective
     work.student.eval()
     bare = len(texts) + 5
-    by_bare = task.loss(task.load({"books": [bare], "music": [0]}))
+    by_bare = task.loss(task.collate({"books": [bare], "music": [0]}))
     own = task.encoded["books"]
     own.ids[5], own.types[5], task.lengths["books"][5] = own.ids[bare], own.types[bare], task.lengths["books"][bare]
-    by_label = task.loss(task.load({"books": [5], "music": [0]}))
+    by_label = task.loss(task.collate({"books": [5], "music": [0]}))
     assert by_bare.total.item() == by_label.total.item()
 
 

@@ -12,7 +12,7 @@ from hrkd_cli.config import TeachSettings
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError, ModelError, OutputError, TrainingError, UsageError
 from hrkd_cli.events import DevScored, StageDone, StageStarted, StepDone
-from hrkd_cli.teaching.teach import TeachTask, teach, teach_on
+from hrkd_cli.teaching.teach import FineTuningObjective, teach, teach_on
 from hrkd_cli.training import rows as step_rows
 from tiny import ARCHITECTURES, make_dataset, write_encoder
 
@@ -86,11 +86,11 @@ def test_same_seed_same_weights_and_another_seed_others(tmp_path, encoder, datas
 
 
 def test_the_estimate_changes_nothing(tmp_path, encoder, dataset, monkeypatch):
-    from hrkd_cli.training.run import Run
+    from hrkd_cli.training.trainer import Trainer
 
     settings = TeachSettings(epochs=1, max_length=16)
     teach_on(encoder, dataset, settings, out=tmp_path / "a", name="x")
-    monkeypatch.setattr(Run, "_announce", lambda *_: None)
+    monkeypatch.setattr(Trainer, "_announce", lambda *_: None)
     teach_on(encoder, dataset, settings, out=tmp_path / "b", name="x")
     a, b = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
     assert all(torch.equal(a[name], b[name]) for name in a)
@@ -122,7 +122,9 @@ def test_the_loss_is_the_sum_of_the_domains_cross_entropies(encoder, dataset, mo
     torch.manual_seed(0)
     model = load_classifier(encoder, heads)
     cut = make_encoder(model, load_tokenizer(encoder), 16)
-    task = TeachTask(model, encode_split(dataset, "train", cut), heads, cut, TeachSettings(), torch.device("cpu"))
+    task = FineTuningObjective(
+        model, encode_split(dataset, "train", cut), heads, cut, TeachSettings(), torch.device("cpu")
+    )
     assert task.side_by_side is not None
     if not beside:
         task.side_by_side = None
@@ -130,7 +132,7 @@ def test_the_loss_is_the_sum_of_the_domains_cross_entropies(encoder, dataset, mo
         monkeypatch.setattr(step_rows, "SPARED_TOKENS", 0)
         monkeypatch.setattr(step_rows, "SPARED_SHARE", 0)
     with torch.no_grad():
-        batch = task.load({"books": [0, 1, 2], "music": [3]})
+        batch = task.collate({"books": [0, 1, 2], "music": [3]})
         assert ((len(batch[0].batch.layout.groups) if beside else len(batch)) > 1) == apart
         found = task.loss(batch).total.item()
         expected = 0.0
@@ -162,11 +164,11 @@ def test_weight_decay_spares_biases_and_normalisation(encoder):
     from hrkd_cli.method import Projections
     from hrkd_cli.models.loading import load_classifier
     from hrkd_cli.predict.heads import DomainHeads
-    from hrkd_cli.training.optimiser import Optimiser
+    from hrkd_cli.training.optimizer import Optimizer
 
     model = load_classifier(encoder, DomainHeads.build({"books": ("bad", "good")}))
     modules = [model, Projections(3, 4, 2)]
-    decayed, spared = Optimiser(modules, TeachSettings(), 10).adamw.param_groups
+    decayed, spared = Optimizer(modules, TeachSettings(), 10).adamw.param_groups
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.01, 0.0)
     names = {id(p): name for module in modules for name, p in module.named_parameters()}
     assert {names[id(p)].rsplit(".", 1)[-1] for p in decayed["params"]} == {"weight"}
@@ -190,14 +192,14 @@ def test_accumulated_batches_make_one_step(tmp_path, encoder, dataset):
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_and_leaves_nothing(tmp_path, encoder, dataset, monkeypatch):
-    from hrkd_cli.training.loop import TaskLoss
+    from hrkd_cli.training.loop import LossOutput
 
-    model_loss = TeachTask.loss
+    model_loss = FineTuningObjective.loss
 
     def broken(self, batch):
-        return TaskLoss(model_loss(self, batch).total * float("nan"))
+        return LossOutput(model_loss(self, batch).total * float("nan"))
 
-    monkeypatch.setattr(TeachTask, "loss", broken)
+    monkeypatch.setattr(FineTuningObjective, "loss", broken)
     with pytest.raises(TrainingError, match=r"step 1: the loss is nan.*--learning-rate"):
         teach_on(encoder, dataset, TeachSettings(max_length=16), out=tmp_path / "t", name="x")
     assert list(tmp_path.iterdir()) == []
@@ -207,7 +209,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, encoder, dataset, 
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("hrkd_cli.training.keep.save_file", full)
+    monkeypatch.setattr("hrkd_cli.training.best_weights.save_file", full)
     with pytest.raises(OutputError, match=r"t: the disk is full"):
         teach_on(encoder, dataset, TeachSettings(epochs=1, max_length=16), out=tmp_path / "t", name="x")
     assert list(tmp_path.iterdir()) == []

@@ -12,8 +12,8 @@ from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.teaching.teach import teach_on
 from hrkd_cli.training import fit
 from hrkd_cli.training.fit import batch_size_of
-from hrkd_cli.training.loop import TaskLoss
-from hrkd_cli.training.world import ALONE, World
+from hrkd_cli.training.loop import LossOutput
+from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup
 
 CPU = torch.device("cpu")
 
@@ -28,7 +28,7 @@ class Memory:
         monkeypatch.setattr(fit, "_resident", lambda: self.used)
         monkeypatch.setattr(fit, "_there", lambda _: there)
 
-    def load(self, rows):
+    def collate(self, rows):
         return rows
 
     def rehearse(self, rows):
@@ -40,15 +40,15 @@ class Memory:
         if count >= self.fails_at:
             raise MemoryError
         self.used = max(self.used, self.fixed + count * self.row)
-        return TaskLoss(self.module(torch.ones(1)).sum())
+        return LossOutput(self.module(torch.ones(1)).sum())
 
-    def state(self):
+    def state_dict(self):
         return {}
 
-    def restore(self, state):
+    def load_state_dict(self, state):
         pass
 
-    def fit(self, size="auto", decided=None, world=ALONE):
+    def fit(self, size="auto", decided=None, processes=SINGLE_PROCESS):
         encoded = {"a": Encoded([np.zeros(n) for n in (3, 9, 5)], None), "b": Encoded([np.zeros(2)], None)}
         notes = []
         found = batch_size_of(
@@ -57,7 +57,7 @@ class Memory:
             [self.module],
             encoded,
             arithmetic=Arithmetic(Precision.FP32, CPU),
-            world=world,
+            processes=processes,
             on_event=notes.append,
             decided=decided,
         )
@@ -103,15 +103,15 @@ def test_growth_that_cannot_be_seen_is_guessed(monkeypatch):
 
 def test_no_process_waits_for_one_that_runs_out_of_memory(monkeypatch):
     """Sums over processes are left out of the trials: nobody is there to answer."""
-    world = World(0, 2)
-    monkeypatch.setattr(World, "any", lambda self, flag: flag)
+    processes = ProcessGroup(0, 2)
+    monkeypatch.setattr(ProcessGroup, "any", lambda self, flag: flag)
     memory = Memory(monkeypatch, fixed=100, row=10, there=300)
     loss, asked = memory.loss, []
-    memory.loss = lambda rows: asked.append(world.sum(torch.ones(3))) or loss(rows)
-    assert memory.fit(world=world)[0] == 8
+    memory.loss = lambda rows: asked.append(processes.all_reduce(torch.ones(3))) or loss(rows)
+    assert memory.fit(processes=processes)[0] == 8
     assert len(asked) == 4
     with pytest.raises((RuntimeError, ValueError)):  # and only there
-        world.sum(torch.ones(3))
+        processes.all_reduce(torch.ones(3))
 
 
 def test_what_was_decided_before_is_not_measured_again(monkeypatch):

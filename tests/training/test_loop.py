@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hrkd_cli.errors import TrainingError
-from hrkd_cli.training.loop import AHEAD, Step, ready_batches
+from hrkd_cli.training.loop import AHEAD, StepOutput, prefetch
 
 
 def rows(count):
@@ -16,7 +16,7 @@ def rows(count):
 
 @pytest.mark.parametrize("ahead", [False, True])
 def test_batches_come_in_order(ahead):
-    made = ready_batches(rows(20), lambda chosen: chosen["a"][0] * 2, ahead=ahead)
+    made = prefetch(rows(20), lambda chosen: chosen["a"][0] * 2, ahead=ahead)
     assert [(chosen["a"][0], batch) for chosen, batch in itertools.islice(made, 20)] == [(n, 2 * n) for n in range(20)]
     made.close()
 
@@ -27,7 +27,7 @@ def test_an_error_reaches_the_reader():
             raise ValueError("row 2")
         return chosen
 
-    made = ready_batches(rows(9), load, ahead=True)
+    made = prefetch(rows(9), load, ahead=True)
     next(made), next(made)
     with pytest.raises(ValueError, match="row 2"):
         next(made)
@@ -36,7 +36,7 @@ def test_an_error_reaches_the_reader():
 def test_closing_ends_the_thread_and_little_is_made_in_advance():
     loaded = []
     before = threading.active_count()
-    made = ready_batches(({"a": [n]} for n in itertools.count()), loaded.append, ahead=True)
+    made = prefetch(({"a": [n]} for n in itertools.count()), loaded.append, ahead=True)
     next(made)
     made.close()
     assert threading.active_count() == before
@@ -48,7 +48,7 @@ def make_step(values, **changes):
         "number": 7, "epoch": 1.0, "learning_rate": 0.1, "examples": 4, "values": torch.tensor(values),
         "kinds": ("total", "hidden"), "nodes": 2, "layers": (2,), "scaled": False,
     }  # fmt: skip
-    return Step(**{**parts, **changes})
+    return StepOutput(**{**parts, **changes})
 
 
 def test_a_steps_numbers_are_taken_apart():

@@ -166,16 +166,16 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(tmp_path, teacher, encod
 
 
 def test_a_gradient_that_is_not_a_number_is_in_no_checkpoint(tmp_path, teacher, encoder, dataset, monkeypatch):
-    from hrkd_cli.training.optimiser import Optimiser
+    from hrkd_cli.training.optimizer import Optimizer
 
-    step, calls = Optimiser.step, []
+    step, calls = Optimizer.step, []
 
     def broken(self):
         calls.append(0)
         norm = step(self)
         return norm * float("nan") if len(calls) == 4 else norm
 
-    monkeypatch.setattr(Optimiser, "step", broken)
+    monkeypatch.setattr(Optimizer, "step", broken)
     with pytest.raises(TrainingError, match="step 4: the gradient is nan"):
         run("teach", teacher, encoder, dataset, tmp_path / "t")
     assert has_checkpoint(tmp_path / "t.partial") == 3

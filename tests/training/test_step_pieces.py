@@ -64,14 +64,14 @@ def test_pieces_and_rows_side_by_side_have_the_losses_and_gradients_of_the_whole
         task.labels = {domain: np.arange(20) % 2 for domain in rows}
         if options.get("loss_scale"):
             task.measure(rows)
-        batch = task.load(rows)
+        batch = task.collate(rows)
         layout = batch[0].batch.layout
         assert (layout is not None) == beside
         assert ((len(layout.groups) if beside else len(batch)) > 1) == (spared == 0)
         loss = task.loss(batch)
         loss.total.backward()
         gradients = [p.grad for m in (student, task.projections) if m for p in m.parameters() if p.grad is not None]
-        found.append([*loss.parts.values(), loss.total, *gradients])
+        found.append([*loss.by_kind.values(), loss.total, *gradients])
     for other in found[1:]:
         assert len(other) == len(found[0])
         for one, whole in zip(other, found[0], strict=True):
@@ -88,10 +88,10 @@ def test_bf16_side_by_side_is_bf16_padded(teacher, dataset):
         task.side_by_side = task.side_by_side if beside else None
         student.eval()
         with task.arithmetic.forward():
-            loss = task.loss(task.load(rows))
+            loss = task.loss(task.collate(rows))
         loss.total.backward()
         gradients = [p.grad for m in (student, task.projections) for p in m.parameters() if p.grad is not None]
-        found.append([*loss.parts.values(), *gradients])
+        found.append([*loss.by_kind.values(), *gradients])
     for one, other in zip(*found, strict=True):
         assert (one - other).norm() <= 0.02 * one.norm()
 
@@ -99,12 +99,12 @@ def test_bf16_side_by_side_is_bf16_padded(teacher, dataset):
 def test_rows_side_by_side_need_no_padding(teacher, dataset):
     task, _, _ = make_task(teacher, dataset, graph="uniform")
     rows = {"books": [0, 1, 2], "music": [3, 4]}
-    (batch,) = task.load(rows)
+    (batch,) = task.collate(rows)
     tokens = sum(task.lengths[domain][row] for domain, chosen in rows.items() for row in chosen)
     assert batch.batch.mask.shape == (1, tokens)
     # Means over padding, as released, want it.
     task, _, _ = make_task(teacher, dataset, graph="uniform", means="released")
-    (batch,) = task.load(rows)
+    (batch,) = task.collate(rows)
     assert batch.batch.mask.shape == (5, 16)
 
 

@@ -31,7 +31,7 @@ from hrkd_cli.models.folder import model_fingerprint
 from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.models.querykey import QueryKeys
 from hrkd_cli.models.sizes import sizes_of
-from hrkd_cli.training.world import World
+from hrkd_cli.training.process_group import ProcessGroup
 
 TOKENS = {"cpu": 1024, "cuda": 65536, "mps": 8192}  # padded tokens of a batch when outputs are computed
 PROBE_ROWS = 4
@@ -84,7 +84,7 @@ class TeacherCache:
         derived: whether queries and keys are to be computed from the states that enter a layer, where the architecture
             allows it.
         arithmetic: precision of the teachers' forward pass, and the device.
-        world: the processes that share the building.
+        processes: the processes that share the building.
     """
 
     def __init__(
@@ -97,13 +97,13 @@ class TeacherCache:
         attention: bool,
         derived: bool = True,
         arithmetic: Arithmetic,
-        world: World,
+        processes: ProcessGroup,
     ) -> None:
         self.teachers = teachers
         self.encoder, encoded = rows
         self.encoded = {domain: encoded[domain] for domain in teachers.models}
         self.arithmetic = arithmetic
-        self.world = world
+        self.processes = processes
         self.captures = {id(m): Capture(m, layers, attention=attention) for m in teachers.models.values()}
         self.query_keys: dict[int, QueryKeys] = {}
         self.kept = self._plan(tuple(layers), attention=attention, derived=derived)
@@ -135,17 +135,17 @@ class TeacherCache:
         Raises:
             OSError: the disk is full, or cannot be written.
         """
-        self.world.first(self.folder.prepare)
+        self.processes.main_first(self.folder.prepare)
         missing = self.folder.missing(self.shards, self.sizes)
-        self.world.barrier()  # before anyone writes, all have looked
+        self.processes.barrier()  # before anyone writes, all have looked
         total = sum(shard.rows for shard in missing)
         before = 0
         with ShardBuilder(self.folder) as builder:
-            for shard in self.world.mine(missing):
+            for shard in self.processes.shard(missing):
                 tell = partial(self._tell, on_event, before, total)
                 builder.write(shard, self.sizes[shard.number], partial(self._compute, shard, tell))
                 before += shard.rows
-        self.world.barrier()
+        self.processes.barrier()
         return total
 
     def batches(self, shard: Shard) -> list[np.ndarray]:
@@ -259,7 +259,7 @@ class TeacherCache:
         return attention_energy(*(torch.where(mask, t.float(), 0.0) for t in both))
 
     def _tell(self, on_event: OnEvent, before: int, total: int, rows: int) -> None:
-        on_event(Progress("teacher outputs", min(total, (before + rows) * self.world.size), total))
+        on_event(Progress("teacher outputs", min(total, (before + rows) * self.processes.size), total))
 
     def _compute(self, shard: Shard, tell: Callable[[int], None], writer: RowWriter) -> dict[str, np.ndarray]:
         """Give a shard's states to the writer, batch by batch; return the small arrays."""

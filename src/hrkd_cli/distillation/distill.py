@@ -20,6 +20,7 @@ from hrkd_cli.layout import DATASET_OUT, STUDENT_OUT, TEACHER_OUT
 from hrkd_cli.models.folder import is_stage_folder, model_fingerprint
 from hrkd_cli.models.loading import is_classifier, read_config
 from hrkd_cli.models.precision import Arithmetic
+from hrkd_cli.training.process_group import ProcessGroup
 from hrkd_cli.training.result import TrainResult, run_key
 from hrkd_cli.training.stage import (
     Finished,
@@ -30,7 +31,6 @@ from hrkd_cli.training.stage import (
     stage_place,
     start,
 )
-from hrkd_cli.training.world import World
 
 
 def distill(
@@ -66,9 +66,9 @@ def distill(
     check_stage_output(out, kind="student", is_ours=is_student, force=force, resume=resume)
     path = check_places(teacher, data, out, settings)
     engine = start(settings)
-    world = engine[1]
-    on_event = on_event if world.is_main else ignore
-    dataset = world.first(lambda: load_for_training(data, force=force, on_event=on_event))
+    processes = engine[1]
+    on_event = on_event if processes.is_main else ignore
+    dataset = processes.main_first(lambda: load_for_training(data, force=force, on_event=on_event))
     chosen = chosen_domains(dataset, settings.domains)  # refused before anything is taught; the teacher is taught all
     check_graph(settings, chosen)
     texts = MoreTexts.read(settings, chosen, on_event)
@@ -117,7 +117,7 @@ def distill_on(
     resume: bool = False,
     on_event: OnEvent = ignore,
     sources: Mapping[str, str] | None = None,
-    engine: tuple[Arithmetic, World] | None = None,
+    engine: tuple[Arithmetic, ProcessGroup] | None = None,
     texts: MoreTexts | None = None,
 ) -> TrainResult:
     """Distil the classifier in ``path`` on a dataset in memory; ``settings`` are resolved. See distill.
@@ -126,7 +126,7 @@ def distill_on(
     """
     check_trainable(dataset)
     check_graph(settings, dataset)
-    arithmetic, world = engine or start(settings)
+    arithmetic, processes = engine or start(settings)
     texts = texts or MoreTexts.read(settings, dataset, on_event)
     fingerprint = model_fingerprint(path)
     options = settings.decisive()
@@ -138,13 +138,13 @@ def distill_on(
         return done
     seed_everything(settings.seed)
     work = Work.open(
-        path, dataset, settings, texts=texts, name=name, arithmetic=arithmetic, world=world, on_event=on_event
+        path, dataset, settings, texts=texts, name=name, arithmetic=arithmetic, processes=processes, on_event=on_event
     )
     general = None
     if texts.general is not None:
         before = work.general(texts.general, fingerprint)
         general = ensure_general(
-            before, out=out, force=force, resume=resume, engine=(arithmetic, world), on_event=on_event
+            before, out=out, force=force, resume=resume, engine=(arithmetic, processes), on_event=on_event
         )
     finished = Finished(
         stage="distill",
@@ -160,7 +160,7 @@ def distill_on(
         sources=sources or {},
         texts=texts.to_json(general={} if general is None else general.summary()),
     )
-    with stage_place(out, key=key, options=options, resume=resume, arithmetic=arithmetic, world=world) as place:
+    with stage_place(out, key=key, options=options, resume=resume, arithmetic=arithmetic, processes=processes) as place:
         run = work.run(place, on_event, general)
         result = finished.write(place, run.run(work.heads.domains))
     on_event(StageDone("distill", str(out), result.steps, result.seconds))

@@ -27,11 +27,11 @@ from hrkd_cli.models.sizes import sizes_of
 from hrkd_cli.models.student import build_student
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.training.fit import batch_size_of
+from hrkd_cli.training.process_group import ProcessGroup
 from hrkd_cli.training.rows import check_share, hold_back
-from hrkd_cli.training.run import Place, Run
 from hrkd_cli.training.scoring import SplitLabels, encode_split, score
 from hrkd_cli.training.stage import check_length, class_weights, make_sampler
-from hrkd_cli.training.world import World
+from hrkd_cli.training.trainer import RunContext, Trainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class Work:
         texts: MoreTexts,
         name: str,
         arithmetic: Arithmetic,
-        world: World,
+        processes: ProcessGroup,
         on_event: OnEvent,
     ) -> Work:
         """Open the teachers, see that they are worth learning from, and make the student.
@@ -108,7 +108,7 @@ class Work:
         device = arithmetic.device
         teachers = open_teachers(path, dataset, checkpoints=settings.teacher_checkpoints, device=device, name=name)
         teacher_encoder = check_teachers(
-            teachers, path, dataset, settings, name=name, arithmetic=arithmetic, world=world, on_event=on_event
+            teachers, path, dataset, settings, name=name, arithmetic=arithmetic, processes=processes, on_event=on_event
         )
         heads = DomainHeads.build(dataset.labels)
         student = build_student(
@@ -139,12 +139,12 @@ class Work:
         domains = len(self.heads.domains)
         return GeneralWork(self.teachers, fingerprint, self.student, encoders, texts, self.settings, domains)
 
-    def run(self, place: Place, on_event: OnEvent, general: General | None = None) -> Run:
+    def run(self, place: RunContext, on_event: OnEvent, general: General | None = None) -> Trainer:
         """Make the run: decide where the teachers' outputs come from, and how large a batch is.
 
         ``general``: where student and projections start.
         """
-        settings, arithmetic, world = self.settings, place.arithmetic, place.world
+        settings, arithmetic, processes = self.settings, place.arithmetic, place.processes
         task, cached = self._task(place, on_event)
         if general is not None:
             general.load(self.student, task.projections)
@@ -155,12 +155,12 @@ class Work:
             [self.student, *extra],
             self.rows,
             arithmetic=arithmetic,
-            world=world,
+            processes=processes,
             on_event=on_event,
             decided=place.decided.get("batch_size"),
             extra=dict.fromkeys(self.bare, bare_per_row(settings.unlabelled_share)),
         )
-        check_share(batch_size, len(self.heads.domains), world)
+        check_share(batch_size, len(self.heads.domains), processes)
 
         def sampler() -> Sampler:
             # The released code draws steps as they come and pads them all alike.
@@ -176,22 +176,22 @@ class Work:
 
         if settings.loss_scale is LossScale.RELATIVE and task.comparison.layers:
             task.measure(next(sampler()))
-        return Run(
+        return Trainer(
             stage="distill",
             model=self.student,
             extra=extra,
-            task=task,
+            objective=task,
             make_sampler=sampler,
-            score_dev=lambda: score(self.student, self.dev, self.heads, self.encoder, arithmetic, world),
+            score_dev=lambda: score(self.student, self.dev, self.heads, self.encoder, arithmetic, processes),
             dev_rows=self.dev.rows,
             settings=settings,
             place=place.remembering(cached=cached, batch_size=batch_size),
             on_event=on_event,
         )
 
-    def _task(self, place: Place, on_event: OnEvent) -> tuple[DistillTask, str]:
+    def _task(self, place: RunContext, on_event: OnEvent) -> tuple[DistillTask, str]:
         """Make the task; and what was decided about the teachers' outputs."""
-        settings, arithmetic, world = self.settings, place.arithmetic, place.world
+        settings, arithmetic, processes = self.settings, place.arithmetic, place.processes
         comparison = Comparison.of(settings, self.teachers.root.config, self.student.config)
         side, cached = teacher_side(
             self.teachers,
@@ -203,7 +203,7 @@ class Work:
             decided=place.decided.get("cached"),
             passes=self._passes(),
             arithmetic=arithmetic,
-            world=world,
+            processes=processes,
             on_event=on_event,
         )
         task = DistillTask(
@@ -219,12 +219,12 @@ class Work:
             instance_weights=self._instance_weights(side, comparison, place, on_event),
             class_weights=class_weights(self.train, self.heads, settings, arithmetic.device),
             arithmetic=arithmetic,
-            world=world,
+            processes=processes,
         )
         return task, cached
 
     def _instance_weights(
-        self, side: TeacherSide, comparison: Comparison, place: Place, on_event: OnEvent
+        self, side: TeacherSide, comparison: Comparison, place: RunContext, on_event: OnEvent
     ) -> dict[str, np.ndarray] | None:
         """Return the weights of single rows, where they are wanted."""
         if self.settings.instance_weights is InstanceWeights.NONE:
@@ -236,7 +236,7 @@ class Work:
             width=sizes_of(self.teachers.root.config).width,
             pad_to=self.encoder.max_length if comparison.padded else None,
             arithmetic=place.arithmetic,
-            world=place.world,
+            processes=place.processes,
             on_event=on_event,
         )
         ranges = [f"{domain} {weights.min():.2f} to {weights.max():.2f}" for domain, weights in found.items()]

@@ -32,12 +32,12 @@ from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.models.student import student_spec_is_path
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.training.fit import batch_size_of
-from hrkd_cli.training.loop import TaskLoss
+from hrkd_cli.training.loop import LossOutput
+from hrkd_cli.training.process_group import ProcessGroup
 from hrkd_cli.training.result import run_key, versions
 from hrkd_cli.training.rows import check_share
-from hrkd_cli.training.run import Place, Run, Trained
 from hrkd_cli.training.stage import check_stage_output, stage_place
-from hrkd_cli.training.world import World
+from hrkd_cli.training.trainer import RunContext, Trainer, TrainOutput
 
 STAGE = "general"
 TEXTS = "texts"  # the pseudo-domain
@@ -90,11 +90,11 @@ class General:
 class GeneralTask(DistillTask):
     """The hidden-state and attention losses of a distillation, without the prediction loss."""
 
-    def loss(self, batch: Sequence[DistillBatch]) -> TaskLoss:
+    def loss(self, batch: Sequence[DistillBatch]) -> LossOutput:
         """Run one step's rows."""
-        parts = super().loss(batch).parts
+        parts = super().loss(batch).by_kind
         # Not the total with a weight of 0: the head would get gradients of 0, and its weights would decay.
-        return TaskLoss(parts["hidden"] + parts["attention"], {name: parts[name] for name in ("hidden", "attention")})
+        return LossOutput(parts["hidden"] + parts["attention"], {name: parts[name] for name in ("hidden", "attention")})
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ class GeneralWork:
             options=self.options(),
         )
 
-    def run(self, place: Place, out: Path, on_event: OnEvent) -> Run:
+    def run(self, place: RunContext, out: Path, on_event: OnEvent) -> Trainer:
         """Make the run; ``out`` is the student's folder, beside which teacher outputs are kept."""
         settings = self.own_settings()
         task, cached = self._task(place, out, settings, on_event)
@@ -167,11 +167,11 @@ class GeneralWork:
 
         if settings.loss_scale is LossScale.RELATIVE:
             task.measure(next(sampler()))
-        return Run(
+        return Trainer(
             stage=STAGE,
             model=trained,
             extra=[],
-            task=task,
+            objective=task,
             make_sampler=sampler,
             score_dev=None,
             dev_rows=0,
@@ -180,9 +180,11 @@ class GeneralWork:
             on_event=on_event,
         )
 
-    def _task(self, place: Place, out: Path, settings: DistillSettings, on_event: OnEvent) -> tuple[GeneralTask, str]:
+    def _task(
+        self, place: RunContext, out: Path, settings: DistillSettings, on_event: OnEvent
+    ) -> tuple[GeneralTask, str]:
         """Make the task, of one pseudo-domain; and what was decided about the teacher's outputs."""
-        arithmetic, world = place.arithmetic, place.world
+        arithmetic, processes = place.arithmetic, place.processes
         heads = DomainHeads({TEXTS: ("any",)}, {TEXTS: (0,)}, 1)  # predictions are not looked at
         root, path = self.teachers.root, self.teachers.path
         teachers = replace(self.teachers, models={TEXTS: root}, heads=heads, folders={TEXTS: path})
@@ -199,7 +201,7 @@ class GeneralWork:
             decided=place.decided.get("cached"),
             passes=settings.epochs,
             arithmetic=arithmetic,
-            world=world,
+            processes=processes,
             on_event=on_event,
         )
         task = GeneralTask(
@@ -212,11 +214,11 @@ class GeneralWork:
             rows=(encoder, encoded),
             class_weights={TEXTS: None},
             arithmetic=arithmetic,
-            world=world,
+            processes=processes,
         )
         return task, cached
 
-    def write(self, place: Place, trained: Trained, names: list[str], key: str) -> None:
+    def write(self, place: RunContext, trained: TrainOutput, names: list[str], key: str) -> None:
         """Write weights and record, and drop what the run kept."""
         kept = load_file(trained.best.file)
         tensors = {f"student.{name}": kept[f"0.{name}"] for name in names}
@@ -242,7 +244,7 @@ class GeneralWork:
         task: GeneralTask,
         trained: nn.Module,
         settings: DistillSettings,
-        place: Place,
+        place: RunContext,
         on_event: OnEvent,
     ) -> int:
         """Return the rows of a domain in a step of the task; a step here has as many as all domains have there."""
@@ -252,12 +254,12 @@ class GeneralWork:
             [trained],
             task.encoded,
             arithmetic=place.arithmetic,
-            world=place.world,
+            processes=place.processes,
             on_event=on_event,
             decided=place.decided.get("batch_size"),
             extra={TEXTS: self.domains - 1},
         )
-        check_share(size, self.domains, place.world)
+        check_share(size, self.domains, place.processes)
         return size
 
 
@@ -267,7 +269,7 @@ def ensure_general(
     out: Path,
     force: bool,
     resume: bool,
-    engine: tuple[Arithmetic, World],
+    engine: tuple[Arithmetic, ProcessGroup],
     on_event: OnEvent,
 ) -> General:
     """Return the general distillation that ``work`` describes: one that is there, else a new one.
@@ -276,7 +278,7 @@ def ensure_general(
         OutputError: one was cut off, and neither ``force`` nor ``resume`` says what to do about it.
         TrainingError: the loss is not a number.
     """
-    (arithmetic, world), key = engine, work.key()
+    (arithmetic, processes), key = engine, work.key()
     folder = general_root(out) / key[:16]
     record = read_json(folder / MODEL.run)
     if record is not None and record.get("key") == key and (folder / GENERAL.weights).is_file():
@@ -285,7 +287,9 @@ def ensure_general(
     check_stage_output(folder, kind="general distillation", is_ours=_is_general, force=force, resume=resume)
     on_event(Note(f"general distillation: {work.texts.count:,} texts, into {folder}"))
     options = work.options()
-    with stage_place(folder, key=key, options=options, resume=resume, arithmetic=arithmetic, world=world) as place:
+    with stage_place(
+        folder, key=key, options=options, resume=resume, arithmetic=arithmetic, processes=processes
+    ) as place:
         needed = [p for p in work.student.parameters() if p.requires_grad]
         try:
             run = work.run(place, out, on_event)
@@ -294,7 +298,7 @@ def ensure_general(
         finally:
             for parameter in needed:
                 parameter.requires_grad_(True)
-        if world.is_main:
+        if processes.is_main:
             work.write(place, trained, names, key)
     on_event(StageDone(STAGE, str(folder), trained.steps, trained.seconds))
     return General(folder, read_json(folder / MODEL.run) or {})
@@ -314,7 +318,7 @@ def _spare_untouched(task: GeneralTask, trained: nn.Module, arithmetic: Arithmet
     parameters = [p for p in trained.parameters() if p.requires_grad]
     trained.train()
     with arithmetic.forward():
-        total = task.loss(task.load({TEXTS: [0] * task.world.size})).total
+        total = task.loss(task.collate({TEXTS: [0] * task.processes.size})).total
     for parameter, gradient in zip(parameters, torch.autograd.grad(total, parameters, allow_unused=True), strict=True):
         parameter.requires_grad_(gradient is not None)
 

@@ -26,8 +26,8 @@ from hrkd_cli.errors import TrainingError
 from hrkd_cli.events import OnEvent, Progress, ignore
 from hrkd_cli.models.encoding import Encoded, Encoder
 from hrkd_cli.models.precision import Arithmetic
+from hrkd_cli.training.process_group import ProcessGroup
 from hrkd_cli.training.rows import Pick
-from hrkd_cli.training.world import World
 
 LEAST = 1e-3  # of a weight: a domain whose rows all had none would have no mean
 
@@ -61,7 +61,7 @@ def instance_weights(
     width: int,
     pad_to: int | None = None,
     arithmetic: Arithmetic,
-    world: World,
+    processes: ProcessGroup,
     on_event: OnEvent = ignore,
 ) -> dict[str, np.ndarray]:
     """Return lambda of every row by domain, float64; asks the teachers once about every row, each process its part.
@@ -73,7 +73,7 @@ def instance_weights(
         width: H, of the teachers' hidden states.
         pad_to: tokens that ``side`` pads to; None for the longest row of a batch.
         arithmetic: precision and device.
-        world: the processes of the run.
+        processes: the processes of the run.
         on_event: told how far it is.
 
     Raises:
@@ -86,7 +86,7 @@ def instance_weights(
     sums = torch.zeros(len(numbers), width, device=device)
     total = sum(len(own) for own in encoded.values())
     done = 0
-    for picks in world.mine(_batches(encoded, TOKENS[device.type], pad_to)):
+    for picks in processes.shard(_batches(encoded, TOKENS[device.type], pad_to)):
         number = numbers[picks[0][0]]
         batch = encoder.collate_rows([(encoded[domain], row) for domain, row in picks], device, pad_to=pad_to)
         own = torch.full((len(picks),), number, device=device)
@@ -101,9 +101,9 @@ def instance_weights(
         probabilities = _probabilities(found.logits.float(), picks, labels)
         seen.append((picks, own.cpu(), embeddings.cpu(), probabilities.cpu()))
         done += len(picks)
-        on_event(Progress("instance weights", min(total, done * world.size), total))
+        on_event(Progress("instance weights", min(total, done * processes.size), total))
     counts = torch.tensor([float(len(encoded[domain])) for domain in numbers], device=device)
-    centroids = (world.sum(sums) / counts[:, None]).cpu()
+    centroids = (processes.all_reduce(sums) / counts[:, None]).cpu()
     if not torch.isfinite(centroids).all():
         raise TrainingError("--instance-weights: the teacher shows something that is not a number; teach it anew")
     starts = np.concatenate([[0], np.cumsum([len(encoded[domain]) for domain in numbers])])
@@ -111,7 +111,7 @@ def instance_weights(
     for picks, own, embeddings, probabilities in seen:
         places = torch.tensor([int(starts[numbers[domain]]) + row for domain, row in picks])
         weights[places] = expertise_weights(prototype_scores(embeddings, own, centroids), probabilities)
-    whole = world.sum(weights.to(device)).double().cpu().numpy()
+    whole = processes.all_reduce(weights.to(device)).double().cpu().numpy()
     return {domain: whole[starts[number] : starts[number + 1]] for domain, number in numbers.items()}
 
 

@@ -1,6 +1,6 @@
 """Training of the domain graph by a meta-gradient: which domain's losses help on rows that were held back?
 
-Method section 7, exactly. With theta the student, M its label loss on held-back rows, G the optimiser's preconditioner
+Method section 7, exactly. With theta the student, M its label loss on held-back rows, G the optimizer's preconditioner
 and v = G grad M, a step along the losses of domain d at layer l changes M in proportion to
 
     - < v , grad_theta (hid[l,d] + w_att att[l,d]) >
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from hrkd_cli.method import BatchTerms, RelationGraph
-from hrkd_cli.training.optimiser import Optimiser
-from hrkd_cli.training.world import ALONE, World
+from hrkd_cli.training.optimizer import Optimizer
+from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup
 
 REACH = 1e-3  # length of the difference's half step, as a part of the weights' own length
 BETAS = (0.9, 0.99)
@@ -47,7 +47,7 @@ class GraphTrainer:
         attention_weight: w_att.
         learning_rate: of the graph's Adam.
         seed: of the dropout masks in the extra passes.
-        world: the processes that share a step; each has the same graph.
+        processes: the processes that share a step; each has the same graph.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class GraphTrainer:
         attention_weight: float,
         learning_rate: float,
         seed: int,
-        world: World = ALONE,
+        processes: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.graph = graph
         self.weights = [p for p in student.parameters() if p.requires_grad]
         self.attention_weight = attention_weight
         self.seed = seed
-        self.world = world
+        self.processes = processes
         self.adam = torch.optim.Adam(graph.parameters(), lr=learning_rate, betas=BETAS)
 
     def update(
@@ -72,7 +72,7 @@ class GraphTrainer:
         number: int,
         held_back: Callable[[], Tensor],
         terms: Callable[[], BatchTerms],
-        optimiser: Optimiser | None,
+        optimizer: Optimizer | None,
     ) -> None:
         """Move the graph so that the student's next steps help more on held-back rows.
 
@@ -80,24 +80,24 @@ class GraphTrainer:
             number: of the step.
             held_back: gives M, this process's part of it.
             terms: gives the losses of the step's batch, of all processes together; run with autograd off.
-            optimiser: the student's; until its first step there is no preconditioner and nothing happens. None runs
+            optimizer: the student's; until its first step there is no preconditioner and nothing happens. None runs
                 everything in order to see what it takes, with the bare gradient, and leaves the graph as it was.
         """
         gradients = torch.autograd.grad(held_back(), self.weights, allow_unused=True)
         whole = [torch.zeros_like(w) if g is None else g for w, g in zip(self.weights, gradients, strict=True)]
-        if self.world.size > 1:
-            flat = self.world.sum(torch.cat([g.reshape(-1) for g in whole]))
+        if self.processes.size > 1:
+            flat = self.processes.all_reduce(torch.cat([g.reshape(-1) for g in whole]))
             parts = torch.split(flat, [w.numel() for w in self.weights])
             whole = [part.view_as(w) for part, w in zip(parts, self.weights, strict=True)]
         direction: list[Tensor] | None
-        if optimiser is None:
+        if optimizer is None:
             direction = [g / (g.abs().sqrt() + 1) for g in whole]  # as many numbers in between
         else:
-            direction = optimiser.preconditioned(self.weights, whole)
+            direction = optimizer.preconditioned(self.weights, whole)
         if direction is None:
             return
         slopes = self.slopes(number, direction, terms)
-        if optimiser is None:
+        if optimizer is None:
             return
         ratios = self.graph(slopes.prototypes).domain
         loss = -(ratios * slopes.losses).sum()
@@ -128,7 +128,7 @@ class GraphTrainer:
         prototypes = (found[0].prototypes + found[1].prototypes).float() / 2
         return Slopes((ahead - behind) / (2 * reach), prototypes)
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Return the graph and its Adam's moments."""
         tensors = {f"graph.{name}": tensor for name, tensor in self.graph.state_dict().items()}
         for index, parameter in enumerate(self.graph.parameters()):
@@ -136,8 +136,8 @@ class GraphTrainer:
                 tensors[f"adam.{index}.{name}"] = value
         return tensors
 
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from ``state()``."""
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from ``state_dict()``."""
         weights = {name.removeprefix("graph."): t for name, t in state.items() if name.startswith("graph.")}
         self.graph.load_state_dict(weights)
         for index, parameter in enumerate(self.graph.parameters()):

@@ -21,7 +21,7 @@ from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.layout import CACHE
 from hrkd_cli.models.encoding import Encoded, Encoder
 from hrkd_cli.models.precision import Arithmetic
-from hrkd_cli.training.world import World
+from hrkd_cli.training.process_group import ProcessGroup
 
 WORTH = 2.0  # reading must be this much faster than computing: near 1 the choice would change from run to run
 # What a checkpoint remembers: the teachers run at every step, or their outputs are read from disk and queries and keys
@@ -41,7 +41,7 @@ def teacher_side(
     decided: str | None,
     passes: float,
     arithmetic: Arithmetic,
-    world: World,
+    processes: ProcessGroup,
     on_event: OnEvent,
 ) -> tuple[TeacherSide, str]:
     """Make the teachers' side of a run; where their outputs are to be kept, compute what is missing of them.
@@ -56,7 +56,7 @@ def teacher_side(
         decided: what an interrupted run had decided; None decides now.
         passes: times that the run reads each row, on average.
         arithmetic: precision and device.
-        world: the processes of the run.
+        processes: the processes of the run.
         on_event: told what was decided.
 
     Returns:
@@ -69,10 +69,10 @@ def teacher_side(
         return NoTeachers(), ASKED
     if not comparison.padded and settings.cache_teacher is not CacheTeacher.OFF and decided != ASKED:
         root = out.resolve().parent / CACHE.folder
-        cache = _planned(root, teachers, rows, comparison, settings, decided, arithmetic, world, on_event)
+        cache = _planned(root, teachers, rows, comparison, settings, decided, arithmetic, processes, on_event)
         wanted = decided is not None or settings.cache_teacher is CacheTeacher.ON
-        if world.any(world.is_main and _keep(cache, root, settings, passes, must=wanted, on_event=on_event)):
-            with _alone(cache, world, on_event):
+        if processes.any(processes.is_main and _keep(cache, root, settings, passes, must=wanted, on_event=on_event)):
+            with _alone(cache, processes, on_event):
                 computed = cache.build(on_event)
             if not computed:
                 on_event(Note(f"teacher outputs: read from {cache.folder.path}"))
@@ -99,7 +99,7 @@ def _planned(
     settings: DistillSettings,
     decided: str | None,
     arithmetic: Arithmetic,
-    world: World,
+    processes: ProcessGroup,
     on_event: OnEvent,
 ) -> TeacherCache:
     """Plan what would be kept: queries and keys too on a CPU, as long as limit and disk allow it."""
@@ -113,7 +113,7 @@ def _planned(
             attention=comparison.attention,
             derived=derived,
             arithmetic=arithmetic,
-            world=world,
+            processes=processes,
         )
 
     if decided == DERIVED or arithmetic.device.type != "cpu":
@@ -124,7 +124,7 @@ def _planned(
     if whole.bytes > settings.cache_limit * 1e9:
         return plan(derived=True)
     # One process looks at the disk, for all.
-    if not world.any(world.is_main and not _has_room(whole, root, settings.cache_limit)):
+    if not processes.any(processes.is_main and not _has_room(whole, root, settings.cache_limit)):
         return whole
     derived = plan(derived=True)
     if derived.bytes == whole.bytes:
@@ -193,9 +193,9 @@ def _free(root: Path) -> int:
 
 
 @contextlib.contextmanager
-def _alone(cache: TeacherCache, world: World, on_event: OnEvent) -> Iterator[None]:
+def _alone(cache: TeacherCache, processes: ProcessGroup, on_event: OnEvent) -> Iterator[None]:
     """Let no other run build the same outputs meanwhile."""
-    if not world.is_main:
+    if not processes.is_main:
         yield
         return
 

@@ -37,10 +37,10 @@ from hrkd_cli.models.sizes import Sizes, sizes_of
 from hrkd_cli.models.unpadded import Layout
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.training.columns import Columns
-from hrkd_cli.training.loop import Rows, TaskLoss
-from hrkd_cli.training.optimiser import Optimiser
+from hrkd_cli.training.loop import LossOutput, Rows
+from hrkd_cli.training.optimizer import Optimizer
+from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup
 from hrkd_cli.training.rows import Pick, lay_out, make_labels, make_shares, picks_of, pieces_of, side_by_side
-from hrkd_cli.training.world import ALONE, World
 
 HELD_ROWS = 16  # of each domain, in an update of the graph
 
@@ -93,7 +93,7 @@ class DistillTask:
         instance_weights: of every row by domain, in the means of the losses against the teachers; None for no weights.
         class_weights: (C,) factors by domain, or None.
         arithmetic: precision of the forward pass, and the device.
-        world: the processes that share each step.
+        processes: the processes that share each step.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class DistillTask:
         instance_weights: Mapping[str, np.ndarray] | None = None,
         class_weights: Mapping[str, Tensor | None],
         arithmetic: Arithmetic,
-        world: World = ALONE,
+        processes: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.side = side
         self.heads = heads
@@ -123,7 +123,7 @@ class DistillTask:
         self.instance_weights = instance_weights
         self.lengths = {domain: encoded.lengths() for domain, encoded in self.encoded.items()}
         self.arithmetic = arithmetic
-        self.world = world
+        self.processes = processes
         device = arithmetic.device
         sizes = [len(labels) for labels in heads.labels.values()]
         self.mean_classes = sum(sizes) / len(sizes)
@@ -165,12 +165,12 @@ class DistillTask:
                 attention_weight=settings.attention_weight,
                 learning_rate=settings.graph_learning_rate,
                 seed=settings.seed,
-                world=self.world,
+                processes=self.processes,
             )
 
-    def load(self, rows: Rows) -> list[DistillBatch]:
+    def collate(self, rows: Rows) -> list[DistillBatch]:
         """Get one step's rows ready: this process's part of them, side by side or in pieces of similar length."""
-        picks = picks_of(rows, self.world)
+        picks = picks_of(rows, self.processes)
         if self.side_by_side is not None:
             return [self._load(rows, *lay_out(picks, self.lengths))]
         pieces = [picks] if self.comparison.padded else pieces_of(picks, self.lengths, self.arithmetic.device)
@@ -198,15 +198,15 @@ class DistillTask:
         labels = make_labels(rows, picks, self.labels, device) if self.settings.label_weight else None
         return DistillBatch(batch, self.side.load(picks, batch), shares, labels)
 
-    def prepare(self, number: int, steps: int, batch: Sequence[DistillBatch], optimiser: Optimiser) -> None:
+    def on_step_start(self, number: int, steps: int, batch: Sequence[DistillBatch], optimizer: Optimizer) -> None:
         """See what step ``number`` compares; train the graph before it, if it is one that is and its turn."""
         self.compares = bool(self.comparison.layers) and number <= self.settings.compare_until * steps
         if not self.compares or self.graph_trainer is None or number % self.settings.graph_every:
             return
-        self._train_graph(number, self._held_rows(number), batch, optimiser)
+        self._train_graph(number, self._held_rows(number), batch, optimizer)
 
-    def _train_graph(self, number: int, rows: Rows, batch: Sequence[DistillBatch], optimiser: Optimiser | None) -> None:
-        """Train the graph on what held-back rows say of a step; without an optimiser only see what it takes."""
+    def _train_graph(self, number: int, rows: Rows, batch: Sequence[DistillBatch], optimizer: Optimizer | None) -> None:
+        """Train the graph on what held-back rows say of a step; without an optimizer only see what it takes."""
         assert self.graph_trainer is not None
         # Dropout would only add noise to what held-back rows say; the losses keep theirs (see GraphTrainer).
         with self.arithmetic.exact():
@@ -214,7 +214,7 @@ class DistillTask:
             with self.arithmetic.kernels():
                 held = self._held_back(rows)
             self.student.model.train()
-            self.graph_trainer.update(number, lambda: held, lambda: self._compare(batch), optimiser)
+            self.graph_trainer.update(number, lambda: held, lambda: self._compare(batch), optimizer)
 
     def rehearse(self, batch: Sequence[DistillBatch]) -> None:
         """Take the memory that training the graph takes; nothing is changed."""
@@ -222,7 +222,7 @@ class DistillTask:
             longest = {d: sorted(rows, key=lambda row: -self.lengths[d][row]) for d, rows in self.held_back.items()}
             self._train_graph(0, {d: rows[:HELD_ROWS] for d, rows in longest.items() if rows}, batch, None)
 
-    def loss(self, batch: Sequence[DistillBatch]) -> TaskLoss:
+    def loss(self, batch: Sequence[DistillBatch]) -> LossOutput:
         """Run one step's rows."""
         terms = self._compare(batch)
         with self.arithmetic.exact():
@@ -262,16 +262,16 @@ class DistillTask:
     def measure(self, rows: Rows) -> None:
         """Measure the spread of what the teachers show on a step's rows, for relative losses."""
         parts = []
-        for batch in self.load(rows):
+        for batch in self.collate(rows):
             teacher = self.side.signals(batch.teacher, batch.shares.domains.argmax(dim=0))
             with self.arithmetic.exact():
                 parts.append(teacher_spread(teacher, batch.shares, self.student.sizes.heads))
         with self.arithmetic.exact():
             own = reduce(operator.add, parts)
             whole = Spread(
-                self.world.sum(own.squares),
-                self.world.sum(own.means),
-                None if own.scores is None else self.world.sum(own.scores),
+                self.processes.all_reduce(own.squares),
+                self.processes.all_reduce(own.means),
+                None if own.scores is None else self.processes.all_reduce(own.scores),
             )
             self.units = whole.units()
 
@@ -290,7 +290,7 @@ class DistillTask:
 
     def _held_back(self, rows: Rows) -> Tensor:
         """Return this process's part of the mean label loss over domains."""
-        picks, device = picks_of(rows, self.world), self.arithmetic.device
+        picks, device = picks_of(rows, self.processes), self.arithmetic.device
         if not picks:
             return sum((p.sum() * 0 for p in self.student.model.parameters()), torch.zeros((), device=device))
         batch = self.encoder.collate_rows([(self.encoded[d], row) for d, row in picks], device)
@@ -300,32 +300,32 @@ class DistillTask:
         weights = None if self.class_weights is None else self.class_weights[numbers]
         return label_terms(logits, make_labels(rows, picks, self.labels, device), shares.domains, weights).mean()
 
-    def state(self) -> dict[str, Tensor]:
-        """Return the random state of a frozen graph's dropout, or a learned graph with its optimiser."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the random state of a frozen graph's dropout, or a learned graph with its optimizer."""
         if self.graph_trainer is not None:
-            return self.graph_trainer.state()
+            return self.graph_trainer.state_dict()
         if not isinstance(self.graph, DomainGraph) or self.graph.generator is None:
             return {}
         return {"graph.rng": self.graph.generator.get_state()}
 
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from ``state()``."""
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from ``state_dict()``."""
         if self.graph_trainer is not None:
-            self.graph_trainer.restore(state)
+            self.graph_trainer.load_state_dict(state)
         elif isinstance(self.graph, DomainGraph) and self.graph.generator is not None:
             self.graph.generator.set_state(state["graph.rng"].cpu())
 
     def _terms(self, own: BatchTerms) -> BatchTerms:
         """Add up the parts of the means that the processes found."""
-        if self.world.size == 1:
+        if self.processes.size == 1:
             return own
         parts = [own.hidden, own.attention, own.prediction, own.prototypes]
         parts += [] if own.label is None else [own.label]
-        flat = self.world.sum(torch.cat([part.reshape(-1) for part in parts]))
+        flat = self.processes.all_reduce(torch.cat([part.reshape(-1) for part in parts]))
         whole = torch.split(flat, [part.numel() for part in parts])
         return BatchTerms(*(found.view_as(part) for found, part in zip(whole, parts, strict=True)))
 
-    def _total(self, terms: BatchTerms) -> TaskLoss:
+    def _total(self, terms: BatchTerms) -> LossOutput:
         ratios, layers = self._ratios(terms)
         settings = self.settings
         parts = combine(
@@ -343,7 +343,7 @@ class DistillTask:
             by_kind["prediction"] = parts.prediction
         if parts.label is not None:
             by_kind["label"] = parts.label
-        return TaskLoss(parts.total, by_kind, ratios if self.graph is not None and self.compares else None, layers)
+        return LossOutput(parts.total, by_kind, ratios if self.graph is not None and self.compares else None, layers)
 
     def _ratios(self, terms: BatchTerms) -> tuple[Tensor | None, tuple[Tensor, ...]]:
         if self.settings.graph is Graph.NONE:

@@ -22,9 +22,9 @@ from hrkd_cli.models.folder import read_json
 from hrkd_cli.models.loading import load_classifier, load_tokenizer, read_config
 from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.predict.heads import DomainHeads
+from hrkd_cli.training.process_group import ProcessGroup
 from hrkd_cli.training.scoring import SplitLabels, encode_split, score
 from hrkd_cli.training.stage import check_length
-from hrkd_cli.training.world import World
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def check_teachers(
     *,
     name: str,
     arithmetic: Arithmetic,
-    world: World,
+    processes: ProcessGroup,
     on_event: OnEvent,
 ) -> Encoder:
     """Make sure that the teachers have something to teach; return their encoder.
@@ -131,7 +131,7 @@ def check_teachers(
         return encoder  # it gives the student its start and its tokenizer, and teaches nothing
     dev = encode_split(dataset, "dev", encoder)
     on_event(Note("scoring the teacher on the dev split"))
-    strength = score(teachers.models, dev, teachers.heads, encoder, arithmetic, world)
+    strength = score(teachers.models, dev, teachers.heads, encoder, arithmetic, processes)
     check_strength(strength, dev, allow_weak=settings.allow_weak_teacher, name=name, on_event=on_event)
     return encoder
 

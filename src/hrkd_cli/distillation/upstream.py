@@ -20,8 +20,8 @@ from hrkd_cli.models.sizes import sizes_of
 from hrkd_cli.models.student import default_shape, parse_shape, student_config
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.teaching.teach import is_teacher, teach_key, teach_on
+from hrkd_cli.training.process_group import ProcessGroup
 from hrkd_cli.training.stage import check_stage_output
-from hrkd_cli.training.world import World
 
 PROBE_ROWS = 64  # texts a domain on which two tokenizers are compared
 
@@ -36,7 +36,7 @@ def ensure_taught(
     resume: bool,
     on_event: OnEvent,
     sources: Mapping[str, str],
-    engine: tuple[Arithmetic, World],
+    engine: tuple[Arithmetic, ProcessGroup],
 ) -> Path:
     """Return a teacher taught from a plain encoder: that in ``hrkd-out/teacher`` when nothing changed, else a new one.
 

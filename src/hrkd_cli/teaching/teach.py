@@ -30,11 +30,11 @@ from hrkd_cli.outputs import check_apart
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.training.columns import Columns
 from hrkd_cli.training.fit import batch_size_of
-from hrkd_cli.training.loop import Rows, TaskLoss
-from hrkd_cli.training.optimiser import Optimiser
+from hrkd_cli.training.loop import LossOutput, Rows
+from hrkd_cli.training.optimizer import Optimizer
+from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup
 from hrkd_cli.training.result import TrainResult, run_key
 from hrkd_cli.training.rows import Pick, check_share, lay_out, picks_of, pieces_of, side_by_side
-from hrkd_cli.training.run import Place, Run
 from hrkd_cli.training.scoring import SplitLabels, encode_split, score
 from hrkd_cli.training.stage import (
     Finished,
@@ -48,7 +48,7 @@ from hrkd_cli.training.stage import (
     stage_place,
     start,
 )
-from hrkd_cli.training.world import ALONE, World
+from hrkd_cli.training.trainer import RunContext, Trainer
 
 
 def teach(
@@ -83,9 +83,9 @@ def teach(
     check_stage_output(out, kind="teacher", is_ours=is_teacher, force=force, resume=resume)
     path = resolve(model)
     check_apart(out, {"model": path, "data": Path(data), "dataset": DATASET_OUT})
-    arithmetic, world = start(settings)
-    on_event = on_event if world.is_main else ignore
-    dataset = world.first(lambda: load_for_training(data, force=force, on_event=on_event))
+    arithmetic, processes = start(settings)
+    on_event = on_event if processes.is_main else ignore
+    dataset = processes.main_first(lambda: load_for_training(data, force=force, on_event=on_event))
     return teach_on(
         path,
         dataset,
@@ -95,7 +95,7 @@ def teach(
         resume=resume,
         on_event=on_event,
         sources=sources or {},
-        engine=(arithmetic, world),
+        engine=(arithmetic, processes),
     )
 
 
@@ -109,11 +109,11 @@ def teach_on(
     resume: bool = False,
     on_event: OnEvent = ignore,
     sources: Mapping[str, str] | None = None,
-    engine: tuple[Arithmetic, World] | None = None,
+    engine: tuple[Arithmetic, ProcessGroup] | None = None,
 ) -> TrainResult:
     """Fine-tune the encoder in ``path`` on a dataset in memory; see teach."""
     check_trainable(dataset)
-    arithmetic, world = engine or start(settings)
+    arithmetic, processes = engine or start(settings)
     key = teach_key(path, dataset, settings)
     if resume and (done := finished_before(out, key=key, kind="teacher", is_ours=is_teacher)):
         on_event(Note(f"{out} is finished already"))
@@ -134,9 +134,9 @@ def teach_on(
         sources=sources or {},
     )
     options = settings.decisive()
-    with stage_place(out, key=key, options=options, resume=resume, arithmetic=arithmetic, world=world) as place:
+    with stage_place(out, key=key, options=options, resume=resume, arithmetic=arithmetic, processes=processes) as place:
         trained = work.run(place, on_event).run(work.heads.domains)
-        if world.is_main:
+        if processes.is_main:
             for domain, kept in trained.best_by_domain.items():
                 if kept.step != trained.best.step:
                     kept.load(work.model)
@@ -184,28 +184,30 @@ class Work:
         train, dev = (encode_split(dataset, split, encoder) for split in ("train", "dev"))
         return cls(model, heads, encoder, train, dev, dataset, settings)
 
-    def run(self, place: Place, on_event: OnEvent) -> Run:
+    def run(self, place: RunContext, on_event: OnEvent) -> Trainer:
         """Make the run: decide how large a batch is."""
-        settings, arithmetic, world = self.settings, place.arithmetic, place.world
-        task = TeachTask(self.model, self.train, self.heads, self.encoder, settings, arithmetic.device, world)
+        settings, arithmetic, processes = self.settings, place.arithmetic, place.processes
+        task = FineTuningObjective(
+            self.model, self.train, self.heads, self.encoder, settings, arithmetic.device, processes
+        )
         batch_size = batch_size_of(
             settings,
             task,
             [self.model],
             self.train.encoded,
             arithmetic=arithmetic,
-            world=world,
+            processes=processes,
             on_event=on_event,
             decided=place.decided.get("batch_size"),
         )
-        check_share(batch_size, len(self.heads.domains), world)
-        return Run(
+        check_share(batch_size, len(self.heads.domains), processes)
+        return Trainer(
             stage="teach",
             model=self.model,
             extra=[],
-            task=task,
+            objective=task,
             make_sampler=lambda: make_sampler(self.dataset, settings, batch_size, self.train.encoded),
-            score_dev=lambda: score(self.model, self.dev, self.heads, self.encoder, arithmetic, world),
+            score_dev=lambda: score(self.model, self.dev, self.heads, self.encoder, arithmetic, processes),
             dev_rows=self.dev.rows,
             settings=settings,
             place=place.remembering(batch_size=batch_size),
@@ -241,7 +243,7 @@ class TeachBatch:
     weights: Tensor
 
 
-class TeachTask:
+class FineTuningObjective:
     """Cross-entropy of every domain's rows, summed over domains.
 
     Args:
@@ -251,7 +253,7 @@ class TeachTask:
         encoder: pads its inputs.
         settings: for the class weights.
         device: where the model is.
-        world: the processes that share each step.
+        processes: the processes that share each step.
     """
 
     def __init__(
@@ -262,29 +264,29 @@ class TeachTask:
         encoder: Encoder,
         settings: TrainingSettings,
         device: torch.device,
-        world: World = ALONE,
+        processes: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.answers = Capture(model, (), attention=False)
         self.train = train
         self.heads = heads
         self.encoder = encoder
         self.device = device
-        self.world = world
+        self.processes = processes
         self.lengths = {domain: encoded.lengths() for domain, encoded in train.encoded.items()}
         self.side_by_side = side_by_side(model, self.lengths, device)
         self.columns = Columns(heads, heads.domains, device)
         weights = class_weights(train, heads, settings, torch.device("cpu"))
         self.class_weights = {d: None if w is None else w.numpy().astype(np.float64) for d, w in weights.items()}
 
-    def prepare(self, number: int, steps: int, batch: Any, optimiser: Optimiser) -> None:
+    def on_step_start(self, number: int, steps: int, batch: Any, optimizer: Optimizer) -> None:
         """Nothing comes before a step of a teacher."""
 
     def rehearse(self, batch: Any) -> None:
         """Nothing comes before a step of a teacher."""
 
-    def load(self, rows: Rows) -> list[TeachBatch]:
+    def collate(self, rows: Rows) -> list[TeachBatch]:
         """Get one step's rows ready: this process's part of them, side by side or in pieces of similar length."""
-        picks = picks_of(rows, self.world)
+        picks = picks_of(rows, self.processes)
         if self.side_by_side is not None:
             return [self._load(rows, *lay_out(picks, self.lengths))]
         return [self._load(rows, piece) for piece in pieces_of(picks, self.lengths, self.device)]
@@ -303,19 +305,19 @@ class TeachTask:
         of_t, labels_t, weights_t = (to_device(torch.from_numpy(a), self.device) for a in (of, labels, weights))
         return TeachBatch(batch, of_t, labels_t, weights_t)
 
-    def loss(self, batch: Sequence[TeachBatch]) -> TaskLoss:
+    def loss(self, batch: Sequence[TeachBatch]) -> LossOutput:
         """Run one step's rows through the model."""
-        return TaskLoss(self.world.sum(reduce(operator.add, map(self._loss, batch))))
+        return LossOutput(self.processes.all_reduce(reduce(operator.add, map(self._loss, batch))))
 
     def _loss(self, batch: TeachBatch) -> Tensor:
         logits = self.columns.take(self.answers(batch.batch).logits.float(), batch.domains)
         return (F.cross_entropy(logits, batch.labels, reduction="none") * batch.weights).sum()
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Return nothing: all state is in the model."""
         return {}
 
-    def restore(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Nothing to go back to."""
 
     def _weights(self, domain: str, rows: Sequence[int]) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Checkpoints: everything that a run needs to go on as if it had never stopped.
 
 A checkpoint is a folder ``checkpoint-STEP`` in the run's working folder, which appears by a rename and is therefore
-whole: ``state.safetensors`` (weights, optimiser, random states) and ``checkpoint.json`` (the rest, and a checksum). The
+whole: ``state.safetensors`` (weights, optimizer, random states) and ``checkpoint.json`` (the rest, and a checksum). The
 last two are kept.
 """
 
@@ -35,7 +35,7 @@ class Checkpoint:
 
     Attributes:
         step: steps done.
-        tensors: weights, optimiser, random states, by name.
+        tensors: weights, optimizer, random states, by name.
         values: everything else, as plain values.
     """
 

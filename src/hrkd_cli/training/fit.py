@@ -17,8 +17,8 @@ from hrkd_cli.errors import TrainingError
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.models.encoding import Encoded
 from hrkd_cli.models.precision import Arithmetic
-from hrkd_cli.training.loop import Task
-from hrkd_cli.training.world import World
+from hrkd_cli.training.loop import Objective
+from hrkd_cli.training.process_group import ProcessGroup
 
 LARGEST = 32  # rows of a domain: the paper's batch over its 4 GPUs
 SHARE = 0.9  # of the free memory that a step may take: the allocator and other programs need some
@@ -26,12 +26,12 @@ SHARE = 0.9  # of the free memory that a step may take: the allocator and other 
 
 def batch_size_of(
     settings: TrainingSettings,
-    task: Task,
+    objective: Objective,
     trained: list[nn.Module],
     encoded: Mapping[str, Encoded],
     *,
     arithmetic: Arithmetic,
-    world: World,
+    processes: ProcessGroup,
     on_event: OnEvent,
     decided: int | None,
     extra: Mapping[str, float] | None = None,
@@ -43,11 +43,11 @@ def batch_size_of(
 
     Args:
         settings: with the batch size.
-        task: what is trained.
-        trained: the modules that the optimiser will step.
+        objective: what is trained.
+        trained: the modules that the optimizer will step.
         encoded: what is learnt from, by domain.
         arithmetic: precision and device.
-        world: the processes of the run.
+        processes: the processes of the run.
         on_event: told what was found.
         decided: what ``auto`` found before the run was cut off: its steps are of that size, whatever is free now.
         extra: rows that a step has on top of each one of these, by domain.
@@ -60,15 +60,15 @@ def batch_size_of(
     if decided is not None:
         return decided
     longest = {domain: np.argsort(-e.lengths(), kind="stable").tolist() for domain, e in encoded.items()}
-    state = task.state()
+    state = objective.state_dict()
     before = {name: t.clone() for name, t in state.items()}
 
     def rows_of(size: int) -> dict[str, list[int]]:
         counts = {domain: size + math.ceil(size * (extra or {}).get(domain, 0)) for domain in longest}
         return {domain: (order * counts[domain])[: counts[domain]] for domain, order in longest.items()}
 
-    found = _largest_step(task, trained, rows_of, len(longest), arithmetic, world)
-    task.restore(before)
+    found = _largest_step(objective, trained, rows_of, len(longest), arithmetic, processes)
+    objective.load_state_dict(before)
     if not found:
         raise TrainingError(
             "--batch-size auto: memory holds not even one row of each domain; lower --max-length or take a smaller "
@@ -79,31 +79,31 @@ def batch_size_of(
 
 
 def _largest_step(
-    task: Task,
+    objective: Objective,
     trained: list[nn.Module],
     rows_of: Callable[[int], dict[str, list[int]]],
     domains: int,
     arithmetic: Arithmetic,
-    world: World,
+    processes: ProcessGroup,
 ) -> int:
     """Return the largest power of two of rows a domain with which a step fits; 0 when none does."""
     more = 2 * sum(p.numel() * p.element_size() for m in trained for p in m.parameters() if p.requires_grad)  # moments
-    more += more // 2 * (world.size > 1)  # gradients on their way
+    more += more // 2 * (processes.size > 1)  # gradients on their way
     found, size = 0, 1
     used: list[int] = []
     while size <= LARGEST:
-        if size * domains < world.size:
+        if size * domains < processes.size:
             size *= 2
             continue
-        with world.apart():
-            peaks = _peaks(task, trained, rows_of(size), arithmetic)
-        if world.any(peaks is None):
+        with processes.no_sync():
+            peaks = _peaks(objective, trained, rows_of(size), arithmetic)
+        if processes.any(peaks is None):
             break
         assert peaks is not None
         found = size
         on_cpu = arithmetic.device.type == "cpu"
         nexts = [_next(peak, before, on_cpu=on_cpu) for peak, before in zip(peaks, used or [0, 0], strict=True)]
-        if world.any(max(nexts) + more > SHARE * _there(arithmetic.device)):
+        if processes.any(max(nexts) + more > SHARE * _there(arithmetic.device)):
             break
         size, used = size * 2, peaks
     return found
@@ -119,7 +119,7 @@ def _next(peak: int, before: int, *, on_cpu: bool) -> int:
 
 
 def _peaks(
-    task: Task, trained: list[nn.Module], rows: dict[str, list[int]], arithmetic: Arithmetic
+    objective: Objective, trained: list[nn.Module], rows: dict[str, list[int]], arithmetic: Arithmetic
 ) -> list[int] | None:
     """Run what comes before a step, and a step, without updating anything; return the most bytes in use in each.
 
@@ -130,8 +130,8 @@ def _peaks(
         module.train()
     found = []
     try:
-        batch = task.load(rows)
-        for run in (partial(task.rehearse, batch), partial(_step, task, batch, arithmetic)):
+        batch = objective.collate(rows)
+        for run in (partial(objective.rehearse, batch), partial(_step, objective, batch, arithmetic)):
             if cuda:
                 torch.cuda.reset_peak_memory_stats(arithmetic.device)
             run()
@@ -150,9 +150,9 @@ def _peaks(
             torch.cuda.empty_cache()
 
 
-def _step(task: Task, batch: Any, arithmetic: Arithmetic) -> None:
+def _step(objective: Objective, batch: Any, arithmetic: Arithmetic) -> None:
     with arithmetic.forward():
-        loss = task.loss(batch).total
+        loss = objective.loss(batch).total
     loss.backward()  # type: ignore[no-untyped-call]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hrkd_cli.errors import TrainingError
 from hrkd_cli.models.precision import Arithmetic
-from hrkd_cli.training.optimiser import Optimiser
+from hrkd_cli.training.optimizer import Optimizer
 
 Rows = Mapping[str, Sequence[int]]
 T = TypeVar("T")
@@ -23,52 +23,52 @@ AHEAD = 4  # batches that are made ready while the GPU works
 
 
 @dataclass(frozen=True, slots=True)
-class TaskLoss:
+class LossOutput:
     """The loss of one batch of every domain.
 
     Attributes:
         total: scalar to be minimised.
-        parts: what it consists of, by kind (weighted; they add up to ``total``).
+        by_kind: what it consists of, by kind (weighted; they add up to ``total``).
         ratios: (L+1, D) domain ratios; None where there is no graph.
         layer_ratios: for l = 1..L, (D, l+1).
     """
 
     total: Tensor
-    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    by_kind: Mapping[str, Tensor] = field(default_factory=dict)
     ratios: Tensor | None = None
     layer_ratios: tuple[Tensor, ...] = ()
 
 
-class Task(Protocol):
+class Objective(Protocol):
     """What is being trained: knows the models and the data, not the schedule."""
 
-    def load(self, rows: Rows) -> Any:
+    def collate(self, rows: Rows) -> Any:
         """Get the given train rows of every domain ready; may run in another thread, ahead of time."""
         ...
 
-    def loss(self, batch: Any) -> TaskLoss:
-        """Run what ``load`` made ready."""
+    def loss(self, batch: Any) -> LossOutput:
+        """Run what ``collate`` made ready."""
         ...
 
-    def prepare(self, number: int, steps: int, batch: Any, optimiser: Optimiser) -> None:
+    def on_step_start(self, number: int, steps: int, batch: Any, optimizer: Optimizer) -> None:
         """Do what comes before step ``number`` of ``steps``; ``batch`` is its first."""
         ...
 
     def rehearse(self, batch: Any) -> None:
-        """Take the memory that ``prepare`` takes for such a batch; nothing is changed."""
+        """Take the memory that ``on_step_start`` takes for such a batch; nothing is changed."""
         ...
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Return what a checkpoint needs beyond the trained modules."""
         ...
 
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from ``state()``."""
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from ``state_dict()``."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class StepMetrics:
     """A step's numbers, read from the device.
 
     Attributes:
@@ -85,15 +85,15 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One finished optimiser step. Its numbers stay on the device until someone reads them.
+class StepOutput:
+    """One finished optimizer step. Its numbers stay on the device until someone reads them.
 
     Attributes:
         number: 1-based.
         epoch: passes over the data so far.
         learning_rate: rate of this step.
         examples: rows that went through, of all domains and processes.
-        values: everything that ``Figures`` holds, in one vector.
+        values: everything that ``StepMetrics`` holds, in one vector.
         kinds: names of the losses in it.
         nodes: D of the domain ratios; 0 where there are none.
         layers: sizes of the layer ratios.
@@ -110,7 +110,7 @@ class Step:
     layers: tuple[int, ...]
     scaled: bool
 
-    def read(self, values: Sequence[float]) -> Figures:
+    def read(self, values: Sequence[float]) -> StepMetrics:
         """Take the numbers of ``values`` apart.
 
         Raises:
@@ -130,31 +130,31 @@ class Step:
                 raise TrainingError(
                     f"step {self.number}: the {what} is {value}, not a number; lower --learning-rate or raise --warmup"
                 )
-        return Figures(losses, norm, ratios, tuple(layers))
+        return StepMetrics(losses, norm, ratios, tuple(layers))
 
 
 def train(
-    task: Task,
+    objective: Objective,
     batches: Iterator[tuple[Rows, Any]],
-    optimiser: Optimiser,
+    optimizer: Optimizer,
     arithmetic: Arithmetic,
     *,
     first: int,
     steps: int,
     accumulate: int,
     steps_per_epoch: float,
-) -> Iterator[Step]:
+) -> Iterator[StepOutput]:
     """Train to step ``steps``, yielding after each one. Nothing here waits for a GPU.
 
     Args:
-        task: computes the loss.
-        batches: endless rows by domain with what the task made of them, from those of step ``first`` on.
-        optimiser: steps the weights.
+        objective: computes the loss.
+        batches: endless rows by domain with what the objective made of them, from those of step ``first`` on.
+        optimizer: steps the weights.
         arithmetic: precision of the forward pass.
         first: 1-based number of the first step.
         steps: number of the last.
         accumulate: batches that make one step; their losses are averaged.
-        steps_per_epoch: optimiser steps an epoch, to say how far it is.
+        steps_per_epoch: optimizer steps an epoch, to say how far it is.
     """
     for number in range(first, steps + 1):
         sums: Tensor | None = None
@@ -162,16 +162,16 @@ def train(
         for part in range(accumulate):
             rows, batch = next(batches)
             if part == 0:
-                task.prepare(number, steps, batch, optimiser)
+                objective.on_step_start(number, steps, batch, optimizer)
             with arithmetic.forward():
-                loss = task.loss(batch)
+                loss = objective.loss(batch)
             arithmetic.backward(loss.total / accumulate)
-            parts = {"total": loss.total, **loss.parts}
+            parts = {"total": loss.total, **loss.by_kind}
             values = torch.stack([value.detach().float() for value in parts.values()]) / accumulate
             sums = values if sums is None else sums + values
             examples += sum(len(indices) for indices in rows.values())
-        rate = optimiser.learning_rate
-        norm = optimiser.step()
+        rate = optimizer.learning_rate
+        norm = optimizer.step()
         assert sums is not None
         found = [sums, norm.detach().float().reshape(1).to(sums.device)]
         found += [r.detach().float().mean(dim=0) for r in loss.layer_ratios]
@@ -181,18 +181,18 @@ def train(
             nodes = loss.ratios.shape[1]
         layers = tuple(r.shape[1] for r in loss.layer_ratios)
         scaled = arithmetic.scaler is not None
-        yield Step(
+        yield StepOutput(
             number, number / steps_per_epoch, rate, examples, torch.cat(found), tuple(parts), nodes, layers, scaled
         )
 
 
-def ready_batches(rows: Iterator[Rows], load: Callable[[Rows], T], *, ahead: bool) -> Iterator[tuple[Rows, T]]:
-    """Pair rows with what ``load`` makes of them; with ``ahead`` another thread does that while the device works.
+def prefetch(rows: Iterator[Rows], collate: Callable[[Rows], T], *, ahead: bool) -> Iterator[tuple[Rows, T]]:
+    """Pair rows with what ``collate`` makes of them; with ``ahead`` another thread does that while the device works.
 
     Closing the iterator ends the thread.
     """
     if not ahead:
-        yield from ((chosen, load(chosen)) for chosen in rows)
+        yield from ((chosen, collate(chosen)) for chosen in rows)
         return
     ready: queue.Queue[Any] = queue.Queue(AHEAD)
     closed = threading.Event()
@@ -209,7 +209,7 @@ def ready_batches(rows: Iterator[Rows], load: Callable[[Rows], T], *, ahead: boo
     def work() -> None:
         try:
             for chosen in rows:
-                if not put((chosen, load(chosen))):
+                if not put((chosen, collate(chosen))):
                     return
         except BaseException as error:
             put(error)

@@ -24,7 +24,7 @@ class TrainResult:
     Attributes:
         stage: ``"teach"`` or ``"distill"``.
         out: the folder written.
-        steps: optimiser steps done.
+        steps: optimizer steps done.
         seconds: wall time of the training.
         examples_per_second: training speed.
         best_step: the step whose weights were kept.

@@ -14,7 +14,7 @@ from hrkd_cli.method import Grid, Labels, Shares
 from hrkd_cli.models.encoding import to_device
 from hrkd_cli.models.unpadded import Layout, SideBySide
 from hrkd_cli.training.loop import Rows
-from hrkd_cli.training.world import World
+from hrkd_cli.training.process_group import ProcessGroup
 
 Pick = tuple[str, int]  # domain, row
 
@@ -24,9 +24,9 @@ SPARED_TOKENS = 128.0
 SPARED_SHARE = 0.1
 
 
-def picks_of(rows: Rows, world: World) -> list[Pick]:
+def picks_of(rows: Rows, processes: ProcessGroup) -> list[Pick]:
     """Return this process's part of a step's rows, domain after domain."""
-    return world.mine((domain, row) for domain, chosen in rows.items() for row in chosen)
+    return processes.shard((domain, row) for domain, chosen in rows.items() for row in chosen)
 
 
 def pieces_of(picks: Sequence[Pick], lengths: Mapping[str, np.ndarray], device: torch.device) -> list[list[Pick]]:
@@ -79,15 +79,15 @@ def _split(lengths: np.ndarray, order: np.ndarray) -> list[np.ndarray]:
     return _split(lengths, order[:short]) + _split(lengths, order[short:])
 
 
-def check_share(batch_size: int, domains: int, world: World) -> None:
+def check_share(batch_size: int, domains: int, processes: ProcessGroup) -> None:
     """Make sure that a step has a row for every process.
 
     Raises:
         UsageError: it has not.
     """
-    if batch_size * domains < world.size:
+    if batch_size * domains < processes.size:
         raise UsageError(
-            f"--processes {world.size}: a step has {batch_size * domains} rows, fewer than processes; raise "
+            f"--processes {processes.size}: a step has {batch_size * domains} rows, fewer than processes; raise "
             "--batch-size or use fewer"
         )
 

@@ -16,7 +16,7 @@ from hrkd_cli.models.capture import select_columns
 from hrkd_cli.models.encoding import Encoded, Encoder
 from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.predict.heads import DomainHeads
-from hrkd_cli.training.world import ALONE, World
+from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup
 
 SCORING_BATCH = 32
 
@@ -56,7 +56,7 @@ def predict_labels(
     columns: tuple[int, ...],
     encoder: Encoder,
     arithmetic: Arithmetic,
-    world: World = ALONE,
+    processes: ProcessGroup = SINGLE_PROCESS,
 ) -> np.ndarray:
     """Return the index of the most probable label of each row; the model's mode is restored afterwards."""
     order = np.argsort(-encoded.lengths(), kind="stable")
@@ -66,12 +66,12 @@ def predict_labels(
     training = model.training
     model.eval()
     with torch.no_grad(), arithmetic.forward():
-        for start in world.mine(range(0, len(order), SCORING_BATCH)):
+        for start in processes.shard(range(0, len(order), SCORING_BATCH)):
             indices = order[start : start + SCORING_BATCH]
             logits = model(**encoder.collate(encoded, indices.tolist(), device).inputs).logits
             predicted[torch.from_numpy(indices).to(device)] = select_columns(logits, columns).argmax(dim=-1)
     model.train(training)
-    return world.sum(predicted).cpu().numpy()
+    return processes.all_reduce(predicted).cpu().numpy()
 
 
 def score(
@@ -80,14 +80,14 @@ def score(
     heads: DomainHeads,
     encoder: Encoder,
     arithmetic: Arithmetic,
-    world: World = ALONE,
+    processes: ProcessGroup = SINGLE_PROCESS,
 ) -> dict[str, DomainScores]:
     """Score one model, or a model a domain, on a split, in the precision of the run."""
     scores = {}
     for domain, encoded in split.encoded.items():
         model = models[domain] if isinstance(models, Mapping) else models
         truth = split.labels[domain]
-        predicted = predict_labels(model, encoded, heads.columns[domain], encoder, arithmetic, world)
+        predicted = predict_labels(model, encoded, heads.columns[domain], encoder, arithmetic, processes)
         scores[domain] = score_domain(truth, predicted, heads.labels[domain])
     return scores
 

@@ -26,10 +26,10 @@ from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.outputs import check_output, whole_folder
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.training.checkpoint import has_checkpoint, latest, remove_checkpoints
+from hrkd_cli.training.process_group import ProcessGroup, join_process_group, local_device
 from hrkd_cli.training.result import TrainResult, run_record
-from hrkd_cli.training.run import Place, Trained
 from hrkd_cli.training.scoring import SplitLabels, scores_to_json
-from hrkd_cli.training.world import World, join_world, own_device
+from hrkd_cli.training.trainer import RunContext, TrainOutput
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +76,12 @@ class Finished:
             pair=self.dataset.pair,
         )
 
-    def write(self, place: Place, trained: Trained) -> TrainResult:
+    def write(self, place: RunContext, trained: TrainOutput) -> TrainResult:
         """Write the whole folder (model, card, record) and drop the weights kept while training."""
         work, speed, best = place.work, trained.examples_per_second, trained.best
         dev = scores_to_json(best.scores)
         result = TrainResult(self.stage, place.out, trained.steps, trained.seconds, speed, best.step, dev)
-        if not place.world.is_main:
+        if not place.processes.is_main:
             return result
         trained.load_best(self.model)
         self.save(work)
@@ -154,16 +154,16 @@ def make_sampler(
     )
 
 
-def start(settings: TrainingSettings) -> tuple[Arithmetic, World]:
+def start(settings: TrainingSettings) -> tuple[Arithmetic, ProcessGroup]:
     """Pick device and precision, and meet the other processes of the run.
 
     Raises:
         UsageError: there is no such device or precision, or other processes than were asked for.
     """
-    device = own_device(pick_device(settings.device))
+    device = local_device(pick_device(settings.device))
     arithmetic = Arithmetic(settings.precision, device)
     arithmetic.prepare()
-    return arithmetic, join_world(settings.processes, device)
+    return arithmetic, join_process_group(settings.processes, device)
 
 
 def check_stage_output(out: Path, *, kind: str, is_ours: Callable[[Path], bool], force: bool, resume: bool) -> None:
@@ -204,8 +204,8 @@ def finished_before(out: Path, *, key: str, kind: str, is_ours: Callable[[Path],
 
 @contextlib.contextmanager
 def stage_place(
-    out: Path, *, key: str, options: Mapping[str, Any], resume: bool, arithmetic: Arithmetic, world: World
-) -> Iterator[Place]:
+    out: Path, *, key: str, options: Mapping[str, Any], resume: bool, arithmetic: Arithmetic, processes: ProcessGroup
+) -> Iterator[RunContext]:
     """Give a run its working folder, and the checkpoint it goes on from; the folder becomes ``out`` when it is whole.
 
     Raises:
@@ -214,9 +214,9 @@ def stage_place(
     """
     with contextlib.ExitStack() as stack:
         work = partial(out.resolve())
-        if world.is_main:
+        if processes.is_main:
             stack.enter_context(whole_folder(out, worth_keeping=_is_worth_keeping, go_on=resume))
-        world.barrier()
+        processes.barrier()
         checkpoint = latest(work) if resume else None
         if checkpoint is not None and checkpoint.values["key"] != key:
             raise TrainingError(
@@ -224,10 +224,10 @@ def stage_place(
                 "or start over with --force"
             )
         values = {"key": key, "options": dict(options)}
-        yield Place(work, out, arithmetic, world, checkpoint, values)
-        if world.is_main:
+        yield RunContext(work, out, arithmetic, processes, checkpoint, values)
+        if processes.is_main:
             remove_checkpoints(work)
-    world.barrier()
+    processes.barrier()
 
 
 def _is_worth_keeping(work: Path) -> bool:

@@ -20,25 +20,25 @@ from hrkd_cli.events import DevScored, Note, OnEvent, StageStarted, ignore
 from hrkd_cli.layout import MODEL
 from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.outputs import check_space
+from hrkd_cli.training.best_weights import AVERAGE, BestWeights, SavedWeights
 from hrkd_cli.training.checkpoint import Checkpoint
-from hrkd_cli.training.interrupt import Interruption
-from hrkd_cli.training.keep import AVERAGE, Keeper, Kept
-from hrkd_cli.training.loop import Step, Task, ready_batches, train
-from hrkd_cli.training.optimiser import Optimiser
-from hrkd_cli.training.record import Recorder
+from hrkd_cli.training.graceful_stop import GracefulStop
+from hrkd_cli.training.loop import Objective, StepOutput, prefetch, train
+from hrkd_cli.training.metrics_log import MetricsLogger
+from hrkd_cli.training.optimizer import Optimizer
+from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup
 from hrkd_cli.training.scoring import figure, mean_figure
-from hrkd_cli.training.world import ALONE, World
 
 CHECKPOINT_SECONDS = 120.0
 AGREE_EVERY = 20  # steps between two questions to the other GPUs: each waits for all of them
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainOutput:
     """What a run leaves behind.
 
     Attributes:
-        steps: optimiser steps done (fewer than planned when patience ran out).
+        steps: optimizer steps done (fewer than planned when patience ran out).
         seconds: wall time, dev scoring included, interruptions left out.
         examples_per_second: examples of all domains a second of training, dev scoring not counted.
         best: the step with the best average.
@@ -48,8 +48,8 @@ class Trained:
     steps: int
     seconds: float
     examples_per_second: float
-    best: Kept
-    best_by_domain: dict[str, Kept]
+    best: SavedWeights
+    best_by_domain: dict[str, SavedWeights]
 
     def load_best(self, model: nn.Module) -> None:
         """Put the weights of the best average step into ``model``."""
@@ -57,14 +57,14 @@ class Trained:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RunContext:
     """Where and with whom a run works.
 
     Attributes:
         work: folder for metrics.jsonl, kept weights and checkpoints.
         out: what it will be called when it is whole.
         arithmetic: precision and device.
-        world: the processes that share it.
+        processes: the processes that share it.
         checkpoint: where it goes on; None starts at the first step.
         values: more plain values for its checkpoints (what was decided before the run).
     """
@@ -72,7 +72,7 @@ class Place:
     work: Path
     out: Path
     arithmetic: Arithmetic
-    world: World = ALONE
+    processes: ProcessGroup = SINGLE_PROCESS
     checkpoint: Checkpoint | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
 
@@ -81,24 +81,24 @@ class Place:
         """What was decided before the run was cut off; nothing for one that starts."""
         return {} if self.checkpoint is None else self.checkpoint.values
 
-    def remembering(self, **values: Any) -> Place:
+    def remembering(self, **values: Any) -> RunContext:
         """Return the place with more values for its checkpoints."""
         return replace(self, values={**self.values, **values})
 
 
-class Run:
+class Trainer:
     """Runs the loop and consumes its steps.
 
     Args:
         stage: ``"teach"``, ``"general"`` or ``"distill"``.
         model: the model whose weights are kept.
         extra: modules trained along with it and dropped afterwards.
-        task: computes the loss.
+        objective: computes the loss.
         make_sampler: gives the rows of each batch, from the first on.
         score_dev: scores ``model`` on the dev split; None where there is none: the last weights are kept.
         dev_rows: rows of that split.
         settings: see TrainingSettings.
-        place: see Place.
+        place: see RunContext.
         on_event: told what happens.
     """
 
@@ -108,43 +108,45 @@ class Run:
         stage: str,
         model: nn.Module,
         extra: Sequence[nn.Module],
-        task: Task,
+        objective: Objective,
         make_sampler: Callable[[], Sampler],
         score_dev: Callable[[], dict[str, DomainScores]] | None,
         dev_rows: int,
         settings: TrainingSettings,
-        place: Place,
+        place: RunContext,
         on_event: OnEvent,
     ) -> None:
         self.stage = stage
         self.model = model
-        self.task = task
+        self.objective = objective
         self.make_sampler = make_sampler
         self.score_dev = score_dev
         self.dev_rows = dev_rows
         self.settings = settings
         self.place = place
-        self.world, self.arithmetic = place.world, place.arithmetic
+        self.processes, self.arithmetic = place.processes, place.arithmetic
         self.device = place.arithmetic.device
-        self.on_event = on_event if self.world.is_main else ignore
+        self.on_event = on_event if self.processes.is_main else ignore
         self.trained = [model, *extra]
         self.steps_per_epoch = make_sampler().steps_per_epoch / settings.accumulate
         self.steps = max(1, math.ceil(self.steps_per_epoch * settings.epochs))
         self.eval_every = settings.eval_every or max(1, round(self.steps_per_epoch / 2))
-        main, by_domain = self.world.is_main, stage == "teach"  # of a student only the best average is ever used
-        self.keeper = Keeper(place.work, model, settings.metric, by_domain=by_domain, writes=main)
+        main, by_domain = self.processes.is_main, stage == "teach"  # of a student only the best average is ever used
+        self.keeper = BestWeights(place.work, model, settings.metric, by_domain=by_domain, writes=main)
         file = place.work / MODEL.metrics if main else None
         on_cpu = self.device.type == "cpu"
-        self.record = Recorder(file, stage=stage, on_event=self.on_event, eager=on_cpu)
-        self.agree_every = 1 if on_cpu or self.world.size == 1 else AGREE_EVERY
-        self.optimiser = Optimiser(self.trained, settings, self.steps, arithmetic=self.arithmetic, world=self.world)
+        self.record = MetricsLogger(file, stage=stage, on_event=self.on_event, eager=on_cpu)
+        self.agree_every = 1 if on_cpu or self.processes.size == 1 else AGREE_EVERY
+        self.optimizer = Optimizer(
+            self.trained, settings, self.steps, arithmetic=self.arithmetic, processes=self.processes
+        )
         self.step_seconds = 0.0
         self.dev_seconds = 0.0
         self.scored = 0
         self.waited = 0
         self.earlier = 0.0  # seconds of this run before it was interrupted
 
-    def run(self, domains: Sequence[str]) -> Trained:
+    def run(self, domains: Sequence[str]) -> TrainOutput:
         """Train to the end.
 
         Raises:
@@ -160,14 +162,14 @@ class Run:
         sampler = self.make_sampler()
         sampler.skip(done * self.settings.accumulate)
         self._train_mode(True)
-        batches = ready_batches(iter(sampler), self.task.load, ahead=self.device.type == "cuda")
+        batches = prefetch(iter(sampler), self.objective.collate, ahead=self.device.type == "cuda")
         try:
-            with self.record, Interruption() as interruption:
+            with self.record, GracefulStop() as interruption:
                 self.record.open(position)
                 for step in train(
-                    self.task,
+                    self.objective,
                     batches,
-                    self.optimiser,
+                    self.optimizer,
                     self.arithmetic,
                     first=done + 1,
                     steps=self.steps,
@@ -181,9 +183,9 @@ class Run:
             batches.close()  # type: ignore[attr-defined]
         by_domain = {domain: kept for domain, kept in self.keeper.best.items() if domain != AVERAGE}
         rate = self.record.examples / max(1e-9, self.record.seconds)
-        return Trained(done, self._seconds(), rate, self.keeper.best[AVERAGE], by_domain)
+        return TrainOutput(done, self._seconds(), rate, self.keeper.best[AVERAGE], by_domain)
 
-    def _consume(self, step: Step, interruption: Interruption) -> bool:
+    def _consume(self, step: StepOutput, interruption: GracefulStop) -> bool:
         """Record a step, score, save; tell whether the run is over before its last step."""
         self.record.add(step, self._seconds_left(step.number))
         last = step.number == self.steps
@@ -202,11 +204,11 @@ class Run:
             return False
         stop = False
         if step.number % self.agree_every == 0:
-            stop = self.world.any(interruption.wanted is not None)
+            stop = self.processes.any(interruption.wanted is not None)
         if stop or self._due(step.number):
             self._save(step.number)
         if stop:
-            if self.world.is_main:
+            if self.processes.is_main:
                 self.on_event(Note(f"stopped after step {step.number}, with a checkpoint; go on with --resume"))
             interruption.carry_out()
         return False
@@ -217,22 +219,22 @@ class Run:
             return step % self.settings.checkpoint_every == 0
         if step % self.agree_every:
             return False
-        return self.world.any(self.world.is_main and time.monotonic() - self.saved_at >= CHECKPOINT_SECONDS)
+        return self.processes.any(self.processes.is_main and time.monotonic() - self.saved_at >= CHECKPOINT_SECONDS)
 
     def _save(self, step: int) -> None:
         """Write a checkpoint."""
         if self.saved == step:
             return
         self.record.flush(self._seconds_left(step))  # a loss that is not a number must not get in
-        states = self.world.gather(torch.get_rng_state())
+        states = self.processes.all_gather(torch.get_rng_state())
         tensors = {f"rng.{rank}": state for rank, state in enumerate(states)}
         if self.device.type == "cuda":
-            states = self.world.gather(torch.cuda.get_rng_state(self.device))
+            states = self.processes.all_gather(torch.cuda.get_rng_state(self.device))
             tensors |= {f"rng.cuda.{rank}": state for rank, state in enumerate(states)}
         for number, module in enumerate(self.trained):
             tensors |= {f"module.{number}.{name}": t for name, t in module.state_dict().items()}
-        tensors |= {f"adamw.{name}": t for name, t in self.optimiser.tensors().items()}
-        tensors |= {f"task.{name}": t for name, t in self.task.state().items()}
+        tensors |= {f"adamw.{name}": t for name, t in self.optimizer.tensors().items()}
+        tensors |= {f"task.{name}": t for name, t in self.objective.state_dict().items()}
         values = {
             "best": self.keeper.state(),
             "scored": self.scored,
@@ -246,10 +248,10 @@ class Run:
             "scaler": self.arithmetic.state(),
             **self.place.values,
         }
-        if self.world.is_main:
+        if self.processes.is_main:
             Checkpoint(step, tensors, values).write(self.place.work)
             self.keeper.sweep()
-        self.world.barrier()
+        self.processes.barrier()
         self.saved, self.saved_at = step, time.monotonic()
         self.record.restart_clock()
 
@@ -270,14 +272,14 @@ class Run:
             )
         for number, module in enumerate(self.trained):
             module.load_state_dict(_under(tensors, f"module.{number}."))
-        self.optimiser.restore(_under(tensors, "adamw."), checkpoint.step)
-        self.task.restore(_under(tensors, "task."))
+        self.optimizer.restore(_under(tensors, "adamw."), checkpoint.step)
+        self.objective.load_state_dict(_under(tensors, "task."))
         self.arithmetic.restore(values["scaler"])
         self.keeper.restore(values["best"])
         self.scored, self.waited = values["scored"], values["waited"]
         self.record.seconds, self.record.examples = values["training_seconds"], values["examples"]
         self.earlier, self.dev_seconds = values["seconds"], values["dev_seconds"]
-        rank = self.world.rank
+        rank = self.processes.rank
         if f"rng.{rank}" in tensors:
             torch.set_rng_state(tensors[f"rng.{rank}"])
         if f"rng.cuda.{rank}" in tensors and self.device.type == "cuda":
@@ -287,25 +289,25 @@ class Run:
 
     def _seed(self) -> None:
         # Dropout: from here on, whatever was drawn before; other processes have other rows and draw other masks.
-        torch.manual_seed(self.settings.seed + self.world.rank)
+        torch.manual_seed(self.settings.seed + self.processes.rank)
 
     def _announce(self, domains: Sequence[str]) -> None:
         """Measure one real batch, leaving weights and random state as they were."""
         state = torch.get_rng_state()
-        task_state = {name: t.clone() for name, t in self.task.state().items()}
+        objective_state = {name: t.clone() for name, t in self.objective.state_dict().items()}
         rows = next(self.make_sampler())
         self._train_mode(True)
         for _ in range(2):  # the first pass only warms up
             tick = time.perf_counter()
-            batch = self.task.load(rows)
+            batch = self.objective.collate(rows)
             with self.arithmetic.forward():
-                loss = self.task.loss(batch).total
+                loss = self.objective.loss(batch).total
             loss.backward()  # type: ignore[no-untyped-call]
             float(loss.detach())  # a GPU is waited for
             self.step_seconds = (time.perf_counter() - tick) * self.settings.accumulate
-            self.optimiser.clear()
+            self.optimizer.clear()
         torch.set_rng_state(state)
-        self.task.restore(task_state)
+        self.objective.load_state_dict(objective_state)
         # A forward pass is about a third of a training step's work; measured once the first dev score is there.
         examples = sum(len(indices) for indices in rows.values()) * self.settings.accumulate
         self.dev_seconds = self.step_seconds / 3 * self.dev_rows / examples
@@ -314,7 +316,7 @@ class Run:
         # Each domain's best weights, those of the best average and those just being written, then the folder itself;
         # two checkpoints (weights and two moments each) and the one that is being written.
         disk = size * (len(domains) + 3 if self.stage == "teach" else 3) + 9 * trained
-        if self.world.is_main:
+        if self.processes.is_main:
             check_space(self.place.out, disk)
         done = 0 if self.place.checkpoint is None else self.place.checkpoint.step
         left = self.steps - done

@@ -10,13 +10,13 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from hrkd_cli.config import TrainingSettings
 from hrkd_cli.models.precision import Arithmetic
-from hrkd_cli.training.world import ALONE, World
+from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup
 
 MAX_GRADIENT_NORM = 1.0
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
-class Optimiser:
+class Optimizer:
     """Steps the trained modules: AdamW, linear warm-up then linear decay to 0, gradient norm clipped at 1.
 
     Weight decay spares biases and normalisation weights: everything that is not a matrix.
@@ -24,9 +24,9 @@ class Optimiser:
     Args:
         modules: whose parameters are trained, and clipped together.
         settings: learning rate, weight decay, warm-up.
-        steps: optimiser steps in the whole run.
+        steps: optimizer steps in the whole run.
         arithmetic: scales fp16 gradients.
-        world: the processes whose gradients add up.
+        processes: the processes whose gradients add up.
     """
 
     def __init__(
@@ -36,11 +36,11 @@ class Optimiser:
         steps: int,
         *,
         arithmetic: Arithmetic | None = None,
-        world: World = ALONE,
+        processes: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
         self.arithmetic = arithmetic
-        self.world = world
+        self.processes = processes
         matrices = {id(p) for p in self.parameters if p.dim() >= 2 and not getattr(p, "no_decay", False)}
         groups = [
             {"params": [p for p in self.parameters if id(p) in matrices], "weight_decay": settings.weight_decay},
@@ -66,7 +66,7 @@ class Optimiser:
     def step(self) -> Tensor:
         """Clip, update, move the schedule on, clear the gradients; return the gradients' norm before clipping."""
         scaler = None if self.arithmetic is None else self.arithmetic.scaler
-        self.world.add_up(self.parameters)
+        self.processes.all_reduce_grads(self.parameters)
         if scaler is not None:
             scaler.unscale_(self.adamw)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, MAX_GRADIENT_NORM)

@@ -15,14 +15,14 @@ import torch
 
 from hrkd_cli.evaluation.metrics import DomainScores
 from hrkd_cli.events import OnEvent, StepDone
-from hrkd_cli.training.loop import Step
+from hrkd_cli.training.loop import StepOutput
 from hrkd_cli.training.scoring import scores_to_json
 
 RATE_WINDOW = 20  # steps over which examples/s is averaged
 UNREAD = 20  # steps whose numbers may wait on a GPU: reading one stops it until it has caught up
 
 
-class Recorder:
+class MetricsLogger:
     """Writes each step once, in order.
 
     Args:
@@ -37,7 +37,7 @@ class Recorder:
         self.stage = stage
         self.on_event = on_event
         self.unread_limit = 1 if eager else UNREAD
-        self.unread: list[Step] = []
+        self.unread: list[StepOutput] = []
         self.window: deque[tuple[float, int]] = deque(maxlen=RATE_WINDOW)
         self.seconds = 0.0
         self.examples = 0
@@ -56,7 +56,7 @@ class Recorder:
             self._stream.seek(0, 2)
         self.restart_clock()
 
-    def __enter__(self) -> Recorder:
+    def __enter__(self) -> MetricsLogger:
         return self
 
     def __exit__(
@@ -84,7 +84,7 @@ class Recorder:
         """Leave out what happened since the last step (dev scoring, a checkpoint)."""
         self.tick = time.perf_counter()
 
-    def add(self, step: Step, seconds_left: float) -> None:
+    def add(self, step: StepOutput, seconds_left: float) -> None:
         """Take in a step; it is written now or with a few others."""
         self.unread.append(step)
         if len(self.unread) >= self.unread_limit:
@@ -114,7 +114,7 @@ class Recorder:
         """Write dev scores."""
         self._append({"step": step, "dev": scores_to_json(scores), "is_best": is_best})
 
-    def _write(self, step: Step, values: list[float], seconds_left: float) -> None:
+    def _write(self, step: StepOutput, values: list[float], seconds_left: float) -> None:
         found, rate = step.read(values), self.examples_per_second
         record: dict[str, Any] = {
             "step": step.number,

@@ -10,14 +10,14 @@ from typing import Any
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interruption:
+class GracefulStop:
     """Notes a signal inside its block; the run looks at ``wanted`` between steps. A second signal stops at once."""
 
     def __init__(self) -> None:
         self.wanted: int | None = None
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> Interruption:
+    def __enter__(self) -> GracefulStop:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python lets nobody handle signals
             self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
         return self

@@ -20,7 +20,7 @@ AVERAGE = ""  # key of the best average step among the best steps of domains (no
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class SavedWeights:
     """Weights worth keeping, written to disk when their step was scored.
 
     Attributes:
@@ -38,7 +38,7 @@ class Kept:
         model.load_state_dict(load_file(self.file))
 
 
-class Keeper:
+class BestWeights:
     """Judges dev scores and writes the weights that are best for something.
 
     Args:
@@ -55,7 +55,7 @@ class Keeper:
         self.metric = metric
         self.by_domain = by_domain
         self.writes = writes
-        self.best: dict[str, Kept] = {}
+        self.best: dict[str, SavedWeights] = {}
 
     def judge(self, step: int, scores: Mapping[str, DomainScores]) -> bool:
         """Keep the present weights if they are best for anything; tell whether their average is better than before."""
@@ -65,13 +65,13 @@ class Keeper:
         # Of equal scores, which are common on small dev splits, the later is kept: it has learnt for longer.
         better = {key for key, gain in gains.items() if gain >= 0}
         if better:
-            self.best |= dict.fromkeys(better, Kept(step, self._write(step), dict(scores)))
+            self.best |= dict.fromkeys(better, SavedWeights(step, self._write(step), dict(scores)))
             self.sweep()
         return gains[AVERAGE] > 0
 
     def keep(self, step: int) -> None:
         """Keep the present weights, whatever they are worth: those of a run without dev scores."""
-        self.best = {AVERAGE: Kept(step, self._write(step), {})}
+        self.best = {AVERAGE: SavedWeights(step, self._write(step), {})}
         self.sweep()
 
     def sweep(self) -> None:
@@ -97,7 +97,7 @@ class Keeper:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state()``."""
         self.best = {
-            key: Kept(
+            key: SavedWeights(
                 int(kept["step"]),
                 self.work / kept["file"],
                 {domain: DomainScores.from_json(s) for domain, s in kept["scores"].items()},

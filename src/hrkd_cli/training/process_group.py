@@ -27,7 +27,7 @@ PATIENCE = timedelta(minutes=60)  # one process may work alone for a while (dev 
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class ProcessGroup:
     """The processes of a run.
 
     Attributes:
@@ -43,7 +43,7 @@ class World:
         """Whether this process writes the run's files and reports."""
         return self.rank == 0
 
-    def mine(self, items: Iterable[T]) -> list[T]:
+    def shard(self, items: Iterable[T]) -> list[T]:
         """Return this process's part of a list: every ``size``-th item."""
         return list(items)[self.rank :: self.size]
 
@@ -53,21 +53,21 @@ class World:
             with _together():
                 dist.all_reduce(torch.zeros(1, device=_wire()))
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         """Return the sum over processes; gradients flow back to each process's own part."""
-        if self.size == 1 or _apart:
+        if self.size == 1 or _no_sync:
             return tensor
         summed: Tensor = _Sum.apply(tensor)  # type: ignore[no-untyped-call]
         return summed
 
     @contextlib.contextmanager
-    def apart(self) -> Iterator[None]:
-        """Leave ``sum`` out: each process has its own part alone, and none waits for one that runs out of memory."""
-        _apart.append(True)
+    def no_sync(self) -> Iterator[None]:
+        """Leave ``all_reduce`` out: each process keeps its own part, and none waits for one that runs out of memory."""
+        _no_sync.append(True)
         try:
             yield
         finally:
-            _apart.pop()
+            _no_sync.pop()
 
     def any(self, flag: bool) -> bool:
         """Tell whether any process says so."""
@@ -78,7 +78,7 @@ class World:
             dist.all_reduce(votes)
         return bool(votes.item())
 
-    def add_up(self, parameters: Iterable[Tensor]) -> None:
+    def all_reduce_grads(self, parameters: Iterable[Tensor]) -> None:
         """Replace every gradient by its sum over processes."""
         if self.size == 1:
             return
@@ -100,7 +100,7 @@ class World:
                     gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
                     offset += gradient.numel()
 
-    def gather(self, tensor: Tensor) -> list[Tensor]:
+    def all_gather(self, tensor: Tensor) -> list[Tensor]:
         """Return the equally shaped tensors of all processes, in their order."""
         if self.size == 1:
             return [tensor]
@@ -110,7 +110,7 @@ class World:
             dist.all_gather(parts, sent)
         return [part.to(tensor.device) for part in parts]
 
-    def first(self, make: Callable[[], T]) -> T:
+    def main_first(self, make: Callable[[], T]) -> T:
         """Run something in the main process while the others wait, then in each of them."""
         if self.is_main:
             made = make()
@@ -120,11 +120,11 @@ class World:
         return make()
 
 
-ALONE = World()
-_apart: list[bool] = []  # not empty inside World.apart
+SINGLE_PROCESS = ProcessGroup()
+_no_sync: list[bool] = []  # not empty inside ProcessGroup.no_sync
 
 
-def join_world(processes: int | None, device: torch.device) -> World:
+def join_process_group(processes: int | None, device: torch.device) -> ProcessGroup:
     """Meet the other processes of this run, if it was started as one of several.
 
     Args:
@@ -136,7 +136,7 @@ def join_world(processes: int | None, device: torch.device) -> World:
     """
     promised = int(os.environ.get("WORLD_SIZE", 1))
     if promised == 1 and processes in (None, 1):
-        return ALONE
+        return SINGLE_PROCESS
     if processes is not None and processes != promised:
         met = f"{promised} processes" if promised > 1 else "this process alone"
         raise UsageError(
@@ -147,16 +147,16 @@ def join_world(processes: int | None, device: torch.device) -> World:
             if device.type == "cuda":
                 torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-    world = World(dist.get_rank(), dist.get_world_size())
+    group = ProcessGroup(dist.get_rank(), dist.get_world_size())
     counted = torch.ones(1, device=_wire())
     with _together():
         dist.all_reduce(counted)
-    if world.size != promised or int(counted.item()) != promised:
+    if group.size != promised or int(counted.item()) != promised:
         raise UsageError(f"--processes: {promised} processes were asked for, and {int(counted.item())} met")
-    return world
+    return group
 
 
-def own_device(device: torch.device) -> torch.device:
+def local_device(device: torch.device) -> torch.device:
     """Return the GPU of this process: the one with its number on this machine."""
     if device.type == "cuda" and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         local, there = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
