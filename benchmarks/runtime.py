@@ -12,14 +12,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from hrkd_cli.predict.bundle import RUNTIME_FILE, bundle
+from hrkd_cli.predict.bundle import RUNTIME_FILE, write_bundle
 
 BUDGET = 1.5
 COMMANDS = {
     "python": "pass",
     "import onnxruntime": "import onnxruntime",
     "import onnxruntime, tokenizers, numpy": "import onnxruntime, tokenizers, numpy",
-    "import hrkd_runtime": "import hrkd_runtime",
+    "import hrkd_runtime": "import sys; sys.path.insert(0, 'hrkd_runtime.pyz'); import hrkd_runtime",
 }
 
 
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=21, help="runs of each (default 21)")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / RUNTIME_FILE).write_text(bundle(), encoding="utf-8")
+        write_bundle(Path(folder) / RUNTIME_FILE)
         taken: dict[str, list[float]] = {name: [] for name in COMMANDS}
         for turn in range(given.runs + 1):
             for name, code in COMMANDS.items():

@@ -125,7 +125,7 @@ class Init(StrEnum):
 
 
 class Truncate(StrEnum):
-    """Which tokens of a text that is too long are read (see ``hrkd_cli.predict.truncation``)."""
+    """Which tokens of a text that is too long are read (see ``hrkd_cli.predict.folder``)."""
 
     HEAD = "head"
     TAIL = "tail"

@@ -17,8 +17,8 @@ from hrkd_cli.onnx_export.plain import write_fp32
 from hrkd_cli.onnx_export.quantize import write_smaller
 from hrkd_cli.onnx_export.recipes import Precision, Recipe
 from hrkd_cli.onnx_export.targets import weights_for
+from hrkd_cli.predict.backend import OnnxBackend
 from hrkd_cli.predict.heads import DomainHeads
-from hrkd_cli.predict.onnx_backend import OnnxBackend
 from tiny import ARCHITECTURES, DOMAINS, make_texts, tiny_tokenizer, write_encoder
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))

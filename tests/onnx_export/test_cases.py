@@ -42,7 +42,7 @@ def test_stored_predictions_are_the_files_own(student):
 
 
 def test_every_domain_has_a_text_that_is_cut(student):
-    from hrkd_cli.predict.encoder import read_tokenizer
+    from hrkd_cli.predict.tokenization import read_tokenizer
 
     export(student)
     tokenizer = read_tokenizer(student)

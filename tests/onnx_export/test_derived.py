@@ -227,7 +227,7 @@ def test_every_precision_of_a_folder_of_its_own(student, divided, cut):
     assert sorted(p.name for p in (out / "onnx").iterdir()) == sorted(
         [*FILES.values(), "export.json", "self_check.json"]
     )
-    assert (out / "hrkd_runtime.py").is_file()
+    assert (out / "hrkd_runtime.pyz").is_file()
     assert [entry.passed for entry in self_check(out)] == [True] * len(FILES)
     assert {entry.file for entry in self_check(out)} == set(FILES.values())
     # Scored with the folder's own weights on its own domains; counted from the student on in what is returned.

@@ -44,7 +44,7 @@ def all_files(made, tmp_path_factory):
 
 
 def logits(folder, name, texts, **options):
-    from hrkd_cli.predict.onnx_backend import OnnxBackend
+    from hrkd_cli.predict.backend import OnnxBackend
 
     return OnnxBackend(folder, folder / "onnx" / name).logits(texts, **options)
 

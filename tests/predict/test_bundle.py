@@ -1,5 +1,3 @@
-import ast
-import itertools
 import json
 import shutil
 import subprocess
@@ -12,9 +10,7 @@ import pytest
 import tokenizers
 
 from hrkd_cli import Predictor, export
-from hrkd_cli.errors import UsageError
-from hrkd_cli.predict import bundle as module
-from hrkd_cli.predict.bundle import RUNTIME_FILE, bundle
+from hrkd_cli.predict.bundle import RUNTIME_FILE, write_bundle
 from tiny_folder import make_texts, write_model
 
 TEXTS = make_texts(12)
@@ -31,14 +27,16 @@ sys.meta_path.insert(0, Three())
 sys.path += places
 sys.path.insert(0, sys.argv.pop(1))
 """
-ABSENT = ("hrkd_cli", "torch", "transformers", "onnx", "typer", "rich", "datasets", "pyarrow", "safetensors")
+# The same as a program: python hrkd_runtime.pyz ...
+RUN = "import runpy; sys.argv[0] = sys.path[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
+ABSENT = ("torch", "transformers", "onnx", "typer", "rich", "datasets", "pyarrow", "safetensors")
 
 
 def alone(folder, code, *words, lines=None):
-    """Run code in a process that has only the one file and its three packages."""
+    """Run code in a process that has only the one file of a folder and its three packages."""
     places = sorted({str(Path(p.__file__).parents[1]) for p in (numpy, onnxruntime, tokenizers)})
     source = ALONE.format(places=places, absent=ABSENT) + code
-    command = [sys.executable, "-I", "-S", "-c", source, str(folder), *map(str, words)]
+    command = [sys.executable, "-I", "-S", "-c", source, str(folder / RUNTIME_FILE), *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False, input=lines)
 
 
@@ -47,23 +45,19 @@ def device(student, tmp_path_factory):
     """A folder as it is copied to a device, with the one file."""
     folder = tmp_path_factory.mktemp("device")
     shutil.copytree(student, folder / "model", ignore=shutil.ignore_patterns("*.safetensors", "hrkd.json"))
-    (folder / RUNTIME_FILE).write_text(bundle(), encoding="utf-8")
+    write_bundle(folder / RUNTIME_FILE)
     return folder
 
 
-def test_the_one_file_imports_nothing_but_three_packages():
-    imported = set()
-    for node in ast.walk(ast.parse(bundle())):
-        if isinstance(node, ast.Import):
-            imported |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            imported.add(node.module.split(".")[0])
-    assert imported - set(sys.stdlib_module_names) == {"numpy", "onnxruntime", "tokenizers"}
+def test_equal_bytes_whenever_it_is_made(device, tmp_path):
+    write_bundle(tmp_path / "again.pyz")
+    assert (tmp_path / "again.pyz").read_bytes() == (device / RUNTIME_FILE).read_bytes()
 
 
 def test_it_labels_as_the_package_does(device, student):
     code = (
-        "import json, hrkd_runtime\n"
+        "import json, hrkd_runtime, hrkd_cli\n"
+        "assert hrkd_cli.__file__.startswith(hrkd_runtime.__file__.removesuffix('hrkd_runtime.py'))\n"
         "model = hrkd_runtime.Predictor(sys.argv[1], threads=1)\n"
         "print(json.dumps([p.to_json() for p in model.predict(json.loads(sys.argv[2]), domain='dvd')]))"
     )
@@ -88,71 +82,29 @@ def test_it_cuts_as_the_configuration_says(device, truncate):
 
 
 def test_it_is_a_program(device, student):
-    run = "import hrkd_runtime; sys.exit(hrkd_runtime.run_device())"
-    done = alone(device, run, device / "model", "--domain", "books", lines="a good book\n\nnot hot\n")
+    done = alone(device, RUN, device / "model", "--domain", "books", lines="a good book\n\nnot hot\n")
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert found == [
         p.to_json() for p in Predictor(student / "onnx").predict(["a good book", "not hot"], domain="books")
     ]
-    done = alone(device, run, device / "model", "--self-check")
+    done = alone(device, RUN, device / "model", "--self-check")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("model.onnx: 16 cases, 0 other labels")
-    done = alone(device, run, device / "absent", "a")
+    done = alone(device, RUN, device / "absent", "a")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"{device / 'absent'}: no such file or folder")
-    assert alone(device, run, device / "model", "a", "--domain", "cars").returncode == 2
+    assert alone(device, RUN, device / "model", "a", "--domain", "cars").returncode == 2
 
 
 def test_a_folder_with_torch_weights_says_what_it_needs(device, student):
-    run = "import hrkd_runtime; sys.exit(hrkd_runtime.run_device())"
-    done = alone(device, run, student, "a")
+    done = alone(device, RUN, student, "a")
     assert done.returncode == 1
     assert "pip install hrkd-cli" in done.stderr
 
 
-def test_an_export_brings_it_along(tmp_path):
+def test_an_export_brings_it_along(device, tmp_path):
     folder = write_model(tmp_path / "student")
     export(folder, runtime=True, latency=False)
-    assert (folder / RUNTIME_FILE).read_text(encoding="utf-8") == bundle()
+    assert (folder / RUNTIME_FILE).read_bytes() == (device / RUNTIME_FILE).read_bytes()
     export(folder, domain="books", runtime=True, latency=False)
-    assert (tmp_path / "student-books" / RUNTIME_FILE).read_text(encoding="utf-8") == bundle()
-
-
-def test_two_modules_with_one_name(monkeypatch):
-    monkeypatch.setattr(module, "MODULES", ("errors.py", "errors.py"))
-    with pytest.raises(ValueError, match=r"HrkdError is defined in errors\.py and in errors\.py"):
-        bundle()
-
-
-def test_a_stream_is_answered_text_by_text(student):
-    asked = []
-
-    def endless():
-        for text in itertools.cycle(TEXTS):
-            asked.append(text)
-            yield text
-
-    predictor = Predictor(student / "onnx")
-    found = list(itertools.islice(predictor.stream(endless(), domain="dvd"), 5))
-    assert found == predictor.predict(TEXTS[:5], domain="dvd")
-    assert asked == TEXTS[:5]
-    in_twos = list(predictor.stream(iter(TEXTS[:5]), domain="dvd", batch_size=2))
-    assert [p.text for p in in_twos] == TEXTS[:5]
-    assert [p.label for p in in_twos] == [p.label for p in found]
-
-
-def test_a_stream_of_pairs(paired):
-    predictor = Predictor(paired / "onnx")
-    pairs = [("a good book", "not hot"), ("old", "new film")]
-    found = list(predictor.stream(pairs, domain="dvd"))
-    assert found == predictor.predict([a for a, _ in pairs], [b for _, b in pairs], domain="dvd")
-
-
-def test_batches(student):
-    predictor = Predictor(student / "onnx")
-    alone_, together = predictor.predict(TEXTS, domain="dvd"), predictor.predict(TEXTS, domain="dvd", batch_size=5)
-    assert [p.label for p in alone_] == [p.label for p in together]
-    for one, other in zip(alone_, together, strict=True):
-        assert one.scores == pytest.approx(other.scores, abs=1e-4)
-    with pytest.raises(UsageError, match="batch_size: 0"):
-        predictor.predict(TEXTS, batch_size=0)
+    assert (tmp_path / "student-books" / RUNTIME_FILE).is_file()

@@ -1,3 +1,4 @@
+import itertools
 import json
 import shutil
 import subprocess
@@ -131,3 +132,37 @@ def test_weights_that_are_not_numbers(student, tmp_path):
     onnx.save(graph, tmp_path / "copy/onnx/model.onnx")
     with pytest.raises(ModelError, match="not numbers"):
         Predictor(tmp_path / "copy/onnx").predict(["a"])
+
+
+def test_a_stream_is_answered_text_by_text(student):
+    asked = []
+
+    def endless():
+        for text in itertools.cycle(TEXTS):
+            asked.append(text)
+            yield text
+
+    predictor = Predictor(student / "onnx")
+    found = list(itertools.islice(predictor.stream(endless(), domain="dvd"), 5))
+    assert found == predictor.predict(TEXTS[:5], domain="dvd")
+    assert asked == TEXTS[:5]
+    in_twos = list(predictor.stream(iter(TEXTS[:5]), domain="dvd", batch_size=2))
+    assert [p.text for p in in_twos] == TEXTS[:5]
+    assert [p.label for p in in_twos] == [p.label for p in found]
+
+
+def test_a_stream_of_pairs(paired):
+    predictor = Predictor(paired / "onnx")
+    pairs = [("a good book", "not hot"), ("old", "new film")]
+    found = list(predictor.stream(pairs, domain="dvd"))
+    assert found == predictor.predict([a for a, _ in pairs], [b for _, b in pairs], domain="dvd")
+
+
+def test_batches(student):
+    predictor = Predictor(student / "onnx")
+    alone_, together = predictor.predict(TEXTS, domain="dvd"), predictor.predict(TEXTS, domain="dvd", batch_size=5)
+    assert [p.label for p in alone_] == [p.label for p in together]
+    for one, other in zip(alone_, together, strict=True):
+        assert one.scores == pytest.approx(other.scores, abs=1e-4)
+    with pytest.raises(UsageError, match="batch_size: 0"):
+        predictor.predict(TEXTS, batch_size=0)

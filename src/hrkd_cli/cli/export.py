@@ -81,7 +81,7 @@ def export(
     ] = None,
     runtime: Annotated[
         bool,
-        typer.Option("--runtime", help="hrkd_runtime.py too: all that a device needs beside three packages."),
+        typer.Option("--runtime", help="hrkd_runtime.pyz too: all that a device needs beside three packages."),
     ] = False,
     latency: Annotated[
         bool,

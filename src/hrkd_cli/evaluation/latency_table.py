@@ -123,7 +123,7 @@ def _open(model: str | Path, threads: int, device: str, root: Path | None) -> tu
     if graph is None:
         backend: Any = open_backend(model, threads=threads, device=device)
         return backend.forward, _longest(backend.spec.config)
-    from hrkd_cli.predict.onnx_backend import open_session
+    from hrkd_cli.predict.backend import open_session
 
     session = open_session(graph, threads=threads)
     names = [entry.name for entry in session.get_inputs()]

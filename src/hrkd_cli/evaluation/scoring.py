@@ -12,8 +12,7 @@ from hrkd_cli.errors import DataError
 from hrkd_cli.evaluation.metrics import DomainScores, average, score_domain
 from hrkd_cli.events import OnEvent, Progress, ignore
 from hrkd_cli.predict.backend import Backend
-from hrkd_cli.predict.decision import choose
-from hrkd_cli.predict.heads import DomainHeads
+from hrkd_cli.predict.heads import DomainHeads, choose
 
 PADDED_BATCH = 32
 """Rows of a padded batch, each padded to the model's full length: the worst case of a server that batches."""

@@ -16,9 +16,10 @@ from hrkd_cli.config import Device
 from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.layout import MODEL
 from hrkd_cli.models.loading import is_classifier, load_classifier, load_tokenizer, read_config, resolve
-from hrkd_cli.predict.backend import TORCH_BATCH, FloatArray, batches, check_logits
-from hrkd_cli.predict.encoder import TextEncoder, find_pad_id, read_tokenizer
+from hrkd_cli.predict.backend import TORCH_BATCH, batches, check_logits
 from hrkd_cli.predict.folder import Spec, build_spec, read_json
+from hrkd_cli.predict.heads import FloatArray
+from hrkd_cli.predict.tokenization import TextTokenizer, find_pad_id, read_tokenizer
 
 
 class TorchBackend:
@@ -47,7 +48,7 @@ class TorchBackend:
         tokenizer_config, tokenizer = load_encoder_parts(folder)
         config = self.model.config.to_dict()
         self.spec: Spec = build_spec(config, tokenizer_config)
-        self.encoder = TextEncoder(
+        self.encoder = TextTokenizer(
             tokenizer,
             max_length=self.spec.max_length,
             pad_id=find_pad_id(tokenizer, tokenizer_config, config),

@@ -13,7 +13,10 @@ from torch import Tensor
 from hrkd_cli.data.dataset import Rows
 from hrkd_cli.models.backend import input_names
 from hrkd_cli.models.unpadded import Layout, SideBySide
-from hrkd_cli.predict.truncation import HEAD, Cutter
+from hrkd_cli.predict.folder import HEAD
+from hrkd_cli.predict.tokenization import TextTokenizer
+
+_CHUNK = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ class Encoder:
         tokenizer: a fast transformers tokenizer.
         max_length: examples are cut to this many tokens, the longer text of a pair first.
         takes_types: whether the model takes token type ids (see ``make_encoder``).
-        truncate: what is kept of longer texts (see ``hrkd_cli.predict.truncation``).
+        truncate: what is kept of longer texts (see ``hrkd_cli.predict.tokenization``).
     """
 
     def __init__(self, tokenizer: Any, max_length: int, *, takes_types: bool, truncate: str = HEAD) -> None:
@@ -76,14 +79,14 @@ class Encoder:
 
         # A copy: truncation must not stay on the tokenizer that is saved later.
         backend = Tokenizer.from_str(self.tokenizer.backend_tokenizer.to_str())
-        cutter = Cutter(backend, self.max_length, self.truncate)
+        own = TextTokenizer(backend, max_length=self.max_length, pad_id=self.pad_id, truncate=self.truncate)
         ids, types = [], []
-        for own_ids, own_types in cutter.encode(
-            rows.texts if rows.pairs is None else list(zip(rows.texts, rows.pairs, strict=True))
-        ):
-            ids.append(np.array(own_ids, dtype=np.int32))
-            if self.takes_types:
-                types.append(np.array(own_types, dtype=np.int32))
+        for start in range(0, len(rows.texts), _CHUNK):  # the library's own results are much larger than the ids
+            part = slice(start, start + _CHUNK)
+            for example in own.encode(rows.texts[part], rows.pairs[part] if rows.pairs is not None else None):
+                ids.append(np.array(example.ids, dtype=np.int32))
+                if self.takes_types:
+                    types.append(np.array(example.types, dtype=np.int32))
         return Encoded(ids, types if self.takes_types else None)
 
     def collate(

@@ -16,7 +16,7 @@ from hrkd_cli.evaluation.graph import read_graph
 from hrkd_cli.events import OnEvent, Progress, ignore
 from hrkd_cli.onnx_export.onnx_graph import Array, OnnxGraph
 from hrkd_cli.onnx_export.recipes import Ranges
-from hrkd_cli.predict.encoder import TextEncoder
+from hrkd_cli.predict.tokenization import TextTokenizer
 
 TEXTS = 256
 _ERRORS_ONLY = 3
@@ -37,7 +37,7 @@ class Extremes:
 
 
 def calibration_inputs(
-    encoder: TextEncoder, dataset: Dataset, split: str, *, texts: int = TEXTS
+    encoder: TextTokenizer, dataset: Dataset, split: str, *, texts: int = TEXTS
 ) -> list[dict[str, Array]]:
     """Return the inputs of evenly spread rows of a split, one row each and without padding."""
     rows: list[tuple[str, str | None]] = []

@@ -19,12 +19,10 @@ import onnx
 from hrkd_cli.errors import ModelError
 from hrkd_cli.evaluation.graph import INTEGER_OPS, STATIC_OPS, read_graph
 from hrkd_cli.layout import MODEL, ONNX
-from hrkd_cli.predict.backend import FloatArray
-from hrkd_cli.predict.encoder import read_tokenizer
-from hrkd_cli.predict.heads import DomainHeads
-from hrkd_cli.predict.onnx_backend import OnnxBackend
-from hrkd_cli.predict.predictor import single_head
+from hrkd_cli.predict.backend import OnnxBackend
+from hrkd_cli.predict.heads import DomainHeads, FloatArray
 from hrkd_cli.predict.selfcheck import SELF_CHECK, SELF_CHECK_FORMAT, case_labels, case_logits, read_stored
+from hrkd_cli.predict.tokenization import read_tokenizer
 
 CASES = 16
 """Stored texts; at least one of every domain."""
@@ -117,7 +115,7 @@ def draw_cases(root: Path, backend: OnnxBackend) -> list[dict[str, Any]]:
         root: folder of the tokenizer.
         backend: the graph that the labels are judged by.
     """
-    heads = backend.spec.heads or single_head(backend.spec)
+    heads = backend.spec.all_heads
     share = max(1, CASES // len(heads.domains))
     lengths = (*_LENGTHS, backend.spec.max_length * 3 // 2)
     texts = _draw_texts(root, 2 * share * _CANDIDATES, lengths)
@@ -205,7 +203,7 @@ def _entry(backend: OnnxBackend, cases: list[dict[str, Any]], exact: FloatArray 
     tolerance = FP32_TOLERANCE
     if exact is not None:
         tolerance = max(LEAST_TOLERANCE, round(ROOM * float(np.abs(logits - exact).max()), _DIGITS))
-    heads = backend.spec.heads or single_head(backend.spec)
+    heads = backend.spec.all_heads
     labels: list[str | None] = list(case_labels(backend, cases, logits))
     for n, case in enumerate(cases):
         if _margins(logits[n : n + 1], heads, case["domain"])[0] <= 2 * tolerance:
@@ -223,7 +221,7 @@ def _earlier(folder: Path, backend: OnnxBackend) -> dict[str, Any] | None:
         return None
     if stored is None:
         return None
-    heads = backend.spec.heads or single_head(backend.spec)
+    heads = backend.spec.all_heads
     fits = all(c["domain"] in heads.labels and ("text_pair" in c) == backend.spec.pair for c in stored["cases"])
     return stored if fits else None
 

@@ -26,7 +26,7 @@ from hrkd_cli.onnx_export.targets import weights_for
 from hrkd_cli.onnx_export.timing import Figures, time_files
 from hrkd_cli.onnx_export.trying import Made, Maker
 from hrkd_cli.onnx_export.verify import TOLERANCE, largest_difference
-from hrkd_cli.predict.bundle import RUNTIME_FILE, bundle
+from hrkd_cli.predict.bundle import RUNTIME_FILE, write_bundle
 
 DEFAULT_MAX_DROP = 0.5
 
@@ -71,7 +71,7 @@ def export(
         domain: bake this domain's head: plain labels, in a folder of its own.
         trim_vocabulary: drop the tokens that the train split does not use, in a folder of its own.
         vocabulary_size: trim to this many tokens, the most used ones; None for all that are used.
-        runtime: write ``hrkd_runtime.py`` too, the runtime as one file.
+        runtime: write ``hrkd_runtime.pyz`` too, the runtime as one file.
         out: folder that gets ``onnx/`` and a copy of configuration and tokenizer; None for the student's own, or, for a
             folder of its own, one beside it.
         force: replace files of the precisions asked for.
@@ -216,7 +216,7 @@ def _move_in(
     stored = write_cases(plan.student, folder, graphs, earlier=plan.onnx)
     on_event(Note("a fresh process repeated the stored predictions"))
     if plan.runtime:
-        (folder / RUNTIME_FILE).write_text(bundle(), encoding="utf-8")
+        write_bundle(folder / RUNTIME_FILE)
         described.append(RUNTIME_FILE)
     described.append(write_card(plan.student, plan.root, folder, record))
     move_in(folder, described, plan.root)

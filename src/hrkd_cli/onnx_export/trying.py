@@ -13,7 +13,7 @@ from hrkd_cli.onnx_export.quantize import write_smaller
 from hrkd_cli.onnx_export.recipes import FILES, Precision, Recipe, ladder
 from hrkd_cli.onnx_export.result import Try
 from hrkd_cli.onnx_export.targets import Weights
-from hrkd_cli.predict.onnx_backend import OnnxBackend
+from hrkd_cli.predict.backend import OnnxBackend
 
 
 @dataclass(frozen=True, slots=True)

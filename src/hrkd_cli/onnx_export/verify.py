@@ -10,8 +10,8 @@ import numpy as np
 
 from hrkd_cli.errors import ModelError
 from hrkd_cli.models.backend import TorchBackend
+from hrkd_cli.predict.backend import open_session
 from hrkd_cli.predict.folder import one_line
-from hrkd_cli.predict.onnx_backend import open_session
 
 TOLERANCE = 1e-4
 BATCHES = (1, 2, 5)

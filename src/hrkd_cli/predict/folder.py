@@ -14,7 +14,15 @@ from typing import Any
 
 from hrkd_cli.errors import ModelError
 from hrkd_cli.predict.heads import DomainHeads, id_to_label
-from hrkd_cli.predict.truncation import HEAD, TRUNCATE
+
+ANY = "any"
+"""The domain that stands for all: the mean of the heads' probabilities."""
+
+HEAD = "head"
+TAIL = "tail"
+HEAD_TAIL = "head-tail"
+TRUNCATE = (HEAD, TAIL, HEAD_TAIL)
+"""What is kept of a text that is too long: the first tokens, the last ones, or both ends."""
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
@@ -54,7 +62,7 @@ class Spec:
         heads: outputs by domain; None for a classifier that is not a multi-domain one.
         max_length: tokens a text (or a pair) is cut to.
         pair: whether it reads two texts; None when unknown.
-        truncate: which tokens of a longer text it reads (see ``hrkd_cli.predict.truncation``).
+        truncate: one of ``TRUNCATE``.
     """
 
     config: Mapping[str, Any]
@@ -62,6 +70,15 @@ class Spec:
     max_length: int
     pair: bool | None
     truncate: str = HEAD
+
+    @property
+    def all_heads(self) -> DomainHeads:
+        """The heads; plain labels count as one head: of the baked domain, else of ``any``."""
+        if self.heads is not None:
+            return self.heads
+        names = id_to_label(self.config)
+        domain, order = baked_domain(self.config) or ANY, sorted(names)
+        return DomainHeads({domain: tuple(names[i] for i in order)}, {domain: tuple(order)}, len(order))
 
 
 def locate(path: str | Path) -> Location | None:

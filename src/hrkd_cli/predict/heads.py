@@ -1,11 +1,9 @@
-"""Which output of a classifier belongs to which (domain, label).
+"""Which output of a classifier belongs to which (domain, label), and the way from logits to labels.
 
 A multi-domain classifier has one output for every (domain, label) pair; ``config.json`` names them in ``id2label`` as
 ``"books/negative"`` and lists them under ``"hrkd": {"domains": {"books": ["negative", "positive"], ...}}``. A domain's
 logits are a selection of columns. A classifier that is not ours (plain labels) serves every domain with the same
 columns.
-
-Pure Python: the runtime for small devices imports it too.
 """
 
 from __future__ import annotations
@@ -14,7 +12,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hrkd_cli.errors import ModelError
+import numpy as np
+import numpy.typing as npt
+
+from hrkd_cli.errors import ModelError, UsageError
+
+FloatArray = npt.NDArray[np.float32]
+DoubleArray = npt.NDArray[np.float64]
 
 SEPARATOR = "/"
 
@@ -123,3 +127,38 @@ def id_to_label(config: Mapping[str, Any]) -> dict[int, str]:
     """Return ``id2label`` with integer keys (JSON has text keys); transformers' own names where a config has none."""
     entries = config.get("id2label") or {index: f"LABEL_{index}" for index in range(config.get("num_labels") or 2)}
     return {int(index): str(name) for index, name in entries.items()}
+
+
+def choose(logits: FloatArray, heads: DomainHeads, domain: str) -> npt.NDArray[np.intp]:
+    """Return for each row the position in ``heads.labels[domain]`` of its largest logit, [n]."""
+    best: npt.NDArray[np.intp] = logits[:, list(heads.columns[domain])].argmax(axis=1)
+    return best
+
+
+def probabilities(logits: FloatArray, heads: DomainHeads, domain: str) -> DoubleArray:
+    """Return the softmax over the domain's own columns, [n, labels], in the order of ``heads.labels[domain]``."""
+    own = logits[:, list(heads.columns[domain])].astype(np.float64)
+    exponentials = np.exp(own - own.max(axis=1, keepdims=True))
+    shares: DoubleArray = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return shares
+
+
+def mean_probabilities(logits: FloatArray, heads: DomainHeads) -> tuple[tuple[str, ...], DoubleArray]:
+    """Return the label names and the mean over all domains of their probabilities, [n, labels].
+
+    Raises:
+        UsageError: the domains have different labels.
+    """
+    first = heads.domains[0]
+    names = heads.labels[first]
+    total = np.zeros((len(logits), len(names)))
+    for domain in heads.domains:
+        own = heads.labels[domain]
+        if set(own) != set(names):
+            raise UsageError(
+                f"domain 'any' needs the same labels in every domain, but {first!r} has {', '.join(names)} and "
+                f"{domain!r} has {', '.join(own)}; name one domain (--domain): {', '.join(heads.domains)}"
+            )
+        # By name: two domains may list the same labels in a different order.
+        total += probabilities(logits, heads, domain)[:, [own.index(name) for name in names]]
+    return names, total / len(heads.domains)

@@ -6,18 +6,15 @@ An exported folder needs only onnxruntime, tokenizers and numpy; a folder with t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from hrkd_cli.errors import UsageError
-from hrkd_cli.predict.backend import TORCH_BATCH, FloatArray, check_pairs, open_backend
-from hrkd_cli.predict.decision import choose, mean_probabilities, probabilities
-from hrkd_cli.predict.folder import Spec, baked_domain
-from hrkd_cli.predict.heads import DomainHeads, id_to_label
-
-ANY = "any"
-"""The domain that stands for all: the mean of the heads' probabilities."""
+from hrkd_cli.predict.backend import open_backend
+from hrkd_cli.predict.folder import ANY, Spec
+from hrkd_cli.predict.heads import FloatArray, choose, mean_probabilities, probabilities
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +23,7 @@ class Prediction:
 
     Attributes:
         text: the text (the first of a pair).
-        domain: the domain asked for.
+        domain: the domain that was named.
         label: the most probable label.
         scores: probability by label.
     """
@@ -38,7 +35,7 @@ class Prediction:
 
     def to_json(self) -> dict[str, Any]:
         """Return the prediction as plain values."""
-        return {"text": self.text, "domain": self.domain, "label": self.label, "scores": dict(self.scores)}
+        return asdict(self)
 
 
 class Predictor:
@@ -56,7 +53,7 @@ class Predictor:
             ModelError: nothing there, or not a classifier.
         """
         self._backend = open_backend(path, threads=threads, device=device)
-        self._heads = self.spec.heads or single_head(self.spec)
+        self._heads = self.spec.all_heads
 
     @property
     def spec(self) -> Spec:
@@ -81,9 +78,9 @@ class Predictor:
         Args:
             texts: the texts, or the first ones of pairs.
             pairs: the second texts, where the model reads two.
-            domain: whose head answers; ``any`` is the mean of all heads' probabilities.
-            batch_size: texts a forward pass reads at once; None for one with an ONNX graph (an int8 graph's answer to a
-                text depends on its neighbours), 32 with torch.
+            domain: the domain whose head answers; ``any`` is the mean of all heads' probabilities.
+            batch_size: texts of one forward pass; None for 1 with an ONNX graph (an int8 graph's answer depends on the
+                other texts of the batch), 32 with torch.
 
         Raises:
             UsageError: unknown domain, ``any`` over domains with different labels, second texts missing or too many.
@@ -94,8 +91,7 @@ class Predictor:
             raise UsageError(f"domain {domain!r} is not one of the model's: {there}")
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"batch_size: {batch_size} is not at least 1")
-        size = batch_size or (1 if self._backend.best_batch == 1 else TORCH_BATCH)
-        logits = self.logits(texts, pairs, batch_size=size)
+        logits = self.logits(texts, pairs, batch_size=batch_size or self._backend.best_batch)
         if domain in self._heads.labels:
             names = self._heads.labels[domain]
             shares = probabilities(logits, self._heads, domain)
@@ -116,24 +112,16 @@ class Predictor:
         Args:
             texts: texts, or pairs of texts where the model reads two; may be endless.
             domain: see ``predict``.
-            batch_size: texts that are waited for and read at once.
+            batch_size: texts of one forward pass; an answer waits for all of them.
 
         Raises:
             UsageError: see ``predict``.
         """
-        chunk: list[str | tuple[str, str]] = []
-        for text in texts:
-            chunk.append(text)
-            if len(chunk) >= batch_size:
-                yield from self._chunk(chunk, domain, batch_size)
-                chunk = []
-        if chunk:
-            yield from self._chunk(chunk, domain, batch_size)
-
-    def _chunk(self, chunk: list[str | tuple[str, str]], domain: str, batch_size: int) -> list[Prediction]:
-        firsts = [text if isinstance(text, str) else text[0] for text in chunk]
-        pairs = [text[1] for text in chunk if not isinstance(text, str)]
-        return self.predict(firsts, pairs or None, domain=domain, batch_size=batch_size)
+        waiting = iter(texts)
+        while chunk := list(islice(waiting, max(batch_size, 1))):
+            firsts = [text if isinstance(text, str) else text[0] for text in chunk]
+            pairs = [text[1] for text in chunk if not isinstance(text, str)]
+            yield from self.predict(firsts, pairs or None, domain=domain, batch_size=batch_size)
 
     def logits(
         self,
@@ -147,19 +135,14 @@ class Predictor:
         Args:
             texts: the texts, or the first ones of pairs.
             pairs: the second texts, where the model reads two.
-            batch_size: rows a forward pass reads at once.
+            batch_size: texts of one forward pass.
             pad_to: tokens every batch is padded to; None pads to the longest of the batch.
 
         Raises:
             UsageError: second texts missing or too many.
         """
-        check_pairs(self.spec, pairs)
+        if self.spec.pair is True and pairs is None:
+            raise UsageError("this model reads two texts: give the second ones too (pairs, --text-pair)")
+        if self.spec.pair is False and pairs is not None:
+            raise UsageError("this model reads one text: leave out the second ones (pairs, --text-pair)")
         return self._backend.logits(texts, pairs, batch_size=batch_size, pad_to=pad_to)
-
-
-def single_head(spec: Spec) -> DomainHeads:
-    """Treat all outputs of a classifier with plain labels as one head: of its baked domain, else of ``any``."""
-    domain = baked_domain(spec.config) or ANY
-    names = id_to_label(spec.config)
-    order = sorted(names)
-    return DomainHeads({domain: tuple(names[i] for i in order)}, {domain: tuple(order)}, len(order))

@@ -6,26 +6,23 @@
      "cases": [{"text": "...", "domain": "books"}, ...],
      "files": {"model_quantized.onnx": {"tolerance": 0.05, "labels": ["positive", null, ...], "logits": [[...], ...]}}}
 
-``labels`` and ``logits`` have an entry a case: the domain's label, and all outputs of the graph, one text at a time. A
-label is null where the two best ones are so close that the tolerance alone could turn them round; only its logits are
-compared.
+``labels`` and ``logits`` have one entry per case: the domain's label, and all outputs of the graph, one text at a time.
+A label is null where the tolerance alone could swap the two best ones; then only the logits are compared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hrkd_cli.errors import ModelError
-from hrkd_cli.predict.backend import FloatArray
-from hrkd_cli.predict.decision import choose
+from hrkd_cli.predict.backend import OnnxBackend
 from hrkd_cli.predict.folder import CONFIG, ONNX_FOLDER, read_json
-from hrkd_cli.predict.onnx_backend import OnnxBackend
-from hrkd_cli.predict.predictor import single_head
+from hrkd_cli.predict.heads import FloatArray, choose
 
 SELF_CHECK = "self_check.json"
 SELF_CHECK_FORMAT = 1
@@ -33,7 +30,7 @@ SELF_CHECK_FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class CheckedFile:
-    """What one graph did.
+    """How far one graph's predictions are from the stored ones.
 
     Attributes:
         file: its name.
@@ -56,14 +53,7 @@ class CheckedFile:
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures as plain values."""
-        return {
-            "file": self.file,
-            "cases": self.cases,
-            "difference": self.difference,
-            "tolerance": self.tolerance,
-            "wrong_labels": self.wrong_labels,
-            "passed": self.passed,
-        }
+        return {**asdict(self), "passed": self.passed}
 
     def __str__(self) -> str:
         """Return the figures in a few words."""
@@ -83,7 +73,7 @@ def self_check(folder: str | Path, *, threads: int | None = None) -> list[Checke
     Raises:
         ModelError: nothing was stored, a graph is missing or cannot be run, or some prediction is not the stored one.
     """
-    path = find_stored(Path(folder))
+    path = _find_stored(Path(folder))
     stored = read_stored(path)
     checked = [_check(path.parent, name, stored["cases"], entry, threads) for name, entry in stored["files"].items()]
     if failed := [entry for entry in checked if not entry.passed]:
@@ -94,12 +84,7 @@ def self_check(folder: str | Path, *, threads: int | None = None) -> list[Checke
     return checked
 
 
-def find_stored(folder: Path) -> Path:
-    """Return the file of stored predictions of a model folder or its ``onnx`` folder.
-
-    Raises:
-        ModelError: there is none.
-    """
+def _find_stored(folder: Path) -> Path:
     for place in (folder / SELF_CHECK, folder / ONNX_FOLDER / SELF_CHECK):
         if place.is_file():
             return place
@@ -158,7 +143,7 @@ def case_labels(backend: OnnxBackend, cases: list[dict[str, Any]], logits: Float
     Raises:
         ModelError: a domain that the model does not have.
     """
-    heads = backend.spec.heads or single_head(backend.spec)
+    heads = backend.spec.all_heads
     if unknown := sorted({case["domain"] for case in cases} - set(heads.labels)):
         raise ModelError(f"{backend.where}: the stored cases name a domain {unknown[0]!r} that config.json does not")
     return [

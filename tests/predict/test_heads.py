@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from hrkd_cli.errors import UsageError
-from hrkd_cli.predict.decision import choose, mean_probabilities, probabilities
-from hrkd_cli.predict.heads import DomainHeads
+from hrkd_cli.predict.heads import DomainHeads, choose, mean_probabilities, probabilities
 
 HEADS = DomainHeads.build({"a": ["no", "yes"], "b": ["no", "yes"]})
 

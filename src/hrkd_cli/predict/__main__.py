@@ -1,31 +1,29 @@
-"""The runtime as a small program: what ``hrkd predict`` does for exported folders, without its packages."""
+"""Label texts with an exported student: ``python hrkd_runtime.pyz DIR TEXT...``, a JSON object per line.
+
+What ``hrkd predict`` does for exported folders, for devices without its packages.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
-from collections.abc import Sequence
 
 from hrkd_cli.errors import HrkdError
-from hrkd_cli.predict.predictor import ANY, Predictor
+from hrkd_cli.predict.folder import ANY
+from hrkd_cli.predict.predictor import Predictor
 from hrkd_cli.predict.selfcheck import self_check
 
 
-def run_device(arguments: Sequence[str] | None = None) -> int:
-    """Label texts from the arguments, or lines of stdin as they come, and return the exit code.
-
-    Args:
-        arguments: the words after the program's name; None takes the process's own.
-    """
-    import argparse
-
-    parser = argparse.ArgumentParser(description="Label texts with an exported student: a JSON object a line.")
+def main() -> int:
+    """Label texts from the arguments, or lines of stdin as they come, and return the exit code."""
+    parser = argparse.ArgumentParser(description="Label texts with an exported student: a JSON object per line.")
     parser.add_argument("model", help="folder of an exported student, its onnx folder, or one .onnx file")
     parser.add_argument("texts", nargs="*", metavar="text", help="texts to label (default: lines of stdin)")
     parser.add_argument("--domain", default=ANY, help="domain whose head answers (default: the mean of all heads)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: onnxruntime's choice)")
     parser.add_argument("--self-check", action="store_true", help="repeat the folder's stored predictions")
-    given = parser.parse_args(arguments)
+    given = parser.parse_args()
     try:
         if given.self_check:
             for entry in self_check(given.model, threads=given.threads):
@@ -43,4 +41,4 @@ def run_device(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_device())
+    sys.exit(main())

@@ -1,4 +1,8 @@
-"""Text to token ids and padded arrays, with nothing but ``tokenizers`` and numpy."""
+"""Text to token ids and padded arrays, with nothing but ``tokenizers`` and numpy.
+
+Texts that are too long keep their first tokens, their last ones, or both ends. Special tokens always stay. Of a pair,
+the longer text is cut first.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from hrkd_cli.errors import ModelError, UsageError
-from hrkd_cli.predict.folder import TOKENIZER, TOKENIZER_CONFIG, one_line, read_json
-from hrkd_cli.predict.truncation import HEAD, Cutter
+from hrkd_cli.predict.folder import HEAD, HEAD_TAIL, TAIL, TOKENIZER, TOKENIZER_CONFIG, one_line, read_json
 
 IntArray = npt.NDArray[np.int64]
 
@@ -32,22 +35,34 @@ class Encoded:
         return len(self.ids)
 
 
-class TextEncoder:
-    """A tokenizer that cuts to a length and pads only when asked.
+class TextTokenizer:
+    """A tokenizer that truncates to a length and pads only when asked.
 
-    Padding and truncation settings inside ``tokenizer.json`` are overridden: they belong to whoever saved it.
+    Args:
+        tokenizer: a copy that may be changed: its padding and truncation settings are replaced, since they belong to
+            whoever saved it.
+        max_length: most tokens of an example, special ones included.
+        pad_id: id of the padding token.
+        truncate: ``head`` keeps the first tokens of a text, ``tail`` the last, ``head-tail`` the first half and the
+            last half of the tokens that it may have, the odd one in the first half.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, max_length: int, pad_id: int, truncate: str = HEAD) -> None:
-        self._tokenizer = tokenizer
-        self._cutter = Cutter(tokenizer, max_length, truncate)
         self.max_length = max_length
         self.pad_id = pad_id
+        self._tokenizer = tokenizer
+        tokenizer.no_padding()
+        # The library truncates at one end only, so head-tail is cut here, from the whole text.
+        if truncate == HEAD_TAIL:
+            tokenizer.no_truncation()
+        else:
+            direction = "left" if truncate == TAIL else "right"
+            tokenizer.enable_truncation(max_length, strategy="longest_first", direction=direction)
 
     @classmethod
     def from_folder(
         cls, root: Path, *, max_length: int, config: Mapping[str, Any], truncate: str = HEAD
-    ) -> TextEncoder:
+    ) -> TextTokenizer:
         """Load ``tokenizer.json`` of a model folder.
 
         Raises:
@@ -58,14 +73,21 @@ class TextEncoder:
         return cls(tokenizer, max_length=max_length, pad_id=pad_id, truncate=truncate)
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Encoded]:
-        """Tokenise texts, or pairs of texts, each cut to ``max_length`` (the longer of a pair first).
+        """Tokenize texts, or pairs of texts, each truncated to ``max_length``.
 
         Raises:
             UsageError: a text is not a string, or the numbers of texts and pairs differ.
         """
-        check_texts(texts, pairs)
-        examples: Sequence[Any] = texts if pairs is None else list(zip(texts, pairs, strict=True))
-        return [Encoded(ids, types) for ids, types in self._cutter.encode(examples)]
+        _check_texts(texts, pairs)
+        examples: Sequence[Any] = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
+        found = []
+        for encoding in self._tokenizer.encode_batch(examples):
+            ids, types = encoding.ids, encoding.type_ids
+            if len(ids) > self.max_length:  # head-tail
+                kept = kept_positions(encoding.sequence_ids, self.max_length)
+                ids, types = [ids[n] for n in kept], [types[n] for n in kept]
+            found.append(Encoded(ids, types))
+        return found
 
     def collate(self, batch: Sequence[Encoded], pad_to: int | None = None) -> dict[str, IntArray]:
         """Stack examples into ``input_ids``, ``attention_mask`` and ``token_type_ids``, each [B, T].
@@ -112,16 +134,53 @@ def find_pad_id(tokenizer: Tokenizer, tokenizer_config: Mapping[str, Any], confi
     return next((int(i) for i in map(tokenizer.token_to_id, USUAL_PADS) if i is not None), 0)
 
 
-def check_texts(texts: Sequence[str], pairs: Sequence[str] | None) -> None:
-    """Refuse what is not a list of texts, or two lists of different lengths.
+def kept_positions(sequences: Sequence[int | None], max_length: int) -> list[int]:
+    """Return the positions of an example that ``head-tail`` keeps, in order.
 
-    Raises:
-        UsageError: the first thing that is wrong.
+    Args:
+        sequences: for each token, which text it is of (0 or 1); None for a special token.
+        max_length: how many may stay.
     """
+    lengths = sequences.count(0), sequences.count(1)
+    shares = shared_places(*lengths, max(0, max_length - sequences.count(None)))
+    seen = [0, 0]
+    kept = []
+    for position, sequence in enumerate(sequences):
+        if sequence is not None:
+            number, share = seen[sequence], shares[sequence]
+            seen[sequence] += 1
+            if (share + 1) // 2 <= number < lengths[sequence] - share // 2:
+                continue
+        kept.append(position)
+    return kept
+
+
+def shared_places(first: int, second: int, places: int) -> tuple[int, int]:
+    """Return how many tokens each text of a pair keeps, by the rule of ``longest_first`` in ``tokenizers``.
+
+    The shorter text stays whole where the longer one can be cut to what is left; else both get half, the longer one
+    (the second of equal ones) the odd token.
+
+    Args:
+        first: tokens of the first text.
+        second: tokens of the second text; 0 where there is none.
+        places: tokens that may stay.
+    """
+    if first + second <= places:
+        return first, second
+    if first > second:
+        return shared_places(second, first, places)[::-1]
+    if first + max(first, places - first) > places:
+        return places // 2, places - places // 2
+    return first, places - first
+
+
+def _check_texts(texts: Sequence[str], pairs: Sequence[str] | None) -> None:
+    """Refuse what is not a list of texts, or two lists of different lengths."""
     for name, column in (("texts", texts), ("pairs", pairs)):
         if isinstance(column, str):
             raise UsageError(f"{name}: one string was given; give a list of strings")
-        for position, text in enumerate(column or ()):
+        for position, text in enumerate(column if column is not None else ()):
             if not isinstance(text, str):
                 raise UsageError(f"{name}[{position}]: {type(text).__name__} is not a text; give a list of strings")
     if pairs is not None and len(pairs) != len(texts):
