@@ -100,16 +100,6 @@ class Means(StrEnum):
     RELEASED = "released"
 
 
-class LossScale(StrEnum):
-    """Units of hidden-state and attention losses: the numbers' own (the paper), or the teacher's spread at the layer.
-
-    Relative losses weigh layers and kinds alike, whatever a teacher's numbers are.
-    """
-
-    RAW = "raw"
-    RELATIVE = "relative"
-
-
 class InstanceWeights(StrEnum):
     """Weights of single rows in the losses against the teacher (see ``hrkd_cli.distillation.instance_weights``)."""
 

@@ -18,7 +18,6 @@ from hrkd_cli.choices import (
     Graph,
     Init,
     InstanceWeights,
-    LossScale,
     Means,
     Method,
     Metric,
@@ -49,7 +48,6 @@ __all__ = [
     "Graph",
     "Init",
     "InstanceWeights",
-    "LossScale",
     "Means",
     "Method",
     "Metric",
@@ -170,9 +168,6 @@ class DistillSettings(TrainingSettings):
         hidden_weight: w_hidden of section 5.
         attention_weight: w_att of section 5.
         prediction_weight: w_pred of section 5.
-        compare_until: share of the steps in which hidden states and attention scores are compared; after that the
-            student learns from answers alone.
-        loss_scale: see LossScale.
         instance_weights: see InstanceWeights.
         domains: names of those that the student is for, with commas between; None for all.
         label_weight: w_label, of the cross-entropy against the labels that is mixed in.
@@ -205,8 +200,6 @@ class DistillSettings(TrainingSettings):
     attention_weight: float = 1.0
     prediction_weight: float = 1.0
     label_weight: float = 0.0
-    compare_until: float = 1.0
-    loss_scale: LossScale = LossScale.RAW
     instance_weights: InstanceWeights = InstanceWeights.NONE
     domains: str | None = None
     temperature: float = 1.0
@@ -241,7 +234,6 @@ class DistillSettings(TrainingSettings):
             raise UsageError(f"--general: {cause} compares no hidden states, all that it learns from; leave one out")
         if self.means is Means.RELEASED and self.cache_teacher is CacheTeacher.ON:
             raise UsageError("--cache-teacher on: --means released looks at padding, which is not kept; leave one out")
-        _check(self, "compare_until", lambda v: 0 <= v <= 1, "between 0 and 1")
         _check(self, "graph_every", lambda v: v >= 1, "at least 1")
         _check(self, "graph_learning_rate", lambda v: v > 0, "above 0")
         _check(self, "held_back", lambda v: 0 < v < 1, "between 0 and 1, both excluded")
@@ -266,20 +258,14 @@ class DistillSettings(TrainingSettings):
     def _check_use(self) -> None:
         """Refuse options that would do nothing beside the others."""
         answers = self.method is not Method.LABELS and self.prediction_weight > 0
-        if self.compare_until < 1 and not (answers or self.label_weight):
-            raise UsageError("--compare-until: after it there is nothing left to learn from; give --prediction-weight")
         if self.unlabelled is not None and not (self.compares or answers):
             raise UsageError("--unlabelled: texts without labels teach nothing where only labels are learnt from")
         idle: dict[str, str] = {}
         if self.graph is not Graph.LEARNED:
             needs = "--graph learned"
             idle |= dict.fromkeys(("graph_every", "graph_learning_rate", "held_back"), needs)
-        elif self.compare_until == 0:
-            raise UsageError("--compare-until 0: a learned graph weights nothing then; leave one of them out")
         if not self.compares:
-            idle |= dict.fromkeys(
-                ("loss_scale", "compare_until", "instance_weights"), "hidden states that are compared"
-            )
+            idle["instance_weights"] = "hidden states that are compared"
         defaults = {field.name: field.default for field in fields(self)}
         for name, needs in idle.items():
             if getattr(self, name) != defaults[name]:
@@ -328,8 +314,6 @@ RECIPES: dict[Recipe, dict[str, Any]] = {
         "max_length": 128,
         "truncate": "head",
         "means": Means.RELEASED,
-        "loss_scale": LossScale.RAW,
-        "compare_until": 1.0,
         "label_weight": 0.0,
     },
 }

@@ -15,10 +15,9 @@ from hrkd_cli.distillation.distill import distill, distill_on
 from hrkd_cli.distillation.teacher_side import AskedTeachers
 from hrkd_cli.errors import HrkdError, ModelError, OutputError, TrainingError, UsageError
 from hrkd_cli.events import Note, StepDone
-from hrkd_cli.method import Shares, Spread, teacher_spread
+from hrkd_cli.method import Shares
 from hrkd_cli.models.encoding import Encoder
 from hrkd_cli.teaching.teach import teach_on
-from hrkd_cli.training.process_group import ProcessGroup
 from tasks import make_task
 from tiny import ARCHITECTURES, make_dataset, tiny_tokenizer, write_encoder, write_raw
 
@@ -96,62 +95,11 @@ def test_weights_of_the_losses(tmp_path, teacher, dataset):
     assert found["prediction"] == pytest.approx(5 * base["prediction"], rel=1e-5)
 
 
-def test_the_spread_of_a_step_is_that_of_its_parts(teacher, dataset):
-    """Two processes have half of the rows each; moments add up, variances would not."""
-    task, _, _ = make_task(teacher, dataset, graph="uniform", loss_scale="relative")
-    rows = {"books": [0, 1, 2], "music": [3, 4, 5]}
-    task.measure(rows)
-    whole = task.units
-    parts = []
-    for rank in (0, 1):
-        task.processes = ProcessGroup(rank, 2)
-        (batch,) = task.collate(rows)
-        signals = task.side.signals(batch.teacher, batch.shares.domains.argmax(dim=0))
-        parts.append(teacher_spread(signals, batch.shares, 4))
-    added = Spread(*(getattr(parts[0], f) + getattr(parts[1], f) for f in ("squares", "means", "scores")))
-    for found, wanted in zip(added.units(), whole, strict=True):
-        torch.testing.assert_close(found, wanted)
-
-
 def test_labels_alone_ask_no_teacher(tmp_path, teacher, dataset, monkeypatch):
     monkeypatch.setattr(AskedTeachers, "signals", None)
     _, events = run(teacher, dataset, tmp_path / "s", method="labels")
     assert set(first_step(events).losses) == {"total", "label"}
     assert not (tmp_path / "teacher-cache").exists()
-
-
-def test_answers_alone_after_a_share_of_the_steps(tmp_path, teacher, dataset):
-    """6 steps: 3 compare, 3 do not; metrics.jsonl has them all, and a learned graph's ratios end with the former."""
-    _, events = run(teacher, dataset, tmp_path / "s", compare_until=0.5, graph="learned", graph_every=1)
-    kinds = [set(e.losses) for e in events if isinstance(e, StepDone)]
-    assert kinds == [{"total", "hidden", "attention", "prediction"}] * 3 + [{"total", "prediction"}] * 3
-    assert [bool(e.ratios) for e in events if isinstance(e, StepDone)] == [True] * 3 + [False] * 3
-    lines = (tmp_path / "s" / "metrics.jsonl").read_text().splitlines()
-    assert sum("losses" in json.loads(line) for line in lines) == 6
-
-
-def test_relative_losses_do_not_depend_on_the_teachers_units(teacher, dataset):
-    """Twice as large states and scores four times as large: the losses of a student of zeros are the same."""
-    found = {}
-    for factor in (1.0, 2.0):
-        task, _, _ = make_task(teacher, dataset, graph="uniform", loss_scale="relative")
-        signals = task.side.signals
-
-        def scaled(loaded, numbers, factor=factor, signals=signals):
-            seen = signals(loaded, numbers)
-            queries, keys = (tuple(t * factor for t in both) for both in (seen.queries, seen.keys))
-            return dataclasses.replace(seen, hidden=seen.hidden * factor, queries=queries, keys=keys)
-
-        task.side = type("Side", (), {"load": task.side.load, "signals": staticmethod(scaled)})()
-        for parameter in [*task.student.model.parameters(), *task.projections.parameters()]:
-            parameter.data.zero_()
-        rows = {"books": [0, 1], "music": [2, 3]}
-        task.measure(rows)
-        found[factor] = task.loss(task.collate(rows)).by_kind
-    for kind in ("hidden", "attention"):
-        assert found[2.0][kind].item() == pytest.approx(found[1.0][kind].item(), rel=1e-4)
-    # The mean square of scores is their own unit: a student without scores has a loss of 1 a layer and domain, L here.
-    assert found[1.0]["attention"].item() == pytest.approx(4, rel=1e-4)
 
 
 def test_same_seed_same_weights(tmp_path, teacher, dataset):
@@ -367,12 +315,9 @@ def test_every_architecture_is_distilled(tmp_path, architecture, dataset):
         ({"graph": "uniform", "hierarchy": True}, "--hierarchy: --graph uniform looks at no prototypes"),
         ({"hidden_weight": 0, "prediction_weight": 0}, "nothing left to learn from"),
         ({"temperature": 0}, "--temperature: 0 is not above 0"),
-        ({"prediction_weight": 0, "compare_until": 0.5}, "--compare-until: after it there is nothing left"),
         ({"held_back": 0.2}, "--held-back: it needs --graph learned"),
-        ({"method": "logits", "loss_scale": "relative"}, "--loss-scale: it needs hidden states"),
         ({"method": "labels", "unlabelled": "x"}, "--unlabelled: texts without labels teach nothing"),
         ({"method": "labels", "general": "x"}, "--general: --method labels compares no hidden states"),
-        ({"graph": "learned", "compare_until": 0}, "--compare-until 0: a learned graph weights nothing"),
         ({"hierarchy": True}, "--hierarchy: --graph uniform looks at no prototypes"),
         ({"graph": "learnt"}, "--graph: 'learnt' is not one of"),
     ],

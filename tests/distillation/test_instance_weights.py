@@ -53,7 +53,7 @@ class Told:
         states = torch.tensor([self.states[d][row] for d, row in picks])[:, None].repeat(1, mask.shape[1], 1)
         states[~mask] = float("nan")
         logits = torch.tensor([self.logits[d][row] for d, row in picks])
-        return TeacherSignals(torch.stack([torch.zeros_like(states), states]), None, None, None, logits)
+        return TeacherSignals(torch.stack([torch.zeros_like(states), states]), None, None, logits)
 
 
 class Pads:
@@ -164,7 +164,7 @@ def test_a_run_says_and_records_them_and_can_be_cut_off(tmp_path, teacher, encod
     "options",
     [
         {"cache_teacher": "on"},
-        {"graph": "learned", "graph_every": 2, "loss_scale": "relative"},
+        {"graph": "learned", "graph_every": 2},
         {"graph": "frozen", "means": "released"},
     ],
 )

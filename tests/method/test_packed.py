@@ -15,7 +15,6 @@ from hrkd_cli.method import (
     Signals,
     StudentSignals,
     TeacherSignals,
-    attention_energy,
     combine,
     domain_terms,
     label_terms,
@@ -71,20 +70,14 @@ class Batch:
     def inputs(self):
         return [self.student_hidden, self.student_qk, self.student_logits, *self.projections.parameters()]
 
-    def packed(self, *, padded, energies):
+    def packed(self, *, padded):
         shares = shares_of(LENGTHS, padded=padded)
         absent = torch.zeros_like(self.teacher_logits, dtype=torch.bool)
         for part, classes in zip(self.slices, CLASSES, strict=True):
             absent[part, classes:] = True
         query, key = self.teacher_qk[:LAYERS], self.teacher_qk[LAYERS:]
-        if energies:
-            (grid,) = shares.grids
-            keys = grid.keys[:, None, :, None]
-            queries = keys if grid.queries is not None else torch.ones_like(keys)
-            energies = attention_energy(query * queries, key * keys)
         teacher = TeacherSignals(
-            self.teacher_hidden, (query,), (key,), energies if energies is not False else None,
-            self.teacher_logits.masked_fill(absent, ABSENT),
+            self.teacher_hidden, (query,), (key,), self.teacher_logits.masked_fill(absent, ABSENT)
         )  # fmt: skip
         logits = self.student_logits.masked_fill(absent, ABSENT)
         student = StudentSignals(
@@ -116,11 +109,10 @@ RATIOS = torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1], [0.1, 0.1, 0.8]], dtype
 
 
 @pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("energies", [False, True])
 @pytest.mark.parametrize("heads_width", [(1, 1), (8, 9)], ids=["by-grams", "by-scores"])
-def test_equal_to_one_domain_after_the_other(padded, energies, heads_width):
+def test_equal_to_one_domain_after_the_other(padded, heads_width):
     batch = Batch(student_width=6, teacher_width=10, heads_width=heads_width)
-    found, expected = batch.packed(padded=padded, energies=energies), batch.one_by_one(padded=padded)
+    found, expected = batch.packed(padded=padded), batch.one_by_one(padded=padded)
     prototypes = torch.stack([t.prototypes for t in expected], dim=1)
     torch.testing.assert_close(found.prototypes, prototypes, rtol=1e-12, atol=1e-12)
     # The prototypes have gradients too: they steer the graph.
@@ -135,7 +127,7 @@ def test_equal_to_one_domain_after_the_other(padded, energies, heads_width):
 
 def test_parts_of_the_rows_add_up():
     batch = Batch(student_width=6, teacher_width=10)
-    whole, shares = batch.packed(padded=False, energies=False), shares_of(LENGTHS)
+    whole, shares = batch.packed(padded=False), shares_of(LENGTHS)
     (grid,) = shares.grids
     tokens = shares.tokens.sum(dim=0).view(-1, TOKENS)
     sums = None
@@ -149,7 +141,7 @@ def test_parts_of_the_rows_add_up():
         absent = torch.tensor([False, False, True]) & ~torch.tensor([r in (3, 4) for r in rows])[:, None]
         logits = [t[rows].masked_fill(absent, ABSENT) for t in (batch.teacher_logits, batch.student_logits)]
         terms = packed_terms(
-            TeacherSignals(take[0], (take[1][:LAYERS],), (take[1][LAYERS:],), None, logits[0]),
+            TeacherSignals(take[0], (take[1][:LAYERS],), (take[1][LAYERS:],), logits[0]),
             StudentSignals(own[0], batch.projections(own[0]), (own[1][:LAYERS],), (own[1][LAYERS:],), logits[1]),
             part,
             batch.projections,
@@ -162,15 +154,13 @@ def test_parts_of_the_rows_add_up():
         torch.testing.assert_close(part, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("energies", [False, True])
-def test_scores_are_compared_in_groups_of_rows(energies):
+def test_scores_are_compared_in_groups_of_rows():
     """Rows of three lengths in one grid, or the last two in a grid of their own, with what is known of each."""
     batch = Batch(student_width=6, teacher_width=10, heads_width=(1, 1))
     shares = shares_of(LENGTHS)
     (grid,) = shares.grids
     keys = grid.keys[:, None, :, None]
     queries, own = batch.teacher_qk * keys, batch.student_qk
-    known = attention_energy(queries[:LAYERS], queries[LAYERS:]) if energies else None
     found = []
     for parts in ([slice(0, 6)], [slice(0, 4), slice(4, 6)]):
         grids = tuple(Grid(part, grid.pairs[part], grid.queries[part], grid.keys[part]) for part in parts)
@@ -178,7 +168,7 @@ def test_scores_are_compared_in_groups_of_rows(energies):
             [tuple(half[:, part] for part in parts) for half in (t[:LAYERS], t[LAYERS:])] for t in (queries, own)
         )
         terms = packed_terms(
-            TeacherSignals(batch.teacher_hidden, *teacher, known, batch.teacher_logits),
+            TeacherSignals(batch.teacher_hidden, *teacher, batch.teacher_logits),
             StudentSignals(batch.student_hidden, batch.teacher_hidden, *student, batch.student_logits),
             dataclasses.replace(shares, grids=grids),
             None,
@@ -196,7 +186,7 @@ def test_what_stands_in_padding_reaches_neither_loss_nor_gradient():
         tensor.data[:, ~keys] = float("nan")
     for tensor in (batch.student_qk, batch.teacher_qk):
         tensor.data.transpose(2, 3)[:, ~keys] = float("nan")
-    terms = batch.packed(padded=False, energies=False)
+    terms = batch.packed(padded=False)
     for value in (terms.hidden, terms.attention):
         assert torch.isfinite(value).all()
     for gradient in torch.autograd.grad(terms.attention.sum() + terms.hidden.sum(), [batch.student_qk]):
@@ -205,7 +195,7 @@ def test_what_stands_in_padding_reaches_neither_loss_nor_gradient():
 
 def test_logits_only_needs_nothing_else():
     batch = Batch(student_width=6, teacher_width=10)
-    teacher = TeacherSignals(None, None, None, None, batch.teacher_logits)
+    teacher = TeacherSignals(None, None, None, batch.teacher_logits)
     student = StudentSignals(None, None, None, None, batch.student_logits)
     terms = packed_terms(teacher, student, shares_of(LENGTHS), None, mean_classes=3)
     assert terms.hidden.shape == (0, 3)
@@ -237,7 +227,7 @@ def test_golden_packed(path):
         one, one[:, None].expand(rows, tokens) / tokens, one / tokens**2, None, mask,
     )  # fmt: skip
     terms = packed_terms(
-        TeacherSignals(hidden, (scores,), (keys,), None, logits),
+        TeacherSignals(hidden, (scores,), (keys,), logits),
         StudentSignals(own_hidden, own_hidden, (own_scores,), (own_keys,), own_logits),
         shares,
         None,
@@ -275,7 +265,7 @@ def test_short_differences_are_those_of_the_same_numbers_in_float32():
     for dtype in (torch.bfloat16, torch.float32):
         theirs, mine = [t.to(dtype) for t in tensors[:2]], [t.to(dtype).requires_grad_() for t in tensors[2:]]
         state = states[1].to(dtype).requires_grad_()
-        teacher = TeacherSignals(states[0].to(dtype), *((t,) for t in theirs), None, torch.zeros(3, 2))
+        teacher = TeacherSignals(states[0].to(dtype), *((t,) for t in theirs), torch.zeros(3, 2))
         student = StudentSignals(state, state, *((t,) for t in mine), torch.zeros(3, 2))
         terms = packed_terms(teacher, student, shares, None, mean_classes=2)
         gradients = torch.autograd.grad((terms.hidden + 2 * terms.attention).sum(), (state, *mine))
@@ -292,7 +282,7 @@ def test_different_numbers_of_heads_are_compared_by_relations():
     ones = torch.ones(1, 3)
     shares = Shares.padded(torch.ones(1, 1), torch.ones(1), ones / 3, torch.tensor([1 / 9]), None, None)
     states = torch.zeros(2, 1, 3, 4)
-    teacher = TeacherSignals(states, (teacher_query,), (teacher_key,), None, torch.zeros(1, 2))
+    teacher = TeacherSignals(states, (teacher_query,), (teacher_key,), torch.zeros(1, 2))
     student = StudentSignals(states, states, (query,), (key,), torch.zeros(1, 2))
     found = packed_terms(teacher, student, shares, None, mean_classes=2).attention[1, 0]
     scores = (teacher_query @ teacher_key.mT)[0, 0]

@@ -45,7 +45,7 @@ def test_a_second_pass_must_be_worth_it(lengths, pieces):
         {"graph": "frozen"},
         {"graph": "uniform", "label_weight": 0.5},
         {"method": "logits"},
-        {"graph": "none", "loss_scale": "relative"},
+        {"graph": "none"},
     ],
 )
 def test_pieces_and_rows_side_by_side_have_the_losses_and_gradients_of_the_whole(
@@ -62,8 +62,6 @@ def test_pieces_and_rows_side_by_side_have_the_losses_and_gradients_of_the_whole
             task.side_by_side = None
         student.eval()
         task.labels = {domain: np.arange(20) % 2 for domain in rows}
-        if options.get("loss_scale"):
-            task.measure(rows)
         batch = task.collate(rows)
         layout = batch[0].batch.layout
         assert (layout is not None) == beside

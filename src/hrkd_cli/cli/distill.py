@@ -40,8 +40,6 @@ def distill(
     attention_weight: own.AttentionWeight = _DEFAULT.attention_weight,
     prediction_weight: own.PredictionWeight = _DEFAULT.prediction_weight,
     label_weight: own.LabelWeight = _DEFAULT.label_weight,
-    compare_until: own.CompareUntil = _DEFAULT.compare_until,
-    loss_scale: own.LossScale = _DEFAULT.loss_scale,
     instance_weights: own.InstanceWeights = _DEFAULT.instance_weights,
     temperature: own.Temperature = _DEFAULT.temperature,
     means: own.Means = choices.Means.MASKED,

@@ -172,23 +172,6 @@ LabelWeight = Annotated[
         rich_help_panel=METHOD,
     ),
 ]
-CompareUntil = Annotated[
-    float,
-    typer.Option(
-        "--compare-until",
-        metavar="X",
-        help="Share of the steps in which hidden states and attention are compared; then answers alone.",
-        rich_help_panel=METHOD,
-    ),
-]
-LossScale = Annotated[
-    choices.LossScale,
-    typer.Option(
-        "--loss-scale",
-        help="Hidden-state and attention losses as they are, or relative to the teacher's spread at each layer.",
-        rich_help_panel=METHOD,
-    ),
-]
 InstanceWeights = Annotated[
     choices.InstanceWeights,
     typer.Option(

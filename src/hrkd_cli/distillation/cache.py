@@ -24,9 +24,8 @@ from torch import Tensor
 from hrkd_cli.distillation.cache_files import CacheFolder, RowWriter, Shard, ShardBuilder, plan_shards
 from hrkd_cli.distillation.teachers import Teachers
 from hrkd_cli.events import OnEvent, Progress
-from hrkd_cli.method import attention_energy
 from hrkd_cli.models.capture import Capture, Captured, select_columns
-from hrkd_cli.models.encoding import Batch, Encoded, Encoder
+from hrkd_cli.models.encoding import Encoded, Encoder
 from hrkd_cli.models.folder import model_fingerprint
 from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.models.querykey import QueryKeys
@@ -120,11 +119,6 @@ class TeacherCache:
         return sum(int(sizes.sum()) for sizes in self.sizes.values())
 
     @property
-    def with_energies(self) -> bool:
-        """Whether the norms of attention scores are of use: the loss of bf16 tensors goes by the scores themselves."""
-        return self.kept.attention and self.arithmetic.dtype is not torch.bfloat16
-
-    @property
     def rows(self) -> int:
         """Train rows of all domains."""
         return sum(len(e) for e in self.encoded.values())
@@ -160,11 +154,11 @@ class TeacherCache:
         return found
 
     @torch.no_grad()
-    def forward(self, domain: str, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, domain: str, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Run a domain's teacher on some of its rows.
 
         Returns:
-            States (R, U, T, H) in 16 bits, logits (R, C) of the domain's labels and energies (L, R), both float32.
+            States (R, U, T, H) in 16 bits, and logits (R, C) of the domain's labels in float32.
         """
         model = self.teachers.models[domain]
         batch = self.encoder.collate(self.encoded[domain], list(rows), self.arithmetic.device)
@@ -172,7 +166,7 @@ class TeacherCache:
             seen = self.captures[id(model)](batch)
         logits = select_columns(seen.logits.float(), self.teachers.heads.columns[domain])
         if not self.kept.units:
-            return logits.new_zeros((len(rows), 0, 0, 0)), logits, logits.new_zeros((0, len(rows)))
+            return logits.new_zeros((len(rows), 0, 0, 0)), logits
         by_number = {0: seen.hidden[0]}
         by_number |= dict(zip(self.kept.layers, seen.hidden[1:], strict=True))
         by_number |= {n - 1: t for n, t in zip(self.kept.layers, seen.entering, strict=True)}
@@ -183,8 +177,7 @@ class TeacherCache:
         if stored is torch.float16:  # bf16 reaches as far as float32
             limit = torch.finfo(stored).max
             parts = [p.float().clamp(-limit, limit) for p in parts]
-        states = torch.stack([p.to(stored) for p in parts], dim=1)
-        return states, logits, self._energies(id(model), states, batch)
+        return torch.stack([p.to(stored) for p in parts], dim=1), logits
 
     @property
     def heads(self) -> int:
@@ -202,12 +195,6 @@ class TeacherCache:
         first, last = numbers[0], numbers[-1]
         whole = numbers == list(range(first, last + 1))
         return states[first : last + 1] if whole else states[numbers]
-
-    def queries_and_keys(self, model: int, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Return queries and keys, (L, R, A, T, d) each, of the matched layers from kept states (U, R, T, H)."""
-        if self.kept.scored:
-            return self.split(states[len(self.kept.states) :])
-        return self.query_keys[model](self.entering(states))
 
     def _plan(self, layers: tuple[int, ...], *, attention: bool, derived: bool) -> Kept:
         """Find out what has to be kept, trying each teacher on a few rows."""
@@ -247,17 +234,6 @@ class TeacherCache:
             "device": self.arithmetic.device.type,
         }
 
-    def _energies(self, model: int, states: Tensor, batch: Batch) -> Tensor:
-        """Squared norms of the attention scores as they will be computed from what is kept, (L, R).
-
-        They are of use to the loss in float32 only (``hrkd_cli.method.gaps``).
-        """
-        if not self.with_energies:
-            return states.new_zeros((0, len(states)), dtype=torch.float32)
-        mask = batch.mask[:, None, :, None]
-        both = self.queries_and_keys(model, states.transpose(0, 1))
-        return attention_energy(*(torch.where(mask, t.float(), 0.0) for t in both))
-
     def _tell(self, on_event: OnEvent, before: int, total: int, rows: int) -> None:
         on_event(Progress("teacher outputs", min(total, (before + rows) * self.processes.size), total))
 
@@ -265,13 +241,11 @@ class TeacherCache:
         """Give a shard's states to the writer, batch by batch; return the small arrays."""
         lengths = self.lengths[shard.domain]
         logits = np.zeros((shard.rows, len(self.teachers.heads.labels[shard.domain])), dtype=np.float32)
-        energies = np.zeros((len(self.kept.layers) if self.with_energies else 0, shard.rows), dtype=np.float32)
         done = 0
         for rows in self.batches(shard):
-            states, own_logits, own_energies = self.forward(shard.domain, rows.tolist())
+            states, own_logits = self.forward(shard.domain, rows.tolist())
             inside = rows - shard.first
             logits[inside] = own_logits.cpu().numpy()
-            energies[:, inside] = own_energies.cpu().numpy()
             if states.numel():
                 host = states.view(torch.int16).cpu().numpy()
                 # Without its padding each state of a row is one piece of memory.
@@ -279,7 +253,7 @@ class TeacherCache:
                 writer.put(inside.tolist(), pieces)
             done += len(rows)
             tell(done)
-        return {"logits": logits, "energies": energies}
+        return {"logits": logits}
 
 
 def measure_rates(cache: TeacherCache, folder: Path) -> tuple[float, float]:

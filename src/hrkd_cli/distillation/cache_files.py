@@ -3,7 +3,7 @@
 A shard holds some consecutive train rows of one domain:
 
     N.bin           row after row, the chosen states of the row's real tokens: (U, tokens, H) 16-bit numbers
-    N.safetensors   ``logits`` (rows, C) and ``energies`` (L, rows), float32
+    N.safetensors   ``logits`` (rows, C), float32
     N.json          domain, first row, rows, checksums; written last: a shard without it does not count
 
 Rows come in any order and are written by threads, which have the checksums on the way: the states' is that of all rows'

@@ -25,7 +25,6 @@ class Read:
         states: (S, R, T, H), S states of each row; (S, 1, N, H) of rows side by side.
         scored: (2 L, R', T', H), queries and keys where they are kept, of each group of rows.
         logits: (R, C).
-        energies: (L, R).
         runs: (id of the teacher, rows), in the order of the rows.
         layout: of the rows where they stand side by side.
     """
@@ -33,7 +32,6 @@ class Read:
     states: Tensor
     scored: tuple[Tensor, ...]
     logits: Tensor
-    energies: Tensor
     runs: tuple[tuple[int, int], ...]
     layout: Layout | None
 
@@ -57,7 +55,6 @@ class CachedTeachers:
         kept, layout = self.cache.kept, batch.layout
         space = _Space(len(kept.states), 2 * len(kept.scored), kept.width, batch, pinned=self.device.type == "cuda")
         logits = np.full((len(picks), self.classes), ABSENT, dtype=np.float32)
-        energies = np.zeros((len(kept.layers) if self.cache.with_energies else 0, len(picks)), dtype=np.float32)
         runs: list[list[int]] = []
         for number, (domain, row) in enumerate(picks):
             page, inside = divmod(row, SHARD_ROWS)
@@ -66,7 +63,6 @@ class CachedTeachers:
                 space.put(number, mapped[starts[inside] : starts[inside + 1]].reshape(kept.units, -1, kept.width))
             own = small["logits"][inside]
             logits[number, : len(own)] = own
-            energies[:, number] = small["energies"][:, inside]
             model = id(self.cache.teachers.models[domain])
             if runs and runs[-1][0] == model:
                 runs[-1][1] += 1
@@ -74,9 +70,9 @@ class CachedTeachers:
                 runs.append([model, 1])
         stored = self.cache.arithmetic.stored
         states, *scored = (t.to(self.device, non_blocking=True).view(stored) for t in (space.states, *space.scored))
-        own_logits, own_energies = (to_device(torch.from_numpy(array), self.device) for array in (logits, energies))
+        own_logits = to_device(torch.from_numpy(logits), self.device)
         order = tuple((model, count) for model, count in runs)
-        return Read(states, tuple(scored), own_logits, own_energies, order, layout)
+        return Read(states, tuple(scored), own_logits, order, layout)
 
     @torch.no_grad()
     def signals(self, loaded: Read, numbers: Tensor) -> TeacherSignals:
@@ -85,11 +81,10 @@ class CachedTeachers:
         kept = self.cache.kept
         hidden = loaded.states[: len(kept.layers) + 1] if kept.layers else None
         if not kept.attention:
-            return TeacherSignals(hidden, None, None, None, loaded.logits)
+            return TeacherSignals(hidden, None, None, loaded.logits)
         both = [self.cache.split(t) for t in loaded.scored] if kept.scored else self._derived(loaded)
-        energies = loaded.energies if self.cache.with_energies else None
         queries, keys = (tuple(parts) for parts in zip(*both, strict=True))
-        return TeacherSignals(hidden, queries, keys, energies, loaded.logits)
+        return TeacherSignals(hidden, queries, keys, loaded.logits)
 
     def _derived(self, loaded: Read) -> list[tuple[Tensor, Tensor]]:
         """Compute queries and keys of each group, (L, R', A, T', d), from the states that enter a layer."""

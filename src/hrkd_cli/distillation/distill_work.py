@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hrkd_cli.config import DistillSettings, Graph, Init, InstanceWeights, LossScale
+from hrkd_cli.config import DistillSettings, Graph, Init, InstanceWeights
 from hrkd_cli.data.batching import Sampler, bare_per_row
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.unlabelled import BareTexts, MoreTexts
@@ -174,8 +174,6 @@ class Work:
                 held_back=self.held_back,
             )
 
-        if settings.loss_scale is LossScale.RELATIVE and task.comparison.layers:
-            task.measure(next(sampler()))
         return Trainer(
             stage="distill",
             model=self.student,

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hrkd_cli.config import ClassWeights, DistillSettings, InstanceWeights, LossScale, Method, Sampling
+from hrkd_cli.config import ClassWeights, DistillSettings, InstanceWeights, Method, Sampling
 from hrkd_cli.data.batching import Sampler
 from hrkd_cli.data.unlabelled import BareTexts
 from hrkd_cli.distillation.side_choice import teacher_side
@@ -51,7 +51,6 @@ DECISIVE = (
     "warmup",
     "max_length",
     "truncate",
-    "loss_scale",
     "precision",
     "seed",
     "student",
@@ -124,7 +123,7 @@ class GeneralWork:
         own = {field.name: getattr(self.settings, field.name) for field in fields(self.settings)}
         own |= {"epochs": self.settings.general_epochs, "method": Method.TINYBERT, "graph": None, "hierarchy": None}
         own |= {"sampling": Sampling.COVER, "class_weights": ClassWeights.NONE, "patience": None, "eval_every": None}
-        own |= {"label_weight": 0.0, "compare_until": 1.0, "domains": None}
+        own |= {"label_weight": 0.0, "domains": None}
         own |= {"instance_weights": InstanceWeights.NONE}
         return DistillSettings(**{**own, "general": None, "unlabelled": None}).resolved()
 
@@ -165,8 +164,6 @@ class GeneralWork:
                 lengths=None if task.comparison.padded else {TEXTS: encoded[TEXTS].lengths().tolist()},
             )
 
-        if settings.loss_scale is LossScale.RELATIVE:
-            task.measure(next(sampler()))
         return Trainer(
             stage=STAGE,
             model=trained,

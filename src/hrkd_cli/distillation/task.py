@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
@@ -23,12 +23,10 @@ from hrkd_cli.method import (
     Projections,
     RelationGraph,
     Shares,
-    Spread,
     StudentSignals,
     combine,
     label_terms,
     packed_terms,
-    teacher_spread,
 )
 from hrkd_cli.models.capture import Capture, layer_map
 from hrkd_cli.models.encoding import Batch, Encoded, Encoder
@@ -132,8 +130,6 @@ class DistillTask:
         own = sizes_of(student.config)
         shown = range(1, own.layers + 1) if comparison.layers else ()
         self.student = Capture(student, shown, attention=comparison.attention)
-        self.units: tuple[Tensor, Tensor] | None = None
-        self.answers = Capture(student, (), attention=False)
         # A GPU multiplies padding for nothing; the released means want it.
         self.side_by_side = None if comparison.padded else side_by_side(student, self.lengths, device)
         self.compares = bool(comparison.layers)
@@ -199,9 +195,8 @@ class DistillTask:
         return DistillBatch(batch, self.side.load(picks, batch), shares, labels)
 
     def on_step_start(self, number: int, steps: int, batch: Sequence[DistillBatch], optimizer: Optimizer) -> None:
-        """See what step ``number`` compares; train the graph before it, if it is one that is and its turn."""
-        self.compares = bool(self.comparison.layers) and number <= self.settings.compare_until * steps
-        if not self.compares or self.graph_trainer is None or number % self.settings.graph_every:
+        """Train a learned graph before step ``number`` where it is its turn."""
+        if self.graph_trainer is None or number % self.settings.graph_every:
             return
         self._train_graph(number, self._held_rows(number), batch, optimizer)
 
@@ -232,14 +227,12 @@ class DistillTask:
         """Run one step's rows; the losses of all domains and processes."""
         own = reduce(operator.add, map(self._compare_piece, batch))
         with self.arithmetic.exact():
-            return self._scaled(self._terms(own))
+            return self._terms(own)
 
     def _compare_piece(self, batch: DistillBatch) -> BatchTerms:
         numbers = batch.shares.domains.argmax(dim=0)  # (R,)
         teacher = self.side.signals(batch.teacher, numbers)
-        if not self.compares:
-            teacher = replace(teacher, hidden=None)
-        seen = (self.student if self.compares else self.answers)(batch.batch)
+        seen = self.student(batch.batch)
         hidden = stacked(seen.hidden)
         projected = hidden if self.projections is None or hidden is None else self.projections(hidden)
         logits = self.columns.take(seen.logits, numbers)
@@ -257,30 +250,6 @@ class DistillTask:
                 labels=batch.labels,
                 prototypes=self.graph is not None,
             )
-
-    @torch.no_grad()
-    def measure(self, rows: Rows) -> None:
-        """Measure the spread of what the teachers show on a step's rows, for relative losses."""
-        parts = []
-        for batch in self.collate(rows):
-            teacher = self.side.signals(batch.teacher, batch.shares.domains.argmax(dim=0))
-            with self.arithmetic.exact():
-                parts.append(teacher_spread(teacher, batch.shares, self.student.sizes.heads))
-        with self.arithmetic.exact():
-            own = reduce(operator.add, parts)
-            whole = Spread(
-                self.processes.all_reduce(own.squares),
-                self.processes.all_reduce(own.means),
-                None if own.scores is None else self.processes.all_reduce(own.scores),
-            )
-            self.units = whole.units()
-
-    def _scaled(self, terms: BatchTerms) -> BatchTerms:
-        """Divide hidden-state and attention losses by the teachers' spread, where it was measured."""
-        if self.units is None or not len(terms.hidden):
-            return terms
-        states, scores = self.units  # (L+1, 1) each
-        return replace(terms, hidden=terms.hidden / states, attention=terms.attention / scores)
 
     def _held_rows(self, number: int) -> Rows:
         """Draw held-back rows for a step: at most a batch of each domain, by the step's number alone."""
@@ -343,15 +312,13 @@ class DistillTask:
             by_kind["prediction"] = parts.prediction
         if parts.label is not None:
             by_kind["label"] = parts.label
-        return LossOutput(parts.total, by_kind, ratios if self.graph is not None and self.compares else None, layers)
+        return LossOutput(parts.total, by_kind, ratios if self.graph is not None else None, layers)
 
     def _ratios(self, terms: BatchTerms) -> tuple[Tensor | None, tuple[Tensor, ...]]:
         if self.settings.graph is Graph.NONE:
             return None, ()
         if self.graph is None:
             return torch.full_like(terms.hidden, 1 / len(terms.prediction)), ()
-        if not self.compares:
-            return terms.hidden, ()  # nothing to weight; the answers of D domains count 1/D each
         if self.graph_trainer is not None:
             # The graph has its own loss: the student's must not reach it, nor go through it.
             with torch.no_grad():

@@ -61,7 +61,7 @@ class NoTeachers:
 
     def signals(self, loaded: int, numbers: Tensor) -> TeacherSignals:
         """See TeacherSide."""
-        return TeacherSignals(None, None, None, None, torch.zeros(loaded, 1, device=numbers.device))
+        return TeacherSignals(None, None, None, torch.zeros(loaded, 1, device=numbers.device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +141,11 @@ class AskedTeachers:
         queries = tuple(torch.stack(part.queries) for part in seen if part.queries) or None
         keys = tuple(torch.stack(part.keys) for part in seen if part.keys) or None
         if not hidden:
-            return TeacherSignals(None, None, None, None, logits)
+            return TeacherSignals(None, None, None, logits)
         if not loaded.side_by_side:
-            return TeacherSignals(hidden[0], queries, keys, None, logits)
+            return TeacherSignals(hidden[0], queries, keys, logits)
         tokens = [states[:, part.batch.mask] for states, part in zip(hidden, loaded.parts, strict=True)]
-        return TeacherSignals(torch.cat(tokens, dim=1)[:, None], queries, keys, None, logits)
+        return TeacherSignals(torch.cat(tokens, dim=1)[:, None], queries, keys, logits)
 
     def _run(self, asked: Asked) -> Captured:
         capture, own = asked.groups[0]

@@ -4,7 +4,6 @@ Letters in shapes: B examples, T tokens, H teacher width, A heads, C classes, L 
 knows of files, models or the command line, and nothing is imported from the rest of the package.
 """
 
-from hrkd_cli.method.gaps import attention_energy
 from hrkd_cli.method.graph import DomainGraph, GraphRatios
 from hrkd_cli.method.losses import attention_loss, hidden_loss, prediction_loss, prototype
 from hrkd_cli.method.objective import (
@@ -21,12 +20,10 @@ from hrkd_cli.method.packed import (
     Grid,
     Labels,
     Shares,
-    Spread,
     StudentSignals,
     TeacherSignals,
     label_terms,
     packed_terms,
-    teacher_spread,
 )
 from hrkd_cli.method.relation import RelationGraph
 
@@ -43,10 +40,8 @@ __all__ = [
     "RelationGraph",
     "Shares",
     "Signals",
-    "Spread",
     "StudentSignals",
     "TeacherSignals",
-    "attention_energy",
     "attention_loss",
     "combine",
     "domain_terms",
@@ -55,5 +50,4 @@ __all__ = [
     "packed_terms",
     "prediction_loss",
     "prototype",
-    "teacher_spread",
 ]

@@ -34,7 +34,7 @@ def score_gap(teacher_query: Tensor, teacher_key: Tensor, query: Tensor, key: Te
 
 
 def gram_gap(teacher_query: Tensor, teacher_key: Tensor, query: Tensor, key: Tensor) -> Tensor:
-    """Return score_gap without the teacher's own term, from d x d matrices (method section 9)."""
+    """Return score_gap by way of d x d matrices, without T x T scores (method section 9)."""
     return _apply(_GramGap, teacher_query, teacher_key, query, key)
 
 
@@ -60,20 +60,6 @@ def short_score_gap(
         keys: see above.
     """
     return _apply(_ShortScoreGap, teacher_query, teacher_key, query, key, queries, keys)
-
-
-def attention_energy(queries: Tensor, keys: Tensor) -> Tensor:
-    """Return |Q K^T|^2 summed over heads, (L, R), without the T x T scores.
-
-    ``|Q K^T|^2 = <Q^T Q, K^T K>``: needs float32.
-
-    Args:
-        queries: (L, R, A, T, d), zero where a query does not count.
-        keys: (L, R, A, T, d), zero at padding.
-    """
-    with _exact_products():
-        queries, keys = wide(queries), wide(keys)
-        return ((queries.mT @ queries) * (keys.mT @ keys)).sum(dim=(2, 3, 4))
 
 
 class _StateGap(torch.autograd.Function):
@@ -115,15 +101,16 @@ class _ScoreGap(torch.autograd.Function):
 
 
 class _GramGap(torch.autograd.Function):
-    # <Q'^T Q', K'^T K'> - 2 <Q^T Q', K^T K'>
+    # <Q^T Q, K^T K> + <Q'^T Q', K'^T K'> - 2 <Q^T Q', K^T K'>
 
     @staticmethod
     def forward(ctx: Any, teacher_query: Tensor, teacher_key: Tensor, query: Tensor, key: Tensor) -> Tensor:
         with _exact_products():
             own_query, own_key = query.mT @ query, key.mT @ key
             cross_query, cross_key = teacher_query.mT @ query, teacher_key.mT @ key
+            theirs = ((teacher_query.mT @ teacher_query) * (teacher_key.mT @ teacher_key)).sum(dim=(2, 3, 4))
         ctx.save_for_backward(teacher_query, teacher_key, query, key, own_query, own_key, cross_query, cross_key)
-        return (own_query * own_key).sum(dim=(2, 3, 4)) - 2 * (cross_query * cross_key).sum(dim=(2, 3, 4))
+        return theirs + (own_query * own_key).sum(dim=(2, 3, 4)) - 2 * (cross_query * cross_key).sum(dim=(2, 3, 4))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor, Tensor]:

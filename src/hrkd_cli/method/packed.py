@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hrkd_cli.method.gaps import attention_energy, gram_gap, score_gap, short_score_gap, state_gap, wide
+from hrkd_cli.method.gaps import gram_gap, score_gap, short_score_gap, state_gap, wide
 from hrkd_cli.method.objective import BatchTerms, Projections
 
 ABSENT = -1e4  # logit of a class that a domain has not: its probability is exactly 0, and nothing becomes NaN
@@ -83,15 +83,12 @@ class TeacherSignals:
             compared.
         queries: (L, R', A, T', d) of each grid, already divided by sqrt(d); None when attention is left out.
         keys: as ``queries``.
-        energies: (L, R), the squared norm of each row's attention scores over heads and the pairs that count; None
-            where it is not known yet.
         logits: (R, C), each row's own labels, ``ABSENT`` where its domain has fewer than C.
     """
 
     hidden: Tensor | None
     queries: tuple[Tensor, ...] | None
     keys: tuple[Tensor, ...] | None
-    energies: Tensor | None
     logits: Tensor
 
 
@@ -205,54 +202,6 @@ def label_terms(logits: Tensor, labels: Labels, domains: Tensor, class_weights: 
     return domains @ (cross * labels.rows)
 
 
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Moments of what teachers show on some rows; those of all rows of a step are sums of those of its parts.
-
-    Attributes:
-        squares: (L+1, D), mean squared length of a hidden state.
-        means: (L+1, D, H), mean hidden state.
-        scores: (L, D), mean square of the attention scores; None where they are left out.
-    """
-
-    squares: Tensor
-    means: Tensor
-    scores: Tensor | None
-
-    def __add__(self, other: Spread) -> Spread:
-        """Add the moments of other rows of the same step."""
-        scores = None if self.scores is None or other.scores is None else self.scores + other.scores
-        return Spread(self.squares + other.squares, self.means + other.means, scores)
-
-    def units(self) -> tuple[Tensor, Tensor]:
-        """Return what hidden-state and attention losses are relative to, (L+1, 1) each: means over domains.
-
-        The variance of a hidden state's numbers, and the mean square of a score; 1 for the embedding's attention.
-        """
-        states = ((self.squares - self.means.square().sum(dim=-1)) / self.means.shape[-1]).mean(dim=-1, keepdim=True)
-        ones = torch.ones_like(states)
-        return states, ones if self.scores is None else torch.cat([ones[:1], self.scores.mean(dim=-1, keepdim=True)])
-
-
-def teacher_spread(teacher: TeacherSignals, shares: Shares, heads: int) -> Spread:
-    """Measure what teachers show, with the means of the losses; ``heads`` are the student's."""
-    assert teacher.hidden is not None
-    hidden = wide(_by_token(teacher.hidden))
-    squares = state_gap(hidden, torch.zeros_like(hidden), shares.tokens, shares.counted)  # (L+1, D)
-    valid = hidden if shares.counted is None else torch.where(shares.counted[:, None], hidden, 0.0)
-    means = shares.tokens @ valid  # (L+1, D, H)
-    if teacher.queries is None or teacher.keys is None:
-        return Spread(squares, means, None)
-    scores = []
-    for grid, queries, keys in zip(shares.grids, teacher.queries, teacher.keys, strict=True):
-        groups = math.gcd(heads, queries.shape[2])
-        query, key = _cleared(merge_heads(wide(queries), groups), merge_heads(wide(keys), groups), grid)
-        # A relation's scores are sums over its heads, divided by the square root of how many these are.
-        energies = attention_energy(query, key) * grid.pairs / queries.shape[2]
-        scores.append(energies @ shares.domains[:, grid.rows].T)
-    return Spread(squares, means, sum(scores[1:], scores[0]))
-
-
 def _cleared(query: Tensor, key: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """Return queries and keys, (L, R', A, T', d), as zeros where they do not count."""
     if grid.keys is not None:
@@ -289,18 +238,15 @@ def _attention_terms(teacher: TeacherSignals, student: StudentSignals, shares: S
     own, theirs = student.queries[number], teacher.queries[number]
     heads = {"student": own.shape[2], "teacher": theirs.shape[2]}
     groups = math.gcd(*heads.values())
-    energies = None
-    if teacher.energies is not None and heads["teacher"] == groups:
-        energies = teacher.energies[:, grid.rows]
     found = [merge_heads(t, groups) for t in (own, student.keys[number], theirs, teacher.keys[number])]
     for place, side in ((0, "student"), (2, "teacher")):
         if heads[side] != groups:
             found[place] = found[place] * (groups / heads[side]) ** 0.5
-    gaps = _relation_gaps(found, energies, grid) / groups  # (L, R')
+    gaps = _relation_gaps(found, grid) / groups  # (L, R')
     return (gaps * grid.pairs) @ shares.domains[:, grid.rows].T
 
 
-def _relation_gaps(found: list[Tensor], energies: Tensor | None, grid: Grid) -> Tensor:
+def _relation_gaps(found: list[Tensor], grid: Grid) -> Tensor:
     """Squared differences summed over relations, (L, R'), of [query, key, teacher's query, teacher's key]."""
     if all(t.dtype is torch.bfloat16 for t in found):
         query, key, teacher_query, teacher_key = found
@@ -310,9 +256,5 @@ def _relation_gaps(found: list[Tensor], energies: Tensor | None, grid: Grid) -> 
     teacher_query, teacher_key = _cleared(teacher_query, teacher_key, grid)
     tokens, own, theirs = query.shape[-2], query.shape[-1], teacher_query.shape[-1]
     # Multiplications a token, forward and backward: Gram matrices against the T x T scores.
-    grams, scores = 4 * own * (own + theirs), tokens * (theirs + 3 * own)
-    if scores <= (grams if energies is not None else grams + 2 * theirs * theirs):
-        return score_gap(teacher_query, teacher_key, query, key)
-    if energies is None:
-        energies = attention_energy(teacher_query, teacher_key)
-    return energies + gram_gap(teacher_query, teacher_key, query, key)
+    grams, scores = 4 * own * (own + theirs) + 2 * theirs * theirs, tokens * (theirs + 3 * own)
+    return (score_gap if scores <= grams else gram_gap)(teacher_query, teacher_key, query, key)
