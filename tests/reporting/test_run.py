@@ -2,25 +2,26 @@
 
 import json
 import re
+from array import array
 
 import pytest
 from made_runs import dev_line, lines, step_line, write_lines, write_record, write_run
 
 from hrkd_cli.errors import DataError
-from hrkd_cli.reporting.run import read_run
+from hrkd_cli.reporting.run import Series, read_run
 
 
 def test_a_finished_run(tmp_path):
     run = read_run(write_run(tmp_path / "student"))
     assert (run.name, run.stage, run.finished) == ("student", "distill", True)
-    assert (run.metrics.steps, run.metrics.last_step, run.metrics.epoch) == (40, 40, 4.0)
-    assert run.metrics.domains == ("books", "dvd")
+    assert (run.steps, run.last_step, run.epoch) == (40, 40, 4.0)
+    assert run.domains == ("books", "dvd")
     assert run.best.step == 20
-    assert list(run.metrics.losses) == ["total", "hidden", "prediction"]
-    assert {place: series.y[0] for place, series in run.metrics.ratios.items()} == {
+    assert list(run.losses) == ["total", "hidden", "prediction"]
+    assert {place: series.y[0] for place, series in run.ratios.items()} == {
         (0, 0): 0.4, (0, 1): 0.6, (1, 0): 0.5, (1, 1): 0.5, (2, 0): 0.3, (2, 1): 0.7,
     }  # fmt: skip
-    assert list(run.metrics.layer_ratios) == [(1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
+    assert list(run.layer_ratios) == [(1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
 
 
 def test_of_equal_scores_the_later_is_the_best(tmp_path):
@@ -38,18 +39,18 @@ def test_the_record_of_a_finished_run_names_the_best(tmp_path):
 
 def test_unknown_losses_are_taken_as_they_come(tmp_path):
     more = [step_line(1, losses={"total": 1.0, "held_back": 0.3, "note": "x"}), step_line(2, losses={"total": 1.0})]
-    losses = read_run(write_lines(tmp_path, more)).metrics.losses
+    losses = read_run(write_lines(tmp_path, more)).losses
     assert {kind: list(series.x) for kind, series in losses.items()} == {"total": [1.0, 2.0], "held_back": [1.0]}
 
 
 def test_a_gradient_that_overflowed_is_left_out(tmp_path):
     found = read_run(write_lines(tmp_path, [step_line(1, gradient_norm=float("inf")), step_line(2)]))
-    assert found.metrics.rates["gradient_norm"].points() == [(2.0, 2.0)]
+    assert found.rates["gradient_norm"] == Series(array("d", [2.0]), array("d", [2.0]))
 
 
 def test_a_last_line_that_was_cut_off_is_left_out(tmp_path):
     run = read_run(write_lines(tmp_path / "s.partial", lines()[:7], tail='{"step": 8, "epo'))
-    assert (run.metrics.steps, run.finished, run.best) == (7, False, None)
+    assert (run.steps, run.finished, run.best) == (7, False, None)
 
 
 def test_a_damaged_line_elsewhere_is_named(tmp_path):
@@ -94,9 +95,8 @@ def test_options_of_an_unfinished_run_come_from_its_newest_checkpoint(tmp_path):
     ("given", "changed"),
     [
         ({}, []),
-        ({"graph": "frozen", "hierarchy": True}, ["graph"]),
-        ({"graph": "frozen", "hierarchy": False}, ["graph", "hierarchy"]),
-        ({"method": "tinybert", "graph": "none", "hierarchy": False}, ["method"]),
+        ({"graph": "frozen", "hierarchy": True}, ["graph", "hierarchy"]),
+        ({"method": "tinybert", "graph": "none", "hierarchy": False}, ["method", "graph"]),
         ({"epochs": 3, "of_another_version": 1}, ["epochs"]),
         ({"method": "unheard-of"}, ["method"]),
     ],

@@ -100,7 +100,7 @@ def report(
     _check_target(target, paths, force=force)
     for run in read:
         if not run.finished:
-            on_event(Note(f"{run.path}: not finished; the report shows its first {run.metrics.last_step:,} steps"))
+            on_event(Note(f"{run.path}: not finished; the report shows its first {run.last_step:,} steps"))
     content = page(read).encode()
     _write(target, content)
     return ReportResult(str(target), len(content), tuple(map(_summary, read)))
@@ -150,4 +150,4 @@ def _write(target: Path, content: bytes) -> None:
 def _summary(run: Run) -> RunSummary:
     best = run.best
     step, accuracy = (None, None) if best is None else (best.step, best.average.get("accuracy"))
-    return RunSummary(str(run.path), run.stage, run.finished, run.metrics.steps, step, accuracy)
+    return RunSummary(str(run.path), run.stage, run.finished, run.steps, step, accuracy)
