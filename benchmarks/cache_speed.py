@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from hrkd_cli.config import Precision
+from hrkd_cli.choices import Precision
 from hrkd_cli.distillation.cache import TeacherCache
 from hrkd_cli.models.precision import Arithmetic
 from train_speed import Bench, arguments, machine

@@ -168,7 +168,7 @@ def write_files(student: Path, out: Path) -> dict[str, Path]:
     """
     import numpy as np
 
-    from hrkd_cli.config import Target
+    from hrkd_cli.choices import Target
     from hrkd_cli.models.backend import TorchBackend
     from hrkd_cli.onnx_export.calibrate import activation_extremes
     from hrkd_cli.onnx_export.graph import write_graph
@@ -200,7 +200,7 @@ def write_rewrites(student: Path, out: Path) -> dict[str, Path]:
     """Write int8 graphs after none of the rewrites, the first, the first two, and so on."""
     import onnx
 
-    from hrkd_cli.config import Target
+    from hrkd_cli.choices import Target
     from hrkd_cli.models.backend import TorchBackend
     from hrkd_cli.onnx_export import rewrite
     from hrkd_cli.onnx_export.graph import write_graph

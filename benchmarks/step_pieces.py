@@ -14,7 +14,7 @@ import tempfile
 import time
 from itertools import islice
 
-from hrkd_cli.config import Precision
+from hrkd_cli.choices import Precision
 from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.training import rows as step_rows
 from hrkd_cli.training.optimizer import Optimizer

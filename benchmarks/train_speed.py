@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 
-from hrkd_cli.config import DistillSettings, Precision
+from hrkd_cli.choices import Precision
 from hrkd_cli.data.opening import load_for_training
 from hrkd_cli.distillation.cache import TeacherCache
 from hrkd_cli.distillation.cached_teachers import CachedTeachers
@@ -46,6 +46,7 @@ from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.models.sizes import sizes_of
 from hrkd_cli.models.student import build_student
 from hrkd_cli.predict.heads import DomainHeads
+from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.loop import prefetch, train
 from hrkd_cli.training.optimizer import Optimizer
 from hrkd_cli.training.process_group import SINGLE_PROCESS

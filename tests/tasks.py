@@ -2,7 +2,7 @@
 
 import torch
 
-from hrkd_cli.config import DistillSettings, Precision, TeacherCheckpoints
+from hrkd_cli.choices import Precision, TeacherCheckpoints
 from hrkd_cli.distillation.task import Comparison, DistillTask
 from hrkd_cli.distillation.teacher_side import AskedTeachers
 from hrkd_cli.distillation.teachers import open_teachers
@@ -10,6 +10,7 @@ from hrkd_cli.models.encoding import make_encoder
 from hrkd_cli.models.loading import new_classifier
 from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.predict.heads import DomainHeads
+from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.scoring import encode_split
 
 

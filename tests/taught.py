@@ -20,7 +20,7 @@ def dataset():
 
 @pytest.fixture(scope="session")
 def teacher(tmp_path_factory, encoder, dataset):
-    from hrkd_cli.config import TeachSettings
+    from hrkd_cli.settings import TeachSettings
     from hrkd_cli.teaching.teach import teach_on
 
     out = tmp_path_factory.mktemp("taught") / "teacher"

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from hrkd_cli.config import Target
+from hrkd_cli.choices import Target
 from hrkd_cli.models.backend import TorchBackend
 from hrkd_cli.models.loading import load_classifier
 from hrkd_cli.onnx_export.plain import write_fp32

@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import study
 import study_plan
-from hrkd_cli.config import DistillSettings, TeachSettings
+from hrkd_cli.settings import DistillSettings, TeachSettings
 from study_plan import PLANS, PlanError, choose
 from study_table import gaps, mean_accuracy, paired_difference, put_into, spread, tables
 from tiny import make_dataset

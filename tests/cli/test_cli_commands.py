@@ -5,7 +5,7 @@ import pytest
 from cli_fakes import COMPARED, EXPORTED, PREPARED, TRAINED
 
 from hrkd_cli import errors
-from hrkd_cli.config import DistillSettings, TeachSettings
+from hrkd_cli.settings import DistillSettings, TeachSettings
 
 RUNS = {
     "prepare": (["raw"], PREPARED),
@@ -58,10 +58,10 @@ def test_prepare_hands_everything_over(hrkd, engines):
     )
     words += " --text-pair p --label l --domain d --split s --seed 7 --force --processes 3"
     assert hrkd(*words.split()).code == 0
-    args, options = engines["prepare"].calls[0]
-    assert args == ("raw",)
+    options = engines["prepare"].options
     options.pop("on_event")
     assert options == {
+        "source": "raw",
         "out": Path("o"),
         "format": "csv",
         "text": "t",
@@ -94,10 +94,10 @@ def test_teach_hands_over_exactly_its_settings(hrkd, engines):
     words += " --weight-decay 0 --warmup 0.2 --max-length 64 --sampling balanced --metric macro-f1 --patience 3"
     words += " --precision bf16 --checkpoint-every 50 --processes 1 --truncate tail"
     assert hrkd(*words.split(), "--class-weights", "balanced", "--seed", "1", "--device", "cpu", "--force").code == 0
-    args, options = engines["teach"].calls[0]
-    assert args == ("m",)
-    given = {name: options.pop(name) for name in ("data", "out", "force", "resume", "on_event", "sources")}
-    assert (given["data"], given["out"], given["force"], given["resume"]) == ("d", Path("o"), True, False)
+    options = engines["teach"].options
+    given = {name: options.pop(name) for name in ("model", "data", "out", "force", "resume", "on_event", "sources")}
+    del given["on_event"], given["sources"]
+    assert given == {"model": "m", "data": "d", "out": Path("o"), "force": True, "resume": False}
     settings = TeachSettings(**options)
     assert settings.to_json() == {
         "epochs": 2,
@@ -129,8 +129,8 @@ def test_distill_hands_over_exactly_its_settings(hrkd, engines):
         " --teacher-checkpoints average --teacher-epochs 2 --hidden-weight 0.5 --attention-weight 0 --means released"
     )
     assert hrkd(*words.split(), "--prediction-weight", "3", "--allow-weak-teacher").code == 0
-    args, options = engines["distill"].calls[0]
-    assert args == ("t",)
+    options = engines["distill"].options
+    assert options.pop("teacher") == "t"
     for name in ("data", "out", "force", "resume", "on_event", "sources"):
         options.pop(name)
     changed = {k: v for k, v in DistillSettings(**options).to_json().items() if v != DistillSettings().to_json()[k]}
@@ -152,9 +152,9 @@ def test_distill_hands_over_exactly_its_settings(hrkd, engines):
 
 def test_distill_s_defaults_follow_on_from_teach(hrkd, engines):
     ran = hrkd("distill")
-    args, options = engines["distill"].calls[0]
-    assert (args, options["data"], options["out"]) == (
-        (str(Path("hrkd-out/teacher")),),
+    options = engines["distill"].options
+    assert (options["teacher"], options["data"], options["out"]) == (
+        str(Path("hrkd-out/teacher")),
         str(Path("hrkd-out/dataset")),
         Path("hrkd-out/student"),
     )
@@ -166,10 +166,10 @@ def test_distill_s_defaults_follow_on_from_teach(hrkd, engines):
 def test_eval_hands_everything_over(hrkd, engines):
     words = "eval a b --data d --split all --by-label --latency --threads 2 --device cpu --floor"
     assert hrkd(*words.split()).code == 0
-    args, options = engines["eval"].calls[0]
+    options = engines["eval"].options
     options.pop("on_event")
-    assert args == (["a", "b"],)
     assert options == {
+        "models": ["a", "b"],
         "data": "d",
         "split": "all",
         "by_label": True,
@@ -179,7 +179,7 @@ def test_eval_hands_everything_over(hrkd, engines):
         "floor": True,
     }
     assert hrkd("eval").code == 0
-    assert engines["eval"].calls[1][0] == (None,)
+    assert engines["eval"].options["models"] is None
 
 
 def test_export_hands_everything_over(hrkd, engines):
@@ -187,9 +187,9 @@ def test_export_hands_everything_over(hrkd, engines):
         "export s --int8 --int8-static --fp16 --int4 --target wasm --no-latency --max-drop 1 --data d --out o --force"
     )
     ran = hrkd(*words.split())
-    args, options = engines["export"].calls[0]
+    options = engines["export"].options
     options.pop("on_event")
-    assert args == (Path("s"),)
+    assert options.pop("student") == Path("s")
     precisions = dict.fromkeys(("int8", "int8_static", "fp16", "int4"), True)
     others = {"target": "wasm", "latency": False, "max_drop": 1.0, "data": "d", "out": Path("o"), "force": True}
     plain = {"domain": None, "trim_vocabulary": False, "vocabulary_size": None, "runtime": False}

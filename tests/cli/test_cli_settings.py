@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from hrkd_cli.config import DistillSettings
+from hrkd_cli.settings import DistillSettings
 
 
 def write(text: str) -> None:
@@ -91,7 +91,7 @@ def test_the_file_itself_can_come_from_the_environment(hrkd, engines, monkeypatc
         ("batch-size = 3\nbatch_size = 4", "'batch_size' is given twice"),
         ("config = 'x'", "c.toml: unknown key 'config'"),
         ("epochs = ", "c.toml: not TOML:"),
-        ("epochs = 0", "--epochs: 0 is not at least 1"),
+        ("epochs = 0", "c.toml: epochs: 0 is not at least 1"),
     ],
 )
 def test_a_bad_file_is_one_line(hrkd, engines, text, line):

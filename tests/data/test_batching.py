@@ -6,7 +6,7 @@ from itertools import islice
 
 import pytest
 
-from hrkd_cli.config import Sampling
+from hrkd_cli.choices import Sampling
 from hrkd_cli.data.batching import DomainStream, Sampler
 from hrkd_cli.errors import DataError, UsageError
 

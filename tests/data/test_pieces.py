@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from hrkd_cli.config import SourceFormat
+from hrkd_cli.choices import SourceFormat
 from hrkd_cli.data.sources.delimited import cut_quoted
 from hrkd_cli.data.sources.pieces import open_table
 from hrkd_cli.errors import DataError

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hrkd_cli.config import DistillSettings, Precision, TeacherCheckpoints, TeachSettings
+from hrkd_cli.choices import Precision, TeacherCheckpoints
 from hrkd_cli.distillation import cache_files
 from hrkd_cli.distillation.cache import TeacherCache
 from hrkd_cli.distillation.cache_files import Shard, make_room, plan_shards
@@ -21,6 +21,7 @@ from hrkd_cli.events import Note, Progress
 from hrkd_cli.models.encoding import make_encoder
 from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.models.unpadded import Layout, SideBySide
+from hrkd_cli.settings import DistillSettings, TeachSettings
 from hrkd_cli.teaching.teach import teach_on
 from hrkd_cli.training.process_group import SINGLE_PROCESS
 from hrkd_cli.training.rows import picks_of

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
-from hrkd_cli.config import DistillSettings, Graph, Means, Method, TeacherCheckpoints, TeachSettings
+from hrkd_cli.choices import Graph, Means, Method, TeacherCheckpoints
 from hrkd_cli.data.dataset import Rows
 from hrkd_cli.distillation.distill import distill, distill_on
 from hrkd_cli.distillation.teacher_side import AskedTeachers
@@ -17,6 +17,7 @@ from hrkd_cli.errors import HrkdError, ModelError, OutputError, TrainingError, U
 from hrkd_cli.events import Note, StepDone
 from hrkd_cli.method import Shares
 from hrkd_cli.models.encoding import Encoder
+from hrkd_cli.settings import DistillSettings, TeachSettings
 from hrkd_cli.teaching.teach import teach_on
 from tasks import make_task
 from tiny import ARCHITECTURES, make_dataset, tiny_tokenizer, write_encoder, write_raw

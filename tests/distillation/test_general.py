@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hrkd_cli.config import DistillSettings, Precision
+from hrkd_cli.choices import Precision
 from hrkd_cli.data.unlabelled import MoreTexts
 from hrkd_cli.distillation.distill import distill, distill_on
 from hrkd_cli.distillation.distill_work import Work
@@ -16,6 +16,7 @@ from hrkd_cli.errors import OutputError, UsageError
 from hrkd_cli.events import Note, StageStarted, StepDone, ignore
 from hrkd_cli.models.folder import model_fingerprint
 from hrkd_cli.models.precision import Arithmetic
+from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.process_group import SINGLE_PROCESS
 from hrkd_cli.training.stage import seed_everything
 from hrkd_cli.training.trainer import RunContext

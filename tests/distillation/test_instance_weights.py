@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_resume import StopError, run, stop_at
 
-from hrkd_cli.config import DistillSettings, Precision
+from hrkd_cli.choices import Precision
 from hrkd_cli.distillation.instance_weights import expertise_weights, instance_weights, prototype_scores
 from hrkd_cli.errors import TrainingError, UsageError
 from hrkd_cli.events import Note
@@ -16,6 +16,7 @@ from hrkd_cli.method import TeacherSignals
 from hrkd_cli.models.encoding import Encoded
 from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.models.unpadded import Layout
+from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup
 from hrkd_cli.training.rows import make_shares
 from tasks import make_task

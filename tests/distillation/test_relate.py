@@ -6,10 +6,10 @@ import torch
 from test_distill import run
 from torch import nn
 
-from hrkd_cli.config import DistillSettings
 from hrkd_cli.distillation.relate import GraphTrainer
 from hrkd_cli.distillation.task import DistillTask
 from hrkd_cli.method import BatchTerms, RelationGraph
+from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.optimizer import Optimizer
 from hrkd_cli.training.rows import hold_back
 from hrkd_cli.training.scoring import encode_split

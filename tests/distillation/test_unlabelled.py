@@ -6,13 +6,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hrkd_cli.config import DistillSettings, Precision
+from hrkd_cli.choices import Precision
 from hrkd_cli.data.unlabelled import MoreTexts
 from hrkd_cli.distillation.distill import distill, distill_on
 from hrkd_cli.distillation.distill_work import Work
 from hrkd_cli.errors import OutputError, TrainingError, UsageError
 from hrkd_cli.events import Note, StageStarted, StepDone, ignore
 from hrkd_cli.models.precision import Arithmetic
+from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.fit import batch_size_of
 from hrkd_cli.training.process_group import SINGLE_PROCESS
 from hrkd_cli.training.stage import class_weights

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hrkd_cli.config import Precision
+from hrkd_cli.choices import Precision
 from hrkd_cli.errors import UsageError
 from hrkd_cli.models import precision
 from hrkd_cli.models.precision import Arithmetic, cpu_has_bf16

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hrkd_cli.config import Init
+from hrkd_cli.choices import Init
 from hrkd_cli.errors import UsageError
 from hrkd_cli.models.cutting import cut_weights
 from hrkd_cli.models.loading import new_classifier, output_layer, set_heads

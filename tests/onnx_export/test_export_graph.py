@@ -3,7 +3,7 @@ import onnx
 import pytest
 
 from hrkd_cli import Predictor
-from hrkd_cli.config import Target
+from hrkd_cli.choices import Target
 from hrkd_cli.errors import ModelError
 from hrkd_cli.models.backend import TorchBackend
 from hrkd_cli.onnx_export.export import export

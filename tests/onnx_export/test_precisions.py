@@ -10,7 +10,7 @@ from onnx import TensorProto, numpy_helper
 
 import hrkd_cli
 from hrkd_cli import Predictor, evaluate
-from hrkd_cli.config import Target
+from hrkd_cli.choices import Target
 from hrkd_cli.errors import GateError, UsageError
 from hrkd_cli.evaluation.graph import count_parameters, precision
 from hrkd_cli.events import Note

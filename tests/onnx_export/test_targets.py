@@ -3,7 +3,7 @@ import platform
 import numpy as np
 import pytest
 
-from hrkd_cli.config import Target
+from hrkd_cli.choices import Target
 from hrkd_cli.onnx_export.int8 import round_weight
 from hrkd_cli.onnx_export.recipes import Precision, Recipe
 from hrkd_cli.onnx_export.targets import detect, weights_for

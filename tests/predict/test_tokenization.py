@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from hrkd_cli.config import Truncate
+from hrkd_cli.choices import Truncate
 from hrkd_cli.data.dataset import Rows
 from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.models.encoding import Encoder

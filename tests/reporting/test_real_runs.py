@@ -1,10 +1,11 @@
 """A report on what the stages really write."""
 
-from hrkd_cli.config import DistillSettings, Graph, TeachSettings
+from hrkd_cli.choices import Graph
 from hrkd_cli.distillation.distill import distill_on
 from hrkd_cli.reporting.page import page
 from hrkd_cli.reporting.report import report
 from hrkd_cli.reporting.run import read_run
+from hrkd_cli.settings import DistillSettings, TeachSettings
 from hrkd_cli.teaching.teach import teach_on
 from tiny import make_dataset, write_encoder
 

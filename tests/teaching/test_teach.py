@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from hrkd_cli.config import TeachSettings
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError, ModelError, OutputError, TrainingError, UsageError
 from hrkd_cli.events import DevScored, StageDone, StageStarted, StepDone
+from hrkd_cli.settings import TeachSettings
 from hrkd_cli.teaching.teach import FineTuningObjective, teach, teach_on
 from hrkd_cli.training import rows as step_rows
 from tiny import ARCHITECTURES, make_dataset, write_encoder
@@ -148,7 +148,7 @@ def test_the_loss_is_the_sum_of_the_domains_cross_entropies(encoder, dataset, mo
 def test_balanced_class_weights(encoder):
     import numpy as np
 
-    from hrkd_cli.config import ClassWeights
+    from hrkd_cli.choices import ClassWeights
     from hrkd_cli.predict.heads import DomainHeads
     from hrkd_cli.training.scoring import SplitLabels
     from hrkd_cli.training.stage import class_weights
@@ -326,7 +326,7 @@ def test_values_that_no_run_could_use(options, words):
 def test_what_is_kept_of_long_texts_stays_with_the_model(tmp_path, encoder, dataset, truncate, side):
     from transformers import AutoTokenizer
 
-    from hrkd_cli.config import Split
+    from hrkd_cli.choices import Split
     from hrkd_cli.evaluation.evaluate import EvalOptions, evaluate_on
     from hrkd_cli.predict.backend import open_backend
 

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from hrkd_cli.config import Precision, TeachSettings
+from hrkd_cli.choices import Precision
 from hrkd_cli.errors import TrainingError, UsageError
 from hrkd_cli.events import Note
 from hrkd_cli.models.encoding import Encoded
 from hrkd_cli.models.precision import Arithmetic
+from hrkd_cli.settings import TeachSettings
 from hrkd_cli.teaching.teach import teach_on
 from hrkd_cli.training import fit
 from hrkd_cli.training.fit import batch_size_of
@@ -130,7 +131,7 @@ def test_auto_trains_and_is_recorded(tmp_path, encoder, dataset):
     assert json.loads((tmp_path / "t" / "hrkd.json").read_text())["options"]["batch_size"]["value"] == "auto"
 
 
-@pytest.mark.parametrize("size", ["lots", "0", "-3", 0])
-def test_other_words_are_refused(size):
-    with pytest.raises(UsageError, match="is not at least 1, or auto"):
+@pytest.mark.parametrize(("size", "wanted"), [("lots", "a whole number"), ("3", "a whole number"), (0, "at least 1")])
+def test_other_words_are_refused(size, wanted):
+    with pytest.raises(UsageError, match=f"is not {wanted}, or auto"):
         TeachSettings(batch_size=size)

@@ -14,10 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hrkd_cli.config import DistillSettings, TeachSettings
 from hrkd_cli.distillation.distill import distill, distill_on
 from hrkd_cli.errors import HrkdError, OutputError, TrainingError, UsageError
 from hrkd_cli.events import Note, StepDone
+from hrkd_cli.settings import DistillSettings, TeachSettings
 from hrkd_cli.teaching.teach import teach, teach_on
 from hrkd_cli.training.checkpoint import Checkpoint, has_checkpoint, latest
 from tiny import write_raw

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hrkd_cli.config import Precision
+from hrkd_cli.choices import Precision
 from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.training import rows as step_rows
 from hrkd_cli.training.rows import pieces_of

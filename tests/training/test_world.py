@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from hrkd_cli.config import TeachSettings
 from hrkd_cli.errors import UsageError
+from hrkd_cli.settings import TeachSettings
 from hrkd_cli.teaching.teach import teach_on
 from hrkd_cli.training.process_group import ProcessGroup
 from hrkd_cli.training.rows import check_share, picks_of

@@ -7,12 +7,10 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import Any
 
 import typer
 
-from hrkd_cli.cli.settings import did_you_mean, expected
 from hrkd_cli.cli.units import one_line
 from hrkd_cli.errors import HrkdError, ProcessError, UsageError
 
@@ -101,55 +99,10 @@ def _usage(error: Any) -> str:
     if hasattr(error, "possibilities"):
         near = sorted(error.possibilities or ())
         return f"no such option: {error.option_name}" + (f"; did you mean {' or '.join(near)}?" if near else "")
-    parameter = getattr(error, "param", None)
-    if isinstance(error, typer.BadParameter) and parameter is not None:
-        if type(error) is not typer.BadParameter:  # a missing one
-            return f"missing {parameter.param_type_name} {_name(parameter)}"
-        return _bad_value(error, parameter)
+    if isinstance(error, typer.BadParameter) and (parameter := getattr(error, "param", None)) is not None:
+        return f"missing {parameter.param_type_name} {_name(parameter)}"
     text = one_line(str(error.format_message())).rstrip(".")
     return text[:1].lower() + text[1:]
-
-
-def _bad_value(error: Any, parameter: Any) -> str:
-    """Name the option or variable, the value, and what would do."""
-    where = _name(parameter)
-    source = error.ctx.get_parameter_source(parameter.name) if error.ctx else None
-    if source is not None and source.name == "ENVIRONMENT":
-        where = next((name for name in parameter.envvar if os.environ.get(name)), where)
-    elif source is not None and source.name == "DEFAULT_MAP":
-        where = f"{where} (from the --config file)"
-    value = _given(error)
-    kind = expected(error.ctx.command, parameter.name) if error.ctx else str
-    if value is None:
-        return f"{where}: {one_line(error.message).rstrip('.')}"
-    if kind in (int, float) and _is_number(value):
-        return f"{where}: {value} is out of range ({_range(parameter)})"
-    if issubclass(kind, StrEnum):
-        return f"{where}: {value!r} is not one of {', '.join(kind)}{did_you_mean(str(value), kind)}"
-    wanted = {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "valid")
-    return f"{where}: {value!r} is not {wanted}"
-
-
-def _given(error: Any) -> Any:
-    """Return the refused value: the validator's error has it, or the message starts with it."""
-    details = getattr(error.__cause__, "errors", None)
-    if callable(details) and details():
-        return details()[0].get("input")
-    quoted = error.message.split("'")
-    return quoted[1] if error.message.startswith("'") and len(quoted) > 2 else None
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-def _range(parameter: Any) -> str:
-    bounds = [("at least", parameter.min), ("at most", parameter.max)]
-    return " and ".join(f"{word} {bound}" for word, bound in bounds if bound is not None) or "a whole number is needed"
 
 
 def _name(parameter: Any) -> str:

@@ -7,14 +7,10 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from hrkd_cli import __version__
-from hrkd_cli.cli import options, tables
-from hrkd_cli.cli.session import session
-from hrkd_cli.config import DEFAULT_SEED, Device
-
-EXAMPLES = ""
+from hrkd_cli.cli import tables
+from hrkd_cli.cli.session import Session
+from hrkd_cli.command_settings import InfoSettings
 
 _PACKAGES = (
     "torch",
@@ -34,18 +30,9 @@ _PACKAGES = (
 _INSTRUCTIONS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm", "bf16")
 
 
-def info(
-    ctx: typer.Context,
-    seed: options.SeedUnused = DEFAULT_SEED,
-    device: options.DeviceUnused = Device.AUTO,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    config: options.ConfigFile = None,
-    force: options.ForceUnused = False,
-) -> None:
+def info(run: Session, _options: InfoSettings) -> None:
     """Show versions, processor, memory and devices."""
-    with session(ctx, progress=False) as run:
+    with run.engine(progress=False):
         found = collect()
     run.console.result(found, [tables.machine(found)])
 

@@ -6,15 +6,28 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
 from typer.main import get_command
 
 from hrkd_cli import __version__
-from hrkd_cli.cli import distill, evaluate, export, failures, info, launch, predict, prepare, report, settings, teach
-from hrkd_cli.cli.help import Command, Group
+from hrkd_cli.cli import commands, failures, info, launch, predict
+from hrkd_cli.cli.command import Command, Group, command_options, typer_callback
+from hrkd_cli.cli.resolve import resolve
+from hrkd_cli.cli.session import Session
+from hrkd_cli.command_settings import (
+    EvalSettings,
+    ExportSettings,
+    InfoSettings,
+    PredictSettings,
+    PrepareSettings,
+    ReportSettings,
+    SharedOptions,
+)
+from hrkd_cli.options import Settings, options_of
+from hrkd_cli.settings import DistillArguments, TeachArguments
 
 _HELP_OPTIONS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -38,18 +51,83 @@ file given with --config. Exit codes: 0 done, 1 error, 2 usage, 3 a quality gate
 HRKD_DEBUG=1 shows tracebacks.""",
 )
 
-for _command, _name in (
-    (prepare.prepare, "prepare"),
-    (teach.teach, "teach"),
-    (distill.distill, "distill"),
-    (evaluate.evaluate, "eval"),
-    (export.export, "export"),
-    (predict.predict, "predict"),
-    (report.report, "report"),
-    (info.info, "info"),
-):
-    _epilog = sys.modules[_command.__module__].EXAMPLES
-    app.command(_name, cls=Command, epilog=_epilog, context_settings=_HELP_OPTIONS)(_command)
+COMMANDS: dict[str, tuple[type[Settings], Callable[[Session, Any], None], str]] = {
+    "prepare": (
+        PrepareSettings,
+        commands.prepare,
+        """hrkd prepare ./reviews
+  hrkd prepare reviews.csv --text body --label stars --domain shop
+  hrkd prepare ./reviews --domains books,dvd --few-shot 0.1""",
+    ),
+    "teach": (
+        TeachArguments,
+        commands.teach,
+        """hrkd teach --model google-bert/bert-base-uncased
+  hrkd teach --model ./encoder --data ./reviews --epochs 2""",
+    ),
+    "distill": (
+        DistillArguments,
+        commands.distill,
+        """hrkd distill
+  hrkd distill --student 4x312 --epochs 5
+  hrkd distill --teacher google-bert/bert-base-uncased --data ./reviews""",
+    ),
+    "eval": (
+        EvalSettings,
+        commands.evaluate,
+        """hrkd eval
+  hrkd eval hrkd-out/teacher hrkd-out/student hrkd-out/student/onnx --latency
+  hrkd eval hrkd-out/student --floor
+  hrkd eval hrkd-out/student/onnx --data new.csv --split all --by-label""",
+    ),
+    "export": (
+        ExportSettings,
+        commands.export,
+        """hrkd export --int8
+  hrkd export ./student --int8 --max-drop 1.0
+  hrkd export ./student --int8 --target avx2 --out ./for-old-pcs
+  hrkd export --fp16 --int4
+  hrkd export --int8 --domain books --trim-vocabulary --out ./books""",
+    ),
+    "predict": (
+        PredictSettings,
+        predict.predict,
+        """hrkd predict hrkd-out/student/onnx "a lovely book" "it broke in a week"
+  hrkd predict hrkd-out/student/onnx new.csv --text body --domain books
+  hrkd predict --self-check hrkd-out/student
+  tail -f messages.txt | hrkd predict hrkd-out/student/onnx""",
+    ),
+    "report": (
+        ReportSettings,
+        commands.report,
+        """hrkd report
+  hrkd report hrkd-out/teacher --out teacher.html
+  hrkd report hrkd-out/student.partial
+  hrkd report ./frozen ./uniform --out compared.html""",
+    ),
+    "info": (InfoSettings, info.info, ""),
+}
+"""Settings class, function and examples of each command."""
+
+
+def _add(name: str, kind: type[Settings], function: Callable[[Session, Any], None], examples: str) -> None:
+    def run(_ctx: typer.Context, flags: dict[str, Any]) -> None:
+        every = {each: command_options(settings) for each, (settings, _, _) in COMMANDS.items()}
+        given, sources = resolve(name, flags, every)
+        own = {each: value for each, value in given.items() if each in options_of(kind)}
+        settings = kind.of(**own)
+        shared = SharedOptions(**{each: given[each] for each in options_of(SharedOptions) if each in given})
+        recipe = dict.fromkeys(kind.brought(own), "recipe")
+        function(Session(shared, {**dict.fromkeys(every[name], "default"), **recipe, **sources}), settings)
+
+    epilog = f"\b\nExamples:\n  {examples}" if examples else None
+    app.command(name, cls=Command, epilog=epilog, help=function.__doc__, context_settings=_HELP_OPTIONS)(
+        typer_callback(command_options(kind), run)
+    )
+
+
+for _name, _command in COMMANDS.items():
+    _add(_name, *_command)
 
 
 def _show_version(wanted: bool) -> None:
@@ -65,16 +143,14 @@ def root(
         bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
     ] = False,
 ) -> None:
-    """Distil a multi-domain text classifier into a small student for edge CPUs."""
+    """Distill a multi-domain text classifier into a small student for edge CPUs."""
     if ctx.invoked_subcommand is None:
         sys.stdout.write(ctx.get_help() + "\n")
 
 
 def command() -> Any:
-    """Return the command tree, every option joined to its environment variables."""
-    tree = get_command(app)
-    settings.attach_variables(tree)
-    return tree
+    """Return the command tree."""
+    return get_command(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,6 +1,6 @@
 """Which rows a training step sees. Only indices: no tensors, no text.
 
-Three ways to share a step among domains of different sizes (``hrkd_cli.config.Sampling``); B is the batch size a
+Three ways to share a step among domains of different sizes (``hrkd_cli.choices.Sampling``); B is the batch size a
 domain, D the number of domains, N the number of rows:
 
 =============  ==============================  ====================  ================================================
@@ -25,7 +25,7 @@ import random
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 
-from hrkd_cli.config import Sampling
+from hrkd_cli.choices import Sampling
 from hrkd_cli.errors import DataError, UsageError
 
 _Step = tuple[dict[str, list[int]], dict[str, list[int]]]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hrkd_cli.config import DEFAULT_SEED, SourceFormat, Split
+from hrkd_cli.choices import SourceFormat, Split
 from hrkd_cli.data.dataset import Dataset, Rows, make_dataset, rows_from_examples
 from hrkd_cli.data.manifest import is_prepared, read_manifest
 from hrkd_cli.data.prepare import options_json, prepare
@@ -16,6 +16,7 @@ from hrkd_cli.data.texts import read_texts
 from hrkd_cli.errors import DataError, OutputError, UsageError
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.layout import DATASET, DATASET_OUT, SPLITS
+from hrkd_cli.settings import DEFAULT_SEED
 
 __all__ = ["load_for_evaluation", "load_for_training", "open_dataset", "read_texts"]
 

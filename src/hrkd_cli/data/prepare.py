@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import hrkd_cli
-from hrkd_cli.config import DEFAULT_SEED, SourceFormat
+from hrkd_cli.choices import SourceFormat
 from hrkd_cli.data.crew import Crew
 from hrkd_cli.data.folder import write_papers, write_splits
 from hrkd_cli.data.gathering import Gathered, gather
@@ -31,6 +31,7 @@ from hrkd_cli.errors import DataError, UsageError
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.layout import DATASET, DATASET_OUT, SPLITS
 from hrkd_cli.outputs import check_output, whole_folder
+from hrkd_cli.settings import DEFAULT_SEED
 
 # Bytes of source below which starting processes takes longer than they save.
 _LARGE = 32 << 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from hrkd_cli.config import SourceFormat
+from hrkd_cli.choices import SourceFormat
 from hrkd_cli.data.sources.columns import find_columns
 from hrkd_cli.data.sources.pieces import open_table
 from hrkd_cli.data.sources.records import Columns

@@ -9,7 +9,6 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from hrkd_cli.config import DistillSettings
 from hrkd_cli.data.dataset import Dataset, Rows, fingerprint_lines
 from hrkd_cli.data.sources.columns import Places, find_columns
 from hrkd_cli.data.sources.discover import ALONE, FORMATS, looks_like_data
@@ -21,6 +20,7 @@ from hrkd_cli.data.sources.values import UnusableError, as_name, as_text
 from hrkd_cli.data.splitting import normalise
 from hrkd_cli.errors import DataError
 from hrkd_cli.events import Note, OnEvent
+from hrkd_cli.settings import DistillSettings
 
 _TABLES = {**FORMATS, **ALONE}
 _LINES = (".txt", "")  # in a folder; a file that is the source itself may be called anything

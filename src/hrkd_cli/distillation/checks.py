@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hrkd_cli.config import DistillSettings, Graph
+from hrkd_cli.choices import Graph
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.distillation.general import general_root
 from hrkd_cli.errors import ModelError, UsageError
@@ -12,6 +12,7 @@ from hrkd_cli.layout import DATASET_OUT, TEACHER_OUT
 from hrkd_cli.models.loading import resolve
 from hrkd_cli.models.student import student_spec_is_path
 from hrkd_cli.outputs import check_apart
+from hrkd_cli.settings import DistillSettings
 
 
 def chosen_domains(dataset: Dataset, domains: str | None) -> Dataset:

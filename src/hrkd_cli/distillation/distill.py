@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from hrkd_cli import __version__
-from hrkd_cli.config import DistillSettings
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.opening import load_for_training
 from hrkd_cli.data.unlabelled import MoreTexts
@@ -20,6 +19,7 @@ from hrkd_cli.layout import DATASET_OUT, STUDENT_OUT, TEACHER_OUT
 from hrkd_cli.models.folder import is_stage_folder, model_fingerprint
 from hrkd_cli.models.loading import is_classifier, read_config
 from hrkd_cli.models.precision import Arithmetic
+from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.process_group import ProcessGroup
 from hrkd_cli.training.result import TrainResult, run_key
 from hrkd_cli.training.stage import (
@@ -56,7 +56,7 @@ def distill(
             return the result of one that is finished.
         on_event: told what happens.
         sources: where each option came from, for the record.
-        **options: fields of ``hrkd_cli.config.DistillSettings``.
+        **options: fields of ``hrkd_cli.settings.DistillSettings``.
 
     Raises:
         HrkdError: a user's error, in one line (see ``hrkd_cli.errors``).

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hrkd_cli.config import DistillSettings, Graph, Init, InstanceWeights
+from hrkd_cli.choices import Graph, Init, InstanceWeights
 from hrkd_cli.data.batching import Sampler, bare_per_row
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.unlabelled import BareTexts, MoreTexts
@@ -26,6 +26,7 @@ from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.models.sizes import sizes_of
 from hrkd_cli.models.student import build_student
 from hrkd_cli.predict.heads import DomainHeads
+from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.fit import batch_size_of
 from hrkd_cli.training.process_group import ProcessGroup
 from hrkd_cli.training.rows import check_share, hold_back

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hrkd_cli.config import ClassWeights, DistillSettings, InstanceWeights, Method, Sampling
+from hrkd_cli.choices import ClassWeights, InstanceWeights, Method, Sampling
 from hrkd_cli.data.batching import Sampler
 from hrkd_cli.data.unlabelled import BareTexts
 from hrkd_cli.distillation.side_choice import teacher_side
@@ -31,6 +31,7 @@ from hrkd_cli.models.loading import resolve
 from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.models.student import student_spec_is_path
 from hrkd_cli.predict.heads import DomainHeads
+from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.fit import batch_size_of
 from hrkd_cli.training.loop import LossOutput
 from hrkd_cli.training.process_group import ProcessGroup

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from hrkd_cli.config import CacheTeacher, DistillSettings, Method
+from hrkd_cli.choices import CacheTeacher, Method
 from hrkd_cli.distillation.cache import TeacherCache, measure_rates
 from hrkd_cli.distillation.cache_files import bytes_of, make_room
 from hrkd_cli.distillation.cached_teachers import CachedTeachers
@@ -21,6 +21,7 @@ from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.layout import CACHE
 from hrkd_cli.models.encoding import Encoded, Encoder
 from hrkd_cli.models.precision import Arithmetic
+from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.process_group import ProcessGroup
 
 WORTH = 2.0  # reading must be this much faster than computing: near 1 the choice would change from run to run

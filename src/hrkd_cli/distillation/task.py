@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hrkd_cli.config import DistillSettings, Graph, Means, Method
+from hrkd_cli.choices import Graph, Means, Method
 from hrkd_cli.distillation.relate import GraphTrainer
 from hrkd_cli.distillation.teacher_side import TeacherSide, stacked, stacked_by_group
 from hrkd_cli.method import (
@@ -34,6 +34,7 @@ from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.models.sizes import Sizes, sizes_of
 from hrkd_cli.models.unpadded import Layout
 from hrkd_cli.predict.heads import DomainHeads
+from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.columns import Columns
 from hrkd_cli.training.loop import LossOutput, Rows
 from hrkd_cli.training.optimizer import Optimizer

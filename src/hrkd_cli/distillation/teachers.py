@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hrkd_cli.config import DistillSettings, Method, TeacherCheckpoints
+from hrkd_cli.choices import Method, TeacherCheckpoints
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError, ModelError, TrainingError
 from hrkd_cli.evaluation.metrics import DomainScores
@@ -22,6 +22,7 @@ from hrkd_cli.models.folder import read_json
 from hrkd_cli.models.loading import load_classifier, load_tokenizer, read_config
 from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.predict.heads import DomainHeads
+from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.process_group import ProcessGroup
 from hrkd_cli.training.scoring import SplitLabels, encode_split, score
 from hrkd_cli.training.stage import check_length

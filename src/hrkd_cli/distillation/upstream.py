@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from hrkd_cli.config import DistillSettings, Init, TeachSettings
+from hrkd_cli.choices import Init
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import ModelError, OutputError
 from hrkd_cli.events import Note, OnEvent
@@ -19,6 +19,7 @@ from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.models.sizes import sizes_of
 from hrkd_cli.models.student import default_shape, parse_shape, student_config
 from hrkd_cli.predict.heads import DomainHeads
+from hrkd_cli.settings import DistillSettings, TeachSettings
 from hrkd_cli.teaching.teach import is_teacher, teach_key, teach_on
 from hrkd_cli.training.process_group import ProcessGroup
 from hrkd_cli.training.stage import check_stage_output

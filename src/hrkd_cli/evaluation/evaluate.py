@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hrkd_cli.config import Split
+from hrkd_cli.choices import Split
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import UsageError
 from hrkd_cli.evaluation.floor import FLOOR, KIND, Floor, check_floor, make_floor

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hrkd_cli.config import Split
+from hrkd_cli.choices import Split
 from hrkd_cli.data.dataset import Dataset, Rows
 from hrkd_cli.errors import DataError, UsageError
 from hrkd_cli.evaluation.scoring import Labels, scored_domains

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from hrkd_cli.config import Device
+from hrkd_cli.choices import Device
 from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.layout import MODEL
 from hrkd_cli.models.loading import is_classifier, load_classifier, load_tokenizer, read_config, resolve

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hrkd_cli.config import Truncate
+from hrkd_cli.choices import Truncate
 from hrkd_cli.layout import MODEL
 from hrkd_cli.models.loading import quiet_transformers
 from hrkd_cli.predict.heads import DomainHeads

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hrkd_cli.config import Precision
+from hrkd_cli.choices import Precision
 from hrkd_cli.errors import UsageError
 from hrkd_cli.models.cpu_training import CpuTraining
 from hrkd_cli.models.memory import keep_freed_memory

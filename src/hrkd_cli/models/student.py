@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from hrkd_cli.config import Init
+from hrkd_cli.choices import Init
 from hrkd_cli.errors import UsageError
 from hrkd_cli.models.capture import layer_map
 from hrkd_cli.models.cutting import NARROWED, cut_weights, take_head

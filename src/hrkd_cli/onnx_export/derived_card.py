@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hrkd_cli.config import Truncate
+from hrkd_cli.choices import Truncate
 from hrkd_cli.onnx_export.result import Gate
 from hrkd_cli.onnx_export.trimming import TrimReport
 

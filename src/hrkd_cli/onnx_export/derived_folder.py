@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from hrkd_cli.config import Truncate
+from hrkd_cli.choices import Truncate
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.evaluation.inputs import recorded_data
 from hrkd_cli.evaluation.metrics import DomainScores

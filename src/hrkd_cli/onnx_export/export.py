@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from hrkd_cli.config import Target
+from hrkd_cli.choices import Target
 from hrkd_cli.errors import GateError, ModelError, OutputError
 from hrkd_cli.evaluation.machine import machine_name
 from hrkd_cli.events import Note, OnEvent, ignore

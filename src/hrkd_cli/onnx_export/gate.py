@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hrkd_cli.config import Split
+from hrkd_cli.choices import Split
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError
 from hrkd_cli.evaluation.inputs import own_rows, recorded_data

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hrkd_cli.config import Target
+from hrkd_cli.choices import Target
 from hrkd_cli.errors import ModelError, OutputError, UsageError
 from hrkd_cli.layout import MODEL, ONNX
 from hrkd_cli.onnx_export.folder import refuse_existing, refuse_other_model

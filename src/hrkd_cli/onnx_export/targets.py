@@ -6,7 +6,7 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-from hrkd_cli.config import Target
+from hrkd_cli.choices import Target
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hrkd_cli.config import DistillSettings, TeachSettings
 from hrkd_cli.errors import DataError
 from hrkd_cli.layout import CHECKPOINT, MODEL, ONNX, partial
+from hrkd_cli.settings import DistillSettings, TeachSettings
 
 TOTAL = "total"
 RATES = ("learning_rate", "gradient_norm", "examples_per_second")

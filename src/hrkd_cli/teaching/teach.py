@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hrkd_cli import __version__
-from hrkd_cli.config import TeachSettings, TrainingSettings
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.opening import load_for_training
 from hrkd_cli.events import Note, OnEvent, StageDone, ignore
@@ -28,6 +27,7 @@ from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.models.unpadded import Layout
 from hrkd_cli.outputs import check_apart
 from hrkd_cli.predict.heads import DomainHeads
+from hrkd_cli.settings import TeachSettings, TrainingSettings
 from hrkd_cli.training.columns import Columns
 from hrkd_cli.training.fit import batch_size_of
 from hrkd_cli.training.loop import LossOutput, Rows
@@ -73,7 +73,7 @@ def teach(
             is finished.
         on_event: told what happens.
         sources: where each option came from, for the record.
-        **options: fields of ``hrkd_cli.config.TeachSettings``.
+        **options: fields of ``hrkd_cli.settings.TeachSettings``.
 
     Raises:
         HrkdError: a user's error, in one line (see ``hrkd_cli.errors``).

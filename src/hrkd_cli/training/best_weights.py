@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hrkd_cli.config import Metric
+from hrkd_cli.choices import Metric
 from hrkd_cli.evaluation.metrics import DomainScores
 from hrkd_cli.training.checkpoint import referenced
 from hrkd_cli.training.scoring import figure, mean_figure

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from hrkd_cli.config import AUTO_BATCH, TrainingSettings
 from hrkd_cli.errors import TrainingError
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.models.encoding import Encoded
 from hrkd_cli.models.precision import Arithmetic
+from hrkd_cli.settings import AUTO_BATCH, TrainingSettings
 from hrkd_cli.training.loop import Objective
 from hrkd_cli.training.process_group import ProcessGroup
 

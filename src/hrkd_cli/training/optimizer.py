@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from hrkd_cli.config import TrainingSettings
 from hrkd_cli.models.precision import Arithmetic
+from hrkd_cli.settings import TrainingSettings
 from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup
 
 MAX_GRADIENT_NORM = 1.0

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hrkd_cli.config import Metric
+from hrkd_cli.choices import Metric
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.evaluation.metrics import DomainScores, average, score_domain
 from hrkd_cli.models.capture import select_columns

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hrkd_cli.config import ClassWeights, TrainingSettings, option_name
+from hrkd_cli.choices import ClassWeights
 from hrkd_cli.data.batching import Sampler
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError, OutputError, TrainingError, UsageError
@@ -23,8 +23,10 @@ from hrkd_cli.models.encoding import Encoded
 from hrkd_cli.models.folder import read_json, save_model, write_json
 from hrkd_cli.models.loading import max_tokens
 from hrkd_cli.models.precision import Arithmetic
+from hrkd_cli.options import option_name
 from hrkd_cli.outputs import check_output, whole_folder
 from hrkd_cli.predict.heads import DomainHeads
+from hrkd_cli.settings import TrainingSettings
 from hrkd_cli.training.checkpoint import has_checkpoint, latest, remove_checkpoints
 from hrkd_cli.training.process_group import ProcessGroup, join_process_group, local_device
 from hrkd_cli.training.result import TrainResult, run_record

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hrkd_cli.config import TrainingSettings
 from hrkd_cli.data.batching import Sampler
 from hrkd_cli.errors import TrainingError
 from hrkd_cli.evaluation.metrics import DomainScores
@@ -20,6 +19,7 @@ from hrkd_cli.events import DevScored, Note, OnEvent, StageStarted, ignore
 from hrkd_cli.layout import MODEL
 from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.outputs import check_space
+from hrkd_cli.settings import TrainingSettings
 from hrkd_cli.training.best_weights import AVERAGE, BestWeights, SavedWeights
 from hrkd_cli.training.checkpoint import Checkpoint
 from hrkd_cli.training.graceful_stop import GracefulStop

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hrkd_cli.config import option_name
 from hrkd_cli.data.sources.records import Columns
 from hrkd_cli.errors import DataError
+from hrkd_cli.options import option_name
 
 # In order of preference; compared without case, spaces around and "-" for "_".
 USUAL = {

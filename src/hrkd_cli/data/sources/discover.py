@@ -19,7 +19,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hrkd_cli.config import SourceFormat
+from hrkd_cli.choices import SourceFormat
 from hrkd_cli.data.manifest import is_prepared
 from hrkd_cli.data.sources import amazon
 from hrkd_cli.data.sources.records import SourceFile

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hrkd_cli.config import SourceFormat
+from hrkd_cli.choices import SourceFormat
 from hrkd_cli.data.sources.amazon import amazon_rows, read_amazon, survey_amazon
 from hrkd_cli.data.sources.delimited import (
     literal_rows,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hrkd_cli import sample
-from hrkd_cli.config import SourceFormat
+from hrkd_cli.choices import SourceFormat
 from hrkd_cli.data.sources.columns import find_columns
 from hrkd_cli.data.sources.discover import Found, discover
 from hrkd_cli.data.sources.hub import could_be_id, load_hub

@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from hrkd_cli.config import SourceFormat
+from hrkd_cli.choices import SourceFormat
 
 
 class Reason(StrEnum):

@@ -1,0 +1,207 @@
+"""Options of the commands that do not train, each defined once, and those that all commands share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from hrkd_cli import layout
+from hrkd_cli.choices import Device, SourceFormat, Split, Target
+from hrkd_cli.errors import UsageError
+from hrkd_cli.options import Settings, argument, option
+from hrkd_cli.settings import AT_LEAST_1, DEFAULT_SEED, force_option, output, seed_option, shared
+
+COLUMNS = "Columns of raw data"
+
+_column = partial(option, None, metavar="COLUMN", shown="found by usual names")
+_data = partial(option, None, metavar="DIR_OR_RAW")
+_device = partial(shared, Device.AUTO, "Where a model folder's tensors live; ONNX files run on the CPU.")
+_threads = partial(option, None, "CPU threads.", metavar="N", within=AT_LEAST_1, shown="the runtime's choice")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedOptions(Settings):
+    """Options that every command has. A stage's own option of the same name takes the place of one of these."""
+
+    seed: int = shared(DEFAULT_SEED, "No effect here: nothing is random.", metavar="N", shown="")
+    device: Device = shared(Device.AUTO, "No effect here: it runs on the CPU.", shown="")
+    json: bool = shared(False, "One JSON object on stdout, nothing else there.")
+    quiet: bool = shared(False, "Results, warnings and errors only.", short="-q")
+    verbose: bool = shared(False, "Every step, and what the libraries have to say.", short="-v")
+    config: Path | None = shared(
+        None,
+        "TOML file of options: top-level keys for every command, a table ([distill]) for one. "
+        "Flag > environment HRKD_* > file > default.",
+        metavar="FILE",
+    )
+    force: bool = shared(False, "No effect here: no file is written.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareSettings(Settings):
+    """Arguments of ``prepare``."""
+
+    source: str = argument(
+        "A file with a domain column; a folder with one file or one folder per domain; GLUE's MNLI folder; or the id "
+        "of a dataset on the hub.",
+        "SOURCE",
+    )
+    out: Path = output(layout.DATASET_OUT)
+    format: SourceFormat = option(SourceFormat.AUTO, "Layout of the source; auto looks at the files.")
+    dev: float = option(0.1, "Share of the rows for dev, 0 to 1, where none is given.", metavar="SHARE")
+    test: float = option(0.1, "Share of the rows for test, 0 to 1, where none is given.", metavar="SHARE")
+    few_shot: float | None = option(
+        None,
+        "Keep this share of train, above 0 to 1, in the same label proportions.",
+        metavar="SHARE",
+        shown="all of it",
+    )
+    domains: str | None = option(None, "Keep only these domains.", metavar="A,B", shown="all")
+    dedupe: bool = option(True, "Drop rows whose text the same domain has already.")
+    processes: int | None = option(
+        None,
+        "Processes that share the work; the result does not depend on it.",
+        metavar="N",
+        shown="one, or one per core for a large source",
+    )
+    text: str | None = _column("Text.", panel=COLUMNS)
+    text_pair: str | None = _column("Second text of a pair.", panel=COLUMNS)
+    label: str | None = _column("Label.", panel=COLUMNS)
+    domain: str | None = _column("Domain.", panel=COLUMNS)
+    split: str | None = _column("Split (train, dev or val, test).", panel=COLUMNS)
+    seed: int = seed_option()
+    force: bool = force_option()
+
+    def check(self) -> None:
+        """Refuse an empty name among the domains."""
+        if self.domain_names is not None and not all(self.domain_names):
+            raise UsageError(
+                f"--domains: {self.domains!r} has an empty name; give names with commas between, like books,dvd"
+            )
+
+    @property
+    def domain_names(self) -> list[str] | None:
+        """The domains as a list."""
+        return None if self.domains is None else [name.strip() for name in self.domains.split(",")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSettings(Settings):
+    """Arguments of ``evaluate``."""
+
+    models: list[str] | None = argument(
+        "Model folders, onnx folders or .onnx files; the first is what the others are compared with.",
+        "MODEL",
+        default=None,
+        shown="teacher, student and onnx under hrkd-out",
+    )
+    data: str | None = _data(
+        "Prepared dataset folder, or a raw source, which is read and not written.",
+        shown="hrkd-out/dataset, else what the first model was made from",
+    )
+    split: Split = option(Split.TEST, "Part of the data.")
+    by_label: bool = option(False, "Scores of each label too.")
+    latency: bool = option(False, "Measure milliseconds per text (median and 95th percentile, batch 1).")
+    floor: bool = option(False, "Train a linear model (words, TF-IDF) on the train split beside the models.")
+    threads: int | None = _threads()
+    device: Device = _device()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings(Settings):
+    """Arguments of ``export``."""
+
+    student: Path = argument("Student folder.", "STUDENT", default=layout.STUDENT_OUT)
+    int8: bool = option(False, "model_quantized.onnx: int8, activations quantized when it runs.")
+    int8_static: bool = option(
+        False,
+        "model_int8_static.onnx: int8 with activation ranges measured on dev; answers do not depend on padding or "
+        "batch.",
+    )
+    fp16: bool = option(False, "model_fp16.onnx: weights in half precision, arithmetic in fp32.")
+    int4: bool = option(False, "model_q4.onnx: weights in 4 bits; the smallest, for onnxruntime only.")
+    target: Target = option(
+        Target.AUTO, "CPU that int8 files are for; auto: this one. Decides the bits of the weights."
+    )
+    max_drop: float = option(
+        0.5,
+        "Gate: most points of average dev accuracy that a smaller precision may lose. Where one loses more, safer "
+        "recipes are tried; if none passes, exit code 3 and no file.",
+        metavar="POINTS",
+    )
+    domain: str | None = option(
+        None,
+        "Bake one head: plain labels, in a folder of its own that any text-classification pipeline opens.",
+        metavar="NAME",
+        shown="all heads",
+    )
+    trim_vocabulary: bool = option(
+        False, "Drop the tokens that the train split does not use, in a folder of its own. Gated on the dev split."
+    )
+    vocabulary_size: int | None = option(
+        None, "Trim to N tokens, the most used ones.", metavar="N", shown="all that are used"
+    )
+    runtime: bool = option(False, "hrkd_runtime.pyz too: all that a device needs beside three packages.")
+    latency: bool = option(True, "Time the files, for the model card (some seconds per file).")
+    data: str | None = _data(
+        "Data of gate and calibration (its dev split) and of trimming (its train split).",
+        shown="the data the student was made from",
+    )
+    out: Path | None = option(
+        None, "Folder that gets onnx/.", metavar="DIR", shown="STUDENT, or STUDENT-NAME beside it"
+    )
+    force: bool = force_option()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings(Settings):
+    """What ``hrkd predict`` takes."""
+
+    model: str = argument("Exported onnx folder or .onnx file (needs no torch), or a model folder.", "MODEL")
+    texts: list[str] | None = argument(
+        "Texts to label, or one .txt, .csv, .tsv, .jsonl or .parquet file. For a model of pairs: two texts with a TAB "
+        "between.",
+        "TEXT",
+        default=None,
+        shown="stdin, one text per line",
+    )
+    input: Path | None = option(None, "File of texts: one per line, or columns.", metavar="FILE")
+    text: str | None = _column("Column of the text.")
+    text_pair: str | None = _column("Column of the second text.")
+    domain: str = option("any", "Domain whose head answers; any: mean of all heads' probabilities.", metavar="NAME")
+    self_check: bool = option(
+        False,
+        "Repeat the predictions stored in MODEL, an exported folder; exit code 1 where this machine gets others.",
+    )
+    threads: int | None = _threads()
+    device: Device = _device()
+
+    def check(self) -> None:
+        """Refuse texts where the folder's own are used."""
+        if self.self_check and (self.texts or self.input is not None):
+            raise UsageError("--self-check has texts of its own; leave out TEXT and --input")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSettings(Settings):
+    """Arguments of ``report``."""
+
+    runs: list[str] | None = argument(
+        "Folders written by teach or distill, or OUT.partial of a run that is not finished; several are compared.",
+        "RUN",
+        default=None,
+        shown="hrkd-out/student",
+    )
+    out: Path | None = option(
+        None,
+        "HTML file to write; a report that is there is replaced.",
+        metavar="FILE",
+        shown="RUN/report.html, hrkd-out/report.html for several runs",
+    )
+    force: bool = shared(False, "Replace a file that is no report.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoSettings(Settings):
+    """What ``hrkd info`` takes: the shared options alone."""

@@ -1,0 +1,219 @@
+"""An option is defined once, as a field of a settings class; the command line, files, environment and docs follow it.
+
+The field has name, type and default; ``option`` adds the help text, the bounds and how the help page shows it. Nothing
+heavy is imported here: the command line reads this module to start.
+"""
+
+from __future__ import annotations
+
+import math
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from enum import StrEnum
+from numbers import Integral, Real
+from os import PathLike
+from types import NoneType, UnionType
+from typing import Any, Self
+
+from hrkd_cli.errors import UsageError
+
+SHARED = "Shared options"
+"""The last section of a help page."""
+
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text in quotes"}
+_WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Numbers from ``low`` to ``high``, None for no limit; ``open`` excludes both ends."""
+
+    low: float
+    high: float | None = None
+    open: bool = False
+
+    def __contains__(self, number: float) -> bool:
+        high = math.inf if self.high is None else self.high
+        return self.low < number < high if self.open else self.low <= number <= high
+
+    def __str__(self) -> str:
+        if self.high is None:
+            return f"{'above' if self.open else 'at least'} {self.low}"
+        return f"between {self.low} and {self.high}{', both excluded' if self.open else ''}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """What is known of an option.
+
+    Attributes:
+        help: sentence for the help page.
+        name: name of the field.
+        kind: type of a value; ``list`` for an argument that can be repeated.
+        optional: whether None is a value.
+        default: value where none is given.
+        panel: section of the help page; None for the first one.
+        metavar: what stands for the value on the help page.
+        within: numbers that are allowed.
+        word: a word that is allowed beside numbers.
+        shown: what the help page says of the default where the value does not; empty for nothing.
+        short: one-letter form.
+        argument: whether it is given by its place on the command line.
+        required: whether the command line must have it.
+        affects_result: whether the result of a run depends on it, beyond the last digits of a weight.
+    """
+
+    help: str
+    name: str = ""
+    kind: type = str
+    optional: bool = False
+    default: Any = None
+    panel: str | None = None
+    metavar: str | None = None
+    within: Range | None = None
+    word: str | None = None
+    shown: str | None = None
+    short: str | None = None
+    argument: bool = False
+    required: bool = False
+    affects_result: bool = True
+
+    @property
+    def flag(self) -> str:
+        """The option as errors name it."""
+        return str(self.metavar) if self.argument else option_name(self.name)
+
+    def parse(self, text: str) -> Any:
+        """Return what a word of the command line or of the environment stands for; ``read`` checks it."""
+        if self.kind is bool:
+            return _WORDS.get(text.lower(), text)
+        if self.kind in (int, float):
+            try:
+                return self.kind(text)
+            except ValueError:
+                return text
+        return text
+
+    def read(self, value: Any) -> Any:
+        """Return a value in the option's type.
+
+        Raises:
+            ValueError: what is wrong with it.
+        """
+        if (value is None and self.optional) or (self.word is not None and value == self.word):
+            return value
+        if issubclass(self.kind, StrEnum):
+            if value not in list(self.kind):
+                near = did_you_mean(str(value), self.kind)
+                raise ValueError(f"{value!r} is not one of {', '.join(self.kind)}{near}")
+            return self.kind(value)
+        if self.kind in (int, float):
+            return self._number(value)
+        if self.kind is list:
+            return list(value)
+        if isinstance(value, list | tuple) and self.kind is str and all(isinstance(item, str) for item in value):
+            return ",".join(value)  # domains = ["books", "dvd"] reads like --domains books,dvd
+        if not isinstance(value, bool if self.kind is bool else str | PathLike):
+            raise ValueError(f"{value!r} is not {_KINDS.get(self.kind, _KINDS[str])}")
+        kind: Any = self.kind
+        return kind(value)
+
+    def _number(self, value: Any) -> int | float:
+        other = f", or {self.word}" if self.word else ""
+        if isinstance(value, bool) or not isinstance(value, Integral if self.kind is int else Real):
+            raise ValueError(f"{value!r} is not {_KINDS[self.kind]}{other}")
+        number: int | float = self.kind(value)
+        if not math.isfinite(number) or (self.within is not None and number not in self.within):
+            raise ValueError(f"{value} is not {self.within or 'a finite number'}{other}")
+        return number
+
+
+def option(default: Any, help: str, **more: Any) -> Any:
+    """Return a dataclass field that is an option; ``more`` are attributes of Option."""
+    return field(default=default, metadata={"option": Option(help=help, default=default, **more)})
+
+
+def argument(help: str, metavar: str, **more: Any) -> Any:
+    """Return a dataclass field that the command line takes by its place; required where it has no ``default``."""
+    known = Option(help=help, metavar=metavar, argument=True, required="default" not in more, **more)
+    metadata = {"option": known}
+    return field(metadata=metadata) if known.required else field(default=known.default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Options that belong together; making one checks every value, and then ``check`` the values together."""
+
+    def __post_init__(self) -> None:
+        for known in options_of(type(self)).values():
+            try:
+                value = known.read(getattr(self, known.name))
+            except ValueError as error:
+                raise UsageError(f"{known.flag}: {error}") from None
+            object.__setattr__(self, known.name, value)  # frozen for everybody else
+        self.check()
+
+    def check(self) -> None:
+        """Refuse options that contradict each other.
+
+        Raises:
+            UsageError: some do.
+        """
+
+    @classmethod
+    def of(cls, **given: Any) -> Self:
+        """Make settings from the options that were given, and those that they bring along."""
+        return cls(**cls.brought(given), **given)
+
+    @classmethod
+    def brought(cls, _given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return options that were not given, but that one which was given sets: a recipe."""
+        return {}
+
+    def values(self) -> dict[str, Any]:
+        """Return all options by name."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all options as plain values."""
+        return {name: str(value) if isinstance(value, StrEnum) else value for name, value in asdict(self).items()}
+
+    def decisive(self) -> dict[str, Any]:
+        """Return the options that a run's result depends on, as plain values."""
+        known = options_of(type(self))
+        return {name: value for name, value in self.to_json().items() if known[name].affects_result}
+
+
+def options_of(kind: type[Settings]) -> dict[str, Option]:
+    """Return the options of a settings class by name."""
+    if kind not in _KNOWN:
+        _KNOWN[kind] = _find_options(kind)
+    return _KNOWN[kind]
+
+
+_KNOWN: dict[Any, dict[str, Option]] = {}
+
+
+def _find_options(kind: type[Settings]) -> dict[str, Option]:
+    hints = typing.get_type_hints(kind)
+    found = {}
+    for each in fields(kind):
+        hint = hints[each.name]
+        kinds = typing.get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        own = typing.get_origin(kinds[0]) or kinds[0]
+        found[each.name] = replace(each.metadata["option"], name=each.name, kind=own, optional=NoneType in kinds)
+    return found
+
+
+def option_name(name: str) -> str:
+    """Return the command-line spelling of an option, for error messages."""
+    return "--" + name.replace("_", "-")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean X?``, or nothing when no known word is near."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -1,0 +1,342 @@
+"""Options of teach and distill, each defined once: name, type, default, help text and bounds.
+
+``TeachSettings`` and ``DistillSettings`` are what a run records; the ``Arguments`` classes add its inputs and outputs,
+and are the keyword arguments of the public functions. Defaults are the paper's recipe where the paper has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+from hrkd_cli import layout
+from hrkd_cli.choices import (
+    CacheTeacher,
+    ClassWeights,
+    Device,
+    Graph,
+    Init,
+    InstanceWeights,
+    Means,
+    Method,
+    Metric,
+    Precision,
+    Recipe,
+    Sampling,
+    TeacherCheckpoints,
+    Truncate,
+)
+from hrkd_cli.errors import UsageError
+from hrkd_cli.options import SHARED, Range, Settings, option, option_name, options_of
+
+AUTO_BATCH = "auto"
+DEFAULT_SEED = 42
+# Graphs that look at prototypes.
+RELATING = (Graph.LEARNED, Graph.FROZEN)
+
+AT_LEAST_1, AT_LEAST_0 = Range(1), Range(0)
+ABOVE_0 = Range(0, open=True)
+SHARE, INNER_SHARE = Range(0, 1), Range(0, 1, open=True)
+
+METHOD, TEXTS, TRAINING = "Method", "More text", "Training options"
+
+_training = partial(option, panel=TRAINING)
+_method = partial(option, panel=METHOD)
+_text = partial(option, panel=TEXTS)
+shared = partial(option, panel=SHARED)
+output = partial(option, help="Folder to write; it must not exist, or --force.", metavar="DIR")
+seed_option = partial(shared, DEFAULT_SEED, "Seed of everything random.", metavar="N", within=Range(0, 2**63 - 1))
+force_option = partial(shared, False, "Replace an existing output of this command.")
+_resume = partial(_training, False, "Go on with a run that was cut off; starts anew where there is none.")
+_data = partial(
+    option,
+    str(layout.DATASET_OUT),
+    "Prepared dataset folder, or a raw source (file, folder, hub id, or sample), which is prepared first.",
+    metavar="DIR_OR_RAW",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(Settings):
+    """Options that teach and distill share."""
+
+    epochs: int = _training(3, "Passes over the data.", metavar="N", within=AT_LEAST_1)
+    batch_size: int | str = _training(
+        8,
+        "Rows of each domain in a step, over all processes; auto: as many as memory holds, up to 32.",
+        metavar="N",
+        within=AT_LEAST_1,
+        word=AUTO_BATCH,
+    )
+    accumulate: int = _training(
+        1, "Batches that make one optimizer step; their losses are averaged.", metavar="N", within=AT_LEAST_1
+    )
+    learning_rate: float = _training(5e-5, "Peak rate of AdamW.", metavar="RATE", within=ABOVE_0)
+    weight_decay: float = _training(
+        0.01, "Of AdamW; biases and normalization weights have none.", metavar="X", within=AT_LEAST_0
+    )
+    warmup: float = _training(
+        0.1, "Share of the steps (0 to 1) over which the rate rises.", metavar="SHARE", within=SHARE
+    )
+    max_length: int = _training(128, "Longer texts are cut.", metavar="TOKENS", within=Range(4))
+    truncate: Truncate = _training(
+        Truncate.HEAD, "What is kept of longer texts: the first tokens, the last, or half from each end."
+    )
+    sampling: Sampling = _training(
+        Sampling.COVER,
+        "Rows of a step. cover: every row once per epoch; balanced: domains alike; temperature: in between.",
+    )
+    precision: Precision = _training(
+        Precision.AUTO,
+        "Arithmetic of forward and backward passes; auto takes bf16 where the hardware has it, else fp32.",
+    )
+    eval_every: int | None = _training(
+        None, "Steps between two dev scores.", metavar="STEPS", shown="twice an epoch", within=AT_LEAST_1
+    )
+    metric: Metric = _training(Metric.ACCURACY, "Dev score that decides which step is best.")
+    class_weights: ClassWeights = _training(
+        ClassWeights.NONE, "Weight of a class in the loss; balanced: rare ones count more."
+    )
+    patience: int | None = _training(
+        None, "Stop after N dev scores without a better average.", metavar="N", shown="never", within=AT_LEAST_1
+    )
+    checkpoint_every: int | None = _training(
+        None,
+        "Steps between two checkpoints; Ctrl-C and SIGTERM write one too.",
+        metavar="STEPS",
+        shown="every two minutes",
+        within=AT_LEAST_1,
+        affects_result=False,
+    )
+    processes: int | None = _training(
+        None,
+        "Processes that share every step: one per GPU, or a few on a CPU.",
+        metavar="N",
+        shown="those of torchrun, or one",
+        within=AT_LEAST_1,
+        affects_result=False,
+    )
+    seed: int = seed_option()
+    device: Device = shared(
+        Device.AUTO, "Where tensors live; auto takes CUDA, then MPS, then the CPU.", affects_result=False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeachSettings(TrainingSettings):
+    """What ``teach`` records of its options."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeachArguments(TeachSettings):
+    """Arguments of ``teach``."""
+
+    model: str = option("", "Encoder to start from: a folder or a hub id. Required.", metavar="ID_OR_DIR")
+    data: str = _data()
+    out: Path = output(layout.TEACHER_OUT)
+    resume: bool = _resume()
+    force: bool = force_option()
+
+    def check(self) -> None:
+        """Refuse a call without an encoder."""
+        if not self.model:
+            raise UsageError("--model is needed: the encoder to start from, like --model google-bert/bert-base-uncased")
+
+
+# What a recipe sets where an option was not given. Defaults are named too, so that they can change without it.
+RECIPES: dict[str, dict[str, Any]] = {
+    Recipe.PAPER: {
+        "graph": Graph.FROZEN,
+        "learning_rate": 5e-5,
+        "epochs": 10,
+        "teacher_learning_rate": 5e-5,
+        "teacher_epochs": 3,
+        "max_length": 128,
+        "truncate": Truncate.HEAD,
+        "means": Means.RELEASED,
+        "label_weight": 0.0,
+    }
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillSettings(TrainingSettings):
+    """What ``distill`` records of its options.
+
+    The 10 epochs are the paper's. The learning rate is not: at the paper's 5e-5 a small student is far from done when
+    the epochs are over (docs/results.md).
+    """
+
+    student: str | None = option(
+        None,
+        "A folder, a hub id, or LAYERSxWIDTH like 4x312.",
+        metavar="ID_OR_DIR_OR_LxW",
+        shown="4x312 from a 12-layer teacher, else half its layers",
+    )
+    init: Init | None = option(None, "Where a LAYERSxWIDTH student's weights come from.", shown="teacher")
+    recipe: Recipe = _method(
+        Recipe.OURS,
+        "Where options that are not given come from; paper: as the paper's released code runs.",
+        affects_result=False,
+    )
+    method: Method = _method(
+        Method.HRKD,
+        "hrkd: domains related by a graph; tinybert: jointly, no graph; logits: answers only; labels: no teacher.",
+    )
+    graph: Graph | None = _method(
+        None,
+        "Domain ratios. learned: on held-back rows; frozen: random, as released; uniform: all alike; none: all 1.",
+        shown="uniform; none without --method hrkd",
+    )
+    hierarchy: bool | None = _method(
+        None,
+        "Mix each domain's prototypes over layers before the graph.",
+        shown="yes with --graph learned or frozen",
+    )
+    graph_every: int = _method(10, "Steps between two updates of a learned graph.", metavar="N", within=AT_LEAST_1)
+    graph_learning_rate: float = _method(3e-3, "Learning rate of a learned graph.", metavar="RATE", within=ABOVE_0)
+    held_back: float = _method(
+        0.1,
+        "Share of the train rows that a learned graph is judged on; the student never sees them.",
+        metavar="X",
+        within=INNER_SHARE,
+    )
+    domains: str | None = _method(None, "Make a student for these domains only.", metavar="A,B", shown="all")
+    teacher_checkpoints: TeacherCheckpoints = _method(
+        TeacherCheckpoints.DOMAIN, "Teacher of a domain: the step that was best for it, or best on average."
+    )
+    hidden_weight: float = _method(1.0, "Weight of the hidden-state loss.", metavar="X", within=AT_LEAST_0)
+    attention_weight: float = _method(1.0, "Weight of the attention loss.", metavar="X", within=AT_LEAST_0)
+    prediction_weight: float = _method(1.0, "Weight of the prediction loss.", metavar="X", within=AT_LEAST_0)
+    label_weight: float = _method(
+        0.0, "Weight of the cross-entropy against the labels, mixed into the loss.", metavar="X", within=AT_LEAST_0
+    )
+    instance_weights: InstanceWeights = _method(
+        InstanceWeights.NONE, "Weigh rows by what they share with all domains and how well the teacher knows them."
+    )
+    temperature: float = _method(1.0, "Divides the logits of teacher and student.", metavar="T", within=ABOVE_0)
+    means: Means = _method(
+        Means.MASKED, "Means over valid tokens only, or over padding too, as the released code has it."
+    )
+    allow_weak_teacher: bool = _method(
+        False, "Go on when the teacher is not clearly above the majority class in some domain."
+    )
+    unlabelled: str | None = _text(
+        None, "Texts without labels, one file per domain, that the student learns from too.", metavar="DIR"
+    )
+    unlabelled_share: float = _text(
+        0.5,
+        "Share (0 to 1) of a step's rows of a domain that are such texts, on top of --batch-size.",
+        metavar="X",
+        within=INNER_SHARE,
+    )
+    general: str | None = _text(
+        None,
+        "File or folder of any texts, from which the student learns its teacher's hidden states first.",
+        metavar="TEXTS",
+    )
+    general_epochs: int = _text(1, "Passes over those texts.", metavar="N", within=AT_LEAST_1)
+    epochs: int = _training(10, "Passes over the data.", metavar="N", within=AT_LEAST_1)
+    learning_rate: float = _training(4e-4, "Peak rate of AdamW.", metavar="RATE", within=ABOVE_0)
+    teacher_epochs: int = _training(
+        3, "Passes over the data where the teacher has to be taught first.", metavar="N", within=AT_LEAST_1
+    )
+    teacher_learning_rate: float = _training(
+        5e-5, "Peak rate of AdamW where the teacher has to be taught first.", metavar="RATE", within=ABOVE_0
+    )
+    cache_teacher: CacheTeacher = _training(
+        CacheTeacher.AUTO, "Compute the teacher's outputs once and keep them on disk; auto measures whether that pays."
+    )
+    cache_limit: float = _training(
+        50.0,
+        "Disk that kept teacher outputs may take; the oldest make way.",
+        metavar="GB",
+        within=ABOVE_0,
+        affects_result=False,
+    )
+
+    @classmethod
+    def brought(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the recipe sets beside the options that were given, as far as these leave it a meaning."""
+        left = {name: value for name, value in RECIPES.get(given.get("recipe", ""), {}).items() if name not in given}
+        if given.get("method", Method.HRKD) != Method.HRKD or given.get("hidden_weight", 1.0) == 0:
+            left.pop("graph", None)
+        if given.get("cache_teacher") == CacheTeacher.ON:
+            left.pop("means", None)
+        return left
+
+    @property
+    def compares(self) -> bool:
+        """Whether hidden states (and attention scores, where they have a weight) are compared."""
+        return self.hidden_weight > 0 and self.method in (Method.HRKD, Method.TINYBERT)
+
+    @property
+    def answers(self) -> bool:
+        """Whether the student learns its teacher's answers."""
+        return self.prediction_weight > 0 and self.method is not Method.LABELS
+
+    def resolved(self) -> Self:
+        """Fill in what follows from other options: graph, hierarchy, init, the weights of --method labels."""
+        graph = self.graph or (Graph.UNIFORM if self.method is Method.HRKD else Graph.NONE)
+        hierarchy = graph in RELATING if self.hierarchy is None else self.hierarchy
+        weights: dict[str, Any] = {}
+        if self.method is Method.LABELS:
+            weights = {"hidden_weight": 0.0, "prediction_weight": 0.0, "label_weight": self.label_weight or 1.0}
+        return replace(self, graph=graph, hierarchy=hierarchy, init=self.init or Init.TEACHER, **weights)
+
+    def check(self) -> None:
+        """Refuse options that contradict each other, leave nothing to learn, or would do nothing."""
+        if self.general is not None and not self.compares:
+            cause = "--hidden-weight 0" if self.method in (Method.HRKD, Method.TINYBERT) else f"--method {self.method}"
+            raise UsageError(f"--general: {cause} compares no hidden states, all that it learns from; leave one out")
+        if self.means is Means.RELEASED and self.cache_teacher is CacheTeacher.ON:
+            raise UsageError("--cache-teacher on: --means released looks at padding, which is not kept; leave one out")
+        learns = self.compares or self.answers or self.label_weight or self.method is Method.LABELS
+        if not learns:
+            zero = "" if self.method is Method.LOGITS else "--hidden-weight 0 "
+            raise UsageError(f"{zero}--prediction-weight 0: there is nothing left to learn from")
+        if self.unlabelled is not None and not (self.compares or self.answers):
+            raise UsageError("--unlabelled: texts without labels teach nothing where only labels are learnt from")
+        self._check_graph()
+        self._check_idle()
+
+    def _check_graph(self) -> None:
+        if self.method is not Method.HRKD:
+            for name, chosen in (("graph", self.graph not in (None, Graph.NONE)), ("hierarchy", self.hierarchy)):
+                if chosen:
+                    raise UsageError(f"{option_name(name)}: --method {self.method} has no domain graph; leave it out")
+        elif self.hidden_weight == 0 and (self.graph in RELATING or self.hierarchy):
+            raise UsageError(
+                "--hidden-weight 0: the graph weights hidden-state losses only; leave out --graph, --hierarchy"
+            )
+        elif self.hierarchy and self.graph not in RELATING:
+            graph = self.graph or Graph.UNIFORM
+            raise UsageError(f"--hierarchy: --graph {graph} looks at no prototypes; give --graph learned or frozen")
+
+    def _check_idle(self) -> None:
+        idle: dict[str, str] = {}
+        if self.graph is not Graph.LEARNED:
+            idle |= dict.fromkeys(("graph_every", "graph_learning_rate", "held_back"), "--graph learned")
+        if not self.compares:
+            idle["instance_weights"] = "hidden states that are compared"
+        for name, needs in idle.items():
+            if getattr(self, name) != options_of(type(self))[name].default:
+                raise UsageError(f"{option_name(name)}: it needs {needs}; leave it out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillArguments(DistillSettings):
+    """Arguments of ``distill``."""
+
+    teacher: str = option(
+        str(layout.TEACHER_OUT),
+        "A teacher, a fine-tuned classifier with the data's labels, or a plain encoder, to be taught first.",
+        metavar="ID_OR_DIR",
+    )
+    data: str = _data()
+    out: Path = output(layout.STUDENT_OUT)
+    resume: bool = _resume()
+    force: bool = force_option()
