@@ -32,9 +32,9 @@ import torch
 
 from hrkd_cli.choices import Precision
 from hrkd_cli.data.opening import load_for_training
-from hrkd_cli.distillation.cache import TeacherCache
-from hrkd_cli.distillation.cached_teachers import CachedTeachers
+from hrkd_cli.distillation.cached_teacher import CachedTeacher
 from hrkd_cli.distillation.task import Comparison, DistillTask
+from hrkd_cli.distillation.teacher_outputs import OnlineTeacher
 from hrkd_cli.distillation.teachers import open_teachers
 from hrkd_cli.method import DomainGraph, Projections, Signals, combine, domain_terms
 from hrkd_cli.models.backend import pick_device
@@ -203,23 +203,27 @@ class Bench:
             **{f"{name}, ms a step": round(1e3 * s / self.options.steps, 1) for name, s in parts.items()},
         }
 
-    def cache(self, arithmetic: Arithmetic) -> TeacherCache:
+    def cache(self, arithmetic: Arithmetic) -> CachedTeacher:
         """Return the teacher's outputs, to be built."""
-        return TeacherCache(
-            Path(self.options.place) / "cache",
+        online = OnlineTeacher(
             self.teachers,
-            (self.encoder, self.encoded),
-            layers=self.comparison.layers,
+            self.comparison.layers,
             attention=self.comparison.attention,
-            derived=self.device.type != "cpu",
-            arithmetic=arithmetic,
-            processes=SINGLE_PROCESS,
+            rows=(self.encoder, self.encoded),
+            own_tokenizer=False,
+            pad_to=None,
+            device=self.device,
         )
+        cache = CachedTeacher(
+            Path(self.options.place) / "cache", online, arithmetic=arithmetic, processes=SINGLE_PROCESS
+        )
+        cache.folder.claim()
+        return cache
 
-    def task(self, cache: TeacherCache, arithmetic: Arithmetic) -> DistillTask:
+    def task(self, cache: CachedTeacher, arithmetic: Arithmetic) -> DistillTask:
         """Return what hrkd distill trains, with outputs that are there."""
         return DistillTask(
-            CachedTeachers(cache),
+            cache,
             self.student,
             self.heads,
             self.settings,

@@ -4,7 +4,7 @@ import torch
 
 from hrkd_cli.choices import Precision, TeacherCheckpoints
 from hrkd_cli.distillation.task import Comparison, DistillTask
-from hrkd_cli.distillation.teacher_side import AskedTeachers
+from hrkd_cli.distillation.teacher_outputs import OnlineTeacher
 from hrkd_cli.distillation.teachers import open_teachers
 from hrkd_cli.models.encoding import make_encoder
 from hrkd_cli.models.loading import new_classifier
@@ -26,7 +26,7 @@ def make_task(teacher, dataset, **options):
     settings = DistillSettings(**options).resolved()
     comparison = Comparison.of(settings, teachers.root.config, student.config)
     pad_to = 16 if comparison.padded else None
-    side = AskedTeachers(
+    side = OnlineTeacher(
         teachers,
         comparison.layers,
         attention=comparison.attention,

@@ -248,14 +248,7 @@ class DistillSettings(TrainingSettings):
         5e-5, "Peak rate of AdamW where the teacher has to be taught first.", metavar="RATE", within=ABOVE_0
     )
     cache_teacher: CacheTeacher = _training(
-        CacheTeacher.AUTO, "Compute the teacher's outputs once and keep them on disk; auto measures whether that pays."
-    )
-    cache_limit: float = _training(
-        50.0,
-        "Disk that kept teacher outputs may take; the oldest make way.",
-        metavar="GB",
-        within=ABOVE_0,
-        affects_result=False,
+        CacheTeacher.AUTO, "Compute the teacher's outputs once and keep them on disk; auto does on a CPU."
     )
 
     @classmethod

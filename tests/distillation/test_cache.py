@@ -1,311 +1,390 @@
-"""Kept teacher outputs: the numbers that asking anew gives, whole or rebuilt, within their limit."""
+"""Cached teacher outputs: the numbers of the online teacher, whole or rebuilt, and the rule for when they are used."""
 
-import json
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from hrkd_cli.choices import Precision, TeacherCheckpoints
-from hrkd_cli.distillation import cache_files
-from hrkd_cli.distillation.cache import TeacherCache
-from hrkd_cli.distillation.cache_files import Shard, make_room, plan_shards
-from hrkd_cli.distillation.cached_teachers import CachedTeachers
+from hrkd_cli.distillation import cache_folder, cache_policy, cached_teacher
+from hrkd_cli.distillation.cache_folder import CacheFolder
+from hrkd_cli.distillation.cached_teacher import CachedTeacher
 from hrkd_cli.distillation.distill import distill_on
-from hrkd_cli.distillation.teacher_side import AskedTeachers
+from hrkd_cli.distillation.teacher_outputs import OnlineTeacher
 from hrkd_cli.distillation.teachers import open_teachers
 from hrkd_cli.errors import OutputError, UsageError
-from hrkd_cli.events import Note, Progress
-from hrkd_cli.models.encoding import make_encoder
+from hrkd_cli.events import Note, Progress, ignore
+from hrkd_cli.models.encoding import Encoded, make_encoder
 from hrkd_cli.models.precision import Arithmetic
-from hrkd_cli.models.unpadded import Layout, SideBySide
 from hrkd_cli.settings import DistillSettings, TeachSettings
 from hrkd_cli.teaching.teach import teach_on
-from hrkd_cli.training.process_group import SINGLE_PROCESS
-from hrkd_cli.training.rows import picks_of
+from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup
 from hrkd_cli.training.scoring import encode_split
 from tiny import ARCHITECTURES, write_encoder
 
 CPU = torch.device("cpu")
+PICKS = [("books", 5), ("books", 0), ("books", 17), ("music", 3), ("music", 30)]
+NUMBERS = torch.tensor([0, 0, 0, 1, 1])
 
 
-def make_cache(folder, teacher, dataset, *, layers=(2, 4), attention=True, derived=True):
+def make_cache(root, teacher, dataset, *, layers=(2, 4), attention=True, precision=Precision.FP32, change=None):
+    """Return a cache that is not built yet; ``change`` alters the token ids by domain."""
     teachers = open_teachers(teacher, dataset, checkpoints=TeacherCheckpoints.DOMAIN, device=CPU, name="t")
     encoder = make_encoder(teachers.root, teachers.tokenizer, 16)
-    rows = (encoder, encode_split(dataset, "train", encoder).encoded)
-    arithmetic = Arithmetic(Precision.FP32, CPU)
-    options = {"layers": layers, "attention": attention, "derived": derived, "arithmetic": arithmetic}
-    cache = TeacherCache(folder, teachers, rows, processes=SINGLE_PROCESS, **options)
-    return cache, teachers, rows
+    encoded = encode_split(dataset, "train", encoder).encoded
+    if change is not None:
+        encoded = {domain: change(own) for domain, own in encoded.items()}
+    online = OnlineTeacher(
+        teachers,
+        layers,
+        attention=attention,
+        rows=(encoder, encoded),
+        own_tokenizer=False,
+        pad_to=None,
+        device=CPU,
+    )
+    cache = CachedTeacher(root, online, arithmetic=Arithmetic(precision, CPU), processes=SINGLE_PROCESS)
+    cache.folder.claim()
+    return cache
 
 
-def compare(cache, teachers, rows, layers):
-    """Return the largest relative difference between kept and asked signals, by kind."""
-    encoder, encoded = rows
-    asked = AskedTeachers(teachers, layers, attention=True, rows=rows, own_tokenizer=False, pad_to=None, device=CPU)
-    picks = picks_of({"books": [5, 0, 17], "music": [3, 30]}, SINGLE_PROCESS)
-    batch = encoder.collate_rows([(encoded[d], n) for d, n in picks], CPU)
-    numbers = torch.tensor([0, 0, 0, 1, 1])
-    read = CachedTeachers(cache)
-    found, expected = read.signals(read.load(picks, batch), numbers), asked.signals(asked.load(picks, batch), numbers)
-    mask = batch.mask
-    worst = {}
-    for kind in ("hidden", "queries", "keys"):
-        by_layer = [getattr(s, kind) if kind == "hidden" else getattr(s, kind)[0] for s in (found, expected)]
-        for one, other in zip(*by_layer, strict=True):
-            one, other = (t if kind == "hidden" else t.transpose(1, 2) for t in (one.float(), other))
-            worst[kind] = max(worst.get(kind, 0), ((one - other)[mask].norm() / other[mask].norm()).item())
-    worst["logits"] = (found.logits - expected.logits).abs().max().item()
-    return worst
+def both(cache, picks, numbers):
+    """Return the mask of a batch, and its cached and online outputs as (rows, tokens, ...) by layer."""
+    online = cache.online
+    batch = online.encoder.collate_rows([(online.encoded[domain], row) for domain, row in picks], CPU)
+    found = []
+    for teacher in (cache, online):
+        signals = teacher.signals(teacher.load(picks, batch), numbers)
+        queries, keys = (t[0].transpose(2, 3) for t in (signals.queries, signals.keys))
+        found.append({"hidden": signals.hidden, "queries": queries, "keys": keys, "logits": signals.logits})
+    return batch.mask, *found
 
 
-def compare_side_by_side(cache, teachers, rows, layers, domains=("books", "music")):
-    """Return the largest relative difference of kept and asked signals of rows side by side from padded ones."""
-    encoder, encoded = rows
-    read = CachedTeachers(cache)
-    asked = AskedTeachers(teachers, layers, attention=True, rows=rows, own_tokenizer=False, pad_to=None, device=CPU)
-    lengths = {domain: own.lengths() for domain, own in encoded.items()}
-    picks = picks_of({domain: [5, 0, 17, 3] for domain in domains}, SINGLE_PROCESS)
-    picks.sort(key=lambda pick: lengths[pick[0]][pick[1]])
-    layout = Layout.of(np.array([lengths[domain][row] for domain, row in picks]), [3, len(picks) - 3])
-    own = [(encoded[domain], row) for domain, row in picks]
-    padded, beside = encoder.collate_rows(own, CPU), encoder.side_by_side(own, layout, SideBySide(0, types=True))
-    numbers = torch.tensor([("books", "music").index(domain) for domain, _ in picks])
-    expected = asked.signals(asked.load(picks, padded), numbers)
-    worst = 0.0
-    for side in (read, asked):
-        found = side.signals(side.load(picks, beside), numbers)
-        pairs = [(found.hidden[:, 0], expected.hidden[:, padded.mask]), (found.logits, expected.logits)]
-        for kind in ("queries", "keys"):
-            (whole,) = getattr(expected, kind)
-            for group, one in zip(layout.groups, getattr(found, kind), strict=True):
-                mask = padded.mask[group.rows, : group.length]
-                other = whole[:, group.rows, :, : group.length].transpose(2, 3)
-                pairs.append((one.transpose(2, 3)[:, mask], other[:, mask]))
-        assert all(a.shape == b.shape for a, b in pairs)
-        worst = max(worst, *(((a.float() - b).norm() / b.norm()).item() for a, b in pairs))
-    return worst
-
-
-@pytest.mark.parametrize("derived", [True, False])
-def test_rows_side_by_side_are_read_as_they_stand(tmp_path, teacher, dataset, derived):
-    cache, teachers, rows = make_cache(tmp_path / "cache", teacher, dataset, derived=derived)
-    assert bool(cache.kept.scored) != derived
-    cache.build(lambda _: None)
-    assert compare_side_by_side(cache, teachers, rows, (2, 4)) < 1e-3
-    assert compare_side_by_side(cache, teachers, rows, (2, 4), domains=("music",)) < 1e-3
+def check_equal(cache):
+    """Compare a batch of both domains, relative to the norm of each layer."""
+    mask, cached, online = both(cache, PICKS, NUMBERS)
+    torch.testing.assert_close(cached["logits"], online["logits"], atol=1e-5, rtol=0)  # other batches, same weights
+    for name in ("hidden", "queries", "keys"):
+        assert cached[name].dtype == torch.float16
+        assert not cached[name][:, ~mask].any()
+        for one, other in zip(cached[name][:, mask].float(), online[name][:, mask], strict=True):
+            assert (one - other).norm() < 1e-3 * other.norm()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_what_is_kept_is_what_the_teacher_shows(tmp_path, dataset, architecture):
+def test_cached_outputs_are_those_of_the_online_teacher(tmp_path, dataset, architecture):
     encoder = write_encoder(tmp_path / "e", architecture, layers=4)
     teach_on(encoder, dataset, TeachSettings(epochs=1, max_length=16), out=tmp_path / "t", name="e")
-    cache, teachers, rows = make_cache(tmp_path / "cache", tmp_path / "t", dataset)
-    assert cache.build(lambda _: None) == cache.rows == sum(len(e) for e in rows[1].values())
-    worst = compare(cache, teachers, rows, (2, 4))
-    assert max(worst[kind] for kind in ("hidden", "queries", "keys")) < 1e-3  # 16 bits
-    assert worst["logits"] < 1e-5  # other batches, same weights
-    # ModernBERT turns queries and keys by position and normalises first: they are kept themselves.
-    expected = {(0, 2, 4): (2, 4)} if architecture == "modernbert" else {(0, 2, 4, 1, 3): ()}
-    assert {cache.kept.states: cache.kept.scored} == expected
+    cache = make_cache(tmp_path / "cache", tmp_path / "t", dataset)
+    assert cache.build(ignore) == sum(len(own) for own in cache.online.encoded.values())
+    check_equal(cache)
+    # Asked in the batches in which they were computed, the same to the last of the 16 bits.
+    domain, rows = cache.shards[0]
+    picks = [(domain, row) for row in rows[: 1024 // cache.online.encoded[domain].lengths().max()]]
+    mask, cached, online = both(cache, picks, torch.zeros(len(picks), dtype=torch.int64))
+    assert torch.equal(cached["logits"], online["logits"])
+    assert all(torch.equal(cached[n][:, mask], online[n][:, mask].half()) for n in ("hidden", "queries", "keys"))
+
+
+def scale_weights(source, target, factor):
+    """Copy a model folder with other weights."""
+    target.mkdir(parents=True)
+    for file in source.iterdir():
+        if file.is_file():
+            (target / file.name).write_bytes(file.read_bytes())
+    state = {name: t * factor for name, t in load_file(source / "model.safetensors").items()}
+    save_file(state, target / "model.safetensors", metadata={"format": "pt"})
+    return target
 
 
 def test_each_domain_has_its_own_teachers_outputs(tmp_path, teacher, dataset):
-    import shutil
+    folder = scale_weights(teacher, tmp_path / "t", 1.0)
+    scale_weights(teacher, folder / "best" / "music", 1.5)
+    cache = make_cache(tmp_path / "cache", folder, dataset)
+    assert cache.online.teachers.models["music"] is not cache.online.teachers.models["books"]
+    cache.build(ignore)
+    check_equal(cache)
 
-    from safetensors.torch import save_file
 
-    folder = tmp_path / "t"
-    shutil.copytree(teacher, folder, ignore=shutil.ignore_patterns("best"))
-    other = folder / "best" / "music"
-    shutil.copytree(teacher, other, ignore=shutil.ignore_patterns("best"))
-    state = load_file(other / "model.safetensors")
-    save_file({name: t * 1.5 for name, t in state.items()}, other / "model.safetensors", metadata={"format": "pt"})
-    cache, teachers, rows = make_cache(tmp_path / "cache", folder, dataset)
-    assert teachers.models["music"] is not teachers.models["books"]
-    cache.build(lambda _: None)
-    assert max(compare(cache, teachers, rows, (2, 4)).values()) < 3e-3
-    assert compare_side_by_side(cache, teachers, rows, (2, 4)) < 1e-3  # two teachers, asked padded
+def test_rows_are_spread_over_shards_by_length(tmp_path, teacher, dataset, monkeypatch):
+    monkeypatch.setattr(cached_teacher, "SHARD_BYTES", 1 << 14)
+    cache = make_cache(tmp_path / "cache", teacher, dataset)
+    cache.build(ignore)
+    assert len(cache.shards) > 8
+    files = [load_file(file) for file in sorted(cache.folder.path.glob("0*.safetensors"))]
+    for (domain, rows), tensors in zip(cache.shards, files, strict=True):
+        lengths = cache.online.encoded[domain].lengths()[rows]
+        assert (np.diff(lengths) <= 0).all()
+        assert tensors["hidden"].shape[1] == tensors["keys"].shape[1] == lengths.sum()
+        assert len(tensors["logits"]) == len(rows)
+    for domain, own in cache.online.encoded.items():
+        rows = np.concatenate([rows for name, rows in cache.shards if name == domain])
+        assert sorted(rows) == list(range(len(own)))
+    assert cache.bytes == sum(t.numel() * t.element_size() for tensors in files for t in tensors.values())
+    check_equal(cache)
+
+
+def test_logits_alone_take_no_states(tmp_path, teacher, dataset):
+    cache = make_cache(tmp_path / "cache", teacher, dataset, layers=(), attention=False)
+    cache.build(ignore)
+    assert [list(tensors) for tensors in cache.tensors] == [["logits"], ["logits"]]
+    batch = SimpleNamespace(layout=None)
+    found = cache.signals(cache.load(PICKS, batch), NUMBERS)
+    assert found.hidden is found.queries is found.keys is None
+    assert found.logits.shape == (5, 2)
+
+
+def test_files_are_mapped_into_memory(tmp_path, teacher, dataset):
+    cache = make_cache(tmp_path / "cache", teacher, dataset)
+    cache.build(ignore)
+    with Path("/proc/self/maps").open() as maps:
+        assert str(cache.folder.path / "00000.safetensors") in maps.read()
+
+
+def test_the_key_changes_with_everything_that_outputs_depend_on(tmp_path, teacher, dataset):
+    def name(folder=teacher, **options):
+        return make_cache(tmp_path / "cache", folder, dataset, **options).folder.path.name
+
+    def other_ids(own):
+        return replace(own, ids=[own.ids[0][::-1].copy(), *own.ids[1:]])
+
+    def other_cuts(own):  # the same numbers in other rows
+        return replace(own, ids=[own.ids[0][:-1], np.concatenate([own.ids[0][-1:], own.ids[1]]), *own.ids[2:]])
+
+    def other_types(own):
+        return Encoded(own.ids, [1 - types for types in own.types])
+
+    names = [
+        name(),
+        name(scale_weights(teacher, tmp_path / "other", 1.5)),
+        name(change=other_ids),
+        name(change=other_cuts),
+        name(change=other_types),
+        name(layers=(1, 4)),
+        name(attention=False),
+        name(precision=Precision.BF16),
+    ]
+    assert len(set(names)) == len(names)
+    assert name() == names[0]
 
 
 def run(teacher, dataset, out, **options):
     events = []
-    options = {"epochs": 2, "batch_size": 8, "max_length": 16, "student": "2x32", **options}
+    options = {"epochs": 2, "batch_size": 8, "max_length": 16, "student": "2x32", "cache_teacher": "on", **options}
     distill_on(teacher, dataset, DistillSettings(**options).resolved(), out=out, name="t", on_event=events.append)
     return load_file(out / "model.safetensors"), [e.text for e in events if isinstance(e, Note)], events
-
-
-def folder_of(tmp_path):
-    (folder,) = (tmp_path / "teacher-cache").iterdir()
-    return folder
 
 
 def same(one, other):
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
+def folders(tmp_path):
+    return sorted(path.name for path in (tmp_path / "teacher-cache").iterdir() if path.is_dir())
+
+
 def test_weights_do_not_depend_on_whether_outputs_were_there(tmp_path, teacher, dataset):
-    first, notes, events = run(teacher, dataset, tmp_path / "a", cache_teacher="on")
+    first, notes, events = run(teacher, dataset, tmp_path / "a")
     assert any("computed once and kept in" in n for n in notes)
     built = [e for e in events if isinstance(e, Progress)]
     assert built[-1].done == built[-1].total > 0
-    second, notes, events = run(teacher, dataset, tmp_path / "b", cache_teacher="on")
+    second, notes, events = run(teacher, dataset, tmp_path / "b")
     assert any("read from" in n for n in notes)
     assert not [e for e in events if isinstance(e, Progress)]
     assert same(first, second)
-    # Another length is another key.
-    run(teacher, dataset, tmp_path / "c", cache_teacher="on", max_length=12)
-    assert len(list((tmp_path / "teacher-cache").iterdir())) == 2
-    # And so are the other ends of the texts that it cuts.
-    run(teacher, dataset, tmp_path / "d", cache_teacher="on", max_length=12, truncate="tail")
-    assert len(list((tmp_path / "teacher-cache").iterdir())) == 3
+    before = folders(tmp_path)
+    run(teacher, dataset, tmp_path / "c", max_length=12)
+    assert len(before) == len(folders(tmp_path)) == 1
+    assert before != folders(tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["states", "small", "record", "short", "foreign", "leftover"])
+@pytest.mark.parametrize("damage", ["short", "long", "header", "missing", "leftover"])
 def test_damage_is_noticed_and_repaired(tmp_path, teacher, dataset, damage):
-    expected, _, _ = run(teacher, dataset, tmp_path / "a", cache_teacher="on")
-    folder = folder_of(tmp_path)
-    if damage in ("states", "small"):
-        file = folder / ("00001.bin" if damage == "states" else "00001.safetensors")
-        data = bytearray(file.read_bytes())
-        data[len(data) // 2] ^= 4
-        file.write_bytes(data)
-    elif damage == "record":
-        (folder / "00000.json").write_text("{")
-    elif damage == "short":
-        (folder / "00000.bin").write_bytes((folder / "00000.bin").read_bytes()[:-2])
-    elif damage == "foreign":
-        index = json.loads((folder / "cache.json").read_text())
-        index["key"]["teachers"] = {}
-        (folder / "cache.json").write_text(json.dumps(index))
-    else:
-        (folder / ".00000.bin").write_bytes(b"cut off")
-        (folder / "00000.json").unlink()
-    found, _, events = run(teacher, dataset, tmp_path / "b", cache_teacher="on")
-    rebuilt = [e for e in events if isinstance(e, Progress)][-1].total
-    rows = {domain: len(dataset.split(domain, "train")) for domain in dataset.domains}
-    assert rebuilt == (
-        sum(rows.values())
-        if damage == "foreign"
-        else rows["music" if damage[0] == "s" and damage != "short" else "books"]
-    )
+    expected, _, _ = run(teacher, dataset, tmp_path / "a")
+    (folder,) = (tmp_path / "teacher-cache").glob("*/")
+    file = folder / "00001.safetensors"
+    content = file.read_bytes()
+    file.write_bytes({"short": content[:-2], "long": content + b"x", "header": b"{" * len(content)}.get(damage, b""))
+    if damage == "leftover":
+        (folder / ".00001.safetensors").write_bytes(content[:100])
+    if damage in ("missing", "leftover"):
+        file.unlink()
+    found, _, events = run(teacher, dataset, tmp_path / "b")
+    assert [e for e in events if isinstance(e, Progress)][-1].total == len(dataset.split("music", "train"))
     assert same(found, expected)
+    assert file.read_bytes() == content
     assert not list(folder.glob(".0*"))
 
 
-def test_auto_keeps_what_pays_and_says_so(tmp_path, teacher, dataset, monkeypatch):
-    rates = {"value": (100.0, 5000.0)}
-    monkeypatch.setattr("hrkd_cli.distillation.side_choice.measure_rates", lambda *_: rates["value"])
-    _, notes, _ = run(teacher, dataset, tmp_path / "x" / "a")
-    assert any("kept in" in n and "reading 5,000 examples/s, computing 100" in n for n in notes)
-    rates["value"] = (100.0, 150.0)
-    _, notes, _ = run(teacher, dataset, tmp_path / "y" / "a")
-    assert any("computed at every step (reading 150" in n for n in notes)
-    assert not (tmp_path / "y" / "teacher-cache").exists()
-    _, notes, _ = run(teacher, dataset, tmp_path / "z" / "a", epochs=1)
-    assert any("one epoch would read them once only" in n for n in notes)
-    # What is there already is read, whatever it is worth.
-    _, notes, _ = run(teacher, dataset, tmp_path / "x" / "b", epochs=1)
-    assert any("read from" in n for n in notes)
+def test_a_build_that_was_cut_off_goes_on_with_the_files_that_are_there(tmp_path, teacher, dataset, monkeypatch):
+    monkeypatch.setattr(cached_teacher, "SHARD_BYTES", 1 << 14)
+    whole = make_cache(tmp_path / "whole", teacher, dataset)
+    whole.build(ignore)
+    cache = make_cache(tmp_path / "cut", teacher, dataset)
+    write, written = CacheFolder.write, []
+
+    def killed(self, name, tensors):
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(name)
+        write(self, name, tensors)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CacheFolder, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            cache.build(ignore)
+    assert cache.build(ignore) == sum(len(rows) for _, rows in cache.shards[3:])
+    for number in range(len(cache.shards)):
+        one, other = (c.folder.path / f"{number:05d}.safetensors" for c in (whole, cache))
+        assert one.read_bytes() == other.read_bytes()
 
 
-def test_rates_are_measured_on_real_batches(tmp_path, teacher, dataset):
-    from hrkd_cli.distillation.cache import measure_rates
+def test_processes_share_the_building(tmp_path, teacher, dataset, monkeypatch):
+    monkeypatch.setattr(cached_teacher, "SHARD_BYTES", 1 << 14)
+    whole = make_cache(tmp_path / "whole", teacher, dataset)
+    whole.build(ignore)
+    caches = [make_cache(tmp_path / "shared", teacher, dataset) for _ in range(2)]
+    meeting, counts = threading.Barrier(2), []
 
-    cache, _, _ = make_cache(tmp_path / "cache", teacher, dataset)
-    assert min(measure_rates(cache, tmp_path / "cache")) > 0
-    assert list((tmp_path / "cache").iterdir()) == []
+    class TwoThreads(ProcessGroup):
+        __slots__ = ()
 
+        def barrier(self):
+            meeting.wait(60)
 
-def test_the_limit_holds(tmp_path, teacher, dataset):
-    _, notes, _ = run(teacher, dataset, tmp_path / "a", cache_limit=1e-6)
-    assert any("computed at every step" in n and "--cache-limit is 1e-06 GB" in n for n in notes)
-    with pytest.raises(OutputError, match="--cache-teacher on: the teacher's outputs take"):
-        run(teacher, dataset, tmp_path / "b", cache_limit=1e-6, cache_teacher="on")
-    assert not (tmp_path / "b").exists()
+    def work(rank):
+        caches[rank].processes = TwoThreads(rank, 2)
+        counts.append(caches[rank].build(ignore))
 
-
-def test_a_disk_too_small_for_queries_and_keys_holds_what_they_come_from(tmp_path, teacher, dataset, monkeypatch):
-    from hrkd_cli.distillation import side_choice
-
-    sizes = {}
-    for derived in (False, True):
-        monkeypatch.setattr(side_choice, "_free", lambda _, d=derived: 10**9 if not d else sizes[False] - 1)
-        _, notes, _ = run(teacher, dataset, tmp_path / str(derived) / "a", cache_teacher="on")
-        (folder,) = (p for p in (tmp_path / str(derived) / "teacher-cache").iterdir() if p.is_dir())
-        sizes[derived] = sum(file.stat().st_size for file in folder.glob("*.bin"))
-        assert any("computed once and kept" in n for n in notes)
-        assert any("no room for queries and keys" in n for n in notes) == derived
-    assert 0 < sizes[True] < sizes[False]
-    # What is there is read, however full the disk is.
-    monkeypatch.setattr(side_choice, "_free", lambda _: 0)
-    _, notes, _ = run(teacher, dataset, tmp_path / "False" / "b", cache_teacher="on")
-    assert any("read from" in n for n in notes)
-    # And what must make way for it under the limit is room.
-    (old,) = (tmp_path / "False" / "teacher-cache").iterdir()
-    monkeypatch.setattr(side_choice, "_free", lambda _: 0 if old.exists() else 10**9)
-    limit = (sizes[False] + 1000) / 1e9
-    _, notes, _ = run(teacher, dataset, tmp_path / "False" / "c", cache_teacher="on", cache_limit=limit, max_length=12)
-    assert not any("no room" in n for n in notes)
-    monkeypatch.setattr(side_choice, "_free", lambda _: sizes[True] - 1)
-    with pytest.raises(OutputError, match="the disk has"):
-        run(teacher, dataset, tmp_path / "none" / "a", cache_teacher="on")
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counts == [sum(len(rows) for _, rows in whole.shards)] * 2
+    for file in whole.folder.path.glob("0*.safetensors"):
+        assert file.read_bytes() == (caches[0].folder.path / file.name).read_bytes()
 
 
-def test_the_oldest_outputs_make_way(tmp_path):
-    import os
-
-    for n, name in enumerate(("old", "middle", "new")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "00000.bin").write_bytes(b"x" * 100)
-        (tmp_path / name / "cache.json").write_bytes(b"")
-        os.utime(tmp_path / name / "cache.json", (n, n))
-    assert make_room(tmp_path, tmp_path / "wanted", 150, 360)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["middle", "new"]
-    assert not make_room(tmp_path, tmp_path / "wanted", 400, 360)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["middle", "new"]
-
-
-def test_released_means_cannot_be_kept(tmp_path):
-    with pytest.raises(UsageError, match="--means released looks at padding"):
-        DistillSettings(means="released", cache_teacher="on")
-
-
-def test_a_full_disk_leaves_no_shard_behind(tmp_path, teacher, dataset, monkeypatch):
-    def full(*_args, **_kwargs):
+def test_a_full_disk_leaves_no_file_behind(tmp_path, teacher, dataset, monkeypatch):
+    def full(_tensors, path):
+        path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache_files, "save_file", full)
+        patch.setattr(cache_folder, "save_file", full)
         with pytest.raises(OutputError, match="disk is full"):
-            run(teacher, dataset, tmp_path / "a", cache_teacher="on")
-    assert sorted(p.name for p in folder_of(tmp_path).iterdir()) == [".lock", "cache.json"]
-    run(teacher, dataset, tmp_path / "a", cache_teacher="on")
+            run(teacher, dataset, tmp_path / "a")
+    (folder,) = (tmp_path / "teacher-cache").glob("*/")
+    assert [p.name for p in folder.iterdir()] == [".lock"]
+    run(teacher, dataset, tmp_path / "a")
 
 
-def test_shards_hold_every_row_once(monkeypatch):
-    monkeypatch.setattr(cache_files, "SHARD_ROWS", 10)
-    assert plan_shards({"a": 25, "b": 10}) == [
-        Shard(0, "a", 0, 10), Shard(1, "a", 10, 10), Shard(2, "a", 20, 5), Shard(3, "b", 0, 10)
-    ]  # fmt: skip
+def test_outputs_of_other_keys_are_removed_unless_another_run_uses_some(tmp_path):
+    (tmp_path / "mine").mkdir()
+    first = CacheFolder(tmp_path, "0" * 16)
+    first.claim()
+    second = CacheFolder(tmp_path, "1" * 16)
+    second.claim()  # the first is in use
+    assert first.path.is_dir()
+    del first, second
+    third = CacheFolder(tmp_path, "2" * 16)
+    third.claim()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "2" * 16, "mine"]
 
 
-def test_rows_of_every_shard_are_found(tmp_path, teacher, dataset, monkeypatch):
-    for module in ("cache_files", "cached_teachers"):
-        monkeypatch.setattr(f"hrkd_cli.distillation.{module}.SHARD_ROWS", 7)
-    cache, teachers, rows = make_cache(tmp_path / "cache", teacher, dataset)
-    cache.build(lambda _: None)
-    assert len(cache.shards) > 8
-    assert max(compare(cache, teachers, rows, (2, 4)).values()) < 3e-3
+def test_two_runs_wait_for_each_other(tmp_path):
+    one, other = (CacheFolder(tmp_path, "0" * 16) for _ in range(2))
+    one.claim()
+    other.claim()
+    order, told = [], threading.Event()
+
+    def second():
+        with other.building(lambda note: (order.append(note.text), told.set())):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    with one.building(ignore):
+        thread.start()
+        assert told.wait(10)
+        time.sleep(0.05)
+        order.append("first")
+    thread.join()
+    assert "another run" in order[0]
+    assert order[1:] == ["first", "second"]
 
 
-def test_logits_alone_take_no_states(tmp_path, teacher, dataset):
-    cache, _, _ = make_cache(tmp_path / "cache", teacher, dataset, layers=(), attention=False)
-    cache.build(lambda _: None)
-    assert cache.bytes == 0
-    small = cache.folder.read(cache.shards[0])[1]
-    assert small["logits"].shape == (len(dataset.split("books", "train")), 2)
-    assert np.isfinite(small["logits"]).all()
-    assert Path(cache.folder.path / "cache.json").is_file()
+GB = 10**9
+
+
+@pytest.mark.parametrize(
+    ("options", "passes", "before", "size", "free", "expected"),
+    [
+        ({}, 2, None, 1, 2, "computed once"),
+        ({}, 1, None, 1, 2, "most rows are read only once"),
+        ({}, 2, None, 51, 99, "they take 51 GB, more than the 50 GB that auto keeps"),
+        ({}, 2, None, 3, 2, "take 3.00 GB, and the disk has 2.00 GB to spare"),
+        ({"device": "cuda"}, 2, None, 1, 2, "on a GPU"),
+        ({"cache_teacher": "on"}, 1, None, 51, 99, "computed once"),
+        ({"cache_teacher": "on", "device": "cuda"}, 1, None, 1, 2, "computed once"),
+        ({"cache_teacher": "on"}, 2, None, 3, 2, OutputError),
+        ({"cache_teacher": "off"}, 2, None, 1, 2, None),
+        ({"means": "released"}, 2, None, 1, 2, None),
+        # A run that goes on does what it did before.
+        ({}, 1, True, 51, 99, "computed once"),
+        ({}, 2, False, 1, 2, None),
+        ({"cache_teacher": "off"}, 2, False, 1, 2, None),
+        ({}, 2, True, 3, 2, OutputError),
+    ],
+)
+def test_when_outputs_are_cached(tmp_path, monkeypatch, options, passes, before, size, free, expected):
+    device = torch.device(options.pop("device", "cpu"))
+
+    class Cache:
+        def __init__(self, root, online, *, arithmetic, processes):
+            self.root, self.arithmetic, self.bytes = root, arithmetic, size * GB
+            self.folder = CacheFolder(root, "0" * 16)
+
+        def build(self, on_event):
+            return 1
+
+    monkeypatch.setattr(cache_policy, "CachedTeacher", Cache)
+    monkeypatch.setattr(cache_policy, "OnlineTeacher", lambda *_, **__: "online")
+    monkeypatch.setattr(cache_policy, "_free", lambda _: free * GB)
+    settings = DistillSettings(**options).resolved()
+    decided = {} if before is None else {"cached": before}
+    place = SimpleNamespace(arithmetic=SimpleNamespace(device=device), processes=SINGLE_PROCESS, decided=decided)
+    comparison = SimpleNamespace(layers=(1,), attention=True, padded=settings.means == "released")
+    rows, events = (SimpleNamespace(max_length=16), {}), []
+
+    def choose():
+        return cache_policy.teacher_outputs(
+            None,
+            rows,
+            comparison,
+            settings,
+            place,
+            out=tmp_path / "out",
+            own_tokenizer=False,
+            passes=passes,
+            on_event=events.append,
+        )
+
+    if expected is OutputError:
+        with pytest.raises(OutputError, match=r"--cache-teacher on: the teacher.s outputs take"):
+            choose()
+        return
+    teacher, cached = choose()
+    assert cached == isinstance(teacher, Cache) == (expected == "computed once")
+    assert [expected in e.text for e in events] == [True] * (expected is not None)
+
+
+def test_released_means_cannot_be_cached():
+    with pytest.raises(UsageError, match="--means released looks at padding"):
+        DistillSettings(means="released", cache_teacher="on")

@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 from hrkd_cli.choices import Graph, Means, Method, TeacherCheckpoints
 from hrkd_cli.data.dataset import Rows
 from hrkd_cli.distillation.distill import distill, distill_on
-from hrkd_cli.distillation.teacher_side import AskedTeachers
+from hrkd_cli.distillation.teacher_outputs import OnlineTeacher
 from hrkd_cli.errors import HrkdError, ModelError, OutputError, TrainingError, UsageError
 from hrkd_cli.events import Note, StepDone
 from hrkd_cli.method import Shares
@@ -97,7 +97,7 @@ def test_weights_of_the_losses(tmp_path, teacher, dataset):
 
 
 def test_labels_alone_ask_no_teacher(tmp_path, teacher, dataset, monkeypatch):
-    monkeypatch.setattr(AskedTeachers, "signals", None)
+    monkeypatch.setattr(OnlineTeacher, "signals", None)
     _, events = run(teacher, dataset, tmp_path / "s", method="labels")
     assert set(first_step(events).losses) == {"total", "label"}
     assert not (tmp_path / "teacher-cache").exists()

@@ -131,18 +131,17 @@ def test_a_bare_rows_loss_is_that_of_the_same_row_with_a_label(tmp_path, teacher
     assert by_bare.total.item() == by_label.total.item()
 
 
-def test_kept_outputs_are_those_of_all_rows_unless_few_would_be_read(tmp_path, teacher, dataset, folder):
+def test_cached_outputs_are_those_of_all_rows_unless_few_would_be_read(tmp_path, teacher, dataset, folder):
     work, place = opened(teacher, dataset, tmp_path, unlabelled=folder, cache_teacher="on")
     notes = []
     work.run(place, notes.append)
-    cache = next((tmp_path / "teacher-cache").iterdir())
-    rows = [json.loads(file.read_text())["rows"] for file in sorted(cache.glob("0*.json"))]
-    assert rows == [88, 48]
+    files = sorted((tmp_path / "teacher-cache").glob("*/0*.safetensors"))
+    assert [len(load_file(file)["logits"]) for file in files] == [88, 48]
     many = [f"text {n} of many" for n in range(2000)]
     (folder / "books.txt").write_text("\n".join(many), encoding="utf-8")
     work, place = opened(teacher, dataset, tmp_path / "auto", unlabelled=folder)
     work.run(place, notes.append)
-    assert any(isinstance(n, Note) and "most would be read once or never" in n.text for n in notes)
+    assert any(isinstance(n, Note) and "most rows are read only once" in n.text for n in notes)
 
 
 def test_auto_batch_size_counts_the_bare_rows(tmp_path, teacher, dataset, folder, monkeypatch):

@@ -13,11 +13,11 @@ from hrkd_cli.choices import Graph, Init, InstanceWeights
 from hrkd_cli.data.batching import Sampler, bare_per_row
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.unlabelled import BareTexts, MoreTexts
+from hrkd_cli.distillation.cache_policy import teacher_outputs
 from hrkd_cli.distillation.general import General, GeneralWork
 from hrkd_cli.distillation.instance_weights import instance_weights
-from hrkd_cli.distillation.side_choice import teacher_side
 from hrkd_cli.distillation.task import Comparison, DistillTask
-from hrkd_cli.distillation.teacher_side import TeacherSide
+from hrkd_cli.distillation.teacher_outputs import TeacherOutputs
 from hrkd_cli.distillation.teachers import Teachers, check_teachers, open_teachers
 from hrkd_cli.distillation.upstream import student_tokenizer
 from hrkd_cli.events import Note, OnEvent
@@ -188,21 +188,19 @@ class Work:
             on_event=on_event,
         )
 
-    def _task(self, place: RunContext, on_event: OnEvent) -> tuple[DistillTask, str]:
-        """Make the task; and what was decided about the teachers' outputs."""
+    def _task(self, place: RunContext, on_event: OnEvent) -> tuple[DistillTask, bool]:
+        """Make the task; and whether the teacher's outputs are cached."""
         settings, arithmetic, processes = self.settings, place.arithmetic, place.processes
         comparison = Comparison.of(settings, self.teachers.root.config, self.student.config)
-        side, cached = teacher_side(
+        side, cached = teacher_outputs(
             self.teachers,
             self.teacher_rows,
             comparison,
             settings,
-            own_tokenizer=self.own_tokenizer,
+            place,
             out=place.out,
-            decided=place.decided.get("cached"),
+            own_tokenizer=self.own_tokenizer,
             passes=self._passes(),
-            arithmetic=arithmetic,
-            processes=processes,
             on_event=on_event,
         )
         task = DistillTask(
@@ -223,7 +221,7 @@ class Work:
         return task, cached
 
     def _instance_weights(
-        self, side: TeacherSide, comparison: Comparison, place: RunContext, on_event: OnEvent
+        self, side: TeacherOutputs, comparison: Comparison, place: RunContext, on_event: OnEvent
     ) -> dict[str, np.ndarray] | None:
         """Return the weights of single rows, where they are wanted."""
         if self.settings.instance_weights is InstanceWeights.NONE:

@@ -20,7 +20,7 @@ from torch import nn
 from hrkd_cli.choices import ClassWeights, InstanceWeights, Method, Sampling
 from hrkd_cli.data.batching import Sampler
 from hrkd_cli.data.unlabelled import BareTexts
-from hrkd_cli.distillation.side_choice import teacher_side
+from hrkd_cli.distillation.cache_policy import teacher_outputs
 from hrkd_cli.distillation.task import Comparison, DistillBatch, DistillTask
 from hrkd_cli.distillation.teachers import Teachers
 from hrkd_cli.events import Note, OnEvent, StageDone
@@ -180,8 +180,8 @@ class GeneralWork:
 
     def _task(
         self, place: RunContext, out: Path, settings: DistillSettings, on_event: OnEvent
-    ) -> tuple[GeneralTask, str]:
-        """Make the task, of one pseudo-domain; and what was decided about the teacher's outputs."""
+    ) -> tuple[GeneralTask, bool]:
+        """Make the task, of one pseudo-domain; and whether the teacher's outputs are cached."""
         arithmetic, processes = place.arithmetic, place.processes
         heads = DomainHeads({TEXTS: ("any",)}, {TEXTS: (0,)}, 1)  # predictions are not looked at
         root, path = self.teachers.root, self.teachers.path
@@ -189,17 +189,15 @@ class GeneralWork:
         comparison = Comparison.of(settings, root.config, self.student.config)
         encoder, other = self.encoders
         encoded = {TEXTS: encoder.encode(self.texts.rows[""])}
-        side, cached = teacher_side(
+        side, cached = teacher_outputs(
             teachers,
             (encoder, encoded) if other is None else (other, {TEXTS: other.encode(self.texts.rows[""])}),
             comparison,
             settings,
-            own_tokenizer=other is not None,
+            place,
             out=out,
-            decided=place.decided.get("cached"),
+            own_tokenizer=other is not None,
             passes=settings.epochs,
-            arithmetic=arithmetic,
-            processes=processes,
             on_event=on_event,
         )
         task = GeneralTask(

@@ -20,8 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hrkd_cli.distillation.cache import TOKENS
-from hrkd_cli.distillation.teacher_side import TeacherSide
+from hrkd_cli.distillation.teacher_outputs import TeacherOutputs
 from hrkd_cli.errors import TrainingError
 from hrkd_cli.events import OnEvent, Progress, ignore
 from hrkd_cli.models.encoding import Encoded, Encoder
@@ -29,6 +28,7 @@ from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.training.process_group import ProcessGroup
 from hrkd_cli.training.rows import Pick
 
+TOKENS = {"cpu": 1024, "cuda": 65536, "mps": 8192}  # padded tokens of a batch
 LEAST = 1e-3  # of a weight: a domain whose rows all had none would have no mean
 
 
@@ -54,7 +54,7 @@ def expertise_weights(scores: Tensor, probabilities: Tensor) -> Tensor:
 
 @torch.no_grad()
 def instance_weights(
-    side: TeacherSide,
+    side: TeacherOutputs,
     rows: tuple[Encoder, Mapping[str, Encoded]],
     labels: Mapping[str, np.ndarray],
     *,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hrkd_cli.choices import Graph, Means, Method
 from hrkd_cli.distillation.relate import GraphTrainer
-from hrkd_cli.distillation.teacher_side import TeacherSide, stacked, stacked_by_group
+from hrkd_cli.distillation.teacher_outputs import TeacherOutputs, stacked, stacked_by_group
 from hrkd_cli.method import (
     BatchTerms,
     DomainGraph,
@@ -97,7 +97,7 @@ class DistillTask:
 
     def __init__(
         self,
-        side: TeacherSide,
+        side: TeacherOutputs,
         student: Any,
         heads: DomainHeads,
         settings: DistillSettings,
