@@ -93,11 +93,13 @@ def test_each_process_asks_about_its_part(monkeypatch):
     monkeypatch.setattr("hrkd_cli.distillation.instance_weights.TOKENS", {"cpu": 1})
     whole = weigh()
     told = [[], []]
-    monkeypatch.setattr(ProcessGroup, "sum", lambda self, tensor: told[self.rank].append(tensor.clone()) or tensor)
+    monkeypatch.setattr(
+        ProcessGroup, "all_reduce", lambda self, tensor: told[self.rank].append(tensor.clone()) or tensor
+    )
     for rank in (0, 1):
         weigh(ProcessGroup(rank, 2))
     sums = [told[0][0] + told[1][0]]  # of embeddings; with these, the weights
-    monkeypatch.setattr(ProcessGroup, "sum", lambda self, tensor: sums[0] if tensor.dim() == 2 else tensor)
+    monkeypatch.setattr(ProcessGroup, "all_reduce", lambda self, tensor: sums[0] if tensor.dim() == 2 else tensor)
     parts = [weigh(ProcessGroup(rank, 2)) for rank in (0, 1)]
     for domain, values in whole.items():
         np.testing.assert_allclose(parts[0][domain] + parts[1][domain], values, rtol=1e-6)
