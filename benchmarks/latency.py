@@ -294,7 +294,7 @@ def main() -> None:
     parser.add_argument("--optimum-python", metavar="PATH")
     parser.add_argument("--openvino-python", metavar="PATH")
     arguments = parser.parse_args()
-    from hrkd_cli.evaluation.machine import machine_name
+    from hrkd_cli.machine import machine_name
 
     with tempfile.TemporaryDirectory() as name:
         models = prepare(arguments, Path(name))

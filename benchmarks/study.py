@@ -277,7 +277,7 @@ def machine(device: str) -> dict[str, Any]:
     """Say where a result was made."""
     import torch
 
-    from hrkd_cli.evaluation.machine import machine_name
+    from hrkd_cli.machine import machine_name
     from hrkd_cli.models.backend import pick_device
     from hrkd_cli.training.result import versions
 

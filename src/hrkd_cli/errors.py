@@ -60,3 +60,9 @@ class GateError(HrkdError):
     def __init__(self, message: str, result: dict[str, Any] | None = None) -> None:
         super().__init__(message)
         self.result = result
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """Return the first line of an exception's text, for a message of one line."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:limit]

@@ -216,10 +216,11 @@ def test_info_lists_versions_and_machine(hrkd, monkeypatch):
     assert "device cpu" in ran.out
 
 
-def test_info_without_packages_or_proc(monkeypatch):
+def test_info_without_packages_or_proc(tmp_path, monkeypatch):
+    from hrkd_cli import machine
     from hrkd_cli.cli import info
 
-    monkeypatch.setattr(info, "_cpuinfo", lambda key: "")
+    monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "missing")
     assert info._version("no-such-package-here") is None
-    assert info._instructions() == []
-    assert info._cpu_name()
+    assert machine.instructions() == []
+    assert machine.cpu_name()

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from hrkd_cli import machine
 from hrkd_cli.choices import Precision
 from hrkd_cli.errors import UsageError
 from hrkd_cli.models import precision
@@ -21,7 +22,7 @@ CPU = torch.device("cpu")
     ],
 )
 def test_bf16_is_read_off_the_cpus_flags(tmp_path, monkeypatch, text, expected):
-    monkeypatch.setattr(precision, "_CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "cpuinfo")
     assert not cpu_has_bf16()  # no such file: not Linux
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{text}\n")
     assert cpu_has_bf16() == expected

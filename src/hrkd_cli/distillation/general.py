@@ -26,10 +26,11 @@ from hrkd_cli.distillation.teachers import Teachers
 from hrkd_cli.events import Note, OnEvent, StageDone
 from hrkd_cli.layout import GENERAL, MODEL
 from hrkd_cli.models.encoding import Encoder
-from hrkd_cli.models.folder import is_stage_folder, model_fingerprint, read_json, write_json
+from hrkd_cli.models.folder import is_stage_folder, model_fingerprint, write_json
 from hrkd_cli.models.loading import resolve
 from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.models.student import student_spec_is_path
+from hrkd_cli.predict.folder import read_json_or_empty
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.fit import batch_size_of
@@ -276,8 +277,8 @@ def ensure_general(
     """
     (arithmetic, processes), key = engine, work.key()
     folder = general_root(out) / key[:16]
-    record = read_json(folder / MODEL.run)
-    if record is not None and record.get("key") == key and (folder / GENERAL.weights).is_file():
+    record = read_json_or_empty(folder / MODEL.run)
+    if record.get("key") == key and (folder / GENERAL.weights).is_file():
         on_event(Note(f"general distillation: {folder} is up to date, not run again"))
         return General(folder, record)
     check_stage_output(folder, kind="general distillation", is_ours=_is_general, force=force, resume=resume)
@@ -297,7 +298,7 @@ def ensure_general(
         if processes.is_main:
             work.write(place, trained, names, key)
     on_event(StageDone(STAGE, str(folder), trained.steps, trained.seconds))
-    return General(folder, read_json(folder / MODEL.run) or {})
+    return General(folder, read_json_or_empty(folder / MODEL.run))
 
 
 def general_root(out: Path) -> Path:

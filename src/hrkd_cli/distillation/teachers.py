@@ -18,9 +18,9 @@ from hrkd_cli.evaluation.metrics import DomainScores
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.layout import MODEL
 from hrkd_cli.models.encoding import Encoder, make_encoder
-from hrkd_cli.models.folder import read_json
 from hrkd_cli.models.loading import load_classifier, load_tokenizer, read_config
 from hrkd_cli.models.precision import Arithmetic
+from hrkd_cli.predict.folder import read_json_or_empty
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.process_group import ProcessGroup
@@ -168,7 +168,7 @@ def check_strength(
 
 def warn_of_other_data(path: Path, dataset: Dataset, name: str, on_event: OnEvent) -> None:
     """Warn when a model of ours was made from other data: rows that it was taught may be held out here."""
-    made_from = ((read_json(path / MODEL.run) or {}).get("data") or {}).get("fingerprint")
+    made_from = (read_json_or_empty(path / MODEL.run).get("data") or {}).get("fingerprint")
     if made_from is not None and dataset.path is not None and made_from != dataset.fingerprint:
         text = f"{name} was made from other data: rows held out here may be among those that it learnt from"
         on_event(Note(text, warning=True))

@@ -13,11 +13,12 @@ from hrkd_cli.errors import ModelError, OutputError
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.layout import MODEL, TEACHER_OUT
 from hrkd_cli.models.encoding import same_tokenizer
-from hrkd_cli.models.folder import model_fingerprint, read_json
+from hrkd_cli.models.folder import model_fingerprint
 from hrkd_cli.models.loading import load_config, load_tokenizer, resolve
 from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.models.sizes import sizes_of
 from hrkd_cli.models.student import default_shape, parse_shape, student_config
+from hrkd_cli.predict.folder import read_json_or_empty
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings, TeachSettings
 from hrkd_cli.teaching.teach import is_teacher, teach_key, teach_on
@@ -46,13 +47,13 @@ def ensure_taught(
     """
     own = {"epochs": settings.teacher_epochs, "learning_rate": settings.teacher_learning_rate}
     teaching = TeachSettings(**{f.name: getattr(settings, f.name) for f in fields(TeachSettings)} | own)
-    record = read_json(TEACHER_OUT / MODEL.run)
-    if record is not None and record.get("key") == teach_key(path, dataset, teaching):
+    record = read_json_or_empty(TEACHER_OUT / MODEL.run)
+    if record.get("key") == teach_key(path, dataset, teaching):
         on_event(Note(f"teacher: {TEACHER_OUT} is up to date, not taught again"))
         return TEACHER_OUT
     if is_teacher(TEACHER_OUT) and not force:
         raise OutputError(
-            f"{TEACHER_OUT} was taught {_difference(record or {}, path, dataset, teaching)}; use it as it is with "
+            f"{TEACHER_OUT} was taught {_difference(record, path, dataset, teaching)}; use it as it is with "
             f"--teacher {TEACHER_OUT}, or replace it with --force"
         )
     check_stage_output(TEACHER_OUT, kind="teacher", is_ours=is_teacher, force=force, resume=resume)

@@ -16,7 +16,6 @@ from hrkd_cli.evaluation.floor import FLOOR, KIND, Floor, check_floor, make_floo
 from hrkd_cli.evaluation.inputs import default_models, find_data, own_rows, recorded_data
 from hrkd_cli.evaluation.latency import Latency, measure, typical_row
 from hrkd_cli.evaluation.latency_table import measure_lengths
-from hrkd_cli.evaluation.machine import machine_name, usable_cpus
 from hrkd_cli.evaluation.metrics import average
 from hrkd_cli.evaluation.result import EvalResult, ModelResult, Padded
 from hrkd_cli.evaluation.scoring import (
@@ -28,6 +27,7 @@ from hrkd_cli.evaluation.scoring import (
     score_labels,
 )
 from hrkd_cli.events import Note, OnEvent, ignore
+from hrkd_cli.machine import machine_name, usable_cpus
 from hrkd_cli.predict.backend import Backend, open_backend
 from hrkd_cli.predict.folder import locate
 from hrkd_cli.predict.heads import DomainHeads

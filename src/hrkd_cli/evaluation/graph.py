@@ -11,8 +11,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto
 
-from hrkd_cli.errors import ModelError
-from hrkd_cli.predict.folder import one_line
+from hrkd_cli.errors import ModelError, one_line
 
 INT8_TYPES = frozenset({TensorProto.INT8, TensorProto.UINT8})
 INTEGER_OPS = frozenset({"MatMulInteger", "ConvInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QAttention"})

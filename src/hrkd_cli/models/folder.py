@@ -10,6 +10,7 @@ from typing import Any
 from hrkd_cli.choices import Truncate
 from hrkd_cli.layout import MODEL
 from hrkd_cli.models.loading import quiet_transformers
+from hrkd_cli.predict.folder import read_json_or_empty
 from hrkd_cli.predict.heads import DomainHeads
 
 CONFIG_FORMAT = 1
@@ -69,19 +70,9 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Read a JSON object; None when there is no such file or it is not one."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
 def is_stage_folder(path: Path, stage: str) -> bool:
     """Tell a folder that ``stage`` ("teach" or "distill") wrote."""
-    record = read_json(path / MODEL.run)
-    return record is not None and record.get("stage") == stage
+    return bool(read_json_or_empty(path / MODEL.run).get("stage") == stage)
 
 
 def model_fingerprint(path: Path) -> str:
@@ -99,7 +90,7 @@ def model_fingerprint(path: Path) -> str:
 
 
 def _make_portable(path: Path, own: dict[str, Any]) -> None:
-    config = read_json(path) or {}
+    config = read_json_or_empty(path)
     if config.get("tokenizer_class") in NEW_TOKENIZERS:
         config["tokenizer_class"] = PORTABLE_TOKENIZER
     write_json(path, {name: value for name, value in config.items() if name not in LOCAL_SETTINGS} | own)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from hrkd_cli.errors import ModelError
+from hrkd_cli.errors import ModelError, one_line
 from hrkd_cli.layout import MODEL
 from hrkd_cli.predict.heads import DomainHeads
 
@@ -227,12 +227,6 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-
-
-def one_line(error: BaseException) -> str:
-    """Return the first line of an error's text."""
-    lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__
 
 
 def _from_hub(model: str, role: str) -> Path:

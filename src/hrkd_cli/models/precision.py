@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from hrkd_cli.choices import Precision
 from hrkd_cli.errors import UsageError
+from hrkd_cli.machine import cpu_flags
 from hrkd_cli.models.cpu_training import CpuTraining
 from hrkd_cli.models.memory import keep_freed_memory
 
-_CPU_INFO = Path("/proc/cpuinfo")
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86-64, x86-64 with matrix units, arm64
 
 
@@ -88,12 +87,7 @@ class Arithmetic:
 
 def cpu_has_bf16() -> bool:
     """Tell whether the CPU multiplies bf16 in hardware; without that bf16 is slower than float32."""
-    try:
-        text = _CPU_INFO.read_text(encoding="utf-8", errors="replace")
-    except OSError:  # not Linux
-        return False
-    lines = (line.partition(":") for line in text.splitlines())
-    return any(name.strip() in ("flags", "Features") and _BF16_FLAGS & set(value.split()) for name, _, value in lines)
+    return bool(_BF16_FLAGS & cpu_flags())
 
 
 def _resolve(precision: Precision, device: torch.device) -> Precision:

@@ -16,14 +16,14 @@ from hrkd_cli.evaluation.inputs import recorded_data
 from hrkd_cli.evaluation.metrics import DomainScores
 from hrkd_cli.layout import MODEL
 from hrkd_cli.models.backend import input_names
-from hrkd_cli.models.folder import PORTABLE_TOKENIZER, model_fingerprint, read_json, write_json
+from hrkd_cli.models.folder import PORTABLE_TOKENIZER, model_fingerprint, write_json
 from hrkd_cli.models.loading import load_tokenizer, quiet_transformers
 from hrkd_cli.onnx_export.card import BEGIN
 from hrkd_cli.onnx_export.derived_card import derived_card
 from hrkd_cli.onnx_export.folder import copy_description
 from hrkd_cli.onnx_export.result import Gate
 from hrkd_cli.onnx_export.trimming import Trimmed, TrimReport
-from hrkd_cli.predict.folder import Spec
+from hrkd_cli.predict.folder import Spec, read_json_or_empty
 
 RECORD_FORMAT = 1
 STAGE = "export"
@@ -87,7 +87,7 @@ def write_model(model: Any, trimmed: Trimmed | None, student: Path, work: Path, 
     with quiet_transformers():
         model.save_pretrained(work)
     path = work / MODEL.tokenizer_config
-    settings = read_json(path) or {}
+    settings = read_json_or_empty(path)
     tokenizer = load_tokenizer(student)
     if trimmed is None:
         if not (work / MODEL.tokenizer).is_file():
@@ -154,7 +154,7 @@ def write_card(derived: Derived, work: Path, out: Path, lost: Gate | None = None
         out: what it will be called.
         lost: what trimming and quantising cost together; None before that is known, or without trimming.
     """
-    config = read_json(work / MODEL.config) or {}
+    config = read_json_or_empty(work / MODEL.config)
     card = derived_card(
         title=out.name,
         student=derived.student.resolve().name,
@@ -176,7 +176,7 @@ def _shown(derived: Derived) -> dict[str, tuple[int, float]]:
     """Return rows and accuracy of the student by domain: as scored here, else as its record says."""
     if derived.before:
         return {name: (scores.n, scores.accuracy) for name, scores in derived.before.items()}
-    results = (read_json(derived.student / MODEL.run) or {}).get("results") or {}
+    results = read_json_or_empty(derived.student / MODEL.run).get("results") or {}
     domains = ((results.get("best") or {}).get("dev") or {}).get("domains") or {}
     wanted = domains if derived.domain is None else {k: v for k, v in domains.items() if k == derived.domain}
     return {name: (int(scores["n"]), float(scores["accuracy"])) for name, scores in wanted.items()}

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from hrkd_cli.choices import Target
 from hrkd_cli.errors import GateError, ModelError, OutputError
-from hrkd_cli.evaluation.machine import machine_name
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.layout import ONNX, STUDENT_OUT
+from hrkd_cli.machine import machine_name
 from hrkd_cli.models.backend import TorchBackend
 from hrkd_cli.onnx_export.card import write_card
 from hrkd_cli.onnx_export.cases import write_cases

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrkd_cli.errors import ModelError
-from hrkd_cli.predict.folder import one_line
+from hrkd_cli.errors import ModelError, one_line
 
 # The first with LayerNormalization as one operator: 14 to 16 work too, but spell each norm out in nine, whose square
 # overflows once a graph is turned to fp16. Every onnxruntime since 1.12 reads it.

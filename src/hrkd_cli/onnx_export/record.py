@@ -17,6 +17,7 @@ from hrkd_cli.layout import ONNX
 from hrkd_cli.onnx_export.recipes import Precision
 from hrkd_cli.onnx_export.result import ExportedFile
 from hrkd_cli.onnx_export.targets import Weights
+from hrkd_cli.predict.folder import read_json_or_empty
 
 if TYPE_CHECKING:
     from hrkd_cli.onnx_export.gate import AccuracyGate
@@ -49,10 +50,10 @@ class Record:
     def read(cls, folder: Path) -> Record:
         """Read the record of an ``onnx`` folder; an absent or foreign one is empty."""
         try:
-            content = json.loads((folder / ONNX.record).read_text(encoding="utf-8"))
+            content = read_json_or_empty(folder / ONNX.record)
             files = content["files"] if content["format"] == FORMAT else {}
             return cls({name: dict(entry) for name, entry in files.items() if (folder / name).is_file()})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError):
             return cls()
 
     def add(self, named: tuple[str, Entry], *, kept: bool = False) -> None:

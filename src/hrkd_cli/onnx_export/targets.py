@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
-from pathlib import Path
 
 from hrkd_cli.choices import Target
+from hrkd_cli.machine import cpu_flags
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +54,5 @@ def detect(machine: str | None = None, flags: frozenset[str] | None = None) -> T
     machine = platform.machine() if machine is None else machine
     if machine.lower() in ("arm64", "aarch64"):
         return Target.ARM64
-    flags = _flags() if flags is None else flags
+    flags = cpu_flags() if flags is None else flags
     return Target.AVX512_VNNI if flags & {"avx512_vnni", "avx_vnni"} else Target.AVX2
-
-
-def _flags() -> frozenset[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())

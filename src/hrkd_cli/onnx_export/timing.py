@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hrkd_cli.evaluation.latency_table import LengthLatency, measure_lengths, slower_cells
-from hrkd_cli.evaluation.machine import usable_cpus
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.layout import ONNX
+from hrkd_cli.machine import usable_cpus
 
 Figures = tuple[LengthLatency, ...]
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from hrkd_cli.errors import ModelError
+from hrkd_cli.errors import ModelError, one_line
 from hrkd_cli.models.backend import TorchBackend
 from hrkd_cli.predict.backend import open_session
-from hrkd_cli.predict.folder import one_line
 
 TOLERANCE = 1e-4
 BATCHES = (1, 2, 5)

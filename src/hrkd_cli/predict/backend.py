@@ -10,8 +10,8 @@ from typing import Protocol, TypeVar, cast
 import numpy as np
 import onnxruntime
 
-from hrkd_cli.errors import ModelError, UsageError
-from hrkd_cli.predict.folder import ONNX_SUFFIX, Spec, locate, one_line, read_spec
+from hrkd_cli.errors import ModelError, UsageError, one_line
+from hrkd_cli.predict.folder import ONNX_SUFFIX, Spec, locate, read_spec
 from hrkd_cli.predict.heads import FloatArray
 from hrkd_cli.predict.tokenization import TextTokenizer
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hrkd_cli.errors import ModelError
+from hrkd_cli.errors import ModelError, one_line
 from hrkd_cli.predict.heads import DomainHeads, id_to_label
 
 ANY = "any"
@@ -173,6 +173,14 @@ def _longest(config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]) -> 
     return max(min(limits), 1)
 
 
+def read_json_or_empty(path: Path) -> dict[str, Any]:
+    """Read a JSON object; an empty one if the file is missing or is not a JSON object."""
+    try:
+        return read_json(path)
+    except ModelError:
+        return {}
+
+
 def read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
     """Read a JSON object; with ``missing_ok`` an absent file is an empty one.
 
@@ -190,9 +198,3 @@ def read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelError(f"{path}: not a JSON object")
     return content
-
-
-def one_line(error: BaseException, limit: int = 200) -> str:
-    """Return the first line of an exception's text, for a message of one line."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:limit]

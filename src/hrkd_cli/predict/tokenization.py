@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from hrkd_cli.errors import ModelError, UsageError
-from hrkd_cli.predict.folder import HEAD, HEAD_TAIL, TAIL, TOKENIZER, TOKENIZER_CONFIG, one_line, read_json
+from hrkd_cli.errors import ModelError, UsageError, one_line
+from hrkd_cli.predict.folder import HEAD, HEAD_TAIL, TAIL, TOKENIZER, TOKENIZER_CONFIG, read_json
 
 IntArray = npt.NDArray[np.int64]
 

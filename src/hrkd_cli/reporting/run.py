@@ -14,6 +14,7 @@ from typing import Any
 
 from hrkd_cli.errors import DataError
 from hrkd_cli.layout import CHECKPOINT, MODEL, ONNX, partial
+from hrkd_cli.predict.folder import read_json_or_empty
 from hrkd_cli.settings import DistillSettings, TeachSettings
 
 TOTAL = "total"
@@ -137,12 +138,12 @@ def read_run(path: Path) -> Run:
         work = partial(path)
         hint = f"; a run that is not finished is in {work}: name that folder" if work.is_dir() else f"; {_NAME_IT}"
         raise DataError(f"{path}: {'not a' if path.exists() else 'no such'} folder{hint}")
-    record, metrics = _object(path / MODEL.run), path / MODEL.metrics
+    record, metrics = read_json_or_empty(path / MODEL.run), path / MODEL.metrics
     if not metrics.is_file():
         raise DataError(f"{path}: no {MODEL.metrics} in it; {_NAME_IT}")
     given = record.get("options") or {}
     options = {name: entry["value"] for name, entry in given.items()} if record else _checkpoint_options(path)
-    exported = _object(path / MODEL.onnx / ONNX.record).get("files")
+    exported = read_json_or_empty(path / MODEL.onnx / ONNX.record).get("files")
     written = datetime.datetime.fromtimestamp((path / MODEL.run if record else metrics).stat().st_mtime).astimezone()
     run = Run(path, record, options, exported if isinstance(exported, dict) else {}, written)
     try:
@@ -180,14 +181,5 @@ def _add(into: dict[Any, Series], key: Any, step: int, value: Any) -> None:
 def _checkpoint_options(work: Path) -> dict[str, Any]:
     """Return the options that an unfinished run's newest checkpoint names; empty if there is no checkpoint."""
     found = [(int(m[1]), folder) for folder in work.iterdir() if (m := _CHECKPOINT.fullmatch(folder.name))]
-    options = _object(max(found)[1] / CHECKPOINT.values).get("options") if found else None
+    options = read_json_or_empty(max(found)[1] / CHECKPOINT.values).get("options") if found else None
     return options if isinstance(options, dict) else {}
-
-
-def _object(file: Path) -> dict[str, Any]:
-    """Read a JSON object; empty if there is none."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

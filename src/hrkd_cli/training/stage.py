@@ -20,11 +20,12 @@ from hrkd_cli.layout import MODEL, partial
 from hrkd_cli.models.backend import pick_device
 from hrkd_cli.models.card import model_card
 from hrkd_cli.models.encoding import Encoded
-from hrkd_cli.models.folder import read_json, save_model, write_json
+from hrkd_cli.models.folder import save_model, write_json
 from hrkd_cli.models.loading import max_tokens
 from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.options import option_name
 from hrkd_cli.outputs import check_output, whole_folder
+from hrkd_cli.predict.folder import read_json_or_empty
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import TrainingSettings
 from hrkd_cli.training.checkpoint import has_checkpoint, latest, remove_checkpoints
@@ -195,7 +196,7 @@ def finished_before(out: Path, *, key: str, kind: str, is_ours: Callable[[Path],
     """
     if not is_ours(out):
         return None
-    record = read_json(out / MODEL.run) or {}
+    record = read_json_or_empty(out / MODEL.run)
     if record.get("key") != key:
         raise OutputError(
             f"{out} exists already, from a run with other options or data; it is no run to go on with: "

@@ -1,0 +1,63 @@
+"""The machine that this process runs on: its processor, cores and instruction sets."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+CPU_INFO = Path("/proc/cpuinfo")
+INSTRUCTIONS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm", "bf16")
+"""Those that decide how fast int8 and bf16 are, and whether int8 saturates, as /proc/cpuinfo spells them."""
+
+
+def machine_name() -> str:
+    """Return processor, cores and instruction sets in a few words, for results that depend on them."""
+    cores = usable_cpus()
+    parts = [cpu_name(), f"{cores} core{'s' if cores != 1 else ''}", " ".join(instructions())]
+    return ", ".join(part for part in parts if part)
+
+
+def cpu_name() -> str:
+    """Return the processor's name."""
+    if name := _cpuinfo().get("model name"):
+        return name
+    if platform.system() == "Darwin":
+        import subprocess
+
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        if name := subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip():
+            return name
+    return platform.processor() or platform.machine()
+
+
+def cpu_flags() -> frozenset[str]:
+    """Return the processor's features; nothing where the system does not list them (outside Linux)."""
+    facts = _cpuinfo()
+    return frozenset((facts.get("flags") or facts.get("Features") or "").split())
+
+
+def instructions() -> list[str]:
+    """Return those of ``INSTRUCTIONS`` that the processor has."""
+    flags = cpu_flags()
+    return [name for name in INSTRUCTIONS if name in flags]
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cpuinfo() -> dict[str, str]:
+    """Return the first processor's entries of Linux's /proc/cpuinfo; nothing elsewhere."""
+    try:
+        lines = CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return {}
+    facts: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        facts.setdefault(name.strip(), value.strip())
+    return facts
