@@ -31,6 +31,7 @@ from typing import Any
 import torch
 
 from hrkd_cli.choices import Precision
+from hrkd_cli.data.batching import Sampler
 from hrkd_cli.data.opening import load_for_training
 from hrkd_cli.distillation.cached_teacher import CachedTeacher
 from hrkd_cli.distillation.task import Comparison, DistillTask
@@ -47,11 +48,10 @@ from hrkd_cli.models.sizes import sizes_of
 from hrkd_cli.models.student import build_student
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
-from hrkd_cli.training.loop import prefetch, train
+from hrkd_cli.training.loop import prefetch, train_step
 from hrkd_cli.training.optimizer import Optimizer
 from hrkd_cli.training.process_group import SINGLE_PROCESS
 from hrkd_cli.training.scoring import encode_split
-from hrkd_cli.training.stage import make_sampler
 
 SIDES = ("paper", "ours")
 WARM_UP = 3
@@ -156,7 +156,10 @@ class Bench:
 
     def sampler(self) -> Any:
         """Return the rows of each step."""
-        return make_sampler(self.dataset, self.settings, self.options.batch_size, self.encoded)
+        lengths = {domain: encoded.lengths().tolist() for domain, encoded in self.encoded.items()}
+        rows = {domain: len(own) for domain, own in lengths.items()}
+        size, settings = self.options.batch_size, self.settings
+        return Sampler(rows, batch_size=size, sampling=settings.sampling, seed=settings.seed, lengths=lengths)
 
     def paper(self) -> dict[str, Any]:
         """Train as the released code does."""
@@ -249,14 +252,11 @@ class Bench:
 
         def run(steps: int, *, ahead: bool) -> float:
             batches = prefetch(iter(sampler), task.collate, ahead=ahead)
-            loop = train(
-                task, batches, optimizer, arithmetic, first=1, steps=WARM_UP + steps, accumulate=1, steps_per_epoch=1
-            )
-            for _ in islice(loop, WARM_UP):
-                pass
-            begun = self._now()
-            for _ in loop:
-                pass
+            total, begun = WARM_UP + steps, 0.0
+            for number in range(1, total + 1):
+                train_step(task, batches, optimizer, arithmetic, number=number, steps=total)
+                if number == WARM_UP:
+                    begun = self._now()
             return (self._now() - begun) / steps
 
         # Whole windows of steps, so that lengths are those of the data: medians of single steps would not be.

@@ -2,28 +2,19 @@
 
 The message is one plain line: what is wrong, where (``file:line``, column or option), what to do next. The command
 line prints it on stderr and exits with ``exit_code``; the Python API raises it.
-
-    HrkdError                 1
-    +-- UsageError            2   options that contradict each other, or a value that no run could use
-    +-- DataError             1   a source, a column, a row, a prepared folder
-    +-- ModelError            1   a model folder or hub id, a tokenizer, a pair of models that does not fit
-    +-- OutputError           1   an output that exists or cannot be written
-    +-- TrainingError         1   a run that cannot go on (a loss that is not a number, a weak teacher)
-    |   +-- ProcessError    1   another process of the same run is gone
-    +-- GateError             3   a quality gate failed
 """
 
 from typing import Any
 
 
 class HrkdError(Exception):
-    """Base of all errors that a user can cause."""
+    """Base of all errors that a user can cause: exit code 1 unless a class says otherwise."""
 
     exit_code = 1
 
 
 class UsageError(HrkdError):
-    """Options that contradict each other, or a value that no run could use."""
+    """Options that contradict each other, or a value that no run could use: exit code 2."""
 
     exit_code = 2
 
@@ -41,7 +32,7 @@ class OutputError(HrkdError):
 
 
 class TrainingError(HrkdError):
-    """A training run cannot go on."""
+    """A training run cannot go on (a loss that is not a number, a weak teacher)."""
 
 
 class ProcessError(TrainingError):
@@ -49,7 +40,7 @@ class ProcessError(TrainingError):
 
 
 class GateError(HrkdError):
-    """A quality gate failed: nothing was written.
+    """A quality gate failed, and nothing was written: exit code 3.
 
     Attributes:
         result: what the job would have returned as JSON, with the figures that failed the gate.

@@ -1,8 +1,4 @@
-"""What a long job tells whoever watches it.
-
-The engine prints nothing. It hands these records to one callable (``on_event``); the command line draws them, the
-metrics writer stores them, a notebook may plot them.
-"""
+"""Events of a long job: the engine prints nothing, it calls ``on_event`` with these records."""
 
 from __future__ import annotations
 
@@ -12,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A sentence for the user: what is being done or was decided. ``warning`` marks what deserves a second look."""
+    """A sentence for the user: what is being done or was decided. ``warning`` marks what needs attention."""
 
     text: str
     warning: bool = False
@@ -24,7 +20,7 @@ class StageStarted:
 
     Attributes:
         stage: ``"teach"``, ``"general"`` or ``"distill"``.
-        steps: optimiser steps in the whole run.
+        steps: optimizer steps in the whole run.
         epochs: passes over the data.
         domains: domain names, in the order of every per-domain list that follows.
         seconds: estimated duration, measured on this machine with one real batch.
@@ -41,15 +37,15 @@ class StageStarted:
 
 @dataclass(frozen=True, slots=True)
 class StepDone:
-    """One optimiser step.
+    """One optimizer step.
 
     Attributes:
-        stage: ``"teach"``, ``"general"`` or ``"distill"``.
+        stage: as for StageStarted.
         step: 1-based number of the step.
         epoch: passes over the data so far, as a fraction.
         losses: loss by kind, weighted as in the total: ``total`` and what it consists of.
         learning_rate: rate of this step.
-        examples_per_second: examples (of all domains) a second, over the last steps.
+        examples_per_second: examples of all domains per second, over the last steps.
         seconds_left: estimate until the end of the run, dev scoring included.
         ratios: domain ratios by student layer, (L+1) lists of D numbers; empty where there is no graph.
         layer_ratios: mean weight over domains of layers 0..l at each student layer l >= 1; empty without hierarchy.
@@ -71,7 +67,7 @@ class DevScored:
     """The dev split was scored.
 
     Attributes:
-        stage: ``"teach"``, ``"general"`` or ``"distill"``.
+        stage: as for StageStarted.
         step: the step whose weights were scored.
         metric: ``"accuracy"`` or ``"macro-f1"``: what "best" means in this run.
         domains: score by domain, 0..1.

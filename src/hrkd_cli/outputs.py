@@ -13,11 +13,8 @@ from typing import IO
 from hrkd_cli.errors import OutputError, UsageError
 from hrkd_cli.layout import partial
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_NO_SPACE = "No space left on device"
 _MARK = ".hrkd-partial"
-_LEAST_FREE = 1 << 20
-"""Bytes free below which a failure of unknown kind is put down to a full disk."""
+_LEAST_FREE = 1 << 20  # bytes; with fewer free, a failure of unknown kind is put down to a full disk
 
 
 def check_output(out: Path, *, kind: str, is_ours: Callable[[Path], bool], force: bool) -> None:
@@ -44,13 +41,9 @@ def check_output(out: Path, *, kind: str, is_ours: Callable[[Path], bool], force
         raise OutputError(f"{out} exists already; replace it with --force or choose another --out")
 
 
-def _nothing_to_keep(_work: Path) -> bool:
-    return False
-
-
 @contextlib.contextmanager
 def whole_folder(
-    out: Path, *, worth_keeping: Callable[[Path], bool] = _nothing_to_keep, go_on: bool = False
+    out: Path, *, worth_keeping: Callable[[Path], bool] = lambda _: False, go_on: bool = False
 ) -> Iterator[Path]:
     """Give a folder to work in, which becomes ``out`` when the block ends and vanishes when it fails.
 
@@ -69,7 +62,7 @@ def whole_folder(
     work = partial(target)
     known = target.exists()
     with plain_disk_errors(out, work), made_folders(work):
-        _clear_leftover(work, worth_keeping if go_on else _nothing_to_keep)
+        _clear_leftover(work, keep=go_on and worth_keeping(work))
         try:
             work.mkdir(parents=True, exist_ok=True)
             with (work / _MARK).open("w") as mark:
@@ -125,19 +118,19 @@ def plain_disk_errors(out: Path, work: Path) -> Iterator[None]:
     Raises:
         OutputError: writing failed.
     """
-    full = f"{out}: the disk is full; nothing was written; free some space or choose another place with --out"
     try:
         yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise OutputError(full) from error
-        raise OutputError(
-            f"{out}: cannot be written ({error.strerror or error}); choose another place with --out"
-        ) from error
+    except OutputError:
+        raise
     except Exception as error:
+        is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         # Writers of other languages report a failed write each in their own way, and read back what was cut short.
-        if not isinstance(error, OutputError) and (_NO_SPACE in str(error) or _is_full(work)):
-            raise OutputError(full) from error
+        if is_full or (not isinstance(error, OSError) and ("No space left" in str(error) or _is_full(work))):
+            text = f"{out}: the disk is full; nothing was written; free some space or choose another place with --out"
+            raise OutputError(text) from error
+        if isinstance(error, OSError):
+            text = f"{out}: cannot be written ({error.strerror or error}); choose another place with --out"
+            raise OutputError(text) from error
         raise
 
 
@@ -159,8 +152,8 @@ def check_space(out: Path, needed: int) -> None:
         )
 
 
-def _clear_leftover(work: Path, worth_keeping: Callable[[Path], bool]) -> None:
-    """Remove what a killed run left, unless it is worth keeping, and nothing else."""
+def _clear_leftover(work: Path, *, keep: bool) -> None:
+    """Remove what a killed run left, unless it is to be kept, and nothing else."""
     if not work.exists():
         return
     if not (work / _MARK).is_file():
@@ -168,7 +161,7 @@ def _clear_leftover(work: Path, worth_keeping: Callable[[Path], bool]) -> None:
     with (work / _MARK).open("a") as mark:
         if not _lock(mark):
             raise OutputError(f"{work} is being written by another hrkd; wait for it or choose another --out")
-    if not worth_keeping(work):
+    if not keep:
         shutil.rmtree(work)
 
 

@@ -24,6 +24,7 @@ from hrkd_cli.models.encoding import Encoded, make_encoder
 from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.settings import DistillSettings, TeachSettings
 from hrkd_cli.teaching.teach import teach_on
+from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup
 from hrkd_cli.training.scoring import encode_split
 from tiny import ARCHITECTURES, write_encoder
@@ -358,10 +359,9 @@ def test_when_outputs_are_cached(tmp_path, monkeypatch, options, passes, before,
     monkeypatch.setattr(cache_policy, "OnlineTeacher", lambda *_, **__: "online")
     monkeypatch.setattr(cache_policy, "_free", lambda _: free * GB)
     settings = DistillSettings(**options).resolved()
-    decided = {} if before is None else {"cached": before}
-    place = SimpleNamespace(arithmetic=SimpleNamespace(device=device), processes=SINGLE_PROCESS, decided=decided)
     comparison = SimpleNamespace(layers=(1,), attention=True, padded=settings.means == "released")
     rows, events = (SimpleNamespace(max_length=16), {}), []
+    context = TrainContext(SimpleNamespace(device=device), on_event=events.append)
 
     def choose():
         return cache_policy.teacher_outputs(
@@ -369,11 +369,11 @@ def test_when_outputs_are_cached(tmp_path, monkeypatch, options, passes, before,
             rows,
             comparison,
             settings,
-            place,
+            before=before,
             out=tmp_path / "out",
             own_tokenizer=False,
             passes=passes,
-            on_event=events.append,
+            context=context,
         )
 
     if expected is OutputError:

@@ -7,34 +7,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hrkd_cli.choices import Precision
-from hrkd_cli.data.unlabelled import MoreTexts
+from hrkd_cli.distillation import general
 from hrkd_cli.distillation.distill import distill, distill_on
-from hrkd_cli.distillation.distill_work import Work
-from hrkd_cli.distillation.general import GeneralWork, ensure_general
 from hrkd_cli.errors import OutputError, UsageError
 from hrkd_cli.events import Note, StageStarted, StepDone, ignore
-from hrkd_cli.models.folder import model_fingerprint
-from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.settings import DistillSettings
-from hrkd_cli.training.process_group import SINGLE_PROCESS
-from hrkd_cli.training.stage import seed_everything
-from hrkd_cli.training.trainer import RunContext
+from interrupted import StopError, stop_at
 from tiny import make_texts, write_raw
 
 OPTIONS = {"epochs": 1, "batch_size": 4, "max_length": 16, "learning_rate": 1e-3, "student": "2x32", "init": "random"}
-
-
-class StopError(Exception):
-    """Stands in for whatever ends a run."""
-
-
-def stop_at(stage, step):
-    def on_event(event):
-        if isinstance(event, StepDone) and (event.stage, event.step) == (stage, step):
-            raise StopError
-
-    return on_event
 
 
 @pytest.fixture
@@ -66,69 +47,55 @@ def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def work_of(teacher, dataset, own):
-    seed_everything(own.seed)
-    arithmetic = Arithmetic(Precision.FP32, torch.device("cpu"))
-    texts = MoreTexts.read(own, dataset, ignore)
-    work = Work.open(
-        teacher, dataset, own, texts=texts, name="t", arithmetic=arithmetic, processes=SINGLE_PROCESS, on_event=ignore
-    )
-    encoders = (work.encoder, None)
-    fingerprint = model_fingerprint(teacher)
-    return work, GeneralWork(work.teachers, fingerprint, work.student, encoders, texts.general, own, 2), arithmetic
+def test_it_teaches_hidden_states_and_leaves_the_head_alone(tmp_path, teacher, dataset, texts, monkeypatch):
+    """The phase alone: what the task would start from."""
+    before, after, handed = {}, {}, {}
+    phase, load = general.general_distillation, general.load_general
 
+    def watch_phase(setup, *args, **options):
+        before.update({name: t.clone() for name, t in setup.student.state_dict().items()})
+        folder = phase(setup, *args, **options)
+        after.update({name: t.clone() for name, t in setup.student.state_dict().items()})
+        assert all(p.requires_grad for p in setup.student.parameters())
+        return folder
 
-def test_it_teaches_hidden_states_and_leaves_the_head_alone(tmp_path, teacher, dataset, texts):
-    work, general, arithmetic = work_of(teacher, dataset, settings(general=texts, general_epochs=3))
-    before = {name: t.clone() for name, t in work.student.state_dict().items()}
+    def watch_load(folder, objective):
+        load(folder, objective)
+        handed.update({f"student.{name}": t.clone() for name, t in objective.student.model.state_dict().items()})
+        handed.update({f"projections.{name}": t.clone() for name, t in objective.projections.state_dict().items()})
+
+    monkeypatch.setattr("hrkd_cli.distillation.distill.general_distillation", watch_phase)
+    monkeypatch.setattr("hrkd_cli.distillation.distill.load_general", watch_load)
     events = []
-    (tmp_path / "run").mkdir()
-    found = ensure_general(
-        general,
-        out=tmp_path / "run" / "s",
-        force=False,
-        resume=False,
-        engine=(arithmetic, SINGLE_PROCESS),
-        on_event=events.append,
-    )
-    steps = [e for e in events if isinstance(e, StepDone)]
+    run(teacher, dataset, tmp_path / "s", general=texts, general_epochs=3, on_event=events.append)
+    steps = [e for e in events if isinstance(e, StepDone) and e.stage == "general"]
     assert [s.step for s in steps] == list(range(1, 40))
-    assert all(set(s.losses) == {"total", "hidden", "attention"} and not s.ratios for s in steps)
     started = next(e for e in events if isinstance(e, StageStarted))
     assert (started.stage, started.steps, started.domains) == ("general", 39, ("texts",))
+    for step in steps:
+        assert not step.ratios
+        assert step.losses["total"] == pytest.approx(step.losses["hidden"] + step.losses["attention"], rel=1e-5)
     for kind in ("hidden", "attention"):
         assert sum(s.losses[kind] for s in steps[-3:]) < 0.8 * sum(s.losses[kind] for s in steps[:3])
     # A schedule of its own, from 0 over the peak to nearly 0.
     assert steps[0].learning_rate == 0
     assert steps[-1].learning_rate < 0.05 * max(s.learning_rate for s in steps)
-    tensors = load_file(found.folder / "general.safetensors")
+    (folder,) = folders(tmp_path)
+    tensors = load_file(folder / "general.safetensors")
     names = {name.removeprefix("student.") for name in tensors if name.startswith("student.")}
     # The classifier and BERT's pooler see no hidden-state loss: neither trained nor kept.
     assert {name for name in before if name not in names} == {
         "bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.weight", "classifier.bias"
     }  # fmt: skip
-    after = work.student.state_dict()
     for name, tensor in before.items():
         assert torch.equal(tensor, after[name]) == (name not in names), name
-    assert all(p.requires_grad for p in work.student.parameters())
-    record = json.loads((found.folder / "hrkd.json").read_text())
+    assert {n for n in tensors if n.startswith("projections.")} == {"projections.weight", "projections.bias"}
+    assert all(torch.equal(handed[name], tensor) for name, tensor in tensors.items())
+    record = json.loads((folder / "hrkd.json").read_text())
     assert (record["stage"], record["data"]["texts"], record["results"]["steps"]) == ("general", 100, 39)
-    assert len((found.folder / "metrics.jsonl").read_text().splitlines()) == 39
-    assert sorted(p.name for p in found.folder.iterdir()) == ["general.safetensors", "hrkd.json", "metrics.jsonl"]
-
-
-def test_weights_and_projections_carry_over_into_the_task(tmp_path, teacher, dataset, texts):
-    own = settings(general=texts)
-    _, general, arithmetic = work_of(teacher, dataset, own)
-    options = {"force": False, "resume": False, "engine": (arithmetic, SINGLE_PROCESS), "on_event": ignore}
-    found = ensure_general(general, out=tmp_path / "s", **options)
-    fresh, _, _ = work_of(teacher, dataset, own)
-    task = fresh.run(RunContext(tmp_path, tmp_path / "s", arithmetic), ignore, found).objective
-    tensors = load_file(found.folder / "general.safetensors")
-    state, projections = fresh.student.state_dict(), task.projections.state_dict()
-    assert all(torch.equal(state[n.removeprefix("student.")], t) for n, t in tensors.items() if n[0] == "s")
-    assert {n: t for n, t in tensors.items() if n[0] == "p"}.keys() == {"projections.weight", "projections.bias"}
-    assert all(torch.equal(projections[n.removeprefix("projections.")], t) for n, t in tensors.items() if n[0] == "p")
+    assert record["results"]["losses"] == steps[-1].losses
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 39
+    assert sorted(p.name for p in folder.iterdir()) == ["general.safetensors", "hrkd.json", "metrics.jsonl"]
 
 
 @pytest.mark.parametrize("options", [{}, {"cache_teacher": "on", "general_epochs": 2}, {"means": "released"}])
@@ -140,7 +107,7 @@ def test_killed_and_resumed_it_ends_the_same(tmp_path, teacher, dataset, texts, 
     out = tmp_path / "cut" / "s"
     for n, (stage, step) in enumerate([("general", 1), ("general", 4), ("general", 9), ("distill", 3)]):
         with pytest.raises(StopError):
-            run(teacher, dataset, out, on_event=stop_at(stage, step), resume=n > 0, **options)
+            run(teacher, dataset, out, on_event=stop_at(step, stage), resume=n > 0, **options)
     notes = []
     result = run(teacher, dataset, out, resume=True, on_event=notes.append, **options)
     assert any(isinstance(n, Note) and "is up to date, not run again" in n.text for n in notes)
@@ -158,11 +125,11 @@ def test_a_batch_size_that_was_found_stays(tmp_path, teacher, dataset, texts, mo
     options = {"general": texts, "checkpoint_every": 1, "batch_size": "auto"}
     for name in ("whole", "cut"):
         (tmp_path / name).mkdir()
-    monkeypatch.setattr("hrkd_cli.training.fit.LARGEST", 4)
+    monkeypatch.setattr("hrkd_cli.training.auto_batch_size.LARGEST", 4)
     run(teacher, dataset, tmp_path / "whole" / "s", **options)
     with pytest.raises(StopError):
-        run(teacher, dataset, tmp_path / "cut" / "s", on_event=stop_at("general", 3), **options)
-    monkeypatch.setattr("hrkd_cli.training.fit.LARGEST", 2)
+        run(teacher, dataset, tmp_path / "cut" / "s", on_event=stop_at(3, "general"), **options)
+    monkeypatch.setattr("hrkd_cli.training.auto_batch_size.LARGEST", 2)
     run(teacher, dataset, tmp_path / "cut" / "s", resume=True, **options)
     (one,), (other,) = folders(tmp_path / "whole"), folders(tmp_path / "cut")
     assert same(one / "general.safetensors", other / "general.safetensors")
@@ -187,7 +154,7 @@ def test_it_is_used_again_and_a_changed_one_made_anew(tmp_path, teacher, dataset
 def test_a_stage_that_was_cut_off_is_not_forgotten(tmp_path, teacher, dataset, texts):
     options = {"general": texts, "checkpoint_every": 1}
     with pytest.raises(StopError):
-        run(teacher, dataset, tmp_path / "s", on_event=stop_at("general", 3), **options)
+        run(teacher, dataset, tmp_path / "s", on_event=stop_at(3, "general"), **options)
     with pytest.raises(OutputError, match="a run that was cut off left a checkpoint after step 2; go on with --resume"):
         run(teacher, dataset, tmp_path / "s", **options)
     steps = []
@@ -198,7 +165,7 @@ def test_a_stage_that_was_cut_off_is_not_forgotten(tmp_path, teacher, dataset, t
 
 def test_without_a_checkpoint_nothing_is_left(tmp_path, teacher, dataset, texts):
     with pytest.raises(StopError):
-        run(teacher, dataset, tmp_path / "s", on_event=stop_at("general", 3), general=texts)
+        run(teacher, dataset, tmp_path / "s", on_event=stop_at(3, "general"), general=texts)
     assert not (tmp_path / "general").exists()
     run(teacher, dataset, tmp_path / "s", general=texts)
     # One whose weights are gone is no general distillation to go on from.

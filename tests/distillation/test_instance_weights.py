@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_resume import StopError, run, stop_at
 
 from hrkd_cli.choices import Precision
 from hrkd_cli.distillation.instance_weights import expertise_weights, instance_weights, prototype_scores
@@ -19,6 +18,7 @@ from hrkd_cli.models.unpadded import Layout
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup
 from hrkd_cli.training.rows import make_shares
+from interrupted import StopError, run, stop_at
 from tasks import make_task
 
 CPU = torch.device("cpu")

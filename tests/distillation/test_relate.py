@@ -74,31 +74,6 @@ def test_an_update_moves_the_graph_and_nothing_else(task):
     assert not torch.equal(made.graph.encode.weight, graph["encode.weight"])
 
 
-def test_a_rehearsal_runs_it_all_and_changes_nothing(task, monkeypatch):
-    made, student, _, batch = task
-    runs = []
-    compare = made._compare
-    monkeypatch.setattr(made, "_compare", lambda b: runs.append(b) or compare(b))
-    held, held_back = [], made._held_back
-    monkeypatch.setattr(made, "_held_back", lambda rows: held.append(rows) or held_back(rows))
-    monkeypatch.setattr("hrkd_cli.distillation.task.HELD_ROWS", 2)
-    made.lengths = {d: np.arange(len(lengths)) % 7 + 1 for d, lengths in made.lengths.items()}
-    modules = (made.graph, student, made.projections)
-    before = [{name: t.clone() for name, t in module.state_dict().items()} for module in modules]
-    drawn = torch.get_rng_state()
-    made.rehearse(batch)
-    assert len(runs) == 2
-    (rows,) = held  # the longest, since any may come
-    for domain, chosen in rows.items():
-        longest = sorted((made.lengths[domain][row] for row in made.held_back[domain]), reverse=True)
-        assert [made.lengths[domain][row] for row in chosen] == longest[:2]
-    for module, state in zip(modules, before, strict=True):
-        assert all(torch.equal(t, state[name]) for name, t in module.state_dict().items())
-    assert all(p.grad is None for module in modules for p in module.parameters())
-    assert torch.equal(torch.get_rng_state(), drawn)
-    assert student.training
-
-
 def test_the_state_restores_graph_and_moments(task):
     made, _, optimizer, batch = task
     made.on_step_start(1, 100, batch, optimizer)

@@ -9,22 +9,21 @@ from safetensors.torch import load_file
 from hrkd_cli.choices import Precision
 from hrkd_cli.data.unlabelled import MoreTexts
 from hrkd_cli.distillation.distill import distill, distill_on
-from hrkd_cli.distillation.distill_work import Work
+from hrkd_cli.distillation.setup import DistillSetup
+from hrkd_cli.distillation.task import DistillTask
 from hrkd_cli.errors import OutputError, TrainingError, UsageError
-from hrkd_cli.events import Note, StageStarted, StepDone, ignore
+from hrkd_cli.events import Note, StageStarted, ignore
 from hrkd_cli.models.precision import Arithmetic
+from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
-from hrkd_cli.training.fit import batch_size_of
+from hrkd_cli.training.checkpoint import Checkpointer
+from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.process_group import SINGLE_PROCESS
-from hrkd_cli.training.stage import class_weights
-from hrkd_cli.training.trainer import RunContext
+from hrkd_cli.training.run_folder import RunFolder
+from interrupted import StopError, stop_at
 from tiny import make_texts, write_raw
 
 OPTIONS = {"epochs": 2, "batch_size": 4, "max_length": 16, "learning_rate": 1e-3, "student": "2x32"}
-
-
-class StopError(Exception):
-    """Stands in for whatever ends a run."""
 
 
 @pytest.fixture
@@ -42,19 +41,20 @@ def settings(**options):
 
 
 def run(teacher, dataset, out, *, on_event=ignore, resume=False, **options):
-    return distill_on(
-        teacher, dataset, settings(**options), out=out, name="t", on_event=on_event, resume=resume, texts=None
-    )
+    return distill_on(teacher, dataset, settings(**options), out=out, name="t", on_event=on_event, resume=resume)
 
 
-def opened(teacher, dataset, tmp_path, **options):
-    arithmetic = Arithmetic(Precision.FP32, torch.device("cpu"))
+def opened(teacher, dataset, tmp_path, on_event=ignore, **options):
+    """Return the setup, the objective and the trainer of a distillation."""
+    context = TrainContext(Arithmetic(Precision.FP32, torch.device("cpu")), on_event=on_event)
     own = settings(**options)
-    texts = MoreTexts.read(own, dataset, ignore)
-    work = Work.open(
-        teacher, dataset, own, texts=texts, name="t", arithmetic=arithmetic, processes=SINGLE_PROCESS, on_event=ignore
-    )
-    return work, RunContext(tmp_path, tmp_path / "out", arithmetic)
+    setup = DistillSetup.open(
+        teacher, dataset, own, heads=DomainHeads.build(dataset.labels), tokenizer=None,
+        texts=MoreTexts.read(own, dataset, ignore), name="t", context=context,
+    )  # fmt: skip
+    run = RunFolder(tmp_path, tmp_path / "out", Checkpointer(tmp_path, SINGLE_PROCESS, {}, resume=False))
+    objective = setup.objective(run, context, run.out)
+    return setup, objective, setup.trainer(objective, run, context)
 
 
 @pytest.mark.parametrize("options", [{}, {"cache_teacher": "on"}, {"method": "logits"}, {"means": "released"}])
@@ -66,12 +66,8 @@ def test_resumed_runs_end_the_same_and_the_record_tells(tmp_path, teacher, datas
     # 48 train rows a domain: an epoch is that of the labelled rows.
     assert started.steps == whole.steps == 24
 
-    def stop(event):
-        if isinstance(event, StepDone) and event.step == 7:
-            raise StopError
-
     with pytest.raises(StopError):
-        run(teacher, dataset, tmp_path / "cut", on_event=stop, **options)
+        run(teacher, dataset, tmp_path / "cut", on_event=stop_at(7), **options)
     result = run(teacher, dataset, tmp_path / "cut", resume=True, **options)
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -94,69 +90,57 @@ def test_the_texts_change_what_is_learnt_and_the_key(tmp_path, teacher, dataset,
 
 
 def test_a_run_that_was_cut_off_does_not_go_on_with_other_texts(tmp_path, teacher, dataset, folder):
-    def stop(event):
-        if isinstance(event, StepDone) and event.step == 3:
-            raise StopError
-
     with pytest.raises(StopError):
-        run(teacher, dataset, tmp_path / "s", on_event=stop, unlabelled=folder, checkpoint_every=1)
+        run(teacher, dataset, tmp_path / "s", on_event=stop_at(3), unlabelled=folder, checkpoint_every=1)
     with pytest.raises(TrainingError, match="was made with --unlabelled "):
         run(teacher, dataset, tmp_path / "s", resume=True, checkpoint_every=1)
 
 
 def test_labelled_rows_come_first_and_alone_give_the_class_weights(tmp_path, teacher, dataset, folder):
-    work, place = opened(teacher, dataset, tmp_path, unlabelled=folder, class_weights="balanced")
-    assert work.labelled == {"books": 48, "music": 48}
-    assert work.bare == {"books": 40}
-    assert {d: len(e) for d, e in work.rows.items()} == {"books": 88, "music": 48}
-    for domain, encoded in work.train.encoded.items():
-        assert all((a == b).all() for a, b in zip(encoded.ids, work.rows[domain].ids, strict=False))
-    weights = class_weights(work.train, work.heads, work.settings, torch.device("cpu"))
+    setup, _, trainer = opened(teacher, dataset, tmp_path, unlabelled=folder, class_weights="balanced")
+    assert {d: len(labels) for d, labels in setup.train.labels.items()} == {"books": 48, "music": 48}
+    assert setup.unlabelled == {"books": 40}
+    assert {d: len(e) for d, e in setup.rows.items()} == {"books": 88, "music": 48}
+    for domain, encoded in setup.train.encoded.items():
+        assert all((a == b).all() for a, b in zip(encoded.ids, setup.rows[domain].ids, strict=False))
+    weights = setup.train.class_weights(setup.heads, setup.settings.class_weights)
     assert all(torch.equal(w, torch.ones(2)) for w in weights.values())
-    sampler = work.run(place, ignore).make_sampler()
-    assert {d: len(rows) for d, rows in next(sampler).items()} == {"books": 8, "music": 4}
+    assert {d: len(rows) for d, rows in next(trainer.make_sampler()).items()} == {"books": 8, "music": 4}
 
 
-def test_a_bare_rows_loss_is_that_of_the_same_row_with_a_label(tmp_path, teacher, dataset, folder):
+def test_the_loss_of_an_unlabelled_row_is_that_of_the_same_row_with_a_label(tmp_path, teacher, dataset, folder):
     texts = dataset.split("books", "train").texts
     (folder / "books.txt").write_text("\n".join(f"{t} thing" for t in texts), encoding="utf-8")
-    work, place = opened(teacher, dataset, tmp_path, unlabelled=folder, cache_teacher="off", graph="uniform")
-    task = work.run(place, ignore).objective
-    work.student.eval()
+    options = {"unlabelled": folder, "cache_teacher": "off", "graph": "uniform"}
+    setup, objective, _ = opened(teacher, dataset, tmp_path, **options)
+    setup.student.eval()
     bare = len(texts) + 5
-    by_bare = task.loss(task.collate({"books": [bare], "music": [0]}))
-    own = task.encoded["books"]
-    own.ids[5], own.types[5], task.lengths["books"][5] = own.ids[bare], own.types[bare], task.lengths["books"][bare]
-    by_label = task.loss(task.collate({"books": [5], "music": [0]}))
+    by_bare = objective.loss(objective.collate({"books": [bare], "music": [0]}))
+    own, lengths = objective.encoded["books"], objective.lengths["books"]
+    own.ids[5], own.types[5], lengths[5] = own.ids[bare], own.types[bare], lengths[bare]
+    by_label = objective.loss(objective.collate({"books": [5], "music": [0]}))
     assert by_bare.total.item() == by_label.total.item()
 
 
 def test_cached_outputs_are_those_of_all_rows_unless_few_would_be_read(tmp_path, teacher, dataset, folder):
-    work, place = opened(teacher, dataset, tmp_path, unlabelled=folder, cache_teacher="on")
-    notes = []
-    work.run(place, notes.append)
+    opened(teacher, dataset, tmp_path, unlabelled=folder, cache_teacher="on")
     files = sorted((tmp_path / "teacher-cache").glob("*/0*.safetensors"))
     assert [len(load_file(file)["logits"]) for file in files] == [88, 48]
     many = [f"text {n} of many" for n in range(2000)]
     (folder / "books.txt").write_text("\n".join(many), encoding="utf-8")
-    work, place = opened(teacher, dataset, tmp_path / "auto", unlabelled=folder)
-    work.run(place, notes.append)
+    notes = []
+    opened(teacher, dataset, tmp_path / "auto", notes.append, unlabelled=folder)
     assert any(isinstance(n, Note) and "most rows are read only once" in n.text for n in notes)
 
 
-def test_auto_batch_size_counts_the_bare_rows(tmp_path, teacher, dataset, folder, monkeypatch):
-    work, place = opened(teacher, dataset, tmp_path, unlabelled=folder, batch_size="auto", unlabelled_share=0.75)
+def test_auto_batch_size_counts_the_unlabelled_rows(tmp_path, teacher, dataset, folder, monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        "hrkd_cli.training.fit._peaks", lambda task, trained, rows, arithmetic: seen.append(rows) or [2 * len(seen)] * 2
-    )
-    monkeypatch.setattr("hrkd_cli.distillation.distill_work.batch_size_of", batch_size_of)
-    work.run(place, ignore)
-    assert [{d: len(rows) for d, rows in step.items()} for step in seen[:3]] == [
-        {"books": 4, "music": 1},
-        {"books": 8, "music": 2},
-        {"books": 16, "music": 4},
-    ]
+    find = "hrkd_cli.training.auto_batch_size.find_executable_batch_size"
+    monkeypatch.setattr(find, lambda attempt, largest, **_: lambda: attempt(4))
+    collate = DistillTask.collate
+    monkeypatch.setattr(DistillTask, "collate", lambda self, rows: seen.append(rows) or collate(self, rows))
+    opened(teacher, dataset, tmp_path, unlabelled=folder, batch_size="auto", unlabelled_share=0.75)
+    assert {d: len(rows) for d, rows in seen[0].items()} == {"books": 16, "music": 4}
 
 
 @pytest.mark.parametrize("share", [0, 1, -0.5, 2, float("nan")])

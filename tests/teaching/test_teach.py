@@ -90,7 +90,7 @@ def test_the_estimate_changes_nothing(tmp_path, encoder, dataset, monkeypatch):
 
     settings = TeachSettings(epochs=1, max_length=16)
     teach_on(encoder, dataset, settings, out=tmp_path / "a", name="x")
-    monkeypatch.setattr(Trainer, "_announce", lambda *_: None)
+    monkeypatch.setattr(Trainer, "_estimate_cost", lambda *_: None)
     teach_on(encoder, dataset, settings, out=tmp_path / "b", name="x")
     a, b = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
     assert all(torch.equal(a[name], b[name]) for name in a)
@@ -150,14 +150,12 @@ def test_balanced_class_weights(encoder):
 
     from hrkd_cli.choices import ClassWeights
     from hrkd_cli.predict.heads import DomainHeads
-    from hrkd_cli.training.scoring import SplitLabels
-    from hrkd_cli.training.stage import class_weights
+    from hrkd_cli.training.scoring import EncodedSplit
 
     heads = DomainHeads.build({"books": ("bad", "good")})
-    train = SplitLabels({}, {"books": np.array([0, 0, 0, 1])})
-    balanced = TeachSettings(class_weights=ClassWeights.BALANCED)
-    assert class_weights(train, heads, balanced, torch.device("cpu"))["books"].tolist() == pytest.approx([4 / 6, 2])
-    assert class_weights(train, heads, TeachSettings(), torch.device("cpu")) == {"books": None}
+    train = EncodedSplit({}, {"books": np.array([0, 0, 0, 1])})
+    assert train.class_weights(heads, ClassWeights.BALANCED)["books"].tolist() == pytest.approx([4 / 6, 2])
+    assert train.class_weights(heads, ClassWeights.NONE) == {"books": None}
 
 
 def test_weight_decay_spares_biases_and_normalisation(encoder):

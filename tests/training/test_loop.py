@@ -1,6 +1,7 @@
-"""Batches that another thread makes ready, and numbers that stay on the device until they are read."""
+"""Batches that another thread makes ready, and metrics that are read from the device later."""
 
 import itertools
+import json
 import threading
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from hrkd_cli.errors import TrainingError
 from hrkd_cli.training.loop import AHEAD, StepOutput, prefetch
+from hrkd_cli.training.metrics_log import MetricsLogger
 
 
 def rows(count):
@@ -43,28 +45,46 @@ def test_closing_ends_the_thread_and_little_is_made_in_advance():
     assert len(loaded) <= AHEAD + 3
 
 
-def make_step(values, **changes):
+def make_step(**changes):
     parts = {
-        "number": 7, "epoch": 1.0, "learning_rate": 0.1, "examples": 4, "values": torch.tensor(values),
-        "kinds": ("total", "hidden"), "nodes": 2, "layers": (2,), "scaled": False,
+        "number": 7, "learning_rate": 0.1, "examples": 4,
+        "losses": {"total": torch.tensor(3.0), "hidden": torch.tensor(1.0)}, "gradient_norm": torch.tensor(0.5),
+        "ratios": torch.tensor([[0.5, 0.5], [0.125, 0.875]]), "layer_ratios": (torch.tensor([0.25, 0.75]),),
+        "scaled": False,
     }  # fmt: skip
     return StepOutput(**{**parts, **changes})
 
 
-def test_a_steps_numbers_are_taken_apart():
-    values = [3.0, 1.0, 0.5, 0.25, 0.75, 0.5, 0.5, 0.125, 0.875]
-    found = make_step(values).read(values)
-    assert found.losses == {"total": 3.0, "hidden": 1.0}
-    assert found.gradient_norm == 0.5
-    assert found.layer_ratios == ((0.25, 0.75),)
-    assert found.ratios == ((0.5, 0.5), (0.125, 0.875))
+def logged(tmp_path, *steps):
+    events = []
+    logger = MetricsLogger(tmp_path / "m", stage="teach", steps_per_epoch=7, on_event=events.append, eager=False)
+    logger.open()
+    for step in steps:
+        logger.add(step, 1.0)
+    logger.flush(1.0)
+    return events, [json.loads(line) for line in (tmp_path / "m").read_text().splitlines()], logger
 
 
-def test_what_is_not_a_number_stops_the_run():
-    nan = float("nan")
+def test_a_steps_tensors_are_read(tmp_path):
+    plain = make_step(number=8, ratios=None, layer_ratios=())
+    events, lines, logger = logged(tmp_path, make_step(), plain)
+    assert events[0].epoch == 1.0
+    assert events[0].losses == lines[0]["losses"] == {"total": 3.0, "hidden": 1.0}
+    assert lines[0]["gradient_norm"] == 0.5
+    assert events[0].layer_ratios == ((0.25, 0.75),)
+    assert events[0].ratios == ((0.5, 0.5), (0.125, 0.875))
+    assert [event.step for event in events] == [7, 8]
+    assert (events[1].ratios, events[1].layer_ratios) == ((), ())
+    assert "ratios" not in lines[1]
+    assert logger.state_dict()["position"] == (tmp_path / "m").stat().st_size
+    assert logger.examples == 8
+
+
+def test_what_is_not_a_number_stops_the_run(tmp_path):
+    nan, infinite = torch.tensor(float("nan")), torch.tensor(float("inf"))
     with pytest.raises(TrainingError, match="step 7: the loss is nan"):
-        make_step([]).read([nan, 1.0, 0.5, 0.5, 0.5])
+        logged(tmp_path, make_step(losses={"total": nan}))
     with pytest.raises(TrainingError, match="step 7: the gradient is inf"):
-        make_step([]).read([1.0, 1.0, float("inf"), 0.5, 0.5])
-    # A scaled gradient that overflowed: the step was left out, and the scale comes down.
-    make_step([], scaled=True).read([1.0, 1.0, float("inf"), 0.5, 0.5])
+        logged(tmp_path, make_step(gradient_norm=infinite))
+    # A scaled gradient that overflowed: the step was skipped, and the scale comes down.
+    logged(tmp_path, make_step(gradient_norm=infinite, scaled=True))

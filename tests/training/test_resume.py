@@ -12,50 +12,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from hrkd_cli.distillation.distill import distill, distill_on
+from hrkd_cli.distillation.distill import distill
 from hrkd_cli.errors import HrkdError, OutputError, TrainingError, UsageError
-from hrkd_cli.events import Note, StepDone
-from hrkd_cli.settings import DistillSettings, TeachSettings
-from hrkd_cli.teaching.teach import teach, teach_on
-from hrkd_cli.training.checkpoint import Checkpoint, has_checkpoint, latest
+from hrkd_cli.events import Note
+from hrkd_cli.teaching.teach import teach
+from hrkd_cli.training.checkpoint import has_checkpoint, latest, write_checkpoint
+from interrupted import StopError, run, same, stop_at, weights
 from tiny import write_raw
-
-OPTIONS = {"epochs": 2, "batch_size": 4, "max_length": 16, "learning_rate": 1e-3, "checkpoint_every": 1}
-
-
-class StopError(Exception):
-    """Stands in for whatever ends a run."""
-
-
-def stop_at(step):
-    def on_event(event):
-        if isinstance(event, StepDone) and event.step == step:
-            raise StopError
-
-    return on_event
-
-
-def weights(folder):
-    return load_file(folder / "model.safetensors")
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def steps(folder):
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [r for r in records if "losses" in r]
-
-
-def run(stage, teacher, encoder, dataset, out, *, on_event=lambda _: None, resume=False, **options):
-    options = {**OPTIONS, **options}
-    if stage == "teach":
-        return teach_on(encoder, dataset, TeachSettings(**options), out=out, name="x", on_event=on_event, resume=resume)
-    settings = DistillSettings(student="2x32", **options).resolved()
-    return distill_on(teacher, dataset, settings, out=out, name="x", on_event=on_event, resume=resume)
 
 
 @pytest.mark.parametrize(
@@ -94,11 +63,11 @@ def test_a_run_cut_off_again_and_again_ends_the_same(tmp_path, teacher, encoder,
 def test_a_batch_size_that_was_found_stays(tmp_path, teacher, encoder, dataset, stage, monkeypatch):
     """Memory is another one when a run goes on; its steps are not."""
     options = {"batch_size": "auto", "epochs": 1}
-    monkeypatch.setattr("hrkd_cli.training.fit.LARGEST", 8)
+    monkeypatch.setattr("hrkd_cli.training.auto_batch_size.LARGEST", 8)
     run(stage, teacher, encoder, dataset, tmp_path / "whole", **options)
     with pytest.raises(StopError):
         run(stage, teacher, encoder, dataset, tmp_path / "cut", on_event=stop_at(3), **options)
-    monkeypatch.setattr("hrkd_cli.training.fit.LARGEST", 2)
+    monkeypatch.setattr("hrkd_cli.training.auto_batch_size.LARGEST", 2)
     run(stage, teacher, encoder, dataset, tmp_path / "cut", resume=True, **options)
     assert same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
 
@@ -123,42 +92,40 @@ def test_the_last_two_checkpoints_are_kept_and_a_damaged_one_is_passed_over(tmp_
     data = bytearray(state.read_bytes())
     data[-9] ^= 1
     state.write_bytes(data)
-    assert latest(work).step == 6
+    assert latest(work)[0]["step"] == 6
     run("teach", teacher, encoder, dataset, out, resume=True)
     run("teach", teacher, encoder, dataset, tmp_path / "whole")
     assert same(weights(out), weights(tmp_path / "whole"))
 
 
 def test_checkpoints_that_are_all_damaged_are_one_line(tmp_path):
-    Checkpoint(3, {"a": torch.zeros(2)}, {"best": {}}).write(tmp_path)
+    write_checkpoint(tmp_path, 3, {"a": torch.zeros(2)}, {})
     (tmp_path / "checkpoint-3" / "checkpoint.json").write_text("{")
     with pytest.raises(TrainingError, match=r"checkpoints are damaged; start over with --force"):
         latest(tmp_path)
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
-    Checkpoint(3, {"a": torch.zeros(2)}, {"best": {}}).write(tmp_path)
+    write_checkpoint(tmp_path, 3, {"a": torch.zeros(2)}, {})
 
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("hrkd_cli.training.checkpoint.save_file", full)
     with pytest.raises(OSError, match="No space left"):
-        Checkpoint(4, {"a": torch.ones(2)}, {"best": {}}).write(tmp_path)
+        write_checkpoint(tmp_path, 4, {"a": torch.ones(2)}, {})
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-3"]
-    assert latest(tmp_path).tensors["a"].tolist() == [0, 0]
+    assert latest(tmp_path)[1]["a"].tolist() == [0, 0]
 
 
 def test_a_disk_that_fills_up_keeps_the_last_checkpoint(tmp_path, teacher, encoder, dataset, monkeypatch):
-    write = Checkpoint.write
-
-    def full(self, work):
-        if self.step == 4:
+    def full(work, step, *rest):
+        if step == 4:
             raise OSError(28, "No space left on device")
-        write(self, work)
+        write_checkpoint(work, step, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoint, "write", full)
+        patch.setattr("hrkd_cli.training.checkpoint.write_checkpoint", full)
         with pytest.raises(OutputError, match="the disk is full"):
             run("teach", teacher, encoder, dataset, tmp_path / "t")
     assert has_checkpoint(tmp_path / "t.partial") == 3

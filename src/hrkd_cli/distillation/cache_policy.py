@@ -12,11 +12,11 @@ from hrkd_cli.distillation.task import Comparison
 from hrkd_cli.distillation.teacher_outputs import NoTeacher, OnlineTeacher, TeacherOutputs
 from hrkd_cli.distillation.teachers import Teachers
 from hrkd_cli.errors import OutputError
-from hrkd_cli.events import Note, OnEvent
+from hrkd_cli.events import Note
 from hrkd_cli.layout import CACHE
 from hrkd_cli.models.encoding import Encoded, Encoder
 from hrkd_cli.settings import DistillSettings
-from hrkd_cli.training.trainer import RunContext
+from hrkd_cli.training.context import TrainContext
 
 LIMIT = 50 * 10**9  # bytes that auto keeps at most
 SPARE = 10**9  # bytes of the disk that are left to others
@@ -27,12 +27,12 @@ def teacher_outputs(
     rows: tuple[Encoder, Mapping[str, Encoded]],
     comparison: Comparison,
     settings: DistillSettings,
-    place: RunContext,
     *,
+    before: bool | None,
     out: Path,
     own_tokenizer: bool,
     passes: float,
-    on_event: OnEvent,
+    context: TrainContext,
 ) -> tuple[TeacherOutputs, bool]:
     """Return where a run gets its teacher outputs from, and whether that is a cache, which is then built.
 
@@ -41,18 +41,18 @@ def teacher_outputs(
         rows: the training data as they see it: (encoder, token ids by domain).
         comparison: what is compared.
         settings: see DistillSettings.
-        place: where the run works; one that was interrupted goes on with what it had chosen.
+        before: what a run that is resumed had chosen; None for a new run.
         out: the student's folder; the cache lies beside it.
         own_tokenizer: whether the student sees the data differently.
         passes: times that the run reads each row, on average.
-        on_event: told what was chosen.
+        context: see TrainContext.
 
     Raises:
         OutputError: the cache must be used, and the disk has no room for it.
     """
     if settings.method is Method.LABELS:
         return NoTeacher(), False
-    arithmetic, processes, before = place.arithmetic, place.processes, place.decided.get("cached")
+    arithmetic, processes, on_event = context.precision, context.processes, context.on_event
     online = OnlineTeacher(
         teachers,
         comparison.layers,

@@ -10,27 +10,20 @@ from hrkd_cli import __version__
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.opening import load_for_training
 from hrkd_cli.data.unlabelled import MoreTexts
-from hrkd_cli.distillation.checks import check_graph, check_places, chosen_domains
-from hrkd_cli.distillation.distill_work import Work
-from hrkd_cli.distillation.general import ensure_general
-from hrkd_cli.distillation.upstream import ensure_taught, student_tokenizer
+from hrkd_cli.distillation.general import general_distillation, load_general
+from hrkd_cli.distillation.prerequisites import check_folders, chosen_domains, ensure_taught, student_tokenizer
+from hrkd_cli.distillation.setup import DistillSetup
 from hrkd_cli.events import Note, OnEvent, StageDone, ignore
-from hrkd_cli.layout import DATASET_OUT, STUDENT_OUT, TEACHER_OUT
+from hrkd_cli.layout import DATASET_OUT, MODEL, STUDENT_OUT, TEACHER_OUT
 from hrkd_cli.models.folder import is_stage_folder, model_fingerprint
 from hrkd_cli.models.loading import is_classifier, read_config
-from hrkd_cli.models.precision import Arithmetic
+from hrkd_cli.predict.folder import read_json_or_empty
+from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
-from hrkd_cli.training.process_group import ProcessGroup
-from hrkd_cli.training.result import TrainResult, run_key
-from hrkd_cli.training.stage import (
-    Finished,
-    check_stage_output,
-    check_trainable,
-    finished_before,
-    seed_everything,
-    stage_place,
-    start,
-)
+from hrkd_cli.training.context import TrainContext, seed_everything
+from hrkd_cli.training.result import TrainResult, finished_before, run_key, write_model_folder
+from hrkd_cli.training.run_folder import check_stage_output, run_folder
+from hrkd_cli.training.scoring import check_trainable
 
 
 def distill(
@@ -62,42 +55,14 @@ def distill(
         HrkdError: a user's error, in one line (see ``hrkd_cli.errors``).
     """
     settings = DistillSettings.of(**options)
-    out, name = Path(out), str(teacher)
+    out = Path(out)
     check_stage_output(out, kind="student", is_ours=is_student, force=force, resume=resume)
-    path = check_places(teacher, data, out, settings)
-    engine = start(settings)
-    processes = engine[1]
-    on_event = on_event if processes.is_main else ignore
-    dataset = processes.main_first(lambda: load_for_training(data, force=force, on_event=on_event))
-    chosen = chosen_domains(dataset, settings.domains)  # refused before anything is taught; the teacher is taught all
-    check_graph(settings, chosen)
-    texts = MoreTexts.read(settings, chosen, on_event)
-    if not is_classifier(read_config(path, "teacher")):
-        student_tokenizer(path, dataset, settings)  # fail now, not after the teacher has been taught
-        path = ensure_taught(
-            path,
-            dataset,
-            settings,
-            name=name,
-            force=force,
-            resume=resume,
-            on_event=on_event,
-            sources=sources or {},
-            engine=engine,
-        )
-        name = str(path)
+    path = check_folders(teacher, data, out, settings)
+    context = TrainContext.start(settings, on_event)
+    dataset = context.processes.main_first(lambda: load_for_training(data, force=force, on_event=context.on_event))
+    name, settings = str(teacher), settings.resolved()
     return distill_on(
-        path,
-        chosen,
-        settings.resolved(),
-        out=out,
-        name=name,
-        force=force,
-        resume=resume,
-        on_event=on_event,
-        sources=sources or {},
-        engine=engine,
-        texts=texts,
+        path, dataset, settings, out=out, name=name, force=force, resume=resume, sources=sources, context=context
     )
 
 
@@ -117,51 +82,59 @@ def distill_on(
     resume: bool = False,
     on_event: OnEvent = ignore,
     sources: Mapping[str, str] | None = None,
-    engine: tuple[Arithmetic, ProcessGroup] | None = None,
-    texts: MoreTexts | None = None,
+    context: TrainContext | None = None,
 ) -> TrainResult:
-    """Distil the classifier in ``path`` on a dataset in memory; ``settings`` are resolved. See distill.
-
-    ``texts`` are those that the settings name, where they have been read already.
-    """
-    check_trainable(dataset)
-    check_graph(settings, dataset)
-    arithmetic, processes = engine or start(settings)
-    texts = texts or MoreTexts.read(settings, dataset, on_event)
-    fingerprint = model_fingerprint(path)
-    options = settings.decisive()
-    key = run_key(
-        stage="distill", model=fingerprint, data=dataset.fingerprint, options=options, texts=texts.fingerprints()
-    )
+    """Distil the model in ``path`` on a dataset in memory; ``settings`` are resolved. See distill."""
+    context = context or TrainContext.start(settings, on_event)
+    chosen = chosen_domains(dataset, settings)  # the teacher is taught all domains
+    check_trainable(chosen)
+    texts = MoreTexts.read(settings, chosen, context.on_event)
+    heads = DomainHeads.build(chosen.labels)
+    tokenizer = student_tokenizer(path, chosen, heads, settings)  # fail now, not after the teacher has been taught
+    sources = sources or {}
+    if not is_classifier(read_config(path, "teacher")):
+        path = ensure_taught(
+            path, dataset, settings, name=name, force=force, resume=resume, sources=sources, context=context
+        )
+        name = str(path)
+    fingerprint, options = model_fingerprint(path), settings.decisive()
+    data, extra = chosen.fingerprint, texts.fingerprints()
+    key = run_key(stage="distill", model=fingerprint, data=data, options=options, texts=extra)
     if resume and (done := finished_before(out, key=key, kind="student", is_ours=is_student)):
-        on_event(Note(f"{out} is finished already"))
+        context.on_event(Note(f"{out} is finished already"))
         return done
     seed_everything(settings.seed)
-    work = Work.open(
-        path, dataset, settings, texts=texts, name=name, arithmetic=arithmetic, processes=processes, on_event=on_event
+    setup = DistillSetup.open(
+        path, chosen, settings, heads=heads, tokenizer=tokenizer, texts=texts, name=name, context=context
     )
-    general = None
+    general, about = None, {}
     if texts.general is not None:
-        before = work.general(texts.general, fingerprint)
-        general = ensure_general(
-            before, out=out, force=force, resume=resume, engine=(arithmetic, processes), on_event=on_event
+        general = general_distillation(
+            setup, texts.general, fingerprint, out=out, force=force, resume=resume, context=context
         )
-    finished = Finished(
-        stage="distill",
-        model=work.student,
-        tokenizer=work.encoder.tokenizer,
-        heads=work.heads,
-        dataset=dataset,
-        settings=settings,
-        what=f"A multi-domain text classifier, distilled from `{name}` with hrkd-cli {__version__}.",
-        start=name,
-        models={"teacher": {"name": name, "fingerprint": fingerprint}, "student": {"name": settings.student}},
-        key=key,
-        sources=sources or {},
-        texts=texts.to_json(general={} if general is None else general.summary()),
-    )
-    with stage_place(out, key=key, options=options, resume=resume, arithmetic=arithmetic, processes=processes) as place:
-        run = work.run(place, on_event, general)
-        result = finished.write(place, run.run(work.heads.domains))
-    on_event(StageDone("distill", str(out), result.steps, result.seconds))
+        record = read_json_or_empty(general / MODEL.run)
+        about = {"general": {"key": record["key"], **record["results"]}}
+    with run_folder(out, key=key, options=options, resume=resume, context=context) as run:
+        objective = setup.objective(run, context, out)
+        if general is not None:
+            load_general(general, objective)
+        output = setup.trainer(objective, run, context).run(heads.domains)
+        result = write_model_folder(
+            run,
+            output,
+            context,
+            stage="distill",
+            model=setup.student,
+            tokenizer=setup.encoder.tokenizer,
+            heads=heads,
+            dataset=chosen,
+            settings=settings,
+            what=f"A multi-domain text classifier, distilled from `{name}` with hrkd-cli {__version__}.",
+            start=name,
+            models={"teacher": {"name": name, "fingerprint": fingerprint}, "student": {"name": settings.student}},
+            key=key,
+            sources=sources,
+            texts=texts.to_json(**about),
+        )
+    context.on_event(StageDone("distill", str(out), result.steps, result.seconds))
     return result

@@ -212,12 +212,6 @@ class DistillTask:
             self.student.model.train()
             self.graph_trainer.update(number, lambda: held, lambda: self._compare(batch), optimizer)
 
-    def rehearse(self, batch: Sequence[DistillBatch]) -> None:
-        """Take the memory that training the graph takes; nothing is changed."""
-        if self.graph_trainer is not None:
-            longest = {d: sorted(rows, key=lambda row: -self.lengths[d][row]) for d, rows in self.held_back.items()}
-            self._train_graph(0, {d: rows[:HELD_ROWS] for d, rows in longest.items() if rows}, batch, None)
-
     def loss(self, batch: Sequence[DistillBatch]) -> LossOutput:
         """Run one step's rows."""
         terms = self._compare(batch)

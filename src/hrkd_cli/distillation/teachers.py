@@ -24,8 +24,7 @@ from hrkd_cli.predict.folder import read_json_or_empty
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.process_group import ProcessGroup
-from hrkd_cli.training.scoring import SplitLabels, encode_split, score
-from hrkd_cli.training.stage import check_length
+from hrkd_cli.training.scoring import EncodedSplit, check_length, encode_split, score
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +137,7 @@ def check_teachers(
 
 
 def check_strength(
-    scores: Mapping[str, DomainScores], dev: SplitLabels, *, allow_weak: bool, name: str, on_event: OnEvent
+    scores: Mapping[str, DomainScores], dev: EncodedSplit, *, allow_weak: bool, name: str, on_event: OnEvent
 ) -> None:
     """Stop when a teacher is not clearly above the majority class in some domain: it has nothing to teach there.
 

@@ -1,4 +1,4 @@
-"""Teaching: one encoder fine-tuned on all domains, a head a domain (the paper's section 4.1)."""
+"""Teaching: one encoder fine-tuned on all domains, one head per domain (the paper's section 4.1)."""
 
 from __future__ import annotations
 
@@ -15,40 +15,30 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hrkd_cli import __version__
+from hrkd_cli.data.batching import Sampler
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.opening import load_for_training
 from hrkd_cli.events import Note, OnEvent, StageDone, ignore
-from hrkd_cli.layout import DATASET_OUT, MODEL, TEACHER_OUT
+from hrkd_cli.layout import DATASET_OUT, TEACHER_OUT
 from hrkd_cli.models.capture import Capture
 from hrkd_cli.models.encoding import Batch, Encoder, make_encoder, to_device
 from hrkd_cli.models.folder import is_stage_folder, model_fingerprint
 from hrkd_cli.models.loading import load_classifier, load_tokenizer, resolve
-from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.models.unpadded import Layout
 from hrkd_cli.outputs import check_apart
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import TeachSettings, TrainingSettings
+from hrkd_cli.training.auto_batch_size import batch_size_of
 from hrkd_cli.training.columns import Columns
-from hrkd_cli.training.fit import batch_size_of
+from hrkd_cli.training.context import TrainContext, seed_everything
 from hrkd_cli.training.loop import LossOutput, Rows
 from hrkd_cli.training.optimizer import Optimizer
 from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup
-from hrkd_cli.training.result import TrainResult, run_key
-from hrkd_cli.training.rows import Pick, check_share, lay_out, picks_of, pieces_of, side_by_side
-from hrkd_cli.training.scoring import SplitLabels, encode_split, score
-from hrkd_cli.training.stage import (
-    Finished,
-    check_length,
-    check_stage_output,
-    check_trainable,
-    class_weights,
-    finished_before,
-    make_sampler,
-    seed_everything,
-    stage_place,
-    start,
-)
-from hrkd_cli.training.trainer import RunContext, Trainer
+from hrkd_cli.training.result import TrainResult, finished_before, run_key, write_model_folder
+from hrkd_cli.training.rows import Pick, lay_out, picks_of, pieces_of, side_by_side
+from hrkd_cli.training.run_folder import check_stage_output, run_folder
+from hrkd_cli.training.scoring import EncodedSplit, check_length, check_trainable, encode_split, score
+from hrkd_cli.training.trainer import Trainer
 
 
 def teach(
@@ -83,20 +73,9 @@ def teach(
     check_stage_output(out, kind="teacher", is_ours=is_teacher, force=force, resume=resume)
     path = resolve(model)
     check_apart(out, {"model": path, "data": Path(data), "dataset": DATASET_OUT})
-    arithmetic, processes = start(settings)
-    on_event = on_event if processes.is_main else ignore
-    dataset = processes.main_first(lambda: load_for_training(data, force=force, on_event=on_event))
-    return teach_on(
-        path,
-        dataset,
-        settings,
-        out=out,
-        name=str(model),
-        resume=resume,
-        on_event=on_event,
-        sources=sources or {},
-        engine=(arithmetic, processes),
-    )
+    context = TrainContext.start(settings, on_event)
+    dataset = context.processes.main_first(lambda: load_for_training(data, force=force, on_event=context.on_event))
+    return teach_on(path, dataset, settings, out=out, name=str(model), resume=resume, sources=sources, context=context)
 
 
 def teach_on(
@@ -109,116 +88,72 @@ def teach_on(
     resume: bool = False,
     on_event: OnEvent = ignore,
     sources: Mapping[str, str] | None = None,
-    engine: tuple[Arithmetic, ProcessGroup] | None = None,
+    context: TrainContext | None = None,
 ) -> TrainResult:
     """Fine-tune the encoder in ``path`` on a dataset in memory; see teach."""
     check_trainable(dataset)
-    arithmetic, processes = engine or start(settings)
-    key = teach_key(path, dataset, settings)
+    context = context or TrainContext.start(settings, on_event)
+    fingerprint = model_fingerprint(path)
+    key = teach_key(fingerprint, dataset, settings)
     if resume and (done := finished_before(out, key=key, kind="teacher", is_ours=is_teacher)):
-        on_event(Note(f"{out} is finished already"))
+        context.on_event(Note(f"{out} is finished already"))
         return done
     seed_everything(settings.seed)
-    work = Work.open(path, dataset, settings, name=name, device=arithmetic.device)
-    finished = Finished(
-        stage="teach",
-        model=work.model,
-        tokenizer=work.encoder.tokenizer,
-        heads=work.heads,
-        dataset=dataset,
-        settings=settings,
-        what=f"A multi-domain text classifier, `{name}` fine-tuned with hrkd-cli {__version__}.",
-        start=name,
-        models={"start": {"name": name, "fingerprint": model_fingerprint(path)}},
-        key=key,
-        sources=sources or {},
-    )
-    options = settings.decisive()
-    with stage_place(out, key=key, options=options, resume=resume, arithmetic=arithmetic, processes=processes) as place:
-        trained = work.run(place, on_event).run(work.heads.domains)
-        if processes.is_main:
-            for domain, kept in trained.best_by_domain.items():
-                if kept.step != trained.best.step:
-                    kept.load(work.model)
-                    finished.save(place.work / MODEL.best / domain)
-        result = finished.write(place, trained)
-    on_event(StageDone("teach", str(out), result.steps, result.seconds))
+    heads = DomainHeads.build(dataset.labels)
+    tokenizer = load_tokenizer(path)
+    model = load_classifier(path, heads)
+    check_length(settings.max_length, model, tokenizer, name)
+    encoder = make_encoder(model, tokenizer, settings.max_length, settings.truncate)
+    model.to(context.device)
+    train, dev = (encode_split(dataset, split, encoder) for split in ("train", "dev"))
+    with run_folder(out, key=key, options=settings.decisive(), resume=resume, context=context) as run:
+        objective = FineTuningObjective(model, train, heads, encoder, settings, context.device, context.processes)
+        lengths = objective.lengths
+        size = batch_size_of(settings, objective, [model], lengths, checkpoint=run.checkpoint, context=context)
+        output = Trainer(
+            stage="teach",
+            model=model,
+            objective=objective,
+            make_sampler=lambda: Sampler(
+                {domain: len(own) for domain, own in lengths.items()},
+                batch_size=size,
+                sampling=settings.sampling,
+                seed=settings.seed,
+                lengths={domain: own.tolist() for domain, own in lengths.items()},
+            ),
+            score_dev=lambda: score(model, dev, heads, encoder, context.precision, context.processes),
+            dev_rows=dev.rows,
+            best_by_domain=True,
+            settings=settings,
+            run=run,
+            context=context,
+        ).run(heads.domains)
+        result = write_model_folder(
+            run,
+            output,
+            context,
+            stage="teach",
+            model=model,
+            tokenizer=tokenizer,
+            heads=heads,
+            dataset=dataset,
+            settings=settings,
+            what=f"A multi-domain text classifier, `{name}` fine-tuned with hrkd-cli {__version__}.",
+            start=name,
+            models={"start": {"name": name, "fingerprint": fingerprint}},
+            key=key,
+            sources=sources,
+        )
+    context.on_event(StageDone("teach", str(out), result.steps, result.seconds))
     return result
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """Everything that teaching consists of, opened and checked.
+def teach_key(fingerprint: str, dataset: Dataset, settings: TeachSettings) -> str:
+    """Return what a teacher depends on, so that an unchanged one can be used again.
 
-    Attributes:
-        model: the classifier to be trained.
-        heads: its outputs.
-        encoder: cuts and pads its inputs.
-        train: the train split as it sees it.
-        dev: the dev split.
-        dataset: the data.
-        settings: see TeachSettings.
+    ``fingerprint`` is that of the encoder that it starts from.
     """
-
-    model: Any
-    heads: DomainHeads
-    encoder: Encoder
-    train: SplitLabels
-    dev: SplitLabels
-    dataset: Dataset
-    settings: TeachSettings
-
-    @classmethod
-    def open(cls, path: Path, dataset: Dataset, settings: TeachSettings, *, name: str, device: torch.device) -> Work:
-        """Put heads on the encoder in ``path`` and encode the data.
-
-        Raises:
-            HrkdError: something does not fit.
-        """
-        heads = DomainHeads.build(dataset.labels)
-        tokenizer = load_tokenizer(path)
-        model = load_classifier(path, heads)
-        check_length(settings.max_length, model, tokenizer, name)
-        encoder = make_encoder(model, tokenizer, settings.max_length, settings.truncate)
-        model.to(device)
-        train, dev = (encode_split(dataset, split, encoder) for split in ("train", "dev"))
-        return cls(model, heads, encoder, train, dev, dataset, settings)
-
-    def run(self, place: RunContext, on_event: OnEvent) -> Trainer:
-        """Make the run: decide how large a batch is."""
-        settings, arithmetic, processes = self.settings, place.arithmetic, place.processes
-        task = FineTuningObjective(
-            self.model, self.train, self.heads, self.encoder, settings, arithmetic.device, processes
-        )
-        batch_size = batch_size_of(
-            settings,
-            task,
-            [self.model],
-            self.train.encoded,
-            arithmetic=arithmetic,
-            processes=processes,
-            on_event=on_event,
-            decided=place.decided.get("batch_size"),
-        )
-        check_share(batch_size, len(self.heads.domains), processes)
-        return Trainer(
-            stage="teach",
-            model=self.model,
-            extra=[],
-            objective=task,
-            make_sampler=lambda: make_sampler(self.dataset, settings, batch_size, self.train.encoded),
-            score_dev=lambda: score(self.model, self.dev, self.heads, self.encoder, arithmetic, processes),
-            dev_rows=self.dev.rows,
-            settings=settings,
-            place=place.remembering(batch_size=batch_size),
-            on_event=on_event,
-        )
-
-
-def teach_key(path: Path, dataset: Dataset, settings: TeachSettings) -> str:
-    """Return what a teacher depends on, so that an unchanged one can be used again."""
-    options = settings.decisive()
-    return run_key(stage="teach", model=model_fingerprint(path), data=dataset.fingerprint, options=options)
+    return run_key(stage="teach", model=fingerprint, data=dataset.fingerprint, options=settings.decisive())
 
 
 def is_teacher(folder: Path) -> bool:
@@ -259,7 +194,7 @@ class FineTuningObjective:
     def __init__(
         self,
         model: Any,
-        train: SplitLabels,
+        train: EncodedSplit,
         heads: DomainHeads,
         encoder: Encoder,
         settings: TrainingSettings,
@@ -275,13 +210,10 @@ class FineTuningObjective:
         self.lengths = {domain: encoded.lengths() for domain, encoded in train.encoded.items()}
         self.side_by_side = side_by_side(model, self.lengths, device)
         self.columns = Columns(heads, heads.domains, device)
-        weights = class_weights(train, heads, settings, torch.device("cpu"))
+        weights = train.class_weights(heads, settings.class_weights)
         self.class_weights = {d: None if w is None else w.numpy().astype(np.float64) for d, w in weights.items()}
 
     def on_step_start(self, number: int, steps: int, batch: Any, optimizer: Optimizer) -> None:
-        """Nothing comes before a step of a teacher."""
-
-    def rehearse(self, batch: Any) -> None:
         """Nothing comes before a step of a teacher."""
 
     def collate(self, rows: Rows) -> list[TeachBatch]:

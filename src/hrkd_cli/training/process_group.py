@@ -1,8 +1,8 @@
-"""The processes that share a run: one of its own, or those that torchrun (or ``--processes``) started.
+"""The processes that share a run: a single one, or those that torchrun (or ``--processes``) started.
 
-Every process draws the same steps, takes its own part of each step's rows and finds its part of every mean (see
-``hrkd_cli.method.packed``); sums over the processes make the whole. So the result is that of one process with the same
-batch, whatever their number, up to the order of additions and to dropout.
+Every process draws the same steps, takes its own part of each step's rows and finds its part of every mean; sums over
+the processes make the whole. So the result is that of one process with the same batch, up to the order of additions and
+to dropout.
 """
 
 from __future__ import annotations
@@ -22,18 +22,13 @@ from hrkd_cli.errors import ProcessError, UsageError
 
 T = TypeVar("T")
 
-BUCKET = 25 << 20  # bytes of gradients that go over the wire together
-PATIENCE = timedelta(minutes=60)  # one process may work alone for a while (dev scores, preparing data)
+BUCKET = 25 << 20  # bytes of gradients that are sent together
+TIMEOUT = timedelta(minutes=60)  # one process may work alone for a while (dev scores, preparing data)
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessGroup:
-    """The processes of a run.
-
-    Attributes:
-        rank: number of this one; 0 is the one that writes and speaks.
-        size: how many there are.
-    """
+    """The processes of a run: ``rank`` of this one, and how many there are."""
 
     rank: int = 0
     size: int = 1
@@ -47,77 +42,63 @@ class ProcessGroup:
         """Return this process's part of a list: every ``size``-th item."""
         return list(items)[self.rank :: self.size]
 
+    def all_gather(self, tensor: Tensor) -> list[Tensor]:
+        """Return the equally shaped tensors of all processes, by rank."""
+        if self.size == 1:
+            return [tensor]
+        sent = tensor.to(_wire())
+        parts = [torch.empty_like(sent) for _ in range(self.size)]
+        with _plain_errors():
+            dist.all_gather(parts, sent)
+        return [part.to(tensor.device) for part in parts]
+
+    def any(self, flag: bool) -> bool:
+        """Tell whether the flag is set in any process."""
+        return any(bool(vote) for vote in self.all_gather(torch.tensor([float(flag)])))
+
     def barrier(self) -> None:
-        """Wait for all."""
-        if self.size > 1:
-            with _together():
-                dist.all_reduce(torch.zeros(1, device=_wire()))
+        """Wait for all processes."""
+        self.any(False)
+
+    def main_first(self, make: Callable[[], T]) -> T:
+        """Call something in the main process while the others wait, then in each of them."""
+        if not self.is_main:
+            self.barrier()
+            return make()
+        made = make()
+        self.barrier()
+        return made
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """Return the sum over processes; gradients flow back to each process's own part."""
         if self.size == 1 or _no_sync:
             return tensor
-        summed: Tensor = _Sum.apply(tensor)  # type: ignore[no-untyped-call]
+        summed: Tensor = _AllReduce.apply(tensor)  # type: ignore[no-untyped-call]
         return summed
 
     @contextlib.contextmanager
     def no_sync(self) -> Iterator[None]:
-        """Leave ``all_reduce`` out: each process keeps its own part, and none waits for one that runs out of memory."""
+        """Let ``all_reduce`` return each process's own part: none waits for one that runs out of memory."""
         _no_sync.append(True)
         try:
             yield
         finally:
             _no_sync.pop()
 
-    def any(self, flag: bool) -> bool:
-        """Tell whether any process says so."""
-        if self.size == 1:
-            return flag
-        votes = torch.tensor([float(flag)], device=_wire())
-        with _together():
-            dist.all_reduce(votes)
-        return bool(votes.item())
-
     def all_reduce_grads(self, parameters: Iterable[Tensor]) -> None:
         """Replace every gradient by its sum over processes."""
         if self.size == 1:
             return
-        pending, bucket, size = [], [], 0
-        with _together():
+        bucket: list[Tensor] = []
+        with _plain_errors():
             for parameter in parameters:
-                if parameter.grad is None:  # it took no part here, but may have elsewhere
+                if parameter.grad is None:  # unused here, but perhaps not in other processes
                     parameter.grad = torch.zeros_like(parameter)
                 bucket.append(parameter.grad)
-                size += parameter.grad.numel() * parameter.grad.element_size()
-                if size >= BUCKET:
-                    pending.append(_send(bucket))
-                    bucket, size = [], 0
-            pending.append(_send(bucket))
-            for work, flat, gradients in pending:
-                work.wait()
-                offset = 0
-                for gradient in gradients:
-                    gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
-                    offset += gradient.numel()
-
-    def all_gather(self, tensor: Tensor) -> list[Tensor]:
-        """Return the equally shaped tensors of all processes, in their order."""
-        if self.size == 1:
-            return [tensor]
-        sent = tensor.to(_wire())
-        parts = [torch.empty_like(sent) for _ in range(self.size)]
-        with _together():
-            dist.all_gather(parts, sent)
-        return [part.to(tensor.device) for part in parts]
-
-    def main_first(self, make: Callable[[], T]) -> T:
-        """Run something in the main process while the others wait, then in each of them."""
-        if self.is_main:
-            made = make()
-            self.barrier()
-            return made
-        self.barrier()
-        return make()
+                if sum(g.numel() * g.element_size() for g in bucket) >= BUCKET:
+                    _sum_in_place(bucket)
+                    bucket = []
+            _sum_in_place(bucket)
 
 
 SINGLE_PROCESS = ProcessGroup()
@@ -125,34 +106,30 @@ _no_sync: list[bool] = []  # not empty inside ProcessGroup.no_sync
 
 
 def join_process_group(processes: int | None, device: torch.device) -> ProcessGroup:
-    """Meet the other processes of this run, if it was started as one of several.
+    """Join the other processes of this run, if it was started as one of several.
 
     Args:
         processes: how many the user asked for; None for as many as there are.
         device: where tensors live: NCCL on CUDA, gloo elsewhere.
 
     Raises:
-        UsageError: the number that was asked for and the number that met differ.
+        UsageError: the number that was asked for is not the number that was started.
     """
-    promised = int(os.environ.get("WORLD_SIZE", 1))
-    if promised == 1 and processes in (None, 1):
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if started == 1 and processes in (None, 1):
         return SINGLE_PROCESS
-    if processes is not None and processes != promised:
-        met = f"{promised} processes" if promised > 1 else "this process alone"
+    if processes not in (None, started):
+        met = f"{started} processes" if started > 1 else "this process alone"
         raise UsageError(
             f"--processes {processes}: {met} met; leave --processes out under torchrun, or start with the hrkd command"
         )
     if not dist.is_initialized():
-        with _together():
+        with _plain_errors():
             if device.type == "cuda":
-                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+                torch.cuda.set_device(device)
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     group = ProcessGroup(dist.get_rank(), dist.get_world_size())
-    counted = torch.ones(1, device=_wire())
-    with _together():
-        dist.all_reduce(counted)
-    if group.size != promised or int(counted.item()) != promised:
-        raise UsageError(f"--processes: {promised} processes were asked for, and {int(counted.item())} met")
+    group.barrier()
     return group
 
 
@@ -166,13 +143,13 @@ def local_device(device: torch.device) -> torch.device:
     return device
 
 
-class _Sum(torch.autograd.Function):
+class _AllReduce(torch.autograd.Function):
     """Sum over processes. Each then computes the same loss from it, so its own part's gradient is that of the sum."""
 
     @staticmethod
     def forward(_ctx: Any, tensor: Tensor) -> Tensor:
         summed = tensor.detach().clone()
-        with _together():
+        with _plain_errors():
             dist.all_reduce(summed)
         return summed
 
@@ -181,19 +158,23 @@ class _Sum(torch.autograd.Function):
         return gradients[0]
 
 
-def _send(gradients: list[Tensor]) -> tuple[Any, Tensor, list[Tensor]]:
-    flat = torch.cat([g.reshape(-1) for g in gradients]) if gradients else torch.zeros(1, device=_wire())
-    return dist.all_reduce(flat, async_op=True), flat, gradients
+def _sum_in_place(gradients: list[Tensor]) -> None:
+    if not gradients:
+        return
+    flat = torch.cat([g.reshape(-1) for g in gradients])
+    dist.all_reduce(flat)
+    for gradient, summed in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
+        gradient.copy_(summed.view_as(gradient))
 
 
 def _wire() -> torch.device:
-    """Where tensors must live to be sent."""
+    """Return the device of tensors that are sent."""
     return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
 
 
 @contextlib.contextmanager
-def _together() -> Iterator[None]:
-    """Say plainly that another process of the run is gone."""
+def _plain_errors() -> Iterator[None]:
+    """Turn a lost connection into one plain line."""
     try:
         yield
     except RuntimeError as error:  # torch.distributed's errors are of this type, or derive from it

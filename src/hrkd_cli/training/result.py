@@ -1,4 +1,4 @@
-"""What teach and distill return and record."""
+"""The result of a stage, and the folder that it leaves: weights, tokenizer, model card, record."""
 
 from __future__ import annotations
 
@@ -6,13 +6,25 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from hrkd_cli.data.dataset import Dataset
+from hrkd_cli.errors import OutputError
+from hrkd_cli.layout import MODEL
+from hrkd_cli.models.card import model_card
+from hrkd_cli.models.folder import save_model, write_json
+from hrkd_cli.predict.folder import read_json_or_empty
+from hrkd_cli.predict.heads import DomainHeads
+from hrkd_cli.settings import TrainingSettings
+from hrkd_cli.training.best_weights import AVERAGE
+from hrkd_cli.training.context import TrainContext
+from hrkd_cli.training.run_folder import RunFolder
+from hrkd_cli.training.scoring import scores_to_json
+from hrkd_cli.training.trainer import TrainOutput
 
 PACKAGES = ("hrkd-cli", "torch", "transformers", "tokenizers", "numpy")
 
@@ -58,50 +70,95 @@ class TrainResult:
         return cls(record["stage"], out, found["steps"], found["seconds"], rate, best["step"], best["dev"])
 
 
+def finished_before(out: Path, *, key: str, kind: str, is_ours: Callable[[Path], bool]) -> TrainResult | None:
+    """Return the result of the very same run where it is finished already; None when there is none.
+
+    Raises:
+        OutputError: the output is of another run.
+    """
+    if not is_ours(out):
+        return None
+    record = read_json_or_empty(out / MODEL.run)
+    if record.get("key") != key:
+        raise OutputError(
+            f"{out} exists already, from a run with other options or data; it is no run to go on with: "
+            f"replace this {kind} with --force or choose another --out"
+        )
+    return TrainResult.from_record(record, out)
+
+
+def write_model_folder(
+    run: RunFolder,
+    output: TrainOutput,
+    context: TrainContext,
+    *,
+    stage: str,
+    model: Any,
+    tokenizer: Any,
+    heads: DomainHeads,
+    dataset: Dataset,
+    settings: TrainingSettings,
+    what: str,
+    start: str,
+    models: Mapping[str, Any],
+    key: str,
+    sources: Mapping[str, str] | None,
+    texts: Mapping[str, Any] | None = None,
+) -> TrainResult:
+    """Write the folder of a trained model, and remove the weights kept during training.
+
+    Where each domain's best weights were kept, those of other steps than the best average go to ``best/DOMAIN``.
+
+    ``what`` says in a sentence how the model was made, ``start`` names the model that it was made from. ``models``
+    (what the run started from, with fingerprints), ``sources`` (where each option came from: "flag", "environment",
+    "file"; what is missing is a default) and ``texts`` (without labels) are for the record.
+    """
+    best = output.best[AVERAGE]
+    rate, dev = output.examples_per_second, scores_to_json(best.scores)
+    result = TrainResult(stage, run.out, output.steps, output.seconds, rate, best.step, dev)
+    if not context.processes.is_main:
+        return result
+    cut: dict[str, Any] = {"max_length": settings.max_length, "truncate": settings.truncate}
+
+    def save(folder: Path) -> None:
+        save_model(model, tokenizer, folder, heads, pair=dataset.pair, **cut)
+
+    for domain, saved in output.best.items():
+        if saved.step != best.step:
+            saved.load(model)
+            save(run.work / MODEL.best / domain)
+    best.load(model)
+    save(run.work)
+    title, parameters = f"{run.out.name}: from {Path(start).name}", sum(p.numel() for p in model.parameters())
+    card = model_card(title=title, what=what, heads=heads, dev=dev, parameters=parameters, **cut)
+    (run.work / MODEL.readme).write_text(card, encoding="utf-8")
+    data = {"path": relative_to(dataset.path, run.out), "fingerprint": dataset.fingerprint, **(texts or {})}
+    options = settings.to_json().items()
+    record = {
+        "format": 1,
+        "stage": stage,
+        "options": {name: {"value": v, "from": (sources or {}).get(name, "default")} for name, v in options},
+        "models": dict(models),
+        "data": data,
+        "versions": versions(),
+        "precision": str(context.precision.precision),
+        "key": key,
+        "results": {name: value for name, value in result.to_json().items() if name != "out"},
+    }
+    write_json(run.work / MODEL.run, record)
+    for file in run.work.glob("weights-*.safetensors"):
+        file.unlink()
+    return result
+
+
 def run_key(**parts: Any) -> str:
     """Return a hash of everything that a run's result depends on: equal keys, equal results."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def run_record(
-    result: TrainResult,
-    *,
-    options: Mapping[str, Any],
-    sources: Mapping[str, str],
-    dataset: Dataset,
-    texts: Mapping[str, Any],
-    models: Mapping[str, Any],
-    key: str,
-    precision: str,
-) -> dict[str, Any]:
-    """Return the content of ``hrkd.json``.
-
-    Args:
-        result: what the run came to.
-        options: resolved settings.
-        sources: where each came from ("flag", "environment", "file"); what is missing came from the defaults.
-        dataset: the training data.
-        texts: texts without labels that the run learnt from too.
-        models: what the run started from, with fingerprints.
-        key: see run_key.
-        precision: what ``--precision`` came to on this machine.
-    """
-    return {
-        "format": 1,
-        "stage": result.stage,
-        "options": {name: {"value": value, "from": sources.get(name, "default")} for name, value in options.items()},
-        "models": dict(models),
-        "data": {"path": relative_to(dataset.path, result.out), "fingerprint": dataset.fingerprint, **texts},
-        "versions": {"python": platform.python_version(), **versions()},
-        "precision": precision,
-        "key": key,
-        "results": {name: value for name, value in result.to_json().items() if name != "out"},
-    }
-
-
 def versions() -> dict[str, str]:
     """Return the installed versions of what decides a run's numbers."""
-    found = {}
+    found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = version(name)

@@ -1,4 +1,4 @@
-"""Scores of a model in memory on a split, domain by domain."""
+"""Splits as token ids and labels, and scores of a model in memory on them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from hrkd_cli.choices import Metric
+from hrkd_cli.choices import ClassWeights, Metric
 from hrkd_cli.data.dataset import Dataset
+from hrkd_cli.errors import DataError, UsageError
 from hrkd_cli.evaluation.metrics import DomainScores, average, score_domain
 from hrkd_cli.models.capture import select_columns
 from hrkd_cli.models.encoding import Encoded, Encoder
+from hrkd_cli.models.loading import max_tokens
 from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup
@@ -22,8 +24,8 @@ SCORING_BATCH = 32
 
 
 @dataclass(frozen=True, slots=True)
-class SplitLabels:
-    """A split, encoded, with the right answers.
+class EncodedSplit:
+    """A split as token ids, with its labels.
 
     Attributes:
         encoded: token ids by domain.
@@ -38,8 +40,43 @@ class SplitLabels:
         """Rows of all domains."""
         return sum(len(encoded) for encoded in self.encoded.values())
 
+    def class_weights(self, heads: DomainHeads, choice: ClassWeights) -> dict[str, torch.Tensor | None]:
+        """Return each domain's (C,) class weights, rows / (C x rows of the class); None where all count the same."""
+        if choice is ClassWeights.NONE:
+            return dict.fromkeys(heads.domains)
+        weights: dict[str, torch.Tensor | None] = {}
+        for domain, names in heads.labels.items():
+            counts = np.bincount(self.labels[domain], minlength=len(names)).clip(min=1)
+            weights[domain] = torch.tensor(counts.sum() / (len(names) * counts), dtype=torch.float32)
+        return weights
 
-def encode_split(dataset: Dataset, split: str, encoder: Encoder) -> SplitLabels:
+
+def check_trainable(dataset: Dataset) -> None:
+    """Make sure that every domain has rows to learn from and rows to be scored on.
+
+    Raises:
+        DataError: a domain has none, or has a single label.
+    """
+    for domain, labels in dataset.labels.items():
+        for split in ("train", "dev"):
+            if not len(dataset.split(domain, split)):
+                raise DataError(f"domain {domain!r} has no {split} rows; add some, or prepare without it (--domains)")
+        if len(labels) < 2:
+            raise DataError(f"domain {domain!r} has one label only ({labels[0]}); prepare without it (--domains)")
+
+
+def check_length(max_length: int, model: Any, tokenizer: Any, name: str) -> None:
+    """Make sure that the model can take that many tokens.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    limit = max_tokens(model.config, tokenizer)
+    if max_length > limit:
+        raise UsageError(f"--max-length {max_length}: {name} takes at most {limit} tokens")
+
+
+def encode_split(dataset: Dataset, split: str, encoder: Encoder) -> EncodedSplit:
     """Encode one split of every domain that has it."""
     encoded, labels = {}, {}
     for domain, names in dataset.labels.items():
@@ -47,7 +84,7 @@ def encode_split(dataset: Dataset, split: str, encoder: Encoder) -> SplitLabels:
         if len(rows):
             encoded[domain] = encoder.encode(rows)
             labels[domain] = np.array([names.index(label) for label in rows.labels], dtype=np.int64)
-    return SplitLabels(encoded, labels)
+    return EncodedSplit(encoded, labels)
 
 
 def predict_labels(
@@ -76,30 +113,29 @@ def predict_labels(
 
 def score(
     models: Any | Mapping[str, Any],
-    split: SplitLabels,
+    split: EncodedSplit,
     heads: DomainHeads,
     encoder: Encoder,
     arithmetic: Arithmetic,
     processes: ProcessGroup = SINGLE_PROCESS,
 ) -> dict[str, DomainScores]:
-    """Score one model, or a model a domain, on a split, in the precision of the run."""
+    """Score one model, or one model per domain, on a split, in the precision of the run."""
     scores = {}
     for domain, encoded in split.encoded.items():
         model = models[domain] if isinstance(models, Mapping) else models
-        truth = split.labels[domain]
         predicted = predict_labels(model, encoded, heads.columns[domain], encoder, arithmetic, processes)
-        scores[domain] = score_domain(truth, predicted, heads.labels[domain])
+        scores[domain] = score_domain(split.labels[domain], predicted, heads.labels[domain])
     return scores
 
 
-def figure(scores: DomainScores, metric: Metric) -> float:
-    """Return the figure that decides which step is best."""
+def metric_of(scores: DomainScores, metric: Metric) -> float:
+    """Return the score that decides which step is best."""
     return scores.accuracy if metric is Metric.ACCURACY else scores.macro_f1
 
 
-def mean_figure(scores: Mapping[str, DomainScores], metric: Metric) -> float:
+def mean_metric(scores: Mapping[str, DomainScores], metric: Metric) -> float:
     """Return its unweighted mean over domains."""
-    return sum(figure(s, metric) for s in scores.values()) / len(scores)
+    return sum(metric_of(s, metric) for s in scores.values()) / len(scores)
 
 
 def scores_to_json(scores: Mapping[str, DomainScores]) -> dict[str, Any]:

@@ -1,36 +1,34 @@
-"""One training run from first step to kept weights: estimate, loop, dev scores, best weights, checkpoints."""
+"""One training run from first step to best weights: estimate, loop, dev scores, checkpoints."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hrkd_cli.data.batching import Sampler
-from hrkd_cli.errors import TrainingError
 from hrkd_cli.evaluation.metrics import DomainScores
-from hrkd_cli.events import DevScored, Note, OnEvent, StageStarted, ignore
+from hrkd_cli.events import DevScored, Note, StageStarted
 from hrkd_cli.layout import MODEL
-from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.outputs import check_space
 from hrkd_cli.settings import TrainingSettings
-from hrkd_cli.training.best_weights import AVERAGE, BestWeights, SavedWeights
-from hrkd_cli.training.checkpoint import Checkpoint
+from hrkd_cli.training.best_weights import BestWeights, SavedWeights
+from hrkd_cli.training.checkpoint import RandomState
+from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.graceful_stop import GracefulStop
-from hrkd_cli.training.loop import Objective, StepOutput, prefetch, train
+from hrkd_cli.training.loop import Objective, StepOutput, measure_step, prefetch, train_step
 from hrkd_cli.training.metrics_log import MetricsLogger
 from hrkd_cli.training.optimizer import Optimizer
-from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup
-from hrkd_cli.training.scoring import figure, mean_figure
+from hrkd_cli.training.run_folder import RunFolder
+from hrkd_cli.training.scoring import mean_metric, metric_of
 
 CHECKPOINT_SECONDS = 120.0
-AGREE_EVERY = 20  # steps between two questions to the other GPUs: each waits for all of them
+AGREE_EVERY = 20  # steps between two collective decisions on several GPUs: each waits for all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,66 +38,55 @@ class TrainOutput:
     Attributes:
         steps: optimizer steps done (fewer than planned when patience ran out).
         seconds: wall time, dev scoring included, interruptions left out.
-        examples_per_second: examples of all domains a second of training, dev scoring not counted.
-        best: the step with the best average.
-        best_by_domain: each domain's best step.
+        examples_per_second: examples of all domains per second of training, dev scoring not counted.
+        losses: of the last step, by kind.
+        best: weights by what they are best for (see BestWeights); none without a dev split.
     """
 
     steps: int
     seconds: float
     examples_per_second: float
-    best: SavedWeights
-    best_by_domain: dict[str, SavedWeights]
-
-    def load_best(self, model: nn.Module) -> None:
-        """Put the weights of the best average step into ``model``."""
-        self.best.load(model)
+    losses: Mapping[str, float]
+    best: Mapping[str, SavedWeights]
 
 
-@dataclass(frozen=True, slots=True)
-class RunContext:
-    """Where and with whom a run works.
+@dataclass
+class Progress:
+    """How far a run is: checkpointed, field by field.
 
     Attributes:
-        work: folder for metrics.jsonl, kept weights and checkpoints.
-        out: what it will be called when it is whole.
-        arithmetic: precision and device.
-        processes: the processes that share it.
-        checkpoint: where it goes on; None starts at the first step.
-        values: more plain values for its checkpoints (what was decided before the run).
+        seconds: wall time up to ``Trainer.clock``.
+        dev_seconds: time of the last dev scoring.
+        scored: dev scores so far.
+        waited: of these, the last ones without a better average.
     """
 
-    work: Path
-    out: Path
-    arithmetic: Arithmetic
-    processes: ProcessGroup = SINGLE_PROCESS
-    checkpoint: Checkpoint | None = None
-    values: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    dev_seconds: float = 0.0
+    scored: int = 0
+    waited: int = 0
 
-    @property
-    def decided(self) -> Mapping[str, Any]:
-        """What was decided before the run was cut off; nothing for one that starts."""
-        return {} if self.checkpoint is None else self.checkpoint.values
+    def state_dict(self) -> dict[str, Any]:
+        """Return all fields."""
+        return asdict(self)
 
-    def remembering(self, **values: Any) -> RunContext:
-        """Return the place with more values for its checkpoints."""
-        return replace(self, values={**self.values, **values})
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what ``state_dict()`` returned."""
+        self.__dict__.update(state)
 
 
 class Trainer:
     """Runs the loop and consumes its steps.
 
     Args:
-        stage: ``"teach"``, ``"general"`` or ``"distill"``.
+        stage: name of the stage, for the events.
         model: the model whose weights are kept.
         extra: modules trained along with it and dropped afterwards.
         objective: computes the loss.
         make_sampler: gives the rows of each batch, from the first on.
-        score_dev: scores ``model`` on the dev split; None where there is none: the last weights are kept.
+        score_dev: scores ``model`` on the dev split; None where there is none: the last weights stay in ``model``.
         dev_rows: rows of that split.
-        settings: see TrainingSettings.
-        place: see RunContext.
-        on_event: told what happens.
+        best_by_domain: keep each domain's best weights too.
     """
 
     def __init__(
@@ -107,110 +94,115 @@ class Trainer:
         *,
         stage: str,
         model: nn.Module,
-        extra: Sequence[nn.Module],
+        extra: Sequence[nn.Module] = (),
         objective: Objective,
         make_sampler: Callable[[], Sampler],
-        score_dev: Callable[[], dict[str, DomainScores]] | None,
-        dev_rows: int,
+        score_dev: Callable[[], dict[str, DomainScores]] | None = None,
+        dev_rows: int = 0,
+        best_by_domain: bool = False,
         settings: TrainingSettings,
-        place: RunContext,
-        on_event: OnEvent,
+        run: RunFolder,
+        context: TrainContext,
     ) -> None:
         self.stage = stage
         self.model = model
+        self.modules = [model, *extra]
         self.objective = objective
         self.make_sampler = make_sampler
         self.score_dev = score_dev
         self.dev_rows = dev_rows
         self.settings = settings
-        self.place = place
-        self.processes, self.arithmetic = place.processes, place.arithmetic
-        self.device = place.arithmetic.device
-        self.on_event = on_event if self.processes.is_main else ignore
-        self.trained = [model, *extra]
+        self.run_folder = run
+        self.context = context
         self.steps_per_epoch = make_sampler().steps_per_epoch / settings.accumulate
         self.steps = max(1, math.ceil(self.steps_per_epoch * settings.epochs))
         self.eval_every = settings.eval_every or max(1, round(self.steps_per_epoch / 2))
-        main, by_domain = self.processes.is_main, stage == "teach"  # of a student only the best average is ever used
-        self.keeper = BestWeights(place.work, model, settings.metric, by_domain=by_domain, writes=main)
-        file = place.work / MODEL.metrics if main else None
-        on_cpu = self.device.type == "cpu"
-        self.record = MetricsLogger(file, stage=stage, on_event=self.on_event, eager=on_cpu)
-        self.agree_every = 1 if on_cpu or self.processes.size == 1 else AGREE_EVERY
-        self.optimizer = Optimizer(
-            self.trained, settings, self.steps, arithmetic=self.arithmetic, processes=self.processes
+        self.progress = Progress()
+        main, on_cpu = context.processes.is_main, context.device.type == "cpu"
+        self.best = BestWeights(run.work, model, settings.metric, by_domain=best_by_domain, writes=main)
+        file = run.work / MODEL.metrics if main else None
+        self.metrics = MetricsLogger(
+            file, stage=stage, steps_per_epoch=self.steps_per_epoch, on_event=context.on_event, eager=on_cpu
         )
+        self.optimizer = Optimizer(
+            self.modules, settings, self.steps, arithmetic=context.precision, processes=context.processes
+        )
+        self.agree_every = 1 if on_cpu or context.processes.size == 1 else AGREE_EVERY
         self.step_seconds = 0.0
-        self.dev_seconds = 0.0
-        self.scored = 0
-        self.waited = 0
-        self.earlier = 0.0  # seconds of this run before it was interrupted
+        self._register()
+
+    def _register(self) -> None:
+        """Name everything that a checkpoint holds."""
+        checkpoint = self.run_folder.checkpoint
+        for number, module in enumerate(self.modules):
+            checkpoint.register(f"module.{number}", module)
+        checkpoint.register("optimizer", self.optimizer)
+        checkpoint.register("objective", self.objective)
+        checkpoint.register("best", self.best)
+        checkpoint.register("metrics", self.metrics)
+        checkpoint.register("progress", self.progress)
+        checkpoint.register("random", RandomState(self.context.processes, self.context.device))
+        if self.context.precision.scaler is not None:
+            checkpoint.register("scaler", self.context.precision.scaler)
 
     def run(self, domains: Sequence[str]) -> TrainOutput:
         """Train to the end.
 
         Raises:
-            TrainingError: the loss is not a number, or the checkpoint is of another run.
+            TrainingError: the loss is not a number.
             OutputError: the disk cannot hold the run.
             KeyboardInterrupt: Ctrl-C; there is a checkpoint.
         """
-        self._announce(domains)
-        self._seed()
-        done, position = self._restore()
+        for module in self.modules:
+            module.train()
+        self._estimate_cost(domains)
+        # Dropout: processes have other rows, and draw other masks.
+        torch.manual_seed(self.settings.seed + self.context.processes.rank)
+        done = self.run_folder.checkpoint.step
+        self.run_folder.checkpoint.restore()
+        if done:
+            self.context.on_event(Note(f"going on after step {done} of {self.steps}"))
         self.saved, self.saved_at = done, time.monotonic()
-        self.started = time.perf_counter()
+        self.clock = time.perf_counter()
         sampler = self.make_sampler()
         sampler.skip(done * self.settings.accumulate)
-        self._train_mode(True)
-        batches = prefetch(iter(sampler), self.objective.collate, ahead=self.device.type == "cuda")
+        batches = prefetch(iter(sampler), self.objective.collate, ahead=self.context.device.type == "cuda")
+        self.metrics.open()
+        over = False
+        how = (self.objective, batches, self.optimizer, self.context.precision)
         try:
-            with self.record, GracefulStop() as interruption:
-                self.record.open(position)
-                for step in train(
-                    self.objective,
-                    batches,
-                    self.optimizer,
-                    self.arithmetic,
-                    first=done + 1,
-                    steps=self.steps,
-                    accumulate=self.settings.accumulate,
-                    steps_per_epoch=self.steps_per_epoch,
-                ):
-                    done = step.number
-                    if self._consume(step, interruption):
-                        break
+            with GracefulStop() as stop:
+                while done < self.steps and not over:
+                    done += 1
+                    step = train_step(*how, number=done, steps=self.steps, accumulate=self.settings.accumulate)
+                    over = self._consume(step, stop)
         finally:
             batches.close()  # type: ignore[attr-defined]
-        by_domain = {domain: kept for domain, kept in self.keeper.best.items() if domain != AVERAGE}
-        rate = self.record.examples / max(1e-9, self.record.seconds)
-        return TrainOutput(done, self._seconds(), rate, self.keeper.best[AVERAGE], by_domain)
+        rate = self.metrics.examples / max(1e-9, self.metrics.seconds)
+        return TrainOutput(done, self._seconds(), rate, self.metrics.losses, self.best.best)
 
-    def _consume(self, step: StepOutput, interruption: GracefulStop) -> bool:
+    def _consume(self, step: StepOutput, stop: GracefulStop) -> bool:
         """Record a step, score, save; tell whether the run is over before its last step."""
-        self.record.add(step, self._seconds_left(step.number))
+        self.metrics.add(step, self._seconds_left(step.number))
         last = step.number == self.steps
-        if self.score_dev is None:
-            if last:
-                self.record.flush(0.0)
-                self.keeper.keep(step.number)
-        elif step.number % self.eval_every == 0 or last:
+        if self.score_dev is not None and (step.number % self.eval_every == 0 or last):
             self._score(step.number, self.score_dev)
-            patience = self.settings.patience
-            if patience is not None and self.waited >= patience and not last:
-                text = f"stopped at step {step.number}: no better average in {self.waited} dev scores"
-                self.on_event(Note(text))
+            patience, waited = self.settings.patience, self.progress.waited
+            if patience is not None and waited >= patience and not last:
+                text = f"stopped at step {step.number}: no better average in {waited} dev scores"
+                self.context.on_event(Note(text))
                 return True
         if last:
+            self.metrics.flush(0.0)
             return False
-        stop = False
+        stopping = False
         if step.number % self.agree_every == 0:
-            stop = self.processes.any(interruption.wanted is not None)
-        if stop or self._due(step.number):
+            stopping = self.context.processes.any(stop.requested is not None)
+        if stopping or self._due(step.number):
             self._save(step.number)
-        if stop:
-            if self.processes.is_main:
-                self.on_event(Note(f"stopped after step {step.number}, with a checkpoint; go on with --resume"))
-            interruption.carry_out()
+        if stopping:
+            self.context.on_event(Note(f"stopped after step {step.number}, with a checkpoint; go on with --resume"))
+            stop.carry_out()
         return False
 
     def _due(self, step: int) -> bool:
@@ -219,138 +211,67 @@ class Trainer:
             return step % self.settings.checkpoint_every == 0
         if step % self.agree_every:
             return False
-        return self.processes.any(self.processes.is_main and time.monotonic() - self.saved_at >= CHECKPOINT_SECONDS)
+        processes = self.context.processes
+        return processes.any(processes.is_main and time.monotonic() - self.saved_at >= CHECKPOINT_SECONDS)
 
     def _save(self, step: int) -> None:
         """Write a checkpoint."""
         if self.saved == step:
             return
-        self.record.flush(self._seconds_left(step))  # a loss that is not a number must not get in
-        states = self.processes.all_gather(torch.get_rng_state())
-        tensors = {f"rng.{rank}": state for rank, state in enumerate(states)}
-        if self.device.type == "cuda":
-            states = self.processes.all_gather(torch.cuda.get_rng_state(self.device))
-            tensors |= {f"rng.cuda.{rank}": state for rank, state in enumerate(states)}
-        for number, module in enumerate(self.trained):
-            tensors |= {f"module.{number}.{name}": t for name, t in module.state_dict().items()}
-        tensors |= {f"adamw.{name}": t for name, t in self.optimizer.tensors().items()}
-        tensors |= {f"task.{name}": t for name, t in self.objective.state_dict().items()}
-        values = {
-            "best": self.keeper.state(),
-            "scored": self.scored,
-            "waited": self.waited,
-            "metrics": self.record.position,
-            "training_seconds": self.record.seconds,
-            "examples": self.record.examples,
-            "seconds": self._seconds(),
-            "dev_seconds": self.dev_seconds,
-            "precision": str(self.arithmetic.precision),
-            "scaler": self.arithmetic.state(),
-            **self.place.values,
-        }
-        if self.processes.is_main:
-            Checkpoint(step, tensors, values).write(self.place.work)
-            self.keeper.sweep()
-        self.processes.barrier()
+        self.metrics.flush(self._seconds_left(step))  # a loss that is not a number must not get in
+        self._seconds()
+        self.run_folder.checkpoint.save(step)
+        self.best.remove_unused()
         self.saved, self.saved_at = step, time.monotonic()
-        self.record.restart_clock()
-
-    def _restore(self) -> tuple[int, int]:
-        """Go to the checkpoint; return the steps done and the bytes of metrics.jsonl that are true.
-
-        Raises:
-            TrainingError: it was written in another precision.
-        """
-        checkpoint = self.place.checkpoint
-        if checkpoint is None:
-            return 0, 0
-        values, tensors = checkpoint.values, checkpoint.tensors
-        if values["precision"] != self.arithmetic.precision:
-            raise TrainingError(
-                f"{self.place.out}: the run was cut off in {values['precision']}, and would go on in "
-                f"{self.arithmetic.precision}; give --precision {values['precision']}, or start over with --force"
-            )
-        for number, module in enumerate(self.trained):
-            module.load_state_dict(_under(tensors, f"module.{number}."))
-        self.optimizer.restore(_under(tensors, "adamw."), checkpoint.step)
-        self.objective.load_state_dict(_under(tensors, "task."))
-        self.arithmetic.restore(values["scaler"])
-        self.keeper.restore(values["best"])
-        self.scored, self.waited = values["scored"], values["waited"]
-        self.record.seconds, self.record.examples = values["training_seconds"], values["examples"]
-        self.earlier, self.dev_seconds = values["seconds"], values["dev_seconds"]
-        rank = self.processes.rank
-        if f"rng.{rank}" in tensors:
-            torch.set_rng_state(tensors[f"rng.{rank}"])
-        if f"rng.cuda.{rank}" in tensors and self.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors[f"rng.cuda.{rank}"], self.device)
-        self.on_event(Note(f"going on after step {checkpoint.step} of {self.steps}"))
-        return checkpoint.step, values["metrics"]
-
-    def _seed(self) -> None:
-        # Dropout: from here on, whatever was drawn before; other processes have other rows and draw other masks.
-        torch.manual_seed(self.settings.seed + self.processes.rank)
-
-    def _announce(self, domains: Sequence[str]) -> None:
-        """Measure one real batch, leaving weights and random state as they were."""
-        state = torch.get_rng_state()
-        objective_state = {name: t.clone() for name, t in self.objective.state_dict().items()}
-        rows = next(self.make_sampler())
-        self._train_mode(True)
-        for _ in range(2):  # the first pass only warms up
-            tick = time.perf_counter()
-            batch = self.objective.collate(rows)
-            with self.arithmetic.forward():
-                loss = self.objective.loss(batch).total
-            loss.backward()  # type: ignore[no-untyped-call]
-            float(loss.detach())  # a GPU is waited for
-            self.step_seconds = (time.perf_counter() - tick) * self.settings.accumulate
-            self.optimizer.clear()
-        torch.set_rng_state(state)
-        self.objective.load_state_dict(objective_state)
-        # A forward pass is about a third of a training step's work; measured once the first dev score is there.
-        examples = sum(len(indices) for indices in rows.values()) * self.settings.accumulate
-        self.dev_seconds = self.step_seconds / 3 * self.dev_rows / examples
-        size = sum(t.numel() * t.element_size() for t in self.model.state_dict().values())
-        trained = sum(p.numel() * p.element_size() for m in self.trained for p in m.parameters() if p.requires_grad)
-        # Each domain's best weights, those of the best average and those just being written, then the folder itself;
-        # two checkpoints (weights and two moments each) and the one that is being written.
-        disk = size * (len(domains) + 3 if self.stage == "teach" else 3) + 9 * trained
-        if self.processes.is_main:
-            check_space(self.place.out, disk)
-        done = 0 if self.place.checkpoint is None else self.place.checkpoint.step
-        left = self.steps - done
-        seconds = left * self.step_seconds + math.ceil(left / self.eval_every) * self.dev_seconds
-        self.on_event(StageStarted(self.stage, self.steps, self.settings.epochs, tuple(domains), seconds, disk))
-
-    def _train_mode(self, mode: bool) -> None:
-        for module in self.trained:
-            module.train(mode)
-
-    def _seconds(self) -> float:
-        return self.earlier + time.perf_counter() - self.started
-
-    def _seconds_left(self, step: int) -> float:
-        evaluations = math.ceil(self.steps / self.eval_every) - self.scored
-        return (self.steps - step) * (self.record.step_seconds or self.step_seconds) + evaluations * self.dev_seconds
+        self.metrics.restart_clock()
 
     def _score(self, step: int, score_dev: Callable[[], dict[str, DomainScores]]) -> None:
         """Score the dev split and keep the weights if they are best for anything."""
-        self.record.flush(self._seconds_left(step))
+        self.metrics.flush(self._seconds_left(step))
         tick = time.perf_counter()
         scores = score_dev()
-        self.dev_seconds = time.perf_counter() - tick
-        is_best = self.keeper.judge(step, scores)
-        self.scored += 1
-        self.waited = 0 if is_best else self.waited + 1
-        self.record.scored(step, scores, is_best=is_best)
+        progress = self.progress
+        progress.dev_seconds = time.perf_counter() - tick
+        is_best = self.best.update(step, scores)
+        progress.scored += 1
+        progress.waited = 0 if is_best else progress.waited + 1
+        self.metrics.scored(step, scores, is_best=is_best)
         metric = self.settings.metric
-        by_domain = {domain: figure(s, metric) for domain, s in scores.items()}
-        average = mean_figure(scores, metric)
-        self.on_event(DevScored(self.stage, step, str(metric), by_domain, average, is_best))
-        self.record.restart_clock()
+        by_domain = {domain: metric_of(s, metric) for domain, s in scores.items()}
+        self.context.on_event(DevScored(self.stage, step, str(metric), by_domain, mean_metric(scores, metric), is_best))
+        self.metrics.restart_clock()
 
+    def _estimate_cost(self, domains: Sequence[str]) -> None:
+        """Measure one real batch, leaving weights and random state as they were; check the disk.
 
-def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose names start with ``prefix``, without it."""
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        Raises:
+            OutputError: the disk cannot hold the run.
+        """
+        rows = next(self.make_sampler())
+        precision, accumulate = self.context.precision, self.settings.accumulate
+        self.step_seconds = measure_step(self.objective, rows, self.optimizer, precision) * accumulate
+        # A forward pass is about a third of a training step's work; measured once the first dev score is there.
+        examples = sum(len(indices) for indices in rows.values()) * accumulate
+        self.progress.dev_seconds = self.step_seconds / 3 * self.dev_rows / examples
+        size = sum(t.numel() * t.element_size() for t in self.model.state_dict().values())
+        # The best weights, those just being written, then the folder itself; two checkpoints (weights and two moments
+        # each) and the one that is being written.
+        kept = len(domains) + 3 if self.best.by_domain else 3
+        disk = size * kept + 9 * sum(p.numel() * p.element_size() for p in self.optimizer.parameters)
+        if self.context.processes.is_main:
+            check_space(self.run_folder.out, disk)
+        left = self.steps - self.run_folder.checkpoint.step
+        seconds = left * self.step_seconds + math.ceil(left / self.eval_every) * self.progress.dev_seconds
+        self.context.on_event(StageStarted(self.stage, self.steps, self.settings.epochs, tuple(domains), seconds, disk))
+
+    def _seconds(self) -> float:
+        """Advance the wall time of the run to now, and return it."""
+        now = time.perf_counter()
+        self.progress.seconds += now - self.clock
+        self.clock = now
+        return self.progress.seconds
+
+    def _seconds_left(self, step: int) -> float:
+        evaluations = math.ceil(self.steps / self.eval_every) - self.progress.scored
+        per_step = self.metrics.step_seconds or self.step_seconds
+        return (self.steps - step) * per_step + evaluations * self.progress.dev_seconds

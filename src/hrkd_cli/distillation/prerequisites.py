@@ -1,0 +1,157 @@
+"""What a distillation needs before it starts: options that fit the data, a teacher, a student that fits it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from hrkd_cli.choices import Graph, Init
+from hrkd_cli.data.dataset import Dataset
+from hrkd_cli.errors import ModelError, OutputError, UsageError
+from hrkd_cli.events import Note
+from hrkd_cli.layout import DATASET_OUT, GENERAL, MODEL, TEACHER_OUT
+from hrkd_cli.models.encoding import same_tokenizer
+from hrkd_cli.models.folder import model_fingerprint
+from hrkd_cli.models.loading import load_config, load_tokenizer, resolve
+from hrkd_cli.models.sizes import sizes_of
+from hrkd_cli.models.student import default_shape, parse_shape, student_config, student_spec_is_path
+from hrkd_cli.options import option_name
+from hrkd_cli.outputs import check_apart
+from hrkd_cli.predict.folder import read_json_or_empty
+from hrkd_cli.predict.heads import DomainHeads
+from hrkd_cli.settings import DistillSettings, TeachSettings
+from hrkd_cli.teaching.teach import is_teacher, teach_key, teach_on
+from hrkd_cli.training.context import TrainContext
+from hrkd_cli.training.run_folder import check_stage_output
+
+PROBE_ROWS = 64  # texts per domain on which two tokenizers are compared
+
+
+def check_folders(teacher: str | Path, data: str | Path, out: Path, settings: DistillSettings) -> Path:
+    """Refuse folders that do not go together, before anything slow; return the teacher's folder.
+
+    Raises:
+        UsageError: ``out`` would replace what the run reads, or ``--init`` comes with a student that has weights.
+        ModelError: there is no teacher.
+    """
+    own_weights = student_spec_is_path(settings.student)
+    if own_weights and settings.init is not None:
+        raise UsageError(f"--init: --student {settings.student} has weights of its own; leave --init out")
+    if Path(teacher) == TEACHER_OUT and not TEACHER_OUT.exists():
+        raise ModelError(f"--teacher: there is no {TEACHER_OUT} yet; run hrkd teach first, or name an encoder to teach")
+    path = resolve(teacher, "teacher")
+    others = {"teacher": path, "data": Path(data), "dataset": DATASET_OUT, "taught teacher": TEACHER_OUT}
+    if own_weights:
+        others["start of the student"] = resolve(str(settings.student), "student")
+    if settings.unlabelled is not None:
+        others["unlabelled texts"] = Path(settings.unlabelled)
+    if settings.general is not None:
+        general = out.resolve().parent / GENERAL.folder
+        others |= {"general texts": Path(settings.general), "general distillations": general}
+    check_apart(out, others)
+    return path
+
+
+def chosen_domains(dataset: Dataset, settings: DistillSettings) -> Dataset:
+    """Return the dataset of the domains that the student is for.
+
+    Raises:
+        UsageError: the data has no such domain, or a single one, which a learned graph cannot weight.
+    """
+    if settings.domains is not None:
+        names = [name.strip() for name in settings.domains.split(",")]
+        for name in names:
+            if name not in dataset.domains:
+                have = ", ".join(dataset.domains)
+                raise UsageError(f"--domains: there is no domain {name!r} in the data; it has {have}")
+        dataset = dataset.only(*names)
+    if settings.graph is Graph.LEARNED and len(dataset.domains) == 1:
+        raise UsageError("--graph learned: there is one domain, and nothing to weigh; use --graph uniform")
+    return dataset
+
+
+def student_tokenizer(path: Path, dataset: Dataset, heads: DomainHeads, settings: DistillSettings) -> Any | None:
+    """Check, from configurations and tokenizers alone, that the student can learn from the model in ``path``.
+
+    Args:
+        path: folder of the teacher, or of the encoder that it will be taught from.
+        dataset: the training data.
+        heads: outputs of the student.
+        settings: see DistillSettings.
+
+    Returns:
+        The student's own tokenizer where it differs from the teacher's (logits only), else None.
+
+    Raises:
+        UsageError: a shape that does not fit.
+        ModelError: tokenizers, heads or depths that do not match; the message names what does work.
+    """
+    teacher = load_config(path, "teacher")
+    shape = default_shape(teacher) if settings.student is None else parse_shape(settings.student)
+    if shape is not None:
+        student_config(teacher, shape, heads, init=settings.init or Init.TEACHER)
+        return None
+    name = str(settings.student)
+    folder = resolve(name, "student")
+    student, tokenizer = load_config(folder, "student"), load_tokenizer(folder, "student")
+    depth, limit = sizes_of(student).layers, sizes_of(teacher).layers
+    if settings.compares and depth > limit:
+        raise ModelError(f"student {name}: it has {depth} layers and its teacher {limit}; use --method logits")
+    probe = [text for domain in dataset.domains for text in dataset.split(domain, "dev").texts[:PROBE_ROWS]]
+    if same_tokenizer(load_tokenizer(path, "teacher"), tokenizer, probe):
+        return None
+    if settings.compares:
+        raise ModelError(
+            f"student {name}: its tokenizer is not the teacher's, so their hidden states cannot be compared token by "
+            f"token; use --method logits, or cut the student from the teacher (--student {default_shape(teacher)})"
+        )
+    return tokenizer
+
+
+def ensure_taught(
+    path: Path,
+    dataset: Dataset,
+    settings: DistillSettings,
+    *,
+    name: str,
+    force: bool,
+    resume: bool,
+    sources: Mapping[str, str],
+    context: TrainContext,
+) -> Path:
+    """Return a teacher taught from a plain encoder: that in ``hrkd-out/teacher`` when nothing changed, else a new one.
+
+    Raises:
+        OutputError: that folder holds another teacher, and ``force`` is false.
+    """
+    own = {"epochs": settings.teacher_epochs, "learning_rate": settings.teacher_learning_rate}
+    teaching = TeachSettings(**{f.name: getattr(settings, f.name) for f in fields(TeachSettings)} | own)
+    record = read_json_or_empty(TEACHER_OUT / MODEL.run)
+    if is_teacher(TEACHER_OUT):
+        fingerprint = model_fingerprint(path)
+        if record.get("key") == teach_key(fingerprint, dataset, teaching):
+            context.on_event(Note(f"teacher: {TEACHER_OUT} is up to date, not taught again"))
+            return TEACHER_OUT
+        if not force:
+            raise OutputError(
+                f"{TEACHER_OUT} was taught {_difference(record, fingerprint, dataset, teaching)}; use it as it is with "
+                f"--teacher {TEACHER_OUT}, or replace it with --force"
+            )
+    check_stage_output(TEACHER_OUT, kind="teacher", is_ours=is_teacher, force=force, resume=resume)
+    context.on_event(Note(f"teacher: {name} is a plain encoder; teaching it first, into {TEACHER_OUT}"))
+    origins = {**sources, **{name: sources.get(f"teacher_{name}", "default") for name in own}}
+    teach_on(path, dataset, teaching, out=TEACHER_OUT, name=name, resume=resume, sources=origins, context=context)
+    return TEACHER_OUT
+
+
+def _difference(record: Mapping[str, Any], fingerprint: str, dataset: Dataset, teaching: TeachSettings) -> str:
+    """Say in what the teacher that is there differs from the one that is wanted."""
+    if record.get("models", {}).get("start", {}).get("fingerprint") != fingerprint:
+        return "from another model"
+    if record.get("data", {}).get("fingerprint") != dataset.fingerprint:
+        return "on other data"
+    before = {name: entry.get("value") for name, entry in record.get("options", {}).items()}
+    names = [option_name(n) for n, v in teaching.decisive().items() if before.get(n) != v]
+    return f"with other options ({', '.join(names)})" if names else "by another version of hrkd"

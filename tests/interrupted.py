@@ -1,0 +1,44 @@
+"""Runs in memory that are cut off at a step, and how to compare what they leave."""
+
+import torch
+from safetensors.torch import load_file
+
+from hrkd_cli.distillation.distill import distill_on
+from hrkd_cli.events import StepDone
+from hrkd_cli.settings import DistillSettings, TeachSettings
+from hrkd_cli.teaching.teach import teach_on
+
+OPTIONS = {"epochs": 2, "batch_size": 4, "max_length": 16, "learning_rate": 1e-3, "checkpoint_every": 1}
+
+
+class StopError(Exception):
+    """Stands in for whatever ends a run."""
+
+
+def stop_at(step, stage=None):
+    """Return an event handler that ends a run at a step; of one stage, or of any."""
+
+    def on_event(event):
+        if isinstance(event, StepDone) and event.step == step and stage in (None, event.stage):
+            raise StopError
+
+    return on_event
+
+
+def run(stage, teacher, encoder, dataset, out, *, on_event=lambda _: None, resume=False, **options):
+    """Teach, or distill into a student of 2 layers."""
+    options = {**OPTIONS, **options}
+    if stage == "teach":
+        return teach_on(encoder, dataset, TeachSettings(**options), out=out, name="x", on_event=on_event, resume=resume)
+    settings = DistillSettings(student="2x32", **options).resolved()
+    return distill_on(teacher, dataset, settings, out=out, name="x", on_event=on_event, resume=resume)
+
+
+def weights(folder):
+    """Return the weights in a model folder."""
+    return load_file(folder / "model.safetensors")
+
+
+def same(one, other):
+    """Tell whether two sets of tensors are equal, bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
