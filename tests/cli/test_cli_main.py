@@ -156,14 +156,14 @@ def test_a_process_that_the_launcher_ended_is_not_the_cause(tmp_path, monkeypatc
     """Rank 1 failed first; rank 0 was ended before it could say the same."""
     from types import SimpleNamespace
 
-    from hrkd_cli.cli import failures, launch
+    from hrkd_cli.cli import error_report, launch
 
     monkeypatch.setenv(launch.LAUNCHED, "1")
     failed = {}
-    for rank, error in ((0, failures.Terminated()), (1, errors.UsageError("--max-length 5000: too long"))):
+    for rank, error in ((0, error_report.Terminated()), (1, errors.UsageError("--max-length 5000: too long"))):
         file = tmp_path / f"{rank}.json"
         monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
-        code = failures.report(error, "hrkd teach")
+        code = error_report.report(error, "hrkd teach")
         failed[rank] = SimpleNamespace(error_file=str(file), exitcode=code)
     assert launch._cause(failed) == ("rank 1: --max-length 5000: too long (see hrkd teach --help)", 2)
     assert launch._cause({0: failed[0]}) == ("terminated", 143)

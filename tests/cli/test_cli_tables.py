@@ -3,9 +3,9 @@ import json
 
 from cli_fakes import COMPARED, DOMAIN, EXPORTED, model_entry, result
 
-from hrkd_cli.cli import tables, units
-from hrkd_cli.cli.console import Console
-from hrkd_cli.cli.tables import Table, to_text
+from hrkd_cli.cli import formatting, tables
+from hrkd_cli.cli.console import Console, to_text
+from hrkd_cli.cli.tables import Table
 
 
 def test_text_is_aligned_without_drawing_characters():
@@ -138,7 +138,7 @@ def test_a_terminal_gets_drawn_tables_without_markup_in_names(monkeypatch):
 
 
 def test_units():
-    assert [units.duration(s) for s in (0.04, 9, 45, 100, 754, 7500)] == [
+    assert [formatting.duration(s) for s in (0.04, 9, 45, 100, 754, 7500)] == [
         "0.0 s",
         "9.0 s",
         "45 s",
@@ -146,6 +146,11 @@ def test_units():
         "13 min",
         "2 h 05 min",
     ]
-    assert [units.size(n) for n in (512, 14_486_363, 437_958_648, 2.5e12)] == ["512 B", "14.5 MB", "438 MB", "2.5 TB"]
-    assert units.plural(1, "entry", "entries") == "1 entry"
-    assert units.plural(1200, "row") == "1,200 rows"
+    assert [formatting.size(n) for n in (512, 14_486_363, 437_958_648, 2.5e12)] == [
+        "512 B",
+        "14.5 MB",
+        "438 MB",
+        "2.5 TB",
+    ]
+    assert formatting.plural(1, "row") == "1 row"
+    assert formatting.plural(1200, "row") == "1,200 rows"

@@ -5,12 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from hrkd_cli import layout
-from hrkd_cli.cli import tables, vocabulary
+from hrkd_cli.cli import tables
+from hrkd_cli.cli.command import command
 from hrkd_cli.cli.session import Session
 from hrkd_cli.command_settings import EvalSettings, ExportSettings, PrepareSettings, ReportSettings
 from hrkd_cli.settings import DistillArguments, TeachArguments
 
 
+@command(
+    PrepareSettings,
+    "hrkd prepare ./reviews",
+    "hrkd prepare reviews.csv --text body --label stars --domain shop",
+    "hrkd prepare ./reviews --domains books,dvd --few-shot 0.1",
+)
 def prepare(run: Session, options: PrepareSettings) -> None:
     """Turn raw text of several domains into a dataset folder.
 
@@ -29,6 +36,11 @@ def prepare(run: Session, options: PrepareSettings) -> None:
     )
 
 
+@command(
+    TeachArguments,
+    "hrkd teach --model google-bert/bert-base-uncased",
+    "hrkd teach --model ./encoder --data ./reviews --epochs 2",
+)
 def teach(run: Session, options: TeachArguments) -> None:
     """Fine-tune one encoder with a head for every domain.
 
@@ -43,6 +55,12 @@ def teach(run: Session, options: TeachArguments) -> None:
     run.console.hint(f"teacher: {result.out}", "hrkd distill" + _unless("--teacher", options.out, layout.TEACHER_OUT))
 
 
+@command(
+    DistillArguments,
+    "hrkd distill",
+    "hrkd distill --student 4x312 --epochs 5",
+    "hrkd distill --teacher google-bert/bert-base-uncased --data ./reviews",
+)
 def distill(run: Session, options: DistillArguments) -> None:
     """Distill a teacher into a small student for all domains.
 
@@ -57,6 +75,13 @@ def distill(run: Session, options: DistillArguments) -> None:
     run.console.hint(f"student: {result.out}", f"hrkd export{_unless('', options.out, layout.STUDENT_OUT)} --int8")
 
 
+@command(
+    EvalSettings,
+    "hrkd eval",
+    "hrkd eval hrkd-out/teacher hrkd-out/student hrkd-out/student/onnx --latency",
+    "hrkd eval hrkd-out/student --floor",
+    "hrkd eval hrkd-out/student/onnx --data new.csv --split all --by-label",
+)
 def evaluate(run: Session, options: EvalSettings) -> None:
     """Score teacher, student and ONNX models side by side.
 
@@ -73,6 +98,14 @@ def evaluate(run: Session, options: EvalSettings) -> None:
         run.console.note(line)
 
 
+@command(
+    ExportSettings,
+    "hrkd export --int8",
+    "hrkd export ./student --int8 --max-drop 1.0",
+    "hrkd export ./student --int8 --target avx2 --out ./for-old-pcs",
+    "hrkd export --fp16 --int4",
+    "hrkd export --int8 --domain books --trim-vocabulary --out ./books",
+)
 def export(run: Session, options: ExportSettings) -> None:
     """Write a student as ONNX files, checked and gated.
 
@@ -84,11 +117,18 @@ def export(run: Session, options: ExportSettings) -> None:
 
         result = engine(**options.values(), on_event=on_event)
     found = result.to_json()
-    run.console.result(found, [*tables.exported(found), *vocabulary.trimmed(found)], tables.gate_lines(found))
+    run.console.result(found, tables.exported(found), tables.gate_lines(found))
     folder = Path(found["files"][0]["path"]).parent
     run.console.hint(f"files: {folder}", f'hrkd predict {folder} "a text to classify"')
 
 
+@command(
+    ReportSettings,
+    "hrkd report",
+    "hrkd report hrkd-out/teacher --out teacher.html",
+    "hrkd report hrkd-out/student.partial",
+    "hrkd report ./frozen ./uniform --out compared.html",
+)
 def report(run: Session, options: ReportSettings) -> None:
     """Write one HTML page about a run: losses, dev scores, ratios, exported files.
 

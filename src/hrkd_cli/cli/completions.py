@@ -11,7 +11,7 @@ from pathlib import Path
 # Typer makes these scripts; its module does not list what it takes from a private one among its exports.
 from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
-from hrkd_cli.cli.failures import PROGRAM
+from hrkd_cli.cli.error_report import PROGRAM
 
 FILES = {"bash": "hrkd.bash", "zsh": "_hrkd", "fish": "hrkd.fish", "powershell": "hrkd.ps1"}
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
-from hrkd_cli.cli.tables import Table, to_text
+from hrkd_cli.cli.tables import Table
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -35,7 +35,7 @@ class Console:
         self.out: TextIO = sys.stdout
         self.err: TextIO = sys.stderr
         if os.environ.get("RANK", "0") != "0" and "WORLD_SIZE" in os.environ:
-            # Of several processes of one run the first speaks; errors of the others go another way (see failures).
+            # Of several processes of one run the first speaks; errors of the others go another way (see error_report).
             self.out = self.err = io.StringIO()
 
     def result(self, data: Mapping[str, Any], tables: Iterable[Table] = (), lines: Iterable[str] = ()) -> None:
@@ -121,3 +121,23 @@ def _rich_table(table: Table) -> Any:
         style = "bold" if len(row) == 1 and len(table.columns) > 1 else ""
         drawn.add_row(*(Text(cell, style=style) for cell in row))
     return drawn
+
+
+def to_text(table: Table) -> str:
+    """Return a table as aligned text without drawing characters, fit for a pipe, a log or an e-mail."""
+    headings = [heading.split("\n") for heading in table.columns]
+    height = max(len(lines) for lines in headings)
+    # Headings stand at the bottom of their cells, next to the numbers.
+    above = list(zip(*([""] * (height - len(lines)) + lines for lines in headings), strict=True))
+    # A section's head may run into the next columns, which are empty beside it.
+    full = [row for row in (*above, *table.rows) if len(row) == len(table.columns)]
+    widths = [max(len(row[i]) for row in full) for i in range(len(table.columns))]
+
+    def line(row: tuple[str, ...]) -> str:
+        pairs = enumerate(zip(row, widths, strict=False))  # a section's head has fewer cells
+        cells = [cell.ljust(width) if i in table.words else cell.rjust(width) for i, (cell, width) in pairs]
+        return "  ".join(cells).rstrip()
+
+    title = [table.title] if table.title else []
+    rule = ["  ".join("-" * width for width in widths)] if any(table.columns) else []
+    return "\n".join([*title, *(line(row) for row in above if any(row)), *rule, *(line(row) for row in table.rows)])

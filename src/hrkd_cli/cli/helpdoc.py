@@ -6,7 +6,7 @@ import contextlib
 import io
 import sys
 
-from hrkd_cli.cli.failures import PROGRAM
+from hrkd_cli.cli.error_report import PROGRAM
 from hrkd_cli.cli.main import command
 
 WIDTH = 100

@@ -8,6 +8,7 @@ from typing import Any
 
 from hrkd_cli import __version__
 from hrkd_cli.cli import tables
+from hrkd_cli.cli.command import command
 from hrkd_cli.cli.session import Session
 from hrkd_cli.command_settings import InfoSettings
 from hrkd_cli.machine import cpu_name, instructions, usable_cpus
@@ -28,6 +29,7 @@ _PACKAGES = (
 )
 
 
+@command(InfoSettings)
 def info(run: Session, _options: InfoSettings) -> None:
     """Show versions, processor, memory and devices."""
     with run.engine(progress=False):

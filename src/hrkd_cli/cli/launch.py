@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hrkd_cli.cli import failures
+from hrkd_cli.cli import error_report
 
 # Set for the processes started here: their errors go to the launcher, which says one line.
 LAUNCHED = "_HRKD_LAUNCHED"
@@ -54,7 +54,7 @@ def run_together(processes: int) -> int:
         max_restarts=0,
         monitor_interval=0.1,
     )
-    program = failures.program_name(_arguments, _arguments[:1])
+    program = error_report.program_name(_arguments, _arguments[:1])
     try:
         elastic_launch(launching, sys.executable)("-m", "hrkd_cli", *_arguments)
     except ChildFailedError as error:
@@ -64,7 +64,7 @@ def run_together(processes: int) -> int:
     except SignalException as error:
         stopped = error.sigval == signal.SIGINT
         sys.stderr.write(f"{program}: {'interrupted' if stopped else 'terminated'}\n")
-        return failures.INTERRUPTED if stopped else failures.TERMINATED
+        return error_report.INTERRUPTED if stopped else error_report.TERMINATED
     return 0
 
 

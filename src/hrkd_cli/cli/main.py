@@ -6,33 +6,20 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 from typer.main import get_command
 
 from hrkd_cli import __version__
-from hrkd_cli.cli import commands, failures, info, launch, predict
-from hrkd_cli.cli.command import Command, Group, command_options, typer_callback
-from hrkd_cli.cli.resolve import resolve
-from hrkd_cli.cli.session import Session
-from hrkd_cli.command_settings import (
-    EvalSettings,
-    ExportSettings,
-    InfoSettings,
-    PredictSettings,
-    PrepareSettings,
-    ReportSettings,
-    SharedOptions,
-)
-from hrkd_cli.options import Settings, options_of
-from hrkd_cli.settings import DistillArguments, TeachArguments
+from hrkd_cli.cli import commands, error_report, info, launch, predict
+from hrkd_cli.cli.command import Command, Group, typer_callback
 
 _HELP_OPTIONS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 app = typer.Typer(
-    name=failures.PROGRAM,
+    name=error_report.PROGRAM,
     cls=Group,
     add_completion=False,
     rich_markup_mode=None,
@@ -51,88 +38,24 @@ file given with --config. Exit codes: 0 done, 1 error, 2 usage, 3 a quality gate
 HRKD_DEBUG=1 shows tracebacks.""",
 )
 
-COMMANDS: dict[str, tuple[type[Settings], Callable[[Session, Any], None], str]] = {
-    "prepare": (
-        PrepareSettings,
-        commands.prepare,
-        """hrkd prepare ./reviews
-  hrkd prepare reviews.csv --text body --label stars --domain shop
-  hrkd prepare ./reviews --domains books,dvd --few-shot 0.1""",
-    ),
-    "teach": (
-        TeachArguments,
-        commands.teach,
-        """hrkd teach --model google-bert/bert-base-uncased
-  hrkd teach --model ./encoder --data ./reviews --epochs 2""",
-    ),
-    "distill": (
-        DistillArguments,
-        commands.distill,
-        """hrkd distill
-  hrkd distill --student 4x312 --epochs 5
-  hrkd distill --teacher google-bert/bert-base-uncased --data ./reviews""",
-    ),
-    "eval": (
-        EvalSettings,
-        commands.evaluate,
-        """hrkd eval
-  hrkd eval hrkd-out/teacher hrkd-out/student hrkd-out/student/onnx --latency
-  hrkd eval hrkd-out/student --floor
-  hrkd eval hrkd-out/student/onnx --data new.csv --split all --by-label""",
-    ),
-    "export": (
-        ExportSettings,
-        commands.export,
-        """hrkd export --int8
-  hrkd export ./student --int8 --max-drop 1.0
-  hrkd export ./student --int8 --target avx2 --out ./for-old-pcs
-  hrkd export --fp16 --int4
-  hrkd export --int8 --domain books --trim-vocabulary --out ./books""",
-    ),
-    "predict": (
-        PredictSettings,
-        predict.predict,
-        """hrkd predict hrkd-out/student/onnx "a lovely book" "it broke in a week"
-  hrkd predict hrkd-out/student/onnx new.csv --text body --domain books
-  hrkd predict --self-check hrkd-out/student
-  tail -f messages.txt | hrkd predict hrkd-out/student/onnx""",
-    ),
-    "report": (
-        ReportSettings,
-        commands.report,
-        """hrkd report
-  hrkd report hrkd-out/teacher --out teacher.html
-  hrkd report hrkd-out/student.partial
-  hrkd report ./frozen ./uniform --out compared.html""",
-    ),
-    "info": (InfoSettings, info.info, ""),
+COMMANDS = {
+    "prepare": commands.prepare,
+    "teach": commands.teach,
+    "distill": commands.distill,
+    "eval": commands.evaluate,
+    "export": commands.export,
+    "predict": predict.predict,
+    "report": commands.report,
+    "info": info.info,
 }
-"""Settings class, function and examples of each command."""
-
-
-def _add(name: str, kind: type[Settings], function: Callable[[Session, Any], None], examples: str) -> None:
-    def run(_ctx: typer.Context, flags: dict[str, Any]) -> None:
-        every = {each: command_options(settings) for each, (settings, _, _) in COMMANDS.items()}
-        given, sources = resolve(name, flags, every)
-        own = {each: value for each, value in given.items() if each in options_of(kind)}
-        settings = kind.of(**own)
-        shared = SharedOptions(**{each: given[each] for each in options_of(SharedOptions) if each in given})
-        recipe = dict.fromkeys(kind.brought(own), "recipe")
-        function(Session(shared, {**dict.fromkeys(every[name], "default"), **recipe, **sources}), settings)
-
-    epilog = f"\b\nExamples:\n  {examples}" if examples else None
-    app.command(name, cls=Command, epilog=epilog, help=function.__doc__, context_settings=_HELP_OPTIONS)(
-        typer_callback(command_options(kind), run)
-    )
-
-
 for _name, _command in COMMANDS.items():
-    _add(_name, *_command)
+    _epilog = "\n  ".join(["\b\nExamples:", *_command.examples]) if _command.examples else None
+    app.command(_name, cls=Command, epilog=_epilog, context_settings=_HELP_OPTIONS)(typer_callback(_name, COMMANDS))
 
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        sys.stdout.write(f"{failures.PROGRAM} {__version__}\n")
+        sys.stdout.write(f"{error_report.PROGRAM} {__version__}\n")
         raise typer.Exit
 
 
@@ -162,9 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tree = command()
     words = sys.argv[1:] if arguments is None else arguments
     launch.remember(words)
-    program = failures.program_name(words, tree.commands)
+    program = error_report.program_name(words, tree.commands)
     _accept_any_text()
-    if f"_{failures.PROGRAM.upper()}_COMPLETE" in os.environ:
+    if f"_{error_report.PROGRAM.upper()}_COMPLETE" in os.environ:
         from typer.completion import completion_init  # type: ignore[attr-defined]
 
         completion_init()
@@ -172,14 +95,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ["COLUMNS"] = "1000"
     try:
         signal.signal(signal.SIGTERM, _terminate)
-        code = tree.main(args=arguments, prog_name=failures.PROGRAM, standalone_mode=False)
+        code = tree.main(args=arguments, prog_name=error_report.PROGRAM, standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
         return _reader_left()
-    except (Exception, KeyboardInterrupt, failures.Terminated) as error:
-        return failures.report(error, program)
-    if code == failures.INTERRUPTED:  # Typer turns Ctrl-C into an exit code
-        return failures.report(KeyboardInterrupt(), program)
+    except (Exception, KeyboardInterrupt, error_report.Terminated) as error:
+        return error_report.report(error, program)
+    if code == error_report.INTERRUPTED:  # Typer turns Ctrl-C into an exit code
+        return error_report.report(KeyboardInterrupt(), program)
     return code if isinstance(code, int) else 0
 
 
@@ -207,7 +130,7 @@ def _accept_any_text() -> None:
 def _terminate(_signal: int, _frame: Any) -> None:
     # A second SIGTERM, during the clean-up, ends the process the usual way.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    raise failures.Terminated
+    raise error_report.Terminated
 
 
 def _reader_left() -> int:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from hrkd_cli.cli import texts
+from hrkd_cli.cli.command import command
 from hrkd_cli.cli.session import Session
 from hrkd_cli.command_settings import PredictSettings
 from hrkd_cli.errors import UsageError
 
 
+@command(
+    PredictSettings,
+    'hrkd predict hrkd-out/student/onnx "a lovely book" "it broke in a week"',
+    "hrkd predict hrkd-out/student/onnx new.csv --text body --domain books",
+    "hrkd predict --self-check hrkd-out/student",
+    "tail -f messages.txt | hrkd predict hrkd-out/student/onnx",
+)
 def predict(run: Session, options: PredictSettings) -> None:
     """Label texts.
 

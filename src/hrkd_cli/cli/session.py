@@ -42,7 +42,7 @@ class Session:
                 stack.enter_context(contextlib.redirect_stdout(self.console.err))
                 on_event: OnEvent = ignore
                 if progress:
-                    from hrkd_cli.cli.display import make_display
+                    from hrkd_cli.cli.progress import make_display
 
                     on_event = stack.enter_context(make_display(self.console))
                 yield on_event

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from hrkd_cli.cli.units import duration, percent, plural, size, thousands
+from hrkd_cli.cli.formatting import duration, megabytes, percent, plural, size, thousands
 
 Json = Mapping[str, Any]
 Row = tuple[str, ...]
 
 _FLOOR = "linear floor"
-PLACES_A_REASON = 3
+PLACES_PER_REASON = 3
 """Dropped rows that are shown with file and line; the others are counted."""
 
 
@@ -34,31 +33,6 @@ class Table:
     words: tuple[int, ...] = (0,)
 
 
-def to_text(table: Table) -> str:
-    """Return a table as aligned text without drawing characters, fit for a pipe, a log or an e-mail."""
-    headings = [heading.split("\n") for heading in table.columns]
-    height = max(len(lines) for lines in headings)
-    # Headings stand at the bottom of their cells, next to the numbers.
-    above = list(zip(*([""] * (height - len(lines)) + lines for lines in headings), strict=True))
-    # A section's head may run into the next columns, which are empty beside it.
-    full = [row for row in (*above, *table.rows) if len(row) == len(table.columns)]
-    widths = [max(len(row[i]) for row in full) for i in range(len(table.columns))]
-
-    def line(row: Row) -> str:
-        pairs = enumerate(zip(row, widths, strict=False))  # a section's head has fewer cells
-        cells = [cell.ljust(width) if i in table.words else cell.rjust(width) for i, (cell, width) in pairs]
-        return "  ".join(cells).rstrip()
-
-    title = [table.title] if table.title else []
-    rule = ["  ".join("-" * width for width in widths)] if any(table.columns) else []
-    return "\n".join([*title, *(line(row) for row in above if any(row)), *rule, *(line(row) for row in table.rows)])
-
-
-def option(name: str, value: Path, default: Path) -> str:
-    """Return `` --name value`` for a hint, or nothing where the default will do."""
-    return "" if value == default else f" {name} {value}"
-
-
 def prepared(result: Json, examples: Mapping[str, Sequence[str]]) -> list[Table]:
     """Rows by domain and split, and what was dropped.
 
@@ -68,35 +42,26 @@ def prepared(result: Json, examples: Mapping[str, Sequence[str]]) -> list[Table]
     """
     splits = ("train", "dev", "test")
     domains: Mapping[str, Json] = result["domains"]
-    rows: list[Row] = [
-        (name, *(thousands(entry[split]) for split in splits), _labels(entry["labels"]))
-        for name, entry in domains.items()
-    ]
+    rows: list[Row] = []
+    for name, entry in domains.items():
+        labels = ", ".join(f"{label} {thousands(count)}" for label, count in entry["labels"].items())
+        rows.append((name, *(thousands(entry[split]) for split in splits), labels))
     rows.append(("total", *(thousands(sum(entry[split] for entry in domains.values())) for split in splits), ""))
     found = [Table("Rows", ("domain", *splits, "labels"), rows, words=(0, 4))]
-    dropped = {reason: count for reason, count in result["dropped"].items() if count}
-    if dropped:
-        lost = [(reason, thousands(n), _places(examples.get(reason, ()), n)) for reason, n in dropped.items()]
+    lost: list[Row] = []
+    for reason, count in result["dropped"].items():
+        shown = list(examples.get(reason, ()))[:PLACES_PER_REASON]
+        lost.append((reason, thousands(count), ", ".join([*shown, "..."] if count > len(shown) else shown)))
+    if lost:
         found.append(Table("Dropped", ("reason", "rows", "first places"), lost, words=(0, 2)))
     return found
-
-
-def _places(places: Sequence[str], count: int) -> str:
-    shown = places[:PLACES_A_REASON]
-    return ", ".join(shown) + (", ..." if count > len(shown) else "")
-
-
-def _labels(labels: Any) -> str:
-    if isinstance(labels, Mapping):
-        return ", ".join(f"{name} {thousands(n)}" if isinstance(n, int) else str(name) for name, n in labels.items())
-    return ", ".join(str(name) for name in labels)
 
 
 def trained(result: Json) -> list[Table]:
     """The dev scores of the step that was kept, by domain, and how long the run took."""
     best = result["best"]
     scores = {**best["dev"]["domains"], "average": best["dev"]["average"]}
-    rows = [(name, _accuracy(entry), _share(entry.get("macro_f1"))) for name, entry in scores.items()]
+    rows = [(name, _accuracy(entry), percent(entry.get("macro_f1"))) for name, entry in scores.items()]
     title = (
         f"Best step: {thousands(best['step'])} of {thousands(result['steps'])}; {duration(result['seconds'])}, "
         f"{result['examples_per_second']:.1f} examples/s"
@@ -104,28 +69,37 @@ def trained(result: Json) -> list[Table]:
     return [Table(title, ("dev", "accuracy, %  [95 % interval]", "macro-F1, %"), rows)]
 
 
+# Figures of a model as a whole; a row that no model has a figure for is left out.
+_FIGURES: dict[str, Callable[[Json], str]] = {
+    "  agreement with the first, %": lambda m: percent(m.get("agreement")),
+    "  parameters": lambda m: thousands(m.get("parameters") or None),
+    "  size, MB": lambda m: megabytes(m.get("bytes")),
+    "  accuracy padded in batches, %": lambda m: percent((m.get("padded") or {}).get("accuracy")),
+    "  labels that padding changes, %": lambda m: percent((m.get("padded") or {}).get("disagreement"), digits=2),
+}
+
+
 def compared(result: Json) -> list[Table]:
-    """Models side by side: a column a model, a row a figure; and a table of the labels where they were asked for."""
+    """Models in columns, figures in rows; then latency by length and scores by label, where they were asked for."""
     models: Sequence[Json] = result["models"]
+    counts = {name: entry["n"] for model in reversed(models) for name, entry in model["domains"].items()}
     domains = list(dict.fromkeys(name for model in models for name in model["domains"]))
     rows: list[Row] = [("accuracy, %  [95 % interval]",)]
     for name in domains:
-        rows.append(
-            _across(f"  {name}{_count(models, name)}", models, lambda m, d=name: _accuracy(m["domains"].get(d)))
-        )
-    rows.append(_across("  average", models, lambda m: _accuracy(m["average"])))
+        cells = (_accuracy(model["domains"].get(name)) for model in models)
+        rows.append((f"  {name} ({thousands(counts[name])})", *cells))
+    rows.append(("  average", *(_accuracy(model["average"]) for model in models)))
     rows.append(("macro-F1, %",))
-    rows += [_across(f"  {d}", models, lambda m, d=d: _share(m["domains"].get(d, {}).get("macro_f1"))) for d in domains]
-    rows.append(_across("  average", models, lambda m: _share(m["average"]["macro_f1"])))
+    for name in domains:
+        rows.append((f"  {name}", *(percent(model["domains"].get(name, {}).get("macro_f1")) for model in models)))
+    rows.append(("  average", *(percent(model["average"]["macro_f1"]) for model in models)))
     rows.append(("model",))
-    rows += _model_rows(models)
-    columns = ("", *(_heading(model) for model in models))
-    tables = [Table(f"Split: {result['split']}", columns, rows)]
-    title = f"Milliseconds of a forward pass, p50 / p95, batch 1, on {result.get('machine', 'this machine')}"
-    tables += by_length(title, [(_heading(m), m.get("latency", ())) for m in models if not _is_floor(m)])
-    if any("labels" in entry for model in models for entry in model["domains"].values()):
-        tables.append(_by_label(models))
-    return tables
+    figures = [(name, *map(cell, models)) for name, cell in _FIGURES.items()]
+    rows += [row for row in figures if set(row[1:]) != {"-"}]
+    rows += _latency_rows(models)
+    tables = [Table(f"Split: {result['split']}", ("", *map(_heading, models)), rows)]
+    tables += by_length(result, [(_heading(m), m.get("latency", ())) for m in models if not _is_floor(m)])
+    return tables + _by_label(models)
 
 
 def floor_lines(result: Json) -> list[str]:
@@ -151,118 +125,68 @@ def floor_lines(result: Json) -> list[str]:
     return [f"{small['model']} {what}: try a larger --max-length, another --truncate, more epochs or a larger student"]
 
 
-def _is_floor(model: Json) -> bool:
-    return bool(model.get("kind") == "floor")
-
-
-def _heading(model: Json) -> str:
-    return f"{_FLOOR}\n" if _is_floor(model) else f"{model['model']}\n{model['precision']}"
-
-
-def by_length(title: str, models: Sequence[tuple[str, Sequence[Json]]]) -> list[Table]:
-    """Return a table of latencies, a column a model; none where nothing was timed."""
-    cells = [(f["tokens"], f["threads"]) for f in next((found for _, found in models if found), ())]
-    figures = [{(f["tokens"], f["threads"]): f for f in found} for _, found in models]
-    rows: list[Row] = []
-    for cell in cells:
-        shown = (f"{f[cell]['p50']:.2f} / {f[cell]['p95']:.2f}" if cell in f else "-" for f in figures)
-        rows.append((str(cell[0]), str(cell[1]), *shown))
+def by_length(result: Json, models: Sequence[tuple[str, Sequence[Json]]]) -> list[Table]:
+    """Return a table of latencies, one column per model; none where nothing was timed."""
+    figures = [{(f["tokens"], f["threads"]): f"{f['p50']:.2f} / {f['p95']:.2f}" for f in found} for _, found in models]
+    cells = next((list(found) for found in figures if found), [])
+    rows = [(str(cell[0]), str(cell[1]), *(found.get(cell, "-") for found in figures)) for cell in cells]
+    title = f"Milliseconds of a forward pass, p50 / p95, batch 1, on {result.get('machine', 'this machine')}"
     return [Table(title, ("tokens", "threads", *(name for name, _ in models)), rows, words=())] if rows else []
 
 
-def _model_rows(models: Sequence[Json]) -> list[Row]:
-    figures: list[Row] = [
-        _across("  agreement with the first, %", models, lambda m: _share(m.get("agreement"))),
-        _across("  parameters", models, lambda m: thousands(m["parameters"]) if m.get("parameters") else "-"),
-        _across("  size, MB", models, lambda m: f"{m['bytes'] / 1e6:.1f}" if m.get("bytes") else "-"),
-    ]
-    if any(model.get("padded") for model in models):
-        figures += [
-            _across(
-                "  accuracy padded in batches, %", models, lambda m: _share((m.get("padded") or {}).get("accuracy"))
-            ),
-            _across(
-                "  labels that padding changes, %",
-                models,
-                lambda m: _share((m.get("padded") or {}).get("disagreement"), digits=2),
-            ),
-        ]
-    measured = next((model["latency_ms"] for model in models if model.get("latency_ms")), None)
-    if measured:
-        threads, tokens = measured["threads"], measured["tokens"]
-        what = f"batch {measured.get('batch', 1)}, {plural(threads, 'thread')}, {plural(tokens, 'token')}"
-        figures.append((f"latency, ms  ({what})",))
-        for name in ("p50", "p95"):
-            figures.append(_across(f"  {name}", models, lambda m, n=name: _milliseconds(m.get("latency_ms"), n)))
-    return figures
-
-
-def _across(name: str, models: Sequence[Json], cell: Any) -> Row:
-    return (name, *(cell(model) for model in models))
-
-
-def _count(models: Sequence[Json], domain: str) -> str:
-    return next((f" ({thousands(m['domains'][domain]['n'])})" for m in models if domain in m["domains"]), "")
-
-
-def _accuracy(scores: Json | None) -> str:
-    if not scores:
-        return "-"
-    interval = scores.get("interval")
-    around = f"  [{percent(interval[0])}, {percent(interval[1])}]" if interval else ""
-    return percent(scores["accuracy"]) + around
-
-
-def _share(value: float | None, digits: int = 1) -> str:
-    return "-" if value is None else percent(value, digits)
-
-
-def _milliseconds(latency: Json | None, name: str) -> str:
-    return f"{latency[name]:.2f}" if latency else "-"
-
-
-def _by_label(models: Sequence[Json]) -> Table:
-    rows: list[Row] = []
-    for model in models:
-        if len(models) > 1:
-            rows.append((_FLOOR if _is_floor(model) else f"{model['model']} ({model['precision']})",))
-        for domain, entry in model["domains"].items():
-            rows += [
-                (
-                    domain,
-                    label,
-                    thousands(scores["support"]),
-                    *(percent(scores[name]) for name in ("precision", "recall", "f1")),
-                )
-                for label, scores in entry.get("labels", {}).items()
-            ]
-    return Table("By label", ("domain", "label", "rows", "precision, %", "recall, %", "F1, %"), rows, words=(0, 1))
-
-
 def exported(result: Json) -> list[Table]:
-    """The files, what was tried for them, where their bytes are, what was quantised, and how long they take."""
-    files: list[Row] = [(f["path"], f["precision"], f"{f['bytes'] / 1e6:.1f}") for f in result["files"]]
-    tables = [Table("Files", ("file", "precision", "MB"), files, words=(0, 1))]
+    """The files, what was tried for them, where their bytes are, what was quantized, and how long they take."""
+    files: Sequence[Json] = result["files"]
+    tables = [
+        Table(
+            "Files",
+            ("file", "precision", "MB"),
+            [(f["path"], f["precision"], megabytes(f["bytes"])) for f in files],
+            words=(0, 1),
+        )
+    ]
     if tries := result.get("tries"):
-        tables.append(_tried(tries, result.get("target", "")))
+        rows = []
+        for entry in tries:
+            outcome = "kept" if entry["kept"] else "passed" if entry["passed"] else "FAILED"
+            drop = f"{entry['drop']:.2f}"
+            rows.append((entry["precision"], entry["recipe"], megabytes(entry["bytes"]), drop, outcome))
+        title = f"Recipes tried, int8 for {result['target']}" if result.get("target") else "Recipes tried"
+        columns = ("precision", "recipe", "MB", "points lost on dev", "gate")
+        tables.append(Table(title, columns, rows, words=(0, 1, 4)))
     if parts := result.get("bytes_by_part"):
-        rows = [(name, size(count)) for name, count in parts.items()]
-        smallest = min(result["files"], key=lambda f: f["bytes"])["precision"] if result["files"] else "smallest"
-        tables.append(Table(f"The {smallest} file, by part", ("part", "size"), rows))
+        smallest = min(files, key=lambda f: f["bytes"])["precision"] if files else "smallest"
+        sizes = [(name, size(count)) for name, count in parts.items()]
+        tables.append(Table(f"The {smallest} file, by part", ("part", "size"), sizes))
     if operators := result.get("quantized_ops"):
-        tables.append(Table("Quantised operators", ("operator", "count"), [(k, str(v)) for k, v in operators.items()]))
-    title = f"Milliseconds of a forward pass, p50 / p95, batch 1, on {result.get('machine', 'this machine')}"
-    return tables + by_length(title, [(f["precision"], f.get("latency", ())) for f in result["files"]])
+        tables.append(Table("Quantized operators", ("operator", "count"), [(k, str(v)) for k, v in operators.items()]))
+    tables += by_length(result, [(f["precision"], f.get("latency", ())) for f in files])
+    return tables + _trimmed(result["vocabulary"]) if result.get("vocabulary") else tables
 
 
-def _tried(tries: Sequence[Json], target: str) -> Table:
-    rows = []
-    for entry in tries:
-        outcome = "kept" if entry["kept"] else "passed" if entry["passed"] else "FAILED"
-        size_mb, drop = f"{entry['bytes'] / 1e6:.1f}", f"{entry['drop']:.2f}"
-        rows.append((entry["precision"], entry["recipe"], size_mb, drop, outcome))
-    title = f"Recipes tried, int8 for {target}" if target else "Recipes tried"
-    return Table(title, ("precision", "recipe", "MB", "points lost on dev", "gate"), rows, words=(0, 1, 4))
+def _trimmed(found: Json) -> list[Table]:
+    """Tokens kept and dropped, and what that does to text."""
+    kept, train, dev = found["kept"], found["train"], found["dev"]
+    rows: list[Row] = [
+        ("tokens before", thousands(found["before"])),
+        ("tokens after", thousands(found["after"])),
+        ("  used by the train split", thousands(kept["used"])),
+        ("  special", thousands(kept["special"])),
+        ("  to keep every character readable", thousands(kept["for_characters"])),
+        ("  that merges pass through", thousands(kept["for_merges"])),
+        ("dropped though used", thousands(found["dropped_used"])),
+        ("train tokens that became others", _of(train["changed"], train["tokens"])),
+        ("dev tokens that became others", _of(dev["changed"], dev["tokens"])),
+        ("unknown tokens in dev, before", thousands(dev["unknown"])),
+        ("unknown tokens in dev, after", thousands(dev["unknown_after"])),
+        ("characters no longer readable", _of(found["characters_lost"], found["characters"])),
+        ("dev accuracy lost, points", f"{found['accuracy_drop']:.2f}"),
+    ]
+    tables = [Table("Vocabulary", ("", ""), rows)]
+    if most := found["dropped_most_used"]:
+        named = [(token, thousands(count)) for token, count in most.items()]
+        tables.append(Table("Dropped, most used first", ("token", "in train"), named))
+    return tables
 
 
 def gate_lines(result: Json) -> list[str]:
@@ -281,8 +205,8 @@ def reported(result: Json) -> list[Table]:
     for run in result["runs"]:
         best = run["best"] or {}
         state = "finished" if run["finished"] else "not finished"
-        step = thousands(best["step"]) if best else "-"
-        rows.append((run["run"], run["stage"], state, thousands(run["steps"]), step, _share(best.get("accuracy"))))
+        scores = (thousands(best.get("step")), percent(best.get("accuracy")))
+        rows.append((run["run"], run["stage"], state, thousands(run["steps"]), *scores))
     columns = ("run", "stage", "", "steps", "best step", "dev accuracy, %")
     return [Table("Runs", columns, rows, words=(0, 1, 2))]
 
@@ -290,7 +214,7 @@ def reported(result: Json) -> list[Table]:
 def machine(found: Json) -> Table:
     """Versions and machine."""
     cpu = found["cpu"]
-    rows: list[Row] = [("hrkd-cli", found["hrkd-cli"]), ("python", found["python"]), ("platform", found["platform"])]
+    rows: list[Row] = [(name, found[name]) for name in ("hrkd-cli", "python", "platform")]
     rows += [(name, version or "not installed") for name, version in found["packages"].items()]
     rows += [
         ("cpu", cpu["name"]),
@@ -300,3 +224,48 @@ def machine(found: Json) -> Table:
     ]
     rows += [(f"device {entry['device']}", entry["name"]) for entry in found["devices"]]
     return Table("", ("", ""), rows, words=(0, 1))
+
+
+def _is_floor(model: Json) -> bool:
+    return bool(model.get("kind") == "floor")
+
+
+def _heading(model: Json) -> str:
+    return f"{_FLOOR}\n" if _is_floor(model) else f"{model['model']}\n{model['precision']}"
+
+
+def _accuracy(scores: Json | None) -> str:
+    if not scores:
+        return "-"
+    interval = scores.get("interval")
+    around = f"  [{percent(interval[0])}, {percent(interval[1])}]" if interval else ""
+    return percent(scores["accuracy"]) + around
+
+
+def _latency_rows(models: Sequence[Json]) -> list[Row]:
+    measured = next((model["latency_ms"] for model in models if model.get("latency_ms")), None)
+    if measured is None:
+        return []
+    what = f"{plural(measured['threads'], 'thread')}, {plural(measured['tokens'], 'token')}"
+    rows: list[Row] = [(f"latency, ms  (batch {measured.get('batch', 1)}, {what})",)]
+    for name in ("p50", "p95"):
+        rows.append((f"  {name}", *(f"{m['latency_ms'][name]:.2f}" if m.get("latency_ms") else "-" for m in models)))
+    return rows
+
+
+def _by_label(models: Sequence[Json]) -> list[Table]:
+    rows: list[Row] = []
+    for model in models:
+        if len(models) > 1:
+            rows.append((_FLOOR if _is_floor(model) else f"{model['model']} ({model['precision']})",))
+        for domain, entry in model["domains"].items():
+            for label, scores in entry.get("labels", {}).items():
+                figures = (percent(scores[name]) for name in ("precision", "recall", "f1"))
+                rows.append((domain, label, thousands(scores["support"]), *figures))
+    columns = ("domain", "label", "rows", "precision, %", "recall, %", "F1, %")
+    return [Table("By label", columns, rows, words=(0, 1))] if any(len(row) > 1 for row in rows) else []
+
+
+def _of(part: int, whole: int) -> str:
+    share = f" ({100 * part / whole:.2f} %)" if whole else ""
+    return f"{thousands(part)} of {thousands(whole)}{share}"

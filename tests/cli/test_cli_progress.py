@@ -3,7 +3,7 @@ import io
 import pytest
 
 from hrkd_cli.cli.console import Console
-from hrkd_cli.cli.display import LINES_A_RUN, PlainDisplay, QuietDisplay, make_display
+from hrkd_cli.cli.progress import LINES_PER_RUN, PlainDisplay, make_display
 from hrkd_cli.events import DevScored, Note, Progress, StageDone, StageStarted, StepDone
 
 DOMAINS = ("books", "dvd [new]")
@@ -45,14 +45,13 @@ def plain():
 
 def test_plain_lines_of_a_run(plain):
     display, stream, clock = plain
-    with display:
-        display(Note("loading"))
-        display(Note("no test split", warning=True))
-        display(START)
-        clock.now += 2
-        display(step(60))
-        display(SCORE)
-        display(DONE)
+    display(Note("loading"))
+    display(Note("no test split", warning=True))
+    display(START)
+    clock.now += 2
+    display(step(60))
+    display(SCORE)
+    display(DONE)
     assert stream.getvalue().splitlines() == [
         "loading",
         "warning: no test split",
@@ -70,7 +69,7 @@ def test_a_run_gets_about_twenty_lines(plain):
     for number in range(1, 1001):
         clock.now += 0.1
         display(step(number))
-    assert len(stream.getvalue().splitlines()) == 1 + LINES_A_RUN
+    assert len(stream.getvalue().splitlines()) == 1 + LINES_PER_RUN
 
 
 def test_a_run_of_seconds_gets_fewer_lines(plain):
@@ -117,23 +116,23 @@ def test_verbose_shows_every_step():
 def test_quiet_shows_warnings_only():
     stream = io.StringIO()
     with make_display(console(stream, quiet=True)) as display:
-        assert isinstance(display, QuietDisplay)
         for event in (Note("loading"), Note("careful", warning=True), START, step(1), SCORE, DONE):
             display(event)
     assert stream.getvalue() == "warning: careful\n"
 
 
 def test_a_pipe_gets_plain_lines(monkeypatch):
-    assert isinstance(make_display(console(io.StringIO())), PlainDisplay)
-    monkeypatch.setenv("TERM", "dumb")
-    assert isinstance(make_display(console(Terminal())), PlainDisplay)
+    for term, stream in (("xterm", io.StringIO()), ("dumb", Terminal())):
+        monkeypatch.setenv("TERM", term)
+        with make_display(console(stream)) as display:
+            assert isinstance(display, PlainDisplay)
 
 
 def test_a_terminal_gets_a_moving_picture(monkeypatch):
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("NO_COLOR", "1")
-    from hrkd_cli.cli.live import LiveDisplay
+    from hrkd_cli.cli.progress_rich import LiveDisplay
 
     stream, clock = Terminal(), Clock()
     display = make_display(console(stream), clock)

@@ -18,16 +18,16 @@ from rich.table import Table
 from rich.text import Text
 
 from hrkd_cli.cli.console import Console
-from hrkd_cli.cli.display import Clock, Display, counted, done, losses, mean_ratios, scored, started, stepped
-from hrkd_cli.cli.units import duration, percent, thousands
+from hrkd_cli.cli.formatting import duration, percent, thousands
+from hrkd_cli.cli.progress import Clock, counted, done, losses, mean_ratios, scored, started, stepped
 from hrkd_cli.events import DevScored, Event, Note, Progress, StageDone, StageStarted, StepDone
 
 MOST_DOMAINS = 12
 """Rows of the table of domains: the moving part must fit a small terminal."""
-FRAMES_A_SECOND = 8
+FRAMES_PER_SECOND = 8
 
 
-class LiveDisplay(Display):
+class LiveDisplay:
     """Draws the state of the run a few times a second."""
 
     def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
@@ -46,7 +46,7 @@ class LiveDisplay(Display):
         self._live = Live(
             console=self._rich,
             get_renderable=self._draw,
-            refresh_per_second=FRAMES_A_SECOND,
+            refresh_per_second=FRAMES_PER_SECOND,
             transient=True,
             redirect_stdout=False,
         )
@@ -144,6 +144,3 @@ class LiveDisplay(Display):
 
 def _line() -> Table:
     return Table.grid(padding=(0, 1))
-
-
-__all__ = ["LiveDisplay"]

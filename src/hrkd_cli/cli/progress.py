@@ -1,22 +1,17 @@
-"""Progress for whoever watches: one consumer of the engine's events for each kind of watcher.
-
-On a terminal ``live`` draws; elsewhere plain lines appear, few enough for a log; with ``--quiet`` warnings only.
-"""
+"""Progress for a log: a line now and then, few enough to read. On a terminal ``progress_rich`` draws instead."""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from types import TracebackType
-from typing import Self
 
 from hrkd_cli.cli.console import Console, is_terminal
-from hrkd_cli.cli.units import duration, loss, percent, plural, size, thousands
-from hrkd_cli.events import DevScored, Event, Note, Progress, StageDone, StageStarted, StepDone
+from hrkd_cli.cli.formatting import duration, percent, plural, size, thousands
+from hrkd_cli.events import DevScored, Event, Note, OnEvent, Progress, StageDone, StageStarted, StepDone
 
-LINES_A_RUN = 20
+LINES_PER_RUN = 20
 """Progress lines of a run whose every twentieth takes less than the pause."""
 PAUSE = 30.0
 """Seconds after which a line appears in any case: a sign of life."""
@@ -26,43 +21,16 @@ SHORTEST_PAUSE = 1.0
 Clock = Callable[[], float]
 
 
-class Display(AbstractContextManager["Display"]):
-    """A consumer of events that may hold the terminal between entering and leaving."""
-
-    @abstractmethod
-    def __call__(self, event: Event) -> None:
-        """Show one event."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Give the terminal back."""
-
-
-def make_display(console: Console, clock: Clock = time.monotonic) -> Display:
-    """Return the display that fits where stderr leads."""
-    if console.quiet:
-        return QuietDisplay(console)
-    if is_terminal(console.err):
-        from hrkd_cli.cli.live import LiveDisplay
+def make_display(console: Console, clock: Clock = time.monotonic) -> AbstractContextManager[OnEvent]:
+    """Return the display that fits where stderr leads; with ``--quiet`` the console drops all but warnings."""
+    if is_terminal(console.err) and not console.quiet:
+        from hrkd_cli.cli.progress_rich import LiveDisplay
 
         return LiveDisplay(console, clock)
-    return PlainDisplay(console, clock)
+    return contextlib.nullcontext(PlainDisplay(console, clock))
 
 
-class QuietDisplay(Display):
-    """Shows warnings only."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-
-    def __call__(self, event: Event) -> None:
-        """Show a warning, drop anything else."""
-        if isinstance(event, Note) and event.warning:
-            self._console.warn(event.text)
-
-
-class PlainDisplay(Display):
+class PlainDisplay:
     """Writes lines that read well in a log."""
 
     def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
@@ -71,11 +39,6 @@ class PlainDisplay(Display):
         self._steps = 0
         self._mark = 0
         self._last = clock()
-
-    def __enter__(self) -> Self:
-        """Start the clock of the signs of life."""
-        self._last = self._clock()
-        return self
 
     def __call__(self, event: Event) -> None:
         """Write a line about the event, or nothing when the last line is recent."""
@@ -102,7 +65,7 @@ class PlainDisplay(Display):
 
     def _step(self, event: StepDone) -> None:
         elapsed = self._clock() - self._last
-        mark = event.step * LINES_A_RUN // max(self._steps, 1)
+        mark = event.step * LINES_PER_RUN // max(self._steps, 1)
         due = (mark > self._mark and elapsed >= SHORTEST_PAUSE) or elapsed >= PAUSE
         if due or self._console.verbose:
             self._mark = mark
@@ -160,8 +123,8 @@ def losses(values: Mapping[str, float]) -> str:
     """Return the total loss, and its parts where there is more than one."""
     parts = {name: value for name, value in values.items() if name != "total"}
     total = values.get("total", sum(parts.values()))
-    inner = ", ".join(f"{name} {loss(value)}" for name, value in parts.items())
-    return f"loss {loss(total)}" + (f" ({inner})" if len(parts) > 1 else "")
+    inner = ", ".join(f"{name} {value:.4g}" for name, value in parts.items())
+    return f"loss {total:.4g}" + (f" ({inner})" if len(parts) > 1 else "")
 
 
 def mean_ratios(event: StepDone, domains: tuple[str, ...]) -> dict[str, float]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from hrkd_cli.cli.units import one_line
+from hrkd_cli.cli.formatting import one_line
 from hrkd_cli.errors import HrkdError, ProcessError, UsageError
 
 INTERRUPTED = 130

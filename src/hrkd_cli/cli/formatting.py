@@ -1,0 +1,45 @@
+"""Numbers as people read them: durations, bytes, percentages, counts."""
+
+from __future__ import annotations
+
+
+def duration(seconds: float) -> str:
+    """Return ``45 s``, ``4 min``, ``2 h 05 min``; below ten seconds with one decimal."""
+    if seconds < 99.5:
+        return f"{max(seconds, 0.0):.{1 if seconds < 9.95 else 0}f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(count: float) -> str:
+    """Return bytes in decimal units: ``512 B``, ``14.5 MB``, ``1.2 GB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 99.95 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """Return a share of 0..1 in percent, without the sign; ``-`` for none."""
+    return "-" if share is None else f"{100 * share:.{digits}f}"
+
+
+def thousands(count: float | None) -> str:
+    """Return a count with commas between the thousands; ``-`` for none."""
+    return "-" if count is None else f"{count:,.0f}"
+
+
+def megabytes(count: float | None) -> str:
+    """Return bytes in MB, without the unit; ``-`` for none."""
+    return f"{count / 1e6:.1f}" if count else "-"
+
+
+def one_line(text: str) -> str:
+    """Return the text with every run of white space, line ends included, as one space."""
+    return " ".join(text.split())
+
+
+def plural(count: int, singular: str) -> str:
+    """Return ``1 row``, ``3 rows``."""
+    return f"{thousands(count)} {singular}{'' if count == 1 else 's'}"
