@@ -62,7 +62,7 @@ def both(cache, picks, numbers):
     found = []
     for teacher in (cache, online):
         signals = teacher.signals(teacher.load(picks, batch), numbers)
-        queries, keys = (t[0].transpose(2, 3) for t in (signals.queries, signals.keys))
+        queries, keys = (t.transpose(2, 3) for t in (signals.queries, signals.keys))
         found.append({"hidden": signals.hidden, "queries": queries, "keys": keys, "logits": signals.logits})
     return batch.mask, *found
 
@@ -135,8 +135,7 @@ def test_logits_alone_take_no_states(tmp_path, teacher, dataset):
     cache = make_cache(tmp_path / "cache", teacher, dataset, layers=(), attention=False)
     cache.build(ignore)
     assert [list(tensors) for tensors in cache.tensors] == [["logits"], ["logits"]]
-    batch = SimpleNamespace(layout=None)
-    found = cache.signals(cache.load(PICKS, batch), NUMBERS)
+    found = cache.signals(cache.load(PICKS, None), NUMBERS)
     assert found.hidden is found.queries is found.keys is None
     assert found.logits.shape == (5, 2)
 

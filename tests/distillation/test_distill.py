@@ -132,27 +132,23 @@ def test_projections_start_near_the_identity_unless_as_released(teacher, dataset
 
 def widened(shares, length, *, padded):
     """The shares of the same rows padded further, in float64."""
-    (grid,) = shares.grids
-    keys = grid.keys
+    keys = shares.keys
     if padded:
         per_domain = shares.domains.sum(dim=1)
         count = (shares.domains.T @ per_domain).double()
         tokens = (1 / (count * length))[:, None].expand(-1, length)
         pairs = 1 / (count * length**2)
     else:
-        tokens = shares.tokens.sum(dim=0).view(shares.domains.shape[1], -1).double()
-        tokens = torch.nn.functional.pad(tokens, (0, length - tokens.shape[1]))
-        keys, pairs = tokens > 0, grid.pairs.double()
+        tokens = torch.nn.functional.pad(shares.tokens.double(), (0, length - shares.tokens.shape[1]))
+        keys, pairs = tokens > 0, shares.pairs.double()
     if keys.shape[1] < length:
         keys = torch.nn.functional.pad(keys, (0, length - keys.shape[1]))
-    queries = None if padded else keys
-    return Shares.padded(shares.domains.double(), shares.rows.double(), tokens, pairs, queries, keys)
+    return Shares(shares.domains.double(), shares.rows.double(), tokens, pairs, None if padded else keys, keys)
 
 
 @pytest.mark.parametrize(("means", "changes"), [(Means.MASKED, False), (Means.RELEASED, True)])
 def test_padding_a_real_batch_further(teacher, dataset, monkeypatch, means, changes):
     task, root, student = make_task(teacher, dataset, means=means, graph="frozen")
-    task.side_by_side = None
     for module in (root, student, task.projections, task.graph):
         module.double().eval()
     rows = {"books": [0, 1, 2], "music": [3, 4, 5]}

@@ -14,7 +14,6 @@ from hrkd_cli.events import Note
 from hrkd_cli.method import TeacherSignals
 from hrkd_cli.models.encoding import Encoded
 from hrkd_cli.models.precision import Arithmetic
-from hrkd_cli.models.unpadded import Layout
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup
 from hrkd_cli.training.rows import make_shares
@@ -116,18 +115,10 @@ def test_means_become_weighted_ones():
     tokens, pairs = 0.5 * 2 + 1.5 * 3, 0.5 * 4 + 1.5 * 9
     torch.testing.assert_close(found.rows, torch.tensor([0.25, 0.75, 1.0]))
     first, second = [0.5 / tokens] * 2, [1.5 / tokens] * 3
-    none = [0.0] * 4
-    expected = [[*first, 0.0, 0.0, *second, 0.0, *none], [*none, *none, *[0.25] * 4]]
-    torch.testing.assert_close(found.tokens, torch.tensor(expected))
-    torch.testing.assert_close(found.grids[0].pairs, torch.tensor([0.5 / pairs, 1.5 / pairs, 1 / 16]))
-    torch.testing.assert_close(found.tokens.sum(dim=1), torch.ones(2))
-    # The same side by side, the last row in a group of its own.
-    layout = Layout.of(np.array([2, 3, 4]), [2, 1])
-    found = make_shares(rows, picks, lengths, ("a", "b"), CPU, layout=layout, weights=weights)
-    expected = [[*first, *second, *none], [0.0] * 5 + [0.25] * 4]
-    torch.testing.assert_close(found.tokens, torch.tensor(expected))
-    torch.testing.assert_close(found.grids[0].pairs, torch.tensor([0.5 / pairs, 1.5 / pairs]))
-    torch.testing.assert_close(found.grids[1].pairs, torch.tensor([1 / 16]))
+    expected = torch.tensor([[*first, 0.0, 0.0], [*second, 0.0], [0.25] * 4])
+    torch.testing.assert_close(found.tokens, expected)
+    torch.testing.assert_close(found.pairs, torch.tensor([0.5 / pairs, 1.5 / pairs, 1 / 16]))
+    torch.testing.assert_close(found.domains @ found.tokens.sum(dim=1), torch.ones(2))
 
 
 def test_equal_weights_change_nothing_and_others_do(teacher, dataset):

@@ -48,67 +48,46 @@ def test_a_second_pass_must_be_worth_it(lengths, pieces):
         {"graph": "none"},
     ],
 )
-def test_pieces_and_rows_side_by_side_have_the_losses_and_gradients_of_the_whole(
-    teacher, dataset, monkeypatch, options
-):
+def test_pieces_have_the_losses_and_gradients_of_the_whole(teacher, dataset, monkeypatch, options):
     rows = {"books": [0, 1, 2, 3, 4], "music": [3, 4, 5, 6, 7]}
     found = []
-    for spared, beside in ((1e9, False), (0, False), (1e9, True), (0, True)):
+    for spared in (1e9, 0):
         monkeypatch.setattr(step_rows, "SPARED_TOKENS", spared)
         monkeypatch.setattr(step_rows, "SPARED_SHARE", 0)
         task, _, student = make_task(teacher, dataset, **options)
-        assert task.side_by_side is not None
-        if not beside:
-            task.side_by_side = None
         student.eval()
         task.labels = {domain: np.arange(20) % 2 for domain in rows}
         batch = task.collate(rows)
-        layout = batch[0].batch.layout
-        assert (layout is not None) == beside
-        assert ((len(layout.groups) if beside else len(batch)) > 1) == (spared == 0)
+        assert (len(batch) > 1) == (spared == 0)
         loss = task.loss(batch)
         loss.total.backward()
         gradients = [p.grad for m in (student, task.projections) if m for p in m.parameters() if p.grad is not None]
         found.append([*loss.by_kind.values(), loss.total, *gradients])
-    for other in found[1:]:
-        assert len(other) == len(found[0])
-        for one, whole in zip(other, found[0], strict=True):
-            torch.testing.assert_close(one, whole, rtol=1e-4, atol=1e-6)
+    for whole, pieces in zip(*found, strict=True):
+        torch.testing.assert_close(pieces, whole, rtol=1e-4, atol=1e-6)
 
 
-def test_bf16_side_by_side_is_bf16_padded(teacher, dataset):
-    """The losses go by other kernels in bf16, and what stands at padding is copies of tokens."""
+def test_bf16_pieces_are_bf16_whole(teacher, dataset, monkeypatch):
+    """The losses go by other kernels in bf16."""
     rows = {"books": [0, 1, 2, 3, 4], "music": [3, 4, 5, 6, 7]}
+    monkeypatch.setattr(step_rows, "SPARED_SHARE", 0)
     found = []
-    for beside in (False, True):
+    for spared in (1e9, 0):
+        monkeypatch.setattr(step_rows, "SPARED_TOKENS", spared)
         task, _, student = make_task(teacher, dataset, graph="uniform")
         task.arithmetic = Arithmetic(Precision.BF16, CPU)
-        task.side_by_side = task.side_by_side if beside else None
         student.eval()
         with task.arithmetic.forward():
             loss = task.loss(task.collate(rows))
         loss.total.backward()
         gradients = [p.grad for m in (student, task.projections) for p in m.parameters() if p.grad is not None]
         found.append([*loss.by_kind.values(), *gradients])
-    for one, other in zip(*found, strict=True):
-        assert (one - other).norm() <= 0.02 * one.norm()
+    for whole, pieces in zip(*found, strict=True):
+        assert (whole - pieces).norm() <= 0.02 * whole.norm()
 
 
-def test_rows_side_by_side_need_no_padding(teacher, dataset):
-    task, _, _ = make_task(teacher, dataset, graph="uniform")
-    rows = {"books": [0, 1, 2], "music": [3, 4]}
-    (batch,) = task.collate(rows)
-    tokens = sum(task.lengths[domain][row] for domain, chosen in rows.items() for row in chosen)
-    assert batch.batch.mask.shape == (1, tokens)
-    # Means over padding, as released, want it.
+def test_released_means_pad_to_the_maximum(teacher, dataset, monkeypatch):
+    monkeypatch.setattr(step_rows, "SPARED_TOKENS", 0)
     task, _, _ = make_task(teacher, dataset, graph="uniform", means="released")
-    (batch,) = task.collate(rows)
+    (batch,) = task.collate({"books": [0, 1, 2], "music": [3, 4]})
     assert batch.batch.mask.shape == (5, 16)
-
-
-def test_texts_of_no_tokens_are_padded(teacher, dataset):
-    task, _, student = make_task(teacher, dataset)
-    assert step_rows.side_by_side(student, task.lengths, CPU) is not None
-    assert step_rows.side_by_side(student, task.lengths, torch.device("cuda")) is None
-    task.lengths["music"][3] = 0
-    assert step_rows.side_by_side(student, task.lengths, CPU) is None

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from hrkd_cli.distillation.cache_folder import CacheFolder
-from hrkd_cli.distillation.teacher_outputs import OnlineTeacher, packed
+from hrkd_cli.distillation.teacher_outputs import OnlineTeacher
 from hrkd_cli.errors import OutputError
 from hrkd_cli.events import OnEvent, Progress
 from hrkd_cli.method import TeacherSignals
@@ -114,6 +114,7 @@ class CachedTeacher:
 
     def load(self, picks: Sequence[Pick], batch: Batch) -> TeacherSignals:
         """See TeacherOutputs; padding is 0."""
+        del batch  # the texts are the same, and so are their lengths
         places = np.stack([self.places[domain][row] for domain, row in picks])
         longest = int((places[:, 3] - places[:, 2]).max())
         padded = {
@@ -127,13 +128,11 @@ class CachedTeacher:
         logits = torch.stack([self.tensors[shard]["logits"][inside] for shard, inside in places[:, :2].tolist()])
         states = {name: to_device(t, self.arithmetic.device) for name, t in padded.items()}
         queries, keys = (
-            (states[name].view(*states[name].shape[:3], self.sizes.heads, -1).transpose(2, 3),)
-            if name in states
-            else None
+            states[name].view(*states[name].shape[:3], self.sizes.heads, -1).transpose(2, 3) if name in states else None
             for name in ("queries", "keys")
         )
         logits = to_device(logits, self.arithmetic.device)
-        return packed(TeacherSignals(states.get("hidden"), queries, keys, logits), batch.layout)
+        return TeacherSignals(states.get("hidden"), queries, keys, logits)
 
     def signals(self, loaded: TeacherSignals, numbers: Tensor) -> TeacherSignals:
         """See TeacherOutputs."""
@@ -170,14 +169,15 @@ class CachedTeacher:
                 found = self.online.signals(loaded, torch.full((len(own),), self.domains.index(domain), device=device))
             parts["logits"].append(found.logits.float().cpu())
             for name in self.vectors:
-                parts[name].append(self._stored(getattr(found, name))[:, batch.mask].cpu())
+                states = getattr(found, name)
+                states = states if name == "hidden" else states.transpose(2, 3).flatten(3)
+                parts[name].append(self._stored(states)[:, batch.mask].cpu())
             first += len(own)
             tell(first)
         return {name: torch.cat(found, dim=0 if name == "logits" else 1) for name, found in parts.items()}
 
-    def _stored(self, found: Tensor | tuple[Tensor]) -> Tensor:
-        """Return hidden states, queries or keys as (..., R, T, H) in 16 bits."""
-        states = found[0].transpose(2, 3).flatten(3) if isinstance(found, tuple) else found
+    def _stored(self, states: Tensor) -> Tensor:
+        """Return numbers in 16 bits."""
         stored = self.arithmetic.stored
         if stored is torch.float16:  # bf16 reaches as far as float32
             states = states.float().clamp(torch.finfo(stored).min, torch.finfo(stored).max)

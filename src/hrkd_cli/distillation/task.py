@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hrkd_cli.choices import Graph, Means, Method
 from hrkd_cli.distillation.relate import GraphTrainer
-from hrkd_cli.distillation.teacher_outputs import TeacherOutputs, stacked, stacked_by_group
+from hrkd_cli.distillation.teacher_outputs import TeacherOutputs, stacked
 from hrkd_cli.method import (
     BatchTerms,
     DomainGraph,
@@ -24,22 +24,21 @@ from hrkd_cli.method import (
     RelationGraph,
     Shares,
     StudentSignals,
+    batch_terms,
     combine,
     label_terms,
-    packed_terms,
 )
 from hrkd_cli.models.capture import Capture, layer_map
 from hrkd_cli.models.encoding import Batch, Encoded, Encoder
 from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.models.sizes import Sizes, sizes_of
-from hrkd_cli.models.unpadded import Layout
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.columns import Columns
 from hrkd_cli.training.loop import LossOutput, Rows
 from hrkd_cli.training.optimizer import Optimizer
 from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup
-from hrkd_cli.training.rows import Pick, lay_out, make_labels, make_shares, picks_of, pieces_of, side_by_side
+from hrkd_cli.training.rows import Pick, make_labels, make_shares, picks_of, pieces_of
 
 HELD_ROWS = 16  # of each domain, in an update of the graph
 
@@ -131,8 +130,6 @@ class DistillTask:
         own = sizes_of(student.config)
         shown = range(1, own.layers + 1) if comparison.layers else ()
         self.student = Capture(student, shown, attention=comparison.attention)
-        # A GPU multiplies padding for nothing; the released means want it.
-        self.side_by_side = None if comparison.padded else side_by_side(student, self.lengths, device)
         self.compares = bool(comparison.layers)
         self.projections: Projections | None = None
         self.graph: DomainGraph | RelationGraph | None = None
@@ -166,22 +163,17 @@ class DistillTask:
             )
 
     def collate(self, rows: Rows) -> list[DistillBatch]:
-        """Get one step's rows ready: this process's part of them, side by side or in pieces of similar length."""
+        """Get one step's rows ready: this process's part of them, in pieces of similar length."""
         picks = picks_of(rows, self.processes)
-        if self.side_by_side is not None:
-            return [self._load(rows, *lay_out(picks, self.lengths))]
         pieces = [picks] if self.comparison.padded else pieces_of(picks, self.lengths, self.arithmetic.device)
         return [self._load(rows, piece) for piece in pieces]
 
-    def _load(self, rows: Rows, picks: Sequence[Pick], layout: Layout | None = None) -> DistillBatch:
+    def _load(self, rows: Rows, picks: Sequence[Pick]) -> DistillBatch:
         device = self.arithmetic.device
         own = [(self.encoded[domain], row) for domain, row in picks]
         # The released code pads everything to the maximum, which its unmasked means can see.
         pad_to = self.encoder.max_length if self.comparison.padded else None
-        if layout is not None and self.side_by_side is not None:
-            batch = self.encoder.side_by_side(own, layout, self.side_by_side)
-        else:
-            batch = self.encoder.collate_rows(own, device, pad_to=pad_to)
+        batch = self.encoder.collate_rows(own, device, pad_to=pad_to)
         shares = make_shares(
             rows,
             picks,
@@ -189,7 +181,6 @@ class DistillTask:
             self.heads.domains,
             device,
             pad_to=pad_to,
-            layout=layout,
             weights=self.instance_weights,
         )
         labels = make_labels(rows, picks, self.labels, device) if self.settings.label_weight else None
@@ -231,10 +222,9 @@ class DistillTask:
         hidden = stacked(seen.hidden)
         projected = hidden if self.projections is None or hidden is None else self.projections(hidden)
         logits = self.columns.take(seen.logits, numbers)
-        queries, keys = (stacked_by_group(t, batch.batch.layout) for t in (seen.queries, seen.keys))
-        student = StudentSignals(hidden, projected, queries, keys, logits)
+        student = StudentSignals(hidden, projected, stacked(seen.queries), stacked(seen.keys), logits)
         with self.arithmetic.exact():
-            return packed_terms(
+            return batch_terms(
                 teacher,
                 student,
                 batch.shares,

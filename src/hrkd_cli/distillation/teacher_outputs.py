@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +14,6 @@ from hrkd_cli.distillation.teachers import Teachers
 from hrkd_cli.method import TeacherSignals
 from hrkd_cli.models.capture import Capture
 from hrkd_cli.models.encoding import Batch, Encoded, Encoder, to_device
-from hrkd_cli.models.unpadded import Layout
 from hrkd_cli.training.columns import Columns
 from hrkd_cli.training.rows import Pick
 
@@ -22,12 +21,6 @@ from hrkd_cli.training.rows import Pick
 def stacked(tensors: Sequence[Tensor]) -> Tensor | None:
     """Return the tensors of several layers as one; None where there are none."""
     return torch.stack(list(tensors)) if tensors else None
-
-
-def stacked_by_group(tensors: Sequence[Tensor], layout: Layout | None) -> tuple[Tensor, ...] | None:
-    """Return queries or keys as they were captured, with the layers of each group as one; None where there are none."""
-    groups = 1 if layout is None else len(layout.groups)
-    return tuple(torch.stack(list(tensors[n::groups])) for n in range(groups)) if tensors else None
 
 
 class TeacherOutputs(Protocol):
@@ -72,12 +65,10 @@ class OnlineBatch:
     Attributes:
         batch: all rows, padded.
         rows: by the id of a teacher, the numbers of its rows in the batch.
-        layout: how the student packs the rows; None where it pads them.
     """
 
     batch: Batch
     rows: dict[int, Tensor]
-    layout: Layout | None
 
 
 class OnlineTeacher:
@@ -116,13 +107,12 @@ class OnlineTeacher:
 
     def load(self, picks: Sequence[Pick], batch: Batch) -> OnlineBatch:
         """See TeacherOutputs."""
-        layout = batch.layout
-        if self.own_tokenizer or layout is not None:
+        if self.own_tokenizer:
             own = [(self.encoded[domain], row) for domain, row in picks]
             batch = self.encoder.collate_rows(own, self.device, pad_to=self.pad_to)
         models = np.array([id(self.teachers.models[domain]) for domain, _ in picks])
         rows = {int(model): np.flatnonzero(models == model) for model in np.unique(models)}
-        return OnlineBatch(batch, {m: to_device(torch.from_numpy(n), self.device) for m, n in rows.items()}, layout)
+        return OnlineBatch(batch, {m: to_device(torch.from_numpy(n), self.device) for m, n in rows.items()})
 
     @torch.no_grad()
     def signals(self, loaded: OnlineBatch, numbers: Tensor) -> TeacherSignals:
@@ -144,18 +134,5 @@ class OnlineTeacher:
 
         logits = self.columns.take(in_order([part.logits for part in seen], 0), numbers)
         hidden = by_layer("hidden") if self.layers else None
-        queries, keys = ((by_layer(name),) if self.attention else None for name in ("queries", "keys"))
-        return packed(TeacherSignals(hidden, queries, keys, logits), loaded.layout)
-
-
-def packed(found: TeacherSignals, layout: Layout | None) -> TeacherSignals:
-    """Return padded outputs in the layout of a student that packs its rows."""
-    if layout is None or found.hidden is None:
-        return found
-    mask = torch.arange(found.hidden.shape[2]) < torch.as_tensor(layout.lengths)[:, None]
-
-    def grids(parts: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
-        return None if parts is None else tuple(parts[0][:, g.rows, :, : g.length] for g in layout.groups)
-
-    hidden = found.hidden[:, mask][:, None]
-    return replace(found, hidden=hidden, queries=grids(found.queries), keys=grids(found.keys))
+        queries, keys = (by_layer(name) if self.attention else None for name in ("queries", "keys"))
+        return TeacherSignals(hidden, queries, keys, logits)

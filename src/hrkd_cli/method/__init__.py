@@ -4,6 +4,15 @@ Letters in shapes: B examples, T tokens, H teacher width, A heads, C classes, L 
 knows of files, models or the command line, and nothing is imported from the rest of the package.
 """
 
+from hrkd_cli.method.batched_losses import (
+    ABSENT,
+    Labels,
+    Shares,
+    StudentSignals,
+    TeacherSignals,
+    batch_terms,
+    label_terms,
+)
 from hrkd_cli.method.graph import DomainGraph, GraphRatios
 from hrkd_cli.method.losses import attention_loss, hidden_loss, prediction_loss, prototype
 from hrkd_cli.method.objective import (
@@ -15,16 +24,6 @@ from hrkd_cli.method.objective import (
     combine,
     domain_terms,
 )
-from hrkd_cli.method.packed import (
-    ABSENT,
-    Grid,
-    Labels,
-    Shares,
-    StudentSignals,
-    TeacherSignals,
-    label_terms,
-    packed_terms,
-)
 from hrkd_cli.method.relation import RelationGraph
 
 __all__ = [
@@ -33,7 +32,6 @@ __all__ = [
     "DomainGraph",
     "DomainTerms",
     "GraphRatios",
-    "Grid",
     "Labels",
     "LossParts",
     "Projections",
@@ -43,11 +41,11 @@ __all__ = [
     "StudentSignals",
     "TeacherSignals",
     "attention_loss",
+    "batch_terms",
     "combine",
     "domain_terms",
     "hidden_loss",
     "label_terms",
-    "packed_terms",
     "prediction_loss",
     "prototype",
 ]

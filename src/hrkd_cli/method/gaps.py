@@ -1,6 +1,6 @@
 """Squared differences between what teacher and student show, with gradients by hand and no tensor kept needlessly.
 
-Shapes as in ``hrkd_cli.method.packed``.
+Shapes as in ``hrkd_cli.method.batched_losses``; N = R T.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +15,6 @@ from torch.overrides import TorchFunctionMode
 from hrkd_cli.errors import ModelError
 from hrkd_cli.models.encoding import Batch
 from hrkd_cli.models.sizes import sizes_of
-from hrkd_cli.models.unpadded import Layout, Unpadded
 
 # Names of the query and key projections in models that have no fast attention kernel in this transformers version.
 PROJECTIONS = (("query", "key"), ("q_lin", "k_lin"), ("q", "k"))
@@ -27,19 +26,16 @@ class Captured:
 
     Attributes:
         logits: (B, outputs).
-        hidden: for the embedding and each chosen layer, (B, T, width); (1, N, width) of rows side by side.
+        hidden: for the embedding and each chosen layer, (B, T, width).
         queries: for each chosen layer, (B, A, T, head width); empty when attention was not asked for. The product with
-            ``keys`` gives the scores: query is already divided by sqrt(head width). Of rows side by side, for each
-            chosen layer those of each group in turn, padding being copies of tokens.
+            ``keys`` gives the scores: query is already divided by sqrt(head width).
         keys: as ``queries``.
-        entering: for each chosen layer, the hidden states that go into it, as ``hidden``.
     """
 
     logits: Tensor
     hidden: list[Tensor]
     queries: list[Tensor]
     keys: list[Tensor]
-    entering: list[Tensor] = field(default_factory=list)
 
     def scores(self) -> list[Tensor]:
         """Return attention scores before softmax of each chosen layer, (B, A, T, T), queries by keys."""
@@ -74,22 +70,19 @@ class Capture:
             ModelError: the architecture does not show its attention.
         """
         if not self.layers:
-            with _placed(batch.layout):
-                return Captured(self.model(**batch.inputs).logits, [], [], [])
-        with self._watching() as seen, _placed(batch.layout):
+            return Captured(self.model(**batch.inputs).logits, [], [], [])
+        with self._watching() as seen:
             output = self.model(**batch.inputs, output_hidden_states=True)
         hidden = [output.hidden_states[n] for n in (0, *self.layers)]
-        entering = [output.hidden_states[n - 1] for n in self.layers]
         if not self.attention:
-            return Captured(output.logits, hidden, [], [], entering)
-        groups = 1 if batch.layout is None else len(batch.layout.groups)
-        if len(seen) != self.sizes.layers * groups:
+            return Captured(output.logits, hidden, [], [])
+        if len(seen) != self.sizes.layers:
             raise ModelError(
                 f"the attention scores of a {self.kind} model cannot be seen; distil it with --attention-weight 0 or "
                 "--method logits"
             )
-        chosen = [own for n in self.layers for own in seen[(n - 1) * groups : n * groups]]
-        return Captured(output.logits, hidden, [q for q, _ in chosen], [k for _, k in chosen], entering)
+        chosen = [seen[n - 1] for n in self.layers]
+        return Captured(output.logits, hidden, [q for q, _ in chosen], [k for _, k in chosen])
 
     @contextlib.contextmanager
     def _watching(self) -> Iterator[list[tuple[Tensor, Tensor]]]:
@@ -147,10 +140,6 @@ class _SeeAttention(TorchFunctionMode):
             scale = kwargs.get("scale")
             self.seen.append((query * (query.shape[-1] ** -0.5 if scale is None else scale), key))
         return func(*args, **kwargs)
-
-
-def _placed(layout: Layout | None) -> contextlib.AbstractContextManager[Any]:
-    return contextlib.nullcontext() if layout is None else Unpadded(layout)
 
 
 def query_key_modules(model: nn.Module) -> list[tuple[nn.Linear, nn.Linear]]:

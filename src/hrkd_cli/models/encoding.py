@@ -12,7 +12,6 @@ from torch import Tensor
 
 from hrkd_cli.data.dataset import Rows
 from hrkd_cli.models.backend import input_names
-from hrkd_cli.models.unpadded import Layout, SideBySide
 from hrkd_cli.predict.folder import HEAD
 from hrkd_cli.predict.tokenization import TextTokenizer
 
@@ -42,18 +41,15 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Token ids of B examples: padded to T tokens each, or side by side, N tokens in all.
+    """Token ids of B examples, padded to T tokens each.
 
     Attributes:
-        inputs: what the model's forward takes: ``input_ids``, ``attention_mask``, perhaps ``token_type_ids``, (B, T);
-            side by side ``input_ids``, ``position_ids``, perhaps ``token_type_ids``, (1, N).
-        mask: as ``input_ids``, true at valid tokens.
-        layout: where the rows are when they are side by side.
+        inputs: what the model's forward takes: ``input_ids``, ``attention_mask``, perhaps ``token_type_ids``, (B, T).
+        mask: (B, T), true at valid tokens.
     """
 
     inputs: dict[str, Tensor]
     mask: Tensor
-    layout: Layout | None = None
 
 
 class Encoder:
@@ -109,15 +105,6 @@ class Encoder:
             inputs["token_type_ids"] = _padded(types, longest, 0)
         tensors = {name: to_device(torch.from_numpy(array), device) for name, array in inputs.items()}
         return Batch(tensors, tensors["attention_mask"].bool())
-
-    def side_by_side(self, rows: Sequence[tuple[Encoded, int]], layout: Layout, model: SideBySide) -> Batch:
-        """Put examples of several domains side by side, on the CPU."""
-        ids = np.concatenate([encoded.ids[index] for encoded, index in rows])
-        types = None
-        if self.takes_types:
-            types = np.concatenate([encoded.types[index] for encoded, index in rows if encoded.types is not None])
-        inputs = model.inputs(ids, types, layout)
-        return Batch(inputs, torch.ones_like(inputs["input_ids"], dtype=torch.bool), layout)
 
 
 def joined(first: Encoded, second: Encoded) -> Encoded:

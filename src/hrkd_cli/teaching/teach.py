@@ -24,7 +24,6 @@ from hrkd_cli.models.capture import Capture
 from hrkd_cli.models.encoding import Batch, Encoder, make_encoder, to_device
 from hrkd_cli.models.folder import is_stage_folder, model_fingerprint
 from hrkd_cli.models.loading import load_classifier, load_tokenizer, resolve
-from hrkd_cli.models.unpadded import Layout
 from hrkd_cli.outputs import check_apart
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import TeachSettings, TrainingSettings
@@ -35,7 +34,7 @@ from hrkd_cli.training.loop import LossOutput, Rows
 from hrkd_cli.training.optimizer import Optimizer
 from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup
 from hrkd_cli.training.result import TrainResult, finished_before, run_key, write_model_folder
-from hrkd_cli.training.rows import Pick, lay_out, picks_of, pieces_of, side_by_side
+from hrkd_cli.training.rows import Pick, picks_of, pieces_of
 from hrkd_cli.training.run_folder import check_stage_output, run_folder
 from hrkd_cli.training.scoring import EncodedSplit, check_length, check_trainable, encode_split, score
 from hrkd_cli.training.trainer import Trainer
@@ -208,7 +207,6 @@ class FineTuningObjective:
         self.device = device
         self.processes = processes
         self.lengths = {domain: encoded.lengths() for domain, encoded in train.encoded.items()}
-        self.side_by_side = side_by_side(model, self.lengths, device)
         self.columns = Columns(heads, heads.domains, device)
         weights = train.class_weights(heads, settings.class_weights)
         self.class_weights = {d: None if w is None else w.numpy().astype(np.float64) for d, w in weights.items()}
@@ -217,18 +215,13 @@ class FineTuningObjective:
         """Nothing comes before a step of a teacher."""
 
     def collate(self, rows: Rows) -> list[TeachBatch]:
-        """Get one step's rows ready: this process's part of them, side by side or in pieces of similar length."""
+        """Get one step's rows ready: this process's part of them, in pieces of similar length."""
         picks = picks_of(rows, self.processes)
-        if self.side_by_side is not None:
-            return [self._load(rows, *lay_out(picks, self.lengths))]
         return [self._load(rows, piece) for piece in pieces_of(picks, self.lengths, self.device)]
 
-    def _load(self, rows: Rows, picks: Sequence[Pick], layout: Layout | None = None) -> TeachBatch:
+    def _load(self, rows: Rows, picks: Sequence[Pick]) -> TeachBatch:
         own = [(self.train.encoded[domain], row) for domain, row in picks]
-        if layout is not None and self.side_by_side is not None:
-            batch = self.encoder.side_by_side(own, layout, self.side_by_side)
-        else:
-            batch = self.encoder.collate_rows(own, self.device)
+        batch = self.encoder.collate_rows(own, self.device)
         numbers = {domain: n for n, domain in enumerate(self.heads.domains)}
         sums = {d: self._weights(d, chosen).sum() for d, chosen in rows.items()}
         weights = np.array([self._weights(d, [row])[0] / sums[d] for d, row in picks], dtype=np.float32)

@@ -7,19 +7,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import nn
 
 from hrkd_cli.errors import UsageError
-from hrkd_cli.method import Grid, Labels, Shares
+from hrkd_cli.method import Labels, Shares
 from hrkd_cli.models.encoding import to_device
-from hrkd_cli.models.unpadded import Layout, SideBySide
 from hrkd_cli.training.loop import Rows
 from hrkd_cli.training.process_group import ProcessGroup
 
 Pick = tuple[str, int]  # domain, row
 
-# What a second pass through the model, or through attention alone, must save on a CPU to be worth its own costs
-# (docs/performance.md).
+# What a second pass through the model must save on a CPU to be worth its own costs (docs/performance.md).
 SPARED_TOKENS = 128.0
 SPARED_SHARE = 0.1
 
@@ -40,32 +37,12 @@ def pieces_of(picks: Sequence[Pick], lengths: Mapping[str, np.ndarray], device: 
         device: where the model runs.
 
     Returns:
-        The pieces, each with its rows in the order given: those of a domain, and of its teacher, side by side.
+        The pieces, each with its rows in the order given: those of a domain, and of its teacher, together.
     """
     if device.type != "cpu":
         return [list(picks)]
     own = np.array([lengths[domain][row] for domain, row in picks])
     return [[picks[n] for n in np.sort(numbers)] for numbers in _split(own, np.argsort(own, kind="stable"))]
-
-
-def side_by_side(model: nn.Module, lengths: Mapping[str, np.ndarray], device: torch.device) -> SideBySide | None:
-    """Tell how a step's rows can stand side by side; None where they cannot, or on a GPU, which pads for nothing."""
-    # A text of no tokens (a tokenizer without special ones) has no first token.
-    if device.type != "cpu" or any(not own.all() for own in lengths.values()):
-        return None
-    return SideBySide.find(model)
-
-
-def lay_out(picks: Sequence[Pick], lengths: Mapping[str, np.ndarray]) -> tuple[list[Pick], Layout]:
-    """Put a step's rows side by side, on a CPU: short and long ones in groups of their own, as ``pieces_of`` has them.
-
-    Returns:
-        The rows, group after group, and where they are.
-    """
-    pieces = pieces_of(picks, lengths, torch.device("cpu"))
-    ordered = [pick for piece in pieces for pick in piece]
-    own = np.array([lengths[domain][row] for domain, row in ordered])
-    return ordered, Layout.of(own, [len(piece) for piece in pieces])
 
 
 def _split(lengths: np.ndarray, order: np.ndarray) -> list[np.ndarray]:
@@ -133,7 +110,6 @@ def make_shares(
     device: torch.device,
     *,
     pad_to: int | None = None,
-    layout: Layout | None = None,
     weights: Mapping[str, np.ndarray] | None = None,
 ) -> Shares:
     """Work out the shares of this process's rows in the means of the whole step.
@@ -149,7 +125,6 @@ def make_shares(
         device: where the shares go.
         pad_to: tokens that all rows are padded to where means run over padding too (the released code); None for means
             over valid tokens.
-        layout: of the picks where they stand side by side; None where they are padded.
         weights: of every row by domain; None where all count the same.
     """
     numbers = {domain: number for number, domain in enumerate(domains)}
@@ -170,11 +145,8 @@ def make_shares(
     def put(array: np.ndarray) -> torch.Tensor:
         return to_device(torch.from_numpy(array.astype(np.float32)), device)
 
-    if layout is not None:
-        grids = (Grid(g.rows, put(per_pair[g.rows]), g.mask, g.mask) for g in layout.groups)
-        return Shares(put(of), put(per_row), put(np.repeat(of * per_token, own, axis=1)), None, tuple(grids))
     valid = np.arange(pad_to or int(own.max())) < own[:, None]  # (R, T)
-    counted = np.ones_like(valid) if pad_to is not None else valid
     keys = None if valid.all() else to_device(torch.from_numpy(valid), device)
-    queries = None if pad_to is not None else keys
-    return Shares.padded(put(of), put(per_row), put(counted * per_token[:, None]), put(per_pair), queries, keys)
+    counted = None if pad_to is not None else keys
+    per_token = per_token[:, None] * (np.ones_like(valid) if pad_to is not None else valid)
+    return Shares(put(of), put(per_row), put(per_token), put(per_pair), counted, keys)

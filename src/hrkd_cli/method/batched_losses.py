@@ -1,14 +1,10 @@
-"""The losses of a whole step at once: rows of all domains side by side, each with its share in its domain's mean.
+"""The losses of a batch with rows of all domains, each with its share in its domain's mean.
 
 The same numbers as ``domain_terms`` gives domain by domain, in a handful of large operations. Shares are known before
 anything runs (they depend on lengths, and on weights of single rows where there are some), so a part of the rows gives
-a part of every mean: what several processes find for their own rows adds up to the terms of the whole batch.
+a part of every mean: the terms of several processes, or of several length buckets, add up to those of the whole batch.
 
-Hidden states are compared token by token, in whatever order they stand; attention scores in groups of rows, each padded
-to its longest.
-
-Shapes: R rows of all domains, N places of tokens (R T where all rows are padded to T, else their tokens alone), D
-domains, R' rows of a group padded to T', the other letters as in ``hrkd_cli.method``.
+Shapes: R rows of all domains, padded to T tokens, D domains, the other letters as in ``hrkd_cli.method``.
 """
 
 from __future__ import annotations
@@ -27,23 +23,6 @@ ABSENT = -1e4  # logit of a class that a domain has not: its probability is exac
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
-    """What the query-key pairs of a group of rows count for.
-
-    Attributes:
-        rows: which rows of the step.
-        pairs: (R',), 1 / query-key pairs of the row's domain.
-        queries: (R', T'), true at queries that count; None where all do.
-        keys: (R', T'), true at keys that are not padding; None where none is.
-    """
-
-    rows: slice
-    pairs: Tensor
-    queries: Tensor | None
-    keys: Tensor | None
-
-
-@dataclass(frozen=True, slots=True)
 class Shares:
     """What each row and token counts for in the means of its domain.
 
@@ -53,61 +32,53 @@ class Shares:
     Attributes:
         domains: (D, R), 1 where the row is of the domain.
         rows: (R,), 1 / rows of the row's domain.
-        tokens: (D, N), 1 / tokens of the domain at its tokens that count, else 0.
-        counted: (N,), true at tokens that count; None where all do.
-        grids: the groups that attention scores are compared in.
+        tokens: (R, T), 1 / tokens of the row's domain at tokens that count, else 0.
+        pairs: (R,), 1 / query-key pairs of the row's domain.
+        counted: (R, T), true at tokens that count, as queries too; None where all do.
+        keys: (R, T), true at keys that are not padding; None where none is.
     """
 
     domains: Tensor
     rows: Tensor
     tokens: Tensor
+    pairs: Tensor
     counted: Tensor | None
-    grids: tuple[Grid, ...]
-
-    @classmethod
-    def padded(
-        cls, domains: Tensor, rows: Tensor, tokens: Tensor, pairs: Tensor, queries: Tensor | None, keys: Tensor | None
-    ) -> Shares:
-        """Return the shares of rows that are all padded to T tokens; ``tokens`` (R, T), the others as in a grid."""
-        counted = None if queries is None else queries.flatten()
-        grid = Grid(slice(0, len(rows)), pairs, queries, keys)
-        return cls(domains, rows, (domains[:, :, None] * tokens).flatten(1), counted, (grid,))
+    keys: Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
 class TeacherSignals:
-    """What the teachers show on a step's rows.
+    """Teacher outputs for one batch.
 
     Attributes:
-        hidden: (L+1, R, T, H) or (L+1, 1, N, H) at the matched layers, embedding first; None when only logits are
-            compared.
-        queries: (L, R', A, T', d) of each grid, already divided by sqrt(d); None when attention is left out.
+        hidden: (L+1, R, T, H) at the matched layers, embedding first; None when only logits are compared.
+        queries: (L, R, A, T, d), already divided by sqrt(d); None when attention is left out.
         keys: as ``queries``.
         logits: (R, C), each row's own labels, ``ABSENT`` where its domain has fewer than C.
     """
 
     hidden: Tensor | None
-    queries: tuple[Tensor, ...] | None
-    keys: tuple[Tensor, ...] | None
+    queries: Tensor | None
+    keys: Tensor | None
     logits: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class StudentSignals:
-    """What the student shows.
+    """Student outputs for one batch.
 
     Attributes:
         hidden: as the teacher's, of width h; None when only logits are compared.
         projected: the same at the teacher's width.
-        queries: (L, R', A, T', d) of each grid, already divided by sqrt(d); None when attention is left out.
+        queries: (L, R, A, T, d), already divided by sqrt(d); None when attention is left out.
         keys: as ``queries``.
         logits: (R, C), as the teacher's.
     """
 
     hidden: Tensor | None
     projected: Tensor | None
-    queries: tuple[Tensor, ...] | None
-    keys: tuple[Tensor, ...] | None
+    queries: Tensor | None
+    keys: Tensor | None
     logits: Tensor
 
 
@@ -124,7 +95,7 @@ class Labels:
     rows: Tensor
 
 
-def packed_terms(
+def batch_terms(
     teacher: TeacherSignals,
     student: StudentSignals,
     shares: Shares,
@@ -136,7 +107,7 @@ def packed_terms(
     labels: Labels | None = None,
     prototypes: bool = True,
 ) -> BatchTerms:
-    """Compare teachers and student on the rows of one step.
+    """Compare teachers and student on one batch.
 
     Args:
         teacher: see TeacherSignals.
@@ -158,26 +129,22 @@ def packed_terms(
     if student.hidden is None or student.projected is None or teacher.hidden is None:
         none = prediction.new_zeros((0, len(prediction)))
         return BatchTerms(none, none, prediction, none[..., None], label)
-    gaps = state_gap(_by_token(teacher.hidden), _by_token(student.projected), shares.tokens, shares.counted)
+    tokens = (shares.domains[:, :, None] * shares.tokens).flatten(1)  # (D, R T)
+    counted = None if shares.counted is None else shares.counted.flatten()
+    gaps = state_gap(teacher.hidden.flatten(1, 2), student.projected.flatten(1, 2), tokens, counted)
     hidden = gaps / teacher.hidden.shape[-1]  # (L+1, D)
     attention = torch.zeros_like(hidden)
-    if student.queries is not None and student.keys is not None:
-        parts = [_attention_terms(teacher, student, shares, number) for number in range(len(shares.grids))]
-        attention = torch.cat([torch.zeros_like(hidden[:1]), sum(parts[1:], parts[0])])
+    if student.queries is not None:
+        attention = torch.cat([torch.zeros_like(hidden[:1]), _attention_terms(teacher, student, shares)])
     if not prototypes:
         return BatchTerms(hidden, attention, prediction, hidden.new_zeros((*hidden.shape, 0)), label)
     # The mean state of each domain, (L+1, D, h). A projection of a mean is the mean of projections.
-    means = shares.tokens @ wide(_by_token(student.hidden))
+    means = tokens @ wide(student.hidden.flatten(1, 2))
     if projections is not None:
         # The bias counts as often as there are rows here.
-        present = shares.tokens.sum(dim=1)[:, None]
+        present = tokens.sum(dim=1)[:, None]
         means = means @ projections.weight.mT + present * projections.bias[:, None, :]
     return BatchTerms(hidden, attention, prediction, means, label)
-
-
-def _by_token(states: Tensor) -> Tensor:
-    """Return (L+1, ..., H) as (L+1, N, H)."""
-    return states.flatten(1, -2)
 
 
 def _cross_entropy(teacher: Tensor, student: Tensor, temperature: float, class_weights: Tensor | None) -> Tensor:
@@ -202,30 +169,30 @@ def label_terms(logits: Tensor, labels: Labels, domains: Tensor, class_weights: 
     return domains @ (cross * labels.rows)
 
 
-def _cleared(query: Tensor, key: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Return queries and keys, (L, R', A, T', d), as zeros where they do not count."""
-    if grid.keys is not None:
-        key = torch.where(grid.keys[:, None, :, None], key, 0.0)
-    if grid.queries is not None:
-        query = torch.where(grid.queries[:, None, :, None], query, 0.0)
+def _cleared(query: Tensor, key: Tensor, shares: Shares) -> tuple[Tensor, Tensor]:
+    """Return queries and keys, (L, R, A, T, d), as zeros where they do not count."""
+    if shares.keys is not None:
+        key = torch.where(shares.keys[:, None, :, None], key, 0.0)
+    if shares.counted is not None:
+        query = torch.where(shares.counted[:, None, :, None], query, 0.0)
     return query, key
 
 
-def merge_heads(tensor: Tensor, groups: int) -> Tensor:
-    """Return queries or keys (L, R, A, T, d) as those of ``groups`` relations, (L, R, groups, T, A d / groups).
+def merge_heads(tensor: Tensor, relations: int) -> Tensor:
+    """Return queries or keys (L, R, A, T, d) as those of so many relations, (L, R, relations, T, A d / relations).
 
     A relation's scores are the sum of those of the heads that it is made of, neighbours: what models with different
     numbers of heads can be compared by.
     """
     layers, rows, heads, tokens, width = tensor.shape
-    if heads == groups:
+    if heads == relations:
         return tensor
-    split = tensor.view(layers, rows, groups, heads // groups, tokens, width)
-    return split.transpose(3, 4).reshape(layers, rows, groups, tokens, -1)
+    split = tensor.view(layers, rows, relations, heads // relations, tokens, width)
+    return split.transpose(3, 4).reshape(layers, rows, relations, tokens, -1)
 
 
-def _attention_terms(teacher: TeacherSignals, student: StudentSignals, shares: Shares, number: int) -> Tensor:
-    """A grid's part of the attention loss, (L, D): squared differences of attention scores, the mean over heads.
+def _attention_terms(teacher: TeacherSignals, student: StudentSignals, shares: Shares) -> Tensor:
+    """The attention loss, (L, D): squared differences of attention scores, the mean over heads.
 
     Where the numbers of heads differ, relations are compared, as many as both can be split into. Their scores, sums
     over the heads in one, are divided by the square root of how many these are, as if it were one wide head.
@@ -234,26 +201,24 @@ def _attention_terms(teacher: TeacherSignals, student: StudentSignals, shares: S
     assert teacher.keys is not None
     assert student.queries is not None
     assert student.keys is not None
-    grid = shares.grids[number]
-    own, theirs = student.queries[number], teacher.queries[number]
-    heads = {"student": own.shape[2], "teacher": theirs.shape[2]}
-    groups = math.gcd(*heads.values())
-    found = [merge_heads(t, groups) for t in (own, student.keys[number], theirs, teacher.keys[number])]
+    heads = {"student": student.queries.shape[2], "teacher": teacher.queries.shape[2]}
+    relations = math.gcd(*heads.values())
+    found = [merge_heads(t, relations) for t in (student.queries, student.keys, teacher.queries, teacher.keys)]
     for place, side in ((0, "student"), (2, "teacher")):
-        if heads[side] != groups:
-            found[place] = found[place] * (groups / heads[side]) ** 0.5
-    gaps = _relation_gaps(found, grid) / groups  # (L, R')
-    return (gaps * grid.pairs) @ shares.domains[:, grid.rows].T
+        if heads[side] != relations:
+            found[place] = found[place] * (relations / heads[side]) ** 0.5
+    gaps = _relation_gaps(found, shares) / relations  # (L, R)
+    return (gaps * shares.pairs) @ shares.domains.T
 
 
-def _relation_gaps(found: list[Tensor], grid: Grid) -> Tensor:
-    """Squared differences summed over relations, (L, R'), of [query, key, teacher's query, teacher's key]."""
+def _relation_gaps(found: list[Tensor], shares: Shares) -> Tensor:
+    """Squared differences summed over relations, (L, R), of [query, key, teacher's query, teacher's key]."""
     if all(t.dtype is torch.bfloat16 for t in found):
         query, key, teacher_query, teacher_key = found
-        return short_score_gap(teacher_query, teacher_key, query, key, grid.queries, grid.keys)
+        return short_score_gap(teacher_query, teacher_key, query, key, shares.counted, shares.keys)
     query, key, teacher_query, teacher_key = (wide(t) for t in found)
-    query, key = _cleared(query, key, grid)
-    teacher_query, teacher_key = _cleared(teacher_query, teacher_key, grid)
+    query, key = _cleared(query, key, shares)
+    teacher_query, teacher_key = _cleared(teacher_query, teacher_key, shares)
     tokens, own, theirs = query.shape[-2], query.shape[-1], teacher_query.shape[-1]
     # Multiplications a token, forward and backward: Gram matrices against the T x T scores.
     grams, scores = 4 * own * (own + theirs) + 2 * theirs * theirs, tokens * (theirs + 3 * own)

@@ -1,24 +1,21 @@
 """The losses of a whole step at once equal those of one domain after the other, and the released code's."""
 
-import dataclasses
-
 import pytest
 import torch
 from test_golden import CASES, Case, distance
 
 from hrkd_cli.method import (
     ABSENT,
-    Grid,
     Labels,
     Projections,
     Shares,
     Signals,
     StudentSignals,
     TeacherSignals,
+    batch_terms,
     combine,
     domain_terms,
     label_terms,
-    packed_terms,
 )
 
 LENGTHS = ((5, 2, 7), (3, 7), (7,))  # rows of three domains, padded to 7 tokens
@@ -40,7 +37,7 @@ def shares_of(lengths, *, padded=False, dtype=torch.float64):
         keys[r, :n] = True
         tokens[r, : TOKENS if padded else n] = 1 / (count * TOKENS if padded else sum(lengths[d]))
         pairs[r] = 1 / (count * TOKENS**2 if padded else sum(m * m for m in lengths[d]))
-    return Shares.padded(domains, per_row, tokens, pairs, None if padded else keys, keys)
+    return Shares(domains, per_row, tokens, pairs, None if padded else keys, keys)
 
 
 class Batch:
@@ -70,21 +67,21 @@ class Batch:
     def inputs(self):
         return [self.student_hidden, self.student_qk, self.student_logits, *self.projections.parameters()]
 
-    def packed(self, *, padded):
+    def batched(self, *, padded):
         shares = shares_of(LENGTHS, padded=padded)
         absent = torch.zeros_like(self.teacher_logits, dtype=torch.bool)
         for part, classes in zip(self.slices, CLASSES, strict=True):
             absent[part, classes:] = True
         query, key = self.teacher_qk[:LAYERS], self.teacher_qk[LAYERS:]
         teacher = TeacherSignals(
-            self.teacher_hidden, (query,), (key,), self.teacher_logits.masked_fill(absent, ABSENT)
+            self.teacher_hidden, query, key, self.teacher_logits.masked_fill(absent, ABSENT)
         )  # fmt: skip
         logits = self.student_logits.masked_fill(absent, ABSENT)
         student = StudentSignals(
-            self.student_hidden, self.projections(self.student_hidden), (self.student_qk[:LAYERS],),
-            (self.student_qk[LAYERS:],), logits,
+            self.student_hidden, self.projections(self.student_hidden), self.student_qk[:LAYERS],
+            self.student_qk[LAYERS:], logits,
         )  # fmt: skip
-        return packed_terms(
+        return batch_terms(
             teacher, student, shares, self.projections, temperature=2.0, mean_classes=sum(CLASSES) / len(CLASSES)
         )
 
@@ -112,7 +109,7 @@ RATIOS = torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1], [0.1, 0.1, 0.8]], dtype
 @pytest.mark.parametrize("heads_width", [(1, 1), (8, 9)], ids=["by-grams", "by-scores"])
 def test_equal_to_one_domain_after_the_other(padded, heads_width):
     batch = Batch(student_width=6, teacher_width=10, heads_width=heads_width)
-    found, expected = batch.packed(padded=padded), batch.one_by_one(padded=padded)
+    found, expected = batch.batched(padded=padded), batch.one_by_one(padded=padded)
     prototypes = torch.stack([t.prototypes for t in expected], dim=1)
     torch.testing.assert_close(found.prototypes, prototypes, rtol=1e-12, atol=1e-12)
     # The prototypes have gradients too: they steer the graph.
@@ -127,22 +124,20 @@ def test_equal_to_one_domain_after_the_other(padded, heads_width):
 
 def test_parts_of_the_rows_add_up():
     batch = Batch(student_width=6, teacher_width=10)
-    whole, shares = batch.packed(padded=False), shares_of(LENGTHS)
-    (grid,) = shares.grids
-    tokens = shares.tokens.sum(dim=0).view(-1, TOKENS)
+    whole, shares = batch.batched(padded=False), shares_of(LENGTHS)
     sums = None
     for rows in ([0, 3, 5], [1, 2, 4]):
-        part = Shares.padded(
-            shares.domains[:, rows], shares.rows[rows], tokens[rows], grid.pairs[rows],
-            grid.queries[rows], grid.keys[rows],
+        part = Shares(
+            shares.domains[:, rows], shares.rows[rows], shares.tokens[rows], shares.pairs[rows],
+            shares.counted[rows], shares.keys[rows],
         )  # fmt: skip
         take = [t[:, rows] for t in (batch.teacher_hidden, batch.teacher_qk)]
         own = [t[:, rows] for t in (batch.student_hidden, batch.student_qk)]
         absent = torch.tensor([False, False, True]) & ~torch.tensor([r in (3, 4) for r in rows])[:, None]
         logits = [t[rows].masked_fill(absent, ABSENT) for t in (batch.teacher_logits, batch.student_logits)]
-        terms = packed_terms(
-            TeacherSignals(take[0], (take[1][:LAYERS],), (take[1][LAYERS:],), logits[0]),
-            StudentSignals(own[0], batch.projections(own[0]), (own[1][:LAYERS],), (own[1][LAYERS:],), logits[1]),
+        terms = batch_terms(
+            TeacherSignals(take[0], take[1][:LAYERS], take[1][LAYERS:], logits[0]),
+            StudentSignals(own[0], batch.projections(own[0]), own[1][:LAYERS], own[1][LAYERS:], logits[1]),
             part,
             batch.projections,
             temperature=2.0,
@@ -154,39 +149,14 @@ def test_parts_of_the_rows_add_up():
         torch.testing.assert_close(part, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_scores_are_compared_in_groups_of_rows():
-    """Rows of three lengths in one grid, or the last two in a grid of their own, with what is known of each."""
-    batch = Batch(student_width=6, teacher_width=10, heads_width=(1, 1))
-    shares = shares_of(LENGTHS)
-    (grid,) = shares.grids
-    keys = grid.keys[:, None, :, None]
-    queries, own = batch.teacher_qk * keys, batch.student_qk
-    found = []
-    for parts in ([slice(0, 6)], [slice(0, 4), slice(4, 6)]):
-        grids = tuple(Grid(part, grid.pairs[part], grid.queries[part], grid.keys[part]) for part in parts)
-        teacher, student = (
-            [tuple(half[:, part] for part in parts) for half in (t[:LAYERS], t[LAYERS:])] for t in (queries, own)
-        )
-        terms = packed_terms(
-            TeacherSignals(batch.teacher_hidden, *teacher, batch.teacher_logits),
-            StudentSignals(batch.student_hidden, batch.teacher_hidden, *student, batch.student_logits),
-            dataclasses.replace(shares, grids=grids),
-            None,
-            mean_classes=3,
-        )
-        found.append(terms.attention)
-    assert found[0].abs().min(dim=1).values[1:].gt(0).all()
-    torch.testing.assert_close(found[1], found[0], rtol=1e-10, atol=1e-12)
-
-
 def test_what_stands_in_padding_reaches_neither_loss_nor_gradient():
     batch = Batch(student_width=6, teacher_width=10)
-    keys = shares_of(LENGTHS).grids[0].keys
+    keys = shares_of(LENGTHS).keys
     for tensor in (batch.student_hidden, batch.teacher_hidden):
         tensor.data[:, ~keys] = float("nan")
     for tensor in (batch.student_qk, batch.teacher_qk):
         tensor.data.transpose(2, 3)[:, ~keys] = float("nan")
-    terms = batch.packed(padded=False)
+    terms = batch.batched(padded=False)
     for value in (terms.hidden, terms.attention):
         assert torch.isfinite(value).all()
     for gradient in torch.autograd.grad(terms.attention.sum() + terms.hidden.sum(), [batch.student_qk]):
@@ -197,7 +167,7 @@ def test_logits_only_needs_nothing_else():
     batch = Batch(student_width=6, teacher_width=10)
     teacher = TeacherSignals(None, None, None, batch.teacher_logits)
     student = StudentSignals(None, None, None, None, batch.student_logits)
-    terms = packed_terms(teacher, student, shares_of(LENGTHS), None, mean_classes=3)
+    terms = batch_terms(teacher, student, shares_of(LENGTHS), None, mean_classes=3)
     assert terms.hidden.shape == (0, 3)
     assert terms.prediction.shape == (3,)
     loss = combine(terms, torch.full((0, 3), 1 / 3), prediction_weight=3)
@@ -205,7 +175,7 @@ def test_logits_only_needs_nothing_else():
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda p: p.stem)
-def test_golden_packed(path):
+def test_golden_batched(path):
     """The released code's numbers once more: its scores stand in as queries, against keys of the identity."""
     case = Case(path, torch.float64)
 
@@ -222,13 +192,13 @@ def test_golden_packed(path):
     rows, tokens = mask.shape
     per_domain = rows // len(case.domains)
     one = torch.ones(rows, dtype=torch.float64) / per_domain
-    shares = Shares.padded(
+    shares = Shares(
         torch.eye(len(case.domains), dtype=torch.float64).repeat_interleave(per_domain, dim=1),
         one, one[:, None].expand(rows, tokens) / tokens, one / tokens**2, None, mask,
     )  # fmt: skip
-    terms = packed_terms(
-        TeacherSignals(hidden, (scores,), (keys,), logits),
-        StudentSignals(own_hidden, own_hidden, (own_scores,), (own_keys,), own_logits),
+    terms = batch_terms(
+        TeacherSignals(hidden, scores, keys, logits),
+        StudentSignals(own_hidden, own_hidden, own_scores, own_keys, own_logits),
         shares,
         None,
         temperature=float(case.meta["temperature"]),
@@ -258,16 +228,16 @@ def test_short_differences_are_those_of_the_same_numbers_in_float32():
     states[0].masked_fill_(~valid[:, :, None], float("nan"))
     for kept in tensors[:2]:
         kept.masked_fill_(~valid[:, None, :, None], float("nan"))
-    shares = Shares.padded(
+    shares = Shares(
         torch.eye(3), torch.ones(3), valid / valid.sum(dim=1, keepdim=True), valid.sum(dim=1) ** -2.0, valid, valid
     )
     found = []
     for dtype in (torch.bfloat16, torch.float32):
         theirs, mine = [t.to(dtype) for t in tensors[:2]], [t.to(dtype).requires_grad_() for t in tensors[2:]]
         state = states[1].to(dtype).requires_grad_()
-        teacher = TeacherSignals(states[0].to(dtype), *((t,) for t in theirs), torch.zeros(3, 2))
-        student = StudentSignals(state, state, *((t,) for t in mine), torch.zeros(3, 2))
-        terms = packed_terms(teacher, student, shares, None, mean_classes=2)
+        teacher = TeacherSignals(states[0].to(dtype), *theirs, torch.zeros(3, 2))
+        student = StudentSignals(state, state, *mine, torch.zeros(3, 2))
+        terms = batch_terms(teacher, student, shares, None, mean_classes=2)
         gradients = torch.autograd.grad((terms.hidden + 2 * terms.attention).sum(), (state, *mine))
         found.append((terms.hidden, terms.attention, *(g.float() for g in gradients)))
     for short, whole in zip(*found, strict=True):
@@ -280,11 +250,11 @@ def test_different_numbers_of_heads_are_compared_by_relations():
     teacher_query, teacher_key = (torch.randn(1, 1, 4, 3, 5) for _ in range(2))
     query, key = (torch.randn(1, 1, 2, 3, 7) for _ in range(2))
     ones = torch.ones(1, 3)
-    shares = Shares.padded(torch.ones(1, 1), torch.ones(1), ones / 3, torch.tensor([1 / 9]), None, None)
+    shares = Shares(torch.ones(1, 1), torch.ones(1), ones / 3, torch.tensor([1 / 9]), None, None)
     states = torch.zeros(2, 1, 3, 4)
-    teacher = TeacherSignals(states, (teacher_query,), (teacher_key,), torch.zeros(1, 2))
-    student = StudentSignals(states, states, (query,), (key,), torch.zeros(1, 2))
-    found = packed_terms(teacher, student, shares, None, mean_classes=2).attention[1, 0]
+    teacher = TeacherSignals(states, teacher_query, teacher_key, torch.zeros(1, 2))
+    student = StudentSignals(states, states, query, key, torch.zeros(1, 2))
+    found = batch_terms(teacher, student, shares, None, mean_classes=2).attention[1, 0]
     scores = (teacher_query @ teacher_key.mT)[0, 0]
     wanted = torch.stack([scores[0] + scores[1], scores[2] + scores[3]]) / 2**0.5
     assert found.item() == pytest.approx((wanted - (query @ key.mT)[0, 0]).square().mean().item(), rel=1e-5)
