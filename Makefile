@@ -50,8 +50,7 @@ demo: setup
 	cd demo && ../$(BIN)/hrkd eval hrkd-out/teacher hrkd-out/student hrkd-out/student/onnx --latency
 
 generated: setup
-	$(BIN)/python -m hrkd_cli.cli.completions completions
-	$(BIN)/python -m hrkd_cli.cli.helpdoc > docs/help.md
+	$(BIN)/python -m hrkd_cli.cli.generated
 
 clean:
 	rm -rf $(VENV) demo dist build

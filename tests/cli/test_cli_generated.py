@@ -7,36 +7,37 @@ from pathlib import Path
 import pytest
 import typer
 
-from hrkd_cli.cli import completions, helpdoc
+from hrkd_cli.cli import generated
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(not (ROOT / "completions").is_dir(), reason="not run from a checkout")
-@pytest.mark.parametrize("name", completions.FILES.values())
+@pytest.mark.parametrize("name", generated.SHELLS)
 def test_scripts_are_current(name):
     text = (ROOT / "completions" / name).read_text(encoding="utf-8")
-    assert text == completions.scripts()[name], "run python -m hrkd_cli.cli.completions completions"
+    assert text == generated.scripts()[name], "run make generated"
 
 
 @pytest.mark.skipif(not (ROOT / "docs/help.md").is_file(), reason="not run from a checkout")
 @pytest.mark.skipif(not typer.__version__.startswith("0.29."), reason="other versions of Typer write types otherwise")
 def test_the_help_page_is_current():
     text = (ROOT / "docs/help.md").read_text(encoding="utf-8")
-    assert text == helpdoc.markdown(), "run python -m hrkd_cli.cli.helpdoc > docs/help.md"
+    assert text == generated.help_page(), "run make generated"
 
 
 def test_the_help_page_does_not_depend_on_the_terminal(monkeypatch):
-    page = helpdoc.markdown()
+    page = generated.help_page()
     monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setenv("FORCE_COLOR", "1")
-    assert helpdoc.markdown() == page
-    assert all(len(line) <= helpdoc.WIDTH + 20 for line in page.splitlines())
+    assert generated.help_page() == page
+    assert all(len(line) <= generated.WIDTH + 20 for line in page.splitlines())
 
 
 def test_scripts_are_written(tmp_path):
-    completions.write(tmp_path / "new")
-    assert {path.name for path in (tmp_path / "new").iterdir()} == set(completions.FILES.values())
+    generated.write(tmp_path)
+    assert {path.name for path in (tmp_path / "completions").iterdir()} == set(generated.SHELLS)
+    assert (tmp_path / "docs/help.md").read_text(encoding="utf-8") == generated.help_page()
 
 
 def suggested(shell: str, **variables: str) -> list[str]:
@@ -89,9 +90,9 @@ def test_bash_itself_completes(tmp_path):
     program = tmp_path / "hrkd"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m hrkd_cli "$@"\n')
     program.chmod(0o755)
-    completions.write(tmp_path)
+    generated.write(tmp_path)
     script = f"""
-        source {tmp_path / "hrkd.bash"}
+        source {tmp_path / "completions/hrkd.bash"}
         complete -p hrkd
         COMP_WORDS=(hrkd distill --tea) COMP_CWORD=2
         _hrkd_completion hrkd
@@ -106,11 +107,11 @@ def test_bash_itself_completes(tmp_path):
     assert lines[1:] == ["--teacher", "--teacher-checkpoints", "--teacher-epochs", "--teacher-learning-rate"]
 
 
-@pytest.mark.parametrize(("shell", "check"), [("zsh", ["-n"]), ("fish", ["--no-execute"])])
-def test_other_shells_can_read_their_script(tmp_path, shell, check):
+@pytest.mark.parametrize(("shell", "check", "name"), [("zsh", "-n", "_hrkd"), ("fish", "--no-execute", "hrkd.fish")])
+def test_other_shells_can_read_their_script(tmp_path, shell, check, name):
     program = shutil.which(shell)
     if program is None:
         pytest.skip(f"no {shell}")
-    completions.write(tmp_path)
-    done = subprocess.run([program, *check, str(tmp_path / completions.FILES[shell])], check=False)
+    generated.write(tmp_path)
+    done = subprocess.run([program, check, str(tmp_path / "completions" / name)], check=False)
     assert done.returncode == 0
