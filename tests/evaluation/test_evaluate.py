@@ -4,14 +4,15 @@ import shutil
 import pytest
 
 from hrkd_cli import Predictor, evaluate
+from hrkd_cli.command_settings import EvalSettings
 from hrkd_cli.errors import DataError, ModelError, UsageError
-from hrkd_cli.evaluation.evaluate import EvalOptions, evaluate_on
+from hrkd_cli.evaluation.evaluate import evaluate_on
 from hrkd_cli.events import Note
 from tiny_folder import make_texts, write_csv
 
 
 def run(models, dataset, *names, **options):
-    return evaluate_on([models / name for name in names], dataset, EvalOptions(**options))
+    return evaluate_on([models / name for name in names], dataset, EvalSettings(**options))
 
 
 def test_the_teachers_scores_are_known(models, dataset):
@@ -161,7 +162,7 @@ def test_nothing_reaches_the_terminal(models, dataset, capfd):
 
 def test_events_say_what_is_scored(models, dataset):
     seen = []
-    evaluate_on([models / "student/onnx"], dataset, EvalOptions(), on_event=seen.append)
+    evaluate_on([models / "student/onnx"], dataset, EvalSettings(), on_event=seen.append)
     tasks = [event.task for event in seen if not isinstance(event, Note)]
     assert (
         tasks

@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 
 from hrkd_cli import evaluate
+from hrkd_cli.command_settings import EvalSettings
 from hrkd_cli.data.dataset import Rows
 from hrkd_cli.errors import DataError, UsageError
-from hrkd_cli.evaluation.evaluate import EvalOptions, evaluate_on
-from hrkd_cli.evaluation.floor import make_floor
+from hrkd_cli.evaluation.evaluate import evaluate_on
+from hrkd_cli.evaluation.floor import check_floor, make_floor
 from hrkd_cli.events import Note, ignore
 from tiny_folder import LABELS, make_dataset, write_csv, write_model
 
@@ -28,6 +29,7 @@ def separable(**splits):
 
 
 def labels_of(dataset, split="test", learn_from=None):
+    check_floor(learn_from or dataset, dataset, split, "x")
     floor = make_floor(learn_from or dataset, dataset, split, "x", ignore)
     return {d: [floor.heads.labels[d][n] for n in found] for d, found in floor.labels.items()}
 
@@ -40,7 +42,7 @@ def test_a_word_that_decides_is_found():
 
 def test_the_floor_beside_a_model(models):
     dataset = separable(train=20, test=10)
-    result = evaluate_on([models / "teacher"], dataset, EvalOptions(floor=True))
+    result = evaluate_on([models / "teacher"], dataset, EvalSettings(floor=True))
     teacher, floor = result.models
     assert (floor.average.accuracy, floor.average.macro_f1) == (1, 1)
     # Right on every row, so it agrees with the teacher where that is right.
@@ -59,7 +61,7 @@ def test_the_floor_beside_a_model(models):
         "bytes": None,
     }
     assert set(entry) == {"floor", "domains", "average", "agreement", *list(entry)[:6]}
-    assert len(evaluate_on([models / "teacher"], dataset, EvalOptions()).models) == 1
+    assert len(evaluate_on([models / "teacher"], dataset, EvalSettings()).models) == 1
 
 
 def test_labels_turned_round_in_train_are_learnt_turned_round():

@@ -1,9 +1,20 @@
-import itertools
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from hrkd_cli.evaluation.latency import FEWEST_RUNS, RUNS, WARM_UP, measure, percentiles, typical_row
+from hrkd_cli.evaluation import latency
+from hrkd_cli.evaluation.latency import (
+    FEWEST_RUNS,
+    RUNS,
+    TURN,
+    TURN_WARM_UP,
+    WARM_UP,
+    measure_lengths,
+    measure_text,
+    take_turns,
+    typical_row,
+)
 from tiny_folder import make_dataset
 
 
@@ -38,8 +49,9 @@ def test_the_text_of_median_token_count_is_timed():
 
 def test_runs_are_timed_one_text_at_a_time_after_a_warm_up():
     backend = FakeBackend(0.002)
-    found = measure(backend, "a b c", None, threads=3, clock=backend.clock)
-    assert backend.calls == list(itertools.repeat((["a b c"], 1, None), WARM_UP + RUNS))
+    found = measure_text(backend, "a b c", None, threads=3, clock=backend.clock)
+    calls = WARM_UP + RUNS // TURN * (TURN_WARM_UP + TURN)
+    assert backend.calls == [(["a b c"], 1, None)] * calls
     assert (found.batch, found.tokens, found.threads) == (1, 3, 3)
     assert (found.p50, found.p95) == (pytest.approx(2), pytest.approx(2))
     assert set(found.to_json()) == {"p50", "p95", "batch", "tokens", "threads"}
@@ -47,9 +59,68 @@ def test_runs_are_timed_one_text_at_a_time_after_a_warm_up():
 
 def test_slow_models_are_run_less_often():
     backend = FakeBackend(3.0)
-    measure(backend, "a", None, threads=1, clock=backend.clock)
-    assert len(backend.calls) == WARM_UP + FEWEST_RUNS
+    measure_text(backend, "a", None, threads=1, clock=backend.clock)
+    assert len(backend.calls) == WARM_UP + FEWEST_RUNS // TURN * (TURN_WARM_UP + TURN)
 
 
-def test_percentiles():
-    assert percentiles([float(n) for n in range(101)]) == (50, 95)
+def test_percentiles_are_those_of_the_timed_runs():
+    clock, taken = Clock(), iter([5.0] * WARM_UP + ([9.0] * TURN_WARM_UP + [1.0, *range(2, 11)]) * 2)
+
+    def call():
+        clock.now += next(taken) / 1000
+
+    assert take_turns({"a": call}, 0.0, clock)["a"] == (pytest.approx(5.5), pytest.approx(10))
+
+
+class Clock:
+    """A clock that a fake model moves."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def fakes(monkeypatch):
+    """Models that take 1 ms a token, or twice as much; and the order in which they ran."""
+    clock, ran = Clock(), []
+
+    def open_fake(model, threads, device, root):
+        def forward(arrays):
+            assert arrays["input_ids"].shape == arrays["attention_mask"].shape == arrays["token_type_ids"].shape
+            assert arrays["attention_mask"].all()
+            ran.append((model, threads, arrays["input_ids"].shape))
+            clock.now += arrays["input_ids"].size * (0.002 if model == "slow" else 0.001) / threads
+
+        return forward, 70 if model == "short" else 1000
+
+    monkeypatch.setattr(latency, "_open", open_fake)
+    return clock, ran
+
+
+def test_each_length_and_number_of_threads(fakes):
+    clock, ran = fakes
+    found = measure_lengths({"a": "fast", "b": "slow"}, threads=(1, 2), clock=clock)
+    cells = [(n, t) for t in (1, 2) for n in (16, 32, 64, 128, 256)]
+    assert [(f.tokens, f.threads) for f in found["a"]] == cells
+    for name, factor in (("a", 1), ("b", 2)):
+        for figure in found[name]:
+            assert [figure.p50, figure.p95] == pytest.approx([factor * figure.tokens / figure.threads] * 2)
+    assert {shape for _, _, shape in ran} == {(1, n) for n in (16, 32, 64, 128, 256)}
+
+
+def test_models_take_turns(fakes):
+    clock, ran = fakes
+    measure_lengths({"a": "fast", "b": "slow"}, threads=(1,), clock=clock)
+    order = [model for model, _, shape in ran if shape == (1, 256)]
+    order = order[2 * latency.WARM_UP :]
+    changes = int(np.sum(np.array(order[1:]) != np.array(order[:-1])))
+    assert changes == len(order) // (latency.TURN + latency.TURN_WARM_UP) - 1 >= 3
+
+
+def test_lengths_that_a_model_cannot_read_are_left_out(fakes):
+    clock, _ = fakes
+    found = measure_lengths({"a": "short", "b": "fast"}, threads=(1,), clock=clock)
+    assert [f.tokens for f in found["a"]] == [f.tokens for f in found["b"]] == [16, 32, 64]

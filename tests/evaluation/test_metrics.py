@@ -48,6 +48,14 @@ def test_wilson_interval_by_hand():
     assert high == pytest.approx((0.8 + z2 / 20 + half) / (1 + z2 / 10), abs=1e-6) == pytest.approx(0.9433, abs=1e-4)
 
 
+@pytest.mark.parametrize(("correct", "n"), [(0, 7), (7, 7), (1, 1), (37, 113), (9_999, 10_000), (500_000, 1_000_000)])
+def test_wilson_interval_is_the_formula(correct, n):
+    z, p = 1.959963984540054, correct / n
+    center, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    bounds = [(center + side * half) / (1 + z * z / n) for side in (-1, 1)]
+    assert wilson(correct, n) == pytest.approx(bounds, rel=1e-12, abs=1e-12)
+
+
 def test_interval_stays_between_0_and_1():
     assert 0 <= wilson(0, 7)[0] < 1e-12
     assert 1 - 1e-12 < wilson(7, 7)[1] <= 1

@@ -5,8 +5,8 @@ import pytest
 
 import hrkd_cli
 from hrkd_cli import evaluate
-from hrkd_cli.evaluation import latency_table
-from hrkd_cli.evaluation.latency_table import LengthLatency
+from hrkd_cli.evaluation import latency
+from hrkd_cli.evaluation.latency import Latency
 from hrkd_cli.events import Note
 from hrkd_cli.onnx_export.card import BEGIN, END, place_section
 from hrkd_cli.onnx_export.timing import slower_than
@@ -21,9 +21,7 @@ def fake_times(monkeypatch):
     def measure(models, *, threads, **_):
         factors = {"model.onnx": (2.0, 3.0), "model_quantized.onnx": (1.0, 4.0)}
         return {
-            name: tuple(
-                LengthLatency(t, c, f, 2 * f) for c in threads for t, f in zip((16, 32), factors[name], strict=True)
-            )
+            name: tuple(Latency(t, c, f, 2 * f) for c in threads for t, f in zip((16, 32), factors[name], strict=True))
             for name in models
         }
 
@@ -80,7 +78,7 @@ def test_files_that_were_there_are_timed_anew_beside_a_new_one(student, monkeypa
     def measure(models, **_):
         factors = {"model.onnx": 3.0, "model_quantized.onnx": 1.0, "model_fp16.onnx": 2.0}
         assert all(path.is_file() for path in models.values())
-        return {name: (LengthLatency(16, 1, load[0] * factors[name], load[0] * factors[name]),) for name in models}
+        return {name: (Latency(16, 1, load[0] * factors[name], load[0] * factors[name]),) for name in models}
 
     monkeypatch.setattr("hrkd_cli.onnx_export.timing.measure_lengths", measure)
     load[0] = 10.0
@@ -106,8 +104,8 @@ def test_a_damaged_record_is_begun_anew(student):
 
 
 def test_the_files_are_timed_for_real(student, monkeypatch):
-    monkeypatch.setattr(latency_table, "RUNS", latency_table.TURN)
-    monkeypatch.setattr(latency_table, "FEWEST_RUNS", latency_table.TURN)
+    monkeypatch.setattr(latency, "RUNS", latency.TURN)
+    monkeypatch.setattr(latency, "FEWEST_RUNS", latency.TURN)
     result = export(student, int8=True)
     threads = sorted({figure.threads for figure in result.files[0].latency})
     for file in result.files:
@@ -123,8 +121,6 @@ def test_a_section_lies_where_the_earlier_one_lay():
 
 
 def test_five_percent_is_noise():
-    fp32 = (LengthLatency(16, 1, 1.0, 1.0), LengthLatency(32, 1, 1.0, 1.0))
-    assert slower_than((LengthLatency(16, 1, 1.04, 9.0), LengthLatency(32, 1, 1.0, 1.0)), fp32) == ""
-    assert slower_than((LengthLatency(16, 1, 1.06, 9.0), LengthLatency(32, 1, 1.2, 1.0)), fp32) == (
-        "16, 32 tokens with 1 thread"
-    )
+    fp32 = (Latency(16, 1, 1.0, 1.0), Latency(32, 1, 1.0, 1.0))
+    assert slower_than((Latency(16, 1, 1.04, 9.0), Latency(32, 1, 1.0, 1.0)), fp32) == ""
+    assert slower_than((Latency(16, 1, 1.06, 9.0), Latency(32, 1, 1.2, 1.0)), fp32) == ("16, 32 tokens with 1 thread")

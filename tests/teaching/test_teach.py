@@ -321,7 +321,8 @@ def test_what_is_kept_of_long_texts_stays_with_the_model(tmp_path, encoder, data
     from transformers import AutoTokenizer
 
     from hrkd_cli.choices import Split
-    from hrkd_cli.evaluation.evaluate import EvalOptions, evaluate_on
+    from hrkd_cli.command_settings import EvalSettings
+    from hrkd_cli.evaluation.evaluate import evaluate_on
     from hrkd_cli.predict.backend import open_backend
 
     out = tmp_path / "t"
@@ -330,7 +331,7 @@ def test_what_is_kept_of_long_texts_stays_with_the_model(tmp_path, encoder, data
     assert json.loads((out / "config.json").read_text())["hrkd"]["truncate"] == truncate
     assert json.loads((out / "tokenizer_config.json").read_text()).get("truncation_side") == side
     # eval is told nothing and reads the same tokens: the score is the one that training saw.
-    [scored] = evaluate_on([out], dataset, EvalOptions(split=Split.DEV)).models
+    [scored] = evaluate_on([out], dataset, EvalSettings(split=Split.DEV)).models
     assert scored.average.to_json() == result.dev["average"]
     text = dataset.split("books", "dev").texts
     theirs = AutoTokenizer.from_pretrained(out)(text, truncation=True, max_length=7)["input_ids"]

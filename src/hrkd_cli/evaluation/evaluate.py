@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from hrkd_cli.choices import Split
+from hrkd_cli.choices import Device, Split
+from hrkd_cli.command_settings import EvalSettings
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import UsageError
-from hrkd_cli.evaluation.floor import FLOOR, KIND, Floor, check_floor, make_floor
+from hrkd_cli.evaluation.floor import FLOOR, KIND, check_floor, make_floor
 from hrkd_cli.evaluation.inputs import default_models, find_data, own_rows, recorded_data
-from hrkd_cli.evaluation.latency import Latency, measure, typical_row
-from hrkd_cli.evaluation.latency_table import measure_lengths
+from hrkd_cli.evaluation.latency import measure_lengths, measure_text, typical_row
 from hrkd_cli.evaluation.metrics import average
 from hrkd_cli.evaluation.result import EvalResult, ModelResult, Padded
 from hrkd_cli.evaluation.scoring import (
@@ -36,23 +36,6 @@ Names = dict[str, npt.NDArray[np.str_]]
 """Predicted label names by domain."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvalOptions:
-    """How models are evaluated; see ``evaluate``."""
-
-    split: Split = Split.TEST
-    by_label: bool = False
-    latency: bool = False
-    threads: int | None = None
-    device: str = "auto"
-    floor: bool = False
-
-    @property
-    def used_threads(self) -> int:
-        """Threads of a forward pass: those asked for, else one for each CPU that this process may use."""
-        return usable_cpus() if self.threads is None else self.threads
-
-
 def evaluate(
     models: Sequence[str | Path] | None = None,
     *,
@@ -61,7 +44,7 @@ def evaluate(
     by_label: bool = False,
     latency: bool = False,
     threads: int | None = None,
-    device: str = "auto",
+    device: Device | str = Device.AUTO,
     floor: bool = False,
     on_event: OnEvent = ignore,
 ) -> EvalResult:
@@ -85,8 +68,8 @@ def evaluate(
     """
     from hrkd_cli.data.opening import load_for_evaluation
 
-    options = EvalOptions(
-        split=parse_split(split), by_label=by_label, latency=latency, threads=threads, device=str(device), floor=floor
+    options = EvalSettings.of(
+        split=split, by_label=by_label, latency=latency, threads=threads, device=device, floor=floor
     )
     if isinstance(models, (str, Path)):
         models = [models]
@@ -128,7 +111,7 @@ def _common_rows(models: Sequence[str | Path], dataset: Dataset, data: str, on_e
 def evaluate_on(
     models: Sequence[str | Path],
     dataset: Dataset,
-    options: EvalOptions,
+    options: EvalSettings,
     *,
     data: str = "the data",
     learn_from: Dataset | None = None,
@@ -139,112 +122,64 @@ def evaluate_on(
     Args:
         models: at least one.
         dataset: the rows.
-        options: see ``EvalOptions``.
+        options: its ``models`` and ``data`` are not read.
         data: what to call the dataset in messages.
         learn_from: whose train rows the floor learns from; None for ``dataset``.
         on_event: told what is being done.
     """
-    learn_from = learn_from or dataset
+    learn_from, split, device = learn_from or dataset, str(options.split), str(options.device)
+    threads = options.threads or usable_cpus()
     if options.floor:
-        check_floor(learn_from, dataset, str(options.split), data)  # before the first model is scored
+        check_floor(learn_from, dataset, split, data)  # before the first model is scored
     results: list[ModelResult] = []
-    first: Names | None = None
-    timed: tuple[str, str | None] | None = None
+    first: Names = {}
+    typical: tuple[str, str | None] | None = None  # one text for all models: the times are compared
     for model in models:
-        backend = open_backend(model, threads=options.used_threads, device=options.device)
-        heads = fit_heads(backend, dataset, options.split, str(model), data)
-        if options.latency and timed is None:
-            # One text for all models: the figures are compared.
-            text, pair, _ = typical_row(backend, dataset, options.split)
-            timed = text, pair
-        result, names = _evaluate_model(str(model), backend, heads, dataset, options, first, timed, on_event)
-        first = first or names
+        backend = open_backend(model, threads=threads, device=device)
+        heads = fit_heads(backend, dataset, split, str(model), data)
+        labels = predict_labels(backend, heads, dataset, split, task=f"scoring {model}", on_event=on_event)
+        padded = _padded(str(model), backend, heads, dataset, split, labels, on_event)
+        first = first or _names(labels, heads)
+        result = _result(str(model), backend.kind, labels, heads, dataset, split, first)
+        precision, parameters = describe_weights(model, backend)
+        result = replace(
+            result, file=backend.file, bytes=backend.bytes, precision=precision, parameters=parameters, padded=padded
+        )
+        if options.latency:
+            typical = typical or typical_row(backend, dataset, split)[:2]
+            on_event(Note(f"timing {model}"))
+            result = replace(result, latency=measure_text(backend, *typical, threads=threads))
         results.append(result)
     if options.latency:
-        results = _time_lengths(models, results, options, on_event)
-    if options.floor and first is not None:
-        floor = make_floor(learn_from, dataset, str(options.split), data, on_event)
-        results.append(_floor_result(floor, dataset, str(options.split), first))
+        on_event(Note("timing by number of tokens"))
+        # By position: the same model may be named twice.
+        named = {str(position): model for position, model in enumerate(models)}
+        found = measure_lengths(named, threads=sorted({1, threads}), device=device, on_event=on_event)
+        results = [replace(result, latency_lengths=found[str(n)]) for n, result in enumerate(results)]
+    if options.floor:
+        floor = make_floor(learn_from, dataset, split, data, on_event)
+        result = _result(FLOOR, KIND, floor.labels, floor.heads, dataset, split, first)
+        results.append(replace(result, floor=floor))
     machine = machine_name() if options.latency else ""
-    return EvalResult(str(options.split), tuple(results), by_label=options.by_label, machine=machine)
+    return EvalResult(split, tuple(results), by_label=options.by_label, machine=machine)
 
 
-def _time_lengths(
-    models: Sequence[str | Path], results: Sequence[ModelResult], options: EvalOptions, on_event: OnEvent
-) -> list[ModelResult]:
-    """Add each model's time by number of tokens, with one thread and with all, the models taking turns."""
-    on_event(Note("timing by number of tokens"))
-    threads = sorted({1, options.used_threads})
-    # By position: the same model may be named twice.
-    named = {str(position): model for position, model in enumerate(models)}
-    found = measure_lengths(named, threads=threads, device=options.device, on_event=on_event)
-    return [replace(result, latency_lengths=found[str(position)]) for position, result in enumerate(results)]
+def _result(
+    model: str, kind: str, labels: Labels, heads: DomainHeads, dataset: Dataset, split: str, first: Names
+) -> ModelResult:
+    """Score labels; ``first`` are those of the first model."""
+    domains, names = score_labels(labels, heads, dataset, split), _names(labels, heads)
+    rows = sum(map(len, names.values()))
+    agreement = sum(int((names[domain] == first[domain]).sum()) for domain in names) / rows
+    return ModelResult(model, kind, domains, average(list(domains.values())), agreement)
 
 
-def _evaluate_model(
-    model: str,
-    backend: Backend,
-    heads: DomainHeads,
-    dataset: Dataset,
-    options: EvalOptions,
-    first: Names | None,
-    timed: tuple[str, str | None] | None,
-    on_event: OnEvent,
-) -> tuple[ModelResult, Names]:
-    """Score one model; ``first`` holds the first model's labels, None when this is the first."""
-    split = str(options.split)
-    labels = predict_labels(backend, heads, dataset, split, task=f"scoring {model}", on_event=on_event)
-    scores = score_labels(labels, heads, dataset, split)
-    padded = None
-    if backend.kind == "onnx":
-        padded = _evaluate_padded(model, backend, heads, dataset, split, labels, on_event)
-    names = _names(labels, heads)
-    latency: Latency | None = None
-    if timed is not None:
-        on_event(Note(f"timing {model}"))
-        latency = measure(backend, *timed, threads=options.used_threads)
-    precision, parameters = describe_weights(model, backend)
-    result = ModelResult(
-        model=model,
-        file=backend.file,
-        kind=backend.kind,
-        precision=precision,
-        parameters=parameters,
-        bytes=backend.bytes,
-        domains=scores,
-        average=average(list(scores.values())),
-        agreement=_agreement(names, first or names),
-        padded=padded,
-        latency=latency,
-    )
-    return result, names
-
-
-def _floor_result(floor: Floor, dataset: Dataset, split: str, first: Names) -> ModelResult:
-    scores = score_labels(floor.labels, floor.heads, dataset, split)
-    return ModelResult(
-        model=FLOOR,
-        file=None,
-        kind=KIND,
-        precision=None,
-        parameters=None,
-        bytes=None,
-        domains=scores,
-        average=average(list(scores.values())),
-        agreement=_agreement(_names(floor.labels, floor.heads), first),
-        floor=floor,
-    )
-
-
-def _evaluate_padded(
-    model: str,
-    backend: Backend,
-    heads: DomainHeads,
-    dataset: Dataset,
-    split: str,
-    labels: Labels,
-    on_event: OnEvent,
-) -> Padded:
+def _padded(
+    model: str, backend: Backend, heads: DomainHeads, dataset: Dataset, split: str, labels: Labels, on_event: OnEvent
+) -> Padded | None:
+    """Score a graph once more in padded batches; None for a torch model."""
+    if backend.kind != "onnx":
+        return None
     task = f"scoring {model} in padded batches"
     padded = predict_labels(backend, heads, dataset, split, padded=True, task=task, on_event=on_event)
     accuracy = mean_accuracy(score_labels(padded, heads, dataset, split))
@@ -262,22 +197,5 @@ def describe_weights(model: str | Path, backend: Backend) -> tuple[str, int]:
     return precision(graph), count_parameters(graph)
 
 
-def parse_split(split: Split | str) -> Split:
-    """Turn the Python API's plain string into a Split.
-
-    Raises:
-        UsageError: there is no such split.
-    """
-    try:
-        return Split(split)
-    except ValueError:
-        raise UsageError(f"--split: {split!r} is not one of {', '.join(Split)}") from None
-
-
 def _names(labels: Labels, heads: DomainHeads) -> Names:
     return {d: np.array(heads.labels[d], dtype=np.str_)[positions] for d, positions in labels.items()}
-
-
-def _agreement(names: Names, first: Names) -> float:
-    rows = sum(map(len, names.values()))
-    return sum(int((names[domain] == first[domain]).sum()) for domain in names) / rows

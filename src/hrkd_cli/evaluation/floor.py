@@ -6,12 +6,14 @@ test: the settings below are the same for all data. Texts are read whole, whatev
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from hrkd_cli.choices import Split
 from hrkd_cli.data.dataset import Dataset, Rows
@@ -32,8 +34,6 @@ MANY_ROWS = 1000
 _WORD = r"(?u)\b\w+\b"
 _TOLERANCE = 1e-6  # scikit-learn's own stops after a few steps on rows this sparse
 _STEPS = 1000
-
-Predict = Callable[[Rows], Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def check_floor(learn_from: Dataset, dataset: Dataset, split: str, data: str) ->
 
 
 def make_floor(learn_from: Dataset, dataset: Dataset, split: str, data: str, on_event: OnEvent) -> Floor:
-    """Train on the train rows and label a split: one model for all domains where their labels are equal, else one each.
+    """Train on the train rows and label a split: one model for all domains if their labels are equal, else one each.
 
     Args:
         learn_from: the data whose train rows are learnt from.
@@ -87,10 +87,8 @@ def make_floor(learn_from: Dataset, dataset: Dataset, split: str, data: str, on_
         on_event: told what is being done.
 
     Raises:
-        UsageError: see ``check_floor``.
-        DataError: see ``check_floor``, or the texts have no words.
+        DataError: the texts have no words.
     """
-    check_floor(learn_from, dataset, split, data)
     scored = scored_domains(dataset, split, data)
     heads = DomainHeads.build(dataset.labels)
     labels: Labels = {}
@@ -101,11 +99,11 @@ def make_floor(learn_from: Dataset, dataset: Dataset, split: str, data: str, on_
             continue
         train = _train_rows(learn_from, names)
         on_event(Note(f"training the linear floor on {len(train):,} rows of {', '.join(names)}"))
-        predict, size = _fit(train, data)
+        model, size = _fit(train, data)
         rows, words = rows + len(train), words + size
         for domain in own:
             position = {name: index for index, name in enumerate(heads.labels[domain])}
-            found = predict(dataset.split(domain, split))
+            found = model.predict(_columns(dataset.split(domain, split)))
             labels[domain] = np.array([position[str(name)] for name in found], dtype=np.intp)
     # In the order of the domains, as of every model.
     return Floor({domain: labels[domain] for domain in scored}, heads, rows, words)
@@ -127,42 +125,35 @@ def _train_rows(dataset: Dataset, domains: Sequence[str]) -> Rows:
     )
 
 
-def _fit(train: Rows, data: str) -> tuple[Predict, int]:
-    """Train one model; return what labels rows, and the number of words that it knows."""
-    from scipy.sparse import hstack
+def _fit(train: Rows, data: str) -> tuple[Any, int]:
+    """Train one pipeline, which labels a table of ``_columns``; return it and the number of words that it knows."""
+    from sklearn.compose import ColumnTransformer
+    from sklearn.dummy import DummyClassifier
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
 
+    columns = _columns(train)
     if len(set(train.labels)) == 1:
-        only = train.labels[0]
-        return lambda rows: [only] * len(rows), 0
-    # The two texts of a pair have columns of their own: the same word in the other text is another feature.
-    vectorizers: list[tuple[int, Any]] = []
-    columns = []
-    for number, texts in enumerate(_sides(train)):
-        vectorizer = TfidfVectorizer(
-            ngram_range=(1, 2), sublinear_tf=True, min_df=2 if len(train) >= MANY_ROWS else 1, token_pattern=_WORD
-        )
-        try:
-            columns.append(vectorizer.fit_transform(texts))
-        except ValueError:  # no word in any of these texts
-            continue
-        vectorizers.append((number, vectorizer))
-    if not vectorizers:
-        raise DataError(f"{data}: no word in the train texts that --floor could learn from; leave it out")
-    model = LogisticRegression(C=REGULARISATION, tol=_TOLERANCE, max_iter=_STEPS)
+        return DummyClassifier().fit(columns, train.labels), 0
+    words = TfidfVectorizer(
+        ngram_range=(1, 2), sublinear_tf=True, min_df=2 if len(train) >= MANY_ROWS else 1, token_pattern=_WORD
+    )
+    # The two texts of a pair have features of their own: the same word in the other text is another one.
+    sides = [side for side in range(columns.shape[1]) if any(re.search(_WORD, text) for text in columns[:, side])]
+    features = ColumnTransformer([(str(side), words, side) for side in sides])
+    model = make_pipeline(features, LogisticRegression(C=REGULARISATION, tol=_TOLERANCE, max_iter=_STEPS))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(hstack(columns, format="csr"), train.labels)
-
-    def predict(rows: Rows) -> Sequence[str]:
-        sides = _sides(rows)
-        found: Sequence[str] = model.predict(hstack([v.transform(sides[n]) for n, v in vectorizers], format="csr"))
-        return found
-
-    return predict, sum(len(v.vocabulary_) for _, v in vectorizers)
+        try:
+            model.fit(columns, train.labels)
+        except ValueError:  # no word, or none that is in two texts
+            raise DataError(f"{data}: no word in the train texts that --floor could learn from; leave it out") from None
+    return model, int(model[-1].n_features_in_)
 
 
-def _sides(rows: Rows) -> tuple[list[str], ...]:
-    return (rows.texts,) if rows.pairs is None else (rows.texts, rows.pairs)
+def _columns(rows: Rows) -> npt.NDArray[np.object_]:
+    """Return the texts as a table, [n, 1], or [n, 2] for pairs."""
+    sides = [rows.texts] if rows.pairs is None else [rows.texts, rows.pairs]
+    return np.array(sides, dtype=object).T

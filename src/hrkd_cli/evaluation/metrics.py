@@ -1,16 +1,14 @@
-"""Scores of predicted labels, in plain numpy."""
+"""Scores of predicted labels and their intervals, by scikit-learn and scipy."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-Z95 = 1.959963984540054  # the normal distribution's 97.5 % point
 
 Interval = tuple[float, float]
 
@@ -30,10 +28,6 @@ class LabelScores:
     recall: float
     f1: float
     support: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the scores as plain values."""
-        return {"precision": self.precision, "recall": self.recall, "f1": self.f1, "support": self.support}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +57,7 @@ class DomainScores:
             "interval": list(self.interval),
         }
         if by_label:
-            entry["labels"] = {name: scores.to_json() for name, scores in self.labels.items()}
+            entry["labels"] = {name: asdict(scores) for name, scores in self.labels.items()}
         return entry
 
     @classmethod
@@ -95,21 +89,19 @@ def score_domain(truth: npt.NDArray[np.intp], predicted: npt.NDArray[np.intp], l
         predicted: predicted label of each row, likewise.
         labels: label names.
     """
-    confusion = np.zeros((len(labels), len(labels)), dtype=np.int64)  # [truth, predicted]
-    np.add.at(confusion, (truth, predicted), 1)
-    right = np.diagonal(confusion)
-    support, guesses = confusion.sum(axis=1), confusion.sum(axis=0)
-    scores = {name: _label_scores(int(right[i]), int(guesses[i]), int(support[i])) for i, name in enumerate(labels)}
-    seen = [scores[name].f1 for i, name in enumerate(labels) if support[i] or guesses[i]]
-    n, correct = len(truth), int(right.sum())
-    return DomainScores(n, correct / n, sum(seen) / len(seen), wilson(correct, n), scores)
+    from sklearn.metrics import precision_recall_fscore_support
 
-
-def _label_scores(right: int, guesses: int, support: int) -> LabelScores:
-    precision = right / guesses if guesses else 0.0
-    recall = right / support if support else 0.0
-    f1 = 2 * right / (guesses + support) if guesses + support else 0.0
-    return LabelScores(precision, recall, f1, support)
+    positions = range(len(labels))
+    precision, recall, f1, support = precision_recall_fscore_support(
+        truth, predicted, labels=positions, zero_division=0
+    )
+    scores = {
+        name: LabelScores(float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
+        for i, name in enumerate(labels)
+    }
+    macro_f1 = float(f1[np.union1d(truth, predicted)].mean())
+    n, correct = len(truth), int((truth == predicted).sum())
+    return DomainScores(n, correct / n, macro_f1, wilson(correct, n), scores)
 
 
 def average(domains: Sequence[DomainScores]) -> AverageScores:
@@ -124,14 +116,9 @@ def average(domains: Sequence[DomainScores]) -> AverageScores:
     return AverageScores(accuracy, sum(d.macro_f1 for d in domains) / count, (accuracy - below, accuracy + above))
 
 
-def wilson(correct: int, n: int, z: float = Z95) -> Interval:
-    """Return Wilson's score interval of a share: right for small n and near 0 and 1, where the usual one is not.
+def wilson(correct: int, n: int) -> Interval:
+    """Return Wilson's 95 % score interval of a share, which is right for small n and near 0 and 1, too."""
+    from scipy.stats import binomtest
 
-    ``(p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)`` with p = correct / n.
-    """
-    p = correct / n
-    centre = p + z * z / (2 * n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    # Rounding may leave [0, 1] by one ulp at p = 0 and p = 1.
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    low, high = binomtest(correct, n).proportion_ci(method="wilson")
+    return float(low), float(high)

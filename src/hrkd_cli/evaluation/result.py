@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from hrkd_cli.evaluation.floor import Floor
 from hrkd_cli.evaluation.latency import Latency
-from hrkd_cli.evaluation.latency_table import LengthLatency
 from hrkd_cli.evaluation.metrics import AverageScores, DomainScores
 
 
@@ -23,25 +22,21 @@ class Padded:
     accuracy: float
     disagreement: float
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the figures as plain values."""
-        return {"accuracy": self.accuracy, "disagreement": self.disagreement}
-
 
 @dataclass(frozen=True, slots=True)
 class ModelResult:
-    """One model's figures.
+    """Scores and facts of one model.
 
     Attributes:
         model: the argument as it was given; of the floor, what it is.
-        file: name of the file with the weights; None for the floor, as the next figures.
         kind: ``"torch"``, ``"onnx"`` or ``"floor"``.
-        precision: of weights and arithmetic, for example ``"fp32"`` or ``"int8"``.
-        parameters: numbers in the weights.
-        bytes: size of the weights on disk.
         domains: scores by domain; an ONNX graph's are those at batch 1.
         average: unweighted means over domains.
         agreement: share of rows with the same label as the first model's.
+        file: name of the file with the weights; None for the floor, as the next three.
+        precision: of weights and arithmetic, for example ``"fp32"`` or ``"int8"``.
+        parameters: numbers in the weights.
+        bytes: size of the weights on disk.
         padded: the same graph in padded batches; None for a torch model.
         latency: None unless it was asked for.
         latency_lengths: by number of tokens and threads; empty unless latency was asked for.
@@ -49,33 +44,27 @@ class ModelResult:
     """
 
     model: str
-    file: str | None
     kind: str
-    precision: str | None
-    parameters: int | None
-    bytes: int | None
     domains: dict[str, DomainScores]
     average: AverageScores
     agreement: float
+    file: str | None = None
+    precision: str | None = None
+    parameters: int | None = None
+    bytes: int | None = None
     padded: Padded | None = None
     latency: Latency | None = None
-    latency_lengths: tuple[LengthLatency, ...] = ()
+    latency_lengths: tuple[Latency, ...] = ()
     floor: Floor | None = None
 
     def to_json(self, *, by_label: bool = False) -> dict[str, Any]:
         """Return the figures as plain values; what does not apply is left out."""
-        entry: dict[str, Any] = {
-            "model": self.model,
-            "file": self.file,
-            "kind": self.kind,
-            "precision": self.precision,
-            "parameters": self.parameters,
-            "bytes": self.bytes,
-        }
+        facts = ("model", "file", "kind", "precision", "parameters", "bytes")
+        entry: dict[str, Any] = {name: getattr(self, name) for name in facts}
         if self.floor is not None:
             entry["floor"] = self.floor.to_json()
         if self.padded is not None:
-            entry["padded"] = self.padded.to_json()
+            entry["padded"] = asdict(self.padded)
         entry["domains"] = {name: scores.to_json(by_label=by_label) for name, scores in self.domains.items()}
         entry["average"] = self.average.to_json()
         entry["agreement"] = self.agreement

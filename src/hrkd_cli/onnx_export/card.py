@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hrkd_cli.evaluation.latency_table import LengthLatency
+from hrkd_cli.evaluation.latency import Latency
 from hrkd_cli.layout import MODEL, ONNX
 from hrkd_cli.onnx_export.record import Record
 from hrkd_cli.onnx_export.timing import slower_than
@@ -121,9 +121,7 @@ def _latency(files: Files) -> str:
 
 def _slower(timed: Files) -> list[str]:
     """Say which precisions are slower than fp32."""
-    figures = {
-        p: tuple(LengthLatency(f["tokens"], f["threads"], f["p50"], f["p95"]) for f in e["latency"]) for p, e in timed
-    }
+    figures = {p: tuple(Latency(f["tokens"], f["threads"], f["p50"], f["p95"]) for f in e["latency"]) for p, e in timed}
     fp32 = figures.get("fp32", ())
     slow = [f"{p} is slower than fp32 at {places}." for p, f in figures.items() if (places := slower_than(f, fp32))]
     return [" ".join(slow)] if slow else []

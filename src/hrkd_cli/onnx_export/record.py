@@ -12,7 +12,7 @@ import onnxruntime
 
 from hrkd_cli import __version__
 from hrkd_cli.evaluation.graph import read_graph
-from hrkd_cli.evaluation.latency_table import LengthLatency
+from hrkd_cli.evaluation.latency import Latency
 from hrkd_cli.layout import ONNX
 from hrkd_cli.onnx_export.recipes import Precision
 from hrkd_cli.onnx_export.result import ExportedFile
@@ -62,7 +62,7 @@ class Record:
         before = self.files.get(name, {}) if kept else {}
         self.files[name] = {key: before[key] for key in ("dev", "latency", "machine") if key in before} | entry
 
-    def retime(self, figures: Mapping[str, Sequence[LengthLatency]], machine: str) -> None:
+    def retime(self, figures: Mapping[str, Sequence[Latency]], machine: str) -> None:
         """Replace what is known of the latency of files that were there before."""
         for name, found in figures.items():
             self.files[name] |= {"latency": [figure.to_json() for figure in found], "machine": machine}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hrkd_cli.evaluation.latency_table import LengthLatency
+from hrkd_cli.evaluation.latency import Latency
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class ExportedFile:
     precision: str
     bytes: int
     recipe: str = ""
-    latency: tuple[LengthLatency, ...] = ()
+    latency: tuple[Latency, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry as plain values; what is empty is left out."""

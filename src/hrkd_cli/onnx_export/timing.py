@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from hrkd_cli.evaluation.latency_table import LengthLatency, measure_lengths, slower_cells
+from hrkd_cli.evaluation.latency import Latency, measure_lengths
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.layout import ONNX
 from hrkd_cli.machine import usable_cpus
 
-Figures = tuple[LengthLatency, ...]
+Figures = tuple[Latency, ...]
 
 NOISE = 1.05
 """A file counts as slower than fp32 from 5 % on: less is noise of the clock."""
@@ -25,20 +25,20 @@ def time_files(files: Mapping[str, Path], root: Path, *, on_event: OnEvent) -> d
         on_event: told how far it is.
     """
     threads = sorted({1, usable_cpus()})
-    figures = measure_lengths(files, threads=threads, root=root, on_event=on_event)
+    found = measure_lengths(files, threads=threads, root=root, on_event=on_event)
     for name in files:
-        if text := slower_than(figures[name], figures[ONNX.fp32]):
+        if text := slower_than(found[name], found[ONNX.fp32]):
             on_event(Note(f"{name} is slower than fp32 here at {text}", warning=True))
-    return figures
+    return found
 
 
 def slower_than(one: Figures, fp32: Figures) -> str:
     """Say at which token counts and threads a file is slower than fp32; empty where it is not."""
-    relaxed = [LengthLatency(f.tokens, f.threads, NOISE * f.p50, f.p95) for f in fp32]
-    places = slower_cells(one, relaxed)
+    medians = {(cell.tokens, cell.threads): cell.p50 for cell in fp32}
     by_threads: dict[int, list[str]] = {}
-    for place in places:
-        by_threads.setdefault(place.threads, []).append(str(place.tokens))
+    for cell in one:
+        if cell.p50 > NOISE * medians.get((cell.tokens, cell.threads), float("inf")):
+            by_threads.setdefault(cell.threads, []).append(str(cell.tokens))
     return "; ".join(
         f"{', '.join(tokens)} tokens with {threads} thread{'s' if threads != 1 else ''}"
         for threads, tokens in by_threads.items()
