@@ -135,7 +135,7 @@ def test_cached_outputs_are_those_of_all_rows_unless_few_would_be_read(tmp_path,
 
 def test_auto_batch_size_counts_the_unlabelled_rows(tmp_path, teacher, dataset, folder, monkeypatch):
     seen = []
-    find = "hrkd_cli.training.auto_batch_size.find_executable_batch_size"
+    find = "accelerate.utils.find_executable_batch_size"
     monkeypatch.setattr(find, lambda attempt, largest, **_: lambda: attempt(4))
     collate = DistillTask.collate
     monkeypatch.setattr(DistillTask, "collate", lambda self, rows: seen.append(rows) or collate(self, rows))

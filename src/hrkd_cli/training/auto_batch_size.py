@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
-from accelerate.utils import find_executable_batch_size
 from torch import nn
 
 from hrkd_cli.errors import TrainingError
@@ -71,6 +70,8 @@ def _find(
     context: TrainContext,
 ) -> int:
     """Run forward and backward passes of the longest rows, at half the size whenever memory runs out."""
+    from accelerate.utils import find_executable_batch_size  # takes a second to import
+
     state = copy.deepcopy(objective.state_dict())
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
 
