@@ -59,11 +59,11 @@ class PrepareSettings(Settings):
     )
     domains: str | None = option(None, "Keep only these domains.", metavar="A,B", shown="all")
     dedupe: bool = option(True, "Drop rows whose text the same domain has already.")
-    processes: int | None = option(
+    encoding: str | None = option(
         None,
-        "Processes that share the work; the result does not depend on it.",
-        metavar="N",
-        shown="one, or one per core for a large source",
+        "Encoding of text files, such as cp1252 or latin-1.",
+        metavar="NAME",
+        shown="UTF-8, or what a byte order mark says",
     )
     text: str | None = _column("Text.", panel=COLUMNS)
     text_pair: str | None = _column("Second text of a pair.", panel=COLUMNS)

@@ -10,12 +10,12 @@ SPLITS = ("train", "dev", "test")
 
 @dataclass(frozen=True, slots=True)
 class DatasetFiles:
-    """Names inside a prepared dataset folder; ``spool`` is there only while it is made."""
+    """Names inside a prepared dataset folder; ``scratch`` is there only while it is made."""
 
     manifest: str = "dataset.json"
     data: str = "data"
     readme: str = "README.md"
-    spool: str = "spool"
+    scratch: str = "scratch"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,21 +1,37 @@
 import json
+from collections import namedtuple
 
 import pytest
 
-from hrkd_cli.data.sources import amazon, delimited, textfile
-from hrkd_cli.data.sources.read import read_source
-from hrkd_cli.data.sources.records import Columns
+from hrkd_cli.data.ingest import ingest, open_store, stamps
+from hrkd_cli.data.sources.columns import Columns
+from hrkd_cli.data.sources.discover import find_source, parse_format
 
 # For hub_server, which lies beside the folders of tests.
+
+Example = namedtuple("Example", "text text_pair label domain split file line")
+Dropped = namedtuple("Dropped", "reason domain place line")
+Raw = namedtuple("Raw", "examples dropped pair stamps")
 
 
 @pytest.fixture
 def read():
-    """Read a source; gives what was read, with the notes in ``notes``."""
+    """Read a source; gives what was read, and the notes."""
 
-    def run(source, format="auto", domains=None, **columns):
+    def run(source, format="auto", domains=None, encoding=None, **columns):
         events = []
-        raw = read_source(source, format=format, columns=Columns(**columns), domains=domains, on_event=events.append)
+        found = find_source(source, parse_format(format))
+        with open_store(str(source)) as store:
+            named = Columns(**columns)
+            ingest(store, found, named, domains=domains, encoding=encoding, on_event=events.append)
+            examples = [
+                Example(*row) for row in store.usable("text, text_pair, label, domain, split, file, line").fetchall()
+            ]
+            dropped = []
+            for reason, (_, places) in store.unusable().items():
+                for place in places:
+                    dropped.append(Dropped(reason, None, place, int(place.rpartition(":")[2])))
+            raw = Raw(examples, sorted(dropped, key=lambda row: row.place), store.pair, stamps(found, store))
         return raw, [event.text for event in events if hasattr(event, "text")]
 
     return run
@@ -40,14 +56,3 @@ def reviews(tmp_path, jsonl):
         rows = [{"text": f"{domain} number {i}", "label": ("bad", "good")[i % 2]} for i in range(40)]
         jsonl(tmp_path / "reviews" / f"{domain}.jsonl", rows)
     return tmp_path / "reviews"
-
-
-@pytest.fixture
-def blocks(monkeypatch):
-    """Set how many bytes of a file are read at a time."""
-
-    def set_size(size):
-        for module in (amazon, delimited, textfile):
-            monkeypatch.setattr(module, "BLOCK", size)
-
-    return set_size

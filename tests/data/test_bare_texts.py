@@ -95,7 +95,7 @@ def test_pairs_are_compared_whole_with_train_and_by_first_text_with_dev(tmp_path
     found = read_unlabelled(write(tmp_path / "u", books__jsonl=text), pairs, on_event=ignore)
     assert list(zip(found.rows["books"].texts, found.rows["books"].pairs, strict=True)) == [rows[1], rows[3]]
     assert found.dropped == {"in the data": 2}
-    with pytest.raises(DataError, match=r"books\.txt: lines of text have no second text"):
+    with pytest.raises(DataError, match=r"books\.txt: no second text found \(columns: text\), and the data has two"):
         read_unlabelled(write(tmp_path / "t", books__txt="one\n"), pairs, on_event=ignore)
 
 
@@ -124,9 +124,11 @@ def test_what_cannot_be_used_is_one_line(tmp_path, data, files, message):
 
 def test_a_single_file_needs_a_domain_column(tmp_path, data):
     folder = write(tmp_path / "u", rows__csv="id,text\n1,one\n", rows__txt="one\n")
-    with pytest.raises(DataError, match=r"columns id, text; expected text and domain, or a folder with a file a dom"):
+    with pytest.raises(
+        DataError, match=r"columns id, text; expected text and domain, or a folder with one file per dom"
+    ):
         read_unlabelled(folder / "rows.csv", data, on_event=ignore)
-    with pytest.raises(DataError, match="lines of text have no domain"):
+    with pytest.raises(DataError, match="columns text; expected text and domain"):
         read_unlabelled(folder / "rows.txt", data, on_event=ignore)
     with pytest.raises(DataError, match="no such file or folder"):
         read_unlabelled(folder / "nowhere", data, on_event=ignore)

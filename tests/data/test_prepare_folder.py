@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hrkd_cli import prepare
-from hrkd_cli.data.tasks import TASKS
+from hrkd_cli.data import folder
 from hrkd_cli.errors import DataError, OutputError, UsageError
 
 
@@ -70,6 +70,7 @@ def test_manifest(reviews, tmp_path, monkeypatch):
         "few_shot": 0.5,
         "domains": ["books", "dvd"],
         "dedupe": True,
+        "encoding": None,
     }
     import hashlib
 
@@ -178,15 +179,15 @@ def test_nothing_half_written_is_left(reviews, tmp_path, monkeypatch, error, exi
     if exists:
         prepare(reviews, out=out)
     before = files(tmp_path)
-    write, calls = TASKS["write"], []
+    take, calls = folder._Taker.take, []
 
-    def fail_late(**job):
-        calls.append(job)
+    def fail_late(self, count):
+        calls.append(count)
         if len(calls) == 4:
             raise error
-        return write(**job)
+        return take(self, count)
 
-    monkeypatch.setitem(TASKS, "write", fail_late)
+    monkeypatch.setattr(folder._Taker, "take", fail_late)
     expected = OutputError if isinstance(error, OSError) else KeyboardInterrupt
     with pytest.raises(expected) as raised:
         prepare(reviews, out=out, force=True, seed=5)

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hrkd_cli.data.sources.records import Reason
+from hrkd_cli.data.sources.values import Reason
 from hrkd_cli.errors import DataError, UsageError
 
 HEADER = "text,label,domain\n"
@@ -15,7 +15,7 @@ def rows(raw):
 
 
 def dropped(raw):
-    return [(row.reason, row.line) for row in raw.dropped]
+    return sorted([(row.reason, row.line) for row in raw.dropped], key=lambda row: row[1])
 
 
 def write(path, content):

@@ -1,6 +1,6 @@
 import pytest
 
-from hrkd_cli.data.sources.hub import could_be_id
+from hrkd_cli.data.sources.discover import could_be_id
 from hrkd_cli.errors import DataError
 
 
@@ -27,7 +27,7 @@ def test_a_file_a_domain_in_mixed_formats_with_splits_in_names(tmp_path, read, j
         ("d", "dvd", None),
         ("e", "toys", None),
     ]
-    assert [s.path for s in raw.stamps] == [
+    assert [s["path"] for s in raw.stamps] == [
         "books.test.csv",
         "books.train.csv",
         "dvd.jsonl",
@@ -138,7 +138,7 @@ def test_domains_keeps_some_and_names_those_there_are(tmp_path, read):
     csv(tmp_path / "dvd.csv", "b,x", ",x")
     raw, _ = read(tmp_path, domains=["dvd"])
     assert where(raw) == [("b", "dvd", None)]
-    assert [row.domain for row in raw.dropped] == ["dvd"]
+    assert [row.place for row in raw.dropped] == [f"{tmp_path}/dvd.csv:3"]
     with pytest.raises(DataError, match=r"no domain 'toys' .--domains.; there are books, dvd"):
         read(tmp_path, domains=["dvd", "toys"])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from hrkd_cli.errors import DataError
 
@@ -57,3 +57,9 @@ def _domain_problem(name: str) -> str | None:
 def _has_control(name: str) -> bool:
     # Cc: control; Zl and Zp: line and paragraph separators, which also break a line.
     return any(unicodedata.category(char) in ("Cc", "Zl", "Zp") for char in name)
+
+
+def short(names: Sequence[str], limit: int = 5) -> str:
+    """Return the first of the names in a line."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hrkd_cli.choices import SourceFormat, Split
-from hrkd_cli.data.dataset import Dataset, Rows, make_dataset, rows_from_examples
+from hrkd_cli.data.dataset import Dataset, Rows, make_dataset
+from hrkd_cli.data.ingest import RowStore, ingest, open_store, stamps
 from hrkd_cli.data.manifest import is_prepared, read_manifest
 from hrkd_cli.data.prepare import options_json, prepare
-from hrkd_cli.data.sources.read import find_source, read_source, stamp
-from hrkd_cli.data.sources.records import Columns, Dropped, Example
-from hrkd_cli.data.texts import read_texts
+from hrkd_cli.data.sources.columns import Columns
+from hrkd_cli.data.sources.discover import find_source
 from hrkd_cli.errors import DataError, OutputError, UsageError
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.layout import DATASET, DATASET_OUT, SPLITS
 from hrkd_cli.settings import DEFAULT_SEED
-
-__all__ = ["load_for_evaluation", "load_for_training", "open_dataset", "read_texts"]
 
 
 def open_dataset(folder: str | Path) -> Dataset:
@@ -117,10 +114,10 @@ def load_for_evaluation(
         dataset = open_dataset(Path(data))
     else:
         columns = Columns(text=text, text_pair=text_pair, label=label, domain=domain)
-        raw = read_source(data, format=SourceFormat.AUTO, columns=columns, domains=None, on_event=on_event)
-        if raw.dropped:
-            on_event(Note(_unusable(raw.dropped), warning=True))
-        dataset = make_dataset(_by_split(raw.examples, wanted, pair=raw.pair), pair=raw.pair, path=None)
+        with open_store(str(data)) as store:
+            ingest(store, find_source(data, SourceFormat.AUTO), columns, domains=None, on_event=on_event)
+            _note_unusable(store, on_event)
+            dataset = make_dataset(_by_split(store, wanted), pair=bool(store.pair), path=None)
     without = [name for name in dataset.domains if not len(dataset.split(name, wanted))]
     if len(without) == len(dataset.domains):
         have = [name for name in SPLITS if any(name in parts for parts in dataset.rows.values())]
@@ -130,24 +127,30 @@ def load_for_evaluation(
     return dataset
 
 
-def _by_split(examples: Sequence[Example], wanted: Split, *, pair: bool) -> dict[str, dict[str, Rows]]:
-    has_splits = any(example.split for example in examples)
+def _by_split(store: RowStore, wanted: Split) -> dict[str, dict[str, Rows]]:
+    rows = store.usable().fetchall()
+    has_splits = any(split for *_, split in rows)
     # Where everything is asked for it does not matter in which split it lies; but it must lie in one.
     only = "test" if wanted is Split.ALL else str(wanted)
-    parts: dict[str, dict[str, list[Example]]] = {}
-    for example in examples:
-        name = (example.split or "train") if has_splits else only
-        parts.setdefault(example.domain, {}).setdefault(name, []).append(example)
-    return {
-        domain: {name: rows_from_examples(rows, pair=pair) for name, rows in by_split.items()}
-        for domain, by_split in parts.items()
-    }
+    parts: dict[str, dict[str, Rows]] = {}
+    for text, pair, label, domain, split in rows:
+        name = (split or "train") if has_splits else only
+        part = parts.setdefault(domain, {}).setdefault(name, Rows([], [] if store.pair else None, []))
+        part.texts.append(text)
+        part.labels.append(label)
+        if part.pairs is not None:
+            part.pairs.append(pair)
+    return parts
 
 
-def _unusable(dropped: Sequence[Dropped]) -> str:
-    count = "1 row cannot be used and is" if len(dropped) == 1 else f"{len(dropped)} rows cannot be used and are"
-    places = ", ".join(f"{row.place} {row.reason}" for row in dropped[:3])
-    return f"{count} left out: {places}{', ...' if len(dropped) > 3 else ''}"
+def _note_unusable(store: RowStore, on_event: OnEvent) -> None:
+    unusable = store.unusable()
+    if not unusable:
+        return
+    total = sum(count for count, _ in unusable.values())
+    count = "1 row cannot be used and is" if total == 1 else f"{total} rows cannot be used and are"
+    places = [f"{place} {reason}" for reason, (_, listed) in unusable.items() for place in listed[:3]]
+    on_event(Note(f"{count} left out: {', '.join(places[:3])}{', ...' if total > 3 else ''}", warning=True))
 
 
 def _difference(data: str | Path, dataset_out: Path, on_event: OnEvent) -> str | None:
@@ -163,10 +166,11 @@ def _difference(data: str | Path, dataset_out: Path, on_event: OnEvent) -> str |
 
 def _stamps(data: str | Path, on_event: OnEvent) -> list[dict[str, Any]]:
     found = find_source(data, SourceFormat.AUTO)
-    if found is None:
-        raw = read_source(data, format=SourceFormat.HUB, columns=Columns(), domains=None, on_event=on_event)
-        return [entry.to_json() for entry in raw.stamps]
-    return [stamp(file).to_json() for file in found.files]
+    if found.dataset is None:
+        return stamps(found)
+    with open_store(str(data)) as store:
+        ingest(store, found, Columns(), domains=None, on_event=on_event)
+        return stamps(found, store)
 
 
 def _known(stamps: Any) -> list[tuple[str, str]]:

@@ -1,43 +1,37 @@
 """From any raw source to a prepared dataset folder: the function behind ``hrkd prepare``.
 
-It holds no dataset in memory, only some numbers a row: the texts go to disk as they are read (``gathering``), the split
-of every row is decided on the numbers (``splitting``), and the texts go from there to where they belong (``folder``).
+The rows lie in a DuckDB database in the output's ``.partial`` folder while they are read, split and written, so that a
+source may be larger than the memory.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import hrkd_cli
 from hrkd_cli.choices import SourceFormat
-from hrkd_cli.data.crew import Crew
 from hrkd_cli.data.folder import write_papers, write_splits
-from hrkd_cli.data.gathering import Gathered, gather
-from hrkd_cli.data.index import Index
+from hrkd_cli.data.ingest import RowStore, ingest, open_store, stamps
 from hrkd_cli.data.manifest import FORMAT, VERSION, DomainCounts, is_prepared
-from hrkd_cli.data.sources.discover import Found
-from hrkd_cli.data.sources.read import find_source, parse_format
-from hrkd_cli.data.sources.records import Columns
-from hrkd_cli.data.sources.tally import MAX_LISTED
-from hrkd_cli.data.splitting import REASONS, TEST, TRAIN, Keys, Places, keep_few, split_rows
-from hrkd_cli.errors import DataError, UsageError
+from hrkd_cli.data.sources.columns import Columns
+from hrkd_cli.data.sources.discover import find_source, parse_format
+from hrkd_cli.data.sources.values import Reason
+from hrkd_cli.data.splits import keep_few, split_rows
+from hrkd_cli.errors import DataError, OutputError, UsageError
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.layout import DATASET, DATASET_OUT, SPLITS
 from hrkd_cli.outputs import check_output, whole_folder
 from hrkd_cli.settings import DEFAULT_SEED
 
-# Bytes of source below which starting processes takes longer than they save.
-_LARGE = 32 << 20
-
 _Counts = dict[str, dict[str, dict[str, int]]]
 """Rows by domain, split and label; all sorted, none empty."""
+_Dropped = dict[str, tuple[int, list[str]]]
+"""Rows that are not used by reason: how many, and the first places."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +42,7 @@ class PrepareResult:
         out: the dataset folder.
         domains: counts by domain, sorted by name.
         dropped: rows that are not in the dataset, by reason.
-        dropped_rows: ``file:line`` of the first MAX_LISTED of them, by reason.
+        dropped_rows: ``file:line`` of the first of them, by reason.
         fingerprint: of the dataset.
     """
 
@@ -93,8 +87,8 @@ def prepare(
     domains: Sequence[str] | None = None,
     dedupe: bool = True,
     seed: int = DEFAULT_SEED,
+    encoding: str | None = None,
     force: bool = False,
-    processes: int | None = None,
     on_event: OnEvent = ignore,
 ) -> PrepareResult:
     """Read a source, split it and write a dataset folder.
@@ -114,9 +108,8 @@ def prepare(
         domains: keep only these.
         dedupe: drop rows that repeat another of their domain.
         seed: of the split.
+        encoding: encoding of text files; None is UTF-8, or what a byte order mark says.
         force: replace a dataset folder.
-        processes: processes that share the work; None takes one a core for a large source and one for a small one.
-            The result does not depend on it.
         on_event: told what is happening.
 
     Raises:
@@ -124,26 +117,39 @@ def prepare(
         DataError: something is wrong with the source.
         OutputError: the output exists or cannot be written.
     """
-    _check_options(dev, test, few_shot, domains, processes)
+    _check_options(dev, test, few_shot, domains)
     kind, out = parse_format(format), Path(out)
     check_output(out, kind="dataset", is_ours=is_prepared, force=force)
     columns = Columns(text=text, text_pair=text_pair, label=label, domain=domain, split=split)
-    cut = _Cut(dev, test, few_shot, dedupe, seed)
     found = find_source(source, kind)
     with whole_folder(out) as work:
-        size = _crew_size(found, processes)
-        spool = work / DATASET.spool
-        spool.mkdir()
-        with Crew(size) as crew:
-            gathered = gather(str(source), found, columns, wanted=domains, crew=crew, folder=spool, on_event=on_event)
-        # Between the two nobody but this process needs memory.
-        places, counts = _split(gathered, cut, on_event)
-        with Crew(size) as crew:
-            fingerprint = write_splits(work, gathered.index, places, counts, crew=crew, on_event=on_event)
-        result = _result(out, gathered, counts, fingerprint)
-        options = options_json(columns, dev=dev, test=test, few_shot=few_shot, domains=domains, dedupe=dedupe)
-        manifest = _manifest(result, gathered, {"format": str(format), **options}, seed)
-        write_papers(work, counts, manifest, pair=gathered.index.pair)
+        scratch = work / DATASET.scratch
+        scratch.mkdir()
+        with _plain_database_errors(out), open_store(str(source), scratch) as store:
+            ingest(store, found, columns, domains=domains, encoding=encoding, on_event=on_event)
+            sources = stamps(found, store)
+            split_rows(store.con, dev=dev, test=test, dedupe=dedupe, seed=seed)
+            dropped = _dropped(store)
+            counts = _count(store)
+            _check_counts(store, counts)
+            if few_shot is not None:
+                counts = _keep_few(store, counts, few_shot, seed, on_event)
+            _warn_of_gaps(counts, on_event)
+            result = PrepareResult(
+                out=out,
+                domains={name: _domain_counts(parts) for name, parts in counts.items()},
+                dropped={reason: count for reason, (count, _) in dropped.items()},
+                dropped_rows={reason: tuple(places) for reason, (_, places) in dropped.items()},
+                fingerprint=write_splits(work, store, on_event),
+            )
+            pair = bool(store.pair)
+        shutil.rmtree(scratch)
+        options = options_json(
+            columns, dev=dev, test=test, few_shot=few_shot, domains=domains, dedupe=dedupe, encoding=encoding
+        )
+        options = {"format": str(format), **options}
+        manifest = _manifest(result, options, source=str(source), sources=sources, pair=pair, seed=seed)
+        write_papers(work, result.domains, manifest, pair=pair)
     return result
 
 
@@ -155,6 +161,7 @@ def options_json(
     few_shot: float | None = None,
     domains: Sequence[str] | None = None,
     dedupe: bool = True,
+    encoding: str | None = None,
 ) -> dict[str, Any]:
     """Return the options that decide which rows a dataset has, as dataset.json holds them."""
     return {
@@ -164,12 +171,11 @@ def options_json(
         "few_shot": few_shot,
         "domains": sorted(domains) if domains is not None else None,
         "dedupe": dedupe,
+        "encoding": encoding,
     }
 
 
-def _check_options(
-    dev: float, test: float, few_shot: float | None, domains: Sequence[str] | None, processes: int | None
-) -> None:
+def _check_options(dev: float, test: float, few_shot: float | None, domains: Sequence[str] | None) -> None:
     for name, share in (("--dev", dev), ("--test", test)):
         if not 0 <= share < 1:
             raise UsageError(f"{name}: {share} is not at least 0 and below 1")
@@ -179,82 +185,56 @@ def _check_options(
         raise UsageError(f"--few-shot: {few_shot} is not above 0 and at most 1")
     if domains is not None and (isinstance(domains, str) or not domains):
         raise UsageError("--domains: give one or more domain names, as in --domains books,dvd")
-    if processes is not None and processes < 1:
-        raise UsageError(f"--processes: {processes} is not at least 1")
 
 
-def _crew_size(found: Found | None, processes: int | None) -> int:
-    if processes is not None:
-        return processes
-    # A hub dataset is read by its own library, in one process.
-    size = 0
-    for file in found.files if found is not None else ():
-        with contextlib.suppress(OSError):  # whoever reads it says what is wrong
-            size += file.path.stat().st_size
-    return _cores() if size >= _LARGE else 1
+@contextmanager
+def _plain_database_errors(out: Path) -> Iterator[None]:
+    """Turn a failure of the database to write into one plain line."""
+    import duckdb
 
-
-def _cores() -> int:
     try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS and Windows do not tell which cores a process may use
-        return os.cpu_count() or 1
+        yield
+    except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise OutputError(f"{out}: cannot be written ({reason}); choose another place with --out") from error
 
 
-@dataclass(frozen=True, slots=True)
-class _Cut:
-    """Options that decide who goes where."""
-
-    dev: float
-    test: float
-    few_shot: float | None
-    dedupe: bool
-    seed: int
+def _dropped(store: RowStore) -> _Dropped:
+    """Return the rows that are not used: those that cannot be, then leaks, then duplicates."""
+    dropped = store.unusable()
+    for reasons in ((Reason.IN_TEST, Reason.IN_DEV), (Reason.DUPLICATE, Reason.CONFLICT)):
+        listed = ", ".join(f"'{reason}'" for reason in reasons)
+        dropped |= store.count_reasons(f"(SELECT id, reason FROM placed WHERE reason IN ({listed}))")
+    return dropped
 
 
-def _split(gathered: Gathered, cut: _Cut, on_event: OnEvent) -> tuple[Places, dict[str, DomainCounts]]:
-    index = gathered.index
-    keys = index.keys()
-    places = split_rows(keys, dev=cut.dev, test=cut.test, dedupe=cut.dedupe, seed=cut.seed)
-    _note_dropped(gathered, places)
-    counts = _count(index, keys, places)
-    for name in sorted(set(index.domains) - set(counts)):
-        raise DataError(
-            f"{gathered.source}: every text of domain {name!r} is also in a test or dev split; leave it out with "
-            "--domains"
-        )
-    for name, parts in counts.items():
-        _check_classes(gathered.source, name, parts)
-    if cut.few_shot is not None:
-        before = np.count_nonzero(places == TRAIN)
-        keep_few(keys, places, cut.few_shot, cut.seed, domains=index.domains, labels=index.labels)
-        on_event(Note(f"few-shot: {np.count_nonzero(places == TRAIN)} of {before} train rows kept"))
-        counts = _count(index, keys, places)
-    _warn_of_gaps(counts, on_event)
-    return places, {name: _domain_counts(parts) for name, parts in counts.items()}
-
-
-def _note_dropped(gathered: Gathered, places: Places) -> None:
-    # Leaks were taken out before duplicates; within each kind, what is met first comes first.
-    for kind in (list(REASONS)[:2], list(REASONS)[2:]):
-        found = [(rows, REASONS[place]) for place in kind if len(rows := np.flatnonzero(places == place))]
-        for rows, reason in sorted(found, key=lambda entry: int(entry[0][0])):
-            listed = [gathered.index.place(row) for row in rows[:MAX_LISTED].tolist()]
-            gathered.unused.add_many(reason, len(rows), [f"{file}:{line}" for file, line in listed])
-
-
-def _count(index: Index, keys: Keys, places: Places) -> _Counts:
-    kept = places <= TEST
-    sizes = len(SPLITS), len(index.labels)
-    cells = (keys.domain[kept].astype(np.int64) * sizes[0] + places[kept]) * sizes[1] + keys.label[kept]
-    found: dict[tuple[str, int, str], int] = {}
-    for cell, rows in zip(*(values.tolist() for values in np.unique(cells, return_counts=True)), strict=True):
-        domain, place, label = cell // sizes[1] // sizes[0], cell // sizes[1] % sizes[0], cell % sizes[1]
-        found[index.domains[domain], place, index.labels[label]] = rows
+def _count(store: RowStore) -> _Counts:
+    found = store.con.execute(
+        "SELECT domain, split, label, count(*) FROM placed JOIN strata USING (stratum) WHERE reason IS NULL "
+        "GROUP BY ALL ORDER BY ALL"
+    )
     counts: _Counts = {}
-    for (name, place, label), rows in sorted(found.items()):
-        counts.setdefault(name, {}).setdefault(SPLITS[place], {})[label] = rows
+    for domain, split, label, rows in found.fetchall():
+        counts.setdefault(domain, {}).setdefault(split, {})[label] = rows
     return counts
+
+
+def _check_counts(store: RowStore, counts: _Counts) -> None:
+    for name in store.domains():
+        if name not in counts:
+            raise DataError(
+                f"{store.source}: every text of domain {name!r} is also in a test or dev split; leave it out with "
+                "--domains"
+            )
+        _check_classes(store.source, name, counts[name])
+
+
+def _keep_few(store: RowStore, counts: _Counts, fraction: float, seed: int, on_event: OnEvent) -> _Counts:
+    keep_few(store.con, fraction, seed)
+    few = _count(store)
+    kept, before = (sum(sum(parts.get("train", {}).values()) for parts in c.values()) for c in (few, counts))
+    on_event(Note(f"few-shot: {kept} of {before} train rows kept"))
+    return few
 
 
 def _domain_counts(parts: Mapping[str, Mapping[str, int]]) -> DomainCounts:
@@ -287,28 +267,19 @@ def _warn_of_gaps(counts: _Counts, on_event: OnEvent) -> None:
             on_event(Note(f"no {split} rows of {', '.join(gaps[:5])}{more}", warning=True))
 
 
-def _result(out: Path, gathered: Gathered, domains: dict[str, DomainCounts], fingerprint: str) -> PrepareResult:
-    unused = gathered.unused
-    return PrepareResult(
-        out=out,
-        domains=domains,
-        dropped={str(reason): count for reason, count in unused.counts.items()},
-        dropped_rows={str(reason): tuple(places) for reason, places in unused.places.items()},
-        fingerprint=fingerprint,
-    )
-
-
-def _manifest(result: PrepareResult, gathered: Gathered, options: dict[str, Any], seed: int) -> dict[str, Any]:
+def _manifest(
+    result: PrepareResult, options: dict[str, Any], *, source: str, sources: list[Any], pair: bool, seed: int
+) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
         "hrkd_cli": hrkd_cli.__version__,
         "fingerprint": result.fingerprint,
-        "pair": gathered.index.pair,
+        "pair": pair,
         "labels": {name: list(counts.labels) for name, counts in result.domains.items()},
         "domains": {name: counts.to_json() for name, counts in result.domains.items()},
-        "source": gathered.source,
-        "sources": [stamp.to_json() for stamp in gathered.stamps],
+        "source": source,
+        "sources": sources,
         "seed": seed,
         "options": options,
         "dropped": {

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from hrkd_cli.data.dataset import Dataset, Rows, fingerprint_lines
-from hrkd_cli.data.sources.columns import Places, find_columns
-from hrkd_cli.data.sources.discover import ALONE, FORMATS, looks_like_data
-from hrkd_cli.data.sources.pieces import open_table
-from hrkd_cli.data.sources.records import Columns, Reason, Table
-from hrkd_cli.data.sources.tally import short
-from hrkd_cli.data.sources.textfile import read_text, split_lines
-from hrkd_cli.data.sources.values import UnusableError, as_name, as_text
-from hrkd_cli.data.splitting import normalise
+from hrkd_cli.data.dataset import Dataset, Rows, fingerprint_of
+from hrkd_cli.data.ingest import KEY, WHOLE_KEY, Part, RowStore, open_store
+from hrkd_cli.data.names import short
+from hrkd_cli.data.sources.columns import Columns, Places, find_columns
+from hrkd_cli.data.sources.discover import looks_like_data
+from hrkd_cli.data.sources.formats import LINES, format_of
+from hrkd_cli.data.sources.table import Table
+from hrkd_cli.data.sources.text_file import TextFile, plain_stem, plain_suffix
 from hrkd_cli.errors import DataError
-from hrkd_cli.events import Note, OnEvent
+from hrkd_cli.events import Note, OnEvent, ignore
+from hrkd_cli.layout import SPLITS
 from hrkd_cli.settings import DistillSettings
 
-_TABLES = {**FORMATS, **ALONE}
-_LINES = (".txt", "")  # in a folder; a file that is the source itself may be called anything
 IN_DATA, DUPLICATE, NO_TEXT, OTHER_DOMAIN = "in the data", "duplicate", "no text", "other domain"
 """Why a text is left out."""
 
-_Row = tuple[str | None, str | None, str | None]
-"""Domain where the row names one, text (None: it has none), second text."""
+_HELD_OUT = "SELECT md5_number(normalised({})) AS key FROM data WHERE split != 'train'"
+_TRAIN_ROWS = "CREATE TABLE train_rows AS SELECT {} AS whole FROM data WHERE split = 'train' AND {}"
+_JUDGED = f"""
+SELECT domain, text, text_pair, CASE
+  WHEN NOT coalesce(list_contains($domains, domain), false) THEN '{OTHER_DOMAIN}'
+  WHEN reason IS NOT NULL THEN '{NO_TEXT}'
+  WHEN key IN (SELECT key FROM held_out) OR whole IN (SELECT whole FROM train_rows) THEN '{IN_DATA}'
+  WHEN row_number() OVER (PARTITION BY domain, whole ORDER BY rowid) > 1 THEN '{DUPLICATE}' END AS reason
+FROM rows ORDER BY rowid
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,42 +112,44 @@ def read_unlabelled(source: Path, dataset: Dataset, *, on_event: OnEvent) -> Bar
     of equal rows of a domain all but the first. Texts are equal as ``hrkd prepare`` has it.
 
     Args:
-        source: a folder with a file or a folder a domain, or a file with a domain column.
+        source: a folder with one file or one folder per domain, or a file with a domain column.
         dataset: the labelled data.
         on_event: told what was read and what was left out.
 
     Raises:
         DataError: it cannot be read, or nothing in it can be used.
     """
-    held, seen = _held_out(dataset, second=False), _train_rows(dataset)
-    found = _Found(dataset.pair)
+    alone = not source.is_dir()
     skipped = []
-    for path in _files(source, on_event):
-        domain = _domain_of(path, source, dataset)
-        rows = _domain_rows(path, domain, whole=not source.is_dir(), pair=dataset.pair)
-        if rows is None:
-            skipped.append(path.relative_to(source).as_posix())
-            continue
-        for named, text, second in rows:
-            of = named or domain
-            if of is None or of not in dataset.labels:
-                found.drop(OTHER_DOMAIN)
-            elif text is not None and (_key(text) in held or _key(text, second) in seen):
-                found.drop(IN_DATA)
-            else:
-                found.add(of, text, second)
+    with open_store(str(source), labelled=False) as store:
+        for path in _files(source, on_event):
+            domain = None if alone else _domain_of(path, source, dataset)
+            if domain is None and not alone and format_of(path) is None:
+                skipped.append(path.relative_to(source).as_posix())
+                continue
+            table = _open(path)
+            places = _places(path, table, needs_domain=alone)
+            if domain is None and places.domain is None:
+                skipped.append(path.relative_to(source).as_posix())
+                continue
+            if dataset.pair and places.text_pair is None:
+                raise DataError(
+                    f"{path}: no second text found (columns: {short(table.columns, 30)}), and the data has two"
+                )
+            second = places.text_pair if dataset.pair else None
+            store.add(Part(str(path), table, Places(places.text, second, None, places.domain, None), domain), ignore)
+        rows, dropped = _kept(store, dataset, dataset.domains)
     if skipped:
         on_event(Note(f"{source}: not read, no domain of the data is called so: {short(skipped)}"))
-    if not found.texts:
-        why = f" ({_listed(found.dropped)})" if found.dropped else ""
+    if not rows:
+        why = f" ({_listed(dropped)})" if dropped else ""
         names = short(list(dataset.domains), 20)
         raise DataError(f"--unlabelled {source}: no text of a domain of the data in it{why}; the domains are {names}")
-    bare = found.result(source, [domain for domain in dataset.domains if domain in found.texts])
-    counts = ", ".join(f"{domain} {len(rows):,}" for domain, rows in bare.rows.items())
-    on_event(Note(f"unlabelled texts: {counts}{_left_out(bare.dropped)}"))
-    if without := [domain for domain in dataset.domains if domain not in bare.rows]:
+    counts = ", ".join(f"{domain} {len(part):,}" for domain, part in rows.items())
+    on_event(Note(f"unlabelled texts: {counts}{_left_out(dropped)}"))
+    if without := [domain for domain in dataset.domains if domain not in rows]:
         on_event(Note(f"unlabelled texts: none for {short(without)}, which learn from labelled rows alone"))
-    return bare
+    return _texts(source, rows, dropped)
 
 
 def read_general(source: Path, dataset: Dataset, *, on_event: OnEvent) -> BareTexts:
@@ -158,63 +165,60 @@ def read_general(source: Path, dataset: Dataset, *, on_event: OnEvent) -> BareTe
     Raises:
         DataError: it cannot be read, or holds no text.
     """
-    held = _held_out(dataset, second=True)
-    found = _Found(pair=False)
-    for path in _files(source, on_event):
-        for _, text, second in _rows(path, pair=None):
-            for one in (text, second) if second is not None else (text,):
-                if one is not None and _key(one) in held:
-                    found.drop(IN_DATA)
-                else:
-                    found.add("", one, None)
-    if not found.texts:
-        raise DataError(f"--general {source}: no text in it that can be used{_left_out(found.dropped)}")
-    bare = found.result(source, [""])
-    on_event(Note(f"general texts: {bare.count:,}{_left_out(bare.dropped)}"))
-    return bare
+    with open_store(str(source), labelled=False) as store:
+        for path in _files(source, on_event):
+            table = _open(path)
+            places = _places(path, table)
+            for text in (places.text, places.text_pair):
+                if text is not None:
+                    store.add(Part(str(path), table, Places(text, None, None, None, None), domain=""), ignore)
+        rows, dropped = _kept(store, dataset, ("",), general=True)
+    if not rows:
+        raise DataError(f"--general {source}: no text in it that can be used{_left_out(dropped)}")
+    on_event(Note(f"general texts: {len(rows['']):,}{_left_out(dropped)}"))
+    return _texts(source, rows, dropped)
 
 
-class _Found:
-    """Collects the texts that are kept, and counts the others."""
+def _kept(
+    store: RowStore, dataset: Dataset, domains: tuple[str, ...], *, general: bool = False
+) -> tuple[dict[str, Rows], dict[str, int]]:
+    """Return the texts that are kept by domain, and how many are not by reason.
 
-    def __init__(self, pair: bool) -> None:
-        self.texts: dict[str, tuple[list[str], list[str]]] = {}
-        self.dropped: dict[str, int] = {}
-        self._pair = pair
-        self._seen: set[tuple[str, bytes]] = set()
+    Args:
+        store: the texts.
+        dataset: the labelled data.
+        domains: the domains to keep, in the order of the result.
+        general: hold out both texts of a row of dev and test, and nothing of train.
+    """
+    import pyarrow as pa
 
-    def add(self, domain: str, text: str | None, second: str | None) -> None:
-        """Keep a row unless it has no text or was there before."""
-        if text is None:
-            return self.drop(NO_TEXT)
-        key = (domain, _key(text, second))
-        if key in self._seen:
-            return self.drop(DUPLICATE)
-        self._seen.add(key)
-        texts, seconds = self.texts.setdefault(domain, ([], []))
-        texts.append(text)
-        if second is not None:
-            seconds.append(second)
-        return None
-
-    def drop(self, reason: str) -> None:
-        """Count a row that is left out."""
-        self.dropped[reason] = self.dropped.get(reason, 0) + 1
-
-    def result(self, path: Path, domains: list[str]) -> BareTexts:
-        """Return the texts of these domains, in this order."""
-        rows, digest = {}, hashlib.sha256()
-        for domain in domains:
-            texts, seconds = self.texts[domain]
-            rows[domain] = Rows(texts, seconds if self._pair else None, [])
-            for line in fingerprint_lines(domain, "", texts, rows[domain].pairs, [""] * len(texts)):
-                digest.update(line)
-        return BareTexts(path, rows, self.dropped, digest.hexdigest())
+    parts = [(split, dataset.split(domain, split)) for domain in dataset.domains for split in SPLITS]
+    columns = {
+        "split": [split for split, part in parts for _ in part.texts],
+        "text": [text for _, part in parts for text in part.texts],
+        "text_pair": [text for _, part in parts for text in part.pairs or [""] * len(part)],
+    }
+    store.con.register("data", pa.table(columns, schema=pa.schema([(name, pa.string()) for name in columns])))
+    held = " UNION ".join(_HELD_OUT.format(name) for name in (("text", "text_pair") if general else ("text",)))
+    store.con.execute(f"CREATE TABLE held_out AS {held}")
+    store.con.execute(_TRAIN_ROWS.format(WHOLE_KEY if dataset.pair else KEY, "false" if general else "true"))
+    found: dict[str, Rows] = {}
+    dropped: Counter[str] = Counter()
+    for domain, text, pair, reason in store.con.execute(_JUDGED, {"domains": list(domains)}).fetchall():
+        if reason is not None:
+            dropped[reason] += 1
+            continue
+        rows = found.setdefault(domain, Rows([], [] if store.pair else None, []))
+        rows.texts.append(text)
+        if rows.pairs is not None:
+            rows.pairs.append(pair)
+    return {domain: found[domain] for domain in domains if domain in found}, dict(dropped)
 
 
 def _domain_of(path: Path, source: Path, dataset: Dataset) -> str | None:
     """Return the domain that a file's or its folder's name stands for, if any."""
-    names = [path.stem, path.stem.rpartition(".")[0], path.parent.name if path.parent != source else ""]
+    stem = plain_stem(path)
+    names = [stem, stem.rpartition(".")[0], path.parent.name if path.parent != source else ""]
     return next((name for name in names if name in dataset.labels), None)
 
 
@@ -236,7 +240,7 @@ def _files(source: Path, on_event: OnEvent) -> list[Path]:
         and looks_like_data(path)
         and not any(part.startswith(hidden) for part in path.relative_to(source).parts)
     ]
-    files = [path for path in paths if path.suffix.lower() in (*_TABLES, *_LINES)]
+    files = [path for path in paths if format_of(path) or plain_suffix(path) in LINES.suffixes]
     if not files:
         raise DataError(f"{source}: no CSV, TSV, JSONL, Parquet or .txt file in this folder")
     if others := [path.relative_to(source).as_posix() for path in paths if path not in files]:
@@ -244,66 +248,11 @@ def _files(source: Path, on_event: OnEvent) -> list[Path]:
     return files
 
 
-def _domain_rows(path: Path, domain: str | None, *, whole: bool, pair: bool) -> Iterable[_Row] | None:
-    """Return a file's rows; None where neither its name nor a column says a domain.
-
-    Raises:
-        DataError: it is the whole source and has no domain column, or cannot be read.
-    """
-    kind = _TABLES.get(path.suffix.lower())
-    if not whole and domain is None and kind is None:
-        return None
-    if not whole and domain is None:
-        assert kind is not None
-        table = open_table(path, kind)
-        if _places(path, table, domain=False).domain is None:
-            return None
-    return _rows(path, pair=pair, domain=whole)
+def _open(path: Path) -> Table:
+    return (format_of(path) or LINES).open(TextFile(path))
 
 
-def _rows(path: Path, *, pair: bool | None, domain: bool = False) -> Iterator[_Row]:
-    """Yield a file's rows.
-
-    Args:
-        path: a table, or any other file: a text a line.
-        pair: whether a row must have a second text; None takes it where there is one.
-        domain: whether a row must name its domain.
-
-    Raises:
-        DataError: a column is missing, or the file cannot be read.
-    """
-    kind = _TABLES.get(path.suffix.lower())
-    if kind is None:
-        if domain or pair:
-            what = "domain" if domain else "second text"
-            raise DataError(f"{path}: lines of text have no {what}; give a CSV, TSV, JSONL or Parquet file")
-        yield from ((None, line, None) for line in split_lines(read_text(path)) if line.strip())
-        return
-    table = open_table(path, kind)
-    places = _places(path, table, domain=domain)
-    if pair and places.text_pair is None:
-        raise DataError(f"{path}: no second text found (columns: {short(table.columns, 30)}), and the data has two")
-    second = None if pair is False else places.text_pair
-    wanted = [place for place in (places.text, second, places.domain) if place is not None]
-    for _, values in table.rows(wanted):
-        yield _row(values, second=second is not None, must=pair is True, domain=places.domain is not None)
-
-
-def _row(values: Any, *, second: bool, must: bool, domain: bool) -> _Row:
-    """Read the values of one row; where texts of any kind are read, it need not have a second one."""
-    try:
-        if values is None:
-            raise UnusableError(Reason.FIELDS)
-        named = as_name(values[-1], Reason.NO_DOMAIN) if domain else None
-        text = as_text(values[0], Reason.NO_TEXT)
-        has = second and (must or values[1] not in (None, ""))
-        pair = as_text(values[1], Reason.NO_PAIR) if has else None
-        return named, text, pair
-    except UnusableError:
-        return None, None, None
-
-
-def _places(path: Path, table: Table, *, domain: bool) -> Places:
+def _places(path: Path, table: Table, *, needs_domain: bool = False) -> Places:
     """Find the columns.
 
     Raises:
@@ -316,41 +265,16 @@ def _places(path: Path, table: Table, *, domain: bool) -> Places:
             named,
             where=str(path),
             defaults=table.defaults,
-            file_domain=not domain,
+            file_domain=not needs_domain,
             needs_label=False,
         )
     except DataError:
-        wanted = "text and domain, or a folder with a file a domain" if domain else "text"
+        wanted = "text and domain, or a folder with one file per domain" if needs_domain else "text"
         raise DataError(f"{path}: columns {short(table.columns, 30)}; expected {wanted}") from None
 
 
-def _held_out(dataset: Dataset, *, second: bool) -> set[bytes]:
-    """Return the keys of the first texts (with ``second`` of both) of all dev and test splits."""
-    held = set()
-    for domain in dataset.domains:
-        for split in ("dev", "test"):
-            rows = dataset.split(domain, split)
-            held |= {_key(text) for text in rows.texts}
-            held |= {_key(text) for text in (rows.pairs or ()) if second}
-    return held
-
-
-def _train_rows(dataset: Dataset) -> set[bytes]:
-    """Return the keys of all train rows: of a pair both texts, since a first text may well come with another second."""
-    seen = set()
-    for domain in dataset.domains:
-        rows = dataset.split(domain, "train")
-        seconds: Iterable[str | None] = repeat(None) if rows.pairs is None else rows.pairs
-        seen |= {_key(*both) for both in zip(rows.texts, seconds, strict=False)}
-    return seen
-
-
-def _key(text: str, second: str | None = None) -> bytes:
-    """Return 16 bytes that equal texts share."""
-    digest = hashlib.blake2b(normalise(text).encode(), digest_size=16)
-    if second is not None:
-        digest.update(b"\0" + normalise(second).encode())
-    return digest.digest()
+def _texts(source: Path, rows: dict[str, Rows], dropped: dict[str, int]) -> BareTexts:
+    return BareTexts(source, rows, dropped, fingerprint_of({domain: {"": part} for domain, part in rows.items()}))
 
 
 def _left_out(dropped: dict[str, int]) -> str:
@@ -359,6 +283,3 @@ def _left_out(dropped: dict[str, int]) -> str:
 
 def _listed(dropped: dict[str, int]) -> str:
     return ", ".join(f"{count:,} x {reason}" for reason, count in dropped.items())
-
-
-__all__ = ["BareTexts", "MoreTexts", "read_general", "read_unlabelled"]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-from hrkd_cli.data.sources.records import Columns
 from hrkd_cli.errors import DataError
 from hrkd_cli.options import option_name
 
@@ -26,6 +25,22 @@ USUAL = {
     "domain": ("domain", "genre", "category", "product_category", "topic", "product_type"),
     "split": ("split",),
 }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """Column names that the user gave; None means "look for the usual ones"."""
+
+    text: str | None = None
+    text_pair: str | None = None
+    label: str | None = None
+    domain: str | None = None
+    split: str | None = None
+
+    def named(self) -> dict[str, str]:
+        """Return what was named."""
+        pairs = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return {name: value for name, value in pairs if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +81,7 @@ def find_columns(
     if found["text"] is None:
         raise DataError(_missing("text", columns, where))
     if found["domain"] is None and not file_domain:
-        raise DataError(
-            _missing("domain", columns, where) + ", or put a file a domain into a folder and give the folder"
-        )
+        raise DataError(_missing("domain", columns, where) + ", or give a folder with one file per domain")
     if found["label"] is None and needs_label:
         raise DataError(_missing("label", columns, where))
     return Places(found["text"], found["text_pair"], found["label"], found["domain"], found["split"])

@@ -1,4 +1,4 @@
-"""What a source holds: which files, in which format, standing for which domain and split. No file is read but headers.
+"""What a source holds: which files, in which format, standing for which domain and split. Only names are looked at.
 
 =====================================  ==============================================================================
 source                                 domain and split
@@ -10,6 +10,8 @@ a folder with ``train.csv``            a column says the domain, the file's name
 a folder with ``books/x.review``       Blitzer's data: positive.review and negative.review
 a folder with ``dev_matched.tsv``      GLUE's MNLI: the genre is the domain, dev_matched.tsv the test split
 a folder with ``dataset.json``         a prepared dataset
+a folder of ``save_to_disk``           a column says the domain; the dataset's own splits
+``owner/name``                         the same, from the hub
 =====================================  ==============================================================================
 """
 
@@ -19,29 +21,26 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hrkd_cli import sample
 from hrkd_cli.choices import SourceFormat
 from hrkd_cli.data.manifest import is_prepared
 from hrkd_cli.data.sources import amazon
-from hrkd_cli.data.sources.records import SourceFile
+from hrkd_cli.data.sources.formats import FORMATS, SourceFile, format_of, named_format
+from hrkd_cli.data.sources.text_file import COMPRESSED, plain_stem, plain_suffix
 from hrkd_cli.data.sources.values import SPLIT_NAMES
-from hrkd_cli.errors import DataError
+from hrkd_cli.errors import DataError, UsageError
 from hrkd_cli.layout import DATASET, SPLITS
 
-FORMATS = {
-    ".csv": SourceFormat.CSV,
-    ".tsv": SourceFormat.TSV,
-    ".jsonl": SourceFormat.JSONL,
-    ".ndjson": SourceFormat.JSONL,
-    ".parquet": SourceFormat.PARQUET,
-    amazon.SUFFIX: SourceFormat.AMAZON,
-}
-MNLI_FILES = {"train.tsv": "train", "dev_matched.tsv": "test"}
-
-# Read when it is the source itself; in a folder such a file is more often something about the data.
-ALONE = {".json": SourceFormat.JSONL, ".tab": SourceFormat.TSV, ".pq": SourceFormat.PARQUET}
+_MNLI_FILES = {"train.tsv": "train", "dev_matched.tsv": "test"}
 _SHARD = re.compile(r"-\d+-of-\d+$")
 # What a mistyped path may end with; no hub id does.
-DATA_SUFFIXES = frozenset({*FORMATS, *ALONE, ".txt", ".xml", ".zip", ".gz", ".xls", ".xlsx"})
+DATA_SUFFIXES = frozenset(
+    {suffix for entry in FORMATS for suffix in entry.suffixes + entry.alone}
+    | COMPRESSED
+    | {".txt", ".xml", ".zip", ".xls", ".xlsx"}
+)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.+-]+)?")
+SAVED = ("dataset_dict.json", "state.json")
 # Files that lie beside data and are no data.
 _COMPANIONS = re.compile(r"(readme|licen[cs]e|notice|citation|changelog|attribution|copying|makefile)\b", re.IGNORECASE)
 _NO_DATA_SUFFIXES = frozenset({".md", ".rst", ".py", ".sh", ".ipynb", ".pdf", ".html", ".yml", ".yaml", ".toml"})
@@ -54,10 +53,58 @@ class Found:
     Attributes:
         files: the files to read, in a fixed order.
         skipped: names, relative to the source, of files that look like data and are not read.
+        dataset: what the ``datasets`` library reads instead of files: a hub id, or a folder of ``save_to_disk``.
     """
 
     files: list[SourceFile] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    dataset: str | None = None
+
+
+def parse_format(name: SourceFormat | str) -> SourceFormat:
+    """Return the format of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    try:
+        return SourceFormat(name)
+    except ValueError:
+        raise UsageError(f"--format: {name!r} is not one of {', '.join(SourceFormat)}") from None
+
+
+def find_source(source: str | Path, wanted: SourceFormat) -> Found:
+    """Return what a source holds.
+
+    ``sample`` is the built-in sample, unless there is a file or folder of that name.
+
+    Raises:
+        DataError: there is no such source, or it holds no data.
+    """
+    path = Path(source)
+    if wanted is SourceFormat.HUB:
+        return Found(dataset=str(source))
+    try:
+        exists = bool(str(source)) and path.exists()
+    except (OSError, ValueError):
+        exists = False
+    if exists:
+        return discover(path, wanted)
+    if str(source) == sample.NAME:
+        return discover(sample.FOLDER, wanted)
+    if wanted is SourceFormat.AUTO and could_be_id(str(source)):
+        return Found(dataset=str(source))
+    raise DataError(f"{str(source)!r}: no such file or folder; check the path (a hub dataset is named owner/name)")
+
+
+def could_be_id(source: str) -> bool:
+    """Tell whether a source that is no file here could be a hub id: ``name``, ``owner/name`` or ``owner/name:config``.
+
+    What ends like a data file, or lies in a folder that is here, is a mistyped path.
+    """
+    if not _HUB_ID.fullmatch(source) or Path(source).suffix.lower() in DATA_SUFFIXES:
+        return False
+    return "/" not in source or not Path(source.split("/", maxsplit=1)[0]).is_dir()
 
 
 def discover(source: Path, wanted: SourceFormat) -> Found:
@@ -70,6 +117,8 @@ def discover(source: Path, wanted: SourceFormat) -> Found:
         return Found([_single(source, wanted)])
     if is_prepared(source):
         found = _prepared(source)
+    elif any((source / name).is_file() for name in SAVED):
+        return Found(dataset=str(source))
     else:
         mnli = _mnli_folder(source, wanted) if wanted in (SourceFormat.AUTO, SourceFormat.MNLI) else None
         found = _mnli(source, mnli) if mnli else _folder(source, wanted)
@@ -79,23 +128,22 @@ def discover(source: Path, wanted: SourceFormat) -> Found:
 
 
 def _single(source: Path, wanted: SourceFormat) -> SourceFile:
-    kind = {**FORMATS, **ALONE}.get(source.suffix.lower())
     if wanted is SourceFormat.MNLI:
         raise DataError(f"{source}: --format mnli reads the folder that holds train.tsv and dev_matched.tsv")
-    if wanted is not SourceFormat.AUTO:
-        kind = wanted
+    kind = format_of(source) if wanted is SourceFormat.AUTO else named_format(wanted)
     if kind is None:
         raise DataError(f"{source}: unknown kind of file; name its format with --format csv, tsv, jsonl or parquet")
-    domain = source.resolve().parent.name if kind is SourceFormat.AMAZON else None
+    domain = source.resolve().parent.name if kind.name is SourceFormat.AMAZON else None
     return SourceFile(source, source.name, kind, domain=domain)
 
 
 def _prepared(source: Path) -> Found:
     folder = source / DATASET.data
     paths = [path for split in SPLITS for path in folder.glob(f"*/{split}.parquet")]
+    kind = named_format(SourceFormat.PARQUET)
     return Found(
         [
-            SourceFile(path, path.relative_to(source).as_posix(), SourceFormat.PARQUET, path.parent.name, path.stem)
+            SourceFile(path, path.relative_to(source).as_posix(), kind, path.parent.name, path.stem)
             for path in sorted(paths)
         ]
     )
@@ -103,7 +151,7 @@ def _prepared(source: Path) -> Found:
 
 def _mnli_folder(source: Path, wanted: SourceFormat) -> Path | None:
     # Any data may have a train.tsv: alone it makes a folder MNLI's only when the user says so.
-    signs = MNLI_FILES if wanted is SourceFormat.MNLI else ("dev_matched.tsv",)
+    signs = _MNLI_FILES if wanted is SourceFormat.MNLI else ("dev_matched.tsv",)
     candidates = [source, *(entry for entry in _entries(source) if entry.is_dir())]
     folders = [folder for folder in candidates if any((folder / name).is_file() for name in signs)]
     return folders[0] if len(folders) == 1 or source in folders else None
@@ -111,10 +159,11 @@ def _mnli_folder(source: Path, wanted: SourceFormat) -> Path | None:
 
 def _mnli(source: Path, folder: Path) -> Found:
     found = Found()
+    kind = named_format(SourceFormat.MNLI)
     for entry in _entries(folder):
         name = entry.relative_to(source).as_posix()
-        if entry.name in MNLI_FILES:
-            found.files.append(SourceFile(entry, name, SourceFormat.MNLI, split=MNLI_FILES[entry.name]))
+        if entry.name in _MNLI_FILES:
+            found.files.append(SourceFile(entry, name, kind, split=_MNLI_FILES[entry.name]))
         elif entry.is_file() and looks_like_data(entry):
             found.skipped.append(name)
     return found
@@ -123,37 +172,34 @@ def _mnli(source: Path, folder: Path) -> Found:
 def _folder(source: Path, wanted: SourceFormat) -> Found:
     found = Found()
     for entry in _entries(source):
-        if entry.is_dir():
-            for inner in _entries(entry):
-                # A folder called "train" holds the train files of several domains.
-                split = SPLIT_NAMES.get(entry.name.casefold())
-                if inner.is_file():
-                    _add(found, source, inner, wanted, domain=None if split else entry.name, split=split)
-                elif any(path.suffix.lower() in FORMATS for path in inner.rglob("*")):
-                    found.skipped.append(f"{inner.relative_to(source).as_posix()}/ (too deep)")
-        else:
-            domain = source.resolve().name if entry.suffix.lower() == amazon.SUFFIX else None
-            _add(found, source, entry, wanted, domain=domain, split=None)
+        if not entry.is_dir():
+            _add(found, source, entry, wanted)
+            continue
+        for inner in _entries(entry):
+            if inner.is_file():
+                _add(found, source, inner, wanted, folder=entry.name)
+            elif any(format_of(path, alone=False) for path in inner.rglob("*")):
+                found.skipped.append(f"{inner.relative_to(source).as_posix()}/ (too deep)")
     return found
 
 
-def _add(
-    found: Found, source: Path, path: Path, wanted: SourceFormat, *, domain: str | None, split: str | None
-) -> None:
+def _add(found: Found, source: Path, path: Path, wanted: SourceFormat, folder: str | None = None) -> None:
+    """Add a file; ``folder`` is the name of the folder below the source that it lies in."""
     name = path.relative_to(source).as_posix()
-    kind = FORMATS.get(path.suffix.lower())
-    if wanted is SourceFormat.JSONL and path.suffix.lower() == ".json":
-        kind = SourceFormat.JSONL
-    if kind is SourceFormat.AMAZON and path.stem not in amazon.LABELS:
-        return
-    if kind is None or wanted not in (SourceFormat.AUTO, kind):
+    kind = format_of(path, alone=wanted is SourceFormat.JSONL)
+    if kind is None or wanted not in (SourceFormat.AUTO, kind.name):
         if looks_like_data(path):
             found.skipped.append(name)
         return
-    stem, named_split = _split_of(path.stem)
-    if kind is SourceFormat.AMAZON:
-        stem, named_split = "", None
-    found.files.append(SourceFile(path, name, kind, domain=domain or stem or None, split=named_split or split))
+    if kind.name is SourceFormat.AMAZON:
+        if plain_stem(path) in amazon.LABELS:
+            found.files.append(SourceFile(path, name, kind, domain=folder or source.resolve().name))
+        return
+    # A folder called "train" holds the train files of several domains.
+    folder_split = SPLIT_NAMES.get((folder or "").casefold())
+    stem, split = _split_of(plain_stem(path))
+    domain = folder if folder and not folder_split else stem or None
+    found.files.append(SourceFile(path, name, kind, domain=domain, split=split or folder_split))
 
 
 def _split_of(stem: str) -> tuple[str, str | None]:
@@ -173,7 +219,7 @@ def _entries(folder: Path) -> list[Path]:
 
 def looks_like_data(path: Path) -> bool:
     """Tell, by its name, a file that is neither about the data nor a program."""
-    return not _COMPANIONS.match(path.name) and path.suffix.lower() not in _NO_DATA_SUFFIXES
+    return not _COMPANIONS.match(path.name) and plain_suffix(path) not in _NO_DATA_SUFFIXES
 
 
 def _nothing(source: Path, wanted: SourceFormat, skipped: list[str]) -> str:
@@ -182,6 +228,6 @@ def _nothing(source: Path, wanted: SourceFormat, skipped: list[str]) -> str:
     kind = "data" if wanted is SourceFormat.AUTO else f"{wanted} data"
     others = f"; not read: {', '.join(skipped[:5])}" if skipped else ""
     return (
-        f"{source}: no {kind} in this folder; expected a CSV, TSV, JSONL or Parquet file a domain, a folder a domain, "
-        f"or train/dev/test files{others}"
+        f"{source}: no {kind} in this folder; expected one CSV, TSV, JSONL or Parquet file per domain, one folder per "
+        f"domain, or train/dev/test files{others}"
     )

@@ -1,22 +1,20 @@
-"""Datasets on the Hugging Face hub (or the server that ``HF_ENDPOINT`` names)."""
+"""Datasets that the ``datasets`` library reads: on the Hugging Face hub, or in a folder of ``save_to_disk``."""
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hrkd_cli.data.sources.discover import DATA_SUFFIXES
-from hrkd_cli.data.sources.parquet import decode_classes
-from hrkd_cli.data.sources.records import Row, Table
+from hrkd_cli.data.sources.discover import SAVED
+from hrkd_cli.data.sources.parquet import numbered_rows
+from hrkd_cli.data.sources.table import Table
 from hrkd_cli.data.sources.values import SPLIT_NAMES
 from hrkd_cli.errors import DataError
 
-_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.+-]+)?")
-_BATCH = 1000
+_BATCH = 4096
 _TIMEOUT = 20
 # By name: they come from huggingface_hub, httpx, requests and Python, and their homes differ between versions.
 _UNREACHABLE = frozenset(
@@ -24,21 +22,11 @@ _UNREACHABLE = frozenset(
 )
 
 
-def could_be_id(source: str) -> bool:
-    """Tell whether a source that is no file here could be a hub id: ``name``, ``owner/name`` or ``owner/name:config``.
-
-    What ends like a data file, or lies in a folder that is here, is a mistyped path.
-    """
-    if not _ID.fullmatch(source) or Path(source).suffix.lower() in DATA_SUFFIXES:
-        return False
-    return "/" not in source or not Path(source.split("/", maxsplit=1)[0]).is_dir()
-
-
-def load_hub(source: str) -> tuple[list[tuple[str, str | None, Table]], list[str]]:
-    """Load a hub dataset.
+def load(source: str) -> tuple[list[tuple[str, str | None, Table]], list[str]]:
+    """Load a dataset.
 
     Args:
-        source: ``owner/name``, with ``:config`` where the dataset has several.
+        source: ``owner/name``, with ``:config`` where the dataset has several; or a folder of ``save_to_disk``.
 
     Returns:
         (name of the part, split, its table) for each split that is used, and the names of the others. The split of
@@ -48,26 +36,26 @@ def load_hub(source: str) -> tuple[list[tuple[str, str | None, Table]], list[str
         DataError: it is not there, cannot be reached, or cannot be read.
     """
     name, _, config = source.partition(":")
+    saved = any((Path(source) / sign).is_file() for sign in SAVED)
     with _quiet() as datasets:
         try:
-            _fail_fast(datasets, name)
-            loaded = datasets.load_dataset(name, config or None)
+            if saved:
+                loaded = datasets.load_from_disk(source)
+                loaded = loaded if isinstance(loaded, dict) else {"train": loaded}
+            else:
+                _fail_fast(datasets, name)
+                loaded = datasets.load_dataset(name, config or None)
         # datasets, huggingface_hub, httpx, fsspec and pyarrow each raise exceptions of their own here.
         except Exception as error:
-            raise DataError(_explain(source, error)) from None
-    used: list[tuple[str, str | None, Table]] = []
-    others = []
-    for split, part in loaded.items():
-        if split in SPLIT_NAMES:
-            used.append((f"{source}/{split}", SPLIT_NAMES[split], _table(part)))
-        else:
-            others.append(f"{source}/{split}")
+            raise DataError(_explain(source, error, saved=saved)) from None
+    parts = [(f"{source}/{split}", SPLIT_NAMES.get(split), part) for split, part in loaded.items()]
+    used: list[tuple[str, str | None, Table]] = [(where, split, _table(part)) for where, split, part in parts if split]
     if not used:
         raise DataError(f"{source}: none of its splits is train, dev or test ({', '.join(loaded)})")
     if [split for _, split, _ in used] == ["train"]:
-        # The hub calls data without splits "train".
-        used = [(part, None, table) for part, _, table in used]
-    return used, others
+        # Data without splits is called "train".
+        used = [(where, None, table) for where, _, table in used]
+    return used, [where for where, split, _ in parts if not split]
 
 
 def _fail_fast(datasets: Any, name: str) -> None:
@@ -84,18 +72,12 @@ def _fail_fast(datasets: Any, name: str) -> None:
 
 def _table(part: Any) -> Table:
     columns = list(part.column_names)
-    names = {name: getattr(part.features[name], "names", None) for name in columns}
+    names = {name: part.features[name].names for name in columns if hasattr(part.features[name], "names")}
 
-    def rows(wanted: Sequence[int]) -> Iterator[Row]:
-        chosen = [columns[i] for i in wanted]
-        number = 0
-        for batch in part.select_columns(list(dict.fromkeys(chosen))).with_format("arrow").iter(_BATCH):
-            lists = [decode_classes(batch.column(name).to_pylist(), names[name]) for name in chosen]
-            for values in zip(*lists, strict=True):
-                number += 1
-                yield number, values
+    def batches(wanted: list[str]) -> Iterator[Any]:
+        return iter(part.select_columns(wanted).with_format("arrow").iter(_BATCH))
 
-    return Table(columns, rows)
+    return Table(columns, lambda wanted: numbered_rows(batches, [columns[i] for i in wanted], names))
 
 
 @contextmanager
@@ -121,13 +103,16 @@ def _quiet() -> Iterator[Any]:
             hub.enable_progress_bars()
 
 
-def _explain(source: str, error: Exception) -> str:
+def _explain(source: str, error: Exception, *, saved: bool) -> str:
+    reason = " ".join(str(error).split())[:300]
+    if saved:
+        return f"{source}: this folder of save_to_disk cannot be loaded: {reason}"
     if type(error).__name__ == "DatasetNotFoundError":
         return f"{source}: no such file or folder here, and no such dataset on the hub (if private: hf auth login)"
     if _is_unreachable(error):
         hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
         return f"{source}: no such file or folder here, and the hub ({hub}) cannot be reached; check path and network"
-    return f"{source}: the hub dataset cannot be loaded: {' '.join(str(error).split())[:300]}"
+    return f"{source}: the hub dataset cannot be loaded: {reason}"
 
 
 def _is_unreachable(error: Exception) -> bool:

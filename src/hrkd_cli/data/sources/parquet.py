@@ -1,59 +1,63 @@
-"""Parquet. pyarrow is imported when a file is read: predicting on a device goes without it."""
+"""Parquet. pyarrow is imported when a file is read, so that predicting from other files starts faster."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from hrkd_cli.data.sources.records import Piece, Row, Table, piecewise
-from hrkd_cli.data.sources.textfile import check_not_empty
+from hrkd_cli.data.sources.table import Row, Table
+from hrkd_cli.data.sources.text_file import TextFile
 from hrkd_cli.errors import DataError
 
 # Rows decoded at a time.
 _BATCH = 4096
 
 
-def read_parquet(path: Path) -> Table:
-    """Read a Parquet file; the "line" of a row is its number, from 1."""
-    check_not_empty(path)
-    with _open(path) as file:
-        columns = list(file.schema_arrow.names)
-        groups = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
-    row_bytes = path.stat().st_size / max(1, sum(groups))
-
-    def pieces() -> Iterator[Piece]:
-        line = 1
-        for number, rows in enumerate(groups):
-            yield Piece(str(path), "parquet", number, number + 1, line, int(rows * row_bytes))
-            line += rows
-
-    return piecewise(columns, pieces, parquet_rows)
-
-
-def parquet_rows(piece: Piece, columns: Sequence[str], wanted: Sequence[int]) -> Iterator[Row]:
-    """Read row groups."""
+def open_parquet(file: TextFile) -> Table:
+    """Open a Parquet file; the "line" of a row is its number, from 1."""
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    number = piece.line - 1
-    chosen = [columns[i] for i in wanted]
-    with _open(Path(piece.path)) as file:
-        names = _class_names(file.schema_arrow.metadata)
-        groups = list(range(piece.start, piece.stop))
-        unique = list(dict.fromkeys(chosen))
+    with file.plain_errors(), file.path.open("rb") as start:
+        if not start.read(64).strip():
+            raise DataError(f"{file.path}: the file is empty")
+    try:
+        # Not read_table, which takes a folder name such as "lang=en" for a partition.
+        opened = pq.ParquetFile(str(file.path))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{file.path}: not a Parquet file that can be read: {_one_line(error)}") from None
+    columns = list(opened.schema_arrow.names)
+    names = _class_names(opened.schema_arrow.metadata)
+
+    def batches(wanted: list[str]) -> Iterator[Any]:
+        rows = 0
         try:
-            for batch in file.iter_batches(_BATCH, row_groups=groups, columns=unique, use_threads=False):
-                lists = [decode_classes(batch.column(name).to_pylist(), names.get(name)) for name in chosen]
-                for values in zip(*lists, strict=True):
-                    number += 1
-                    yield number, values
+            for batch in opened.iter_batches(_BATCH, columns=wanted, use_threads=False):
+                yield batch
+                rows += len(batch)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{piece.path}: cannot be read after row {number}: {_one_line(error)}") from None
+            raise DataError(f"{file.path}: cannot be read after row {rows}: {_one_line(error)}") from None
+
+    return Table(columns, lambda wanted: numbered_rows(batches, [columns[i] for i in wanted], names))
 
 
-def decode_classes(values: list[Any], names: Sequence[str] | None) -> list[Any]:
-    """Turn class numbers into their names; a number without a name (-1 by custom) means "no label"."""
+def numbered_rows(batches: Any, wanted: list[str], names: dict[str, Sequence[str]]) -> Iterator[Row]:
+    """Yield (row number from 1, values) of Arrow batches.
+
+    Args:
+        batches: given column names, yields record batches.
+        wanted: the columns.
+        names: class names by column; a class number without a name (-1 by custom) means that there is no label.
+    """
+    number = 0
+    for batch in batches(list(dict.fromkeys(wanted))):
+        lists = [_decode_classes(batch.column(name).to_pylist(), names.get(name)) for name in wanted]
+        for number, values in enumerate(zip(*lists, strict=True), start=number + 1):  # noqa: B020
+            yield number, values
+
+
+def _decode_classes(values: list[Any], names: Sequence[str] | None) -> Iterable[Any]:
     if names is None:
         return values
     return [
@@ -61,17 +65,7 @@ def decode_classes(values: list[Any], names: Sequence[str] | None) -> list[Any]:
     ]
 
 
-def _open(path: Path) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.ParquetFile(str(path))
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a Parquet file that can be read: {_one_line(error)}") from None
-
-
-def _class_names(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
+def _class_names(metadata: dict[bytes, bytes] | None) -> dict[str, Sequence[str]]:
     """Return label names by column from what ``datasets`` notes in a file's schema."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]

@@ -1,17 +1,13 @@
-"""From the values that files hold to texts, labels and splits."""
+"""From the values that files hold to texts; names of splits; why a row cannot be used."""
 
 from __future__ import annotations
 
 import math
 import re
 from decimal import Decimal
-
-from hrkd_cli.data.sources.records import Reason
+from enum import StrEnum
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_WHOLE_FLOAT = re.compile(r"([+-]?\d+)\.0+")
-# What programs write for a value that is not there.
-_MISSING = frozenset({"", "nan", "null", "<na>"})
 
 SPLIT_NAMES = {
     "train": "train",
@@ -26,74 +22,48 @@ SPLIT_NAMES = {
 }
 
 
+class Reason(StrEnum):
+    """Why a row is not in the dataset; the keys of ``dropped`` in results."""
+
+    FIELDS = "wrong number of fields"
+    NOT_TEXT = "not text"
+    UNICODE = "not valid Unicode"
+    NO_TEXT = "empty text"
+    NO_PAIR = "empty second text"
+    NO_LABEL = "no label"
+    NO_DOMAIN = "no domain"
+    SPLIT = "unknown split"
+    IN_TEST = "text also in test"
+    IN_DEV = "text also in dev"
+    DUPLICATE = "duplicate"
+    CONFLICT = "duplicate with another label"
+
+
 class UnusableError(Exception):
-    """A row's value cannot be used; internal, turned into a Dropped row."""
+    """A value that is no text."""
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason)
         self.reason = reason
 
 
-def as_text(value: object, empty: Reason | None) -> str:
-    """Return a text as it stands.
-
-    Args:
-        value: what the file holds.
-        empty: the reason to give when there is nothing but white space; None accepts that.
+def as_text(value: object) -> str | None:
+    """Return a value as text; None for null and NaN.
 
     Raises:
-        UnusableError: there is no text.
+        UnusableError: it is a list, an object, a date, or not valid Unicode.
     """
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            raise UnusableError(Reason.UNICODE) from None
     if isinstance(value, str):
-        text = value
-    elif value is None or (isinstance(value, float) and math.isnan(value)):
-        text = ""
-    elif isinstance(value, bytes):
-        text = _decoded(value)
-    else:
-        text = _scalar(value)
-    if not text.isascii() and _SURROGATE.search(text):
-        raise UnusableError(Reason.UNICODE)
-    if empty is not None and (not text or text.isspace()):
-        raise UnusableError(empty)
-    return text
-
-
-def as_name(value: object, missing: Reason) -> str:
-    """Return a label's or domain's name: numbers as text, whole floats without their ``.0``.
-
-    Raises:
-        UnusableError: the value says that there is none.
-    """
-    name = as_text(value, missing).strip()
-    if name.casefold() in _MISSING:
-        raise UnusableError(missing)
-    whole = _WHOLE_FLOAT.fullmatch(name)
-    return whole[1] if whole else name
-
-
-def as_split(value: object) -> str | None:
-    """Return ``train``, ``dev`` or ``test``; None where the value is blank.
-
-    Raises:
-        UnusableError: it is the name of no split.
-    """
-    name = as_text(value, None).strip().casefold()
-    if name in _MISSING:
+        if not value.isascii() and _SURROGATE.search(value):
+            raise UnusableError(Reason.UNICODE)
+        return value
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
-    if name not in SPLIT_NAMES:
-        raise UnusableError(Reason.SPLIT)
-    return SPLIT_NAMES[name]
-
-
-def _decoded(value: bytes) -> str:
-    try:
-        return value.decode("utf-8")
-    except UnicodeDecodeError:
-        raise UnusableError(Reason.UNICODE) from None
-
-
-def _scalar(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float | Decimal):
