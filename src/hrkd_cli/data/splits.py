@@ -80,8 +80,9 @@ WHERE placed.key = cut.key AND reason IS NULL AND placed.split = 'train'
 _FEW = f"""
 UPDATE placed SET reason = '{_NOT_OF_THE_FEW}'
 FROM (
-  SELECT id, row_number() OVER (PARTITION BY stratum ORDER BY md5_number($seed || '/few-shot/' || key_text(whole)), id) AS number,
-    count(*) OVER (PARTITION BY stratum) AS count
+  SELECT id, count(*) OVER (PARTITION BY stratum) AS count,
+    row_number() OVER (
+      PARTITION BY stratum ORDER BY md5_number($seed || '/few-shot/' || key_text(whole)), id) AS number
   FROM placed WHERE reason IS NULL AND split = 'train') AS ranked
 WHERE placed.id = ranked.id AND number > greatest(1, floor(count * $fraction::DOUBLE + 0.5))
 """
