@@ -126,13 +126,13 @@ def test_a_graph_of_other_weights_is_told_apart(tmp_path):
         check_equal(own, other / "onnx/model.onnx")
 
 
-def test_probes_cover_batches_lengths_and_padding(made):
-    from hrkd_cli.onnx_export.verify import _probes
+def testprobes_cover_batches_lengths_and_padding(made):
+    from hrkd_cli.onnx_export.verify import probes
 
     own = TorchBackend(made / "student", device="cpu")
-    shapes = [arrays["input_ids"].shape for arrays in _probes(own)]
+    shapes = [arrays["input_ids"].shape for arrays in probes(own)]
     assert sorted(set(shapes)) == [(b, t) for b in BATCHES for t in (2, 7, 24)]  # 24 is this student's own length
-    for arrays in _probes(own):
+    for arrays in probes(own):
         assert (arrays["input_ids"][arrays["attention_mask"] == 0] == own.encoder.pad_id).all()
         assert arrays["attention_mask"].sum(axis=1).min() >= 1
         if len(arrays["input_ids"]) > 1:

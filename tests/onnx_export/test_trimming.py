@@ -5,9 +5,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from vocabularies import CORPUS, DEV, KINDS, SPECIAL, TRAIN, small_data, wrapped
 
 from hrkd_cli.errors import ModelError, UsageError
-from hrkd_cli.onnx_export.retokenize import describe, number, rebuild
-from hrkd_cli.onnx_export.trimming import _compare, _lost_characters, plan_trim
-from hrkd_cli.onnx_export.vocab_rules import choose_tokens, make_rules
+from hrkd_cli.onnx_export.variants.trimming import _compare, _lost_characters, choose_tokens, trim_tokenizer
+from hrkd_cli.onnx_export.variants.vocabulary import Vocabulary
 
 
 @pytest.fixture(params=list(KINDS))
@@ -24,7 +23,7 @@ def tokens(tokenizer, texts):
 
 
 def test_train_texts_are_split_as_before(tokenizer):
-    trimmed = plan_trim(tokenizer, settings(tokenizer), small_data(), None)
+    trimmed = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), None)
     assert tokens(trimmed.tokenizer, TRAIN) == tokens(tokenizer, TRAIN)
     assert trimmed.report.train.changed == 0
     assert trimmed.report.after == trimmed.tokenizer.get_vocab_size() < trimmed.report.before
@@ -33,7 +32,7 @@ def test_train_texts_are_split_as_before(tokenizer):
 
 
 def test_every_row_is_its_tokens_old_one(tokenizer):
-    trimmed = plan_trim(tokenizer, settings(tokenizer), small_data(), None)
+    trimmed = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), None)
     new = trimmed.tokenizer.get_vocab()
     assert sorted(new.values()) == list(range(len(new)))
     assert {token: trimmed.rows[index] for token, index in new.items()} == {t: tokenizer.token_to_id(t) for t in new}
@@ -42,7 +41,7 @@ def test_every_row_is_its_tokens_old_one(tokenizer):
 
 
 def test_special_tokens_stand_around_a_text_under_their_new_ids(tokenizer):
-    trimmed = plan_trim(tokenizer, settings(tokenizer), small_data(), None)
+    trimmed = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), None)
     new = trimmed.tokenizer
     first, *_, last = new.encode(TRAIN[0]).ids
     assert (first, last) == (new.token_to_id("<s>"), new.token_to_id("</s>"))
@@ -50,7 +49,7 @@ def test_special_tokens_stand_around_a_text_under_their_new_ids(tokenizer):
 
 
 def test_every_character_stays_readable(tokenizer):
-    trimmed = plan_trim(tokenizer, settings(tokenizer), small_data(), None)
+    trimmed = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), None)
     assert trimmed.report.characters_lost == 0
     characters = sorted({c for text in CORPUS for c in text if c != " "})
     words = [*characters, *(f"w{c}w" for c in characters), *" ".join(CORPUS).split()]
@@ -61,7 +60,7 @@ def test_every_character_stays_readable(tokenizer):
 
 
 def test_dev_tokens_that_became_others_are_counted(tokenizer):
-    trimmed = plan_trim(tokenizer, settings(tokenizer), small_data(), None)
+    trimmed = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), None)
     changed = total = 0
     for text in DEV:
         old, new = (t.encode(text, add_special_tokens=False) for t in (tokenizer, trimmed.tokenizer))
@@ -73,80 +72,93 @@ def test_dev_tokens_that_became_others_are_counted(tokenizer):
 
 
 def test_the_most_used_are_kept(tokenizer):
-    whole = plan_trim(tokenizer, settings(tokenizer), small_data(), None).report
+    whole = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), None).report
     size = whole.after - 4
-    fewer = plan_trim(tokenizer, settings(tokenizer), small_data(), size)
+    fewer = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), size)
     assert fewer.report.after == fewer.tokenizer.get_vocab_size() <= size
-    assert fewer.report.dropped > 0
+    assert fewer.report.dropped_used > 0
     assert fewer.report.train.changed > 0
-    counts = {token: count for token, count in fewer.report.most_used if token in tokenizer.get_vocab()}
-    assert counts == dict(fewer.report.most_used)
+    counts = {token: count for token, count in fewer.report.dropped_most_used.items() if token in tokenizer.get_vocab()}
+    assert counts == fewer.report.dropped_most_used
     assert list(counts.values()) == sorted(counts.values(), reverse=True)
     assert not set(counts) & set(fewer.tokenizer.get_vocab())
 
 
 def test_less_than_has_to_stay(tokenizer):
     with pytest.raises(UsageError, match=r"--vocabulary-size 6: \d+ tokens have to stay"):
-        plan_trim(tokenizer, settings(tokenizer), small_data(), 6)
+        trim_tokenizer(tokenizer, settings(tokenizer), small_data(), 6)
 
 
 def test_added_tokens_behind_the_vocabulary_stay_behind_it(tokenizer):
     tokenizer.add_tokens(["Qqqq"])
-    trimmed = plan_trim(tokenizer, settings(tokenizer), small_data(), None)
+    trimmed = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), None)
     assert trimmed.tokenizer.token_to_id("Qqqq") == trimmed.report.after - 1
     assert trimmed.tokenizer.encode("Qqqq walker").tokens == tokenizer.encode("Qqqq walker").tokens
 
 
 def test_a_domains_own_tokens_go_last():
-    tokenizer = KINDS["WordPiece"]()
-    rules = make_rules(json.loads(tokenizer.to_str())["model"])
-    ids = rules.tokens()
-    rare, common = sorted(set(ids) - rules.alphabet())[:2]
-    size = len(rules.alphabet()) + 1
-    kept, dropped = choose_tokens(rules, {rare: 1, common: 9}, rules.alphabet(), size, first={rare: 1})
+    vocabulary = Vocabulary(KINDS["WordPiece"]())
+    alphabet = vocabulary.alphabet()
+    rare, common = sorted(set(vocabulary.ids) - alphabet)[:2]
+    size = len(alphabet) + 1
+    kept, dropped = choose_tokens(vocabulary, {rare: 1, common: 9}, alphabet, size, first={rare: 1})
     assert rare in kept
     assert dropped == [common]
 
 
 def test_a_character_without_a_token_of_its_own_keeps_those_that_have_it():
     vocab = {"[UNK]": 0, "a": 1, "##a": 2, "aé": 3, "##aé": 4, "éa": 5, "aa": 6, "##aa": 7}
-    rules = make_rules({"type": "WordPiece", "vocab": vocab, "continuing_subword_prefix": "##"})
-    assert rules.alphabet() >= {"a", "##a", "aé", "##aé", "éa"}
-    assert not rules.alphabet() & {"aa", "##aa"}
+    alphabet = Vocabulary(Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))).alphabet()
+    assert alphabet >= {"a", "##a", "aé", "##aé", "éa"}
+    assert not alphabet & {"aa", "##aa"}
+
+
+def test_characters_at_the_end_of_a_word_are_others():
+    vocab = {t: n for n, t in enumerate(["a", "b", "a</w>", "b</w>", "ab</w>", "ac</w>", "ab"])}
+    vocabulary = Vocabulary(Tokenizer(models.BPE(vocab, [("a", "b</w>"), ("a", "b")], end_of_word_suffix="</w>")))
+    assert vocabulary.alphabet() == {"a", "b", "a</w>", "b</w>", "ac</w>"}
+    assert vocabulary.parts("ab</w>") == {"a", "b</w>"}
 
 
 def test_a_merge_keeps_what_it_passes_through():
-    merges = [["a", "b"], ["c", "d"], ["ab", "cd"], ["b", "c"]]
+    merges = [("a", "b"), ("c", "d"), ("ab", "cd"), ("b", "c")]
     vocab = {t: n for n, t in enumerate(["a", "b", "c", "d", "ab", "cd", "abcd", "bc"])}
-    rules = make_rules({"type": "BPE", "vocab": vocab, "merges": merges})
-    assert rules.alphabet() == {"a", "b", "c", "d"}
-    assert rules.parts("abcd") == {"a", "b", "c", "d", "ab", "cd"}
-    kept = {t: n for n, t in enumerate(["a", "b", "c", "d", "ab", "cd", "abcd"])}
-    assert rules.rewritten(kept)["merges"] == merges[:3]
+    vocabulary = Vocabulary(Tokenizer(models.BPE(vocab, merges)))
+    assert vocabulary.alphabet() == {"a", "b", "c", "d"}
+    assert vocabulary.parts("abcd") == {"a", "b", "c", "d", "ab", "cd"}
+    smaller, rows = vocabulary.smaller({"a", "b", "c", "d", "ab", "cd", "abcd"})
+    assert json.loads(smaller.to_str())["model"]["merges"] == [list(pair) for pair in merges[:3]]
+    assert rows == tuple(range(7))
+
+
+def test_bytes_stay():
+    pieces = [("<unk>", 0.0), *((f"<0x{n:02X}>", -9.0) for n in range(256)), ("ab", -1.0)]
+    vocabulary = Vocabulary(Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=True)))
+    assert len(vocabulary.alphabet() & {f"<0x{n:02X}>" for n in range(256)}) == 256
+    assert vocabulary.readable() == set()
 
 
 def test_a_character_that_is_lost_is_counted():
     tokenizer = KINDS["WordPiece"]()
-    description = describe(tokenizer)
-    kept = {t for t in tokenizer.get_vocab() if "x" not in t}
-    smaller = rebuild(description, number(description, kept, pinned=None))
-    read, lost = _lost_characters(tokenizer, smaller, description)
+    vocabulary = Vocabulary(tokenizer)
+    smaller, _ = vocabulary.smaller({t for t in tokenizer.get_vocab() if "x" not in t})
+    read, lost = _lost_characters(tokenizer, smaller, vocabulary)
     assert read == len(set(tokenizer.normalizer.normalize_str("".join(CORPUS))) - {" "})
     assert lost == 1
-    reading = _compare(tokenizer, smaller, iter(["xyz walk"]), description)
-    assert reading.unknown_after == reading.unknown + 1
+    diff = _compare(tokenizer, smaller, iter(["xyz walk"]), vocabulary.unknown)
+    assert diff.unknown_after == diff.unknown + 1
 
 
 def test_words_that_cannot_be_split_are_not_trimmed():
     tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "walk": 1}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     with pytest.raises(ModelError, match="a WordLevel tokenizer cannot be trimmed"):
-        plan_trim(tokenizer, settings(tokenizer), small_data(), None)
+        trim_tokenizer(tokenizer, settings(tokenizer), small_data(), None)
 
 
 def test_a_tokenizer_of_another_model(tokenizer):
     with pytest.raises(ModelError, match="more tokens than the embedding table has rows"):
-        plan_trim(tokenizer, settings(tokenizer) | {"vocab_size": 20}, small_data(), None)
+        trim_tokenizer(tokenizer, settings(tokenizer) | {"vocab_size": 20}, small_data(), None)
 
 
 def test_positions_that_are_counted_from_the_padding_id():
@@ -154,4 +166,4 @@ def test_positions_that_are_counted_from_the_padding_id():
     pad = tokenizer.get_vocab_size() - 1
     config = settings(tokenizer, model_type="roberta", pad_token_id=pad)
     with pytest.raises(ModelError, match=f"counts positions from its padding id {pad}"):
-        plan_trim(tokenizer, config, small_data(), None)
+        trim_tokenizer(tokenizer, config, small_data(), None)

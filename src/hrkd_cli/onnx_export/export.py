@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from hrkd_cli.choices import Target
 from hrkd_cli.errors import GateError, ModelError, OutputError
+from hrkd_cli.evaluation.inputs import own_rows
 from hrkd_cli.events import Note, OnEvent, ignore
-from hrkd_cli.layout import ONNX, STUDENT_OUT
+from hrkd_cli.layout import MODEL, ONNX, STUDENT_OUT
 from hrkd_cli.machine import machine_name
 from hrkd_cli.models.backend import TorchBackend
-from hrkd_cli.onnx_export.card import write_card
+from hrkd_cli.onnx_export.card import find_card, onnx_section, place_section
 from hrkd_cli.onnx_export.cases import write_cases
 from hrkd_cli.onnx_export.folder import copy_description, move_in, working_folder
 from hrkd_cli.onnx_export.gate import AccuracyGate, load_gate_data
@@ -25,7 +25,9 @@ from hrkd_cli.onnx_export.result import ExportedFile, ExportResult, Gate
 from hrkd_cli.onnx_export.targets import weights_for
 from hrkd_cli.onnx_export.timing import Figures, time_files
 from hrkd_cli.onnx_export.trying import Made, Maker
+from hrkd_cli.onnx_export.variants.variant import Cut, Variant, check_cut, make_variant
 from hrkd_cli.onnx_export.verify import TOLERANCE, largest_difference
+from hrkd_cli.outputs import whole_folder
 from hrkd_cli.predict.bundle import RUNTIME_FILE, write_bundle
 
 DEFAULT_MAX_DROP = 0.5
@@ -59,8 +61,8 @@ def export(
 
     Args:
         student: model folder, whole and local.
-        int8: ``model_quantized.onnx``, activations quantised when it runs.
-        int8_static: ``model_int8_static.onnx``, activations quantised with ranges measured on dev.
+        int8: ``model_quantized.onnx``, activations quantized when it runs.
+        int8_static: ``model_int8_static.onnx``, activations quantized with ranges measured on dev.
         fp16: ``model_fp16.onnx``, weights in half precision.
         int4: ``model_q4.onnx``, weights in 4 bits.
         target: CPU that int8 files are for.
@@ -85,170 +87,169 @@ def export(
         GateError: a precision lost too much accuracy with every recipe; nothing was written.
     """
     check_max_drop(max_drop)
-    target = parse_target(target)
-    if domain is not None or trim_vocabulary or vocabulary_size is not None:
-        from hrkd_cli.onnx_export.derived import DerivedOptions, export_derived
-
-        trim = trim_vocabulary or vocabulary_size is not None
-        cut = DerivedOptions(domain=domain, trim=trim, vocabulary_size=vocabulary_size, max_drop=max_drop)
-        write = partial(export, int8=int8, int8_static=int8_static, fp16=fp16, int4=int4)
-        write = partial(write, target=target, latency=latency, runtime=runtime)
-        return export_derived(Path(student), cut, write, data=data, out=out, force=force, on_event=on_event)
     asked = {Precision.FP16: fp16, Precision.INT8: int8, Precision.INT8_STATIC: int8_static, Precision.INT4: int4}
-    plan = make_plan(
-        student,
-        out,
-        smaller=[precision for precision, wanted in asked.items() if wanted],
-        weights=weights_for(target),
-        max_drop=max_drop,
-        latency=latency,
-        runtime=runtime,
-        force=force,
-    )
-    return _export(plan, data, on_event)
+    smaller = [precision for precision, wanted in asked.items() if wanted]
+    plan_for = partial(make_plan, smaller=smaller, weights=weights_for(parse_target(target)), max_drop=max_drop)
+    plan_for = partial(plan_for, latency=latency, runtime=runtime)
+    student = Path(student)
+    cut = Cut(domain=domain, trim=trim_vocabulary or vocabulary_size is not None, vocabulary_size=vocabulary_size)
+    if not (cut.domain is not None or cut.trim):
+        plan = plan_for(student, out, force=force)
+        model = TorchBackend(student, device="cpu")
+        gate = None
+        if smaller:
+            dataset, name = load_gate_data(student, data, on_event=on_event)
+            dataset = own_rows(student, dataset, name)
+            gate = AccuracyGate(model, dataset, model=str(student), data=name, on_event=on_event)
+        return _Export(plan, model, gate, None, on_event).run()
+    root = check_cut(student, cut, out, force=force)
+    model = TorchBackend(student, device="cpu")
+    loaded = load_gate_data(student, data, on_event=on_event) if smaller or cut.trim else None
+    with whole_folder(root) as work:
+        variant = make_variant(model, student, cut, loaded, work, root, max_drop=max_drop, on_event=on_event)
+        return _Export(plan_for(work, None, force=False), variant.model, variant.gate, variant, on_event).run()
 
 
-def _export(plan: Plan, data: str | Path | None, on_event: OnEvent) -> ExportResult:
-    torch_model = TorchBackend(plan.student, device="cpu")
-    gate = None
-    if plan.smaller:
-        dataset, name = load_gate_data(plan.student, data, on_event=on_event)
-        gate = AccuracyGate(torch_model, dataset, model=str(plan.student), data=name, on_event=on_event)
-    if plan.keep_fp32:
-        _check_kept(torch_model, plan.onnx / ONNX.fp32)
-    with working_folder(plan.onnx) as folder:
-        return _write(plan, torch_model, gate, folder, on_event)
+class _Export:
+    """One export: all files are made in a working folder, and moved into their places when they have passed."""
 
+    def __init__(
+        self, plan: Plan, model: TorchBackend, gate: AccuracyGate | None, variant: Variant | None, on_event: OnEvent
+    ) -> None:
+        self.plan = plan
+        self.model = model
+        self.gate = gate
+        self.variant = variant
+        self.on_event = on_event
 
-def _check_kept(torch_model: TorchBackend, graph: Path) -> None:
-    """Refuse to put smaller files beside an fp32 file of another model.
+    def run(self) -> ExportResult:
+        plan, on_event = self.plan, self.on_event
+        if plan.keep_fp32:
+            self._check_kept()
+        with working_folder(plan.onnx) as folder:
+            write_fp32(self.model, folder / ONNX.fp32, on_event=on_event)
+            if plan.keep_fp32:
+                self._compare_kept(folder / ONNX.fp32)
+            made = self._quantize(folder)
+            new = [FILES[precision] for precision in (Precision.FP32, *plan.smaller)]
+            # Files of an earlier export are this student's for certain only where the fp32 file is.
+            record = Record.read(plan.onnx) if plan.keep_fp32 else Record()
+            figures: dict[str, Figures] = {}
+            if plan.latency:
+                # Those too, in the same turns: times of another hour compare the machine's load.
+                earlier = {name: plan.onnx / name for name in record.files if name not in new}
+                figures = time_files({name: folder / name for name in new} | earlier, plan.student, on_event=on_event)
+                record.retime({name: figures[name] for name in earlier}, machine_name())
+            result = self._result(made, folder, figures)
+            for file, name in zip(result.files, new, strict=True):
+                own = next((m for m in made if m.precision == file.precision), None)
+                entry = file_entry(file, folder / name, plan.weights, own, self.gate, result.machine)
+                record.add(name, entry, kept=plan.keep_fp32 and name == ONNX.fp32)
+            self._keep(new, folder, result, record)
+        return result
 
-    Raises:
-        OutputError: the file does not give the student's logits.
-    """
-    try:
-        difference = largest_difference(torch_model, graph)
-    except ModelError as error:
-        raise OutputError(f"{error}; replace it with --force") from None
-    if difference > TOLERANCE:
-        raise OutputError(
-            f"{graph}: is not this student's (its logits differ by {difference:.2g}); replace it with --force"
-        )
+    def _check_kept(self) -> None:
+        """Refuse to put smaller files beside an fp32 file of another model."""
+        graph = self.plan.onnx / ONNX.fp32
+        try:
+            difference = largest_difference(self.model, graph)
+        except ModelError as error:
+            raise OutputError(f"{error}; replace it with --force") from None
+        if difference > TOLERANCE:
+            raise OutputError(
+                f"{graph}: is not this student's (its logits differ by {difference:.2g}); replace it with --force"
+            )
 
-
-def _write(
-    plan: Plan, torch_model: TorchBackend, gate: AccuracyGate | None, folder: Path, on_event: OnEvent
-) -> ExportResult:
-    """Make all files in ``folder``, and move them in when they have passed."""
-    write_fp32(torch_model, folder / ONNX.fp32, on_event=on_event)
-    if plan.keep_fp32:
-        kept = plan.onnx / ONNX.fp32
-        on_event(Note(f"{kept} gives the student's logits and is kept"))
-        if kept.stat().st_size != (folder / ONNX.fp32).stat().st_size:
+    def _compare_kept(self, new: Path) -> None:
+        kept = self.plan.onnx / ONNX.fp32
+        self.on_event(Note(f"{kept} gives the student's logits and is kept"))
+        if kept.stat().st_size != new.stat().st_size:
             text = f"{kept}: written by another version, so slower perhaps; replace it with --force"
-            on_event(Note(text, warning=True))
-    made: list[Made] = []
-    if gate is not None:
+            self.on_event(Note(text, warning=True))
+
+    def _quantize(self, folder: Path) -> list[Made]:
+        """Make the smaller files.
+
+        Raises:
+            GateError: a precision passed with no recipe; with the figures of all tries.
+        """
+        plan = self.plan
+        if self.gate is None or not plan.smaller:
+            return []
         if plan.target:
             bits = f"int8 for {plan.weights.target}: {plan.weights.bits}-bit signed weights ({plan.weights.why})"
-            on_event(Note(bits))
-        maker = Maker(plan.student, folder, gate, plan.weights, plan.max_drop, on_event)
+            self.on_event(Note(bits))
+        maker = Maker(plan.student, folder, self.gate, plan.weights, plan.max_drop, self.on_event)
         made = [maker.make(precision) for precision in plan.smaller]
-        _refuse_failed(plan, made, folder)
-    new = [FILES[precision] for precision in (Precision.FP32, *plan.smaller)]
-    # Files of an earlier export are this student's for certain only where the fp32 file is.
-    record = Record.read(plan.onnx) if plan.keep_fp32 else Record()
-    figures = {}
-    if plan.latency:
-        # Those too, in the same turns: times of another hour compare the machine's load.
-        earlier = {name: plan.onnx / name for name in record.files if name not in new}
-        figures = time_files({name: folder / name for name in new} | earlier, plan.student, on_event=on_event)
-        record.retime({name: figures[name] for name in earlier}, machine_name())
-    result = _result(plan, made, folder, figures)
-    _move_in(plan, made, gate, new, folder, result, record, on_event)
-    return result
+        failed = next((entry for entry in made if not entry.best.kept), None)
+        if failed is not None:
+            best, count = failed.best, len(failed.tries)
+            recipes = "its one recipe" if count == 1 else f"the best of {count} recipes ({best.recipe})"
+            trimming = self.variant.trim_drop if self.variant is not None else 0.0
+            raise GateError(
+                f"{best.precision} loses {best.gate.drop:.2f} points of average dev accuracy with {recipes}, "
+                + (f"{trimming:.2f} of them by trimming, " if trimming > 0 else "")
+                + f"more than --max-drop {plan.max_drop:g}: nothing was written; allow more with --max-drop, or export "
+                f"without --{best.precision}",
+                result=self._result(made, folder, {}, failed=True).to_json(),
+            )
+        return made
 
+    def _result(
+        self, made: list[Made], folder: Path, figures: dict[str, Figures], *, failed: bool = False
+    ) -> ExportResult:
+        """Describe the files; after a failed gate only the one that was there before."""
+        plan, variant = self.plan, self.variant
+        recipes = {FILES[entry.precision]: entry.best.recipe for entry in made if entry.best.kept}
+        there = {precision: folder / FILES[precision] for precision in (Precision.FP32, *plan.smaller)}
+        there = {precision: path for precision, path in there.items() if path.is_file()}
+        shown = (variant.out if variant is not None else plan.root) / MODEL.onnx
+        files = []
+        for precision, path in there.items():
+            kept = plan.keep_fp32 and precision is Precision.FP32
+            if not failed or kept:
+                size = (plan.onnx / path.name if kept else path).stat().st_size
+                recipe, figure = recipes.get(path.name, ""), figures.get(path.name, ())
+                files.append(ExportedFile(str(shown / path.name), precision, size, recipe, figure))
+        smallest = min(there.values(), key=lambda path: path.stat().st_size)
+        operators = next((m.operators for m in made if FILES[m.precision] == smallest.name), {})
+        gate = variant.trim_gate if variant is not None else None
+        if made:
+            worst = max(entry.best.gate.drop for entry in made)
+            gate = Gate(plan.max_drop, worst, all(entry.best.gate.passed for entry in made))
+        return ExportResult(
+            tuple(files),
+            operators or next((m.operators for m in made if m.operators), {}),
+            bytes_by_part(smallest),
+            gate,
+            tries=tuple(entry for m in made for entry in m.tries),
+            target=plan.target,
+            machine=machine_name() if figures else "",
+            out=str(variant.out) if variant is not None and not failed else "",
+            domain=variant.domain if variant is not None else None,
+            vocabulary=variant.report if variant is not None else None,
+            trim_drop=variant.trim_drop if variant is not None else 0.0,
+        )
 
-def _refuse_failed(plan: Plan, made: Sequence[Made], folder: Path) -> None:
-    """Stop when a precision passed with no recipe.
-
-    Raises:
-        GateError: with the figures of all tries.
-    """
-    failed = [entry for entry in made if not entry.best.kept]
-    if not failed:
-        return
-    best, count = failed[0].best, len(failed[0].tries)
-    recipes = "its one recipe" if count == 1 else f"the best of {count} recipes ({best.recipe})"
-    raise GateError(
-        f"{best.precision} loses {best.gate.drop:.2f} points of average dev accuracy with {recipes}, more than "
-        f"--max-drop {plan.max_drop:g}: nothing was written; allow more with --max-drop, or export without "
-        f"--{best.precision}",
-        result=_result(plan, made, folder, {}, failed=True).to_json(),
-    )
-
-
-def _move_in(
-    plan: Plan,
-    made: Sequence[Made],
-    gate: AccuracyGate | None,
-    new: list[str],
-    folder: Path,
-    result: ExportResult,
-    record: Record,
-    on_event: OnEvent,
-) -> None:
-    """Put finished files in their places, with their record, stored predictions and model card."""
-    # The fp32 file made here is one of them even where an earlier one is kept: the others are measured by it.
-    graphs = list(new)
-    stale = sorted(file.name for file in plan.onnx.glob("*.onnx") if file.name not in new)
-    for file in result.files:
-        name = Path(file.path).name
-        entry = next((m for m in made if m.precision == file.precision), None)
-        facts = file_entry(file, folder / name, plan.weights, entry, gate, result.machine)
-        record.add(facts, kept=plan.keep_fp32 and name == ONNX.fp32)
-    if plan.keep_fp32:
-        new.remove(ONNX.fp32)
-    elif stale:
-        on_event(Note(f"{', '.join(stale)} in {plan.onnx}: of an earlier export, left as it is", warning=True))
-    record.write(folder)
-    described = copy_description(plan.student, folder) if plan.elsewhere else []
-    stored = write_cases(plan.student, folder, graphs, earlier=plan.onnx)
-    on_event(Note("a fresh process repeated the stored predictions"))
-    if plan.runtime:
-        write_bundle(folder / RUNTIME_FILE)
-        described.append(RUNTIME_FILE)
-    described.append(write_card(plan.student, plan.root, folder, record))
-    move_in(folder, described, plan.root)
-    move_in(folder, [*new, ONNX.record, stored], plan.onnx)
-
-
-def _result(
-    plan: Plan, made: Sequence[Made], folder: Path, figures: dict[str, Figures], *, failed: bool = False
-) -> ExportResult:
-    """Describe the files; after a failed gate only the one that was there before."""
-    recipes = {FILES[entry.precision]: entry.best.recipe for entry in made if entry.best.kept}
-    precisions = (Precision.FP32, *plan.smaller) if not failed else (Precision.FP32,) if plan.keep_fp32 else ()
-    files = []
-    for precision in precisions:
-        name = FILES[precision]
-        path = plan.onnx / name if precision is Precision.FP32 and plan.keep_fp32 else folder / name
-        size = path.stat().st_size
-        files.append(ExportedFile(str(plan.onnx / name), precision, size, recipes.get(name, ""), figures.get(name, ())))
-    there = [folder / FILES[p] for p in (Precision.FP32, *plan.smaller) if (folder / FILES[p]).is_file()]
-    smallest = min(there, key=lambda path: path.stat().st_size)
-    operators = next((m.operators for m in made if FILES[m.precision] == smallest.name), {})
-    drops = [entry.best.gate for entry in made]
-    gate = None
-    if drops:
-        worst = max(outcome.drop for outcome in drops)
-        gate = Gate(plan.max_drop, worst, all(outcome.passed for outcome in drops))
-    return ExportResult(
-        tuple(files),
-        operators or next((m.operators for m in made if m.operators), {}),
-        bytes_by_part(smallest),
-        gate,
-        tries=tuple(entry for m in made for entry in m.tries),
-        target=plan.target,
-        machine=machine_name() if figures else "",
-    )
+    def _keep(self, new: list[str], folder: Path, result: ExportResult, record: Record) -> None:
+        """Put finished files in their places, with their record, stored predictions and card."""
+        plan = self.plan
+        # The fp32 file made here is one of them even where an earlier one is kept: the others are measured by it.
+        graphs = list(new)
+        stale = sorted(file.name for file in plan.onnx.glob("*.onnx") if file.name not in new)
+        if plan.keep_fp32:
+            new = [name for name in new if name != ONNX.fp32]
+        elif stale:
+            text = f"{', '.join(stale)} in {plan.onnx}: of an earlier export, left as it is"
+            self.on_event(Note(text, warning=True))
+        record.write(folder)
+        described = copy_description(plan.student, folder) if plan.elsewhere else []
+        stored = write_cases(plan.student, folder, graphs, earlier=plan.onnx)
+        self.on_event(Note("a fresh process repeated the stored predictions"))
+        if plan.runtime:
+            write_bundle(folder / RUNTIME_FILE)
+            described.append(RUNTIME_FILE)
+        card = self.variant.card(result.gate) if self.variant is not None else find_card((plan.root, plan.student))
+        (folder / MODEL.readme).write_text(place_section(card, onnx_section(record.files)), encoding="utf-8")
+        move_in(folder, [*described, MODEL.readme], plan.root)
+        move_in(folder, [*new, ONNX.record, stored], plan.onnx)

@@ -1,14 +1,16 @@
-"""The accuracy that quantising may cost."""
+"""The accuracy that quantizing and trimming may cost."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 from hrkd_cli.choices import Split
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError
-from hrkd_cli.evaluation.inputs import own_rows, recorded_data
+from hrkd_cli.evaluation.inputs import recorded_data
+from hrkd_cli.evaluation.metrics import DomainScores
 from hrkd_cli.evaluation.scoring import fit_heads, predict_labels, score_labels
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.layout import DATASET, DATASET_OUT
@@ -47,48 +49,52 @@ def load_gate_data(student: Path, data: str | Path | None, *, on_event: OnEvent 
     # Raw data has a fingerprint of its own: only prepared data can be compared.
     if recorded and recorded.fingerprint and dataset.path and recorded.fingerprint != dataset.fingerprint:
         on_event(Note(f"{source} is not the data that {student} was made from (its fingerprint differs)", warning=True))
-    return own_rows(student, dataset, str(source)), str(source)
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A graph's accuracy on the dev split.
-
-    Attributes:
-        gate: what it cost.
-        accuracy: by domain, 0..1.
-    """
-
-    gate: Gate
-    accuracy: dict[str, float]
+    return dataset, str(source)
 
 
 class AccuracyGate:
-    """Scores the student once, then any number of smaller graphs against it, all on the dev split."""
+    """Scores a model once, then any number of smaller graphs against it, all on the dev split.
+
+    Args:
+        student: the model that graphs are made from.
+        dataset: the data.
+        model: what to call the model in errors.
+        data: what to call the data.
+        reference: accuracy by domain that losses count from; None for the model's own. A model with a trimmed
+            vocabulary is gated against the student that it was made from.
+
+    Raises:
+        DataError: the data has no rows, or does not fit the model.
+        ModelError: a classifier that is not ours lacks a label of the data.
+    """
 
     def __init__(
-        self, student: Backend, dataset: Dataset, *, model: str, data: str, on_event: OnEvent = ignore
+        self,
+        student: Backend,
+        dataset: Dataset,
+        *,
+        model: str,
+        data: str,
+        reference: Mapping[str, float] | None = None,
+        on_event: OnEvent = ignore,
     ) -> None:
-        """Check that data and student fit each other; nothing is scored yet.
-
-        Raises:
-            DataError: the data has no rows, or does not fit the student.
-            ModelError: a classifier that is not ours lacks a label of the data.
-        """
         self.student = student
         self.dataset = dataset
         self.on_event = on_event
-        self._before: dict[str, float] | None = None
         self.heads: DomainHeads = fit_heads(student, dataset, SPLIT, model, data)
+        self._reference = reference
+
+    @cached_property
+    def scores(self) -> dict[str, DomainScores]:
+        """The model's own scores by domain."""
+        return self._score(self.student, "scoring the student on dev")
 
     @property
     def before(self) -> dict[str, float]:
-        """The student's own accuracy by domain."""
-        if self._before is None:
-            self._before = self._accuracy(self.student, "scoring the student on dev")
-        return self._before
+        """The model's own accuracy by domain."""
+        return {domain: scores.accuracy for domain, scores in self.scores.items()}
 
-    def check(self, graph: Backend, max_drop: float, *, name: str = "int8") -> Measured:
+    def check(self, graph: Backend, max_drop: float, *, name: str = "int8") -> Gate:
         """Score a smaller graph one text at a time, as a device runs it.
 
         Args:
@@ -96,26 +102,24 @@ class AccuracyGate:
             max_drop: points of average accuracy that may be lost.
             name: its precision, for progress.
         """
-        accuracy = self._accuracy(graph, f"scoring {name} on dev")
-        drop = self._drop(accuracy)
-        return Measured(Gate(max_drop, drop, drop <= max_drop), accuracy)
+        accuracy = {d: s.accuracy for d, s in self._score(graph, f"scoring {name} on dev").items()}
+        drop = points_lost(self._reference or self.before, accuracy)
+        return Gate(max_drop, drop, drop <= max_drop, accuracy)
 
     def padded_drop(self, graph: Backend, *, name: str = "int8") -> float:
         """Return the points lost in batches that are padded to the full length, the worst case of a server."""
-        return self._drop(self._accuracy(graph, f"scoring {name} on dev in padded batches", padded=True))
+        scores = self._score(graph, f"scoring {name} on dev in padded batches", padded=True)
+        return points_lost(self.before, {domain: one.accuracy for domain, one in scores.items()})
 
-    def _drop(self, accuracy: dict[str, float]) -> float:
-        # Rounded, so that 0.9 - 0.895 is half a point and not a hair more; 0.0 is added to make -0.0 a plain 0.
-        return round(100 * (_mean(self.before) - _mean(accuracy)), 6) + 0.0
-
-    def _accuracy(self, backend: Backend, task: str, *, padded: bool = False) -> dict[str, float]:
+    def _score(self, backend: Backend, task: str, *, padded: bool = False) -> dict[str, DomainScores]:
         labels = predict_labels(
             backend, self.heads, self.dataset, SPLIT, padded=padded, task=task, on_event=self.on_event
         )
-        scores = score_labels(labels, self.heads, self.dataset, SPLIT)
-        return {domain: score.accuracy for domain, score in scores.items()}
+        return score_labels(labels, self.heads, self.dataset, SPLIT)
 
 
-def _mean(accuracy: dict[str, float]) -> float:
-    """Return the mean over domains, each counted alike."""
-    return sum(accuracy.values()) / len(accuracy)
+def points_lost(before: Mapping[str, float], after: Mapping[str, float]) -> float:
+    """Return the points of accuracy lost, averaged over domains."""
+    lost = sum(before.values()) / len(before) - sum(after.values()) / len(after)
+    # Rounded, so that 0.9 - 0.895 is half a point and not a hair more; 0.0 is added to make -0.0 a plain 0.
+    return round(100 * lost, 6) + 0.0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +13,13 @@ from hrkd_cli import __version__
 from hrkd_cli.evaluation.graph import read_graph
 from hrkd_cli.evaluation.latency import Latency
 from hrkd_cli.layout import ONNX
+from hrkd_cli.onnx_export.gate import AccuracyGate, points_lost
 from hrkd_cli.onnx_export.recipes import Precision
 from hrkd_cli.onnx_export.result import ExportedFile
 from hrkd_cli.onnx_export.targets import Weights
 from hrkd_cli.predict.folder import read_json_or_empty
 
 if TYPE_CHECKING:
-    from hrkd_cli.onnx_export.gate import AccuracyGate
     from hrkd_cli.onnx_export.trying import Made
 
 FORMAT = 1
@@ -36,15 +35,11 @@ OLDEST_RUN = {
 """The oldest onnxruntime that ran files of these operators (benchmarks/old_runtimes.py); older ones were not tried."""
 
 
-@dataclass(frozen=True, slots=True)
 class Record:
-    """Entries by file name.
+    """What is known of each file of an ``onnx`` folder, by file name."""
 
-    Attributes:
-        files: what export knew when it wrote each file.
-    """
-
-    files: dict[str, Entry] = field(default_factory=dict)
+    def __init__(self, files: dict[str, Entry] | None = None) -> None:
+        self.files = files or {}
 
     @classmethod
     def read(cls, folder: Path) -> Record:
@@ -56,14 +51,13 @@ class Record:
         except (KeyError, TypeError, ValueError, AttributeError):
             return cls()
 
-    def add(self, named: tuple[str, Entry], *, kept: bool = False) -> None:
-        """Add or replace a file's entry; of a file that was kept, what is known and was not measured again stays."""
-        name, entry = named
+    def add(self, name: str, entry: Entry, *, kept: bool = False) -> None:
+        """Add or replace a file's entry; what is known of a kept file and was not measured again stays."""
         before = self.files.get(name, {}) if kept else {}
         self.files[name] = {key: before[key] for key in ("dev", "latency", "machine") if key in before} | entry
 
     def retime(self, figures: Mapping[str, Sequence[Latency]], machine: str) -> None:
-        """Replace what is known of the latency of files that were there before."""
+        """Replace the latency of files that were there before."""
         for name, found in figures.items():
             self.files[name] |= {"latency": [figure.to_json() for figure in found], "machine": machine}
 
@@ -75,13 +69,8 @@ class Record:
 
 
 def file_entry(
-    file: ExportedFile,
-    path: Path,
-    weights: Weights,
-    made: Made | None,
-    gate: AccuracyGate | None,
-    machine: str,
-) -> tuple[str, Entry]:
+    file: ExportedFile, path: Path, weights: Weights, made: Made | None, gate: AccuracyGate | None, machine: str
+) -> Entry:
     """Describe one file.
 
     Args:
@@ -89,32 +78,33 @@ def file_entry(
         path: where it lies now.
         weights: how int8 weights are stored.
         made: how a smaller file was made; None for fp32.
-        gate: what scored it; None where nothing was scored.
+        gate: what scored it; None where nothing was scored. Losses count from the folder's own torch weights.
         machine: what it was timed on.
     """
     model = read_graph(path)
-    precision = Precision(file.precision)
     entry: Entry = {
         "precision": file.precision,
         "bytes": file.bytes,
         "opset": {item.domain or "ai.onnx": item.version for item in model.opset_import},
-        "oldest_onnxruntime": OLDEST_RUN[precision],
+        "oldest_onnxruntime": OLDEST_RUN[Precision(file.precision)],
         "versions": {"hrkd-cli": __version__, "onnxruntime": onnxruntime.__version__},
     }
     if made is not None and gate is not None:
         best = made.best
-        entry |= {"recipe": best.recipe, "tries": [one.to_json() for one in made.tries]}
-        entry["dev"] = {"accuracy": dict(best.accuracy), "drop": best.gate.drop, "max_drop": best.gate.max_drop}
+        drops = {one.recipe: points_lost(gate.before, one.gate.accuracy) for one in made.tries}
+        tries = [{**one.to_json(), "drop": drops[one.recipe]} for one in made.tries]
+        dev = {"accuracy": dict(best.gate.accuracy), "drop": drops[best.recipe], "max_drop": best.gate.max_drop}
+        entry |= {"recipe": best.recipe, "tries": tries, "dev": dev}
         if made.padded_drop is not None:
             entry["dev"]["padded_drop"] = made.padded_drop
     elif gate is not None:
-        # The fp32 graph gives the student's logits, hence its labels.
+        # The fp32 graph gives the model's logits, hence its labels.
         entry["dev"] = {"accuracy": dict(gate.before), "drop": 0.0}
     if target := {item.key: item.value for item in model.metadata_props}.get("hrkd.target"):
         entry |= {"target": target, "weight_bits": weights.bits}
     if file.latency:
         entry |= {"latency": [figure.to_json() for figure in file.latency], "machine": machine}
-    return path.name, entry
+    return entry
 
 
 def stamp(model: Any, precision: str, facts: Mapping[str, str]) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hrkd_cli.evaluation.latency import Latency
+
+if TYPE_CHECKING:
+    from hrkd_cli.onnx_export.variants.trimming import TrimReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +42,19 @@ class ExportedFile:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """What a smaller precision cost on the dev split.
+    """What a smaller model cost on the dev split.
 
     Attributes:
         max_drop: points of average accuracy that may be lost.
         drop: points that were lost, the student's minus the file's one text at a time; of several files the most.
         passed: whether that was not too many.
+        accuracy: by domain, 0..1; of several files empty.
     """
 
     max_drop: float
     drop: float
     passed: bool
+    accuracy: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures as plain values."""
@@ -66,7 +71,6 @@ class Try:
         bytes: of the file.
         gate: what it cost.
         kept: whether this is the file that was written.
-        accuracy: dev accuracy by domain.
     """
 
     precision: str
@@ -74,7 +78,6 @@ class Try:
     bytes: int
     gate: Gate
     kept: bool = False
-    accuracy: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures as plain values."""
@@ -94,12 +97,16 @@ class ExportResult:
 
     Attributes:
         files: the graphs asked for that now lie in ``onnx/``, one that was kept included.
-        quantized_ops: quantised operators by type in the smallest file; empty where nothing was quantised.
+        quantized_ops: quantized operators by type in the smallest file; empty where nothing was quantized.
         bytes_by_part: bytes of the smallest file by part of the model.
         gate: None when only fp32 was asked for.
         tries: the recipes that were tried, in order.
         target: the CPU that int8 files are for; empty without one.
         machine: what the latencies were measured on; empty without them.
+        out: the new folder of a baked head or a trimmed vocabulary; empty in the student's own.
+        domain: the baked domain; None for all heads.
+        vocabulary: what trimming kept and dropped; None without it.
+        trim_drop: points of average dev accuracy that trimming cost.
     """
 
     files: tuple[ExportedFile, ...]
@@ -109,6 +116,10 @@ class ExportResult:
     tries: tuple[Try, ...] = ()
     target: str = ""
     machine: str = ""
+    out: str = ""
+    domain: str | None = None
+    vocabulary: TrimReport | None = None
+    trim_drop: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as plain values; what is empty and not part of every export is left out."""
@@ -120,8 +131,11 @@ class ExportResult:
         }
         if self.tries:
             result["tries"] = [entry.to_json() for entry in self.tries]
-        if self.target:
-            result["target"] = self.target
-        if self.machine:
-            result["machine"] = self.machine
+        for name in ("target", "machine"):
+            if value := getattr(self, name):
+                result[name] = value
+        if self.out:
+            result |= {"out": self.out, "domain": self.domain}
+        if self.vocabulary is not None:
+            result["vocabulary"] = {**self.vocabulary.to_json(), "accuracy_drop": self.trim_drop}
         return result

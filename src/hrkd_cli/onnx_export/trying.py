@@ -84,9 +84,9 @@ class Maker:
         source = self.folder / FILES[Precision.FP32]
         counts = write_smaller(source, self._draft, recipe, weights=self.weights, extremes=extremes)
         measured = self.gate.check(OnnxBackend(self.student, self._draft), self.max_drop, name=precision)
-        self.on_event(Note(f"{precision}: {recipe.text}: {measured.gate.drop:+.2f} points lost on dev"))
+        self.on_event(Note(f"{precision}: {recipe.text}: {measured.drop:+.2f} points lost on dev"))
         size = self._draft.stat().st_size
-        return Try(precision, recipe.text, size, measured.gate, accuracy=measured.accuracy), counts
+        return Try(precision, recipe.text, size, measured), counts
 
     def _measured(self) -> Mapping[str, Extremes]:
         if self._extremes is None:

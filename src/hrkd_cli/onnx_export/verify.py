@@ -31,7 +31,7 @@ def largest_difference(torch_model: TorchBackend, graph: Path) -> float:
             f"{graph}: its inputs are {', '.join(inputs)} but the model takes {', '.join(torch_model.inputs)}"
         )
     largest = 0.0
-    for arrays in _probes(torch_model):
+    for arrays in probes(torch_model):
         expected = torch_model.forward(arrays)
         try:
             found = session.run(None, {name: arrays[name] for name in inputs})[0]
@@ -61,7 +61,7 @@ def check_equal(torch_model: TorchBackend, graph: Path) -> float:
     return difference
 
 
-def _probes(torch_model: TorchBackend) -> Iterator[Mapping[str, Any]]:
+def probes(torch_model: TorchBackend) -> Iterator[Mapping[str, Any]]:
     """Yield random inputs: ids from the whole vocabulary, every row but the first padded at its end."""
     random = np.random.default_rng(SEED)
     encoder = torch_model.encoder

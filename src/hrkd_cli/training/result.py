@@ -129,8 +129,9 @@ def write_model_folder(
             save(run.work / MODEL.best / domain)
     best.load(model)
     save(run.work)
-    title, parameters = f"{run.out.name}: from {Path(start).name}", sum(p.numel() for p in model.parameters())
-    card = model_card(title=title, what=what, heads=heads, dev=dev, parameters=parameters, **cut)
+    title, millions = f"{run.out.name}: from {Path(start).name}", sum(p.numel() for p in model.parameters()) / 1e6
+    what = f"{what} {millions:.1f} million parameters."
+    card = model_card(title=title, what=what, heads=heads, scores=dev["domains"], **cut)
     (run.work / MODEL.readme).write_text(card, encoding="utf-8")
     data = {"path": relative_to(dataset.path, run.out), "fingerprint": dataset.fingerprint, **(texts or {})}
     options = settings.to_json().items()

@@ -11,11 +11,20 @@ from hrkd_cli.models.loading import output_layer
 from hrkd_cli.predict.folder import Spec, baked_domain
 
 
-def check_domain(spec: Spec, domain: str, where: str) -> None:
-    """Make sure that a model has a head for the domain.
+def bake_head(model: Any, spec: Spec, domain: str, where: str) -> list[int]:
+    """Keep one domain's rows of the last linear layer, and name the outputs by its labels, in place.
+
+    Args:
+        model: a transformers sequence classifier with an output for every (domain, label) pair.
+        spec: what its configuration says.
+        domain: the domain.
+        where: what to call the model in errors.
+
+    Returns:
+        The kept rows.
 
     Raises:
-        ModelError: it has not, or is not a multi-domain classifier.
+        ModelError: it has no head for the domain, or its last layer is not the one with the outputs.
     """
     if spec.heads is None:
         only = baked_domain(spec.config)
@@ -23,21 +32,6 @@ def check_domain(spec: Spec, domain: str, where: str) -> None:
         raise ModelError(f"{where}: {what}; export it without --domain")
     if domain not in spec.heads.labels:
         raise ModelError(f"{where}: no domain {domain!r} (--domain); it has {', '.join(spec.heads.domains)}")
-
-
-def bake_head(model: Any, spec: Spec, domain: str) -> None:
-    """Keep one domain's rows of the last linear layer, and name the outputs by its labels, in place.
-
-    Args:
-        model: a transformers sequence classifier with an output for every (domain, label) pair.
-        spec: what its configuration says.
-        domain: one of ``spec.heads``.
-
-    Raises:
-        ModelError: its last layer is not the one with the outputs.
-    """
-    if spec.heads is None:
-        raise ModelError(f"no head of {domain!r}: not a multi-domain classifier of hrkd")
     columns, labels = list(spec.heads.columns[domain]), spec.heads.labels[domain]
     name, old = output_layer(model)
     if old.out_features != spec.heads.size:
@@ -52,9 +46,8 @@ def bake_head(model: Any, spec: Spec, domain: str) -> None:
             new.bias.copy_(old.bias[columns])
     model.set_submodule(name, new)
     config = model.config
-    ours = dict(config.hrkd)
-    del ours["domains"]
     config.num_labels = model.num_labels = len(labels)
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
-    config.hrkd = {**ours, "domain": domain}
+    config.hrkd = {**{key: value for key, value in config.hrkd.items() if key != "domains"}, "domain": domain}
+    return columns

@@ -13,7 +13,7 @@ from hrkd_cli import Predictor, evaluate
 from hrkd_cli.errors import DataError, GateError, ModelError, OutputError, UsageError
 from hrkd_cli.events import Note
 from hrkd_cli.models.backend import TorchBackend
-from hrkd_cli.onnx_export.gate import Measured
+from hrkd_cli.onnx_export.gate import AccuracyGate
 from hrkd_cli.onnx_export.result import Gate
 from hrkd_cli.predict.selfcheck import self_check
 from tiny_folder import CONFIGS, MAX_LENGTH, make_texts, write_model
@@ -178,7 +178,7 @@ def test_the_gate_of_a_baked_int8_file_is_its_own_domains(student, divided, monk
 
     def fails(self, graph, max_drop, *, name):
         seen.append((self.dataset.domains, max_drop))
-        return Measured(Gate(max_drop, 9.0, False), {"dvd": 0.5})
+        return Gate(max_drop, 9.0, False, {"dvd": 0.5})
 
     monkeypatch.setattr("hrkd_cli.onnx_export.gate.AccuracyGate.check", fails)
     before = sorted(p.name for p in student.parent.iterdir())
@@ -195,15 +195,19 @@ def test_what_trimming_lost_is_not_there_for_quantising(student, divided, monkey
     seen = []
 
     def fails(self, graph, max_drop, *, name):
-        seen.append(max_drop)
-        return Measured(Gate(max_drop, max_drop + 1, False), {"books": 0.5, "dvd": 0.5})
+        gate = check(self, graph, max_drop, name=name)
+        seen.append(gate)
+        return replace(gate, passed=False)
 
-    monkeypatch.setattr("hrkd_cli.onnx_export.gate.AccuracyGate.check", fails)
-    with pytest.raises(GateError, match=r"trimming lost .* points already, and then int8 loses") as caught:
+    check = AccuracyGate.check
+    monkeypatch.setattr(AccuracyGate, "check", fails)
+    with pytest.raises(GateError, match=rf"int8 loses .* points .*, {lost:.2f} of them by trimming, more") as caught:
         export(student, vocabulary_size=56, int8=True, data=divided, max_drop=lost + 2, out=student.parent / "other")
-    assert seen[0] == pytest.approx(2, abs=1e-3)
-    assert caught.value.result["gate"]["drop"] == pytest.approx(lost + 3, abs=1e-3)
-    assert caught.value.result["gate"]["max_drop"] == lost + 2
+    gate = caught.value.result["gate"]
+    assert gate == {"max_drop": lost + 2, "drop": min(one.drop for one in seen), "passed": False}
+    own = 100 * evaluate([student], data=divided, split="dev").models[0].average.accuracy
+    for one in seen:
+        assert one.drop == pytest.approx(own - 100 * sum(one.accuracy.values()) / 2, abs=1e-5)
 
 
 FILES = {
@@ -353,13 +357,15 @@ def test_only_an_earlier_export_is_replaced(student, tmp_path):
 
 
 def test_a_smaller_model_that_answers_otherwise_is_not_kept(student, monkeypatch):
-    from hrkd_cli.onnx_export import derived
+    from hrkd_cli.onnx_export.variants import variant
 
-    def wrong(model, spec, domain):
-        derived_bake(model, replace(spec, heads=replace(spec.heads, columns={"books": (2, 3), "dvd": (0, 1)})), domain)
+    def wrong(model, spec, domain, where):
+        swapped = replace(spec.heads, columns={"books": (2, 3), "dvd": (0, 1)})
+        bake(model, replace(spec, heads=swapped), domain, where)
+        return list(spec.heads.columns[domain])
 
-    derived_bake = derived.bake_head
-    monkeypatch.setattr(derived, "bake_head", wrong)
+    bake = variant.bake_head
+    monkeypatch.setattr(variant, "bake_head", wrong)
     with pytest.raises(ModelError, match="logits differ from the student's"):
         export(student, domain="books")
     assert not student.with_name("student-books").exists()
