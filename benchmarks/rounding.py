@@ -19,15 +19,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from hrkd_cli.models.capture import PROJECTIONS
 from hrkd_cli.models.sizes import sizes_of
 
 STEPS = 255  # of an activation or a table
 LARGEST = 127  # absolute value of a weight; 64 where 7 bits are stored
 
 _LAYER = re.compile(r"(?:^|\.)layers?\.(\d+)\.")
-_QUERIES = frozenset(query for query, _ in PROJECTIONS)
-_KEYS = frozenset(key for _, key in PROJECTIONS)
+_QUERIES = frozenset({"query", "q_lin", "q"})
+_KEYS = frozenset({"key", "k_lin", "k"})
 _READ_ALL = _KEYS | {"value", "v_lin", "v"}
 
 

@@ -45,19 +45,10 @@ def test_scores_and_hidden_states_are_the_models_own(architecture):
     torch.testing.assert_close(seen.logits, expected.logits, rtol=1e-4, atol=1e-5)
 
 
-def test_projections_are_hooked_where_there_is_no_fast_kernel():
-    torch.manual_seed(0)
-    model = new_classifier(tiny_config("bert", layers=2))
-    batch = make_batch()
-    fast = Capture(model, (1, 2), attention=True)
-    assert fast.fast
-    fast(batch)  # transformers itself hooks its layers at the first call
-    before = [len(m._forward_hooks) for m in model.modules()]
-    slow = Capture(model, (1, 2), attention=True)
-    slow.fast = False
-    for a, b in zip(fast(batch).scores(), slow(batch).scores(), strict=True):
-        torch.testing.assert_close(a, b)
-    assert [len(m._forward_hooks) for m in model.modules()] == before
+def test_the_model_keeps_its_own_attention_function():
+    model = new_classifier(tiny_config("bert"))
+    Capture(model, (1, 2), attention=True)(make_batch())
+    assert model.config._attn_implementation == "sdpa"
 
 
 def test_gradients_flow_through_captured_scores():

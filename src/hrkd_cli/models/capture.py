@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from hrkd_cli.errors import ModelError
 from hrkd_cli.models.encoding import Batch
 from hrkd_cli.models.sizes import sizes_of
 
-# Names of the query and key projections in models that have no fast attention kernel in this transformers version.
-PROJECTIONS = (("query", "key"), ("q_lin", "k_lin"), ("q", "k"))
+_NAME = "hrkd_capture"  # of the attention function
+_SEEN: ContextVar[list[tuple[Tensor, Tensor]]] = ContextVar("seen")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,6 @@ class Capture:
         config: Any = model.config
         self.sizes = sizes_of(config)
         self.kind = str(config.model_type)
-        self.fast = getattr(config, "_attn_implementation", None) == "sdpa"
 
     def __call__(self, batch: Batch) -> Captured:
         """Run one batch.
@@ -90,67 +91,29 @@ class Capture:
         seen: list[tuple[Tensor, Tensor]] = []
         if not self.attention:
             yield seen
-        elif self.fast:
-            with _SeeAttention(seen):
-                yield seen
-        else:
-            handles = self._hook_projections(seen)
-            try:
-                yield seen
-            finally:
-                for handle in handles:
-                    handle.remove()
-
-    def _hook_projections(self, seen: list[tuple[Tensor, Tensor]]) -> list[Any]:
-        handles = []
-        pending: list[Tensor] = []
-
-        def split(states: Tensor) -> Tensor:  # (B, T, A x d) -> (B, A, T, d)
-            return states.view(*states.shape[:2], self.sizes.heads, -1).transpose(1, 2)
-
-        def on_query(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            query = split(output)
-            pending.append(query * query.shape[-1] ** -0.5)
-
-        def on_key(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            seen.append((pending.pop(), split(output)))
-
-        for query, key in query_key_modules(self.model):
-            handles += [query.register_forward_hook(on_query), key.register_forward_hook(on_key)]
-        return handles
+            return
+        config: Any = self.model.config
+        before, token = config._attn_implementation, _SEEN.set(seen)
+        config._attn_implementation = _NAME
+        try:
+            yield seen
+        finally:
+            config._attn_implementation = before
+            _SEEN.reset(token)
 
 
-class _SeeAttention(TorchFunctionMode):
-    """Notes the arguments of every fast attention call and lets it run.
-
-    One mechanism for every architecture and transformers line: whatever a model does to its queries and keys (rotary
-    positions, fused projections), this is the last place they pass before softmax.
-    """
-
-    def __init__(self, seen: list[tuple[Tensor, Tensor]]) -> None:
-        super().__init__()
-        self.seen = seen
-
-    def __torch_function__(
-        self, func: Callable[..., Any], _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention:
-            query, key = (args[i] if len(args) > i else kwargs[name] for i, name in enumerate(("query", "key")))
-            scale = kwargs.get("scale")
-            self.seen.append((query * (query.shape[-1] ** -0.5 if scale is None else scale), key))
-        return func(*args, **kwargs)
+def _attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """Note queries and keys, (B, A, T, d), and run torch's fast kernel (transformers' attention interface)."""
+    scale = options.get("scaling")
+    _SEEN.get().append((query * (query.shape[-1] ** -0.5 if scale is None else scale), key))
+    output: Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, **options)[0]
+    return output, None
 
 
-def query_key_modules(model: nn.Module) -> list[tuple[nn.Linear, nn.Linear]]:
-    """Return the query and key projections of each layer, in order; empty where they go by names unknown here."""
-    found = []
-    for module in model.modules():
-        for query_name, key_name in PROJECTIONS:
-            query, key = getattr(module, query_name, None), getattr(module, key_name, None)
-            if isinstance(query, nn.Linear) and isinstance(key, nn.Linear):
-                found.append((query, key))
-    return found
+AttentionInterface.register(_NAME, _attention)
+AttentionMaskInterface.register(_NAME, sdpa_mask)
 
 
 def layer_map(teacher_layers: int, student_layers: int) -> tuple[int, ...]:
