@@ -56,7 +56,7 @@ def test_prepare_hands_everything_over(hrkd, engines):
     words = (
         "prepare raw --out o --format csv --dev 0.2 --test 0 --few-shot 0.5 --domains books,dvd --no-dedupe --text t"
     )
-    words += " --text-pair p --label l --domain d --split s --seed 7 --force --processes 3"
+    words += " --text-pair p --label l --domain d --split s --seed 7 --force --encoding cp1252"
     assert hrkd(*words.split()).code == 0
     options = engines["prepare"].options
     options.pop("on_event")
@@ -76,7 +76,7 @@ def test_prepare_hands_everything_over(hrkd, engines):
         "dedupe": False,
         "seed": 7,
         "force": True,
-        "processes": 3,
+        "encoding": "cp1252",
     }
 
 
