@@ -170,12 +170,11 @@ def write_files(student: Path, out: Path) -> dict[str, Path]:
 
     from hrkd_cli.choices import Target
     from hrkd_cli.models.backend import TorchBackend
-    from hrkd_cli.onnx_export.calibrate import activation_extremes
-    from hrkd_cli.onnx_export.graph import write_graph
-    from hrkd_cli.onnx_export.quantize import write_smaller
-    from hrkd_cli.onnx_export.recipes import Precision, ladder
-    from hrkd_cli.onnx_export.rewrite import rewrite_file
+    from hrkd_cli.onnx_export.quantizers import QuantizerInputs
+    from hrkd_cli.onnx_export.recipes import FORMATS, Precision, write_smaller
+    from hrkd_cli.onnx_export.rewrites import rewrite_file
     from hrkd_cli.onnx_export.targets import weights_for
+    from hrkd_cli.onnx_export.trace import write_graph
 
     own = TorchBackend(student, device="cpu")
     traced, fp32 = out / "traced.onnx", out / "fp32.onnx"
@@ -186,12 +185,11 @@ def write_files(student: Path, out: Path) -> dict[str, Path]:
     files = {"student ONNX fp32 as traced": traced, "student ONNX fp32": fp32}
     ids = np.random.default_rng(0).integers(1000, 20000, (1, 64))
     arrays = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-    extremes = activation_extremes(fp32, [arrays])
+    inputs = QuantizerInputs(weights_for(Target.AUTO), lambda: [arrays])
     for source, name in ((traced, " as traced"), (fp32, "")):
         for precision in (Precision.INT8,) if name else (Precision.FP16, *list(Precision)[2:]):
             path = out / f"{precision}{name.replace(' ', '_')}.onnx"
-            recipe = ladder(precision)[0][0]
-            write_smaller(source, path, recipe, weights=weights_for(Target.AUTO), extremes=extremes)
+            write_smaller(source, path, precision, FORMATS[precision].rungs[0][0], inputs)
             files[f"student ONNX {precision}{name}"] = path
     return files
 
@@ -199,35 +197,30 @@ def write_files(student: Path, out: Path) -> dict[str, Path]:
 def write_rewrites(student: Path, out: Path) -> dict[str, Path]:
     """Write int8 graphs after none of the rewrites, the first, the first two, and so on."""
     import onnx
+    import onnx_ir as ir
 
     from hrkd_cli.choices import Target
     from hrkd_cli.models.backend import TorchBackend
-    from hrkd_cli.onnx_export import rewrite
-    from hrkd_cli.onnx_export.graph import write_graph
-    from hrkd_cli.onnx_export.onnx_graph import OnnxGraph
-    from hrkd_cli.onnx_export.quantize import write_smaller
-    from hrkd_cli.onnx_export.recipes import Precision, Recipe
+    from hrkd_cli.onnx_export import rewrites
+    from hrkd_cli.onnx_export.graph_editor import to_proto
+    from hrkd_cli.onnx_export.quantizers import QuantizerInputs
+    from hrkd_cli.onnx_export.recipes import FORMATS, Precision, write_smaller
     from hrkd_cli.onnx_export.targets import weights_for
+    from hrkd_cli.onnx_export.trace import write_graph
 
     own = TorchBackend(student, device="cpu")
     write_graph(own.model, ("input_ids", "attention_mask", "token_type_ids"), out / "traced.onnx")
-    steps = {
-        "constant shapes": rewrite.constant_shapes,
-        "plain masks": rewrite.plain_masks,
-        "first token": rewrite.keep_first_token,
-        "merged projections": rewrite.merge_projections,
-        "separate residuals": rewrite.separate_residuals,
-    }
     files = {}
-    for count in range(len(steps) + 1):
-        graph = OnnxGraph(onnx.load(out / "traced.onnx"))
-        for step in list(steps.values())[:count]:
-            step(graph)
-        onnx.save(graph.finish(), out / "some.onnx")
-        name = f"int8, and {list(steps)[count - 1]}" if count else "int8 as traced"
+    for count in range(len(rewrites.REWRITES) + 1):
+        names = list(rewrites.REWRITES)[:count]
+        model = ir.load(out / "traced.onnx")
+        rewrites.rewrite(model, names)
+        onnx.save(to_proto(model), str(out / "some.onnx"))
+        name = f"int8, and {names[-1].replace('_', ' ')}" if names else "int8 as traced"
         files[name] = out / f"rewrites_{count}.onnx"
-        recipe = Recipe(precision=Precision.INT8)
-        write_smaller(out / "some.onnx", files[name], recipe, weights=weights_for(Target.AUTO))
+        recipe = FORMATS[Precision.INT8].rungs[0][0]
+        inputs = QuantizerInputs(weights_for(Target.AUTO))
+        write_smaller(out / "some.onnx", files[name], Precision.INT8, recipe, inputs)
     return files
 
 

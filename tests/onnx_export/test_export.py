@@ -11,7 +11,7 @@ from hrkd_cli import Predictor, evaluate
 from hrkd_cli.errors import DataError, GateError, ModelError, OutputError, UsageError
 from hrkd_cli.events import Note
 from hrkd_cli.onnx_export import trying
-from hrkd_cli.onnx_export.quantize import write_smaller
+from hrkd_cli.onnx_export.recipes import write_smaller
 from tiny_folder import write_model
 
 INT8, FP32, RECORD, STORED = "model_quantized.onnx", "model.onnx", "export.json", "self_check.json"
@@ -33,11 +33,11 @@ def raising(error):
 
 @pytest.fixture
 def other_weights(tmp_path, monkeypatch):
-    """Let "quantising" give the graph of another model, so that accuracy is lost."""
+    """Let quantization give the graph of another model, so that accuracy is lost."""
     other = write_model(tmp_path / "other", seed=9)
     export(other)
 
-    def worse(source, target, recipe, **_):
+    def worse(source, target, *_):
         shutil.copy(other / "onnx" / FP32, target)
         return {"MatMulInteger": 1}
 
@@ -68,7 +68,7 @@ def test_int8_beside_fp32(student):
     assert all(
         f.bytes == (student / "onnx" / name).stat().st_size for f, name in zip(result.files, (FP32, INT8), strict=True)
     )
-    assert result.quantized_ops == {"MatMulInteger": 11, "Gather": 3}
+    assert result.quantized_ops == {"MatMulInteger": 14, "Gather": 3}
     # What the gate measured is what eval finds: the student makes no mistake on this data.
     int8 = evaluate([student / "onnx"], data=student.parent / "dev.csv", split="dev").models[0]
     drop = 100 * (1 - int8.average.accuracy)
@@ -100,14 +100,14 @@ def test_the_gate(student, other_weights):
 def test_safer_recipes_are_tried_where_the_first_fail(student, other_weights, monkeypatch):
     tried = []
 
-    def quantise(source, target, recipe, **options):
+    def quantize(source, target, precision, recipe, inputs):
         tried.append(recipe.text)
-        if recipe.attention:
+        if "attention in fp32" not in recipe.text:
             shutil.copy(other_weights / "onnx" / FP32, target)
             return {"MatMulInteger": 1}
-        return write_smaller(source, target, recipe, **options)
+        return write_smaller(source, target, precision, recipe, inputs)
 
-    monkeypatch.setattr(trying, "write_smaller", quantise)
+    monkeypatch.setattr(trying, "write_smaller", quantize)
     result = export(student, int8=True, max_drop=20, target="avx512-vnni")
     assert tried == [
         "a scale a column",
@@ -126,20 +126,20 @@ def test_safer_recipes_are_tried_where_the_first_fail(student, other_weights, mo
 
 
 def test_the_more_accurate_of_two_recipes_is_kept(student, other_weights, monkeypatch):
-    def quantise(source, target, recipe, **options):
-        if recipe.per_channel:
+    def quantize(source, target, precision, recipe, inputs):
+        if "column" in recipe.text:
             shutil.copy(other_weights / "onnx" / FP32, target)
             return {"MatMulInteger": 1}
-        return write_smaller(source, target, recipe, **options)
+        return write_smaller(source, target, precision, recipe, inputs)
 
-    monkeypatch.setattr(trying, "write_smaller", quantise)
+    monkeypatch.setattr(trying, "write_smaller", quantize)
     result = export(student, int8=True, max_drop=100)
     assert [(t.recipe, t.gate.passed, t.kept) for t in result.tries] == [
         ("a scale a column", True, False),
         ("a scale a matrix", True, True),
     ]
     assert result.files[1].recipe == "a scale a matrix"
-    assert result.quantized_ops == {"MatMulInteger": 11, "Gather": 3}
+    assert result.quantized_ops == {"MatMulInteger": 14, "Gather": 3}
 
 
 def test_what_is_lost_to_padding_is_pointed_out(student, monkeypatch):
@@ -232,8 +232,8 @@ def test_an_output_of_its_own(student, tmp_path):
     ],
 )
 def test_a_disk_that_is_full(student, monkeypatch, error, said):
-    def fails_after_writing(source, target, recipe, **options):
-        write_smaller(source, target, recipe, **options)
+    def fails_after_writing(*args):
+        write_smaller(*args)
         raise error
 
     monkeypatch.setattr(trying, "write_smaller", fails_after_writing)
@@ -244,7 +244,7 @@ def test_a_disk_that_is_full(student, monkeypatch, error, said):
 
 
 def test_a_write_cut_short_that_its_library_does_not_call_a_full_disk(student, monkeypatch):
-    monkeypatch.setattr(trying, "write_smaller", raising(ModelError("the graph cannot be quantised (corrupt)")))
+    monkeypatch.setattr(trying, "write_smaller", raising(ModelError("the graph cannot be quantized (corrupt)")))
     with pytest.raises(ModelError, match="corrupt"):
         export(student, int8=True)
     monkeypatch.setattr("hrkd_cli.outputs.shutil.disk_usage", lambda _: type("Usage", (), {"free": 0}))

@@ -7,11 +7,11 @@ from hrkd_cli.choices import Target
 from hrkd_cli.errors import ModelError
 from hrkd_cli.models.backend import TorchBackend
 from hrkd_cli.onnx_export.export import export
-from hrkd_cli.onnx_export.graph import OPSET, write_graph
 from hrkd_cli.onnx_export.parts import PARTS, bytes_by_part, part_of
-from hrkd_cli.onnx_export.quantize import write_smaller
-from hrkd_cli.onnx_export.recipes import Precision, Recipe
+from hrkd_cli.onnx_export.quantizers import QuantizerInputs
+from hrkd_cli.onnx_export.recipes import FORMATS, Precision, write_smaller
 from hrkd_cli.onnx_export.targets import weights_for
+from hrkd_cli.onnx_export.trace import OPSET, write_graph
 from hrkd_cli.onnx_export.verify import BATCHES, TOLERANCE, check_equal, largest_difference
 from tiny_folder import CONFIGS, LABELS, make_dataset, make_texts, write_csv, write_model
 
@@ -46,11 +46,11 @@ def test_logits_are_torchs_at_many_shapes(exported):
     assert graph.opset_import[0].version == OPSET
 
 
-def test_every_dense_layer_and_table_is_quantised(exported):
+def test_every_dense_layer_and_table_is_quantized(exported):
     architecture, folder, result = exported
     graph = onnx.load(folder / "onnx/model_quantized.onnx").graph
-    # A layer has its projections, two in one product or, in the last, queries apart; then output and feed-forward.
-    dense = {"bert": 11, "distilbert": 11, "roberta": 11, "electra": 12, "modernbert": 14}[architecture]
+    # A layer has three projections (one in ModernBERT), output and feed-forward; the head has two.
+    dense = {"bert": 14, "distilbert": 14, "roberta": 14, "electra": 15, "modernbert": 14}[architecture]
     tables = {"bert": 3, "distilbert": 2, "roberta": 3, "electra": 3, "modernbert": 1}[architecture]
     assert result.quantized_ops == {"MatMulInteger": dense, "Gather": tables}
     # Two products of activations a layer, scores and context, have no weights.
@@ -148,7 +148,7 @@ def test_tracing_leaves_the_model_as_it_was(made, tmp_path):
     np.testing.assert_array_equal(own.logits(["a good book"]), before)
 
 
-def test_what_cannot_be_quantised(made, tmp_path):
+def test_what_cannot_be_quantized(made, tmp_path):
     graph = onnx.helper.make_graph(
         [onnx.helper.make_node("Relu", ["x"], ["y"])],
         "g",
@@ -157,16 +157,15 @@ def test_what_cannot_be_quantised(made, tmp_path):
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)])
     onnx.save(model, tmp_path / "model.onnx")
-    recipe = Recipe(precision=Precision.INT8)
+    recipe = FORMATS[Precision.INT8].rungs[0][0]
 
-    def quantise():
-        return write_smaller(
-            tmp_path / "model.onnx", tmp_path / "int8.onnx", recipe, weights=weights_for(Target.AVX512_VNNI)
-        )
+    def quantize():
+        inputs = QuantizerInputs(weights_for(Target.AVX512_VNNI))
+        write_smaller(tmp_path / "model.onnx", tmp_path / "int8.onnx", Precision.INT8, recipe, inputs)
 
-    with pytest.raises(ModelError, match="nothing in the graph was quantised"):
-        quantise()
+    with pytest.raises(ModelError, match="nothing in the graph was quantized"):
+        quantize()
     (tmp_path / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(ModelError, match="cannot be read"):
-        quantise()
+        quantize()
     assert not (tmp_path / "int8.onnx").exists()

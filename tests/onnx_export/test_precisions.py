@@ -15,11 +15,10 @@ from hrkd_cli.errors import GateError, UsageError
 from hrkd_cli.evaluation.graph import count_parameters, precision
 from hrkd_cli.events import Note
 from hrkd_cli.onnx_export import trying
-from hrkd_cli.onnx_export.calibrate import Extremes, activation_extremes
-from hrkd_cli.onnx_export.quantize import write_smaller
-from hrkd_cli.onnx_export.recipes import FILES, Precision, Ranges, Recipe, Tables, ladder
-from hrkd_cli.onnx_export.tables import blocks_of_4_bits, pack, round_table
+from hrkd_cli.onnx_export.quantizers import QuantizerInputs
+from hrkd_cli.onnx_export.recipes import FILES, FORMATS, Precision, write_smaller
 from hrkd_cli.onnx_export.targets import weights_for
+from hrkd_cli.onnx_export.trace import OPSET
 from tiny_folder import make_texts, write_model
 
 export = functools.partial(hrkd_cli.export, latency=False)
@@ -41,6 +40,13 @@ def all_files(made, tmp_path_factory):
         target="avx512-vnni",
     )
     return root / "student", result
+
+
+def write_recipe(source, target, smaller, text, calibration=()):
+    """Write a file by the recipe of that text, for AVX2."""
+    recipe = next(r for rung in FORMATS[smaller].rungs for r in rung if r.text == text)
+    inputs = QuantizerInputs(weights_for(Target.AVX2), lambda: list(calibration))
+    return write_smaller(source, target, smaller, recipe, inputs)
 
 
 def logits(folder, name, texts, **options):
@@ -100,23 +106,31 @@ def test_a_weight_beyond_fp16_stays_in_fp32(made, tmp_path):
     table[3] = 1e5
     weight.CopyFrom(numpy_helper.from_array(table, weight.name))
     onnx.save(model, tmp_path / "large.onnx")
-    recipe = Recipe(precision=Precision.FP16)
-    write_smaller(tmp_path / "large.onnx", tmp_path / "fp16.onnx", recipe, weights=weights_for(Target.AVX2))
+    recipe = FORMATS[Precision.FP16].rungs[0][0]
+    inputs = QuantizerInputs(weights_for(Target.AVX2))
+    write_smaller(tmp_path / "large.onnx", tmp_path / "fp16.onnx", Precision.FP16, recipe, inputs)
     kept = [t for t in onnx.load(tmp_path / "fp16.onnx").graph.initializer if t.name == weight.name]
     assert [t.data_type for t in kept] == [TensorProto.FLOAT]
 
 
-@pytest.mark.parametrize("mode", [Tables.TABLE, Tables.ROW])
-def test_a_table_is_rounded_to_the_nearest_step(mode):
-    table = np.random.default_rng(0).normal(0.5, 1, size=(30, 7)).astype(np.float32)
-    table[4] = 0
-    numbers, scale, zero = round_table(table, mode)
-    assert (np.abs((numbers.astype(float) - zero) * scale - table) <= 0.51 * scale).all()
-    assert not ((numbers - zero)[4]).any()
-    assert scale.shape == zero.shape == (() if mode is Tables.TABLE else (30, 1))
+@pytest.mark.parametrize("text", ["a scale a column", "a scale a column, a scale a token"])
+def test_a_table_is_rounded_to_the_nearest_step(all_files, tmp_path, text):
+    source = all_files[0] / "onnx/model.onnx"
+    write_recipe(source, tmp_path / "int8.onnx", Precision.INT8, text)
+    tensors = {t.name: numpy_helper.to_array(t) for t in onnx.load(tmp_path / "int8.onnx").graph.initializer}
+    name = next(
+        name.removesuffix("_quantized") for name in tensors if name.endswith("word_embeddings.weight_quantized")
+    )
+    table = {t.name: numpy_helper.to_array(t) for t in onnx.load(source).graph.initializer}[name]
+    numbers, scale = tensors[f"{name}_quantized"].astype(float), tensors[f"{name}_scale"]
+    zero = float(tensors.get(f"{name}_zero_point", 0))
+    assert numbers.min() >= -128
+    assert numbers.max() - numbers.min() > 200
+    assert scale.shape == ((len(table), 1) if "token" in text else ())
+    assert (np.abs((numbers - zero) * scale - table) <= 0.51 * scale).all()
 
 
-def test_no_activation_is_quantised_twice(all_files):
+def test_no_activation_is_quantized_twice(all_files):
     folder, _ = all_files
     for name, operator in (
         ("model_quantized.onnx", "DynamicQuantizeLinear"),
@@ -124,7 +138,7 @@ def test_no_activation_is_quantised_twice(all_files):
     ):
         nodes = [n for n in onnx.load(folder / "onnx" / name).graph.node if n.op_type == operator]
         read = [n.input[0] for n in nodes]
-        # 11 products, of which none shares its input once queries, keys and values are one.
+        # 14 products; queries, keys and values share an input, but for the queries of the last layer.
         assert len(read) == len(set(read)) == 11
 
 
@@ -142,22 +156,35 @@ def test_static_answers_do_not_depend_on_padding_or_batch(all_files):
     assert np.abs(dynamic[0] - dynamic[1]).max() > 2 * np.abs(alone - other).max()
 
 
-def test_static_ranges_come_from_the_dev_texts(all_files, made):
-    folder, _ = all_files
-    source = folder / "onnx/model.onnx"
+def test_static_ranges_are_measured_on_the_texts(all_files, tmp_path):
+    source = all_files[0] / "onnx/model.onnx"
     ids = np.array([[2, 5, 9, 3]])
     arrays = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-    found = activation_extremes(source, [arrays, {**arrays, "input_ids": ids[:, ::-1].copy()}])
-    assert len(found) == 11
-    name = next(iter(found))
-    model = onnx.load(source)
-    model.graph.output.append(onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    value = session.run([name], arrays)[0]
-    assert (found[name].low[0], found[name].high[0]) == pytest.approx((value.min(), value.max()))
-    extremes = Extremes([-1.0, -3.0], [2.0, 6.0])
-    assert extremes.span(Ranges.EXTREMES) == (-3.0, 6.0)
-    assert extremes.span(Ranges.MEAN) == (-2.0, 4.0)
+    rows = [arrays, {**arrays, "input_ids": ids[:, ::-1].copy()}]
+    write_recipe(source, tmp_path / "static.onnx", Precision.INT8_STATIC, "a scale a column", rows)
+    model = onnx.load(tmp_path / "static.onnx")
+    tensors = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    copies = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "Identity"}
+    scales = {copies[n.input[0]]: tensors[n.input[1]] for n in model.graph.node if n.op_type == "QuantizeLinear"}
+    name, scale = next(iter(scales.items()))
+    fp32 = onnx.load(source)
+    fp32.graph.output.append(onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    session = onnxruntime.InferenceSession(fp32.SerializeToString(), providers=["CPUExecutionProvider"])
+    values = [session.run([name], row)[0] for row in rows]
+    low, high = (
+        float(f(values[0], values[1])) for f in (lambda *v: min(map(np.min, v)), lambda *v: max(map(np.max, v)))
+    )
+    assert scale == pytest.approx((max(high, 0) - min(low, 0)) / 255)
+
+
+def test_what_a_dense_layer_reads_rounded_stays_exact_for_others(all_files):
+    """Residual additions and the first token's slice read the activation itself, in static int8."""
+    nodes = onnx.load(all_files[0] / "onnx/model_int8_static.onnx").graph.node
+    stored = {n.output[0] for n in nodes if n.op_type == "QuantizeLinear"}
+    rounded = {n.output[0] for n in nodes if n.op_type == "DequantizeLinear" and n.input[0] in stored}
+    readers = {n.op_type for n in nodes if rounded & set(n.input)}
+    assert rounded
+    assert readers == {"MatMul"}
 
 
 def test_int4_holds_four_bits_a_weight(all_files):
@@ -165,15 +192,10 @@ def test_int4_holds_four_bits_a_weight(all_files):
     operators = {n.op_type for n in onnx.load(folder / "onnx/model_q4.onnx").graph.node}
     assert {"MatMulNBits", "GatherBlockQuantized"} <= operators
     assert result.quantized_ops  # of the smallest file
-    random = np.random.default_rng(0)
-    rows = random.normal(size=(5, 70)).astype(np.float32)
-    numbers, scales, zeros = blocks_of_4_bits(rows, 32)
-    assert scales.shape == zeros.shape == (5, 3)
-    assert numbers.max() <= 15
-    wide = [np.repeat(a, 32, axis=1)[:, :70] for a in (scales, zeros.astype(np.float32))]
-    assert (np.abs((numbers - wide[1]) * wide[0] - rows) <= wide[0] * 1.01).all()
-    assert pack(np.array([[1, 2], [3, 4], [15, 0]], dtype=np.uint8)) == bytes([0x21, 0x43, 0x0F])
-    assert pack(np.array([7, 8, 9], dtype=np.uint8)) == bytes([0x87, 0x09])
+    model = onnx.load(folder / "onnx/model_q4.onnx")
+    types = [t.data_type for t in model.graph.initializer if "embeddings.weight_Q4" in t.name]
+    assert types == [TensorProto.UINT4] * 3
+    assert {(o.domain, o.version) for o in model.opset_import} == {("", OPSET), ("com.microsoft", 1)}
 
 
 @pytest.mark.parametrize("smaller", SMALLER)
@@ -181,7 +203,7 @@ def test_each_gate_trips_and_leaves_nothing(student, tmp_path, monkeypatch, smal
     other = write_model(tmp_path / "other", seed=9)
     export(other)
 
-    def worse(source, target, recipe, **_):
+    def worse(source, target, *_):
         shutil.copy(other / "onnx/model.onnx", target)
         return {"MatMul": 1}
 
@@ -191,7 +213,7 @@ def test_each_gate_trips_and_leaves_nothing(student, tmp_path, monkeypatch, smal
         export(student, **{OPTIONS[smaller]: True}, max_drop=5)
     assert sorted(student.rglob("*")) == before
     found = caught.value.result
-    rungs = ladder(smaller, reduced=weights_for(Target.AUTO).bits < 8)
+    rungs = FORMATS[smaller].ladder(weights_for(Target.AUTO))
     assert [entry["recipe"] for entry in found["tries"]] == [recipe.text for rung in rungs for recipe in rung]
     assert not any(entry["passed"] or entry["kept"] for entry in found["tries"])
     assert found["gate"]["passed"] is False
@@ -200,11 +222,11 @@ def test_each_gate_trips_and_leaves_nothing(student, tmp_path, monkeypatch, smal
 
 
 def test_one_precision_that_fails_keeps_the_others_away(student, monkeypatch):
-    def fails_int4(source, target, recipe, **options):
-        if recipe.precision is Precision.INT4:
+    def fails_int4(source, target, precision, recipe, inputs):
+        if precision is Precision.INT4:
             shutil.copy(worse / "onnx/model.onnx", target)
             return {"MatMulNBits": 1}
-        return write_smaller(source, target, recipe, **options)
+        return write_smaller(source, target, precision, recipe, inputs)
 
     worse = write_model(student.parent / "other", seed=9)
     export(worse)
@@ -244,7 +266,7 @@ def test_a_targets_weights(student, target, largest):
         assert max(np.abs(w).max() for w in dense) == largest
         tables = [t for t in model.graph.initializer if "word_embeddings" in t.name and "quantized" in t.name]
         # A table is never multiplied, so it has all 256 values.
-        assert (numpy_helper.to_array(tables[0]).min(), numpy_helper.to_array(tables[0]).max()) == (-128, 127)
+        assert np.ptp(numpy_helper.to_array(tables[0]).astype(int)) == 255
         facts = {p.key: p.value for p in model.metadata_props}
         assert (facts["hrkd.target"], facts["hrkd.weight_bits"]) == (target, bits)
     assert any(f"int8 for {target}: {bits}-bit" in e.text for e in seen if isinstance(e, Note))
@@ -260,40 +282,38 @@ def test_an_unknown_target(student):
 
 def test_ladders_go_from_fast_to_safe():
     for smaller in SMALLER:
-        rungs = ladder(smaller)
-        assert all(recipe.precision is smaller for rung in rungs for recipe in rung)
-        texts = [recipe.text for rung in rungs for recipe in rung]
+        texts = [recipe.text for rung in FORMATS[smaller].ladder(weights_for(Target.AVX2)) for recipe in rung]
         assert len(set(texts)) == len(texts)
         if smaller in (Precision.INT8, Precision.INT8_STATIC):
-            assert rungs[-1][0].tables is Tables.KEPT
-    reduced = [recipe for rung in ladder(Precision.INT8, reduced=True) for recipe in rung]
-    assert sum(recipe.unsigned for recipe in reduced) == 1
+            assert texts[-1].endswith("embeddings in fp32")
+    for target, expected in ((Target.AVX2, 1), (Target.AVX512_VNNI, 0)):
+        recipes = [recipe for rung in FORMATS[Precision.INT8].ladder(weights_for(target)) for recipe in rung]
+        assert sum("unsigned" in recipe.text for recipe in recipes) == expected
 
 
 @pytest.mark.parametrize("smaller", [Precision.INT8, Precision.INT8_STATIC, Precision.INT4])
 def test_every_recipe_makes_a_graph_that_runs(all_files, tmp_path, smaller):
     folder, _ = all_files
-    source = folder / "onnx/model.onnx"
+    source, path = folder / "onnx/model.onnx", tmp_path / "model.onnx"
     ids = np.array([[2, 5, 9, 7, 3]])
     arrays = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-    extremes = activation_extremes(source, [arrays])
     fp32 = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"]).run(None, arrays)[0]
-    for rung in ladder(smaller, reduced=True):
-        for recipe in rung:
-            path = tmp_path / "model.onnx"
-            write_smaller(source, path, recipe, weights=weights_for(Target.AVX2), extremes=extremes)
-            found = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, arrays)[0]
-            # Random weights do not take 4 bits well.
-            allowed = 2 if smaller is Precision.INT4 else 0.5
-            facts = {p.key: p.value for p in onnx.load(path).metadata_props}
-            assert facts["hrkd.recipe"] == recipe.text
-            assert ("hrkd.target" in facts) is recipe.for_target
-            assert precision(onnx.load(path)) == smaller
-            assert 0 < np.abs(found - fp32).max() < allowed * np.abs(fp32).max(), recipe.text
-            kept = [t for t in onnx.load(path).graph.initializer if "word_embeddings" in t.name]
-            assert any(t.data_type == TensorProto.FLOAT and "scale" not in t.name for t in kept) == (
-                recipe.tables is Tables.KEPT
-            )
+    for recipe in [recipe for rung in FORMATS[smaller].ladder(weights_for(Target.AVX2)) for recipe in rung]:
+        write_recipe(source, path, smaller, recipe.text, [arrays])
+        found = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, arrays)[0]
+        # Random weights do not take 4 bits well.
+        allowed = 2 if smaller is Precision.INT4 else 0.5
+        model = onnx.load(path)
+        facts = {p.key: p.value for p in model.metadata_props}
+        assert facts["hrkd.recipe"] == recipe.text
+        assert ("hrkd.target" in facts) is recipe.for_target
+        assert precision(model) == smaller
+        assert 0 < np.abs(found - fp32).max() < allowed * np.abs(fp32).max(), recipe.text
+        tables = [t for t in model.graph.initializer if t.name.endswith("word_embeddings.weight")]
+        assert bool(tables) is recipe.text.endswith("embeddings in fp32")
+        attention = [n for n in model.graph.node if n.op_type == "MatMul" and "query" in n.name]
+        in_fp32 = [n for n in attention if not n.input[1].endswith("_DequantizeLinear_Output")]
+        assert bool(in_fp32) is ("attention in fp32" in recipe.text)
 
 
 def test_predict_reads_each_file(all_files):

@@ -1,11 +1,12 @@
 import platform
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from hrkd_cli.choices import Target
-from hrkd_cli.onnx_export.int8 import round_weight
-from hrkd_cli.onnx_export.recipes import Precision, Recipe
+from hrkd_cli.onnx_export.quantizers import QuantizerInputs, int8_dynamic
 from hrkd_cli.onnx_export.targets import detect, weights_for
 
 LARGEST_ACTIVATION = 255
@@ -25,11 +26,25 @@ def weight():
     return (np.sign(random.normal(size=(64, 8))) * random.uniform(0.9, 1, size=(64, 8))).astype(np.float32)
 
 
+def rounded(weight, folder, target, **options):
+    """Return the integers, scales and zero points of a dense layer's weight in an int8 file."""
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 8])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "fp32.onnx")
+    int8_dynamic(folder / "fp32.onnx", folder / "int8.onnx", QuantizerInputs(weights_for(target)), **options)
+    tensors = {t.name: numpy_helper.to_array(t) for t in onnx.load(folder / "int8.onnx").graph.initializer}
+    return tensors["w_quantized"], tensors["w_scale"], tensors["w_zero_point"]
+
+
 @pytest.mark.parametrize("per_channel", [True, False])
 @pytest.mark.parametrize("target", [Target.AVX2, Target.WASM])
-def test_weights_for_pairs_in_16_bits_cannot_saturate(weight, target, per_channel):
-    recipe = Recipe(precision=Precision.INT8, per_channel=per_channel)
-    numbers, scale, zero = round_weight(weight, recipe, weights_for(target))
+def test_weights_for_pairs_in_16_bits_cannot_saturate(weight, tmp_path, target, per_channel):
+    numbers, scale, zero = rounded(weight, tmp_path, target, per_channel=per_channel)
     assert numbers.dtype == np.int8
     assert np.abs(numbers).max() == 64
     assert not zero.any()
@@ -39,21 +54,19 @@ def test_weights_for_pairs_in_16_bits_cannot_saturate(weight, target, per_channe
     assert np.abs(numbers * scale - weight).max() <= scale.max() / 2 + 1e-7
 
 
-def test_weights_of_8_bits_would_saturate_there(weight):
-    numbers, *_ = round_weight(weight, Recipe(precision=Precision.INT8), weights_for(Target.AVX512_VNNI))
+def test_weights_of_8_bits_would_saturate_there(weight, tmp_path):
+    numbers, *_ = rounded(weight, tmp_path, Target.AVX512_VNNI)
     assert np.abs(numbers).max() == 127
     activations = np.full((1, 64), LARGEST_ACTIVATION, dtype=np.uint8)
     exact = activations.astype(np.int64) @ numbers.astype(np.int64)
     assert (saturating_product(activations, numbers) != exact).any()
 
 
-def test_unsigned_weights_keep_8_bits_on_every_target(weight):
-    recipe = Recipe(precision=Precision.INT8, unsigned=True)
-    numbers, scale, zero = round_weight(weight, recipe, weights_for(Target.AVX2))
-    assert numbers.dtype == np.uint8
-    assert (zero == 128).all()
-    assert np.abs((numbers.astype(int) - 128) * scale - weight).max() <= scale.max() / 2 + 1e-7
-    assert numbers.min() <= 128 - 127 + 20
+def test_unsigned_weights_keep_8_bits_on_every_target(weight, tmp_path):
+    numbers, scale, zero = rounded(weight, tmp_path, Target.AVX2, unsigned=True)
+    assert numbers.dtype == zero.dtype == np.uint8
+    assert np.abs((numbers.astype(int) - zero) * scale - weight).max() <= scale.max() / 2 + 1e-7
+    assert np.ptp(numbers.astype(int)) > 240
 
 
 @pytest.mark.parametrize(

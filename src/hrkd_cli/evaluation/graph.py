@@ -20,7 +20,7 @@ INT4_OPS = frozenset({"MatMulNBits", "GatherBlockQuantized"})
 _WEIGHT_TYPES = (
     frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.UINT4}) | INT8_TYPES
 )
-_QUANTISER_SUFFIXES = ("_scale", "_zero_point")
+_QUANTISER_SUFFIXES = ("_scale", "_scales", "_zero_point", "_zero_points")
 
 
 def read_graph(path: Path) -> Any:

@@ -2,98 +2,94 @@
 
 from __future__ import annotations
 
-from typing import Any
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-import numpy as np
+from hrkd_cli.onnx_export.graph_editor import constant, int64_constant
 
-from hrkd_cli.onnx_export.masks import BIAS
-from hrkd_cli.onnx_export.onnx_graph import OnnxGraph, attribute
-
-# Each token by itself, as long as constants do not differ from token to token.
+# Applied to each token by itself, as long as constants do not differ between tokens.
 _ELEMENTWISE = frozenset({"Add", "Sum", "Sub", "Mul", "Div", "Erf", "Tanh", "Relu", "Sigmoid", "Pow", "Sqrt"})
-_SWAP_TOKENS_AND_HEADS = [0, 2, 1, 3]
-_SWAPPED = {1: 2, 2: 1}
+_SWAP_TOKENS_AND_HEADS = (0, 2, 1, 3)
+
+_Narrowed = dict[ir.Node, dict[ir.Value, int]]
+"""Nodes that can work on one token: for each, the inputs that then hold one token, and their axis of tokens."""
 
 
-def keep_first_token(graph: OnnxGraph) -> int:
-    """Let everything between the last layer's input and the selection of token 0 work on that token alone.
+def keep_first_token(model: ir.Model) -> int:
+    """Compute everything between the last layer's input and the selection of token 0 for that token alone.
 
-    The head of a BERT classifier reads token 0 of the last layer, so the other tokens need that layer's keys and
-    values only. The region is found backwards from the selection, through operators that treat tokens one by one and
-    through attention on the side of the queries. Where a tensor is read outside too, its first token is cut out.
+    The head of a BERT classifier reads token 0 of the last layer, so only that layer's keys and values need the other
+    tokens. The region is found backwards from the selection, through operators that treat tokens one by one and
+    through attention on the side of the queries.
 
     Returns:
         1, or 0 where the region does not span a whole attention.
     """
-    graph.prune()  # a shape that is not asked for any longer would count as a reader of all tokens
-    for node in graph.nodes:
-        index = graph.constants.get(node.input[1]) if node.op_type == "Gather" and len(node.input) > 1 else None
-        if index is not None and index.ndim == 0 and int(index) == 0 and attribute(node, "axis", 0) == 1:
-            region = _Region(graph, node)
-            if region.products >= 2:
-                region.cut()
+    # A shape that is no longer read would count as a reader of all tokens.
+    RemoveUnusedNodesPass()(model)
+    graph = model.graph
+    for node in graph:
+        index = constant(node.inputs[1]) if node.op_type == "Gather" else None
+        if index is not None and index.ndim == 0 and index.item() == 0 and _axis(node, 0) == 1:
+            narrowed = _find_region(graph, node)
+            products = [n for n in narrowed if n.op_type == "MatMul" and constant(n.inputs[1]) is None]
+            if len(products) >= 2:  # scores and context
+                _slice_inputs(graph, narrowed)
                 return 1
     return 0
 
 
-class _Region:
-    """The nodes that can work on one token.
+def _find_region(graph: ir.Graph, selection: ir.Node) -> _Narrowed:
+    narrowed: _Narrowed = {selection: {selection.inputs[0]: 1}}
+    for node in reversed(graph):
+        output = node.outputs[0]
+        axes = {narrowed.get(reader, {}).get(output) for reader in output.consumers()}
+        # All readers must want one token of it, on the same axis.
+        if len(node.outputs) > 1 or len(axes) != 1 or (axis := axes.pop()) is None:
+            continue
+        if (inputs := _narrowed_inputs(node, axis)) is not None:
+            narrowed[node] = inputs
+    return narrowed
 
-    Attributes:
-        products: how many products of two activations are among them: two make an attention.
-    """
 
-    def __init__(self, graph: OnnxGraph, selection: Any) -> None:
-        self.graph = graph
-        self.products = 0
-        # By node: the inputs that hold one token, and on which axis tokens lie there.
-        self._inside: dict[int, dict[str, int]] = {id(selection): {selection.input[0]: 1}}
-        self._nodes: list[Any] = [selection]
-        consumers = graph.consumers()
-        for node in reversed(graph.nodes):
-            self._consider(node, consumers[node.output[0]] if len(node.output) == 1 else [])
-
-    def _consider(self, node: Any, readers: list[Any]) -> None:
-        """Take a node in when all its readers want one token of it, on the same axis."""
-        axes = {self._inside.get(id(reader), {}).get(node.output[0]) for reader in readers}
-        if len(axes) != 1 or (axis := axes.pop()) is None:
-            return
-        found = self._inputs(node, axis)
-        if found is not None:
-            self._inside[id(node)] = found
-            self._nodes.append(node)
-            self.products += node.op_type == "MatMul" and len(self.graph.variable_inputs(node)) == 2
-
-    def _inputs(self, node: Any, axis: int) -> dict[str, int] | None:
-        """Return the inputs that may hold one token where the output does; None where the node needs all tokens."""
-        variable = self.graph.variable_inputs(node)
-        if not variable or (variable[0] != node.input[0] and node.op_type not in _ELEMENTWISE):
-            return None
-        if node.op_type in _ELEMENTWISE:
-            numbers = [self.graph.constants[name] for name in node.input if name in self.graph.constants]
-            alike = all(value.ndim <= 1 for value in numbers)
-            return {name: axis for name in variable if name != BIAS} if alike else None
-        if node.op_type == "MatMul" or (
-            node.op_type in ("Softmax", "LayerNormalization") and attribute(node, "axis", -1) == -1
-        ):
-            return {variable[0]: axis}  # of attention's products the queries, then the weights
-        if node.op_type == "Transpose" and attribute(node, "perm") == _SWAP_TOKENS_AND_HEADS:
-            return {variable[0]: _SWAPPED[axis]}
-        shape = self.graph.constants.get(node.input[1]) if node.op_type == "Reshape" else None
-        if shape is not None and list(shape[:2]) == [0, 0] and axis == 1:
-            return {variable[0]: 1}
+def _narrowed_inputs(node: ir.Node, axis: int) -> dict[ir.Value, int] | None:
+    """Return the inputs that hold one token where the output does; None where the node needs all tokens."""
+    constants = [constant(value) for value in node.inputs]
+    activations = [value for value, known in zip(node.inputs, constants, strict=True) if known is None]
+    if node.op_type in _ELEMENTWISE:
+        per_feature = all(known is None or known.ndim <= 1 for known in constants)
+        return dict.fromkeys(activations, axis) if per_feature and activations else None
+    if constants[0] is not None:
         return None
+    first = node.inputs[0]
+    # Of the two products of attention this is the queries, then the weights.
+    if node.op_type == "MatMul" or (node.op_type in ("Softmax", "LayerNormalization") and _axis(node, -1) == -1):
+        return {first: axis}
+    if node.op_type == "Transpose" and tuple(node.attributes["perm"].as_ints()) == _SWAP_TOKENS_AND_HEADS:
+        return {first: 3 - axis}
+    if node.op_type == "Reshape" and constants[1] is not None and list(constants[1][:2]) == [0, 0] and axis == 1:
+        return {first: 1}
+    return None
 
-    def cut(self) -> None:
-        """Cut the first token out of every tensor that comes from outside."""
-        made = {name for node in self._nodes for name in node.output}
-        wanted: dict[tuple[str, int], list[Any]] = {}
-        for node in self._nodes:
-            for name, axis in self._inside[id(node)].items():
-                if name not in made:
-                    wanted.setdefault((name, axis), []).append(node)
-        zero, one = (self.graph.add_constant(f"first_token_{n}", np.array([n], dtype=np.int64)) for n in (0, 1))
-        for number, ((name, axis), nodes) in enumerate(wanted.items()):
-            place = self.graph.add_constant(f"first_token_axis_{axis}", np.array([axis], dtype=np.int64))
-            cut = self.graph.add_node("Slice", [name, zero, one, place], f"/first_token/Slice_{number}")
-            self.graph.replace_input(nodes, name, cut.output[0])
+
+def _slice_inputs(graph: ir.Graph, narrowed: _Narrowed) -> None:
+    """Slice the first token out of every value that enters the region."""
+    entering: dict[tuple[ir.Value, int], list[ir.Node]] = {}
+    for node, inputs in narrowed.items():
+        for value, axis in inputs.items():
+            if value.producer() not in narrowed:
+                entering.setdefault((value, axis), []).append(node)
+    for (value, axis), readers in entering.items():
+        start, end, axes = (int64_constant(graph, [number]) for number in (0, 1, axis))
+        cut = ir.node("Slice", [value, start, end, axes], name=f"/first_token/{value.name}/Slice")
+        graph.append(cut)
+        for reader in readers:
+            for index, old in enumerate(reader.inputs):
+                if old is value:
+                    reader.replace_input_with(index, cut.outputs[0])
+    graph.sort()
+
+
+def _axis(node: ir.Node, default: int) -> int:
+    found = node.attributes.get("axis")
+    return default if found is None else found.as_int()

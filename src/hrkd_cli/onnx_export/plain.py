@@ -7,8 +7,8 @@ from pathlib import Path
 from hrkd_cli.errors import ModelError
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.models.backend import TorchBackend
-from hrkd_cli.onnx_export.graph import write_graph
-from hrkd_cli.onnx_export.rewrite import rewrite_file
+from hrkd_cli.onnx_export.rewrites import rewrite_file
+from hrkd_cli.onnx_export.trace import write_graph
 from hrkd_cli.onnx_export.verify import check_equal
 
 

@@ -1,11 +1,25 @@
-"""The ways to make a file of each precision, from the smallest and fastest to the safest."""
+"""Files of each precision, and the recipes for each from the smallest and fastest to the safest.
+
+A recipe is one entry of ``FORMATS``. Its words are stored in ``export.json``.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
+from pathlib import Path
 
+import onnx
+
+from hrkd_cli.errors import ModelError
+from hrkd_cli.evaluation.graph import quantized_ops, read_graph
 from hrkd_cli.layout import ONNX
+from hrkd_cli.onnx_export.graph_editor import stamp
+from hrkd_cli.onnx_export.quantizers import QuantizerInputs, Tables, int4, int8_dynamic, int8_static, store_fp16
+from hrkd_cli.onnx_export.targets import Weights
+from hrkd_cli.onnx_export.trace import quiet
 
 
 class Precision(StrEnum):
@@ -18,96 +32,145 @@ class Precision(StrEnum):
     INT4 = "int4"
 
 
-FILES = {
-    Precision.FP32: ONNX.fp32,
-    Precision.FP16: ONNX.fp16,
-    Precision.INT8: ONNX.int8,
-    Precision.INT8_STATIC: ONNX.int8_static,
-    Precision.INT4: ONNX.int4,
-}
-
-
-class Tables(StrEnum):
-    """Scales of an embedding table."""
-
-    TABLE = "table"
-    ROW = "row"
-    KEPT = "kept"
-
-
-class Ranges(StrEnum):
-    """What of the calibration's extremes a static activation's range spans."""
-
-    EXTREMES = "extremes"
-    MEAN = "mean"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """One way to make a file.
 
     Attributes:
-        precision: of the file.
-        per_channel: a scale a column of a dense weight; else one a matrix (int8).
-        unsigned: unsigned weights of 8 bits, slower but never saturating (int8).
-        tables: see Tables.
-        attention: whether the dense layers of attention are quantised.
-        ranges: see Ranges (int8-static).
-        block: weights that share a scale (int4).
-        dense_bits: bits of dense weights; 8 quantises activations when the graph runs, as int8 does (int4).
+        text: the recipe in words.
+        write: makes the file from the fp32 graph: source, target, other inputs.
+        for_target: whether the file depends on the CPU it is for.
+        reduced_only: whether it is only worth trying where the target takes 7-bit weights.
     """
 
-    precision: Precision
-    per_channel: bool = True
-    unsigned: bool = False
-    tables: Tables = Tables.TABLE
-    attention: bool = True
-    ranges: Ranges = Ranges.EXTREMES
-    block: int = 128
-    dense_bits: int = 4
-
-    @property
-    def for_target(self) -> bool:
-        """Whether the file depends on the CPU that it is for."""
-        integers = self.precision in (Precision.INT8, Precision.INT8_STATIC)
-        return (integers and not self.unsigned) or (self.precision is Precision.INT4 and self.dense_bits == 8)
-
-    @property
-    def text(self) -> str:
-        """The recipe in words."""
-        if self.precision is Precision.FP16:
-            return "weights in fp16, arithmetic in fp32"
-        if self.precision is Precision.INT4:
-            parts = [f"a scale for {self.block} weights"] if self.dense_bits == 4 else ["dense layers in 8 bits"]
-        else:
-            parts = [f"a scale a {'column' if self.per_channel else 'matrix'}"]
-            parts += ["unsigned weights"] if self.unsigned else []
-            parts += ["mean ranges"] if self.ranges is Ranges.MEAN else []
-            parts += ["a scale a token"] if self.tables is Tables.ROW else []
-        parts += [] if self.attention else ["attention in fp32"]
-        parts += ["embeddings in fp32"] if self.tables is Tables.KEPT else []
-        return ", ".join(parts)
+    text: str
+    write: Callable[[Path, Path, QuantizerInputs], None]
+    for_target: bool = True
+    reduced_only: bool = False
 
 
-def ladder(precision: Precision, *, reduced: bool = False) -> tuple[tuple[Recipe, ...], ...]:
-    """Return the recipes of a precision in rungs: of each rung the most accurate is taken, the next where none passes.
+Rung = tuple[Recipe, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FileFormat:
+    """A precision's file.
+
+    Attributes:
+        file: its name.
+        oldest_onnxruntime: the oldest version that ran such a file; older ones were not tried.
+        rungs: of each rung the most accurate recipe is taken, the next rung where none passes the gate.
+    """
+
+    file: str
+    oldest_onnxruntime: str
+    rungs: tuple[Rung, ...] = ()
+
+    def ladder(self, weights: Weights) -> list[Rung]:
+        """Return the rungs with the recipes that are worth trying for a target."""
+        rungs = [tuple(r for r in rung if weights.bits < 8 or not r.reduced_only) for rung in self.rungs]
+        return [rung for rung in rungs if rung]
+
+
+_INT8: tuple[Rung, ...] = (
+    (
+        Recipe("a scale a column", int8_dynamic),
+        Recipe("a scale a matrix", partial(int8_dynamic, per_channel=False)),
+    ),
+    (Recipe("a scale a column, a scale a token", partial(int8_dynamic, tables=Tables.ROW)),),
+    (
+        Recipe(
+            "a scale a column, unsigned weights, a scale a token",
+            partial(int8_dynamic, unsigned=True, tables=Tables.ROW),
+            for_target=False,
+            reduced_only=True,
+        ),
+    ),
+    (
+        Recipe(
+            "a scale a column, a scale a token, attention in fp32",
+            partial(int8_dynamic, tables=Tables.ROW, attention=False),
+        ),
+    ),
+    (
+        Recipe(
+            "a scale a column, attention in fp32, embeddings in fp32",
+            partial(int8_dynamic, tables=Tables.KEPT, attention=False),
+        ),
+    ),
+)
+_INT8_STATIC: tuple[Rung, ...] = (
+    (
+        Recipe("a scale a column", int8_static),
+        Recipe("a scale a column, mean ranges", partial(int8_static, moving_average=True)),
+    ),
+    (
+        Recipe("a scale a column, a scale a token", partial(int8_static, tables=Tables.ROW)),
+        Recipe(
+            "a scale a column, mean ranges, a scale a token",
+            partial(int8_static, moving_average=True, tables=Tables.ROW),
+        ),
+    ),
+    (
+        Recipe(
+            "a scale a column, a scale a token, attention in fp32",
+            partial(int8_static, tables=Tables.ROW, attention=False),
+        ),
+    ),
+    (
+        Recipe(
+            "a scale a column, attention in fp32, embeddings in fp32",
+            partial(int8_static, tables=Tables.KEPT, attention=False),
+        ),
+    ),
+)
+_INT4: tuple[Rung, ...] = (
+    (Recipe("a scale for 128 weights", int4, for_target=False),),
+    (Recipe("a scale for 32 weights", partial(int4, block=32), for_target=False),),
+    (Recipe("dense layers in 8 bits", partial(int4, dense_bits=8)),),
+    (Recipe("dense layers in 8 bits, attention in fp32", partial(int4, dense_bits=8, attention=False)),),
+)
+
+FORMATS = {
+    Precision.FP32: FileFormat(ONNX.fp32, "1.15.1"),
+    Precision.FP16: FileFormat(
+        ONNX.fp16, "1.15.1", ((Recipe("weights in fp16, arithmetic in fp32", store_fp16, for_target=False),),)
+    ),
+    Precision.INT8: FileFormat(ONNX.int8, "1.15.1", _INT8),
+    Precision.INT8_STATIC: FileFormat(ONNX.int8_static, "1.15.1", _INT8_STATIC),
+    Precision.INT4: FileFormat(ONNX.int4, "1.20.1", _INT4),
+}
+FILES = {precision: entry.file for precision, entry in FORMATS.items()}
+
+
+def write_smaller(
+    source: Path, target: Path, precision: Precision, recipe: Recipe, inputs: QuantizerInputs
+) -> dict[str, int]:
+    """Write a graph in another precision and return its quantized operators by type.
 
     Args:
-        precision: any but fp32.
-        reduced: whether the target takes 7-bit weights only, so that unsigned ones of 8 bits are worth a try.
+        source: fp32 graph.
+        target: file to write.
+        precision: of the file.
+        recipe: one of the precision's.
+        inputs: what the recipe needs beside the graph.
+
+    Raises:
+        ModelError: the source cannot be read, or nothing in it could be quantized.
     """
-    first = Recipe(precision=precision)
-    if precision is Precision.FP16:
-        return ((first,),)
-    if precision is Precision.INT4:
-        finer = replace(first, block=32)
-        eight = replace(first, dense_bits=8)
-        return ((first,), (finer,), (eight,), (replace(eight, attention=False),))
-    rows = replace(first, tables=Tables.ROW)
-    apart = replace(rows, attention=False)
-    last = replace(apart, tables=Tables.KEPT)
-    if precision is Precision.INT8_STATIC:
-        mean = replace(rows, ranges=Ranges.MEAN)
-        return ((first, replace(first, ranges=Ranges.MEAN)), (rows, mean), (apart,), (last,))
-    unsigned = ((replace(rows, unsigned=True),),) if reduced else ()
-    return ((first, replace(first, per_channel=False)), (rows,), *unsigned, (apart,), (last,))
+    with quiet():
+        recipe.write(source, target, inputs)
+    model = read_graph(target)
+    counts = quantized_ops(model)
+    if not counts and precision is not Precision.FP16:
+        target.unlink()
+        raise ModelError(
+            "nothing in the graph was quantized: it has no dense layer that the quantizer knows; export without "
+            f"--{precision}"
+        )
+    facts = {"recipe": recipe.text}
+    if recipe.for_target:
+        facts |= {"target": str(inputs.weights.target), "weight_bits": str(inputs.weights.bits)}
+    stamp(model, precision, facts)
+    onnx.save(model, str(target))
+    return counts

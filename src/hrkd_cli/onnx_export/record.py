@@ -14,7 +14,7 @@ from hrkd_cli.evaluation.graph import read_graph
 from hrkd_cli.evaluation.latency import Latency
 from hrkd_cli.layout import ONNX
 from hrkd_cli.onnx_export.gate import AccuracyGate, points_lost
-from hrkd_cli.onnx_export.recipes import Precision
+from hrkd_cli.onnx_export.recipes import FORMATS, Precision
 from hrkd_cli.onnx_export.result import ExportedFile
 from hrkd_cli.onnx_export.targets import Weights
 from hrkd_cli.predict.folder import read_json_or_empty
@@ -24,15 +24,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 Entry = dict[str, Any]
-
-OLDEST_RUN = {
-    Precision.FP32: "1.15.1",
-    Precision.FP16: "1.15.1",
-    Precision.INT8: "1.15.1",
-    Precision.INT8_STATIC: "1.15.1",
-    Precision.INT4: "1.20.1",
-}
-"""The oldest onnxruntime that ran files of these operators (benchmarks/old_runtimes.py); older ones were not tried."""
 
 
 class Record:
@@ -86,7 +77,7 @@ def file_entry(
         "precision": file.precision,
         "bytes": file.bytes,
         "opset": {item.domain or "ai.onnx": item.version for item in model.opset_import},
-        "oldest_onnxruntime": OLDEST_RUN[Precision(file.precision)],
+        "oldest_onnxruntime": FORMATS[Precision(file.precision)].oldest_onnxruntime,
         "versions": {"hrkd-cli": __version__, "onnxruntime": onnxruntime.__version__},
     }
     if made is not None and gate is not None:
@@ -105,12 +96,3 @@ def file_entry(
     if file.latency:
         entry |= {"latency": [figure.to_json() for figure in file.latency], "machine": machine}
     return entry
-
-
-def stamp(model: Any, precision: str, facts: Mapping[str, str]) -> None:
-    """Write into the graph's metadata what made it, for a file that has lost its folder."""
-    import onnx
-
-    known = {"hrkd.version": __version__, "hrkd.precision": precision}
-    known |= {f"hrkd.{name}": value for name, value in facts.items()}
-    onnx.helper.set_model_props(model, known)

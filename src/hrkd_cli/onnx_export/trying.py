@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
+import numpy as np
+
+from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.events import Note, OnEvent
-from hrkd_cli.onnx_export.calibrate import Extremes, activation_extremes, calibration_inputs
 from hrkd_cli.onnx_export.gate import SPLIT, AccuracyGate
-from hrkd_cli.onnx_export.quantize import write_smaller
-from hrkd_cli.onnx_export.recipes import FILES, Precision, Recipe, ladder
+from hrkd_cli.onnx_export.quantizers import Arrays, QuantizerInputs
+from hrkd_cli.onnx_export.recipes import FORMATS, Precision, Recipe, write_smaller
 from hrkd_cli.onnx_export.result import Try
 from hrkd_cli.onnx_export.targets import Weights
 from hrkd_cli.predict.backend import OnnxBackend
+from hrkd_cli.predict.tokenization import TextTokenizer
+
+CALIBRATION_TEXTS = 256
+
+
+def calibration_inputs(encoder: TextTokenizer, dataset: Dataset, split: str) -> list[Arrays]:
+    """Return the inputs of evenly spread rows of a split, one row each and without padding."""
+    rows: list[tuple[str, str | None]] = []
+    for domain in dataset.domains:
+        part = dataset.split(domain, split)
+        pairs: Sequence[str | None] = part.pairs or [None] * len(part.texts)
+        rows += list(zip(part.texts, pairs, strict=True))
+    count = min(CALIBRATION_TEXTS, len(rows))
+    chosen = [rows[i] for i in np.linspace(0, len(rows) - 1, num=count).round().astype(int)]
+    seconds = [second for _, second in chosen if second is not None]
+    return [encoder.collate([row]) for row in encoder.encode([first for first, _ in chosen], seconds or None)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +42,7 @@ class Made:
     Attributes:
         precision: of the file.
         tries: all recipes tried, in order; the one of the file is marked where it passed.
-        operators: quantised operators by type.
+        operators: quantized operators by type.
         padded_drop: points lost in padded batches; None where the gate failed.
     """
 
@@ -48,20 +67,21 @@ class Maker:
         self.student = student
         self.folder = folder
         self.gate = gate
-        self.weights = weights
         self.max_drop = max_drop
         self.on_event = on_event
-        self._extremes: Mapping[str, Extremes] | None = None
+        calibration = cache(lambda: calibration_inputs(gate.student.encoder, gate.dataset, SPLIT))
+        self.inputs = QuantizerInputs(weights, calibration, on_event)
+        self._draft = folder / "try.onnx"
 
     def make(self, precision: Precision) -> Made:
         """Try recipes until one passes, and leave its file in the folder under its own name; none if none passes."""
         tries: list[Try] = []
         operators: dict[str, int] = {}
-        target = self.folder / FILES[precision]
-        for rung in ladder(precision, reduced=self.weights.bits < 8):
+        target = self.folder / FORMATS[precision].file
+        for rung in FORMATS[precision].ladder(self.inputs.weights):
             best: Try | None = None
             for recipe in rung:
-                found, counts = self._try(recipe)
+                found, counts = self._try(precision, recipe)
                 tries.append(found)
                 operators = operators or counts
                 if found.gate.passed and (best is None or found.gate.drop < best.gate.drop):
@@ -73,27 +93,14 @@ class Maker:
                 return Made(precision, tuple(tries), operators, self._padded(precision, target))
         return Made(precision, tuple(tries), operators, None)
 
-    @property
-    def _draft(self) -> Path:
-        return self.folder / "try.onnx"
-
-    def _try(self, recipe: Recipe) -> tuple[Try, dict[str, int]]:
-        precision = recipe.precision
+    def _try(self, precision: Precision, recipe: Recipe) -> tuple[Try, dict[str, int]]:
         self.on_event(Note(f"{precision}: {recipe.text}"))
-        extremes = self._measured() if precision is Precision.INT8_STATIC else None
-        source = self.folder / FILES[Precision.FP32]
-        counts = write_smaller(source, self._draft, recipe, weights=self.weights, extremes=extremes)
+        source = self.folder / FORMATS[Precision.FP32].file
+        counts = write_smaller(source, self._draft, precision, recipe, self.inputs)
         measured = self.gate.check(OnnxBackend(self.student, self._draft), self.max_drop, name=precision)
         self.on_event(Note(f"{precision}: {recipe.text}: {measured.drop:+.2f} points lost on dev"))
         size = self._draft.stat().st_size
         return Try(precision, recipe.text, size, measured), counts
-
-    def _measured(self) -> Mapping[str, Extremes]:
-        if self._extremes is None:
-            inputs = calibration_inputs(self.gate.student.encoder, self.gate.dataset, SPLIT)
-            source = self.folder / FILES[Precision.FP32]
-            self._extremes = activation_extremes(source, inputs, on_event=self.on_event)
-        return self._extremes
 
     def _padded(self, precision: Precision, path: Path) -> float:
         padded = self.gate.padded_drop(OnnxBackend(self.student, path), name=precision)

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import bidirectional_mask_function, eager_mask
 
 from hrkd_cli.errors import ModelError, one_line
 
@@ -18,13 +20,15 @@ from hrkd_cli.errors import ModelError, one_line
 # overflows once a graph is turned to fp16. Every onnxruntime since 1.12 reads it.
 OPSET = 17
 
+ATTENTION = "hrkd_trace"
+
 # Two rows: a batch of one may be traced into a constant.
 TRACE_BATCH = 2
 TRACE_TOKENS = 9
 
 
-class _Positional(torch.nn.Module):
-    """A classifier that takes its inputs by position and gives only logits, as tracing needs."""
+class _LogitsOnly(torch.nn.Module):
+    """A classifier that takes its inputs by position and returns only logits, as tracing needs."""
 
     def __init__(self, model: Any, inputs: Sequence[str]) -> None:
         super().__init__()
@@ -40,14 +44,11 @@ class _Positional(torch.nn.Module):
 
 
 def write_graph(model: Any, inputs: Sequence[str], path: Path) -> None:
-    """Trace a classifier in eval mode and write its graph, batch and sequence length free.
-
-    Traced with eager attention, which gives a plain graph (no branch for a mask that is all ones), smaller by a few
-    nodes a layer; the logits are the same.
+    """Trace a classifier in eval mode and write its graph with dynamic batch size and sequence length.
 
     Args:
         model: a transformers sequence classifier on the CPU, in float32.
-        inputs: what it takes from its tokenizer, in order.
+        inputs: the tokenizer's outputs that it takes, in order.
         path: the file to write.
 
     Raises:
@@ -56,12 +57,12 @@ def write_graph(model: Any, inputs: Sequence[str], path: Path) -> None:
     ids = torch.full((TRACE_BATCH, TRACE_TOKENS), 1, dtype=torch.long)
     values = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
     axes = {name: {0: "batch_size", 1: "sequence_length"} for name in inputs}
-    with quiet(), torch.no_grad(), _eager_attention(model):
+    with quiet(), torch.no_grad(), _traceable_attention(model):
         try:
             # The TorchScript exporter: the newer one needs another package, takes ten times as long, and its graphs
-            # fail in onnxruntime's quantiser.
+            # fail in onnxruntime's quantizer.
             torch.onnx.export(
-                _Positional(model, inputs),
+                _LogitsOnly(model, inputs),
                 tuple(values[name] for name in inputs),
                 str(path),
                 input_names=list(inputs),
@@ -72,7 +73,7 @@ def write_graph(model: Any, inputs: Sequence[str], path: Path) -> None:
             )
         except OSError:
             raise
-        # Tracing runs the architecture's own code: anything may come out of it.
+        # Tracing runs the architecture's own code, which may raise anything.
         except Exception as error:
             raise ModelError(
                 f"a {model.config.model_type} model cannot be traced into an ONNX graph ({one_line(error)}); its torch "
@@ -80,10 +81,37 @@ def write_graph(model: Any, inputs: Sequence[str], path: Path) -> None:
             ) from error
 
 
+def _attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float, **_: Any
+) -> tuple[Tensor, None]:
+    """Return softmax(query key^T * scaling + mask) value, [B, T, heads, width], without branches."""
+    scores = query @ key.transpose(2, 3) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    return (scores.softmax(-1) @ value).transpose(1, 2), None
+
+
+def _mask(
+    *, attention_mask: Tensor | None = None, mask_function: Any, dtype: torch.dtype = torch.float32, **options: Any
+) -> Tensor | None:
+    """Return the bias for padding as [B, 1, 1, T]: four operators, where the [B, 1, T, T] of transformers takes 60.
+
+    Any other mask, such as that of local attention, is built by transformers.
+    """
+    if mask_function is bidirectional_mask_function and attention_mask is not None:
+        return (1 - attention_mask[:, None, None, :].to(dtype)) * torch.finfo(dtype).min
+    mask: Tensor = eager_mask(attention_mask=attention_mask, mask_function=mask_function, dtype=dtype, **options)
+    return mask
+
+
+AttentionInterface.register(ATTENTION, _attention)
+AttentionMaskInterface.register(ATTENTION, _mask)
+
+
 @contextlib.contextmanager
-def _eager_attention(model: Any) -> Iterator[None]:
+def _traceable_attention(model: Any) -> Iterator[None]:
     before = model.config._attn_implementation
-    model.set_attn_implementation("eager")
+    model.set_attn_implementation(ATTENTION)
     try:
         yield
     finally:
