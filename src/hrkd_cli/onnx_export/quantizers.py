@@ -151,7 +151,7 @@ def int8_static(
     quantize_static(
         to_proto(model),
         target,
-        _CalibrationReader(inputs),
+        _CalibrationReader(inputs, [entry.name for entry in model.graph.inputs]),
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=["MatMul"],
         nodes_to_quantize=[node.name for node in dense],
@@ -216,15 +216,15 @@ def _attention_layers(model: Any) -> list[str]:
 
 
 class _CalibrationReader:
-    """Calibration rows in the form that onnxruntime reads."""
+    """Calibration rows in the form that onnxruntime reads; a graph may take fewer inputs than the tokenizer gives."""
 
-    def __init__(self, inputs: QuantizerInputs) -> None:
-        self._rows = self._read(inputs)
+    def __init__(self, inputs: QuantizerInputs, names: Sequence[str | None]) -> None:
+        self._rows = self._read(inputs, names)
 
-    def _read(self, inputs: QuantizerInputs) -> Iterator[Arrays]:
+    def _read(self, inputs: QuantizerInputs, names: Sequence[str | None]) -> Iterator[Arrays]:
         rows = inputs.calibration()
         for number, row in enumerate(rows, start=1):
-            yield row
+            yield {name: array for name, array in row.items() if name in names}
             inputs.on_event(Progress("measuring activations on dev", number, len(rows)))
 
     def get_next(self) -> Arrays | None:
