@@ -9,10 +9,11 @@ from pathlib import Path
 from hrkd_cli import layout
 from hrkd_cli.choices import Device, SourceFormat, Split, Target
 from hrkd_cli.errors import UsageError
-from hrkd_cli.options import Settings, argument, option
-from hrkd_cli.settings import AT_LEAST_1, DEFAULT_SEED, force_option, output, seed_option, shared
+from hrkd_cli.options import Range, Settings, argument, option
+from hrkd_cli.settings import AT_LEAST_0, AT_LEAST_1, DEFAULT_SEED, force_option, output, seed_option, shared
 
 COLUMNS = "Columns of raw data"
+BELOW_1 = Range(0, 1, below=True)
 
 _column = partial(option, None, metavar="COLUMN", shown="found by usual names")
 _data = partial(option, None, metavar="DIR_OR_RAW")
@@ -49,15 +50,18 @@ class PrepareSettings(Settings):
     )
     out: Path = output(layout.DATASET_OUT)
     format: SourceFormat = option(SourceFormat.AUTO, "Layout of the source; auto looks at the files.")
-    dev: float = option(0.1, "Share of the rows for dev, 0 to 1, where none is given.", metavar="SHARE")
-    test: float = option(0.1, "Share of the rows for test, 0 to 1, where none is given.", metavar="SHARE")
+    dev: float = option(0.1, "Share of the rows for dev, 0 to 1, where none is given.", metavar="SHARE", within=BELOW_1)
+    test: float = option(
+        0.1, "Share of the rows for test, 0 to 1, where none is given.", metavar="SHARE", within=BELOW_1
+    )
     few_shot: float | None = option(
         None,
         "Keep this share of train, above 0 to 1, in the same label proportions.",
         metavar="SHARE",
         shown="all of it",
+        within=Range(0, 1, above=True),
     )
-    domains: str | None = option(None, "Keep only these domains.", metavar="A,B", shown="all")
+    domains: list[str] | None = option(None, "Keep only these domains.", metavar="A,B", shown="all")
     dedupe: bool = option(True, "Drop rows whose text the same domain has already.")
     encoding: str | None = option(
         None,
@@ -74,16 +78,11 @@ class PrepareSettings(Settings):
     force: bool = force_option()
 
     def check(self) -> None:
-        """Refuse an empty name among the domains."""
-        if self.domain_names is not None and not all(self.domain_names):
+        """Refuse splits that leave nothing to train on."""
+        if self.dev + self.test >= 1:
             raise UsageError(
-                f"--domains: {self.domains!r} has an empty name; give names with commas between, like books,dvd"
+                f"--dev {self.dev:g} and --test {self.test:g} leave nothing to train on; their sum must be below 1"
             )
-
-    @property
-    def domain_names(self) -> list[str] | None:
-        """The domains as a list."""
-        return None if self.domains is None else [name.strip() for name in self.domains.split(",")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +128,7 @@ class ExportSettings(Settings):
         "Gate: most points of average dev accuracy that a smaller precision may lose. Where one loses more, safer "
         "recipes are tried; if none passes, exit code 3 and no file.",
         metavar="POINTS",
+        within=AT_LEAST_0,
     )
     domain: str | None = option(
         None,
@@ -140,7 +140,7 @@ class ExportSettings(Settings):
         False, "Drop the tokens that the train split does not use, in a folder of its own. Gated on the dev split."
     )
     vocabulary_size: int | None = option(
-        None, "Trim to N tokens, the most used ones.", metavar="N", shown="all that are used"
+        None, "Trim to N tokens, the most used ones.", metavar="N", shown="all that are used", within=AT_LEAST_1
     )
     runtime: bool = option(False, "hrkd_runtime.pyz too: all that a device needs beside three packages.")
     latency: bool = option(True, "Time the files, for the model card (some seconds per file).")

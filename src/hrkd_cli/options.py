@@ -21,26 +21,27 @@ from hrkd_cli.errors import UsageError
 SHARED = "Shared options"
 """The last section of a help page."""
 
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text in quotes"}
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Numbers from ``low`` to ``high``, None for no limit; ``open`` excludes both ends."""
+    """Finite numbers from ``low`` to ``high``; ``above`` and ``below`` exclude the end itself."""
 
     low: float
-    high: float | None = None
-    open: bool = False
+    high: float = math.inf
+    above: bool = False
+    below: bool = False
 
     def __contains__(self, number: float) -> bool:
-        high = math.inf if self.high is None else self.high
-        return self.low < number < high if self.open else self.low <= number <= high
+        low = number > self.low if self.above else number >= self.low
+        high = number < self.high if self.below else number <= self.high
+        return low and high and math.isfinite(number)
 
     def __str__(self) -> str:
-        if self.high is None:
-            return f"{'above' if self.open else 'at least'} {self.low}"
-        return f"between {self.low} and {self.high}{', both excluded' if self.open else ''}"
+        low = f"{'above' if self.above else 'at least'} {self.low}"
+        return low if self.high == math.inf else f"{low} and {'below' if self.below else 'at most'} {self.high}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,7 @@ class Option:
     Attributes:
         help: sentence for the help page.
         name: name of the field.
-        kind: type of a value; ``list`` for an argument that can be repeated.
+        kind: type of a value; ``list`` for several texts.
         optional: whether None is a value.
         default: value where none is given.
         panel: section of the help page; None for the first one.
@@ -88,12 +89,10 @@ class Option:
         """Return what a word of the command line or of the environment stands for; ``read`` checks it."""
         if self.kind is bool:
             return _WORDS.get(text.lower(), text)
-        if self.kind in (int, float):
-            try:
-                return self.kind(text)
-            except ValueError:
-                return text
-        return text
+        try:
+            return self.kind(text) if self.kind in (int, float) else text
+        except ValueError:
+            return text
 
     def read(self, value: Any) -> Any:
         """Return a value in the option's type.
@@ -111,11 +110,11 @@ class Option:
         if self.kind in (int, float):
             return self._number(value)
         if self.kind is list:
-            return list(value)
+            return self._texts(value)
         if isinstance(value, list | tuple) and self.kind is str and all(isinstance(item, str) for item in value):
             return ",".join(value)  # domains = ["books", "dvd"] reads like --domains books,dvd
         if not isinstance(value, bool if self.kind is bool else str | PathLike):
-            raise ValueError(f"{value!r} is not {_KINDS.get(self.kind, _KINDS[str])}")
+            raise ValueError(f"{value!r} is not {_KINDS.get(self.kind, 'text in quotes')}")
         kind: Any = self.kind
         return kind(value)
 
@@ -127,6 +126,15 @@ class Option:
         if not math.isfinite(number) or (self.within is not None and number not in self.within):
             raise ValueError(f"{value} is not {self.within or 'a finite number'}{other}")
         return number
+
+    def _texts(self, value: Any) -> list[str]:
+        """Return several texts: those of a list, a lone argument, or an option's word with commas between."""
+        if isinstance(value, str | PathLike):
+            value = [value] if self.argument else str(value).split(",")
+        texts = [str(item).strip() for item in value]
+        if not self.argument and not (texts and all(texts)):
+            raise ValueError(f"{','.join(texts)!r} has an empty name; give names with commas between")
+        return texts
 
 
 def option(default: Any, help: str, **more: Any) -> Any:
@@ -185,19 +193,15 @@ class Settings:
         return {name: value for name, value in self.to_json().items() if known[name].affects_result}
 
 
-def options_of(kind: type[Settings]) -> dict[str, Option]:
-    """Return the options of a settings class by name."""
-    if kind not in _KNOWN:
-        _KNOWN[kind] = _find_options(kind)
-    return _KNOWN[kind]
-
-
 _KNOWN: dict[Any, dict[str, Option]] = {}
 
 
-def _find_options(kind: type[Settings]) -> dict[str, Option]:
+def options_of(kind: type[Settings]) -> dict[str, Option]:
+    """Return the options of a settings class by name."""
+    if kind in _KNOWN:
+        return _KNOWN[kind]
     hints = typing.get_type_hints(kind)
-    found = {}
+    found = _KNOWN[kind] = {}
     for each in fields(kind):
         hint = hints[each.name]
         kinds = typing.get_args(hint) if isinstance(hint, UnionType) else (hint,)

@@ -38,8 +38,8 @@ DEFAULT_SEED = 42
 RELATING = (Graph.LEARNED, Graph.FROZEN)
 
 AT_LEAST_1, AT_LEAST_0 = Range(1), Range(0)
-ABOVE_0 = Range(0, open=True)
-SHARE, INNER_SHARE = Range(0, 1), Range(0, 1, open=True)
+ABOVE_0 = Range(0, above=True)
+SHARE, INNER_SHARE = Range(0, 1), Range(0, 1, above=True, below=True)
 
 METHOD, TEXTS, TRAINING = "Method", "More text", "Training options"
 

@@ -145,7 +145,7 @@ def test_auto_batch_size_counts_the_unlabelled_rows(tmp_path, teacher, dataset, 
 
 @pytest.mark.parametrize("share", [0, 1, -0.5, 2, float("nan")])
 def test_a_share_that_cannot_be_is_one_line(share):
-    with pytest.raises(UsageError, match=r"--unlabelled-share: .* is not between 0 and 1, both excluded"):
+    with pytest.raises(UsageError, match=r"--unlabelled-share: .* is not above 0 and below 1"):
         DistillSettings(unlabelled_share=share)
 
 

@@ -307,7 +307,7 @@ def test_data_that_cannot_be_used(tmp_path, encoder):
     [
         ({"epochs": 0}, "--epochs: 0 is not at least 1"),
         ({"learning_rate": 0}, "--learning-rate: 0 is not above 0"),
-        ({"warmup": 2}, "--warmup: 2 is not between 0 and 1"),
+        ({"warmup": 2}, "--warmup: 2 is not at least 0 and at most 1"),
         ({"sampling": "often"}, "--sampling: 'often' is not one of cover, balanced, temperature"),
     ],
 )

@@ -89,7 +89,7 @@ def _typer_parameter(known: Option) -> inspect.Parameter:
             rich_help_panel=known.panel,
             autocompletion=(lambda: list(choices)) if choices else None,
         )
-    annotation: Any = {bool: bool, list: list[str]}.get(known.kind, str)
+    annotation: Any = bool if known.kind is bool else list[str] if known.kind is list and known.argument else str
     default = known.default if annotation is not str or known.default is None else str(known.default)
     return _parameter(
         known.name, Annotated[annotation, declaration], inspect.Parameter.empty if known.required else default

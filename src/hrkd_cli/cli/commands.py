@@ -27,7 +27,7 @@ def prepare(run: Session, options: PrepareSettings) -> None:
     with run.engine() as on_event:
         from hrkd_cli.data.prepare import prepare as engine
 
-        result = engine(**{**options.values(), "domains": options.domain_names}, on_event=on_event)
+        result = engine(**options.values(), on_event=on_event)
         if run.console.json:  # the table for people says it too
             result.report(on_event)
     run.console.result(result.to_json(), tables.prepared(result.to_json(), result.dropped_rows))
