@@ -33,13 +33,14 @@ import torch
 from hrkd_cli.choices import Precision
 from hrkd_cli.data.batching import Sampler
 from hrkd_cli.data.opening import load_for_training
-from hrkd_cli.distillation.cached_teacher import CachedTeacher
-from hrkd_cli.distillation.task import Comparison, DistillTask
-from hrkd_cli.distillation.teacher_outputs import OnlineTeacher
+from hrkd_cli.distillation.collate import Collate
+from hrkd_cli.distillation.objective import DistillObjective
+from hrkd_cli.distillation.teacher_cache import CachedTeacher
+from hrkd_cli.distillation.teacher_outputs import Comparison, OnlineTeacher
 from hrkd_cli.distillation.teachers import open_teachers
-from hrkd_cli.method import DomainGraph, Projections, Signals, combine, domain_terms
+from hrkd_cli.method import DomainGraph, Projections
 from hrkd_cli.models.backend import pick_device
-from hrkd_cli.models.capture import Capture, layer_map, select_columns
+from hrkd_cli.models.capture import Capture, Captured, layer_map, select_columns
 from hrkd_cli.models.encoding import make_encoder
 from hrkd_cli.models.folder import save_model
 from hrkd_cli.models.loading import load_tokenizer, new_classifier, set_heads
@@ -48,9 +49,9 @@ from hrkd_cli.models.sizes import sizes_of
 from hrkd_cli.models.student import build_student
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
+from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.loop import prefetch, train_step
 from hrkd_cli.training.optimizer import Optimizer
-from hrkd_cli.training.process_group import SINGLE_PROCESS
 from hrkd_cli.training.scoring import encode_split
 
 SIDES = ("paper", "ours")
@@ -176,22 +177,24 @@ class Bench:
             if number == WARM_UP:
                 parts.clear()
             begun = self._now()
-            terms = []
+            by_layer, predictions, prototypes = [], [], []
             for domain, indices in rows.items():
                 batch = self.encoder.collate(self.encoded[domain], indices, self.device, pad_to=self.options.max_length)
                 tick = self._now()
                 with torch.no_grad():
-                    seen = captures[domain](batch)
-                    own = self.teachers.heads.columns[domain]
-                    teacher = Signals(seen.hidden, seen.scores(), select_columns(seen.logits, own))
+                    theirs = captures[domain](batch)
                 parts["teacher"] += self._now() - tick
-                seen = shown(batch)
-                own = self.heads.columns[domain]
-                projected = list(projections(torch.stack(seen.hidden)))
-                student = Signals(projected, seen.scores(), select_columns(seen.logits, own))
-                terms.append(domain_terms(teacher, student, batch.mask, padded=True))
-            ratios = graph(torch.stack([t.prototypes for t in terms], dim=1)).domain
-            combine(terms, ratios).total.backward()
+                own = shown(batch)
+                projected = projections(own.hidden)
+                by_layer.append(released_losses(theirs, own, projected, batch.mask))
+                logits = [
+                    select_columns(seen.logits, heads.columns[domain])
+                    for seen, heads in ((theirs, self.teachers.heads), (own, self.heads))
+                ]
+                predictions.append((-logits[0].softmax(dim=-1) * logits[1].log_softmax(dim=-1)).mean())
+                prototypes.append(projected.mean(dim=(1, 2)))
+            ratios = graph(torch.stack(prototypes, dim=1)).domain
+            ((torch.stack(by_layer, dim=1) * ratios).sum() + torch.stack(predictions).mean()).backward()
             tick = self._now()
             torch.nn.utils.clip_grad_norm_(trained, 1.0, foreach=False)
             adamw.step()
@@ -208,33 +211,22 @@ class Bench:
 
     def cache(self, arithmetic: Arithmetic) -> CachedTeacher:
         """Return the teacher's outputs, to be built."""
-        online = OnlineTeacher(
-            self.teachers,
-            self.comparison.layers,
-            attention=self.comparison.attention,
-            rows=(self.encoder, self.encoded),
-            own_tokenizer=False,
-            pad_to=None,
-            device=self.device,
-        )
-        cache = CachedTeacher(
-            Path(self.options.place) / "cache", online, arithmetic=arithmetic, processes=SINGLE_PROCESS
-        )
-        cache.folder.claim()
+        rows = (self.encoder, self.encoded)
+        online = OnlineTeacher(self.teachers, self.comparison, rows, own_tokenizer=False, device=self.device)
+        cache = CachedTeacher(Path(self.options.place) / "cache", online, TrainContext(arithmetic))
+        cache.claim()
         return cache
 
-    def task(self, cache: CachedTeacher, arithmetic: Arithmetic) -> DistillTask:
+    def objective(self, cache: CachedTeacher) -> DistillObjective:
         """Return what hrkd distill trains, with outputs that are there."""
-        return DistillTask(
-            cache,
+        return DistillObjective(
+            Collate(cache, (self.encoder, self.encoded), cache.context),
             self.student,
             self.heads,
             self.settings,
             self.comparison,
-            teacher=self.teachers.root.config,
-            rows=(self.encoder, self.encoded),
+            width=sizes_of(self.teachers.root.config).width,
             class_weights=dict.fromkeys(self.heads.domains),
-            arithmetic=arithmetic,
         )
 
     def ours(self) -> dict[str, Any]:
@@ -243,18 +235,18 @@ class Bench:
         arithmetic.prepare()
         cache = self.cache(arithmetic)
         tick = self._now()
-        rows = cache.build(lambda _: None)
+        rows = cache.build()
         building = self._now() - tick
-        task = self.task(cache, arithmetic)
-        modules = [self.student, task.projections]
+        objective = self.objective(cache)
+        modules = [self.student, objective.projections]
         sampler = self.sampler()
         optimizer = Optimizer(modules, self.settings, 10**6, arithmetic=arithmetic)
 
         def run(steps: int, *, ahead: bool) -> float:
-            batches = prefetch(iter(sampler), task.collate, ahead=ahead)
+            batches = prefetch(iter(sampler), objective.collate, ahead=ahead)
             total, begun = WARM_UP + steps, 0.0
             for number in range(1, total + 1):
-                train_step(task, batches, optimizer, arithmetic, number=number, steps=total)
+                train_step(objective, batches, optimizer, arithmetic, number=number, steps=total)
                 if number == WARM_UP:
                     begun = self._now()
             return (self._now() - begun) / steps
@@ -265,7 +257,7 @@ class Bench:
         rows_a_step = self.options.batch_size * len(self.heads.domains)
         epochs = self.options.epochs
         rate = self.examples * epochs / (building + epochs * self.examples / rows_a_step * step)
-        parts = self._parts(task, optimizer, run)
+        parts = self._parts(objective, optimizer, run)
         real = sum(int(e.lengths().sum()) for e in self.encoded.values())
         return {
             "examples_per_second": rate,
@@ -281,7 +273,7 @@ class Bench:
             **self._utilisation(real, building, step, rows_a_step),
         }
 
-    def _parts(self, task: Any, optimizer: Any, run: Any) -> dict[str, float]:
+    def _parts(self, objective: Any, optimizer: Any, run: Any) -> dict[str, float]:
         """Return seconds a step of each part, waiting for the device after each one."""
         spent: dict[str, float] = defaultdict(float)
 
@@ -294,16 +286,14 @@ class Bench:
 
             return call
 
-        side, student = task.side, task.student
-        task.collate = clocked("read rows", task.collate)
-        task.side = type("Side", (), {"load": side.load, "signals": clocked("teacher signals", side.signals)})
-        task.student = clocked("student forward", student)
-        task.loss = clocked("loss", task.loss)
+        objective.collate = clocked("collate", objective.collate)
+        objective.student = clocked("student forward", objective.student)
+        objective.loss = clocked("loss", objective.loss)
         optimizer.step = clocked("optimizer", optimizer.step)
         total = run(self.options.steps, ahead=False)
         steps = self.options.steps + WARM_UP
         found = {name: seconds / steps for name, seconds in spent.items()}
-        found["losses"] = found.pop("loss") - found["teacher signals"] - found["student forward"]
+        found["losses"] = found.pop("loss") - found["student forward"]
         found["backward"] = total - sum(found.values())
         return found
 
@@ -335,6 +325,14 @@ class Bench:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
+
+
+def released_losses(teacher: Captured, student: Captured, projected: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the released code's hidden-state and attention losses of one domain, (L+1,), by way of T x T scores."""
+    hidden = (teacher.hidden - projected).square().mean(dim=(1, 2, 3))
+    gaps = teacher.queries @ teacher.keys.mT - student.queries @ student.keys.mT  # (L, R, A, T, T)
+    squares = torch.where(mask[:, None, None, :], gaps, 0.0).square()
+    return hidden + torch.nn.functional.pad(squares.mean(dim=(1, 2, 3, 4)), (1, 0))
 
 
 def peak_memory(device: torch.device) -> int:

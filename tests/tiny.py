@@ -10,7 +10,6 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from hrkd_cli.data.dataset import Dataset, Rows
-from hrkd_cli.method import Signals
 
 WORDS = {"good": "fine great lovely solid superb", "bad": "poor awful broken cheap noisy"}
 FILLER = "the a this it was thing box part one for my we had and very quite".split()  # noqa: SIM905
@@ -100,13 +99,3 @@ def write_raw(folder: Path, *, rows: int = 60, domains=DOMAINS) -> Path:
         lines = [f"{text} {n},{label}" for n, (text, label) in enumerate(zip(texts, labels, strict=True))]
         (folder / f"{domain}.csv").write_text("text,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
     return folder
-
-
-def random_signals(generator: torch.Generator, *, layers: int, batch: int, length: int, width: int, heads: int = 2):
-    """Return Signals of random float64 tensors."""
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    hidden = [normal(batch, length, width) for _ in range(layers + 1)]
-    return Signals(hidden, [normal(batch, heads, length, length) for _ in range(layers)], normal(batch, 3))

@@ -12,26 +12,26 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hrkd_cli.choices import Precision, TeacherCheckpoints
-from hrkd_cli.distillation import cache_folder, cache_policy, cached_teacher
-from hrkd_cli.distillation.cache_folder import CacheFolder
-from hrkd_cli.distillation.cached_teacher import CachedTeacher
+from hrkd_cli.distillation import teacher_cache
 from hrkd_cli.distillation.distill import distill_on
-from hrkd_cli.distillation.teacher_outputs import OnlineTeacher
+from hrkd_cli.distillation.teacher_cache import CachedTeacher
+from hrkd_cli.distillation.teacher_outputs import Comparison, OnlineTeacher
 from hrkd_cli.distillation.teachers import open_teachers
 from hrkd_cli.errors import OutputError, UsageError
-from hrkd_cli.events import Note, Progress, ignore
+from hrkd_cli.events import Note, Progress
+from hrkd_cli.method import LOSSES
 from hrkd_cli.models.encoding import Encoded, make_encoder
 from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.settings import DistillSettings, TeachSettings
 from hrkd_cli.teaching.teach import teach_on
 from hrkd_cli.training.context import TrainContext
-from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup
+from hrkd_cli.training.process_group import ProcessGroup
 from hrkd_cli.training.scoring import encode_split
 from tiny import ARCHITECTURES, write_encoder
 
 CPU = torch.device("cpu")
 PICKS = [("books", 5), ("books", 0), ("books", 17), ("music", 3), ("music", 30)]
-NUMBERS = torch.tensor([0, 0, 0, 1, 1])
+BY_NAME = {loss.name: loss for loss in LOSSES}
 
 
 def make_cache(root, teacher, dataset, *, layers=(2, 4), attention=True, precision=Precision.FP32, change=None):
@@ -41,27 +41,21 @@ def make_cache(root, teacher, dataset, *, layers=(2, 4), attention=True, precisi
     encoded = encode_split(dataset, "train", encoder).encoded
     if change is not None:
         encoded = {domain: change(own) for domain, own in encoded.items()}
-    online = OnlineTeacher(
-        teachers,
-        layers,
-        attention=attention,
-        rows=(encoder, encoded),
-        own_tokenizer=False,
-        pad_to=None,
-        device=CPU,
-    )
-    cache = CachedTeacher(root, online, arithmetic=Arithmetic(precision, CPU), processes=SINGLE_PROCESS)
-    cache.folder.claim()
+    losses = {BY_NAME[name]: 1.0 for name in (["prediction", "attention"] if attention else ["prediction"])}
+    comparison = Comparison(losses, layers, padded=False)
+    online = OnlineTeacher(teachers, comparison, (encoder, encoded), own_tokenizer=False, device=CPU)
+    cache = CachedTeacher(root, online, TrainContext(Arithmetic(precision, CPU)))
+    cache.claim()
     return cache
 
 
-def both(cache, picks, numbers):
+def both(cache, picks):
     """Return the mask of a batch, and its cached and online outputs as (rows, tokens, ...) by layer."""
     online = cache.online
     batch = online.encoder.collate_rows([(online.encoded[domain], row) for domain, row in picks], CPU)
     found = []
     for teacher in (cache, online):
-        signals = teacher.signals(teacher.load(picks, batch), numbers)
+        signals = teacher.load(picks, batch)()
         queries, keys = (t.transpose(2, 3) for t in (signals.queries, signals.keys))
         found.append({"hidden": signals.hidden, "queries": queries, "keys": keys, "logits": signals.logits})
     return batch.mask, *found
@@ -69,7 +63,7 @@ def both(cache, picks, numbers):
 
 def check_equal(cache):
     """Compare a batch of both domains, relative to the norm of each layer."""
-    mask, cached, online = both(cache, PICKS, NUMBERS)
+    mask, cached, online = both(cache, PICKS)
     torch.testing.assert_close(cached["logits"], online["logits"], atol=1e-5, rtol=0)  # other batches, same weights
     for name in ("hidden", "queries", "keys"):
         assert cached[name].dtype == torch.float16
@@ -83,12 +77,12 @@ def test_cached_outputs_are_those_of_the_online_teacher(tmp_path, dataset, archi
     encoder = write_encoder(tmp_path / "e", architecture, layers=4)
     teach_on(encoder, dataset, TeachSettings(epochs=1, max_length=16), out=tmp_path / "t", name="e")
     cache = make_cache(tmp_path / "cache", tmp_path / "t", dataset)
-    assert cache.build(ignore) == sum(len(own) for own in cache.online.encoded.values())
+    assert cache.build() == sum(len(own) for own in cache.online.encoded.values())
     check_equal(cache)
     # Asked in the batches in which they were computed, the same to the last of the 16 bits.
     domain, rows = cache.shards[0]
     picks = [(domain, row) for row in rows[: 1024 // cache.online.encoded[domain].lengths().max()]]
-    mask, cached, online = both(cache, picks, torch.zeros(len(picks), dtype=torch.int64))
+    mask, cached, online = both(cache, picks)
     assert torch.equal(cached["logits"], online["logits"])
     assert all(torch.equal(cached[n][:, mask], online[n][:, mask].half()) for n in ("hidden", "queries", "keys"))
 
@@ -109,16 +103,16 @@ def test_each_domain_has_its_own_teachers_outputs(tmp_path, teacher, dataset):
     scale_weights(teacher, folder / "best" / "music", 1.5)
     cache = make_cache(tmp_path / "cache", folder, dataset)
     assert cache.online.teachers.models["music"] is not cache.online.teachers.models["books"]
-    cache.build(ignore)
+    cache.build()
     check_equal(cache)
 
 
 def test_rows_are_spread_over_shards_by_length(tmp_path, teacher, dataset, monkeypatch):
-    monkeypatch.setattr(cached_teacher, "SHARD_BYTES", 1 << 14)
+    monkeypatch.setattr(teacher_cache, "SHARD_BYTES", 1 << 14)
     cache = make_cache(tmp_path / "cache", teacher, dataset)
-    cache.build(ignore)
+    cache.build()
     assert len(cache.shards) > 8
-    files = [load_file(file) for file in sorted(cache.folder.path.glob("0*.safetensors"))]
+    files = [load_file(file) for file in sorted(cache.folder.glob("0*.safetensors"))]
     for (domain, rows), tensors in zip(cache.shards, files, strict=True):
         lengths = cache.online.encoded[domain].lengths()[rows]
         assert (np.diff(lengths) <= 0).all()
@@ -133,23 +127,23 @@ def test_rows_are_spread_over_shards_by_length(tmp_path, teacher, dataset, monke
 
 def test_logits_alone_take_no_states(tmp_path, teacher, dataset):
     cache = make_cache(tmp_path / "cache", teacher, dataset, layers=(), attention=False)
-    cache.build(ignore)
+    cache.build()
     assert [list(tensors) for tensors in cache.tensors] == [["logits"], ["logits"]]
-    found = cache.signals(cache.load(PICKS, None), NUMBERS)
+    found = cache.load(PICKS, None)()
     assert found.hidden is found.queries is found.keys is None
     assert found.logits.shape == (5, 2)
 
 
 def test_files_are_mapped_into_memory(tmp_path, teacher, dataset):
     cache = make_cache(tmp_path / "cache", teacher, dataset)
-    cache.build(ignore)
+    cache.build()
     with Path("/proc/self/maps").open() as maps:
-        assert str(cache.folder.path / "00000.safetensors") in maps.read()
+        assert str(cache.folder / "00000.safetensors") in maps.read()
 
 
 def test_the_key_changes_with_everything_that_outputs_depend_on(tmp_path, teacher, dataset):
     def name(folder=teacher, **options):
-        return make_cache(tmp_path / "cache", folder, dataset, **options).folder.path.name
+        return make_cache(tmp_path / "cache", folder, dataset, **options).folder.name
 
     def other_ids(own):
         return replace(own, ids=[own.ids[0][::-1].copy(), *own.ids[1:]])
@@ -223,32 +217,32 @@ def test_damage_is_noticed_and_repaired(tmp_path, teacher, dataset, damage):
 
 
 def test_a_build_that_was_cut_off_goes_on_with_the_files_that_are_there(tmp_path, teacher, dataset, monkeypatch):
-    monkeypatch.setattr(cached_teacher, "SHARD_BYTES", 1 << 14)
+    monkeypatch.setattr(teacher_cache, "SHARD_BYTES", 1 << 14)
     whole = make_cache(tmp_path / "whole", teacher, dataset)
-    whole.build(ignore)
+    whole.build()
     cache = make_cache(tmp_path / "cut", teacher, dataset)
-    write, written = CacheFolder.write, []
+    write, written = save_file, []
 
-    def killed(self, name, tensors):
+    def killed(tensors, path):
         if len(written) == 3:
             raise KeyboardInterrupt
-        written.append(name)
-        write(self, name, tensors)
+        written.append(path)
+        write(tensors, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(CacheFolder, "write", killed)
+        patch.setattr(teacher_cache, "save_file", killed)
         with pytest.raises(KeyboardInterrupt):
-            cache.build(ignore)
-    assert cache.build(ignore) == sum(len(rows) for _, rows in cache.shards[3:])
+            cache.build()
+    assert cache.build() == sum(len(rows) for _, rows in cache.shards[3:])
     for number in range(len(cache.shards)):
-        one, other = (c.folder.path / f"{number:05d}.safetensors" for c in (whole, cache))
+        one, other = (c.folder / f"{number:05d}.safetensors" for c in (whole, cache))
         assert one.read_bytes() == other.read_bytes()
 
 
 def test_processes_share_the_building(tmp_path, teacher, dataset, monkeypatch):
-    monkeypatch.setattr(cached_teacher, "SHARD_BYTES", 1 << 14)
+    monkeypatch.setattr(teacher_cache, "SHARD_BYTES", 1 << 14)
     whole = make_cache(tmp_path / "whole", teacher, dataset)
-    whole.build(ignore)
+    whole.build()
     caches = [make_cache(tmp_path / "shared", teacher, dataset) for _ in range(2)]
     meeting, counts = threading.Barrier(2), []
 
@@ -259,8 +253,8 @@ def test_processes_share_the_building(tmp_path, teacher, dataset, monkeypatch):
             meeting.wait(60)
 
     def work(rank):
-        caches[rank].processes = TwoThreads(rank, 2)
-        counts.append(caches[rank].build(ignore))
+        caches[rank].context = replace(caches[rank].context, processes=TwoThreads(rank, 2))
+        counts.append(caches[rank].build())
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
     for thread in threads:
@@ -268,8 +262,8 @@ def test_processes_share_the_building(tmp_path, teacher, dataset, monkeypatch):
     for thread in threads:
         thread.join()
     assert counts == [sum(len(rows) for _, rows in whole.shards)] * 2
-    for file in whole.folder.path.glob("0*.safetensors"):
-        assert file.read_bytes() == (caches[0].folder.path / file.name).read_bytes()
+    for file in whole.folder.glob("0*.safetensors"):
+        assert file.read_bytes() == (caches[0].folder / file.name).read_bytes()
 
 
 def test_a_full_disk_leaves_no_file_behind(tmp_path, teacher, dataset, monkeypatch):
@@ -278,7 +272,7 @@ def test_a_full_disk_leaves_no_file_behind(tmp_path, teacher, dataset, monkeypat
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache_folder, "save_file", full)
+        patch.setattr(teacher_cache, "save_file", full)
         with pytest.raises(OutputError, match="disk is full"):
             run(teacher, dataset, tmp_path / "a")
     (folder,) = (tmp_path / "teacher-cache").glob("*/")
@@ -286,31 +280,28 @@ def test_a_full_disk_leaves_no_file_behind(tmp_path, teacher, dataset, monkeypat
     run(teacher, dataset, tmp_path / "a")
 
 
-def test_outputs_of_other_keys_are_removed_unless_another_run_uses_some(tmp_path):
+def test_outputs_of_other_keys_are_removed_unless_another_run_uses_some(tmp_path, teacher, dataset):
     (tmp_path / "mine").mkdir()
-    first = CacheFolder(tmp_path, "0" * 16)
-    first.claim()
-    second = CacheFolder(tmp_path, "1" * 16)
-    second.claim()  # the first is in use
-    assert first.path.is_dir()
+    first = make_cache(tmp_path, teacher, dataset)
+    second = make_cache(tmp_path, teacher, dataset, layers=(1, 4))  # the first is in use
+    assert first.folder.is_dir()
+    assert second.folder != first.folder
     del first, second
-    third = CacheFolder(tmp_path, "2" * 16)
-    third.claim()
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "2" * 16, "mine"]
+    third = make_cache(tmp_path, teacher, dataset, layers=(1, 2))
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([".lock", third.folder.name, "mine"])
 
 
-def test_two_runs_wait_for_each_other(tmp_path):
-    one, other = (CacheFolder(tmp_path, "0" * 16) for _ in range(2))
-    one.claim()
-    other.claim()
+def test_two_runs_wait_for_each_other(tmp_path, teacher, dataset):
+    one, other = (make_cache(tmp_path, teacher, dataset) for _ in range(2))
     order, told = [], threading.Event()
+    other.context = replace(other.context, on_event=lambda note: (order.append(note.text), told.set()))
 
     def second():
-        with other.building(lambda note: (order.append(note.text), told.set())):
+        with other._alone():
             order.append("second")
 
     thread = threading.Thread(target=second)
-    with one.building(ignore):
+    with one._alone():
         thread.start()
         assert told.wait(10)
         time.sleep(0.05)
@@ -346,41 +337,29 @@ GB = 10**9
 def test_when_outputs_are_cached(tmp_path, monkeypatch, options, passes, before, size, free, expected):
     device = torch.device(options.pop("device", "cpu"))
 
-    class Cache:
-        def __init__(self, root, online, *, arithmetic, processes):
-            self.root, self.arithmetic, self.bytes = root, arithmetic, size * GB
-            self.folder = CacheFolder(root, "0" * 16)
+    class Cache(CachedTeacher):
+        def __init__(self, root, online, context):
+            self.root, self.context, self.bytes, self.folder = root, context, size * GB, root / ("0" * 16)
 
-        def build(self, on_event):
+        def build(self):
             return 1
 
-    monkeypatch.setattr(cache_policy, "CachedTeacher", Cache)
-    monkeypatch.setattr(cache_policy, "OnlineTeacher", lambda *_, **__: "online")
-    monkeypatch.setattr(cache_policy, "_free", lambda _: free * GB)
-    settings = DistillSettings(**options).resolved()
-    comparison = SimpleNamespace(layers=(1,), attention=True, padded=settings.means == "released")
-    rows, events = (SimpleNamespace(max_length=16), {}), []
+    monkeypatch.setattr(teacher_cache, "CachedTeacher", Cache)
+    monkeypatch.setattr(teacher_cache, "_free", lambda _: (free + 1) * GB)
+    settings, events = DistillSettings(**options).resolved(), []
     context = TrainContext(SimpleNamespace(device=device), on_event=events.append)
+    online = SimpleNamespace(pad_to=16 if settings.means == "released" else None)
 
     def choose():
-        return cache_policy.teacher_outputs(
-            None,
-            rows,
-            comparison,
-            settings,
-            before=before,
-            out=tmp_path / "out",
-            own_tokenizer=False,
-            passes=passes,
-            context=context,
+        return teacher_cache.with_cache(
+            online, settings.cache_teacher, root=tmp_path / "cache", before=before, passes=passes, context=context
         )
 
     if expected is OutputError:
         with pytest.raises(OutputError, match=r"--cache-teacher on: the teacher.s outputs take"):
             choose()
         return
-    teacher, cached = choose()
-    assert cached == isinstance(teacher, Cache) == (expected == "computed once")
+    assert isinstance(choose(), Cache) == (expected == "computed once")
     assert [expected in e.text for e in events] == [True] * (expected is not None)
 
 

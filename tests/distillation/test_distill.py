@@ -15,7 +15,7 @@ from hrkd_cli.distillation.distill import distill, distill_on
 from hrkd_cli.distillation.teacher_outputs import OnlineTeacher
 from hrkd_cli.errors import HrkdError, ModelError, OutputError, TrainingError, UsageError
 from hrkd_cli.events import Note, StepDone
-from hrkd_cli.method import Shares
+from hrkd_cli.method import MeanWeights
 from hrkd_cli.models.encoding import Encoder
 from hrkd_cli.settings import DistillSettings, TeachSettings
 from hrkd_cli.teaching.teach import teach_on
@@ -96,9 +96,12 @@ def test_weights_of_the_losses(tmp_path, teacher, dataset):
     assert found["prediction"] == pytest.approx(5 * base["prediction"], rel=1e-5)
 
 
-def test_labels_alone_ask_no_teacher(tmp_path, teacher, dataset, monkeypatch):
-    monkeypatch.setattr(OnlineTeacher, "signals", None)
-    _, events = run(teacher, dataset, tmp_path / "s", method="labels")
+@pytest.mark.parametrize(
+    "options", [{"method": "labels"}, {"hidden_weight": 0, "prediction_weight": 0, "label_weight": 1}]
+)
+def test_labels_alone_need_no_teacher_outputs(tmp_path, teacher, dataset, monkeypatch, options):
+    monkeypatch.setattr(OnlineTeacher, "load", None)
+    _, events = run(teacher, dataset, tmp_path / "s", **options)
     assert set(first_step(events).losses) == {"total", "label"}
     assert not (tmp_path / "teacher-cache").exists()
 
@@ -130,26 +133,25 @@ def test_projections_start_near_the_identity_unless_as_released(teacher, dataset
         assert (diagonals.mean().item() > 0.9) == near
 
 
-def widened(shares, length, *, padded):
-    """The shares of the same rows padded further, in float64."""
-    keys = shares.keys
+def widened(weights, length, *, padded):
+    """The mean weights of the same rows padded further, in float64."""
+    domains, rows, keys = weights.domains.double(), weights.rows.double(), weights.keys
     if padded:
-        per_domain = shares.domains.sum(dim=1)
-        count = (shares.domains.T @ per_domain).double()
+        count = domains.T @ domains.sum(dim=1)
         tokens = (1 / (count * length))[:, None].expand(-1, length)
         pairs = 1 / (count * length**2)
     else:
-        tokens = torch.nn.functional.pad(shares.tokens.double(), (0, length - shares.tokens.shape[1]))
-        keys, pairs = tokens > 0, shares.pairs.double()
+        tokens = torch.nn.functional.pad(weights.tokens.double(), (0, length - weights.tokens.shape[1]))
+        keys, pairs = tokens > 0, weights.pairs.double()
     if keys.shape[1] < length:
         keys = torch.nn.functional.pad(keys, (0, length - keys.shape[1]))
-    return Shares(shares.domains.double(), shares.rows.double(), tokens, pairs, None if padded else keys, keys)
+    return MeanWeights(domains, rows, tokens, pairs, None if padded else keys, keys)
 
 
 @pytest.mark.parametrize(("means", "changes"), [(Means.MASKED, False), (Means.RELEASED, True)])
 def test_padding_a_real_batch_further(teacher, dataset, monkeypatch, means, changes):
-    task, root, student = make_task(teacher, dataset, means=means, graph="frozen")
-    for module in (root, student, task.projections, task.graph):
+    objective, root, student = make_task(teacher, dataset, means=means, graph="frozen")
+    for module in (root, student, objective.projections, objective.graph):
         module.double().eval()
     rows = {"books": [0, 1, 2], "music": [3, 4, 5]}
     collate = Encoder.collate_rows
@@ -157,9 +159,9 @@ def test_padding_a_real_batch_further(teacher, dataset, monkeypatch, means, chan
     for length in (16, 40):
         monkeypatch.setattr(Encoder, "collate_rows", lambda *args, length=length, **_: collate(*args, pad_to=length))
         with torch.no_grad():
-            (batch,) = task.collate(rows)
-            shares = widened(batch.shares, length, padded=means is Means.RELEASED)
-            loss = task.loss([dataclasses.replace(batch, shares=shares)])
+            (batch,) = objective.collate(rows)
+            weights = widened(batch.weights, length, padded=means is Means.RELEASED)
+            loss = objective.loss([dataclasses.replace(batch, weights=weights)])
         found.append(torch.stack([loss.total, *loss.by_kind.values(), *loss.ratios.flatten()]))
     difference = (found[0] - found[1]).abs().max().item()
     assert (difference > 1e-3) if changes else (difference <= 1e-6)

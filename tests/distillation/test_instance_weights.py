@@ -8,15 +8,16 @@ import pytest
 import torch
 
 from hrkd_cli.choices import Precision
+from hrkd_cli.distillation.collate import Collate
 from hrkd_cli.distillation.instance_weights import expertise_weights, instance_weights, prototype_scores
 from hrkd_cli.errors import TrainingError, UsageError
 from hrkd_cli.events import Note
-from hrkd_cli.method import TeacherSignals
+from hrkd_cli.method import Outputs
 from hrkd_cli.models.encoding import Encoded
 from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.settings import DistillSettings
+from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup
-from hrkd_cli.training.rows import make_shares
 from interrupted import StopError, run, stop_at
 from tasks import make_task
 
@@ -46,21 +47,18 @@ class Told:
         self.states, self.logits = states, logits
 
     def load(self, picks, batch):
-        return picks, batch.mask
-
-    def signals(self, loaded, numbers):
-        picks, mask = loaded
+        mask = batch.mask
         states = torch.tensor([self.states[d][row] for d, row in picks])[:, None].repeat(1, mask.shape[1], 1)
         states[~mask] = float("nan")
         logits = torch.tensor([self.logits[d][row] for d, row in picks])
-        return TeacherSignals(torch.stack([torch.zeros_like(states), states]), None, None, logits)
+        return lambda: Outputs(torch.stack([torch.zeros_like(states), states]), None, None, logits)
 
 
 class Pads:
     """Stands in for an encoder."""
 
-    def collate_rows(self, rows, device, *, pad_to=None):
-        lengths = torch.tensor([len(encoded.ids[row]) for encoded, row in rows])
+    def collate(self, encoded, rows, device, *, pad_to=None):
+        lengths = torch.tensor([len(encoded.ids[row]) for row in rows])
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
         return type("Batch", (), {"mask": mask})
 
@@ -72,10 +70,8 @@ LOGITS = {"a": [[0.0, 0.0], [math.log(3), 0.0], [0.0, math.log(9)]], "b": [[0.0,
 def weigh(processes=SINGLE_PROCESS):
     encoded = {"a": Encoded([np.zeros(n) for n in (2, 5, 3)], None), "b": Encoded([np.zeros(4)], None)}
     labels = {"a": np.array([1, 0]), "b": np.array([0])}  # the third row of a has none
-    return instance_weights(
-        Told(STATES, LOGITS), (Pads(), encoded), labels, width=2,
-        arithmetic=Arithmetic(Precision.FP32, CPU), processes=processes,
-    )  # fmt: skip
+    context = TrainContext(Arithmetic(Precision.FP32, CPU), processes)
+    return instance_weights(Told(STATES, LOGITS), (Pads(), encoded), labels, context, width=2)
 
 
 def test_weights_of_rows_with_and_without_a_label():
@@ -89,7 +85,7 @@ def test_weights_of_rows_with_and_without_a_label():
 
 def test_each_process_asks_about_its_part(monkeypatch):
     """Sums over two processes that run one after the other: what is summed is what the other one had."""
-    monkeypatch.setattr("hrkd_cli.distillation.instance_weights.TOKENS", {"cpu": 1})
+    monkeypatch.setattr("hrkd_cli.distillation.instance_weights.BATCH_TOKENS", {"cpu": 1})
     whole = weigh()
     told = [[], []]
     monkeypatch.setattr(
@@ -109,15 +105,18 @@ def test_each_process_asks_about_its_part(monkeypatch):
 def test_means_become_weighted_ones():
     rows = {"a": [0, 2], "b": [1]}
     picks = [("a", 0), ("a", 2), ("b", 1)]
-    lengths = {"a": np.array([2, 9, 3]), "b": np.array([9, 4])}
+    lengths = {"a": (2, 9, 3), "b": (9, 4)}
+    encoded = {domain: Encoded([np.zeros(n) for n in own], None) for domain, own in lengths.items()}
     weights = {"a": np.array([0.5, 9.0, 1.5]), "b": np.array([9.0, 0.3])}
-    found = make_shares(rows, picks, lengths, ("a", "b"), CPU, pad_to=None, weights=weights)
+    context = TrainContext(Arithmetic(Precision.FP32, CPU))
+    found = Collate(None, (Pads(), encoded), context, instance_weights=weights).mean_weights(rows, picks)
     tokens, pairs = 0.5 * 2 + 1.5 * 3, 0.5 * 4 + 1.5 * 9
     torch.testing.assert_close(found.rows, torch.tensor([0.25, 0.75, 1.0]))
     first, second = [0.5 / tokens] * 2, [1.5 / tokens] * 3
-    expected = torch.tensor([[*first, 0.0, 0.0], [*second, 0.0], [0.25] * 4])
-    torch.testing.assert_close(found.tokens, expected)
+    expected = [[*first, 0.0, 0.0], [*second, 0.0], [0.25] * 4]
+    torch.testing.assert_close(found.tokens, torch.tensor(expected))
     torch.testing.assert_close(found.pairs, torch.tensor([0.5 / pairs, 1.5 / pairs, 1 / 16]))
+    assert found.domains.tolist() == [[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     torch.testing.assert_close(found.domains @ found.tokens.sum(dim=1), torch.ones(2))
 
 
@@ -126,13 +125,13 @@ def test_equal_weights_change_nothing_and_others_do(teacher, dataset):
     task.student.model.eval()
     rows = {"books": [0, 1, 2], "music": [3, 4, 5]}
     plain = task.loss(task.collate(rows))
-    task.instance_weights = {domain: np.full(len(own), 0.7) for domain, own in task.encoded.items()}
+    task.collate.instance_weights = {domain: np.full(len(own), 0.7) for domain, own in task.collate.encoded.items()}
     torch.testing.assert_close(task.loss(task.collate(rows)).total, plain.total)
     # A weight of 0 leaves a row out.
-    for own in task.instance_weights.values():
+    for own in task.collate.instance_weights.values():
         own[[2, 5]] = 0
     without = task.loss(task.collate(rows))
-    task.instance_weights = None
+    task.collate.instance_weights = None
     torch.testing.assert_close(without.total, task.loss(task.collate({"books": [0, 1], "music": [3, 4]})).total)
 
 

@@ -8,13 +8,12 @@ from safetensors.torch import load_file
 
 from hrkd_cli.choices import Precision
 from hrkd_cli.data.unlabelled import MoreTexts
+from hrkd_cli.distillation.collate import Collate
 from hrkd_cli.distillation.distill import distill, distill_on
 from hrkd_cli.distillation.setup import DistillSetup
-from hrkd_cli.distillation.task import DistillTask
 from hrkd_cli.errors import OutputError, TrainingError, UsageError
 from hrkd_cli.events import Note, StageStarted, ignore
 from hrkd_cli.models.precision import Arithmetic
-from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.checkpoint import Checkpointer
 from hrkd_cli.training.context import TrainContext
@@ -49,7 +48,7 @@ def opened(teacher, dataset, tmp_path, on_event=ignore, **options):
     context = TrainContext(Arithmetic(Precision.FP32, torch.device("cpu")), on_event=on_event)
     own = settings(**options)
     setup = DistillSetup.open(
-        teacher, dataset, own, heads=DomainHeads.build(dataset.labels), tokenizer=None,
+        teacher, dataset, own, tokenizer=None,
         texts=MoreTexts.read(own, dataset, ignore), name="t", context=context,
     )  # fmt: skip
     run = RunFolder(tmp_path, tmp_path / "out", Checkpointer(tmp_path, SINGLE_PROCESS, {}, resume=False))
@@ -116,7 +115,7 @@ def test_the_loss_of_an_unlabelled_row_is_that_of_the_same_row_with_a_label(tmp_
     setup.student.eval()
     bare = len(texts) + 5
     by_bare = objective.loss(objective.collate({"books": [bare], "music": [0]}))
-    own, lengths = objective.encoded["books"], objective.lengths["books"]
+    own, lengths = objective.collate.encoded["books"], objective.collate.lengths["books"]
     own.ids[5], own.types[5], lengths[5] = own.ids[bare], own.types[bare], lengths[bare]
     by_label = objective.loss(objective.collate({"books": [5], "music": [0]}))
     assert by_bare.total.item() == by_label.total.item()
@@ -137,8 +136,8 @@ def test_auto_batch_size_counts_the_unlabelled_rows(tmp_path, teacher, dataset, 
     seen = []
     find = "accelerate.utils.find_executable_batch_size"
     monkeypatch.setattr(find, lambda attempt, largest, **_: lambda: attempt(4))
-    collate = DistillTask.collate
-    monkeypatch.setattr(DistillTask, "collate", lambda self, rows: seen.append(rows) or collate(self, rows))
+    collate = Collate.__call__
+    monkeypatch.setattr(Collate, "__call__", lambda self, rows: seen.append(rows) or collate(self, rows))
     opened(teacher, dataset, tmp_path, unlabelled=folder, batch_size="auto", unlabelled_share=0.75)
     assert {d: len(rows) for d, rows in seen[0].items()} == {"books": 16, "music": 4}
 

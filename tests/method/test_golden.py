@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from hrkd_cli.method import DomainGraph, Signals, combine, domain_terms
+from hrkd_cli.method import LOSSES, DomainGraph, LossInput, MeanWeights, Need, Outputs, Projections, combine
 
 FOLDER = Path(os.environ.get("HRKD_GOLDEN") or Path(__file__).resolve().parents[1] / "golden")
 CASES = sorted(FOLDER.glob("*.safetensors"))
@@ -21,6 +21,7 @@ class Case:
         with safe_open(str(path), "pt") as file:
             self.meta = file.metadata()
             self.tensors = {name: file.get_tensor(name).to(dtype) for name in file.keys()}  # noqa: SIM118
+        self.dtype = dtype
         self.domains = range(len(json.loads(self.meta["domains"])))
         self.layers = int(self.meta["student_layers"])
         self.interval = int(self.meta["teacher_interval"])
@@ -30,14 +31,26 @@ class Case:
             if ".student." in name and not name.startswith("expected")
         }
 
-    def signals(self, domain: int, side: str, *, every: int) -> Signals:
+    def all_rows(self, name: str) -> torch.Tensor:
+        return torch.cat([self.tensors[f"{d}.{name}"] for d in self.domains])
+
+    def outputs(self, side: str, *, every: int) -> Outputs:
+        """The rows of all domains; scores stand in as queries, against keys of the identity."""
         layers = range(1, self.layers + 1)
-        get = self.inputs.get if side == "student" else self.tensors.get
-        return Signals(
-            hidden=[get(f"{domain}.{side}.hidden_states.{every * n}") for n in (0, *layers)],
-            scores=[get(f"{domain}.{side}.attention_scores.{every * n - 1}") for n in layers],
-            logits=get(f"{domain}.{side}.logits"),
-        )
+        hidden = [self.all_rows(f"{side}.hidden_states.{every * n}") for n in (0, *layers)]
+        scores = torch.stack([self.all_rows(f"{side}.attention_scores.{every * n - 1}") for n in layers])
+        keys = torch.eye(scores.shape[-1], dtype=self.dtype).expand_as(scores)
+        return Outputs(torch.stack(hidden), scores, keys, self.all_rows(f"{side}.logits"))
+
+    def weights(self) -> MeanWeights:
+        """Means over padding too, as released."""
+        mask = self.all_rows("padding_mask") == 0
+        rows, tokens = mask.shape
+        per_domain = rows // len(self.domains)
+        one = torch.ones(rows, dtype=self.dtype) / per_domain
+        domains = torch.eye(len(self.domains), dtype=self.dtype).repeat_interleave(per_domain, dim=1)
+        per_token = one[:, None].expand(rows, tokens) / tokens
+        return MeanWeights(domains, one, per_token, one / tokens**2, None, mask)
 
     def graph(self) -> DomainGraph | None:
         if self.meta["use_graph"] != "True":
@@ -56,29 +69,38 @@ class Case:
         if hierarchy:
             state["reference"] = self.tensors["graph.w_attn_1"][1:]
             state["compare"] = self.tensors["graph.w_attn_2"][1:]
-        graph.to(state["output.0.weight"].dtype).load_state_dict(state)
+        graph.to(self.dtype).load_state_dict(state)
         return graph.eval()
 
+    def prototypes(self, student: Outputs, weights: MeanWeights) -> torch.Tensor:
+        width = student.hidden.shape[-1]
+        same = (
+            Projections(width, width, self.layers).to(self.dtype).requires_grad_(False)
+        )  # what is in the file is projected
+        same.weight.copy_(torch.eye(width))
+        return same.prototypes(student.hidden, weights)
+
     def run(self):
-        terms = [
-            domain_terms(
-                self.signals(d, "teacher", every=self.interval),
-                self.signals(d, "student", every=1),
-                self.tensors[f"{d}.padding_mask"] == 0,
-                temperature=float(self.meta["temperature"]),
-                padded=True,
-            )
-            for d in self.domains
-        ]
+        teacher, student, weights = (
+            self.outputs("teacher", every=self.interval),
+            self.outputs("student", every=1),
+            self.weights(),
+        )
+        given = LossInput(
+            teacher,
+            student,
+            weights,
+            None,
+            temperature=float(self.meta["temperature"]),
+            mean_classes=student.logits.shape[1],
+            class_weights=None,
+        )
+        losses = {loss.name: loss.compute(given) for loss in LOSSES if Need.LABELS not in loss.needs}
         graph = self.graph()
-        ratios = graph(torch.stack([t.prototypes for t in terms], dim=1)) if graph else None
-        loss = combine(
-            terms,
-            ratios.domain if ratios else None,
-            hidden_weight=float(self.meta["hidden_weight"]),
-            prediction_weight=float(self.meta["prediction_weight"]),
-        ).total
-        return loss, ratios
+        ratios = graph(self.prototypes(student, weights)) if graph else None
+        factors = {"hidden": float(self.meta["hidden_weight"]), "prediction": float(self.meta["prediction_weight"])}
+        factors["attention"] = factors["hidden"]
+        return sum(combine(losses, ratios.domain if ratios else None, factors).values()), ratios
 
 
 def distance(found: torch.Tensor, expected: torch.Tensor) -> float:

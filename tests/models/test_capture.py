@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import MPNetConfig
 
 from hrkd_cli.errors import ModelError
 from hrkd_cli.models.capture import Capture, layer_map, select_columns
@@ -35,7 +36,7 @@ def test_scores_and_hidden_states_are_the_models_own(architecture):
     eager.load_state_dict(model.state_dict())
     with torch.no_grad():
         expected = eager(**batch.inputs, output_attentions=True, output_hidden_states=True)
-    for scores, layer in zip(seen.scores(), (2, 4), strict=True):
+    for scores, layer in zip(seen.queries @ seen.keys.mT, (2, 4), strict=True):
         assert scores.shape == (3, 4, 9, 9)
         weights = scores.masked_fill(~batch.mask[:, None, None, :], float("-inf")).softmax(dim=-1)
         difference = (weights - expected.attentions[layer - 1])[batch.mask[:, None, :].expand(-1, 4, -1)]
@@ -45,29 +46,24 @@ def test_scores_and_hidden_states_are_the_models_own(architecture):
     torch.testing.assert_close(seen.logits, expected.logits, rtol=1e-4, atol=1e-5)
 
 
-def test_the_model_keeps_its_own_attention_function():
-    model = new_classifier(tiny_config("bert"))
-    Capture(model, (1, 2), attention=True)(make_batch())
-    assert model.config._attn_implementation == "sdpa"
-
-
 def test_gradients_flow_through_captured_scores():
     model = new_classifier(tiny_config("bert"))
-    sum(s.square().mean() for s in Capture(model, (1, 2), attention=True)(make_batch()).scores()).backward()
+    seen = Capture(model, (1, 2), attention=True)(make_batch())
+    (seen.queries @ seen.keys.mT).square().mean().backward()
     assert model.bert.encoder.layer[0].attention.self.query.weight.grad.abs().sum() > 0
 
 
 def test_a_model_that_hides_its_attention_is_refused():
-    model = new_classifier(tiny_config("bert"))
-    capture = Capture(model, (1,), attention=True)
-    capture.sizes = Sizes(3, 32, 4)
-    with pytest.raises(ModelError, match=r"--attention-weight 0.*--method logits"):
-        capture(make_batch())
+    model = new_classifier(MPNetConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+                                       intermediate_size=64))  # fmt: skip
+    assert Capture(model, (), attention=False)(make_batch()).logits.shape == (3, 2)
+    with pytest.raises(ModelError, match=r"scores of a mpnet model .*--attention-weight 0.*--method logits"):
+        Capture(model, (1,), attention=True)(make_batch())
 
 
 def test_logits_only_asks_for_nothing_else():
     seen = Capture(new_classifier(tiny_config("bert")), (), attention=True)(make_batch())
-    assert (seen.hidden, seen.queries) == ([], [])
+    assert seen.hidden is seen.queries is seen.keys is None
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from hrkd_cli.choices import Precision
-from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.training import rows as step_rows
 from hrkd_cli.training.rows import pieces_of
 from tasks import make_task
@@ -54,17 +53,29 @@ def test_pieces_have_the_losses_and_gradients_of_the_whole(teacher, dataset, mon
     for spared in (1e9, 0):
         monkeypatch.setattr(step_rows, "SPARED_TOKENS", spared)
         monkeypatch.setattr(step_rows, "SPARED_SHARE", 0)
-        task, _, student = make_task(teacher, dataset, **options)
+        objective, _, student = make_task(teacher, dataset, **options)
         student.eval()
-        task.labels = {domain: np.arange(20) % 2 for domain in rows}
-        batch = task.collate(rows)
+        batch = objective.collate(rows)
         assert (len(batch) > 1) == (spared == 0)
-        loss = task.loss(batch)
+        loss = objective.loss(batch)
         loss.total.backward()
-        gradients = [p.grad for m in (student, task.projections) if m for p in m.parameters() if p.grad is not None]
+        modules = (student, objective.projections)
+        gradients = [p.grad for m in modules if m for p in m.parameters() if p.grad is not None]
         found.append([*loss.by_kind.values(), loss.total, *gradients])
+    assert len(found[0]) == len(found[1])
     for whole, pieces in zip(*found, strict=True):
         torch.testing.assert_close(pieces, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_rows_are_padded_to_the_longest_of_a_piece_or_as_released(teacher, dataset):
+    rows = {"books": [0, 1, 2], "music": [3, 4]}
+    objective, _, _ = make_task(teacher, dataset, graph="uniform")
+    (batch,) = objective.collate(rows)
+    longest = max(objective.collate.lengths[domain][row] for domain, chosen in rows.items() for row in chosen)
+    assert batch.student.mask.shape == (5, longest)
+    objective, _, _ = make_task(teacher, dataset, graph="uniform", means="released")
+    (batch,) = objective.collate(rows)
+    assert batch.student.mask.shape == (5, 16)
 
 
 def test_bf16_pieces_are_bf16_whole(teacher, dataset, monkeypatch):
@@ -74,20 +85,12 @@ def test_bf16_pieces_are_bf16_whole(teacher, dataset, monkeypatch):
     found = []
     for spared in (1e9, 0):
         monkeypatch.setattr(step_rows, "SPARED_TOKENS", spared)
-        task, _, student = make_task(teacher, dataset, graph="uniform")
-        task.arithmetic = Arithmetic(Precision.BF16, CPU)
+        objective, _, student = make_task(teacher, dataset, arithmetic=Precision.BF16, graph="uniform")
         student.eval()
-        with task.arithmetic.forward():
-            loss = task.loss(task.collate(rows))
+        with objective.precision.forward():
+            loss = objective.loss(objective.collate(rows))
         loss.total.backward()
-        gradients = [p.grad for m in (student, task.projections) for p in m.parameters() if p.grad is not None]
+        gradients = [p.grad for m in (student, objective.projections) for p in m.parameters() if p.grad is not None]
         found.append([*loss.by_kind.values(), *gradients])
     for whole, pieces in zip(*found, strict=True):
         assert (whole - pieces).norm() <= 0.02 * whole.norm()
-
-
-def test_released_means_pad_to_the_maximum(teacher, dataset, monkeypatch):
-    monkeypatch.setattr(step_rows, "SPARED_TOKENS", 0)
-    task, _, _ = make_task(teacher, dataset, graph="uniform", means="released")
-    (batch,) = task.collate({"books": [0, 1, 2], "music": [3, 4]})
-    assert batch.batch.mask.shape == (5, 16)

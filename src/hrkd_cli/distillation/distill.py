@@ -18,7 +18,6 @@ from hrkd_cli.layout import DATASET_OUT, MODEL, STUDENT_OUT, TEACHER_OUT
 from hrkd_cli.models.folder import is_stage_folder, model_fingerprint
 from hrkd_cli.models.loading import is_classifier, read_config
 from hrkd_cli.predict.folder import read_json_or_empty
-from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.context import TrainContext, seed_everything
 from hrkd_cli.training.result import TrainResult, finished_before, run_key, write_model_folder
@@ -89,8 +88,7 @@ def distill_on(
     chosen = chosen_domains(dataset, settings)  # the teacher is taught all domains
     check_trainable(chosen)
     texts = MoreTexts.read(settings, chosen, context.on_event)
-    heads = DomainHeads.build(chosen.labels)
-    tokenizer = student_tokenizer(path, chosen, heads, settings)  # fail now, not after the teacher has been taught
+    tokenizer = student_tokenizer(path, chosen, settings)  # fail now, not after the teacher has been taught
     sources = sources or {}
     if not is_classifier(read_config(path, "teacher")):
         path = ensure_taught(
@@ -104,9 +102,7 @@ def distill_on(
         context.on_event(Note(f"{out} is finished already"))
         return done
     seed_everything(settings.seed)
-    setup = DistillSetup.open(
-        path, chosen, settings, heads=heads, tokenizer=tokenizer, texts=texts, name=name, context=context
-    )
+    setup = DistillSetup.open(path, chosen, settings, tokenizer=tokenizer, texts=texts, name=name, context=context)
     general, about = None, {}
     if texts.general is not None:
         general = general_distillation(
@@ -118,7 +114,7 @@ def distill_on(
         objective = setup.objective(run, context, out)
         if general is not None:
             load_general(general, objective)
-        output = setup.trainer(objective, run, context).run(heads.domains)
+        output = setup.trainer(objective, run, context).run(setup.heads.domains)
         result = write_model_folder(
             run,
             output,
@@ -126,7 +122,7 @@ def distill_on(
             stage="distill",
             model=setup.student,
             tokenizer=setup.encoder.tokenizer,
-            heads=heads,
+            heads=setup.heads,
             dataset=chosen,
             settings=settings,
             what=f"A multi-domain text classifier, distilled from `{name}` with hrkd-cli {__version__}.",

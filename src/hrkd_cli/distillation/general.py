@@ -15,8 +15,8 @@ from torch import nn
 
 from hrkd_cli.choices import Method
 from hrkd_cli.data.unlabelled import BareTexts
+from hrkd_cli.distillation.objective import DistillObjective
 from hrkd_cli.distillation.setup import DistillSetup
-from hrkd_cli.distillation.task import DistillTask
 from hrkd_cli.events import Note, StageDone
 from hrkd_cli.layout import GENERAL, MODEL
 from hrkd_cli.models.folder import is_stage_folder, model_fingerprint, write_json
@@ -68,12 +68,12 @@ def general_distillation(
     return folder
 
 
-def load_general(folder: Path, objective: DistillTask) -> None:
+def load_general(folder: Path, objective: DistillObjective) -> None:
     """Load what a general distillation learned into student and projections; the head stays as it is."""
     _modules(objective).load_state_dict(load_file(folder / GENERAL.weights), strict=False)
 
 
-def _modules(objective: DistillTask) -> nn.ModuleDict:
+def _modules(objective: DistillObjective) -> nn.ModuleDict:
     assert objective.projections is not None  # settings without hidden states are refused
     return nn.ModuleDict({"student": objective.student.model, "projections": objective.projections})
 
@@ -83,13 +83,14 @@ def _setup(task: DistillSetup, texts: BareTexts, settings: DistillSettings) -> D
     heads, root = DomainHeads({DOMAIN: ("any",)}, {DOMAIN: (0,)}, 1), task.teachers.root
     teachers = replace(task.teachers, models={DOMAIN: root}, heads=heads, folders={DOMAIN: task.teachers.path})
     rows, reader = {DOMAIN: task.encoder.encode(texts.rows[""])}, task.teacher_rows[0]
-    teacher_rows = (reader, {DOMAIN: reader.encode(texts.rows[""])} if task.own_tokenizer else rows)
+    same = task.teacher_rows[1] is task.rows
+    teacher_rows = (reader, rows if same else {DOMAIN: reader.encode(texts.rows[""])})
     train = EncodedSplit(rows, {DOMAIN: np.zeros(texts.count, dtype=np.int64)})
     setup = replace(task, settings=settings, teachers=teachers, heads=heads, dev=None)
     return replace(setup, teacher_rows=teacher_rows, rows=rows, train=train)
 
 
-def _freeze_unused(objective: DistillTask, context: TrainContext) -> None:
+def _freeze_unused(objective: DistillObjective, context: TrainContext) -> None:
     """Do not train what gets no gradient (pooler, head): its weights would decay and nothing else."""
     student = objective.student.model.train()
     with context.precision.forward():

@@ -72,17 +72,11 @@ def chosen_domains(dataset: Dataset, settings: DistillSettings) -> Dataset:
     return dataset
 
 
-def student_tokenizer(path: Path, dataset: Dataset, heads: DomainHeads, settings: DistillSettings) -> Any | None:
+def student_tokenizer(path: Path, dataset: Dataset, settings: DistillSettings) -> Any | None:
     """Check, from configurations and tokenizers alone, that the student can learn from the model in ``path``.
 
-    Args:
-        path: folder of the teacher, or of the encoder that it will be taught from.
-        dataset: the training data.
-        heads: outputs of the student.
-        settings: see DistillSettings.
-
-    Returns:
-        The student's own tokenizer where it differs from the teacher's (logits only), else None.
+    ``path`` is the folder of the teacher, or of the encoder that it will be taught from. Returned is the student's own
+    tokenizer where it differs from the teacher's (logits only), else None.
 
     Raises:
         UsageError: a shape that does not fit.
@@ -91,7 +85,7 @@ def student_tokenizer(path: Path, dataset: Dataset, heads: DomainHeads, settings
     teacher = load_config(path, "teacher")
     shape = default_shape(teacher) if settings.student is None else parse_shape(settings.student)
     if shape is not None:
-        student_config(teacher, shape, heads, init=settings.init or Init.TEACHER)
+        student_config(teacher, shape, DomainHeads.build(dataset.labels), init=settings.init or Init.TEACHER)
         return None
     name = str(settings.student)
     folder = resolve(name, "student")

@@ -7,19 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hrkd_cli.choices import Graph, Init, InstanceWeights
 from hrkd_cli.data.batching import Sampler, bare_per_row
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.unlabelled import MoreTexts
-from hrkd_cli.distillation.cache_policy import teacher_outputs
+from hrkd_cli.distillation.collate import Collate
 from hrkd_cli.distillation.instance_weights import instance_weights
-from hrkd_cli.distillation.task import Comparison, DistillTask
-from hrkd_cli.distillation.teacher_outputs import TeacherOutputs
+from hrkd_cli.distillation.objective import DistillObjective
+from hrkd_cli.distillation.teacher_cache import with_cache
+from hrkd_cli.distillation.teacher_outputs import Comparison, OnlineTeacher, TeacherOutputs
 from hrkd_cli.distillation.teachers import Teachers, check_teachers, open_teachers
 from hrkd_cli.evaluation.metrics import DomainScores
 from hrkd_cli.events import Note
+from hrkd_cli.layout import CACHE
+from hrkd_cli.method import Need
 from hrkd_cli.models.encoding import Encoded, Encoder, joined, make_encoder
 from hrkd_cli.models.sizes import sizes_of
 from hrkd_cli.models.student import build_student
@@ -40,12 +41,12 @@ class DistillSetup:
     Attributes:
         settings: resolved settings.
         teachers: one per domain.
-        teacher_rows: the training data as they see it: a domain's train split, then its unlabelled texts.
-        own_tokenizer: whether the student sees the data differently.
+        teacher_rows: (encoder, rows), the training data as they see it: ``rows`` where the student sees the same.
         student: the classifier to be trained.
         heads: its outputs.
         encoder: its tokenization.
-        rows: the training data as it sees it; row i of a domain has a label where i < len(train.labels[domain]).
+        rows: the training data as it sees it, a domain's train split, then its unlabelled texts: row i has a label
+            where i < len(train.labels[domain]).
         train: the labelled rows.
         dev: the dev split; None where there is none.
     """
@@ -53,7 +54,6 @@ class DistillSetup:
     settings: DistillSettings
     teachers: Teachers
     teacher_rows: tuple[Encoder, dict[str, Encoded]]
-    own_tokenizer: bool
     student: Any
     heads: DomainHeads
     encoder: Encoder
@@ -68,7 +68,6 @@ class DistillSetup:
         dataset: Dataset,
         settings: DistillSettings,
         *,
-        heads: DomainHeads,
         tokenizer: Any | None,
         texts: MoreTexts,
         name: str,
@@ -76,26 +75,15 @@ class DistillSetup:
     ) -> DistillSetup:
         """Open the teachers, check that they are worth learning from, make the student, encode the data.
 
-        Args:
-            path: the teacher's folder.
-            dataset: the training data.
-            settings: resolved settings.
-            heads: outputs of the student.
-            tokenizer: the student's own; None for the teacher's.
-            texts: texts without labels.
-            name: name of the teacher, for messages.
-            context: see TrainContext.
+        ``path`` and ``name`` are the teacher's, ``tokenizer`` the student's own; None for the teacher's.
 
         Raises:
             HrkdError: something does not fit.
         """
-        precision, processes, on_event = context.precision, context.processes, context.on_event
-        teachers = open_teachers(
-            path, dataset, checkpoints=settings.teacher_checkpoints, device=context.device, name=name
-        )
-        teacher_encoder = check_teachers(
-            teachers, path, dataset, settings, name=name, arithmetic=precision, processes=processes, on_event=on_event
-        )
+        checkpoints, device = settings.teacher_checkpoints, context.device
+        teachers = open_teachers(path, dataset, checkpoints=checkpoints, device=device, name=name)
+        reader = check_teachers(teachers, dataset, settings, name=name, context=context)
+        heads = DomainHeads.build(dataset.labels)
         student = build_student(
             settings.student,
             teachers.root,
@@ -103,20 +91,18 @@ class DistillSetup:
             teacher_heads=teachers.heads,
             init=settings.init or Init.TEACHER,
             seed=settings.seed,
-            note=lambda text: on_event(Note(text)),
+            note=lambda text: context.on_event(Note(text)),
         )
         encoder = make_encoder(student, tokenizer or teachers.tokenizer, settings.max_length, settings.truncate)
         check_length(settings.max_length, student, encoder.tokenizer, "the student")
-        student.to(context.device)
-        train = encode_split(dataset, "train", encoder)
+        student.to(device)
+        train, dev = (encode_split(dataset, split, encoder) for split in ("train", "dev"))
         rows = _with_unlabelled(train.encoded, texts, encoder)
         teacher_rows = (encoder, rows)
-        own = tokenizer is not None or encoder.takes_types != teacher_encoder.takes_types
-        if own:
-            encoded = encode_split(dataset, "train", teacher_encoder).encoded
-            teacher_rows = (teacher_encoder, _with_unlabelled(encoded, texts, teacher_encoder))
-        dev = encode_split(dataset, "dev", encoder)
-        return cls(settings, teachers, teacher_rows, own, student, heads, encoder, rows, train, dev)
+        if tokenizer is not None or encoder.takes_types != reader.takes_types:
+            own = encode_split(dataset, "train", reader).encoded
+            teacher_rows = (reader, _with_unlabelled(own, texts, reader))
+        return cls(settings, teachers, teacher_rows, student, heads, encoder, rows, train, dev)
 
     @property
     def unlabelled(self) -> dict[str, int]:
@@ -124,79 +110,98 @@ class DistillSetup:
         counts = {domain: len(rows) - len(self.train.labels[domain]) for domain, rows in self.rows.items()}
         return {domain: count for domain, count in counts.items() if count}
 
-    @property
-    def held_back(self) -> dict[str, list[int]]:
-        """Numbers of the train rows by domain that a learned graph is judged on; none for other graphs."""
-        if self.settings.graph is not Graph.LEARNED:
-            return {}
-        seed = f"{self.settings.seed}/held back"
-        labels = self.train.labels
-        return {d: hold_back(own, self.settings.held_back, f"{seed}/{d}") for d, own in labels.items()}
-
-    def objective(self, run: RunFolder, context: TrainContext, out: Path) -> DistillTask:
+    def objective(self, run: RunFolder, context: TrainContext, out: Path) -> DistillObjective:
         """Make the objective: decide where the teachers' outputs come from.
 
         ``out``: the student's folder, beside which teacher outputs are kept.
         """
-        settings = self.settings
+        settings, labels = self.settings, self.train.labels
         comparison = Comparison.of(settings, self.teachers.root.config, self.student.config)
-        decisions = run.checkpoint.decisions
-        side, decisions["cached"] = teacher_outputs(
-            self.teachers,
-            self.teacher_rows,
-            comparison,
-            settings,
-            before=decisions.get("cached"),
-            out=out,
-            own_tokenizer=self.own_tokenizer,
-            passes=self._passes(),
-            context=context,
-        )
-        return DistillTask(
-            side,
+        width = sizes_of(self.teachers.root.config).width
+        teacher = self._teacher_outputs(comparison, run, context, out)
+        rows, weights = (self.encoder, self.rows), None
+        if settings.instance_weights is not InstanceWeights.NONE:
+            assert teacher is not None  # settings without hidden states are refused
+            pad_to = self.encoder.max_length if comparison.padded else None
+            weights = instance_weights(teacher, rows, labels, context, width=width, pad_to=pad_to)
+            ranges = [f"{domain} {own.min():.2f} to {own.max():.2f}" for domain, own in weights.items()]
+            context.on_event(Note(f"instance weights: {', '.join(ranges)}"))
+        held_back = {}
+        if settings.graph is Graph.LEARNED:
+            seed = f"{settings.seed}/held back"
+            held_back = {d: hold_back(own, settings.held_back, f"{seed}/{d}") for d, own in labels.items()}
+        return DistillObjective(
+            Collate(teacher, rows, context, labels=labels, instance_weights=weights, padded=comparison.padded),
             self.student,
             self.heads,
             settings,
             comparison,
-            teacher=self.teachers.root.config,
-            rows=(self.encoder, self.rows),
-            labels=self.train.labels,
-            held_back=self.held_back,
-            instance_weights=self._instance_weights(side, comparison, context),
+            width=width,
+            held_back=held_back,
             class_weights=self.train.class_weights(self.heads, settings.class_weights),
-            arithmetic=context.precision,
-            processes=context.processes,
         )
 
+    def _teacher_outputs(
+        self, comparison: Comparison, run: RunFolder, context: TrainContext, out: Path
+    ) -> TeacherOutputs | None:
+        """Return where the teachers' outputs come from; None where no loss needs them."""
+        if not comparison.needs(Need.HIDDEN, Need.ATTENTION, Need.LOGITS):
+            return None
+        own_tokenizer = self.teacher_rows[1] is not self.rows
+        online = OnlineTeacher(
+            self.teachers, comparison, self.teacher_rows, own_tokenizer=own_tokenizer, device=context.device
+        )
+        decisions, settings = run.checkpoint.decisions, self.settings
+        # How many times the run reads each row, on average, counting an epoch as once at most.
+        per_row, unlabelled = bare_per_row(settings.unlabelled_share), self.unlabelled
+        read = sum(len(own) * (1 + per_row * (d in unlabelled)) for d, own in self.train.labels.items())
+        passes = settings.epochs * min(1.0, read / sum(map(len, self.rows.values())))
+        teacher = with_cache(
+            online,
+            settings.cache_teacher,
+            root=out.resolve().parent / CACHE.folder,
+            before=decisions.get("cached"),
+            passes=passes + (settings.instance_weights is not InstanceWeights.NONE),
+            context=context,
+        )
+        decisions["cached"] = teacher is not online
+        return teacher
+
     def trainer(
-        self, objective: DistillTask, run: RunFolder, context: TrainContext, *, stage: str = "distill", factor: int = 1
+        self,
+        objective: DistillObjective,
+        run: RunFolder,
+        context: TrainContext,
+        *,
+        stage: str = "distill",
+        factor: int = 1,
     ) -> Trainer:
         """Make the trainer: decide how large a batch is; ``factor`` as for ``batch_size_of``."""
-        settings, unlabelled, held_back = self.settings, self.unlabelled, self.held_back
+        settings, unlabelled, lengths = self.settings, self.unlabelled, objective.collate.lengths
         extra = [] if objective.projections is None else [objective.projections]
         size = batch_size_of(
             settings,
             objective,
             [self.student, *extra],
-            objective.lengths,
+            lengths,
             checkpoint=run.checkpoint,
             context=context,
             factor=factor,
             extra=dict.fromkeys(unlabelled, bare_per_row(settings.unlabelled_share)),
         )
-        # The released code draws steps as they come and pads them all alike.
-        lengths = {d: own.tolist() for d, own in objective.lengths.items()}
 
         def make_sampler() -> Sampler:
+            # The released code draws steps as they come and pads them all alike.
+            by_length = None if objective.comparison.padded else {d: own.tolist() for d, own in lengths.items()}
             return Sampler(
                 {domain: len(labels) for domain, labels in self.train.labels.items()},
                 batch_size=size * factor,
                 sampling=settings.sampling,
                 seed=settings.seed,
-                lengths=None if objective.comparison.padded else lengths,
+                lengths=by_length,
                 bare=unlabelled,
                 share=settings.unlabelled_share,
-                held_back=held_back,
+                held_back=objective.held_back,
             )
 
         dev = self.dev
@@ -217,34 +222,6 @@ class DistillSetup:
             run=run,
             context=context,
         )
-
-    def _instance_weights(
-        self, side: TeacherOutputs, comparison: Comparison, context: TrainContext
-    ) -> dict[str, np.ndarray] | None:
-        """Return the weights of single rows; None where all count the same."""
-        if self.settings.instance_weights is InstanceWeights.NONE:
-            return None
-        found = instance_weights(
-            side,
-            (self.encoder, self.rows),
-            self.train.labels,
-            width=sizes_of(self.teachers.root.config).width,
-            pad_to=self.encoder.max_length if comparison.padded else None,
-            arithmetic=context.precision,
-            processes=context.processes,
-            on_event=context.on_event,
-        )
-        ranges = [f"{domain} {weights.min():.2f} to {weights.max():.2f}" for domain, weights in found.items()]
-        context.on_event(Note(f"instance weights: {', '.join(ranges)}"))
-        return found
-
-    def _passes(self) -> float:
-        """Return how many times the run reads each row, on average, counting an epoch as once at most."""
-        per_row = bare_per_row(self.settings.unlabelled_share)
-        unlabelled, labels = self.unlabelled, self.train.labels
-        read = sum(len(own) * (1 + per_row * (domain in unlabelled)) for domain, own in labels.items())
-        first = self.settings.instance_weights is not InstanceWeights.NONE
-        return first + self.settings.epochs * min(1.0, read / sum(len(encoded) for encoded in self.rows.values()))
 
 
 def _with_unlabelled(train: Mapping[str, Encoded], texts: MoreTexts, encoder: Encoder) -> dict[str, Encoded]:

@@ -1,74 +1,69 @@
-"""Teacher outputs for one batch: hidden states, queries and keys, logits."""
+"""What of teacher and student is compared, and the teacher's outputs for one batch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from hrkd_cli.choices import Means
 from hrkd_cli.distillation.teachers import Teachers
-from hrkd_cli.method import TeacherSignals
-from hrkd_cli.models.capture import Capture
+from hrkd_cli.method import LOSSES, Loss, Need, Outputs, weighted_losses
+from hrkd_cli.models.capture import Capture, layer_map
 from hrkd_cli.models.encoding import Batch, Encoded, Encoder, to_device
+from hrkd_cli.models.sizes import sizes_of
+from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.columns import Columns
 from hrkd_cli.training.rows import Pick
 
+BATCH_TOKENS = {"cpu": 1024, "cuda": 65536, "mps": 8192}  # padded tokens of a batch that only the teacher runs
 
-def stacked(tensors: Sequence[Tensor]) -> Tensor | None:
-    """Return the tensors of several layers as one; None where there are none."""
-    return torch.stack(list(tensors)) if tensors else None
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What of teacher and student is compared.
+
+    Attributes:
+        losses: those that have a weight, with their weights.
+        layers: matched teacher layers, 1-based, one for each student layer; empty for logits only.
+        padded: whether means run over padding too (released code).
+    """
+
+    losses: Mapping[Loss, float]
+    layers: tuple[int, ...]
+    padded: bool
+
+    @classmethod
+    def of(cls, settings: DistillSettings, teacher: Any, student: Any) -> Comparison:
+        """Read it off resolved settings and the models' configurations."""
+        weights = {loss.name: getattr(settings, f"{loss.name}_weight") for loss in LOSSES}
+        layers = layer_map(sizes_of(teacher).layers, sizes_of(student).layers) if settings.compares else ()
+        return cls(weighted_losses(weights, layers=settings.compares), layers, settings.means is Means.RELEASED)
+
+    def needs(self, *what: Need) -> bool:
+        """Tell whether a loss looks at any of these."""
+        return any(need in loss.needs for loss in self.losses for need in what)
 
 
 class TeacherOutputs(Protocol):
-    """Gives the teacher's part of a batch."""
+    """Gives the teacher's outputs for rows."""
 
-    def load(self, picks: Sequence[Pick], batch: Batch) -> Any:
-        """Get everything that ``signals`` needs for these rows; may run in another thread.
+    def load(self, picks: Sequence[Pick], batch: Batch) -> Callable[[], Outputs]:
+        """Read what the outputs for some rows are made from; may run in another thread, ahead of time.
 
         Args:
             picks: the rows.
             batch: the same rows as the student sees them.
+
+        Returns:
+            A function that gives the outputs.
         """
         ...
-
-    def signals(self, loaded: Any, numbers: Tensor) -> TeacherSignals:
-        """Return the outputs.
-
-        Args:
-            loaded: what ``load`` returned.
-            numbers: (R,), each row's domain.
-        """
-        ...
-
-
-class NoTeacher:
-    """For students that learn from labels alone: logits are zeros, there is nothing else."""
-
-    def load(self, picks: Sequence[Pick], batch: Batch) -> int:
-        """See TeacherOutputs."""
-        del batch
-        return len(picks)
-
-    def signals(self, loaded: int, numbers: Tensor) -> TeacherSignals:
-        """See TeacherOutputs."""
-        return TeacherSignals(None, None, None, torch.zeros(loaded, 1, device=numbers.device))
-
-
-@dataclass(frozen=True, slots=True)
-class OnlineBatch:
-    """Rows for the teachers to run.
-
-    Attributes:
-        batch: all rows, padded.
-        rows: by the id of a teacher, the numbers of its rows in the batch.
-    """
-
-    batch: Batch
-    rows: dict[int, Tensor]
 
 
 class OnlineTeacher:
@@ -76,63 +71,76 @@ class OnlineTeacher:
 
     Args:
         teachers: one for each domain.
-        layers: matched layers, 1-based; empty for logits only.
-        attention: whether queries and keys are wanted.
+        comparison: what of them is compared.
         rows: the training data as the teachers see it: (encoder, token ids by domain).
         own_tokenizer: whether the student sees it differently.
-        pad_to: tokens to pad to; None for the longest row.
         device: where the models are.
     """
 
     def __init__(
         self,
         teachers: Teachers,
-        layers: Sequence[int],
-        *,
-        attention: bool,
+        comparison: Comparison,
         rows: tuple[Encoder, Mapping[str, Encoded]],
+        *,
         own_tokenizer: bool,
-        pad_to: int | None,
         device: torch.device,
     ) -> None:
         self.teachers = teachers
-        self.layers = tuple(layers)
-        self.attention = attention and bool(layers)
+        self.layers = comparison.layers
+        self.attention = comparison.needs(Need.ATTENTION)
         self.encoder, self.encoded = rows
         self.own_tokenizer = own_tokenizer
-        self.pad_to = pad_to
+        self.pad_to = self.encoder.max_length if comparison.padded else None
         self.device = device
-        self.captures = {id(model): Capture(model, layers, attention=attention) for model in teachers.models.values()}
-        self.columns = Columns(teachers.heads, list(teachers.models), device)
+        models = teachers.models.values()
+        self.captures = {id(model): Capture(model, self.layers, attention=self.attention) for model in models}
+        self.domains = list(teachers.models)
+        self.columns = Columns(teachers.heads, self.domains, device)
 
-    def load(self, picks: Sequence[Pick], batch: Batch) -> OnlineBatch:
+    def load(self, picks: Sequence[Pick], batch: Batch) -> Callable[[], Outputs]:
         """See TeacherOutputs."""
         if self.own_tokenizer:
             own = [(self.encoded[domain], row) for domain, row in picks]
             batch = self.encoder.collate_rows(own, self.device, pad_to=self.pad_to)
         models = np.array([id(self.teachers.models[domain]) for domain, _ in picks])
-        rows = {int(model): np.flatnonzero(models == model) for model in np.unique(models)}
-        return OnlineBatch(batch, {m: to_device(torch.from_numpy(n), self.device) for m, n in rows.items()})
+        rows = {int(model): torch.from_numpy(np.flatnonzero(models == model)) for model in np.unique(models)}
+        numbers = torch.tensor([self.domains.index(domain) for domain, _ in picks])
+        return partial(
+            self._run,
+            batch,
+            {model: to_device(own, self.device) for model, own in rows.items()},
+            to_device(numbers, self.device),
+        )
 
     @torch.no_grad()
-    def signals(self, loaded: OnlineBatch, numbers: Tensor) -> TeacherSignals:
-        """See TeacherOutputs."""
-        batch, alone = loaded.batch, len(loaded.rows) == 1
-        seen = [
-            self.captures[model](
-                batch if alone else Batch({name: t[rows] for name, t in batch.inputs.items()}, batch.mask[rows])
+    def _run(self, batch: Batch, rows: dict[int, Tensor], domains: Tensor) -> Outputs:
+        """Run each model on its rows of the batch."""
+        if len(rows) == 1:
+            (model,) = rows
+            seen = self.captures[model](batch)
+        else:
+            order = torch.cat(list(rows.values())).argsort()
+            parts = [
+                self.captures[model](Batch({name: t[own] for name, t in batch.inputs.items()}, batch.mask[own]))
+                for model, own in rows.items()
+            ]
+
+            def joined(tensors: list[Tensor | None], axis: int) -> Any:
+                found = [tensor for tensor in tensors if tensor is not None]
+                return torch.cat(found, dim=axis).index_select(axis, order) if found else None
+
+            hidden, queries, keys = (
+                joined([getattr(part, name) for part in parts], 1) for name in ("hidden", "queries", "keys")
             )
-            for model, rows in loaded.rows.items()
-        ]
-        order = torch.cat(list(loaded.rows.values())).argsort()
+            seen = Outputs(hidden, queries, keys, joined([part.logits for part in parts], 0))
+        return replace(seen, logits=self.columns.take(seen.logits, domains))
 
-        def in_order(parts: list[Tensor], axis: int) -> Tensor:
-            return parts[0] if alone else torch.cat(parts, dim=axis).index_select(axis, order)
 
-        def by_layer(name: str) -> Tensor:
-            return in_order([torch.stack(getattr(part, name)) for part in seen], 1)
-
-        logits = self.columns.take(in_order([part.logits for part in seen], 0), numbers)
-        hidden = by_layer("hidden") if self.layers else None
-        queries, keys = (by_layer(name) if self.attention else None for name in ("queries", "keys"))
-        return TeacherSignals(hidden, queries, keys, logits)
+def batches_of(rows: Sequence[int], lengths: np.ndarray, tokens: int) -> Iterator[list[int]]:
+    """Cut rows, the longest first, into batches of at most so many padded tokens, or one row."""
+    start = 0
+    while start < len(rows):
+        size = max(1, tokens // max(1, int(lengths[rows[start]])))
+        yield list(rows[start : start + size])
+        start += size

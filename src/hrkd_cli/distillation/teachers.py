@@ -14,17 +14,15 @@ import torch
 from hrkd_cli.choices import Method, TeacherCheckpoints
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError, ModelError, TrainingError
-from hrkd_cli.evaluation.metrics import DomainScores
-from hrkd_cli.events import Note, OnEvent
+from hrkd_cli.events import Note
 from hrkd_cli.layout import MODEL
 from hrkd_cli.models.encoding import Encoder, make_encoder
 from hrkd_cli.models.loading import load_classifier, load_tokenizer, read_config
-from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.predict.folder import read_json_or_empty
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
-from hrkd_cli.training.process_group import ProcessGroup
-from hrkd_cli.training.scoring import EncodedSplit, check_length, encode_split, score
+from hrkd_cli.training.context import TrainContext
+from hrkd_cli.training.scoring import check_length, encode_split, score
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +51,14 @@ def open_teachers(
 ) -> Teachers:
     """Open the teacher of every domain of a dataset.
 
-    Args:
-        path: folder of a classifier: one of ours, or one with plain labels that are the data's by name.
-        dataset: the training data.
-        checkpoints: per-domain best weights, or the best average for all.
-        device: where the models go.
-        name: what the user called the teacher.
+    ``path`` is the folder of a classifier: one of ours, or one with plain labels that are the data's by name. ``name``
+    is what the user called it.
 
     Raises:
         ModelError: it does not know a domain or a label of the data, or cannot be opened.
         DataError: the data has pairs and the teacher takes single texts, or the other way round.
     """
-    config = read_config(path, "teacher")
-    heads = teacher_heads(config, dataset, name)
+    heads = _match_heads(read_config(path, "teacher"), dataset, name)
     root = _frozen(path, device)
     models, folders = dict.fromkeys(dataset.domains, root), dict.fromkeys(dataset.domains, path)
     if checkpoints is TeacherCheckpoints.DOMAIN:
@@ -76,13 +69,8 @@ def open_teachers(
     return Teachers(models, root, heads, load_tokenizer(path, "teacher"), path, folders)
 
 
-def teacher_heads(config: Mapping[str, Any], dataset: Dataset, name: str) -> DomainHeads:
-    """Match a teacher's outputs to the domains and labels of a dataset, by name.
-
-    Raises:
-        ModelError: a domain or a label is missing.
-        DataError: one takes pairs and the other does not.
-    """
+def _match_heads(config: Mapping[str, Any], dataset: Dataset, name: str) -> DomainHeads:
+    """Match a teacher's outputs to the domains and labels of a dataset, by name."""
     ours = DomainHeads.from_config(config)
     if ours is None:
         return DomainHeads.for_foreign(config, dataset.labels, f"teacher {name}")
@@ -105,72 +93,53 @@ def teacher_heads(config: Mapping[str, Any], dataset: Dataset, name: str) -> Dom
 
 
 def check_teachers(
-    teachers: Teachers,
-    path: Path,
-    dataset: Dataset,
-    settings: DistillSettings,
-    *,
-    name: str,
-    arithmetic: Arithmetic,
-    processes: ProcessGroup,
-    on_event: OnEvent,
+    teachers: Teachers, dataset: Dataset, settings: DistillSettings, *, name: str, context: TrainContext
 ) -> Encoder:
     """Make sure that the teachers have something to teach; return their encoder.
 
     Raises:
         TrainingError: one is not clearly above the majority class of its domain.
     """
-    warn_of_other_data(path, dataset, f"teacher {name}", on_event)
+    made_from = (read_json_or_empty(teachers.path / MODEL.run).get("data") or {}).get("fingerprint")
+    if made_from is not None and dataset.path is not None and made_from != dataset.fingerprint:
+        text = f"teacher {name} was made from other data: rows held out here may be among those that it learnt from"
+        context.on_event(Note(text, warning=True))
     check_length(settings.max_length, teachers.root, teachers.tokenizer, f"teacher {name}")
     encoder = make_encoder(teachers.root, teachers.tokenizer, settings.max_length, settings.truncate)
     taught = (getattr(teachers.root.config, "hrkd", None) or {}).get("truncate", settings.truncate)
     if taught != settings.truncate:
         text = f"teacher {name} was taught with --truncate {taught}; here its texts are cut by {settings.truncate}"
-        on_event(Note(text, warning=True))
-    if settings.method is Method.LABELS:
-        return encoder  # it gives the student its start and its tokenizer, and teaches nothing
-    dev = encode_split(dataset, "dev", encoder)
-    on_event(Note("scoring the teacher on the dev split"))
-    strength = score(teachers.models, dev, teachers.heads, encoder, arithmetic, processes)
-    check_strength(strength, dev, allow_weak=settings.allow_weak_teacher, name=name, on_event=on_event)
+        context.on_event(Note(text, warning=True))
+    if settings.method is not Method.LABELS:  # there it gives the student its start and its tokenizer alone
+        dev = encode_split(dataset, "dev", encoder)
+        context.on_event(Note("scoring the teacher on the dev split"))
+        scores = score(teachers.models, dev, teachers.heads, encoder, context.precision, context.processes)
+        for domain, scored in scores.items():
+            _check_strength(domain, scored.accuracy, dev.labels[domain], settings.allow_weak_teacher, name, context)
     return encoder
 
 
-def check_strength(
-    scores: Mapping[str, DomainScores], dev: EncodedSplit, *, allow_weak: bool, name: str, on_event: OnEvent
+def _check_strength(
+    domain: str, accuracy: float, labels: np.ndarray, allow_weak: bool, name: str, context: TrainContext
 ) -> None:
-    """Stop when a teacher is not clearly above the majority class in some domain: it has nothing to teach there.
+    """Refuse a teacher that is not above the majority class by more than one standard error of its share.
 
-    Clearly: by more than one standard error of the majority's share, ``m + sqrt(m (1 - m) / n)`` for n dev rows.
-
-    Raises:
-        TrainingError: it is not, and ``allow_weak`` is false.
+    The share m of n dev rows: ``m + sqrt(m (1 - m) / n)``.
     """
-    for domain, scored in scores.items():
-        labels = dev.labels[domain]
-        majority = float(np.bincount(labels).max() / len(labels))
-        if majority == 1:
-            text = f"domain {domain!r} has one label only in its dev split: whether its teacher is good cannot be seen"
-            on_event(Note(text, warning=True))
-            continue
-        needed = majority + math.sqrt(majority * (1 - majority) / len(labels))
-        if scored.accuracy > needed:
-            continue
-        finding = (
-            f"teacher {name}: in domain {domain!r} it is right on {scored.accuracy:.1%} of the dev rows, and the most "
-            f"common label alone on {majority:.1%} (n={len(labels)})"
-        )
-        if not allow_weak:
-            raise TrainingError(f"{finding}; teach it longer, or go on with --allow-weak-teacher")
-        on_event(Note(finding, warning=True))
-
-
-def warn_of_other_data(path: Path, dataset: Dataset, name: str, on_event: OnEvent) -> None:
-    """Warn when a model of ours was made from other data: rows that it was taught may be held out here."""
-    made_from = (read_json_or_empty(path / MODEL.run).get("data") or {}).get("fingerprint")
-    if made_from is not None and dataset.path is not None and made_from != dataset.fingerprint:
-        text = f"{name} was made from other data: rows held out here may be among those that it learnt from"
-        on_event(Note(text, warning=True))
+    majority = float(np.bincount(labels).max() / len(labels))
+    if majority == 1:
+        text = f"domain {domain!r} has one label only in its dev split: whether its teacher is good cannot be seen"
+        context.on_event(Note(text, warning=True))
+        return
+    if accuracy > majority + math.sqrt(majority * (1 - majority) / len(labels)):
+        return
+    finding = (
+        f"teacher {name}: in domain {domain!r} it is right on {accuracy:.1%} of the dev rows, and the most common "
+        f"label alone on {majority:.1%} (n={len(labels)})"
+    )
+    if not allow_weak:
+        raise TrainingError(f"{finding}; teach it longer, or go on with --allow-weak-teacher")
+    context.on_event(Note(finding, warning=True))
 
 
 def _frozen(path: Path, device: torch.device) -> Any:

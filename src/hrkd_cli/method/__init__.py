@@ -1,51 +1,34 @@
-"""The method as pure tensor code: losses, domain graph, objective (HRKD, Dong et al., EMNLP 2021).
+"""The method as pure tensor code: losses, domain graph, total (HRKD, Dong et al., EMNLP 2021).
 
-Letters in shapes: B examples, T tokens, H teacher width, A heads, C classes, L student layers, D domains. Nothing here
-knows of files, models or the command line, and nothing is imported from the rest of the package.
+Letters in shapes: R rows of all domains, T tokens, H teacher width, A heads, C classes, L student layers, D domains.
+Nothing here knows of files, models or the command line, and nothing is imported from the rest of the package.
 """
 
-from hrkd_cli.method.batched_losses import (
-    ABSENT,
-    Labels,
-    Shares,
-    StudentSignals,
-    TeacherSignals,
-    batch_terms,
-    label_terms,
-)
-from hrkd_cli.method.graph import DomainGraph, GraphRatios
-from hrkd_cli.method.losses import attention_loss, hidden_loss, prediction_loss, prototype
-from hrkd_cli.method.objective import (
-    BatchTerms,
-    DomainTerms,
-    LossParts,
-    Projections,
-    Signals,
-    combine,
-    domain_terms,
-)
-from hrkd_cli.method.relation import RelationGraph
+from hrkd_cli.method.domain_graph import DomainGraph, GraphRatios
+from hrkd_cli.method.learned_graph import LearnedGraph
+from hrkd_cli.method.losses import LOSSES, Loss, LossInput, Need, weighted_losses
+from hrkd_cli.method.losses.label import label_terms
+from hrkd_cli.method.mean_weights import MeanWeights
+from hrkd_cli.method.outputs import MASKED_LOGIT, Labels, Outputs
+from hrkd_cli.method.projections import Projections
+from hrkd_cli.method.total import DomainLosses, combine, layer_losses
 
 __all__ = [
-    "ABSENT",
-    "BatchTerms",
+    "LOSSES",
+    "MASKED_LOGIT",
     "DomainGraph",
-    "DomainTerms",
+    "DomainLosses",
     "GraphRatios",
     "Labels",
-    "LossParts",
+    "LearnedGraph",
+    "Loss",
+    "LossInput",
+    "MeanWeights",
+    "Need",
+    "Outputs",
     "Projections",
-    "RelationGraph",
-    "Shares",
-    "Signals",
-    "StudentSignals",
-    "TeacherSignals",
-    "attention_loss",
-    "batch_terms",
     "combine",
-    "domain_terms",
-    "hidden_loss",
     "label_terms",
-    "prediction_loss",
-    "prototype",
+    "layer_losses",
+    "weighted_losses",
 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,14 +13,14 @@ import torch
 from hrkd_cli.choices import Precision
 from hrkd_cli.errors import UsageError
 from hrkd_cli.machine import cpu_flags
-from hrkd_cli.models.cpu_training import CpuTraining
-from hrkd_cli.models.memory import keep_freed_memory
+from hrkd_cli.models.attention import FastCpuOps
 
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86-64, x86-64 with matrix units, arm64
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # options of glibc's mallopt(3)
 
 
 class Arithmetic:
-    """Runs forward passes in the chosen precision; weights, losses and the optimiser stay in float32.
+    """Runs forward passes in the chosen precision; weights, losses and the optimizer stay in float32.
 
     Attributes:
         precision: ``bf16``, ``fp16`` or ``fp32``.
@@ -55,7 +57,7 @@ class Arithmetic:
 
     def kernels(self) -> contextlib.AbstractContextManager[Any]:
         """Run what is inside with the device's fast kernels, in the types that it is given."""
-        return CpuTraining() if self.device.type == "cpu" else contextlib.nullcontext()
+        return FastCpuOps() if self.device.type == "cpu" else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def exact(self) -> Iterator[None]:
@@ -66,7 +68,7 @@ class Arithmetic:
     def prepare(self) -> None:
         """Set the process up: matrix units for CUDA's remaining float32 products, memory that stays on a CPU."""
         if self.device.type == "cpu":
-            keep_freed_memory()
+            _keep_freed_memory()
         elif self.device.type == "cuda":
             torch.set_float32_matmul_precision("highest" if self.precision is Precision.FP32 else "high")
 
@@ -75,19 +77,23 @@ class Arithmetic:
         scaled = loss if self.scaler is None else self.scaler.scale(loss)
         scaled.backward()  # type: ignore[no-untyped-call]
 
-    def state(self) -> dict[str, Any]:
-        """Return what a checkpoint needs, as plain values."""
-        return {} if self.scaler is None else dict(self.scaler.state_dict())
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from ``state()``."""
-        if self.scaler is not None and state:
-            self.scaler.load_state_dict(state)
-
 
 def cpu_has_bf16() -> bool:
     """Tell whether the CPU multiplies bf16 in hardware; without that bf16 is slower than float32."""
     return bool(_BF16_FLAGS & cpu_flags())
+
+
+def _keep_freed_memory() -> None:
+    """Let freed memory stay with the process, for the next step, where the C library can.
+
+    By default glibc maps each large tensor anew and gives it back when it is freed: the kernel then clears the same
+    pages again in every step, a quarter of its time (docs/performance.md).
+    """
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(_MMAP_THRESHOLD, 2**30)
+            mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _resolve(precision: Precision, device: torch.device) -> Precision:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hrkd_cli.method import ABSENT
+from hrkd_cli.method import MASKED_LOGIT
 from hrkd_cli.predict.heads import DomainHeads
 
 
@@ -29,6 +29,6 @@ class Columns:
         self.classes = max(sizes)
 
     def take(self, logits: Tensor, numbers: Tensor) -> Tensor:
-        """Return (R, C) of (R, outputs): row r's domain is ``numbers[r]``; ``ABSENT`` where it has fewer than C."""
+        """Return (R, C) of (R, outputs): row r of domain ``numbers[r]``; MASKED_LOGIT where it has fewer than C."""
         own = logits.gather(1, self.table[numbers])
-        return own if self.absent is None else own.masked_fill(self.absent[numbers], ABSENT)
+        return own if self.absent is None else own.masked_fill(self.absent[numbers], MASKED_LOGIT)

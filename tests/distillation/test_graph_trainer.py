@@ -6,13 +6,13 @@ import torch
 from test_distill import run
 from torch import nn
 
-from hrkd_cli.distillation.relate import GraphTrainer
-from hrkd_cli.distillation.task import DistillTask
-from hrkd_cli.method import BatchTerms, RelationGraph
+from hrkd_cli.distillation.collate import Collate
+from hrkd_cli.distillation.graph_trainer import GraphTrainer
+from hrkd_cli.method import DomainLosses, LearnedGraph
+from hrkd_cli.method.total import layer_losses
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.optimizer import Optimizer
 from hrkd_cli.training.rows import hold_back
-from hrkd_cli.training.scoring import encode_split
 from tasks import make_task
 
 
@@ -20,8 +20,7 @@ from tasks import make_task
 def task(teacher, dataset):
     """A task with a learned graph, its optimizer after one step, and a batch."""
     made, _, student = make_task(teacher, dataset, graph="learned", graph_every=1, learning_rate=1e-3, warmup=0)
-    made.labels = encode_split(dataset, "train", made.encoder).labels
-    made.held_back = {d: hold_back(labels, 0.2, d) for d, labels in made.labels.items()}
+    made.held_back = {d: hold_back(labels, 0.2, d) for d, labels in made.collate.labels.items()}
     optimizer = Optimizer([student, made.projections], made.settings, 100)
     student.train()
     batch = made.collate({"books": [0, 1, 2], "music": [3, 4, 5]})
@@ -37,9 +36,8 @@ def test_differences_equal_explicit_gradients(task):
     weights = made.graph_trainer.weights
     torch.manual_seed(1)
     direction = [torch.randn_like(w) for w in weights]
-    found = made.graph_trainer.slopes(1, direction, lambda: made._compare(batch)).losses
-    terms = made._compare(batch)
-    losses = terms.hidden + terms.attention
+    found = made.graph_trainer.slopes(1, direction, lambda: made.domain_losses(batch))[0]
+    losses = layer_losses(made.domain_losses(batch).losses, made.weights)
     for layer, domain in np.ndindex(*losses.shape):
         gradients = torch.autograd.grad(losses[layer, domain], weights, retain_graph=True, allow_unused=True)
         product = sum((g * d).sum() for g, d in zip(gradients, direction, strict=True) if g is not None)
@@ -88,7 +86,7 @@ def test_the_state_restores_graph_and_moments(task):
 
 def test_ratios_start_equal_and_can_differ_between_nodes():
     torch.manual_seed(0)
-    graph = RelationGraph(32, 2, 3)
+    graph = LearnedGraph(32, 2, 3)
     prototypes = torch.randn(3, 1, 32) * 10 + torch.randn(3, 3, 32)  # nearly parallel
     assert graph(prototypes).domain.tolist() == [pytest.approx([1 / 3] * 3)] * 3
     torch.nn.init.normal_(graph.score)
@@ -111,14 +109,14 @@ def test_rows_are_held_back_by_label():
 
 def test_held_back_rows_are_never_drawn(tmp_path, teacher, dataset, monkeypatch):
     drawn = {domain: set() for domain in dataset.domains}
-    load = DistillTask.collate
+    collate = Collate.__call__
 
     def watch(self, rows):
         for domain, chosen in rows.items():
             drawn[domain] |= set(chosen)
-        return load(self, rows)
+        return collate(self, rows)
 
-    monkeypatch.setattr(DistillTask, "collate", watch)
+    monkeypatch.setattr(Collate, "__call__", watch)
     run(teacher, dataset, tmp_path / "s", graph="learned", held_back=0.25, epochs=2)
     for domain in dataset.domains:
         rows = dataset.split(domain, "train")
@@ -139,18 +137,18 @@ def test_the_ratio_of_a_poisoned_domain_sinks(seed):
     answers[2] = torch.randn(64) * answers[:2].std()
     held = torch.randn(64, 8)
     prototypes = torch.randn(1, domains, 16)
-    graph = RelationGraph(16, 0, domains, hierarchy=False)
-    trainer = GraphTrainer(graph, student, attention_weight=1.0, learning_rate=1e-2, seed=seed)
+    graph = LearnedGraph(16, 0, domains, hierarchy=False)
+    trainer = GraphTrainer(graph, student, {"hidden": 1.0}, learning_rate=1e-2, seed=seed)
     optimizer = Optimizer([student], DistillSettings(learning_rate=2e-2, warmup=0), 200)
 
     def terms():
         losses = (student(rows).squeeze(-1) - answers).square().mean(dim=1)[None]  # (1, D)
-        return BatchTerms(losses, torch.zeros_like(losses), losses[0], prototypes)
+        return DomainLosses({"hidden": losses}, prototypes)
 
     for number in range(150):
-        trainer.update(number, lambda: (student(held).squeeze(-1) - held @ truth).square().mean(), terms, optimizer)
+        trainer.update(number, (student(held).squeeze(-1) - held @ truth).square().mean(), terms, optimizer)
         ratios = graph(prototypes).domain.detach()
-        (terms().hidden * ratios).sum().backward()
+        (terms().losses["hidden"] * ratios).sum().backward()
         optimizer.step()
     last = graph(prototypes).domain[0].tolist()
     assert last[2] < 0.01

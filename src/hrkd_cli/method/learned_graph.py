@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hrkd_cli.method.graph import GraphRatios, mix_layers
+from hrkd_cli.method.domain_graph import GraphRatios, compare_aggregate
 
 CODE_WIDTH = 64
 
 
-class RelationGraph(nn.Module):
+class LearnedGraph(nn.Module):
     """Graph attention over the domains, one network a student layer, on normalised prototypes.
 
     What makes it differ from ``DomainGraph``, which is the released code's:
@@ -56,12 +56,12 @@ class RelationGraph(nn.Module):
 
     def forward(self, prototypes: Tensor) -> GraphRatios:
         """Turn prototypes F (L+1, D, H) into domain and layer ratios."""
-        codes = self.encode(distinct(prototypes))  # (L+1, D, code width)
+        codes = self.encode(standardize(prototypes))  # (L+1, D, code width)
         layer_ratios: list[Tensor] = []
         if self.reference is not None and self.compare is not None:
             mixed = [codes[0]]
             for layer in range(1, len(codes)):
-                nodes, ratios = mix_layers(codes, layer, self.reference[layer - 1], self.compare[layer - 1])
+                nodes, ratios = compare_aggregate(codes, layer, self.reference[layer - 1], self.compare[layer - 1])
                 mixed.append(nodes)
                 layer_ratios.append(ratios)
             codes = torch.stack(mixed)
@@ -75,7 +75,7 @@ class RelationGraph(nn.Module):
         return GraphRatios(scores.softmax(dim=-1), tuple(layer_ratios))
 
 
-def distinct(prototypes: Tensor) -> Tensor:
+def standardize(prototypes: Tensor) -> Tensor:
     """Normalise prototypes (L+1, D, H): each to mean 0, variance 1; less the domains' mean; to a unit mean square."""
     own = F.layer_norm(prototypes, prototypes.shape[-1:])
     own = own - own.mean(dim=1, keepdim=True)

@@ -109,7 +109,7 @@ class DomainGraph(nn.Module):
         domain, layer_ratios = [], []
         for layer, nodes in enumerate(prototypes):
             if layer and self.reference is not None and self.compare is not None:
-                nodes, ratios = mix_layers(prototypes, layer, self.reference[layer - 1], self.compare[layer - 1])
+                nodes, ratios = compare_aggregate(prototypes, layer, self.reference[layer - 1], self.compare[layer - 1])
                 layer_ratios.append(ratios)
             share = self.dropout if self.training else 0.0
             features = self.hidden[layer](drop(nodes, share, self.generator), self.generator)  # (D, heads x H)
@@ -118,7 +118,7 @@ class DomainGraph(nn.Module):
         return GraphRatios(torch.stack(domain), tuple(layer_ratios))
 
 
-def mix_layers(prototypes: Tensor, layer: int, reference: Tensor, compare: Tensor) -> tuple[Tensor, Tensor]:
+def compare_aggregate(prototypes: Tensor, layer: int, reference: Tensor, compare: Tensor) -> tuple[Tensor, Tensor]:
     """Compare and aggregate (section 3.3).
 
     Args:

@@ -1,0 +1,205 @@
+"""The distillation loss of a step: models, projections and graph around the pure part of the method."""
+
+from __future__ import annotations
+
+import operator
+import random
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hrkd_cli.choices import Graph
+from hrkd_cli.distillation.collate import Collate, DistillBatch
+from hrkd_cli.distillation.graph_trainer import GraphTrainer
+from hrkd_cli.distillation.teacher_outputs import Comparison
+from hrkd_cli.method import (
+    DomainGraph,
+    DomainLosses,
+    GraphRatios,
+    LearnedGraph,
+    LossInput,
+    Need,
+    Outputs,
+    Projections,
+    combine,
+    label_terms,
+)
+from hrkd_cli.models.capture import Capture
+from hrkd_cli.models.sizes import sizes_of
+from hrkd_cli.predict.heads import DomainHeads
+from hrkd_cli.settings import DistillSettings
+from hrkd_cli.training.columns import Columns
+from hrkd_cli.training.loop import LossOutput, Rows
+from hrkd_cli.training.optimizer import Optimizer
+from hrkd_cli.training.rows import picks_of
+
+HELD_ROWS = 16  # of each domain, in an update of the graph
+
+
+class DistillObjective:
+    """Runs the student on a step's rows and compares it with its teachers (sections 3.1 to 3.4 of the paper).
+
+    Args:
+        collate: makes the batches.
+        student: the student's classifier.
+        heads: the student's outputs.
+        settings: resolved settings (see DistillSettings.resolved).
+        comparison: see Comparison.
+        width: H, of the teacher.
+        held_back: numbers of the rows by domain that a learned graph is judged on.
+        class_weights: (C,) factors by domain, or None.
+    """
+
+    def __init__(
+        self,
+        collate: Collate,
+        student: Any,
+        heads: DomainHeads,
+        settings: DistillSettings,
+        comparison: Comparison,
+        *,
+        width: int,
+        held_back: Mapping[str, Sequence[int]] | None = None,
+        class_weights: Mapping[str, Tensor | None],
+    ) -> None:
+        self.collate = collate
+        self.settings = settings
+        self.comparison = comparison
+        self.held_back = held_back or {}
+        self.precision, self.processes = collate.context.precision, collate.context.processes
+        self.device = collate.context.device
+        self.weights = {loss.name: weight for loss, weight in comparison.losses.items()}
+        self.domains = len(heads.domains)
+        counts = [len(labels) for labels in heads.labels.values()]
+        self.mean_classes = sum(counts) / self.domains
+        self.columns = Columns(heads, heads.domains, self.device)
+        known = [weight for weight in class_weights.values() if weight is not None]
+        self.class_weights: Tensor | None = None  # (D, C)
+        if known:
+            self.class_weights = nn.utils.rnn.pad_sequence(known, batch_first=True, padding_value=1.0).to(self.device)
+        layers = sizes_of(student.config).layers if comparison.layers else 0
+        self.student = Capture(student, range(1, layers + 1), attention=comparison.needs(Need.ATTENTION))
+        self.projections: Projections | None = None
+        self.graph: DomainGraph | LearnedGraph | None = None
+        self.graph_trainer: GraphTrainer | None = None
+        torch.manual_seed(settings.seed)
+        if layers:
+            own = sizes_of(student.config).width
+            # The released start is kept with the released means, for those who reproduce the paper.
+            near = own == width and not comparison.padded
+            self.projections = Projections(own, width, layers, around_identity=near).to(self.device)
+            self._make_graph(student, (width, layers, self.domains))
+
+    def _make_graph(self, student: nn.Module, shape: tuple[int, int, int]) -> None:
+        settings = self.settings
+        if settings.graph is Graph.FROZEN:
+            graph = DomainGraph(*shape, hierarchy=bool(settings.hierarchy))
+            # As released: random, never trained, its dropout on.
+            self.graph = graph.requires_grad_(False).to(self.device).train()
+            graph.generator = torch.Generator(self.device).manual_seed(settings.seed)
+        elif settings.graph is Graph.LEARNED:
+            self.graph = learned = LearnedGraph(*shape, hierarchy=bool(settings.hierarchy)).to(self.device)
+            self.graph_trainer = GraphTrainer(
+                learned,
+                student,
+                self.weights,
+                learning_rate=settings.graph_learning_rate,
+                seed=settings.seed,
+                processes=self.processes,
+            )
+
+    def on_step_start(self, number: int, steps: int, batch: Sequence[DistillBatch], optimizer: Optimizer) -> None:
+        """Train a learned graph before step ``number`` where it is its turn."""
+        if self.graph_trainer is None or number % self.settings.graph_every:
+            return
+        # Dropout would only add noise to the held-back loss; the step's losses keep theirs (see GraphTrainer).
+        with self.precision.exact():
+            self.student.model.eval()
+            with self.precision.kernels():
+                held = self._held_back_loss(number)
+            self.student.model.train()
+            self.graph_trainer.update(number, held, lambda: self.domain_losses(batch), optimizer)
+
+    def _held_back_loss(self, number: int) -> Tensor:
+        """Return this process's part of the mean label loss over domains, on rows drawn by the step's number alone."""
+        draw = random.Random(f"{self.settings.seed}/held/{number}")
+        rows: Rows = {d: draw.sample(list(own), min(HELD_ROWS, len(own))) for d, own in self.held_back.items() if own}
+        picks = picks_of(rows, self.processes)
+        if not picks:
+            return sum((p.sum() * 0 for p in self.student.model.parameters()), torch.zeros((), device=self.device))
+        batch = self.collate.batch(rows, picks, teacher=False)
+        assert batch.labels is not None
+        logits = self.columns.take(self.student.model(**batch.student.inputs).logits, batch.domains)
+        return label_terms(logits, batch.labels, batch.weights.domains, self._class_weights(batch)).mean()
+
+    def loss(self, batch: Sequence[DistillBatch]) -> LossOutput:
+        """Run one step's rows."""
+        found = self.domain_losses(batch)
+        with self.precision.exact():
+            ratios, layer_ratios = self._ratios(found)
+            by_kind = combine(found.losses, ratios, self.weights)
+            total = reduce(operator.add, by_kind.values())
+        return LossOutput(total, by_kind, ratios if self.graph is not None else None, layer_ratios)
+
+    def domain_losses(self, batch: Sequence[DistillBatch]) -> DomainLosses:
+        """Run one step's rows; return the losses of all domains, of all processes together."""
+        own = reduce(operator.add, map(self._piece_losses, batch))
+        if self.processes.size == 1:
+            return own
+        parts = {**own.losses} if own.prototypes is None else {**own.losses, "": own.prototypes}
+        with self.precision.exact():
+            flat = self.processes.all_reduce(torch.cat([part.reshape(-1) for part in parts.values()]))
+            split = torch.split(flat, [part.numel() for part in parts.values()])
+            whole = {name: t.view_as(parts[name]) for name, t in zip(parts, split, strict=True)}
+        return DomainLosses(whole, whole.pop("", None))
+
+    def _piece_losses(self, batch: DistillBatch) -> DomainLosses:
+        teacher = None if batch.teacher is None else batch.teacher()
+        seen = self.student(batch.student)
+        projected = seen.hidden if self.projections is None or seen.hidden is None else self.projections(seen.hidden)
+        given = LossInput(
+            teacher,
+            Outputs(projected, seen.queries, seen.keys, self.columns.take(seen.logits, batch.domains)),
+            batch.weights,
+            batch.labels,
+            temperature=self.settings.temperature,
+            mean_classes=self.mean_classes,
+            class_weights=self._class_weights(batch),
+        )
+        with self.precision.exact():
+            losses = {loss.name: loss.compute(given) for loss in self.comparison.losses}
+            if self.graph is None or self.projections is None or seen.hidden is None:
+                return DomainLosses(losses)
+            return DomainLosses(losses, self.projections.prototypes(seen.hidden, batch.weights))
+
+    def _ratios(self, found: DomainLosses) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+        """Return domain ratios, (L+1, D) or (1, D) where they are alike in all layers, and layer ratios."""
+        if self.settings.graph is Graph.NONE:
+            return None, ()
+        if self.graph is None or found.prototypes is None:
+            return torch.full((1, self.domains), 1 / self.domains, device=self.device), ()
+        # A learned graph has its own loss: the student's gradient must neither reach it nor go through it.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.graph_trainer is None):
+            ratios: GraphRatios = self.graph(found.prototypes)
+        return ratios.domain, ratios.layer
+
+    def _class_weights(self, batch: DistillBatch) -> Tensor | None:
+        return None if self.class_weights is None else self.class_weights[batch.domains]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the random state of a frozen graph's dropout, or a learned graph with its optimizer."""
+        if self.graph_trainer is not None:
+            return self.graph_trainer.state_dict()
+        if isinstance(self.graph, DomainGraph) and self.graph.generator is not None:
+            return {"graph.rng": self.graph.generator.get_state()}
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what ``state_dict()`` returned."""
+        if self.graph_trainer is not None:
+            self.graph_trainer.load_state_dict(state)
+        elif isinstance(self.graph, DomainGraph) and self.graph.generator is not None:
+            self.graph.generator.set_state(state["graph.rng"].cpu())

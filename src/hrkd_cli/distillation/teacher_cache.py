@@ -1,0 +1,316 @@
+"""Teacher outputs on the train split, computed once and kept on disk for every epoch and later run.
+
+They lie in ``teacher-cache/KEY`` beside the output; KEY is a hash of everything that they depend on. A shard (one
+safetensors file) holds R rows of one domain, of similar length, their N tokens one after the other without padding:
+
+    hidden   (L+1, N, H)  the embedding output and the matched layers, 16-bit; absent when only logits are compared
+    queries  (L, N, A d)  divided by sqrt(d), 16-bit; absent, as ``keys``, without the attention loss
+    keys     (L, N, A d)
+    logits   (R, C)       as OnlineTeacher gives them, float32
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hrkd_cli.choices import CacheTeacher
+from hrkd_cli.distillation.teacher_outputs import BATCH_TOKENS, OnlineTeacher, TeacherOutputs, batches_of
+from hrkd_cli.errors import OutputError
+from hrkd_cli.events import Note, Progress
+from hrkd_cli.layout import CACHE
+from hrkd_cli.method import Outputs
+from hrkd_cli.models.encoding import Batch, Encoded, to_device
+from hrkd_cli.models.folder import model_fingerprint
+from hrkd_cli.models.sizes import sizes_of
+from hrkd_cli.training.context import TrainContext
+from hrkd_cli.training.rows import Pick
+
+FORMAT = 3
+SHARD_BYTES = 1 << 27
+LIMIT = 50 * 10**9  # bytes that auto keeps at most
+SPARE = 10**9  # bytes of the disk that are left to others
+_KEY = re.compile(r"[0-9a-f]{16}")
+
+
+def with_cache(
+    online: OnlineTeacher,
+    setting: CacheTeacher,
+    *,
+    root: Path,
+    before: bool | None,
+    passes: float,
+    context: TrainContext,
+) -> TeacherOutputs:
+    """Return a cache of a teacher's outputs, built now, or the teacher itself where there is to be none.
+
+    Args:
+        online: runs the teachers.
+        setting: of ``--cache-teacher``.
+        root: folder of all caches.
+        before: whether the run that is resumed used a cache; None for a new run.
+        passes: times that the run reads each row, on average.
+        context: see TrainContext.
+
+    Raises:
+        OutputError: the cache must be used, and the disk has no room for it.
+    """
+    if setting is CacheTeacher.OFF or online.pad_to is not None or before is False:
+        return online
+    must = setting is CacheTeacher.ON or before is True
+    cache = CachedTeacher(root, online, context)
+    problem = None if must else _not_worth_it(cache, passes)
+    if problem is None and context.processes.is_main:  # one process looks at the disk, for all
+        cache.claim()
+        missing, free = cache.bytes - cache.size(), max(0, _free(root) - SPARE)
+        if missing > free:
+            problem = (
+                f"the teacher's outputs take {missing / 1e9:.2f} GB, and the disk has {free / 1e9:.2f} GB to spare"
+            )
+    if context.processes.any(problem is not None):
+        if must:
+            raise OutputError(f"--cache-teacher on: {problem}; free some space or use --cache-teacher off")
+        context.on_event(Note(f"teacher outputs: computed on every batch ({problem})"))
+        return online
+    computed = cache.build()
+    what = f"computed once and kept in {root} ({cache.bytes / 1e9:.2f} GB)"
+    context.on_event(Note(f"teacher outputs: {what if computed else f'read from {cache.folder}'}"))
+    return cache
+
+
+def _not_worth_it(cache: CachedTeacher, passes: float) -> str | None:
+    """Return why auto does not cache; None where it does."""
+    if cache.context.device.type != "cpu":
+        return "on a GPU that is no slower than reading them"
+    if passes <= 1:
+        return "most rows are read only once"
+    if cache.bytes > LIMIT:
+        return f"they take {cache.bytes / 1e9:.0f} GB, more than the {LIMIT / 1e9:.0f} GB that auto keeps"
+    return None
+
+
+def _free(root: Path) -> int:
+    return shutil.disk_usage(root).free
+
+
+class CachedTeacher:
+    """Computes and reads the cache of an online teacher.
+
+    Args:
+        root: folder of all cached outputs.
+        online: runs the teachers.
+        context: see TrainContext.
+
+    Attributes:
+        bytes: size of all outputs.
+        shards: domain and row numbers of each.
+    """
+
+    def __init__(self, root: Path, online: OnlineTeacher, context: TrainContext) -> None:
+        self.root = root
+        self.online = online
+        self.context = context
+        self.sizes = sizes_of(online.teachers.root.config)
+        layers = len(online.layers)
+        self.vectors = {"hidden": layers + 1} if layers else {}  # of H numbers for each token
+        self.vectors |= dict.fromkeys(("queries", "keys"), layers) if online.attention else {}
+        self.lengths = {domain: encoded.lengths() for domain, encoded in online.encoded.items()}
+        self.shards: list[tuple[str, np.ndarray]] = []
+        # For each row its shard, its number there, and its first and last + 1 token there.
+        self.places = {domain: np.zeros((len(own), 4), dtype=np.int64) for domain, own in self.lengths.items()}
+        self.tensors: list[dict[str, Tensor]] = []  # of each shard, once built
+        self.bytes = 0
+        self._in_use: IO[str] | None = None  # open, and so locked, for as long as this object lives
+        for domain, lengths in self.lengths.items():
+            self._plan(domain, lengths)
+
+    def _plan(self, domain: str, lengths: np.ndarray) -> None:
+        """Put a domain's rows, the longest first, into shards of about SHARD_BYTES."""
+        rows = np.argsort(-lengths, kind="stable")
+        per_token = 2 * sum(self.vectors.values()) * self.sizes.width
+        ends = np.cumsum(lengths[rows] * per_token + 4 * self.online.columns.classes)
+        self.bytes += int(ends[-1])
+        for own in np.split(rows, np.flatnonzero(np.diff(ends // SHARD_BYTES)) + 1):
+            last, inside = np.cumsum(lengths[own]), np.arange(len(own))
+            columns = (np.full_like(own, len(self.shards)), inside, last - lengths[own], last)
+            self.places[domain][own] = np.stack(columns, axis=1)
+            self.shards.append((domain, own))
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where the outputs are; finding out reads the teachers' weights."""
+        online, teachers = self.online, self.online.teachers
+        prints = {folder: model_fingerprint(folder) for folder in set(teachers.folders.values())}
+        key = {
+            "format": FORMAT,
+            "teachers": {domain: prints[teachers.folders[domain]] for domain in online.domains},
+            "texts": {domain: _fingerprint(online.encoded[domain]) for domain in online.domains},
+            "labels": {domain: list(teachers.heads.labels[domain]) for domain in online.domains},
+            "layers": list(online.layers),
+            "attention": online.attention,
+            "precision": str(self.context.precision.precision),
+            "device": self.context.device.type,
+        }
+        return self.root / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+
+    def claim(self) -> None:
+        """Make the folder and keep other runs from removing it; remove the others unless a run uses this root."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._in_use = (self.root / CACHE.lock).open("a")
+        if _lock(self._in_use, wait=False):
+            for other in self.root.iterdir():
+                if other != self.folder and _KEY.fullmatch(other.name):
+                    shutil.rmtree(other, ignore_errors=True)
+        # Before the lock is shared another run may remove this folder too: it is looked at only after that.
+        _lock(self._in_use, shared=True)
+        self.folder.mkdir(exist_ok=True)
+
+    def size(self) -> int:
+        """Return the bytes that are there."""
+        return sum(file.stat().st_size for file in self.folder.glob("[0-9]*.safetensors"))
+
+    def build(self) -> int:
+        """Compute what is missing or damaged, each process its part; return the rows that had to be computed.
+
+        Raises:
+            OSError, SafetensorError: the disk is full, or cannot be written.
+            OutputError: a shard was removed meanwhile.
+        """
+        processes = self.context.processes
+        with self._alone() if processes.is_main else contextlib.nullcontext():
+            processes.barrier()
+            missing = [n for n in range(len(self.shards)) if self._read(n) is None]
+            processes.barrier()  # all have looked before any writes
+            total, done = sum(len(self.shards[n][1]) for n in missing), 0
+
+            def tell(rows: int) -> None:
+                part = min(total, (done + rows) * processes.size)
+                self.context.on_event(Progress("teacher outputs", part, total))
+
+            for number in processes.shard(missing):
+                self._write(number, self._compute(*self.shards[number], tell))
+                done += len(self.shards[number][1])
+            processes.barrier()
+        for number in range(len(self.shards)):
+            tensors = self._read(number)
+            if tensors is None:
+                raise OutputError(f"{self._file(number)} was removed or changed; go on with --resume")
+            self.tensors.append(tensors)
+        return total
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait for other runs that build the same outputs, and keep them waiting."""
+        with (self.folder / CACHE.lock).open("a") as file:
+            if not _lock(file, wait=False):
+                self.context.on_event(Note("teacher outputs: another run is computing the same ones; waiting for it"))
+                _lock(file)
+            yield
+
+    @torch.no_grad()
+    def _compute(self, domain: str, rows: np.ndarray, tell: Callable[[int], None]) -> dict[str, Tensor]:
+        """Run the teacher on a shard's rows, in batches that depend on nothing else; return what is kept."""
+        online, precision = self.online, self.context.precision
+        parts: dict[str, list[Tensor]] = {name: [] for name in (*self.vectors, "logits")}
+        done = 0
+        for own in batches_of(rows.tolist(), self.lengths[domain], BATCH_TOKENS[precision.device.type]):
+            batch = online.encoder.collate(online.encoded[domain], own, precision.device)
+            outputs = online.load([(domain, row) for row in own], batch)
+            with precision.forward():
+                found = outputs()
+            parts["logits"].append(found.logits.float().cpu())
+            for name in self.vectors:
+                heads = getattr(found, name)
+                states = heads if name == "hidden" else heads.transpose(2, 3).flatten(3)
+                parts[name].append(_in_16_bits(states, precision.stored)[:, batch.mask].cpu())
+            done += len(own)
+            tell(done)
+        return {name: torch.cat(found, dim=0 if name == "logits" else 1) for name, found in parts.items()}
+
+    def load(self, picks: Sequence[Pick], batch: Batch) -> Callable[[], Outputs]:
+        """See TeacherOutputs; padding is 0."""
+        del batch  # the outputs have the same rows, padded to the same length
+        device, stored = self.context.device, self.context.precision.stored
+        places = np.stack([self.places[domain][row] for domain, row in picks])
+        longest = int((places[:, 3] - places[:, 2]).max())
+        padded = {
+            name: torch.empty((count, len(picks), longest, self.sizes.width), dtype=stored)
+            for name, count in self.vectors.items()
+        }
+        for row, (shard, _, first, last) in enumerate(places.tolist()):
+            for name, out in padded.items():
+                out[:, row, : last - first] = self.tensors[shard][name][:, first:last]
+                out[:, row, last - first :] = 0
+        logits = torch.stack([self.tensors[shard]["logits"][inside] for shard, inside in places[:, :2].tolist()])
+        states = {name: to_device(t, device) for name, t in padded.items()}
+        queries, keys = (
+            states[name].view(*states[name].shape[:3], self.sizes.heads, -1).transpose(2, 3) if name in states else None
+            for name in ("queries", "keys")
+        )
+        outputs = Outputs(states.get("hidden"), queries, keys, to_device(logits, device))
+        return lambda: outputs
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"{number:05d}.safetensors"
+
+    def _read(self, number: int) -> dict[str, Tensor] | None:
+        """Return a shard's tensors, mapped into memory; None when it is missing or not whole."""
+        try:
+            tensors: dict[str, Tensor] = load_file(self._file(number))  # compares the file's length with its header
+        except (OSError, SafetensorError):
+            return None
+        return tensors
+
+    def _write(self, number: int, tensors: dict[str, Tensor]) -> None:
+        """Write a shard, whole or not at all."""
+        target = self._file(number)
+        unfinished = target.with_name(f".{target.name}")
+        try:
+            save_file(tensors, unfinished)
+            with unfinished.open("rb+") as file:
+                os.fsync(file.fileno())
+            unfinished.replace(target)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
+
+
+def _in_16_bits(states: Tensor, stored: torch.dtype) -> Tensor:
+    if stored is torch.float16:  # bf16 reaches as far as float32
+        states = states.float().clamp(torch.finfo(stored).min, torch.finfo(stored).max)
+    return states.to(stored)
+
+
+def _fingerprint(encoded: Encoded) -> str:
+    """Return a hash of token ids and token types."""
+    digest = hashlib.sha256(encoded.lengths().tobytes())
+    for arrays in (encoded.ids, encoded.types or []):
+        digest.update(b"," + b"".join(array.tobytes() for array in arrays))
+    return digest.hexdigest()
+
+
+def _lock(file: IO[str], *, shared: bool = False, wait: bool = True) -> bool:
+    """Lock an open file until it is closed; False when another process holds it, or where there are no such locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return False
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
