@@ -224,19 +224,19 @@ def late_ratios(metrics: Path) -> list[float] | None:
 
 def score(folder: Path, dataset: Any, device: str) -> Right:
     """Return which test rows a model gets right; ``folder`` may hold one model per domain, each in its own folder."""
-    from hrkd_cli.evaluation.scoring import fit_heads, predict_labels
+    from hrkd_cli.evaluation.scoring import fit_heads, predict_labels, split_rows
     from hrkd_cli.predict.backend import open_backend
 
     parts = [(folder / domain, dataset.only(domain)) for domain in dataset.domains]
     if not all((path / "config.json").is_file() for path, _ in parts):
         parts = [(folder, dataset)]
     right: Right = {}
-    for path, rows in parts:
+    for path, part in parts:
         backend = open_backend(path, device=device)
-        heads = fit_heads(backend, rows, "test", str(path), "the test rows")
-        for domain, positions in predict_labels(backend, heads, rows, "test").items():
-            names = [heads.labels[domain][position] for position in positions]
-            right[domain] = compare(names, rows.split(domain, "test").labels)
+        rows = split_rows(part, "test", "the test rows")
+        heads = fit_heads(backend, part, rows, str(path), "the test rows")
+        labels = predict_labels(backend, heads, rows)
+        right |= {domain: compare(labels[domain], own.labels) for domain, own in rows.items()}
     return right
 
 

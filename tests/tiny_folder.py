@@ -23,7 +23,7 @@ from transformers import (
 
 from hrkd_cli.data.dataset import Dataset, Rows
 from hrkd_cli.predict.heads import DomainHeads
-from hrkd_cli.predict.tokenization import TextTokenizer
+from hrkd_cli.predict.tokenization import TextTokenizer, read_tokenizer
 
 WORDS = [
     "good",
@@ -123,7 +123,7 @@ def write_model(
 
 def _balance(model: Any, folder: Path) -> None:
     """Shift the outputs to a mean of 0, so that every label is predicted for some text."""
-    encoder = TextTokenizer.from_folder(folder, max_length=MAX_LENGTH, config={})
+    encoder = TextTokenizer(read_tokenizer(folder), max_length=MAX_LENGTH, pad_id=model.config.pad_token_id)
     arrays = encoder.collate(encoder.encode(make_texts(100, seed=1)))
     names = inspect.signature(model.forward).parameters
     last = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == model.num_labels][-1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,6 @@ class StepDone:
     """One optimizer step.
 
     Attributes:
-        stage: as for StageStarted.
         step: 1-based number of the step.
         epoch: passes over the data so far, as a fraction.
         losses: loss by kind, weighted as in the total: ``total`` and what it consists of.
@@ -67,7 +66,6 @@ class DevScored:
     """The dev split was scored.
 
     Attributes:
-        stage: as for StageStarted.
         step: the step whose weights were scored.
         metric: ``"accuracy"`` or ``"macro-f1"``: what "best" means in this run.
         domains: score by domain, 0..1.
@@ -100,7 +98,6 @@ class Progress:
     task: str
     done: int
     total: int | None = None
-    extra: Mapping[str, str] = field(default_factory=dict)
 
 
 Event = Note | StageStarted | StepDone | DevScored | StageDone | Progress

@@ -2,81 +2,66 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 SPLITS = ("train", "dev", "test")
 
 
-@dataclass(frozen=True, slots=True)
-class DatasetFiles:
+class DATASET:
     """Names inside a prepared dataset folder; ``scratch`` is there only while it is made."""
 
-    manifest: str = "dataset.json"
-    data: str = "data"
-    readme: str = "README.md"
-    scratch: str = "scratch"
+    manifest = "dataset.json"
+    data = "data"
+    readme = "README.md"
+    scratch = "scratch"
 
 
-@dataclass(frozen=True, slots=True)
-class ModelFiles:
+class MODEL:
     """Names inside a teacher's or student's folder."""
 
-    config: str = "config.json"
-    weights: str = "model.safetensors"
-    weights_index: str = "model.safetensors.index.json"
-    tokenizer: str = "tokenizer.json"
-    tokenizer_config: str = "tokenizer_config.json"
-    run: str = "hrkd.json"
-    metrics: str = "metrics.jsonl"
-    readme: str = "README.md"
-    best: str = "best"
-    onnx: str = "onnx"
+    config = "config.json"
+    weights = "model.safetensors"
+    weights_index = "model.safetensors.index.json"
+    tokenizer = "tokenizer.json"
+    tokenizer_config = "tokenizer_config.json"
+    run = "hrkd.json"
+    metrics = "metrics.jsonl"
+    readme = "README.md"
+    best = "best"
+    onnx = "onnx"
 
 
-@dataclass(frozen=True, slots=True)
-class OnnxFiles:
+class ONNX:
     """Names inside ``onnx/``: those that transformers.js and optimum look for, where they look for one."""
 
-    fp32: str = "model.onnx"
-    fp16: str = "model_fp16.onnx"
-    int8: str = "model_quantized.onnx"
-    int8_static: str = "model_int8_static.onnx"
-    int4: str = "model_q4.onnx"
-    record: str = "export.json"
+    fp32 = "model.onnx"
+    fp16 = "model_fp16.onnx"
+    int8 = "model_quantized.onnx"
+    int8_static = "model_int8_static.onnx"
+    int4 = "model_q4.onnx"
+    record = "export.json"
 
 
-@dataclass(frozen=True, slots=True)
-class CheckpointFiles:
+class CHECKPOINT:
     """Names inside a checkpoint."""
 
-    tensors: str = "state.safetensors"
-    values: str = "checkpoint.json"
+    tensors = "state.safetensors"
+    values = "checkpoint.json"
 
 
-@dataclass(frozen=True, slots=True)
-class CacheFiles:
-    """Names inside a folder of kept teacher outputs."""
+class CACHE:
+    """Names of a folder of kept teacher outputs."""
 
-    folder: str = "teacher-cache"
-    index: str = "cache.json"
-    lock: str = ".lock"
+    folder = "teacher-cache"
+    lock = ".lock"
 
 
-@dataclass(frozen=True, slots=True)
-class GeneralFiles:
-    """The folder of general distillations, and names inside one."""
+class GENERAL:
+    """The folder of general distillations, and the weights inside one."""
 
-    folder: str = "general"
-    weights: str = "general.safetensors"
+    folder = "general"
+    weights = "general.safetensors"
 
-
-DATASET = DatasetFiles()
-MODEL = ModelFiles()
-ONNX = OnnxFiles()
-CHECKPOINT = CheckpointFiles()
-CACHE = CacheFiles()
-GENERAL = GeneralFiles()
 
 ROOT = Path("hrkd-out")
 DATASET_OUT = ROOT / "dataset"

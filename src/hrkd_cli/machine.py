@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from pathlib import Path
 
 CPU_INFO = Path("/proc/cpuinfo")
@@ -20,21 +21,17 @@ def machine_name() -> str:
 
 def cpu_name() -> str:
     """Return the processor's name."""
-    if name := _cpuinfo().get("model name"):
-        return name
+    name = _cpuinfo().get("model name")
     if platform.system() == "Darwin":
-        import subprocess
-
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        if name := subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip():
-            return name
-    return platform.processor() or platform.machine()
+        name = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return name or platform.processor() or platform.machine()
 
 
 def cpu_flags() -> frozenset[str]:
     """Return the processor's features; nothing where the system does not list them (outside Linux)."""
     facts = _cpuinfo()
-    return frozenset((facts.get("flags") or facts.get("Features") or "").split())
+    return frozenset(facts.get("flags", facts.get("Features", "")).split())
 
 
 def instructions() -> list[str]:
@@ -45,19 +42,13 @@ def instructions() -> list[str]:
 
 def usable_cpus() -> int:
     """Return how many CPUs this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpuinfo() -> dict[str, str]:
-    """Return the first processor's entries of Linux's /proc/cpuinfo; nothing elsewhere."""
-    try:
-        lines = CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
+    """Return Linux's /proc/cpuinfo, the first entry of each name; nothing elsewhere."""
+    if not CPU_INFO.is_file():
         return {}
-    facts: dict[str, str] = {}
-    for line in lines:
-        name, _, value = line.partition(":")
-        facts.setdefault(name.strip(), value.strip())
-    return facts
+    lines = CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    entries = (line.partition(":") for line in reversed(lines))
+    return {name.strip(): value.strip() for name, _, value in entries}

@@ -18,16 +18,12 @@ _LEAST_FREE = 1 << 20  # bytes; with fewer free, a failure of unknown kind is pu
 
 
 def check_output(out: Path, *, kind: str, is_ours: Callable[[Path], bool], force: bool) -> None:
-    """Refuse an output folder that may not be written, before any work is done.
+    """Refuse an output folder that exists and may not be replaced, before any work is done.
 
-    Args:
-        out: the folder.
-        kind: what it would be, for the message: "dataset", "model".
-        is_ours: tells a folder of that kind that we wrote; ``force`` replaces only such a one, or an empty one.
-        force: whether an existing output may be replaced.
+    ``force`` replaces a folder that is empty or ``is_ours``: one of that kind ("dataset", "model") that we wrote.
 
     Raises:
-        OutputError: it exists and may not be replaced.
+        OutputError: it may not be written.
     """
     try:
         if not (out.exists() or out.is_symlink()):
@@ -61,7 +57,7 @@ def whole_folder(
     target = out.resolve()
     work = partial(target)
     known = target.exists()
-    with plain_disk_errors(out, work), made_folders(work):
+    with writing(out, work):
         _clear_leftover(work, keep=go_on and worth_keeping(work))
         try:
             work.mkdir(parents=True, exist_ok=True)
@@ -79,11 +75,7 @@ def whole_folder(
 
 
 def check_apart(out: Path, others: Mapping[str, Path]) -> None:
-    """Refuse an output that would replace what the run itself reads or writes.
-
-    Args:
-        out: the folder to be written.
-        others: the run's other folders, by what they are.
+    """Refuse an output that would replace a folder that the run itself reads or writes; ``others`` by what they are.
 
     Raises:
         UsageError: one of them is ``out``, or lies in it.
@@ -96,28 +88,17 @@ def check_apart(out: Path, others: Mapping[str, Path]) -> None:
 
 
 @contextlib.contextmanager
-def made_folders(path: Path) -> Iterator[None]:
-    """Remove the parents of ``path`` that did not exist before the block, where they are empty after it."""
-    made = [folder for folder in path.parents if not folder.exists()]
-    try:
-        yield
-    finally:
-        for folder in made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-
-
-@contextlib.contextmanager
-def plain_disk_errors(out: Path, work: Path) -> Iterator[None]:
-    """Turn a full disk or a missing permission into one plain line.
+def writing(out: Path, work: Path) -> Iterator[None]:
+    """Report a full disk or a missing permission in one plain line, and leave no empty folders behind.
 
     Args:
         out: the output, as the user named it.
-        work: a folder on the disk that is written to.
+        work: the file or folder that is written; its parents may be made in the block.
 
     Raises:
         OutputError: writing failed.
     """
+    made = [folder for folder in work.parents if not folder.exists()]
     try:
         yield
     except OutputError:
@@ -125,31 +106,34 @@ def plain_disk_errors(out: Path, work: Path) -> Iterator[None]:
     except Exception as error:
         is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         # Writers of other languages report a failed write each in their own way, and read back what was cut short.
-        if is_full or (not isinstance(error, OSError) and ("No space left" in str(error) or _is_full(work))):
+        if is_full or (not isinstance(error, OSError) and ("No space left" in str(error) or _free(work) < _LEAST_FREE)):
             text = f"{out}: the disk is full; nothing was written; free some space or choose another place with --out"
             raise OutputError(text) from error
         if isinstance(error, OSError):
             text = f"{out}: cannot be written ({error.strerror or error}); choose another place with --out"
             raise OutputError(text) from error
         raise
+    finally:
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def check_space(out: Path, needed: int) -> None:
-    """Stop before a run that the disk cannot hold.
-
-    Args:
-        out: the folder to be written; it need not exist.
-        needed: estimated bytes.
-
-    Raises:
-        OutputError: less is free.
-    """
-    free = shutil.disk_usage(_existing(out)).free
+    """Stop before a run that the disk cannot hold: OutputError if fewer than ``needed`` bytes are free for ``out``."""
+    free = _free(out)
     if free < needed:
         raise OutputError(
             f"{out}: the run needs about {needed / 1e6:,.0f} MB of disk and {free / 1e6:,.0f} MB are free; free some "
             "space or choose another place with --out"
         )
+
+
+def _free(path: Path) -> int:
+    """Return the free bytes of the disk that an output, which need not exist, is written to."""
+    return shutil.disk_usage(
+        next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    ).free
 
 
 def _clear_leftover(work: Path, *, keep: bool) -> None:
@@ -193,14 +177,3 @@ def _move_in(work: Path, target: Path) -> None:
         raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def _existing(path: Path) -> Path:
-    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
-
-
-def _is_full(folder: Path) -> bool:
-    try:
-        return shutil.disk_usage(_existing(folder)).free < _LEAST_FREE
-    except OSError:
-        return False

@@ -99,8 +99,8 @@ def test_counting_speaks_up_only_when_it_takes_long(plain):
     display(Progress("reading", 10, 10))
     assert stream.getvalue() == ""
     clock.now += 31
-    display(Progress("reading", 1000, None, {"domain": "books"}))
-    assert stream.getvalue() == "reading: 1,000, domain books\n"
+    display(Progress("reading", 1000))
+    assert stream.getvalue() == "reading: 1,000\n"
 
 
 def test_verbose_shows_every_step():

@@ -10,7 +10,8 @@ from hrkd_cli.command_settings import EvalSettings
 from hrkd_cli.data.dataset import Rows
 from hrkd_cli.errors import DataError, UsageError
 from hrkd_cli.evaluation.evaluate import evaluate_on
-from hrkd_cli.evaluation.floor import check_floor, make_floor
+from hrkd_cli.evaluation.floor import make_floor
+from hrkd_cli.evaluation.scoring import split_rows
 from hrkd_cli.events import Note, ignore
 from tiny_folder import LABELS, make_dataset, write_csv, write_model
 
@@ -28,10 +29,12 @@ def separable(**splits):
     return make_dataset({d: {s: texts_of(WORD, n, 100 * i) for i, (s, n) in enumerate(splits.items())} for d in LABELS})
 
 
-def labels_of(dataset, split="test", learn_from=None):
-    check_floor(learn_from or dataset, dataset, split, "x")
-    floor = make_floor(learn_from or dataset, dataset, split, "x", ignore)
-    return {d: [floor.heads.labels[d][n] for n in found] for d, found in floor.labels.items()}
+def floor_of(dataset, split="test", *, learn_from=None, on_event=ignore):
+    return make_floor(learn_from or dataset, split_rows(dataset, split, "x"), split, "x", on_event)
+
+
+def labels_of(dataset, split="test"):
+    return {domain: found.tolist() for domain, found in floor_of(dataset, split).labels.items()}
 
 
 def test_a_word_that_decides_is_found():
@@ -100,8 +103,8 @@ def test_domains_with_other_labels_have_models_of_their_own():
     }
     events = []
     dataset = make_dataset(rows)
-    floor = make_floor(dataset, dataset, "test", "x", events.append)
-    assert {d: [floor.heads.labels[d][n] for n in found] for d, found in floor.labels.items()} == {
+    floor = floor_of(dataset, on_event=events.append)
+    assert {domain: found.tolist() for domain, found in floor.labels.items()} == {
         "books": NAMES * 2,
         "news": ["old", "new"],
         "void": ["only"],
@@ -116,7 +119,7 @@ def test_domains_with_other_labels_have_models_of_their_own():
 
 def test_beside_a_baked_head_it_learns_from_all_domains():
     whole = separable(train=20, test=10)
-    floor = make_floor(whole, whole.only("books"), "test", "x", ignore)
+    floor = floor_of(whole.only("books"), learn_from=whole)
     assert (list(floor.labels), floor.rows) == (["books"], 40)
 
 
@@ -130,8 +133,8 @@ def test_the_same_word_in_the_two_texts_of_a_pair_is_two_things():
     dataset = replace(
         single, pair=True, labels={"books": tuple(NAMES)}, rows={"books": {"train": rows(20), "test": rows(10)}}
     )
-    floor = make_floor(dataset, dataset, "test", "x", ignore)
-    assert [NAMES[n] for n in floor.labels["books"]] == NAMES * 5
+    floor = floor_of(dataset)
+    assert floor.labels["books"].tolist() == NAMES * 5
     assert floor.words == 4
     # Second texts without a word leave the first ones.
     for part in dataset.rows["books"].values():
@@ -150,7 +153,7 @@ def test_it_is_the_same_every_time():
 def test_many_rows_leave_out_words_of_one_text():
     texts, labels = texts_of(WORD, 1000)
     dataset = make_dataset({"books": {"train": (texts, labels), "test": (texts[:4], labels[:4])}})
-    assert make_floor(dataset, dataset, "test", "x", ignore).words == 7
+    assert floor_of(dataset).words == 7
 
 
 def test_what_it_cannot_learn_from(models, tmp_path):

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from hrkd_cli.data.dataset import Rows
 from hrkd_cli.evaluation import latency
 from hrkd_cli.evaluation.latency import (
     FEWEST_RUNS,
@@ -15,7 +16,6 @@ from hrkd_cli.evaluation.latency import (
     take_turns,
     typical_row,
 )
-from tiny_folder import make_dataset
 
 
 class FakeEncoder:
@@ -43,8 +43,8 @@ class FakeBackend:
 
 def test_the_text_of_median_token_count_is_timed():
     texts = [" ".join(["x"] * n) for n in (9, 1, 5, 3, 7)]
-    dataset = make_dataset({"a": {"test": (texts[:2], ["l", "l"])}, "b": {"test": (texts[2:], ["l"] * 3)}})
-    assert typical_row(SimpleNamespace(encoder=FakeEncoder()), dataset, "test") == ("x x x x x", None, 5)
+    rows = {"a": Rows(texts[:2], None, []), "b": Rows(texts[2:], None, [])}
+    assert typical_row(SimpleNamespace(encoder=FakeEncoder()), rows) == ("x x x x x", None)
 
 
 def test_runs_are_timed_one_text_at_a_time_after_a_warm_up():
@@ -83,26 +83,28 @@ class Clock:
 
 
 @pytest.fixture
-def fakes(monkeypatch):
-    """Models that take 1 ms a token, or twice as much; and the order in which they ran."""
+def fakes():
+    """Models that take 1 ms a token, or twice as much; the clock that they move, and the order in which they ran."""
     clock, ran = Clock(), []
 
-    def open_fake(model, threads, device, root):
-        def forward(arrays):
-            assert arrays["input_ids"].shape == arrays["attention_mask"].shape == arrays["token_type_ids"].shape
-            assert arrays["attention_mask"].all()
-            ran.append((model, threads, arrays["input_ids"].shape))
-            clock.now += arrays["input_ids"].size * (0.002 if model == "slow" else 0.001) / threads
+    def opener(model, positions=1000, factor=1):
+        def open_model(threads):
+            def forward(arrays):
+                assert arrays["input_ids"].shape == arrays["attention_mask"].shape == arrays["token_type_ids"].shape
+                assert arrays["attention_mask"].all()
+                ran.append((model, threads, arrays["input_ids"].shape))
+                clock.now += arrays["input_ids"].size * factor * 0.001 / threads
 
-        return forward, 70 if model == "short" else 1000
+            return SimpleNamespace(forward=forward, spec=SimpleNamespace(config={"max_position_embeddings": positions}))
 
-    monkeypatch.setattr(latency, "_open", open_fake)
-    return clock, ran
+        return open_model
+
+    return clock, ran, {"fast": opener("fast"), "slow": opener("slow", factor=2), "short": opener("short", 70)}
 
 
 def test_each_length_and_number_of_threads(fakes):
-    clock, ran = fakes
-    found = measure_lengths({"a": "fast", "b": "slow"}, threads=(1, 2), clock=clock)
+    clock, ran, models = fakes
+    found = measure_lengths({"a": models["fast"], "b": models["slow"]}, threads=(1, 2), clock=clock)
     cells = [(n, t) for t in (1, 2) for n in (16, 32, 64, 128, 256)]
     assert [(f.tokens, f.threads) for f in found["a"]] == cells
     for name, factor in (("a", 1), ("b", 2)):
@@ -112,8 +114,8 @@ def test_each_length_and_number_of_threads(fakes):
 
 
 def test_models_take_turns(fakes):
-    clock, ran = fakes
-    measure_lengths({"a": "fast", "b": "slow"}, threads=(1,), clock=clock)
+    clock, ran, models = fakes
+    measure_lengths({"a": models["fast"], "b": models["slow"]}, threads=(1,), clock=clock)
     order = [model for model, _, shape in ran if shape == (1, 256)]
     order = order[2 * latency.WARM_UP :]
     changes = int(np.sum(np.array(order[1:]) != np.array(order[:-1])))
@@ -121,6 +123,6 @@ def test_models_take_turns(fakes):
 
 
 def test_lengths_that_a_model_cannot_read_are_left_out(fakes):
-    clock, _ = fakes
-    found = measure_lengths({"a": "short", "b": "fast"}, threads=(1,), clock=clock)
+    clock, _, models = fakes
+    found = measure_lengths({"a": models["short"], "b": models["fast"]}, threads=(1,), clock=clock)
     assert [f.tokens for f in found["a"]] == [f.tokens for f in found["b"]] == [16, 32, 64]

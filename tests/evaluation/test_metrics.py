@@ -7,7 +7,7 @@ from hrkd_cli.evaluation.metrics import average, score_domain, wilson
 
 
 def scores(truth, predicted, labels=("no", "yes")):
-    return score_domain(np.array(truth), np.array(predicted), labels)
+    return score_domain([labels[n] for n in truth], np.array([labels[n] for n in predicted]), labels)
 
 
 def test_by_hand():
@@ -64,12 +64,12 @@ def test_interval_stays_between_0_and_1():
 
 def test_average_is_unweighted_and_its_interval_narrower():
     large, small = scores([0] * 90 + [1] * 10, [0] * 100), scores([0, 1], [0, 1])
-    mean = average([large, small])
+    mean = average({"large": large, "small": small})
     assert mean.accuracy == pytest.approx(0.95)
     assert mean.macro_f1 == pytest.approx((large.macro_f1 + 1) / 2)
     below = math.hypot(large.accuracy - large.interval[0], small.accuracy - small.interval[0]) / 2
     assert mean.interval[0] == pytest.approx(0.95 - below)
-    assert average([large]).interval == pytest.approx(large.interval)
+    assert average({"large": large}).interval == pytest.approx(large.interval)
 
 
 def test_json():

@@ -3,7 +3,7 @@ import pytest
 
 from hrkd_cli.data.dataset import Dataset, Rows
 from hrkd_cli.errors import DataError, ModelError
-from hrkd_cli.evaluation.scoring import disagreement, fit_heads, predict_labels, scored_domains
+from hrkd_cli.evaluation.scoring import agreement, fit_heads, predict_labels, split_rows
 from hrkd_cli.events import Progress
 from hrkd_cli.predict.folder import Spec
 from hrkd_cli.predict.heads import DomainHeads
@@ -26,69 +26,72 @@ class FakeBackend:
         return np.array([[0, 1, 0, 1] if "good" in text else [1, 0, 1, 0] for text in texts], dtype=np.float32)
 
 
+def fit(backend, dataset, model="m", data="d"):
+    return fit_heads(backend, dataset, split_rows(dataset, "test", data), model, data)
+
+
 def rows(*labels, domain="books", split="test"):
     return make_dataset({domain: {split: (["a good text"] * len(labels), list(labels))}})
 
 
 def test_ours_keeps_its_heads():
-    assert fit_heads(FakeBackend(), rows("positive"), "test", "m", "d") is OURS
+    assert fit(FakeBackend(), rows("positive")) is OURS
 
 
 def test_unknown_domain():
     with pytest.raises(DataError, match=r"data\.csv: domain 'cars' is not one of student's: books, dvd"):
-        fit_heads(FakeBackend(), rows("positive", domain="cars"), "test", "student", "data.csv")
+        fit(FakeBackend(), rows("positive", domain="cars"), "student", "data.csv")
 
 
 def test_a_domain_without_rows_in_the_split_does_not_matter():
     both = make_dataset({"books": {"test": (["a"], ["positive"])}, "cars": {"train": (["a"], ["positive"])}})
-    assert scored_domains(both, "test", "d") == ("books",)
-    assert fit_heads(FakeBackend(), both, "test", "m", "d") is OURS
+    assert list(split_rows(both, "test", "d")) == ["books"]
+    assert fit(FakeBackend(), both) is OURS
 
 
 def test_unknown_label():
     with pytest.raises(DataError, match="label 'neutral' of domain 'books' is not one of m's: negative, positive"):
-        fit_heads(FakeBackend(), rows("neutral", "positive"), "test", "m", "d")
+        fit(FakeBackend(), rows("neutral", "positive"))
 
 
 def test_pairs_must_match():
     pairs = Dataset({"books": ("positive",)}, True, "", None, {"books": {"test": Rows(["a"], ["b"], ["positive"])}})
     with pytest.raises(DataError, match="a row has two but the model m reads one text"):
-        fit_heads(FakeBackend(), pairs, "test", "m", "d")
+        fit(FakeBackend(), pairs)
     with pytest.raises(DataError, match="a row has one but the model m reads two texts"):
-        fit_heads(FakeBackend(pair=True), rows("positive"), "test", "m", "d")
+        fit(FakeBackend(pair=True), rows("positive"))
 
 
 def test_a_foreign_classifier_answers_for_every_domain_by_label_name():
     config = {"id2label": {"0": "Positive", "1": "Negative"}}
     foreign = FakeBackend(heads=None, pair=None, config=config)
     data = make_dataset({d: {"test": (["a", "b"], ["negative", "positive"])} for d in ("cars", "pets")})
-    assert fit_heads(foreign, data, "test", "m", "d").columns == {"cars": (1, 0), "pets": (1, 0)}
+    assert fit(foreign, data).columns == {"cars": (1, 0), "pets": (1, 0)}
     with pytest.raises(ModelError, match="no label 'neutral'"):
-        fit_heads(foreign, rows("neutral"), "test", "m", "d")
+        fit(foreign, rows("neutral"))
 
 
 def test_an_empty_split():
     with pytest.raises(DataError, match="no rows in the test split; it has dev"):
-        scored_domains(rows("positive", split="dev"), "test", "d")
+        split_rows(rows("positive", split="dev"), "test", "d")
 
 
 def test_graphs_are_scored_alone_and_padded_to_the_full_length():
     backend = FakeBackend()
     seen = []
-    labels = predict_labels(backend, OURS, rows("positive", "negative"), "test", on_event=seen.append)
-    predict_labels(backend, OURS, rows("positive"), "test", padded=True)
+    labels = predict_labels(backend, OURS, {"books": Rows(["a good text"] * 2, None, [])}, on_event=seen.append)
+    predict_labels(backend, OURS, {"books": Rows(["a good text"], None, [])}, padded=True)
     assert backend.calls == [(1, None), (32, 24)]
-    assert labels["books"].tolist() == [1, 1]
+    assert labels["books"].tolist() == ["positive", "positive"]
     assert seen == [Progress("scoring", 2, 2)]
 
 
 def test_many_rows_keep_their_order():
     texts = ["good" if i % 3 else "bad" for i in range(700)]
-    data = make_dataset({"books": {"test": (texts, ["positive"] * 700)}})
-    labels = predict_labels(FakeBackend(best_batch=32), OURS, data, "test")
-    assert labels["books"].tolist() == [int(text == "good") for text in texts]
+    labels = predict_labels(FakeBackend(best_batch=32), OURS, {"books": Rows(texts, None, [])})
+    assert labels["books"].tolist() == ["positive" if text == "good" else "negative" for text in texts]
 
 
-def test_disagreement_is_over_all_rows():
-    one = {"a": np.array([0, 0, 0]), "b": np.array([1])}
-    assert disagreement(one, {"a": np.array([0, 1, 0]), "b": np.array([0])}) == 0.5
+def test_agreement_is_over_all_rows():
+    one = {"a": np.array(["x", "x", "x"]), "b": np.array(["y"])}
+    assert agreement(one, {"a": np.array(["x", "y", "x"]), "b": np.array(["x"])}) == 0.5

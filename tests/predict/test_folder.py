@@ -3,20 +3,10 @@ import shutil
 
 import pytest
 
-from hrkd_cli import layout
+from hrkd_cli import Predictor
 from hrkd_cli.errors import ModelError
 from hrkd_cli.predict import folder
-from hrkd_cli.predict.folder import build_spec, locate, read_spec
-
-
-def test_names_are_those_of_the_layout():
-    model, onnx = layout.MODEL, layout.ONNX
-    ours = [folder.CONFIG, folder.TOKENIZER, folder.TOKENIZER_CONFIG, folder.ONNX_FOLDER, *folder.WEIGHTS]
-    assert ours == [
-        model.config, model.tokenizer, model.tokenizer_config, model.onnx, model.weights, model.weights_index,
-    ]  # fmt: skip
-    graphs = [folder.ONNX_FP32, folder.ONNX_INT8]
-    assert graphs == [onnx.fp32, onnx.int8]
+from hrkd_cli.predict.folder import build_spec, locate
 
 
 def touch(root, *names):
@@ -52,7 +42,9 @@ def test_the_folder_one_stands_in(tmp_path, monkeypatch):
 
 
 def test_what_is_no_model(tmp_path):
-    assert locate(tmp_path / "absent") is None
+    with pytest.raises(ModelError, match="no such file or folder"):
+        locate(tmp_path / "absent")
+    assert locate("absent/hub-id") is None
     with pytest.raises(ModelError, match="no model in this folder"):
         locate(tmp_path)
     touch(tmp_path, "notes.txt", "onnx/model.onnx")
@@ -69,7 +61,7 @@ def test_other_graphs_have_to_be_named(tmp_path):
 
 
 def test_spec_of_ours(student):
-    spec = read_spec(student)
+    spec = Predictor(student / "onnx").spec
     assert spec.heads.domains == ("books", "dvd")
     assert (spec.max_length, spec.pair) == (24, False)
 
@@ -96,7 +88,7 @@ def test_a_configuration_that_is_not_json(student, tmp_path):
     shutil.copytree(student, tmp_path / "copy")
     (tmp_path / "copy/config.json").write_text("[1, 2")
     with pytest.raises(ModelError, match="cannot be read as JSON"):
-        read_spec(tmp_path / "copy")
+        Predictor(tmp_path / "copy/onnx")
     (tmp_path / "copy/config.json").write_text(json.dumps([1]))
     with pytest.raises(ModelError, match="not a JSON object"):
-        read_spec(tmp_path / "copy")
+        Predictor(tmp_path / "copy/onnx")

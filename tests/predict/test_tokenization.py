@@ -9,8 +9,8 @@ from hrkd_cli.choices import Truncate
 from hrkd_cli.data.dataset import Rows
 from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.models.encoding import Encoder
-from hrkd_cli.predict.folder import TRUNCATE, build_spec
-from hrkd_cli.predict.tokenization import TextTokenizer, find_pad_id, shared_places
+from hrkd_cli.predict.folder import build_spec
+from hrkd_cli.predict.tokenization import TextTokenizer, find_pad_id, read_tokenizer, shared_places
 from tiny import tiny_tokenizer
 from tiny_folder import write_tokenizer
 
@@ -30,10 +30,6 @@ def cut(tokenizer, max_length, truncate, *examples):
     firsts = [a for a, _ in examples] if pairs else examples
     encoded = TextTokenizer(own, max_length=max_length, pad_id=0, truncate=truncate).encode(firsts, pairs)
     return [(e.ids, e.types) for e in encoded]
-
-
-def test_the_choices_are_those_of_the_settings():
-    assert tuple(Truncate) == TRUNCATE
 
 
 @pytest.mark.parametrize(
@@ -76,7 +72,7 @@ def test_two_long_texts_share_the_places(tokenizer, truncate, first, second):
     assert cut(tokenizer, 8, truncate, (LONG, LONG)) == [([2, *first, 3, *second, 3], [0] * 4 + [1] * 4)]
 
 
-@pytest.mark.parametrize("truncate", TRUNCATE)
+@pytest.mark.parametrize("truncate", Truncate)
 def test_shorter_texts_are_left_as_they_are(tokenizer, truncate):
     whole = tokenizer.backend_tokenizer
     for example in (LONG, "", "good"):
@@ -84,7 +80,7 @@ def test_shorter_texts_are_left_as_they_are(tokenizer, truncate):
     assert cut(tokenizer, 16, truncate, (LONG, SHORT))[0][0] == whole.encode(LONG, SHORT).ids
 
 
-@pytest.mark.parametrize("truncate", TRUNCATE)
+@pytest.mark.parametrize("truncate", Truncate)
 def test_a_special_token_written_in_a_text_counts_as_text(tokenizer, truncate):
     expected = {"head": [3, 5, 6, 7], "tail": [12, 13, 14, 3], "head-tail": [3, 5, 14, 3]}[truncate]
     assert cut(tokenizer, 6, truncate, f"[SEP] {LONG} [SEP]") == [([2, *expected, 3], [0] * 6)]
@@ -99,14 +95,14 @@ def test_pairs_keep_as_many_tokens_a_side_as_the_library_keeps(tokenizer):
             assert shared_places(first, second, max_length - 3) == (found.count(0), found.count(1))
 
 
-@pytest.mark.parametrize("truncate", TRUNCATE)
+@pytest.mark.parametrize("truncate", Truncate)
 @pytest.mark.parametrize("pair", [False, True])
 def test_the_runtime_reads_what_training_reads(tokenizer, tmp_path, truncate, pair):
     tokenizer.save_pretrained(tmp_path)
     texts = [" ".join(WORDS[:n]) for n in range(11)]
     pairs = [LONG, SHORT] * 5 + [""] if pair else None
     here = Encoder(tokenizer, 8, takes_types=True, truncate=truncate).encode(Rows(texts, pairs, ["x"] * 11))
-    there = TextTokenizer.from_folder(tmp_path, max_length=8, config={}, truncate=truncate).encode(texts, pairs)
+    there = TextTokenizer(read_tokenizer(tmp_path), max_length=8, pad_id=0, truncate=truncate).encode(texts, pairs)
     assert [e.ids for e in there] == [ids.tolist() for ids in here.ids]
     assert [e.types for e in there] == [types.tolist() for types in here.types]
     assert here.lengths().max() == 8
@@ -118,7 +114,7 @@ def test_configurations_say_it(student):
     config = json.loads((student / "config.json").read_text())
     assert "truncate" not in config["hrkd"]
     assert build_spec(config, {}).truncate == "head"
-    for truncate in TRUNCATE:
+    for truncate in Truncate:
         assert build_spec({**config, "hrkd": {**config["hrkd"], "truncate": truncate}}, {}).truncate == truncate
 
 
@@ -136,7 +132,7 @@ def folder(tmp_path):
 
 
 def encoder(folder, max_length=8):
-    return TextTokenizer.from_folder(folder, max_length=max_length, config={})
+    return TextTokenizer(read_tokenizer(folder), max_length=max_length, pad_id=0)
 
 
 def test_ids_are_those_of_transformers(folder):
@@ -177,7 +173,7 @@ def test_collate_pads_to_the_longest_or_to_a_length(folder):
 
 
 def test_pad_id_from_the_tokenizer_then_the_model_then_a_usual_name(folder):
-    tokenizer = encoder(folder)._tokenizer
+    tokenizer = read_tokenizer(folder)
     assert find_pad_id(tokenizer, {"pad_token": {"content": "[SEP]"}}, {"pad_token_id": 9}) == 3
     assert find_pad_id(tokenizer, {"pad_token": "[CLS]"}, {"pad_token_id": 9}) == 2
     assert find_pad_id(tokenizer, {}, {"pad_token_id": 9}) == 9

@@ -115,8 +115,7 @@ def done(event: StageDone) -> str:
 def counted(event: Progress) -> str:
     """Return the line about something countable."""
     total = f"/{thousands(event.total)}" if event.total is not None else ""
-    extra = "".join(f", {name} {value}" for name, value in event.extra.items())
-    return f"{event.task}: {thousands(event.done)}{total}{extra}"
+    return f"{event.task}: {thousands(event.done)}{total}"
 
 
 def losses(values: Mapping[str, float]) -> str:

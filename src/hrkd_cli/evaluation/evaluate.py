@@ -3,63 +3,124 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from hrkd_cli.choices import Device, Split
 from hrkd_cli.command_settings import EvalSettings
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import UsageError
-from hrkd_cli.evaluation.floor import FLOOR, KIND, check_floor, make_floor
+from hrkd_cli.evaluation.floor import FLOOR, KIND, Floor, make_floor
 from hrkd_cli.evaluation.inputs import default_models, find_data, own_rows, recorded_data
-from hrkd_cli.evaluation.latency import measure_lengths, measure_text, typical_row
-from hrkd_cli.evaluation.metrics import average
-from hrkd_cli.evaluation.result import EvalResult, ModelResult, Padded
-from hrkd_cli.evaluation.scoring import (
-    Labels,
-    disagreement,
-    fit_heads,
-    mean_accuracy,
-    predict_labels,
-    score_labels,
-)
+from hrkd_cli.evaluation.latency import Latency, measure_lengths, measure_text, typical_row
+from hrkd_cli.evaluation.metrics import AverageScores, DomainScores, average, scores_to_json
+from hrkd_cli.evaluation.scoring import Labels, agreement, fit_heads, predict_labels, score_labels, split_rows
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.machine import machine_name, usable_cpus
 from hrkd_cli.predict.backend import Backend, open_backend
 from hrkd_cli.predict.folder import locate
-from hrkd_cli.predict.heads import DomainHeads
 
-Names = dict[str, npt.NDArray[np.str_]]
-"""Predicted label names by domain."""
+
+@dataclass(frozen=True, slots=True)
+class Padded:
+    """An ONNX graph scored once more in padded batches, where dynamic int8 gives other results.
+
+    ``disagreement`` is the share of rows whose label differs from that at batch 1.
+    """
+
+    accuracy: float
+    disagreement: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelResult:
+    """Scores and facts of one model.
+
+    Attributes:
+        model: the argument as it was given; of the floor, what it is.
+        kind: ``"torch"``, ``"onnx"`` or ``"floor"``.
+        domains: scores by domain; an ONNX graph's are those at batch 1.
+        agreement: share of rows with the same label as the first model's.
+        file: name of the file with the weights; None for the floor, as the next three.
+        precision: of weights and arithmetic, for example ``"fp32"`` or ``"int8"``.
+        parameters: numbers in the weights.
+        bytes: size of the weights on disk.
+        padded: the same graph in padded batches; None for a torch model.
+        latency: None unless it was asked for.
+        latency_lengths: by number of tokens and threads; empty unless latency was asked for.
+        floor: how the floor was made; None for a model.
+    """
+
+    model: str
+    kind: str
+    domains: dict[str, DomainScores]
+    agreement: float
+    file: str | None = None
+    precision: str | None = None
+    parameters: int | None = None
+    bytes: int | None = None
+    padded: Padded | None = None
+    latency: Latency | None = None
+    latency_lengths: tuple[Latency, ...] = ()
+    floor: Floor | None = None
+
+    @property
+    def average(self) -> AverageScores:
+        """Unweighted means over domains."""
+        return average(self.domains)
+
+    def to_json(self, *, by_label: bool = False) -> dict[str, Any]:
+        """Return the figures as plain values; what does not apply is left out."""
+        facts = ("model", "file", "kind", "precision", "parameters", "bytes")
+        entry: dict[str, Any] = {name: getattr(self, name) for name in facts}
+        if self.floor is not None:
+            entry["floor"] = self.floor.to_json()
+        if self.padded is not None:
+            entry["padded"] = asdict(self.padded)
+        entry |= {**scores_to_json(self.domains, by_label=by_label), "agreement": self.agreement}
+        if self.latency is not None:
+            entry["latency_ms"] = self.latency.to_json()
+        if self.latency_lengths:
+            entry["latency"] = [figure.to_json() for figure in self.latency_lengths]
+        return entry
+
+
+@dataclass(frozen=True, slots=True)
+class EvalResult:
+    """Several models on the same rows.
+
+    Attributes:
+        split: the split that was scored.
+        models: one entry a model, in the order of the arguments; then the floor, where it was asked for.
+        by_label: whether ``to_json`` lists the scores of each label.
+        machine: what the latencies were measured on; empty without them.
+    """
+
+    split: str
+    models: tuple[ModelResult, ...]
+    by_label: bool = False
+    machine: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as plain values."""
+        models = [model.to_json(by_label=self.by_label) for model in self.models]
+        return {"split": self.split, "models": models} | ({"machine": self.machine} if self.machine else {})
 
 
 def evaluate(
-    models: Sequence[str | Path] | None = None,
-    *,
-    data: str | Path | None = None,
-    split: Split | str = Split.TEST,
-    by_label: bool = False,
-    latency: bool = False,
-    threads: int | None = None,
-    device: Device | str = Device.AUTO,
-    floor: bool = False,
-    on_event: OnEvent = ignore,
+    models: Sequence[str | Path] | str | Path | None = None, *, on_event: OnEvent = ignore, **options: Any
 ) -> EvalResult:
     """Evaluate models side by side.
 
     Args:
         models: model folders, ``onnx`` folders, ``.onnx`` files or hub ids; None for those of hrkd-out.
-        data: prepared dataset or raw source; None for hrkd-out/dataset, else what the first model was made from.
-        split: ``train``, ``dev``, ``test`` or ``all``.
-        by_label: put the scores of each label into the JSON.
-        latency: time each model, one text at a time: the text of median length, and by number of tokens.
-        threads: threads of a forward pass; None for one a CPU.
-        device: where torch models run; ONNX graphs run on the CPU.
-        floor: train a linear model on the data's train split and put it last.
         on_event: told what is being done.
+        **options: ``data``, ``split``, ``by_label``, ``latency``, ``threads``, ``device`` and ``floor``: the other
+            fields of ``hrkd_cli.command_settings.EvalSettings``. ``data`` may be a path; None is hrkd-out/dataset,
+            else what the first model was made from.
 
     Raises:
         UsageError: an option that no run could use.
@@ -68,23 +129,21 @@ def evaluate(
     """
     from hrkd_cli.data.opening import load_for_evaluation
 
-    options = EvalSettings.of(
-        split=split, by_label=by_label, latency=latency, threads=threads, device=device, floor=floor
-    )
+    settings = EvalSettings(**options)
     if isinstance(models, (str, Path)):
         models = [models]
     chosen = list(models) if models else default_models()
     for model in chosen:
         locate(model)  # A wrong name among several is reported before the first is scored.
-    source = data if data is not None else find_data(chosen)
-    dataset = load_for_evaluation(source, options.split, on_event=on_event)
+    source = settings.data if settings.data is not None else find_data(chosen)
+    dataset = load_for_evaluation(source, settings.split, on_event=on_event)
     for model in chosen:
         made_from = recorded_data(model)
-        if made_from and made_from.fingerprint and dataset.path and made_from.fingerprint != dataset.fingerprint:
+        if made_from and made_from.differs_from(dataset):
             text = f"{model} was made from other data than {source}: it may have learnt from rows that are scored here"
             on_event(Note(text, warning=True))
-    rows = _common_rows(chosen, dataset, str(source), on_event)
-    return evaluate_on(chosen, rows, options, data=str(source), learn_from=dataset, on_event=on_event)
+    common = _common_rows(chosen, dataset, str(source), on_event)
+    return evaluate_on(chosen, common, settings, data=str(source), learn_from=dataset, on_event=on_event)
 
 
 def _common_rows(models: Sequence[str | Path], dataset: Dataset, data: str, on_event: OnEvent) -> Dataset:
@@ -111,91 +170,70 @@ def _common_rows(models: Sequence[str | Path], dataset: Dataset, data: str, on_e
 def evaluate_on(
     models: Sequence[str | Path],
     dataset: Dataset,
-    options: EvalSettings,
+    settings: EvalSettings,
     *,
     data: str = "the data",
     learn_from: Dataset | None = None,
     on_event: OnEvent = ignore,
 ) -> EvalResult:
-    """Evaluate models on a dataset in memory.
+    """Evaluate models (at least one) on a dataset in memory, which messages call ``data``.
 
-    Args:
-        models: at least one.
-        dataset: the rows.
-        options: its ``models`` and ``data`` are not read.
-        data: what to call the dataset in messages.
-        learn_from: whose train rows the floor learns from; None for ``dataset``.
-        on_event: told what is being done.
+    The floor learns from the train rows of ``learn_from``, or of the dataset. ``models`` and ``data`` of the settings
+    are not read.
     """
-    learn_from, split, device = learn_from or dataset, str(options.split), str(options.device)
-    threads = options.threads or usable_cpus()
-    if options.floor:
-        check_floor(learn_from, dataset, split, data)  # before the first model is scored
+    split, device, threads = str(settings.split), str(settings.device), settings.threads or usable_cpus()
+    rows = split_rows(dataset, split, data)
+    floor = make_floor(learn_from or dataset, rows, split, data, on_event) if settings.floor else None
     results: list[ModelResult] = []
-    first: Names = {}
+    first: Labels = {}
     typical: tuple[str, str | None] | None = None  # one text for all models: the times are compared
     for model in models:
         backend = open_backend(model, threads=threads, device=device)
-        heads = fit_heads(backend, dataset, split, str(model), data)
-        labels = predict_labels(backend, heads, dataset, split, task=f"scoring {model}", on_event=on_event)
-        padded = _padded(str(model), backend, heads, dataset, split, labels, on_event)
-        first = first or _names(labels, heads)
-        result = _result(str(model), backend.kind, labels, heads, dataset, split, first)
-        precision, parameters = describe_weights(model, backend)
-        result = replace(
-            result, file=backend.file, bytes=backend.bytes, precision=precision, parameters=parameters, padded=padded
-        )
-        if options.latency:
-            typical = typical or typical_row(backend, dataset, split)[:2]
+        heads = fit_heads(backend, dataset, rows, str(model), data)
+        labels = predict_labels(backend, heads, rows, task=f"scoring {model}", on_event=on_event)
+        padded = latency = None
+        if backend.kind == "onnx":
+            task = f"scoring {model} in padded batches"
+            found = predict_labels(backend, heads, rows, padded=True, task=task, on_event=on_event)
+            changed = np.concatenate([labels[domain] != found[domain] for domain in rows])
+            padded = Padded(average(score_labels(found, heads.labels, rows)).accuracy, float(changed.mean()))
+        if settings.latency:
+            typical = typical or typical_row(backend, rows)
             on_event(Note(f"timing {model}"))
-            result = replace(result, latency=measure_text(backend, *typical, threads=threads))
+            latency = measure_text(backend, *typical, threads=threads)
+        first = first or labels
+        precision, parameters = describe_weights(backend)
+        result = ModelResult(
+            str(model),
+            backend.kind,
+            score_labels(labels, heads.labels, rows),
+            agreement(labels, first),
+            file=backend.file,
+            precision=precision,
+            parameters=parameters,
+            bytes=backend.bytes,
+            padded=padded,
+            latency=latency,
+        )
         results.append(result)
-    if options.latency:
+    if settings.latency:
         on_event(Note("timing by number of tokens"))
         # By position: the same model may be named twice.
-        named = {str(position): model for position, model in enumerate(models)}
-        found = measure_lengths(named, threads=sorted({1, threads}), device=device, on_event=on_event)
-        results = [replace(result, latency_lengths=found[str(n)]) for n, result in enumerate(results)]
-    if options.floor:
-        floor = make_floor(learn_from, dataset, split, data, on_event)
-        result = _result(FLOOR, KIND, floor.labels, floor.heads, dataset, split, first)
-        results.append(replace(result, floor=floor))
-    machine = machine_name() if options.latency else ""
-    return EvalResult(split, tuple(results), by_label=options.by_label, machine=machine)
+        openers = {str(n): partial(open_backend, model, device=device) for n, model in enumerate(models)}
+        times = measure_lengths(openers, threads=sorted({1, threads}), on_event=on_event)
+        results = [replace(result, latency_lengths=times[str(n)]) for n, result in enumerate(results)]
+    if floor is not None:
+        scores = score_labels(floor.labels, dataset.labels, rows)
+        results.append(ModelResult(FLOOR, KIND, scores, agreement(floor.labels, first), floor=floor))
+    machine = machine_name() if settings.latency else ""
+    return EvalResult(split, tuple(results), by_label=settings.by_label, machine=machine)
 
 
-def _result(
-    model: str, kind: str, labels: Labels, heads: DomainHeads, dataset: Dataset, split: str, first: Names
-) -> ModelResult:
-    """Score labels; ``first`` are those of the first model."""
-    domains, names = score_labels(labels, heads, dataset, split), _names(labels, heads)
-    rows = sum(map(len, names.values()))
-    agreement = sum(int((names[domain] == first[domain]).sum()) for domain in names) / rows
-    return ModelResult(model, kind, domains, average(list(domains.values())), agreement)
-
-
-def _padded(
-    model: str, backend: Backend, heads: DomainHeads, dataset: Dataset, split: str, labels: Labels, on_event: OnEvent
-) -> Padded | None:
-    """Score a graph once more in padded batches; None for a torch model."""
-    if backend.kind != "onnx":
-        return None
-    task = f"scoring {model} in padded batches"
-    padded = predict_labels(backend, heads, dataset, split, padded=True, task=task, on_event=on_event)
-    accuracy = mean_accuracy(score_labels(padded, heads, dataset, split))
-    return Padded(accuracy, disagreement(labels, padded))
-
-
-def describe_weights(model: str | Path, backend: Backend) -> tuple[str, int]:
+def describe_weights(backend: Backend) -> tuple[str, int]:
     """Return the precision a model computes in, and its number of parameters."""
-    location = locate(model)
-    if backend.parameters is not None or location is None or location.graph is None:
-        return "fp32", backend.parameters or 0
+    if backend.parameters is not None:
+        return "fp32", backend.parameters
     from hrkd_cli.evaluation.graph import count_parameters, precision, read_graph
 
-    graph = read_graph(location.graph)
+    graph = read_graph(Path(backend.where))
     return precision(graph), count_parameters(graph)
-
-
-def _names(labels: Labels, heads: DomainHeads) -> Names:
-    return {d: np.array(heads.labels[d], dtype=np.str_)[positions] for d, positions in labels.items()}

@@ -1,10 +1,9 @@
-"""What an ONNX file consists of: its precision, its parameters, its quantised operators."""
+"""What an ONNX file consists of: its precision, its parameters, its quantized operators."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,12 @@ INT8_TYPES = frozenset({TensorProto.INT8, TensorProto.UINT8})
 INTEGER_OPS = frozenset({"MatMulInteger", "ConvInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QAttention"})
 STATIC_OPS = frozenset({"QLinearMatMul", "QLinearConv", "QGemm", "QuantizeLinear"})
 INT4_OPS = frozenset({"MatMulNBits", "GatherBlockQuantized"})
-_WEIGHT_TYPES = (
-    frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.UINT4}) | INT8_TYPES
-)
-_QUANTISER_SUFFIXES = ("_scale", "_scales", "_zero_point", "_zero_points")
+_WEIGHT_TYPES = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.UINT4} | INT8_TYPES
+_QUANTIZER_SUFFIXES = ("_scale", "_scales", "_zero_point", "_zero_points")
 
 
 def read_graph(path: Path) -> Any:
-    """Read an ONNX file.
-
-    Raises:
-        ModelError: it is not one.
-    """
+    """Read an ONNX file; ModelError if it is none."""
     try:
         return onnx.load(str(path))
     # protobuf has an exception class of its own, which onnx does not name.
@@ -55,18 +48,15 @@ def quantized_ops(model: Any) -> dict[str, int]:
 
     A MatMul counts where its weight comes from DequantizeLinear, which onnxruntime makes one integer product of.
     """
-    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    stored = {name for name, kind in types.items() if kind in INT8_TYPES}
-    restored = {
-        node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in stored
-    }
-    counts: Counter[str] = Counter()
-    for node in model.graph.node:
-        reads_int8 = node.op_type == "Gather" and not stored.isdisjoint(node.input)
-        if node.op_type in INTEGER_OPS | INT4_OPS or reads_int8:
-            counts[node.op_type] += 1
-        elif node.op_type == "MatMul" and not restored.isdisjoint(node.input):
-            counts["MatMul"] += 1
+    stored = {tensor.name for tensor in model.graph.initializer if tensor.data_type in INT8_TYPES}
+    nodes = model.graph.node
+    restored = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear" and node.input[0] in stored}
+    weights = {"Gather": stored, "MatMul": restored}
+    counts = Counter(
+        node.op_type
+        for node in nodes
+        if node.op_type in INTEGER_OPS | INT4_OPS or not weights.get(node.op_type, set()).isdisjoint(node.input)
+    )
     return dict(counts.most_common())
 
 
@@ -76,26 +66,16 @@ def count_parameters(model: Any) -> int:
     Scales and zero points are not parameters. A weight that equals another is stored once and passed on by an Identity
     node; it counts twice.
     """
-    sizes = dict(_weights(model))
-    # fp16 weights pass through a Cast first.
-    casts = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "Cast"}
-    sizes_after = {name: sizes[source] for name, source in casts.items() if source in sizes}
-    shared = (node.input[0] for node in model.graph.node if node.op_type == "Identity")
-    return sum(sizes.values()) + sum(sizes.get(name, sizes_after.get(name, 0)) for name in shared)
-
-
-def _weights(model: Any) -> Iterator[tuple[str, int]]:
+    nodes = model.graph.node
     # A product in 4 bits says its size itself: its numbers are packed into bytes.
-    packed = {node.input[1]: _attributes(node) for node in model.graph.node if node.op_type == "MatMulNBits"}
+    packed = {node.input[1]: {a.name: a.i for a in node.attribute} for node in nodes if node.op_type == "MatMulNBits"}
+    sizes: dict[str, int] = {}
     for tensor in model.graph.initializer:
         size = math.prod(tensor.dims)
         # A single number is a constant of the graph (an epsilon, a scale), not a weight.
-        if tensor.data_type not in _WEIGHT_TYPES or size <= 1 or tensor.name.endswith(_QUANTISER_SUFFIXES):
-            continue
-        if sizes := packed.get(tensor.name):
-            size = sizes["K"] * sizes["N"]
-        yield tensor.name, size
-
-
-def _attributes(node: Any) -> dict[str, int]:
-    return {entry.name: entry.i for entry in node.attribute}
+        if tensor.data_type in _WEIGHT_TYPES and size > 1 and not tensor.name.endswith(_QUANTIZER_SUFFIXES):
+            own = packed.get(tensor.name)
+            sizes[tensor.name] = own["K"] * own["N"] if own else size
+    casts = {node.output[0]: node.input[0] for node in nodes if node.op_type == "Cast"}  # of fp16 weights
+    shared = [node.input[0] for node in nodes if node.op_type == "Identity"]
+    return sum(sizes.values()) + sum(sizes.get(casts.get(name, name), 0) for name in shared)

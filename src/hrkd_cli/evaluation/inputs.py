@@ -21,13 +21,13 @@ class RecordedData:
     path: Path
     fingerprint: str | None
 
+    def differs_from(self, dataset: Dataset) -> bool:
+        """Whether a prepared dataset is another one; raw data has a fingerprint of its own and cannot be compared."""
+        return bool(self.fingerprint and dataset.path and self.fingerprint != dataset.fingerprint)
+
 
 def default_models() -> list[Path]:
-    """Return those of ``hrkd-out``'s teacher, student and exported graphs that are there.
-
-    Raises:
-        ModelError: none is.
-    """
+    """Return those of ``hrkd-out``'s teacher, student and exported graphs that are there; ModelError if none is."""
     onnx = STUDENT_OUT / MODEL.onnx
     there = [folder for folder in (TEACHER_OUT, STUDENT_OUT) if (folder / MODEL.config).is_file()]
     if any((onnx / name).is_file() for name in (ONNX.int8, ONNX.fp32)):
@@ -40,7 +40,7 @@ def default_models() -> list[Path]:
 
 
 def recorded_data(model: str | Path) -> RecordedData | None:
-    """Return the dataset that a model folder, ``onnx`` folder or graph was made from; None when it does not say."""
+    """Return the dataset that a model was made from; None when it does not say."""
     location = locate(model)
     if location is None:
         return None
@@ -48,8 +48,7 @@ def recorded_data(model: str | Path) -> RecordedData | None:
     if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
         return None
     # normpath: "../dataset" of hrkd-out/student is shown to people as hrkd-out/dataset.
-    path = Path(os.path.normpath(location.root / entry["path"]))
-    return RecordedData(path, entry.get("fingerprint"))
+    return RecordedData(Path(os.path.normpath(location.root / entry["path"])), entry.get("fingerprint"))
 
 
 def own_rows(model: str | Path, dataset: Dataset, data: str) -> Dataset:
@@ -75,11 +74,7 @@ def own_rows(model: str | Path, dataset: Dataset, data: str) -> Dataset:
 
 
 def find_data(models: Sequence[str | Path]) -> Path:
-    """Return the prepared dataset of the working folder, else the one that the first model was made from.
-
-    Raises:
-        DataError: neither is there.
-    """
+    """Return hrkd-out/dataset, else the data that the first model was made from; DataError if neither is there."""
     if (DATASET_OUT / DATASET.manifest).is_file():
         return DATASET_OUT
     recorded = recorded_data(models[0])

@@ -6,15 +6,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hrkd_cli.data.dataset import Dataset
+from hrkd_cli.data.dataset import Rows
 from hrkd_cli.events import OnEvent, Progress, ignore
-from hrkd_cli.predict.backend import Backend, open_backend, open_session
-from hrkd_cli.predict.folder import locate, read_spec
+from hrkd_cli.predict.backend import Backend
+from hrkd_cli.predict.folder import position_limit
 
 LENGTHS = (16, 32, 64, 128, 256)
 WARM_UP = 10
@@ -29,20 +28,12 @@ LENGTH_SECONDS = 0.5
 SAMPLE = 500
 """Rows among which a text of median length is looked for."""
 
-_POSITION_OFFSET = 2  # RoBERTa's position table begins after its padding id
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Milliseconds for one text.
-
-    Attributes:
-        tokens: tokens of the text.
-        threads: threads of a forward pass.
-        p50: median.
-        p95: 95th percentile.
-        batch: rows at once.
-    """
+    """Milliseconds for one text, median and 95th percentile, at a number of tokens and of threads."""
 
     tokens: int
     threads: int
@@ -56,20 +47,19 @@ class Latency:
         return {"tokens": self.tokens, "threads": self.threads, "batch": self.batch, **times}
 
 
-def typical_row(backend: Backend, dataset: Dataset, split: str) -> tuple[str, str | None, int]:
-    """Return the text (and second text) of median token count, and that count, over evenly spread rows of a split."""
-    rows = [dataset.split(domain, split) for domain in dataset.domains]
-    texts = [text for part in rows for text in part.texts]
-    pairs = [text for part in rows for text in part.pairs or ()]
+def typical_row(backend: Backend, rows: Mapping[str, Rows]) -> tuple[str, str | None]:
+    """Return the text (and second text) of median token count, over evenly spread rows of all domains."""
+    texts = [text for part in rows.values() for text in part.texts]
+    pairs = [text for part in rows.values() for text in part.pairs or ()]
     chosen = np.linspace(0, len(texts) - 1, num=min(SAMPLE, len(texts))).round().astype(int)
     texts, pairs = [texts[i] for i in chosen], [pairs[i] for i in chosen] if pairs else []
-    lengths = [len(e) for e in backend.encoder.encode(texts, pairs or None)]
+    lengths = [len(example) for example in backend.encoder.encode(texts, pairs or None)]
     median = sorted(range(len(lengths)), key=lengths.__getitem__)[(len(lengths) - 1) // 2]
-    return texts[median], pairs[median] if pairs else None, lengths[median]
+    return texts[median], pairs[median] if pairs else None
 
 
 def measure_text(
-    backend: Backend, text: str, pair: str | None, *, threads: int, clock: Callable[[], float] = time.perf_counter
+    backend: Backend, text: str, pair: str | None, *, threads: int, clock: Clock = time.perf_counter
 ) -> Latency:
     """Time a loaded classifier from text to logits, tokenization included; ``threads`` is what it was opened with."""
     texts, pairs = [text], None if pair is None else [pair]
@@ -79,34 +69,31 @@ def measure_text(
 
 
 def measure_lengths(
-    models: Mapping[str, str | Path],
+    models: Mapping[str, Callable[..., Backend]],
     *,
     threads: Sequence[int],
-    device: str = "auto",
-    root: Path | None = None,
     on_event: OnEvent = ignore,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, tuple[Latency, ...]]:
     """Time forward passes of models side by side at batch 1, at those of ``LENGTHS`` that all of them can read.
 
     Args:
-        models: by name: folders, ``onnx`` folders or ``.onnx`` files.
+        models: by name: what opens the model with ``threads``.
         threads: numbers of threads, in the order of the result.
-        device: where torch models run.
-        root: folder of config.json for graphs that do not lie in one.
         on_event: told how far it is.
         clock: seconds.
     """
     found: dict[str, list[Latency]] = {name: [] for name in models}
     done = 0
     for count in threads:
-        opened = {name: _open(model, count, device, root) for name, model in models.items()}
-        lengths = [n for n in LENGTHS if n <= min(longest for _, longest in opened.values())]
+        opened = {name: open_model(threads=count) for name, open_model in models.items()}
+        longest = min(position_limit(backend.spec.config) or LENGTHS[-1] for backend in opened.values())
+        lengths = [tokens for tokens in LENGTHS if tokens <= longest]
         for tokens in lengths:
             # Which tokens does not matter to the time, and every vocabulary has id 1.
             ids = np.ones((1, tokens), dtype=np.int64)
             arrays = {"input_ids": ids, "attention_mask": ids, "token_type_ids": np.zeros_like(ids)}
-            calls = {name: partial(forward, arrays) for name, (forward, _) in opened.items()}
+            calls = {name: partial(backend.forward, arrays) for name, backend in opened.items()}
             for name, times in take_turns(calls, LENGTH_SECONDS, clock).items():
                 found[name].append(Latency(tokens, count, *times))
             done += 1
@@ -115,7 +102,7 @@ def measure_lengths(
 
 
 def take_turns(
-    calls: Mapping[str, Callable[[], object]], seconds: float, clock: Callable[[], float] = time.perf_counter
+    calls: Mapping[str, Callable[[], object]], seconds: float, clock: Clock = time.perf_counter
 ) -> dict[str, tuple[float, float]]:
     """Return the median and the 95th percentile of each call in milliseconds, after a warm-up.
 
@@ -144,21 +131,3 @@ def take_turns(
                 call()
                 times[name].append(1000 * (clock() - start))
     return {name: (float(np.percentile(taken, 50)), float(np.percentile(taken, 95))) for name, taken in times.items()}
-
-
-def _open(model: str | Path, threads: int, device: str, root: Path | None) -> tuple[Callable[[Any], object], int]:
-    """Return a forward pass, and the most tokens it can read."""
-    location = locate(model) if root is None else None
-    graph = location.graph if location is not None else Path(model) if root is not None else None
-    if graph is None:
-        backend: Any = open_backend(model, threads=threads, device=device)
-        return backend.forward, _longest(backend.spec.config)
-    session = open_session(graph, threads=threads)
-    names = [entry.name for entry in session.get_inputs()]
-    config = read_spec(location.root if location is not None else root or graph.parent).config
-    return lambda arrays: session.run(None, {name: arrays[name] for name in names}), _longest(config)
-
-
-def _longest(config: Mapping[str, Any]) -> int:
-    positions = config.get("max_position_embeddings")
-    return int(positions) - _POSITION_OFFSET if positions else max(LENGTHS)

@@ -15,14 +15,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class LabelScores:
-    """Scores of one label.
-
-    Attributes:
-        precision: share of right ones among the rows predicted as this label; 0 where there are none.
-        recall: share of right ones among the rows of this label; 0 where there are none.
-        f1: harmonic mean of the two; 0 where both are.
-        support: rows of this label.
-    """
+    """Precision, recall and F1 of one label (0 where they have no rows), and its number of rows."""
 
     precision: float
     recall: float
@@ -50,22 +43,16 @@ class DomainScores:
 
     def to_json(self, *, by_label: bool = False) -> dict[str, Any]:
         """Return the scores as plain values."""
-        entry: dict[str, Any] = {
-            "n": self.n,
-            "accuracy": self.accuracy,
-            "macro_f1": self.macro_f1,
-            "interval": list(self.interval),
-        }
-        if by_label:
-            entry["labels"] = {name: asdict(scores) for name, scores in self.labels.items()}
+        entry = {**asdict(self), "interval": list(self.interval)}
+        if not by_label:
+            del entry["labels"]
         return entry
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> DomainScores:
         """Return what ``to_json`` wrote; without its labels where it left them out."""
-        low, high = entry["interval"]
         labels = {name: LabelScores(**scores) for name, scores in entry.get("labels", {}).items()}
-        return cls(int(entry["n"]), entry["accuracy"], entry["macro_f1"], (low, high), labels)
+        return cls(**{**entry, "interval": tuple(entry["interval"]), "labels": labels})
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,42 +65,42 @@ class AverageScores:
 
     def to_json(self) -> dict[str, Any]:
         """Return the scores as plain values."""
-        return {"accuracy": self.accuracy, "macro_f1": self.macro_f1, "interval": list(self.interval)}
+        return {**asdict(self), "interval": list(self.interval)}
 
 
-def score_domain(truth: npt.NDArray[np.intp], predicted: npt.NDArray[np.intp], labels: Sequence[str]) -> DomainScores:
-    """Score one domain's predictions.
-
-    Args:
-        truth: right label of each row, as a position in ``labels``; at least one row.
-        predicted: predicted label of each row, likewise.
-        labels: label names.
-    """
+def score_domain(
+    truth: Sequence[str] | npt.NDArray[np.str_], predicted: npt.NDArray[np.str_], labels: Sequence[str]
+) -> DomainScores:
+    """Score one domain's predictions: label names of its rows (at least one), right and predicted, among ``labels``."""
     from sklearn.metrics import precision_recall_fscore_support
 
-    positions = range(len(labels))
-    precision, recall, f1, support = precision_recall_fscore_support(
-        truth, predicted, labels=positions, zero_division=0
-    )
+    truth = np.asarray(truth)
+    precision, recall, f1, support = precision_recall_fscore_support(truth, predicted, labels=labels, zero_division=0)
     scores = {
         name: LabelScores(float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
         for i, name in enumerate(labels)
     }
-    macro_f1 = float(f1[np.union1d(truth, predicted)].mean())
+    macro_f1 = float(f1[np.isin(labels, np.union1d(truth, predicted))].mean())
     n, correct = len(truth), int((truth == predicted).sum())
     return DomainScores(n, correct / n, macro_f1, wilson(correct, n), scores)
 
 
-def average(domains: Sequence[DomainScores]) -> AverageScores:
+def average(domains: Mapping[str, DomainScores]) -> AverageScores:
     """Return the unweighted mean over domains (at least one).
 
     The interval combines the domains' own: its half-widths are ``sqrt(sum (p_d - bound_d)^2) / D`` (MOVER).
     """
-    count = len(domains)
-    accuracy = sum(d.accuracy for d in domains) / count
-    below = math.sqrt(sum((d.accuracy - d.interval[0]) ** 2 for d in domains)) / count
-    above = math.sqrt(sum((d.interval[1] - d.accuracy) ** 2 for d in domains)) / count
-    return AverageScores(accuracy, sum(d.macro_f1 for d in domains) / count, (accuracy - below, accuracy + above))
+    scores, count = domains.values(), len(domains)
+    accuracy = sum(d.accuracy for d in scores) / count
+    below = math.sqrt(sum((d.accuracy - d.interval[0]) ** 2 for d in scores)) / count
+    above = math.sqrt(sum((d.interval[1] - d.accuracy) ** 2 for d in scores)) / count
+    return AverageScores(accuracy, sum(d.macro_f1 for d in scores) / count, (accuracy - below, accuracy + above))
+
+
+def scores_to_json(domains: Mapping[str, DomainScores], *, by_label: bool = False) -> dict[str, Any]:
+    """Return scores and their average as plain values."""
+    entries = {name: scores.to_json(by_label=by_label) for name, scores in domains.items()}
+    return {"domains": entries, "average": average(domains).to_json()}
 
 
 def wilson(correct: int, n: int) -> Interval:

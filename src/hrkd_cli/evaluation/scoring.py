@@ -1,15 +1,15 @@
-"""One model over one dataset: labels, then scores."""
+"""One model over labelled rows: labels, then scores."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from hrkd_cli.data.dataset import Dataset
+from hrkd_cli.data.dataset import Dataset, Rows
 from hrkd_cli.errors import DataError
-from hrkd_cli.evaluation.metrics import DomainScores, average, score_domain
+from hrkd_cli.evaluation.metrics import DomainScores, score_domain
 from hrkd_cli.events import OnEvent, Progress, ignore
 from hrkd_cli.predict.backend import Backend
 from hrkd_cli.predict.heads import DomainHeads, choose
@@ -17,23 +17,38 @@ from hrkd_cli.predict.heads import DomainHeads, choose
 PADDED_BATCH = 32
 """Rows of a padded batch, each padded to the model's full length: the worst case of a server that batches."""
 
-Labels = dict[str, npt.NDArray[np.intp]]
-"""By domain: a position in ``heads.labels[domain]`` for each row."""
+Labels = dict[str, npt.NDArray[np.str_]]
+"""Label names of the rows, by domain."""
 
 _CHUNK = 8 * PADDED_BATCH  # rows between two progress events
 
 
-def fit_heads(backend: Backend, dataset: Dataset, split: str, model: str, data: str) -> DomainHeads:
-    """Return which outputs answer for which domain that has rows in the split.
+def split_rows(dataset: Dataset, split: str, data: str) -> dict[str, Rows]:
+    """Return the rows of a split by domain, without domains that have none.
+
+    Raises:
+        DataError: no domain has any; ``data`` is what to call the dataset.
+    """
+    rows = {domain: dataset.split(domain, split) for domain in dataset.domains}
+    rows = {domain: part for domain, part in rows.items() if len(part)}
+    if not rows:
+        there = sorted({name for parts in dataset.rows.values() for name, part in parts.items() if len(part)})
+        hint = f"it has {', '.join(there)}; choose one with --split" if there else "it is empty"
+        raise DataError(f"{data}: no rows in the {split} split; {hint}")
+    return rows
+
+
+def fit_heads(backend: Backend, dataset: Dataset, rows: Mapping[str, Rows], model: str, data: str) -> DomainHeads:
+    """Return which outputs answer for which domain of the rows.
 
     A classifier that is not a multi-domain one answers for every domain, its labels matched by name.
 
     Raises:
-        DataError: the split is empty, or has a domain, a label or a number of texts that the model does not know.
+        DataError: the rows have a domain, a label or a number of texts that the model does not know.
         ModelError: a classifier that is not ours lacks a label of the data.
     """
     spec = backend.spec
-    wanted = {domain: dataset.labels[domain] for domain in scored_domains(dataset, split, data)}
+    wanted = {domain: dataset.labels[domain] for domain in rows}
     if spec.pair is not None and spec.pair != dataset.pair:
         reads, has = ("two texts", "one") if spec.pair else ("one text", "two")
         raise DataError(f"{data}: a row has {has} but the model {model} reads {reads}; give data of the same task")
@@ -54,77 +69,50 @@ def fit_heads(backend: Backend, dataset: Dataset, split: str, model: str, data: 
     return spec.heads
 
 
-def scored_domains(dataset: Dataset, split: str, data: str) -> tuple[str, ...]:
-    """Return the domains that have rows in the split.
-
-    Raises:
-        DataError: none has.
-    """
-    domains = tuple(domain for domain in dataset.domains if len(dataset.split(domain, split)))
-    if not domains:
-        there = sorted({name for rows in dataset.rows.values() for name, part in rows.items() if len(part)})
-        hint = f"it has {', '.join(there)}; choose one with --split" if there else "it is empty"
-        raise DataError(f"{data}: no rows in the {split} split; {hint}")
-    return domains
-
-
 def predict_labels(
     backend: Backend,
     heads: DomainHeads,
-    dataset: Dataset,
-    split: str,
+    rows: Mapping[str, Rows],
     *,
     padded: bool = False,
     task: str = "scoring",
     on_event: OnEvent = ignore,
 ) -> Labels:
-    """Label the rows of a split.
+    """Label rows.
 
     Args:
         backend: a loaded classifier.
         heads: outputs by domain.
-        dataset: the data.
-        split: which part of it; domains without rows in it are left out.
+        rows: by domain.
         padded: in batches of ``PADDED_BATCH``, each padded to the model's full length, rather than in the way that is
             best for the backend (an ONNX graph: one row at a time).
         task: name of the job in progress events.
         on_event: told how far it is.
     """
-    rows_of = {domain: dataset.split(domain, split) for domain in dataset.domains}
-    rows_of = {domain: rows for domain, rows in rows_of.items() if len(rows)}
-    total, done = sum(map(len, rows_of.values())), 0
+    total, done = sum(map(len, rows.values())), 0
     batch_size = PADDED_BATCH if padded else backend.best_batch
     pad_to = backend.encoder.max_length if padded else None
     labels: Labels = {}
-    for domain, rows in rows_of.items():
+    for domain, own in rows.items():
         parts = []
-        for start in range(0, len(rows), _CHUNK):
-            texts = rows.texts[start : start + _CHUNK]
-            pairs = rows.pairs[start : start + _CHUNK] if rows.pairs is not None else None
+        for start in range(0, len(own), _CHUNK):
+            texts = own.texts[start : start + _CHUNK]
+            pairs = own.pairs[start : start + _CHUNK] if own.pairs is not None else None
             logits = backend.logits(texts, pairs, batch_size=batch_size, pad_to=pad_to)
             parts.append(choose(logits, heads, domain))
             done += len(texts)
             on_event(Progress(task, done, total))
-        labels[domain] = np.concatenate(parts)
+        labels[domain] = np.array(heads.labels[domain], dtype=np.str_)[np.concatenate(parts)]
     return labels
 
 
-def score_labels(labels: Labels, heads: DomainHeads, dataset: Dataset, split: str) -> dict[str, DomainScores]:
-    """Compare labels with the right ones, domain by domain."""
-    scores = {}
-    for domain, predicted in labels.items():
-        position = {name: index for index, name in enumerate(heads.labels[domain])}
-        truth = np.array([position[name] for name in dataset.split(domain, split).labels], dtype=np.intp)
-        scores[domain] = score_domain(truth, predicted, heads.labels[domain])
-    return scores
+def score_labels(
+    labels: Labels, names: Mapping[str, Sequence[str]], rows: Mapping[str, Rows]
+) -> dict[str, DomainScores]:
+    """Compare labels with the right ones; ``names`` are all that could have been given, by domain."""
+    return {domain: score_domain(rows[domain].labels, own, names[domain]) for domain, own in labels.items()}
 
 
-def mean_accuracy(scores: Mapping[str, DomainScores]) -> float:
-    """Return the unweighted mean of the domains' accuracies."""
-    return average(list(scores.values())).accuracy
-
-
-def disagreement(one: Labels, other: Labels) -> float:
-    """Return the share of rows, over all domains together, whose labels differ."""
-    rows = sum(map(len, one.values()))
-    return sum(int((one[domain] != other[domain]).sum()) for domain in one) / rows
+def agreement(one: Labels, other: Labels) -> float:
+    """Return the share of rows, over all domains together, whose labels are equal."""
+    return float(np.mean(np.concatenate([one[domain] == other[domain] for domain in one])))

@@ -1,14 +1,13 @@
-"""A torch classifier behind the interface of ``hrkd_cli.predict.backend``: for evaluation and prediction."""
+"""A torch classifier for evaluation and prediction."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tokenizers import Tokenizer
 
@@ -16,17 +15,17 @@ from hrkd_cli.choices import Device
 from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.layout import MODEL
 from hrkd_cli.models.loading import is_classifier, load_classifier, load_tokenizer, read_config, resolve
-from hrkd_cli.predict.backend import TORCH_BATCH, batches, check_logits
-from hrkd_cli.predict.folder import Spec, build_spec, read_json
+from hrkd_cli.predict.backend import Backend
+from hrkd_cli.predict.folder import read_json
 from hrkd_cli.predict.heads import FloatArray
-from hrkd_cli.predict.tokenization import TextTokenizer, find_pad_id, read_tokenizer
+from hrkd_cli.predict.tokenization import read_tokenizer
 
 
-class TorchBackend:
+class TorchBackend(Backend):
     """A sequence classifier in float32 and eval mode."""
 
     kind = "torch"
-    best_batch = TORCH_BATCH
+    best_batch = 32  # its fp32 results do not depend on it
 
     def __init__(self, path: str | Path, *, threads: int | None = None, device: str = "auto") -> None:
         """Load a model folder or hub id.
@@ -41,45 +40,17 @@ class TorchBackend:
             UsageError: the device is not there.
         """
         self.threads = threads
-        self.where = str(path)
         self.device = pick_device(device)
         folder = resolve(path)
-        self.model = load_whole_classifier(folder, self.where).to(self.device)
+        self.model = load_whole_classifier(folder, str(path)).to(self.device)
         tokenizer_config, tokenizer = load_encoder_parts(folder)
-        config = self.model.config.to_dict()
-        self.spec: Spec = build_spec(config, tokenizer_config)
-        self.encoder = TextTokenizer(
-            tokenizer,
-            max_length=self.spec.max_length,
-            pad_id=find_pad_id(tokenizer, tokenizer_config, config),
-            truncate=self.spec.truncate,
-        )
+        super().__init__(str(path), self.model.config.to_dict(), tokenizer_config, tokenizer)
         self.inputs = input_names(self.model, tokenizer_config)
-        self.parameters: int | None = sum(p.numel() for p in self.model.parameters())
+        self.parameters = sum(p.numel() for p in self.model.parameters())
         self.file, self.bytes = _weight_file(folder)
 
-    def logits(
-        self,
-        texts: Sequence[str],
-        pairs: Sequence[str] | None = None,
-        *,
-        batch_size: int = 1,
-        pad_to: int | None = None,
-    ) -> FloatArray:
-        """Return the logits of all outputs, [n, outputs], in the order of the texts; see ``Backend``.
-
-        Rows of similar length share a batch, which saves most of the padding.
-        """
-        encoded = self.encoder.encode(texts, pairs)
-        order = sorted(range(len(encoded)), key=lambda row: len(encoded[row]))
-        found = np.zeros((len(encoded), int(self.model.config.num_labels)), dtype=np.float32)
-        for rows in batches(order, batch_size):
-            arrays = self.encoder.collate([encoded[row] for row in rows], pad_to)
-            found[list(rows)] = self.forward(arrays)
-        return check_logits(found, self.spec, self.where)
-
     def forward(self, arrays: Mapping[str, Any]) -> FloatArray:
-        """Run the model once on padded arrays, each [B, T]; inputs that it does not take are left out."""
+        """Run the model once; see ``Backend``."""
         tensors = {name: torch.as_tensor(arrays[name], device=self.device) for name in self.inputs}
         with torch.inference_mode(), _torch_threads(self.threads):
             logits: FloatArray = self.model(**tensors).logits.float().cpu().numpy()

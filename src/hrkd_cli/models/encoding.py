@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hrkd_cli.choices import Truncate
 from hrkd_cli.data.dataset import Rows
 from hrkd_cli.models.backend import input_names
-from hrkd_cli.predict.folder import HEAD
 from hrkd_cli.predict.tokenization import TextTokenizer
 
 _CHUNK = 10_000
@@ -62,7 +62,7 @@ class Encoder:
         truncate: what is kept of longer texts (see ``hrkd_cli.predict.tokenization``).
     """
 
-    def __init__(self, tokenizer: Any, max_length: int, *, takes_types: bool, truncate: str = HEAD) -> None:
+    def __init__(self, tokenizer: Any, max_length: int, *, takes_types: bool, truncate: str = Truncate.HEAD) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.truncate = truncate
@@ -120,7 +120,7 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
-def make_encoder(model: Any, tokenizer: Any, max_length: int, truncate: str = HEAD) -> Encoder:
+def make_encoder(model: Any, tokenizer: Any, max_length: int, truncate: str = Truncate.HEAD) -> Encoder:
     """Make the encoder of a model: it gives the inputs that the model, and later its exported graph, takes."""
     names = input_names(model, {"model_input_names": list(tokenizer.model_input_names)})
     return Encoder(tokenizer, max_length, takes_types="token_type_ids" in names, truncate=truncate)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hrkd_cli.errors import OutputError
 from hrkd_cli.layout import MODEL, partial
-from hrkd_cli.outputs import made_folders, plain_disk_errors
+from hrkd_cli.outputs import writing
 
 # Weights and records of the model folder, which a folder with graphs alone does not need.
 _NOT_COPIED = (MODEL.weights, MODEL.weights_index, MODEL.run, MODEL.metrics, MODEL.readme)
@@ -25,7 +25,7 @@ def working_folder(target: Path) -> Iterator[Path]:
         OutputError: it cannot be written, or the disk is full.
     """
     folder = partial(target)
-    with made_folders(folder), plain_disk_errors(target, folder):
+    with writing(target, folder):
         try:
             # Left by a run that was killed.
             shutil.rmtree(folder, ignore_errors=True)

@@ -11,7 +11,7 @@ from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError
 from hrkd_cli.evaluation.inputs import recorded_data
 from hrkd_cli.evaluation.metrics import DomainScores
-from hrkd_cli.evaluation.scoring import fit_heads, predict_labels, score_labels
+from hrkd_cli.evaluation.scoring import fit_heads, predict_labels, score_labels, split_rows
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.layout import DATASET, DATASET_OUT
 from hrkd_cli.onnx_export.result import Gate
@@ -46,8 +46,7 @@ def load_gate_data(student: Path, data: str | Path | None, *, on_event: OnEvent 
             "split; say where the data is with --data"
         )
     dataset = load_for_evaluation(source, Split.DEV, on_event=on_event)
-    # Raw data has a fingerprint of its own: only prepared data can be compared.
-    if recorded and recorded.fingerprint and dataset.path and recorded.fingerprint != dataset.fingerprint:
+    if recorded and recorded.differs_from(dataset):
         on_event(Note(f"{source} is not the data that {student} was made from (its fingerprint differs)", warning=True))
     return dataset, str(source)
 
@@ -81,7 +80,8 @@ class AccuracyGate:
         self.student = student
         self.dataset = dataset
         self.on_event = on_event
-        self.heads: DomainHeads = fit_heads(student, dataset, SPLIT, model, data)
+        self.rows = split_rows(dataset, SPLIT, data)
+        self.heads: DomainHeads = fit_heads(student, dataset, self.rows, model, data)
         self._reference = reference
 
     @cached_property
@@ -112,10 +112,8 @@ class AccuracyGate:
         return points_lost(self.before, {domain: one.accuracy for domain, one in scores.items()})
 
     def _score(self, backend: Backend, task: str, *, padded: bool = False) -> dict[str, DomainScores]:
-        labels = predict_labels(
-            backend, self.heads, self.dataset, SPLIT, padded=padded, task=task, on_event=self.on_event
-        )
-        return score_labels(labels, self.heads, self.dataset, SPLIT)
+        labels = predict_labels(backend, self.heads, self.rows, padded=padded, task=task, on_event=self.on_event)
+        return score_labels(labels, self.heads.labels, self.rows)
 
 
 def points_lost(before: Mapping[str, float], after: Mapping[str, float]) -> float:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from hrkd_cli.evaluation.latency import Latency, measure_lengths
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.layout import ONNX
 from hrkd_cli.machine import usable_cpus
+from hrkd_cli.predict.backend import OnnxBackend
 
 Figures = tuple[Latency, ...]
 
@@ -21,11 +23,12 @@ def time_files(files: Mapping[str, Path], root: Path, *, on_event: OnEvent) -> d
 
     Args:
         files: by name, fp32 among them.
-        root: folder of config.json.
+        root: folder of config.json and the tokenizer.
         on_event: told how far it is.
     """
     threads = sorted({1, usable_cpus()})
-    found = measure_lengths(files, threads=threads, root=root, on_event=on_event)
+    openers = {name: partial(OnnxBackend, root, path) for name, path in files.items()}
+    found = measure_lengths(openers, threads=threads, on_event=on_event)
     for name in files:
         if text := slower_than(found[name], found[ONNX.fp32]):
             on_event(Note(f"{name} is slower than fp32 here at {text}", warning=True))

@@ -3,48 +3,47 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 import onnxruntime
+from tokenizers import Tokenizer
 
 from hrkd_cli.errors import ModelError, UsageError, one_line
-from hrkd_cli.predict.folder import ONNX_SUFFIX, Spec, locate, read_spec
+from hrkd_cli.layout import MODEL
+from hrkd_cli.predict.folder import build_spec, locate, read_json
 from hrkd_cli.predict.heads import FloatArray
-from hrkd_cli.predict.tokenization import TextTokenizer
-
-T = TypeVar("T")
-
-TORCH_BATCH = 32
-"""Rows of a torch model's batch; its fp32 results do not depend on it."""
+from hrkd_cli.predict.tokenization import TextTokenizer, find_pad_id, read_tokenizer
 
 _ERRORS_ONLY = 3  # onnxruntime's scale: 2 would print warnings on stderr
 
 
-class Backend(Protocol):
-    """A loaded classifier.
+class Backend:
+    """A loaded classifier. A subclass gives ``forward`` and the attributes below."""
 
-    Attributes:
-        kind: ``"torch"`` or ``"onnx"``.
-        where: what to call it in errors.
-        file: name of the file that holds the weights.
-        bytes: size of the weights on disk.
-        parameters: numbers in the weights; None for a graph, whose file has to be read for that.
-        best_batch: batch size where the caller does not give one.
-        spec: what the configuration says.
-        encoder: the tokenizer.
-    """
+    kind: str  # "torch" or "onnx"
+    file: str  # name of the file that holds the weights
+    bytes: int  # size of the weights on disk
+    parameters: int | None = None  # numbers in the weights; None for a graph, whose file has to be read for that
+    best_batch: int  # batch size where the caller does not give one
 
-    kind: str
-    where: str
-    file: str
-    bytes: int
-    parameters: int | None
-    best_batch: int
-    spec: Spec
-    encoder: TextTokenizer
+    def __init__(
+        self, where: str, config: Mapping[str, Any], tokenizer_config: Mapping[str, Any], tokenizer: Tokenizer
+    ) -> None:
+        self.where = where  # what to call it in errors
+        self.spec = build_spec(config, tokenizer_config)
+        self.encoder = TextTokenizer(
+            tokenizer,
+            max_length=self.spec.max_length,
+            pad_id=find_pad_id(tokenizer, tokenizer_config, config),
+            truncate=self.spec.truncate,
+        )
+
+    def forward(self, arrays: Mapping[str, Any]) -> FloatArray:
+        """Run the model once on padded arrays, each [B, T]; inputs that it does not take are left out."""
+        raise NotImplementedError
 
     def logits(
         self,
@@ -54,73 +53,66 @@ class Backend(Protocol):
         batch_size: int = 1,
         pad_to: int | None = None,
     ) -> FloatArray:
-        """Return the logits of all outputs, [n, outputs], in the order of the texts.
+        """Return the logits of all outputs, [n, outputs], in the order of the texts (see ``Predictor.logits``).
 
-        Args:
-            texts: first texts.
-            pairs: second texts, where the classifier reads two.
-            batch_size: rows of one forward pass.
-            pad_to: tokens every batch is padded to; None pads to the longest of the batch.
+        Raises:
+            ModelError: it cannot be run, or its outputs do not fit the configuration or are not finite.
         """
+        encoded = self.encoder.encode(texts, pairs)
+        order = list(range(len(encoded)))
+        if pad_to is None:  # texts of similar length share a batch, which saves most of the padding
+            order.sort(key=lambda row: len(encoded[row]))
+        found = np.zeros((len(encoded), len(self.spec.config["id2label"])), dtype=np.float32)
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            logits = self.forward(self.encoder.collate([encoded[row] for row in rows], pad_to))
+            if logits.shape != (len(rows), found.shape[1]):
+                raise ModelError(
+                    f"{self.where}: gives {' x '.join(map(str, logits.shape[1:]))} outputs but config.json names "
+                    f"{found.shape[1]}; export it again"
+                )
+            found[rows] = logits
+        if not np.isfinite(found).all():
+            raise ModelError(
+                f"{self.where}: gives outputs that are not numbers (nan or infinity); its weights are damaged"
+            )
+        return found
 
 
-class OnnxBackend:
-    """A graph with the usual inputs, and the configuration and tokenizer beside it, on the CPU."""
+class OnnxBackend(Backend):
+    """A graph with the usual inputs, on the CPU."""
 
     kind = "onnx"
-    parameters: int | None = None
     # Dynamic int8 takes its activation scales over the whole batch, so a row's result depends on its neighbors.
     best_batch = 1
 
     def __init__(self, root: Path, graph: Path, *, threads: int | None = None) -> None:
-        """Load a graph.
-
-        Args:
-            root: folder of config.json and the tokenizer.
-            graph: the ``.onnx`` file.
-            threads: threads of one forward pass; None for onnxruntime's own choice.
+        """Load a graph, and configuration and tokenizer from the folder ``root``.
 
         Raises:
             ModelError: a file is missing, broken, or not a text classifier's.
         """
-        self.where = str(graph)
+        tokenizer_config = read_json(root / MODEL.tokenizer_config, missing_ok=True)
+        super().__init__(str(graph), read_json(root / MODEL.config), tokenizer_config, read_tokenizer(root))
         self.file = graph.name
         self.bytes = graph.stat().st_size
-        self.spec = read_spec(root)
-        self.encoder = TextTokenizer.from_folder(
-            root, max_length=self.spec.max_length, config=self.spec.config, truncate=self.spec.truncate
-        )
         self._session = open_session(graph, threads=threads)
         self._inputs = [node.name for node in self._session.get_inputs()]
         if unknown := sorted(set(self._inputs) - {"input_ids", "attention_mask", "token_type_ids"}):
             raise ModelError(f"{graph}: it has inputs that no tokenizer gives: {', '.join(unknown)}")
 
-    def logits(
-        self,
-        texts: Sequence[str],
-        pairs: Sequence[str] | None = None,
-        *,
-        batch_size: int = 1,
-        pad_to: int | None = None,
-    ) -> FloatArray:
-        """Return the logits of all outputs, [n, outputs]; see ``Backend``."""
-        parts = [np.zeros((0, len(self.spec.config["id2label"])))] if not len(texts) else []
-        for batch in batches(self.encoder.encode(texts, pairs), batch_size):
-            arrays = self.encoder.collate(batch, pad_to)
-            try:
-                parts.append(self._session.run(None, {name: arrays[name] for name in self._inputs})[0])
-            # onnxruntime has an exception class of its own for every status code, with no common base.
-            except Exception as error:
-                raise ModelError(f"{self.where}: onnxruntime cannot run it ({one_line(error)})") from None
-        return check_logits(np.concatenate(parts).astype(np.float32), self.spec, self.where)
+    def forward(self, arrays: Mapping[str, Any]) -> FloatArray:
+        """Run the graph once; see ``Backend``."""
+        try:
+            logits: FloatArray = self._session.run(None, {name: arrays[name] for name in self._inputs})[0]
+        # onnxruntime has an exception class of its own for every status code, with no common base.
+        except Exception as error:
+            raise ModelError(f"{self.where}: onnxruntime cannot run it ({one_line(error)})") from None
+        return logits
 
 
 def open_session(graph: Path, *, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """Load a graph into onnxruntime on the CPU, silently.
-
-    Raises:
-        ModelError: onnxruntime cannot read the file.
-    """
+    """Load a graph into onnxruntime on the CPU, silently; ModelError if it cannot read the file."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     if threads is not None:
@@ -141,46 +133,15 @@ def open_backend(path: str | Path, *, threads: int | None = None, device: str = 
 
     Raises:
         ModelError: nothing there, or not a classifier.
-        UsageError: ``threads`` is below 1.
     """
     if threads is not None and threads < 1:
         raise UsageError(f"--threads: {threads} is not at least 1")
     location = locate(path)
     if location is not None and location.graph is not None:
         return OnnxBackend(location.root, location.graph, threads=threads)
-    if location is None and not _may_be_hub_id(str(path)):
-        raise ModelError(f"{path}: no such file or folder; name a model folder, an onnx folder or one .onnx file")
     # By name, so that this package works (and type-checks) on its own, without the torch side.
     try:
         module = importlib.import_module("hrkd_cli.models.backend")
     except ModuleNotFoundError as error:
         raise ModelError(f"{path}: reading it needs {error.name}; pip install hrkd-cli, or export the model") from None
     return cast(Backend, module.TorchBackend(path, threads=threads, device=device))
-
-
-def _may_be_hub_id(path: str) -> bool:
-    """Whether an absent path could be NAME or OWNER/NAME on the hub rather than a folder that was mistyped."""
-    parts = Path(path).parts
-    if Path(path).is_absolute() or path.startswith(".") or path.endswith(ONNX_SUFFIX):
-        return False
-    return len(parts) == 1 or (len(parts) == 2 and not Path(parts[0]).is_dir())
-
-
-def check_logits(logits: FloatArray, spec: Spec, where: str) -> FloatArray:
-    """Refuse logits that do not fit the configuration, or that are not numbers.
-
-    Raises:
-        ModelError: the number of outputs differs from ``id2label``, or an output is not finite.
-    """
-    outputs = len(spec.config["id2label"])
-    if logits.ndim != 2 or logits.shape[1] != outputs:
-        given = " x ".join(map(str, logits.shape[1:]))
-        raise ModelError(f"{where}: gives {given} outputs but config.json names {outputs}; export it again")
-    if not np.isfinite(logits).all():
-        raise ModelError(f"{where}: gives outputs that are not numbers (nan or infinity); its weights are damaged")
-    return logits
-
-
-def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Cut a sequence into pieces of ``size``; the last may be shorter."""
-    return (items[start : start + size] for start in range(0, len(items), size))

@@ -8,6 +8,7 @@ columns.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +20,6 @@ from hrkd_cli.errors import ModelError, UsageError
 
 FloatArray = npt.NDArray[np.float32]
 DoubleArray = npt.NDArray[np.float64]
-
-SEPARATOR = "/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +40,9 @@ class DomainHeads:
     def build(cls, labels: Mapping[str, Iterable[str]]) -> DomainHeads:
         """Lay out one output for every (domain, label) pair, in name order."""
         ordered = {domain: tuple(sorted(labels[domain])) for domain in sorted(labels)}
-        columns, size = {}, 0
-        for domain, names in ordered.items():
-            columns[domain] = tuple(range(size, size + len(names)))
-            size += len(names)
-        return cls(ordered, columns, size)
+        numbers = itertools.count()
+        columns = {domain: tuple(itertools.islice(numbers, len(names))) for domain, names in ordered.items()}
+        return cls(ordered, columns, next(numbers))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> DomainHeads | None:
@@ -59,9 +56,9 @@ class DomainHeads:
             return None
         id2label = id_to_label(config)
         position = {name: index for index, name in id2label.items()}
+        labels = {domain: tuple(domains[domain]) for domain in sorted(domains)}
         try:
-            labels = {domain: tuple(domains[domain]) for domain in sorted(domains)}
-            columns = {d: tuple(position[pair_name(d, label)] for label in names) for d, names in labels.items()}
+            columns = {d: tuple(position[f"{d}/{label}"] for label in names) for d, names in labels.items()}
         except KeyError as error:
             raise ModelError(f"config.json: hrkd.domains lists an output {error} that id2label does not name") from None
         return cls(labels, columns, len(id2label))
@@ -72,13 +69,8 @@ class DomainHeads:
     ) -> DomainHeads:
         """Let a classifier with plain labels answer for every domain, its outputs matched to the data's by name.
 
-        Names are matched exactly, else ignoring case.
-
-        Args:
-            config: its ``config.json``.
-            labels: the data's labels by domain.
-            where: what to call it in errors.
-            whole: let it answer with labels that the data has not, too, as it does when it predicts.
+        Names are matched exactly, else ignoring case. With ``whole`` it can answer with labels that the data has not,
+        too, as it does when it predicts. ``where`` names it in errors.
 
         Raises:
             ModelError: a label of the data is not among the model's.
@@ -88,14 +80,13 @@ class DomainHeads:
         ordered = {domain: tuple(sorted(labels[domain])) for domain in sorted(labels)}
         columns = {}
         for domain, wanted in ordered.items():
-            try:
-                found = {w: names[w] if w in names else folded[w.casefold()] for w in wanted}
-            except KeyError:
-                missing = next(w for w in wanted if w not in names and w.casefold() not in folded)
+            found = {name: names.get(name, folded.get(name.casefold(), -1)) for name in wanted}
+            if -1 in found.values():
+                missing = next(name for name, index in found.items() if index == -1)
                 raise ModelError(
                     f"{where}: it has no label {missing!r} (domain {domain!r}); its labels are "
                     f"{', '.join(sorted(names))}; teach a model on this data with hrkd teach, or rename the labels"
-                ) from None
+                )
             if whole:
                 found |= {name: index for name, index in names.items() if index not in found.values()}
                 ordered[domain] = tuple(sorted(found))
@@ -109,18 +100,13 @@ class DomainHeads:
 
     def to_config(self) -> dict[str, Any]:
         """Return the entries for ``config.json``: ``id2label``, ``label2id`` and ``hrkd.domains``."""
-        pairs = {c: pair_name(d, n) for d in self.labels for c, n in zip(self.columns[d], self.labels[d], strict=True)}
+        pairs = {c: f"{d}/{n}" for d in self.labels for c, n in zip(self.columns[d], self.labels[d], strict=True)}
         id2label = dict(sorted(pairs.items()))
         return {
             "id2label": id2label,
             "label2id": {name: index for index, name in id2label.items()},
             "domains": {domain: list(names) for domain, names in self.labels.items()},
         }
-
-
-def pair_name(domain: str, label: str) -> str:
-    """Return the name of one output, for example ``books/negative``."""
-    return f"{domain}{SEPARATOR}{label}"
 
 
 def id_to_label(config: Mapping[str, Any]) -> dict[int, str]:
@@ -151,14 +137,14 @@ def mean_probabilities(logits: FloatArray, heads: DomainHeads) -> tuple[tuple[st
     """
     first = heads.domains[0]
     names = heads.labels[first]
-    total = np.zeros((len(logits), len(names)))
-    for domain in heads.domains:
-        own = heads.labels[domain]
+    shares = []
+    for domain, own in heads.labels.items():
         if set(own) != set(names):
             raise UsageError(
                 f"domain 'any' needs the same labels in every domain, but {first!r} has {', '.join(names)} and "
                 f"{domain!r} has {', '.join(own)}; name one domain (--domain): {', '.join(heads.domains)}"
             )
         # By name: two domains may list the same labels in a different order.
-        total += probabilities(logits, heads, domain)[:, [own.index(name) for name in names]]
-    return names, total / len(heads.domains)
+        shares.append(probabilities(logits, heads, domain)[:, [own.index(name) for name in names]])
+    mean: DoubleArray = np.mean(shares, axis=0)
+    return names, mean

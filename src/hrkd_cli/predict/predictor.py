@@ -14,19 +14,12 @@ from typing import Any
 from hrkd_cli.errors import UsageError
 from hrkd_cli.predict.backend import open_backend
 from hrkd_cli.predict.folder import ANY, Spec
-from hrkd_cli.predict.heads import FloatArray, choose, mean_probabilities, probabilities
+from hrkd_cli.predict.heads import FloatArray, mean_probabilities, probabilities
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the model says about one text.
-
-    Attributes:
-        text: the text (the first of a pair).
-        domain: the domain that was named.
-        label: the most probable label.
-        scores: probability by label.
-    """
+    """What the model says about a text (the first of a pair): the most probable label, and a probability by label."""
 
     text: str
     domain: str
@@ -86,36 +79,26 @@ class Predictor:
             UsageError: unknown domain, ``any`` over domains with different labels, second texts missing or too many.
         """
         # A domain may be called "any"; then its own head answers.
-        if domain not in self._heads.labels and (domain != ANY or not self._heads.labels):
-            there = ", ".join((*self.domains, ANY))
-            raise UsageError(f"domain {domain!r} is not one of the model's: {there}")
+        if domain not in (*self._heads.labels, ANY):
+            raise UsageError(f"domain {domain!r} is not one of the model's: {', '.join((*self.domains, ANY))}")
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"batch_size: {batch_size} is not at least 1")
         logits = self.logits(texts, pairs, batch_size=batch_size or self._backend.best_batch)
         if domain in self._heads.labels:
-            names = self._heads.labels[domain]
-            shares = probabilities(logits, self._heads, domain)
-            chosen = choose(logits, self._heads, domain)
+            names, shares = self._heads.labels[domain], probabilities(logits, self._heads, domain)
         else:
             names, shares = mean_probabilities(logits, self._heads)
-            chosen = shares.argmax(axis=1)
         return [
-            Prediction(text, domain, names[best], dict(zip(names, row.tolist(), strict=True)))
-            for text, best, row in zip(texts, chosen, shares, strict=True)
+            Prediction(text, domain, names[row.argmax()], dict(zip(names, row.tolist(), strict=True)))
+            for text, row in zip(texts, shares, strict=True)
         ]
 
     def stream(
         self, texts: Iterable[str | tuple[str, str]], *, domain: str = ANY, batch_size: int = 1
     ) -> Iterator[Prediction]:
-        """Label texts as they come, and give each answer before the next text is asked for.
+        """Label texts (or pairs, where the model reads two) as they come, without end if they are.
 
-        Args:
-            texts: texts, or pairs of texts where the model reads two; may be endless.
-            domain: see ``predict``.
-            batch_size: texts of one forward pass; an answer waits for all of them.
-
-        Raises:
-            UsageError: see ``predict``.
+        Each answer is given before the next ``batch_size`` texts are asked for. Errors are those of ``predict``.
         """
         waiting = iter(texts)
         while chunk := list(islice(waiting, max(batch_size, 1))):
@@ -136,7 +119,7 @@ class Predictor:
             texts: the texts, or the first ones of pairs.
             pairs: the second texts, where the model reads two.
             batch_size: texts of one forward pass.
-            pad_to: tokens every batch is padded to; None pads to the longest of the batch.
+            pad_to: tokens every batch is padded to; None batches texts of similar length, padded to the longest.
 
         Raises:
             UsageError: second texts missing or too many.

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from hrkd_cli.errors import ModelError
-from hrkd_cli.predict.backend import OnnxBackend
-from hrkd_cli.predict.folder import CONFIG, ONNX_FOLDER, read_json
+from hrkd_cli.layout import MODEL
+from hrkd_cli.predict.backend import Backend, open_backend
+from hrkd_cli.predict.folder import read_json
 from hrkd_cli.predict.heads import FloatArray, choose
 
 SELF_CHECK = "self_check.json"
@@ -30,15 +31,7 @@ SELF_CHECK_FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class CheckedFile:
-    """How far one graph's predictions are from the stored ones.
-
-    Attributes:
-        file: its name.
-        cases: stored predictions.
-        difference: largest absolute difference of a logit.
-        tolerance: largest difference that is allowed.
-        wrong_labels: cases with another label.
-    """
+    """How far a graph is from its stored predictions: largest absolute difference of a logit, and other labels."""
 
     file: str
     cases: int
@@ -56,7 +49,6 @@ class CheckedFile:
         return {**asdict(self), "passed": self.passed}
 
     def __str__(self) -> str:
-        """Return the figures in a few words."""
         return (
             f"{self.file}: {self.cases} cases, {self.wrong_labels} other labels, logits within {self.difference:.2g} "
             f"({self.tolerance:.2g} allowed)"
@@ -64,16 +56,16 @@ class CheckedFile:
 
 
 def self_check(folder: str | Path, *, threads: int | None = None) -> list[CheckedFile]:
-    """Repeat the stored predictions of every graph of an exported folder.
-
-    Args:
-        folder: a model folder or its ``onnx`` folder.
-        threads: threads of a forward pass; None for onnxruntime's own choice.
+    """Repeat the stored predictions of every graph of a model folder or its ``onnx`` folder.
 
     Raises:
         ModelError: nothing was stored, a graph is missing or cannot be run, or some prediction is not the stored one.
     """
-    path = _find_stored(Path(folder))
+    path = Path(folder) / SELF_CHECK
+    if not path.is_file():
+        path = Path(folder) / MODEL.onnx / SELF_CHECK
+    if not path.is_file():
+        raise ModelError(f"{folder}: no {SELF_CHECK} in it or in its {MODEL.onnx} folder; hrkd export writes one")
     stored = read_stored(path)
     checked = [_check(path.parent, name, stored["cases"], entry, threads) for name, entry in stored["files"].items()]
     if failed := [entry for entry in checked if not entry.passed]:
@@ -84,19 +76,8 @@ def self_check(folder: str | Path, *, threads: int | None = None) -> list[Checke
     return checked
 
 
-def _find_stored(folder: Path) -> Path:
-    for place in (folder / SELF_CHECK, folder / ONNX_FOLDER / SELF_CHECK):
-        if place.is_file():
-            return place
-    raise ModelError(f"{folder}: no {SELF_CHECK} in it or in its {ONNX_FOLDER} folder; hrkd export writes one")
-
-
 def read_stored(path: Path) -> dict[str, Any]:
-    """Read stored predictions.
-
-    Raises:
-        ModelError: they are damaged.
-    """
+    """Read stored predictions; ModelError if they are damaged."""
     stored = read_json(path)
     try:
         whole = int(stored["format"]) == SELF_CHECK_FORMAT and stored["files"]
@@ -117,9 +98,7 @@ def _check(
     graph = folder / name
     if not graph.is_file():
         raise ModelError(f"{graph}: missing; copy the whole folder, or export again")
-    # Resolved, because "." has no folder above it in its text.
-    root = folder if (folder / CONFIG).is_file() else folder.resolve().parent
-    backend = OnnxBackend(root, graph, threads=threads)
+    backend = open_backend(graph, threads=threads)
     logits = case_logits(backend, cases)
     expected = np.array(entry["logits"], dtype=np.float32)
     if logits.shape != expected.shape:
@@ -131,18 +110,14 @@ def _check(
     return CheckedFile(name, len(cases), float(np.abs(logits - expected).max()), float(entry["tolerance"]), wrong)
 
 
-def case_logits(backend: OnnxBackend, cases: list[dict[str, Any]]) -> FloatArray:
+def case_logits(backend: Backend, cases: list[dict[str, Any]]) -> FloatArray:
     """Return the logits of all outputs, [cases, outputs], one text at a time, as devices run it."""
     pairs = [str(case["text_pair"]) for case in cases] if "text_pair" in cases[0] else None
     return backend.logits([case["text"] for case in cases], pairs, batch_size=1)
 
 
-def case_labels(backend: OnnxBackend, cases: list[dict[str, Any]], logits: FloatArray) -> list[str]:
-    """Return each case's label in its domain.
-
-    Raises:
-        ModelError: a domain that the model does not have.
-    """
+def case_labels(backend: Backend, cases: list[dict[str, Any]], logits: FloatArray) -> list[str]:
+    """Return each case's label in its domain; ModelError if the model does not have the domain."""
     heads = backend.spec.all_heads
     if unknown := sorted({case["domain"] for case in cases} - set(heads.labels)):
         raise ModelError(f"{backend.where}: the stored cases name a domain {unknown[0]!r} that config.json does not")

@@ -15,12 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from hrkd_cli.choices import Truncate
 from hrkd_cli.errors import ModelError, UsageError, one_line
-from hrkd_cli.predict.folder import HEAD, HEAD_TAIL, TAIL, TOKENIZER, TOKENIZER_CONFIG, read_json
+from hrkd_cli.layout import MODEL
 
 IntArray = npt.NDArray[np.int64]
-
-USUAL_PADS = ("[PAD]", "<pad>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,6 @@ class Encoded:
     types: list[int]
 
     def __len__(self) -> int:
-        """Return the number of tokens."""
         return len(self.ids)
 
 
@@ -47,30 +45,17 @@ class TextTokenizer:
             last half of the tokens that it may have, the odd one in the first half.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, max_length: int, pad_id: int, truncate: str = HEAD) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, max_length: int, pad_id: int, truncate: str = Truncate.HEAD) -> None:
         self.max_length = max_length
         self.pad_id = pad_id
         self._tokenizer = tokenizer
         tokenizer.no_padding()
         # The library truncates at one end only, so head-tail is cut here, from the whole text.
-        if truncate == HEAD_TAIL:
+        if truncate == Truncate.HEAD_TAIL:
             tokenizer.no_truncation()
         else:
-            direction = "left" if truncate == TAIL else "right"
+            direction = "left" if truncate == Truncate.TAIL else "right"
             tokenizer.enable_truncation(max_length, strategy="longest_first", direction=direction)
-
-    @classmethod
-    def from_folder(
-        cls, root: Path, *, max_length: int, config: Mapping[str, Any], truncate: str = HEAD
-    ) -> TextTokenizer:
-        """Load ``tokenizer.json`` of a model folder.
-
-        Raises:
-            ModelError: the file is missing or broken.
-        """
-        tokenizer = read_tokenizer(root)
-        pad_id = find_pad_id(tokenizer, read_json(root / TOKENIZER_CONFIG, missing_ok=True), config)
-        return cls(tokenizer, max_length=max_length, pad_id=pad_id, truncate=truncate)
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Encoded]:
         """Tokenize texts, or pairs of texts, each truncated to ``max_length``.
@@ -92,14 +77,11 @@ class TextTokenizer:
     def collate(self, batch: Sequence[Encoded], pad_to: int | None = None) -> dict[str, IntArray]:
         """Stack examples into ``input_ids``, ``attention_mask`` and ``token_type_ids``, each [B, T].
 
-        Args:
-            batch: examples.
-            pad_to: T; None for the longest example of the batch.
+        T is at least ``pad_to``.
         """
         width = max([len(example) for example in batch] + [pad_to or 1])
         ids = np.full((len(batch), width), self.pad_id, dtype=np.int64)
-        mask = np.zeros((len(batch), width), dtype=np.int64)
-        types = np.zeros((len(batch), width), dtype=np.int64)
+        mask, types = np.zeros_like(ids), np.zeros_like(ids)
         for row, example in enumerate(batch):
             ids[row, : len(example)] = example.ids
             mask[row, : len(example)] = 1
@@ -108,14 +90,10 @@ class TextTokenizer:
 
 
 def read_tokenizer(root: Path) -> Tokenizer:
-    """Read ``tokenizer.json`` of a model folder.
-
-    Raises:
-        ModelError: the file is missing or broken.
-    """
-    path = root / TOKENIZER
+    """Read ``tokenizer.json`` of a model folder; ModelError if it is missing or broken."""
+    path = root / MODEL.tokenizer
     if not path.is_file():
-        raise ModelError(f"{root}: no {TOKENIZER} in it; save the model with a fast tokenizer")
+        raise ModelError(f"{root}: no {MODEL.tokenizer} in it; save the model with a fast tokenizer")
     try:
         return Tokenizer.from_file(str(path))
     # tokenizers raises plain Exception for a file that it cannot parse.
@@ -131,40 +109,24 @@ def find_pad_id(tokenizer: Tokenizer, tokenizer_config: Mapping[str, Any], confi
         return int(found)
     if config.get("pad_token_id") is not None:
         return int(config["pad_token_id"])
-    return next((int(i) for i in map(tokenizer.token_to_id, USUAL_PADS) if i is not None), 0)
+    return next((int(i) for i in map(tokenizer.token_to_id, ("[PAD]", "<pad>")) if i is not None), 0)
 
 
 def kept_positions(sequences: Sequence[int | None], max_length: int) -> list[int]:
-    """Return the positions of an example that ``head-tail`` keeps, in order.
-
-    Args:
-        sequences: for each token, which text it is of (0 or 1); None for a special token.
-        max_length: how many may stay.
-    """
-    lengths = sequences.count(0), sequences.count(1)
-    shares = shared_places(*lengths, max(0, max_length - sequences.count(None)))
-    seen = [0, 0]
-    kept = []
-    for position, sequence in enumerate(sequences):
-        if sequence is not None:
-            number, share = seen[sequence], shares[sequence]
-            seen[sequence] += 1
-            if (share + 1) // 2 <= number < lengths[sequence] - share // 2:
-                continue
-        kept.append(position)
-    return kept
+    """Return the positions that ``head-tail`` keeps; each token is of text 0 or 1, or None for a special token."""
+    special, *texts = ([n for n, one in enumerate(sequences) if one == text] for text in (None, 0, 1))
+    shares = shared_places(len(texts[0]), len(texts[1]), max(0, max_length - len(special)))
+    kept = special
+    for own, share in zip(texts, shares, strict=True):
+        kept += own[: (share + 1) // 2] + own[len(own) - share // 2 :]
+    return sorted(kept)
 
 
 def shared_places(first: int, second: int, places: int) -> tuple[int, int]:
-    """Return how many tokens each text of a pair keeps, by the rule of ``longest_first`` in ``tokenizers``.
+    """Return how many of their tokens two texts keep together, by the rule of ``longest_first`` in ``tokenizers``.
 
     The shorter text stays whole where the longer one can be cut to what is left; else both get half, the longer one
     (the second of equal ones) the odd token.
-
-    Args:
-        first: tokens of the first text.
-        second: tokens of the second text; 0 where there is none.
-        places: tokens that may stay.
     """
     if first + second <= places:
         return first, second
@@ -176,7 +138,6 @@ def shared_places(first: int, second: int, places: int) -> tuple[int, int]:
 
 
 def _check_texts(texts: Sequence[str], pairs: Sequence[str] | None) -> None:
-    """Refuse what is not a list of texts, or two lists of different lengths."""
     for name, column in (("texts", texts), ("pairs", pairs)):
         if isinstance(column, str):
             raise UsageError(f"{name}: one string was given; give a list of strings")

@@ -11,7 +11,7 @@ from typing import Any
 from hrkd_cli.errors import OutputError, UsageError
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.layout import REPORT, ROOT, STUDENT_OUT
-from hrkd_cli.outputs import made_folders, plain_disk_errors
+from hrkd_cli.outputs import writing
 from hrkd_cli.reporting.page import MARK, page
 from hrkd_cli.reporting.run import Run, read_run
 
@@ -138,7 +138,7 @@ def _write(target: Path, content: bytes) -> None:
         OutputError: the disk is full, or the folder cannot be written.
     """
     work = target.with_name(f".{target.name}.{os.getpid()}")
-    with plain_disk_errors(target, target.parent), made_folders(work):
+    with writing(target, work):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             work.write_bytes(content)

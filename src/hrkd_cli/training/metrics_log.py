@@ -14,10 +14,9 @@ import numpy as np
 import torch
 
 from hrkd_cli.errors import TrainingError
-from hrkd_cli.evaluation.metrics import DomainScores
+from hrkd_cli.evaluation.metrics import DomainScores, scores_to_json
 from hrkd_cli.events import OnEvent, StepDone
 from hrkd_cli.training.loop import StepOutput
-from hrkd_cli.training.scoring import scores_to_json
 
 RATE_WINDOW = 20  # steps over which examples/s is averaged
 UNREAD = 20  # steps whose tensors may wait on a GPU: reading one stops it until it has caught up

@@ -14,6 +14,7 @@ from typing import Any
 
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import OutputError
+from hrkd_cli.evaluation.metrics import scores_to_json
 from hrkd_cli.layout import MODEL
 from hrkd_cli.models.card import model_card
 from hrkd_cli.models.folder import save_model, write_json
@@ -23,7 +24,6 @@ from hrkd_cli.settings import TrainingSettings
 from hrkd_cli.training.best_weights import AVERAGE
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.run_folder import RunFolder
-from hrkd_cli.training.scoring import scores_to_json
 from hrkd_cli.training.trainer import TrainOutput
 
 PACKAGES = ("hrkd-cli", "torch", "transformers", "tokenizers", "numpy")

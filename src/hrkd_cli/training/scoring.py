@@ -12,7 +12,7 @@ import torch
 from hrkd_cli.choices import ClassWeights, Metric
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError, UsageError
-from hrkd_cli.evaluation.metrics import DomainScores, average, score_domain
+from hrkd_cli.evaluation.metrics import DomainScores, score_domain
 from hrkd_cli.models.capture import select_columns
 from hrkd_cli.models.encoding import Encoded, Encoder
 from hrkd_cli.models.loading import max_tokens
@@ -124,7 +124,8 @@ def score(
     for domain, encoded in split.encoded.items():
         model = models[domain] if isinstance(models, Mapping) else models
         predicted = predict_labels(model, encoded, heads.columns[domain], encoder, arithmetic, processes)
-        scores[domain] = score_domain(split.labels[domain], predicted, heads.labels[domain])
+        names = np.array(heads.labels[domain])
+        scores[domain] = score_domain(names[split.labels[domain]], names[predicted], heads.labels[domain])
     return scores
 
 
@@ -136,11 +137,3 @@ def metric_of(scores: DomainScores, metric: Metric) -> float:
 def mean_metric(scores: Mapping[str, DomainScores], metric: Metric) -> float:
     """Return its unweighted mean over domains."""
     return sum(metric_of(s, metric) for s in scores.values()) / len(scores)
-
-
-def scores_to_json(scores: Mapping[str, DomainScores]) -> dict[str, Any]:
-    """Return domains and their average in the shape of ``hrkd eval --json``."""
-    return {
-        "domains": {domain: s.to_json() for domain, s in scores.items()},
-        "average": average(list(scores.values())).to_json(),
-    }
