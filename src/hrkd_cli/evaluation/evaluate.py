@@ -12,9 +12,8 @@ import numpy as np
 
 from hrkd_cli.command_settings import EvalSettings
 from hrkd_cli.data.dataset import Dataset
-from hrkd_cli.errors import UsageError
 from hrkd_cli.evaluation.floor import FLOOR, KIND, Floor, make_floor
-from hrkd_cli.evaluation.inputs import default_models, find_data, own_rows, recorded_data
+from hrkd_cli.evaluation.inputs import common_rows, default_models, find_data, recorded_data
 from hrkd_cli.evaluation.latency import Latency, measure_lengths, measure_text, typical_row
 from hrkd_cli.evaluation.metrics import AverageScores, DomainScores, average, scores_to_json
 from hrkd_cli.evaluation.scoring import Labels, agreement, fit_heads, predict_labels, score_labels, split_rows
@@ -44,13 +43,10 @@ class ModelResult:
         kind: ``"torch"``, ``"onnx"`` or ``"floor"``.
         domains: scores by domain; an ONNX graph's are those at batch 1.
         agreement: share of rows with the same label as the first model's.
-        file: name of the file with the weights; None for the floor, as the next three.
-        precision: of weights and arithmetic, for example ``"fp32"`` or ``"int8"``.
-        parameters: numbers in the weights.
-        bytes: size of the weights on disk.
-        padded: the same graph in padded batches; None for a torch model.
-        latency: None unless it was asked for.
-        latency_lengths: by number of tokens and threads; empty unless latency was asked for.
+        file: the weights; None for the floor, as their precision (as ``"int8"``), number and bytes.
+        padded: a graph in padded batches.
+        latency: from text to logits, where it was asked for.
+        latency_lengths: of a forward pass, by number of tokens and threads, likewise.
         floor: how the floor was made; None for a model.
     """
 
@@ -142,29 +138,8 @@ def evaluate(
         if made_from and made_from.differs_from(dataset):
             text = f"{model} was made from other data than {source}: it may have learnt from rows that are scored here"
             on_event(Note(text, warning=True))
-    common = _common_rows(chosen, dataset, str(source), on_event)
+    common = common_rows(chosen, dataset, str(source), on_event=on_event)
     return evaluate_on(chosen, common, settings, data=str(source), learn_from=dataset, on_event=on_event)
-
-
-def _common_rows(models: Sequence[str | Path], dataset: Dataset, data: str, on_event: OnEvent) -> Dataset:
-    """Return the rows that all models can be scored on: where there are baked heads, their domain's.
-
-    Raises:
-        UsageError: heads of several domains.
-    """
-    common, baked = dataset, ""
-    for model in models:
-        rows = own_rows(model, dataset, data)
-        if rows.domains == dataset.domains:
-            continue
-        if baked and rows.domains != common.domains:
-            raise UsageError(
-                f"{baked} is the head of {common.domains[0]!r} and {model} of {rows.domains[0]!r}: no row is for both; "
-                "evaluate them one at a time"
-            )
-        on_event(Note(f"{model} is the head of {rows.domains[0]} alone: only that domain's rows are scored"))
-        common, baked = rows, str(model)
-    return common
 
 
 def evaluate_on(

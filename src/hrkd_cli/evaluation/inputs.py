@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hrkd_cli.data.dataset import Dataset
-from hrkd_cli.errors import DataError, ModelError
+from hrkd_cli.errors import DataError, ModelError, UsageError
+from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.layout import DATASET, DATASET_OUT, MODEL, ONNX, STUDENT_OUT, TEACHER_OUT
 from hrkd_cli.predict.folder import baked_domain, locate, read_json
 
@@ -51,26 +52,34 @@ def recorded_data(model: str | Path) -> RecordedData | None:
     return RecordedData(Path(os.path.normpath(location.root / entry["path"])), entry.get("fingerprint"))
 
 
-def own_rows(model: str | Path, dataset: Dataset, data: str) -> Dataset:
-    """Return what a model can be scored on: of a baked head, its own domain's rows where the data names that domain.
+def common_rows(models: Sequence[str | Path], dataset: Dataset, data: str, *, on_event: OnEvent = ignore) -> Dataset:
+    """Return the rows that all models can be scored on: of a baked head, its own domain's.
 
-    Data without that domain stays as it is: its rows may be new ones, in a file of any name.
+    Data of a single domain stays as it is: its rows may be new ones, in a file of any name.
 
     Raises:
-        DataError: the data has several domains and the head's is none of them.
+        DataError: the data has several domains and a head's is none of them.
+        UsageError: heads of several domains.
     """
-    location = locate(model)
-    domain = baked_domain(read_json(location.root / MODEL.config, missing_ok=True)) if location else None
-    if domain is None:
-        return dataset
-    if domain in dataset.labels:
-        return dataset.only(domain)
-    if len(dataset.domains) > 1:
-        raise DataError(
-            f"{data}: no domain {domain!r}, whose head {model} is; it has {', '.join(dataset.domains)}: give rows "
-            "of one domain"
+    heads: dict[str, str | Path] = {}
+    for model in models:
+        location = locate(model)
+        domain = baked_domain(read_json(location.root / MODEL.config, missing_ok=True)) if location else None
+        if domain is None or len(dataset.domains) == 1:
+            continue
+        if domain not in dataset.labels:
+            raise DataError(
+                f"{data}: no domain {domain!r}, whose head {model} is; it has {', '.join(dataset.domains)}: give rows "
+                "of one domain"
+            )
+        on_event(Note(f"{model} is the head of {domain} alone: only that domain's rows are scored"))
+        heads.setdefault(domain, model)
+    if len(heads) > 1:
+        (first, one), (second, other) = list(heads.items())[:2]
+        raise UsageError(
+            f"{one} is the head of {first!r} and {other} of {second!r}: no row is for both; evaluate them one at a time"
         )
-    return dataset
+    return dataset.only(*heads) if heads else dataset
 
 
 def find_data(models: Sequence[str | Path]) -> Path:

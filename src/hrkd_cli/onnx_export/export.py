@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hrkd_cli.choices import Target
 from hrkd_cli.errors import GateError, ModelError, OutputError
-from hrkd_cli.evaluation.inputs import own_rows
+from hrkd_cli.evaluation.inputs import common_rows
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.layout import MODEL, ONNX, STUDENT_OUT
 from hrkd_cli.machine import machine_name
@@ -99,7 +99,7 @@ def export(
         gate = None
         if smaller:
             dataset, name = load_gate_data(student, data, on_event=on_event)
-            dataset = own_rows(student, dataset, name)
+            dataset = common_rows([student], dataset, name)
             gate = AccuracyGate(model, dataset, model=str(student), data=name, on_event=on_event)
         return _Export(plan, model, gate, None, on_event).run()
     root = check_cut(student, cut, out, force=force)

@@ -13,7 +13,7 @@ import numpy as np
 from hrkd_cli.choices import Truncate
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError, GateError, ModelError, UsageError
-from hrkd_cli.evaluation.inputs import own_rows
+from hrkd_cli.evaluation.inputs import common_rows
 from hrkd_cli.evaluation.metrics import DomainScores
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.layout import MODEL
@@ -226,7 +226,7 @@ def _gated(
     Raises:
         GateError: too much was lost.
     """
-    scored = own_rows(variant.model.where, dataset, name)
+    scored = common_rows([variant.model.where], dataset, name)
     student = str(variant.student)
     if variant.report is None:
         gate = AccuracyGate(variant.model, scored, model=student, data=name, on_event=on_event)
