@@ -5,8 +5,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from cli_fakes import COMPARED, EXPORTED, PREPARED, TRAINED, Engine, FakePredictor, Ran, result
 
+from cli_fakes import COMPARED, EXPORTED, PREPARED, TRAINED, Engine, FakePredictor, Ran, result
 from hrkd_cli.cli.main import main
 
 

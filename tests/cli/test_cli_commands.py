@@ -2,8 +2,8 @@ import json
 from pathlib import Path
 
 import pytest
-from cli_fakes import COMPARED, EXPORTED, PREPARED, TRAINED
 
+from cli_fakes import COMPARED, EXPORTED, PREPARED, TRAINED
 from hrkd_cli import errors
 from hrkd_cli.settings import DistillSettings, TeachSettings
 

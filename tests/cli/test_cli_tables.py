@@ -2,7 +2,6 @@ import io
 import json
 
 from cli_fakes import COMPARED, DOMAIN, EXPORTED, model_entry, result
-
 from hrkd_cli.cli import formatting, tables
 from hrkd_cli.cli.console import Console, to_text
 from hrkd_cli.cli.tables import Table

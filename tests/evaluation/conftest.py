@@ -1,6 +1,5 @@
 import pytest
 
-# The helpers lie one folder up, whichever folder of tests is run.
 from hrkd_cli import Predictor
 from hrkd_cli.onnx_export.export import export
 from tiny_folder import LABELS, make_dataset, make_texts, write_csv, write_model

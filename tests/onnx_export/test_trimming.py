@@ -2,11 +2,11 @@ import json
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
-from vocabularies import CORPUS, DEV, KINDS, SPECIAL, TRAIN, small_data, wrapped
 
 from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.onnx_export.variants.trimming import _compare, _lost_characters, choose_tokens, trim_tokenizer
 from hrkd_cli.onnx_export.variants.vocabulary import Vocabulary
+from vocabularies import CORPUS, DEV, KINDS, SPECIAL, TRAIN, small_data, wrapped
 
 
 @pytest.fixture(params=list(KINDS))

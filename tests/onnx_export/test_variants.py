@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
-from vocabularies import KINDS, SPECIAL, small_data, wrapped
 
 import hrkd_cli
 from hrkd_cli import Predictor, evaluate
@@ -17,6 +16,7 @@ from hrkd_cli.onnx_export.gate import AccuracyGate
 from hrkd_cli.onnx_export.result import Gate
 from hrkd_cli.predict.selfcheck import self_check
 from tiny_folder import CONFIGS, MAX_LENGTH, make_texts, write_model
+from vocabularies import KINDS, SPECIAL, small_data, wrapped
 
 FP32, INT8 = "onnx/model.onnx", "onnx/model_quantized.onnx"
 

@@ -6,10 +6,10 @@ from array import array
 from xml.etree import ElementTree
 
 import pytest
-from made_runs import wave
 
 from hrkd_cli.reporting.charts import COLORS, NEUTRAL, Chart, Line, number, smooth, smoothing_window, spans_decades
 from hrkd_cli.reporting.run import Series
+from made_runs import wave
 
 
 def series(values, first=1):

@@ -5,10 +5,10 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from made_runs import dev_line, lines, step_line, write_export, write_lines, write_run
 
 from hrkd_cli.reporting.page import page
 from hrkd_cli.reporting.run import read_run
+from made_runs import dev_line, lines, step_line, write_export, write_lines, write_run
 
 VOID = {"meta", "path", "rect", "use"}
 

@@ -4,13 +4,13 @@ import json
 import os
 
 import pytest
-from made_runs import lines, write_lines, write_run
 
 import hrkd_cli
 from hrkd_cli.cli.main import main
 from hrkd_cli.errors import DataError, OutputError, UsageError
 from hrkd_cli.events import Note
 from hrkd_cli.reporting.report import report
+from made_runs import lines, write_lines, write_run
 
 
 def test_the_default_is_the_student_and_a_file_in_it(tmp_path, capsys):

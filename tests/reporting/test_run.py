@@ -5,10 +5,10 @@ import re
 from array import array
 
 import pytest
-from made_runs import dev_line, lines, step_line, write_lines, write_record, write_run
 
 from hrkd_cli.errors import DataError
 from hrkd_cli.reporting.run import Series, read_run
+from made_runs import dev_line, lines, step_line, write_lines, write_record, write_run
 
 
 def test_a_finished_run(tmp_path):
