@@ -16,12 +16,10 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class StageStarted:
-    """A training run is about to start.
+    """A training run (``stage``: ``"teach"``, ``"general"`` or ``"distill"``) is about to start.
 
     Attributes:
-        stage: ``"teach"``, ``"general"`` or ``"distill"``.
         steps: optimizer steps in the whole run.
-        epochs: passes over the data.
         domains: domain names, in the order of every per-domain list that follows.
         seconds: estimated duration, measured on this machine with one real batch.
         disk_bytes: estimated peak of what the run writes.
@@ -43,8 +41,7 @@ class StepDone:
         step: 1-based number of the step.
         epoch: passes over the data so far, as a fraction.
         losses: loss by kind, weighted as in the total: ``total`` and what it consists of.
-        learning_rate: rate of this step.
-        examples_per_second: examples of all domains per second, over the last steps.
+        examples_per_second: of all domains, over the last steps.
         seconds_left: estimate until the end of the run, dev scoring included.
         ratios: domain ratios by student layer, (L+1) lists of D numbers; empty where there is no graph.
         layer_ratios: mean weight over domains of layers 0..l at each student layer l >= 1; empty without hierarchy.
@@ -63,10 +60,9 @@ class StepDone:
 
 @dataclass(frozen=True, slots=True)
 class DevScored:
-    """The dev split was scored.
+    """The dev split was scored with the weights of a step.
 
     Attributes:
-        step: the step whose weights were scored.
         metric: ``"accuracy"`` or ``"macro-f1"``: what "best" means in this run.
         domains: score by domain, 0..1.
         average: unweighted mean over domains.

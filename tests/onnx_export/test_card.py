@@ -77,7 +77,7 @@ def test_files_that_were_there_are_timed_anew_beside_a_new_one(student, monkeypa
 
     def measure(models, **_):
         factors = {"model.onnx": 3.0, "model_quantized.onnx": 1.0, "model_fp16.onnx": 2.0}
-        assert all(path.is_file() for path in models.values())
+        assert all(opener.args[1].is_file() for opener in models.values())
         return {name: (Latency(16, 1, load[0] * factors[name], load[0] * factors[name]),) for name in models}
 
     monkeypatch.setattr("hrkd_cli.onnx_export.timing.measure_lengths", measure)
