@@ -345,7 +345,7 @@ def test_when_outputs_are_cached(tmp_path, monkeypatch, options, passes, before,
             return 1
 
     monkeypatch.setattr(teacher_cache, "CachedTeacher", Cache)
-    monkeypatch.setattr(teacher_cache, "_free", lambda _: (free + 1) * GB)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=(free + 1) * GB))
     settings, events = DistillSettings(**options).resolved(), []
     context = TrainContext(SimpleNamespace(device=device), on_event=events.append)
     online = SimpleNamespace(pad_to=16 if settings.means == "released" else None)

@@ -73,14 +73,19 @@ def with_cache(
         return online
     must = setting is CacheTeacher.ON or before is True
     cache = CachedTeacher(root, online, context)
-    problem = None if must else _not_worth_it(cache, passes)
-    if problem is None and context.processes.is_main:  # one process looks at the disk, for all
+    problem = None
+    if not must and context.device.type != "cpu":
+        problem = "on a GPU that is no slower than reading them"
+    elif not must and passes <= 1:
+        problem = "most rows are read only once"
+    elif not must and cache.bytes > LIMIT:
+        problem = f"they take {cache.bytes / 1e9:.0f} GB, more than the {LIMIT / 1e9:.0f} GB that auto keeps"
+    elif context.processes.is_main:  # one process looks at the disk, for all
         cache.claim()
-        missing, free = cache.bytes - cache.size(), max(0, _free(root) - SPARE)
+        there = sum(file.stat().st_size for file in cache.folder.glob("[0-9]*.safetensors"))
+        missing, free = (cache.bytes - there) / 1e9, max(0, shutil.disk_usage(root).free - SPARE) / 1e9
         if missing > free:
-            problem = (
-                f"the teacher's outputs take {missing / 1e9:.2f} GB, and the disk has {free / 1e9:.2f} GB to spare"
-            )
+            problem = f"the teacher's outputs take {missing:.2f} GB, and the disk has {free:.2f} GB to spare"
     if context.processes.any(problem is not None):
         if must:
             raise OutputError(f"--cache-teacher on: {problem}; free some space or use --cache-teacher off")
@@ -92,33 +97,8 @@ def with_cache(
     return cache
 
 
-def _not_worth_it(cache: CachedTeacher, passes: float) -> str | None:
-    """Return why auto does not cache; None where it does."""
-    if cache.context.device.type != "cpu":
-        return "on a GPU that is no slower than reading them"
-    if passes <= 1:
-        return "most rows are read only once"
-    if cache.bytes > LIMIT:
-        return f"they take {cache.bytes / 1e9:.0f} GB, more than the {LIMIT / 1e9:.0f} GB that auto keeps"
-    return None
-
-
-def _free(root: Path) -> int:
-    return shutil.disk_usage(root).free
-
-
 class CachedTeacher:
-    """Computes and reads the cache of an online teacher.
-
-    Args:
-        root: folder of all cached outputs.
-        online: runs the teachers.
-        context: see TrainContext.
-
-    Attributes:
-        bytes: size of all outputs.
-        shards: domain and row numbers of each.
-    """
+    """Computes and reads the outputs of an online teacher, in a folder of ``root``; they take ``bytes`` bytes."""
 
     def __init__(self, root: Path, online: OnlineTeacher, context: TrainContext) -> None:
         self.root = root
@@ -129,7 +109,7 @@ class CachedTeacher:
         self.vectors = {"hidden": layers + 1} if layers else {}  # of H numbers for each token
         self.vectors |= dict.fromkeys(("queries", "keys"), layers) if online.attention else {}
         self.lengths = {domain: encoded.lengths() for domain, encoded in online.encoded.items()}
-        self.shards: list[tuple[str, np.ndarray]] = []
+        self.shards: list[tuple[str, np.ndarray]] = []  # domain and row numbers
         # For each row its shard, its number there, and its first and last + 1 token there.
         self.places = {domain: np.zeros((len(own), 4), dtype=np.int64) for domain, own in self.lengths.items()}
         self.tensors: list[dict[str, Tensor]] = []  # of each shard, once built
@@ -178,10 +158,6 @@ class CachedTeacher:
         # Before the lock is shared another run may remove this folder too: it is looked at only after that.
         _lock(self._in_use, shared=True)
         self.folder.mkdir(exist_ok=True)
-
-    def size(self) -> int:
-        """Return the bytes that are there."""
-        return sum(file.stat().st_size for file in self.folder.glob("[0-9]*.safetensors"))
 
     def build(self) -> int:
         """Compute what is missing or damaged, each process its part; return the rows that had to be computed.

@@ -13,12 +13,10 @@ table.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import ContextVar, Token
-from functools import cache
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -120,34 +118,21 @@ class _SharedEmbedding(nn.Embedding):
         return fast.look_up(ids, weight, self.padding_idx)
 
 
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_STREAMS, thread_name_prefix="masks")
-
-
-if hasattr(os, "register_at_fork"):  # a forked process has none of the threads
-    os.register_at_fork(after_in_child=_pool.cache_clear)
-
-
-def _numbers(stream: np.random.SFC64, count: int) -> np.ndarray:
-    found: np.ndarray = stream.random_raw(count)  # other threads run meanwhile
-    return found
-
-
 class FastCpuOps:
     """A context, of a step: inside it models that ``use_our_attention`` changed run on a CPU as described above."""
 
     def __init__(self) -> None:
         self.streams: list[np.random.SFC64] = []  # seeded from torch's random state when first used
         self.tables: dict[int, tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]] = {}
-        self._tokens: list[Token[FastCpuOps | None]] = []
+        self._threads = ThreadPoolExecutor(_STREAMS)  # none is started before it has work
 
     def __enter__(self) -> FastCpuOps:
-        self._tokens.append(_fast.set(self))
+        self._token = _fast.set(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        _fast.reset(self._tokens.pop())
+        _fast.reset(self._token)
+        self._threads.shutdown()
 
     def draw_mask(self, shape: torch.Size, share: float, dtype: torch.dtype) -> tuple[Tensor, float]:
         """Return a dropout mask, 1 at what is kept and else 0, and the factor that makes up for what is not."""
@@ -160,8 +145,9 @@ class FastCpuOps:
         # Four draws of 16 bits from each 64-bit number.
         sizes = [-(-len(part) // 4) for part in parts]
         at_once = torch.get_num_threads() > 1 and len(keep) >= _WORTH_THREADS
-        draw = _pool().map if at_once else map
-        for part, numbers in zip(parts, draw(_numbers, self.streams, sizes), strict=True):
+        draw = self._threads.map if at_once else map
+        raw = draw(lambda stream, size: stream.random_raw(size), self.streams, sizes)
+        for part, numbers in zip(parts, raw, strict=True):
             # Compared into numbers at once: torch is slow to turn truth values into bf16.
             bits = torch.from_numpy(numbers.view(np.int16))[: len(part)]
             torch.ge(bits, dropped - _LEVELS // 2, out=part)
