@@ -279,7 +279,7 @@ def machine(device: str) -> dict[str, Any]:
 
     from hrkd_cli.machine import machine_name
     from hrkd_cli.models.backend import pick_device
-    from hrkd_cli.training.result import versions
+    from hrkd_cli.training.stage_folder import versions
 
     found = pick_device(device)
     name = torch.cuda.get_device_name(found) if found.type == "cuda" else machine_name()

@@ -46,7 +46,7 @@ from hrkd_cli.models.folder import save_model
 from hrkd_cli.models.loading import load_tokenizer, new_classifier, set_heads
 from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.models.sizes import sizes_of
-from hrkd_cli.models.student import build_student
+from hrkd_cli.models.student_init import build_student
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.context import TrainContext

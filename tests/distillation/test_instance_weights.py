@@ -68,7 +68,7 @@ LOGITS = {"a": [[0.0, 0.0], [math.log(3), 0.0], [0.0, math.log(9)]], "b": [[0.0,
 
 
 def weigh(processes=SINGLE_PROCESS):
-    encoded = {"a": Encoded([np.zeros(n) for n in (2, 5, 3)], None), "b": Encoded([np.zeros(4)], None)}
+    encoded = {"a": Encoded([np.zeros(n) for n in (2, 5, 3)], []), "b": Encoded([np.zeros(4)], [])}
     labels = {"a": np.array([1, 0]), "b": np.array([0])}  # the third row of a has none
     context = TrainContext(Arithmetic(Precision.FP32, CPU), processes)
     return instance_weights(Told(STATES, LOGITS), (Pads(), encoded), labels, context, width=2)
@@ -106,7 +106,7 @@ def test_means_become_weighted_ones():
     rows = {"a": [0, 2], "b": [1]}
     picks = [("a", 0), ("a", 2), ("b", 1)]
     lengths = {"a": (2, 9, 3), "b": (9, 4)}
-    encoded = {domain: Encoded([np.zeros(n) for n in own], None) for domain, own in lengths.items()}
+    encoded = {domain: Encoded([np.zeros(n) for n in own], []) for domain, own in lengths.items()}
     weights = {"a": np.array([0.5, 9.0, 1.5]), "b": np.array([9.0, 0.3])}
     context = TrainContext(Arithmetic(Precision.FP32, CPU))
     found = Collate(None, (Pads(), encoded), context, instance_weights=weights).mean_weights(rows, picks)

@@ -18,7 +18,6 @@ from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.checkpoint import Checkpointer
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.process_group import SINGLE_PROCESS
-from hrkd_cli.training.run_folder import RunFolder
 from interrupted import StopError, stop_at
 from tiny import make_texts, write_raw
 
@@ -51,7 +50,7 @@ def opened(teacher, dataset, tmp_path, on_event=ignore, **options):
         teacher, dataset, own, tokenizer=None,
         texts=MoreTexts.read(own, dataset, ignore), name="t", context=context,
     )  # fmt: skip
-    run = RunFolder(tmp_path, tmp_path / "out", Checkpointer(tmp_path, SINGLE_PROCESS, {}, resume=False))
+    run = Checkpointer(tmp_path / "out", SINGLE_PROCESS, {}, resume=False)
     objective = setup.objective(run, context, run.out)
     return setup, objective, setup.trainer(objective, run, context)
 
@@ -134,8 +133,7 @@ def test_cached_outputs_are_those_of_all_rows_unless_few_would_be_read(tmp_path,
 
 def test_auto_batch_size_counts_the_unlabelled_rows(tmp_path, teacher, dataset, folder, monkeypatch):
     seen = []
-    find = "accelerate.utils.find_executable_batch_size"
-    monkeypatch.setattr(find, lambda attempt, largest, **_: lambda: attempt(4))
+    monkeypatch.setattr("hrkd_cli.training.auto_batch_size.LARGEST", 4)
     collate = Collate.__call__
     monkeypatch.setattr(Collate, "__call__", lambda self, rows: seen.append(rows) or collate(self, rows))
     opened(teacher, dataset, tmp_path, unlabelled=folder, batch_size="auto", unlabelled_share=0.75)

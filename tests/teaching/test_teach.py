@@ -66,7 +66,7 @@ def test_a_domains_best_weights_are_kept_when_they_are_of_another_step(tmp_path,
         pair = dict(zip(("books", "music"), next(made_up), strict=True))
         return {d: DomainScores(16, value, value, (0.0, 1.0), {}) for d, value in pair.items()}
 
-    monkeypatch.setattr("hrkd_cli.teaching.teach.score", score)
+    monkeypatch.setattr("hrkd_cli.training.trainer.score", score)
     settings = TeachSettings(epochs=1, eval_every=2, batch_size=8, max_length=16)
     result = teach_on(encoder, dataset, settings, out=tmp_path / "t", name="x")
     assert result.best_step == 4
@@ -112,9 +112,11 @@ def test_every_architecture_is_taught_also_from_half_precision(tmp_path, archite
 
 @pytest.mark.parametrize("apart", [False, True])
 def test_the_loss_is_the_sum_of_the_domains_cross_entropies(encoder, dataset, monkeypatch, apart):
+    from hrkd_cli.choices import ClassWeights
     from hrkd_cli.models.encoding import make_encoder
     from hrkd_cli.models.loading import load_classifier, load_tokenizer
     from hrkd_cli.predict.heads import DomainHeads
+    from hrkd_cli.training.context import TrainContext
     from hrkd_cli.training.scoring import encode_split
 
     heads = DomainHeads.build(dataset.labels)
@@ -122,7 +124,7 @@ def test_the_loss_is_the_sum_of_the_domains_cross_entropies(encoder, dataset, mo
     model = load_classifier(encoder, heads)
     cut = make_encoder(model, load_tokenizer(encoder), 16)
     task = FineTuningObjective(
-        model, encode_split(dataset, "train", cut), heads, cut, TeachSettings(), torch.device("cpu")
+        model, encode_split(dataset, "train", cut), heads, cut, ClassWeights.NONE, TrainContext.start(TeachSettings())
     )
     if apart:
         monkeypatch.setattr(step_rows, "SPARED_TOKENS", 0)
@@ -174,7 +176,7 @@ def test_patience_stops_a_run_that_no_longer_gets_better(tmp_path, encoder, data
     from hrkd_cli.evaluation.metrics import DomainScores
 
     flat = {d: DomainScores(16, 0.5, 0.5, (0.0, 1.0), {}) for d in ("books", "music")}
-    monkeypatch.setattr("hrkd_cli.teaching.teach.score", lambda *_: flat)
+    monkeypatch.setattr("hrkd_cli.training.trainer.score", lambda *_: flat)
     settings = TeachSettings(epochs=3, eval_every=2, patience=2, max_length=16)
     result = teach_on(encoder, dataset, settings, out=tmp_path / "t", name="x")
     assert (result.steps, result.best_step) == (6, 6)

@@ -87,6 +87,12 @@ def test_a_number_is_taken_as_it_is(tmp_path):
     assert objective.seen == []
 
 
+def test_a_step_smaller_than_the_processes_is_refused(tmp_path):
+    find(tmp_path, Objective(1), 2, ProcessGroup(0, 4))
+    with pytest.raises(UsageError, match="a step has 2 rows, fewer than processes"):
+        find(tmp_path, Objective(1), 1, ProcessGroup(0, 3))
+
+
 def test_rows_on_top_count(tmp_path):
     objective = Objective(12)
     assert find(tmp_path, objective, extra={"a": 3.0})[0] == 2  # 2 + 6 of a, 2 of b

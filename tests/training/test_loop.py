@@ -57,27 +57,33 @@ def make_step(**changes):
 
 def logged(tmp_path, *steps):
     events = []
-    logger = MetricsLogger(tmp_path / "m", stage="teach", steps_per_epoch=7, on_event=events.append, eager=False)
+    logger = MetricsLogger(
+        tmp_path / "m", stage="teach", steps_per_epoch=7, seconds_left=float, on_event=events.append, eager=False
+    )
     logger.open()
     for step in steps:
-        logger.add(step, 1.0)
-    logger.flush(1.0)
+        logger.add(step)
+    logger.flush()
     return events, [json.loads(line) for line in (tmp_path / "m").read_text().splitlines()], logger
 
 
 def test_a_steps_tensors_are_read(tmp_path):
-    plain = make_step(number=8, ratios=None, layer_ratios=())
-    events, lines, logger = logged(tmp_path, make_step(), plain)
+    events, lines, logger = logged(tmp_path, make_step(), make_step(number=8, gradient_norm=torch.tensor(0.25)))
     assert events[0].epoch == 1.0
     assert events[0].losses == lines[0]["losses"] == {"total": 3.0, "hidden": 1.0}
     assert lines[0]["gradient_norm"] == 0.5
     assert events[0].layer_ratios == ((0.25, 0.75),)
     assert events[0].ratios == ((0.5, 0.5), (0.125, 0.875))
     assert [event.step for event in events] == [7, 8]
-    assert (events[1].ratios, events[1].layer_ratios) == ((), ())
-    assert "ratios" not in lines[1]
+    assert [line["gradient_norm"] for line in lines] == [0.5, 0.25]
     assert logger.state_dict()["position"] == (tmp_path / "m").stat().st_size
     assert logger.examples == 8
+
+
+def test_a_step_without_a_graph_has_no_ratios(tmp_path):
+    (event,), (line,), _ = logged(tmp_path, make_step(ratios=None, layer_ratios=()))
+    assert (event.ratios, event.layer_ratios) == ((), ())
+    assert "ratios" not in line
 
 
 def test_what_is_not_a_number_stops_the_run(tmp_path):

@@ -15,7 +15,7 @@ from hrkd_cli.errors import UsageError
 from hrkd_cli.settings import TeachSettings
 from hrkd_cli.teaching.teach import teach_on
 from hrkd_cli.training.process_group import ProcessGroup
-from hrkd_cli.training.rows import check_share, picks_of
+from hrkd_cli.training.rows import picks_of
 from tiny import make_texts, write_encoder
 
 SHARED = ("--max-length", "16", "--seed", "3", "--precision", "fp32", "--epochs", "2")
@@ -177,9 +177,3 @@ def test_every_row_is_run_by_one_process():
     picks = [picks_of(rows, ProcessGroup(rank, 3)) for rank in range(3)]
     assert sorted(pick for own in picks for pick in own) == [("books", 1), ("books", 4), ("books", 9), ("music", 2)]
     assert all(picks)
-
-
-def test_a_step_smaller_than_the_processes_is_refused():
-    check_share(2, 2, ProcessGroup(0, 4))
-    with pytest.raises(UsageError, match="a step has 2 rows, fewer than processes"):
-        check_share(1, 2, ProcessGroup(0, 3))

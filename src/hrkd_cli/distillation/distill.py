@@ -13,16 +13,22 @@ from hrkd_cli.data.unlabelled import MoreTexts
 from hrkd_cli.distillation.general import general_distillation, load_general
 from hrkd_cli.distillation.prerequisites import check_folders, chosen_domains, ensure_taught, student_tokenizer
 from hrkd_cli.distillation.setup import DistillSetup
-from hrkd_cli.events import Note, OnEvent, StageDone, ignore
+from hrkd_cli.events import OnEvent, StageDone, ignore
 from hrkd_cli.layout import DATASET_OUT, MODEL, STUDENT_OUT, TEACHER_OUT
-from hrkd_cli.models.folder import is_stage_folder, model_fingerprint
-from hrkd_cli.models.loading import is_classifier, read_config
-from hrkd_cli.predict.folder import read_json_or_empty
+from hrkd_cli.models.folder import model_fingerprint
+from hrkd_cli.models.loading import is_classifier
+from hrkd_cli.predict.folder import read_json, read_json_or_empty
 from hrkd_cli.settings import DistillSettings
-from hrkd_cli.training.context import TrainContext, seed_everything
-from hrkd_cli.training.result import TrainResult, finished_before, run_key, write_model_folder
-from hrkd_cli.training.run_folder import check_stage_output, run_folder
+from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.scoring import check_trainable
+from hrkd_cli.training.stage_folder import (
+    TrainResult,
+    check_stage_output,
+    finished_before,
+    run_folder,
+    run_key,
+    write_model_folder,
+)
 
 
 def distill(
@@ -55,7 +61,7 @@ def distill(
     """
     settings = DistillSettings.of(**options)
     out = Path(out)
-    check_stage_output(out, kind="student", is_ours=is_student, force=force, resume=resume)
+    check_stage_output(out, "distill", force=force, resume=resume)
     path = check_folders(teacher, data, out, settings)
     context = TrainContext.start(settings, on_event)
     dataset = context.processes.main_first(lambda: load_for_training(data, force=force, on_event=context.on_event))
@@ -63,11 +69,6 @@ def distill(
     return distill_on(
         path, dataset, settings, out=out, name=name, force=force, resume=resume, sources=sources, context=context
     )
-
-
-def is_student(folder: Path) -> bool:
-    """Tell a folder that ``hrkd distill`` wrote."""
-    return is_stage_folder(folder, "distill")
 
 
 def distill_on(
@@ -90,7 +91,7 @@ def distill_on(
     texts = MoreTexts.read(settings, chosen, context.on_event)
     tokenizer = student_tokenizer(path, chosen, settings)  # fail now, not after the teacher has been taught
     sources = sources or {}
-    if not is_classifier(read_config(path, "teacher")):
+    if not is_classifier(read_json(path / MODEL.config)):
         path = ensure_taught(
             path, dataset, settings, name=name, force=force, resume=resume, sources=sources, context=context
         )
@@ -98,10 +99,8 @@ def distill_on(
     fingerprint, options = model_fingerprint(path), settings.decisive()
     data, extra = chosen.fingerprint, texts.fingerprints()
     key = run_key(stage="distill", model=fingerprint, data=data, options=options, texts=extra)
-    if resume and (done := finished_before(out, key=key, kind="student", is_ours=is_student)):
-        context.on_event(Note(f"{out} is finished already"))
+    if resume and (done := finished_before(out, "distill", key, context)):
         return done
-    seed_everything(settings.seed)
     setup = DistillSetup.open(path, chosen, settings, tokenizer=tokenizer, texts=texts, name=name, context=context)
     general, about = None, {}
     if texts.general is not None:
@@ -114,21 +113,13 @@ def distill_on(
         objective = setup.objective(run, context, out)
         if general is not None:
             load_general(general, objective)
-        output = setup.trainer(objective, run, context).run(setup.heads.domains)
+        trainer = setup.trainer(objective, run, context)
+        trainer.run()
         result = write_model_folder(
-            run,
-            output,
-            context,
-            stage="distill",
-            model=setup.student,
-            tokenizer=setup.encoder.tokenizer,
-            heads=setup.heads,
-            dataset=chosen,
-            settings=settings,
+            trainer,
+            chosen,
             what=f"A multi-domain text classifier, distilled from `{name}` with hrkd-cli {__version__}.",
-            start=name,
             models={"teacher": {"name": name, "fingerprint": fingerprint}, "student": {"name": settings.student}},
-            key=key,
             sources=sources,
             texts=texts.to_json(**about),
         )

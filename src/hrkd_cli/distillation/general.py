@@ -6,7 +6,6 @@ The same objective and trainer, with a single domain and the prediction weight 0
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +18,15 @@ from hrkd_cli.distillation.objective import DistillObjective
 from hrkd_cli.distillation.setup import DistillSetup
 from hrkd_cli.events import Note, StageDone
 from hrkd_cli.layout import GENERAL, MODEL
-from hrkd_cli.models.folder import is_stage_folder, model_fingerprint, write_json
+from hrkd_cli.models.folder import model_fingerprint, write_json
 from hrkd_cli.models.loading import resolve
-from hrkd_cli.models.student import student_spec_is_path
+from hrkd_cli.models.student_init import student_spec_is_path
 from hrkd_cli.predict.folder import read_json_or_empty
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings, TrainingSettings
 from hrkd_cli.training.context import TrainContext
-from hrkd_cli.training.result import run_key, versions
-from hrkd_cli.training.run_folder import check_stage_output, run_folder
 from hrkd_cli.training.scoring import EncodedSplit
+from hrkd_cli.training.stage_folder import check_stage_output, run_folder, run_key, versions
 
 STAGE, DOMAIN = "general", "texts"
 SHARED = ("student", "init", "hidden_weight", "attention_weight", "means", "cache_teacher")  # beside the trainer's
@@ -48,23 +46,23 @@ def general_distillation(
     if read_json_or_empty(folder / MODEL.run).get("key") == key and (folder / GENERAL.weights).is_file():
         context.on_event(Note(f"general distillation: {folder} is up to date, not run again"))
         return folder
-    ours = partial(is_stage_folder, stage=STAGE)
-    check_stage_output(folder, kind="general distillation", is_ours=ours, force=force, resume=resume)
+    check_stage_output(folder, STAGE, force=force, resume=resume)
     context.on_event(Note(f"general distillation: {texts.count:,} texts, into {folder}"))
     with run_folder(folder, key=key, options=options, resume=resume, context=context) as run:
         setup = _setup(task, texts, settings)
         objective = setup.objective(run, context, out)
         _freeze_unused(objective, context)
-        output = setup.trainer(objective, run, context, stage=STAGE, factor=domains).run([DOMAIN])
+        trainer = setup.trainer(objective, run, context, stage=STAGE, factor=domains)
+        trainer.run()
         if context.processes.is_main:
             named = _modules(objective).named_parameters()
             save_file({n: p.detach().cpu() for n, p in named if p.requires_grad}, run.work / GENERAL.weights)
             record = {"format": 1, "stage": STAGE, "options": options, "data": texts.to_json(), "versions": versions()}
             record["models"] = {"teacher": {"name": str(task.teachers.path), "fingerprint": teacher}}
-            results = {"steps": output.steps, "seconds": output.seconds, "losses": output.losses}
+            results = {"steps": trainer.done, "seconds": trainer.seconds, "losses": trainer.metrics.losses}
             write_json(run.work / MODEL.run, {**record, "key": key, "results": results})
     task.student.requires_grad_(True)
-    context.on_event(StageDone(STAGE, str(folder), output.steps, output.seconds))
+    context.on_event(StageDone(STAGE, str(folder), trainer.done, trainer.seconds))
     return folder
 
 

@@ -31,10 +31,9 @@ from hrkd_cli.models.capture import Capture
 from hrkd_cli.models.sizes import sizes_of
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
-from hrkd_cli.training.columns import Columns
 from hrkd_cli.training.loop import LossOutput, Rows
 from hrkd_cli.training.optimizer import Optimizer
-from hrkd_cli.training.rows import picks_of
+from hrkd_cli.training.rows import LabelGather, picks_of
 
 HELD_ROWS = 16  # of each domain, in an update of the graph
 
@@ -75,7 +74,7 @@ class DistillObjective:
         self.domains = len(heads.domains)
         counts = [len(labels) for labels in heads.labels.values()]
         self.mean_classes = sum(counts) / self.domains
-        self.columns = Columns(heads, heads.domains, self.device)
+        self.columns = LabelGather(heads, heads.domains, self.device)
         known = [weight for weight in class_weights.values() if weight is not None]
         self.class_weights: Tensor | None = None  # (D, C)
         if known:

@@ -16,15 +16,15 @@ from hrkd_cli.models.encoding import same_tokenizer
 from hrkd_cli.models.folder import model_fingerprint
 from hrkd_cli.models.loading import load_config, load_tokenizer, resolve
 from hrkd_cli.models.sizes import sizes_of
-from hrkd_cli.models.student import default_shape, parse_shape, student_config, student_spec_is_path
+from hrkd_cli.models.student_init import default_shape, parse_shape, student_config, student_spec_is_path
 from hrkd_cli.options import option_name
 from hrkd_cli.outputs import check_apart
 from hrkd_cli.predict.folder import read_json_or_empty
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings, TeachSettings
-from hrkd_cli.teaching.teach import is_teacher, teach_key, teach_on
+from hrkd_cli.teaching.teach import teach_key, teach_on
 from hrkd_cli.training.context import TrainContext
-from hrkd_cli.training.run_folder import check_stage_output
+from hrkd_cli.training.stage_folder import check_stage_output
 
 PROBE_ROWS = 64  # texts per domain on which two tokenizers are compared
 
@@ -123,7 +123,7 @@ def ensure_taught(
     own = {"epochs": settings.teacher_epochs, "learning_rate": settings.teacher_learning_rate}
     teaching = TeachSettings(**{f.name: getattr(settings, f.name) for f in fields(TeachSettings)} | own)
     record = read_json_or_empty(TEACHER_OUT / MODEL.run)
-    if is_teacher(TEACHER_OUT):
+    if record.get("stage") == "teach":
         fingerprint = model_fingerprint(path)
         if record.get("key") == teach_key(fingerprint, dataset, teaching):
             context.on_event(Note(f"teacher: {TEACHER_OUT} is up to date, not taught again"))
@@ -133,7 +133,7 @@ def ensure_taught(
                 f"{TEACHER_OUT} was taught {_difference(record, fingerprint, dataset, teaching)}; use it as it is with "
                 f"--teacher {TEACHER_OUT}, or replace it with --force"
             )
-    check_stage_output(TEACHER_OUT, kind="teacher", is_ours=is_teacher, force=force, resume=resume)
+    check_stage_output(TEACHER_OUT, "teach", force=force, resume=resume)
     context.on_event(Note(f"teacher: {name} is a plain encoder; teaching it first, into {TEACHER_OUT}"))
     origins = {**sources, **{name: sources.get(f"teacher_{name}", "default") for name in own}}
     teach_on(path, dataset, teaching, out=TEACHER_OUT, name=name, resume=resume, sources=origins, context=context)

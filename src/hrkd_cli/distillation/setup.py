@@ -17,20 +17,19 @@ from hrkd_cli.distillation.objective import DistillObjective
 from hrkd_cli.distillation.teacher_cache import with_cache
 from hrkd_cli.distillation.teacher_outputs import Comparison, OnlineTeacher, TeacherOutputs
 from hrkd_cli.distillation.teachers import Teachers, check_teachers, open_teachers
-from hrkd_cli.evaluation.metrics import DomainScores
 from hrkd_cli.events import Note
 from hrkd_cli.layout import CACHE
 from hrkd_cli.method import Need
-from hrkd_cli.models.encoding import Encoded, Encoder, joined, make_encoder
+from hrkd_cli.models.encoding import Encoded, Encoder, make_encoder
 from hrkd_cli.models.sizes import sizes_of
-from hrkd_cli.models.student import build_student
+from hrkd_cli.models.student_init import build_student
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.auto_batch_size import batch_size_of
+from hrkd_cli.training.checkpoint import Checkpointer
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.rows import hold_back
-from hrkd_cli.training.run_folder import RunFolder
-from hrkd_cli.training.scoring import EncodedSplit, check_length, encode_split, score
+from hrkd_cli.training.scoring import EncodedSplit, check_length, encode_split
 from hrkd_cli.training.trainer import Trainer
 
 
@@ -110,7 +109,7 @@ class DistillSetup:
         counts = {domain: len(rows) - len(self.train.labels[domain]) for domain, rows in self.rows.items()}
         return {domain: count for domain, count in counts.items() if count}
 
-    def objective(self, run: RunFolder, context: TrainContext, out: Path) -> DistillObjective:
+    def objective(self, run: Checkpointer, context: TrainContext, out: Path) -> DistillObjective:
         """Make the objective: decide where the teachers' outputs come from.
 
         ``out``: the student's folder, beside which teacher outputs are kept.
@@ -142,7 +141,7 @@ class DistillSetup:
         )
 
     def _teacher_outputs(
-        self, comparison: Comparison, run: RunFolder, context: TrainContext, out: Path
+        self, comparison: Comparison, run: Checkpointer, context: TrainContext, out: Path
     ) -> TeacherOutputs | None:
         """Return where the teachers' outputs come from; None where no loss needs them."""
         if not comparison.needs(Need.HIDDEN, Need.ATTENTION, Need.LOGITS):
@@ -151,7 +150,7 @@ class DistillSetup:
         online = OnlineTeacher(
             self.teachers, comparison, self.teacher_rows, own_tokenizer=own_tokenizer, device=context.device
         )
-        decisions, settings = run.checkpoint.decisions, self.settings
+        decisions, settings = run.decisions, self.settings
         # How many times the run reads each row, on average, counting an epoch as once at most.
         per_row, unlabelled = bare_per_row(settings.unlabelled_share), self.unlabelled
         read = sum(len(own) * (1 + per_row * (d in unlabelled)) for d, own in self.train.labels.items())
@@ -170,7 +169,7 @@ class DistillSetup:
     def trainer(
         self,
         objective: DistillObjective,
-        run: RunFolder,
+        run: Checkpointer,
         context: TrainContext,
         *,
         stage: str = "distill",
@@ -184,7 +183,7 @@ class DistillSetup:
             objective,
             [self.student, *extra],
             lengths,
-            checkpoint=run.checkpoint,
+            checkpoint=run,
             context=context,
             factor=factor,
             extra=dict.fromkeys(unlabelled, bare_per_row(settings.unlabelled_share)),
@@ -204,22 +203,17 @@ class DistillSetup:
                 held_back=objective.held_back,
             )
 
-        dev = self.dev
-
-        def score_dev() -> dict[str, DomainScores]:
-            assert dev is not None
-            return score(self.student, dev, self.heads, self.encoder, context.precision, context.processes)
-
         return Trainer(
             stage=stage,
             model=self.student,
             extra=extra,
             objective=objective,
             make_sampler=make_sampler,
-            score_dev=None if dev is None else score_dev,
-            dev_rows=0 if dev is None else dev.rows,
+            heads=self.heads,
+            encoder=self.encoder,
+            dev=self.dev,
             settings=settings,
-            run=run,
+            checkpoint=run,
             context=context,
         )
 
@@ -227,4 +221,4 @@ class DistillSetup:
 def _with_unlabelled(train: Mapping[str, Encoded], texts: MoreTexts, encoder: Encoder) -> dict[str, Encoded]:
     """Return each domain's train rows with its unlabelled texts after them."""
     more = {} if texts.unlabelled is None else texts.unlabelled.rows
-    return {d: joined(own, encoder.encode(more[d])) if d in more else own for d, own in train.items()}
+    return {d: own + encoder.encode(more[d]) if d in more else own for d, own in train.items()}

@@ -274,7 +274,7 @@ def _in_16_bits(states: Tensor, stored: torch.dtype) -> Tensor:
 def _fingerprint(encoded: Encoded) -> str:
     """Return a hash of token ids and token types."""
     digest = hashlib.sha256(encoded.lengths().tobytes())
-    for arrays in (encoded.ids, encoded.types or []):
+    for arrays in (encoded.ids, encoded.types):
         digest.update(b"," + b"".join(array.tobytes() for array in arrays))
     return digest.hexdigest()
 

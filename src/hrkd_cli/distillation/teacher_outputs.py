@@ -18,8 +18,7 @@ from hrkd_cli.models.capture import Capture, layer_map
 from hrkd_cli.models.encoding import Batch, Encoded, Encoder, to_device
 from hrkd_cli.models.sizes import sizes_of
 from hrkd_cli.settings import DistillSettings
-from hrkd_cli.training.columns import Columns
-from hrkd_cli.training.rows import Pick
+from hrkd_cli.training.rows import LabelGather, Pick
 
 BATCH_TOKENS = {"cpu": 1024, "cuda": 65536, "mps": 8192}  # padded tokens of a batch that only the teacher runs
 
@@ -96,7 +95,7 @@ class OnlineTeacher:
         models = teachers.models.values()
         self.captures = {id(model): Capture(model, self.layers, attention=self.attention) for model in models}
         self.domains = list(teachers.models)
-        self.columns = Columns(teachers.heads, self.domains, device)
+        self.columns = LabelGather(teachers.heads, self.domains, device)
 
     def load(self, picks: Sequence[Pick], batch: Batch) -> Callable[[], Outputs]:
         """See TeacherOutputs."""

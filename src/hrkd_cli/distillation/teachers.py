@@ -17,8 +17,8 @@ from hrkd_cli.errors import DataError, ModelError, TrainingError
 from hrkd_cli.events import Note
 from hrkd_cli.layout import MODEL
 from hrkd_cli.models.encoding import Encoder, make_encoder
-from hrkd_cli.models.loading import load_classifier, load_tokenizer, read_config
-from hrkd_cli.predict.folder import read_json_or_empty
+from hrkd_cli.models.loading import load_classifier, load_tokenizer
+from hrkd_cli.predict.folder import read_json, read_json_or_empty
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.context import TrainContext
@@ -58,7 +58,7 @@ def open_teachers(
         ModelError: it does not know a domain or a label of the data, or cannot be opened.
         DataError: the data has pairs and the teacher takes single texts, or the other way round.
     """
-    heads = _match_heads(read_config(path, "teacher"), dataset, name)
+    heads = _match_heads(read_json(path / MODEL.config), dataset, name)
     root = _frozen(path, device)
     models, folders = dict.fromkeys(dataset.domains, root), dict.fromkeys(dataset.domains, path)
     if checkpoints is TeacherCheckpoints.DOMAIN:

@@ -48,12 +48,6 @@ class DomainScores:
             del entry["labels"]
         return entry
 
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> DomainScores:
-        """Return what ``to_json`` wrote; without its labels where it left them out."""
-        labels = {name: LabelScores(**scores) for name, scores in entry.get("labels", {}).items()}
-        return cls(**{**entry, "interval": tuple(entry["interval"]), "labels": labels})
-
 
 @dataclass(frozen=True, slots=True)
 class AverageScores:

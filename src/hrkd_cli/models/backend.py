@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from hrkd_cli.choices import Device
 from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.layout import MODEL
-from hrkd_cli.models.loading import is_classifier, load_classifier, load_tokenizer, read_config, resolve
+from hrkd_cli.models.loading import is_classifier, load_classifier, load_tokenizer, resolve
 from hrkd_cli.predict.backend import Backend
 from hrkd_cli.predict.folder import read_json
 from hrkd_cli.predict.heads import FloatArray
@@ -42,12 +42,20 @@ class TorchBackend(Backend):
         self.threads = threads
         self.device = pick_device(device)
         folder = resolve(path)
-        self.model = load_whole_classifier(folder, str(path)).to(self.device)
+        config = read_json(folder / MODEL.config)
+        if not is_classifier(config):
+            what = ", ".join(map(str, config.get("architectures") or ())) or "no architecture named"
+            raise ModelError(f"{path}: not a text classifier ({what}); make one of it with hrkd teach or hrkd distill")
+        self.model = load_classifier(folder, None).to(self.device)
         tokenizer_config, tokenizer = load_encoder_parts(folder)
         super().__init__(str(path), self.model.config.to_dict(), tokenizer_config, tokenizer)
         self.inputs = input_names(self.model, tokenizer_config)
         self.parameters = sum(p.numel() for p in self.model.parameters())
-        self.file, self.bytes = _weight_file(folder)
+        # Weights in several files go by the name of their index.
+        single = folder / MODEL.weights
+        self.file = single.name if single.is_file() else MODEL.weights_index
+        files = [single] if single.is_file() else folder.glob("model-*.safetensors")
+        self.bytes = sum(file.stat().st_size for file in files)
 
     def forward(self, arrays: Mapping[str, Any]) -> FloatArray:
         """Run the model once; see ``Backend``."""
@@ -55,19 +63,6 @@ class TorchBackend(Backend):
         with torch.inference_mode(), _torch_threads(self.threads):
             logits: FloatArray = self.model(**tensors).logits.float().cpu().numpy()
         return logits
-
-
-def load_whole_classifier(folder: Path, where: str) -> Any:
-    """Load a fine-tuned sequence classifier in float32, in eval mode, silently and never from a pickle.
-
-    Raises:
-        ModelError: not a classifier, or some of its weights are missing.
-    """
-    config = read_config(folder)
-    if not is_classifier(config):
-        what = ", ".join(map(str, config.get("architectures") or ())) or "no architecture named"
-        raise ModelError(f"{where}: not a text classifier ({what}); make one of it with hrkd teach or hrkd distill")
-    return load_classifier(folder, None)
 
 
 def load_encoder_parts(folder: Path) -> tuple[dict[str, Any], Tokenizer]:
@@ -129,11 +124,3 @@ def pick_device(device: str) -> torch.device:
     if not there[device]:
         raise UsageError(f"--device: no {device} device here; use --device cpu or auto")
     return torch.device(str(device))
-
-
-def _weight_file(folder: Path) -> tuple[str, int]:
-    """Return name and size of the weights; several files go by the name of their index."""
-    single = folder / MODEL.weights
-    if single.is_file():
-        return single.name, single.stat().st_size
-    return MODEL.weights_index, sum(shard.stat().st_size for shard in folder.glob("model-*.safetensors"))

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from hrkd_cli.choices import Truncate
 from hrkd_cli.data.dataset import Rows
 from hrkd_cli.models.backend import input_names
+from hrkd_cli.predict.tokenization import Encoded as Example
 from hrkd_cli.predict.tokenization import TextTokenizer
 
 _CHUNK = 10_000
@@ -23,16 +25,20 @@ class Encoded:
     """Token ids of many examples, at their real lengths.
 
     Attributes:
-        ids: an int32 array an example.
-        types: token type ids, as ``ids``; None when the model takes none.
+        ids: an int32 array of each example.
+        types: token type ids, an int8 array of each example.
     """
 
     ids: list[np.ndarray]
-    types: list[np.ndarray] | None
+    types: list[np.ndarray]
 
     def __len__(self) -> int:
         """Return the number of examples."""
         return len(self.ids)
+
+    def __add__(self, other: Encoded) -> Encoded:
+        """Return the examples of both, one after the other."""
+        return Encoded(self.ids + other.ids, self.types + other.types)
 
     def lengths(self) -> np.ndarray:
         """Return the number of tokens of each example."""
@@ -57,33 +63,29 @@ class Encoder:
 
     Args:
         tokenizer: a fast transformers tokenizer.
-        max_length: examples are cut to this many tokens, the longer text of a pair first.
+        max_length: most tokens of an example, see ``TextTokenizer``.
         takes_types: whether the model takes token type ids (see ``make_encoder``).
-        truncate: what is kept of longer texts (see ``hrkd_cli.predict.tokenization``).
+        truncate: what is kept of longer texts, see ``TextTokenizer``.
     """
 
     def __init__(self, tokenizer: Any, max_length: int, *, takes_types: bool, truncate: str = Truncate.HEAD) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
-        self.truncate = truncate
-        self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0)
         self.takes_types = takes_types
+        # A copy: truncation must not stay on the tokenizer that is saved later.
+        backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        pad_id = int(tokenizer.pad_token_id or 0)
+        self.text = TextTokenizer(backend, max_length=max_length, pad_id=pad_id, truncate=truncate)
 
     def encode(self, rows: Rows) -> Encoded:
         """Encode rows (labels are not looked at)."""
-        from tokenizers import Tokenizer
-
-        # A copy: truncation must not stay on the tokenizer that is saved later.
-        backend = Tokenizer.from_str(self.tokenizer.backend_tokenizer.to_str())
-        own = TextTokenizer(backend, max_length=self.max_length, pad_id=self.pad_id, truncate=self.truncate)
-        ids, types = [], []
+        found = Encoded([], [])
         for start in range(0, len(rows.texts), _CHUNK):  # the library's own results are much larger than the ids
             part = slice(start, start + _CHUNK)
-            for example in own.encode(rows.texts[part], rows.pairs[part] if rows.pairs is not None else None):
-                ids.append(np.array(example.ids, dtype=np.int32))
-                if self.takes_types:
-                    types.append(np.array(example.types, dtype=np.int32))
-        return Encoded(ids, types if self.takes_types else None)
+            examples = self.text.encode(rows.texts[part], rows.pairs[part] if rows.pairs is not None else None)
+            found.ids.extend(np.array(example.ids, dtype=np.int32) for example in examples)
+            found.types.extend(np.array(example.types, dtype=np.int8) for example in examples)
+        return found
 
     def collate(
         self, encoded: Encoded, indices: Sequence[int], device: torch.device, *, pad_to: int | None = None
@@ -95,22 +97,10 @@ class Encoder:
         self, rows: Sequence[tuple[Encoded, int]], device: torch.device, *, pad_to: int | None = None
     ) -> Batch:
         """Pad examples of several domains to the longest of them, or to ``pad_to`` tokens."""
-        ids = [encoded.ids[index] for encoded, index in rows]
-        lengths = np.array([len(i) for i in ids])
-        longest = pad_to or int(lengths.max())
-        mask = np.arange(longest) < lengths[:, None]
-        inputs = {"input_ids": _padded(ids, longest, self.pad_id), "attention_mask": mask.astype(np.int64)}
-        if self.takes_types:
-            types = [encoded.types[index] for encoded, index in rows if encoded.types is not None]
-            inputs["token_type_ids"] = _padded(types, longest, 0)
-        tensors = {name: to_device(torch.from_numpy(array), device) for name, array in inputs.items()}
+        arrays = self.text.collate([Example(own.ids[index], own.types[index]) for own, index in rows], pad_to)
+        names = ("input_ids", "attention_mask", *(["token_type_ids"] if self.takes_types else []))
+        tensors = {name: to_device(torch.from_numpy(arrays[name]), device) for name in names}
         return Batch(tensors, tensors["attention_mask"].bool())
-
-
-def joined(first: Encoded, second: Encoded) -> Encoded:
-    """Return the examples of both, one after the other; both are of the same encoder."""
-    types = None if first.types is None or second.types is None else first.types + second.types
-    return Encoded(first.ids + second.ids, types)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -133,10 +123,3 @@ def same_tokenizer(first: Any, second: Any, probe: Sequence[str]) -> bool:
     texts = list(probe)
     encodings = (t.backend_tokenizer.encode_batch(texts) for t in (first, second))
     return all(a.ids == b.ids for a, b in zip(*encodings, strict=True))
-
-
-def _padded(arrays: Sequence[np.ndarray], longest: int, value: int) -> np.ndarray:
-    out = np.full((len(arrays), longest), value, dtype=np.int64)
-    for row, array in zip(out, arrays, strict=True):
-        row[: len(array)] = array
-    return out

@@ -1,12 +1,14 @@
-"""Writing a teacher's or student's folder, so that any tool of the transformers world opens it."""
+"""A model's folder, written so that any tool of the transformers world opens it, and its card."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hrkd_cli.cards import render_card
 from hrkd_cli.choices import Truncate
 from hrkd_cli.layout import MODEL
 from hrkd_cli.models.loading import quiet_transformers
@@ -61,8 +63,60 @@ def save_model(
     with quiet_transformers():
         model.save_pretrained(path)
         tokenizer.save_pretrained(path)
-    # Other tools know the two ends only; of head-tail they read the head.
-    _make_portable(path / MODEL.tokenizer_config, {"truncation_side": "left"} if truncate == Truncate.TAIL else {})
+    config = read_json_or_empty(path / MODEL.tokenizer_config)
+    config = {name: value for name, value in config.items() if name not in LOCAL_SETTINGS}
+    if config.get("tokenizer_class") in NEW_TOKENIZERS:
+        config["tokenizer_class"] = PORTABLE_TOKENIZER
+    if truncate is Truncate.TAIL:  # other tools know the two ends only; of head-tail they read the head
+        config["truncation_side"] = "left"
+    write_json(path / MODEL.tokenizer_config, config)
+
+
+def model_card(
+    *,
+    title: str,
+    what: str,
+    heads: DomainHeads,
+    scores: Mapping[str, Mapping[str, Any]],
+    baked: str | None = None,
+    **facts: Any,
+) -> str:
+    """Return the README.md of a model's folder: how it was made, its scores, how to use it.
+
+    Args:
+        title: one line.
+        what: a sentence or two on how the model was made.
+        heads: its outputs.
+        scores: dev scores by domain, each with ``n``, ``accuracy`` and ``macro_f1``; empty where they are not known.
+        baked: the domain whose head alone this is; None for all heads.
+        **facts: what else ``templates/model.md.j2`` names: ``max_length`` and ``truncate``; of a trimmed vocabulary
+            also ``before`` (scores of the student), ``lost`` (drop and max_drop) and ``vocabulary``.
+    """
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results = [
+        EvalResult(
+            task_type="text-classification",
+            dataset_type=name,
+            dataset_name=name,
+            dataset_split="dev",
+            metric_type=metric,
+            metric_name=shown,
+            metric_value=round(one[key], 4),
+        )
+        for name, one in scores.items()
+        for metric, shown, key in (("accuracy", None, "accuracy"), ("f1", "macro-F1", "macro_f1"))
+    ]
+    metadata = ModelCardData(
+        model_name=title,
+        pipeline_tag="text-classification",
+        library_name="transformers",
+        tags=["hrkd", "knowledge-distillation", *(["onnx", baked] if baked else ["multi-domain"])],
+        eval_results=results or None,
+    )
+    domain = heads.domains[0]
+    outputs = {"domain": domain, "columns": heads.columns[domain], "labels": heads.labels[domain]}
+    return render_card("model.md.j2", metadata, title=title, what=what, scores=scores, baked=baked, **outputs, **facts)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -87,10 +141,3 @@ def model_fingerprint(path: Path) -> str:
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
-
-
-def _make_portable(path: Path, own: dict[str, Any]) -> None:
-    config = read_json_or_empty(path)
-    if config.get("tokenizer_class") in NEW_TOKENIZERS:
-        config["tokenizer_class"] = PORTABLE_TOKENIZER
-    write_json(path, {name: value for name, value in config.items() if name not in LOCAL_SETTINGS} | own)

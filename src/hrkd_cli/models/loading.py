@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,7 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "spm.model", "sentencepiece*", "
 def resolve(model: str | Path, role: str = "model") -> Path:
     """Return the local folder of a model, fetching it when ``model`` is a hub id.
 
-    Args:
-        model: a folder, or a hub id such as ``bert-base-uncased`` or ``owner/name``.
-        role: what it is to the caller, for error messages ("teacher", "student", "model").
+    ``role`` ("teacher", "student", "model") is for error messages, here and below.
 
     Raises:
         ModelError: there is no such folder or hub id, or it holds no config or no weights in safetensors form.
@@ -40,30 +37,14 @@ def resolve(model: str | Path, role: str = "model") -> Path:
             f"{role} {model}: no {MODEL.config} in it; give a folder that save_pretrained wrote, or a hub id"
         )
     if not any((path / name).is_file() for name in (MODEL.weights, MODEL.weights_index)):
-        pickles = sorted(p.name for p in path.glob("*.bin"))
-        hint = (
-            f"only {pickles[0]}, a pickle, which is never opened; convert it once with transformers' "
-            "save_pretrained(safe_serialization=True)"
-            if pickles
-            else "its download or copy may be incomplete"
-        )
+        hint = "its download or copy may be incomplete"
+        if pickles := sorted(p.name for p in path.glob("*.bin")):
+            hint = (
+                f"only {pickles[0]}, a pickle, which is never opened; convert it once with transformers' "
+                "save_pretrained(safe_serialization=True)"
+            )
         raise ModelError(f"{role} {model}: no weights ({MODEL.weights}): {hint}")
     return path
-
-
-def read_config(path: Path, role: str = "model") -> dict[str, Any]:
-    """Read ``config.json`` as plain data.
-
-    Raises:
-        ModelError: it is not JSON.
-    """
-    try:
-        config: dict[str, Any] = json.loads((path / MODEL.config).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{role} {path}: cannot read {MODEL.config}: {error}") from None
-    if not isinstance(config, dict) or not isinstance(config.get("hrkd") or {}, dict):
-        raise ModelError(f"{role} {path}: {MODEL.config} is not the configuration of a model")
-    return config
 
 
 def load_config(path: Path, role: str = "model") -> Any:
@@ -87,7 +68,7 @@ def is_classifier(config: dict[str, Any]) -> bool:
 
 
 def load_classifier(path: Path, heads: DomainHeads | None, *, role: str = "model") -> Any:
-    """Load a sequence classifier in float32.
+    """Load a transformers ``*ForSequenceClassification`` model in float32 and eval mode.
 
     Args:
         path: local folder.
@@ -95,20 +76,18 @@ def load_classifier(path: Path, heads: DomainHeads | None, *, role: str = "model
             the model's own outputs.
         role: for error messages.
 
-    Returns:
-        A transformers ``*ForSequenceClassification`` model in eval mode.
-
     Raises:
-        ModelError: transformers cannot open it, or weights of its body are missing.
+        ModelError: transformers cannot open it, or weights of its body are missing or of another shape: transformers
+            would make them up without a word.
     """
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification
 
+    config = load_config(path, role)
+    before = dict(config.id2label)
+    if heads is not None:
+        set_heads(config, heads)
     with quiet_transformers():
         try:
-            config = AutoConfig.from_pretrained(path)
-            before = dict(config.id2label)
-            if heads is not None:
-                set_heads(config, heads)
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 path,
                 config=config,
@@ -119,43 +98,27 @@ def load_classifier(path: Path, heads: DomainHeads | None, *, role: str = "model
             )
         except Exception as error:  # transformers raises many kinds; each means that this folder cannot be used
             raise ModelError(f"{role} {path}: transformers cannot open it: {one_line(error)}") from error
-    _check_weights(model, info, new_head=heads is not None, where=f"{role} {path}")
-    if heads is not None and before != dict(config.id2label):
+    odd = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
+    if heads is not None:  # a head that is made anew may be, and so may a pooler
+        body = {name for name in model.base_model.state_dict() if not name.startswith("pooler.")}
+        odd = {name.removeprefix(f"{model.base_model_prefix}.") for name in odd} & body
+    if odd:
+        raise ModelError(
+            f"{role} {path}: {len(odd)} of the weights that its config.json asks for are missing or of another shape "
+            f"({min(odd)} is one); give the folder of a whole model"
+        )
+    if before != dict(config.id2label):
         # A head of the same size for other labels would start with answers to other questions.
-        _redraw(output_layer(model)[1], float(getattr(config, "initializer_range", 0.02)))
+        _, layer = output_layer(model)
+        torch.nn.init.normal_(layer.weight, std=float(getattr(config, "initializer_range", 0.02)))
+        if layer.bias is not None:
+            torch.nn.init.zeros_(layer.bias)
     return model.eval()
 
 
 def output_layer(model: Any) -> tuple[str, torch.nn.Linear]:
     """Return name and module of a classifier's last linear layer, the one with its outputs."""
-    linear = [(name, m) for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
-    return linear[-1]
-
-
-def _check_weights(model: Any, info: Mapping[str, Any], *, new_head: bool, where: str) -> None:
-    """Refuse a model of which transformers had to make up weights: it would be a random one without a word.
-
-    Raises:
-        ModelError: weights are missing or of another shape, other than those of a head (and pooler) that is made anew.
-    """
-    odd = {str(name) for name in info["missing_keys"]}
-    # transformers 4 lists names, transformers 5 names with the two shapes.
-    odd |= {entry if isinstance(entry, str) else str(entry[0]) for entry in info["mismatched_keys"]}
-    if new_head:
-        body = model.base_model.state_dict()
-        names = {name.removeprefix(f"{model.base_model_prefix}.") for name in odd}
-        odd = {name for name in names if name in body and not name.startswith("pooler.")}
-    if odd:
-        raise ModelError(
-            f"{where}: {len(odd)} of the weights that its config.json asks for are missing or of another shape "
-            f"({min(odd)} is one); give the folder of a whole model"
-        )
-
-
-def _redraw(layer: torch.nn.Linear, std: float) -> None:
-    torch.nn.init.normal_(layer.weight, std=std)
-    if layer.bias is not None:
-        torch.nn.init.zeros_(layer.bias)
+    return [(name, m) for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)][-1]
 
 
 def new_classifier(config: Any) -> Any:
@@ -242,6 +205,7 @@ def _from_hub(model: str, role: str) -> Path:
         RepositoryNotFoundError,
     )
 
+    files = list(HUB_FILES)
     try:
         try:
             # Asked first, with a timeout: without a network, a download would go on trying for minutes.
@@ -249,15 +213,14 @@ def _from_hub(model: str, role: str) -> Path:
         except (GatedRepoError, RepositoryNotFoundError, HFValidationError):
             raise
         except Exception:  # offline mode or any of the HTTP client's errors: what was fetched before still serves
-            return Path(snapshot_download(model, allow_patterns=list(HUB_FILES), local_files_only=True))
-        return Path(snapshot_download(model, allow_patterns=list(HUB_FILES)))
+            return Path(snapshot_download(model, allow_patterns=files, local_files_only=True))
+        return Path(snapshot_download(model, allow_patterns=files))
     except GatedRepoError:
-        raise ModelError(f"{role} {model}: the hub wants its terms accepted first; then run hf auth login") from None
+        problem = "the hub wants its terms accepted first; then run hf auth login"
     except (RepositoryNotFoundError, HFValidationError):
-        raise ModelError(f"{role} {model}: no such folder here and no such model on the hub") from None
+        problem = "no such folder here and no such model on the hub"
     except LocalEntryNotFoundError:
-        raise ModelError(
-            f"{role} {model}: no such folder here, and the hub cannot be reached; give a local folder"
-        ) from None
+        problem = "no such folder here, and the hub cannot be reached; give a local folder"
     except OSError as error:  # connection and HTTP errors are OSErrors
-        raise ModelError(f"{role} {model}: no such folder here, and the hub answered: {one_line(error)}") from None
+        problem = f"no such folder here, and the hub answered: {one_line(error)}"
+    raise ModelError(f"{role} {model}: {problem}")

@@ -24,18 +24,11 @@ class Sizes:
 
 
 def sizes_of(config: Any) -> Sizes:
-    """Read the sizes of a transformers config.
+    """Read the sizes of a transformers config, which has them by these names in every architecture.
 
     Raises:
         ModelError: the architecture is not one of an encoder that has them.
     """
-    from optimum.utils import NormalizedConfigManager
-
-    try:
-        names = NormalizedConfigManager.get_normalized_config_class(config.model_type)(config)
-        return Sizes(int(names.num_layers), int(names.hidden_size), int(names.num_attention_heads))
-    except KeyError:  # not listed by optimum; it may use the usual names all the same
-        pass
     try:
         return Sizes(int(config.num_hidden_layers), int(config.hidden_size), int(config.num_attention_heads))
     except AttributeError as error:

@@ -26,8 +26,8 @@ IntArray = npt.NDArray[np.int64]
 class Encoded:
     """Token ids and segment ids of one example, unpadded."""
 
-    ids: list[int]
-    types: list[int]
+    ids: list[int] | npt.NDArray[np.integer]
+    types: list[int] | npt.NDArray[np.integer]
 
     def __len__(self) -> int:
         return len(self.ids)

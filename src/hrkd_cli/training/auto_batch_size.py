@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
-from hrkd_cli.errors import TrainingError
+from hrkd_cli.errors import TrainingError, UsageError
 from hrkd_cli.events import Note
 from hrkd_cli.settings import AUTO_BATCH, TrainingSettings
 from hrkd_cli.training.checkpoint import Checkpointer
 from hrkd_cli.training.context import TrainContext
-from hrkd_cli.training.loop import Objective
-from hrkd_cli.training.rows import check_share
+from hrkd_cli.training.loop import Objective, Rows, dry_run
 
 LARGEST = 32  # rows of a domain: the paper's batch over its 4 GPUs
 SHARE = 0.9  # of a GPU's memory that the first steps may take: later ones fragment it
@@ -39,12 +36,12 @@ def batch_size_of(
     Args:
         settings: with the batch size.
         objective: what is minimized.
-        modules: the modules that the optimizer will step.
+        modules: those that the optimizer will step.
         lengths: tokens of each train row by domain.
         checkpoint: remembers what was found, whatever memory a resumed run has.
         context: see TrainContext.
         factor: rows of each domain in a step, as a multiple of the batch size.
-        extra: rows that a step has on top of each one of these, by domain.
+        extra: rows on top of each one of these, by domain.
 
     Raises:
         TrainingError: not even one row of each domain fits.
@@ -54,70 +51,57 @@ def batch_size_of(
     if size == AUTO_BATCH:
         longest = {domain: np.argsort(-own, kind="stable").tolist() for domain, own in lengths.items()}
 
-        def rows_of(size: int) -> dict[str, list[int]]:
-            counts = {d: factor * size + math.ceil(size * (extra or {}).get(d, 0.0)) for d in longest}
-            return {d: (order * counts[d])[: counts[d]] for d, order in longest.items()}
+        def find() -> int:
+            found = LARGEST
+            while found:
+                counts = {d: factor * found + math.ceil(found * (extra or {}).get(d, 0.0)) for d in longest}
+                rows = {d: (order * counts[d])[: counts[d]] for d, order in longest.items()}
+                if _fits(rows, objective, modules, context):
+                    break
+                found //= 2
+            found = min(int(t) for t in context.processes.all_gather(torch.tensor([found])))
+            if not found:
+                raise TrainingError(
+                    "--batch-size auto: memory holds not even one row of each domain; lower --max-length or take a "
+                    "smaller model"
+                )
+            context.on_event(Note(f"--batch-size auto: {found} rows of each domain"))
+            return found
 
-        size = checkpoint.decide("batch_size", lambda: _find(objective, modules, rows_of, context))
-    check_share(int(size) * factor, len(lengths), context.processes)
+        size = checkpoint.decide("batch_size", find)
+    rows, processes = int(size) * factor * len(lengths), context.processes.size
+    if rows < processes:
+        raise UsageError(
+            f"--processes {processes}: a step has {rows} rows, fewer than processes; raise --batch-size or use fewer"
+        )
     return int(size)
 
 
-def _find(
-    objective: Objective,
-    modules: Sequence[nn.Module],
-    rows_of: Callable[[int], dict[str, list[int]]],
-    context: TrainContext,
-) -> int:
-    """Run forward and backward passes of the longest rows, at half the size whenever memory runs out."""
-    from accelerate.utils import find_executable_batch_size  # takes a second to import
+def _fits(rows: Rows, objective: Objective, modules: Sequence[nn.Module], context: TrainContext) -> bool:
+    """Tell whether memory holds a forward and a backward pass of these rows, beside the optimizer's state."""
+    from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size  # takes a second to import
 
-    state = copy.deepcopy(objective.state_dict())
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-
-    def attempt(size: int) -> int:
-        for parameter in parameters:
-            parameter.grad = None
-        rows = rows_of(size)
-        if sum(map(len, rows.values())) < context.processes.size:
-            return 0
-        moments = [torch.zeros_like(p) for p in parameters for _ in range(2)]  # AdamW's, from the first step on
-        # Each process on its own: none may wait for one that ran out of memory.
-        with context.processes.no_sync(), context.precision.forward():
-            loss = objective.loss(objective.collate(rows)).total
-        loss.backward()  # type: ignore[no-untyped-call]
-        del moments
-        return size
-
-    found = 0
-    with _reserve(context.device):
-        smaller = iter([LARGEST >> n for n in range(1, LARGEST.bit_length())] + [0])
-        try:
-            found = find_executable_batch_size(attempt, LARGEST, reduce_batch_size_fn=lambda: next(smaller))()
-        except RuntimeError as error:
-            if "No executable batch size found" not in str(error):
-                raise
-    for parameter in parameters:
-        parameter.grad = None
-    objective.load_state_dict(state)
-    found = min(int(t) for t in context.processes.all_gather(torch.tensor([found])))
-    if not found:
-        raise TrainingError(
-            "--batch-size auto: memory holds not even one row of each domain; lower --max-length or take a smaller "
-            "model"
-        )
-    context.on_event(Note(f"--batch-size auto: {found} rows of each domain"))
-    return found
-
-
-@contextlib.contextmanager
-def _reserve(device: torch.device) -> Iterator[None]:
-    """Let the allocator of a GPU fail above ``SHARE`` of its memory."""
-    if device.type == "cuda":
-        torch.cuda.set_per_process_memory_fraction(SHARE, device)
+    if sum(map(len, rows.values())) < context.processes.size:
+        return False
+    clear_device_cache(garbage_collection=True)
+    on_gpu = context.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.set_per_process_memory_fraction(SHARE, context.device)
     try:
-        yield
+        with dry_run(objective, modules):
+            parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+            moments = [torch.zeros_like(p) for p in parameters for _ in range(2)]  # AdamW's, from the first step on
+            # Each process on its own: none may wait for one that ran out of memory.
+            with context.processes.no_sync(), context.precision.forward():
+                loss = objective.loss(objective.collate(rows)).total
+            loss.backward()  # type: ignore[no-untyped-call]
+            del moments
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+        return False
     finally:
-        if device.type == "cuda":
-            torch.cuda.set_per_process_memory_fraction(1.0, device)
+        if on_gpu:
+            torch.cuda.set_per_process_memory_fraction(1.0, context.device)
             torch.cuda.empty_cache()
+    return True

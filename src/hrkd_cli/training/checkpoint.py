@@ -13,6 +13,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hrkd_cli.errors import TrainingError
-from hrkd_cli.layout import CHECKPOINT
+from hrkd_cli.errors import ModelError, TrainingError
+from hrkd_cli.layout import CHECKPOINT, partial
+from hrkd_cli.predict.folder import read_json, read_json_or_empty
 from hrkd_cli.training.process_group import ProcessGroup
 
 if TYPE_CHECKING:
@@ -37,33 +39,30 @@ class Checkpointer:
     """Saves and restores all that is registered.
 
     Args:
-        work: the run's working folder.
+        out: what the run writes; it works in ``work`` until that is whole.
         processes: the processes of the run; the main one writes.
         header: plain values that describe the run.
         resume: start from the newest checkpoint, if there is one.
 
     Attributes:
         resumed: values of the checkpoint that the run resumes from; None for a new run.
+        step: steps done in that checkpoint; 0 for a new run.
 
     Raises:
         TrainingError: there are checkpoints, and all are damaged.
     """
 
-    def __init__(self, work: Path, processes: ProcessGroup, header: Mapping[str, Any], *, resume: bool) -> None:
-        self.work = work
+    def __init__(self, out: Path, processes: ProcessGroup, header: Mapping[str, Any], *, resume: bool) -> None:
+        self.out, self.work = out, partial(out.resolve())
         self.processes = processes
         self.header = dict(header)
         self.resumed: dict[str, Any] | None = None
         self._tensors: dict[str, Tensor] = {}
-        if resume and (found := latest(work)):
+        if resume and (found := latest(self.work)):
             self.resumed, self._tensors = found
         self.decisions: dict[str, Any] = {} if self.resumed is None else self.resumed["decisions"]
+        self.step = 0 if self.resumed is None else int(self.resumed["step"])
         self._parts: dict[str, Stateful] = {}
-
-    @property
-    def step(self) -> int:
-        """Steps done in the checkpoint that the run resumes from; 0 for a new run."""
-        return 0 if self.resumed is None else int(self.resumed["step"])
 
     def register(self, name: str, part: Stateful) -> None:
         """Save and restore ``part`` under a name of its own."""
@@ -77,7 +76,7 @@ class Checkpointer:
         return self.decisions[name]
 
     def restore(self) -> None:
-        """Restore all that is registered from the checkpoint, if the run resumes from one."""
+        """Restore all that is registered, if the run resumes from a checkpoint."""
         if self.resumed is None:
             return
         for name, part in self._parts.items():
@@ -100,20 +99,20 @@ class Checkpointer:
         self.processes.barrier()
 
 
+@dataclass(frozen=True, slots=True)
 class RandomState:
     """The state of torch's generators in every process of a run."""
 
-    def __init__(self, processes: ProcessGroup, device: torch.device) -> None:
-        self.processes = processes
-        self.device = device
+    processes: ProcessGroup
+    device: torch.device
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return each process's state by rank; all processes must call it."""
-        states = {f"cpu.{rank}": t for rank, t in enumerate(self.processes.all_gather(torch.get_rng_state()))}
+        own = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
-            gathered = self.processes.all_gather(torch.cuda.get_rng_state(self.device))
-            states |= {f"cuda.{rank}": t for rank, t in enumerate(gathered)}
-        return states
+            own["cuda"] = torch.cuda.get_rng_state(self.device)
+        states = {kind: self.processes.all_gather(state) for kind, state in own.items()}
+        return {f"{kind}.{rank}": state for kind, found in states.items() for rank, state in enumerate(found)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore this process's state; a process that the checkpoint does not know keeps its own."""
@@ -125,18 +124,14 @@ class RandomState:
 
 
 def write_checkpoint(work: Path, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-    """Write a checkpoint folder, whole or not at all, and drop all but the last two.
-
-    Raises:
-        OSError: the disk is full, or cannot be written; the earlier checkpoints stay.
-    """
+    """Write a checkpoint folder, whole or not at all, and drop all but the last two; an OSError leaves those before."""
     target = work / f"checkpoint-{step}"
     unfinished = work / f".{target.name}"
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        unfinished.mkdir()
+        unfinished.mkdir(parents=True)
         file = unfinished / CHECKPOINT.tensors
-        save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, file)
+        save_file(host_copies(tensors), file)
         record = {"format": FORMAT, "step": step, "sha256": _checksum(file), **values}
         (unfinished / CHECKPOINT.values).write_text(json.dumps(record), encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)  # of an earlier try at the same step
@@ -148,6 +143,11 @@ def write_checkpoint(work: Path, step: int, tensors: Mapping[str, Tensor], value
         shutil.rmtree(old, ignore_errors=True)
 
 
+def host_copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return contiguous copies in host memory that share nothing, as safetensors wants them."""
+    return {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+
+
 def latest(work: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """Read values and tensors of the newest checkpoint that is whole; None when there is no checkpoint.
 
@@ -157,11 +157,10 @@ def latest(work: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     folders = _folders(work)
     for folder in folders:
         try:
-            values = json.loads((folder / CHECKPOINT.values).read_text(encoding="utf-8"))
-            file = folder / CHECKPOINT.tensors
+            values, file = read_json(folder / CHECKPOINT.values), folder / CHECKPOINT.tensors
             if values["format"] == FORMAT and values["sha256"] == _checksum(file):
                 return values, load_file(file)
-        except (OSError, ValueError, KeyError, SafetensorError):
+        except (OSError, ModelError, KeyError, SafetensorError):
             continue
     if folders:
         raise TrainingError(f"{work}: its checkpoints are damaged; start over with --force")
@@ -170,23 +169,17 @@ def latest(work: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
 
 def has_checkpoint(work: Path) -> int | None:
     """Return the newest checkpoint's step, without reading it; None when there is none."""
-    folders = _folders(work)
-    return _step(folders[0]) if folders else None
+    return next(map(_step, _folders(work)), None)
 
 
 def saved_values(work: Path, name: str) -> list[dict[str, Any]]:
     """Return the plain values of one registered part in every checkpoint that can be read."""
-    found = []
-    for folder in _folders(work):
-        try:
-            found.append(json.loads((folder / CHECKPOINT.values).read_text(encoding="utf-8"))["parts"][name])
-        except (OSError, ValueError, KeyError):
-            continue
-    return found
+    values = (read_json_or_empty(folder / CHECKPOINT.values) for folder in _folders(work))
+    return [own["parts"][name] for own in values if name in own.get("parts", ())]
 
 
 def remove_checkpoints(work: Path) -> None:
-    """Remove all of them: the run is finished."""
+    """Remove all checkpoints: the run is finished."""
     for folder in _folders(work):
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.training.optimizer import Optimizer
@@ -52,15 +51,15 @@ class Objective(Protocol):
 
     def on_step_start(self, number: int, steps: int, batch: Any, optimizer: Optimizer) -> None:
         """Do what comes before step ``number`` of ``steps``; ``batch`` is its first."""
-        ...
+        return
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs beyond the trained modules: tensors and plain values by name."""
-        ...
+        return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict()`` returned."""
-        ...
+        return
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +85,12 @@ class StepOutput:
     ratios: Tensor | None = None
     layer_ratios: tuple[Tensor, ...] = ()
     scaled: bool = False
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors by name."""
+        layers = {f"layer.{n}": ratios for n, ratios in enumerate(self.layer_ratios)}
+        ratios = {} if self.ratios is None else {"ratios": self.ratios}
+        return {**self.losses, "gradient_norm": self.gradient_norm, **ratios, **layers}
 
 
 def train_step(
@@ -128,27 +133,24 @@ def train_step(
     )
 
 
-def measure_step(objective: Objective, rows: Rows, optimizer: Optimizer, precision: Arithmetic) -> float:
-    """Return the seconds of a forward and backward pass, leaving weights and random state as they were."""
-    random_state, state = torch.get_rng_state(), copy.deepcopy(objective.state_dict())
-    for _ in range(2):  # the first pass only warms up
-        tick = time.perf_counter()
-        batch = objective.collate(rows)
-        with precision.forward():
-            loss = objective.loss(batch)
-        loss.total.backward()  # type: ignore[no-untyped-call]
-        float(loss.total.detach())  # waits for a GPU
-        seconds = time.perf_counter() - tick
-        optimizer.clear()
-    torch.set_rng_state(random_state)
-    objective.load_state_dict(state)
-    return seconds
+@contextlib.contextmanager
+def dry_run(objective: Objective, modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Let forward and backward passes inside leave neither gradients nor a changed state of the objective."""
+    state = copy.deepcopy(objective.state_dict())
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.zero_grad()
+        objective.load_state_dict(state)
 
 
-def prefetch(rows: Iterator[Rows], collate: Callable[[Rows], T], *, ahead: bool) -> Iterator[tuple[Rows, T]]:
+def prefetch(
+    rows: Iterator[Rows], collate: Callable[[Rows], T], *, ahead: bool
+) -> Generator[tuple[Rows, T], None, None]:
     """Pair rows with their batch; with ``ahead`` another thread collates while the device works.
 
-    Closing the iterator ends the thread.
+    Closing the generator ends the thread.
     """
     if not ahead:
         yield from ((chosen, collate(chosen)) for chosen in rows)

@@ -16,16 +16,10 @@ MAX_GRADIENT_NORM = 1.0
 
 
 class Optimizer:
-    """Steps the trained modules: AdamW, linear warmup then linear decay to 0, gradient norm clipped at 1.
+    """AdamW for all parameters of some modules, linear warmup then linear decay to 0, gradient norm clipped at 1.
 
-    Weight decay spares biases and normalization weights: everything that is not a matrix.
-
-    Args:
-        modules: whose parameters are trained, and clipped together.
-        settings: learning rate, weight decay, warmup.
-        steps: optimizer steps in the whole run.
-        arithmetic: scales fp16 gradients.
-        processes: their gradients add up.
+    Weight decay spares biases and normalization weights: everything that is not a matrix. ``arithmetic`` scales fp16
+    gradients; those of the processes add up.
     """
 
     def __init__(
@@ -42,10 +36,11 @@ class Optimizer:
         self.processes = processes
         self.peak_rate, self.steps, self.warmup = settings.learning_rate, steps, int(steps * settings.warmup)
         self.done = 0
-        matrices = {id(p) for p in self.parameters if p.dim() >= 2 and not getattr(p, "no_decay", False)}
+        decayed = [p for p in self.parameters if p.dim() >= 2 and not getattr(p, "no_decay", False)]
+        spared = [p for p in self.parameters if p.dim() < 2 or getattr(p, "no_decay", False)]
         groups = [
-            {"params": [p for p in self.parameters if id(p) in matrices], "weight_decay": settings.weight_decay},
-            {"params": [p for p in self.parameters if id(p) not in matrices], "weight_decay": 0.0},
+            {"params": decayed, "weight_decay": settings.weight_decay},
+            {"params": spared, "weight_decay": 0.0},
         ]
         # One kernel over all parameters: on a CPU a fifth of the time of the loop over them.
         fused = all(p.dtype == torch.float32 for p in self.parameters)
@@ -59,7 +54,7 @@ class Optimizer:
         return self.peak_rate * max(0.0, (self.steps - self.done) / max(1, self.steps - self.warmup))
 
     def step(self) -> Tensor:
-        """Clip, update, advance the schedule, clear the gradients; return the gradients' norm before clipping."""
+        """Clip, update, advance the schedule, drop the gradients; return the gradients' norm before clipping."""
         self.processes.all_reduce_grads(self.parameters)
         if self.scaler is not None:
             self.scaler.unscale_(self.adamw)
@@ -72,7 +67,7 @@ class Optimizer:
             self.scaler.step(self.adamw)  # skipped where a gradient overflowed
             self.scaler.update()
         self.done += 1
-        self.clear()
+        self.adamw.zero_grad()
         return norm
 
     def preconditioned(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor] | None:
@@ -93,10 +88,6 @@ class Optimizer:
             scale = None if not state else (state["exp_avg_sq"] / correction).sqrt() + group["eps"]
             found.append(torch.zeros_like(gradient) if scale is None else gradient / scale)
         return found
-
-    def clear(self) -> None:
-        """Drop the gradients."""
-        self.adamw.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of steps done, and AdamW's moments and step counts by parameter number."""

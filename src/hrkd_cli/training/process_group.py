@@ -9,29 +9,30 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from hrkd_cli.errors import ProcessError, UsageError
 
 T = TypeVar("T")
 
-BUCKET = 25 << 20  # bytes of gradients that are sent together
 TIMEOUT = timedelta(minutes=60)  # one process may work alone for a while (dev scores, preparing data)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class ProcessGroup:
     """The processes of a run: ``rank`` of this one, and how many there are."""
 
     rank: int = 0
     size: int = 1
+    sync: bool = field(default=True, init=False)
 
     @property
     def is_main(self) -> bool:
@@ -62,119 +63,84 @@ class ProcessGroup:
 
     def main_first(self, make: Callable[[], T]) -> T:
         """Call something in the main process while the others wait, then in each of them."""
-        if not self.is_main:
-            self.barrier()
-            return make()
-        made = make()
+        if self.is_main:
+            made = make()
         self.barrier()
-        return made
+        return made if self.is_main else make()
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        """Return the sum over processes; gradients flow back to each process's own part."""
-        if self.size == 1 or _no_sync:
+        """Return the sum over processes.
+
+        Each process then computes the same loss from it, so its own part's gradient is that of the sum.
+        """
+        if self.size == 1 or not self.sync:
             return tensor
-        summed: Tensor = _AllReduce.apply(tensor)  # type: ignore[no-untyped-call]
+        summed = tensor.clone()
+        with _plain_errors():
+            dist.all_reduce(summed.detach())  # in place
         return summed
 
     @contextlib.contextmanager
     def no_sync(self) -> Iterator[None]:
         """Let ``all_reduce`` return each process's own part: none waits for one that runs out of memory."""
-        _no_sync.append(True)
+        self.sync = False
         try:
             yield
         finally:
-            _no_sync.pop()
+            self.sync = True
 
-    def all_reduce_grads(self, parameters: Iterable[Tensor]) -> None:
+    def all_reduce_grads(self, parameters: Sequence[Tensor]) -> None:
         """Replace every gradient by its sum over processes."""
         if self.size == 1:
             return
-        bucket: list[Tensor] = []
+        for parameter in parameters:
+            if parameter.grad is None:  # unused here, but perhaps not in other processes
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = parameters_to_vector(gradients)
         with _plain_errors():
-            for parameter in parameters:
-                if parameter.grad is None:  # unused here, but perhaps not in other processes
-                    parameter.grad = torch.zeros_like(parameter)
-                bucket.append(parameter.grad)
-                if sum(g.numel() * g.element_size() for g in bucket) >= BUCKET:
-                    _sum_in_place(bucket)
-                    bucket = []
-            _sum_in_place(bucket)
+            dist.all_reduce(flat)
+        vector_to_parameters(flat, gradients)
 
 
 SINGLE_PROCESS = ProcessGroup()
-_no_sync: list[bool] = []  # not empty inside ProcessGroup.no_sync
 
 
-def join_process_group(processes: int | None, device: torch.device) -> ProcessGroup:
-    """Join the other processes of this run, if it was started as one of several.
-
-    Args:
-        processes: how many the user asked for; None for as many as there are.
-        device: where tensors live: NCCL on CUDA, gloo elsewhere.
+def join_process_group(processes: int | None, device: torch.device) -> tuple[ProcessGroup, torch.device]:
+    """Join the other processes of this run, if it was started as one of several; return the device of this one, too.
 
     Raises:
-        UsageError: the number that was asked for is not the number that was started.
+        UsageError: another number was asked for (``processes``) than was started, or there are fewer GPUs.
     """
     started = int(os.environ.get("WORLD_SIZE", 1))
-    if started == 1 and processes in (None, 1):
-        return SINGLE_PROCESS
     if processes not in (None, started):
         met = f"{started} processes" if started > 1 else "this process alone"
         raise UsageError(
             f"--processes {processes}: {met} met; leave --processes out under torchrun, or start with the hrkd command"
         )
-    if not dist.is_initialized():
-        with _plain_errors():
-            if device.type == "cuda":
-                torch.cuda.set_device(device)
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
-    group = ProcessGroup(dist.get_rank(), dist.get_world_size())
-    group.barrier()
-    return group
-
-
-def local_device(device: torch.device) -> torch.device:
-    """Return the GPU of this process: the one with its number on this machine."""
-    if device.type == "cuda" and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if started == 1:
+        return SINGLE_PROCESS, device
+    on_gpu = device.type == "cuda"
+    if on_gpu:
         local, there = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
         if local >= there:
             raise UsageError(f"--processes: a GPU each is needed, and this machine has {there}; use --device cpu")
-        return torch.device("cuda", local)
-    return device
-
-
-class _AllReduce(torch.autograd.Function):
-    """Sum over processes. Each then computes the same loss from it, so its own part's gradient is that of the sum."""
-
-    @staticmethod
-    def forward(_ctx: Any, tensor: Tensor) -> Tensor:
-        summed = tensor.detach().clone()
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
         with _plain_errors():
-            dist.all_reduce(summed)
-        return summed
-
-    @staticmethod
-    def backward(_ctx: Any, *gradients: Tensor) -> Tensor:
-        return gradients[0]
-
-
-def _sum_in_place(gradients: list[Tensor]) -> None:
-    if not gradients:
-        return
-    flat = torch.cat([g.reshape(-1) for g in gradients])
-    dist.all_reduce(flat)
-    for gradient, summed in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
-        gradient.copy_(summed.view_as(gradient))
+            dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)
+    group = ProcessGroup(dist.get_rank(), dist.get_world_size())
+    group.barrier()
+    return group, device
 
 
 def _wire() -> torch.device:
-    """Return the device of tensors that are sent."""
     return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
 
 
 @contextlib.contextmanager
 def _plain_errors() -> Iterator[None]:
-    """Turn a lost connection into one plain line."""
     try:
         yield
     except RuntimeError as error:  # torch.distributed's errors are of this type, or derive from it

@@ -1,4 +1,4 @@
-"""The rows of a step: this process's part of them, and pieces of similar length."""
+"""The rows of a step: this process's part of them, pieces of similar length, each row's own logits."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from hrkd_cli.errors import UsageError
+from hrkd_cli.method import MASKED_LOGIT
+from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.training.loop import Rows
 from hrkd_cli.training.process_group import ProcessGroup
 
@@ -27,15 +29,8 @@ def picks_of(rows: Rows, processes: ProcessGroup) -> list[Pick]:
 def pieces_of(picks: Sequence[Pick], lengths: Mapping[str, np.ndarray], device: torch.device) -> list[list[Pick]]:
     """Split a step's rows into short and long ones where that spares enough padding, and these again.
 
-    On a CPU only: on a GPU, where a small product takes as long as a large one, they stay together.
-
-    Args:
-        picks: the rows, at least one.
-        lengths: tokens of each row by domain.
-        device: where the model runs.
-
-    Returns:
-        The pieces, each with its rows in the order given: those of a domain, and of its teacher, together.
+    On a CPU only: on a GPU, where a small product takes as long as a large one, they stay together. ``lengths`` are
+    tokens of each row by domain. The rows of a piece keep their order: those of a domain, and of its teacher, together.
     """
     if device.type != "cpu":
         return [list(picks)]
@@ -54,19 +49,6 @@ def _split(lengths: np.ndarray, order: np.ndarray) -> list[np.ndarray]:
     return _split(lengths, order[:short]) + _split(lengths, order[short:])
 
 
-def check_share(batch_size: int, domains: int, processes: ProcessGroup) -> None:
-    """Make sure that a step has a row for every process.
-
-    Raises:
-        UsageError: it has not.
-    """
-    if batch_size * domains < processes.size:
-        raise UsageError(
-            f"--processes {processes.size}: a step has {batch_size * domains} rows, fewer than processes; raise "
-            "--batch-size or use fewer"
-        )
-
-
 def hold_back(labels: np.ndarray, share: float, seed: str) -> list[int]:
     """Choose rows to hold back: this share, spread over the labels as they are, never the last of a label."""
     draw = random.Random(seed)
@@ -79,3 +61,23 @@ def hold_back(labels: np.ndarray, share: float, seed: str) -> list[int]:
         counts[place] += int(counts.sum() < wanted and counts[place] < sizes[place] - 1)
     chosen = zip(names, counts.tolist(), strict=True)
     return sorted(row for name, count in chosen for row in draw.sample(np.flatnonzero(labels == name).tolist(), count))
+
+
+class LabelGather:
+    """Takes the logits of each row's own labels out of all outputs, in one operation.
+
+    ``domains`` are in the order of the numbers that ``take`` is given.
+    """
+
+    def __init__(self, heads: DomainHeads, domains: Sequence[str], device: torch.device) -> None:
+        sizes = [len(heads.columns[domain]) for domain in domains]
+        table = [[*heads.columns[d], *[0] * (max(sizes) - size)] for d, size in zip(domains, sizes, strict=True)]
+        self.table = torch.tensor(table, device=device)  # (D, C)
+        absent = torch.arange(max(sizes)) >= torch.tensor(sizes)[:, None]
+        self.absent = absent.to(device) if bool(absent.any()) else None
+        self.classes = max(sizes)
+
+    def take(self, logits: Tensor, numbers: Tensor) -> Tensor:
+        """Return (R, C) of (R, outputs): row r of domain ``numbers[r]``; MASKED_LOGIT where it has fewer than C."""
+        own = logits.gather(1, self.table[numbers])
+        return own if self.absent is None else own.masked_fill(self.absent[numbers], MASKED_LOGIT)

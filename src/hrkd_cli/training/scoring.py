@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from hrkd_cli.choices import ClassWeights, Metric
+from hrkd_cli.choices import ClassWeights
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError, UsageError
 from hrkd_cli.evaluation.metrics import DomainScores, score_domain
-from hrkd_cli.models.capture import select_columns
 from hrkd_cli.models.encoding import Encoded, Encoder
 from hrkd_cli.models.loading import max_tokens
 from hrkd_cli.models.precision import Arithmetic
@@ -66,11 +65,7 @@ def check_trainable(dataset: Dataset) -> None:
 
 
 def check_length(max_length: int, model: Any, tokenizer: Any, name: str) -> None:
-    """Make sure that the model can take that many tokens.
-
-    Raises:
-        UsageError: it cannot.
-    """
+    """Raise a UsageError where the model cannot take that many tokens."""
     limit = max_tokens(model.config, tokenizer)
     if max_length > limit:
         raise UsageError(f"--max-length {max_length}: {name} takes at most {limit} tokens")
@@ -87,30 +82,6 @@ def encode_split(dataset: Dataset, split: str, encoder: Encoder) -> EncodedSplit
     return EncodedSplit(encoded, labels)
 
 
-def predict_labels(
-    model: Any,
-    encoded: Encoded,
-    columns: tuple[int, ...],
-    encoder: Encoder,
-    arithmetic: Arithmetic,
-    processes: ProcessGroup = SINGLE_PROCESS,
-) -> np.ndarray:
-    """Return the index of the most probable label of each row; the model's mode is restored afterwards."""
-    order = np.argsort(-encoded.lengths(), kind="stable")
-    device = arithmetic.device
-    # Each process fills in its own rows, the others' stay 0: the sum is the whole.
-    predicted = torch.zeros(len(encoded), dtype=torch.int64, device=device)
-    training = model.training
-    model.eval()
-    with torch.no_grad(), arithmetic.forward():
-        for start in processes.shard(range(0, len(order), SCORING_BATCH)):
-            indices = order[start : start + SCORING_BATCH]
-            logits = model(**encoder.collate(encoded, indices.tolist(), device).inputs).logits
-            predicted[torch.from_numpy(indices).to(device)] = select_columns(logits, columns).argmax(dim=-1)
-    model.train(training)
-    return processes.all_reduce(predicted).cpu().numpy()
-
-
 def score(
     models: Any | Mapping[str, Any],
     split: EncodedSplit,
@@ -119,21 +90,23 @@ def score(
     arithmetic: Arithmetic,
     processes: ProcessGroup = SINGLE_PROCESS,
 ) -> dict[str, DomainScores]:
-    """Score one model, or one model per domain, on a split, in the precision of the run."""
-    scores = {}
+    """Score one model, or one model per domain, on a split, in the precision of the run; its mode stays as it is."""
+    scores, device = {}, arithmetic.device
     for domain, encoded in split.encoded.items():
         model = models[domain] if isinstance(models, Mapping) else models
-        predicted = predict_labels(model, encoded, heads.columns[domain], encoder, arithmetic, processes)
+        order = np.argsort(-encoded.lengths(), kind="stable")
+        # Each process fills in its own rows, the others' stay 0: the sum is the whole.
+        predicted = torch.zeros(len(encoded), dtype=torch.int64, device=device)
+        training = model.training
+        model.eval()
+        with torch.no_grad(), arithmetic.forward():
+            for start in processes.shard(range(0, len(order), SCORING_BATCH)):
+                indices = order[start : start + SCORING_BATCH]
+                logits = model(**encoder.collate(encoded, indices.tolist(), device).inputs).logits
+                own = logits[:, list(heads.columns[domain])]
+                predicted[torch.from_numpy(indices).to(device)] = own.argmax(dim=-1)
+        model.train(training)
+        found = processes.all_reduce(predicted).cpu().numpy()
         names = np.array(heads.labels[domain])
-        scores[domain] = score_domain(names[split.labels[domain]], names[predicted], heads.labels[domain])
+        scores[domain] = score_domain(names[split.labels[domain]], names[found], heads.labels[domain])
     return scores
-
-
-def metric_of(scores: DomainScores, metric: Metric) -> float:
-    """Return the score that decides which step is best."""
-    return scores.accuracy if metric is Metric.ACCURACY else scores.macro_f1
-
-
-def mean_metric(scores: Mapping[str, DomainScores], metric: Metric) -> float:
-    """Return its unweighted mean over domains."""
-    return sum(metric_of(s, metric) for s in scores.values()) / len(scores)

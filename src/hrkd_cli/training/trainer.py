@@ -2,150 +2,154 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import nn
 
 from hrkd_cli.data.batching import Sampler
-from hrkd_cli.evaluation.metrics import DomainScores
+from hrkd_cli.evaluation.metrics import scores_to_json
 from hrkd_cli.events import DevScored, Note, StageStarted
 from hrkd_cli.layout import MODEL
+from hrkd_cli.models.encoding import Encoder
 from hrkd_cli.outputs import check_space
+from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import TrainingSettings
-from hrkd_cli.training.best_weights import BestWeights, SavedWeights
-from hrkd_cli.training.checkpoint import RandomState
+from hrkd_cli.training.best_weights import BestWeights
+from hrkd_cli.training.checkpoint import Checkpointer, RandomState
 from hrkd_cli.training.context import TrainContext
-from hrkd_cli.training.graceful_stop import GracefulStop
-from hrkd_cli.training.loop import Objective, StepOutput, measure_step, prefetch, train_step
+from hrkd_cli.training.loop import Objective, dry_run, prefetch, train_step
 from hrkd_cli.training.metrics_log import MetricsLogger
 from hrkd_cli.training.optimizer import Optimizer
-from hrkd_cli.training.run_folder import RunFolder
-from hrkd_cli.training.scoring import mean_metric, metric_of
+from hrkd_cli.training.scoring import EncodedSplit, score
 
 CHECKPOINT_SECONDS = 120.0
 AGREE_EVERY = 20  # steps between two collective decisions on several GPUs: each waits for all of them
 
 
-@dataclass(frozen=True, slots=True)
-class TrainOutput:
-    """What a run leaves behind.
+class GracefulStop:
+    """Notes SIGINT or SIGTERM inside its block, in ``requested``. A second signal stops at once."""
 
-    Attributes:
-        steps: optimizer steps done (fewer than planned when patience ran out).
-        seconds: wall time, dev scoring included, interruptions left out.
-        examples_per_second: examples of all domains per second of training, dev scoring not counted.
-        losses: of the last step, by kind.
-        best: weights by what they are best for (see BestWeights); none without a dev split.
-    """
+    def __init__(self) -> None:
+        self.requested: int | None = None
+        self._before: dict[int, Any] = {}
 
-    steps: int
-    seconds: float
-    examples_per_second: float
-    losses: Mapping[str, float]
-    best: Mapping[str, SavedWeights]
+    def __enter__(self) -> GracefulStop:
+        if threading.current_thread() is threading.main_thread():  # Python handles signals in the main thread only
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
 
+    def __exit__(self, *_error: object) -> None:
+        self._restore()
 
-@dataclass
-class Progress:
-    """How far a run is: checkpointed, field by field.
+    def carry_out(self) -> None:
+        """Do what the signal would have done, now that the run is safe."""
+        number = self.requested or signal.SIGTERM  # it was another process of the run that got it
+        self._restore()
+        signal.raise_signal(number)
+        raise KeyboardInterrupt  # where a handler lets the signal pass, the run stops all the same
 
-    Attributes:
-        seconds: wall time up to ``Trainer.clock``.
-        dev_seconds: time of the last dev scoring.
-        scored: dev scores so far.
-        waited: of these, the last ones without a better average.
-    """
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.requested = number
+        self._restore()
 
-    seconds: float = 0.0
-    dev_seconds: float = 0.0
-    scored: int = 0
-    waited: int = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return all fields."""
-        return asdict(self)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``state_dict()`` returned."""
-        self.__dict__.update(state)
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
 
 
+@dataclass(kw_only=True, eq=False)
 class Trainer:
     """Runs the loop and consumes its steps.
 
-    Args:
+    Attributes:
         stage: name of the stage, for the events.
         model: the model whose weights are kept.
         extra: modules trained along with it and dropped afterwards.
         objective: computes the loss.
         make_sampler: gives the rows of each batch, from the first on.
-        score_dev: scores ``model`` on the dev split; None where there is none: the last weights stay in ``model``.
-        dev_rows: rows of that split.
+        heads: outputs of ``model``.
+        encoder: pads its inputs.
+        dev: rows that choose the best weights; None where there are none: the last weights stay in ``model``.
         best_by_domain: keep each domain's best weights too.
+        done: optimizer steps done; fewer than ``steps`` when patience ran out.
+        seconds: wall time, dev scoring included, interruptions left out.
+        best: see BestWeights; empty without a dev split.
+        metrics: see MetricsLogger.
     """
 
-    def __init__(
-        self,
-        *,
-        stage: str,
-        model: nn.Module,
-        extra: Sequence[nn.Module] = (),
-        objective: Objective,
-        make_sampler: Callable[[], Sampler],
-        score_dev: Callable[[], dict[str, DomainScores]] | None = None,
-        dev_rows: int = 0,
-        best_by_domain: bool = False,
-        settings: TrainingSettings,
-        run: RunFolder,
-        context: TrainContext,
-    ) -> None:
-        self.stage = stage
-        self.model = model
-        self.modules = [model, *extra]
-        self.objective = objective
-        self.make_sampler = make_sampler
-        self.score_dev = score_dev
-        self.dev_rows = dev_rows
-        self.settings = settings
-        self.run_folder = run
-        self.context = context
-        self.steps_per_epoch = make_sampler().steps_per_epoch / settings.accumulate
-        self.steps = max(1, math.ceil(self.steps_per_epoch * settings.epochs))
-        self.eval_every = settings.eval_every or max(1, round(self.steps_per_epoch / 2))
-        self.progress = Progress()
+    stage: str
+    model: nn.Module
+    extra: Sequence[nn.Module] = ()
+    objective: Objective
+    make_sampler: Callable[[], Sampler]
+    heads: DomainHeads
+    encoder: Encoder
+    dev: EncodedSplit | None
+    best_by_domain: bool = False
+    settings: TrainingSettings
+    checkpoint: Checkpointer
+    context: TrainContext
+
+    def __post_init__(self) -> None:
+        settings, work, context = self.settings, self.checkpoint.work, self.context
+        self.modules = [self.model, *self.extra]
+        steps_per_epoch = self.make_sampler().steps_per_epoch / settings.accumulate
+        self.steps = max(1, math.ceil(steps_per_epoch * settings.epochs))
+        self.eval_every = settings.eval_every or max(1, round(steps_per_epoch / 2))
         main, on_cpu = context.processes.is_main, context.device.type == "cpu"
-        self.best = BestWeights(run.work, model, settings.metric, by_domain=best_by_domain, writes=main)
-        file = run.work / MODEL.metrics if main else None
+        self.best = BestWeights(work, self.model, settings.metric, by_domain=self.best_by_domain, writes=main)
         self.metrics = MetricsLogger(
-            file, stage=stage, steps_per_epoch=self.steps_per_epoch, on_event=context.on_event, eager=on_cpu
+            work / MODEL.metrics if main else None,
+            stage=self.stage,
+            steps_per_epoch=steps_per_epoch,
+            seconds_left=self._seconds_left,
+            on_event=context.on_event,
+            eager=on_cpu,
         )
         self.optimizer = Optimizer(
             self.modules, settings, self.steps, arithmetic=context.precision, processes=context.processes
         )
         self.agree_every = 1 if on_cpu or context.processes.size == 1 else AGREE_EVERY
-        self.step_seconds = 0.0
+        self.done, self.seconds, self.step_seconds = 0, 0.0, 0.0
+        # Of dev scorings: the time of the last one, how many there were, and how many since the best average.
+        self.dev_seconds, self.scored, self.waited = 0.0, 0, 0
         self._register()
 
     def _register(self) -> None:
         """Name everything that a checkpoint holds."""
-        checkpoint = self.run_folder.checkpoint
+        register = self.checkpoint.register
         for number, module in enumerate(self.modules):
-            checkpoint.register(f"module.{number}", module)
-        checkpoint.register("optimizer", self.optimizer)
-        checkpoint.register("objective", self.objective)
-        checkpoint.register("best", self.best)
-        checkpoint.register("metrics", self.metrics)
-        checkpoint.register("progress", self.progress)
-        checkpoint.register("random", RandomState(self.context.processes, self.context.device))
+            register(f"module.{number}", module)
+        register("optimizer", self.optimizer)
+        register("objective", self.objective)
+        register("best", self.best)
+        register("metrics", self.metrics)
+        register("progress", self)
+        register("random", RandomState(self.context.processes, self.context.device))
         if self.context.precision.scaler is not None:
-            checkpoint.register("scaler", self.context.precision.scaler)
+            register("scaler", self.context.precision.scaler)
 
-    def run(self, domains: Sequence[str]) -> TrainOutput:
+    def state_dict(self) -> dict[str, Any]:
+        """Return how far the run is."""
+        seconds = time.perf_counter() - self.begun
+        return {"seconds": seconds, "dev_seconds": self.dev_seconds, "scored": self.scored, "waited": self.waited}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what ``state_dict()`` returned."""
+        self.begun = time.perf_counter() - state["seconds"]
+        self.dev_seconds, self.scored, self.waited = state["dev_seconds"], state["scored"], state["waited"]
+
+    def run(self) -> None:
         """Train to the end.
 
         Raises:
@@ -155,123 +159,104 @@ class Trainer:
         """
         for module in self.modules:
             module.train()
-        self._estimate_cost(domains)
+        self._estimate_cost()
         # Dropout: processes have other rows, and draw other masks.
         torch.manual_seed(self.settings.seed + self.context.processes.rank)
-        done = self.run_folder.checkpoint.step
-        self.run_folder.checkpoint.restore()
+        done = self.done = self.checkpoint.step
+        self.saved_at, self.begun = time.monotonic(), time.perf_counter()
+        self.checkpoint.restore()
         if done:
             self.context.on_event(Note(f"going on after step {done} of {self.steps}"))
-        self.saved, self.saved_at = done, time.monotonic()
-        self.clock = time.perf_counter()
         sampler = self.make_sampler()
         sampler.skip(done * self.settings.accumulate)
         batches = prefetch(iter(sampler), self.objective.collate, ahead=self.context.device.type == "cuda")
-        self.metrics.open()
-        over = False
         how = (self.objective, batches, self.optimizer, self.context.precision)
-        try:
-            with GracefulStop() as stop:
-                while done < self.steps and not over:
-                    done += 1
-                    step = train_step(*how, number=done, steps=self.steps, accumulate=self.settings.accumulate)
-                    over = self._consume(step, stop)
-        finally:
-            batches.close()  # type: ignore[attr-defined]
-        rate = self.metrics.examples / max(1e-9, self.metrics.seconds)
-        return TrainOutput(done, self._seconds(), rate, self.metrics.losses, self.best.best)
+        self.metrics.open()
+        with contextlib.closing(batches), GracefulStop() as stop:
+            for number in range(done + 1, self.steps + 1):
+                step = train_step(*how, number=number, steps=self.steps, accumulate=self.settings.accumulate)
+                self.done = number
+                self.metrics.add(step)
+                if self.dev is not None and (number % self.eval_every == 0 or number == self.steps):
+                    self._score(number, self.dev)
+                if number == self.steps or self._out_of_patience(number):
+                    break
+                self._checkpoint(number, stop)
+        self.metrics.flush()
+        self.seconds = time.perf_counter() - self.begun
 
-    def _consume(self, step: StepOutput, stop: GracefulStop) -> bool:
-        """Record a step, score, save; tell whether the run is over before its last step."""
-        self.metrics.add(step, self._seconds_left(step.number))
-        last = step.number == self.steps
-        if self.score_dev is not None and (step.number % self.eval_every == 0 or last):
-            self._score(step.number, self.score_dev)
-            patience, waited = self.settings.patience, self.progress.waited
-            if patience is not None and waited >= patience and not last:
-                text = f"stopped at step {step.number}: no better average in {waited} dev scores"
-                self.context.on_event(Note(text))
-                return True
-        if last:
-            self.metrics.flush(0.0)
-            return False
-        stopping = False
-        if step.number % self.agree_every == 0:
-            stopping = self.context.processes.any(stop.requested is not None)
-        if stopping or self._due(step.number):
-            self._save(step.number)
-        if stopping:
-            self.context.on_event(Note(f"stopped after step {step.number}, with a checkpoint; go on with --resume"))
-            stop.carry_out()
-        return False
-
-    def _due(self, step: int) -> bool:
-        """Tell whether a checkpoint is to be written after this step."""
+    def _checkpoint(self, step: int, stop: GracefulStop) -> None:
+        """Write a checkpoint where it is time for one; stop where a signal asked for it."""
+        processes, agree = self.context.processes, step % self.agree_every == 0
+        stopping = agree and processes.any(stop.requested is not None)
         if self.settings.checkpoint_every is not None:
-            return step % self.settings.checkpoint_every == 0
-        if step % self.agree_every:
-            return False
-        processes = self.context.processes
-        return processes.any(processes.is_main and time.monotonic() - self.saved_at >= CHECKPOINT_SECONDS)
+            due = step % self.settings.checkpoint_every == 0
+        else:
+            due = agree and processes.any(time.monotonic() - self.saved_at >= CHECKPOINT_SECONDS)
+        if stopping or due:
+            self.metrics.flush()  # a loss that is not a number must not get in
+            self.checkpoint.save(step)
+            self.best.remove_unused()
+            self.saved_at = time.monotonic()
+            self.metrics.restart_clock()
+        if stopping:
+            self.context.on_event(Note(f"stopped after step {step}, with a checkpoint; go on with --resume"))
+            stop.carry_out()
 
-    def _save(self, step: int) -> None:
-        """Write a checkpoint."""
-        if self.saved == step:
-            return
-        self.metrics.flush(self._seconds_left(step))  # a loss that is not a number must not get in
-        self._seconds()
-        self.run_folder.checkpoint.save(step)
-        self.best.remove_unused()
-        self.saved, self.saved_at = step, time.monotonic()
-        self.metrics.restart_clock()
-
-    def _score(self, step: int, score_dev: Callable[[], dict[str, DomainScores]]) -> None:
+    def _score(self, step: int, dev: EncodedSplit) -> None:
         """Score the dev split and keep the weights if they are best for anything."""
-        self.metrics.flush(self._seconds_left(step))
+        self.metrics.flush()
         tick = time.perf_counter()
-        scores = score_dev()
-        progress = self.progress
-        progress.dev_seconds = time.perf_counter() - tick
-        is_best = self.best.update(step, scores)
-        progress.scored += 1
-        progress.waited = 0 if is_best else progress.waited + 1
-        self.metrics.scored(step, scores, is_best=is_best)
-        metric = self.settings.metric
-        by_domain = {domain: metric_of(s, metric) for domain, s in scores.items()}
-        self.context.on_event(DevScored(self.stage, step, str(metric), by_domain, mean_metric(scores, metric), is_best))
+        scores = score(self.model, dev, self.heads, self.encoder, self.context.precision, self.context.processes)
+        self.dev_seconds = time.perf_counter() - tick
+        found, metric = scores_to_json(scores), self.best.metric
+        is_best = self.best.update(step, found)
+        self.scored += 1
+        self.waited = 0 if is_best else self.waited + 1
+        self.metrics.scored(step, found, is_best=is_best)
+        by_domain = {domain: own[metric] for domain, own in found["domains"].items()}
+        average, name = found["average"][metric], str(self.settings.metric)
+        self.context.on_event(DevScored(self.stage, step, name, by_domain, average, is_best))
         self.metrics.restart_clock()
 
-    def _estimate_cost(self, domains: Sequence[str]) -> None:
-        """Measure one real batch, leaving weights and random state as they were; check the disk.
+    def _out_of_patience(self, step: int) -> bool:
+        if self.settings.patience is None or self.waited < self.settings.patience:
+            return False
+        self.context.on_event(Note(f"stopped at step {step}: no better average in {self.waited} dev scores"))
+        return True
+
+    def _estimate_cost(self) -> None:
+        """Measure one real batch, leaving the weights as they were; check the disk.
 
         Raises:
             OutputError: the disk cannot hold the run.
         """
-        rows = next(self.make_sampler())
-        precision, accumulate = self.context.precision, self.settings.accumulate
-        self.step_seconds = measure_step(self.objective, rows, self.optimizer, precision) * accumulate
+        rows, accumulate = next(self.make_sampler()), self.settings.accumulate
+        with dry_run(self.objective, self.modules):
+            for _ in range(2):  # the first pass only warms up
+                tick = time.perf_counter()
+                batch = self.objective.collate(rows)
+                with self.context.precision.forward():
+                    loss = self.objective.loss(batch).total
+                loss.backward()  # type: ignore[no-untyped-call]
+                float(loss.detach())  # waits for a GPU
+                self.step_seconds = (time.perf_counter() - tick) * accumulate
         # A forward pass is about a third of a training step's work; measured once the first dev score is there.
         examples = sum(len(indices) for indices in rows.values()) * accumulate
-        self.progress.dev_seconds = self.step_seconds / 3 * self.dev_rows / examples
+        self.dev_seconds = 0.0 if self.dev is None else self.step_seconds / 3 * self.dev.rows / examples
         size = sum(t.numel() * t.element_size() for t in self.model.state_dict().values())
         # The best weights, those just being written, then the folder itself; two checkpoints (weights and two moments
         # each) and the one that is being written.
-        kept = len(domains) + 3 if self.best.by_domain else 3
+        kept = len(self.heads.domains) + 3 if self.best_by_domain else 3
         disk = size * kept + 9 * sum(p.numel() * p.element_size() for p in self.optimizer.parameters)
         if self.context.processes.is_main:
-            check_space(self.run_folder.out, disk)
-        left = self.steps - self.run_folder.checkpoint.step
-        seconds = left * self.step_seconds + math.ceil(left / self.eval_every) * self.progress.dev_seconds
-        self.context.on_event(StageStarted(self.stage, self.steps, self.settings.epochs, tuple(domains), seconds, disk))
-
-    def _seconds(self) -> float:
-        """Advance the wall time of the run to now, and return it."""
-        now = time.perf_counter()
-        self.progress.seconds += now - self.clock
-        self.clock = now
-        return self.progress.seconds
+            check_space(self.checkpoint.out, disk)
+        left = self.steps - self.checkpoint.step
+        seconds = left * self.step_seconds + math.ceil(left / self.eval_every) * self.dev_seconds
+        started = StageStarted(self.stage, self.steps, self.settings.epochs, self.heads.domains, seconds, disk)
+        self.context.on_event(started)
 
     def _seconds_left(self, step: int) -> float:
-        evaluations = math.ceil(self.steps / self.eval_every) - self.progress.scored
+        evaluations = math.ceil(self.steps / self.eval_every) - self.scored
         per_step = self.metrics.step_seconds or self.step_seconds
-        return (self.steps - step) * per_step + evaluations * self.progress.dev_seconds
+        return (self.steps - step) * per_step + evaluations * self.dev_seconds

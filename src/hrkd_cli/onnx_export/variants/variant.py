@@ -18,8 +18,7 @@ from hrkd_cli.evaluation.metrics import DomainScores
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.layout import MODEL
 from hrkd_cli.models.backend import TorchBackend, load_encoder_parts
-from hrkd_cli.models.card import model_card
-from hrkd_cli.models.folder import is_stage_folder
+from hrkd_cli.models.folder import is_stage_folder, model_card
 from hrkd_cli.onnx_export.gate import SPLIT, AccuracyGate, points_lost
 from hrkd_cli.onnx_export.result import Gate
 from hrkd_cli.onnx_export.variants.folder import STAGE, write_model, write_record

@@ -6,9 +6,8 @@ from safetensors.torch import load_file
 
 from hrkd_cli.choices import Init
 from hrkd_cli.errors import UsageError
-from hrkd_cli.models.cutting import cut_weights
 from hrkd_cli.models.loading import new_classifier, output_layer, set_heads
-from hrkd_cli.models.student import Shape, build_student, default_shape, parse_shape, student_config
+from hrkd_cli.models.student_init import Shape, build_student, default_shape, parse_shape, prune_weights, student_config
 from hrkd_cli.predict.heads import DomainHeads
 from tiny import ARCHITECTURES, tiny_config, write_encoder
 
@@ -119,7 +118,7 @@ def test_narrowing_keeps_the_heaviest_dimensions(architecture):
         where = [alive_axis(have, want, alive) for have, want in zip(wide[name].shape, tensor.shape, strict=True)]
         wide[name][torch.meshgrid(*where, indexing="ij")] = tensor
     teacher.load_state_dict(wide)
-    cut = cut_weights(teacher, student, (1, 2, 3, 4), range(HEADS.size))
+    cut = prune_weights(teacher, student, (1, 2, 3, 4), range(HEADS.size))
     for name, tensor in narrow.items():
         assert torch.equal(cut[name], tensor), name
 

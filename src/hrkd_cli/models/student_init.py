@@ -1,0 +1,321 @@
+"""Student initialization: its shape, and its first weights, pruned from the teacher's.
+
+Student layer l starts from teacher layer m(l), the layer that it will learn from. Where the student is narrower,
+dimensions are kept by weight, ranked by sums of squares over the teacher's weights, ties to the lower index, the kept
+ones in their old order:
+
+- hidden: the dimensions with the largest total over every matrix that reads or writes the hidden axis (one choice for
+  the whole model, so that residual connections still add like to like);
+- inside each attention head: for queries and keys the dimensions with the largest ``|q|^2 |k|^2``, for values and the
+  output projection those with the largest ``|v|^2 |o|^2``;
+- feed-forward: the neurons with the largest ``|in|^2 |out|^2``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hrkd_cli.choices import Init
+from hrkd_cli.errors import ModelError, UsageError
+from hrkd_cli.layout import MODEL
+from hrkd_cli.models.capture import layer_map
+from hrkd_cli.models.loading import (
+    is_classifier,
+    load_classifier,
+    new_classifier,
+    output_layer,
+    resolve,
+    set_heads,
+)
+from hrkd_cli.models.sizes import sizes_of
+from hrkd_cli.predict.folder import read_json
+from hrkd_cli.predict.heads import DomainHeads
+
+DEFAULT_WIDTH = 312  # of TinyBERT's general 4-layer model, the paper's student
+SHAPE = re.compile(r"(\d+)x(\d+)", re.IGNORECASE)
+FEED_FORWARD_NAMES = ("intermediate_size", "hidden_dim")
+
+# Architectures whose weights the names below describe.
+NARROWED = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
+
+LAYER = re.compile(r"(\.layers?\.)(\d+)(\.)")
+# Weights of BERT, RoBERTa, ELECTRA and DistilBERT in pairs that share an axis inside a layer, each with the number of
+# that axis. Axes are (out, in).
+QUERY = (re.compile(r"\.(query|q_lin)\.(weight|bias)$"), 0)
+KEY = (re.compile(r"\.(key|k_lin)\.(weight|bias)$"), 0)
+VALUE = (re.compile(r"\.(value|v_lin)\.(weight|bias)$"), 0)
+ATTENTION_OUT = (re.compile(r"\.attention\.(output\.dense|out_lin)\.weight$"), 1)
+FFN_IN = (re.compile(r"\.(intermediate\.dense|ffn\.lin1)\.(weight|bias)$"), 0)
+FFN_OUT = (re.compile(r"\.(?<!attention\.)(output\.dense|ffn\.lin2)\.weight$"), 1)
+PAIRS = ((QUERY, KEY), (VALUE, ATTENTION_OUT), (FFN_IN, FFN_OUT))
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Layers and width of a student."""
+
+    layers: int
+    width: int
+
+    def __str__(self) -> str:
+        """Return the command line's spelling, LAYERSxWIDTH."""
+        return f"{self.layers}x{self.width}"
+
+
+def parse_shape(text: str) -> Shape | None:
+    """Read LAYERSxWIDTH; None when ``text`` is something else (a folder or a hub id)."""
+    match = SHAPE.fullmatch(text.strip())
+    return Shape(int(match[1]), int(match[2])) if match else None
+
+
+def student_spec_is_path(spec: str | None) -> bool:
+    """Tell whether ``--student`` names a model rather than a shape."""
+    return spec is not None and parse_shape(spec) is None and bool(Path(spec).name)
+
+
+def default_shape(teacher: Any) -> Shape:
+    """Return the default student of a teacher config.
+
+    4x312 from a 12-layer teacher, else half the teacher's layers, at the teacher's width or 312 when that is wider.
+    Where 312 is no multiple of the teacher's attention heads, the next one below it; where its architecture cannot be
+    narrowed, the teacher's width.
+    """
+    sizes = sizes_of(teacher)
+    width = sizes.width
+    if teacher.model_type in NARROWED:
+        width = min(width, DEFAULT_WIDTH // sizes.heads * sizes.heads)
+    return Shape(4 if sizes.layers == 12 else max(1, sizes.layers // 2), width)
+
+
+def student_config(teacher: Any, shape: Shape, heads: DomainHeads, *, init: Init) -> Any:
+    """Return a config of the teacher's architecture in the student's shape, with one output per (domain, label) pair.
+
+    The feed-forward width is the teacher's own at the teacher's width, 1200 at 312 (as TinyBERT's), else 4 x width, and
+    never more than the teacher's. The number of attention heads is the teacher's.
+
+    Raises:
+        UsageError: the shape does not fit the teacher; the message names shapes that do.
+    """
+    sizes = sizes_of(teacher)
+    layers, width, attention_heads = sizes.layers, sizes.width, sizes.heads
+    if not 1 <= shape.layers <= layers:
+        raise UsageError(f"--student {shape}: the teacher has {layers} layers; give 1 to {layers}")
+    if shape.width < attention_heads or shape.width % attention_heads:
+        below = max(shape.width // attention_heads, 1) * attention_heads
+        raise UsageError(
+            f"--student {shape}: the width must be a multiple of the teacher's {attention_heads} attention heads, for "
+            f"example {below} or {below + attention_heads}"
+        )
+    if init is Init.TEACHER and shape.width < width and teacher.model_type not in NARROWED:
+        raise UsageError(
+            f"--student {shape}: a {teacher.model_type} teacher cannot be narrowed; use {shape.layers}x{width}, --init "
+            "random, or a pretrained --student"
+        )
+    if init is Init.TEACHER and shape.width > width:
+        raise UsageError(f"--student {shape}: wider than the teacher ({width}); use {layers}x{width} or --init random")
+    config = type(teacher).from_dict(teacher.to_dict())
+    config.num_hidden_layers = shape.layers
+    if shape.width != width:
+        if getattr(config, "embedding_size", None) == width:
+            config.embedding_size = shape.width
+        config.hidden_size = shape.width
+        name = next(n for n in FEED_FORWARD_NAMES if hasattr(config, n))
+        wanted = 1200 if shape.width == DEFAULT_WIDTH else 4 * shape.width
+        setattr(config, name, min(wanted, getattr(config, name)))
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[m - 1] for m in layer_map(layers, shape.layers)]
+    set_heads(config, heads)
+    return config
+
+
+def build_student(
+    spec: str | None,
+    teacher: Any,
+    heads: DomainHeads,
+    *,
+    teacher_heads: DomainHeads,
+    init: Init,
+    seed: int,
+    note: Callable[[str], None],
+) -> Any:
+    """Make the student, a classifier.
+
+    Args:
+        spec: LAYERSxWIDTH, folder, hub id, or None for the default shape.
+        teacher: the teacher's classifier, whose weights a LAYERSxWIDTH student starts from.
+        heads: outputs of the student.
+        teacher_heads: outputs of the teacher, for the same domains and labels.
+        init: where a LAYERSxWIDTH student starts.
+        seed: of everything drawn at random (new heads, random students).
+        note: told in a sentence what was made.
+
+    Raises:
+        UsageError: an unusable shape.
+        ModelError: a folder or hub id that cannot be opened.
+    """
+    torch.manual_seed(seed)
+    shape = default_shape(teacher.config) if spec is None else parse_shape(spec)
+    if shape is None:
+        path = resolve(str(spec), "student")
+        student = load_classifier(path, heads, role="student")
+        if not is_classifier(read_json(path / MODEL.config)):
+            taken = take_head(teacher, student, _same_outputs(teacher_heads, heads))
+            whose = "its teacher's" if taken else "a random"
+            note(f"student {spec}: its own layers, and {whose} head")
+        return student
+    student = new_classifier(student_config(teacher.config, shape, heads, init=init))
+    if init is Init.RANDOM:
+        note(f"student {shape}: random weights")
+        return student
+    sizes = sizes_of(teacher.config)
+    layers = layer_map(sizes.layers, shape.layers)
+    student.load_state_dict(prune_weights(teacher, student, layers, _same_outputs(teacher_heads, heads)))
+    width = "" if shape.width == sizes.width else f", narrowed to {shape.width}"
+    note(f"student {shape}: starts from the teacher's layers {', '.join(map(str, layers))}{width}")
+    return student
+
+
+def prune_weights(
+    teacher: Any, student: Any, layers: Sequence[int], outputs: Sequence[int | None]
+) -> dict[str, Tensor]:
+    """Return first weights for ``student``.
+
+    Args:
+        teacher: classifier to prune.
+        student: classifier of the same architecture with fewer layers and perhaps less width; only its shapes matter,
+            and its own (random) weights where the teacher has none of that name (a new head).
+        layers: m(l) for l = 1..L, 1-based.
+        outputs: for each output of the student, the teacher's output of the same meaning; None where it has none, and
+            the student's row stays random.
+
+    Raises:
+        ModelError: the architecture cannot be narrowed; the message names the options that work.
+    """
+    pruning = _Pruning(teacher, sizes_of(student.config).width)
+    head, _ = output_layer(student)
+    weights = {}
+    for name, own in student.state_dict().items():
+        origin = LAYER.sub(lambda m: f"{m[1]}{layers[int(m[2])] - 1}{m[3]}", name, count=1)
+        if origin not in pruning.source:
+            # The first layer of some architectures lacks a norm that later ones have, or the other way round.
+            weights[name] = own
+        elif name.rpartition(".")[0] == head:
+            rows = len(pruning.source[origin])
+            weights[name] = _rows_by_output(own, pruning.narrow(origin, (rows, *own.shape[1:])), outputs)
+        else:
+            weights[name] = pruning.narrow(origin, tuple(own.shape)).clone()
+    return weights
+
+
+def take_head(teacher: Any, student: Any, outputs: Sequence[int | None]) -> bool:
+    """Start the head of a pretrained student (all that is not its encoder, and the pooler) from its teacher's.
+
+    Args:
+        teacher: the teacher's classifier.
+        student: a classifier of the same width and kind of head, changed in place; others keep their random head.
+        outputs: see prune_weights.
+
+    Returns:
+        Whether the head was taken over.
+    """
+    head, _ = output_layer(student)
+    body = {f"{student.base_model_prefix}.{name}" for name in student.base_model.state_dict() if "pooler" not in name}
+    source, taken = teacher.state_dict(), {}
+    for name, own in student.state_dict().items():
+        if name in body:
+            continue
+        is_last = name.rpartition(".")[0] == head
+        origin = source.get(name)
+        if origin is None or origin.shape[is_last:] != own.shape[is_last:]:
+            return False
+        taken[name] = _rows_by_output(own, origin, outputs) if is_last else origin.clone()
+    student.load_state_dict(taken, strict=False)
+    return True
+
+
+def _rows_by_output(own: Tensor, origin: Tensor, outputs: Sequence[int | None]) -> Tensor:
+    """Return ``own`` with the rows of ``origin`` by meaning: its outputs may be more, fewer or in another order."""
+    found = own.clone()
+    for row, output in enumerate(outputs):
+        if output is not None:
+            found[row] = origin[output]
+    return found
+
+
+def _same_outputs(teacher: DomainHeads, student: DomainHeads) -> list[int | None]:
+    """Return the teacher's output for each of the student's, by domain and label."""
+    found: list[int | None] = [None] * student.size
+    for domain, columns in student.columns.items():
+        known = dict(zip(teacher.labels.get(domain, ()), teacher.columns.get(domain, ()), strict=True))
+        for column, label in zip(columns, student.labels[domain], strict=True):
+            found[column] = known.get(label)
+    return found
+
+
+class _Pruning:
+    """The teacher's weights, and the dimensions of them that a student of ``width`` keeps."""
+
+    def __init__(self, teacher: Any, width: int) -> None:
+        self.type = teacher.config.model_type
+        self.source = {name: tensor.detach().cpu() for name, tensor in teacher.state_dict().items()}
+        sizes = sizes_of(teacher.config)
+        self.width, self.heads, self.narrower = sizes.width, sizes.heads, width
+        self.hidden = self._hidden() if width < sizes.width else torch.arange(sizes.width)
+
+    def narrow(self, name: str, shape: Sequence[int]) -> Tensor:
+        """Return a weight of the teacher with the dimensions that stay.
+
+        Raises:
+            ModelError: nothing is known of this weight's axes.
+        """
+        tensor: Tensor = self.source[name]
+        layer = LAYER.search(name)
+        for pair in PAIRS if layer and tensor.shape != shape else ():
+            for pattern, axis in pair:
+                if layer and pattern.search(name):
+                    tensor = tensor.index_select(axis, self._inner(name[: layer.end()], pair, shape[axis]))
+        # What is left to narrow are axes of hidden width: in both directions of a dense layer, of a norm, a table.
+        for axis, (have, want) in enumerate(zip(tensor.shape, shape, strict=True)):
+            if have != want and have == self.width and want == self.narrower:
+                tensor = tensor.index_select(axis, self.hidden)
+        if tensor.shape != shape:
+            raise ModelError(
+                f"a {self.type} teacher cannot be narrowed ({name} is {tuple(tensor.shape)}); use a LAYERSxWIDTH "
+                f"student of the teacher's width {self.width}, --init random, or a pretrained --student"
+            )
+        return tensor
+
+    def _hidden(self) -> Tensor:
+        total = torch.zeros(self.width, dtype=torch.float64)
+        for tensor in self.source.values():
+            if tensor.dim() == 2:
+                squares = tensor.double().square()
+                if tensor.shape[1] == self.width:
+                    total += squares.sum(dim=0)
+                if tensor.shape[0] == self.width:
+                    total += squares.sum(dim=1)
+        return _largest(total, self.narrower)
+
+    def _inner(self, layer: str, pair: Sequence[tuple[re.Pattern[str], int]], keep: int) -> Tensor:
+        """Return the dimensions to keep on an axis inside a layer: as many of each attention head, or neurons."""
+        scores = torch.ones((), dtype=torch.float64)
+        for pattern, axis in pair:
+            names = (n for n in self.source if n.startswith(layer) and n.endswith(".weight") and pattern.search(n))
+            scores = scores * self.source[next(names)].double().square().sum(dim=1 - axis)
+        groups = 1 if FFN_IN in pair else self.heads
+        size = len(scores) // groups
+        rows = scores.view(groups, size)
+        return torch.cat([_largest(row, keep // groups) + number * size for number, row in enumerate(rows)])
+
+
+def _largest(scores: Tensor, keep: int) -> Tensor:
+    """Return the indices of the ``keep`` largest scores, ascending; ties go to the lower index."""
+    order = torch.argsort(scores, descending=True, stable=True)
+    return order[:keep].sort()[0]
