@@ -170,10 +170,9 @@ def write_files(student: Path, out: Path) -> dict[str, Path]:
 
     from hrkd_cli.choices import Target
     from hrkd_cli.models.backend import TorchBackend
-    from hrkd_cli.onnx_export.quantizers import QuantizerInputs
+    from hrkd_cli.onnx_export.quantizers import QuantizerInputs, weights_for
     from hrkd_cli.onnx_export.recipes import FORMATS, Precision, write_smaller
     from hrkd_cli.onnx_export.rewrites import rewrite_file
-    from hrkd_cli.onnx_export.targets import weights_for
     from hrkd_cli.onnx_export.trace import write_graph
 
     own = TorchBackend(student, device="cpu")
@@ -203,9 +202,8 @@ def write_rewrites(student: Path, out: Path) -> dict[str, Path]:
     from hrkd_cli.models.backend import TorchBackend
     from hrkd_cli.onnx_export import rewrites
     from hrkd_cli.onnx_export.graph_editor import to_proto
-    from hrkd_cli.onnx_export.quantizers import QuantizerInputs
+    from hrkd_cli.onnx_export.quantizers import QuantizerInputs, weights_for
     from hrkd_cli.onnx_export.recipes import FORMATS, Precision, write_smaller
-    from hrkd_cli.onnx_export.targets import weights_for
     from hrkd_cli.onnx_export.trace import write_graph
 
     own = TorchBackend(student, device="cpu")

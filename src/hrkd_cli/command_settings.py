@@ -153,6 +153,11 @@ class ExportSettings(Settings):
     )
     force: bool = force_option()
 
+    @property
+    def trims(self) -> bool:
+        """Whether the vocabulary is trimmed."""
+        return self.trim_vocabulary or self.vocabulary_size is not None
+
 
 @dataclass(frozen=True, kw_only=True)
 class PredictSettings(Settings):

@@ -10,7 +10,7 @@ import hrkd_cli
 from hrkd_cli import Predictor, evaluate
 from hrkd_cli.errors import DataError, GateError, ModelError, OutputError, UsageError
 from hrkd_cli.events import Note
-from hrkd_cli.onnx_export import trying
+from hrkd_cli.onnx_export import gate
 from hrkd_cli.onnx_export.recipes import write_smaller
 from tiny_folder import write_model
 
@@ -41,7 +41,7 @@ def other_weights(tmp_path, monkeypatch):
         shutil.copy(other / "onnx" / FP32, target)
         return {"MatMulInteger": 1}
 
-    monkeypatch.setattr(trying, "write_smaller", worse)
+    monkeypatch.setattr(gate, "write_smaller", worse)
     return other
 
 
@@ -107,7 +107,7 @@ def test_safer_recipes_are_tried_where_the_first_fail(student, other_weights, mo
             return {"MatMulInteger": 1}
         return write_smaller(source, target, precision, recipe, inputs)
 
-    monkeypatch.setattr(trying, "write_smaller", quantize)
+    monkeypatch.setattr(gate, "write_smaller", quantize)
     result = export(student, int8=True, max_drop=20, target="avx512-vnni")
     assert tried == [
         "a scale a column",
@@ -132,7 +132,7 @@ def test_the_more_accurate_of_two_recipes_is_kept(student, other_weights, monkey
             return {"MatMulInteger": 1}
         return write_smaller(source, target, precision, recipe, inputs)
 
-    monkeypatch.setattr(trying, "write_smaller", quantize)
+    monkeypatch.setattr(gate, "write_smaller", quantize)
     result = export(student, int8=True, max_drop=100)
     assert [(t.recipe, t.gate.passed, t.kept) for t in result.tries] == [
         ("a scale a column", True, False),
@@ -236,7 +236,7 @@ def test_a_disk_that_is_full(student, monkeypatch, error, said):
         write_smaller(*args)
         raise error
 
-    monkeypatch.setattr(trying, "write_smaller", fails_after_writing)
+    monkeypatch.setattr(gate, "write_smaller", fails_after_writing)
     before = listed(student.parent)
     with pytest.raises(OutputError, match=said):
         export(student, int8=True, out=student.parent / "a/b")
@@ -244,7 +244,7 @@ def test_a_disk_that_is_full(student, monkeypatch, error, said):
 
 
 def test_a_write_cut_short_that_its_library_does_not_call_a_full_disk(student, monkeypatch):
-    monkeypatch.setattr(trying, "write_smaller", raising(ModelError("the graph cannot be quantized (corrupt)")))
+    monkeypatch.setattr(gate, "write_smaller", raising(ModelError("the graph cannot be quantized (corrupt)")))
     with pytest.raises(ModelError, match="corrupt"):
         export(student, int8=True)
     monkeypatch.setattr("hrkd_cli.outputs.shutil.disk_usage", lambda _: type("Usage", (), {"free": 0}))
@@ -253,7 +253,7 @@ def test_a_write_cut_short_that_its_library_does_not_call_a_full_disk(student, m
 
 
 def test_an_interrupt_leaves_nothing(student, monkeypatch):
-    monkeypatch.setattr(trying, "write_smaller", raising(KeyboardInterrupt()))
+    monkeypatch.setattr(gate, "write_smaller", raising(KeyboardInterrupt()))
     before = listed(student)
     with pytest.raises(KeyboardInterrupt):
         export(student, int8=True)
@@ -261,7 +261,7 @@ def test_an_interrupt_leaves_nothing(student, monkeypatch):
 
 
 def test_a_graph_that_differs_is_not_kept(student, monkeypatch):
-    monkeypatch.setattr("hrkd_cli.onnx_export.verify.TOLERANCE", -1.0)
+    monkeypatch.setattr("hrkd_cli.onnx_export.parity.TOLERANCE", -1.0)
     before = listed(student)
     with pytest.raises(ModelError, match="logits differ"):
         export(student)

@@ -14,10 +14,9 @@ from hrkd_cli.choices import Target
 from hrkd_cli.errors import GateError, UsageError
 from hrkd_cli.evaluation.graph import count_parameters, precision
 from hrkd_cli.events import Note
-from hrkd_cli.onnx_export import trying
-from hrkd_cli.onnx_export.quantizers import QuantizerInputs
+from hrkd_cli.onnx_export import gate
+from hrkd_cli.onnx_export.quantizers import QuantizerInputs, weights_for
 from hrkd_cli.onnx_export.recipes import FILES, FORMATS, Precision, write_smaller
-from hrkd_cli.onnx_export.targets import weights_for
 from hrkd_cli.onnx_export.trace import OPSET
 from tiny_folder import make_texts, write_model
 
@@ -207,7 +206,7 @@ def test_each_gate_trips_and_leaves_nothing(student, tmp_path, monkeypatch, smal
         shutil.copy(other / "onnx/model.onnx", target)
         return {"MatMul": 1}
 
-    monkeypatch.setattr(trying, "write_smaller", worse)
+    monkeypatch.setattr(gate, "write_smaller", worse)
     before = sorted(student.rglob("*"))
     with pytest.raises(GateError, match=f"{smaller} loses .* export without --{smaller}$") as caught:
         export(student, **{OPTIONS[smaller]: True}, max_drop=5)
@@ -230,7 +229,7 @@ def test_one_precision_that_fails_keeps_the_others_away(student, monkeypatch):
 
     worse = write_model(student.parent / "other", seed=9)
     export(worse)
-    monkeypatch.setattr(trying, "write_smaller", fails_int4)
+    monkeypatch.setattr(gate, "write_smaller", fails_int4)
     with pytest.raises(GateError, match="int4 loses"):
         export(student, fp16=True, int4=True, max_drop=2)
     assert not (student / "onnx").exists()

@@ -4,8 +4,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from hrkd_cli.errors import ModelError, UsageError
-from hrkd_cli.onnx_export.variants.trimming import _compare, _lost_characters, choose_tokens, trim_tokenizer
-from hrkd_cli.onnx_export.variants.vocabulary import Vocabulary
+from hrkd_cli.onnx_export.trimming import _compare, _lost_characters, choose_tokens, trim_tokenizer
+from hrkd_cli.onnx_export.vocabulary import Vocabulary
 from vocabularies import CORPUS, DEV, KINDS, SPECIAL, TRAIN, small_data, wrapped
 
 
@@ -145,7 +145,7 @@ def test_a_character_that_is_lost_is_counted():
     read, lost = _lost_characters(tokenizer, smaller, vocabulary)
     assert read == len(set(tokenizer.normalizer.normalize_str("".join(CORPUS))) - {" "})
     assert lost == 1
-    diff = _compare(tokenizer, smaller, iter(["xyz walk"]), vocabulary.unknown)
+    diff = _compare(tokenizer, smaller, [["xyz walk"]], vocabulary.unknown)
     assert diff.unknown_after == diff.unknown + 1
 
 

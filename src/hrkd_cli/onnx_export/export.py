@@ -2,56 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from hrkd_cli.choices import Target
+from hrkd_cli.command_settings import ExportSettings
 from hrkd_cli.errors import GateError, ModelError, OutputError
 from hrkd_cli.evaluation.inputs import common_rows
+from hrkd_cli.evaluation.latency import Latency, measure_lengths
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.layout import MODEL, ONNX, STUDENT_OUT
-from hrkd_cli.machine import machine_name
+from hrkd_cli.machine import machine_name, usable_cpus
 from hrkd_cli.models.backend import TorchBackend
-from hrkd_cli.onnx_export.card import find_card, onnx_section, place_section
-from hrkd_cli.onnx_export.cases import write_cases
-from hrkd_cli.onnx_export.folder import copy_description, move_in, working_folder
-from hrkd_cli.onnx_export.gate import AccuracyGate, load_gate_data
-from hrkd_cli.onnx_export.parts import bytes_by_part
-from hrkd_cli.onnx_export.plain import write_fp32
-from hrkd_cli.onnx_export.plan import Plan, check_max_drop, make_plan, parse_target
-from hrkd_cli.onnx_export.recipes import FILES, Precision
-from hrkd_cli.onnx_export.record import Record, file_entry
-from hrkd_cli.onnx_export.result import ExportedFile, ExportResult, Gate
-from hrkd_cli.onnx_export.targets import weights_for
-from hrkd_cli.onnx_export.timing import Figures, time_files
-from hrkd_cli.onnx_export.trying import Made, Maker
-from hrkd_cli.onnx_export.variants.variant import Cut, Variant, check_cut, make_variant
-from hrkd_cli.onnx_export.verify import TOLERANCE, largest_difference
+from hrkd_cli.onnx_export.gate import AccuracyGate, RecipeSearch, load_gate_data
+from hrkd_cli.onnx_export.graph_editor import bytes_by_part
+from hrkd_cli.onnx_export.output_folder import check_graphs, copy_description, move_in, working_folder
+from hrkd_cli.onnx_export.parity import TOLERANCE, largest_difference, write_fp32
+from hrkd_cli.onnx_export.quantizers import weights_for
+from hrkd_cli.onnx_export.recipes import FILES, FORMATS, Precision
+from hrkd_cli.onnx_export.record import (
+    file_entry,
+    find_card,
+    onnx_section,
+    place_section,
+    read_record,
+    slower_than,
+    write_record,
+)
+from hrkd_cli.onnx_export.result import ExportedFile, ExportResult, Gate, Try, best_try
+from hrkd_cli.onnx_export.self_check_cases import write_cases
+from hrkd_cli.onnx_export.variant import Variant, make_variant, variant_folder
 from hrkd_cli.outputs import whole_folder
+from hrkd_cli.predict.backend import OnnxBackend
 from hrkd_cli.predict.bundle import RUNTIME_FILE, write_bundle
+from hrkd_cli.predict.selfcheck import SELF_CHECK
 
-DEFAULT_MAX_DROP = 0.5
+Tries = Mapping[Precision, list[Try]]
+Times = Mapping[str, tuple[Latency, ...]]
 
 
-def export(
-    student: str | Path = STUDENT_OUT,
-    *,
-    int8: bool = False,
-    int8_static: bool = False,
-    fp16: bool = False,
-    int4: bool = False,
-    target: Target | str = Target.AUTO,
-    max_drop: float = DEFAULT_MAX_DROP,
-    latency: bool = True,
-    data: str | Path | None = None,
-    domain: str | None = None,
-    trim_vocabulary: bool = False,
-    vocabulary_size: int | None = None,
-    runtime: bool = False,
-    out: str | Path | None = None,
-    force: bool = False,
-    on_event: OnEvent = ignore,
-) -> ExportResult:
+def export(student: str | Path = STUDENT_OUT, *, on_event: OnEvent = ignore, **options: Any) -> ExportResult:
     """Write a student's ONNX graph, and smaller ones of the precisions asked for, into its ``onnx`` folder.
 
     The fp32 graph must give torch's logits; a smaller one may lose at most ``max_drop`` points of average dev accuracy,
@@ -61,195 +52,205 @@ def export(
 
     Args:
         student: model folder, whole and local.
-        int8: ``model_quantized.onnx``, activations quantized when it runs.
-        int8_static: ``model_int8_static.onnx``, activations quantized with ranges measured on dev.
-        fp16: ``model_fp16.onnx``, weights in half precision.
-        int4: ``model_q4.onnx``, weights in 4 bits.
-        target: CPU that int8 files are for.
-        max_drop: points of average dev accuracy that a smaller precision may lose, a trimmed vocabulary included.
-        latency: time the files.
-        data: prepared dataset or raw source for gate and calibration (dev) and trimming (train); None for the data the
-            student was made from.
-        domain: bake this domain's head: plain labels, in a folder of its own.
-        trim_vocabulary: drop the tokens that the train split does not use, in a folder of its own.
-        vocabulary_size: trim to this many tokens, the most used ones; None for all that are used.
-        runtime: write ``hrkd_runtime.pyz`` too, the runtime as one file.
-        out: folder that gets ``onnx/`` and a copy of configuration and tokenizer; None for the student's own, or, for a
-            folder of its own, one beside it.
-        force: replace files of the precisions asked for.
         on_event: told what is being done.
+        **options: fields of ``hrkd_cli.command_settings.ExportSettings``.
 
     Raises:
-        UsageError: ``max_drop`` is not a number of at least 0, or ``target`` is unknown.
+        UsageError: an option has a value that it cannot have.
         ModelError: not a classifier's folder, or a graph that differs from it.
         OutputError: a file exists, or cannot be written.
         DataError: no data for the gate, or data that does not fit.
         GateError: a precision lost too much accuracy with every recipe; nothing was written.
     """
-    check_max_drop(max_drop)
-    asked = {Precision.FP16: fp16, Precision.INT8: int8, Precision.INT8_STATIC: int8_static, Precision.INT4: int4}
-    smaller = [precision for precision, wanted in asked.items() if wanted]
-    plan_for = partial(make_plan, smaller=smaller, weights=weights_for(parse_target(target)), max_drop=max_drop)
-    plan_for = partial(plan_for, latency=latency, runtime=runtime)
-    student = Path(student)
-    cut = Cut(domain=domain, trim=trim_vocabulary or vocabulary_size is not None, vocabulary_size=vocabulary_size)
-    if not (cut.domain is not None or cut.trim):
-        plan = plan_for(student, out, force=force)
-        model = TorchBackend(student, device="cpu")
+    settings = ExportSettings(student=Path(student), **options)
+    folder = settings.student
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: no such folder; name a student's folder, or run hrkd distill first")
+    if settings.domain is None and not settings.trims:
+        job = _Export(settings, folder, settings.out or folder, on_event)
+        model = TorchBackend(folder, device="cpu")
         gate = None
-        if smaller:
-            dataset, name = load_gate_data(student, data, on_event=on_event)
-            dataset = common_rows([student], dataset, name)
-            gate = AccuracyGate(model, dataset, model=str(student), data=name, on_event=on_event)
-        return _Export(plan, model, gate, None, on_event).run()
-    root = check_cut(student, cut, out, force=force)
-    model = TorchBackend(student, device="cpu")
-    loaded = load_gate_data(student, data, on_event=on_event) if smaller or cut.trim else None
+        if _smaller(settings):
+            dataset, name = load_gate_data(folder, settings.data, on_event=on_event)
+            dataset = common_rows([folder], dataset, name)
+            gate = AccuracyGate(model, dataset, model=str(folder), data=name, on_event=on_event)
+        return job.run(model, gate)
+    root = variant_folder(settings)
+    model = TorchBackend(folder, device="cpu")
+    needs_data = settings.trims or _smaller(settings)
+    loaded = load_gate_data(folder, settings.data, on_event=on_event) if needs_data else None
     with whole_folder(root) as work:
-        variant = make_variant(model, student, cut, loaded, work, root, max_drop=max_drop, on_event=on_event)
-        return _Export(plan_for(work, None, force=False), variant.model, variant.gate, variant, on_event).run()
+        variant = make_variant(settings, model, loaded, work, root, on_event=on_event)
+        return _Export(settings, work, work, on_event, variant).run(variant.model, variant.gate)
+
+
+def _smaller(settings: ExportSettings) -> list[Precision]:
+    """Return the precisions asked for beside fp32, which has no option."""
+    return [precision for precision in FORMATS if getattr(settings, precision.replace("-", "_"), False)]
 
 
 class _Export:
-    """One export: all files are made in a working folder, and moved into their places when they have passed."""
+    """One export: all files are made in a working folder, and moved into their places when they have passed.
+
+    Attributes:
+        student: the folder of the model.
+        root: folder that gets ``onnx/``.
+        smaller: the precisions asked for beside fp32.
+        keep_fp32: whether an fp32 file is there that must be kept.
+        variant: the baked or trimmed model that is exported; None for the student itself.
+
+    Raises:
+        OutputError: a file is in the way.
+    """
 
     def __init__(
-        self, plan: Plan, model: TorchBackend, gate: AccuracyGate | None, variant: Variant | None, on_event: OnEvent
+        self, settings: ExportSettings, student: Path, root: Path, on_event: OnEvent, variant: Variant | None = None
     ) -> None:
-        self.plan = plan
-        self.model = model
-        self.gate = gate
-        self.variant = variant
+        self.settings = settings
+        self.student = student
+        self.root = root
         self.on_event = on_event
+        self.variant = variant
+        self.onnx = root / MODEL.onnx
+        self.smaller = _smaller(settings)
+        self.precisions = [Precision.FP32, *self.smaller]
+        self.weights = weights_for(settings.target)
+        check_graphs(student, root, [FILES[p] for p in self.smaller or self.precisions], force=settings.force)
+        self.keep_fp32 = bool(self.smaller) and (self.onnx / ONNX.fp32).exists() and not settings.force
 
-    def run(self) -> ExportResult:
-        plan, on_event = self.plan, self.on_event
-        if plan.keep_fp32:
-            self._check_kept()
-        with working_folder(plan.onnx) as folder:
-            write_fp32(self.model, folder / ONNX.fp32, on_event=on_event)
-            if plan.keep_fp32:
-                self._compare_kept(folder / ONNX.fp32)
-            made = self._quantize(folder)
-            new = [FILES[precision] for precision in (Precision.FP32, *plan.smaller)]
-            # Files of an earlier export are this student's for certain only where the fp32 file is.
-            record = Record.read(plan.onnx) if plan.keep_fp32 else Record()
-            figures: dict[str, Figures] = {}
-            if plan.latency:
-                # Those too, in the same turns: times of another hour compare the machine's load.
-                earlier = {name: plan.onnx / name for name in record.files if name not in new}
-                figures = time_files({name: folder / name for name in new} | earlier, plan.student, on_event=on_event)
-                record.retime({name: figures[name] for name in earlier}, machine_name())
-            result = self._result(made, folder, figures)
-            for file, name in zip(result.files, new, strict=True):
-                own = next((m for m in made if m.precision == file.precision), None)
-                entry = file_entry(file, folder / name, plan.weights, own, self.gate, result.machine)
-                record.add(name, entry, kept=plan.keep_fp32 and name == ONNX.fp32)
-            self._keep(new, folder, result, record)
-        return result
+    @property
+    def target(self) -> str:
+        """The CPU that files are for, where one of them may depend on it."""
+        recipes = [recipe for precision in self.smaller for rung in FORMATS[precision].rungs for recipe in rung]
+        return str(self.weights.target) if any(recipe.for_target for recipe in recipes) else ""
 
-    def _check_kept(self) -> None:
-        """Refuse to put smaller files beside an fp32 file of another model."""
-        graph = self.plan.onnx / ONNX.fp32
-        try:
-            difference = largest_difference(self.model, graph)
-        except ModelError as error:
-            raise OutputError(f"{error}; replace it with --force") from None
-        if difference > TOLERANCE:
-            raise OutputError(
-                f"{graph}: is not this student's (its logits differ by {difference:.2g}); replace it with --force"
-            )
-
-    def _compare_kept(self, new: Path) -> None:
-        kept = self.plan.onnx / ONNX.fp32
-        self.on_event(Note(f"{kept} gives the student's logits and is kept"))
-        if kept.stat().st_size != new.stat().st_size:
-            text = f"{kept}: written by another version, so slower perhaps; replace it with --force"
-            self.on_event(Note(text, warning=True))
-
-    def _quantize(self, folder: Path) -> list[Made]:
-        """Make the smaller files.
+    def run(self, model: TorchBackend, gate: AccuracyGate | None) -> ExportResult:
+        """Write everything; ``gate`` scores the smaller files.
 
         Raises:
-            GateError: a precision passed with no recipe; with the figures of all tries.
+            OutputError: the fp32 file that is there is another model's.
+            GateError: a precision passed with no recipe.
         """
-        plan = self.plan
-        if self.gate is None or not plan.smaller:
-            return []
-        if plan.target:
-            bits = f"int8 for {plan.weights.target}: {plan.weights.bits}-bit signed weights ({plan.weights.why})"
-            self.on_event(Note(bits))
-        maker = Maker(plan.student, folder, self.gate, plan.weights, plan.max_drop, self.on_event)
-        made = [maker.make(precision) for precision in plan.smaller]
-        failed = next((entry for entry in made if not entry.best.kept), None)
+        kept = self.onnx / ONNX.fp32
+        if self.keep_fp32:
+            _check_kept(kept, model)
+        with working_folder(self.onnx) as folder:
+            write_fp32(model, folder / ONNX.fp32, on_event=self.on_event)
+            if self.keep_fp32:
+                self.on_event(Note(f"{kept} gives the student's logits and is kept"))
+            tries = self._quantize(folder, gate) if gate is not None else {}
+            # Files of an earlier export are this student's for certain only where the fp32 file is.
+            entries = read_record(self.onnx) if self.keep_fp32 else {}
+            times = self._time(folder, entries) if self.settings.latency else {}
+            for precision in self.precisions:
+                name = FILES[precision]
+                # What is known of a kept file and is not measured again stays.
+                entry = file_entry(self._place(folder, name), precision, tries.get(precision, ()), gate)
+                entries[name] = entries.get(name, {}) | entry
+            for name, found in times.items():
+                entries[name] |= {"latency": [cell.to_json() for cell in found], "machine": machine_name()}
+            for name in times:
+                if text := slower_than(entries[name], entries[ONNX.fp32]):
+                    self.on_event(Note(f"{name} is slower than fp32 here at {text}", warning=True))
+            result = self._result(folder, tries, times)
+            self._keep(folder, entries, result.gate)
+        return result
+
+    def _place(self, folder: Path, name: str) -> Path:
+        """Return where a file of this export lies now."""
+        return (self.onnx if self.keep_fp32 and name == ONNX.fp32 else folder) / name
+
+    def _quantize(self, folder: Path, gate: AccuracyGate) -> Tries:
+        if self.target:
+            weights = self.weights
+            self.on_event(Note(f"int8 for {weights.target}: {weights.bits}-bit signed weights ({weights.why})"))
+        max_drop = self.settings.max_drop
+        search = RecipeSearch(self.student, folder, gate, self.weights, max_drop, self.on_event)
+        tries = {precision: search.find(precision) for precision in self.smaller}
+        failed = next((found for found in tries.values() if not best_try(found).kept), None)
         if failed is not None:
-            best, count = failed.best, len(failed.tries)
-            recipes = "its one recipe" if count == 1 else f"the best of {count} recipes ({best.recipe})"
+            best = best_try(failed)
+            recipes = "its one recipe" if len(failed) == 1 else f"the best of {len(failed)} recipes ({best.recipe})"
             trimming = self.variant.trim_drop if self.variant is not None else 0.0
             raise GateError(
                 f"{best.precision} loses {best.gate.drop:.2f} points of average dev accuracy with {recipes}, "
                 + (f"{trimming:.2f} of them by trimming, " if trimming > 0 else "")
-                + f"more than --max-drop {plan.max_drop:g}: nothing was written; allow more with --max-drop, or export "
+                + f"more than --max-drop {max_drop:g}: nothing was written; allow more with --max-drop, or export "
                 f"without --{best.precision}",
-                result=self._result(made, folder, {}, failed=True).to_json(),
+                result=self._result(folder, tries, {}, failed=True).to_json(),
             )
-        return made
+        return tries
 
-    def _result(
-        self, made: list[Made], folder: Path, figures: dict[str, Figures], *, failed: bool = False
-    ) -> ExportResult:
+    def _time(self, folder: Path, earlier: Iterable[str]) -> Times:
+        """Time the new files, and earlier ones in the same turns: times of another hour compare the machine's load."""
+        files = {FILES[precision]: folder / FILES[precision] for precision in self.precisions}
+        files |= {name: self.onnx / name for name in earlier if name not in files}
+        openers = {name: partial(OnnxBackend, self.student, path) for name, path in files.items()}
+        return measure_lengths(openers, threads=sorted({1, usable_cpus()}), on_event=self.on_event)
+
+    def _result(self, folder: Path, tries: Tries, times: Times, *, failed: bool = False) -> ExportResult:
         """Describe the files; after a failed gate only the one that was there before."""
-        plan, variant = self.plan, self.variant
-        recipes = {FILES[entry.precision]: entry.best.recipe for entry in made if entry.best.kept}
-        there = {precision: folder / FILES[precision] for precision in (Precision.FP32, *plan.smaller)}
-        there = {precision: path for precision, path in there.items() if path.is_file()}
-        shown = (variant.out if variant is not None else plan.root) / MODEL.onnx
+        variant = self.variant
+        best = {precision: best_try(found) for precision, found in tries.items()}
+        shown = (variant.out if variant is not None else self.root) / MODEL.onnx
         files = []
-        for precision, path in there.items():
-            kept = plan.keep_fp32 and precision is Precision.FP32
-            if not failed or kept:
-                size = (plan.onnx / path.name if kept else path).stat().st_size
-                recipe, figure = recipes.get(path.name, ""), figures.get(path.name, ())
-                files.append(ExportedFile(str(shown / path.name), precision, size, recipe, figure))
-        smallest = min(there.values(), key=lambda path: path.stat().st_size)
-        operators = next((m.operators for m in made if FILES[m.precision] == smallest.name), {})
+        for precision in self.precisions:
+            path = self._place(folder, FILES[precision])
+            if not failed or path.parent == self.onnx:
+                recipe = best[precision].recipe if precision in best else ""
+                latency = times.get(path.name, ())
+                files.append(ExportedFile(str(shown / path.name), precision, path.stat().st_size, recipe, latency))
+        smallest = min(folder.glob("*.onnx"), key=lambda path: path.stat().st_size)
+        # Of a precision that passed with no recipe, the first one's.
+        operators = {FILES[p]: (best[p] if best[p].kept else found[0]).operators for p, found in tries.items()}
         gate = variant.trim_gate if variant is not None else None
-        if made:
-            worst = max(entry.best.gate.drop for entry in made)
-            gate = Gate(plan.max_drop, worst, all(entry.best.gate.passed for entry in made))
+        if best:
+            drops = [entry.gate.drop for entry in best.values()]
+            gate = Gate(self.settings.max_drop, max(drops), all(entry.gate.passed for entry in best.values()))
         return ExportResult(
             tuple(files),
-            operators or next((m.operators for m in made if m.operators), {}),
+            dict(operators.get(smallest.name) or next((found for found in operators.values() if found), {})),
             bytes_by_part(smallest),
             gate,
-            tries=tuple(entry for m in made for entry in m.tries),
-            target=plan.target,
-            machine=machine_name() if figures else "",
+            tries=tuple(entry for found in tries.values() for entry in found),
+            target=self.target,
+            machine=machine_name() if times else "",
             out=str(variant.out) if variant is not None and not failed else "",
-            domain=variant.domain if variant is not None else None,
+            domain=self.settings.domain,
             vocabulary=variant.report if variant is not None else None,
             trim_drop=variant.trim_drop if variant is not None else 0.0,
         )
 
-    def _keep(self, new: list[str], folder: Path, result: ExportResult, record: Record) -> None:
+    def _keep(self, folder: Path, entries: dict[str, Any], gate: Gate | None) -> None:
         """Put finished files in their places, with their record, stored predictions and card."""
-        plan = self.plan
         # The fp32 file made here is one of them even where an earlier one is kept: the others are measured by it.
-        graphs = list(new)
-        stale = sorted(file.name for file in plan.onnx.glob("*.onnx") if file.name not in new)
-        if plan.keep_fp32:
-            new = [name for name in new if name != ONNX.fp32]
-        elif stale:
-            text = f"{', '.join(stale)} in {plan.onnx}: of an earlier export, left as it is"
+        graphs = [FILES[precision] for precision in self.precisions]
+        new = [name for name in graphs if self._place(folder, name).parent == folder]
+        stale = sorted(file.name for file in self.onnx.glob("*.onnx") if file.name not in graphs)
+        if stale and not self.keep_fp32:
+            text = f"{', '.join(stale)} in {self.onnx}: of an earlier export, left as it is"
             self.on_event(Note(text, warning=True))
-        record.write(folder)
-        described = copy_description(plan.student, folder) if plan.elsewhere else []
-        stored = write_cases(plan.student, folder, graphs, earlier=plan.onnx)
+        write_record(folder, entries)
+        elsewhere = self.root.resolve() != self.student.resolve()
+        described = copy_description(self.student, folder) if elsewhere else []
+        write_cases(self.student, folder, graphs, earlier=self.onnx)
         self.on_event(Note("a fresh process repeated the stored predictions"))
-        if plan.runtime:
+        if self.settings.runtime:
             write_bundle(folder / RUNTIME_FILE)
             described.append(RUNTIME_FILE)
-        card = self.variant.card(result.gate) if self.variant is not None else find_card((plan.root, plan.student))
-        (folder / MODEL.readme).write_text(place_section(card, onnx_section(record.files)), encoding="utf-8")
-        move_in(folder, [*described, MODEL.readme], plan.root)
-        move_in(folder, [*new, ONNX.record, stored], plan.onnx)
+        card = self.variant.card(gate) if self.variant is not None else find_card(self.root, self.student)
+        (folder / MODEL.readme).write_text(place_section(card, onnx_section(entries)), encoding="utf-8")
+        move_in(folder, [*described, MODEL.readme], self.root)
+        move_in(folder, [*new, ONNX.record, SELF_CHECK], self.onnx)
+
+
+def _check_kept(graph: Path, model: TorchBackend) -> None:
+    """Refuse to put smaller files beside an fp32 file of another model."""
+    try:
+        difference = largest_difference(model, graph)
+    except ModelError as error:
+        raise OutputError(f"{error}; replace it with --force") from None
+    if difference > TOLERANCE:
+        raise OutputError(
+            f"{graph}: is not this student's (its logits differ by {difference:.2g}); replace it with --force"
+        )

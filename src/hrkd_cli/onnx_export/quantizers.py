@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,17 +19,24 @@ from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, q
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from onnxruntime.quantization.onnx_model import ONNXModel
 
+from hrkd_cli.choices import Target
 from hrkd_cli.evaluation.graph import read_graph
 from hrkd_cli.events import OnEvent, Progress, ignore
-from hrkd_cli.onnx_export.graph_editor import constant, to_proto
-from hrkd_cli.onnx_export.parts import part_of
-from hrkd_cli.onnx_export.targets import Weights
+from hrkd_cli.machine import cpu_flags
+from hrkd_cli.onnx_export.graph_editor import constant, part_of, to_proto
 from hrkd_cli.onnx_export.trace import OPSET
 
 INT8_ACTIVATIONS = 4
 """onnxruntime's accuracy_level for 4-bit weights: activations are rounded to int8 block by block; faster than fp32."""
 EMBEDDING_BLOCK = 32
 _LARGEST_FP16 = float(np.finfo(np.float16).max)
+
+_WHY = {
+    Target.AVX2: (7, "AVX2 adds pairs of products in 16 bits, which saturate above 7-bit weights"),
+    Target.AVX512_VNNI: (8, "VNNI adds products in 32 bits, so all 8 bits can be used"),
+    Target.ARM64: (8, "ARM's dot products add in 32 bits, so all 8 bits can be used"),
+    Target.WASM: (7, "a browser may add pairs of products in 16 bits, which saturate above 7-bit weights"),
+}
 
 Arrays = Mapping[str, npt.NDArray[np.int64]]
 
@@ -38,6 +47,21 @@ class Tables(StrEnum):
     TABLE = "table"
     ROW = "row"
     KEPT = "kept"
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """How dense weights are stored.
+
+    Attributes:
+        target: the CPU they are for; never ``auto``.
+        bits: 8, or 7 where a product of 8 bits each could saturate: 255 * 64 + 255 * 64 still fits 16 bits.
+        why: the reason, in words for people.
+    """
+
+    target: Target
+    bits: int
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +77,22 @@ class QuantizerInputs:
     weights: Weights
     calibration: Callable[[], Sequence[Arrays]] = list
     on_event: OnEvent = ignore
+
+
+def weights_for(target: Target) -> Weights:
+    """Return how weights are stored for a CPU; ``auto`` is this machine's."""
+    known = detect(platform.machine(), cpu_flags()) if target is Target.AUTO else target
+    return Weights(known, *_WHY[known])
+
+
+def detect(machine: str, flags: frozenset[str]) -> Target:
+    """Return the target of ``platform.machine()`` with these CPU flags.
+
+    What is not known for certain is ``avx2``, whose files are right everywhere.
+    """
+    if machine.lower() in ("arm64", "aarch64"):
+        return Target.ARM64
+    return Target.AVX512_VNNI if flags & {"avx512_vnni", "avx_vnni"} else Target.AVX2
 
 
 def store_fp16(source: Path, target: Path, inputs: QuantizerInputs) -> None:
@@ -121,15 +161,8 @@ def int8_static(
 ) -> None:
     """Quantize weights and activations with scales that are part of the file, as QuantizeLinear-DequantizeLinear pairs.
 
-    No scale depends on the batch or its padding, so neither does the answer.
-
-    Args:
-        source: fp32 graph.
-        target: file to write.
-        inputs: for the bits of the weights and the texts to measure activations on.
-        moving_average: ranges from a moving average over texts instead of from the extremes of all.
-        tables: how embeddings are stored.
-        attention: whether the dense layers of attention are quantized.
+    No scale depends on the batch or its padding, so neither does the answer. Options are those of ``int8_dynamic``;
+    ``moving_average`` takes ranges from a moving average over texts instead of from the extremes of all.
     """
     proto = ONNXModel(read_graph(source))
     proto.replace_gemm_with_matmul()
@@ -148,10 +181,11 @@ def int8_static(
             model.graph.insert_before(node, copy)
             copies[source_value] = copy.outputs[0]
         node.replace_input_with(0, copies[source_value])
+    rows = _calibration_rows(inputs, {entry.name for entry in model.graph.inputs})
     quantize_static(
         to_proto(model),
         target,
-        _CalibrationReader(inputs, [entry.name for entry in model.graph.inputs]),
+        SimpleNamespace(get_next=lambda: next(rows, None)),
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=["MatMul"],
         nodes_to_quantize=[node.name for node in dense],
@@ -179,13 +213,8 @@ def int4(
 ) -> None:
     """Store weights in 4 bits with a scale and a zero point for each block, for size; operators of onnxruntime's own.
 
-    Args:
-        source: fp32 graph.
-        target: file to write.
-        inputs: for the bits of dense weights in 8 bits.
-        block: dense weights that share a scale.
-        dense_bits: 8 for dense layers as ``int8_dynamic`` writes them, so that only embeddings are in 4 bits.
-        attention: whether the dense layers of attention are quantized.
+    With ``dense_bits`` 8, dense layers are as ``int8_dynamic`` writes them and only embeddings are in 4 bits;
+    ``attention`` counts there only. ``block`` dense weights share a scale.
     """
     if dense_bits == 8:
         int8_dynamic(source, target, inputs, tables=Tables.KEPT, attention=attention)
@@ -215,21 +244,12 @@ def _attention_layers(model: Any) -> list[str]:
     return [n.name for n in model.graph.node if n.op_type == "MatMul" and part_of(n.name) == "attention"]
 
 
-class _CalibrationReader:
-    """Calibration rows in the form that onnxruntime reads; a graph may take fewer inputs than the tokenizer gives."""
-
-    def __init__(self, inputs: QuantizerInputs, names: Sequence[str | None]) -> None:
-        self._rows = self._read(inputs, names)
-
-    def _read(self, inputs: QuantizerInputs, names: Sequence[str | None]) -> Iterator[Arrays]:
-        rows = inputs.calibration()
-        for number, row in enumerate(rows, start=1):
-            yield {name: array for name, array in row.items() if name in names}
-            inputs.on_event(Progress("measuring activations on dev", number, len(rows)))
-
-    def get_next(self) -> Arrays | None:
-        """Return the next row."""
-        return next(self._rows, None)
+def _calibration_rows(inputs: QuantizerInputs, names: set[str | None]) -> Iterator[Arrays]:
+    """Yield calibration rows; a graph may take fewer inputs than the tokenizer gives."""
+    rows = inputs.calibration()
+    for number, row in enumerate(rows, start=1):
+        yield {name: array for name, array in row.items() if name in names}
+        inputs.on_event(Progress("measuring activations on dev", number, len(rows)))
 
 
 def _quantize_tables(path: Path, tables: Tables) -> None:

@@ -5,21 +5,27 @@ A recipe is one entry of ``FORMATS``. Its words are stored in ``export.json``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import onnx
 
 from hrkd_cli.errors import ModelError
 from hrkd_cli.evaluation.graph import quantized_ops, read_graph
 from hrkd_cli.layout import ONNX
-from hrkd_cli.onnx_export.graph_editor import stamp
-from hrkd_cli.onnx_export.quantizers import QuantizerInputs, Tables, int4, int8_dynamic, int8_static, store_fp16
-from hrkd_cli.onnx_export.targets import Weights
-from hrkd_cli.onnx_export.trace import quiet
+from hrkd_cli.onnx_export.graph_editor import quiet, stamp
+from hrkd_cli.onnx_export.quantizers import (
+    QuantizerInputs,
+    Tables,
+    Weights,
+    int4,
+    int8_dynamic,
+    int8_static,
+    store_fp16,
+)
 
 
 class Precision(StrEnum):
@@ -38,13 +44,15 @@ class Recipe:
 
     Attributes:
         text: the recipe in words.
-        write: makes the file from the fp32 graph: source, target, other inputs.
+        write: makes the file from the fp32 graph: source, target, other inputs, options.
+        options: keyword arguments of ``write``.
         for_target: whether the file depends on the CPU it is for.
         reduced_only: whether it is only worth trying where the target takes 7-bit weights.
     """
 
     text: str
-    write: Callable[[Path, Path, QuantizerInputs], None]
+    write: Callable[..., None]
+    options: Mapping[str, Any] = field(default_factory=dict)
     for_target: bool = True
     reduced_only: bool = False
 
@@ -72,70 +80,51 @@ class FileFormat:
         return [rung for rung in rungs if rung]
 
 
+_FP32_ATTENTION = {"tables": Tables.ROW, "attention": False}
+_FP32_ATTENTION_AND_TABLES = {"tables": Tables.KEPT, "attention": False}
+
 _INT8: tuple[Rung, ...] = (
-    (
-        Recipe("a scale a column", int8_dynamic),
-        Recipe("a scale a matrix", partial(int8_dynamic, per_channel=False)),
-    ),
-    (Recipe("a scale a column, a scale a token", partial(int8_dynamic, tables=Tables.ROW)),),
+    (Recipe("a scale a column", int8_dynamic), Recipe("a scale a matrix", int8_dynamic, {"per_channel": False})),
+    (Recipe("a scale a column, a scale a token", int8_dynamic, {"tables": Tables.ROW}),),
     (
         Recipe(
             "a scale a column, unsigned weights, a scale a token",
-            partial(int8_dynamic, unsigned=True, tables=Tables.ROW),
+            int8_dynamic,
+            {"unsigned": True, "tables": Tables.ROW},
             for_target=False,
             reduced_only=True,
         ),
     ),
-    (
-        Recipe(
-            "a scale a column, a scale a token, attention in fp32",
-            partial(int8_dynamic, tables=Tables.ROW, attention=False),
-        ),
-    ),
-    (
-        Recipe(
-            "a scale a column, attention in fp32, embeddings in fp32",
-            partial(int8_dynamic, tables=Tables.KEPT, attention=False),
-        ),
-    ),
+    (Recipe("a scale a column, a scale a token, attention in fp32", int8_dynamic, _FP32_ATTENTION),),
+    (Recipe("a scale a column, attention in fp32, embeddings in fp32", int8_dynamic, _FP32_ATTENTION_AND_TABLES),),
 )
 _INT8_STATIC: tuple[Rung, ...] = (
     (
         Recipe("a scale a column", int8_static),
-        Recipe("a scale a column, mean ranges", partial(int8_static, moving_average=True)),
+        Recipe("a scale a column, mean ranges", int8_static, {"moving_average": True}),
     ),
     (
-        Recipe("a scale a column, a scale a token", partial(int8_static, tables=Tables.ROW)),
+        Recipe("a scale a column, a scale a token", int8_static, {"tables": Tables.ROW}),
         Recipe(
             "a scale a column, mean ranges, a scale a token",
-            partial(int8_static, moving_average=True, tables=Tables.ROW),
+            int8_static,
+            {"moving_average": True, "tables": Tables.ROW},
         ),
     ),
-    (
-        Recipe(
-            "a scale a column, a scale a token, attention in fp32",
-            partial(int8_static, tables=Tables.ROW, attention=False),
-        ),
-    ),
-    (
-        Recipe(
-            "a scale a column, attention in fp32, embeddings in fp32",
-            partial(int8_static, tables=Tables.KEPT, attention=False),
-        ),
-    ),
+    (Recipe("a scale a column, a scale a token, attention in fp32", int8_static, _FP32_ATTENTION),),
+    (Recipe("a scale a column, attention in fp32, embeddings in fp32", int8_static, _FP32_ATTENTION_AND_TABLES),),
 )
 _INT4: tuple[Rung, ...] = (
     (Recipe("a scale for 128 weights", int4, for_target=False),),
-    (Recipe("a scale for 32 weights", partial(int4, block=32), for_target=False),),
-    (Recipe("dense layers in 8 bits", partial(int4, dense_bits=8)),),
-    (Recipe("dense layers in 8 bits, attention in fp32", partial(int4, dense_bits=8, attention=False)),),
+    (Recipe("a scale for 32 weights", int4, {"block": 32}, for_target=False),),
+    (Recipe("dense layers in 8 bits", int4, {"dense_bits": 8}),),
+    (Recipe("dense layers in 8 bits, attention in fp32", int4, {"dense_bits": 8, "attention": False}),),
 )
+_FP16: tuple[Rung, ...] = ((Recipe("weights in fp16, arithmetic in fp32", store_fp16, for_target=False),),)
 
 FORMATS = {
     Precision.FP32: FileFormat(ONNX.fp32, "1.15.1"),
-    Precision.FP16: FileFormat(
-        ONNX.fp16, "1.15.1", ((Recipe("weights in fp16, arithmetic in fp32", store_fp16, for_target=False),),)
-    ),
+    Precision.FP16: FileFormat(ONNX.fp16, "1.15.1", _FP16),
     Precision.INT8: FileFormat(ONNX.int8, "1.15.1", _INT8),
     Precision.INT8_STATIC: FileFormat(ONNX.int8_static, "1.15.1", _INT8_STATIC),
     Precision.INT4: FileFormat(ONNX.int4, "1.20.1", _INT4),
@@ -148,18 +137,11 @@ def write_smaller(
 ) -> dict[str, int]:
     """Write a graph in another precision and return its quantized operators by type.
 
-    Args:
-        source: fp32 graph.
-        target: file to write.
-        precision: of the file.
-        recipe: one of the precision's.
-        inputs: what the recipe needs beside the graph.
-
     Raises:
         ModelError: the source cannot be read, or nothing in it could be quantized.
     """
     with quiet():
-        recipe.write(source, target, inputs)
+        recipe.write(source, target, inputs, **recipe.options)
     model = read_graph(target)
     counts = quantized_ops(model)
     if not counts and precision is not Precision.FP16:

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hrkd_cli.evaluation.latency import Latency
 
 if TYPE_CHECKING:
-    from hrkd_cli.onnx_export.variants.trimming import TrimReport
+    from hrkd_cli.onnx_export.trimming import TrimReport
 
 
 @dataclass(frozen=True, slots=True)
 class ExportedFile:
-    """One file in ``onnx/``.
-
-    Attributes:
-        path: where it lies.
-        precision: ``"fp32"``, ``"fp16"``, ``"int8"``, ``"int8-static"`` or ``"int4"``.
-        bytes: its size.
-        recipe: how it was made, in words; empty for fp32.
-        latency: by number of tokens and threads; empty where it was not timed.
-    """
+    """One file in ``onnx/``: the recipe in words (empty for fp32), latency by number of tokens and threads."""
 
     path: str
     precision: str
@@ -68,9 +60,11 @@ class Try:
     Attributes:
         precision: of the file.
         recipe: in words.
-        bytes: of the file.
+        bytes: size of the file.
         gate: what it cost.
         kept: whether this is the file that was written.
+        operators: quantized operators by type.
+        padded_drop: points lost in padded batches; None where it was not kept.
     """
 
     precision: str
@@ -78,17 +72,18 @@ class Try:
     bytes: int
     gate: Gate
     kept: bool = False
+    operators: Mapping[str, int] = field(default_factory=dict)
+    padded_drop: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures as plain values."""
-        return {
-            "precision": self.precision,
-            "recipe": self.recipe,
-            "bytes": self.bytes,
-            "drop": self.gate.drop,
-            "passed": self.gate.passed,
-            "kept": self.kept,
-        }
+        cost = {"drop": self.gate.drop, "passed": self.gate.passed, "kept": self.kept}
+        return {"precision": self.precision, "recipe": self.recipe, "bytes": self.bytes, **cost}
+
+
+def best_try(tries: Sequence[Try]) -> Try:
+    """Return the try that was kept, else the one that lost least."""
+    return min(tries, key=lambda entry: (not entry.kept, entry.gate.drop))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +120,8 @@ class ExportResult:
         """Return the result as plain values; what is empty and not part of every export is left out."""
         result: dict[str, Any] = {
             "files": [file.to_json() for file in self.files],
-            "quantized_ops": dict(self.quantized_ops),
-            "bytes_by_part": dict(self.bytes_by_part),
+            "quantized_ops": self.quantized_ops,
+            "bytes_by_part": self.bytes_by_part,
             "gate": self.gate.to_json() if self.gate else None,
         }
         if self.tries:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import bidirectional_mask_function, eager_mask
 
 from hrkd_cli.errors import ModelError, one_line
+from hrkd_cli.onnx_export.graph_editor import quiet
 
 # The first with LayerNormalization as one operator: 14 to 16 work too, but spell each norm out in nine, whose square
 # overflows once a graph is turned to fp16. Every onnxruntime since 1.12 reads it.
@@ -22,9 +21,7 @@ OPSET = 17
 
 ATTENTION = "hrkd_trace"
 
-# Two rows: a batch of one may be traced into a constant.
-TRACE_BATCH = 2
-TRACE_TOKENS = 9
+TRACE_SHAPE = (2, 9)  # two rows: a batch of one may be traced into a constant
 
 
 class _LogitsOnly(torch.nn.Module):
@@ -38,7 +35,6 @@ class _LogitsOnly(torch.nn.Module):
         self.train(model.training)
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        """Return the logits, [B, outputs]."""
         logits: Tensor = self.model(**dict(zip(self.inputs, tensors, strict=True)), return_dict=True).logits
         return logits
 
@@ -54,7 +50,7 @@ def write_graph(model: Any, inputs: Sequence[str], path: Path) -> None:
     Raises:
         ModelError: the architecture cannot be traced.
     """
-    ids = torch.full((TRACE_BATCH, TRACE_TOKENS), 1, dtype=torch.long)
+    ids = torch.ones(TRACE_SHAPE, dtype=torch.long)
     values = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
     axes = {name: {0: "batch_size", 1: "sequence_length"} for name in inputs}
     with quiet(), torch.no_grad(), _traceable_attention(model):
@@ -116,16 +112,3 @@ def _traceable_attention(model: Any) -> Iterator[None]:
         yield
     finally:
         model.set_attn_implementation(before)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep warnings and log lines of torch, onnx and onnxruntime off the terminal: they are about our own choices."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)

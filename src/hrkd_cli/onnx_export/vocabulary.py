@@ -29,6 +29,7 @@ class Vocabulary:
     Attributes:
         ids: ids of the model's tokens; added tokens may be missing.
         added: ids of the added tokens (special ones and others), which always stay.
+        all_ids: both.
         unknown: the unknown token; None where there is none.
 
     Raises:
@@ -40,7 +41,7 @@ class Vocabulary:
         content = json.loads(self._json)
         self._model: dict[str, Any] = content["model"]
         self._post_processor = content["post_processor"]
-        kind = str(self._model.get("type"))
+        kind = self._model.get("type")
         if kind not in KINDS:
             raise ModelError(
                 f"a {kind} tokenizer cannot be trimmed: words that are dropped would become unknown, since it does not "
@@ -51,13 +52,13 @@ class Vocabulary:
             dict(entries) if isinstance(entries, dict) else {entry[0]: index for index, entry in enumerate(entries)}
         )
         self.added = {str(entry["content"]): int(entry["id"]) for entry in content["added_tokens"] or ()}
+        self.all_ids = {**self.ids, **self.added}
         unknown = self._model.get("unk_id")
         self.unknown: str | None = self._model.get("unk_token") if unknown is None else str(entries[unknown][0])
         self._prefix = str(self._model.get("continuing_subword_prefix") or ("##" if kind == "WordPiece" else ""))
         self._suffix = str(self._model.get("end_of_word_suffix") or "")
-        self._bytes = (
-            {f"<0x{n:02X}>" for n in range(256)} & set(self.ids) if self._model.get("byte_fallback") else set()
-        )
+        bytes_ = {f"<0x{n:02X}>" for n in range(256)} if self._model.get("byte_fallback") else set()
+        self._bytes = bytes_ & set(self.ids)
 
     def special(self) -> set[str]:
         """Return the tokens that the tokenizer names: added ones, the unknown one, those it puts around a text."""
@@ -102,8 +103,8 @@ class Vocabulary:
         Raises:
             ModelError: the ``tokenizers`` library numbers the tokens otherwise.
         """
-        own = sorted((token for token in kept if token in self.ids), key=lambda token: self.ids[token])
-        behind = sorted((token for token in self.added if token not in self.ids), key=lambda token: self.added[token])
+        own = sorted(kept & set(self.ids), key=self.ids.__getitem__)
+        behind = sorted(set(self.added) - set(self.ids), key=self.added.__getitem__)
         new = {token: index for index, token in enumerate([*own, *behind])}
         content = json.loads(self._json)
         model = content["model"]
@@ -114,14 +115,14 @@ class Vocabulary:
         if model.get("unk_id") is not None:
             model["unk_id"] = new[str(self.unknown)]
         if "merges" in model:
-            model["merges"] = [pair for pair in self._ranks if {*pair, self._joined(*pair)} <= set(own)]
+            model["merges"] = [pair for pair in self._ranks if {*pair, self._joined(*pair)} <= kept]
         for entry in content["added_tokens"] or ():
             entry["id"] = new[entry["content"]]
         (content["added_tokens"] or []).sort(key=lambda entry: entry["id"])
         for ids, start, tokens in _id_lists(content["post_processor"]):
             ids[start:] = [new[token] for token in tokens]
         content["padding"] = content["truncation"] = None
-        return _read_back(content, new), tuple({**self.ids, **self.added}[token] for token in new)
+        return _read_back(content, new), tuple(self.all_ids[token] for token in new)
 
     @cached_property
     def _ranks(self) -> dict[tuple[str, str], int]:

@@ -8,8 +8,8 @@ import pytest
 import hrkd_cli
 from hrkd_cli import Predictor
 from hrkd_cli.errors import ModelError
-from hrkd_cli.onnx_export import cases as module
-from hrkd_cli.onnx_export.cases import FP32_TOLERANCE, LEAST_TOLERANCE
+from hrkd_cli.onnx_export import self_check_cases as module
+from hrkd_cli.onnx_export.self_check_cases import FP32_TOLERANCE, LEAST_TOLERANCE
 from hrkd_cli.predict.selfcheck import SELF_CHECK, self_check
 from tiny_folder import write_model
 

@@ -6,8 +6,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hrkd_cli.choices import Target
-from hrkd_cli.onnx_export.quantizers import QuantizerInputs, int8_dynamic
-from hrkd_cli.onnx_export.targets import detect, weights_for
+from hrkd_cli.machine import cpu_flags
+from hrkd_cli.onnx_export.quantizers import QuantizerInputs, detect, int8_dynamic, weights_for
 
 LARGEST_ACTIVATION = 255
 
@@ -86,7 +86,7 @@ def test_this_machines_target(machine, flags, target):
 
 
 def test_auto_is_this_machine():
-    assert weights_for(Target.AUTO).target is detect(platform.machine())
+    assert weights_for(Target.AUTO).target is detect(platform.machine(), cpu_flags())
     assert {t: weights_for(t).bits for t in Target if t is not Target.AUTO} == {
         Target.AVX2: 7,
         Target.AVX512_VNNI: 8,

@@ -7,12 +7,11 @@ from hrkd_cli.choices import Target
 from hrkd_cli.errors import ModelError
 from hrkd_cli.models.backend import TorchBackend
 from hrkd_cli.onnx_export.export import export
-from hrkd_cli.onnx_export.parts import PARTS, bytes_by_part, part_of
-from hrkd_cli.onnx_export.quantizers import QuantizerInputs
+from hrkd_cli.onnx_export.graph_editor import PARTS, bytes_by_part, part_of
+from hrkd_cli.onnx_export.parity import BATCHES, TOLERANCE, check_equal, largest_difference
+from hrkd_cli.onnx_export.quantizers import QuantizerInputs, weights_for
 from hrkd_cli.onnx_export.recipes import FORMATS, Precision, write_smaller
-from hrkd_cli.onnx_export.targets import weights_for
 from hrkd_cli.onnx_export.trace import OPSET, write_graph
-from hrkd_cli.onnx_export.verify import BATCHES, TOLERANCE, check_equal, largest_difference
 from tiny_folder import CONFIGS, LABELS, make_dataset, make_texts, write_csv, write_model
 
 SEGMENTS = {"bert", "electra", "roberta"}  # RoBERTa has them in a default configuration, if not in its real models
@@ -126,8 +125,8 @@ def test_a_graph_of_other_weights_is_told_apart(tmp_path):
         check_equal(own, other / "onnx/model.onnx")
 
 
-def testprobes_cover_batches_lengths_and_padding(made):
-    from hrkd_cli.onnx_export.verify import probes
+def test_probes_cover_batches_lengths_and_padding(made):
+    from hrkd_cli.onnx_export.parity import probes
 
     own = TorchBackend(made / "student", device="cpu")
     shapes = [arrays["input_ids"].shape for arrays in probes(own)]

@@ -1,4 +1,4 @@
-"""Whether a graph gives what the torch model gives."""
+"""The fp32 file, and whether a graph gives what the torch model gives."""
 
 from __future__ import annotations
 
@@ -9,13 +9,53 @@ from typing import Any
 import numpy as np
 
 from hrkd_cli.errors import ModelError, one_line
+from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.models.backend import TorchBackend
+from hrkd_cli.onnx_export.rewrites import rewrite_file
+from hrkd_cli.onnx_export.trace import write_graph
 from hrkd_cli.predict.backend import open_session
 
 TOLERANCE = 1e-4
 BATCHES = (1, 2, 5)
 LENGTHS = (2, 7, 33, 128)
 SEED = 0
+
+
+def write_fp32(torch_model: TorchBackend, path: Path, *, on_event: OnEvent = ignore) -> None:
+    """Write a student's graph, rewritten where that keeps its logits and as it was traced where it does not.
+
+    Raises:
+        ModelError: the architecture cannot be traced, or the graph's logits are not torch's.
+    """
+    on_event(Note("tracing the student into an ONNX graph"))
+    write_graph(torch_model.model, torch_model.inputs, path)
+    traced = path.read_bytes()
+    counts = rewrite_file(path)
+    try:
+        difference = check_equal(torch_model, path)
+    except ModelError:
+        path.write_bytes(traced)
+        difference = check_equal(torch_model, path)
+        on_event(Note("rewriting the graph changed its logits: it is kept as it was traced, and slower", warning=True))
+    else:
+        done = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items() if count)
+        on_event(Note(f"rewritten: {done or 'nothing'}"))
+    on_event(Note(f"{path.name} gives the student's logits (largest difference {difference:.1g})"))
+
+
+def check_equal(torch_model: TorchBackend, graph: Path) -> float:
+    """Return the largest difference of logits.
+
+    Raises:
+        ModelError: it is above ``TOLERANCE``.
+    """
+    difference = largest_difference(torch_model, graph)
+    if difference > TOLERANCE:
+        raise ModelError(
+            f"{graph.name}: its logits differ from the model's by {difference:.2g} (at most {TOLERANCE:g} is allowed); "
+            "nothing was written"
+        )
+    return difference
 
 
 def largest_difference(torch_model: TorchBackend, graph: Path) -> float:
@@ -44,21 +84,6 @@ def largest_difference(torch_model: TorchBackend, graph: Path) -> float:
         difference = float(np.abs(found - expected).max())
         largest = max(largest, difference if np.isfinite(difference) else np.inf)
     return largest
-
-
-def check_equal(torch_model: TorchBackend, graph: Path) -> float:
-    """Return the largest difference of logits, or refuse the graph.
-
-    Raises:
-        ModelError: it is above ``TOLERANCE``.
-    """
-    difference = largest_difference(torch_model, graph)
-    if difference > TOLERANCE:
-        raise ModelError(
-            f"{graph.name}: its logits differ from the model's by {difference:.2g} (at most {TOLERANCE:g} is allowed); "
-            "nothing was written"
-        )
-    return difference
 
 
 def probes(torch_model: TorchBackend) -> Iterator[Mapping[str, Any]]:

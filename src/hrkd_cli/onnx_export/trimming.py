@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from tokenizers import Tokenizer
 
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import ModelError, UsageError
-from hrkd_cli.onnx_export.variants.vocabulary import Vocabulary
+from hrkd_cli.onnx_export.vocabulary import Vocabulary
 
 SHOWN = 10
 """Dropped tokens that are listed by name."""
@@ -26,14 +25,7 @@ _COUNT_FROM_PADDING = frozenset({"roberta", "camembert", "xlm-roberta", "xlm-rob
 
 @dataclass(frozen=True, slots=True)
 class TokenizationDiff:
-    """How some texts are split before and after.
-
-    Attributes:
-        tokens: tokens before.
-        changed: those of them that became others.
-        unknown: unknown tokens before.
-        unknown_after: unknown tokens after.
-    """
+    """How some texts are split: tokens before, how many became others, and unknown tokens before and after."""
 
     tokens: int
     changed: int
@@ -46,17 +38,14 @@ class TrimReport:
     """What was kept and what was dropped.
 
     Attributes:
-        before: tokens of the vocabulary (rows of the embedding table) before.
-        after: tokens after.
+        before, after: tokens of the vocabulary (rows of the embedding table).
         kept: tokens by reason: ``special`` (tokenizer or configuration name them), ``used`` (by the train split),
             ``for_characters`` (so that every character stays readable), ``for_merges`` (a used token's merges pass
             through them); together ``after``.
         dropped_used: used tokens that were dropped all the same (``--vocabulary-size``).
         dropped_most_used: those of them that the data uses most, with their counts, at most ``SHOWN``.
-        characters: characters that the old vocabulary reads (0 where it reads bytes).
-        characters_lost: those that became unknown.
-        train: how the train texts are split.
-        dev: how the dev texts, which no choice was made on, are split.
+        characters, characters_lost: what the old vocabulary reads (0 where it reads bytes), and what became unknown.
+        train, dev: how their texts are split; no choice was made on dev.
     """
 
     before: int
@@ -76,13 +65,7 @@ class TrimReport:
 
 @dataclass(frozen=True, slots=True)
 class Trimmed:
-    """A smaller vocabulary.
-
-    Attributes:
-        tokenizer: its tokenizer.
-        rows: old ids of its tokens, in the order of the new ones.
-        report: what was kept and dropped.
-    """
+    """A smaller vocabulary; ``rows`` are the old ids of its tokens, in the order of the new ones."""
 
     tokenizer: Tokenizer
     rows: tuple[int, ...]
@@ -113,29 +96,31 @@ def trim_tokenizer(
     whole.no_truncation()
     whole.no_padding()
     vocabulary = Vocabulary(whole)
-    ids = {**vocabulary.ids, **vocabulary.added}
+    ids = vocabulary.all_ids
     if max(ids.values()) >= int(config["vocab_size"]):
         raise ModelError("the tokenizer has more tokens than the embedding table has rows; it is not this model's own")
     special = (vocabulary.special() | _named_by(config, ids)) & set(ids)
     alphabet = vocabulary.alphabet()
-    if size is not None and size < len(special | alphabet):
+    least = len(special | alphabet)
+    if size is not None and size < least:
         raise UsageError(
-            f"--vocabulary-size {size}: {len(special | alphabet)} tokens have to stay ({len(special)} special ones and "
-            "those that keep every character readable); give at least that many"
+            f"--vocabulary-size {size}: {least} tokens have to stay ({len(special)} special ones and those that keep "
+            "every character readable); give at least that many"
         )
     counts = _count(whole, _texts(dataset, "train"))
     own = dataset if domain is None else dataset.only(domain)
     first = counts if domain is None else _count(whole, _texts(own, "train"))
     kept, dropped = choose_tokens(vocabulary, counts, special | alphabet, size, first=first)
     smaller, rows = vocabulary.smaller(kept)
-    pad = config.get("pad_token_id")
-    if config.get("model_type") in _COUNT_FROM_PADDING and pad is not None and rows[pad : pad + 1] != (pad,):
-        raise ModelError(
-            f"a {config['model_type']} model counts positions from its padding id {pad}, which the trimmed vocabulary "
-            "would change; it cannot be trimmed"
-        )
+    _check_padding(config, rows)
     read, lost = _lost_characters(whole, smaller, vocabulary)
     used = (set(counts) & kept) - special
+    train = _compare(whole, smaller, _texts(dataset, "train"), vocabulary.unknown)
+    if size is None and train.changed:
+        raise ModelError(
+            f"the trimmed tokenizer splits {train.changed} train tokens otherwise, so it is not written; please "
+            "report the tokenizer"
+        )
     report = TrimReport(
         before=int(config["vocab_size"]),
         after=len(rows),
@@ -149,15 +134,19 @@ def trim_tokenizer(
         dropped_most_used={token: counts[token] for token in dropped[:SHOWN]},
         characters=read,
         characters_lost=lost,
-        train=_compare(whole, smaller, _texts(dataset, "train"), vocabulary.unknown),
+        train=train,
         dev=_compare(whole, smaller, _texts(own, "dev"), vocabulary.unknown),
     )
-    if size is None and report.train.changed:
-        raise ModelError(
-            f"the trimmed tokenizer splits {report.train.changed} train tokens otherwise, so it is not written; please "
-            "report the tokenizer"
-        )
     return Trimmed(smaller, rows, report)
+
+
+def _check_padding(config: Mapping[str, Any], rows: Sequence[int]) -> None:
+    pad = config.get("pad_token_id")
+    if config.get("model_type") in _COUNT_FROM_PADDING and pad is not None and tuple(rows[pad : pad + 1]) != (pad,):
+        raise ModelError(
+            f"a {config['model_type']} model counts positions from its padding id {pad}, which the trimmed vocabulary "
+            "would change; it cannot be trimmed"
+        )
 
 
 def choose_tokens(
@@ -168,7 +157,7 @@ def choose_tokens(
     *,
     first: Mapping[str, int],
 ) -> tuple[set[str], Sequence[str]]:
-    """Choose the tokens that stay.
+    """Return the tokens that stay, and the used ones that do not, most used first.
 
     Args:
         vocabulary: all tokens.
@@ -176,9 +165,6 @@ def choose_tokens(
         mandatory: tokens that stay whatever the data uses.
         size: most tokens to keep, the mandatory ones included; None for all that the data uses.
         first: how often the part of the data uses them whose tokens come first (a baked head's own domain).
-
-    Returns:
-        The tokens that stay, and the used ones that do not, most used first.
     """
     kept = set(mandatory)
     dropped = []
@@ -196,11 +182,9 @@ def choose_tokens(
 
 
 def trim_embeddings(model: Any, rows: Sequence[int]) -> None:
-    """Cut a classifier's embedding table to the kept rows and give the ids in its configuration their new values.
+    """Cut a classifier's embedding table to the kept rows (old ids in the order of the new ones), in place.
 
-    Args:
-        model: a transformers sequence classifier; changed in place.
-        rows: old ids, in the order of the new ones.
+    The ids in its configuration get their new values.
     """
     old = model.get_input_embeddings()
     with torch.no_grad():
@@ -225,32 +209,29 @@ def _named_by(config: Mapping[str, Any], ids: Mapping[str, int]) -> set[str]:
     return {token for token, index in ids.items() if index in named}
 
 
-def _texts(dataset: Dataset, split: str) -> Iterator[str]:
+def _texts(dataset: Dataset, split: str) -> Iterator[list[str]]:
+    """Yield all texts of a split, some at a time."""
     for domain in dataset.domains:
         rows = dataset.split(domain, split)
-        yield from rows.texts
-        yield from rows.pairs or ()
+        texts = [*rows.texts, *(rows.pairs or ())]
+        for start in range(0, len(texts), _CHUNK):
+            yield texts[start : start + _CHUNK]
 
 
-def _chunks(texts: Iterator[str]) -> Iterator[list[str]]:
-    while chunk := list(islice(texts, _CHUNK)):
-        yield chunk
-
-
-def _count(tokenizer: Tokenizer, texts: Iterator[str]) -> Counter[str]:
+def _count(tokenizer: Tokenizer, texts: Iterable[list[str]]) -> Counter[str]:
     ids: Counter[int] = Counter()
-    for chunk in _chunks(texts):
+    for chunk in texts:
         for encoding in tokenizer.encode_batch(chunk, add_special_tokens=False):
             # By id: an unknown piece goes by its own text in some tokenizers.
             ids.update(encoding.ids)
     return Counter({str(tokenizer.id_to_token(index)): n for index, n in ids.items()})
 
 
-def _compare(before: Tokenizer, after: Tokenizer, texts: Iterator[str], unknown: str | None) -> TokenizationDiff:
+def _compare(before: Tokenizer, after: Tokenizer, texts: Iterable[list[str]], unknown: str | None) -> TokenizationDiff:
     """Count the tokens that became others: same text, but not the same token at the same place."""
     tokens = changed = lost = lost_after = 0
     unknown_id, unknown_id_after = (t.token_to_id(unknown) if unknown is not None else None for t in (before, after))
-    for chunk in _chunks(texts):
+    for chunk in texts:
         pairs = zip(*(t.encode_batch(chunk, add_special_tokens=False) for t in (before, after)), strict=True)
         for old, new in pairs:
             tokens += len(old.ids)

@@ -17,6 +17,26 @@ _NOT_COPIED = (MODEL.weights, MODEL.weights_index, MODEL.run, MODEL.metrics, MOD
 _COPIED_SUFFIXES = (".json", ".txt", ".model")
 
 
+def check_graphs(student: Path, root: Path, names: Sequence[str], *, force: bool) -> None:
+    """Refuse to replace a graph, or to put graphs beside the configuration of another model.
+
+    Raises:
+        OutputError: one of them lies in ``root/onnx``, or ``root`` has another config.json, and ``force`` is not set.
+    """
+    if root.exists() and not root.is_dir():
+        raise OutputError(f"{root}: is a file; give --out a folder")
+    if force:
+        return
+    for file in (root / MODEL.onnx / name for name in names):
+        if file.exists():
+            raise OutputError(f"{file}: exists already; replace it with --force, or write elsewhere with --out")
+    own, there = student / MODEL.config, root / MODEL.config
+    if root.resolve() != student.resolve() and there.is_file() and there.read_bytes() != own.read_bytes():
+        raise OutputError(
+            f"{root}: holds another model ({MODEL.config} differs); write elsewhere with --out, or --force"
+        )
+
+
 @contextlib.contextmanager
 def working_folder(target: Path) -> Iterator[Path]:
     """Give a fresh folder beside ``target`` and remove it afterwards, whatever happened.
@@ -33,32 +53,6 @@ def working_folder(target: Path) -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def refuse_existing(files: Sequence[Path], *, force: bool) -> None:
-    """Refuse to replace a file.
-
-    Raises:
-        OutputError: one exists, and ``force`` is not set.
-    """
-    existing = [file for file in files if file.exists()]
-    if existing and not force:
-        raise OutputError(f"{existing[0]}: exists already; replace it with --force, or write elsewhere with --out")
-
-
-def refuse_other_model(student: Path, root: Path, *, force: bool) -> None:
-    """Refuse to put graphs beside the configuration of another model.
-
-    Raises:
-        OutputError: ``root`` has a config.json that is not the student's, and ``force`` is not set.
-    """
-    config = root / MODEL.config
-    if root.resolve() == student.resolve() or not config.is_file() or force:
-        return
-    if config.read_bytes() != (student / MODEL.config).read_bytes():
-        raise OutputError(
-            f"{root}: holds another model ({MODEL.config} differs); write elsewhere with --out, or --force"
-        )
 
 
 def copy_description(student: Path, folder: Path) -> list[str]:

@@ -177,7 +177,7 @@ def test_the_gate_of_a_baked_int8_file_is_its_own_domains(student, divided, monk
     seen = []
 
     def fails(self, graph, max_drop, *, name):
-        seen.append((self.dataset.domains, max_drop))
+        seen.append((tuple(self.rows), max_drop))
         return Gate(max_drop, 9.0, False, {"dvd": 0.5})
 
     monkeypatch.setattr("hrkd_cli.onnx_export.gate.AccuracyGate.check", fails)
@@ -277,11 +277,16 @@ def test_a_precision_is_added_to_a_folder_of_its_own(student, divided):
 
 
 def test_calibration_sees_the_baked_domain_alone(student, divided, monkeypatch):
-    from hrkd_cli.onnx_export import trying
+    from hrkd_cli.onnx_export import gate
 
     seen = []
-    inputs = trying.calibration_inputs
-    monkeypatch.setattr(trying, "calibration_inputs", lambda *args: seen.append(args[1].domains) or inputs(*args))
+    inputs = gate.calibration_inputs
+
+    def calibration_inputs(encoder, rows):
+        seen.append(tuple(rows))
+        return inputs(encoder, rows)
+
+    monkeypatch.setattr(gate, "calibration_inputs", calibration_inputs)
     export(student, domain="dvd", int8_static=True, data=divided, max_drop=100)
     assert seen == [("dvd",)]
 
@@ -357,7 +362,7 @@ def test_only_an_earlier_export_is_replaced(student, tmp_path):
 
 
 def test_a_smaller_model_that_answers_otherwise_is_not_kept(student, monkeypatch):
-    from hrkd_cli.onnx_export.variants import variant
+    from hrkd_cli.onnx_export import variant
 
     def wrong(model, spec, domain, where):
         swapped = replace(spec.heads, columns={"books": (2, 3), "dvd": (0, 1)})

@@ -8,8 +8,7 @@ from hrkd_cli import evaluate
 from hrkd_cli.evaluation import latency
 from hrkd_cli.evaluation.latency import Latency
 from hrkd_cli.events import Note
-from hrkd_cli.onnx_export.card import BEGIN, END, place_section
-from hrkd_cli.onnx_export.timing import slower_than
+from hrkd_cli.onnx_export.record import BEGIN, END, place_section, slower_than
 
 export = functools.partial(hrkd_cli.export, max_drop=100)
 
@@ -25,8 +24,8 @@ def fake_times(monkeypatch):
             for name in models
         }
 
-    monkeypatch.setattr("hrkd_cli.onnx_export.timing.measure_lengths", measure)
-    monkeypatch.setattr("hrkd_cli.onnx_export.timing.usable_cpus", lambda: 2)
+    monkeypatch.setattr("hrkd_cli.onnx_export.export.measure_lengths", measure)
+    monkeypatch.setattr("hrkd_cli.onnx_export.export.usable_cpus", lambda: 2)
 
 
 def test_the_card_says_what_was_measured(student, fake_times):
@@ -80,7 +79,7 @@ def test_files_that_were_there_are_timed_anew_beside_a_new_one(student, monkeypa
         assert all(opener.args[1].is_file() for opener in models.values())
         return {name: (Latency(16, 1, load[0] * factors[name], load[0] * factors[name]),) for name in models}
 
-    monkeypatch.setattr("hrkd_cli.onnx_export.timing.measure_lengths", measure)
+    monkeypatch.setattr("hrkd_cli.onnx_export.export.measure_lengths", measure)
     load[0] = 10.0
     export(student, int8=True)
     load[0] = 1.0
@@ -121,6 +120,10 @@ def test_a_section_lies_where_the_earlier_one_lay():
 
 
 def test_five_percent_is_noise():
-    fp32 = (Latency(16, 1, 1.0, 1.0), Latency(32, 1, 1.0, 1.0))
-    assert slower_than((Latency(16, 1, 1.04, 9.0), Latency(32, 1, 1.0, 1.0)), fp32) == ""
-    assert slower_than((Latency(16, 1, 1.06, 9.0), Latency(32, 1, 1.2, 1.0)), fp32) == ("16, 32 tokens with 1 thread")
+    def timed(*times):
+        return {
+            "latency": [Latency(tokens, 1, p50, 9.0).to_json() for tokens, p50 in zip((16, 32), times, strict=True)]
+        }
+
+    assert slower_than(timed(1.04, 1.0), timed(1.0, 1.0)) == ""
+    assert slower_than(timed(1.06, 1.2), timed(1.0, 1.0)) == "16, 32 tokens with 1 thread"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,18 +43,7 @@ _SEED = 0
 _DIGITS = 6
 
 # What a device does not have. The child refuses to import it, so that nothing but the runtime's three packages is used.
-_ABSENT = (
-    "torch",
-    "transformers",
-    "datasets",
-    "pyarrow",
-    "onnx",
-    "optimum",
-    "safetensors",
-    "typer",
-    "rich",
-    "accelerate",
-)
+_ABSENT = ("torch", "transformers", "datasets", "pyarrow", "onnx", "safetensors", "typer", "rich", "accelerate")
 _CHILD = """
 import sys
 class Absent:
@@ -70,7 +60,7 @@ except HrkdError as error:
 """
 
 
-def write_cases(root: Path, folder: Path, graphs: Sequence[str], *, earlier: Path) -> str:
+def write_cases(root: Path, folder: Path, graphs: Sequence[str], *, earlier: Path) -> None:
     """Store predictions of new graphs beside them, and have a fresh process repeat them.
 
     Texts of an earlier export are used again and the entries of its other graphs are kept.
@@ -81,76 +71,67 @@ def write_cases(root: Path, folder: Path, graphs: Sequence[str], *, earlier: Pat
         graphs: names of the new graphs, the fp32 one among them.
         earlier: the ``onnx`` folder that they will be moved to.
 
-    Returns:
-        The name of the file that was written.
-
     Raises:
         ModelError: the fresh process does not get the same.
     """
     backends = {name: OnnxBackend(root, folder / name) for name in graphs}
     fp32 = backends[ONNX.fp32]
-    before = _earlier(earlier, fp32)
+    before = _read_earlier(earlier / SELF_CHECK, fp32)
     cases = before["cases"] if before else draw_cases(root, fp32)
     reference = case_logits(fp32, cases)
-    entries = {
-        name: _entry(backend, cases, _exact(root, folder / name, cases, reference))
-        for name, backend in backends.items()
-    }
-    stored = {"format": SELF_CHECK_FORMAT, "cases": cases}
-    new = folder / SELF_CHECK
+    entries = {}
+    for name, backend in backends.items():
+        entries[name] = _entry(backend, cases, _exact(root, folder / name, cases, reference))
     # The new files alone first: the others lie elsewhere.
-    _write(new, {**stored, "files": entries})
+    _write(folder, cases, entries)
     _repeat(folder)
-    kept = {
-        n: e for n, e in (before["files"] if before else {}).items() if n not in entries and (earlier / n).is_file()
-    }
-    _write(new, {**stored, "files": {**kept, **entries}})
-    return SELF_CHECK
+    files = before["files"] if before else {}
+    kept = {name: entry for name, entry in files.items() if (earlier / name).is_file()}
+    _write(folder, cases, kept | entries)
 
 
 def draw_cases(root: Path, backend: OnnxBackend) -> list[dict[str, Any]]:
-    """Draw texts from the vocabulary; of each domain those whose labels are clearest, all its labels if it gives them.
+    """Draw texts from the vocabulary of the tokenizer in ``root``.
 
-    Args:
-        root: folder of the tokenizer.
-        backend: the graph that the labels are judged by.
+    Of each domain those whose labels are clearest, judged by ``backend``, and all its labels if it gives them.
     """
     heads = backend.spec.all_heads
     share = max(1, CASES // len(heads.domains))
+    count = share * _CANDIDATES
     lengths = (*_LENGTHS, backend.spec.max_length * 3 // 2)
-    texts = _draw_texts(root, 2 * share * _CANDIDATES, lengths)
-    half = len(texts) // 2
-    cases: list[dict[str, Any]] = [{"text": text} for text in texts[:half]]
+    texts = _draw_texts(root, 2 * count, lengths)
+    cases: list[dict[str, Any]] = [{"text": text} for text in texts[:count]]
     if backend.spec.pair:
-        cases = [{"text": a, "text_pair": b} for a, b in zip(texts[:half], texts[half:], strict=True)]
+        cases = [{"text": a, "text_pair": b} for a, b in zip(texts[:count], texts[count:], strict=True)]
     logits = case_logits(backend, cases)
+    too_long = set(range(len(lengths) - 1, count, len(lengths)))
     found = []
     for domain in heads.domains:
         order = np.argsort(-_margins(logits, heads, domain), kind="stable").tolist()
         labels = case_labels(backend, [{**case, "domain": domain} for case in cases], logits)
         # The clearest of each label in turn, so that a rare label is there too.
-        ranks = [sum(labels[other] == labels[n] for other in order[:place]) for place, n in enumerate(order)]
-        chosen = [n for _, n in sorted(zip(ranks, order, strict=True), key=lambda pair: pair[0])][:share]
+        seen: Counter[str] = Counter()
+        ranked = []
+        for n in order:
+            ranked.append((seen[labels[n]], n))
+            seen[labels[n]] += 1
+        chosen = [n for _, n in sorted(ranked, key=lambda pair: pair[0])][:share]
         # And one that is too long: every client has to cut it at the same place.
-        if not any(_is_long(n, lengths) for n in chosen):
-            chosen[-1] = next(n for n in order if _is_long(n, lengths))
+        if too_long.isdisjoint(chosen):
+            chosen[-1] = next(n for n in order if n in too_long)
         found += [{**cases[n], "domain": domain} for n in chosen]
     return found
 
 
-def _is_long(n: int, lengths: Sequence[int]) -> bool:
-    return n % len(lengths) == len(lengths) - 1
-
-
 def _draw_texts(root: Path, count: int, lengths: Sequence[int]) -> list[str]:
     tokenizer = read_tokenizer(root)
-    special = {t.content for t in tokenizer.get_added_tokens_decoder().values()}
+    special = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     # Sorted: the library's own order changes from process to process.
     ids = sorted(index for token, index in tokenizer.get_vocab().items() if token not in special)
     random = np.random.default_rng(_SEED)
     texts: list[str] = []
-    while len(texts) < count:
-        drawn = random.choice(ids, size=lengths[len(texts) % len(lengths)]).tolist()
+    for n in range(count):
+        drawn = random.choice(ids, size=lengths[n % len(lengths)]).tolist()
         text = " ".join(tokenizer.decode(drawn).split()) or "a"
         # A byte that is no character on its own is shown as one that stands for damage.
         texts.append(text.replace("\ufffd", "") or "a")
@@ -175,16 +156,11 @@ def _exact(root: Path, graph: Path, cases: list[dict[str, Any]], fp32: FloatArra
     model = read_graph(graph)
     if any(node.op_type in _INTEGER_OPS for node in model.graph.node):
         return fp32
-    levels = [
-        attribute
-        for node in model.graph.node
-        if node.op_type == "MatMulNBits"
-        for attribute in node.attribute
-        if attribute.name == "accuracy_level"
-    ]
-    if not levels:
+    products = [node for node in model.graph.node if node.op_type == "MatMulNBits"]
+    if not products:
         return None
-    for level in levels:
+    for node in products:
+        level = next(attribute for attribute in node.attribute if attribute.name == "accuracy_level")
         level.i = _FP32_ARITHMETIC
     plain = graph.with_name("exact.onnx")
     onnx.save(model, str(plain))
@@ -194,11 +170,7 @@ def _exact(root: Path, graph: Path, cases: list[dict[str, Any]], fp32: FloatArra
 
 
 def _entry(backend: OnnxBackend, cases: list[dict[str, Any]], exact: FloatArray | None) -> dict[str, Any]:
-    """Return what is stored of one graph.
-
-    One with integer arithmetic may differ by ``ROOM`` times what that changed its logits by: it is not the same on
-    every CPU.
-    """
+    """Return what is stored of one graph; ``exact`` as ``_exact`` gives it."""
     logits = case_logits(backend, cases)
     tolerance = FP32_TOLERANCE
     if exact is not None:
@@ -212,22 +184,20 @@ def _entry(backend: OnnxBackend, cases: list[dict[str, Any]], exact: FloatArray 
     return {"tolerance": tolerance, "labels": labels, "logits": rows}
 
 
-def _earlier(folder: Path, backend: OnnxBackend) -> dict[str, Any] | None:
+def _read_earlier(path: Path, backend: OnnxBackend) -> dict[str, Any] | None:
     """Return what an earlier export stored; None where it did not, or of a model with other domains or inputs."""
-    path = folder / SELF_CHECK
     try:
-        stored = read_stored(path) if path.is_file() else None
+        stored = read_stored(path)
     except ModelError:
-        return None
-    if stored is None:
         return None
     heads = backend.spec.all_heads
     fits = all(c["domain"] in heads.labels and ("text_pair" in c) == backend.spec.pair for c in stored["cases"])
     return stored if fits else None
 
 
-def _write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+def _write(folder: Path, cases: list[dict[str, Any]], files: dict[str, Any]) -> None:
+    content = {"format": SELF_CHECK_FORMAT, "cases": cases, "files": files}
+    (folder / SELF_CHECK).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def _repeat(folder: Path) -> None:

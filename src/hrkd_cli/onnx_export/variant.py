@@ -1,0 +1,318 @@
+"""A student with one head baked in, with a trimmed vocabulary, or both: a model folder of its own."""
+
+from __future__ import annotations
+
+import copy
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hrkd_cli import __version__
+from hrkd_cli.choices import Truncate
+from hrkd_cli.command_settings import ExportSettings
+from hrkd_cli.data.dataset import Dataset
+from hrkd_cli.errors import DataError, GateError, ModelError
+from hrkd_cli.evaluation.inputs import common_rows, recorded_data
+from hrkd_cli.evaluation.metrics import DomainScores
+from hrkd_cli.events import Note, OnEvent
+from hrkd_cli.layout import MODEL
+from hrkd_cli.models.backend import TorchBackend, input_names, load_encoder_parts
+from hrkd_cli.models.folder import PORTABLE_TOKENIZER, is_stage_folder, model_card, model_fingerprint, write_json
+from hrkd_cli.models.loading import load_tokenizer, output_layer, quiet_transformers
+from hrkd_cli.onnx_export.gate import SPLIT, AccuracyGate, accuracies, points_lost
+from hrkd_cli.onnx_export.output_folder import copy_description
+from hrkd_cli.onnx_export.parity import probes
+from hrkd_cli.onnx_export.result import Gate
+from hrkd_cli.onnx_export.trimming import Trimmed, TrimReport, trim_embeddings, trim_tokenizer
+from hrkd_cli.outputs import check_apart, check_output
+from hrkd_cli.predict.folder import Spec, baked_domain, read_json_or_empty
+
+TOLERANCE = 1e-4
+"""Largest difference of logits between the student and the smaller model: the same numbers, added up in another
+order."""
+
+RECORD_FORMAT = 1
+STAGE = "export"
+# Vocabularies that older tokenizers read: after trimming, tokenizer.json alone is right.
+_OLD_VOCABULARIES = ("vocab.*", "merges.txt", "added_tokens.json", "*.model")
+_PACKAGES = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime", "numpy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """The smaller model, in a folder that is not in its place yet.
+
+    Attributes:
+        settings: what it was made from, and how.
+        out: where it will lie.
+        model: the smaller model.
+        gate: scores its graphs, counting from the student; None where no data was loaded.
+        report: what trimming kept and dropped; None without it.
+        trim_gate: what trimming cost; None without it.
+    """
+
+    settings: ExportSettings
+    out: Path
+    model: TorchBackend
+    gate: AccuracyGate | None
+    report: TrimReport | None
+    trim_gate: Gate | None
+
+    @property
+    def trim_drop(self) -> float:
+        """Points of average dev accuracy that trimming cost; 0 without it."""
+        return self.trim_gate.drop if self.trim_gate is not None else 0.0
+
+    def card(self, lost: Gate | None) -> str:
+        """Write the README.md; ``lost`` is what trimming and quantizing cost together."""
+        spec, domain, report = self.model.spec, self.settings.domain, self.report
+        what = [f"Made from the student `{self.settings.student.resolve().name}` with hrkd-cli."]
+        if domain is not None:
+            labels = ", ".join(spec.all_heads.labels[domain])
+            what.append(f"The head of the domain `{domain}` alone: one output for each of its labels ({labels}).")
+            what += ["It gives the student's own logits."] if report is None else []
+        if report is not None:
+            what.append(f"Vocabulary trimmed from {report.before:,} to {report.after:,} tokens.")
+        scores, before = self._recorded_scores(), None
+        if report is not None and self.gate is not None:
+            scores, before = _plain(self.gate.scores), _plain(self.gate.reference or {})
+        return model_card(
+            title=self.out.name,
+            what=" ".join(what),
+            heads=spec.all_heads,
+            scores=scores,
+            max_length=spec.max_length,
+            truncate=Truncate(spec.truncate),
+            baked=domain,
+            before=before,
+            lost=lost.to_json() if lost is not None and before is not None else None,
+            vocabulary=report.to_json() if report is not None else None,
+        )
+
+    def _recorded_scores(self) -> dict[str, Any]:
+        """Return the student's dev scores as its record has them; empty where it has none."""
+        results = read_json_or_empty(self.settings.student / MODEL.run).get("results") or {}
+        domains = ((results.get("best") or {}).get("dev") or {}).get("domains") or {}
+        return {name: one for name, one in domains.items() if self.settings.domain in (None, name)}
+
+
+def variant_folder(settings: ExportSettings) -> Path:
+    """Return the folder to write.
+
+    Raises:
+        UsageError: it would replace the student.
+        OutputError: it exists.
+    """
+    student = settings.student if settings.student.name not in ("", "..") else settings.student.resolve()
+    name = student.name
+    if settings.domain is not None:
+        name += f"-{settings.domain}"
+    if settings.trims:
+        name += "-trimmed"
+    root = settings.out or student.with_name(name)
+    check_apart(root, {"student": student})
+    check_output(root, kind="model", is_ours=lambda folder: is_stage_folder(folder, STAGE), force=settings.force)
+    return root
+
+
+def make_variant(
+    settings: ExportSettings,
+    own: TorchBackend,
+    loaded: tuple[Dataset, str] | None,
+    work: Path,
+    out: Path,
+    *,
+    on_event: OnEvent,
+) -> Variant:
+    """Write the smaller model into ``work``, check that it answers as the student does, and score it.
+
+    Args:
+        settings: what is cut.
+        own: the student.
+        loaded: data of the gate and, for trimming, of the tokens, and what it is called; None where none is needed.
+        work: the folder to write.
+        out: where it will lie.
+        on_event: told what is being done.
+
+    Raises:
+        ModelError: a student without that domain, or that cannot be cut.
+        DataError: data that does not fit.
+        GateError: trimming lost too much accuracy.
+    """
+    student, domain = settings.student, settings.domain
+    model = copy.deepcopy(own.model)
+    columns = list(range(int(model.config.num_labels)))
+    if domain is not None:
+        columns = bake_head(model, own.spec, domain, str(student))
+        on_event(Note(f"keeping the head of {domain}"))
+    trimmed = None
+    if settings.trims and loaded is not None:
+        _check_rows(*loaded, domain)
+        on_event(Note("counting the tokens of the train split"))
+        _, tokenizer = load_encoder_parts(student)
+        config = model.config.to_dict()
+        trimmed = trim_tokenizer(tokenizer, config, loaded[0], settings.vocabulary_size, domain=domain)
+        trim_embeddings(model, trimmed.rows)
+        on_event(Note(f"keeping {trimmed.report.after:,} of {trimmed.report.before:,} tokens"))
+    _write_model(model, trimmed, student, work, max_length=own.spec.max_length)
+    new = TorchBackend(work, device="cpu")
+    _check_same(own, new, columns, trimmed.rows if trimmed else None)
+    report = trimmed.report if trimmed else None
+    _write_record(student, domain, report, loaded[0] if loaded and report else None, work, out)
+    gate = trim_gate = None
+    if loaded is not None:
+        dataset, name = common_rows([work], *loaded), loaded[1]
+        gate_on = partial(AccuracyGate, dataset=dataset, model=str(student), data=name, on_event=on_event)
+        reference = gate_on(own).scores if report is not None else None
+        gate = gate_on(new, reference=reference)
+        if report is not None and reference is not None:
+            drop = points_lost(accuracies(reference), accuracies(gate.scores))
+            trim_gate = Gate(settings.max_drop, drop, drop <= settings.max_drop)
+            _check_trimming(trim_gate, report, settings)
+    return Variant(settings=settings, out=out, model=new, gate=gate, report=report, trim_gate=trim_gate)
+
+
+def bake_head(model: Any, spec: Spec, domain: str, where: str) -> list[int]:
+    """Keep one domain's rows of a model's last linear layer, in place, and return them; ``where`` names it in errors.
+
+    Raises:
+        ModelError: it has no head for the domain, or its last layer is not the one with the outputs.
+    """
+    if spec.heads is None:
+        only = baked_domain(spec.config)
+        what = f"it is the head of {only!r} alone already" if only else "it is not a multi-domain classifier of hrkd"
+        raise ModelError(f"{where}: {what}; export it without --domain")
+    if domain not in spec.heads.labels:
+        raise ModelError(f"{where}: no domain {domain!r} (--domain); it has {', '.join(spec.heads.domains)}")
+    columns, labels = list(spec.heads.columns[domain]), spec.heads.labels[domain]
+    name, old = output_layer(model)
+    if old.out_features != spec.heads.size:
+        raise ModelError(
+            f"a {model.config.model_type} model: its last linear layer ({name}) has {old.out_features} outputs, not "
+            f"the {spec.heads.size} of its labels; its heads cannot be taken apart"
+        )
+    new = torch.nn.Linear(old.in_features, len(columns), bias=old.bias is not None)
+    with torch.no_grad():
+        new.weight.copy_(old.weight[columns])
+        if old.bias is not None:
+            new.bias.copy_(old.bias[columns])
+    model.set_submodule(name, new)
+    config = model.config
+    config.num_labels = model.num_labels = len(labels)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: index for index, label in enumerate(labels)}
+    config.hrkd = {**{key: value for key, value in config.hrkd.items() if key != "domains"}, "domain": domain}
+    return columns
+
+
+def _check_rows(dataset: Dataset, name: str, domain: str | None) -> None:
+    """Refuse data without a train split, which names the tokens, or a dev split, the unseen text."""
+    if domain is not None and domain not in dataset.labels:
+        raise DataError(f"{name}: no domain {domain!r}; it has {', '.join(dataset.domains)}")
+    scored = dataset.only(domain) if domain is not None else dataset
+    for split, rows in (("train", dataset), (SPLIT, scored)):
+        if not any(len(rows.split(one, split)) for one in rows.domains):
+            raise DataError(
+                f"{name}: no {split} rows; trimming keeps the tokens of the train split and is judged on the dev "
+                "split: divide the data with hrkd prepare, and name that folder with --data"
+            )
+
+
+def _write_model(model: Any, trimmed: Trimmed | None, student: Path, work: Path, *, max_length: int) -> None:
+    """Write configuration, weights and tokenizer.
+
+    The tokenizer's own length becomes the one that the student was trained with, so that pipelines of other tools,
+    which cut there, give the student's answers on long texts too.
+    """
+    copy_description(student, work)
+    with quiet_transformers():
+        model.save_pretrained(work)
+    path = work / MODEL.tokenizer_config
+    settings = read_json_or_empty(path)
+    tokenizer = load_tokenizer(student)
+    if trimmed is not None:
+        for pattern in _OLD_VOCABULARIES:
+            for file in work.glob(pattern):
+                file.unlink()
+        trimmed.tokenizer.save(str(work / MODEL.tokenizer))
+        # Classes with a name of their own may build the tokenizer anew from what they think its parts are.
+        settings["tokenizer_class"] = PORTABLE_TOKENIZER
+        settings |= {name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+        if isinstance(old := settings.get("added_tokens_decoder"), dict):
+            new_ids = {str(old_id): str(new_id) for new_id, old_id in enumerate(trimmed.rows)}
+            settings["added_tokens_decoder"] = {new_ids[key]: entry for key, entry in old.items()}
+    elif not (work / MODEL.tokenizer).is_file():
+        tokenizer.backend_tokenizer.save(str(work / MODEL.tokenizer))
+    settings["model_max_length"] = max_length
+    # Explicit, since pipelines pass a model everything that its tokenizer gives.
+    settings["model_input_names"] = list(input_names(model, {"model_input_names": list(tokenizer.model_input_names)}))
+    write_json(path, settings)
+
+
+def _check_same(own: TorchBackend, new: TorchBackend, columns: list[int], rows: tuple[int, ...] | None) -> None:
+    """Refuse a model whose logits differ on random tokens of the smaller vocabulary (``rows`` are their old ids)."""
+    old_ids = np.array(rows) if rows is not None else np.arange(int(own.model.config.vocab_size))
+    for arrays in probes(new):
+        mask, ids = arrays["attention_mask"], arrays["input_ids"]
+        same = {"attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        expected = own.forward({**same, "input_ids": np.where(mask, old_ids[ids], own.encoder.pad_id)})[:, columns]
+        difference = float(np.abs(expected - new.forward({**same, "input_ids": ids})).max())
+        if not difference <= TOLERANCE:  # nan too
+            raise ModelError(
+                f"the smaller model's logits differ from the student's by {difference:.2g}; nothing was written"
+            )
+
+
+def _write_record(
+    student: Path, domain: str | None, report: TrimReport | None, dataset: Dataset | None, work: Path, out: Path
+) -> None:
+    """Write ``hrkd.json``: what the folder was made from, and the data that it can be scored on.
+
+    That is the dataset that trimming used, as seen from ``out``; without one, what the student was made from.
+    """
+    record: dict[str, Any] = {
+        "format": RECORD_FORMAT,
+        "stage": STAGE,
+        "models": {"student": {"name": str(student), "fingerprint": model_fingerprint(student)}},
+        "domain": domain,
+        "vocabulary": report.to_json() if report is not None else None,
+    }
+    recorded = recorded_data(student)
+    if dataset is not None and dataset.path is not None:
+        record["data"] = {"path": _seen_from(out, dataset.path), "fingerprint": dataset.fingerprint}
+    elif recorded is not None and recorded.fingerprint is not None:
+        record["data"] = {"path": _seen_from(out, recorded.path), "fingerprint": recorded.fingerprint}
+    versions = {"python": platform.python_version(), "hrkd-cli": __version__}
+    record["versions"] = versions | {name: version(name) for name in _PACKAGES}
+    write_json(work / MODEL.run, record)
+
+
+def _seen_from(folder: Path, path: Path) -> str:
+    try:
+        return Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix()
+    except ValueError:  # another drive
+        return str(path.absolute())
+
+
+def _check_trimming(gate: Gate, report: TrimReport, settings: ExportSettings) -> None:
+    """Refuse a vocabulary that costs too much."""
+    if gate.passed:
+        return
+    remedy = "keep more tokens (--vocabulary-size), or " if settings.vocabulary_size is not None else ""
+    raise GateError(
+        f"the trimmed vocabulary loses {gate.drop:.2f} points of average dev accuracy, more than --max-drop "
+        f"{gate.max_drop:g}: nothing was written; {remedy}allow more with --max-drop",
+        result={"files": [], "gate": gate.to_json(), "vocabulary": report.to_json() | {"accuracy_drop": gate.drop}},
+    )
+
+
+def _plain(scores: Mapping[str, DomainScores]) -> dict[str, Any]:
+    return {name: one.to_json() for name, one in scores.items()}
