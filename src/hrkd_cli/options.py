@@ -94,12 +94,18 @@ class Option:
         except ValueError:
             return text
 
-    def read(self, value: Any) -> Any:
+    def read(self, value: Any, where: str = "") -> Any:
         """Return a value in the option's type.
 
         Raises:
-            ValueError: what is wrong with it.
+            UsageError: what is wrong with it; the text begins with ``where``, the option's name unless told otherwise.
         """
+        try:
+            return self._value(value)
+        except ValueError as error:
+            raise UsageError(f"{where or self.flag}: {error}") from None
+
+    def _value(self, value: Any) -> Any:
         if (value is None and self.optional) or (self.word is not None and value == self.word):
             return value
         if issubclass(self.kind, StrEnum):
@@ -155,11 +161,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for known in options_of(type(self)).values():
-            try:
-                value = known.read(getattr(self, known.name))
-            except ValueError as error:
-                raise UsageError(f"{known.flag}: {error}") from None
-            object.__setattr__(self, known.name, value)  # frozen for everybody else
+            object.__setattr__(self, known.name, known.read(getattr(self, known.name)))  # frozen for everybody else
         self.check()
 
     def check(self) -> None:

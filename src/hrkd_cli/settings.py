@@ -44,7 +44,10 @@ SHARE, INNER_SHARE = Range(0, 1), Range(0, 1, above=True, below=True)
 METHOD, TEXTS, TRAINING = "Method", "More text", "Training options"
 
 _training = partial(option, panel=TRAINING)
+_count = partial(_training, metavar="N", within=AT_LEAST_1)
+_rate = partial(_training, metavar="RATE", within=ABOVE_0)
 _method = partial(option, panel=METHOD)
+_weight = partial(_method, metavar="X", within=AT_LEAST_0)
 _text = partial(option, panel=TEXTS)
 shared = partial(option, panel=SHARED)
 output = partial(option, help="Folder to write; it must not exist, or --force.", metavar="DIR")
@@ -63,18 +66,14 @@ _data = partial(
 class TrainingSettings(Settings):
     """Options that teach and distill share."""
 
-    epochs: int = _training(3, "Passes over the data.", metavar="N", within=AT_LEAST_1)
-    batch_size: int | str = _training(
+    epochs: int = _count(3, "Passes over the data.")
+    batch_size: int | str = _count(
         8,
         "Rows of each domain in a step, over all processes; auto: as many as memory holds, up to 32.",
-        metavar="N",
-        within=AT_LEAST_1,
         word=AUTO_BATCH,
     )
-    accumulate: int = _training(
-        1, "Batches that make one optimizer step; their losses are averaged.", metavar="N", within=AT_LEAST_1
-    )
-    learning_rate: float = _training(5e-5, "Peak rate of AdamW.", metavar="RATE", within=ABOVE_0)
+    accumulate: int = _count(1, "Batches that make one optimizer step; their losses are averaged.")
+    learning_rate: float = _rate(5e-5, "Peak rate of AdamW.")
     weight_decay: float = _training(
         0.01, "Of AdamW; biases and normalization weights have none.", metavar="X", within=AT_LEAST_0
     )
@@ -93,30 +92,23 @@ class TrainingSettings(Settings):
         Precision.AUTO,
         "Arithmetic of forward and backward passes; auto takes bf16 where the hardware has it, else fp32.",
     )
-    eval_every: int | None = _training(
-        None, "Steps between two dev scores.", metavar="STEPS", shown="twice an epoch", within=AT_LEAST_1
-    )
+    eval_every: int | None = _count(None, "Steps between two dev scores.", metavar="STEPS", shown="twice an epoch")
     metric: Metric = _training(Metric.ACCURACY, "Dev score that decides which step is best.")
     class_weights: ClassWeights = _training(
         ClassWeights.NONE, "Weight of a class in the loss; balanced: rare ones count more."
     )
-    patience: int | None = _training(
-        None, "Stop after N dev scores without a better average.", metavar="N", shown="never", within=AT_LEAST_1
-    )
-    checkpoint_every: int | None = _training(
+    patience: int | None = _count(None, "Stop after N dev scores without a better average.", shown="never")
+    checkpoint_every: int | None = _count(
         None,
         "Steps between two checkpoints; Ctrl-C and SIGTERM write one too.",
         metavar="STEPS",
         shown="every two minutes",
-        within=AT_LEAST_1,
         affects_result=False,
     )
-    processes: int | None = _training(
+    processes: int | None = _count(
         None,
         "Processes that share every step: one per GPU, or a few on a CPU.",
-        metavar="N",
         shown="those of torchrun, or one",
-        within=AT_LEAST_1,
         affects_result=False,
     )
     seed: int = seed_option()
@@ -196,8 +188,8 @@ class DistillSettings(TrainingSettings):
         "Mix each domain's prototypes over layers before the graph.",
         shown="yes with --graph learned or frozen",
     )
-    graph_every: int = _method(10, "Steps between two updates of a learned graph.", metavar="N", within=AT_LEAST_1)
-    graph_learning_rate: float = _method(3e-3, "Learning rate of a learned graph.", metavar="RATE", within=ABOVE_0)
+    graph_every: int = _count(10, "Steps between two updates of a learned graph.", panel=METHOD)
+    graph_learning_rate: float = _rate(3e-3, "Learning rate of a learned graph.", panel=METHOD)
     held_back: float = _method(
         0.1,
         "Share of the train rows that a learned graph is judged on; the student never sees them.",
@@ -208,12 +200,10 @@ class DistillSettings(TrainingSettings):
     teacher_checkpoints: TeacherCheckpoints = _method(
         TeacherCheckpoints.DOMAIN, "Teacher of a domain: the step that was best for it, or best on average."
     )
-    hidden_weight: float = _method(1.0, "Weight of the hidden-state loss.", metavar="X", within=AT_LEAST_0)
-    attention_weight: float = _method(1.0, "Weight of the attention loss.", metavar="X", within=AT_LEAST_0)
-    prediction_weight: float = _method(1.0, "Weight of the prediction loss.", metavar="X", within=AT_LEAST_0)
-    label_weight: float = _method(
-        0.0, "Weight of the cross-entropy against the labels, mixed into the loss.", metavar="X", within=AT_LEAST_0
-    )
+    hidden_weight: float = _weight(1.0, "Weight of the hidden-state loss.")
+    attention_weight: float = _weight(1.0, "Weight of the attention loss.")
+    prediction_weight: float = _weight(1.0, "Weight of the prediction loss.")
+    label_weight: float = _weight(0.0, "Weight of the cross-entropy against the labels, mixed into the loss.")
     instance_weights: InstanceWeights = _method(
         InstanceWeights.NONE, "Weigh rows by what they share with all domains and how well the teacher knows them."
     )
@@ -238,15 +228,11 @@ class DistillSettings(TrainingSettings):
         "File or folder of any texts, from which the student learns its teacher's hidden states first.",
         metavar="TEXTS",
     )
-    general_epochs: int = _text(1, "Passes over those texts.", metavar="N", within=AT_LEAST_1)
-    epochs: int = _training(10, "Passes over the data.", metavar="N", within=AT_LEAST_1)
-    learning_rate: float = _training(4e-4, "Peak rate of AdamW.", metavar="RATE", within=ABOVE_0)
-    teacher_epochs: int = _training(
-        3, "Passes over the data where the teacher has to be taught first.", metavar="N", within=AT_LEAST_1
-    )
-    teacher_learning_rate: float = _training(
-        5e-5, "Peak rate of AdamW where the teacher has to be taught first.", metavar="RATE", within=ABOVE_0
-    )
+    general_epochs: int = _count(1, "Passes over those texts.", panel=TEXTS)
+    epochs: int = _count(10, "Passes over the data.")
+    learning_rate: float = _rate(4e-4, "Peak rate of AdamW.")
+    teacher_epochs: int = _count(3, "Passes over the data where the teacher has to be taught first.")
+    teacher_learning_rate: float = _rate(5e-5, "Peak rate of AdamW where the teacher has to be taught first.")
     cache_teacher: CacheTeacher = _training(
         CacheTeacher.AUTO, "Compute the teacher's outputs once and keep them on disk; auto does on a CPU."
     )
@@ -282,42 +268,45 @@ class DistillSettings(TrainingSettings):
 
     def check(self) -> None:
         """Refuse options that contradict each other, leave nothing to learn, or would do nothing."""
-        if self.general is not None and not self.compares:
-            cause = "--hidden-weight 0" if self.method in (Method.HRKD, Method.TINYBERT) else f"--method {self.method}"
-            raise UsageError(f"--general: {cause} compares no hidden states, all that it learns from; leave one out")
-        if self.means is Means.RELEASED and self.cache_teacher is CacheTeacher.ON:
-            raise UsageError("--cache-teacher on: --means released looks at padding, which is not kept; leave one out")
+        has_graph, graph = self.method is Method.HRKD, self.graph or Graph.UNIFORM
+        relates = graph in RELATING
+        compared = self.method in (Method.HRKD, Method.TINYBERT)
+        cause = "--hidden-weight 0" if compared else f"--method {self.method}"
+        zero = "" if self.method is Method.LOGITS else "--hidden-weight 0 "
         learns = self.compares or self.answers or self.label_weight or self.method is Method.LABELS
-        if not learns:
-            zero = "" if self.method is Method.LOGITS else "--hidden-weight 0 "
-            raise UsageError(f"{zero}--prediction-weight 0: there is nothing left to learn from")
-        if self.unlabelled is not None and not (self.compares or self.answers):
-            raise UsageError("--unlabelled: texts without labels teach nothing where only labels are learnt from")
-        self._check_graph()
-        self._check_idle()
-
-    def _check_graph(self) -> None:
-        if self.method is not Method.HRKD:
-            for name, chosen in (("graph", self.graph not in (None, Graph.NONE)), ("hierarchy", self.hierarchy)):
-                if chosen:
-                    raise UsageError(f"{option_name(name)}: --method {self.method} has no domain graph; leave it out")
-        elif self.hidden_weight == 0 and (self.graph in RELATING or self.hierarchy):
-            raise UsageError(
-                "--hidden-weight 0: the graph weights hidden-state losses only; leave out --graph, --hierarchy"
+        wrong = {
+            f"--general: {cause} compares no hidden states, all that it learns from; leave one out": (
+                self.general is not None and not self.compares
+            ),
+            "--cache-teacher on: --means released looks at padding, which is not kept; leave one out": (
+                self.means is Means.RELEASED and self.cache_teacher is CacheTeacher.ON
+            ),
+            f"{zero}--prediction-weight 0: there is nothing left to learn from": not learns,
+            "--unlabelled: texts without labels teach nothing where only labels are learnt from": (
+                self.unlabelled is not None and not (self.compares or self.answers)
+            ),
+            f"--graph: --method {self.method} has no domain graph; leave it out": (
+                not has_graph and self.graph not in (None, Graph.NONE)
+            ),
+            f"--hierarchy: --method {self.method} has no domain graph; leave it out": not has_graph and self.hierarchy,
+            "--hidden-weight 0: the graph weights hidden-state losses only; leave out --graph, --hierarchy": (
+                has_graph and self.hidden_weight == 0 and (relates or self.hierarchy)
+            ),
+            f"--hierarchy: --graph {graph} looks at no prototypes; give --graph learned or frozen": (
+                has_graph and self.hierarchy and not relates
+            ),
+        }
+        for name in ("graph_every", "graph_learning_rate", "held_back"):
+            is_given = getattr(self, name) != options_of(type(self))[name].default
+            wrong[f"{option_name(name)}: it needs --graph learned; leave it out"] = (
+                is_given and self.graph is not Graph.LEARNED
             )
-        elif self.hierarchy and self.graph not in RELATING:
-            graph = self.graph or Graph.UNIFORM
-            raise UsageError(f"--hierarchy: --graph {graph} looks at no prototypes; give --graph learned or frozen")
-
-    def _check_idle(self) -> None:
-        idle: dict[str, str] = {}
-        if self.graph is not Graph.LEARNED:
-            idle |= dict.fromkeys(("graph_every", "graph_learning_rate", "held_back"), "--graph learned")
-        if not self.compares:
-            idle["instance_weights"] = "hidden states that are compared"
-        for name, needs in idle.items():
-            if getattr(self, name) != options_of(type(self))[name].default:
-                raise UsageError(f"{option_name(name)}: it needs {needs}; leave it out")
+        wrong["--instance-weights: it needs hidden states that are compared; leave it out"] = (
+            self.instance_weights is not InstanceWeights.NONE and not self.compares
+        )
+        for message, applies in wrong.items():
+            if applies:
+                raise UsageError(message)
 
 
 @dataclass(frozen=True, kw_only=True)

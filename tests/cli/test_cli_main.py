@@ -154,16 +154,22 @@ def test_text_that_the_stream_cannot_encode_is_escaped():
 
 def test_a_process_that_the_launcher_ended_is_not_the_cause(tmp_path, monkeypatch):
     """Rank 1 failed first; rank 0 was ended before it could say the same."""
-    from types import SimpleNamespace
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
     from hrkd_cli.cli import error_report, launch
 
-    monkeypatch.setenv(launch.LAUNCHED, "1")
+    monkeypatch.setenv(error_report.LAUNCHED, "1")
     failed = {}
     for rank, error in ((0, error_report.Terminated()), (1, errors.UsageError("--max-length 5000: too long"))):
         file = tmp_path / f"{rank}.json"
         monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
-        code = error_report.report(error, "hrkd teach")
-        failed[rank] = SimpleNamespace(error_file=str(file), exitcode=code)
-    assert launch._cause(failed) == ("rank 1: --max-length 5000: too long (see hrkd teach --help)", 2)
-    assert launch._cause({0: failed[0]}) == ("terminated", 143)
+        failed[rank] = ProcessFailure(rank, 1, error_report.report(error, "hrkd teach"), str(file))
+    silent = ProcessFailure(1, 1, -signal.SIGKILL, "no file")
+    for failures, line, code in (
+        (failed, "rank 1: --max-length 5000: too long (see hrkd teach --help)", 2),
+        ({0: failed[0]}, "terminated", 143),
+        ({0: failed[0], 1: silent}, "rank 1: the process was ended by SIGKILL; the last checkpoint, if there", 1),
+    ):
+        cause = launch._cause(failures)
+        assert str(cause).startswith(line)
+        assert cause.exit_code == code

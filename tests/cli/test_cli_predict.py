@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hrkd_cli.cli import texts
+from hrkd_cli.cli import predict_input
 from hrkd_cli.cli.console import Console
 
 
@@ -68,7 +68,7 @@ def test_stdin_is_answered_as_it_arrives():
         def read1(self, _size):
             return self.blocks.pop(0)
 
-    assert list(texts._lines(Slow())) == [[(1, b"one")], [(2, b"two")]]
+    assert list(predict_input._lines(Slow())) == [[(1, b"one")], [(2, b"two")]]
 
 
 @pytest.mark.parametrize(("data", "line"), [(b"ok\n\xff\n", "stdin:2: not UTF-8"), (b"", "stdin: no text in it")])
@@ -120,7 +120,7 @@ def test_text_is_written_readably_where_the_stream_can():
     def lines(encoding: str) -> bytes:
         console = Console()
         console.out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-        console.json_lines([{"text": "größe"}])
+        console.write_json({"text": "größe"}, indent=None)
         return console.out.buffer.getvalue()
 
     assert lines("utf-8") == '{"text": "größe"}\n'.encode()

@@ -1,9 +1,10 @@
 import io
+import sys
 
 import pytest
 
 from hrkd_cli.cli.console import Console
-from hrkd_cli.cli.progress import LINES_PER_RUN, PlainDisplay, make_display
+from hrkd_cli.cli.progress import LINES_PER_RUN, LiveDisplay, PlainDisplay, make_display
 from hrkd_cli.events import DevScored, Note, Progress, StageDone, StageStarted, StepDone
 
 DOMAINS = ("books", "dvd [new]")
@@ -21,12 +22,6 @@ class Terminal(io.StringIO):
         return True
 
 
-def console(stream: io.StringIO, **options) -> Console:
-    made = Console(**options)
-    made.err = stream
-    return made
-
-
 def step(number: int, ratios=((0.25, 0.75), (0.35, 0.65))) -> StepDone:
     losses = {"total": 1.5, "hidden": 1.0, "attention": 0.25, "prediction": 0.25}
     return StepDone("distill", number, number / 100, losses, 5e-5, 21.34, 61.0, ratios)
@@ -39,12 +34,25 @@ DONE = StageDone("distill", "hrkd-out/student", 1000, 700.0)
 
 @pytest.fixture
 def plain():
-    stream, clock = io.StringIO(), Clock()
-    return PlainDisplay(console(stream), clock), stream, clock
+    clock = Clock()
+    return PlainDisplay(Console(), clock), clock
 
 
-def test_plain_lines_of_a_run(plain):
-    display, stream, clock = plain
+@pytest.fixture
+def terminal(monkeypatch):
+    """Have stderr lead to a terminal."""
+
+    def make(**variables):
+        for name, value in {"TERM": "xterm-256color", "COLUMNS": "160", "NO_COLOR": "1", **variables}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "stderr", Terminal())
+        return sys.stderr
+
+    return make
+
+
+def test_plain_lines_of_a_run(plain, capsys):
+    display, clock = plain
     display(Note("loading"))
     display(Note("no test split", warning=True))
     display(START)
@@ -52,7 +60,7 @@ def test_plain_lines_of_a_run(plain):
     display(step(60))
     display(SCORE)
     display(DONE)
-    assert stream.getvalue().splitlines() == [
+    assert capsys.readouterr().err.splitlines() == [
         "loading",
         "warning: no test split",
         "distill: 1,000 steps (10 epochs, 2 domains: books, dvd [new]), about 13 min and 260 MB on disk",
@@ -63,120 +71,121 @@ def test_plain_lines_of_a_run(plain):
     ]
 
 
-def test_a_run_gets_about_twenty_lines(plain):
-    display, stream, clock = plain
+def test_a_run_gets_about_twenty_lines(plain, capsys):
+    display, clock = plain
     display(START)
     for number in range(1, 1001):
         clock.now += 0.1
         display(step(number))
-    assert len(stream.getvalue().splitlines()) == 1 + LINES_PER_RUN
+    assert len(capsys.readouterr().err.splitlines()) == 1 + LINES_PER_RUN
 
 
-def test_a_run_of_seconds_gets_fewer_lines(plain):
-    display, stream, clock = plain
+def test_a_run_of_seconds_gets_fewer_lines(plain, capsys):
+    display, clock = plain
     display(START)
     for number in range(1, 1001):
         clock.now += 0.004
         display(step(number))
-    assert 2 <= len(stream.getvalue().splitlines()) <= 6
+    assert 2 <= len(capsys.readouterr().err.splitlines()) <= 6
 
 
-def test_a_slow_run_gives_a_sign_of_life(plain):
-    display, stream, clock = plain
+def test_a_slow_run_gives_a_sign_of_life(plain, capsys):
+    display, clock = plain
     display(START)
     for number in range(1, 11):
         clock.now += 10
         display(step(number))
-    assert [line.split(",")[1] for line in stream.getvalue().splitlines()[1:]] == [
+    assert [line.split(",")[1] for line in capsys.readouterr().err.splitlines()[1:]] == [
         "000 (0 %)",
         "000 (1 %)",
         "000 (1 %)",
     ]
 
 
-def test_counting_speaks_up_only_when_it_takes_long(plain):
-    display, stream, clock = plain
+def test_counting_speaks_up_only_when_it_takes_long(plain, capsys):
+    display, clock = plain
     display(Progress("reading", 10, 10))
-    assert stream.getvalue() == ""
+    assert capsys.readouterr().err == ""
     clock.now += 31
     display(Progress("reading", 1000))
-    assert stream.getvalue() == "reading: 1,000\n"
+    assert capsys.readouterr().err == "reading: 1,000\n"
 
 
-def test_verbose_shows_every_step():
-    stream = io.StringIO()
-    display = PlainDisplay(console(stream, verbose=True), Clock())
+def test_verbose_shows_every_step(capsys):
+    display = PlainDisplay(Console(verbose=True), Clock())
     display(START)
     for number in range(1, 6):
         display(step(number))
     display(Progress("scoring", 10, 10))
-    assert len(stream.getvalue().splitlines()) == 7
+    assert len(capsys.readouterr().err.splitlines()) == 7
 
 
-def test_quiet_shows_warnings_only():
-    stream = io.StringIO()
-    with make_display(console(stream, quiet=True)) as display:
+def test_quiet_shows_warnings_only(terminal):
+    stream = terminal()
+    with make_display(Console(quiet=True)) as display:
         for event in (Note("loading"), Note("careful", warning=True), START, step(1), SCORE, DONE):
             display(event)
     assert stream.getvalue() == "warning: careful\n"
 
 
-def test_a_pipe_gets_plain_lines(monkeypatch):
-    for term, stream in (("xterm", io.StringIO()), ("dumb", Terminal())):
-        monkeypatch.setenv("TERM", term)
-        with make_display(console(stream)) as display:
-            assert isinstance(display, PlainDisplay)
+def test_a_pipe_gets_plain_lines():
+    with make_display(Console()) as display:
+        assert type(display) is PlainDisplay
 
 
-def test_a_terminal_gets_a_moving_picture(monkeypatch):
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setenv("NO_COLOR", "1")
-    from hrkd_cli.cli.progress_rich import LiveDisplay
+def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(terminal):
+    terminal(TERM="dumb")
+    with make_display(Console()) as display:
+        assert type(display) is PlainDisplay
 
-    stream, clock = Terminal(), Clock()
-    display = make_display(console(stream), clock)
+
+def drawn(display: LiveDisplay) -> str:
+    with display.bars.console.capture() as capture:
+        display.bars.console.print(display.bars.get_renderable())
+    return capture.get()
+
+
+def test_a_terminal_gets_moving_bars(terminal):
+    terminal()
+    display = make_display(Console(), Clock())
     assert isinstance(display, LiveDisplay)
-
-    def drawn() -> str:
-        with display._rich.capture() as capture:
-            display._rich.print(display._draw())
-        return capture.get()
-
-    assert "starting (0.0 s)" in drawn()
+    assert "starting" in drawn(display)
     display(Progress("reading", 5, 10))
-    assert "reading: 5/10" in drawn()
+    assert "5/10" in drawn(display)
     display(START)
-    assert "step 0/1,000" in drawn()
-    assert "13 min left" in drawn()
+    picture = drawn(display)
+    assert "step 0/1,000, 13 min left" in picture
+    assert "reading" not in picture
     display(step(60))
-    picture = drawn()
-    assert "step 60/1,000  epoch 0.60/10  21.3 examples/s  61 s left" in picture
-    assert "loss 1.5 (hidden 1, attention 0.25, prediction 0.25)" in picture
-    assert [line.split() for line in picture.splitlines() if "books" in line] == [["books", "0.300"]]
+    picture = drawn(display)
+    assert "distill" in picture
+    assert "step 60/1,000 (6 %), epoch 0.60, loss 1.5 (hidden 1, attention 0.25, prediction 0.25)" in picture
+    assert "ratios: books 0.300, dvd [new] 0.700" in picture  # not read as Rich markup
     display(SCORE)
     display(Progress("scoring dev", 5, None))
-    picture = drawn()
-    assert "dvd [new]" in picture  # not read as Rich markup
-    assert [line.split() for line in picture.splitlines() if "books" in line] == [["books", "0.300", "80.0", "80.0"]]
-    assert "scoring dev: 5" in picture
-    with display:
-        display(Note("a warning", warning=True))
-        display(DONE)
+    assert "scoring dev" in drawn(display)
+    display(DONE)
+    picture = drawn(display)
+    assert "finishing" in picture
+    assert "step" not in picture
+
+
+def test_lines_stay_above_the_bars(terminal):
+    stream = terminal()
+    with make_display(Console(), Clock()) as display:
+        for event in (START, step(60), SCORE, Note("a warning", warning=True), DONE):
+            display(event)
     stayed = stream.getvalue()
-    assert "warning: a warning" in stayed
-    assert "distill: done, 1,000 steps in 12 min" in stayed
-    assert stayed.rstrip().endswith("\x1b[?25h") or "\x1b[?25h" in stayed  # the cursor is back
+    assert "warning: a warning\n" in stayed
+    assert "distill: step 500, dev accuracy 75.0 % (books 80.0, dvd [new] 70.0), best so far\n" in stayed
+    assert "distill: done, 1,000 steps in 12 min, in hrkd-out/student\n" in stayed
+    assert "\x1b[?25h" in stayed  # the cursor is back
 
 
-def test_many_domains_fit_a_small_terminal(monkeypatch):
-    monkeypatch.setenv("TERM", "xterm")
+def test_many_domains_fit_a_small_terminal(terminal):
+    terminal()
     names = tuple(f"domain{i}" for i in range(40))
-    display = make_display(console(Terminal()), Clock())
-    display(StageStarted("teach", 10, 1, names, 1.0, 1))
-    display(StepDone("teach", 1, 0.1, {"total": 1.0}, 1e-5, 1.0, 1.0))
-    display(DevScored("teach", 1, "accuracy", dict.fromkeys(names[1:], 0.5), 0.5, is_best=False))
-    with display._rich.capture() as capture:
-        display._rich.print(display._draw())
-    assert len(capture.get().splitlines()) < 20
-    assert "and 28 more" in capture.get()
+    display = make_display(Console(), Clock())
+    display(StageStarted("distill", 10, 1, names, 1.0, 1))
+    display(step(1, ratios=((1 / 40,) * 40,)))
+    assert len(drawn(display).splitlines()) < 10

@@ -2,9 +2,17 @@ import io
 import json
 
 from cli_fakes import COMPARED, DOMAIN, EXPORTED, model_entry, result
-from hrkd_cli.cli import formatting, tables
-from hrkd_cli.cli.console import Console, to_text
+from hrkd_cli import formatting
+from hrkd_cli.cli import tables
+from hrkd_cli.cli.console import Console
 from hrkd_cli.cli.tables import Table
+
+
+def to_text(table: Table) -> str:
+    console = Console()
+    console.out = io.StringIO()
+    console.table(table)
+    return console.out.getvalue().rstrip("\n")
 
 
 def test_text_is_aligned_without_drawing_characters():
@@ -16,12 +24,12 @@ def test_text_is_aligned_without_drawing_characters():
     )
     assert to_text(table).splitlines() == [
         "T",
-        "          n",
-        "name   rows  word",
-        "----  -----  ----",
-        "a     1,000  x",
+        "                         n",
+        "name                  rows  word",
+        "-------------------- ------ -----",
+        "a                    1,000  x",
         "section of one cell",
-        "bb        2  yy",
+        "bb                       2  yy",
     ]
 
 

@@ -20,7 +20,7 @@ def test_teach_and_distill(tmp_path):
         out = tmp_path / str(graph)
         done = distill_on(tmp_path / "teacher", dataset, settings, out=out, name="teacher")
         run = read_run(out)
-        assert (run.best.step, run.last_step) == (done.best_step, done.steps)
+        assert (run.best["step"], run.last_step) == (done.best_step, done.steps)
         assert run.domains == tuple(dataset.domains)
         assert "attention" in run.losses
         assert ("Domain ratios by layer" in page([run])) is sections

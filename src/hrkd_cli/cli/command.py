@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any
@@ -11,12 +11,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from hrkd_cli.cli.console import Console
 from hrkd_cli.cli.resolve import resolve
-from hrkd_cli.cli.session import Session
 from hrkd_cli.command_settings import SharedOptions
 from hrkd_cli.options import SHARED, Option, Settings, options_of
 
-Function = Callable[[Session, Any], None]
+Function = Callable[[Console, Any], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,26 +36,43 @@ class Definition:
         names = dict.fromkeys(name for each in classes for name in vars(each).get("__annotations__", ()))
         return {name: own[name] for name in names if name in own and name not in shared} | shared
 
+    @property
+    def named_options(self) -> dict[str, Option]:
+        """Those that are not given by their place, which the environment and a file can give too."""
+        return {name: known for name, known in self.options.items() if not known.argument}
 
-def command(settings: type[Settings], *examples: str) -> Callable[[Function], Definition]:
+    def run(self, given: dict[str, Any], sources: dict[str, str]) -> None:
+        """Run the command with the options that were given, each read from the place that ``sources`` names."""
+        own = {name: value for name, value in given.items() if name in options_of(self.settings)}
+        shared = SharedOptions(**{name: given[name] for name in options_of(SharedOptions) if name in given})
+        recipe = dict.fromkeys(self.settings.brought(own), "recipe")
+        sources = {**dict.fromkeys(self.options, "default"), **recipe, **sources}
+        console = Console(json=shared.json, quiet=shared.quiet, verbose=shared.verbose, sources=sources)
+        self.function(console, self.settings.of(**own))
+
+
+COMMANDS: dict[str, Definition] = {}
+
+
+def command(name: str, settings: type[Settings], *examples: str) -> Callable[[Function], Function]:
     """Make a command of a function; its docstring is the help text."""
-    return lambda function: Definition(settings, function, examples)
+
+    def register(function: Function) -> Function:
+        COMMANDS[name] = Definition(settings, function, examples)
+        return function
+
+    return register
 
 
-def typer_callback(name: str, commands: Mapping[str, Definition]) -> Callable[..., None]:
+def typer_callback(name: str) -> Callable[..., None]:
     """Return the function that Typer calls: it gathers a command's options from all places and runs it."""
-    known = commands[name]
+    known = COMMANDS[name]
     options = known.options
 
     def callback(ctx: typer.Context, **values: Any) -> None:
         words = {each: value for each, value in values.items() if value not in (None, []) and _is_given(ctx, each)}
         flags = {each: options[each].parse(v) if isinstance(v, str) else v for each, v in words.items()}
-        given, sources = resolve(name, flags, {each: other.options for each, other in commands.items()})
-        own = {each: value for each, value in given.items() if each in options_of(known.settings)}
-        settings = known.settings.of(**own)
-        shared = SharedOptions(**{each: given[each] for each in options_of(SharedOptions) if each in given})
-        recipe = dict.fromkeys(known.settings.brought(own), "recipe")
-        known.function(Session(shared, {**dict.fromkeys(options, "default"), **recipe, **sources}), settings)
+        known.run(*resolve(name, flags, {each: other.named_options for each, other in COMMANDS.items()}))
 
     parameters = [_parameter("ctx", typer.Context), *map(_typer_parameter, options.values())]
     callback.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -74,7 +91,7 @@ def _parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empt
 
 def _typer_parameter(known: Option) -> inspect.Parameter:
     """Describe an option to Typer. Numbers and choices are words to it; settings read and check them."""
-    choices = known.kind if issubclass(known.kind, StrEnum) else None
+    choices = list(known.kind) if issubclass(known.kind, StrEnum) else []
     shown = True if known.shown is None else known.shown or False
     if known.argument:
         declaration = typer.Argument(help=known.help, metavar=known.metavar, show_default=shown)
@@ -87,7 +104,7 @@ def _typer_parameter(known: Option) -> inspect.Parameter:
             metavar=known.metavar or (f"<{'|'.join(choices)}>" if choices else None),
             show_default=shown,
             rich_help_panel=known.panel,
-            autocompletion=(lambda: list(choices)) if choices else None,
+            autocompletion=(lambda: choices) if choices else None,
         )
     annotation: Any = bool if known.kind is bool else list[str] if known.kind is list and known.argument else str
     default = known.default if annotation is not str or known.default is None else str(known.default)

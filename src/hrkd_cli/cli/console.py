@@ -1,21 +1,23 @@
-"""Where a command writes: results to stdout, everything else to stderr. Nothing else in the project writes there.
+"""Where a command writes, and what surrounds its one call into the package.
 
-Rich is imported only to draw on a terminal: ``hrkd predict`` and everything piped do without it.
+Results go to stdout, everything else to stderr; nothing else in the project writes there. Rich is imported only to draw
+a table or on a terminal: ``hrkd predict`` does without it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TextIO
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TextIO
 
 from hrkd_cli.cli.tables import Table
-
-if TYPE_CHECKING:
-    from rich.console import Console as RichConsole
+from hrkd_cli.errors import GateError
+from hrkd_cli.events import OnEvent, ignore
 
 
 class Console:
@@ -25,18 +27,53 @@ class Console:
         json: one JSON object is the only thing on stdout.
         quiet: stderr carries warnings and errors only.
         verbose: stderr carries every step and what the libraries have to say.
+        sources: where each option came from: flag, environment, file, recipe or default.
     """
 
-    def __init__(self, *, json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
-        self.json = json
-        self.quiet = quiet
-        self.verbose = verbose
+    def __init__(
+        self,
+        *,
+        json: bool = False,
+        quiet: bool = False,
+        verbose: bool = False,
+        sources: Mapping[str, str] | None = None,
+    ) -> None:
+        self.json, self.quiet, self.verbose = json, quiet, verbose
+        self.sources = sources or {}
+        # Of several processes of one run the first speaks; errors of the others go another way (see error_report).
+        is_main = os.environ.get("RANK", "0") == "0" or "WORLD_SIZE" not in os.environ
+        self._nowhere = None if is_main else io.StringIO()
         # Held here: while the engine runs, sys.stdout leads to stderr, so that no library's print spoils the result.
-        self.out: TextIO = sys.stdout
-        self.err: TextIO = sys.stderr
-        if os.environ.get("RANK", "0") != "0" and "WORLD_SIZE" in os.environ:
-            # Of several processes of one run the first speaks; errors of the others go another way (see error_report).
-            self.out = self.err = io.StringIO()
+        self.out: TextIO = self._nowhere or sys.stdout
+
+    @property
+    def err(self) -> TextIO:
+        """The stderr of this moment: while a display moves there, it takes the place of ``sys.stderr``."""
+        return self._nowhere or sys.stderr
+
+    @contextlib.contextmanager
+    def engine(self, *, progress: bool = True) -> Iterator[OnEvent]:
+        """Run the engine: its events are shown, a gate's figures are written even when it fails.
+
+        Args:
+            progress: whether the engine reports progress at all; without it no drawing code is imported.
+        """
+        if not self.verbose:
+            _silence_libraries()
+        try:
+            with contextlib.ExitStack() as stack:
+                # Nothing but the result may reach stdout.
+                stack.enter_context(contextlib.redirect_stdout(self.err))
+                on_event: OnEvent = ignore
+                if progress:
+                    from hrkd_cli.cli.progress import make_display
+
+                    on_event = stack.enter_context(make_display(self))
+                yield on_event
+        except GateError as error:
+            if self.json and error.result is not None:
+                self.write_json(error.result)
+            raise
 
     def result(self, data: Mapping[str, Any], tables: Iterable[Table] = (), lines: Iterable[str] = ()) -> None:
         """Write what a command found: the JSON object with ``--json``, else tables and lines."""
@@ -49,24 +86,36 @@ class Console:
             self.out.write(line + "\n")
         self.out.flush()
 
-    def write_json(self, data: Mapping[str, Any]) -> None:
-        """Write one JSON object to stdout, over several lines."""
-        self.out.write(json.dumps(data, ensure_ascii=not _speaks_unicode(self.out), indent=2) + "\n")
-        self.out.flush()
-
-    def json_lines(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write JSON objects to stdout, one a line, and hand them on at once."""
-        ascii_only = not _speaks_unicode(self.out)
-        for row in rows:
-            self.out.write(json.dumps(row, ensure_ascii=ascii_only) + "\n")
+    def write_json(self, data: Mapping[str, Any], indent: int | None = 2) -> None:
+        """Write one JSON object to stdout."""
+        encoding = getattr(self.out, "encoding", None) or "ascii"
+        ascii_only = not encoding.lower().replace("-", "").startswith("utf")
+        self.out.write(json.dumps(data, ensure_ascii=ascii_only, indent=indent) + "\n")
         self.out.flush()
 
     def table(self, table: Table) -> None:
-        """Write a table to stdout: drawn on a terminal, aligned text elsewhere."""
-        if is_terminal(self.out):
-            self.rich(self.out).print(_rich_table(table))
-        else:
-            self.out.write(to_text(table) + "\n\n")
+        """Write a table to stdout, folded to its width where that is a terminal."""
+        from rich.box import Box
+        from rich.console import Console as RichConsole
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        rich = RichConsole(file=self.out, highlight=False, width=None if is_terminal(self.out) else 10_000)
+        rule = Box("    \n    \n -  \n    \n    \n    \n    \n    \n", ascii=True)  # under the headings only
+        drawn = RichTable(box=rule, show_edge=False, padding=(0, 1, 0, 0), show_header=any(table.columns))
+        for index, heading in enumerate(table.columns):
+            justify: Any = "left" if index in table.words else "right"
+            style = "cyan" if index == 0 else ""
+            drawn.add_column(Text(heading), justify=justify, vertical="bottom", overflow="fold", style=style)
+        for row in table.rows:
+            is_heading = len(row) == 1 and len(table.columns) > 1
+            drawn.add_row(*(Text(cell, style="bold" if is_heading else "") for cell in row))
+        with rich.capture() as capture:
+            if table.title:
+                rich.print(Text(table.title, style="bold"))
+            rich.print(drawn)
+        lines = [line.rstrip() for line in capture.get().splitlines()]
+        self.out.write("\n".join(lines) + "\n\n")
 
     def note(self, text: str) -> None:
         """Write a line of progress or advice to stderr, unless ``--quiet``."""
@@ -79,17 +128,6 @@ class Console:
         self.err.write(f"warning: {text}\n")
         self.err.flush()
 
-    def hint(self, done: str, following: str) -> None:
-        """Write where the result lies and which command comes next."""
-        self.note(done)
-        self.note(f"next: {following}")
-
-    def rich(self, stream: TextIO) -> RichConsole:
-        """Return a Rich console on one of the two streams; it honours NO_COLOR itself."""
-        from rich.console import Console as RichConsole
-
-        return RichConsole(file=stream, highlight=False, soft_wrap=False)
-
 
 def is_terminal(stream: TextIO) -> bool:
     """Say whether a stream is a terminal that can move its cursor."""
@@ -99,45 +137,11 @@ def is_terminal(stream: TextIO) -> bool:
         return False
 
 
-def _speaks_unicode(stream: TextIO) -> bool:
-    return (getattr(stream, "encoding", None) or "ascii").lower().replace("-", "").startswith("utf")
-
-
-def _rich_table(table: Table) -> Any:
-    from rich import box
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    drawn = RichTable(
-        title=Text(table.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
-    )
-    for index, heading in enumerate(table.columns):
-        left = index in table.words
-        drawn.add_column(
-            Text(heading), justify="left" if left else "right", overflow="fold", style="cyan" if index == 0 else ""
-        )
-    for row in table.rows:
-        # A row of one cell heads a section.
-        style = "bold" if len(row) == 1 and len(table.columns) > 1 else ""
-        drawn.add_row(*(Text(cell, style=style) for cell in row))
-    return drawn
-
-
-def to_text(table: Table) -> str:
-    """Return a table as aligned text without drawing characters, fit for a pipe, a log or an e-mail."""
-    headings = [heading.split("\n") for heading in table.columns]
-    height = max(len(lines) for lines in headings)
-    # Headings stand at the bottom of their cells, next to the numbers.
-    above = list(zip(*([""] * (height - len(lines)) + lines for lines in headings), strict=True))
-    # A section's head may run into the next columns, which are empty beside it.
-    full = [row for row in (*above, *table.rows) if len(row) == len(table.columns)]
-    widths = [max(len(row[i]) for row in full) for i in range(len(table.columns))]
-
-    def line(row: tuple[str, ...]) -> str:
-        pairs = enumerate(zip(row, widths, strict=False))  # a section's head has fewer cells
-        cells = [cell.ljust(width) if i in table.words else cell.rjust(width) for i, (cell, width) in pairs]
-        return "  ".join(cells).rstrip()
-
-    title = [table.title] if table.title else []
-    rule = ["  ".join("-" * width for width in widths)] if any(table.columns) else []
-    return "\n".join([*title, *(line(row) for row in above if any(row)), *rule, *(line(row) for row in table.rows)])
+def _silence_libraries() -> None:
+    """Silence what would tear the display: warnings, log lines and progress bars of other libraries."""
+    warnings.simplefilter("ignore")
+    # Read at import, and the libraries are not imported yet. A user's own setting is left alone.
+    for name in ("TRANSFORMERS_VERBOSITY", "DATASETS_VERBOSITY", "HF_HUB_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+        os.environ.setdefault(name, "1")

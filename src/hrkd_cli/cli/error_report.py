@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sys
+import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
 
-from hrkd_cli.cli.formatting import one_line
 from hrkd_cli.errors import HrkdError, ProcessError, UsageError
 
 INTERRUPTED = 130
 TERMINATED = 143
 PROGRAM = "hrkd"
+LAUNCHED = "_HRKD_LAUNCHED"
+"""Set for the processes of ``--processes``: their errors go to the launcher, which says one line."""
+TRAINING = (" teach", " distill")  # commands that can go on
 
-# Typer publishes BadParameter only; these are the errors of the command line that it derives from.
-_BAD_USAGE: Any = typer.BadParameter.__mro__[1]
+# Typer publishes BadParameter only; this is what all errors of the command line derive from.
 _BAD_COMMAND_LINE: Any = typer.BadParameter.__mro__[2]
 
 
@@ -40,19 +44,17 @@ def report(error: BaseException, program: str) -> int:
     if os.environ.get("HRKD_DEBUG") == "1":
         sys.stderr.write("".join(traceback.format_exception(error)))
     text, code = describe(error, program)
-    line = one_line(text)
-    from hrkd_cli.cli import launch
-
-    # The launcher ends the other processes once one has failed: that they say so too is not the cause.
-    if launch.hand_over(line, code, secondary=isinstance(error, (ProcessError, Terminated))):
+    line = " ".join(text.split())
+    if LAUNCHED in os.environ and (file := os.environ.get("TORCHELASTIC_ERROR_FILE")):
+        # The launcher ends the other processes once one has failed: that they say so too is not the cause.
+        secondary = isinstance(error, ProcessError | Terminated)
+        content = {"message": line, "extraInfo": {"timestamp": int(time.time()), "secondary": secondary}}
+        Path(file).write_text(json.dumps({"message": content}), encoding="utf-8")
         return code
     rank = os.environ.get("RANK", "0")
     sys.stderr.write(f"{program}: {line}\n" if rank == "0" else f"{program}: rank {rank}: {line}\n")
     sys.stderr.flush()
     return code
-
-
-TRAINING = (" teach", " distill")  # commands that can go on
 
 
 def describe(error: BaseException, program: str) -> tuple[str, int]:
@@ -79,7 +81,7 @@ def describe(error: BaseException, program: str) -> tuple[str, int]:
     return f"internal error: {type(cause).__name__}: {cause}; set HRKD_DEBUG=1 for the traceback", 1
 
 
-def program_name(arguments: Sequence[str], commands: Sequence[str]) -> str:
+def program_name(arguments: Sequence[str], commands: Container[str]) -> str:
     """Return ``hrkd distill`` when a command was named, else ``hrkd``."""
     named = next((word for word in arguments if not word.startswith("-")), None)
     return f"{PROGRAM} {named}" if named in commands else PROGRAM
@@ -97,18 +99,9 @@ def _system(error: OSError) -> str:
 def _usage(error: Any) -> str:
     """Say what is wrong with the command line, in this project's words."""
     if hasattr(error, "possibilities"):
-        near = sorted(error.possibilities or ())
-        return f"no such option: {error.option_name}" + (f"; did you mean {' or '.join(near)}?" if near else "")
+        near = " or ".join(sorted(error.possibilities or ()))
+        return f"no such option: {error.option_name}" + (f"; did you mean {near}?" if near else "")
     if isinstance(error, typer.BadParameter) and (parameter := getattr(error, "param", None)) is not None:
-        return f"missing {parameter.param_type_name} {_name(parameter)}"
-    text = one_line(str(error.format_message())).rstrip(".")
+        return f"missing {parameter.param_type_name} {parameter.metavar}"
+    text = str(error.format_message()).rstrip(".")
     return text[:1].lower() + text[1:]
-
-
-def _name(parameter: Any) -> str:
-    if parameter.param_type_name == "option":
-        return str(max(parameter.opts, key=len))
-    return str(parameter.metavar or parameter.name.upper())
-
-
-__all__ = ["INTERRUPTED", "PROGRAM", "TERMINATED", "Terminated", "describe", "program_name", "report"]

@@ -4,64 +4,55 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from typing import Any
 
 from hrkd_cli import __version__
 from hrkd_cli.cli import tables
 from hrkd_cli.cli.command import command
-from hrkd_cli.cli.session import Session
+from hrkd_cli.cli.console import Console
 from hrkd_cli.command_settings import InfoSettings
+from hrkd_cli.formatting import size
 from hrkd_cli.machine import cpu_name, instructions, usable_cpus
 
-_PACKAGES = (
-    "torch",
-    "transformers",
-    "tokenizers",
-    "datasets",
-    "numpy",
-    "pyarrow",
-    "scikit-learn",
-    "onnx",
-    "onnxruntime",
-    "optimum",
-    "typer",
-    "rich",
-)
 
-
-@command(InfoSettings)
-def info(run: Session, _options: InfoSettings) -> None:
+@command("info", InfoSettings)
+def info(run: Console, _options: InfoSettings) -> None:
     """Show versions, processor, memory and devices."""
     with run.engine(progress=False):
         found = collect()
-    run.console.result(found, [tables.machine(found)])
+    memory = size(found["memory_bytes"]) if found["memory_bytes"] else None
+    devices = {entry["device"]: entry["name"] for entry in found["devices"]}
+    run.result(found, [tables.facts("", {**found, "memory_bytes": memory, "devices": devices}, words=(0, 1))])
 
 
 def collect() -> dict[str, Any]:
     """Return versions and machine as plain values."""
+    cores = {"cores": os.cpu_count(), "usable_cores": usable_cpus()}
     return {
         "hrkd-cli": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in _PACKAGES},
-        "cpu": {
-            "name": cpu_name(),
-            "cores": os.cpu_count(),
-            "usable_cores": usable_cpus(),
-            "instructions": instructions(),
-        },
+        "packages": _packages(),
+        "cpu": {"name": cpu_name(), **cores, "instructions": instructions()},
         "memory_bytes": _memory(),
         "devices": _devices(),
     }
 
 
-def _version(package: str) -> str | None:
+def _packages() -> dict[str, str | None]:
+    """Return the version of every package that this one depends on; None where it is not installed."""
     from importlib import metadata
 
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+    found: dict[str, str | None] = {}
+    for requirement in metadata.requires("hrkd-cli") or ():
+        name = re.split(r"[^\w-]", requirement)[0]
+        if "extra ==" not in requirement:
+            try:
+                found[name] = metadata.version(name)
+            except metadata.PackageNotFoundError:
+                found[name] = None
+    return found
 
 
 def _memory() -> int | None:
@@ -73,16 +64,14 @@ def _memory() -> int | None:
 
 def _devices() -> list[dict[str, str]]:
     """List what ``--device`` can name here. The one place of this command that imports torch, which takes a second."""
-    found = [{"device": "cpu", "name": cpu_name()}]
+    cpu = {"device": "cpu", "name": cpu_name()}
     try:
         import torch
     except (ImportError, OSError) as error:
-        return [{"device": "cpu", "name": f"{cpu_name()} (torch cannot be imported: {error})"}]
-    if torch.cuda.is_available():
-        found += [
-            {"device": f"cuda:{index}", "name": torch.cuda.get_device_name(index)}
-            for index in range(torch.cuda.device_count())
-        ]
+        return [{**cpu, "name": f"{cpu_name()} (torch cannot be imported: {error})"}]
+    found = [cpu]
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        found.append({"device": f"cuda:{index}", "name": torch.cuda.get_device_name(index)})
     if torch.backends.mps.is_available():
         found.append({"device": "mps", "name": "Apple GPU"})
     return found

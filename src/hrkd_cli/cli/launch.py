@@ -5,37 +5,29 @@ torchrun does the same from outside (``torchrun --nproc-per-node 2 -m hrkd_cli d
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
 import sys
-import time
 import uuid
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from hrkd_cli.cli import error_report
+import typer
 
-# Set for the processes started here: their errors go to the launcher, which says one line.
-LAUNCHED = "_HRKD_LAUNCHED"
-_ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
-_arguments: list[str] = []
+from hrkd_cli.cli.error_report import LAUNCHED, Terminated
+from hrkd_cli.errors import ProcessError
 
 
-def remember(arguments: Sequence[str]) -> None:
-    """Note the words of the command line, which the processes will be given."""
-    _arguments[:] = arguments
+def start_processes(processes: int | None) -> None:
+    """Run the command in several processes and end, where more than one is asked for and none is started yet.
 
-
-def is_wanted(processes: int | None) -> bool:
-    """Tell whether this process should start others rather than work itself."""
-    return processes is not None and processes > 1 and "WORLD_SIZE" not in os.environ
-
-
-def run_together(processes: int) -> int:
-    """Run the command in several processes and return the exit code."""
+    Raises:
+        ProcessError: the error of the process that failed first, with its exit code.
+        typer.Exit: all have done their work.
+    """
+    if processes is None or processes < 2 or "WORLD_SIZE" in os.environ:
+        return
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -54,56 +46,36 @@ def run_together(processes: int) -> int:
         max_restarts=0,
         monitor_interval=0.1,
     )
-    program = error_report.program_name(_arguments, _arguments[:1])
     try:
-        elastic_launch(launching, sys.executable)("-m", "hrkd_cli", *_arguments)
+        elastic_launch(launching, sys.executable)("-m", "hrkd_cli", *sys.argv[1:])
     except ChildFailedError as error:
-        line, code = _cause(error.failures)
-        sys.stderr.write(f"{program}: {line}\n")
-        return code
+        raise _cause(error.failures) from None
     except SignalException as error:
-        stopped = error.sigval == signal.SIGINT
-        sys.stderr.write(f"{program}: {'interrupted' if stopped else 'terminated'}\n")
-        return error_report.INTERRUPTED if stopped else error_report.TERMINATED
-    return 0
+        raise (KeyboardInterrupt if error.sigval == signal.SIGINT else Terminated) from None
+    raise typer.Exit
 
 
-def hand_over(line: str, code: int, *, secondary: bool) -> bool:
-    """Give the launcher this process's error; tell whether there is a launcher of ours.
+def _cause(failures: Mapping[int, Any]) -> ProcessError:
+    """Return the error of the process that failed first, of those that did not fail because of another.
 
     Args:
-        line: the plain line.
-        code: exit code.
-        secondary: whether another process's error is the cause.
+        failures: torch's ``ProcessFailure`` by rank.
     """
-    file = os.environ.get(_ERROR_FILE)
-    if LAUNCHED not in os.environ or not file:
-        return False
-    content = {"message": line, "extraInfo": {"timestamp": int(time.time()), "code": code, "secondary": secondary}}
-    Path(file).write_text(json.dumps({"message": content}), encoding="utf-8")
-    return True
+    told = {rank: _told(failure) for rank, failure in failures.items()}
+    rank = min(told, key=lambda rank: (told[rank][1], rank))
+    line, code = told[rank][0], int(failures[rank].exitcode)
+    is_alone = rank != 0 and not any(other == line for number, (other, _) in told.items() if number != rank)
+    error = ProcessError(f"rank {rank}: {line}" if is_alone or code < 0 else line)
+    error.exit_code = max(code, 1)
+    return error
 
 
-def _cause(failed: Mapping[int, Any]) -> tuple[str, int]:
-    """Return the line and the exit code of the process that failed first, of those that did not fail because of it."""
-    told = [_told(rank, failure) for rank, failure in failed.items()]
-    rank, line, code, _ = min(told, key=lambda entry: (entry[3], entry[0]))
-    alone = rank != 0 and not any(other == line for number, other, _, _ in told if number != rank)
-    return (f"rank {rank}: {line}" if alone or code < 0 else line), (code if code > 0 else 1)
-
-
-def _told(rank: int, failure: Any) -> tuple[int, str, int, bool]:
-    """Return rank, line, exit code (below 0 for a signal) and whether another process was the cause."""
-    try:
-        content = json.loads(Path(failure.error_file).read_text(encoding="utf-8"))["message"]
-        extra = content["extraInfo"]
-        return rank, content["message"], int(extra["code"]), bool(extra["secondary"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    code = int(failure.exitcode)
-    if code < 0:
-        name = signal.Signals(-code).name
-        line = f"the process was ended by {name}; the last checkpoint, if there is one, is kept: go on with --resume"
-        # The launcher ends the others that way once one has failed.
-        return rank, line, code, -code == signal.SIGTERM
-    return rank, f"the process ended with exit code {code} and said nothing", code, False
+def _told(failure: Any) -> tuple[str, bool]:
+    """Return the line about a process's end, and whether another process was the cause."""
+    if isinstance(failure.message, dict):  # written by error_report
+        return failure.message["message"], failure.message["extraInfo"]["secondary"]
+    if failure.exitcode < 0:
+        kept = "the last checkpoint, if there is one, is kept: go on with --resume"
+        # The launcher ends the others by SIGTERM once one has failed.
+        return f"the process was ended by {failure.signal_name()}; {kept}", failure.exitcode == -signal.SIGTERM
+    return f"the process ended with exit code {failure.exitcode} and said nothing", False

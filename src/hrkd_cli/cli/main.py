@@ -13,8 +13,8 @@ import typer
 from typer.main import get_command
 
 from hrkd_cli import __version__
-from hrkd_cli.cli import commands, error_report, info, launch, predict
-from hrkd_cli.cli.command import Command, Group, typer_callback
+from hrkd_cli.cli import commands, error_report, info  # noqa: F401 - they register their commands
+from hrkd_cli.cli.command import COMMANDS, Command, Group, typer_callback
 
 _HELP_OPTIONS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -38,19 +38,9 @@ file given with --config. Exit codes: 0 done, 1 error, 2 usage, 3 a quality gate
 HRKD_DEBUG=1 shows tracebacks.""",
 )
 
-COMMANDS = {
-    "prepare": commands.prepare,
-    "teach": commands.teach,
-    "distill": commands.distill,
-    "eval": commands.evaluate,
-    "export": commands.export,
-    "predict": predict.predict,
-    "report": commands.report,
-    "info": info.info,
-}
-for _name, _command in COMMANDS.items():
-    _epilog = "\n  ".join(["\b\nExamples:", *_command.examples]) if _command.examples else None
-    app.command(_name, cls=Command, epilog=_epilog, context_settings=_HELP_OPTIONS)(typer_callback(_name, COMMANDS))
+for _name, _known in COMMANDS.items():
+    _epilog = "\n  ".join(["\b\nExamples:", *_known.examples]) if _known.examples else None
+    app.command(_name, cls=Command, epilog=_epilog, context_settings=_HELP_OPTIONS)(typer_callback(_name))
 
 
 def _show_version(wanted: bool) -> None:
@@ -82,11 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the words after the program's name; None takes the process's own.
     """
-    tree = command()
-    words = sys.argv[1:] if arguments is None else arguments
-    launch.remember(words)
-    program = error_report.program_name(words, tree.commands)
-    _accept_any_text()
+    program = error_report.program_name(sys.argv[1:] if arguments is None else arguments, COMMANDS)
+    for stream in (sys.stdout, sys.stderr):
+        # A character that the terminal cannot show appears as an escape instead of ending the command.
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors="backslashreplace")
     if f"_{error_report.PROGRAM.upper()}_COMPLETE" in os.environ:
         from typer.completion import completion_init  # type: ignore[attr-defined]
 
@@ -95,10 +85,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ["COLUMNS"] = "1000"
     try:
         signal.signal(signal.SIGTERM, _terminate)
-        code = tree.main(args=arguments, prog_name=error_report.PROGRAM, standalone_mode=False)
+        code = command().main(args=arguments, prog_name=error_report.PROGRAM, standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
-        return _reader_left()
+        # The reader has gone (hrkd predict ... | head). What is still buffered would fail once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (Exception, KeyboardInterrupt, error_report.Terminated) as error:
         return error_report.report(error, program)
     if code == error_report.INTERRUPTED:  # Typer turns Ctrl-C into an exit code
@@ -120,21 +112,7 @@ def run() -> None:
     sys.exit(code)
 
 
-def _accept_any_text() -> None:
-    """Let a character that the terminal cannot show appear as an escape instead of ending the command."""
-    for stream in (sys.stdout, sys.stderr):
-        if reconfigure := getattr(stream, "reconfigure", None):
-            reconfigure(errors="backslashreplace")
-
-
 def _terminate(_signal: int, _frame: Any) -> None:
     # A second SIGTERM, during the clean-up, ends the process the usual way.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     raise error_report.Terminated
-
-
-def _reader_left() -> int:
-    """End quietly when whoever read stdout has gone (``hrkd predict ... | head``)."""
-    # What is still buffered would fail once more when the interpreter flushes it.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1

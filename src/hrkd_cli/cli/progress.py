@@ -1,4 +1,4 @@
-"""Progress for a log: a line now and then, few enough to read. On a terminal ``progress_rich`` draws instead."""
+"""Progress of a long job: lines that read well in a log, and on a terminal a moving part below them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Self
 
 from hrkd_cli.cli.console import Console, is_terminal
-from hrkd_cli.cli.formatting import duration, percent, plural, size, thousands
 from hrkd_cli.events import DevScored, Event, Note, OnEvent, Progress, StageDone, StageStarted, StepDone
+from hrkd_cli.formatting import duration, percent, plural, size, thousands
 
 LINES_PER_RUN = 20
 """Progress lines of a run whose every twentieth takes less than the pause."""
@@ -17,6 +19,8 @@ PAUSE = 30.0
 """Seconds after which a line appears in any case: a sign of life."""
 SHORTEST_PAUSE = 1.0
 """Seconds between two progress lines at least: a run of a few seconds needs no twenty."""
+MOST_DOMAINS = 12
+"""Domains whose ratios are shown beside the bar, which must fit a small terminal."""
 
 Clock = Callable[[], float]
 
@@ -24,19 +28,17 @@ Clock = Callable[[], float]
 def make_display(console: Console, clock: Clock = time.monotonic) -> AbstractContextManager[OnEvent]:
     """Return the display that fits where stderr leads; with ``--quiet`` the console drops all but warnings."""
     if is_terminal(console.err) and not console.quiet:
-        from hrkd_cli.cli.progress_rich import LiveDisplay
-
         return LiveDisplay(console, clock)
     return contextlib.nullcontext(PlainDisplay(console, clock))
 
 
 class PlainDisplay:
-    """Writes lines that read well in a log."""
+    """Writes a line now and then, few enough to read."""
 
     def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
         self._console = console
         self._clock = clock
-        self._steps = 0
+        self._stage: StageStarted | None = None
         self._mark = 0
         self._last = clock()
 
@@ -48,87 +50,127 @@ class PlainDisplay:
             case Note(text=text):
                 self._say(text)
             case StageStarted():
-                self._steps, self._mark = event.steps, 0
-                self._say(started(event))
-            case StepDone():
-                self._step(event)
+                self._stage, self._mark = event, 0
+                domains = f"{plural(len(event.domains), 'domain')}: {', '.join(event.domains)}"
+                work = f"{plural(event.steps, 'step')} ({plural(event.epochs, 'epoch')}, {domains})"
+                cost = f"about {duration(event.seconds)} and {size(event.disk_bytes)} on disk"
+                self._say(f"{event.stage}: {work}, {cost}")
+            case StepDone() if self._is_due(event):
+                self._say(f"{event.stage}: {_step_line(event, self._stage)}")
             case DevScored():
-                self._say(scored(event))
+                scores = ", ".join(f"{name} {percent(value)}" for name, value in event.domains.items())
+                score = f"step {thousands(event.step)}, dev {event.metric} {percent(event.average)} % ({scores})"
+                self._say(f"{event.stage}: {score}{', best so far' if event.is_best else ''}")
             case StageDone():
-                self._say(done(event))
-            case Progress():
-                self._progress(event)
+                steps = f"{plural(event.steps, 'step')} in {duration(event.seconds)}"
+                self._say(f"{event.stage}: done, {steps}, in {event.out}")
+            case Progress() if self._is_due(event):
+                self._say(f"{event.task}: {_count_line(event)}")
 
     def _say(self, text: str) -> None:
         self._last = self._clock()
         self._console.note(text)
 
-    def _step(self, event: StepDone) -> None:
+    def _is_due(self, event: StepDone | Progress) -> bool:
+        """Tell whether a step or a count gets a line."""
         elapsed = self._clock() - self._last
-        mark = event.step * LINES_PER_RUN // max(self._steps, 1)
-        due = (mark > self._mark and elapsed >= SHORTEST_PAUSE) or elapsed >= PAUSE
-        if due or self._console.verbose:
-            self._mark = mark
-            self._say(stepped(event, self._steps))
-
-    def _progress(self, event: Progress) -> None:
-        whole = event.total is not None and event.done >= event.total
-        if self._clock() - self._last >= PAUSE or (whole and self._console.verbose):
-            self._say(counted(event))
+        if isinstance(event, Progress):
+            is_whole = event.total is not None and event.done >= event.total
+            return elapsed >= PAUSE or (is_whole and self._console.verbose)
+        mark = event.step * LINES_PER_RUN // self._stage.steps if self._stage else 0
+        due = elapsed >= PAUSE or (mark > self._mark and elapsed >= SHORTEST_PAUSE)
+        self._mark = mark if due else self._mark
+        return due or self._console.verbose
 
 
-def started(event: StageStarted) -> str:
-    """Return the line before a run: how much there is to do, how long it takes, how much it writes."""
+class LiveDisplay(PlainDisplay):
+    """Draws below the lines what is being done now: a bar for the run, one for what is being counted."""
+
+    def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bars
+
+        super().__init__(console, clock)
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[text]}", markup=False),
+            TimeElapsedColumn(),
+        )
+        # While the bars are shown, what is written to sys.stderr appears above them.
+        rich = RichConsole(file=console.err, highlight=False)
+        self.bars = Bars(*columns, console=rich, transient=True, redirect_stdout=False, refresh_per_second=8)
+        self._run = self.bars.add_task("", visible=False, text="")
+        self._doing, self._job = "starting", self.bars.add_task("starting", total=None, text="")
+
+    def __enter__(self) -> Self:
+        """Take the terminal's last lines."""
+        self.bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove the bars and give the terminal back."""
+        self.bars.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Take over the event's state, and write above what should stay."""
+        super().__call__(event)
+        match event:
+            case Note(text=text, warning=False):
+                self._begin(text)
+            case Progress():
+                if self._doing != event.task:
+                    self._begin(event.task)
+                text = _count_line(event)
+                self.bars.update(self._job, completed=event.done, total=event.total, visible=True, text=text)
+            case StageStarted():
+                text = f"step 0/{thousands(event.steps)}, {duration(event.seconds)} left"
+                self.bars.reset(self._run, description=event.stage, total=event.steps, visible=True, text=text)
+                self.bars.update(self._job, visible=False)
+            case StepDone():
+                text = f"{_step_line(event, self._stage)}{self._ratios(event)}"
+                self.bars.update(self._run, completed=event.step, text=text)
+                self.bars.update(self._job, visible=False)
+            case StageDone():
+                self.bars.update(self._run, visible=False)
+                self._begin("finishing")
+
+    def _begin(self, what: str) -> None:
+        self.bars.remove_task(self._job)
+        self._doing, self._job = what, self.bars.add_task(what, total=None, text="")
+
+    def _ratios(self, event: StepDone) -> str:
+        """Return a line of each domain's ratio, averaged over the student's layers; empty where there is no graph."""
+        domains = self._stage.domains if self._stage and event.ratios else ()
+        means = [sum(layers) / len(layers) for layers in zip(*event.ratios, strict=True)]
+        shown = [f"{name} {mean:.3f}" for name, mean in zip(domains, means, strict=False)][:MOST_DOMAINS]
+        return f"\nratios: {', '.join(shown)}" if shown else ""
+
+    def _is_due(self, event: StepDone | Progress) -> bool:
+        return self._console.verbose and isinstance(event, StepDone)
+
+
+def _step_line(event: StepDone, stage: StageStarted | None) -> str:
+    steps = stage.steps if stage else event.step
     return (
-        f"{event.stage}: {plural(event.steps, 'step')} ({plural(event.epochs, 'epoch')}, "
-        f"{plural(len(event.domains), 'domain')}: {', '.join(event.domains)}), "
-        f"about {duration(event.seconds)} and {size(event.disk_bytes)} on disk"
+        f"step {thousands(event.step)}/{thousands(steps)} ({percent(event.step / steps, 0)} %), "
+        f"epoch {event.epoch:.2f}, {_loss_line(event.losses)}, {event.examples_per_second:.1f} examples/s, "
+        f"{duration(event.seconds_left)} left"
     )
 
 
-def stepped(event: StepDone, steps: int) -> str:
-    """Return the line about a step."""
-    share = f" ({percent(event.step / steps, 0)} %)" if steps else ""
-    parts = [
-        f"{event.stage}: step {thousands(event.step)}/{thousands(steps)}{share}",
-        f"epoch {event.epoch:.2f}",
-        losses(event.losses),
-        f"{event.examples_per_second:.1f} examples/s",
-        f"{duration(event.seconds_left)} left",
-    ]
-    return ", ".join(part for part in parts if part)
-
-
-def scored(event: DevScored) -> str:
-    """Return the line about a dev score."""
-    by_domain = ", ".join(f"{name} {percent(value)}" for name, value in event.domains.items())
-    best = ", best so far" if event.is_best else ""
-    score = f"dev {event.metric} {percent(event.average)} %"
-    return f"{event.stage}: step {thousands(event.step)}, {score} ({by_domain}){best}"
-
-
-def done(event: StageDone) -> str:
-    """Return the line after a run."""
-    return f"{event.stage}: done, {plural(event.steps, 'step')} in {duration(event.seconds)}, in {event.out}"
-
-
-def counted(event: Progress) -> str:
-    """Return the line about something countable."""
+def _count_line(event: Progress) -> str:
     total = f"/{thousands(event.total)}" if event.total is not None else ""
-    return f"{event.task}: {thousands(event.done)}{total}"
+    return f"{thousands(event.done)}{total}"
 
 
-def losses(values: Mapping[str, float]) -> str:
+def _loss_line(values: Mapping[str, float]) -> str:
     """Return the total loss, and its parts where there is more than one."""
     parts = {name: value for name, value in values.items() if name != "total"}
     total = values.get("total", sum(parts.values()))
     inner = ", ".join(f"{name} {value:.4g}" for name, value in parts.items())
     return f"loss {total:.4g}" + (f" ({inner})" if len(parts) > 1 else "")
-
-
-def mean_ratios(event: StepDone, domains: tuple[str, ...]) -> dict[str, float]:
-    """Return each domain's ratio, averaged over the student's layers; empty where there is no graph."""
-    if not event.ratios:
-        return {}
-    layers = len(event.ratios)
-    return {name: sum(layer[i] for layer in event.ratios) / layers for i, name in enumerate(domains)}

@@ -21,7 +21,7 @@ PREFIX = "HRKD_"
 RESERVED = frozenset({"HRKD_DEBUG", "HRKD_GOLDEN"})
 
 Commands = Mapping[str, Mapping[str, Option]]
-"""Options by command and name."""
+"""Options by command and name, without those that are given by their place."""
 
 
 def resolve(command: str, flags: Mapping[str, Any], commands: Commands) -> tuple[dict[str, Any], dict[str, str]]:
@@ -43,40 +43,35 @@ def resolve(command: str, flags: Mapping[str, Any], commands: Commands) -> tuple
     return values, {name: place for place, found in places for name in found}
 
 
-def _names(options: Mapping[str, Option]) -> list[str]:
-    return [name for name, known in options.items() if not known.argument]
-
-
 def _environment(command: str, commands: Commands) -> dict[str, Any]:
-    known = {f"{PREFIX}{name}".upper() for options in commands.values() for name in _names(options)}
-    known |= {f"{PREFIX}{own}_{name}".upper() for own, options in commands.items() for name in _names(options)}
+    known = set(RESERVED)
+    for own, options in commands.items():
+        for name in options:
+            known |= {f"{PREFIX}{name}".upper(), f"{PREFIX}{own}_{name}".upper()}
     for variable in sorted(os.environ):
-        if variable.startswith(PREFIX) and variable not in known | RESERVED:
+        if variable.startswith(PREFIX) and variable not in known:
             near = did_you_mean(variable, known)
             raise UsageError(f"environment variable {variable}: no command has such an option{near}")
     found = {}
-    for name in _names(commands[command]):
-        for variable in (f"{PREFIX}{command}_{name}".upper(), f"{PREFIX}{name}".upper()):
+    for name, option in commands[command].items():
+        for variable in (f"{PREFIX}{name}".upper(), f"{PREFIX}{command}_{name}".upper()):  # the second one wins
             if text := os.environ.get(variable):
-                option = commands[command][name]
-                found[name] = _read(option, option.parse(text), variable)
-                break
+                found[name] = option.read(option.parse(text), variable)
     return found
 
 
 def _file(file: Path, current: str, commands: Commands) -> dict[str, Any]:
     """Check the whole file, and return what it says about the current command."""
     document = _load(file)
-    known = {own: {n: options[n] for n in _names(options) if n != "config"} for own, options in commands.items()}
     tables = {key: value for key, value in document.items() if isinstance(value, dict)}
-    everywhere = {name: option for options in known.values() for name, option in options.items()}
+    everywhere = {name: option for options in commands.values() for name, option in options.items()}
     top = _section({key: value for key, value in document.items() if key not in tables}, str(file), everywhere)
-    values = {name: value for name, value in top.items() if name in known[current]}
+    values = {name: value for name, value in top.items() if name in commands[current]}
     for own, table in tables.items():
-        if own not in known:
-            near = did_you_mean(own, known) or f"; there are {', '.join(known)}"
+        if own not in commands:
+            near = did_you_mean(own, commands) or f"; there are {', '.join(commands)}"
             raise UsageError(f"{file}: no command for table [{own}]{near}")
-        section = _section(table, f"{file}: [{own}]", known[own])
+        section = _section(table, f"{file}: [{own}]", commands[own])
         values |= section if own == current else {}
     return values
 
@@ -84,14 +79,10 @@ def _file(file: Path, current: str, commands: Commands) -> dict[str, Any]:
 def _load(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"--config: no such file: {file}") from None
-    except IsADirectoryError:
-        raise UsageError(f"--config: {file} is a folder, a TOML file is needed") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{file}: not UTF-8, which TOML has to be") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{file}: not TOML: {error}") from None
+    except OSError as error:
+        raise UsageError(f"--config: {file}: cannot be read ({error.strerror or error})") from None
+    except ValueError as error:
+        raise UsageError(f"{file}: not TOML in UTF-8: {error}") from None
 
 
 def _section(table: dict[str, Any], where: str, known: Mapping[str, Option]) -> dict[str, Any]:
@@ -99,16 +90,9 @@ def _section(table: dict[str, Any], where: str, known: Mapping[str, Option]) -> 
     checked: dict[str, Any] = {}
     for key, value in table.items():
         name = key.replace("-", "_")
-        if name not in known:
+        if name not in known or name == "config":
             raise UsageError(f"{where}: unknown key {key!r}{did_you_mean(name, known).replace('_', '-')}")
         if name in checked:
             raise UsageError(f"{where}: {key!r} is given twice, with a hyphen and with an underscore")
-        checked[name] = _read(known[name], value, f"{where}: {key}")
+        checked[name] = known[name].read(value, f"{where}: {key}")
     return checked
-
-
-def _read(option: Option, value: Any, where: str) -> Any:
-    try:
-        return option.read(value)
-    except ValueError as error:
-        raise UsageError(f"{where}: {error}") from None

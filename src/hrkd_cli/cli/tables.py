@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hrkd_cli.cli.formatting import duration, megabytes, percent, plural, size, thousands
+from hrkd_cli.formatting import duration, megabytes, percent, plural, size, thousands
 
 Json = Mapping[str, Any]
 Row = tuple[str, ...]
@@ -46,15 +46,14 @@ def prepared(result: Json, examples: Mapping[str, Sequence[str]]) -> list[Table]
     for name, entry in domains.items():
         labels = ", ".join(f"{label} {thousands(count)}" for label, count in entry["labels"].items())
         rows.append((name, *(thousands(entry[split]) for split in splits), labels))
-    rows.append(("total", *(thousands(sum(entry[split] for entry in domains.values())) for split in splits), ""))
-    found = [Table("Rows", ("domain", *splits, "labels"), rows, words=(0, 4))]
+    rows.append(("total", *(thousands(sum(entry[split] for entry in domains.values())) for split in splits)))
     lost: list[Row] = []
     for reason, count in result["dropped"].items():
         shown = list(examples.get(reason, ()))[:PLACES_PER_REASON]
         lost.append((reason, thousands(count), ", ".join([*shown, "..."] if count > len(shown) else shown)))
-    if lost:
-        found.append(Table("Dropped", ("reason", "rows", "first places"), lost, words=(0, 2)))
-    return found
+    found = Table("Rows", ("domain", *splits, "labels"), rows, words=(0, 4))
+    dropped = Table("Dropped", ("reason", "rows", "first places"), lost, words=(0, 2))
+    return [found, dropped] if lost else [found]
 
 
 def trained(result: Json) -> list[Table]:
@@ -82,17 +81,12 @@ _FIGURES: dict[str, Callable[[Json], str]] = {
 def compared(result: Json) -> list[Table]:
     """Models in columns, figures in rows; then latency by length and scores by label, where they were asked for."""
     models: Sequence[Json] = result["models"]
-    counts = {name: entry["n"] for model in reversed(models) for name, entry in model["domains"].items()}
-    domains = list(dict.fromkeys(name for model in models for name in model["domains"]))
+    counts = {name: entry["n"] for model in models for name, entry in model["domains"].items()}
+    sized = {name: f"{name} ({thousands(count)})" for name, count in counts.items()}
     rows: list[Row] = [("accuracy, %  [95 % interval]",)]
-    for name in domains:
-        cells = (_accuracy(model["domains"].get(name)) for model in models)
-        rows.append((f"  {name} ({thousands(counts[name])})", *cells))
-    rows.append(("  average", *(_accuracy(model["average"]) for model in models)))
+    rows += _score_rows(models, sized, _accuracy)
     rows.append(("macro-F1, %",))
-    for name in domains:
-        rows.append((f"  {name}", *(percent(model["domains"].get(name, {}).get("macro_f1")) for model in models)))
-    rows.append(("  average", *(percent(model["average"]["macro_f1"]) for model in models)))
+    rows += _score_rows(models, {name: name for name in counts}, lambda scores: percent(scores.get("macro_f1")))
     rows.append(("model",))
     figures = [(name, *map(cell, models)) for name, cell in _FIGURES.items()]
     rows += [row for row in figures if set(row[1:]) != {"-"}]
@@ -118,11 +112,10 @@ def floor_lines(result: Json) -> list[str]:
     if own["interval"][0] > linear:
         return []
     points = 100 * (own["accuracy"] - linear)
-    if points < 0:
-        what = f"is {-points:.1f} points below a linear model on these data"
-    else:
-        what = f"is {points:.1f} points above a linear model on these data, less than its 95 % interval shows"
-    return [f"{small['model']} {what}: try a larger --max-length, another --truncate, more epochs or a larger student"]
+    what = f"is {abs(points):.1f} points {'below' if points < 0 else 'above'} a linear model on these data"
+    unsure = "" if points < 0 else ", less than its 95 % interval shows"
+    advice = "try a larger --max-length, another --truncate, more epochs or a larger student"
+    return [f"{small['model']} {what}{unsure}: {advice}"]
 
 
 def by_length(result: Json, models: Sequence[tuple[str, Sequence[Json]]]) -> list[Table]:
@@ -137,14 +130,8 @@ def by_length(result: Json, models: Sequence[tuple[str, Sequence[Json]]]) -> lis
 def exported(result: Json) -> list[Table]:
     """The files, what was tried for them, where their bytes are, what was quantized, and how long they take."""
     files: Sequence[Json] = result["files"]
-    tables = [
-        Table(
-            "Files",
-            ("file", "precision", "MB"),
-            [(f["path"], f["precision"], megabytes(f["bytes"])) for f in files],
-            words=(0, 1),
-        )
-    ]
+    rows: list[Row] = [(f["path"], f["precision"], megabytes(f["bytes"])) for f in files]
+    tables = [Table("Files", ("file", "precision", "MB"), rows, words=(0, 1))]
     if tries := result.get("tries"):
         rows = []
         for entry in tries:
@@ -156,37 +143,12 @@ def exported(result: Json) -> list[Table]:
         tables.append(Table(title, columns, rows, words=(0, 1, 4)))
     if parts := result.get("bytes_by_part"):
         smallest = min(files, key=lambda f: f["bytes"])["precision"] if files else "smallest"
-        sizes = [(name, size(count)) for name, count in parts.items()]
-        tables.append(Table(f"The {smallest} file, by part", ("part", "size"), sizes))
+        tables.append(facts(f"The {smallest} file, by part", {name: size(count) for name, count in parts.items()}))
     if operators := result.get("quantized_ops"):
-        tables.append(Table("Quantized operators", ("operator", "count"), [(k, str(v)) for k, v in operators.items()]))
-    tables += by_length(result, [(f["precision"], f.get("latency", ())) for f in files])
-    return tables + _trimmed(result["vocabulary"]) if result.get("vocabulary") else tables
-
-
-def _trimmed(found: Json) -> list[Table]:
-    """Tokens kept and dropped, and what that does to text."""
-    kept, train, dev = found["kept"], found["train"], found["dev"]
-    rows: list[Row] = [
-        ("tokens before", thousands(found["before"])),
-        ("tokens after", thousands(found["after"])),
-        ("  used by the train split", thousands(kept["used"])),
-        ("  special", thousands(kept["special"])),
-        ("  to keep every character readable", thousands(kept["for_characters"])),
-        ("  that merges pass through", thousands(kept["for_merges"])),
-        ("dropped though used", thousands(found["dropped_used"])),
-        ("train tokens that became others", _of(train["changed"], train["tokens"])),
-        ("dev tokens that became others", _of(dev["changed"], dev["tokens"])),
-        ("unknown tokens in dev, before", thousands(dev["unknown"])),
-        ("unknown tokens in dev, after", thousands(dev["unknown_after"])),
-        ("characters no longer readable", _of(found["characters_lost"], found["characters"])),
-        ("dev accuracy lost, points", f"{found['accuracy_drop']:.2f}"),
-    ]
-    tables = [Table("Vocabulary", ("", ""), rows)]
-    if most := found["dropped_most_used"]:
-        named = [(token, thousands(count)) for token, count in most.items()]
-        tables.append(Table("Dropped, most used first", ("token", "in train"), named))
-    return tables
+        tables.append(facts("Quantized operators", operators))
+    if vocabulary := result.get("vocabulary"):
+        tables.append(facts("Vocabulary", {**vocabulary, "accuracy_drop": f"{vocabulary['accuracy_drop']:.2f}"}))
+    return tables + by_length(result, [(f["precision"], f.get("latency", ())) for f in files])
 
 
 def gate_lines(result: Json) -> list[str]:
@@ -211,19 +173,24 @@ def reported(result: Json) -> list[Table]:
     return [Table("Runs", columns, rows, words=(0, 1, 2))]
 
 
-def machine(found: Json) -> Table:
-    """Versions and machine."""
-    cpu = found["cpu"]
-    rows: list[Row] = [(name, found[name]) for name in ("hrkd-cli", "python", "platform")]
-    rows += [(name, version or "not installed") for name, version in found["packages"].items()]
-    rows += [
-        ("cpu", cpu["name"]),
-        ("cores", f"{cpu['usable_cores']} of {cpu['cores']}"),
-        ("instructions", " ".join(cpu["instructions"]) or "unknown"),
-        ("memory", size(found["memory_bytes"]) if found["memory_bytes"] else "unknown"),
-    ]
-    rows += [(f"device {entry['device']}", entry["name"]) for entry in found["devices"]]
-    return Table("", ("", ""), rows, words=(0, 1))
+def facts(title: str, found: Json, words: tuple[int, ...] = (0,)) -> Table:
+    """Names and values under the JSON's own keys, indented where these are nested."""
+    return Table(title, ("", ""), list(_fact_rows(found)), words)
+
+
+def _fact_rows(found: Json, indent: str = "") -> Iterator[Row]:
+    for name, value in found.items():
+        if isinstance(value, Mapping):
+            yield (indent + name,)
+            yield from _fact_rows(value, indent + "  ")
+        else:
+            yield indent + name, _fact(value)
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    return thousands(value) if isinstance(value, int) else "-" if value is None else str(value)
 
 
 def _is_floor(model: Json) -> bool:
@@ -234,12 +201,18 @@ def _heading(model: Json) -> str:
     return f"{_FLOOR}\n" if _is_floor(model) else f"{model['model']}\n{model['precision']}"
 
 
-def _accuracy(scores: Json | None) -> str:
-    if not scores:
-        return "-"
+def _accuracy(scores: Json) -> str:
     interval = scores.get("interval")
     around = f"  [{percent(interval[0])}, {percent(interval[1])}]" if interval else ""
-    return percent(scores["accuracy"]) + around
+    return percent(scores.get("accuracy")) + around
+
+
+def _score_rows(models: Sequence[Json], domains: Mapping[str, str], cell: Callable[[Json], str]) -> list[Row]:
+    """Return a score of each domain, under its label, and the average."""
+    rows: list[Row] = []
+    for name, label in domains.items():
+        rows.append((f"  {label}", *(cell(model["domains"].get(name, {})) for model in models)))
+    return [*rows, ("  average", *(cell(model["average"]) for model in models))]
 
 
 def _latency_rows(models: Sequence[Json]) -> list[Row]:
@@ -264,8 +237,3 @@ def _by_label(models: Sequence[Json]) -> list[Table]:
                 rows.append((domain, label, thousands(scores["support"]), *figures))
     columns = ("domain", "label", "rows", "precision, %", "recall, %", "F1, %")
     return [Table("By label", columns, rows, words=(0, 1))] if any(len(row) > 1 for row in rows) else []
-
-
-def _of(part: int, whole: int) -> str:
-    share = f" ({100 * part / whole:.2f} %)" if whole else ""
-    return f"{thousands(part)} of {thousands(whole)}{share}"

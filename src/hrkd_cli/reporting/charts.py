@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import re
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from hrkd_cli.reporting.run import Series
+from hrkd_cli.reporting.run import Array
 
 NEUTRAL = -1
 """Style of a line in the color of the text; the others count through COLORS, then take them again with another dash."""
@@ -23,7 +22,7 @@ _VARIABLES = {name: f"#0000{n:02x}" for n, name in enumerate(("text", "soft", "g
 _POINTS = 200  # of a smoothed line
 _LEAST_SMOOTHED = 30  # steps; fewer are shown as they are
 _LOG_FROM = 20.0  # ratio of the greatest to the least value from which an axis is logarithmic
-_WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 400, 54, 20, 28, 36
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 400, 240, 54, 20, 28, 36
 _STYLE = {
     "svg.fonttype": "none",
     "path.simplify_threshold": 1.0,
@@ -47,12 +46,13 @@ _STYLE = {
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of a chart; ``faint`` are its values before smoothing, drawn behind it."""
+    """A line of a chart; ``faint`` are x and y before smoothing, drawn behind it."""
 
     name: str
-    points: Series
+    x: Array
+    y: Array
     style: int = 0
-    faint: Series | None = None
+    faint: tuple[Array, Array] | None = None
 
     @property
     def color(self) -> str:
@@ -74,7 +74,6 @@ class Chart:
         x_label: the x axis, with its unit.
         y_label: the y axis, with its unit.
         lines: see Line.
-        height: for a width of 400.
         x_end: end of the x axis, which then begins at 0; None for the range of the lines.
         limits: range of the y axis; None for that of the lines.
         log: whether the y axis is logarithmic.
@@ -87,7 +86,6 @@ class Chart:
     x_label: str
     y_label: str
     lines: Sequence[Line]
-    height: int = 240
     x_end: float | None = None
     limits: tuple[float, float] | None = None
     log: bool = False
@@ -99,7 +97,7 @@ class Chart:
         """Return the values as a table: a row for each x, a column for each line."""
         rows: dict[float, list[str]] = {}
         for index, line in enumerate(self.lines):
-            for x, y in zip(line.points.x, line.points.y, strict=True):
+            for x, y in zip(line.x, line.y, strict=True):
                 rows.setdefault(x, [""] * len(self.lines))[index] = number(y)
         return [[number(x), *rows[x]] for x in sorted(rows)]
 
@@ -109,28 +107,27 @@ class Chart:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
 
+        inner = (_WIDTH - _LEFT - _RIGHT) / _WIDTH, (_HEIGHT - _TOP - _BOTTOM) / _HEIGHT
         with rc_context({**_STYLE, "svg.hashsalt": key}):
-            figure = Figure(figsize=(_WIDTH / 72, self.height / 72), dpi=72)
-            inner = (_WIDTH - _LEFT - _RIGHT) / _WIDTH, (self.height - _TOP - _BOTTOM) / self.height
-            axes = figure.add_axes((_LEFT / _WIDTH, _BOTTOM / self.height, *inner))
+            figure = Figure(figsize=(_WIDTH / 72, _HEIGHT / 72), dpi=72)
+            axes = figure.add_axes((_LEFT / _WIDTH, _BOTTOM / _HEIGHT, *inner))
             self._draw_lines(axes)
-            self._draw_marks(axes)
             self._draw_axes(axes)
             stream = io.StringIO()
             figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
-        return f'<svg viewBox="0 0 {_WIDTH} {self.height}" role="img">{_inline(stream.getvalue())}</svg>'
+        return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">{_inline(stream.getvalue())}</svg>'
 
     def _draw_lines(self, axes: Any) -> None:
         for line in self.lines:
             width = 3 if self.dots and line.style == NEUTRAL else 1.8
             axes.plot(
-                line.points.x,
-                line.points.y,
+                line.x,
+                line.y,
                 color=_VARIABLES[line.color],
                 linewidth=width,
                 # matplotlib counts dashes in widths of the line.
                 linestyle=(0, [float(n) / width for n in line.dash.split()]) if line.dash else "solid",
-                marker="o" if self.dots or len(line.points.x) == 1 else "",
+                marker="o" if self.dots or len(line.x) == 1 else "",
                 markersize=width + 3,
                 markeredgecolor=_VARIABLES["card"],
                 markeredgewidth=0.8,
@@ -138,30 +135,27 @@ class Chart:
             )
         axes.set_yscale("log" if self.log else "linear")
         axes.margins(x=0, y=0.1)
-        if self.x_end:
-            axes.set_xlim(0, self.x_end)
-        low, high = self.limits or axes.get_ylim()
-        axes.set_ylim(low, high)  # faint values, drawn next, do not widen it
+        axes.set_ylim(*(self.limits or axes.get_ylim()))  # faint values, drawn next, do not widen it
         for line in self.lines:
             if line.faint:
-                axes.plot(line.faint.x, line.faint.y, color=_VARIABLES[line.color], linewidth=1, alpha=0.2, zorder=2)
-
-    def _draw_marks(self, axes: Any) -> None:
-        style = {"color": _VARIABLES["soft"], "linewidth": 1, "linestyle": (0, (4, 3))}
-        if self.level is not None:
-            axes.axhline(self.level, **style)
-        if self.moment:
-            x, name = self.moment
-            axes.axvline(x, **style)
-            side = "right" if x > sum(axes.get_xlim()) / 2 else "left"
-            axes.text(x, 1.02, name, transform=axes.get_xaxis_transform(), ha=side)
+                axes.plot(*line.faint, color=_VARIABLES[line.color], linewidth=1, alpha=0.2, zorder=2)
 
     def _draw_axes(self, axes: Any) -> None:
         from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+        if self.x_end:
+            axes.set_xlim(0, self.x_end)
+        mark = {"color": _VARIABLES["soft"], "linewidth": 1, "linestyle": (0, (4, 3))}
+        if self.level is not None:
+            axes.axhline(self.level, **mark)
+        if self.moment:
+            x, name = self.moment
+            axes.axvline(x, **mark)
+            side = "right" if x > sum(axes.get_xlim()) / 2 else "left"
+            axes.text(x, 1.02, name, transform=axes.get_xaxis_transform(), ha=side)
         axes.set_xlabel(self.x_label)
         label = f"{self.y_label}, log scale" if self.log else self.y_label
-        axes.text(4 / _WIDTH, 1 - 13 / self.height, label, transform=axes.figure.transFigure)
+        axes.text(4 / _WIDTH, 1 - 13 / _HEIGHT, label, transform=axes.figure.transFigure)
         steps = [1, 2, 2.5, 5, 10]
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=steps))
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if self.log else MaxNLocator(5, steps=steps))
@@ -175,23 +169,20 @@ def smoothing_window(count: int, share: float) -> int:
     return 1 if count < _LEAST_SMOOTHED else max(5, round(share * count)) | 1  # odd: as many steps before as after
 
 
-def smooth(name: str, series: Series, style: int, share: float) -> Line:
+def smooth(name: str, x: Array, y: Array, style: int, share: float) -> Line:
     """Return a line of centered means over a share of the steps; at both ends over the steps that there are."""
-    count = len(series.x)
-    half = smoothing_window(count, share) // 2
+    half = smoothing_window(len(x), share) // 2
     if not half:
-        return Line(name, series, style)
-    at = np.unique(np.linspace(0, count - 1, min(count, _POINTS)).round().astype(np.intp))
-    low, high = np.maximum(at - half, 0), np.minimum(at + half + 1, count)
-    sums = np.concatenate(([0.0], np.cumsum(series.y)))
-    means = (sums[high] - sums[low]) / (high - low)
-    return Line(name, Series(array("d", np.asarray(series.x)[at]), array("d", means)), style, faint=series)
+        return Line(name, x, y, style)
+    at = np.unique(np.linspace(0, len(x) - 1, min(len(x), _POINTS)).round().astype(np.intp))
+    low, high = np.maximum(at - half, 0), np.minimum(at + half + 1, len(x))
+    sums = np.concatenate(([0.0], np.cumsum(y)))
+    return Line(name, x[at], (sums[high] - sums[low]) / (high - low), style, faint=(x, y))
 
 
-def spans_decades(line: Line) -> bool:
+def spans_decades(values: Array) -> bool:
     """Tell whether values are all positive and too far apart for a linear axis."""
-    values = line.points.y
-    return len(values) > 0 and min(values) > 0 and max(values) / min(values) >= _LOG_FROM
+    return len(values) > 0 and values.min() > 0 and bool(values.max() / values.min() >= _LOG_FROM)
 
 
 def number(value: float) -> str:
@@ -203,7 +194,9 @@ def _inline(text: str) -> str:
     """Return the content of an SVG file as a part of the page: in its colors, without ids that charts would share."""
     body = text[text.index("<g id=") : text.rindex("</svg>")]
     body = re.sub(r' id="(?![mp][0-9a-f]{10}")[^"]*"', "", body)  # all but those of markers and clips
-    body = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d)\d+|\s+(?=[\nLMz\"])", r"\1", path[0]), body)
+    # Tenths of a pixel, and no space that paths do without.
+    short = re.compile(r"(\.\d)\d+|\s+(?=[LMz\"])|(?<=[LM])\s+")
+    body = re.sub(r' d="[^"]*"', lambda path: short.sub(r"\1", path[0]), body)
     for name, color in _VARIABLES.items():
         body = body.replace(color, f"var(--{name})")
     return body

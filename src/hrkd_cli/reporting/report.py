@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hrkd_cli.command_settings import ReportSettings
 from hrkd_cli.errors import OutputError, UsageError
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.layout import REPORT, ROOT, STUDENT_OUT
@@ -70,48 +71,49 @@ class ReportResult:
 
 
 def report(
-    runs: str | Path | Sequence[str | Path] = STUDENT_OUT,
-    *,
-    out: str | Path | None = None,
-    force: bool = False,
-    on_event: OnEvent = ignore,
+    runs: str | Path | Sequence[str | Path] | None = None, *, on_event: OnEvent = ignore, **options: Any
 ) -> ReportResult:
     """Write one HTML page about runs, which needs nothing beside it: curves, dev scores, ratios, exported files.
 
     Args:
-        runs: folders written by teach or distill, or the ``OUT.partial`` of a run that is not finished.
-        out: the file; None for ``report.html`` in the run's folder, or under hrkd-out where there are several runs.
-        force: replace a file that is no report.
+        runs: folders written by teach or distill, or the ``OUT.partial`` of a run that is not finished; None for
+            hrkd-out/student.
         on_event: told of a run that is not finished.
+        **options: fields of ``hrkd_cli.command_settings.ReportSettings``: ``out`` (None for ``report.html`` in the
+            run's folder, or under hrkd-out where there are several runs) and ``force``.
 
     Raises:
         UsageError: no run is named, or one is named twice.
         DataError: a folder is no run's, or the run has not done a step yet.
         OutputError: the file exists and is no report, or cannot be written.
     """
-    paths = [Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
+    settings = ReportSettings.of(runs=runs, **options)
+    paths = [STUDENT_OUT] if settings.runs is None else list(map(Path, settings.runs))
     if not paths:
         raise UsageError("RUN: no run is named; name the folder of a run of hrkd teach or hrkd distill")
     if len({path.resolve() for path in paths}) < len(paths):
         raise UsageError("RUN: the same folder is named twice; name each once")
     # The target is checked first, but its default lies in a folder that may not exist.
-    target = Path(out) if out is not None else paths[0] / REPORT if len(paths) == 1 else ROOT / REPORT
+    target = settings.out or (paths[0] if len(paths) == 1 else ROOT) / REPORT
     read = [read_run(path) for path in paths]
-    _check_target(target, paths, force=force)
+    _check_target(target, paths, force=settings.force)
     for run in read:
         if not run.finished:
             on_event(Note(f"{run.path}: not finished; the report shows its first {run.last_step:,} steps"))
     content = page(read).encode()
-    _write(target, content)
+    work = target.with_name(f".{target.name}.{os.getpid()}")
+    with writing(target, work):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            work.write_bytes(content)
+            work.replace(target)
+        finally:
+            work.unlink(missing_ok=True)
     return ReportResult(str(target), len(content), tuple(map(_summary, read)))
 
 
 def _check_target(target: Path, runs: Sequence[Path], *, force: bool) -> None:
-    """Refuse to write over what is not a report.
-
-    Raises:
-        OutputError: see ``report``.
-    """
+    """Refuse to write over what is not a report."""
     if not (target.exists() or target.is_symlink()) or _is_report(target):
         return
     if not target.is_file():
@@ -131,23 +133,6 @@ def _is_report(file: Path) -> bool:
         return False
 
 
-def _write(target: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        OutputError: the disk is full, or the folder cannot be written.
-    """
-    work = target.with_name(f".{target.name}.{os.getpid()}")
-    with writing(target, work):
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            work.write_bytes(content)
-            work.replace(target)
-        finally:
-            work.unlink(missing_ok=True)
-
-
 def _summary(run: Run) -> RunSummary:
-    best = run.best
-    step, accuracy = (None, None) if best is None else (best.step, best.average.get("accuracy"))
-    return RunSummary(str(run.path), run.stage, run.finished, run.steps, step, accuracy)
+    step, accuracy = (run.best["step"], run.best["average"].get("accuracy")) if run.best else (None, None)
+    return RunSummary(str(run.path), run.stage, run.finished, len(run.steps), step, accuracy)

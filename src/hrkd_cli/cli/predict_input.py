@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hrkd_cli.cli.console import is_terminal
+from hrkd_cli.command_settings import PredictSettings
 from hrkd_cli.errors import DataError, UsageError
 
 Chunk = tuple[list[str], list[str] | None]
@@ -17,23 +17,25 @@ FILE_KINDS = frozenset({".txt", ".csv", ".tsv", ".tab", ".json", ".jsonl", ".ndj
 CHUNK = 64
 """Texts that are labelled before the first of them is written."""
 
-_BLOCK = 1 << 16
 
-
-def named_file(texts: list[str], given: Path | None) -> Path | None:
+def input_file(options: PredictSettings) -> Path | None:
     """Return the file to read, if any: ``--input``, or a single TEXT that is the name of a file.
 
     Raises:
         UsageError: both ``--input`` and texts, or a file that is not there.
     """
-    if given is not None:
+    texts = options.texts or []
+    if options.input is not None:
         if texts:
             raise UsageError("give texts as arguments or a file with --input, not both")
-        if not given.is_file():
-            raise UsageError(f"--input: no such file: {given}")
-        return given
-    if len(texts) == 1 and Path(texts[0]).suffix.lower() in FILE_KINDS and _is_file(texts[0]):
-        return Path(texts[0])
+        if not options.input.is_file():
+            raise UsageError(f"--input: no such file: {options.input}")
+        return options.input
+    if len(texts) == 1 and Path(texts[0]).suffix.lower() in FILE_KINDS:
+        try:
+            return Path(texts[0]) if Path(texts[0]).is_file() else None
+        except (OSError, ValueError):  # a text too long to be a file name, or with a NUL in it
+            return None
     return None
 
 
@@ -43,10 +45,11 @@ def from_arguments(texts: list[str], pair: bool) -> Iterator[Chunk]:
     Raises:
         UsageError: an argument is empty, or not two texts where the model reads pairs.
     """
-    for number, text in enumerate(texts, start=1):
+    names = [f"TEXT number {number}" for number in range(1, len(texts) + 1)]
+    for name, text in zip(names, texts, strict=True):
         if not text.strip():
-            raise UsageError(f"TEXT number {number} is empty")
-    yield _divided(texts, pair, [f"TEXT number {number}" for number in range(1, len(texts) + 1)])
+            raise UsageError(f"{name} is empty")
+    yield _divided(texts, pair, names)
 
 
 def from_file(file: Path, text: str | None, text_pair: str | None, pair: bool) -> Iterator[Chunk]:
@@ -66,16 +69,6 @@ def from_file(file: Path, text: str | None, text_pair: str | None, pair: bool) -
             yield part, pairs[start : start + CHUNK]
         else:
             yield _divided(part, pair, [f"{file}: text {start + number}" for number in range(1, len(part) + 1)])
-
-
-def refuse_terminal() -> None:
-    """Check that somebody sends lines, before a model is loaded.
-
-    Raises:
-        UsageError: stdin is a terminal.
-    """
-    if is_terminal(sys.stdin):
-        raise UsageError("nothing to label: give texts as arguments, a file with --input, or lines on stdin")
 
 
 def from_stdin(pair: bool, warn: Callable[[str], None]) -> Iterator[Chunk]:
@@ -107,10 +100,10 @@ def from_stdin(pair: bool, warn: Callable[[str], None]) -> Iterator[Chunk]:
 def _lines(stream: Any) -> Iterator[list[tuple[int, bytes]]]:
     """Yield the numbered lines that have arrived, without waiting for a full block: a pipe may be slow."""
     rest, number = b"", 0
-    while block := stream.read1(_BLOCK):
+    while block := stream.read1(1 << 16):
         *whole, rest = (rest + block).split(b"\n")
         if whole:
-            yield [(number + offset, line) for offset, line in enumerate(whole, start=1)]
+            yield list(enumerate(whole, start=number + 1))
             number += len(whole)
     if rest:
         yield [(number + 1, rest)]
@@ -125,10 +118,3 @@ def _divided(texts: list[str], pair: bool, places: Sequence[str]) -> Chunk:
         if len(half) != 2 or not all(part.strip() for part in half):
             raise DataError(f"{place}: this model reads pairs; put one TAB between the two texts")
     return [first for first, _ in halves], [second for _, second in halves]
-
-
-def _is_file(name: str) -> bool:
-    try:
-        return Path(name).is_file()
-    except (OSError, ValueError):  # a text too long to be a file name, or with a NUL in it
-        return False

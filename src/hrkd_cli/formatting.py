@@ -35,11 +35,6 @@ def megabytes(count: float | None) -> str:
     return f"{count / 1e6:.1f}" if count else "-"
 
 
-def one_line(text: str) -> str:
-    """Return the text with every run of white space, line ends included, as one space."""
-    return " ".join(text.split())
-
-
 def plural(count: int, singular: str) -> str:
     """Return ``1 row``, ``3 rows``."""
     return f"{thousands(count)} {singular}{'' if count == 1 else 's'}"
