@@ -115,8 +115,7 @@ def make_column(name: str, folder: Path, options: argparse.Namespace) -> dict[st
         PlanError: the data or the encoder is not given, or the stored column is another one.
     """
     from hrkd_cli import prepare, teach
-    from hrkd_cli.data.manifest import is_prepared
-    from hrkd_cli.data.opening import open_dataset
+    from hrkd_cli.data.folder import is_prepared, open_dataset
     from hrkd_cli.models.folder import model_fingerprint
 
     column, data, teacher, record = COLUMNS[name], folder / "dataset", folder / "teacher", folder / "column.json"
@@ -166,7 +165,7 @@ def make_run(
         PlanError: texts without labels are needed and not given.
     """
     from hrkd_cli import distill
-    from hrkd_cli.data.opening import open_dataset
+    from hrkd_cli.data.folder import open_dataset
 
     folder, chosen = options.out / column, COLUMNS[column].distilling(method)
     given = {STUDENT: options.student, TEXTS: options.unlabelled}

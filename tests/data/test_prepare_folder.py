@@ -179,15 +179,15 @@ def test_nothing_half_written_is_left(reviews, tmp_path, monkeypatch, error, exi
     if exists:
         prepare(reviews, out=out)
     before = files(tmp_path)
-    take, calls = folder._Taker.take, []
+    add_rows, calls = folder.add_rows, []
 
-    def fail_late(self, count):
-        calls.append(count)
+    def fail_late(*rows):
+        calls.append(rows)
         if len(calls) == 4:
             raise error
-        return take(self, count)
+        add_rows(*rows)
 
-    monkeypatch.setattr(folder._Taker, "take", fail_late)
+    monkeypatch.setattr(folder, "add_rows", fail_late)
     expected = OutputError if isinstance(error, OSError) else KeyboardInterrupt
     with pytest.raises(expected) as raised:
         prepare(reviews, out=out, force=True, seed=5)

@@ -318,7 +318,7 @@ def test_eval_scores_a_baked_head_on_its_own_domain(student, divided):
 
 def test_the_data_is_found_again(student, tmp_path):
     from hrkd_cli import prepare
-    from hrkd_cli.data.opening import open_dataset
+    from hrkd_cli.data.folder import open_dataset
 
     prepare(tmp_path / "dev.csv", out=tmp_path / "dataset", dev=0.3)
     fingerprint = open_dataset(tmp_path / "dataset").fingerprint

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hrkd_cli.layout import SPLITS
+
+GROUP_ROWS = 1 << 16
+"""Rows of a Parquet row group, which are read, written and hashed together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,52 +82,18 @@ def make_dataset(rows: Mapping[str, Mapping[str, Rows]], *, pair: bool, path: Pa
     return Dataset(labels=labels, pair=pair, fingerprint=fingerprint_of(ordered), path=path, rows=ordered)
 
 
-class Fingerprint:
-    """sha256 over rows, domain by domain and split by split; it does not depend on how they are divided into tables."""
-
-    def __init__(self) -> None:
-        self._whole = hashlib.sha256()
-        self._part: tuple[str, str] | None = None
-        self._columns: dict[str, Any] = {}
-
-    def add(self, domain: str, split: str, rows: Any) -> None:
-        """Add rows.
-
-        Args:
-            domain: their domain.
-            split: their split; the rows of a domain and split are added one table after the other.
-            rows: Arrow table whose columns are all texts.
-        """
-        if (domain, split) != self._part:
-            self._close()
-            self._part = domain, split
-            self._columns = {name: (hashlib.sha256(), hashlib.sha256()) for name in rows.column_names}
-        for name, (lengths, texts) in self._columns.items():
-            for chunk in rows.column(name).chunks:
-                offsets = np.frombuffer(chunk.buffers()[1], "<i4")[chunk.offset : chunk.offset + len(chunk) + 1]
-                lengths.update(np.diff(offsets).tobytes())
-                texts.update(memoryview(chunk.buffers()[2] or b"")[offsets[0] : offsets[-1]])
-
-    def hexdigest(self) -> str:
-        """Return the fingerprint of all rows."""
-        self._close()
-        return self._whole.hexdigest()
-
-    def _close(self) -> None:
-        if self._part is not None:
-            columns = {name: [digest.hexdigest() for digest in both] for name, both in sorted(self._columns.items())}
-            self._whole.update(json.dumps([*self._part, columns]).encode())
-            self._part = None
+def add_rows(digest: Any, domain: str, split: str, columns: Mapping[str, Sequence[str]]) -> None:
+    """Add up to ``GROUP_ROWS`` rows of a domain and split to a dataset's fingerprint, column by column."""
+    digest.update(json.dumps([domain, split, columns], ensure_ascii=False).encode())
 
 
 def fingerprint_of(rows: Mapping[str, Mapping[str, Rows]]) -> str:
-    """Return the fingerprint of rows by domain and split."""
-    import pyarrow as pa
-
-    found = Fingerprint()
+    """Return the sha256 over rows by domain and split, in groups of ``GROUP_ROWS``."""
+    digest = hashlib.sha256()
     for domain, parts in rows.items():
         for split, part in parts.items():
             columns = {"text": part.texts, "text_pair": part.pairs, "label": part.labels}
-            arrays = {name: pa.array(values, pa.string()) for name, values in columns.items() if values}
-            found.add(domain, split, pa.table(arrays))
-    return found.hexdigest()
+            for first in range(0, len(part), GROUP_ROWS):
+                group = {name: values[first : first + GROUP_ROWS] for name, values in columns.items() if values}
+                add_rows(digest, domain, split, group)
+    return digest.hexdigest()

@@ -7,41 +7,15 @@ from typing import Any
 
 from hrkd_cli.choices import SourceFormat, Split
 from hrkd_cli.data.dataset import Dataset, Rows, make_dataset
+from hrkd_cli.data.folder import is_prepared, open_dataset, read_manifest
 from hrkd_cli.data.ingest import RowStore, ingest, open_store, stamps
-from hrkd_cli.data.manifest import is_prepared, read_manifest
 from hrkd_cli.data.prepare import options_json, prepare
 from hrkd_cli.data.sources.columns import Columns
 from hrkd_cli.data.sources.discover import find_source
 from hrkd_cli.errors import DataError, OutputError, UsageError
 from hrkd_cli.events import Note, OnEvent, ignore
-from hrkd_cli.layout import DATASET, DATASET_OUT, SPLITS
+from hrkd_cli.layout import DATASET_OUT, SPLITS
 from hrkd_cli.settings import DEFAULT_SEED
-
-
-def open_dataset(folder: str | Path) -> Dataset:
-    """Open a prepared dataset folder.
-
-    Args:
-        folder: what ``prepare`` wrote.
-
-    Raises:
-        DataError: it is no such folder, or not whole.
-    """
-    folder = Path(folder)
-    manifest = read_manifest(folder)
-    try:
-        pair = bool(manifest["pair"])
-        counts = {
-            (str(domain), split): int(entry[split]) for domain, entry in manifest["domains"].items() for split in SPLITS
-        }
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise DataError(f"{folder / DATASET.manifest}: damaged; prepare the data again") from None
-    rows: dict[str, dict[str, Rows]] = {}
-    for (domain, split), count in counts.items():
-        parts = rows.setdefault(domain, {})
-        if count:
-            parts[split] = _read_rows(folder / DATASET.data / domain / f"{split}.parquet", count, pair=pair)
-    return make_dataset(rows, pair=pair, path=folder)
 
 
 def load_for_training(
@@ -177,24 +151,3 @@ def _known(stamps: Any) -> list[tuple[str, str]]:
     if not isinstance(stamps, list):
         return []
     return sorted((str(entry.get("path")), str(entry.get("sha256"))) for entry in stamps)
-
-
-def _read_rows(path: Path, count: int, *, pair: bool) -> Rows:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not path.is_file():
-        raise DataError(f"{path}: missing; prepare the data again")
-    names = ["text", "text_pair", "label"] if pair else ["text", "label"]
-    try:
-        # Not read_table, which takes a folder name such as "lang=en" for a partition.
-        with pq.ParquetFile(str(path)) as file:
-            table = file.read()
-        lists = {name: table.column(name).to_pylist() for name in names}
-    except (pa.ArrowException, OSError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{path}: cannot be read ({reason}); prepare the data again") from None
-    rows = Rows(texts=lists["text"], pairs=lists.get("text_pair"), labels=lists["label"])
-    if len(rows) != count:
-        raise DataError(f"{path}: {len(rows)} rows, {DATASET.manifest} says {count}; prepare the data again")
-    return rows

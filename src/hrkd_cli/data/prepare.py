@@ -15,9 +15,8 @@ from typing import Any
 
 import hrkd_cli
 from hrkd_cli.choices import SourceFormat
-from hrkd_cli.data.folder import write_papers, write_splits
+from hrkd_cli.data.folder import FORMAT, VERSION, DomainCounts, is_prepared, write_papers, write_splits
 from hrkd_cli.data.ingest import RowStore, ingest, open_store, stamps
-from hrkd_cli.data.manifest import FORMAT, VERSION, DomainCounts, is_prepared
 from hrkd_cli.data.sources.columns import Columns
 from hrkd_cli.data.sources.discover import find_source, parse_format
 from hrkd_cli.data.sources.values import Reason
@@ -140,7 +139,7 @@ def prepare(
                 domains={name: _domain_counts(parts) for name, parts in counts.items()},
                 dropped={reason: count for reason, (count, _) in dropped.items()},
                 dropped_rows={reason: tuple(places) for reason, (_, places) in dropped.items()},
-                fingerprint=write_splits(work, store, on_event),
+                fingerprint=write_splits(work, store.con, pair=bool(store.pair), on_event=on_event),
             )
             pair = bool(store.pair)
         shutil.rmtree(scratch)

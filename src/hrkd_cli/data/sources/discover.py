@@ -23,7 +23,7 @@ from pathlib import Path
 
 from hrkd_cli import sample
 from hrkd_cli.choices import SourceFormat
-from hrkd_cli.data.manifest import is_prepared
+from hrkd_cli.data.folder import is_prepared
 from hrkd_cli.data.sources import amazon
 from hrkd_cli.data.sources.formats import FORMATS, SourceFile, format_of, named_format
 from hrkd_cli.data.sources.text_file import COMPRESSED, plain_stem, plain_suffix
