@@ -86,13 +86,9 @@ class ModelResult:
 
 @dataclass(frozen=True, slots=True)
 class EvalResult:
-    """Several models on the same rows.
+    """Several models on the same rows of a split; the floor is last.
 
-    Attributes:
-        split: the split that was scored.
-        models: one entry a model, in the order of the arguments; then the floor, where it was asked for.
-        by_label: whether ``to_json`` lists the scores of each label.
-        machine: what the latencies were measured on; empty without them.
+    ``by_label``: whether ``to_json`` lists the scores of each label. ``machine`` is what latencies were measured on.
     """
 
     split: str

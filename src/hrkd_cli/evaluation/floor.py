@@ -49,14 +49,9 @@ class Floor:
 
 
 def make_floor(learn_from: Dataset, rows: Mapping[str, Rows], split: str, data: str, on_event: OnEvent) -> Floor:
-    """Train on the train rows and label others: one model for all domains if their labels are equal, else one each.
+    """Train on the train rows of ``learn_from`` and label rows of a split of some or all of its domains.
 
-    Args:
-        learn_from: the data whose train rows are learnt from.
-        rows: the rows to label, of some or all of its domains.
-        split: which split they are.
-        data: what to call the data in messages.
-        on_event: told what is being done.
+    One model serves all domains if their labels are equal; else each has its own. Messages call the dataset ``data``.
 
     Raises:
         UsageError: the split holds the train rows.

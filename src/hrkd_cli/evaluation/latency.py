@@ -21,12 +21,9 @@ RUNS = 100
 FEWEST_RUNS = 20
 TURN = 10
 TURN_WARM_UP = 3
-TEXT_SECONDS = 10.0
-"""For the timing of one text; the fewest runs may take longer."""
-LENGTH_SECONDS = 0.5
-"""For each model, length and number of threads, likewise."""
-SAMPLE = 500
-"""Rows among which a text of median length is looked for."""
+TEXT_SECONDS = 10.0  # for the timing of one text
+LENGTH_SECONDS = 0.5  # for each model, length and number of threads
+SAMPLE = 500  # rows among which a text of median length is looked for
 
 Clock = Callable[[], float]
 
@@ -77,11 +74,7 @@ def measure_lengths(
 ) -> dict[str, tuple[Latency, ...]]:
     """Time forward passes of models side by side at batch 1, at those of ``LENGTHS`` that all of them can read.
 
-    Args:
-        models: by name: what opens the model with ``threads``.
-        threads: numbers of threads, in the order of the result.
-        on_event: told how far it is.
-        clock: seconds.
+    ``models`` are functions that open a model with a number of threads, by name.
     """
     found: dict[str, list[Latency]] = {name: [] for name in models}
     done = 0
@@ -107,12 +100,8 @@ def take_turns(
     """Return the median and the 95th percentile of each call in milliseconds, after a warm-up.
 
     Every call is made a few times, again and again: what slows the machine for a while slows all of them. Not once
-    each: the threads of the call before still spin for a while, and would take the processor from the next.
-
-    Args:
-        calls: by name.
-        seconds: budget for each, within which there are up to ``RUNS`` runs, but no fewer than ``FEWEST_RUNS``.
-        clock: seconds.
+    each: the threads of the call before still spin for a while, and would take the processor from the next. Within
+    ``seconds`` for each call there are up to ``RUNS`` runs, but no fewer than ``FEWEST_RUNS``.
     """
     slowest = 0.0
     for call in calls.values():

@@ -78,16 +78,10 @@ def predict_labels(
     task: str = "scoring",
     on_event: OnEvent = ignore,
 ) -> Labels:
-    """Label rows.
+    """Label rows in the way that is best for the backend (an ONNX graph: one row at a time).
 
-    Args:
-        backend: a loaded classifier.
-        heads: outputs by domain.
-        rows: by domain.
-        padded: in batches of ``PADDED_BATCH``, each padded to the model's full length, rather than in the way that is
-            best for the backend (an ONNX graph: one row at a time).
-        task: name of the job in progress events.
-        on_event: told how far it is.
+    With ``padded``, in batches of ``PADDED_BATCH``, each padded to the model's full length. ``task`` names the job in
+    progress events.
     """
     total, done = sum(map(len, rows.values())), 0
     batch_size = PADDED_BATCH if padded else backend.best_batch
