@@ -2,14 +2,12 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
-from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from hrkd_cli.evaluation.metrics import average, score_domain, wilson
 
 
 def scores(truth, predicted, labels=("no", "yes")):
-    return score_domain(np.array(truth), np.array(predicted), labels)
+    return score_domain([labels[n] for n in truth], np.array([labels[n] for n in predicted]), labels)
 
 
 def test_by_hand():
@@ -51,19 +49,11 @@ def test_wilson_interval_by_hand():
 
 
 @pytest.mark.parametrize(("correct", "n"), [(0, 7), (7, 7), (1, 1), (37, 113), (9_999, 10_000), (500_000, 1_000_000)])
-def test_wilson_interval_is_scipys(correct, n):
-    expected = binomtest(correct, n).proportion_ci(method="wilson")
-    assert wilson(correct, n) == pytest.approx((expected.low, expected.high), rel=1e-12, abs=1e-12)
-
-
-def test_scores_are_scikit_learns():
-    truth, predicted = np.random.default_rng(0).integers(0, 5, size=(2, 40))
-    found = scores(truth, predicted, "abcdefg")
-    columns = precision_recall_fscore_support(truth, predicted, labels=range(7), zero_division=0)
-    assert [(one.precision, one.recall, one.f1, one.support) for one in found.labels.values()] == [
-        pytest.approx(row, rel=1e-12) for row in zip(*columns, strict=True)
-    ]
-    assert found.macro_f1 == pytest.approx(f1_score(truth, predicted, average="macro"))
+def test_wilson_interval_is_the_formula(correct, n):
+    z, p = 1.959963984540054, correct / n
+    center, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    bounds = [(center + side * half) / (1 + z * z / n) for side in (-1, 1)]
+    assert wilson(correct, n) == pytest.approx(bounds, rel=1e-12, abs=1e-12)
 
 
 def test_interval_stays_between_0_and_1():

@@ -1,11 +1,10 @@
-"""Scores of predicted labels and their intervals; by numpy, since importing scikit-learn takes seconds of every run."""
+"""Scores of predicted labels and their intervals, by scikit-learn and scipy."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -63,19 +62,21 @@ class AverageScores:
         return {**asdict(self), "interval": list(self.interval)}
 
 
-def score_domain(truth: npt.NDArray[np.intp], predicted: npt.NDArray[np.intp], labels: Sequence[str]) -> DomainScores:
-    """Score one domain's predictions: of its rows (at least one) the right and the predicted position in ``labels``."""
-    support, given, hits = (
-        np.bincount(column, minlength=len(labels)) for column in (truth, predicted, truth[truth == predicted])
-    )
-    precision, recall = hits / np.maximum(given, 1), hits / np.maximum(support, 1)
-    f1 = 2 * hits / np.maximum(support + given, 1)
+def score_domain(
+    truth: Sequence[str] | npt.NDArray[np.str_], predicted: npt.NDArray[np.str_], labels: Sequence[str]
+) -> DomainScores:
+    """Score one domain's predictions: label names of its rows (at least one), right and predicted, among ``labels``."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    truth = np.asarray(truth)
+    precision, recall, f1, support = precision_recall_fscore_support(truth, predicted, labels=labels, zero_division=0)
     scores = {
         name: LabelScores(float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
         for i, name in enumerate(labels)
     }
-    n, correct = len(truth), int(hits.sum())
-    return DomainScores(n, correct / n, float(f1[support + given > 0].mean()), wilson(correct, n), scores)
+    macro_f1 = float(f1[np.isin(labels, np.union1d(truth, predicted))].mean())
+    n, correct = len(truth), int((truth == predicted).sum())
+    return DomainScores(n, correct / n, macro_f1, wilson(correct, n), scores)
 
 
 def average(domains: Mapping[str, DomainScores]) -> AverageScores:
@@ -98,8 +99,7 @@ def scores_to_json(domains: Mapping[str, DomainScores], *, by_label: bool = Fals
 
 def wilson(correct: int, n: int) -> Interval:
     """Return Wilson's 95 % score interval of a share, which is right for small n and near 0 and 1, too."""
-    z, share = NormalDist().inv_cdf(0.975), correct / n
-    scale = 1 + z * z / n
-    center = (share + z * z / (2 * n)) / scale
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / scale
-    return max(0.0, center - half), min(1.0, center + half)
+    from scipy.stats import binomtest
+
+    low, high = binomtest(correct, n).proportion_ci(method="wilson")
+    return float(low), float(high)

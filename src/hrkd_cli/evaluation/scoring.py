@@ -104,12 +104,7 @@ def score_labels(
     labels: Labels, names: Mapping[str, Sequence[str]], rows: Mapping[str, Rows]
 ) -> dict[str, DomainScores]:
     """Compare labels with the right ones; ``names`` are all that could have been given, by domain."""
-    scores = {}
-    for domain, own in labels.items():
-        position = {name: index for index, name in enumerate(names[domain])}
-        truth, predicted = (np.array([position[name] for name in column]) for column in (rows[domain].labels, own))
-        scores[domain] = score_domain(truth, predicted, names[domain])
-    return scores
+    return {domain: score_domain(rows[domain].labels, own, names[domain]) for domain, own in labels.items()}
 
 
 def agreement(one: Labels, other: Labels) -> float:

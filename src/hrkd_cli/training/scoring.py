@@ -107,5 +107,6 @@ def score(
                 predicted[torch.from_numpy(indices).to(device)] = own.argmax(dim=-1)
         model.train(training)
         found = processes.all_reduce(predicted).cpu().numpy()
-        scores[domain] = score_domain(split.labels[domain], found, heads.labels[domain])
+        names = np.array(heads.labels[domain])
+        scores[domain] = score_domain(names[split.labels[domain]], names[found], heads.labels[domain])
     return scores
