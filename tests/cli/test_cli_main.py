@@ -9,7 +9,7 @@ import pytest
 
 import hrkd_cli
 from hrkd_cli import errors
-from hrkd_cli.cli.main import command
+from hrkd_cli.cli.main import command_tree
 
 COMMANDS = ["prepare", "teach", "distill", "eval", "export", "predict", "report", "info"]
 
@@ -41,7 +41,7 @@ def test_every_command_has_the_shared_options(hrkd, name):
 
 
 def test_every_option_has_a_help_text():
-    for name, found in command().commands.items():
+    for name, found in command_tree().commands.items():
         for parameter in found.params:
             assert parameter.help, f"{name}: {parameter.name}"
 

@@ -64,10 +64,10 @@ def command(name: str, settings: type[Settings], *examples: str) -> Callable[[Fu
     return register
 
 
-def typer_callback(name: str) -> Callable[..., None]:
+def typer_callback(name: str, *, with_options: bool) -> Callable[..., None]:
     """Return the function that Typer calls: it gathers a command's options from all places and runs it."""
     known = COMMANDS[name]
-    options = known.options
+    options = known.options if with_options else {}
 
     def callback(ctx: typer.Context, **values: Any) -> None:
         words = {each: value for each, value in values.items() if value not in (None, []) and _is_given(ctx, each)}

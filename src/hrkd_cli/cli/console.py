@@ -13,11 +13,13 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from hrkd_cli.cli.tables import Table
 from hrkd_cli.errors import GateError
-from hrkd_cli.events import OnEvent, ignore
+
+if TYPE_CHECKING:
+    from hrkd_cli.events import OnEvent
 
 
 class Console:
@@ -64,12 +66,12 @@ class Console:
             with contextlib.ExitStack() as stack:
                 # Nothing but the result may reach stdout.
                 stack.enter_context(contextlib.redirect_stdout(self.err))
-                on_event: OnEvent = ignore
                 if progress:
                     from hrkd_cli.cli.progress import make_display
 
-                    on_event = stack.enter_context(make_display(self))
-                yield on_event
+                    yield stack.enter_context(make_display(self))
+                else:
+                    yield lambda _event: None
         except GateError as error:
             if self.json and error.result is not None:
                 self.write_json(error.result)

@@ -8,7 +8,6 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +78,6 @@ def describe(error: BaseException, program: str) -> tuple[str, int]:
         return f"{what}; free some and go on with --resume, if there is a checkpoint; or {advice}", 1
     cause = error.__cause__ if isinstance(error, typer.Abort) and error.__cause__ else error
     return f"internal error: {type(cause).__name__}: {cause}; set HRKD_DEBUG=1 for the traceback", 1
-
-
-def program_name(arguments: Sequence[str], commands: Container[str]) -> str:
-    """Return ``hrkd distill`` when a command was named, else ``hrkd``."""
-    named = next((word for word in arguments if not word.startswith("-")), None)
-    return f"{PROGRAM} {named}" if named in commands else PROGRAM
 
 
 def _system(error: OSError) -> str:

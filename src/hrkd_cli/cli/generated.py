@@ -15,7 +15,7 @@ from typing import Any
 from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
 from hrkd_cli.cli.error_report import PROGRAM
-from hrkd_cli.cli.main import command
+from hrkd_cli.cli.main import command_tree
 
 SHELLS = {"hrkd.bash": "bash", "_hrkd": "zsh", "hrkd.fish": "fish", "hrkd.ps1": "powershell"}
 WIDTH = 100
@@ -32,7 +32,7 @@ def scripts() -> dict[str, str]:
 
 def help_page() -> str:
     """Return the help of every command as Markdown: the same text on every machine, whatever its terminal."""
-    tree = command()
+    tree = command_tree()
     title = "# Commands\n\nMade from the commands' own `--help` by `python -m hrkd_cli.cli.generated`; do not edit.\n"
     return "\n".join([title, _section(tree), *(_section(tree, name) for name in tree.commands)])
 

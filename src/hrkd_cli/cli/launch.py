@@ -5,11 +5,9 @@ torchrun does the same from outside (``torchrun --nproc-per-node 2 -m hrkd_cli d
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +26,9 @@ def start_processes(processes: int | None) -> None:
     """
     if processes is None or processes < 2 or "WORLD_SIZE" in os.environ:
         return
+    import logging
+    import uuid
+
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

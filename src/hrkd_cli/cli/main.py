@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -17,14 +17,7 @@ from hrkd_cli.cli import commands, error_report, info  # noqa: F401 - they regis
 from hrkd_cli.cli.command import COMMANDS, Command, Group, typer_callback
 
 _HELP_OPTIONS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-
-app = typer.Typer(
-    name=error_report.PROGRAM,
-    cls=Group,
-    add_completion=False,
-    rich_markup_mode=None,
-    context_settings=_HELP_OPTIONS,
-    epilog="""\b
+_EPILOG = """\b
 From raw text to an int8 student:
   hrkd prepare ./reviews
   hrkd teach --model google-bert/bert-base-uncased
@@ -35,12 +28,7 @@ From raw text to an int8 student:
 
 Every option can also come from the environment (HRKD_EPOCHS, or HRKD_DISTILL_EPOCHS for one command) or from a TOML
 file given with --config. Exit codes: 0 done, 1 error, 2 usage, 3 a quality gate failed, 130 interrupted.
-HRKD_DEBUG=1 shows tracebacks.""",
-)
-
-for _name, _known in COMMANDS.items():
-    _epilog = "\n  ".join(["\b\nExamples:", *_known.examples]) if _known.examples else None
-    app.command(_name, cls=Command, epilog=_epilog, context_settings=_HELP_OPTIONS)(typer_callback(_name))
+HRKD_DEBUG=1 shows tracebacks."""
 
 
 def _show_version(wanted: bool) -> None:
@@ -49,7 +37,6 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(invoke_without_command=True)
 def root(
     ctx: typer.Context,
     version: Annotated[
@@ -61,8 +48,14 @@ def root(
         sys.stdout.write(ctx.get_help() + "\n")
 
 
-def command() -> Any:
-    """Return the command tree."""
+def command_tree(names: Container[str] = COMMANDS) -> Any:
+    """Return all commands, those in ``names`` with their options, which take time to make."""
+    app = typer.Typer(name=error_report.PROGRAM, cls=Group, add_completion=False, rich_markup_mode=None)
+    app.callback(invoke_without_command=True, epilog=_EPILOG, context_settings=_HELP_OPTIONS)(root)
+    for name, known in COMMANDS.items():
+        epilog = "\n  ".join(["\b\nExamples:", *known.examples]) if known.examples else None
+        callback = typer_callback(name, with_options=name in names)
+        app.command(name, cls=Command, epilog=epilog, context_settings=_HELP_OPTIONS)(callback)
     return get_command(app)
 
 
@@ -72,7 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the words after the program's name; None takes the process's own.
     """
-    program = error_report.program_name(sys.argv[1:] if arguments is None else arguments, COMMANDS)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    first = next((word for word in words if not word.startswith("-")), "")
+    program = f"{error_report.PROGRAM} {first}" if first in COMMANDS else error_report.PROGRAM
+    names: Container[str] = [first]
     for stream in (sys.stdout, sys.stderr):
         # A character that the terminal cannot show appears as an escape instead of ending the command.
         if reconfigure := getattr(stream, "reconfigure", None):
@@ -81,11 +77,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from typer.completion import completion_init  # type: ignore[attr-defined]
 
         completion_init()
+        names = COMMANDS
         # Typer has Rich wrap the help texts to the terminal, but a suggestion must stay on its line.
         os.environ["COLUMNS"] = "1000"
     try:
         signal.signal(signal.SIGTERM, _terminate)
-        code = command().main(args=arguments, prog_name=error_report.PROGRAM, standalone_mode=False)
+        code = command_tree(names).main(args=words, prog_name=error_report.PROGRAM, standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader has gone (hrkd predict ... | head). What is still buffered would fail once more at exit.

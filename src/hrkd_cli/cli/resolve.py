@@ -8,7 +8,6 @@ and variables are errors: a misspelled setting must not pass for a default.
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -77,6 +76,8 @@ def _file(file: Path, current: str, commands: Commands) -> dict[str, Any]:
 
 
 def _load(file: Path) -> dict[str, Any]:
+    import tomllib
+
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
