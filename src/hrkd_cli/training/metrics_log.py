@@ -1,4 +1,4 @@
-"""What a run reports of its steps: metrics.jsonl, events, rates."""
+"""What a run reports of its steps: metrics.jsonl, events, rates, the time that is left."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from hrkd_cli.training.loop import StepOutput
 
 RATE_WINDOW = 20  # steps over which examples/s is averaged
 UNREAD = 20  # steps whose tensors may wait on a GPU: reading one stops it until it has caught up
+STATE = ("position", "seconds", "examples", "dev_seconds", "scored", "waited")  # what a checkpoint holds, with the time
 
 
 class MetricsLogger:
@@ -26,8 +27,9 @@ class MetricsLogger:
     Args:
         file: metrics.jsonl; None writes nothing (a process that is not the main one).
         stage: name of the stage, for the events.
+        steps: optimizer steps in the whole run.
         steps_per_epoch: optimizer steps in an epoch.
-        seconds_left: estimates the rest of the run after a step.
+        eval_every: steps between two dev scores.
         on_event: receives each step.
         eager: read each step's tensors at once (on a CPU they are there already).
 
@@ -35,6 +37,9 @@ class MetricsLogger:
         seconds: training time so far, dev scoring and checkpoints left out.
         examples: rows of all domains so far.
         losses: of the last step, by kind.
+        begun: when the run began, by ``time.perf_counter``; later by the length of interruptions.
+        dev_seconds: time of the last dev scoring; an estimate before the first one.
+        waited: dev scores since the best average.
     """
 
     def __init__(
@@ -42,15 +47,15 @@ class MetricsLogger:
         file: Path | None,
         *,
         stage: str,
+        steps: int,
         steps_per_epoch: float,
-        seconds_left: Callable[[int], float],
+        eval_every: int,
         on_event: OnEvent,
         eager: bool,
     ) -> None:
         self.file = file
         self.stage = stage
-        self.steps_per_epoch = steps_per_epoch
-        self.seconds_left = seconds_left
+        self.steps, self.steps_per_epoch, self.eval_every = steps, steps_per_epoch, eval_every
         self.on_event = on_event
         self.unread_limit = 1 if eager else UNREAD
         self.unread: list[StepOutput] = []
@@ -59,7 +64,8 @@ class MetricsLogger:
         self.examples = 0
         self.losses: dict[str, float] = {}
         self.position = 0  # bytes of the file that are true
-        self.tick = time.perf_counter()
+        self.begun = self.tick = time.perf_counter()
+        self.dev_seconds, self.scored, self.waited = 0.0, 0, 0
 
     def open(self) -> None:
         """Start to write; what an interrupted run wrote after its checkpoint is cut off.
@@ -71,11 +77,6 @@ class MetricsLogger:
             with self.file.open("ab") as stream:
                 stream.truncate(min(self.position, self.file.stat().st_size))
         self.restart_clock()
-
-    @property
-    def step_seconds(self) -> float:
-        """Mean time of the last steps; 0 before the first."""
-        return sum(s for s, _ in self.window) / len(self.window) if self.window else 0.0
 
     @property
     def rate(self) -> float:
@@ -111,17 +112,22 @@ class MetricsLogger:
             self.window.append((each, step.examples))
             self._write(step, {name: column[number] for name, column in columns.items()})
 
-    def scored(self, step: int, dev: Mapping[str, Any], *, is_best: bool) -> None:
+    def add_dev(self, step: int, dev: Mapping[str, Any], *, is_best: bool, seconds: float) -> None:
         """Write dev scores (see scores_to_json)."""
+        self.dev_seconds = seconds
+        self.scored += 1
+        self.waited = 0 if is_best else self.waited + 1
         self._append({"step": step, "dev": dev, "is_best": is_best})
 
     def state_dict(self) -> dict[str, Any]:
-        """Return time, examples and bytes so far."""
-        return {"position": self.position, "seconds": self.seconds, "examples": self.examples}
+        """Return how far the run is."""
+        return {name: getattr(self, name) for name in STATE} | {"wall": time.perf_counter() - self.begun}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict()`` returned."""
-        self.position, self.seconds, self.examples = state["position"], state["seconds"], state["examples"]
+        for name in STATE:
+            setattr(self, name, state[name])
+        self.begun = time.perf_counter() - state["wall"]
 
     def _write(self, step: StepOutput, values: Mapping[str, Any]) -> None:
         losses = self.losses = {kind: values[kind] for kind in step.losses}
@@ -131,7 +137,10 @@ class MetricsLogger:
                 raise TrainingError(
                     f"step {step.number}: the {what} is {value}, not a number; lower --learning-rate or raise --warmup"
                 )
-        rate = sum(n for _, n in self.window) / max(1e-9, sum(s for s, _ in self.window))
+        seconds = sum(s for s, _ in self.window)
+        rate = sum(n for _, n in self.window) / max(1e-9, seconds)
+        evaluations = math.ceil(self.steps / self.eval_every) - self.scored
+        left = (self.steps - step.number) * seconds / len(self.window) + evaluations * self.dev_seconds
         shared: dict[str, Any] = {
             "step": step.number,
             "epoch": step.number / self.steps_per_epoch,
@@ -144,7 +153,6 @@ class MetricsLogger:
         if step.layer_ratios:
             graph["layer_ratios"] = tuple(tuple(values[f"layer.{n}"]) for n in range(len(step.layer_ratios)))
         self._append({**shared, "gradient_norm": norm, **graph, "examples_per_second": round(rate, 2)})
-        left = self.seconds_left(step.number)
         self.on_event(StepDone(stage=self.stage, examples_per_second=rate, seconds_left=left, **shared, **graph))
 
     def _append(self, record: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -111,8 +111,9 @@ class Trainer:
         self.metrics = MetricsLogger(
             work / MODEL.metrics if main else None,
             stage=self.stage,
+            steps=self.steps,
             steps_per_epoch=steps_per_epoch,
-            seconds_left=self._seconds_left,
+            eval_every=self.eval_every,
             on_event=context.on_event,
             eager=on_cpu,
         )
@@ -120,9 +121,7 @@ class Trainer:
             self.modules, settings, self.steps, arithmetic=context.precision, processes=context.processes
         )
         self.agree_every = 1 if on_cpu or context.processes.size == 1 else AGREE_EVERY
-        self.done, self.seconds, self.step_seconds = 0, 0.0, 0.0
-        # Of dev scorings: the time of the last one, how many there were, and how many since the best average.
-        self.dev_seconds, self.scored, self.waited = 0.0, 0, 0
+        self.done, self.seconds = 0, 0.0
         self._register()
 
     def _register(self) -> None:
@@ -134,20 +133,9 @@ class Trainer:
         register("objective", self.objective)
         register("best", self.best)
         register("metrics", self.metrics)
-        register("progress", self)
         register("random", RandomState(self.context.processes, self.context.device))
         if self.context.precision.scaler is not None:
             register("scaler", self.context.precision.scaler)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return how far the run is."""
-        seconds = time.perf_counter() - self.begun
-        return {"seconds": seconds, "dev_seconds": self.dev_seconds, "scored": self.scored, "waited": self.waited}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``state_dict()`` returned."""
-        self.begun = time.perf_counter() - state["seconds"]
-        self.dev_seconds, self.scored, self.waited = state["dev_seconds"], state["scored"], state["waited"]
 
     def run(self) -> None:
         """Train to the end.
@@ -163,7 +151,7 @@ class Trainer:
         # Dropout: processes have other rows, and draw other masks.
         torch.manual_seed(self.settings.seed + self.context.processes.rank)
         done = self.done = self.checkpoint.step
-        self.saved_at, self.begun = time.monotonic(), time.perf_counter()
+        self.saved_at, self.metrics.begun = time.monotonic(), time.perf_counter()
         self.checkpoint.restore()
         if done:
             self.context.on_event(Note(f"going on after step {done} of {self.steps}"))
@@ -183,7 +171,7 @@ class Trainer:
                     break
                 self._checkpoint(number, stop)
         self.metrics.flush()
-        self.seconds = time.perf_counter() - self.begun
+        self.seconds = time.perf_counter() - self.metrics.begun
 
     def _checkpoint(self, step: int, stop: GracefulStop) -> None:
         """Write a checkpoint where it is time for one; stop where a signal asked for it."""
@@ -208,21 +196,20 @@ class Trainer:
         self.metrics.flush()
         tick = time.perf_counter()
         scores = score(self.model, dev, self.heads, self.encoder, self.context.precision, self.context.processes)
-        self.dev_seconds = time.perf_counter() - tick
+        seconds = time.perf_counter() - tick
         found, metric = scores_to_json(scores), self.best.metric
         is_best = self.best.update(step, found)
-        self.scored += 1
-        self.waited = 0 if is_best else self.waited + 1
-        self.metrics.scored(step, found, is_best=is_best)
+        self.metrics.add_dev(step, found, is_best=is_best, seconds=seconds)
         by_domain = {domain: own[metric] for domain, own in found["domains"].items()}
         average, name = found["average"][metric], str(self.settings.metric)
         self.context.on_event(DevScored(self.stage, step, name, by_domain, average, is_best))
         self.metrics.restart_clock()
 
     def _out_of_patience(self, step: int) -> bool:
-        if self.settings.patience is None or self.waited < self.settings.patience:
+        waited = self.metrics.waited
+        if self.settings.patience is None or waited < self.settings.patience:
             return False
-        self.context.on_event(Note(f"stopped at step {step}: no better average in {self.waited} dev scores"))
+        self.context.on_event(Note(f"stopped at step {step}: no better average in {waited} dev scores"))
         return True
 
     def _estimate_cost(self) -> None:
@@ -240,10 +227,10 @@ class Trainer:
                     loss = self.objective.loss(batch).total
                 loss.backward()  # type: ignore[no-untyped-call]
                 float(loss.detach())  # waits for a GPU
-                self.step_seconds = (time.perf_counter() - tick) * accumulate
+                seconds = (time.perf_counter() - tick) * accumulate
         # A forward pass is about a third of a training step's work; measured once the first dev score is there.
         examples = sum(len(indices) for indices in rows.values()) * accumulate
-        self.dev_seconds = 0.0 if self.dev is None else self.step_seconds / 3 * self.dev.rows / examples
+        self.metrics.dev_seconds = 0.0 if self.dev is None else seconds / 3 * self.dev.rows / examples
         size = sum(t.numel() * t.element_size() for t in self.model.state_dict().values())
         # The best weights, those just being written, then the folder itself; two checkpoints (weights and two moments
         # each) and the one that is being written.
@@ -252,11 +239,6 @@ class Trainer:
         if self.context.processes.is_main:
             check_space(self.checkpoint.out, disk)
         left = self.steps - self.checkpoint.step
-        seconds = left * self.step_seconds + math.ceil(left / self.eval_every) * self.dev_seconds
+        seconds = left * seconds + math.ceil(left / self.eval_every) * self.metrics.dev_seconds
         started = StageStarted(self.stage, self.steps, self.settings.epochs, self.heads.domains, seconds, disk)
         self.context.on_event(started)
-
-    def _seconds_left(self, step: int) -> float:
-        evaluations = math.ceil(self.steps / self.eval_every) - self.scored
-        per_step = self.metrics.step_seconds or self.step_seconds
-        return (self.steps - step) * per_step + evaluations * self.dev_seconds
