@@ -40,7 +40,7 @@ from hrkd_cli.distillation.teacher_outputs import Comparison, OnlineTeacher
 from hrkd_cli.distillation.teachers import open_teachers
 from hrkd_cli.method import DomainGraph, Projections
 from hrkd_cli.models.backend import pick_device
-from hrkd_cli.models.capture import Capture, Captured, layer_map, select_columns
+from hrkd_cli.models.capture import Capture, Captured, layer_map
 from hrkd_cli.models.encoding import make_encoder
 from hrkd_cli.models.folder import save_model
 from hrkd_cli.models.loading import load_tokenizer, new_classifier, set_heads
@@ -188,7 +188,7 @@ class Bench:
                 projected = projections(own.hidden)
                 by_layer.append(released_losses(theirs, own, projected, batch.mask))
                 logits = [
-                    select_columns(seen.logits, heads.columns[domain])
+                    seen.logits[:, list(heads.columns[domain])]
                     for seen, heads in ((theirs, self.teachers.heads), (own, self.heads))
                 ]
                 predictions.append((-logits[0].softmax(dim=-1) * logits[1].log_softmax(dim=-1)).mean())

@@ -5,7 +5,7 @@ import torch
 from transformers import MPNetConfig
 
 from hrkd_cli.errors import ModelError
-from hrkd_cli.models.capture import Capture, layer_map, select_columns
+from hrkd_cli.models.capture import Capture, layer_map
 from hrkd_cli.models.encoding import Batch
 from hrkd_cli.models.loading import new_classifier
 from hrkd_cli.models.sizes import Sizes, sizes_of
@@ -72,12 +72,6 @@ def test_logits_only_asks_for_nothing_else():
 )
 def test_layer_map_rounds_half_up(teacher, student, expected):
     assert layer_map(teacher, student) == expected
-
-
-def test_select_columns():
-    logits = torch.arange(8).view(2, 4)
-    assert select_columns(logits, (1, 2)).tolist() == [[1, 2], [5, 6]]
-    assert select_columns(logits, (3, 0)).tolist() == [[3, 0], [7, 4]]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

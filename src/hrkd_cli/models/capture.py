@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hrkd_cli.errors import ModelError
 from hrkd_cli.method import Outputs
@@ -62,11 +62,3 @@ def layer_map(teacher_layers: int, student_layers: int) -> tuple[int, ...]:
     return tuple(
         (2 * n * teacher_layers + student_layers) // (2 * student_layers) for n in range(1, student_layers + 1)
     )
-
-
-def select_columns(logits: Tensor, columns: Sequence[int]) -> Tensor:
-    """Return one domain's logits (R, C) out of all outputs (R, outputs)."""
-    first, last = columns[0], columns[-1]
-    if list(columns) == list(range(first, last + 1)):
-        return logits[:, first : last + 1]
-    return logits[:, torch.tensor(columns, device=logits.device)]

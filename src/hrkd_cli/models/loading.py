@@ -163,17 +163,6 @@ def load_tokenizer(path: Path, role: str = "model") -> Any:
     return tokenizer
 
 
-def max_tokens(config: Any, tokenizer: Any) -> int:
-    """Return how many tokens a model can take."""
-    limits = [tokenizer.model_max_length]
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions:
-        # RoBERTa numbers its positions from padding_idx + 1.
-        offset = (config.pad_token_id or 0) + 1 if "roberta" in config.model_type else 0
-        limits.append(positions - offset)
-    return int(min(limits))
-
-
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Keep transformers' own reports and bars off the terminal: new heads and dropped poolers are what we ask for."""

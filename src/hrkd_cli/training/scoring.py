@@ -14,8 +14,8 @@ from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError, UsageError
 from hrkd_cli.evaluation.metrics import DomainScores, score_domain
 from hrkd_cli.models.encoding import Encoded, Encoder
-from hrkd_cli.models.loading import max_tokens
 from hrkd_cli.models.precision import Arithmetic
+from hrkd_cli.predict.folder import position_limit
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup
 
@@ -66,7 +66,7 @@ def check_trainable(dataset: Dataset) -> None:
 
 def check_length(max_length: int, model: Any, tokenizer: Any, name: str) -> None:
     """Raise a UsageError where the model cannot take that many tokens."""
-    limit = max_tokens(model.config, tokenizer)
+    limit = min(tokenizer.model_max_length, position_limit(model.config.to_dict()) or tokenizer.model_max_length)
     if max_length > limit:
         raise UsageError(f"--max-length {max_length}: {name} takes at most {limit} tokens")
 
