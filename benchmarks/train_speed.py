@@ -246,7 +246,7 @@ class Bench:
             batches = prefetch(iter(sampler), objective.collate, ahead=ahead)
             total, begun = WARM_UP + steps, 0.0
             for number in range(1, total + 1):
-                train_step(objective, batches, optimizer, arithmetic, number=number, steps=total)
+                train_step(objective, batches, optimizer, arithmetic, number=number)
                 if number == WARM_UP:
                     begun = self._now()
             return (self._now() - begun) / steps

@@ -59,28 +59,27 @@ def test_an_update_moves_the_graph_and_nothing_else(task):
     graph = {name: t.clone() for name, t in made.graph.state_dict().items()}
     others = {name: t.clone() for name, t in [*student.state_dict().items(), *made.projections.state_dict().items()]}
     random_state = torch.get_rng_state()
-    made.on_step_start(1, 100, batch, optimizer)
+    made.on_step_start(1, batch, optimizer)
     assert not torch.equal(made.graph.score, graph["score"])
     now = dict([*student.state_dict().items(), *made.projections.state_dict().items()])
     assert all(torch.equal(now[name], before) for name, before in others.items())
     assert all(p.grad is None for p in student.parameters())
     assert torch.equal(torch.get_rng_state(), random_state)
     assert student.training
-    made.on_step_start(
-        2, 100, batch, optimizer
-    )  # the layers before the scores, which start at zero, move from the second on
+    # The layers before the scores, which start at zero, move from the second on.
+    made.on_step_start(2, batch, optimizer)
     assert not torch.equal(made.graph.encode.weight, graph["encode.weight"])
 
 
 def test_the_state_restores_graph_and_moments(task):
     made, _, optimizer, batch = task
-    made.on_step_start(1, 100, batch, optimizer)
+    made.on_step_start(1, batch, optimizer)
     state = {name: t.clone() for name, t in made.state_dict().items()}
-    made.on_step_start(2, 100, batch, optimizer)
+    made.on_step_start(2, batch, optimizer)
     ahead = made.graph.score.clone()
     made.load_state_dict(state)
     assert not torch.equal(made.graph.score, ahead)
-    made.on_step_start(2, 100, batch, optimizer)
+    made.on_step_start(2, batch, optimizer)
     assert torch.equal(made.graph.score, ahead)
 
 

@@ -110,7 +110,7 @@ class DistillObjective:
                 processes=self.processes,
             )
 
-    def on_step_start(self, number: int, steps: int, batch: Sequence[DistillBatch], optimizer: Optimizer) -> None:
+    def on_step_start(self, number: int, batch: Sequence[DistillBatch], optimizer: Optimizer) -> None:
         """Train a learned graph before step ``number`` where it is its turn."""
         if self.graph_trainer is None or number % self.settings.graph_every:
             return

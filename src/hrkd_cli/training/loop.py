@@ -49,8 +49,8 @@ class Objective(Protocol):
         """Run the models on a batch."""
         ...
 
-    def on_step_start(self, number: int, steps: int, batch: Any, optimizer: Optimizer) -> None:
-        """Do what comes before step ``number`` of ``steps``; ``batch`` is its first."""
+    def on_step_start(self, number: int, batch: Any, optimizer: Optimizer) -> None:
+        """Do what comes before a step; ``batch`` is its first."""
         return
 
     def state_dict(self) -> dict[str, Any]:
@@ -100,10 +100,9 @@ def train_step(
     precision: Arithmetic,
     *,
     number: int,
-    steps: int,
     accumulate: int = 1,
 ) -> StepOutput:
-    """Take step ``number`` of ``steps`` on the mean loss of the next ``accumulate`` batches; does not wait for a GPU.
+    """Take step ``number`` on the mean loss of the next ``accumulate`` batches; does not wait for a GPU.
 
     ``batches`` are pairs of rows and what the objective made of them.
     """
@@ -112,7 +111,7 @@ def train_step(
     for part in range(accumulate):
         rows, batch = next(batches)
         if part == 0:
-            objective.on_step_start(number, steps, batch, optimizer)
+            objective.on_step_start(number, batch, optimizer)
         with precision.forward():
             loss = objective.loss(batch)
         precision.backward(loss.total / accumulate)

@@ -162,7 +162,7 @@ class Trainer:
         self.metrics.open()
         with contextlib.closing(batches), GracefulStop() as stop:
             for number in range(done + 1, self.steps + 1):
-                step = train_step(*how, number=number, steps=self.steps, accumulate=self.settings.accumulate)
+                step = train_step(*how, number=number, accumulate=self.settings.accumulate)
                 self.done = number
                 self.metrics.add(step)
                 if self.dev is not None and (number % self.eval_every == 0 or number == self.steps):
