@@ -58,7 +58,13 @@ def make_step(**changes):
 def logged(tmp_path, *steps):
     events = []
     logger = MetricsLogger(
-        tmp_path / "m", stage="teach", steps=9, steps_per_epoch=7, eval_every=3, on_event=events.append, eager=False
+        file=tmp_path / "m",
+        stage="teach",
+        steps=9,
+        steps_per_epoch=7,
+        eval_every=3,
+        on_event=events.append,
+        eager=False,
     )
     logger.open()
     for step in steps:

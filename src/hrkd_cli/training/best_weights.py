@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hrkd_cli.choices import Metric
 from hrkd_cli.training.checkpoint import host_copies, saved_values
 
 AVERAGE = ""  # key of the best average step among the best steps of domains (no domain has an empty name)
@@ -24,27 +24,25 @@ class SavedWeights(TypedDict):
     dev: dict[str, Any]
 
 
+@dataclass(eq=False)
 class BestWeights:
     """Compares dev scores and writes the weights that are best for something.
 
-    Args:
+    Attributes:
         work: the run's folder.
         model: whose weights they are.
-        metric: what "best" means; as an attribute, its name in scores.
+        metric: what "best" means: ``accuracy`` or ``macro_f1``.
         by_domain: whether each domain's best weights are kept too.
         writes: whether this process writes the files.
-
-    Attributes:
         best: the best average under ``AVERAGE``, and each domain's best.
     """
 
-    def __init__(self, work: Path, model: nn.Module, metric: Metric, *, by_domain: bool, writes: bool) -> None:
-        self.work = work
-        self.model = model
-        self.metric = metric.replace("-", "_")
-        self.by_domain = by_domain
-        self.writes = writes
-        self.best: dict[str, SavedWeights] = {}
+    work: Path
+    model: nn.Module
+    metric: str
+    by_domain: bool
+    writes: bool
+    best: dict[str, SavedWeights] = field(default_factory=dict)
 
     def update(self, step: int, dev: dict[str, Any]) -> bool:
         """Keep the present weights if they are best for anything; tell whether their average is better than before.

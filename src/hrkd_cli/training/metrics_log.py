@@ -7,6 +7,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ from hrkd_cli.training.loop import StepOutput
 
 RATE_WINDOW = 20  # steps over which examples/s is averaged
 UNREAD = 20  # steps whose tensors may wait on a GPU: reading one stops it until it has caught up
-STATE = ("position", "seconds", "examples", "dev_seconds", "scored", "waited")  # what a checkpoint holds, with the time
+STATE = ("seconds", "examples", "position", "scored", "waited", "dev_seconds")  # what a checkpoint holds, and the time
 
 
+@dataclass(kw_only=True, eq=False)
 class MetricsLogger:
     """Writes each step once, in order, and emits it as an event.
 
-    Args:
+    Attributes:
         file: metrics.jsonl; None writes nothing (a process that is not the main one).
         stage: name of the stage, for the events.
         steps: optimizer steps in the whole run.
@@ -32,40 +34,35 @@ class MetricsLogger:
         eval_every: steps between two dev scores.
         on_event: receives each step.
         eager: read each step's tensors at once (on a CPU they are there already).
-
-    Attributes:
         seconds: training time so far, dev scoring and checkpoints left out.
         examples: rows of all domains so far.
-        losses: of the last step, by kind.
-        begun: when the run began, by ``time.perf_counter``; later by the length of interruptions.
-        dev_seconds: time of the last dev scoring; an estimate before the first one.
+        position: bytes of the file that are true.
+        scored: dev scores so far.
         waited: dev scores since the best average.
+        dev_seconds: time of the last dev scoring; an estimate before the first one.
+        begun: when the run began, by ``time.perf_counter``; later by the length of interruptions.
+        losses: of the last step, by kind.
     """
 
-    def __init__(
-        self,
-        file: Path | None,
-        *,
-        stage: str,
-        steps: int,
-        steps_per_epoch: float,
-        eval_every: int,
-        on_event: OnEvent,
-        eager: bool,
-    ) -> None:
-        self.file = file
-        self.stage = stage
-        self.steps, self.steps_per_epoch, self.eval_every = steps, steps_per_epoch, eval_every
-        self.on_event = on_event
-        self.unread_limit = 1 if eager else UNREAD
+    file: Path | None
+    stage: str
+    steps: int
+    steps_per_epoch: float
+    eval_every: int
+    on_event: OnEvent
+    eager: bool
+    seconds: float = 0.0
+    examples: int = 0
+    position: int = 0
+    scored: int = 0
+    waited: int = 0
+    dev_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.losses: dict[str, float] = {}
         self.unread: list[StepOutput] = []
         self.window: deque[tuple[float, int]] = deque(maxlen=RATE_WINDOW)
-        self.seconds = 0.0
-        self.examples = 0
-        self.losses: dict[str, float] = {}
-        self.position = 0  # bytes of the file that are true
         self.begun = self.tick = time.perf_counter()
-        self.dev_seconds, self.scored, self.waited = 0.0, 0, 0
 
     def open(self) -> None:
         """Start to write; what an interrupted run wrote after its checkpoint is cut off.
@@ -90,7 +87,7 @@ class MetricsLogger:
     def add(self, step: StepOutput) -> None:
         """Take in a step; it is written now or with a few others."""
         self.unread.append(step)
-        if len(self.unread) >= self.unread_limit:
+        if self.eager or len(self.unread) >= UNREAD:
             self.flush()
 
     def flush(self) -> None:

@@ -107,9 +107,10 @@ class Trainer:
         self.steps = max(1, math.ceil(steps_per_epoch * settings.epochs))
         self.eval_every = settings.eval_every or max(1, round(steps_per_epoch / 2))
         main, on_cpu = context.processes.is_main, context.device.type == "cpu"
-        self.best = BestWeights(work, self.model, settings.metric, by_domain=self.best_by_domain, writes=main)
+        metric = settings.metric.replace("-", "_")  # its name in scores
+        self.best = BestWeights(work, self.model, metric, by_domain=self.best_by_domain, writes=main)
         self.metrics = MetricsLogger(
-            work / MODEL.metrics if main else None,
+            file=work / MODEL.metrics if main else None,
             stage=self.stage,
             steps=self.steps,
             steps_per_epoch=steps_per_epoch,
