@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch.distributed.checkpoint.stateful import Stateful
 
 KEPT = 2
-FORMAT = 2
+FORMAT = 3
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
