@@ -226,7 +226,7 @@ class Bench:
             self.settings,
             self.comparison,
             width=sizes_of(self.teachers.root.config).width,
-            class_weights=dict.fromkeys(self.heads.domains),
+            class_weights=None,
         )
 
     def ours(self) -> dict[str, Any]:

@@ -38,6 +38,6 @@ def make_task(teacher, dataset, *, arithmetic=Precision.FP32, **options):
         settings,
         comparison,
         width=sizes_of(teachers.root.config).width,
-        class_weights=dict.fromkeys(heads.domains),
+        class_weights=None,
     )
     return objective, teachers.root, student

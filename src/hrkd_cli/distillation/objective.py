@@ -49,7 +49,7 @@ class DistillObjective:
         comparison: see Comparison.
         width: H, of the teacher.
         held_back: numbers of the rows by domain that a learned graph is judged on.
-        class_weights: (C,) factors by domain, or None.
+        class_weights: (D, C) factors of the classes' terms; None where all count the same.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class DistillObjective:
         *,
         width: int,
         held_back: Mapping[str, Sequence[int]] | None = None,
-        class_weights: Mapping[str, Tensor | None],
+        class_weights: Tensor | None,
     ) -> None:
         self.collate = collate
         self.settings = settings
@@ -75,10 +75,7 @@ class DistillObjective:
         counts = [len(labels) for labels in heads.labels.values()]
         self.mean_classes = sum(counts) / self.domains
         self.columns = LabelGather(heads, heads.domains, self.device)
-        known = [weight for weight in class_weights.values() if weight is not None]
-        self.class_weights: Tensor | None = None  # (D, C)
-        if known:
-            self.class_weights = nn.utils.rnn.pad_sequence(known, batch_first=True, padding_value=1.0).to(self.device)
+        self.class_weights = None if class_weights is None else class_weights.to(self.device)
         layers = sizes_of(student.config).layers if comparison.layers else 0
         self.student = Capture(student, range(1, layers + 1), attention=comparison.needs(Need.ATTENTION))
         self.projections: Projections | None = None

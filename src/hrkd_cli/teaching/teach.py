@@ -187,9 +187,10 @@ class FineTuningObjective(Objective):
         self.own_logits = LabelGather(self.heads, self.heads.domains, self.context.device)
         # The weight of each row by its label.
         self.weights = {domain: np.ones(len(labels)) for domain, labels in self.train.labels.items()}
-        for domain, of_class in self.train.class_weights(self.heads, self.class_weights).items():
-            if of_class is not None:
-                self.weights[domain] = of_class.numpy().astype(np.float64)[self.train.labels[domain]]
+        table = self.train.class_weights(self.heads, self.class_weights)
+        if table is not None:
+            of_domain = zip(self.heads.domains, table.double().numpy(), strict=True)
+            self.weights = {domain: weights[self.train.labels[domain]] for domain, weights in of_domain}
 
     def collate(self, rows: Rows) -> list[TeachBatch]:
         """Return this process's part of a step, in pieces of similar length."""

@@ -39,15 +39,15 @@ class EncodedSplit:
         """Rows of all domains."""
         return sum(len(encoded) for encoded in self.encoded.values())
 
-    def class_weights(self, heads: DomainHeads, choice: ClassWeights) -> dict[str, torch.Tensor | None]:
-        """Return each domain's (C,) class weights, rows / (C x rows of the class); None where all count the same."""
+    def class_weights(self, heads: DomainHeads, choice: ClassWeights) -> torch.Tensor | None:
+        """Return (D, C) class weights, rows / (classes x rows of the class); None where all count the same."""
         if choice is ClassWeights.NONE:
-            return dict.fromkeys(heads.domains)
-        weights: dict[str, torch.Tensor | None] = {}
+            return None
+        weights = []
         for domain, names in heads.labels.items():
             counts = np.bincount(self.labels[domain], minlength=len(names)).clip(min=1)
-            weights[domain] = torch.tensor(counts.sum() / (len(names) * counts), dtype=torch.float32)
-        return weights
+            weights.append(torch.tensor(counts.sum() / (len(names) * counts), dtype=torch.float32))
+        return torch.nn.utils.rnn.pad_sequence(weights, batch_first=True, padding_value=1.0)
 
 
 def check_trainable(dataset: Dataset) -> None:
