@@ -41,16 +41,16 @@ def save_model(
     pair: bool,
     truncate: Truncate = Truncate.HEAD,
 ) -> None:
-    """Write config, weights (safetensors) and tokenizer into ``path``.
+    """Write config, weights (safetensors) and the fast tokenizer into ``path``.
 
     Args:
-        model: a transformers sequence classifier with ``heads.size`` outputs.
+        model: a transformers sequence classifier.
         tokenizer: its fast tokenizer.
         path: folder, made when missing.
-        heads: which output is which (domain, label).
-        max_length: tokens its inputs were cut to; every later stage cuts at the same length.
+        heads: its outputs.
+        max_length: tokens that inputs are cut to, in every later stage too.
         pair: whether it takes two texts.
-        truncate: what was kept of longer texts, for every later stage too.
+        truncate: what is kept of longer texts, in every later stage too.
     """
     path.mkdir(parents=True, exist_ok=True)
     model.config.hrkd = {

@@ -10,13 +10,7 @@ from hrkd_cli.errors import ModelError
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """The sizes that distillation compares.
-
-    Attributes:
-        layers: transformer layers.
-        width: of the hidden states.
-        heads: attention heads of a layer.
-    """
+    """Transformer layers, width of the hidden states, attention heads of a layer."""
 
     layers: int
     width: int

@@ -95,7 +95,7 @@ def default_shape(teacher: Any) -> Shape:
 
 
 def student_config(teacher: Any, shape: Shape, heads: DomainHeads, *, init: Init) -> Any:
-    """Return a config of the teacher's architecture in the student's shape, with one output per (domain, label) pair.
+    """Return a config of the teacher's architecture in the student's shape.
 
     The feed-forward width is the teacher's own at the teacher's width, 1200 at 312 (as TinyBERT's), else 4 x width, and
     never more than the teacher's. The number of attention heads is the teacher's.
@@ -189,8 +189,8 @@ def prune_weights(
 
     Args:
         teacher: classifier to prune.
-        student: classifier of the same architecture with fewer layers and perhaps less width; only its shapes matter,
-            and its own (random) weights where the teacher has none of that name (a new head).
+        student: classifier of the same architecture and no larger; keeps its own (random) weights where the teacher
+            has none of that name (a new head).
         layers: m(l) for l = 1..L, 1-based.
         outputs: for each output of the student, the teacher's output of the same meaning; None where it has none, and
             the student's row stays random.
@@ -217,13 +217,8 @@ def prune_weights(
 def take_head(teacher: Any, student: Any, outputs: Sequence[int | None]) -> bool:
     """Start the head of a pretrained student (all that is not its encoder, and the pooler) from its teacher's.
 
-    Args:
-        teacher: the teacher's classifier.
-        student: a classifier of the same width and kind of head, changed in place; others keep their random head.
-        outputs: see prune_weights.
-
-    Returns:
-        Whether the head was taken over.
+    The student is changed in place where its head is of the teacher's width and kind; return whether it is. See
+    prune_weights for ``outputs``.
     """
     head, _ = output_layer(student)
     body = {f"{student.base_model_prefix}.{name}" for name in student.base_model.state_dict() if "pooler" not in name}
