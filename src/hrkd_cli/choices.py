@@ -4,143 +4,55 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+SourceFormat = StrEnum("SourceFormat", ["AUTO", "AMAZON", "MNLI", "CSV", "TSV", "JSONL", "PARQUET", "HUB"])
+"""Layout of a raw source; ``auto`` looks at the files."""
 
-class SourceFormat(StrEnum):
-    """Layout of a raw source; ``auto`` looks at the files."""
+Split = StrEnum("Split", ["TRAIN", "DEV", "TEST", "ALL"])
+"""Part of a dataset."""
 
-    AUTO = "auto"
-    AMAZON = "amazon"
-    MNLI = "mnli"
-    CSV = "csv"
-    TSV = "tsv"
-    JSONL = "jsonl"
-    PARQUET = "parquet"
-    HUB = "hub"
+Device = StrEnum("Device", ["AUTO", "CPU", "CUDA", "MPS"])
+"""Where tensors live; ``auto`` takes CUDA, then MPS, then the CPU."""
 
+Target = StrEnum(
+    "Target", {"AUTO": "auto", "AVX2": "avx2", "AVX512_VNNI": "avx512-vnni", "ARM64": "arm64", "WASM": "wasm"}
+)
+"""The CPU that an int8 file is for; ``auto`` is this machine's."""
 
-class Split(StrEnum):
-    """Part of a dataset."""
+Sampling = StrEnum("Sampling", ["COVER", "BALANCED", "TEMPERATURE"])
+"""How many rows each domain gives to a step, and how long an epoch is (see ``hrkd_cli.data.batching``)."""
 
-    TRAIN = "train"
-    DEV = "dev"
-    TEST = "test"
-    ALL = "all"
+Metric = StrEnum("Metric", {"ACCURACY": "accuracy", "MACRO_F1": "macro-f1"})
+"""What "best" means on the dev split."""
 
+ClassWeights = StrEnum("ClassWeights", ["NONE", "BALANCED"])
+"""Weight of a class in the loss; ``balanced`` is inverse to its share of the domain's train split."""
 
-class Device(StrEnum):
-    """Where tensors live; ``auto`` takes CUDA, then MPS, then the CPU."""
+Method = StrEnum("Method", ["HRKD", "TINYBERT", "LOGITS", "LABELS"])
+"""What the student learns from its teacher."""
 
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-    MPS = "mps"
+Recipe = StrEnum("Recipe", ["OURS", "PAPER"])
+"""Where options that were not given come from: our defaults, or what the paper's released code runs with."""
 
+Graph = StrEnum("Graph", ["LEARNED", "FROZEN", "UNIFORM", "NONE"])
+"""Where the domain ratios come from."""
 
-class Target(StrEnum):
-    """The CPU that an int8 file is for; ``auto`` is this machine's."""
+Means = StrEnum("Means", ["MASKED", "RELEASED"])
+"""What the means of the losses run over: valid tokens, or padded positions too as in the released code."""
 
-    AUTO = "auto"
-    AVX2 = "avx2"
-    AVX512_VNNI = "avx512-vnni"
-    ARM64 = "arm64"
-    WASM = "wasm"
+InstanceWeights = StrEnum("InstanceWeights", {"NONE": "none", "META_KD": "meta-kd"})
+"""Weights of single rows in the losses against the teacher (see ``hrkd_cli.distillation.instance_weights``)."""
 
+Init = StrEnum("Init", ["TEACHER", "RANDOM"])
+"""Where the weights of a LAYERSxWIDTH student come from."""
 
-class Sampling(StrEnum):
-    """How many rows each domain gives to a step, and how long an epoch is (see ``hrkd_cli.data.batching``)."""
+Truncate = StrEnum("Truncate", {"HEAD": "head", "TAIL": "tail", "HEAD_TAIL": "head-tail"})
+"""Which tokens of a text that is too long are read (see ``hrkd_cli.predict.folder``)."""
 
-    COVER = "cover"
-    BALANCED = "balanced"
-    TEMPERATURE = "temperature"
+Precision = StrEnum("Precision", ["AUTO", "FP32", "BF16", "FP16"])
+"""Arithmetic of a training run's forward and backward passes; weights stay in float32."""
 
+CacheTeacher = StrEnum("CacheTeacher", ["AUTO", "ON", "OFF"])
+"""Whether the teacher's outputs are computed once and kept on disk."""
 
-class Metric(StrEnum):
-    """What "best" means on the dev split."""
-
-    ACCURACY = "accuracy"
-    MACRO_F1 = "macro-f1"
-
-
-class ClassWeights(StrEnum):
-    """Weight of a class in the loss; ``balanced`` is inverse to its share of the domain's train split."""
-
-    NONE = "none"
-    BALANCED = "balanced"
-
-
-class Method(StrEnum):
-    """What the student learns from its teacher."""
-
-    HRKD = "hrkd"
-    TINYBERT = "tinybert"
-    LOGITS = "logits"
-    LABELS = "labels"
-
-
-class Recipe(StrEnum):
-    """Where options that were not given come from: our defaults, or what the paper's released code runs with."""
-
-    OURS = "ours"
-    PAPER = "paper"
-
-
-class Graph(StrEnum):
-    """Where the domain ratios come from."""
-
-    LEARNED = "learned"
-    FROZEN = "frozen"
-    UNIFORM = "uniform"
-    NONE = "none"
-
-
-class Means(StrEnum):
-    """What the means of the losses run over: valid tokens, or padded positions too as in the released code."""
-
-    MASKED = "masked"
-    RELEASED = "released"
-
-
-class InstanceWeights(StrEnum):
-    """Weights of single rows in the losses against the teacher (see ``hrkd_cli.distillation.instance_weights``)."""
-
-    NONE = "none"
-    META_KD = "meta-kd"
-
-
-class Init(StrEnum):
-    """Where the weights of a LAYERSxWIDTH student come from."""
-
-    TEACHER = "teacher"
-    RANDOM = "random"
-
-
-class Truncate(StrEnum):
-    """Which tokens of a text that is too long are read (see ``hrkd_cli.predict.folder``)."""
-
-    HEAD = "head"
-    TAIL = "tail"
-    HEAD_TAIL = "head-tail"
-
-
-class Precision(StrEnum):
-    """Arithmetic of a training run's forward and backward passes; weights stay in float32."""
-
-    AUTO = "auto"
-    FP32 = "fp32"
-    BF16 = "bf16"
-    FP16 = "fp16"
-
-
-class CacheTeacher(StrEnum):
-    """Whether the teacher's outputs are computed once and kept on disk."""
-
-    AUTO = "auto"
-    ON = "on"
-    OFF = "off"
-
-
-class TeacherCheckpoints(StrEnum):
-    """Which teacher a domain has: the weights that were best for it, or those that were best on average."""
-
-    DOMAIN = "domain"
-    AVERAGE = "average"
+TeacherCheckpoints = StrEnum("TeacherCheckpoints", ["DOMAIN", "AVERAGE"])
+"""Which teacher a domain has: the weights that were best for it, or those that were best on average."""

@@ -205,8 +205,3 @@ class ReportSettings(Settings):
         shown="RUN/report.html, hrkd-out/report.html for several runs",
     )
     force: bool = shared(False, "Replace a file that is no report.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class InfoSettings(Settings):
-    """What ``hrkd info`` takes: the shared options alone."""

@@ -44,7 +44,7 @@ def test_models_stand_side_by_side():
     assert ["fp32", "int8"] in lines
     assert ["parameters", "14,350,248", "14,350,248"] in lines
     assert ["size,", "MB", "57.4", "57.4"] in lines
-    assert ["p50", "-", "7.35"] in lines
+    assert ["latency", "p50,", "ms", "-", "7.35"] in lines
     assert ["accuracy", "padded", "in", "batches,", "%", "-", "86.0"] in lines
     assert ["labels", "that", "padding", "changes,", "%", "-", "0.25"] in lines
     assert "batch 1, 1 thread, 128 tokens" in text

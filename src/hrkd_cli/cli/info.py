@@ -11,13 +11,13 @@ from hrkd_cli import __version__
 from hrkd_cli.cli import tables
 from hrkd_cli.cli.command import command
 from hrkd_cli.cli.console import Console
-from hrkd_cli.command_settings import InfoSettings
 from hrkd_cli.formatting import size
 from hrkd_cli.machine import cpu_name, instructions, usable_cpus
+from hrkd_cli.options import Settings
 
 
-@command("info", InfoSettings)
-def info(run: Console, _options: InfoSettings) -> None:
+@command("info", Settings)
+def info(run: Console, _options: Settings) -> None:
     """Show versions, processor, memory and devices."""
     with run.engine(progress=False):
         found = collect()

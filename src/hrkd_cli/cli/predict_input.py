@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +45,11 @@ def from_arguments(texts: list[str], pair: bool) -> Iterator[Chunk]:
     Raises:
         UsageError: an argument is empty, or not two texts where the model reads pairs.
     """
-    names = [f"TEXT number {number}" for number in range(1, len(texts) + 1)]
-    for name, text in zip(names, texts, strict=True):
+    rows = [(f"TEXT number {number}", text) for number, text in enumerate(texts, start=1)]
+    for place, text in rows:
         if not text.strip():
-            raise UsageError(f"{name} is empty")
-    yield _divided(texts, pair, names)
+            raise UsageError(f"{place} is empty")
+    yield _divided(rows, pair)
 
 
 def from_file(file: Path, text: str | None, text_pair: str | None, pair: bool) -> Iterator[Chunk]:
@@ -63,12 +63,10 @@ def from_file(file: Path, text: str | None, text_pair: str | None, pair: bool) -
     texts, pairs = read_texts(file, text=text, text_pair=text_pair)
     if not pair and text_pair is None:
         pairs = None  # found by its name, but the model reads one text
-    for start in range(0, len(texts), CHUNK):
-        part = texts[start : start + CHUNK]
-        if pairs is not None:
-            yield part, pairs[start : start + CHUNK]
-        else:
-            yield _divided(part, pair, [f"{file}: text {start + number}" for number in range(1, len(part) + 1)])
+    rows = [(f"{file}: text {number}", text) for number, text in enumerate(texts, start=1)]
+    for start in range(0, len(rows), CHUNK):
+        chunk = slice(start, start + CHUNK)
+        yield _divided(rows[chunk], pair) if pairs is None else (texts[chunk], pairs[chunk])
 
 
 def from_stdin(pair: bool, warn: Callable[[str], None]) -> Iterator[Chunk]:
@@ -79,20 +77,20 @@ def from_stdin(pair: bool, warn: Callable[[str], None]) -> Iterator[Chunk]:
     """
     any_text = False
     for lines in _lines(sys.stdin.buffer):
-        kept = []
+        rows = []
         for number, raw in lines:
+            place = f"stdin:{number}"
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r")
             except UnicodeDecodeError:
-                raise DataError(f"stdin:{number}: not UTF-8") from None
+                raise DataError(f"{place}: not UTF-8") from None
             if line.strip():
-                kept.append((number, line))
+                rows.append((place, line))
             else:
-                warn(f"stdin:{number}: empty line skipped")
-        any_text = any_text or bool(kept)
-        for start in range(0, len(kept), CHUNK):
-            part = kept[start : start + CHUNK]
-            yield _divided([line for _, line in part], pair, [f"stdin:{number}" for number, _ in part])
+                warn(f"{place}: empty line skipped")
+        any_text = any_text or bool(rows)
+        for start in range(0, len(rows), CHUNK):
+            yield _divided(rows[start : start + CHUNK], pair)
     if not any_text:
         raise DataError("stdin: no text in it")
 
@@ -109,12 +107,14 @@ def _lines(stream: Any) -> Iterator[list[tuple[int, bytes]]]:
         yield [(number + 1, rest)]
 
 
-def _divided(texts: list[str], pair: bool, places: Sequence[str]) -> Chunk:
-    """Divide each text at its TAB where the model reads pairs."""
+def _divided(rows: list[tuple[str, str]], pair: bool) -> Chunk:
+    """Return the texts of rows (place, text), each divided at its TAB where the model reads pairs."""
     if not pair:
-        return texts, None
-    halves = [text.split("\t") for text in texts]
-    for half, place in zip(halves, places, strict=True):
-        if len(half) != 2 or not all(part.strip() for part in half):
+        return [text for _, text in rows], None
+    halves = []
+    for place, text in rows:
+        first, tab, second = text.partition("\t")
+        if not (tab and first.strip() and second.strip()) or "\t" in second:
             raise DataError(f"{place}: this model reads pairs; put one TAB between the two texts")
+        halves.append((first, second))
     return [first for first, _ in halves], [second for _, second in halves]

@@ -75,6 +75,8 @@ _FIGURES: dict[str, Callable[[Json], str]] = {
     "  size, MB": lambda m: megabytes(m.get("bytes")),
     "  accuracy padded in batches, %": lambda m: percent((m.get("padded") or {}).get("accuracy")),
     "  labels that padding changes, %": lambda m: percent((m.get("padded") or {}).get("disagreement"), digits=2),
+    "  latency p50, ms": lambda m: f"{m['latency_ms']['p50']:.2f}" if m.get("latency_ms") else "-",
+    "  latency p95, ms": lambda m: f"{m['latency_ms']['p95']:.2f}" if m.get("latency_ms") else "-",
 }
 
 
@@ -90,8 +92,11 @@ def compared(result: Json) -> list[Table]:
     rows.append(("model",))
     figures = [(name, *map(cell, models)) for name, cell in _FIGURES.items()]
     rows += [row for row in figures if set(row[1:]) != {"-"}]
-    rows += _latency_rows(models)
-    tables = [Table(f"Split: {result['split']}", ("", *map(_heading, models)), rows)]
+    title = f"Split: {result['split']}"
+    if timed := next((model["latency_ms"] for model in models if model.get("latency_ms")), None):
+        threads, tokens = plural(timed["threads"], "thread"), plural(timed["tokens"], "token")
+        title += f"; latency with batch {timed.get('batch', 1)}, {threads}, {tokens}"
+    tables = [Table(title, ("", *map(_heading, models)), rows)]
     tables += by_length(result, [(_heading(m), m.get("latency", ())) for m in models if not _is_floor(m)])
     return tables + _by_label(models)
 
@@ -213,17 +218,6 @@ def _score_rows(models: Sequence[Json], domains: Mapping[str, str], cell: Callab
     for name, label in domains.items():
         rows.append((f"  {label}", *(cell(model["domains"].get(name, {})) for model in models)))
     return [*rows, ("  average", *(cell(model["average"]) for model in models))]
-
-
-def _latency_rows(models: Sequence[Json]) -> list[Row]:
-    measured = next((model["latency_ms"] for model in models if model.get("latency_ms")), None)
-    if measured is None:
-        return []
-    what = f"{plural(measured['threads'], 'thread')}, {plural(measured['tokens'], 'token')}"
-    rows: list[Row] = [(f"latency, ms  (batch {measured.get('batch', 1)}, {what})",)]
-    for name in ("p50", "p95"):
-        rows.append((f"  {name}", *(f"{m['latency_ms'][name]:.2f}" if m.get("latency_ms") else "-" for m in models)))
-    return rows
 
 
 def _by_label(models: Sequence[Json]) -> list[Table]:

@@ -70,10 +70,6 @@ class Chart:
     """What a chart shows.
 
     Attributes:
-        title: one line.
-        x_label: the x axis, with its unit.
-        y_label: the y axis, with its unit.
-        lines: see Line.
         x_end: end of the x axis, which then begins at 0; None for the range of the lines.
         limits: range of the y axis; None for that of the lines.
         log: whether the y axis is logarithmic.

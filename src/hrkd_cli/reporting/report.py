@@ -16,21 +16,10 @@ from hrkd_cli.outputs import writing
 from hrkd_cli.reporting.page import MARK, page
 from hrkd_cli.reporting.run import Run, read_run
 
-_MARK_WITHIN = 256  # bytes from the top of a file, in which the mark of a report is
-
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """What a report shows of a run.
-
-    Attributes:
-        run: its folder.
-        stage: ``"teach"`` or ``"distill"``.
-        finished: False while it is under way, or when it was cut off.
-        steps: recorded so far.
-        best_step: of the best dev score; None before the first.
-        accuracy: average dev accuracy (0 to 1) of that step.
-    """
+    """What a report shows of a run: the best step and its average dev accuracy (0 to 1) are None before the first."""
 
     run: str
     stage: str
@@ -47,13 +36,7 @@ class RunSummary:
 
 @dataclass(frozen=True, slots=True)
 class ReportResult:
-    """A written report.
-
-    Attributes:
-        out: the file.
-        bytes: its size.
-        runs: what it shows, in order.
-    """
+    """A written report: the file, its size, and the runs that it shows."""
 
     out: str
     bytes: int
@@ -114,23 +97,17 @@ def report(
 
 def _check_target(target: Path, runs: Sequence[Path], *, force: bool) -> None:
     """Refuse to write over what is not a report."""
-    if not (target.exists() or target.is_symlink()) or _is_report(target):
+    if not (target.exists() or target.is_symlink()):
         return
     if not target.is_file():
         raise OutputError(f"{target} is not a file, so it is left alone; choose another --out")
+    if MARK.encode() in target.read_bytes()[:256]:
+        return
     folders = {target.resolve().parent, *target.resolve().parents}
     if owner := next((run for run in runs if run.resolve() in folders), None):
         raise OutputError(f"{target} is a file of the run {owner}, so it is left alone; choose another --out")
     if not force:
         raise OutputError(f"{target} exists and is no report; replace it with --force or choose another --out")
-
-
-def _is_report(file: Path) -> bool:
-    try:
-        with file.open("rb") as stream:
-            return MARK.encode() in stream.read(_MARK_WITHIN)
-    except OSError:
-        return False
 
 
 def _summary(run: Run) -> RunSummary:
