@@ -77,6 +77,12 @@ class PrepareSettings(Settings):
     seed: int = seed_option()
     force: bool = force_option()
 
+    @property
+    def columns(self) -> dict[str, str]:
+        """Names of columns by role, those that were given."""
+        named = {role: getattr(self, role) for role in ("text", "text_pair", "label", "domain", "split")}
+        return {role: name for role, name in named.items() if name is not None}
+
     def check(self) -> None:
         """Refuse splits that leave nothing to train on."""
         if self.dev + self.test >= 1:

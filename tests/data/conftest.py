@@ -3,9 +3,9 @@ from collections import namedtuple
 
 import pytest
 
-from hrkd_cli.data.ingest import ingest, open_store, stamps
-from hrkd_cli.data.sources.columns import Columns
-from hrkd_cli.data.sources.discover import find_source, parse_format
+from hrkd_cli.choices import SourceFormat
+from hrkd_cli.data.ingest import ingest, open_store
+from hrkd_cli.data.sources.discover import find_source
 
 # For hub_server, which lies beside the folders of tests.
 
@@ -20,18 +20,18 @@ def read():
 
     def run(source, format="auto", domains=None, encoding=None, **columns):
         events = []
-        found = find_source(source, parse_format(format))
+        found = find_source(source, SourceFormat(format))
         with open_store(str(source)) as store:
-            named = Columns(**columns)
-            ingest(store, found, named, domains=domains, encoding=encoding, on_event=events.append)
-            examples = [
-                Example(*row) for row in store.usable("text, text_pair, label, domain, split, file, line").fetchall()
-            ]
+            stamps = ingest(store, found, columns, domains=domains, encoding=encoding, on_event=events.append)
+            rows = store.con.execute(
+                "SELECT text, text_pair, label, domain, split, file, line FROM rows WHERE reason IS NULL ORDER BY rowid"
+            )
+            examples = [Example(*row) for row in rows.fetchall()]
             dropped = []
-            for reason, (_, places) in store.unusable().items():
+            for reason, (_, places) in store.dropped().items():
                 for place in places:
                     dropped.append(Dropped(reason, None, place, int(place.rpartition(":")[2])))
-            raw = Raw(examples, sorted(dropped, key=lambda row: row.place), store.pair, stamps(found, store))
+            raw = Raw(examples, sorted(dropped, key=lambda row: row.place), store.pair, stamps)
         return raw, [event.text for event in events if hasattr(event, "text")]
 
     return run

@@ -147,12 +147,6 @@ def test_evaluation_of_a_prepared_folder(prepared):
         load_for_evaluation(prepared, "half")
 
 
-def test_evaluation_takes_named_columns(tmp_path, jsonl):
-    path = jsonl(tmp_path / "all.jsonl", [{"t": "x", "l": "a", "d": "books"}])
-    dataset = load_for_evaluation(path, "test", text="t", label="l", domain="d")
-    assert dataset.split("books", "test").labels == ["a"]
-
-
 def test_equal_rows_have_an_equal_fingerprint_and_others_another(tmp_path, jsonl):
     rows = [{"text": "x", "label": "a"}, {"text": "y", "label": "b"}]
     prints = []

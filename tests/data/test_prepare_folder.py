@@ -231,7 +231,7 @@ def test_an_output_below_a_file_is_one_line(reviews, tmp_path):
         {"few_shot": 0},
         {"few_shot": 1.5},
         {"domains": []},
-        {"domains": "books"},
+        {"domains": "books,,dvd"},
         {"format": "xml"},
     ],
 )

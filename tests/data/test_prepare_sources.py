@@ -10,7 +10,6 @@ import pytest
 
 from hrkd_cli import prepare
 from hrkd_cli.data import folder as folder_module
-from hrkd_cli.data.sources import delimited
 from hrkd_cli.errors import DataError
 from hrkd_cli.events import Progress
 from hrkd_cli.layout import SPLITS
@@ -57,27 +56,7 @@ def test_every_row_is_in_one_split_or_counted_with_its_place(tmp_path, source, r
     assert [row.place for row in raw.dropped] == sorted(result.dropped_rows["no label"])
 
 
-def test_duckdb_and_the_row_reader_read_the_same(tmp_path, monkeypatch):
-    path = tmp_path / "all.csv"
-    lines = [f'"text {i}, \n""quoted"" {i % 70}",{"xy"[i % 2]},{"ab"[i % 3 % 2]}\n' for i in range(500)]
-    path.write_text("text,label,domain\n" + "".join(lines))
-    by_rows = prepare(path, out=tmp_path / "rows")
-    monkeypatch.setattr(delimited, "LARGE", 0)
-    by_duckdb = prepare(path, out=tmp_path / "duckdb")
-    assert by_rows.fingerprint == by_duckdb.fingerprint
-
-
-def test_places_of_rows_that_duckdb_read_are_lines(tmp_path, monkeypatch):
-    monkeypatch.setattr(delimited, "LARGE", 0)
-    path = tmp_path / "all.csv"
-    lines = [f'"t\n{i}",{"xy"[i % 2]},d\n' for i in range(50)]
-    path.write_text("text,label,domain\n" + "".join([*lines[:20], "t,,d\n", *lines[20:]]))
-    assert prepare(path, out=tmp_path / "out").dropped_rows == {"no label": (f"{path}:42",)}
-
-
-@pytest.mark.parametrize("large", [0, 1 << 30])
-def test_an_error_deep_in_a_file_names_its_line_and_leaves_nothing(tmp_path, monkeypatch, large):
-    monkeypatch.setattr(delimited, "LARGE", large)
+def test_an_error_deep_in_a_file_names_its_line_and_leaves_nothing(tmp_path):
     lines = [f'"text\n{i}",{"xy"[i % 2]},d\n' for i in range(500)]
     lines[400] = '"text" 400,x,d\n'
     path = tmp_path / "all.csv"
@@ -87,9 +66,7 @@ def test_an_error_deep_in_a_file_names_its_line_and_leaves_nothing(tmp_path, mon
     assert [entry.name for entry in tmp_path.iterdir()] == ["all.csv"]
 
 
-@pytest.mark.parametrize("large", [0, 1 << 30])
-def test_an_unclosed_quote_is_an_error_and_never_read_with_another_quote(tmp_path, monkeypatch, large):
-    monkeypatch.setattr(delimited, "LARGE", large)
+def test_an_unclosed_quote_is_an_error(tmp_path):
     path = tmp_path / "all.csv"
     path.write_text("text,label,domain\n" + "".join(f"t{i},{'xy'[i % 2]},d\n" for i in range(40)) + '"open,x,d\n')
     with pytest.raises(DataError, match=rf"^{path}:42: not valid quoting"):
@@ -111,7 +88,7 @@ def test_what_comes_first_in_the_source_is_what_is_reported(tmp_path, jsonl):
 
 
 def test_row_groups_are_small(tmp_path, source, monkeypatch):
-    monkeypatch.setattr(folder_module, "_GROUP_ROWS", 16)
+    monkeypatch.setattr(folder_module, "GROUP_ROWS", 16)
     prepare(source, out=tmp_path / "out")
     meta = pq.ParquetFile(tmp_path / "out" / "data" / "dvd" / "train.parquet").metadata
     assert {meta.row_group(i).num_rows for i in range(meta.num_row_groups - 1)} == {16}

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hrkd_cli.data.sources.values import Reason
-from hrkd_cli.errors import DataError, UsageError
+from hrkd_cli.errors import DataError
 
 HEADER = "text,label,domain\n"
 
@@ -331,8 +331,3 @@ def test_nothing_usable_is_an_error_with_the_reasons(tmp_path, read):
         DataError, match=r"no row of domain 'd' can be used|no row can be used: 2 x no label .first: .*a.csv:2"
     ):
         read(write(tmp_path / "a.csv", HEADER + "a,,d\nb,nan,d\n"))
-
-
-def test_an_unknown_format_is_a_usage_error(tmp_path, read):
-    with pytest.raises(UsageError, match="--format: 'xml' is not one of auto, amazon"):
-        read(tmp_path, format="xml")

@@ -5,17 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hrkd_cli.choices import SourceFormat, Split
+from hrkd_cli.choices import Split
+from hrkd_cli.command_settings import PrepareSettings
 from hrkd_cli.data.dataset import Dataset, Rows, make_dataset
 from hrkd_cli.data.folder import is_prepared, open_dataset, read_manifest
 from hrkd_cli.data.ingest import RowStore, ingest, open_store, stamps
-from hrkd_cli.data.prepare import options_json, prepare
-from hrkd_cli.data.sources.columns import Columns
+from hrkd_cli.data.prepare import decisive_options, prepare
 from hrkd_cli.data.sources.discover import find_source
 from hrkd_cli.errors import DataError, OutputError, UsageError
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.layout import DATASET_OUT, SPLITS
-from hrkd_cli.settings import DEFAULT_SEED
 
 
 def load_for_training(
@@ -54,26 +53,13 @@ def load_for_training(
     return open_dataset(dataset_out)
 
 
-def load_for_evaluation(
-    data: str | Path,
-    split: Split | str = Split.TEST,
-    *,
-    text: str | None = None,
-    text_pair: str | None = None,
-    label: str | None = None,
-    domain: str | None = None,
-    on_event: OnEvent = ignore,
-) -> Dataset:
+def load_for_evaluation(data: str | Path, split: Split | str = Split.TEST, *, on_event: OnEvent = ignore) -> Dataset:
     """Return data to score a model on; nothing is written, and no row that can be used is left out.
 
     Args:
         data: a prepared folder or a raw source. All of a raw source that has no splits of its own is the split that is
             asked for.
         split: the part that will be scored.
-        text: column of the text in a raw source, as for the next three.
-        text_pair: column of the second text.
-        label: column of the label.
-        domain: column of the domain.
         on_event: told of rows that cannot be used.
 
     Raises:
@@ -87,9 +73,8 @@ def load_for_evaluation(
     if is_prepared(Path(data)):
         dataset = open_dataset(Path(data))
     else:
-        columns = Columns(text=text, text_pair=text_pair, label=label, domain=domain)
         with open_store(str(data)) as store:
-            ingest(store, find_source(data, SourceFormat.AUTO), columns, domains=None, on_event=on_event)
+            ingest(store, find_source(data), {}, on_event=on_event)
             _note_unusable(store, on_event)
             dataset = make_dataset(_by_split(store, wanted), pair=bool(store.pair), path=None)
     without = [name for name in dataset.domains if not len(dataset.split(name, wanted))]
@@ -102,7 +87,8 @@ def load_for_evaluation(
 
 
 def _by_split(store: RowStore, wanted: Split) -> dict[str, dict[str, Rows]]:
-    rows = store.usable().fetchall()
+    usable = "SELECT text, text_pair, label, domain, split FROM rows WHERE reason IS NULL ORDER BY rowid"
+    rows = store.con.execute(usable).fetchall()
     has_splits = any(split for *_, split in rows)
     # Where everything is asked for it does not matter in which split it lies; but it must lie in one.
     only = "test" if wanted is Split.ALL else str(wanted)
@@ -118,7 +104,7 @@ def _by_split(store: RowStore, wanted: Split) -> dict[str, dict[str, Rows]]:
 
 
 def _note_unusable(store: RowStore, on_event: OnEvent) -> None:
-    unusable = store.unusable()
+    unusable = store.dropped()
     if not unusable:
         return
     total = sum(count for count, _ in unusable.values())
@@ -133,18 +119,18 @@ def _difference(data: str | Path, dataset_out: Path, on_event: OnEvent) -> str |
     if _known(manifest.get("sources")) != _known(_stamps(data, on_event)):
         return "was made from other data"
     theirs = {name: value for name, value in manifest.get("options", {}).items() if name != "format"}
-    ours = {"seed": DEFAULT_SEED, **options_json()}
+    usual = PrepareSettings(source=str(data))
+    ours = {"seed": usual.seed, **decisive_options(usual)}
     changed = [name for name, value in {"seed": manifest.get("seed"), **theirs}.items() if ours.get(name) != value]
     return f"was prepared with other options ({', '.join(changed)})" if changed else None
 
 
 def _stamps(data: str | Path, on_event: OnEvent) -> list[dict[str, Any]]:
-    found = find_source(data, SourceFormat.AUTO)
+    found = find_source(data)
     if found.dataset is None:
         return stamps(found)
     with open_store(str(data)) as store:
-        ingest(store, found, Columns(), domains=None, on_event=on_event)
-        return stamps(found, store)
+        return ingest(store, found, {}, on_event=on_event)
 
 
 def _known(stamps: Any) -> list[tuple[str, str]]:

@@ -16,7 +16,6 @@ from hrkd_cli.layout import SPLITS
 
 # A sum of shares is not exact; what differs by less is a tie.
 _TIE = 1e-9
-_NOT_OF_THE_FEW = "few-shot"
 _BLOCK = 1 << 16
 
 _START = """
@@ -28,6 +27,10 @@ CREATE TABLE placed AS
   SELECT rows.rowid AS id, key, whole, stratum, domain_number, coalesce(split, 'train') AS split,
     NULL::VARCHAR AS reason
   FROM rows JOIN strata USING (domain, label) WHERE reason IS NULL;
+CREATE OR REPLACE VIEW dropped AS
+  SELECT rowid AS id, file, line, domain, reason FROM rows WHERE reason IS NOT NULL
+  UNION ALL SELECT id, file, line, domain, placed.reason FROM placed JOIN rows ON rows.rowid = placed.id
+  WHERE placed.reason IS NOT NULL;
 """
 
 # Of a text that is in test and in dev, test is the reason.
@@ -78,7 +81,7 @@ WHERE placed.key = cut.key AND reason IS NULL AND placed.split = 'train'
 
 # By hash: the rows of a smaller share are among those of a larger one.
 _FEW = f"""
-UPDATE placed SET reason = '{_NOT_OF_THE_FEW}'
+UPDATE placed SET reason = '{Reason.NOT_OF_THE_FEW}'
 FROM (
   SELECT id, count(*) OVER (PARTITION BY stratum) AS count,
     row_number() OVER (

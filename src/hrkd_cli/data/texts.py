@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
-from hrkd_cli.data.sources.columns import Columns, find_columns
+from hrkd_cli.data.sources.columns import find_columns
 from hrkd_cli.data.sources.formats import LINES, format_of
-from hrkd_cli.data.sources.text_file import TextFile
 from hrkd_cli.data.sources.values import UnusableError, as_text
 from hrkd_cli.errors import DataError, UsageError
 
 
 def read_texts(
-    source: Path | Iterable[str], *, text: str | None = None, text_pair: str | None = None
+    source: Path, *, text: str | None = None, text_pair: str | None = None
 ) -> tuple[list[str], list[str] | None]:
     """Return texts, and second texts where there are any, one per row and in order.
 
     Args:
-        source: a file of one of the formats of ``prepare``; any other file, or an iterable of lines (stdin), holds one
-            text per line, blank lines left out.
+        source: a file of one of the formats of ``prepare``; any other file holds one text per line, blank lines left
+            out.
         text: column of the text; None looks for the usual names, or takes the only column.
         text_pair: column of the second text.
 
@@ -27,24 +25,17 @@ def read_texts(
         DataError: the file cannot be read, a column is not there, or a row has no text.
         UsageError: a column was named where there are none.
     """
-    kind = format_of(source) if isinstance(source, Path) else None
-    for option, value in (("--text", text), ("--text-pair", text_pair)):
-        if value is not None and kind is None:
-            raise UsageError(f"{option}: lines of text have no columns; give a CSV, TSV, JSONL or Parquet file")
-    if not isinstance(source, Path):
-        texts = [line for line in (line.rstrip("\r\n") for line in source) if line.strip()]
-        if not texts:
-            raise DataError("standard input: no text in it")
-        return texts, None
+    named = {role: name for role, name in (("text", text), ("text_pair", text_pair)) if name is not None}
+    kind = format_of(source, labelled=False) or LINES
+    if kind is LINES and named:
+        option = "--text" if "text" in named else "--text-pair"
+        raise UsageError(f"{option}: lines of text have no columns; give a CSV, TSV, JSONL or Parquet file")
     if not source.is_file():
         raise DataError(f"{source}: no such file")
-    table = (kind or LINES).open(TextFile(source))
-    named = Columns(text=text or (table.columns[0] if len(table.columns) == 1 else None), text_pair=text_pair)
+    table = kind.open(source)
     # Whatever the file is called, no domain and no label are needed.
-    places = find_columns(
-        table.columns, named, where=str(source), defaults=table.defaults, file_domain=True, needs_label=False
-    )
-    wanted = [places.text] if places.text_pair is None else [places.text, places.text_pair]
+    places = find_columns(table, named, where=str(source), file_domain=True, labelled=False)
+    wanted = [places[role] for role in ("text", "text_pair") if role in places]
     rows: list[list[str]] = []
     for line, values in table.rows(wanted):
         # A row left out would shift every prediction after it away from its row, so none is.

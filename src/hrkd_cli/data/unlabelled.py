@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hrkd_cli.data.dataset import Dataset, Rows, fingerprint_of
-from hrkd_cli.data.ingest import KEY, WHOLE_KEY, Part, RowStore, open_store
+from hrkd_cli.data.ingest import KEY, WHOLE_KEY, RowStore, open_store
 from hrkd_cli.data.names import short
-from hrkd_cli.data.sources.columns import Columns, Places, find_columns
-from hrkd_cli.data.sources.discover import looks_like_data
-from hrkd_cli.data.sources.formats import LINES, format_of
-from hrkd_cli.data.sources.table import Table
-from hrkd_cli.data.sources.text_file import TextFile, plain_stem, plain_suffix
+from hrkd_cli.data.sources.columns import find_columns
+from hrkd_cli.data.sources.discover import looks_like_data, walk
+from hrkd_cli.data.sources.formats import LINES, Format, format_of
+from hrkd_cli.data.sources.text_file import split_name
 from hrkd_cli.errors import DataError
-from hrkd_cli.events import Note, OnEvent, ignore
+from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.layout import SPLITS
 from hrkd_cli.settings import DistillSettings
 
@@ -41,13 +40,11 @@ class BareTexts:
     """Texts without labels.
 
     Attributes:
-        path: where they were read.
         rows: texts by domain, without labels; only domains that have some. General texts are all under ``""``.
-        dropped: texts that were left out, by reason.
+        dropped: number of texts that were left out, by reason.
         fingerprint: sha256 over the texts that are left, by domain and in order.
     """
 
-    path: Path
     rows: dict[str, Rows]
     dropped: dict[str, int]
     fingerprint: str
@@ -60,11 +57,7 @@ class BareTexts:
     def to_json(self) -> dict[str, Any]:
         """Return what ``hrkd.json`` records of them."""
         by_domain = {domain: len(rows) for domain, rows in self.rows.items() if domain}
-        return {
-            "texts": by_domain or self.count,
-            "dropped": dict(self.dropped),
-            "fingerprint": self.fingerprint,
-        }
+        return {"texts": by_domain or self.count, "dropped": dict(self.dropped), "fingerprint": self.fingerprint}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,37 +112,36 @@ def read_unlabelled(source: Path, dataset: Dataset, *, on_event: OnEvent) -> Bar
     Raises:
         DataError: it cannot be read, or nothing in it can be used.
     """
-    alone = not source.is_dir()
     skipped = []
     with open_store(str(source), labelled=False) as store:
-        for path in _files(source, on_event):
-            domain = None if alone else _domain_of(path, source, dataset)
-            if domain is None and not alone and format_of(path) is None:
+        for path, kind in _files(source, on_event):
+            in_folder = path != source
+            domain = _domain_of(path, source, dataset) if in_folder else None
+            if in_folder and domain is None and kind is LINES:
                 skipped.append(path.relative_to(source).as_posix())
                 continue
-            table = _open(path)
-            places = _places(path, table, needs_domain=alone)
-            if domain is None and places.domain is None:
+            table = kind.open(path)
+            places = find_columns(table, None, where=str(path), file_domain=in_folder, labelled=False)
+            if domain is None and "domain" not in places:
                 skipped.append(path.relative_to(source).as_posix())
                 continue
-            if dataset.pair and places.text_pair is None:
-                raise DataError(
-                    f"{path}: no second text found (columns: {short(table.columns, 30)}), and the data has two"
-                )
-            second = places.text_pair if dataset.pair else None
-            store.add(Part(str(path), table, Places(places.text, second, None, places.domain, None), domain), ignore)
-        rows, dropped = _kept(store, dataset, dataset.domains)
+            if dataset.pair and "text_pair" not in places:
+                columns = short(table.columns, 30)
+                raise DataError(f"{path}: no second text found (columns: {columns}), and the data has two")
+            used = ("text", "text_pair", "domain") if dataset.pair else ("text", "domain")
+            store.add(str(path), table, {role: places[role] for role in used if role in places}, domain=domain)
+        found = _kept(store, dataset, dataset.domains)
     if skipped:
         on_event(Note(f"{source}: not read, no domain of the data is called so: {short(skipped)}"))
-    if not rows:
-        why = f" ({_listed(dropped)})" if dropped else ""
+    if not found.rows:
+        why = f" ({_listed(found)})" if found.dropped else ""
         names = short(list(dataset.domains), 20)
         raise DataError(f"--unlabelled {source}: no text of a domain of the data in it{why}; the domains are {names}")
-    counts = ", ".join(f"{domain} {len(part):,}" for domain, part in rows.items())
-    on_event(Note(f"unlabelled texts: {counts}{_left_out(dropped)}"))
-    if without := [domain for domain in dataset.domains if domain not in rows]:
+    counts = ", ".join(f"{domain} {len(part):,}" for domain, part in found.rows.items())
+    on_event(Note(f"unlabelled texts: {counts}{_left_out(found)}"))
+    if without := [domain for domain in dataset.domains if domain not in found.rows]:
         on_event(Note(f"unlabelled texts: none for {short(without)}, which learn from labelled rows alone"))
-    return _texts(source, rows, dropped)
+    return found
 
 
 def read_general(source: Path, dataset: Dataset, *, on_event: OnEvent) -> BareTexts:
@@ -166,23 +158,47 @@ def read_general(source: Path, dataset: Dataset, *, on_event: OnEvent) -> BareTe
         DataError: it cannot be read, or holds no text.
     """
     with open_store(str(source), labelled=False) as store:
-        for path in _files(source, on_event):
-            table = _open(path)
-            places = _places(path, table)
-            for text in (places.text, places.text_pair):
-                if text is not None:
-                    store.add(Part(str(path), table, Places(text, None, None, None, None), domain=""), ignore)
-        rows, dropped = _kept(store, dataset, ("",), general=True)
-    if not rows:
-        raise DataError(f"--general {source}: no text in it that can be used{_left_out(dropped)}")
-    on_event(Note(f"general texts: {len(rows['']):,}{_left_out(dropped)}"))
-    return _texts(source, rows, dropped)
+        for path, kind in _files(source, on_event):
+            table = kind.open(path)
+            places = find_columns(table, None, where=str(path), file_domain=True, labelled=False)
+            for role in ("text", "text_pair"):
+                if role in places:
+                    store.add(str(path), table, {"text": places[role]}, domain="")
+        found = _kept(store, dataset, ("",), general=True)
+    if not found.rows:
+        raise DataError(f"--general {source}: no text in it that can be used{_left_out(found)}")
+    on_event(Note(f"general texts: {found.count:,}{_left_out(found)}"))
+    return found
 
 
-def _kept(
-    store: RowStore, dataset: Dataset, domains: tuple[str, ...], *, general: bool = False
-) -> tuple[dict[str, Rows], dict[str, int]]:
-    """Return the texts that are kept by domain, and how many are not by reason.
+def _files(source: Path, on_event: OnEvent) -> Iterator[tuple[Path, Format]]:
+    """Yield the files to read with their formats, in name order.
+
+    Raises:
+        DataError: there are none.
+    """
+    if not source.exists():
+        raise DataError(f"{source}: no such file or folder")
+    if not source.is_dir():
+        yield source, format_of(source, labelled=False) or LINES
+        return
+    formats = {path: format_of(path, labelled=False) for path in walk(source) if looks_like_data(path)}
+    if not any(formats.values()):
+        raise DataError(f"{source}: no CSV, TSV, JSONL, Parquet or .txt file in this folder")
+    if others := [path.relative_to(source).as_posix() for path, kind in formats.items() if kind is None]:
+        on_event(Note(f"{source}: not read: {short(others)}", warning=True))
+    yield from ((path, kind) for path, kind in formats.items() if kind is not None)
+
+
+def _domain_of(path: Path, source: Path, dataset: Dataset) -> str | None:
+    """Return the domain that a file's or its folder's name stands for, if any."""
+    stem, _ = split_name(path)
+    names = [stem, stem.rpartition(".")[0], path.parent.name if path.parent != source else ""]
+    return next((name for name in names if name in dataset.labels), None)
+
+
+def _kept(store: RowStore, dataset: Dataset, domains: tuple[str, ...], *, general: bool = False) -> BareTexts:
+    """Return the texts that are kept.
 
     Args:
         store: the texts.
@@ -212,74 +228,15 @@ def _kept(
         rows.texts.append(text)
         if rows.pairs is not None:
             rows.pairs.append(pair)
-    return {domain: found[domain] for domain in domains if domain in found}, dict(dropped)
+    rows_by_domain = {domain: found[domain] for domain in domains if domain in found}
+    return BareTexts(
+        rows_by_domain, dict(dropped), fingerprint_of({domain: {"": part} for domain, part in rows_by_domain.items()})
+    )
 
 
-def _domain_of(path: Path, source: Path, dataset: Dataset) -> str | None:
-    """Return the domain that a file's or its folder's name stands for, if any."""
-    stem = plain_stem(path)
-    names = [stem, stem.rpartition(".")[0], path.parent.name if path.parent != source else ""]
-    return next((name for name in names if name in dataset.labels), None)
+def _left_out(found: BareTexts) -> str:
+    return f"; left out: {_listed(found)}" if found.dropped else ""
 
 
-def _files(source: Path, on_event: OnEvent) -> list[Path]:
-    """Return the files to read, in name order.
-
-    Raises:
-        DataError: there are none.
-    """
-    if not source.exists():
-        raise DataError(f"{source}: no such file or folder")
-    if not source.is_dir():
-        return [source]
-    hidden = (".", "__")
-    paths = [
-        path
-        for path in sorted(source.rglob("*"))
-        if path.is_file()
-        and looks_like_data(path)
-        and not any(part.startswith(hidden) for part in path.relative_to(source).parts)
-    ]
-    files = [path for path in paths if format_of(path) or plain_suffix(path) in LINES.suffixes]
-    if not files:
-        raise DataError(f"{source}: no CSV, TSV, JSONL, Parquet or .txt file in this folder")
-    if others := [path.relative_to(source).as_posix() for path in paths if path not in files]:
-        on_event(Note(f"{source}: not read: {short(others)}", warning=True))
-    return files
-
-
-def _open(path: Path) -> Table:
-    return (format_of(path) or LINES).open(TextFile(path))
-
-
-def _places(path: Path, table: Table, *, needs_domain: bool = False) -> Places:
-    """Find the columns.
-
-    Raises:
-        DataError: there is no text, or no domain where there must be one.
-    """
-    named = Columns(text=table.columns[0]) if len(table.columns) == 1 else Columns()
-    try:
-        return find_columns(
-            table.columns,
-            named,
-            where=str(path),
-            defaults=table.defaults,
-            file_domain=not needs_domain,
-            needs_label=False,
-        )
-    except DataError:
-        wanted = "text and domain, or a folder with one file per domain" if needs_domain else "text"
-        raise DataError(f"{path}: columns {short(table.columns, 30)}; expected {wanted}") from None
-
-
-def _texts(source: Path, rows: dict[str, Rows], dropped: dict[str, int]) -> BareTexts:
-    return BareTexts(source, rows, dropped, fingerprint_of({domain: {"": part} for domain, part in rows.items()}))
-
-
-def _left_out(dropped: dict[str, int]) -> str:
-    return f"; left out: {_listed(dropped)}" if dropped else ""
-
-
-def _listed(dropped: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} x {reason}" for reason, count in dropped.items())
+def _listed(found: BareTexts) -> str:
+    return ", ".join(f"{count:,} x {reason}" for reason, count in found.dropped.items())

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from hrkd_cli.data.sources.columns import Columns
-from hrkd_cli.data.sources.table import Row, Table
-from hrkd_cli.data.sources.text_file import TextFile, plain_stem
+from hrkd_cli.data.sources.columns import Row, Table
+from hrkd_cli.data.sources.text_file import TextFile, split_name
 from hrkd_cli.errors import DataError
 
 # The file name is the label. unlabeled.review lies beside these two and is left alone.
@@ -29,7 +28,7 @@ def open_reviews(file: TextFile) -> Table:
         for line, review in _reviews(file):
             yield line, [review.get(name) for name in names]
 
-    return Table(columns, rows, Columns(text="review_text"), plain_stem(file.path))
+    return Table(columns, rows, {"text": "review_text"}, label=split_name(file.path)[0])
 
 
 def _reviews(file: TextFile) -> Iterator[tuple[int, dict[str, str]]]:

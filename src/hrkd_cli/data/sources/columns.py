@@ -1,14 +1,15 @@
-"""Which column is which: named by the user, or found by the usual names."""
+"""A file as a table, and which of its columns is which: named by the user, or found by the usual names."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from hrkd_cli.errors import DataError
 from hrkd_cli.options import option_name
 
-# In order of preference; compared without case, spaces around and "-" for "_".
+# By role, in the order in which roles are looked for: domain before label, so that a "category" beside a "sentiment" is
+# a domain. Names are in order of preference, and compared without case, spaces around and "-" for "_".
 USUAL = {
     "text": (
         "text", "sentence", "sentence1", "premise", "text1", "text_a", "sentence_a", "review", "review_text",
@@ -18,98 +19,82 @@ USUAL = {
     "text_pair": (
         "text_pair", "textpair", "sentence2", "hypothesis", "text2", "text_b", "sentence_b", "question2",
     ),
+    "split": ("split",),
+    "domain": ("domain", "genre", "category", "product_category", "topic", "product_type"),
     "label": (
         "label", "labels", "gold_label", "sentiment", "class", "target", "category", "intent", "polarity", "stance",
         "label_text",
     ),
-    "domain": ("domain", "genre", "category", "product_category", "topic", "product_type"),
-    "split": ("split",),
 }  # fmt: skip
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Columns:
-    """Column names that the user gave; None means "look for the usual ones"."""
-
-    text: str | None = None
-    text_pair: str | None = None
-    label: str | None = None
-    domain: str | None = None
-    split: str | None = None
-
-    def named(self) -> dict[str, str]:
-        """Return what was named."""
-        pairs = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return {name: value for name, value in pairs if value is not None}
+Row = tuple[int, Sequence[object] | None]
+"""Line, and values of the columns that were asked for; None for a row with the wrong number of fields."""
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """Column numbers; None where there is no such column."""
+class Table:
+    """A file with columns. Nothing is held: rows are read anew each time.
 
-    text: int
-    text_pair: int | None
-    label: int | None
-    domain: int | None
-    split: int | None
+    Attributes:
+        columns: column names, in order.
+        rows: given column numbers, yields rows. A row's line is where it starts (its number, from 1, in formats without
+            lines).
+        defaults: columns by role that the format's own rules give, tried before the usual names.
+        label: label of the whole file, in formats that give it by file name.
+        note: what the reader decided and the user should know.
+    """
+
+    columns: list[str]
+    rows: Callable[[Sequence[int]], Iterator[Row]]
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    label: str | None = None
+    note: str | None = None
 
 
 def find_columns(
-    columns: Sequence[str],
-    named: Columns,
+    table: Table,
+    named: Mapping[str, str] | None,
     *,
     where: str,
-    defaults: Columns | None = None,
     file_domain: bool = False,
-    needs_label: bool = True,
-) -> Places:
-    """Find text, second text, label, domain and split among a table's columns.
+    labelled: bool = True,
+) -> dict[str, int]:
+    """Find text, second text, split, domain and label among a table's columns; no column has two roles.
 
     Args:
-        columns: the table's column names.
-        named: what the user named.
+        table: the table.
+        named: column names by role that the user gave; None where the user cannot name any.
         where: the file, for messages.
-        defaults: what the format itself names.
         file_domain: whether the file's own name already stands for a domain; then only a column called exactly
             "domain" (or a named one) overrules it.
-        needs_label: whether a table without labels is an error.
+        labelled: whether there must be a label; where not, a table's only column is the text.
+
+    Returns:
+        Column numbers by role, without roles that no column has.
 
     Raises:
         DataError: a named column is not there, or a needed one is not found.
     """
-    found = _resolve(columns, named, defaults or Columns(), where, file_domain=file_domain)
-    if found["text"] is None:
-        raise DataError(_missing("text", columns, where))
-    if found["domain"] is None and not file_domain:
-        raise DataError(_missing("domain", columns, where) + ", or give a folder with one file per domain")
-    if found["label"] is None and needs_label:
-        raise DataError(_missing("label", columns, where))
-    return Places(found["text"], found["text_pair"], found["label"], found["domain"], found["split"])
-
-
-def _resolve(
-    columns: Sequence[str], named: Columns, defaults: Columns, where: str, *, file_domain: bool
-) -> dict[str, int | None]:
-    found: dict[str, int | None] = {
-        role: _named(wanted, role, columns, where) for role, wanted in named.named().items()
-    }
-    have = [_plain(name) for name in columns]
-    # Domain before label, so that a "category" beside a "sentiment" is a domain; no column is found for two roles.
-    for role in ("text", "text_pair", "split", "domain", "label"):
-        if role in found:
-            continue
-        given = getattr(defaults, role)
-        if given is not None and given in columns:
-            found[role] = columns.index(given)
-        else:
-            usual = ("domain",) if role == "domain" and file_domain else USUAL[role]
-            places = (have.index(name) for name in usual if name in have)
-            found[role] = next((place for place in places if place not in found.values()), None)
+    found = {role: _named(name, role, table.columns, where) for role, name in (named or {}).items()}
+    if not labelled and len(table.columns) == 1:
+        found["text"] = 0
+    have = [_plain(name) for name in table.columns]
+    for role, names in USUAL.items():
+        usual = ("domain",) if role == "domain" and file_domain else names
+        places = [have.index(name) for name in usual if name in have]
+        free = [place for place in places if place not in found.values()]
+        if table.defaults.get(role) in table.columns:
+            free = [table.columns.index(table.defaults[role])]
+        if free:
+            found.setdefault(role, free[0])
+    needs = {"text": True, "domain": not file_domain, "label": labelled and table.label is None}
+    for role in needs:
+        if needs[role] and role not in found:
+            name_it = "" if named is None else f"; name it with {option_name(role)}"
+            per_file = ", or give a folder with one file per domain" if role == "domain" else ""
+            listed = _listed(table.columns)
+            raise DataError(f"{where}: no {role} column found (columns: {listed}){name_it}{per_file}")
     return found
-
-
-def _plain(name: str) -> str:
-    return name.strip().casefold().replace("-", "_").replace(" ", "_")
 
 
 def _named(wanted: str, role: str, columns: Sequence[str], where: str) -> int:
@@ -122,14 +107,11 @@ def _named(wanted: str, role: str, columns: Sequence[str], where: str) -> int:
     return matches[0]
 
 
-def _missing(role: str, columns: Sequence[str], where: str) -> str:
-    return f"{where}: no {role} column found (columns: {_listed(columns)}); name it with {option_name(role)}"
+def _plain(name: str) -> str:
+    return name.strip().casefold().replace("-", "_").replace(" ", "_")
 
 
 def _listed(columns: Sequence[str], limit: int = 30) -> str:
-    shown = [name if len(name) <= 40 else name[:37] + "..." for name in map(_one_line, columns[:limit])]
+    one_line = [" ".join(name.split()) or repr(name) for name in columns[:limit]]
+    shown = [name if len(name) <= 40 else name[:37] + "..." for name in one_line]
     return ", ".join(shown) + (", ..." if len(columns) > limit else "")
-
-
-def _one_line(name: str) -> str:
-    return " ".join(name.split()) or repr(name)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 
-from hrkd_cli.data.sources.columns import Columns
-from hrkd_cli.data.sources.table import Row, Table
+from hrkd_cli.data.sources.columns import Row, Table
 from hrkd_cli.data.sources.text_file import TextFile
 from hrkd_cli.errors import DataError
 
@@ -18,8 +17,10 @@ _FIELD_LIMIT = 2**31 - 1
 _CHUNK = 1024
 _SAMPLE = 1 << 16
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
-LARGE = 8 << 20
-"""Bytes from which DuckDB reads a CSV: its reader is several times as fast, but knows no lines."""
+_MNLI = {"text": "sentence1", "text_pair": "sentence2", "label": "gold_label", "domain": "genre"}
+
+_Records = Callable[[], Iterator[tuple[int, list[str]]]]
+"""Gives the line on which each record starts, and its fields; the first record is the header."""
 
 
 def open_csv(file: TextFile) -> Table:
@@ -27,7 +28,7 @@ def open_csv(file: TextFile) -> Table:
     file.check_not_empty()
     delimiter = _find_delimiter(file)
     note = None if delimiter == "," else f"{file.path}: fields are separated by {_SEPARATORS[delimiter]}"
-    return _quoted(file, delimiter, note)
+    return _table(partial(_quoted, file, delimiter), note=note)
 
 
 def open_tsv(file: TextFile) -> Table:
@@ -39,26 +40,29 @@ def open_tsv(file: TextFile) -> Table:
     """
     file.check_not_empty()
     counts = {line.count("\t") for number, line in file.lines() if line or number == 1}
-    return _literal(file, _unquoted) if len(counts) == 1 else _quoted(file, "\t", None)
+    return _table(partial(_literal, file, _unquoted) if len(counts) == 1 else partial(_quoted, file, "\t"))
 
 
 def open_mnli(file: TextFile) -> Table:
     """Open one of GLUE's MNLI files, in which quotation marks are nothing but text."""
     file.check_not_empty()
-    columns = Columns(text="sentence1", text_pair="sentence2", label="gold_label", domain="genre")
-    return _literal(file, str, columns)
+    return _table(partial(_literal, file, str), defaults=_MNLI)
 
 
-def _literal(file: TextFile, clean: Callable[[str], str], defaults: Columns | None = None) -> Table:
-    header = [clean(name) for name in next(file.lines())[1].split("\t")]
+def _table(records: _Records, *, defaults: Mapping[str, str] | None = None, note: str | None = None) -> Table:
+    _, header = next(records())
 
     def rows(wanted: Sequence[int]) -> Iterator[Row]:
-        for number, line in islice(file.lines(), 1, None):
-            if line:
-                values = line.split("\t")
-                yield number, [clean(values[i]) for i in wanted] if len(values) == len(header) else None
+        for line, values in islice(records(), 1, None):
+            yield line, [values[i] for i in wanted] if len(values) == len(header) else None
 
-    return Table(header, rows, defaults or Columns())
+    return Table(header, rows, defaults or {}, note=note)
+
+
+def _literal(file: TextFile, clean: Callable[[str], str]) -> Iterator[tuple[int, list[str]]]:
+    for number, line in file.lines():
+        if line or number == 1:
+            yield number, [clean(field) for field in line.split("\t")]
 
 
 def _unquoted(field: str) -> str:
@@ -68,51 +72,28 @@ def _unquoted(field: str) -> str:
     return field if '"' in inside.replace('""', "") else inside.replace('""', '"')
 
 
-def _quoted(file: TextFile, delimiter: str, note: str | None) -> Table:
-    records = partial(_records, file, delimiter)
-    line, header = next(records())
-
-    def rows(wanted: Sequence[int]) -> Iterator[Row]:
-        for number, values in islice(records(), 1, None):
-            yield number, [values[i] for i in wanted] if len(values) == len(header) else None
-
-    large = len(header) > 1 and line == 1 and file.path.stat().st_size >= LARGE
-    simple = large and file.known_encoding().startswith("utf-8") and _quotes_are_even(file)
-    return Table(header, rows, note=note, relation=_relation(file, delimiter, len(header)) if simple else None)
-
-
-def _quotes_are_even(file: TextFile) -> bool:
-    """Return whether every quotation mark can have a second one: DuckDB drops a last field that is never closed."""
-    with file.path.open("rb") as stream:
-        return sum(block.count(b'"') for block in iter(lambda: stream.read(1 << 20), b"")) % 2 == 0
-
-
-def _records(file: TextFile, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line on which the record starts, fields)."""
+def _quoted(file: TextFile, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     with file.open(newline="") as stream:
         reader = csv.reader(stream, delimiter=delimiter, strict=True)
-        line, failure, ended = 1, None, False
-        while not (failure or ended):
-            chunk = []
-            before = line
+        line, before = 1, 0
+        while line != before:
+            chunk, before, failure = [], line, None
             # The limit is the whole process's: it is raised only while records are read.
             limit = csv.field_size_limit(_FIELD_LIMIT)
             try:
                 for values in islice(reader, _CHUNK):
-                    if values:
-                        chunk.append((line, values))
+                    chunk.append((line, values))
                     line = reader.line_num + 1
             except csv.Error as error:
                 failure = error
             finally:
                 csv.field_size_limit(limit)
-            yield from chunk
-            ended = line == before
-        if failure:
-            raise DataError(
-                f"{file.path}:{line}: not valid quoting in the record that starts here ({failure}); "
-                'a quotation mark inside a quoted field is written twice ("")'
-            )
+            yield from (record for record in chunk if record[1])
+            if failure:
+                raise DataError(
+                    f"{file.path}:{line}: not valid quoting in the record that starts here ({failure}); "
+                    'a quotation mark inside a quoted field is written twice ("")'
+                )
 
 
 def _find_delimiter(file: TextFile) -> str:
@@ -132,13 +113,3 @@ def _find_delimiter(file: TextFile) -> str:
         if widths[0] > 1 and fit > most:
             best, most = delimiter, fit
     return best
-
-
-def _relation(file: TextFile, delimiter: str, width: int) -> str:
-    # Nothing is left to DuckDB's detection, which has read malformed files with another quotation mark without a word.
-    path = str(file.path).replace("'", "''")
-    columns = ", ".join(f"c{number}: 'VARCHAR'" for number in range(width))
-    return (
-        f"read_csv('{path}', delim = '{delimiter}', quote = '\"', escape = '\"', header = true, auto_detect = false, "
-        f"strict_mode = true, parallel = false, store_rejects = true, columns = {{{columns}}})"
-    )

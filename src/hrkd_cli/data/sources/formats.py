@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hrkd_cli.choices import SourceFormat
-from hrkd_cli.data.sources import amazon, delimited, json_objects, parquet
-from hrkd_cli.data.sources.table import Row, Table
-from hrkd_cli.data.sources.text_file import TextFile, plain_suffix
+from hrkd_cli.data.sources import amazon, arrow, delimited, json_objects
+from hrkd_cli.data.sources.columns import Row, Table
+from hrkd_cli.data.sources.text_file import TextFile, split_name
 from hrkd_cli.errors import DataError
 
 
@@ -18,7 +18,7 @@ class Format:
     """A format of files.
 
     Attributes:
-        open: opens a file.
+        opener: opens a file.
         suffixes: ends of names of such files.
         alone: ends of names that are read only when the file is the source itself: in a folder such a file is more
             often something about the data.
@@ -26,11 +26,25 @@ class Format:
         labelled: whether the files may have labels.
     """
 
-    open: Callable[[TextFile], Table]
+    opener: Callable[[TextFile], Table]
     suffixes: tuple[str, ...] = ()
     alone: tuple[str, ...] = ()
     name: SourceFormat | None = None
     labelled: bool = True
+
+    def open(self, path: Path, encoding: str | None = None) -> Table:
+        """Open a file.
+
+        Args:
+            path: the file.
+            encoding: its encoding; None takes a byte order mark's, else UTF-8.
+
+        Raises:
+            DataError: it cannot be read or parsed.
+        """
+        if not path.is_file():
+            raise DataError(f"{path}: cannot be read: No such file or directory")
+        return self.opener(TextFile(path, encoding))
 
 
 def _open_lines(file: TextFile) -> Table:
@@ -43,15 +57,16 @@ def _open_lines(file: TextFile) -> Table:
     return Table(["text"], rows)
 
 
+LINES = Format(_open_lines, (".txt", ""), labelled=False)
 FORMATS = (
     Format(delimited.open_csv, (".csv",), name=SourceFormat.CSV),
     Format(delimited.open_tsv, (".tsv",), (".tab",), SourceFormat.TSV),
     Format(json_objects.open_json, (".jsonl", ".ndjson"), (".json",), SourceFormat.JSONL),
-    Format(parquet.open_parquet, (".parquet",), (".pq",), SourceFormat.PARQUET),
+    Format(arrow.open_parquet, (".parquet",), (".pq",), SourceFormat.PARQUET),
     Format(amazon.open_reviews, (".review",), name=SourceFormat.AMAZON),
     Format(delimited.open_mnli, name=SourceFormat.MNLI),
+    LINES,
 )
-LINES = Format(_open_lines, (".txt", ""), labelled=False)
 
 
 def named_format(name: SourceFormat) -> Format:
@@ -59,41 +74,16 @@ def named_format(name: SourceFormat) -> Format:
     return next(entry for entry in FORMATS if entry.name is name)
 
 
-def format_of(path: Path, *, alone: bool = True) -> Format | None:
-    """Return the format of a file by the end of its name, ``.gz`` and ``.zst`` aside; None where it is of no table.
+def format_of(path: Path, *, alone: bool = True, labelled: bool = True) -> Format | None:
+    """Return the format of a file by the end of its name, ``.gz`` and ``.zst`` aside; None where there is none.
 
     Args:
         path: the file.
         alone: whether the file is the source itself.
+        labelled: whether there must be labels.
     """
-    suffix = plain_suffix(path)
-    return next((f for f in FORMATS if suffix in f.suffixes or (alone and suffix in f.alone)), None)
-
-
-@dataclass(frozen=True, slots=True)
-class SourceFile:
-    """A file to read.
-
-    Attributes:
-        path: where it is, as the user would name it.
-        name: its path relative to the source, with ``/``.
-        format: how it is read.
-        domain: the domain that file or folder name stands for; None when a column has to say it.
-        split: the split that the file name stands for, if any.
-    """
-
-    path: Path
-    name: str
-    format: Format
-    domain: str | None = None
-    split: str | None = None
-
-    def open(self, encoding: str | None = None) -> Table:
-        """Open the file.
-
-        Raises:
-            DataError: it cannot be read or parsed.
-        """
-        if not self.path.is_file():
-            raise DataError(f"{self.path}: cannot be read: No such file or directory")
-        return self.format.open(TextFile(self.path, encoding))
+    _, suffix = split_name(path)
+    for entry in FORMATS:
+        if (suffix in entry.suffixes or (alone and suffix in entry.alone)) and entry.labelled >= labelled:
+            return entry
+    return None

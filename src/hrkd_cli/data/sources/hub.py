@@ -8,13 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hrkd_cli.data.sources.arrow import BATCH, arrow_table
+from hrkd_cli.data.sources.columns import Table
 from hrkd_cli.data.sources.discover import SAVED
-from hrkd_cli.data.sources.parquet import numbered_rows
-from hrkd_cli.data.sources.table import Table
 from hrkd_cli.data.sources.values import SPLIT_NAMES
 from hrkd_cli.errors import DataError
 
-_BATCH = 4096
 _TIMEOUT = 20
 # By name: they come from huggingface_hub, httpx, requests and Python, and their homes differ between versions.
 _UNREACHABLE = frozenset(
@@ -35,7 +34,6 @@ def load(source: str) -> tuple[list[tuple[str, str | None, Table]], list[str]]:
     Raises:
         DataError: it is not there, cannot be reached, or cannot be read.
     """
-    name, _, config = source.partition(":")
     saved = any((Path(source) / sign).is_file() for sign in SAVED)
     with _quiet() as datasets:
         try:
@@ -43,19 +41,19 @@ def load(source: str) -> tuple[list[tuple[str, str | None, Table]], list[str]]:
                 loaded = datasets.load_from_disk(source)
                 loaded = loaded if isinstance(loaded, dict) else {"train": loaded}
             else:
+                name, _, config = source.partition(":")
                 _fail_fast(datasets, name)
                 loaded = datasets.load_dataset(name, config or None)
         # datasets, huggingface_hub, httpx, fsspec and pyarrow each raise exceptions of their own here.
         except Exception as error:
             raise DataError(_explain(source, error, saved=saved)) from None
-    parts = [(f"{source}/{split}", SPLIT_NAMES.get(split), part) for split, part in loaded.items()]
-    used: list[tuple[str, str | None, Table]] = [(where, split, _table(part)) for where, split, part in parts if split]
+    used = [name for name in loaded if name in SPLIT_NAMES]
     if not used:
         raise DataError(f"{source}: none of its splits is train, dev or test ({', '.join(loaded)})")
-    if [split for _, split, _ in used] == ["train"]:
-        # Data without splits is called "train".
-        used = [(where, None, table) for where, _, table in used]
-    return used, [where for where, split, _ in parts if not split]
+    # Data without splits is called "train".
+    has_splits = {SPLIT_NAMES[name] for name in used} != {"train"} or len(used) > 1
+    parts = [(f"{source}/{name}", SPLIT_NAMES[name] if has_splits else None, _table(loaded[name])) for name in used]
+    return parts, [f"{source}/{name}" for name in loaded if name not in used]
 
 
 def _fail_fast(datasets: Any, name: str) -> None:
@@ -71,13 +69,11 @@ def _fail_fast(datasets: Any, name: str) -> None:
 
 
 def _table(part: Any) -> Table:
-    columns = list(part.column_names)
-    names = {name: part.features[name].names for name in columns if hasattr(part.features[name], "names")}
+    def batches(wanted: list[str]) -> Any:
+        return part.select_columns(wanted).with_format("arrow").iter(BATCH)
 
-    def batches(wanted: list[str]) -> Iterator[Any]:
-        return iter(part.select_columns(wanted).with_format("arrow").iter(_BATCH))
-
-    return Table(columns, lambda wanted: numbered_rows(batches, [columns[i] for i in wanted], names))
+    names = {name: feature.names for name, feature in part.features.items() if hasattr(feature, "names")}
+    return arrow_table(list(part.column_names), batches, names)
 
 
 @contextmanager
@@ -86,21 +82,19 @@ def _quiet() -> Iterator[Any]:
     import datasets
     from huggingface_hub import utils as hub
 
-    levels = datasets.logging.get_verbosity(), hub.logging.get_verbosity()
-    bars, hub_bars = datasets.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
-    datasets.logging.set_verbosity_error()
-    hub.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
-    hub.disable_progress_bars()
+    levels = [(library, library.logging.get_verbosity()) for library in (datasets, hub)]
+    bars = [(datasets, datasets.is_progress_bar_enabled()), (hub, not hub.are_progress_bars_disabled())]
+    for library, _ in levels:
+        library.logging.set_verbosity_error()
+        library.disable_progress_bars()
     try:
         yield datasets
     finally:
-        datasets.logging.set_verbosity(levels[0])
-        hub.logging.set_verbosity(levels[1])
-        if bars:
-            datasets.enable_progress_bars()
-        if hub_bars:
-            hub.enable_progress_bars()
+        for library, level in levels:
+            library.logging.set_verbosity(level)
+        for library, enabled in bars:
+            if enabled:
+                library.enable_progress_bars()
 
 
 def _explain(source: str, error: Exception, *, saved: bool) -> str:

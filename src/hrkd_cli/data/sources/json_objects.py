@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
-from hrkd_cli.data.sources.table import Row, Table
+from hrkd_cli.data.sources.columns import Row, Table
 from hrkd_cli.data.sources.text_file import TextFile
 from hrkd_cli.errors import DataError
 
 _decode = json.JSONDecoder().raw_decode
-_BETWEEN = re.compile(r"\s*")
-_BETWEEN_ITEMS = re.compile(r"[\s,]*")
-_Objects = Callable[[TextFile], Iterator[tuple[int, dict[str, Any]]]]
+_BETWEEN = re.compile(r"[\s,]*")
 
 
 def open_json(file: TextFile) -> Table:
@@ -22,69 +21,50 @@ def open_json(file: TextFile) -> Table:
 
     Objects on lines of their own are read line by line, other files are held in memory.
     """
-    objects = _layout(file)
-    columns = list(dict.fromkeys(key for _, item in objects(file) for key in item))
+    first = file.check_not_empty().strip()
+    objects = partial(_objects, file, is_array=first.startswith("["), by_line=_starts_with_json(first))
+    columns = list(dict.fromkeys(key for _, item in objects() for key in item))
 
     def rows(wanted: Sequence[int]) -> Iterator[Row]:
         names = [columns[i] for i in wanted]
-        for line, item in objects(file):
+        for line, item in objects():
             yield line, [item.get(name) for name in names]
 
     return Table(columns, rows)
 
 
-def _layout(file: TextFile) -> _Objects:
-    first = file.check_not_empty().strip()
-    if first.startswith("["):
-        return _from_array
-    try:
-        _decode(first)
-    except (ValueError, RecursionError):
+def _objects(file: TextFile, *, is_array: bool, by_line: bool) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line on which it starts, object)."""
+    text = None
+    if is_array or not by_line:
         with file.open() as stream:
-            text = stream.read()
-        try:
-            _decode(text, _BETWEEN.match(text).end())  # type: ignore[union-attr]
-        except (ValueError, RecursionError):
-            return _from_lines  # which says what is wrong with the line
-        return _from_stream
-    return _from_lines
+            text = stream.read().rstrip()
+    if is_array and text is not None:
+        if not text.endswith("]"):
+            line = text.count("\n") + 1
+            raise DataError(f"{file.path}:{line}: not valid JSON: the array that begins the file does not end")
+        yield from _items(file, text[:-1], start=text.index("[") + 1)
+    elif text is not None and _starts_with_json(text):
+        yield from _items(file, text)
+    else:
+        for number, line_text in file.lines():
+            yield from _items(file, line_text, line=number, hint="; a line is an object")
 
 
-def _from_lines(file: TextFile) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in file.lines():
-        if line.strip():
-            yield from _items(file, line, _BETWEEN, line=number, hint="; a line is an object")
-
-
-def _from_stream(file: TextFile) -> Iterator[tuple[int, dict[str, Any]]]:
-    with file.open() as stream:
-        text = stream.read()
-    yield from _items(file, text, _BETWEEN)
-
-
-def _from_array(file: TextFile) -> Iterator[tuple[int, dict[str, Any]]]:
-    with file.open() as stream:
-        text = stream.read()
-    end = len(text.rstrip())
-    if text[end - 1] != "]":
-        line = text.count("\n", 0, end) + 1
-        raise DataError(f"{file.path}:{line}: not valid JSON: the array that begins the file does not end")
-    yield from _items(file, text, _BETWEEN_ITEMS, start=text.index("[") + 1, end=end - 1)
+def _starts_with_json(text: str) -> bool:
+    try:
+        _decode(text.lstrip())
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _items(
-    file: TextFile,
-    text: str,
-    between: re.Pattern[str],
-    *,
-    line: int = 1,
-    start: int = 0,
-    end: int | None = None,
-    hint: str = "",
+    file: TextFile, text: str, *, start: int = 0, line: int = 1, hint: str = ""
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line, object) of objects one after the other; ``line`` is that of the text's first character."""
-    seen, end = 0, len(text) if end is None else end
-    while (start := between.match(text, start, end).end()) < end:  # type: ignore[union-attr]
+    seen = 0
+    while (start := _after_space(text, start)) < len(text):
         line += text.count("\n", seen, start)
         seen = start
         try:
@@ -96,3 +76,7 @@ def _items(
         if not isinstance(item, dict):
             raise DataError(f'{file.path}:{line}: not a JSON object; one looks like {{"text": "...", "label": "..."}}')
         yield line, item
+
+
+def _after_space(text: str, start: int) -> int:
+    return _BETWEEN.match(text, start).end()  # type: ignore[union-attr]

@@ -6,7 +6,7 @@ import codecs
 import gzip
 import io
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,28 +14,17 @@ from typing import IO, Any
 
 from hrkd_cli.errors import DataError
 
+COMPRESSED = frozenset({".gz", ".zst"})
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
-def _open_zstd(path: Path) -> Any:
-    import pyarrow as pa
+def split_name(path: Path) -> tuple[str, str]:
+    """Return a file's name without the suffixes of format and compression, and that of the format in lower case.
 
-    return pa.input_stream(str(path), compression="zstd")
-
-
-_OPENERS: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".zst": _open_zstd}
-COMPRESSED = frozenset(_OPENERS)
-
-
-def plain_suffix(path: Path) -> str:
-    """Return the suffix that tells the format, in lower case: ``.csv`` of ``books.csv.gz``."""
-    suffix = path.suffix.lower()
-    return Path(path.stem).suffix.lower() if suffix in COMPRESSED else suffix
-
-
-def plain_stem(path: Path) -> str:
-    """Return the name without the suffixes of format and compression."""
-    return Path(path.stem).stem if path.suffix.lower() in COMPRESSED else path.stem
+    ``books.test.csv.gz`` gives ``books.test`` and ``.csv``.
+    """
+    plain = Path(path.stem) if path.suffix.lower() in COMPRESSED else path
+    return plain.stem, plain.suffix.lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +46,8 @@ class TextFile:
         Raises:
             DataError: it cannot be read or decoded.
         """
-        with self.plain_errors(), self._open_bytes() as raw:
-            stream = io.TextIOWrapper(raw, encoding=self.known_encoding(), newline=newline)
+        with self.open_bytes() as raw:
+            stream = io.TextIOWrapper(raw, encoding=self._find_encoding(), newline=newline)
             try:
                 yield stream
             except UnicodeDecodeError as error:
@@ -81,13 +70,22 @@ class TextFile:
                 return line
         raise DataError(f"{self.path}: the file is empty")
 
-    def known_encoding(self) -> str:
-        """Return the encoding: the given one, that of the byte order mark, or UTF-8.
+    @contextmanager
+    def open_bytes(self) -> Iterator[Any]:
+        """Open the file as decompressed bytes.
 
         Raises:
-            DataError: the file looks like UTF-16 and has no byte order mark.
+            DataError: it cannot be read.
         """
-        with self.plain_errors(), self._open_bytes() as raw:
+        try:
+            with _open_bytes(self.path) as raw:
+                yield raw
+        except (OSError, EOFError, zlib.error) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(f"{self.path}: cannot be read: {reason}") from None
+
+    def _find_encoding(self) -> str:
+        with self.open_bytes() as raw:
             start = raw.read(4096)
         marked = next((name for mark, name in _MARKS if start.startswith(mark)), None)
         if self.encoding is None and marked is None and b"\0" in start:
@@ -97,26 +95,10 @@ class TextFile:
             )
         return self.encoding or marked or "utf-8"
 
-    @contextmanager
-    def plain_errors(self) -> Iterator[None]:
-        """Turn a failure of the file system or of decompression into one plain line."""
-        try:
-            yield
-        except (OSError, EOFError, zlib.error) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise DataError(f"{self.path}: cannot be read: {reason}") from None
-
-    def _open_bytes(self) -> Any:
-        return _OPENERS.get(self.path.suffix.lower(), Path.open)(self.path, *(() if self._compressed else ("rb",)))
-
-    @property
-    def _compressed(self) -> bool:
-        return self.path.suffix.lower() in COMPRESSED
-
     def _not_decodable(self, error: UnicodeDecodeError) -> str:
         if self.encoding is not None or not error.encoding.startswith("utf-8"):
             return f"{self.path}: not {self.encoding or error.encoding} ({error.reason}); name another with --encoding"
-        with self._open_bytes() as raw:
+        with self.open_bytes() as raw:
             for number, line in enumerate(raw, start=1):
                 try:
                     line.decode("utf-8")
@@ -126,3 +108,12 @@ class TextFile:
                         "example hrkd prepare --encoding cp1252, or convert it, as with iconv -f cp1252 -t utf-8"
                     )
         return f"{self.path}: not UTF-8"
+
+
+def _open_bytes(path: Path) -> Any:
+    suffix = path.suffix.lower()
+    if suffix == ".zst":
+        import pyarrow as pa
+
+        return pa.input_stream(str(path), compression="zstd")
+    return gzip.open(path) if suffix == ".gz" else path.open("rb")

@@ -23,7 +23,7 @@ SPLIT_NAMES = {
 
 
 class Reason(StrEnum):
-    """Why a row is not in the dataset; the keys of ``dropped`` in results."""
+    """Why a row is not in the dataset: keys of ``dropped`` in results, but for the last two, which users ask for."""
 
     FIELDS = "wrong number of fields"
     NOT_TEXT = "not text"
@@ -37,6 +37,8 @@ class Reason(StrEnum):
     IN_DEV = "text also in dev"
     DUPLICATE = "duplicate"
     CONFLICT = "duplicate with another label"
+    UNWANTED = "other domain"
+    NOT_OF_THE_FEW = "few-shot"
 
 
 class UnusableError(Exception):

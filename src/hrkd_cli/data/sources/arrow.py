@@ -1,17 +1,17 @@
-"""Parquet. pyarrow is imported when a file is read, so that predicting from other files starts faster."""
+"""Tables of Arrow batches: Parquet files, and what the ``datasets`` library loads."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from hrkd_cli.data.sources.table import Row, Table
+from hrkd_cli.data.sources.columns import Row, Table
 from hrkd_cli.data.sources.text_file import TextFile
 from hrkd_cli.errors import DataError
 
-# Rows decoded at a time.
-_BATCH = 4096
+BATCH = 4096
+"""Rows decoded at a time."""
 
 
 def open_parquet(file: TextFile) -> Table:
@@ -19,7 +19,7 @@ def open_parquet(file: TextFile) -> Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with file.plain_errors(), file.path.open("rb") as start:
+    with file.open_bytes() as start:
         if not start.read(64).strip():
             raise DataError(f"{file.path}: the file is empty")
     try:
@@ -27,34 +27,39 @@ def open_parquet(file: TextFile) -> Table:
         opened = pq.ParquetFile(str(file.path))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{file.path}: not a Parquet file that can be read: {_one_line(error)}") from None
-    columns = list(opened.schema_arrow.names)
-    names = _class_names(opened.schema_arrow.metadata)
 
     def batches(wanted: list[str]) -> Iterator[Any]:
         rows = 0
         try:
-            for batch in opened.iter_batches(_BATCH, columns=wanted, use_threads=False):
+            for batch in opened.iter_batches(BATCH, columns=wanted, use_threads=False):
                 yield batch
                 rows += len(batch)
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{file.path}: cannot be read after row {rows}: {_one_line(error)}") from None
 
-    return Table(columns, lambda wanted: numbered_rows(batches, [columns[i] for i in wanted], names))
+    schema = opened.schema_arrow
+    return arrow_table(list(schema.names), batches, _class_names(schema.metadata))
 
 
-def numbered_rows(batches: Any, wanted: list[str], names: dict[str, Sequence[str]]) -> Iterator[Row]:
-    """Yield (row number from 1, values) of Arrow batches.
+def arrow_table(
+    columns: list[str], batches: Callable[[list[str]], Iterable[Any]], names: Mapping[str, Sequence[str]]
+) -> Table:
+    """Return the table of Arrow batches.
 
     Args:
+        columns: column names.
         batches: given column names, yields record batches.
-        wanted: the columns.
         names: class names by column; a class number without a name (-1 by custom) means that there is no label.
     """
-    number = 0
-    for batch in batches(list(dict.fromkeys(wanted))):
-        lists = [_decode_classes(batch.column(name).to_pylist(), names.get(name)) for name in wanted]
-        for number, values in enumerate(zip(*lists, strict=True), start=number + 1):  # noqa: B020
-            yield number, values
+
+    def rows(wanted: Sequence[int]) -> Iterator[Row]:
+        chosen, number = [columns[i] for i in wanted], 0
+        for batch in batches(list(dict.fromkeys(chosen))):
+            lists = [_decode_classes(batch.column(name).to_pylist(), names.get(name)) for name in chosen]
+            for number, values in enumerate(zip(*lists, strict=True), start=number + 1):  # noqa: B020
+                yield number, values
+
+    return Table(columns, rows)
 
 
 def _decode_classes(values: list[Any], names: Sequence[str] | None) -> Iterable[Any]:
