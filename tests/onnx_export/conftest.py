@@ -1,6 +1,10 @@
+import json
+import shutil
+
 import pytest
 
-from hrkd_cli import Predictor
+from hrkd_cli import Predictor, export
+from hrkd_cli.onnx_export import gate
 from tiny_folder import LABELS, make_dataset, make_texts, write_csv, write_model
 
 
@@ -21,10 +25,21 @@ def made(tmp_path_factory):
 @pytest.fixture
 def student(made, tmp_path):
     """The student in a folder of its own, whose record names the data."""
-    import json
-    import shutil
-
     shutil.copytree(made / "student", tmp_path / "student")
     shutil.copy(made / "dev.csv", tmp_path / "dev.csv")
     (tmp_path / "student/hrkd.json").write_text(json.dumps({"data": {"path": "../dev.csv", "fingerprint": "x"}}))
     return tmp_path / "student"
+
+
+@pytest.fixture
+def other_weights(tmp_path, monkeypatch):
+    """Let quantization give the graph of another model, so that accuracy is lost; its folder."""
+    other = write_model(tmp_path / "other", seed=9)
+    export(other, latency=False)
+
+    def worse(source, target, *_):
+        shutil.copy(other / "onnx/model.onnx", target)
+        return {"MatMulInteger": 1}
+
+    monkeypatch.setattr(gate, "write_smaller", worse)
+    return other

@@ -18,7 +18,7 @@ from hrkd_cli.onnx_export import gate
 from hrkd_cli.onnx_export.quantizers import QuantizerInputs, weights_for
 from hrkd_cli.onnx_export.recipes import FILES, FORMATS, Precision, write_smaller
 from hrkd_cli.onnx_export.trace import OPSET
-from tiny_folder import make_texts, write_model
+from tiny_folder import make_texts
 
 export = functools.partial(hrkd_cli.export, latency=False)
 
@@ -54,7 +54,7 @@ def logits(folder, name, texts, **options):
     return OnnxBackend(folder, folder / "onnx" / name).logits(texts, **options)
 
 
-def test_a_file_of_each_precision(all_files):
+def test_a_file_of_each_precision(all_files, tmp_path):
     folder, result = all_files
     assert [file.precision for file in result.files] == ["fp32", *OPTIONS]
     assert {file.name for file in (folder / "onnx").glob("*.onnx")} == set(FILES.values())
@@ -69,19 +69,10 @@ def test_a_file_of_each_precision(all_files):
         assert np.corrcoef(reference.ravel(), found.ravel())[0, 1] > 0.8
         if file.precision in ("fp16", "int4"):
             assert file.bytes < result.files[0].bytes
-    assert {m["precision"] for m in evaluate_files(folder)} == {"fp32", *OPTIONS}
-
-
-def evaluate_files(folder):
-    files = [folder / "onnx" / name for name in FILES.values()]
-    data = write_dev(folder)
-    return evaluate(files, data=data, split="dev").to_json()["models"]
-
-
-def write_dev(folder):
-    path = folder.parent / "few.csv"
-    path.write_text("text,label,domain\ngood book,positive,books\nbad book,negative,books\n")
-    return path
+        assert Predictor(file.path).predict(["a good book"], domain="books")[0].label in ("negative", "positive")
+    (tmp_path / "few.csv").write_text("text,label,domain\ngood book,positive,books\nbad book,negative,books\n")
+    found = evaluate([file.path for file in result.files], data=tmp_path / "few.csv", split="dev")
+    assert [model.precision for model in found.models] == ["fp32", *OPTIONS]
 
 
 def test_fp16_halves_the_weights_and_computes_in_fp32(all_files):
@@ -198,15 +189,7 @@ def test_int4_holds_four_bits_a_weight(all_files):
 
 
 @pytest.mark.parametrize("smaller", SMALLER)
-def test_each_gate_trips_and_leaves_nothing(student, tmp_path, monkeypatch, smaller):
-    other = write_model(tmp_path / "other", seed=9)
-    export(other)
-
-    def worse(source, target, *_):
-        shutil.copy(other / "onnx/model.onnx", target)
-        return {"MatMul": 1}
-
-    monkeypatch.setattr(gate, "write_smaller", worse)
+def test_each_gate_trips_and_leaves_nothing(student, other_weights, smaller):
     before = sorted(student.rglob("*"))
     with pytest.raises(GateError, match=f"{smaller} loses .* export without --{smaller}$") as caught:
         export(student, **{OPTIONS[smaller]: True}, max_drop=5)
@@ -220,15 +203,13 @@ def test_each_gate_trips_and_leaves_nothing(student, tmp_path, monkeypatch, smal
     assert found["files"] == []
 
 
-def test_one_precision_that_fails_keeps_the_others_away(student, monkeypatch):
-    def fails_int4(source, target, precision, recipe, inputs):
-        if precision is Precision.INT4:
-            shutil.copy(worse / "onnx/model.onnx", target)
-            return {"MatMulNBits": 1}
-        return write_smaller(source, target, precision, recipe, inputs)
+def test_one_precision_that_fails_keeps_the_others_away(student, other_weights, monkeypatch):
+    worse = gate.write_smaller
 
-    worse = write_model(student.parent / "other", seed=9)
-    export(worse)
+    def fails_int4(source, target, precision, recipe, inputs):
+        make = worse if precision is Precision.INT4 else write_smaller
+        return make(source, target, precision, recipe, inputs)
+
     monkeypatch.setattr(gate, "write_smaller", fails_int4)
     with pytest.raises(GateError, match="int4 loses"):
         export(student, fp16=True, int4=True, max_drop=2)
@@ -313,8 +294,3 @@ def test_every_recipe_makes_a_graph_that_runs(all_files, tmp_path, smaller):
         attention = [n for n in model.graph.node if n.op_type == "MatMul" and "query" in n.name]
         in_fp32 = [n for n in attention if not n.input[1].endswith("_DequantizeLinear_Output")]
         assert bool(in_fp32) is ("attention in fp32" in recipe.text)
-
-
-def test_predict_reads_each_file(all_files):
-    for file in all_files[1].files:
-        assert Predictor(file.path).predict(["a good book"], domain="books")[0].label in ("negative", "positive")

@@ -13,7 +13,7 @@ from hrkd_cli.errors import DataError, GateError, ModelError, OutputError, Usage
 from hrkd_cli.events import Note
 from hrkd_cli.models.backend import TorchBackend
 from hrkd_cli.onnx_export.gate import AccuracyGate
-from hrkd_cli.onnx_export.result import Gate
+from hrkd_cli.onnx_export.record import Gate
 from hrkd_cli.predict.selfcheck import self_check
 from tiny_folder import CONFIGS, MAX_LENGTH, make_texts, write_model
 from vocabularies import KINDS, SPECIAL, small_data, wrapped
@@ -176,15 +176,15 @@ def test_the_gate_of_trimming(student, divided):
 def test_the_gate_of_a_baked_int8_file_is_its_own_domains(student, divided, monkeypatch):
     seen = []
 
-    def fails(self, graph, max_drop, *, name):
-        seen.append((tuple(self.rows), max_drop))
-        return Gate(max_drop, 9.0, False, {"dvd": 0.5})
+    def fails(self, graph, *, name):
+        seen.append(tuple(self.rows))
+        return Gate(self.max_drop, 9.0, False, {"dvd": 0.5})
 
     monkeypatch.setattr("hrkd_cli.onnx_export.gate.AccuracyGate.check", fails)
     before = sorted(p.name for p in student.parent.iterdir())
     with pytest.raises(GateError, match=r"int8 loses 9\.00 points") as caught:
         export(student, domain="dvd", int8=True, data=divided)
-    assert {domains for domains, _ in seen} == {("dvd",)}
+    assert set(seen) == {("dvd",)}
     assert caught.value.result["files"] == []
     assert sorted(p.name for p in student.parent.iterdir()) == before
 
@@ -194,8 +194,8 @@ def test_what_trimming_lost_is_not_there_for_quantising(student, divided, monkey
     assert lost > 0
     seen = []
 
-    def fails(self, graph, max_drop, *, name):
-        gate = check(self, graph, max_drop, name=name)
+    def fails(self, graph, *, name):
+        gate = check(self, graph, name=name)
         seen.append(gate)
         return replace(gate, passed=False)
 

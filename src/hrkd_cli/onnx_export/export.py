@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,15 +16,21 @@ from hrkd_cli.evaluation.inputs import common_rows
 from hrkd_cli.evaluation.latency import Latency, measure_lengths
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.layout import MODEL, ONNX, STUDENT_OUT
+from hrkd_cli.layout import partial as partial_folder
 from hrkd_cli.machine import machine_name, usable_cpus
 from hrkd_cli.models.backend import TorchBackend
 from hrkd_cli.onnx_export.gate import AccuracyGate, RecipeSearch, load_gate_data
 from hrkd_cli.onnx_export.graph_editor import bytes_by_part
-from hrkd_cli.onnx_export.output_folder import check_graphs, copy_description, move_in, working_folder
 from hrkd_cli.onnx_export.parity import TOLERANCE, largest_difference, write_fp32
 from hrkd_cli.onnx_export.quantizers import weights_for
 from hrkd_cli.onnx_export.recipes import FILES, FORMATS, Precision
 from hrkd_cli.onnx_export.record import (
+    ExportedFile,
+    ExportResult,
+    Gate,
+    Try,
+    accuracies,
+    best_try,
     file_entry,
     find_card,
     onnx_section,
@@ -30,10 +39,9 @@ from hrkd_cli.onnx_export.record import (
     slower_than,
     write_record,
 )
-from hrkd_cli.onnx_export.result import ExportedFile, ExportResult, Gate, Try, best_try
 from hrkd_cli.onnx_export.self_check_cases import write_cases
-from hrkd_cli.onnx_export.variant import Variant, make_variant, variant_folder
-from hrkd_cli.outputs import whole_folder
+from hrkd_cli.onnx_export.variant import Variant, copy_description, make_variant, variant_folder
+from hrkd_cli.outputs import whole_folder, writing
 from hrkd_cli.predict.backend import OnnxBackend
 from hrkd_cli.predict.bundle import RUNTIME_FILE, write_bundle
 from hrkd_cli.predict.selfcheck import SELF_CHECK
@@ -71,14 +79,14 @@ def export(student: str | Path = STUDENT_OUT, *, on_event: OnEvent = ignore, **o
         model = TorchBackend(folder, device="cpu")
         gate = None
         if _smaller(settings):
-            dataset, name = load_gate_data(folder, settings.data, on_event=on_event)
+            dataset, name = load_gate_data(settings, on_event=on_event)
             dataset = common_rows([folder], dataset, name)
-            gate = AccuracyGate(model, dataset, model=str(folder), data=name, on_event=on_event)
+            gate = AccuracyGate(settings, model, dataset, name, on_event=on_event)
         return job.run(model, gate)
     root = variant_folder(settings)
     model = TorchBackend(folder, device="cpu")
     needs_data = settings.trims or _smaller(settings)
-    loaded = load_gate_data(folder, settings.data, on_event=on_event) if needs_data else None
+    loaded = load_gate_data(settings, on_event=on_event) if needs_data else None
     with whole_folder(root) as work:
         variant = make_variant(settings, model, loaded, work, root, on_event=on_event)
         return _Export(settings, work, work, on_event, variant).run(variant.model, variant.gate)
@@ -90,13 +98,12 @@ def _smaller(settings: ExportSettings) -> list[Precision]:
 
 
 class _Export:
-    """One export: all files are made in a working folder, and moved into their places when they have passed.
+    """One export: all files are made in a working folder, and moved into ``root/onnx`` when they have passed.
 
-    Attributes:
+    Args:
+        settings: what is asked for.
         student: the folder of the model.
         root: folder that gets ``onnx/``.
-        smaller: the precisions asked for beside fp32.
-        keep_fp32: whether an fp32 file is there that must be kept.
         variant: the baked or trimmed model that is exported; None for the student itself.
 
     Raises:
@@ -115,7 +122,7 @@ class _Export:
         self.smaller = _smaller(settings)
         self.precisions = [Precision.FP32, *self.smaller]
         self.weights = weights_for(settings.target)
-        check_graphs(student, root, [FILES[p] for p in self.smaller or self.precisions], force=settings.force)
+        _check_graphs(student, root, [FILES[p] for p in self.smaller or self.precisions], force=settings.force)
         self.keep_fp32 = bool(self.smaller) and (self.onnx / ONNX.fp32).exists() and not settings.force
 
     @property
@@ -125,27 +132,23 @@ class _Export:
         return str(self.weights.target) if any(recipe.for_target for recipe in recipes) else ""
 
     def run(self, model: TorchBackend, gate: AccuracyGate | None) -> ExportResult:
-        """Write everything; ``gate`` scores the smaller files.
-
-        Raises:
-            OutputError: the fp32 file that is there is another model's.
-            GateError: a precision passed with no recipe.
-        """
+        """Write everything; ``gate`` scores the smaller files."""
         kept = self.onnx / ONNX.fp32
         if self.keep_fp32:
             _check_kept(kept, model)
-        with working_folder(self.onnx) as folder:
+        with _working_folder(self.onnx) as folder:
             write_fp32(model, folder / ONNX.fp32, on_event=self.on_event)
             if self.keep_fp32:
                 self.on_event(Note(f"{kept} gives the student's logits and is kept"))
             tries = self._quantize(folder, gate) if gate is not None else {}
+            own = accuracies(gate.scores) if gate is not None else None
             # Files of an earlier export are this student's for certain only where the fp32 file is.
             entries = read_record(self.onnx) if self.keep_fp32 else {}
             times = self._time(folder, entries) if self.settings.latency else {}
             for precision in self.precisions:
                 name = FILES[precision]
                 # What is known of a kept file and is not measured again stays.
-                entry = file_entry(self._place(folder, name), precision, tries.get(precision, ()), gate)
+                entry = file_entry(self._place(folder, name), precision, tries.get(precision, ()), own)
                 entries[name] = entries.get(name, {}) | entry
             for name, found in times.items():
                 entries[name] |= {"latency": [cell.to_json() for cell in found], "machine": machine_name()}
@@ -164,8 +167,7 @@ class _Export:
         if self.target:
             weights = self.weights
             self.on_event(Note(f"int8 for {weights.target}: {weights.bits}-bit signed weights ({weights.why})"))
-        max_drop = self.settings.max_drop
-        search = RecipeSearch(self.student, folder, gate, self.weights, max_drop, self.on_event)
+        search = RecipeSearch(self.student, folder, gate, self.weights)
         tries = {precision: search.find(precision) for precision in self.smaller}
         failed = next((found for found in tries.values() if not best_try(found).kept), None)
         if failed is not None:
@@ -175,7 +177,7 @@ class _Export:
             raise GateError(
                 f"{best.precision} loses {best.gate.drop:.2f} points of average dev accuracy with {recipes}, "
                 + (f"{trimming:.2f} of them by trimming, " if trimming > 0 else "")
-                + f"more than --max-drop {max_drop:g}: nothing was written; allow more with --max-drop, or export "
+                + f"more than --max-drop {gate.max_drop:g}: nothing was written; allow more with --max-drop, or export "
                 f"without --{best.precision}",
                 result=self._result(folder, tries, {}, failed=True).to_json(),
             )
@@ -240,8 +242,8 @@ class _Export:
             described.append(RUNTIME_FILE)
         card = self.variant.card(gate) if self.variant is not None else find_card(self.root, self.student)
         (folder / MODEL.readme).write_text(place_section(card, onnx_section(entries)), encoding="utf-8")
-        move_in(folder, [*described, MODEL.readme], self.root)
-        move_in(folder, [*new, ONNX.record, SELF_CHECK], self.onnx)
+        _move_in(folder, [*described, MODEL.readme], self.root)
+        _move_in(folder, [*new, ONNX.record, SELF_CHECK], self.onnx)
 
 
 def _check_kept(graph: Path, model: TorchBackend) -> None:
@@ -254,3 +256,40 @@ def _check_kept(graph: Path, model: TorchBackend) -> None:
         raise OutputError(
             f"{graph}: is not this student's (its logits differ by {difference:.2g}); replace it with --force"
         )
+
+
+def _check_graphs(student: Path, root: Path, names: Sequence[str], *, force: bool) -> None:
+    """Refuse to replace a graph of ``root/onnx``, or to put graphs beside the configuration of another model."""
+    if root.exists() and not root.is_dir():
+        raise OutputError(f"{root}: is a file; give --out a folder")
+    if force:
+        return
+    for file in (root / MODEL.onnx / name for name in names):
+        if file.exists():
+            raise OutputError(f"{file}: exists already; replace it with --force, or write elsewhere with --out")
+    own, there = student / MODEL.config, root / MODEL.config
+    if root.resolve() != student.resolve() and there.is_file() and there.read_bytes() != own.read_bytes():
+        raise OutputError(
+            f"{root}: holds another model ({MODEL.config} differs); write elsewhere with --out, or --force"
+        )
+
+
+@contextlib.contextmanager
+def _working_folder(target: Path) -> Iterator[Path]:
+    """Give a fresh folder beside ``target`` and remove it afterwards, whatever happened."""
+    folder = partial_folder(target)
+    with writing(target, folder):
+        try:
+            # Left by a run that was killed.
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _move_in(folder: Path, names: Sequence[str], target: Path) -> None:
+    """Move finished files into ``target``, replacing those of the same names and no others."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        os.replace(folder / name, target / name)  # noqa: PTH105 - atomic, and its name says that it replaces

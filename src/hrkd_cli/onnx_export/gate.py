@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hrkd_cli.choices import Split
+from hrkd_cli.command_settings import ExportSettings
 from hrkd_cli.data.dataset import Dataset, Rows
 from hrkd_cli.errors import DataError
 from hrkd_cli.evaluation.inputs import recorded_data
@@ -19,7 +20,7 @@ from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.layout import DATASET, DATASET_OUT
 from hrkd_cli.onnx_export.quantizers import Arrays, QuantizerInputs, Weights
 from hrkd_cli.onnx_export.recipes import FILES, FORMATS, Precision, Recipe, write_smaller
-from hrkd_cli.onnx_export.result import Gate, Try
+from hrkd_cli.onnx_export.record import Gate, Try, accuracies, points_lost
 from hrkd_cli.predict.backend import Backend, OnnxBackend
 from hrkd_cli.predict.tokenization import TextTokenizer
 
@@ -27,20 +28,17 @@ SPLIT = str(Split.DEV)
 CALIBRATION_TEXTS = 256
 
 
-def load_gate_data(student: Path, data: str | None, *, on_event: OnEvent = ignore) -> tuple[Dataset, str]:
+def load_gate_data(settings: ExportSettings, *, on_event: OnEvent = ignore) -> tuple[Dataset, str]:
     """Open the data that the gate scores on, and say what it is called.
 
-    That is ``data``, else the dataset that the student was made from, else hrkd-out/dataset.
-
-    Raises:
-        DataError: there is none, or it cannot be read.
+    That is the settings' ``data``, else the dataset that the student was made from, else hrkd-out/dataset.
     """
     from hrkd_cli.data.opening import load_for_evaluation
 
-    recorded = recorded_data(student)
+    student, recorded = settings.student, recorded_data(settings.student)
     source: str | Path
-    if data is not None:
-        source = data
+    if settings.data is not None:
+        source = settings.data
     elif recorded and recorded.path.exists():
         source = recorded.path
     elif (DATASET_OUT / DATASET.manifest).is_file():
@@ -60,31 +58,32 @@ class AccuracyGate:
     """Scores a model once, then any number of smaller graphs against it, all on the dev split.
 
     Args:
+        settings: the student's folder, for errors, and the points of average accuracy that may be lost.
         student: the model that graphs are made from.
         dataset: the data.
-        model, data: what to call the two in errors.
+        data: what to call the data in errors.
         reference: scores that losses count from; None for the model's own. A model with a trimmed vocabulary is gated
             against the student that it was made from.
 
     Raises:
-        DataError: the data has no rows, or does not fit the model.
-        ModelError: a classifier that is not ours lacks a label of the data.
+        DataError, ModelError: the data has no rows, or does not fit the model.
     """
 
     def __init__(
         self,
+        settings: ExportSettings,
         student: Backend,
         dataset: Dataset,
-        *,
-        model: str,
         data: str,
+        *,
         reference: Mapping[str, DomainScores] | None = None,
         on_event: OnEvent = ignore,
     ) -> None:
         self.student = student
         self.on_event = on_event
         self.rows = split_rows(dataset, SPLIT, data)
-        self.heads = fit_heads(student, dataset, self.rows, model, data)
+        self.heads = fit_heads(student, dataset, self.rows, str(settings.student), data)
+        self.max_drop = settings.max_drop
         self.reference = reference
 
     @cached_property
@@ -92,11 +91,15 @@ class AccuracyGate:
         """The model's own scores by domain."""
         return self._score(self.student, "scoring the student on dev")
 
-    def check(self, graph: Backend, max_drop: float, *, name: str) -> Gate:
-        """Score a smaller graph one text at a time, as a device runs it; ``name`` is its precision."""
-        accuracy = accuracies(self._score(graph, f"scoring {name} on dev"))
+    def judge(self, scores: Mapping[str, DomainScores]) -> Gate:
+        """Return what a model with these scores costs."""
+        accuracy = accuracies(scores)
         drop = points_lost(accuracies(self.reference or self.scores), accuracy)
-        return Gate(max_drop, drop, drop <= max_drop, accuracy)
+        return Gate(self.max_drop, drop, drop <= self.max_drop, accuracy)
+
+    def check(self, graph: Backend, *, name: str) -> Gate:
+        """Score a smaller graph one text at a time, as a device runs it; ``name`` is its precision."""
+        return self.judge(self._score(graph, f"scoring {name} on dev"))
 
     def padded_drop(self, graph: Backend, *, name: str) -> float:
         """Return the points lost in batches that are padded to the full length, the worst case of a server."""
@@ -108,31 +111,16 @@ class AccuracyGate:
         return score_labels(labels, self.heads.labels, self.rows)
 
 
-def accuracies(scores: Mapping[str, DomainScores]) -> dict[str, float]:
-    """Return the accuracy by domain."""
-    return {domain: one.accuracy for domain, one in scores.items()}
-
-
-def points_lost(before: Mapping[str, float], after: Mapping[str, float]) -> float:
-    """Return the points of accuracy lost, averaged over domains."""
-    lost = sum(before.values()) / len(before) - sum(after.values()) / len(after)
-    # Rounded, so that 0.9 - 0.895 is half a point and not a hair more; 0.0 is added to make -0.0 a plain 0.
-    return round(100 * lost, 6) + 0.0
-
-
 class RecipeSearch:
     """Makes smaller files of the fp32 graph in a working folder; ``student`` is the folder of configuration."""
 
-    def __init__(
-        self, student: Path, folder: Path, gate: AccuracyGate, weights: Weights, max_drop: float, on_event: OnEvent
-    ) -> None:
+    def __init__(self, student: Path, folder: Path, gate: AccuracyGate, weights: Weights) -> None:
         self.student = student
         self.folder = folder
         self.gate = gate
-        self.max_drop = max_drop
-        self.on_event = on_event
+        self.on_event = gate.on_event
         calibration = cache(lambda: calibration_inputs(gate.student.encoder, gate.rows))
-        self.inputs = QuantizerInputs(weights, calibration, on_event)
+        self.inputs = QuantizerInputs(weights, calibration, gate.on_event)
         self._draft = folder / "try.onnx"
 
     def find(self, precision: Precision) -> list[Try]:
@@ -156,13 +144,13 @@ class RecipeSearch:
     def _try(self, precision: Precision, recipe: Recipe) -> Try:
         self.on_event(Note(f"{precision}: {recipe.text}"))
         operators = write_smaller(self.folder / FILES[Precision.FP32], self._draft, precision, recipe, self.inputs)
-        gate = self.gate.check(OnnxBackend(self.student, self._draft), self.max_drop, name=precision)
+        gate = self.gate.check(OnnxBackend(self.student, self._draft), name=precision)
         self.on_event(Note(f"{precision}: {recipe.text}: {gate.drop:+.2f} points lost on dev"))
         return Try(precision, recipe.text, self._draft.stat().st_size, gate, operators=operators)
 
     def _padded_drop(self, precision: Precision, path: Path) -> float:
         lost = self.gate.padded_drop(OnnxBackend(self.student, path), name=precision)
-        if lost > self.max_drop:
+        if lost > self.gate.max_drop:
             text = f"{precision} loses {lost:.2f} points in padded batches of dev texts; run it one text at a time"
             self.on_event(Note(text, warning=True))
         return lost

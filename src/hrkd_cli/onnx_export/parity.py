@@ -44,11 +44,7 @@ def write_fp32(torch_model: TorchBackend, path: Path, *, on_event: OnEvent = ign
 
 
 def check_equal(torch_model: TorchBackend, graph: Path) -> float:
-    """Return the largest difference of logits.
-
-    Raises:
-        ModelError: it is above ``TOLERANCE``.
-    """
+    """Return the largest difference of logits, and refuse one above ``TOLERANCE``."""
     difference = largest_difference(torch_model, graph)
     if difference > TOLERANCE:
         raise ModelError(

@@ -5,10 +5,9 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -39,14 +38,8 @@ _WHY = {
 }
 
 Arrays = Mapping[str, npt.NDArray[np.int64]]
-
-
-class Tables(StrEnum):
-    """Scales of an embedding table: one, one for each token, or none (fp32)."""
-
-    TABLE = "table"
-    ROW = "row"
-    KEPT = "kept"
+Tables = Literal["table", "row", "fp32"]
+"""How an embedding table is stored: int8 with one scale, int8 with one for each token, or as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +59,7 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class QuantizerInputs:
-    """What a quantizer may need beside the graph.
-
-    Attributes:
-        weights: how int8 weights are stored on the target CPU.
-        calibration: returns texts to measure activations on, one row each and without padding.
-        on_event: told how far calibration is.
-    """
+    """What a quantizer may need beside the graph; calibration texts are one row each and without padding."""
 
     weights: Weights
     calibration: Callable[[], Sequence[Arrays]] = list
@@ -86,10 +73,7 @@ def weights_for(target: Target) -> Weights:
 
 
 def detect(machine: str, flags: frozenset[str]) -> Target:
-    """Return the target of ``platform.machine()`` with these CPU flags.
-
-    What is not known for certain is ``avx2``, whose files are right everywhere.
-    """
+    """Return a machine's target; what is not known for certain is ``avx2``, whose files are right everywhere."""
     if machine.lower() in ("arm64", "aarch64"):
         return Target.ARM64
     return Target.AVX512_VNNI if flags & {"avx512_vnni", "avx_vnni"} else Target.AVX2
@@ -123,7 +107,7 @@ def int8_dynamic(
     *,
     per_channel: bool = True,
     unsigned: bool = False,
-    tables: Tables = Tables.TABLE,
+    tables: Tables = "table",
     attention: bool = True,
 ) -> None:
     """Quantize weights now, and each activation at run time by its own extremes.
@@ -156,7 +140,7 @@ def int8_static(
     inputs: QuantizerInputs,
     *,
     moving_average: bool = False,
-    tables: Tables = Tables.TABLE,
+    tables: Tables = "table",
     attention: bool = True,
 ) -> None:
     """Quantize weights and activations with scales that are part of the file, as QuantizeLinear-DequantizeLinear pairs.
@@ -217,7 +201,7 @@ def int4(
     ``attention`` counts there only. ``block`` dense weights share a scale.
     """
     if dense_bits == 8:
-        int8_dynamic(source, target, inputs, tables=Tables.KEPT, attention=attention)
+        int8_dynamic(source, target, inputs, tables="fp32", attention=attention)
         model = read_graph(target)
     else:
         proto = ONNXModel(read_graph(source))
@@ -254,9 +238,9 @@ def _calibration_rows(inputs: QuantizerInputs, names: set[str | None]) -> Iterat
 
 def _quantize_tables(path: Path, tables: Tables) -> None:
     """Store the embedding tables of a file in 8 bits."""
-    if tables is Tables.TABLE:
+    if tables == "table":
         quantize_dynamic(path, path, op_types_to_quantize=["Gather"])
-    elif tables is Tables.ROW:
+    elif tables == "row":
         model = ir.load(path)
         for node in list(model.graph):
             table = constant(node.inputs[0]) if node.op_type == "Gather" else None

@@ -17,15 +17,7 @@ from hrkd_cli.errors import ModelError
 from hrkd_cli.evaluation.graph import quantized_ops, read_graph
 from hrkd_cli.layout import ONNX
 from hrkd_cli.onnx_export.graph_editor import quiet, stamp
-from hrkd_cli.onnx_export.quantizers import (
-    QuantizerInputs,
-    Tables,
-    Weights,
-    int4,
-    int8_dynamic,
-    int8_static,
-    store_fp16,
-)
+from hrkd_cli.onnx_export.quantizers import QuantizerInputs, Weights, int4, int8_dynamic, int8_static, store_fp16
 
 
 class Precision(StrEnum):
@@ -44,8 +36,7 @@ class Recipe:
 
     Attributes:
         text: the recipe in words.
-        write: makes the file from the fp32 graph: source, target, other inputs, options.
-        options: keyword arguments of ``write``.
+        write: makes the file from the fp32 graph: source, target, other inputs, and ``options`` by keyword.
         for_target: whether the file depends on the CPU it is for.
         reduced_only: whether it is only worth trying where the target takes 7-bit weights.
     """
@@ -80,17 +71,17 @@ class FileFormat:
         return [rung for rung in rungs if rung]
 
 
-_FP32_ATTENTION = {"tables": Tables.ROW, "attention": False}
-_FP32_ATTENTION_AND_TABLES = {"tables": Tables.KEPT, "attention": False}
+_FP32_ATTENTION = {"tables": "row", "attention": False}
+_FP32_ATTENTION_AND_TABLES = {"tables": "fp32", "attention": False}
 
 _INT8: tuple[Rung, ...] = (
     (Recipe("a scale a column", int8_dynamic), Recipe("a scale a matrix", int8_dynamic, {"per_channel": False})),
-    (Recipe("a scale a column, a scale a token", int8_dynamic, {"tables": Tables.ROW}),),
+    (Recipe("a scale a column, a scale a token", int8_dynamic, {"tables": "row"}),),
     (
         Recipe(
             "a scale a column, unsigned weights, a scale a token",
             int8_dynamic,
-            {"unsigned": True, "tables": Tables.ROW},
+            {"unsigned": True, "tables": "row"},
             for_target=False,
             reduced_only=True,
         ),
@@ -104,11 +95,11 @@ _INT8_STATIC: tuple[Rung, ...] = (
         Recipe("a scale a column, mean ranges", int8_static, {"moving_average": True}),
     ),
     (
-        Recipe("a scale a column, a scale a token", int8_static, {"tables": Tables.ROW}),
+        Recipe("a scale a column, a scale a token", int8_static, {"tables": "row"}),
         Recipe(
             "a scale a column, mean ranges, a scale a token",
             int8_static,
-            {"moving_average": True, "tables": Tables.ROW},
+            {"moving_average": True, "tables": "row"},
         ),
     ),
     (Recipe("a scale a column, a scale a token, attention in fp32", int8_static, _FP32_ATTENTION),),

@@ -1,22 +1,26 @@
-"""What is written about exported files: ``onnx/export.json``, and a part of the folder's README.md."""
+"""What an export returns, and what it writes about its files: ``onnx/export.json`` and a part of the README.md."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 
 from hrkd_cli import __version__
 from hrkd_cli.cards import render_section
 from hrkd_cli.evaluation.graph import read_graph
+from hrkd_cli.evaluation.latency import Latency
+from hrkd_cli.evaluation.metrics import DomainScores
 from hrkd_cli.layout import MODEL, ONNX
-from hrkd_cli.onnx_export.gate import AccuracyGate, accuracies, points_lost
 from hrkd_cli.onnx_export.recipes import FORMATS, Precision
-from hrkd_cli.onnx_export.result import Try, best_try
 from hrkd_cli.predict.folder import read_json_or_empty
+
+if TYPE_CHECKING:
+    from hrkd_cli.onnx_export.trimming import TrimReport
 
 FORMAT = 1
 BEGIN = "<!-- hrkd export: begin -->"
@@ -26,6 +30,133 @@ NOISE = 1.05
 
 Entry = dict[str, Any]
 """What is known of one file."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedFile:
+    """One file in ``onnx/``: the recipe in words (empty for fp32), latency by number of tokens and threads."""
+
+    path: str
+    precision: str
+    bytes: int
+    recipe: str = ""
+    latency: tuple[Latency, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry as plain values; what is empty is left out."""
+        entry: dict[str, Any] = {"path": self.path, "precision": self.precision, "bytes": self.bytes}
+        if self.recipe:
+            entry["recipe"] = self.recipe
+        if self.latency:
+            entry["latency"] = [figure.to_json() for figure in self.latency]
+        return entry
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What a smaller model cost on the dev split.
+
+    Attributes:
+        max_drop: points of average accuracy that may be lost.
+        drop: points that were lost, the student's minus the file's one text at a time; of several files the most.
+        accuracy: by domain, 0..1; of several files empty.
+    """
+
+    max_drop: float
+    drop: float
+    passed: bool
+    accuracy: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures as plain values."""
+        return {"max_drop": self.max_drop, "drop": self.drop, "passed": self.passed}
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """One recipe that was tried, in words, and what it cost.
+
+    Attributes:
+        kept: whether this is the file that was written.
+        operators: quantized operators by type.
+        padded_drop: points lost in padded batches; None where it was not kept.
+    """
+
+    precision: str
+    recipe: str
+    bytes: int
+    gate: Gate
+    kept: bool = False
+    operators: Mapping[str, int] = field(default_factory=dict)
+    padded_drop: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures as plain values."""
+        cost = {"drop": self.gate.drop, "passed": self.gate.passed, "kept": self.kept}
+        return {"precision": self.precision, "recipe": self.recipe, "bytes": self.bytes, **cost}
+
+
+def best_try(tries: Sequence[Try]) -> Try:
+    """Return the try that was kept, else the one that lost least."""
+    return min(tries, key=lambda entry: (not entry.kept, entry.gate.drop))
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """Files written, and what is in them; docs/outputs.md describes the fields.
+
+    Attributes:
+        files: the graphs asked for that now lie in ``onnx/``, one that was kept included.
+        quantized_ops, bytes_by_part: of the smallest file.
+        gate: None when only fp32 was asked for.
+        target: the CPU that int8 files are for; empty without one.
+        machine: what the latencies were measured on; empty without them.
+        out: the new folder of a baked head or a trimmed vocabulary; empty in the student's own.
+        trim_drop: points of average dev accuracy that trimming cost.
+    """
+
+    files: tuple[ExportedFile, ...]
+    quantized_ops: dict[str, int]
+    bytes_by_part: dict[str, int]
+    gate: Gate | None
+    tries: tuple[Try, ...] = ()
+    target: str = ""
+    machine: str = ""
+    out: str = ""
+    domain: str | None = None
+    vocabulary: TrimReport | None = None
+    trim_drop: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as plain values; what is empty and not part of every export is left out."""
+        result: dict[str, Any] = {
+            "files": [file.to_json() for file in self.files],
+            "quantized_ops": self.quantized_ops,
+            "bytes_by_part": self.bytes_by_part,
+            "gate": self.gate.to_json() if self.gate else None,
+        }
+        if self.tries:
+            result["tries"] = [entry.to_json() for entry in self.tries]
+        for name in ("target", "machine"):
+            if value := getattr(self, name):
+                result[name] = value
+        if self.out:
+            result |= {"out": self.out, "domain": self.domain}
+        if self.vocabulary is not None:
+            result["vocabulary"] = {**self.vocabulary.to_json(), "accuracy_drop": self.trim_drop}
+        return result
+
+
+def accuracies(scores: Mapping[str, DomainScores]) -> dict[str, float]:
+    """Return the accuracy by domain."""
+    return {domain: one.accuracy for domain, one in scores.items()}
+
+
+def points_lost(before: Mapping[str, float], after: Mapping[str, float]) -> float:
+    """Return the points of accuracy lost, averaged over domains."""
+    lost = sum(before.values()) / len(before) - sum(after.values()) / len(after)
+    # Rounded, so that 0.9 - 0.895 is half a point and not a hair more; 0.0 is added to make -0.0 a plain 0.
+    return round(100 * lost, 6) + 0.0
 
 
 def read_record(folder: Path) -> dict[str, Entry]:
@@ -45,14 +176,10 @@ def write_record(folder: Path, entries: dict[str, Entry]) -> None:
     (folder / ONNX.record).write_text(text + "\n", encoding="utf-8")
 
 
-def file_entry(path: Path, precision: Precision, tries: Sequence[Try], gate: AccuracyGate | None) -> Entry:
-    """Describe one file.
+def file_entry(path: Path, precision: Precision, tries: Sequence[Try], own: Mapping[str, float] | None) -> Entry:
+    """Describe one file, and the tries that it came from (none for fp32).
 
-    Args:
-        path: where it lies now.
-        precision: of the file.
-        tries: the recipes that were tried for it; none for fp32.
-        gate: what scored it; None where nothing was scored. Losses count from the folder's own torch weights.
+    Losses count from ``own``, the accuracy of the folder's torch weights by domain; None where nothing was scored.
     """
     model = read_graph(path)
     entry: Entry = {
@@ -62,10 +189,9 @@ def file_entry(path: Path, precision: Precision, tries: Sequence[Try], gate: Acc
         "oldest_onnxruntime": FORMATS[precision].oldest_onnxruntime,
         "versions": {"hrkd-cli": __version__, "onnxruntime": onnxruntime.__version__},
     }
-    if gate is not None:
-        own = accuracies(gate.scores)
+    if own is not None:
         # The fp32 graph gives the model's logits, hence its labels.
-        dev: Entry = {"accuracy": own, "drop": 0.0}
+        dev: Entry = {"accuracy": dict(own), "drop": 0.0}
         if tries:
             best = best_try(tries)
             drops = [points_lost(own, one.gate.accuracy) for one in tries]

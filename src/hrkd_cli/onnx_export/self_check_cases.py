@@ -42,15 +42,12 @@ _LENGTHS = (3, 8, 20)  # tokens, in turn; then one that is cut
 _SEED = 0
 _DIGITS = 6
 
-# What a device does not have. The child refuses to import it, so that nothing but the runtime's three packages is used.
+# What a device does not have: importing it fails in the child, so that only the runtime's three packages are used.
 _ABSENT = ("torch", "transformers", "datasets", "pyarrow", "onnx", "safetensors", "typer", "rich", "accelerate")
 _CHILD = """
 import sys
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {absent!r}:
-            raise ModuleNotFoundError("no " + name + " on a device", name=name)
-sys.meta_path.insert(0, Absent())
+sys.path[:] = {path!r}
+sys.modules.update(dict.fromkeys({absent!r}))
 from hrkd_cli.errors import HrkdError
 from hrkd_cli.predict.selfcheck import self_check
 try:
@@ -201,14 +198,10 @@ def _write(folder: Path, cases: list[dict[str, Any]], files: dict[str, Any]) -> 
 
 
 def _repeat(folder: Path) -> None:
-    """Run the self-check in a process of its own, with only onnxruntime, tokenizers and numpy.
-
-    Raises:
-        ModelError: it does not get the stored predictions.
-    """
+    """Run the self-check in a process of its own, with only onnxruntime, tokenizers and numpy."""
     package = str(Path(__file__).resolve().parents[2])
     # This process's places, however they were set, since -I leaves out what the environment says.
-    code = f"import sys; sys.path[:] = {[package, *sys.path]!r}\n" + _CHILD.format(absent=_ABSENT)
+    code = _CHILD.format(path=[package, *sys.path], absent=_ABSENT)
     done = subprocess.run(
         [sys.executable, "-I", "-c", code, str(folder)], capture_output=True, text=True, check=False, timeout=600
     )

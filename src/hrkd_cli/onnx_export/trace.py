@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +52,10 @@ def write_graph(model: Any, inputs: Sequence[str], path: Path) -> None:
     ids = torch.ones(TRACE_SHAPE, dtype=torch.long)
     values = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
     axes = {name: {0: "batch_size", 1: "sequence_length"} for name in inputs}
-    with quiet(), torch.no_grad(), _traceable_attention(model):
-        try:
+    attention = model.config._attn_implementation
+    model.set_attn_implementation(ATTENTION)
+    try:
+        with quiet(), torch.no_grad():
             # The TorchScript exporter: the newer one needs another package, takes ten times as long, and its graphs
             # fail in onnxruntime's quantizer.
             torch.onnx.export(
@@ -67,14 +68,16 @@ def write_graph(model: Any, inputs: Sequence[str], path: Path) -> None:
                 opset_version=OPSET,
                 dynamo=False,
             )
-        except OSError:
-            raise
-        # Tracing runs the architecture's own code, which may raise anything.
-        except Exception as error:
-            raise ModelError(
-                f"a {model.config.model_type} model cannot be traced into an ONNX graph ({one_line(error)}); its torch "
-                "weights still work with hrkd eval and hrkd predict"
-            ) from error
+    except OSError:
+        raise
+    # Tracing runs the architecture's own code, which may raise anything.
+    except Exception as error:
+        raise ModelError(
+            f"a {model.config.model_type} model cannot be traced into an ONNX graph ({one_line(error)}); its torch "
+            "weights still work with hrkd eval and hrkd predict"
+        ) from error
+    finally:
+        model.set_attn_implementation(attention)
 
 
 def _attention(
@@ -102,13 +105,3 @@ def _mask(
 
 AttentionInterface.register(ATTENTION, _attention)
 AttentionMaskInterface.register(ATTENTION, _mask)
-
-
-@contextlib.contextmanager
-def _traceable_attention(model: Any) -> Iterator[None]:
-    before = model.config._attn_implementation
-    model.set_attn_implementation(ATTENTION)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)

@@ -164,7 +164,7 @@ def choose_tokens(
         counts: how often the data uses each token.
         mandatory: tokens that stay whatever the data uses.
         size: most tokens to keep, the mandatory ones included; None for all that the data uses.
-        first: how often the part of the data uses them whose tokens come first (a baked head's own domain).
+        first: the same counts of a baked head's own domain, whose tokens come first.
     """
     kept = set(mandatory)
     dropped = []
@@ -249,13 +249,12 @@ def _lost_characters(before: Tokenizer, after: Tokenizer, vocabulary: Vocabulary
     Each is tried alone and inside a word, since vocabularies list the two apart.
     """
     read, lost = set(), set()
-    probes = [(c, probe) for c in sorted(vocabulary.readable()) for probe in (c, f"a{c}a")]
-    texts = [probe for _, probe in probes]
-    old, new = (t.encode_batch(texts, add_special_tokens=False) for t in (before, after))
     unknown, unknown_after = (t.token_to_id(str(vocabulary.unknown)) for t in (before, after))
-    for (character, _), encoding, encoding_after in zip(probes, old, new, strict=True):
-        if unknown not in encoding.ids:
-            read.add(character)
-            if unknown_after in encoding_after.ids:
-                lost.add(character)
+    for character in vocabulary.readable():
+        for text in (character, f"a{character}a"):
+            old, new = (t.encode(text, add_special_tokens=False).ids for t in (before, after))
+            if unknown not in old:
+                read.add(character)
+                if unknown_after in new:
+                    lost.add(character)
     return len(read), len(lost)

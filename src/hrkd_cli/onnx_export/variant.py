@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import platform
-from collections.abc import Mapping
+import shutil
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,14 @@ from hrkd_cli.command_settings import ExportSettings
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError, GateError, ModelError
 from hrkd_cli.evaluation.inputs import common_rows, recorded_data
-from hrkd_cli.evaluation.metrics import DomainScores
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.layout import MODEL
 from hrkd_cli.models.backend import TorchBackend, input_names, load_encoder_parts
 from hrkd_cli.models.folder import PORTABLE_TOKENIZER, is_stage_folder, model_card, model_fingerprint, write_json
 from hrkd_cli.models.loading import load_tokenizer, output_layer, quiet_transformers
-from hrkd_cli.onnx_export.gate import SPLIT, AccuracyGate, accuracies, points_lost
-from hrkd_cli.onnx_export.output_folder import copy_description
+from hrkd_cli.onnx_export.gate import SPLIT, AccuracyGate
 from hrkd_cli.onnx_export.parity import probes
-from hrkd_cli.onnx_export.result import Gate
+from hrkd_cli.onnx_export.record import Gate
 from hrkd_cli.onnx_export.trimming import Trimmed, TrimReport, trim_embeddings, trim_tokenizer
 from hrkd_cli.outputs import check_apart, check_output
 from hrkd_cli.predict.folder import Spec, baked_domain, read_json_or_empty
@@ -43,6 +40,9 @@ RECORD_FORMAT = 1
 STAGE = "export"
 # Vocabularies that older tokenizers read: after trimming, tokenizer.json alone is right.
 _OLD_VOCABULARIES = ("vocab.*", "merges.txt", "added_tokens.json", "*.model")
+# Weights and records of the model folder, which a folder with graphs alone does not need.
+_NOT_COPIED = (MODEL.weights, MODEL.weights_index, MODEL.run, MODEL.metrics, MODEL.readme)
+_COPIED_SUFFIXES = (".json", ".txt", ".model")
 _PACKAGES = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime", "numpy")
 
 
@@ -83,7 +83,8 @@ class Variant:
             what.append(f"Vocabulary trimmed from {report.before:,} to {report.after:,} tokens.")
         scores, before = self._recorded_scores(), None
         if report is not None and self.gate is not None:
-            scores, before = _plain(self.gate.scores), _plain(self.gate.reference or {})
+            scores = {name: one.to_json() for name, one in self.gate.scores.items()}
+            before = self.gate.reference
         return model_card(
             title=self.out.name,
             what=" ".join(what),
@@ -93,8 +94,8 @@ class Variant:
             truncate=Truncate(spec.truncate),
             baked=domain,
             before=before,
-            lost=lost.to_json() if lost is not None and before is not None else None,
-            vocabulary=report.to_json() if report is not None else None,
+            lost=lost if before is not None else None,
+            vocabulary=report,
         )
 
     def _recorded_scores(self) -> dict[str, Any]:
@@ -105,12 +106,7 @@ class Variant:
 
 
 def variant_folder(settings: ExportSettings) -> Path:
-    """Return the folder to write.
-
-    Raises:
-        UsageError: it would replace the student.
-        OutputError: it exists.
-    """
+    """Return the folder to write; refuse one that exists, or that would replace the student."""
     student = settings.student if settings.student.name not in ("", "..") else settings.student.resolve()
     name = student.name
     if settings.domain is not None:
@@ -170,22 +166,30 @@ def make_variant(
     gate = trim_gate = None
     if loaded is not None:
         dataset, name = common_rows([work], *loaded), loaded[1]
-        gate_on = partial(AccuracyGate, dataset=dataset, model=str(student), data=name, on_event=on_event)
-        reference = gate_on(own).scores if report is not None else None
-        gate = gate_on(new, reference=reference)
-        if report is not None and reference is not None:
-            drop = points_lost(accuracies(reference), accuracies(gate.scores))
-            trim_gate = Gate(settings.max_drop, drop, drop <= settings.max_drop)
+        reference = None
+        if report is not None:
+            reference = AccuracyGate(settings, own, dataset, name, on_event=on_event).scores
+        gate = AccuracyGate(settings, new, dataset, name, reference=reference, on_event=on_event)
+        if report is not None:
+            trim_gate = gate.judge(gate.scores)
             _check_trimming(trim_gate, report, settings)
     return Variant(settings=settings, out=out, model=new, gate=gate, report=report, trim_gate=trim_gate)
 
 
-def bake_head(model: Any, spec: Spec, domain: str, where: str) -> list[int]:
-    """Keep one domain's rows of a model's last linear layer, in place, and return them; ``where`` names it in errors.
+def copy_description(student: Path, folder: Path) -> list[str]:
+    """Copy the student's configuration and tokenizer files, and return their names."""
+    names = sorted(
+        file.name
+        for file in student.iterdir()
+        if file.is_file() and file.suffix in _COPIED_SUFFIXES and file.name not in _NOT_COPIED
+    )
+    for name in names:
+        shutil.copyfile(student / name, folder / name)
+    return names
 
-    Raises:
-        ModelError: it has no head for the domain, or its last layer is not the one with the outputs.
-    """
+
+def bake_head(model: Any, spec: Spec, domain: str, where: str) -> list[int]:
+    """Keep one domain's rows of a model's last linear layer, in place; return them. ``where`` names it in errors."""
     if spec.heads is None:
         only = baked_domain(spec.config)
         what = f"it is the head of {only!r} alone already" if only else "it is not a multi-domain classifier of hrkd"
@@ -193,20 +197,17 @@ def bake_head(model: Any, spec: Spec, domain: str, where: str) -> list[int]:
     if domain not in spec.heads.labels:
         raise ModelError(f"{where}: no domain {domain!r} (--domain); it has {', '.join(spec.heads.domains)}")
     columns, labels = list(spec.heads.columns[domain]), spec.heads.labels[domain]
-    name, old = output_layer(model)
-    if old.out_features != spec.heads.size:
+    name, layer = output_layer(model)
+    if layer.out_features != spec.heads.size:
         raise ModelError(
-            f"a {model.config.model_type} model: its last linear layer ({name}) has {old.out_features} outputs, not "
+            f"a {model.config.model_type} model: its last linear layer ({name}) has {layer.out_features} outputs, not "
             f"the {spec.heads.size} of its labels; its heads cannot be taken apart"
         )
-    new = torch.nn.Linear(old.in_features, len(columns), bias=old.bias is not None)
-    with torch.no_grad():
-        new.weight.copy_(old.weight[columns])
-        if old.bias is not None:
-            new.bias.copy_(old.bias[columns])
-    model.set_submodule(name, new)
+    layer.weight = torch.nn.Parameter(layer.weight.detach()[columns])
+    if layer.bias is not None:
+        layer.bias = torch.nn.Parameter(layer.bias.detach()[columns])
+    layer.out_features = model.num_labels = len(labels)
     config = model.config
-    config.num_labels = model.num_labels = len(labels)
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
     config.hrkd = {**{key: value for key, value in config.hrkd.items() if key != "domains"}, "domain": domain}
@@ -246,9 +247,7 @@ def _write_model(model: Any, trimmed: Trimmed | None, student: Path, work: Path,
         # Classes with a name of their own may build the tokenizer anew from what they think its parts are.
         settings["tokenizer_class"] = PORTABLE_TOKENIZER
         settings |= {name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
-        if isinstance(old := settings.get("added_tokens_decoder"), dict):
-            new_ids = {str(old_id): str(new_id) for new_id, old_id in enumerate(trimmed.rows)}
-            settings["added_tokens_decoder"] = {new_ids[key]: entry for key, entry in old.items()}
+        settings.pop("added_tokens_decoder", None)  # old ids; tokenizer.json has the new ones
     elif not (work / MODEL.tokenizer).is_file():
         tokenizer.backend_tokenizer.save(str(work / MODEL.tokenizer))
     settings["model_max_length"] = max_length
@@ -312,7 +311,3 @@ def _check_trimming(gate: Gate, report: TrimReport, settings: ExportSettings) ->
         f"{gate.max_drop:g}: nothing was written; {remedy}allow more with --max-drop",
         result={"files": [], "gate": gate.to_json(), "vocabulary": report.to_json() | {"accuracy_drop": gate.drop}},
     )
-
-
-def _plain(scores: Mapping[str, DomainScores]) -> dict[str, Any]:
-    return {name: one.to_json() for name, one in scores.items()}
