@@ -38,9 +38,9 @@ from hrkd_cli.distillation.objective import DistillObjective
 from hrkd_cli.distillation.teacher_cache import CachedTeacher
 from hrkd_cli.distillation.teacher_outputs import Comparison, OnlineTeacher
 from hrkd_cli.distillation.teachers import open_teachers
-from hrkd_cli.method import DomainGraph, Projections
+from hrkd_cli.method import DomainGraph, Outputs, Projections
 from hrkd_cli.models.backend import pick_device
-from hrkd_cli.models.capture import Capture, Captured, layer_map
+from hrkd_cli.models.capture import Capture, layer_map
 from hrkd_cli.models.encoding import make_encoder
 from hrkd_cli.models.folder import save_model
 from hrkd_cli.models.loading import load_tokenizer, new_classifier, set_heads
@@ -327,7 +327,7 @@ class Bench:
         return time.perf_counter()
 
 
-def released_losses(teacher: Captured, student: Captured, projected: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def released_losses(teacher: Outputs, student: Outputs, projected: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return the released code's hidden-state and attention losses of one domain, (L+1,), by way of T x T scores."""
     hidden = (teacher.hidden - projected).square().mean(dim=(1, 2, 3))
     gaps = teacher.queries @ teacher.keys.mT - student.queries @ student.keys.mT  # (L, R, A, T, T)

@@ -66,7 +66,6 @@ class Checkpointer:
 
     def register(self, name: str, part: Stateful) -> None:
         """Save and restore ``part`` under a name of its own."""
-        assert name not in self._parts
         self._parts[name] = part
 
     def decide(self, name: str, decide: Callable[[], Any]) -> Any:
@@ -144,7 +143,7 @@ def write_checkpoint(work: Path, step: int, tensors: Mapping[str, Tensor], value
 
 
 def host_copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return contiguous copies in host memory that share nothing, as safetensors wants them."""
+    """Return contiguous copies in host memory that share nothing, for safetensors."""
     return {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
 
 

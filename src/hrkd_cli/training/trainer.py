@@ -123,20 +123,12 @@ class Trainer:
         )
         self.agree_every = 1 if on_cpu or context.processes.size == 1 else AGREE_EVERY
         self.done, self.seconds = 0, 0.0
-        self._register()
-
-    def _register(self) -> None:
-        """Name everything that a checkpoint holds."""
-        register = self.checkpoint.register
-        for number, module in enumerate(self.modules):
-            register(f"module.{number}", module)
-        register("optimizer", self.optimizer)
-        register("objective", self.objective)
-        register("best", self.best)
-        register("metrics", self.metrics)
-        register("random", RandomState(self.context.processes, self.context.device))
-        if self.context.precision.scaler is not None:
-            register("scaler", self.context.precision.scaler)
+        parts: dict[str, Any] = {f"module.{number}": module for number, module in enumerate(self.modules)}
+        parts |= {"optimizer": self.optimizer, "objective": self.objective, "best": self.best, "metrics": self.metrics}
+        parts |= {"random": RandomState(context.processes, context.device), "scaler": context.precision.scaler}
+        for name, part in parts.items():
+            if part is not None:
+                self.checkpoint.register(name, part)
 
     def run(self) -> None:
         """Train to the end.
