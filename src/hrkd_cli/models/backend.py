@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class TorchBackend(Backend):
         self.model = load_classifier(folder, None).to(self.device)
         tokenizer_config, tokenizer = load_encoder_parts(folder)
         super().__init__(str(path), self.model.config.to_dict(), tokenizer_config, tokenizer)
-        self.inputs = input_names(self.model, tokenizer_config)
+        self.inputs = input_names(self.model, tokenizer_config.get("model_input_names"))
         self.parameters = sum(p.numel() for p in self.model.parameters())
         # Weights in several files go by the name of their index.
         single = folder / MODEL.weights
@@ -96,14 +96,13 @@ def _torch_threads(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def input_names(model: Any, tokenizer_config: Mapping[str, Any]) -> tuple[str, ...]:
+def input_names(model: Any, named: Sequence[str] | None) -> tuple[str, ...]:
     """Return the inputs that a model takes from its tokenizer, in the usual order.
 
-    Segment ids are one of them where the model has more than one segment, takes them, and the tokenizer does not say
-    that it leaves them out (``model_input_names``).
+    Segment ids are one of them where the model has more than one segment, takes them, and the tokenizer does not leave
+    them out of what it names (its ``model_input_names``, where it has them).
     """
     names = ("input_ids", "attention_mask")
-    named = tokenizer_config.get("model_input_names")
     takes = "token_type_ids" in inspect.signature(model.forward).parameters
     if takes and (getattr(model.config, "type_vocab_size", 0) or 0) > 1 and (not named or "token_type_ids" in named):
         return (*names, "token_type_ids")

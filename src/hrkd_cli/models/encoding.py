@@ -112,7 +112,7 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 def make_encoder(model: Any, tokenizer: Any, max_length: int, truncate: str = Truncate.HEAD) -> Encoder:
     """Make the encoder of a model: it gives the inputs that the model, and later its exported graph, takes."""
-    names = input_names(model, {"model_input_names": list(tokenizer.model_input_names)})
+    names = input_names(model, tokenizer.model_input_names)
     return Encoder(tokenizer, max_length, takes_types="token_type_ids" in names, truncate=truncate)
 
 

@@ -252,7 +252,7 @@ def _write_model(model: Any, trimmed: Trimmed | None, student: Path, work: Path,
         tokenizer.backend_tokenizer.save(str(work / MODEL.tokenizer))
     settings["model_max_length"] = max_length
     # Explicit, since pipelines pass a model everything that its tokenizer gives.
-    settings["model_input_names"] = list(input_names(model, {"model_input_names": list(tokenizer.model_input_names)}))
+    settings["model_input_names"] = list(input_names(model, tokenizer.model_input_names))
     write_json(path, settings)
 
 
