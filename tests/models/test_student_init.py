@@ -22,7 +22,8 @@ def make_teacher(architecture="bert", **sizes):
     return new_classifier(config)
 
 
-def ignore(_text: str) -> None: ...
+def build(spec, teacher, heads=HEADS, *, teacher_heads=HEADS, init=Init.TEACHER, seed=1, note=lambda _: None):
+    return build_student(spec, teacher, heads, teacher_heads=teacher_heads, init=init, seed=seed, note=note)
 
 
 def run(model):
@@ -72,19 +73,19 @@ def test_feed_forward_width_of_students():
 )
 def test_shapes_that_do_not_fit(spec, words):
     with pytest.raises(UsageError, match=words):
-        build_student(spec, make_teacher(), HEADS, teacher_heads=HEADS, init=Init.TEACHER, seed=0, note=ignore)
+        build(spec, make_teacher())
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_student_of_all_layers_is_its_teacher(architecture):
     teacher = make_teacher(architecture)
-    student = build_student("4x32", teacher, HEADS, teacher_heads=HEADS, init=Init.TEACHER, seed=1, note=ignore)
+    student = build("4x32", teacher)
     torch.testing.assert_close(run(student).logits, run(teacher).logits)
 
 
 def test_layers_are_those_the_student_learns_from():
     teacher = make_teacher("bert")
-    student = build_student("2x32", teacher, HEADS, teacher_heads=HEADS, init=Init.TEACHER, seed=1, note=ignore)
+    student = build("2x32", teacher)
     for own, origin in ((0, 1), (1, 3)):
         torch.testing.assert_close(
             student.bert.encoder.layer[own].intermediate.dense.weight,
@@ -94,7 +95,7 @@ def test_layers_are_those_the_student_learns_from():
 
 def test_modern_layer_kinds_follow_their_layers():
     teacher = make_teacher("modernbert", layers=6)
-    student = build_student("3x32", teacher, HEADS, teacher_heads=HEADS, init=Init.TEACHER, seed=1, note=ignore)
+    student = build("3x32", teacher)
     kinds = getattr(teacher.config, "layer_types", None)
     if kinds is not None:
         assert student.config.layer_types == [kinds[1], kinds[3], kinds[5]]
@@ -105,7 +106,7 @@ def test_modern_layer_kinds_follow_their_layers():
 def test_narrowing_keeps_the_heaviest_dimensions(architecture):
     """A teacher that uses only some dimensions is cut to exactly those, so its function survives."""
     teacher = make_teacher(architecture)
-    student = build_student("4x16", teacher, HEADS, teacher_heads=HEADS, init=Init.TEACHER, seed=1, note=ignore)
+    student = build("4x16", teacher)
     assert run(student).hidden_states[-1].shape == (1, 9, 16)
     # Put the narrow student's weights into a wide model in which every second dimension is dead: cutting finds them.
     alive = torch.arange(0, 32, 2)
@@ -131,9 +132,7 @@ def alive_axis(have: int, want: int, alive: torch.Tensor) -> torch.Tensor:
 
 def test_narrowing_what_is_not_known_names_what_works():
     with pytest.raises(UsageError, match=r"modernbert teacher cannot be narrowed; use 2x32, --init random"):
-        build_student(
-            "2x16", make_teacher("modernbert"), HEADS, teacher_heads=HEADS, init=Init.TEACHER, seed=0, note=ignore
-        )
+        build("2x16", make_teacher("modernbert"))
 
 
 def test_outputs_are_taken_over_by_name():
@@ -141,8 +140,8 @@ def test_outputs_are_taken_over_by_name():
     teacher = make_teacher()
     theirs = DomainHeads({"music": ("bad", "good"), "film": ("bad",)}, {"music": (4, 1), "film": (0,)}, 5)
     ours = DomainHeads.build({"film": ["bad", "good"], "music": ["bad", "good"]})
-    student = build_student("4x32", teacher, ours, teacher_heads=theirs, init=Init.TEACHER, seed=1, note=ignore)
-    random = build_student("4x32", teacher, ours, teacher_heads=theirs, init=Init.RANDOM, seed=1, note=ignore)
+    student = build("4x32", teacher, ours, teacher_heads=theirs)
+    random = build("4x32", teacher, ours, teacher_heads=theirs, init=Init.RANDOM)
     for row, origin in ((0, 0), (2, 4), (3, 1)):
         assert torch.equal(student.classifier.weight[row], teacher.classifier.weight[origin])
     assert torch.equal(student.classifier.weight[1], random.classifier.weight[1])
@@ -152,7 +151,7 @@ def test_random_students_depend_on_the_seed_only():
     teacher = make_teacher()
     weights = []
     for seed in (3, 3, 4):
-        student = build_student("2x64", teacher, HEADS, teacher_heads=HEADS, init=Init.RANDOM, seed=seed, note=ignore)
+        student = build("2x64", teacher, init=Init.RANDOM, seed=seed)
         weights.append(student.bert.pooler.dense.weight)
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
@@ -165,9 +164,7 @@ def test_a_pretrained_encoder_takes_its_teachers_head(tmp_path, architecture):
     encoder = write_encoder(tmp_path / "encoder", architecture, layers=2, seed=9)
     ours = DomainHeads.build({"music": ["bad", "good"]})
     said = []
-    student = build_student(
-        str(encoder), teacher, ours, teacher_heads=HEADS, init=Init.TEACHER, seed=1, note=said.append
-    )
+    student = build(str(encoder), teacher, ours, note=said.append)
     assert said == [f"student {encoder}: its own layers, and its teacher's head"]
     own, theirs, start = student.state_dict(), teacher.state_dict(), load_file(encoder / "model.safetensors")
     name, _ = output_layer(student)
@@ -184,5 +181,5 @@ def test_a_pretrained_encoder_takes_its_teachers_head(tmp_path, architecture):
 def test_a_head_of_another_width_stays_random(tmp_path):
     encoder = write_encoder(tmp_path / "encoder", layers=2, width=16)
     said = []
-    build_student(str(encoder), make_teacher(), HEADS, teacher_heads=HEADS, init=Init.TEACHER, seed=1, note=said.append)
+    build(str(encoder), make_teacher(), note=said.append)
     assert said == [f"student {encoder}: its own layers, and a random head"]
