@@ -3,18 +3,39 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from hrkd_cli.choices import ClassWeights, Split
+from hrkd_cli.command_settings import EvalSettings
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError, ModelError, OutputError, TrainingError, UsageError
-from hrkd_cli.events import DevScored, StageDone, StageStarted, StepDone
+from hrkd_cli.evaluation.evaluate import evaluate_on
+from hrkd_cli.evaluation.metrics import DomainScores
+from hrkd_cli.events import DevScored, StageDone, StageStarted, StepDone, ignore
+from hrkd_cli.method import Projections
+from hrkd_cli.models.encoding import make_encoder
+from hrkd_cli.models.loading import load_classifier, load_tokenizer
+from hrkd_cli.outputs import whole_folder
+from hrkd_cli.predict.backend import open_backend
+from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import TeachSettings
 from hrkd_cli.teaching.teach import FineTuningObjective, teach, teach_on
 from hrkd_cli.training import rows as step_rows
+from hrkd_cli.training.context import TrainContext
+from hrkd_cli.training.loop import LossOutput
+from hrkd_cli.training.optimizer import Optimizer
+from hrkd_cli.training.scoring import EncodedSplit, encode_split
+from hrkd_cli.training.trainer import Trainer
 from tiny import ARCHITECTURES, make_dataset, write_encoder
+
+
+def learn(encoder, dataset, out, on_event=ignore, **options):
+    settings = TeachSettings(**{"max_length": 16, **options})
+    return teach_on(encoder, dataset, settings, out=out, name="x", on_event=on_event)
 
 
 def lines(folder):
@@ -58,8 +79,6 @@ def test_the_kept_step_is_the_best_one(teacher):
 
 def test_a_domains_best_weights_are_kept_when_they_are_of_another_step(tmp_path, encoder, dataset, monkeypatch):
     """Scores are made up: books is best at the first score, music and the average at the second."""
-    from hrkd_cli.evaluation.metrics import DomainScores
-
     made_up = iter([(0.9, 0.1), (0.8, 0.7), (0.5, 0.6)])
 
     def score(*_args):
@@ -67,8 +86,7 @@ def test_a_domains_best_weights_are_kept_when_they_are_of_another_step(tmp_path,
         return {d: DomainScores(16, value, value, (0.0, 1.0), {}) for d, value in pair.items()}
 
     monkeypatch.setattr("hrkd_cli.training.trainer.score", score)
-    settings = TeachSettings(epochs=1, eval_every=2, batch_size=8, max_length=16)
-    result = teach_on(encoder, dataset, settings, out=tmp_path / "t", name="x")
+    result = learn(encoder, dataset, tmp_path / "t", epochs=1, eval_every=2, batch_size=8)
     assert result.best_step == 4
     assert sorted(p.name for p in (tmp_path / "t" / "best").iterdir()) == ["books"]
     root, books = (load_file(f / "model.safetensors") for f in (tmp_path / "t", tmp_path / "t" / "best" / "books"))
@@ -78,20 +96,16 @@ def test_a_domains_best_weights_are_kept_when_they_are_of_another_step(tmp_path,
 def test_same_seed_same_weights_and_another_seed_others(tmp_path, encoder, dataset):
     weights = []
     for n, seed in enumerate((1, 1, 2)):
-        settings = TeachSettings(epochs=1, seed=seed, max_length=16)
-        teach_on(encoder, dataset, settings, out=tmp_path / str(n), name="x")
+        learn(encoder, dataset, tmp_path / str(n), epochs=1, seed=seed)
         weights.append(load_file(tmp_path / str(n) / "model.safetensors"))
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert any(not torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
 
 
 def test_the_estimate_changes_nothing(tmp_path, encoder, dataset, monkeypatch):
-    from hrkd_cli.training.trainer import Trainer
-
-    settings = TeachSettings(epochs=1, max_length=16)
-    teach_on(encoder, dataset, settings, out=tmp_path / "a", name="x")
+    learn(encoder, dataset, tmp_path / "a", epochs=1)
     monkeypatch.setattr(Trainer, "_estimate_cost", lambda *_: None)
-    teach_on(encoder, dataset, settings, out=tmp_path / "b", name="x")
+    learn(encoder, dataset, tmp_path / "b", epochs=1)
     a, b = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
     assert all(torch.equal(a[name], b[name]) for name in a)
 
@@ -99,9 +113,8 @@ def test_the_estimate_changes_nothing(tmp_path, encoder, dataset, monkeypatch):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_architecture_is_taught_also_from_half_precision(tmp_path, architecture, dataset):
     encoder = write_encoder(tmp_path / "e", architecture, dtype=torch.float16)
-    settings = TeachSettings(epochs=1, max_length=16, learning_rate=1e-3)
     events = []
-    result = teach_on(encoder, dataset, settings, out=tmp_path / "t", name="x", on_event=events.append)
+    result = learn(encoder, dataset, tmp_path / "t", events.append, epochs=1, learning_rate=1e-3)
     state = load_file(tmp_path / "t" / "model.safetensors")
     assert {t.dtype for t in state.values() if t.is_floating_point()} == {torch.float32}
     assert result.steps == 6
@@ -112,13 +125,6 @@ def test_every_architecture_is_taught_also_from_half_precision(tmp_path, archite
 
 @pytest.mark.parametrize("apart", [False, True])
 def test_the_loss_is_the_sum_of_the_domains_cross_entropies(encoder, dataset, monkeypatch, apart):
-    from hrkd_cli.choices import ClassWeights
-    from hrkd_cli.models.encoding import make_encoder
-    from hrkd_cli.models.loading import load_classifier, load_tokenizer
-    from hrkd_cli.predict.heads import DomainHeads
-    from hrkd_cli.training.context import TrainContext
-    from hrkd_cli.training.scoring import encode_split
-
     heads = DomainHeads.build(dataset.labels)
     torch.manual_seed(0)
     model = load_classifier(encoder, heads)
@@ -144,12 +150,6 @@ def test_the_loss_is_the_sum_of_the_domains_cross_entropies(encoder, dataset, mo
 
 
 def test_balanced_class_weights(encoder):
-    import numpy as np
-
-    from hrkd_cli.choices import ClassWeights
-    from hrkd_cli.predict.heads import DomainHeads
-    from hrkd_cli.training.scoring import EncodedSplit
-
     heads = DomainHeads.build({"books": ("bad", "good")})
     train = EncodedSplit({}, {"books": np.array([0, 0, 0, 1])})
     assert train.class_weights(heads, ClassWeights.BALANCED)[0].tolist() == pytest.approx([4 / 6, 2])
@@ -157,11 +157,6 @@ def test_balanced_class_weights(encoder):
 
 
 def test_weight_decay_spares_biases_and_normalisation(encoder):
-    from hrkd_cli.method import Projections
-    from hrkd_cli.models.loading import load_classifier
-    from hrkd_cli.predict.heads import DomainHeads
-    from hrkd_cli.training.optimizer import Optimizer
-
     model = load_classifier(encoder, DomainHeads.build({"books": ("bad", "good")}))
     modules = [model, Projections(3, 4, 2)]
     decayed, spared = Optimizer(modules, TeachSettings(), 10).adamw.param_groups
@@ -173,23 +168,17 @@ def test_weight_decay_spares_biases_and_normalisation(encoder):
 
 
 def test_patience_stops_a_run_that_no_longer_gets_better(tmp_path, encoder, dataset, monkeypatch):
-    from hrkd_cli.evaluation.metrics import DomainScores
-
     flat = {d: DomainScores(16, 0.5, 0.5, (0.0, 1.0), {}) for d in ("books", "music")}
     monkeypatch.setattr("hrkd_cli.training.trainer.score", lambda *_: flat)
-    settings = TeachSettings(epochs=3, eval_every=2, patience=2, max_length=16)
-    result = teach_on(encoder, dataset, settings, out=tmp_path / "t", name="x")
+    result = learn(encoder, dataset, tmp_path / "t", epochs=3, eval_every=2, patience=2)
     assert (result.steps, result.best_step) == (6, 6)
 
 
 def test_accumulated_batches_make_one_step(tmp_path, encoder, dataset):
-    settings = TeachSettings(epochs=1, batch_size=4, accumulate=2, max_length=16)
-    assert teach_on(encoder, dataset, settings, out=tmp_path / "t", name="x").steps == 6
+    assert learn(encoder, dataset, tmp_path / "t", epochs=1, batch_size=4, accumulate=2).steps == 6
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_and_leaves_nothing(tmp_path, encoder, dataset, monkeypatch):
-    from hrkd_cli.training.loop import LossOutput
-
     model_loss = FineTuningObjective.loss
 
     def broken(self, batch):
@@ -197,7 +186,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_leaves_nothing(tmp_path, 
 
     monkeypatch.setattr(FineTuningObjective, "loss", broken)
     with pytest.raises(TrainingError, match=r"step 1: the loss is nan.*--learning-rate"):
-        teach_on(encoder, dataset, TeachSettings(max_length=16), out=tmp_path / "t", name="x")
+        learn(encoder, dataset, tmp_path / "t")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -207,14 +196,14 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, encoder, dataset, 
 
     monkeypatch.setattr("hrkd_cli.training.best_weights.save_file", full)
     with pytest.raises(OutputError, match=r"t: the disk is full"):
-        teach_on(encoder, dataset, TeachSettings(epochs=1, max_length=16), out=tmp_path / "t", name="x")
+        learn(encoder, dataset, tmp_path / "t", epochs=1)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_disk_that_cannot_hold_the_run_is_noticed_before_it(tmp_path, encoder, dataset, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10})())
     with pytest.raises(OutputError, match="MB of disk and 0 MB are free"):
-        teach_on(encoder, dataset, TeachSettings(epochs=1, max_length=16), out=tmp_path / "t", name="x")
+        learn(encoder, dataset, tmp_path / "t", epochs=1)
 
 
 def test_an_existing_output_is_refused_before_anything_else(tmp_path):
@@ -242,7 +231,7 @@ def test_models_that_cannot_be_used(tmp_path, encoder, dataset):
     with pytest.raises(ModelError, match=r"pytorch_model.bin, a pickle, which is never opened"):
         teach(tmp_path / "empty", data="x")
     with pytest.raises(UsageError, match="--max-length 100: x takes at most 64 tokens"):
-        teach_on(encoder, dataset, TeachSettings(max_length=100), out=tmp_path / "t", name="x")
+        learn(encoder, dataset, tmp_path / "t", max_length=100)
 
 
 def test_a_model_that_is_not_whole_is_refused(tmp_path, encoder, dataset):
@@ -257,7 +246,7 @@ def test_a_model_that_is_not_whole_is_refused(tmp_path, encoder, dataset):
             old = json.loads((broken / "config.json").read_text())
             (broken / "config.json").write_text(json.dumps({**old, **config}))
         with pytest.raises(ModelError, match=words):
-            teach_on(broken, dataset, TeachSettings(max_length=16), out=tmp_path / "t", name="x")
+            learn(broken, dataset, tmp_path / "t")
         shutil.rmtree(broken)
 
     attempt({f"foo.{name}": t for name, t in weights.items()})
@@ -267,22 +256,18 @@ def test_a_model_that_is_not_whole_is_refused(tmp_path, encoder, dataset):
     for file in broken.glob("tokenizer*"):
         file.unlink()
     with pytest.raises(ModelError, match=r"no tokenizer in it \(tokenizer.json\)"):
-        teach_on(broken, dataset, TeachSettings(max_length=16), out=tmp_path / "t", name="x")
+        learn(broken, dataset, tmp_path / "t")
 
 
 def test_a_run_does_not_touch_another_that_writes_the_same_folder(tmp_path, encoder, dataset):
-    from hrkd_cli.outputs import whole_folder
-
     with whole_folder(tmp_path / "t") as work:
         (work / "precious").touch()
         with pytest.raises(OutputError, match="is being written by another hrkd"):
-            teach_on(encoder, dataset, TeachSettings(max_length=16), out=tmp_path / "t", name="x")
+            learn(encoder, dataset, tmp_path / "t")
         assert (work / "precious").exists()
 
 
 def test_what_appears_while_a_run_writes_is_left_alone(tmp_path):
-    from hrkd_cli.outputs import whole_folder
-
     def write():
         with whole_folder(tmp_path / "t"):
             (tmp_path / "t").mkdir()
@@ -298,10 +283,10 @@ def test_data_that_cannot_be_used(tmp_path, encoder):
     no_dev = {"books": whole.rows["books"], "music": {"train": whole.rows["music"]["train"]}}
     data = Dataset(whole.labels, False, "x", None, no_dev)
     with pytest.raises(DataError, match="domain 'music' has no dev rows"):
-        teach_on(encoder, data, TeachSettings(), out=tmp_path / "t", name="x")
+        learn(encoder, data, tmp_path / "t")
     one_label = Dataset({**whole.labels, "music": ("good",)}, False, "x", None, whole.rows)
     with pytest.raises(DataError, match="domain 'music' has one label only"):
-        teach_on(encoder, one_label, TeachSettings(), out=tmp_path / "t", name="x")
+        learn(encoder, one_label, tmp_path / "t")
 
 
 @pytest.mark.parametrize(
@@ -320,16 +305,8 @@ def test_values_that_no_run_could_use(options, words):
 
 @pytest.mark.parametrize(("truncate", "side"), [("head", None), ("tail", "left"), ("head-tail", None)])
 def test_what_is_kept_of_long_texts_stays_with_the_model(tmp_path, encoder, dataset, truncate, side):
-    from transformers import AutoTokenizer
-
-    from hrkd_cli.choices import Split
-    from hrkd_cli.command_settings import EvalSettings
-    from hrkd_cli.evaluation.evaluate import evaluate_on
-    from hrkd_cli.predict.backend import open_backend
-
     out = tmp_path / "t"
-    settings = TeachSettings(epochs=2, learning_rate=3e-3, max_length=7, truncate=truncate)
-    result = teach_on(encoder, dataset, settings, out=out, name="x")
+    result = learn(encoder, dataset, out, epochs=2, learning_rate=3e-3, max_length=7, truncate=truncate)
     assert json.loads((out / "config.json").read_text())["hrkd"]["truncate"] == truncate
     assert json.loads((out / "tokenizer_config.json").read_text()).get("truncation_side") == side
     # eval is told nothing and reads the same tokens: the score is the one that training saw.
