@@ -45,14 +45,12 @@ def test_closing_ends_the_thread_and_little_is_made_in_advance():
     assert len(loaded) <= AHEAD + 3
 
 
-def make_step(**changes):
-    parts = {
-        "number": 7, "learning_rate": 0.1, "examples": 4,
-        "losses": {"total": torch.tensor(3.0), "hidden": torch.tensor(1.0)}, "gradient_norm": torch.tensor(0.5),
-        "ratios": torch.tensor([[0.5, 0.5], [0.125, 0.875]]), "layer_ratios": (torch.tensor([0.25, 0.75]),),
-        "scaled": False,
-    }  # fmt: skip
-    return StepOutput(**{**parts, **changes})
+GRAPH = {"ratios": torch.tensor([[0.5, 0.5], [0.125, 0.875]]), "layer.1": torch.tensor([0.25, 0.75])}
+
+
+def make_step(number=7, total=3.0, norm=0.5, graph=GRAPH, *, scaled=False):
+    tensors = {"total": torch.tensor(total), "hidden": torch.tensor(1.0), "gradient_norm": torch.tensor(norm), **graph}
+    return StepOutput(number, 0.1, 4, ("total", "hidden"), tensors, scaled)
 
 
 def logged(tmp_path, *steps):
@@ -74,7 +72,7 @@ def logged(tmp_path, *steps):
 
 
 def test_a_steps_tensors_are_read(tmp_path):
-    events, lines, logger = logged(tmp_path, make_step(), make_step(number=8, gradient_norm=torch.tensor(0.25)))
+    events, lines, logger = logged(tmp_path, make_step(), make_step(8, norm=0.25))
     assert events[0].epoch == 1.0
     assert events[0].losses == lines[0]["losses"] == {"total": 3.0, "hidden": 1.0}
     assert lines[0]["gradient_norm"] == 0.5
@@ -87,16 +85,16 @@ def test_a_steps_tensors_are_read(tmp_path):
 
 
 def test_a_step_without_a_graph_has_no_ratios(tmp_path):
-    (event,), (line,), _ = logged(tmp_path, make_step(ratios=None, layer_ratios=()))
+    (event,), (line,), _ = logged(tmp_path, make_step(graph={}))
     assert (event.ratios, event.layer_ratios) == ((), ())
     assert "ratios" not in line
 
 
 def test_what_is_not_a_number_stops_the_run(tmp_path):
-    nan, infinite = torch.tensor(float("nan")), torch.tensor(float("inf"))
+    nan, infinite = float("nan"), float("inf")
     with pytest.raises(TrainingError, match="step 7: the loss is nan"):
-        logged(tmp_path, make_step(losses={"total": nan}))
+        logged(tmp_path, make_step(total=nan))
     with pytest.raises(TrainingError, match="step 7: the gradient is inf"):
-        logged(tmp_path, make_step(gradient_norm=infinite))
+        logged(tmp_path, make_step(norm=infinite))
     # A scaled gradient that overflowed: the step was skipped, and the scale comes down.
-    logged(tmp_path, make_step(gradient_norm=infinite, scaled=True))
+    logged(tmp_path, make_step(norm=infinite, scaled=True))

@@ -70,27 +70,18 @@ class StepOutput:
         number: 1-based.
         learning_rate: rate of this step.
         examples: rows of all domains and processes.
-        losses: ``total`` and its terms, averaged over the step's batches.
-        gradient_norm: before clipping.
-        ratios: (L+1, D), of the step's last batch; None where there are none.
-        layer_ratios: (l+1,) for l = 1..L, the mean over domains for that batch.
+        losses: names of the losses: ``total`` and its terms.
+        tensors: the losses, averaged over the step's batches; ``gradient_norm`` before clipping; of its last batch,
+            where there is a graph, ``ratios`` (L+1, D) and for l = 1..L ``layer.l`` (l+1,), the mean over domains.
         scaled: whether gradients were scaled (fp16): a step whose gradients overflow is skipped.
     """
 
     number: int
     learning_rate: float
     examples: int
-    losses: dict[str, Tensor]
-    gradient_norm: Tensor
-    ratios: Tensor | None = None
-    layer_ratios: tuple[Tensor, ...] = ()
-    scaled: bool = False
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return all tensors by name."""
-        layers = {f"layer.{n}": ratios for n, ratios in enumerate(self.layer_ratios)}
-        ratios = {} if self.ratios is None else {"ratios": self.ratios}
-        return {**self.losses, "gradient_norm": self.gradient_norm, **ratios, **layers}
+    losses: tuple[str, ...]
+    tensors: dict[str, Tensor]
+    scaled: bool
 
 
 def train_step(
@@ -120,16 +111,11 @@ def train_step(
             losses[kind] = losses[kind] + share if kind in losses else share
         examples += sum(len(indices) for indices in rows.values())
     rate = optimizer.learning_rate
-    return StepOutput(
-        number=number,
-        learning_rate=rate,
-        examples=examples,
-        losses=losses,
-        gradient_norm=optimizer.step().detach().float(),
-        ratios=None if loss.ratios is None else loss.ratios.detach().float(),
-        layer_ratios=tuple(r.detach().float().mean(dim=0) for r in loss.layer_ratios),
-        scaled=precision.scaler is not None,
-    )
+    tensors = {**losses, "gradient_norm": optimizer.step().detach().float()}
+    if loss.ratios is not None:
+        tensors["ratios"] = loss.ratios.detach().float()
+    tensors |= {f"layer.{n}": r.detach().float().mean(dim=0) for n, r in enumerate(loss.layer_ratios, 1)}
+    return StepOutput(number, rate, examples, tuple(losses), tensors, precision.scaler is not None)
 
 
 @contextlib.contextmanager

@@ -99,9 +99,8 @@ class MetricsLogger:
         if not self.unread:
             return
         steps, self.unread = self.unread, []
-        tensors = [step.tensors() for step in steps]
         # One copy from the device for all steps' tensors of a name.
-        columns = {name: torch.stack([own[name] for own in tensors]).tolist() for name in tensors[0]}
+        columns = {name: torch.stack([step.tensors[name] for step in steps]).tolist() for name in steps[0].tensors}
         now = time.perf_counter()
         each, self.tick = (now - self.tick) / len(steps), now
         for number, step in enumerate(steps):
@@ -147,8 +146,8 @@ class MetricsLogger:
         graph: dict[str, Any] = {}
         if "ratios" in values:
             graph["ratios"] = tuple(map(tuple, values["ratios"]))
-        if step.layer_ratios:
-            graph["layer_ratios"] = tuple(tuple(values[f"layer.{n}"]) for n in range(len(step.layer_ratios)))
+        if layers := [tuple(values[name]) for name in values if name.startswith("layer.")]:
+            graph["layer_ratios"] = tuple(layers)
         self._append({**shared, "gradient_norm": norm, **graph, "examples_per_second": round(rate, 2)})
         self.on_event(StepDone(stage=self.stage, examples_per_second=rate, seconds_left=left, **shared, **graph))
 
