@@ -22,15 +22,10 @@ _CHUNK = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids of many examples, at their real lengths.
+    """Token ids of many examples, at their real lengths."""
 
-    Attributes:
-        ids: an int32 array of each example.
-        types: token type ids, an int8 array of each example.
-    """
-
-    ids: list[np.ndarray]
-    types: list[np.ndarray]
+    ids: list[np.ndarray]  # int32, one array for each example
+    types: list[np.ndarray]  # int8 token type ids, likewise
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -59,13 +54,9 @@ class Batch:
 
 
 class Encoder:
-    """A tokenizer with a fixed cut, and the padding that goes with it.
+    """A fast transformers tokenizer with a fixed cut (see ``TextTokenizer``), and the padding that goes with it.
 
-    Args:
-        tokenizer: a fast transformers tokenizer.
-        max_length: most tokens of an example, see ``TextTokenizer``.
-        takes_types: whether the model takes token type ids (see ``make_encoder``).
-        truncate: what is kept of longer texts, see ``TextTokenizer``.
+    ``takes_types``: whether the model takes token type ids (see ``make_encoder``).
     """
 
     def __init__(self, tokenizer: Any, max_length: int, *, takes_types: bool, truncate: str = Truncate.HEAD) -> None:

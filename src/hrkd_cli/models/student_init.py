@@ -149,7 +149,7 @@ def build_student(
 
     Args:
         spec: LAYERSxWIDTH, folder, hub id, or None for the default shape.
-        teacher: the teacher's classifier, whose weights a LAYERSxWIDTH student starts from.
+        teacher: the teacher's classifier.
         heads: outputs of the student.
         teacher_heads: outputs of the teacher, for the same domains and labels.
         init: where a LAYERSxWIDTH student starts.

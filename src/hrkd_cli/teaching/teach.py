@@ -146,33 +146,17 @@ def teach_key(fingerprint: str, dataset: Dataset, settings: TeachSettings) -> st
 
 @dataclass(frozen=True, slots=True)
 class TeachBatch:
-    """Rows of a step on the device.
-
-    Attributes:
-        batch: the model's inputs.
-        domains: (R,), each row's domain by number.
-        labels: (R,), among those of its domain.
-        weights: (R,), adding up to 1 in each domain of the whole step.
-    """
+    """R rows of a step on the device."""
 
     batch: Batch
-    domains: Tensor
-    labels: Tensor
-    weights: Tensor
+    domains: Tensor  # (R,), each row's domain by number
+    labels: Tensor  # (R,), among those of its domain
+    weights: Tensor  # (R,), adding up to 1 in each domain of the whole step
 
 
 @dataclass(eq=False)
 class FineTuningObjective(Objective):
-    """Cross-entropy of every domain's rows, summed over domains.
-
-    Attributes:
-        model: the classifier.
-        train: its train split.
-        heads: its outputs.
-        encoder: pads its inputs.
-        class_weights: see ClassWeights.
-        context: see TrainContext.
-    """
+    """Cross-entropy of every domain's rows, summed over domains, for a classifier and its outputs and encoder."""
 
     model: Any
     train: EncodedSplit

@@ -36,7 +36,7 @@ def batch_size_of(
     Args:
         settings: with the batch size.
         objective: what is minimized.
-        modules: those that the optimizer will step.
+        modules: those that are trained.
         lengths: tokens of each train row by domain.
         checkpoint: remembers what was found, whatever memory a resumed run has.
         context: see TrainContext.

@@ -26,23 +26,14 @@ class SavedWeights(TypedDict):
 
 @dataclass(eq=False)
 class BestWeights:
-    """Compares dev scores and writes the weights that are best for something.
+    """Compares dev scores and writes the weights of a model that are best for something."""
 
-    Attributes:
-        work: the run's folder.
-        model: whose weights they are.
-        metric: what "best" means: ``accuracy`` or ``macro_f1``.
-        by_domain: whether each domain's best weights are kept too.
-        writes: whether this process writes the files.
-        best: the best average under ``AVERAGE``, and each domain's best.
-    """
-
-    work: Path
+    work: Path  # the run's folder
     model: nn.Module
-    metric: str
-    by_domain: bool
-    writes: bool
-    best: dict[str, SavedWeights] = field(default_factory=dict)
+    metric: str  # what "best" means: accuracy or macro_f1
+    by_domain: bool  # whether each domain's best weights are kept too
+    writes: bool  # whether this process writes the files
+    best: dict[str, SavedWeights] = field(default_factory=dict)  # of the average under AVERAGE, and of each domain
 
     def update(self, step: int, dev: dict[str, Any]) -> bool:
         """Keep the present weights if they are best for anything; tell whether their average is better than before.

@@ -30,15 +30,11 @@ class MetricsLogger:
         file: metrics.jsonl; None writes nothing (a process that is not the main one).
         stage: name of the stage, for the events.
         steps: optimizer steps in the whole run.
-        steps_per_epoch: optimizer steps in an epoch.
-        eval_every: steps between two dev scores.
-        on_event: receives each step.
         eager: read each step's tensors at once (on a CPU they are there already).
         seconds: training time so far, dev scoring and checkpoints left out.
         examples: rows of all domains so far.
         position: bytes of the file that are true.
-        scored: dev scores so far.
-        waited: dev scores since the best average.
+        scored: dev scores so far; ``waited``: those since the best average.
         dev_seconds: time of the last dev scoring; an estimate before the first one.
         begun: when the run began, by ``time.perf_counter``; later by the length of interruptions.
         losses: of the last step, by kind.

@@ -47,7 +47,7 @@ class ProcessGroup:
         """Return the equally shaped tensors of all processes, by rank."""
         if self.size == 1:
             return [tensor]
-        sent = tensor.to(_wire())
+        sent = tensor.to(torch.cuda.current_device() if dist.get_backend() == "nccl" else "cpu")
         parts = [torch.empty_like(sent) for _ in range(self.size)]
         with _plain_errors():
             dist.all_gather(parts, sent)
@@ -133,10 +133,6 @@ def join_process_group(processes: int | None, device: torch.device) -> tuple[Pro
     group = ProcessGroup(dist.get_rank(), dist.get_world_size())
     group.barrier()
     return group, device
-
-
-def _wire() -> torch.device:
-    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
 
 
 @contextlib.contextmanager

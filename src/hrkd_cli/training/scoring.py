@@ -24,15 +24,10 @@ SCORING_BATCH = 32
 
 @dataclass(frozen=True, slots=True)
 class EncodedSplit:
-    """A split as token ids, with its labels.
-
-    Attributes:
-        encoded: token ids by domain.
-        labels: for each domain, the index of each row's label among the domain's labels.
-    """
+    """A split as token ids, with its labels, by domain."""
 
     encoded: dict[str, Encoded]
-    labels: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray]  # the index of each row's label among the domain's labels
 
     @property
     def rows(self) -> int:
