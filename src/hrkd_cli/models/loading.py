@@ -15,8 +15,8 @@ from hrkd_cli.layout import MODEL
 from hrkd_cli.predict.heads import DomainHeads
 
 # What a classifier consists of; nothing else of a hub repository is fetched, and no pickle ever.
-HUB_FILES = ("config.json", "model*.safetensors*", "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt",
-             "spm.model", "sentencepiece*", "added_tokens.json", "hrkd.json", "best/*")  # fmt: skip
+HUB_FILES = ["config.json", "model*.safetensors*", "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt",
+             "spm.model", "sentencepiece*", "added_tokens.json", "hrkd.json", "best/*"]  # fmt: skip
 HUB_TIMEOUT = 20  # seconds
 TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "spm.model", "sentencepiece*", "*.spm")
 
@@ -55,11 +55,8 @@ def load_config(path: Path, role: str = "model") -> Any:
     """
     from transformers import AutoConfig
 
-    with quiet_transformers():
-        try:
-            return AutoConfig.from_pretrained(path)
-        except Exception as error:
-            raise ModelError(f"{role} {path}: transformers cannot read its configuration: {one_line(error)}") from error
+    with _opening(f"{role} {path}: transformers cannot read its configuration"):
+        return AutoConfig.from_pretrained(path)
 
 
 def is_classifier(config: dict[str, Any]) -> bool:
@@ -86,18 +83,15 @@ def load_classifier(path: Path, heads: DomainHeads | None, *, role: str = "model
     before = dict(config.id2label)
     if heads is not None:
         set_heads(config, heads)
-    with quiet_transformers():
-        try:
-            model, info = AutoModelForSequenceClassification.from_pretrained(
-                path,
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=True,
-                ignore_mismatched_sizes=heads is not None,
-                output_loading_info=True,
-            )
-        except Exception as error:  # transformers raises many kinds; each means that this folder cannot be used
-            raise ModelError(f"{role} {path}: transformers cannot open it: {one_line(error)}") from error
+    with _opening(f"{role} {path}: transformers cannot open it"):
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            path,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=heads is not None,
+            output_loading_info=True,
+        )
     odd = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
     if heads is not None:  # a head that is made anew may be, and so may a pooler
         body = {name for name in model.base_model.state_dict() if not name.startswith("pooler.")}
@@ -149,11 +143,8 @@ def load_tokenizer(path: Path, role: str = "model") -> Any:
     # Without its files, transformers 5 makes up a tokenizer that knows its special tokens only.
     if not any(next(path.glob(pattern), None) for pattern in TOKENIZER_FILES):
         raise ModelError(f"{role} {path}: no tokenizer in it ({MODEL.tokenizer}); save the model's own beside it")
-    with quiet_transformers():
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(path)
-        except Exception as error:
-            raise ModelError(f"{role} {path}: no tokenizer that transformers can open: {one_line(error)}") from error
+    with _opening(f"{role} {path}: no tokenizer that transformers can open"):
+        tokenizer = AutoTokenizer.from_pretrained(path)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise ModelError(f"{role} {path}: its tokenizer knows no word; save the model's own tokenizer beside it")
     if not tokenizer.is_fast:
@@ -181,6 +172,15 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+@contextlib.contextmanager
+def _opening(problem: str) -> Iterator[None]:
+    with quiet_transformers():
+        try:
+            yield
+        except Exception as error:  # transformers raises many kinds; each means that this folder cannot be used
+            raise ModelError(f"{problem}: {one_line(error)}") from error
+
+
 def _from_hub(model: str, role: str) -> Path:
     if Path(model).exists():
         raise ModelError(f"{role} {model}: it is a file; give the folder that it lies in")
@@ -194,7 +194,6 @@ def _from_hub(model: str, role: str) -> Path:
         RepositoryNotFoundError,
     )
 
-    files = list(HUB_FILES)
     try:
         try:
             # Asked first, with a timeout: without a network, a download would go on trying for minutes.
@@ -202,8 +201,8 @@ def _from_hub(model: str, role: str) -> Path:
         except (GatedRepoError, RepositoryNotFoundError, HFValidationError):
             raise
         except Exception:  # offline mode or any of the HTTP client's errors: what was fetched before still serves
-            return Path(snapshot_download(model, allow_patterns=files, local_files_only=True))
-        return Path(snapshot_download(model, allow_patterns=files))
+            return Path(snapshot_download(model, allow_patterns=HUB_FILES, local_files_only=True))
+        return Path(snapshot_download(model, allow_patterns=HUB_FILES))
     except GatedRepoError:
         problem = "the hub wants its terms accepted first; then run hf auth login"
     except (RepositoryNotFoundError, HFValidationError):
