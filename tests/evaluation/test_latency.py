@@ -18,27 +18,32 @@ from hrkd_cli.evaluation.latency import (
 )
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """The clock that times are read from; fake models move it."""
+    fake = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(latency, "time", SimpleNamespace(perf_counter=lambda: fake.now))
+    return fake
+
+
 class FakeEncoder:
     def encode(self, texts, pairs=None):
         return [text.split() for text in texts]
 
 
 class FakeBackend:
-    """Takes one tick more of a fake clock at every call."""
+    """Takes one tick more of the clock at every call."""
 
     encoder = FakeEncoder()
 
-    def __init__(self, tick):
-        self.now = 0.0
+    def __init__(self, clock, tick):
+        self.clock = clock
         self.tick = tick
         self.calls = []
 
     def logits(self, texts, pairs=None, *, batch_size=1, pad_to=None):
         self.calls.append((list(texts), batch_size, pad_to))
-        self.now += self.tick
-
-    def clock(self):
-        return self.now
+        self.clock.now += self.tick
 
 
 def test_the_text_of_median_token_count_is_timed():
@@ -47,9 +52,9 @@ def test_the_text_of_median_token_count_is_timed():
     assert typical_row(SimpleNamespace(encoder=FakeEncoder()), rows) == ("x x x x x", None)
 
 
-def test_runs_are_timed_one_text_at_a_time_after_a_warm_up():
-    backend = FakeBackend(0.002)
-    found = measure_text(backend, "a b c", None, threads=3, clock=backend.clock)
+def test_runs_are_timed_one_text_at_a_time_after_a_warm_up(clock):
+    backend = FakeBackend(clock, 0.002)
+    found = measure_text(backend, "a b c", None, threads=3)
     calls = WARM_UP + RUNS // TURN * (TURN_WARM_UP + TURN)
     assert backend.calls == [(["a b c"], 1, None)] * calls
     assert (found.batch, found.tokens, found.threads) == (1, 3, 3)
@@ -57,35 +62,25 @@ def test_runs_are_timed_one_text_at_a_time_after_a_warm_up():
     assert set(found.to_json()) == {"p50", "p95", "batch", "tokens", "threads"}
 
 
-def test_slow_models_are_run_less_often():
-    backend = FakeBackend(3.0)
-    measure_text(backend, "a", None, threads=1, clock=backend.clock)
+def test_slow_models_are_run_less_often(clock):
+    backend = FakeBackend(clock, 3.0)
+    measure_text(backend, "a", None, threads=1)
     assert len(backend.calls) == WARM_UP + FEWEST_RUNS // TURN * (TURN_WARM_UP + TURN)
 
 
-def test_percentiles_are_those_of_the_timed_runs():
-    clock, taken = Clock(), iter([5.0] * WARM_UP + ([9.0] * TURN_WARM_UP + [1.0, *range(2, 11)]) * 2)
+def test_percentiles_are_those_of_the_timed_runs(clock):
+    taken = iter([5.0] * WARM_UP + ([9.0] * TURN_WARM_UP + [1.0, *range(2, 11)]) * 2)
 
     def call():
         clock.now += next(taken) / 1000
 
-    assert take_turns({"a": call}, 0.0, clock)["a"] == (pytest.approx(5.5), pytest.approx(10))
-
-
-class Clock:
-    """A clock that a fake model moves."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        return self.now
+    assert take_turns({"a": call}, 0.0)["a"] == (pytest.approx(5.5), pytest.approx(10))
 
 
 @pytest.fixture
-def fakes():
-    """Models that take 1 ms a token, or twice as much; the clock that they move, and the order in which they ran."""
-    clock, ran = Clock(), []
+def fakes(clock):
+    """Models that take 1 ms a token, or twice as much; and the order in which they ran."""
+    ran = []
 
     def opener(model, positions=1000, factor=1):
         def open_model(threads):
@@ -99,12 +94,12 @@ def fakes():
 
         return open_model
 
-    return clock, ran, {"fast": opener("fast"), "slow": opener("slow", factor=2), "short": opener("short", 70)}
+    return {"fast": opener("fast"), "slow": opener("slow", factor=2), "short": opener("short", 70)}, ran
 
 
 def test_each_length_and_number_of_threads(fakes):
-    clock, ran, models = fakes
-    found = measure_lengths({"a": models["fast"], "b": models["slow"]}, threads=(1, 2), clock=clock)
+    models, ran = fakes
+    found = measure_lengths({"a": models["fast"], "b": models["slow"]}, threads=(1, 2))
     cells = [(n, t) for t in (1, 2) for n in (16, 32, 64, 128, 256)]
     assert [(f.tokens, f.threads) for f in found["a"]] == cells
     for name, factor in (("a", 1), ("b", 2)):
@@ -114,8 +109,8 @@ def test_each_length_and_number_of_threads(fakes):
 
 
 def test_models_take_turns(fakes):
-    clock, ran, models = fakes
-    measure_lengths({"a": models["fast"], "b": models["slow"]}, threads=(1,), clock=clock)
+    models, ran = fakes
+    measure_lengths({"a": models["fast"], "b": models["slow"]}, threads=(1,))
     order = [model for model, _, shape in ran if shape == (1, 256)]
     order = order[2 * latency.WARM_UP :]
     changes = int(np.sum(np.array(order[1:]) != np.array(order[:-1])))
@@ -123,6 +118,6 @@ def test_models_take_turns(fakes):
 
 
 def test_lengths_that_a_model_cannot_read_are_left_out(fakes):
-    clock, _, models = fakes
-    found = measure_lengths({"a": models["short"], "b": models["fast"]}, threads=(1,), clock=clock)
+    models, _ = fakes
+    found = measure_lengths({"a": models["short"], "b": models["fast"]}, threads=(1,))
     assert [f.tokens for f in found["a"]] == [f.tokens for f in found["b"]] == [16, 32, 64]

@@ -4,18 +4,18 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from hrkd_cli.cli.main import main
 from hrkd_cli.errors import UsageError
 from hrkd_cli.settings import TeachSettings
 from hrkd_cli.teaching.teach import teach_on
 from hrkd_cli.training.process_group import ProcessGroup
 from hrkd_cli.training.rows import picks_of
+from processes import finish, start
 from tiny import make_texts, write_encoder
 
 SHARED = ("--max-length", "16", "--seed", "3", "--precision", "fp32", "--epochs", "2")
@@ -43,34 +43,22 @@ def uneven(tmp_path_factory):
     return folder
 
 
-def command(*words, cwd, program=("-m", "hrkd_cli"), **env):
-    cwd.mkdir(exist_ok=True)
-    return subprocess.Popen(
-        [sys.executable, *program, *words], cwd=cwd, env={**os.environ, "OMP_NUM_THREADS": "1", **env},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def finish(process, code=0):
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == code, err
-    return out, err
-
-
 def losses(folder):
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [r["losses"] for r in records if "losses" in r], [r["dev"] for r in records if "dev" in r]
 
 
-def test_two_processes_reproduce_one(tmp_path, still_encoder, uneven):
+def test_two_processes_reproduce_one(tmp_path, still_encoder, uneven, monkeypatch):
     words = ["--data", str(uneven), *SHARED]
     distil = [
         "distill", "--teacher", str(still_encoder), "--student", "2x32", "--teacher-epochs", "1", "--cache-teacher",
         "on", "--allow-weak-teacher", "--batch-size", "3", "--instance-weights", "meta-kd", *words,
     ]  # fmt: skip
     one, two = tmp_path / "one", tmp_path / "two"
-    finish(command(*distil, cwd=one))
-    out, err = finish(command(*distil, "--processes", "2", "--json", cwd=two))
+    one.mkdir()
+    monkeypatch.chdir(one)
+    assert main(distil) == 0
+    out, err = finish(start(*distil, "--processes", "2", "--json", cwd=two))
     assert json.loads(out)["out"] == "hrkd-out/student"  # one process speaks
     assert err.count("distill: done") == 1
     for stage in ("teacher", "student"):
@@ -81,11 +69,11 @@ def test_two_processes_reproduce_one(tmp_path, still_encoder, uneven):
         assert alone[1] == together[1]
     # torchrun starts the same program from outside; the run is finished, so that it only says so.
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "hrkd_cli")
-    _, err = finish(command(*distil, "--resume", cwd=two, program=torchrun))
+    _, err = finish(start(*distil, "--resume", cwd=two, program=torchrun))
     assert err.count("is finished already") == 1
 
 
-def test_two_processes_reproduce_one_with_texts_that_have_no_label(tmp_path, still_encoder, uneven):
+def test_two_processes_reproduce_one_with_texts_that_have_no_label(tmp_path, still_encoder, uneven, monkeypatch):
     texts = tmp_path / "texts"
     texts.mkdir()
     for seed, (domain, count) in enumerate((("books", 31), ("toys", 17))):
@@ -97,10 +85,12 @@ def test_two_processes_reproduce_one_with_texts_that_have_no_label(tmp_path, sti
         "--general", str(texts), *SHARED,
     ]  # fmt: skip
     one, two = tmp_path / "one", tmp_path / "two"
-    finish(command(*distil, cwd=one))
+    one.mkdir()
+    monkeypatch.chdir(one)
+    assert main(distil) == 0
     for stage in ("dataset", "teacher"):
         shutil.copytree(one / "hrkd-out" / stage, two / "hrkd-out" / stage)
-    _, err = finish(command(*distil, "--processes", "2", cwd=two))
+    _, err = finish(start(*distil, "--processes", "2", cwd=two))
     assert err.count("general: done") == err.count("unlabelled texts: books 31, toys 17") == 1
     general = [next((base / "hrkd-out" / "general").iterdir()) for base in (one, two)]
     assert general[0].name == general[1].name
@@ -112,12 +102,12 @@ def test_two_processes_reproduce_one_with_texts_that_have_no_label(tmp_path, sti
         assert alone[1] == together[1]
 
 
-def test_a_process_that_dies_is_named_and_the_run_goes_on(tmp_path, still_encoder, uneven):
+def test_a_process_that_dies_is_named_and_the_run_goes_on(tmp_path, still_encoder, uneven, capsys):
     words = [
         "teach", "--model", str(still_encoder), "--data", str(uneven), *SHARED[:-1], "30", "--out", "t",
         "--checkpoint-every", "1",
     ]  # fmt: skip
-    process = command(*words, "--processes", "2", cwd=tmp_path)
+    process = start(*words, "--processes", "2", cwd=tmp_path)
     partial = tmp_path / "t.partial"
     while process.poll() is None and not list(partial.glob("checkpoint-[3-9]")):
         time.sleep(0.05)
@@ -128,11 +118,8 @@ def test_a_process_that_dies_is_named_and_the_run_goes_on(tmp_path, still_encode
     assert "rank 1: the process was ended by SIGKILL" in err
     assert "Traceback" not in err
     # What it had is enough for one process to go on with.
-    again = command(*words[:-2], "--resume", "--checkpoint-every", "200", cwd=tmp_path)
-    time.sleep(0.1)
-    again.send_signal(0)
-    _, err = finish(again)
-    assert "going on after step" in err
+    assert main([*words[:-2], "--resume", "--checkpoint-every", "200"]) == 0
+    assert "going on after step" in capsys.readouterr().err
 
 
 def workers(parent):
@@ -157,7 +144,7 @@ def environment(pid):
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 def test_an_error_of_every_process_is_said_once(tmp_path, still_encoder, uneven):
     words = ["teach", "--model", str(still_encoder), "--data", str(uneven), "--max-length", "5000", "--out", "t"]
-    _, err = finish(command(*words, "--processes", "2", cwd=tmp_path), code=2)
+    _, err = finish(start(*words, "--processes", "2", cwd=tmp_path), code=2)
     assert err.count("--max-length 5000") == 1
     assert not (tmp_path / "t").exists()
 

@@ -1,12 +1,9 @@
 """Runs that are cut off go on as if they had not been: bit for bit, in one process on a CPU."""
 
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,6 +17,7 @@ from hrkd_cli.events import Note
 from hrkd_cli.teaching.teach import teach
 from hrkd_cli.training.checkpoint import has_checkpoint, latest, write_checkpoint
 from interrupted import StopError, run, same, stop_at, weights
+from processes import finish, start
 from tiny import write_raw
 
 
@@ -184,15 +182,6 @@ def test_another_precision_than_the_checkpoints_is_refused(tmp_path, teacher, en
         run("teach", teacher, encoder, dataset, out, resume=True)
 
 
-def start_cli(*words, cwd):
-    """Start the real program: teach is slowed down so that signals meet it at work."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "hrkd_cli", *words], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
-
-
 def wait_for_step(process, work, step):
     """Wait until a step is in metrics.jsonl."""
     file = work / "metrics.jsonl"
@@ -224,16 +213,14 @@ def test_killed_at_random_points_and_resumed(tmp_path, encoder, raw, monkeypatch
     monkeypatch.chdir(whole)
     assert main(words) == 0
     for place in ("teacher.partial/metrics.jsonl", "teacher-cache", "student.partial/metrics.jsonl"):
-        process = start_cli(*words, "--resume", cwd=cut)
+        process = start(*words, "--resume", cwd=cut)
         while not (cut / "hrkd-out" / place).exists():
             assert process.poll() is None, process.communicate()[1]
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.3))
         process.kill()
         process.communicate()
-    process = start_cli(*words, "--resume", cwd=cut)
-    _, err = process.communicate()
-    assert process.returncode == 0, err
+    finish(start(*words, "--resume", cwd=cut))
     for folder in ("teacher", "student"):
         one, other = (base / "hrkd-out" / folder for base in (whole, cut))
         assert same(weights(one), weights(other))
@@ -243,11 +230,10 @@ def test_killed_at_random_points_and_resumed(tmp_path, encoder, raw, monkeypatch
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(tmp_path, encoder, raw, number, code, capsys):
     words = ["teach", "--model", str(encoder), "--data", str(raw), "--epochs", "40", *WORDS[:4], "--out", "t"]
-    process = start_cli(*words, cwd=tmp_path)
+    process = start(*words, cwd=tmp_path)
     wait_for_step(process, tmp_path / "t.partial", 3)
     process.send_signal(number)
-    _, err = process.communicate()
-    assert process.returncode == code
+    _, err = finish(process, code)
     assert "with a checkpoint; go on with --resume" in err
     step = has_checkpoint(tmp_path / "t.partial")
     assert step >= 3

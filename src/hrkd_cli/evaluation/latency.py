@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from timeit import repeat
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,6 @@ TURN_WARM_UP = 3
 TEXT_SECONDS = 10.0  # for the timing of one text
 LENGTH_SECONDS = 0.5  # for each model, length and number of threads
 SAMPLE = 500  # rows among which a text of median length is looked for
-
-Clock = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +54,16 @@ def typical_row(backend: Backend, rows: Mapping[str, Rows]) -> tuple[str, str | 
     return texts[median], pairs[median] if pairs else None
 
 
-def measure_text(
-    backend: Backend, text: str, pair: str | None, *, threads: int, clock: Clock = time.perf_counter
-) -> Latency:
+def measure_text(backend: Backend, text: str, pair: str | None, *, threads: int) -> Latency:
     """Time a loaded classifier from text to logits, tokenization included; ``threads`` is what it was opened with."""
     texts, pairs = [text], None if pair is None else [pair]
     tokens = len(backend.encoder.encode(texts, pairs)[0])
     calls = {"": lambda: backend.logits(texts, pairs, batch_size=1)}
-    return Latency(tokens, threads, *take_turns(calls, TEXT_SECONDS, clock)[""])
+    return Latency(tokens, threads, *take_turns(calls, TEXT_SECONDS)[""])
 
 
 def measure_lengths(
-    models: Mapping[str, Callable[..., Backend]],
-    *,
-    threads: Sequence[int],
-    on_event: OnEvent = ignore,
-    clock: Clock = time.perf_counter,
+    models: Mapping[str, Callable[..., Backend]], *, threads: Sequence[int], on_event: OnEvent = ignore
 ) -> dict[str, tuple[Latency, ...]]:
     """Time forward passes of models side by side at batch 1, at those of ``LENGTHS`` that all of them can read.
 
@@ -87,36 +80,28 @@ def measure_lengths(
             ids = np.ones((1, tokens), dtype=np.int64)
             arrays = {"input_ids": ids, "attention_mask": ids, "token_type_ids": np.zeros_like(ids)}
             calls = {name: partial(backend.forward, arrays) for name, backend in opened.items()}
-            for name, times in take_turns(calls, LENGTH_SECONDS, clock).items():
+            for name, times in take_turns(calls, LENGTH_SECONDS).items():
                 found[name].append(Latency(tokens, count, *times))
             done += 1
             on_event(Progress("timing", done, len(lengths) * len(threads)))
     return {name: tuple(times) for name, times in found.items()}
 
 
-def take_turns(
-    calls: Mapping[str, Callable[[], object]], seconds: float, clock: Clock = time.perf_counter
-) -> dict[str, tuple[float, float]]:
+def take_turns(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, tuple[float, float]]:
     """Return the median and the 95th percentile of each call in milliseconds, after a warm-up.
 
     Every call is made a few times, again and again: what slows the machine for a while slows all of them. Not once
     each: the threads of the call before still spin for a while, and would take the processor from the next. Within
     ``seconds`` for each call there are up to ``RUNS`` runs, but no fewer than ``FEWEST_RUNS``.
     """
-    slowest = 0.0
-    for call in calls.values():
-        start = clock()
-        for _ in range(WARM_UP):
-            call()
-        slowest = max(slowest, (clock() - start) / WARM_UP)
+    timed = partial(repeat, timer=time.perf_counter, number=1)
+    slowest = max(sum(timed(call, repeat=WARM_UP)) / WARM_UP for call in calls.values())
     runs = min(RUNS, max(FEWEST_RUNS, int(seconds / slowest))) if slowest > 0 else RUNS
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(runs // TURN):
         for name, call in calls.items():
-            for _ in range(TURN_WARM_UP):
-                call()
-            for _ in range(TURN):
-                start = clock()
-                call()
-                times[name].append(1000 * (clock() - start))
-    return {name: (float(np.percentile(taken, 50)), float(np.percentile(taken, 95))) for name, taken in times.items()}
+            timed(call, repeat=TURN_WARM_UP)
+            times[name] += timed(call, repeat=TURN)
+    return {
+        name: (1e3 * float(np.median(taken)), 1e3 * float(np.percentile(taken, 95))) for name, taken in times.items()
+    }

@@ -1,0 +1,25 @@
+"""The real program in processes of its own."""
+
+import os
+import subprocess
+import sys
+
+
+def start(*words, cwd, program=("-m", "hrkd_cli"), env=None):
+    """Start ``hrkd WORDS``, or another Python program, in a folder that is made where it is missing."""
+    cwd.mkdir(exist_ok=True)
+    return subprocess.Popen(
+        [sys.executable, *program, *map(str, words)],
+        cwd=cwd,
+        env={**(env or os.environ), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process, code=0):
+    """Wait for a process that must end with an exit code; return what it wrote to stdout and stderr."""
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, err
+    return out, err
