@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from functools import partial
 from pathlib import Path
 
 from hrkd_cli import layout
 from hrkd_cli.choices import Device, SourceFormat, Split, Target
 from hrkd_cli.errors import UsageError
-from hrkd_cli.options import Range, Settings, argument, option
+from hrkd_cli.options import Range, Settings, option
 from hrkd_cli.settings import AT_LEAST_0, AT_LEAST_1, DEFAULT_SEED, force_option, output, seed_option, shared
 
-COLUMNS = "Columns of raw data"
-BELOW_1 = Range(0, 1, below=True)
-
+_argument = partial(option, argument=True)
 _column = partial(option, None, metavar="COLUMN", shown="found by usual names")
+_raw_column = partial(_column, panel="Columns of raw data")
+_share = partial(option, 0.1, metavar="SHARE", within=Range(0, 1, below=True))
 _data = partial(option, None, metavar="DIR_OR_RAW")
 _device = partial(shared, Device.AUTO, "Where a model folder's tensors live; ONNX files run on the CPU.")
 _threads = partial(option, None, "CPU threads.", metavar="N", within=AT_LEAST_1, shown="the runtime's choice")
@@ -43,17 +43,16 @@ class SharedOptions(Settings):
 class PrepareSettings(Settings):
     """Arguments of ``prepare``."""
 
-    source: str = argument(
+    source: str = _argument(
+        MISSING,
         "A file with a domain column; a folder with one file or one folder per domain; GLUE's MNLI folder; or the id "
         "of a dataset on the hub.",
-        "SOURCE",
+        metavar="SOURCE",
     )
     out: Path = output(layout.DATASET_OUT)
     format: SourceFormat = option(SourceFormat.AUTO, "Layout of the source; auto looks at the files.")
-    dev: float = option(0.1, "Share of the rows for dev, 0 to 1, where none is given.", metavar="SHARE", within=BELOW_1)
-    test: float = option(
-        0.1, "Share of the rows for test, 0 to 1, where none is given.", metavar="SHARE", within=BELOW_1
-    )
+    dev: float = _share("Share of the rows for dev, 0 to 1, where none is given.")
+    test: float = _share("Share of the rows for test, 0 to 1, where none is given.")
     few_shot: float | None = option(
         None,
         "Keep this share of train, above 0 to 1, in the same label proportions.",
@@ -69,11 +68,11 @@ class PrepareSettings(Settings):
         metavar="NAME",
         shown="UTF-8, or what a byte order mark says",
     )
-    text: str | None = _column("Text.", panel=COLUMNS)
-    text_pair: str | None = _column("Second text of a pair.", panel=COLUMNS)
-    label: str | None = _column("Label.", panel=COLUMNS)
-    domain: str | None = _column("Domain.", panel=COLUMNS)
-    split: str | None = _column("Split (train, dev or val, test).", panel=COLUMNS)
+    text: str | None = _raw_column("Text.")
+    text_pair: str | None = _raw_column("Second text of a pair.")
+    label: str | None = _raw_column("Label.")
+    domain: str | None = _raw_column("Domain.")
+    split: str | None = _raw_column("Split (train, dev or val, test).")
     seed: int = seed_option()
     force: bool = force_option()
 
@@ -95,10 +94,10 @@ class PrepareSettings(Settings):
 class EvalSettings(Settings):
     """Arguments of ``evaluate``."""
 
-    models: list[str] | None = argument(
+    models: list[str] | None = _argument(
+        None,
         "Model folders, onnx folders or .onnx files; the first is what the others are compared with.",
-        "MODEL",
-        default=None,
+        metavar="MODEL",
         shown="teacher, student and onnx under hrkd-out",
     )
     data: str | None = _data(
@@ -117,7 +116,7 @@ class EvalSettings(Settings):
 class ExportSettings(Settings):
     """Arguments of ``export``."""
 
-    student: Path = argument("Student folder.", "STUDENT", default=layout.STUDENT_OUT)
+    student: Path = _argument(layout.STUDENT_OUT, "Student folder.", metavar="STUDENT")
     int8: bool = option(False, "model_quantized.onnx: int8, activations quantized when it runs.")
     int8_static: bool = option(
         False,
@@ -169,12 +168,14 @@ class ExportSettings(Settings):
 class PredictSettings(Settings):
     """What ``hrkd predict`` takes."""
 
-    model: str = argument("Exported onnx folder or .onnx file (needs no torch), or a model folder.", "MODEL")
-    texts: list[str] | None = argument(
+    model: str = _argument(
+        MISSING, "Exported onnx folder or .onnx file (needs no torch), or a model folder.", metavar="MODEL"
+    )
+    texts: list[str] | None = _argument(
+        None,
         "Texts to label, or one .txt, .csv, .tsv, .jsonl or .parquet file. For a model of pairs: two texts with a TAB "
         "between.",
-        "TEXT",
-        default=None,
+        metavar="TEXT",
         shown="stdin, one text per line",
     )
     input: Path | None = option(None, "File of texts: one per line, or columns.", metavar="FILE")
@@ -198,10 +199,10 @@ class PredictSettings(Settings):
 class ReportSettings(Settings):
     """Arguments of ``report``."""
 
-    runs: list[str] | None = argument(
+    runs: list[str] | None = _argument(
+        None,
         "Folders written by teach or distill, or OUT.partial of a run that is not finished; several are compared.",
-        "RUN",
-        default=None,
+        metavar="RUN",
         shown="hrkd-out/student",
     )
     out: Path | None = option(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from numbers import Integral, Real
 from os import PathLike
@@ -53,7 +53,7 @@ class Option:
         name: name of the field.
         kind: type of a value; ``list`` for several texts.
         optional: whether None is a value.
-        default: value where none is given.
+        default: value where none is given; MISSING where one has to be.
         panel: section of the help page; None for the first one.
         metavar: what stands for the value on the help page.
         within: numbers that are allowed.
@@ -61,7 +61,6 @@ class Option:
         shown: what the help page says of the default where the value does not; empty for nothing.
         short: one-letter form.
         argument: whether it is given by its place on the command line.
-        required: whether the command line must have it.
         affects_result: whether the result of a run depends on it, beyond the last digits of a weight.
     """
 
@@ -77,8 +76,12 @@ class Option:
     shown: str | None = None
     short: str | None = None
     argument: bool = False
-    required: bool = False
     affects_result: bool = True
+
+    @property
+    def required(self) -> bool:
+        """Whether the command line must have it."""
+        return self.default is MISSING
 
     @property
     def flag(self) -> str:
@@ -148,13 +151,6 @@ def option(default: Any, help: str, **more: Any) -> Any:
     return field(default=default, metadata={"option": Option(help=help, default=default, **more)})
 
 
-def argument(help: str, metavar: str, **more: Any) -> Any:
-    """Return a dataclass field that the command line takes by its place; required where it has no ``default``."""
-    known = Option(help=help, metavar=metavar, argument=True, required="default" not in more, **more)
-    metadata = {"option": known}
-    return field(metadata=metadata) if known.required else field(default=known.default, metadata=metadata)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Options that belong together; making one checks every value, and then ``check`` the values together."""
@@ -180,10 +176,6 @@ class Settings:
     def brought(cls, _given: Mapping[str, Any]) -> dict[str, Any]:
         """Return options that were not given, but that one which was given sets: a recipe."""
         return {}
-
-    def values(self) -> dict[str, Any]:
-        """Return all options by name."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
 
     def to_json(self) -> dict[str, Any]:
         """Return all options as plain values."""

@@ -6,7 +6,8 @@ import pytest
 
 from cli_fakes import COMPARED, EXPORTED, PREPARED, TRAINED
 from hrkd_cli import errors
-from hrkd_cli.settings import DistillSettings, TeachSettings
+from hrkd_cli.cli.main import COMMANDS
+from hrkd_cli.options import options_of
 
 RUNS = {
     "prepare": (["raw"], PREPARED),
@@ -53,15 +54,10 @@ def test_a_failed_gate_gives_its_figures_as_json(hrkd, engines):
     assert (ran.code, ran.out) == (3, "")
 
 
-def test_prepare_hands_everything_over(hrkd, engines):
-    words = (
-        "prepare raw --out o --format csv --dev 0.2 --test 0 --few-shot 0.5 --domains books,dvd --no-dedupe --text t"
-    )
-    words += " --text-pair p --label l --domain d --split s --seed 7 --force --encoding cp1252"
-    assert hrkd(*words.split()).code == 0
-    options = engines["prepare"].options
-    options.pop("on_event")
-    assert options == {
+# Words of the command line, and the arguments of the function that differ from their defaults.
+GIVEN = {
+    "prepare raw --out o --format csv --dev 0.2 --test 0 --few-shot 0.5 --domains books,dvd --no-dedupe --text t "
+    "--text-pair p --label l --domain d --split s --seed 7 --force --encoding cp1252": {
         "source": "raw",
         "out": Path("o"),
         "format": "csv",
@@ -78,29 +74,14 @@ def test_prepare_hands_everything_over(hrkd, engines):
         "seed": 7,
         "force": True,
         "encoding": "cp1252",
-    }
-
-
-def test_prepare_shows_counts_drops_and_the_next_step(hrkd, engines):
-    ran = hrkd("prepare", "raw", "--out", "o")
-    assert "books   1,600  200   200  neg 1,000, pos 1,000" in ran.out
-    assert "empty text     5  a.csv:7, a.csv:9, ..." in ran.out
-    assert "next: hrkd teach --model MODEL --data o" in ran.err
-
-
-def test_teach_hands_over_exactly_its_settings(hrkd, engines):
-    words = (
-        "teach --model m --data d --out o --epochs 2 --batch-size 4 --accumulate 2 --learning-rate 1e-4 --eval-every 9"
-    )
-    words += " --weight-decay 0 --warmup 0.2 --max-length 64 --sampling balanced --metric macro-f1 --patience 3"
-    words += " --precision bf16 --checkpoint-every 50 --processes 1 --truncate tail"
-    assert hrkd(*words.split(), "--class-weights", "balanced", "--seed", "1", "--device", "cpu", "--force").code == 0
-    options = engines["teach"].options
-    given = {name: options.pop(name) for name in ("model", "data", "out", "force", "resume", "on_event", "sources")}
-    del given["on_event"], given["sources"]
-    assert given == {"model": "m", "data": "d", "out": Path("o"), "force": True, "resume": False}
-    settings = TeachSettings(**options)
-    assert settings.to_json() == {
+    },
+    "teach --model m --data d --out o --epochs 2 --batch-size 4 --accumulate 2 --learning-rate 1e-4 --eval-every 9 "
+    "--weight-decay 0 --warmup 0.2 --max-length 64 --sampling balanced --metric macro-f1 --patience 3 --precision bf16 "
+    "--checkpoint-every 50 --processes 1 --truncate tail --class-weights balanced --seed 1 --device cpu --force": {
+        "model": "m",
+        "data": "d",
+        "out": Path("o"),
+        "force": True,
         "epochs": 2,
         "batch_size": 4,
         "accumulate": 2,
@@ -119,23 +100,11 @@ def test_teach_hands_over_exactly_its_settings(hrkd, engines):
         "processes": 1,
         "seed": 1,
         "device": "cpu",
-    }
-
-
-def test_distill_hands_over_exactly_its_settings(hrkd, engines):
-    words = (
-        "distill --teacher t --student 4x312 --init random --method hrkd --graph uniform --no-hierarchy --temperature 2"
-    )
-    words += (
-        " --teacher-checkpoints average --teacher-epochs 2 --hidden-weight 0.5 --attention-weight 0 --means released"
-    )
-    assert hrkd(*words.split(), "--prediction-weight", "3", "--allow-weak-teacher").code == 0
-    options = engines["distill"].options
-    assert options.pop("teacher") == "t"
-    for name in ("data", "out", "force", "resume", "on_event", "sources"):
-        options.pop(name)
-    changed = {k: v for k, v in DistillSettings(**options).to_json().items() if v != DistillSettings().to_json()[k]}
-    assert changed == {
+    },
+    "distill --teacher t --student 4x312 --init random --method hrkd --graph uniform --no-hierarchy --temperature 2 "
+    "--teacher-checkpoints average --teacher-epochs 2 --hidden-weight 0.5 --attention-weight 0 --means released "
+    "--prediction-weight 3 --allow-weak-teacher": {
+        "teacher": "t",
         "student": "4x312",
         "init": "random",
         "graph": "uniform",
@@ -148,7 +117,63 @@ def test_distill_hands_over_exactly_its_settings(hrkd, engines):
         "temperature": 2.0,
         "means": "released",
         "allow_weak_teacher": True,
-    }
+    },
+    "eval a b --data d --split all --by-label --latency --threads 2 --device cpu --floor": {
+        "models": ["a", "b"],
+        "data": "d",
+        "split": "all",
+        "by_label": True,
+        "latency": True,
+        "threads": 2,
+        "device": "cpu",
+        "floor": True,
+    },
+    "eval": {},
+    "export s --int8 --int8-static --fp16 --int4 --target wasm --no-latency --max-drop 1 --data d --out o --force": {
+        "student": Path("s"),
+        "int8": True,
+        "int8_static": True,
+        "fp16": True,
+        "int4": True,
+        "target": "wasm",
+        "latency": False,
+        "max_drop": 1.0,
+        "data": "d",
+        "out": Path("o"),
+        "force": True,
+    },
+    "export --domain books --trim-vocabulary --vocabulary-size 90 --runtime": {
+        "domain": "books",
+        "trim_vocabulary": True,
+        "vocabulary_size": 90,
+        "runtime": True,
+    },
+}
+
+
+@pytest.mark.parametrize("words", GIVEN)
+def test_a_command_hands_over_exactly_its_options(hrkd, engines, words):
+    command = words.split()[0]
+    assert hrkd(*words.split()).code == 0
+    options = engines[command].options
+    for name in ("on_event", "sources"):
+        options.pop(name, None)
+    defaults = {name: known.default for name, known in options_of(COMMANDS[command].settings).items()}
+    assert options.keys() == defaults.keys()
+    assert {name: value for name, value in options.items() if value != defaults[name]} == GIVEN[words]
+
+
+def test_export_shows_its_tables_and_the_gate(hrkd, engines):
+    ran = hrkd("export", "--int8")
+    assert "MatMul  26" in ran.out
+    assert "Gate passed: dev accuracy fell by 0.10 points; a fall of 0.5 is allowed." in ran.out
+
+
+def test_prepare_shows_counts_drops_and_the_next_step(hrkd, engines):
+    ran = hrkd("prepare", "raw", "--out", "o")
+    assert "books   1,600  200   200  neg 1,000, pos 1,000" in ran.out
+    assert "empty text     5  a.csv:7, a.csv:9, ..." in ran.out
+    assert "next: hrkd teach --model MODEL --data o" in ran.err
 
 
 def test_distill_s_defaults_follow_on_from_teach(hrkd, engines):
@@ -162,46 +187,6 @@ def test_distill_s_defaults_follow_on_from_teach(hrkd, engines):
     assert "next: hrkd export --int8" in ran.err
     assert "Best step: 900 of 1,200; 13 min, 21.3 examples/s" in ran.out
     assert "average" in ran.out
-
-
-def test_eval_hands_everything_over(hrkd, engines):
-    words = "eval a b --data d --split all --by-label --latency --threads 2 --device cpu --floor"
-    assert hrkd(*words.split()).code == 0
-    options = engines["eval"].options
-    options.pop("on_event")
-    assert options == {
-        "models": ["a", "b"],
-        "data": "d",
-        "split": "all",
-        "by_label": True,
-        "latency": True,
-        "threads": 2,
-        "device": "cpu",
-        "floor": True,
-    }
-    assert hrkd("eval").code == 0
-    assert engines["eval"].options["models"] is None
-
-
-def test_export_hands_everything_over(hrkd, engines):
-    words = (
-        "export s --int8 --int8-static --fp16 --int4 --target wasm --no-latency --max-drop 1 --data d --out o --force"
-    )
-    ran = hrkd(*words.split())
-    options = engines["export"].options
-    options.pop("on_event")
-    assert options.pop("student") == Path("s")
-    precisions = dict.fromkeys(("int8", "int8_static", "fp16", "int4"), True)
-    others = {"target": "wasm", "latency": False, "max_drop": 1.0, "data": "d", "out": Path("o"), "force": True}
-    plain = {"domain": None, "trim_vocabulary": False, "vocabulary_size": None, "runtime": False}
-    assert options == precisions | others | plain
-    cut = ("--domain", "books", "--trim-vocabulary", "--vocabulary-size", "90", "--runtime")
-    assert hrkd("export", "s", *cut).code == 0
-    options = engines["export"].calls[1][1]
-    wanted = {"domain": "books", "trim_vocabulary": True, "vocabulary_size": 90, "runtime": True}
-    assert {name: options[name] for name in wanted} == wanted
-    assert "MatMul  26" in ran.out
-    assert "Gate passed: dev accuracy fell by 0.10 points; a fall of 0.5 is allowed." in ran.out
 
 
 def test_info_lists_versions_and_machine(hrkd, monkeypatch):

@@ -26,7 +26,7 @@ def test_text_is_aligned_without_drawing_characters():
         "T",
         "                         n",
         "name                  rows  word",
-        "-------------------- ------ -----",
+        "-------------------  -----  ----",
         "a                    1,000  x",
         "section of one cell",
         "bb                       2  yy",

@@ -116,8 +116,9 @@ def test_drawing_changes_no_setting_of_matplotlib():
 
 
 def test_smoothing_is_a_centered_mean_cut_at_the_ends():
-    found = smooth("a", *series([0.0, 3.0] * 20), 0, 0.0)
-    assert smoothing_window(40, 0.0) == 5
+    found = smooth("a", *series([0.0, 3.0] * 20), 0, 0.02)
+    assert smoothing_window(40, 0.02) == 5
+    assert smoothing_window(40, 0.0) == 1
     assert list(found.y[:3]) == pytest.approx([1.0, 1.5, 1.2])
     assert list(found.y[-1:]) == pytest.approx([2.0])
     assert list(found.faint[1]) == [0.0, 3.0] * 20

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -74,7 +75,7 @@ def typer_callback(name: str, *, with_options: bool) -> Callable[..., None]:
         flags = {each: options[each].parse(v) if isinstance(v, str) else v for each, v in words.items()}
         known.run(*resolve(name, flags, {each: other.named_options for each, other in COMMANDS.items()}))
 
-    parameters = [_parameter("ctx", typer.Context), *map(_typer_parameter, options.values())]
+    parameters = [_parameter("ctx", annotation=typer.Context), *map(_typer_parameter, options.values())]
     callback.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     callback.__doc__ = known.function.__doc__
     return callback
@@ -85,8 +86,7 @@ def _is_given(ctx: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+_parameter = partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY)
 
 
 def _typer_parameter(known: Option) -> inspect.Parameter:
@@ -108,9 +108,8 @@ def _typer_parameter(known: Option) -> inspect.Parameter:
         )
     annotation: Any = bool if known.kind is bool else list[str] if known.kind is list and known.argument else str
     default = known.default if annotation is not str or known.default is None else str(known.default)
-    return _parameter(
-        known.name, Annotated[annotation, declaration], inspect.Parameter.empty if known.required else default
-    )
+    default = inspect.Parameter.empty if known.required else default
+    return _parameter(known.name, default=default, annotation=Annotated[annotation, declaration])
 
 
 class Command(TyperCommand):

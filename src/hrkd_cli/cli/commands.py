@@ -30,7 +30,7 @@ def prepare(run: Console, options: PrepareSettings) -> None:
     shown with their file and line.
     """
     with run.engine() as on_event:
-        result = hrkd_cli.prepare(**options.values(), on_event=on_event)
+        result = hrkd_cli.prepare(**vars(options), on_event=on_event)
         if run.json:  # the table for people says it too
             result.report(on_event)
     run.result(result.to_json(), tables.prepared(result.to_json(), result.dropped_rows))
@@ -51,7 +51,7 @@ def teach(run: Console, options: TeachArguments) -> None:
     """
     launch.start_processes(options.processes)
     with run.engine() as on_event:
-        result = hrkd_cli.teach(**options.values(), sources=run.sources, on_event=on_event)
+        result = hrkd_cli.teach(**vars(options), sources=run.sources, on_event=on_event)
     run.result(result.to_json(), tables.trained(result.to_json()))
     run.note(f"teacher: {result.out}")
     run.note("next: hrkd distill" + _unless("--teacher", options.out, layout.TEACHER_OUT))
@@ -71,7 +71,7 @@ def distill(run: Console, options: DistillArguments) -> None:
     """
     launch.start_processes(options.processes)
     with run.engine() as on_event:
-        result = hrkd_cli.distill(**options.values(), sources=run.sources, on_event=on_event)
+        result = hrkd_cli.distill(**vars(options), sources=run.sources, on_event=on_event)
     run.result(result.to_json(), tables.trained(result.to_json()))
     run.note(f"student: {result.out}")
     run.note(f"next: hrkd export{_unless('', options.out, layout.STUDENT_OUT)} --int8")
@@ -92,7 +92,7 @@ def evaluate(run: Console, options: EvalSettings) -> None:
     padded in batches beside that.
     """
     with run.engine() as on_event:
-        found = hrkd_cli.evaluate(**options.values(), on_event=on_event).to_json()
+        found = hrkd_cli.evaluate(**vars(options), on_event=on_event).to_json()
     run.result(found, tables.compared(found))
     for line in tables.floor_lines(found):
         run.note(line)
@@ -114,7 +114,7 @@ def export(run: Console, options: ExportSettings) -> None:
     student's README.md gets their accuracy, size and latency.
     """
     with run.engine() as on_event:
-        found = hrkd_cli.export(**options.values(), on_event=on_event).to_json()
+        found = hrkd_cli.export(**vars(options), on_event=on_event).to_json()
     run.result(found, tables.exported(found), tables.gate_lines(found))
     folder = Path(found["files"][0]["path"]).parent
     run.note(f"files: {folder}")
@@ -174,7 +174,7 @@ def report(run: Console, options: ReportSettings) -> None:
     The page needs no network and nothing beside it. A run that is under way can be looked at, too.
     """
     with run.engine() as on_event:
-        result = hrkd_cli.report(**options.values(), on_event=on_event)
+        result = hrkd_cli.report(**vars(options), on_event=on_event)
     run.result(result.to_json(), tables.reported(result.to_json()))
     run.note(f"page: {result.out}")
 

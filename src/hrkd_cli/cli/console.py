@@ -62,16 +62,15 @@ class Console:
         """
         if not self.verbose:
             _silence_libraries()
-        try:
-            with contextlib.ExitStack() as stack:
-                # Nothing but the result may reach stdout.
-                stack.enter_context(contextlib.redirect_stdout(self.err))
-                if progress:
-                    from hrkd_cli.cli.progress import make_display
+        display: contextlib.AbstractContextManager[OnEvent] = contextlib.nullcontext(lambda _event: None)
+        if progress:
+            from hrkd_cli.cli.progress import make_display
 
-                    yield stack.enter_context(make_display(self))
-                else:
-                    yield lambda _event: None
+            display = make_display(self)
+        try:
+            # Nothing but the result may reach stdout.
+            with contextlib.redirect_stdout(self.err), display as on_event:
+                yield on_event
         except GateError as error:
             if self.json and error.result is not None:
                 self.write_json(error.result)
@@ -104,7 +103,8 @@ class Console:
 
         rich = RichConsole(file=self.out, highlight=False, width=None if is_terminal(self.out) else 10_000)
         rule = Box("    \n    \n -  \n    \n    \n    \n    \n    \n", ascii=True)  # under the headings only
-        drawn = RichTable(box=rule, show_edge=False, padding=(0, 1, 0, 0), show_header=any(table.columns))
+        drawn = RichTable(box=rule, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+        drawn.show_header = any(table.columns)
         for index, heading in enumerate(table.columns):
             justify: Any = "left" if index in table.words else "right"
             style = "cyan" if index == 0 else ""
@@ -116,8 +116,10 @@ class Console:
             if table.title:
                 rich.print(Text(table.title, style="bold"))
             rich.print(drawn)
-        lines = [line.rstrip() for line in capture.get().splitlines()]
-        self.out.write("\n".join(lines) + "\n\n")
+        for line in capture.get().splitlines():
+            is_rule = not line.strip("- ")  # Rich draws it into the gap between two columns
+            self.out.write((line.replace("- ", "  ") if is_rule else line.rstrip()) + "\n")
+        self.out.write("\n")
 
     def note(self, text: str) -> None:
         """Write a line of progress or advice to stderr, unless ``--quiet``."""

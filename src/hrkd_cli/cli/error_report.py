@@ -69,7 +69,11 @@ def describe(error: BaseException, program: str) -> tuple[str, int]:
     if isinstance(error, KeyboardInterrupt) or (isinstance(error, typer.Abort) and error.__cause__ is None):
         return "interrupted", INTERRUPTED
     if isinstance(error, OSError) and error.strerror:
-        return _system(error), 1
+        where = f": {error.filename}" if error.filename else ""
+        if error.errno == errno.ENOSPC:
+            return f"no space left on the disk{where}; free some, or write to another disk with --out", 1
+        what = "permission denied" if error.errno in (errno.EACCES, errno.EPERM) else error.strerror
+        return f"{what}{where}", 1
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         what = "out of GPU memory" if "CUDA" in str(error) else "out of memory"
         if not program.endswith(TRAINING):
@@ -78,15 +82,6 @@ def describe(error: BaseException, program: str) -> tuple[str, int]:
         return f"{what}; free some and go on with --resume, if there is a checkpoint; or {advice}", 1
     cause = error.__cause__ if isinstance(error, typer.Abort) and error.__cause__ else error
     return f"internal error: {type(cause).__name__}: {cause}; set HRKD_DEBUG=1 for the traceback", 1
-
-
-def _system(error: OSError) -> str:
-    where = f": {error.filename}" if error.filename else ""
-    if error.errno == errno.ENOSPC:
-        return f"no space left on the disk{where}; free some, or write to another disk with --out"
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return f"permission denied{where}"
-    return f"{error.strerror}{where}"
 
 
 def _usage(error: Any) -> str:

@@ -19,8 +19,6 @@ PAUSE = 30.0
 """Seconds after which a line appears in any case: a sign of life."""
 SHORTEST_PAUSE = 1.0
 """Seconds between two progress lines at least: a run of a few seconds needs no twenty."""
-MOST_DOMAINS = 12
-"""Domains whose ratios are shown beside the bar, which must fit a small terminal."""
 
 Clock = Callable[[], float]
 
@@ -132,7 +130,7 @@ class LiveDisplay(PlainDisplay):
                 self.bars.reset(self._run, description=event.stage, total=event.steps, visible=True, text=text)
                 self.bars.update(self._job, visible=False)
             case StepDone():
-                text = f"{_step_line(event, self._stage)}{self._ratios(event)}"
+                text = _step_line(event, self._stage).replace(", loss", "\nloss", 1)  # two lines leave room for the bar
                 self.bars.update(self._run, completed=event.step, text=text)
                 self.bars.update(self._job, visible=False)
             case StageDone():
@@ -142,13 +140,6 @@ class LiveDisplay(PlainDisplay):
     def _begin(self, what: str) -> None:
         self.bars.remove_task(self._job)
         self._doing, self._job = what, self.bars.add_task(what, total=None, text="")
-
-    def _ratios(self, event: StepDone) -> str:
-        """Return a line of each domain's ratio, averaged over the student's layers; empty where there is no graph."""
-        domains = self._stage.domains if self._stage and event.ratios else ()
-        means = [sum(layers) / len(layers) for layers in zip(*event.ratios, strict=True)]
-        shown = [f"{name} {mean:.3f}" for name, mean in zip(domains, means, strict=False)][:MOST_DOMAINS]
-        return f"\nratios: {', '.join(shown)}" if shown else ""
 
     def _is_due(self, event: StepDone | Progress) -> bool:
         return self._console.verbose and isinstance(event, StepDone)

@@ -162,7 +162,9 @@ class Chart:
 
 def smoothing_window(count: int, share: float) -> int:
     """Return how many of ``count`` steps a smoothed value is the mean of; 1 where smoothing would hide a short run."""
-    return 1 if count < _LEAST_SMOOTHED else max(5, round(share * count)) | 1  # odd: as many steps before as after
+    if not share or count < _LEAST_SMOOTHED:
+        return 1
+    return max(5, round(share * count)) | 1  # odd: as many steps before as after
 
 
 def smooth(name: str, x: Array, y: Array, style: int, share: float) -> Line:

@@ -22,10 +22,11 @@ MOST_DOTS = 100
 LOSS_SHARE, RATIO_SHARE = 0.02, 0.06
 """Of the steps, that a smoothed value is the mean of; the ratios of a frozen graph flicker from step to step."""
 RATES = {
-    "learning_rate": ("Learning rate", "learning rate"),
-    "gradient_norm": ("Gradient norm, before clipping", "norm"),
-    "examples_per_second": ("Speed, over 20 steps", "examples/s"),
+    "learning_rate": ("Learning rate", "learning rate", 0.0),
+    "gradient_norm": ("Gradient norm, before clipping", "norm", LOSS_SHARE),
+    "examples_per_second": ("Speed, over 20 steps", "examples/s", 0.0),
 }
+"""Title, unit and share of the steps to smooth over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +36,14 @@ class Section:
     title: str
     note: str
     charts: Sequence[Chart]
-    legend: Sequence[Line] = ()
     mark: str = ""
     small: bool = False
+
+    @property
+    def legend(self) -> Sequence[Line]:
+        """The lines of the last chart, which may have one more than those before; none where titles name them."""
+        last = self.charts[-1] if self.charts else None
+        return last.lines if last and (last.dots or len(last.lines) > 1) else ()
 
 
 def page(runs: Sequence[Run]) -> str:
@@ -74,7 +80,7 @@ def latency(run: Run) -> Section:
         charts.append(Chart(title, "tokens of the text", "milliseconds", lines, dots=True))
     machines = " and ".join(dict.fromkeys(str(entry["machine"]) for entry in timed if "machine" in entry))
     note = f"A forward pass, batch 1, on {machines}." if machines else "A forward pass, batch 1."
-    return Section("Latency", note, charts, charts[0].lines if charts else ())
+    return Section("Latency", note, charts)
 
 
 def _dev(run: Run) -> Section:
@@ -88,26 +94,21 @@ def _dev(run: Run) -> Section:
             charts.append(replace(chart, dots=len(run.dev) <= MOST_DOTS, moment=moment))
     count = f"{len(run.dev):,} dev score{'s' if len(run.dev) > 1 else ''}"
     note = f"{count}; the vertical line marks the step whose weights are kept."
-    return Section("Dev scores", note, charts, legend=charts[0].lines if charts else ())
+    return Section("Dev scores", note, charts)
 
 
 def _losses(run: Run) -> Section:
-    charts = []
-    for style, kind in enumerate(run.losses):
-        x, y = run.series("losses", kind)
-        if len(x):
-            charts.append(_single(run, f"Loss: {kind}", "loss", smooth(kind, x, y, style, LOSS_SHARE)))
+    lines = [smooth(kind, *run.series("losses", kind), style, LOSS_SHARE) for style, kind in enumerate(run.losses)]
+    charts = [_single(run, f"Loss: {line.name}", "loss", line) for line in lines if len(line.x)]
     parts = " Weighted as in the total; each on a scale of its own." if charts[1:] else ""
     return Section("Losses", _smoothing(run, LOSS_SHARE) + parts, charts)
 
 
 def _rates(run: Run) -> Section:
     charts = []
-    for kind, (title, unit) in RATES.items():
-        x, y = run.series(kind)
-        if len(x):
-            line = smooth(title, x, y, NEUTRAL, LOSS_SHARE) if kind == "gradient_norm" else Line(title, x, y, NEUTRAL)
-            charts.append(_single(run, title, unit, line))
+    for kind, (title, unit, share) in RATES.items():
+        line = smooth(title, *run.series(kind), NEUTRAL, share)
+        charts += [_single(run, title, unit, line)] if len(line.x) else []
     return Section("Optimization", "", charts, small=True)
 
 
@@ -118,19 +119,17 @@ def _single(run: Run, title: str, unit: str, line: Line) -> Chart:
 def _ratios(run: Run) -> Section:
     layers = run.layers("ratios")
     count = layers[0][1].shape[1] if layers else 0
-    names = run.domains if len(run.domains) == count else tuple(f"domain {n + 1}" for n in range(count))
+    names = run.domains if len(run.domains) == count else [f"domain {n + 1}" for n in range(count)]
     note = f"How much each domain counts in a student layer's loss. {_smoothing(run, RATIO_SHARE)}"
     charts = _by_layer(run, layers, names, first=0)
-    legend, mark = charts[-1].lines if charts else (), f"1/{count}, all domains alike"
-    return Section("Domain ratios by layer", note, charts, legend, mark, small=True)
+    return Section("Domain ratios by layer", note, charts, f"1/{count}, all domains alike", small=True)
 
 
 def _layer_ratios(run: Run) -> Section:
     layers = run.layers("layer_ratios")
     names = [_layer_name(n) for n in range(len(layers) + 1)]
     note = f"What each layer's prototypes are mixed from, mean over domains. {_smoothing(run, RATIO_SHARE)}"
-    charts = _by_layer(run, layers, names, first=1)
-    return Section("Layer ratios", note, charts, charts[-1].lines if charts else (), "all layers alike", small=True)
+    return Section("Layer ratios", note, _by_layer(run, layers, names, first=1), "all layers alike", small=True)
 
 
 def _by_layer(run: Run, layers: Sequence[tuple[Array, Array]], names: Sequence[str], *, first: int) -> list[Chart]:
@@ -138,24 +137,24 @@ def _by_layer(run: Run, layers: Sequence[tuple[Array, Array]], names: Sequence[s
     charts = []
     for layer, (x, values) in enumerate(layers, start=first):
         lines = [smooth(names[n], x, own, n, RATIO_SHARE) for n, own in enumerate(values.T)]
-        chart = Chart(_layer_name(layer).capitalize(), "step", "ratio", lines, x_end=run.last_step)
-        charts.append(replace(chart, level=1 / len(lines)))
-    ends = [end for chart in charts for line in chart.lines for end in (line.y.min(), line.y.max())]
-    if not ends:
+        title = _layer_name(layer).capitalize()
+        charts.append(Chart(title, "step", "ratio", lines, x_end=run.last_step, level=1 / len(lines)))
+    if not charts:
         return []
-    room = 0.1 * (max(ends) - min(ends)) or 0.1
-    return [replace(chart, limits=(min(ends) - room, max(ends) + room)) for chart in charts]
+    drawn = np.concatenate([line.y for chart in charts for line in chart.lines])
+    room = 0.1 * np.ptp(drawn) or 0.1
+    return [replace(chart, limits=(float(drawn.min() - room), float(drawn.max() + room))) for chart in charts]
 
 
 def _compare(runs: Sequence[Run]) -> Section:
     """Average dev accuracy of all runs, named by their folders, or by their paths if two folders have one name."""
-    names = [run.name for run in runs]
-    names = names if len(set(names)) == len(names) else [str(run.path) for run in runs]
-    lines = [_scores(run, "accuracy", None, style) for style, run in enumerate(runs)]
-    lines = [replace(line, name=name) for line, name in zip(lines, names, strict=True)]
+    distinct = len({run.name for run in runs}) == len(runs)
+    lines = []
+    for style, run in enumerate(runs):
+        name = run.name if distinct else str(run.path)
+        lines.append(replace(_scores(run, "accuracy", None, style), name=name))
     last = max(run.last_step for run in runs)
-    chart = Chart("Dev accuracy, average of domains", "step", "accuracy, %", lines, x_end=last, dots=True)
-    return Section("", "", [chart] if any(len(line.x) for line in lines) else [], lines)
+    return Section("", "", [Chart("Dev accuracy, average of domains", "step", "accuracy, %", lines, last, dots=True)])
 
 
 def _scores(run: Run, key: str, domain: str | None, style: int) -> Line:
