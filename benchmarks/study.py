@@ -276,9 +276,8 @@ def machine(device: str) -> dict[str, Any]:
     """Say where a result was made."""
     import torch
 
-    from hrkd_cli.machine import machine_name
+    from hrkd_cli.machine import machine_name, versions
     from hrkd_cli.models.backend import pick_device
-    from hrkd_cli.training.stage_folder import versions
 
     found = pick_device(device)
     name = torch.cuda.get_device_name(found) if found.type == "cuda" else machine_name()

@@ -1,11 +1,14 @@
-"""The machine that this process runs on: its processor, cores and instruction sets."""
+"""The machine that this process runs on: its processor, cores and instruction sets, and what is installed."""
 
 from __future__ import annotations
 
 import os
 import platform
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
+
+from hrkd_cli import __version__
 
 CPU_INFO = Path("/proc/cpuinfo")
 INSTRUCTIONS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm", "bf16")
@@ -17,6 +20,12 @@ def machine_name() -> str:
     cores = usable_cpus()
     parts = [cpu_name(), f"{cores} core{'s' if cores != 1 else ''}", " ".join(instructions())]
     return ", ".join(part for part in parts if part)
+
+
+def versions(*more: str) -> dict[str, str]:
+    """Return the installed versions of what decides a model's numbers, and of more packages."""
+    ours = {"python": platform.python_version(), "hrkd-cli": __version__}
+    return ours | {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy", *more)}
 
 
 def cpu_name() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -117,6 +118,16 @@ def writing(out: Path, work: Path) -> Iterator[None]:
         for folder in made:
             with contextlib.suppress(OSError):
                 folder.rmdir()
+
+
+def seen_from(folder: Path, path: Path | None) -> str | None:
+    """Return ``path`` relative to ``folder``, so that both can move together; absolute on another drive (Windows)."""
+    if path is None:
+        return None
+    try:
+        return Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix()
+    except ValueError:
+        return str(path.absolute())
 
 
 def check_space(out: Path, needed: int) -> None:

@@ -18,6 +18,7 @@ from hrkd_cli.distillation.objective import DistillObjective
 from hrkd_cli.distillation.setup import DistillSetup
 from hrkd_cli.events import Note, StageDone
 from hrkd_cli.layout import GENERAL, MODEL
+from hrkd_cli.machine import versions
 from hrkd_cli.models.folder import model_fingerprint, write_json
 from hrkd_cli.models.loading import resolve
 from hrkd_cli.models.student_init import student_spec_is_path
@@ -26,7 +27,7 @@ from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings, TrainingSettings
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.scoring import EncodedSplit
-from hrkd_cli.training.stage_folder import check_stage_output, run_folder, run_key, versions
+from hrkd_cli.training.stage_folder import check_stage_output, run_folder, run_key
 
 STAGE, DOMAIN = "general", "texts"
 SHARED = ("student", "init", "hidden_weight", "attention_weight", "means", "cache_teacher")  # beside the trainer's

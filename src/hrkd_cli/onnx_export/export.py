@@ -21,7 +21,7 @@ from hrkd_cli.machine import machine_name, usable_cpus
 from hrkd_cli.models.backend import TorchBackend
 from hrkd_cli.onnx_export.gate import AccuracyGate, RecipeSearch, load_gate_data
 from hrkd_cli.onnx_export.graph_editor import bytes_by_part
-from hrkd_cli.onnx_export.parity import TOLERANCE, largest_difference, write_fp32
+from hrkd_cli.onnx_export.parity import check_equal, write_fp32
 from hrkd_cli.onnx_export.quantizers import weights_for
 from hrkd_cli.onnx_export.recipes import FILES, FORMATS, Precision
 from hrkd_cli.onnx_export.record import (
@@ -135,7 +135,10 @@ class _Export:
         """Write everything; ``gate`` scores the smaller files."""
         kept = self.onnx / ONNX.fp32
         if self.keep_fp32:
-            _check_kept(kept, model)
+            try:
+                check_equal(model, kept)
+            except ModelError as error:
+                raise OutputError(f"{kept} is not this student's: {error}; replace it with --force") from None
         with _working_folder(self.onnx) as folder:
             write_fp32(model, folder / ONNX.fp32, on_event=self.on_event)
             if self.keep_fp32:
@@ -244,18 +247,6 @@ class _Export:
         (folder / MODEL.readme).write_text(place_section(card, onnx_section(entries)), encoding="utf-8")
         _move_in(folder, [*described, MODEL.readme], self.root)
         _move_in(folder, [*new, ONNX.record, SELF_CHECK], self.onnx)
-
-
-def _check_kept(graph: Path, model: TorchBackend) -> None:
-    """Refuse to put smaller files beside an fp32 file of another model."""
-    try:
-        difference = largest_difference(model, graph)
-    except ModelError as error:
-        raise OutputError(f"{error}; replace it with --force") from None
-    if difference > TOLERANCE:
-        raise OutputError(
-            f"{graph}: is not this student's (its logits differ by {difference:.2g}); replace it with --force"
-        )
 
 
 def _check_graphs(student: Path, root: Path, names: Sequence[str], *, force: bool) -> None:

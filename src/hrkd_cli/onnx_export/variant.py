@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import copy
-import os
-import platform
 import shutil
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from hrkd_cli import __version__
 from hrkd_cli.choices import Truncate
 from hrkd_cli.command_settings import ExportSettings
 from hrkd_cli.data.dataset import Dataset
@@ -22,6 +18,7 @@ from hrkd_cli.errors import DataError, GateError, ModelError
 from hrkd_cli.evaluation.inputs import common_rows, recorded_data
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.layout import MODEL
+from hrkd_cli.machine import versions
 from hrkd_cli.models.backend import TorchBackend, input_names, load_encoder_parts
 from hrkd_cli.models.folder import PORTABLE_TOKENIZER, is_stage_folder, model_card, model_fingerprint, write_json
 from hrkd_cli.models.loading import load_tokenizer, output_layer, quiet_transformers
@@ -29,7 +26,7 @@ from hrkd_cli.onnx_export.gate import SPLIT, AccuracyGate
 from hrkd_cli.onnx_export.parity import probes
 from hrkd_cli.onnx_export.record import Gate
 from hrkd_cli.onnx_export.trimming import Trimmed, TrimReport, trim_embeddings, trim_tokenizer
-from hrkd_cli.outputs import check_apart, check_output
+from hrkd_cli.outputs import check_apart, check_output, seen_from
 from hrkd_cli.predict.folder import Spec, baked_domain, read_json_or_empty
 
 TOLERANCE = 1e-4
@@ -43,7 +40,6 @@ _OLD_VOCABULARIES = ("vocab.*", "merges.txt", "added_tokens.json", "*.model")
 # Weights and records of the model folder, which a folder with graphs alone does not need.
 _NOT_COPIED = (MODEL.weights, MODEL.weights_index, MODEL.run, MODEL.metrics, MODEL.readme)
 _COPIED_SUFFIXES = (".json", ".txt", ".model")
-_PACKAGES = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime", "numpy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,19 +282,11 @@ def _write_record(
     }
     recorded = recorded_data(student)
     if dataset is not None and dataset.path is not None:
-        record["data"] = {"path": _seen_from(out, dataset.path), "fingerprint": dataset.fingerprint}
+        record["data"] = {"path": seen_from(out, dataset.path), "fingerprint": dataset.fingerprint}
     elif recorded is not None and recorded.fingerprint is not None:
-        record["data"] = {"path": _seen_from(out, recorded.path), "fingerprint": recorded.fingerprint}
-    versions = {"python": platform.python_version(), "hrkd-cli": __version__}
-    record["versions"] = versions | {name: version(name) for name in _PACKAGES}
+        record["data"] = {"path": seen_from(out, recorded.path), "fingerprint": recorded.fingerprint}
+    record["versions"] = versions("onnx", "onnxruntime")
     write_json(work / MODEL.run, record)
-
-
-def _seen_from(folder: Path, path: Path) -> str:
-    try:
-        return Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix()
-    except ValueError:  # another drive
-        return str(path.absolute())
 
 
 def _check_trimming(gate: Gate, report: TrimReport, settings: ExportSettings) -> None:

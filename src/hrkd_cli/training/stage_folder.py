@@ -6,22 +6,19 @@ import contextlib
 import functools
 import hashlib
 import json
-import os
-import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hrkd_cli import __version__
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import OutputError, TrainingError, UsageError
 from hrkd_cli.events import Note
 from hrkd_cli.layout import MODEL, partial
+from hrkd_cli.machine import versions
 from hrkd_cli.models.folder import is_stage_folder, model_card, save_model, write_json
 from hrkd_cli.options import option_name
-from hrkd_cli.outputs import check_output, whole_folder
+from hrkd_cli.outputs import check_output, seen_from, whole_folder
 from hrkd_cli.predict.folder import read_json_or_empty
 from hrkd_cli.training.best_weights import AVERAGE
 from hrkd_cli.training.checkpoint import Checkpointer, has_checkpoint, remove_checkpoints
@@ -30,7 +27,6 @@ from hrkd_cli.training.context import TrainContext
 if TYPE_CHECKING:
     from hrkd_cli.training.trainer import Trainer
 
-PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
 STAGE_OUTPUTS = {"teach": "teacher", "general": "general distillation", "distill": "student"}
 
 
@@ -191,7 +187,7 @@ def write_model_folder(
         "stage": trainer.stage,
         "options": {name: {"value": v, "from": (sources or {}).get(name, "default")} for name, v in options},
         "models": dict(models),
-        "data": {"path": _relative(dataset.path, run.out), "fingerprint": dataset.fingerprint, **(texts or {})},
+        "data": {"path": seen_from(run.out, dataset.path), "fingerprint": dataset.fingerprint, **(texts or {})},
         "versions": versions(),
         "precision": str(trainer.context.precision.precision),
         "key": run.header["key"],
@@ -206,19 +202,3 @@ def write_model_folder(
 def run_key(**parts: Any) -> str:
     """Return a hash of everything that a run's result depends on: equal keys, equal results."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Return the installed versions of what decides a run's numbers."""
-    ours = {"python": platform.python_version(), "hrkd-cli": __version__}
-    return ours | {name: version(name) for name in PACKAGES}
-
-
-def _relative(path: Path | None, folder: Path) -> str | None:
-    """Return ``path`` as seen from ``folder``, so that both can move together; absolute on another drive (Windows)."""
-    if path is None:
-        return None
-    try:
-        return Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix()
-    except ValueError:
-        return str(path.absolute())
