@@ -49,17 +49,13 @@ class Option:
     """What is known of an option.
 
     Attributes:
-        help: sentence for the help page.
-        name: name of the field.
         kind: type of a value; ``list`` for several texts.
-        optional: whether None is a value.
         default: value where none is given; MISSING where one has to be.
         panel: section of the help page; None for the first one.
         metavar: what stands for the value on the help page.
         within: numbers that are allowed.
         word: a word that is allowed beside numbers.
         shown: what the help page says of the default where the value does not; empty for nothing.
-        short: one-letter form.
         argument: whether it is given by its place on the command line.
         affects_result: whether the result of a run depends on it, beyond the last digits of a weight.
     """
@@ -161,11 +157,7 @@ class Settings:
         self.check()
 
     def check(self) -> None:
-        """Refuse options that contradict each other.
-
-        Raises:
-            UsageError: some do.
-        """
+        """Refuse options that contradict each other with a UsageError."""
 
     @classmethod
     def of(cls, **given: Any) -> Self:

@@ -50,7 +50,7 @@ def test_values_before_smoothing_are_faint_and_do_not_widen_the_axis():
     text = svg(line)
     assert "stroke-opacity: 0.2" in text
     assert "clip-path" in text
-    assert all(1 <= float(label) <= 2 for label in labels(text) if label not in ("step", "loss"))
+    assert all(0 <= float(label) <= 2 for label in labels(text) if label not in ("step", "loss"))
 
 
 def labels(text):

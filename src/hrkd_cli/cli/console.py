@@ -13,6 +13,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
 from hrkd_cli.cli.tables import Table
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from hrkd_cli.events import OnEvent
 
 
+@dataclass(kw_only=True)
 class Console:
     """The two streams of one command, and how they are to be written.
 
@@ -32,16 +34,12 @@ class Console:
         sources: where each option came from: flag, environment, file, recipe or default.
     """
 
-    def __init__(
-        self,
-        *,
-        json: bool = False,
-        quiet: bool = False,
-        verbose: bool = False,
-        sources: Mapping[str, str] | None = None,
-    ) -> None:
-        self.json, self.quiet, self.verbose = json, quiet, verbose
-        self.sources = sources or {}
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
         # Of several processes of one run the first speaks; errors of the others go another way (see error_report).
         is_main = os.environ.get("RANK", "0") == "0" or "WORLD_SIZE" not in os.environ
         self._nowhere = None if is_main else io.StringIO()
@@ -55,11 +53,7 @@ class Console:
 
     @contextlib.contextmanager
     def engine(self, *, progress: bool = True) -> Iterator[OnEvent]:
-        """Run the engine: its events are shown, a gate's figures are written even when it fails.
-
-        Args:
-            progress: whether the engine reports progress at all; without it no drawing code is imported.
-        """
+        """Run the engine: its events are shown (if it has any), a gate's figures are written even when it fails."""
         if not self.verbose:
             _silence_libraries()
         display: contextlib.AbstractContextManager[OnEvent] = contextlib.nullcontext(lambda _event: None)

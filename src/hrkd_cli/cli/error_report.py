@@ -34,12 +34,7 @@ class Terminated(SystemExit):
 
 
 def report(error: BaseException, program: str) -> int:
-    """Write the line about an error to stderr, and return the exit code.
-
-    Args:
-        error: what ended the command.
-        program: what the line starts with: ``hrkd`` or ``hrkd distill``.
-    """
+    """Write the line about an error, which starts with ``program``, to stderr, and return the exit code."""
     if os.environ.get("HRKD_DEBUG") == "1":
         sys.stderr.write("".join(traceback.format_exception(error)))
     text, code = describe(error, program)

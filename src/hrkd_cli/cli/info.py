@@ -44,15 +44,15 @@ def _packages() -> dict[str, str | None]:
     """Return the version of every package that this one depends on; None where it is not installed."""
     from importlib import metadata
 
-    found: dict[str, str | None] = {}
-    for requirement in metadata.requires("hrkd-cli") or ():
-        name = re.split(r"[^\w-]", requirement)[0]
-        if "extra ==" not in requirement:
-            try:
-                found[name] = metadata.version(name)
-            except metadata.PackageNotFoundError:
-                found[name] = None
-    return found
+    def version(package: str) -> str | None:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return None
+
+    required = metadata.requires("hrkd-cli") if version("hrkd-cli") else None
+    names = [re.split(r"[^\w-]", line)[0] for line in required or () if "extra ==" not in line]
+    return {name: version(name) for name in names}
 
 
 def _memory() -> int | None:

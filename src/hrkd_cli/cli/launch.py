@@ -57,11 +57,7 @@ def start_processes(processes: int | None) -> None:
 
 
 def _cause(failures: Mapping[int, Any]) -> ProcessError:
-    """Return the error of the process that failed first, of those that did not fail because of another.
-
-    Args:
-        failures: torch's ``ProcessFailure`` by rank.
-    """
+    """Return the first error that no other process caused; ``failures`` are torch's ``ProcessFailure`` by rank."""
     told = {rank: _told(failure) for rank, failure in failures.items()}
     rank = min(told, key=lambda rank: (told[rank][1], rank))
     line, code = told[rank][0], int(failures[rank].exitcode)

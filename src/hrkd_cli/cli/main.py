@@ -60,11 +60,7 @@ def command_tree(names: Container[str] = COMMANDS) -> Any:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program and return its exit code.
-
-    Args:
-        arguments: the words after the program's name; None takes the process's own.
-    """
+    """Run the program with the words after its name (None: the process's own) and return its exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     first = next((word for word in words if not word.startswith("-")), "")
     program = f"{error_report.PROGRAM} {first}" if first in COMMANDS else error_report.PROGRAM

@@ -1,4 +1,7 @@
-"""The texts that ``hrkd predict`` labels: from arguments, a file, or stdin, a chunk at a time."""
+"""The texts that ``hrkd predict`` labels: from arguments, a file, or stdin, a chunk at a time.
+
+Errors name the text: ``TEXT number 2``, ``stdin:7``.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,7 @@ CHUNK = 64
 
 
 def input_file(options: PredictSettings) -> Path | None:
-    """Return the file to read, if any: ``--input``, or a single TEXT that is the name of a file.
-
-    Raises:
-        UsageError: both ``--input`` and texts, or a file that is not there.
-    """
+    """Return the file to read, if any: ``--input``, or a single TEXT that is the name of a file."""
     texts = options.texts or []
     if options.input is not None:
         if texts:
@@ -40,11 +39,7 @@ def input_file(options: PredictSettings) -> Path | None:
 
 
 def from_arguments(texts: list[str], pair: bool) -> Iterator[Chunk]:
-    """Yield the arguments, in one chunk.
-
-    Raises:
-        UsageError: an argument is empty, or not two texts where the model reads pairs.
-    """
+    """Yield the arguments, in one chunk."""
     rows = [(f"TEXT number {number}", text) for number, text in enumerate(texts, start=1)]
     for place, text in rows:
         if not text.strip():
@@ -53,11 +48,7 @@ def from_arguments(texts: list[str], pair: bool) -> Iterator[Chunk]:
 
 
 def from_file(file: Path, text: str | None, text_pair: str | None, pair: bool) -> Iterator[Chunk]:
-    """Yield a file's texts in chunks.
-
-    Raises:
-        DataError: the file cannot be read, or a line is not two texts where the model reads pairs.
-    """
+    """Yield a file's texts in chunks."""
     from hrkd_cli.data.texts import read_texts
 
     texts, pairs = read_texts(file, text=text, text_pair=text_pair)
@@ -70,11 +61,7 @@ def from_file(file: Path, text: str | None, text_pair: str | None, pair: bool) -
 
 
 def from_stdin(pair: bool, warn: Callable[[str], None]) -> Iterator[Chunk]:
-    """Yield stdin's lines as they arrive, a line a text; an empty line is skipped with a warning.
-
-    Raises:
-        DataError: a line is not UTF-8, or not two texts where the model reads pairs; there is no text at all.
-    """
+    """Yield stdin's lines as they arrive, a line a text; an empty line is skipped with a warning."""
     any_text = False
     for lines in _lines(sys.stdin.buffer):
         rows = []

@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Self
 
 from hrkd_cli.cli.console import Console, is_terminal
@@ -108,9 +107,7 @@ class LiveDisplay(PlainDisplay):
         self.bars.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         """Remove the bars and give the terminal back."""
         self.bars.stop()
 

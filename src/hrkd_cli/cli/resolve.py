@@ -26,11 +26,6 @@ Commands = Mapping[str, Mapping[str, Option]]
 def resolve(command: str, flags: Mapping[str, Any], commands: Commands) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the options that were given by name, and where each came from: flag, environment or file.
 
-    Args:
-        command: name of the command.
-        flags: what the command line gave.
-        commands: all commands, to know every table and variable.
-
     Raises:
         UsageError: a variable, table or key that no command has, a value of the wrong kind, a file that is not TOML.
     """

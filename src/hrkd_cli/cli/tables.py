@@ -18,14 +18,7 @@ PLACES_PER_REASON = 3
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Cells to show.
-
-    Attributes:
-        title: line above the table; empty for none.
-        columns: headings; a line end in one makes it two lines high.
-        rows: cells; a row of one cell heads a section.
-        words: columns that hold words, which start at the left; numbers end at the right.
-    """
+    """Cells to show. A row of one cell heads a section; ``words`` are the columns that start at the left."""
 
     title: str
     columns: Row
@@ -34,12 +27,7 @@ class Table:
 
 
 def prepared(result: Json, examples: Mapping[str, Sequence[str]]) -> list[Table]:
-    """Rows by domain and split, and what was dropped.
-
-    Args:
-        result: the JSON result of prepare.
-        examples: for a reason, the places (``file:line``) of the first rows dropped for it.
-    """
+    """Rows by domain and split, and what was dropped; ``examples`` are the first places (``file:line``) by reason."""
     splits = ("train", "dev", "test")
     domains: Mapping[str, Json] = result["domains"]
     rows: list[Row] = []
@@ -102,10 +90,9 @@ def compared(result: Json) -> list[Table]:
 
 
 def floor_lines(result: Json) -> list[str]:
-    """Say in one line that a small model is hardly better than the floor; nothing where it is, or without a floor.
+    """Say in one line that a small model is hardly better than the floor, if so.
 
-    The small model is the first with fewer parameters than the first model, which is usually its teacher; else the
-    first model.
+    The small model is the first with fewer parameters than the first model, which is usually its teacher.
     """
     models = [model for model in result["models"] if not _is_floor(model)]
     floor = next((model for model in result["models"] if _is_floor(model)), None)

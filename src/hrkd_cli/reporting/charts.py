@@ -15,7 +15,7 @@ from hrkd_cli.reporting.run import Array
 NEUTRAL = -1
 """Style of a line in the color of the text; the others count through COLORS, then take them again with another dash."""
 COLORS = ("c0", "c1", "c2", "c3", "c4", "c5")
-DASHES = ("", "6 3", "2 3", "8 3 2 3")
+DASHES = ((), (6, 3), (2, 3), (8, 3, 2, 3))
 # matplotlib draws in these colors; each becomes a variable of the style sheet, which has a light and a dark value.
 _VARIABLES = {name: f"#0000{n:02x}" for n, name in enumerate(("text", "soft", "grid", "card", *COLORS), start=1)}
 
@@ -41,6 +41,12 @@ _STYLE = {
     "ytick.color": _VARIABLES["soft"],
     "ytick.major.size": 0,
     "ytick.minor.size": 0,
+    "axes.xmargin": 0,
+    "axes.ymargin": 0.1,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4.8,
+    "lines.markeredgecolor": _VARIABLES["card"],
+    "lines.scale_dashes": False,
 }
 
 
@@ -60,9 +66,9 @@ class Line:
         return "text" if self.style == NEUTRAL else COLORS[self.style % len(COLORS)]
 
     @property
-    def dash(self) -> str:
-        """SVG's dash pattern; empty for a solid line."""
-        return "" if self.style == NEUTRAL else DASHES[self.style // len(COLORS) % len(DASHES)]
+    def dash(self) -> tuple[int, ...]:
+        """Lengths drawn and left out in turn; empty for a solid line."""
+        return () if self.style == NEUTRAL else DASHES[self.style // len(COLORS) % len(DASHES)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +76,7 @@ class Chart:
     """What a chart shows.
 
     Attributes:
-        x_end: end of the x axis, which then begins at 0; None for the range of the lines.
+        x_end: end of the x axis, which begins at 0; None for that of the lines.
         limits: range of the y axis; None for that of the lines.
         log: whether the y axis is logarithmic.
         dots: mark each point.
@@ -115,32 +121,20 @@ class Chart:
 
     def _draw_lines(self, axes: Any) -> None:
         for line in self.lines:
-            width = 3 if self.dots and line.style == NEUTRAL else 1.8
-            axes.plot(
-                line.x,
-                line.y,
-                color=_VARIABLES[line.color],
-                linewidth=width,
-                # matplotlib counts dashes in widths of the line.
-                linestyle=(0, [float(n) / width for n in line.dash.split()]) if line.dash else "solid",
-                marker="o" if self.dots or len(line.x) == 1 else "",
-                markersize=width + 3,
-                markeredgecolor=_VARIABLES["card"],
-                markeredgewidth=0.8,
-                zorder=3,
-            )
+            marker = "o" if self.dots or len(line.x) == 1 else ""
+            axes.plot(line.x, line.y, color=_VARIABLES[line.color], marker=marker, zorder=3)
+            if line.dash:
+                axes.lines[-1].set_linestyle((0, line.dash))
         axes.set_yscale("log" if self.log else "linear")
-        axes.margins(x=0, y=0.1)
         axes.set_ylim(*(self.limits or axes.get_ylim()))  # faint values, drawn next, do not widen it
         for line in self.lines:
             if line.faint:
                 axes.plot(*line.faint, color=_VARIABLES[line.color], linewidth=1, alpha=0.2, zorder=2)
+        axes.set_xlim(0, self.x_end)
 
     def _draw_axes(self, axes: Any) -> None:
         from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-        if self.x_end:
-            axes.set_xlim(0, self.x_end)
         mark = {"color": _VARIABLES["soft"], "linewidth": 1, "linestyle": (0, (4, 3))}
         if self.level is not None:
             axes.axhline(self.level, **mark)

@@ -116,11 +116,7 @@ class Run:
 
 
 def read_run(path: Path) -> Run:
-    """Read a run's folder.
-
-    Raises:
-        DataError: it is no folder of a run, a line of its metrics is damaged, or it has no step yet.
-    """
+    """Read a run's folder; DataError if it is none, a line of its metrics is damaged, or it has no step yet."""
     if not path.is_dir():
         work = partial(path)
         hint = f"; a run that is not finished is in {work}: name that folder" if work.is_dir() else f"; {_NAME_IT}"
