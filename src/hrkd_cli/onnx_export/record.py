@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from hrkd_cli.evaluation.graph import read_graph
 from hrkd_cli.evaluation.latency import Latency
 from hrkd_cli.evaluation.metrics import DomainScores
 from hrkd_cli.layout import MODEL, ONNX
+from hrkd_cli.models.folder import write_json
 from hrkd_cli.onnx_export.recipes import FORMATS, Precision
 from hrkd_cli.predict.folder import read_json_or_empty
 
@@ -171,9 +171,7 @@ def read_record(folder: Path) -> dict[str, Entry]:
 
 def write_record(folder: Path, entries: dict[str, Entry]) -> None:
     """Write the entries into a folder."""
-    content = {"format": FORMAT, "files": dict(sorted(entries.items()))}
-    text = json.dumps(content, indent=2, ensure_ascii=False)
-    (folder / ONNX.record).write_text(text + "\n", encoding="utf-8")
+    write_json(folder / ONNX.record, {"format": FORMAT, "files": dict(sorted(entries.items()))})
 
 
 def file_entry(path: Path, precision: Precision, tries: Sequence[Try], own: Mapping[str, float] | None) -> Entry:

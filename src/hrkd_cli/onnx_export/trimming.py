@@ -186,9 +186,6 @@ def trim_embeddings(model: Any, rows: Sequence[int]) -> None:
 
     The ids in its configuration get their new values.
     """
-    old = model.get_input_embeddings()
-    with torch.no_grad():
-        weight = old.weight[torch.tensor(rows, device=old.weight.device)].clone()
     new_ids = {old_id: new_id for new_id, old_id in enumerate(rows)}
     config = model.config
     for name, value in config.to_dict().items():
@@ -196,10 +193,10 @@ def trim_embeddings(model: Any, rows: Sequence[int]) -> None:
             setattr(config, name, new_ids.get(value))
         elif name.endswith(_TOKEN_ID) and isinstance(value, list):
             setattr(config, name, [new_ids[v] for v in value if v in new_ids])
-    config.vocab_size = len(rows)
-    new = torch.nn.Embedding(len(rows), weight.shape[1], padding_idx=config.pad_token_id)
-    new.weight = torch.nn.Parameter(weight, requires_grad=old.weight.requires_grad)
-    model.set_input_embeddings(new)
+    table = model.get_input_embeddings()
+    table.weight = torch.nn.Parameter(table.weight.detach()[list(rows)])
+    table.num_embeddings = config.vocab_size = len(rows)
+    table.padding_idx = config.pad_token_id
 
 
 def _named_by(config: Mapping[str, Any], ids: Mapping[str, int]) -> set[str]:

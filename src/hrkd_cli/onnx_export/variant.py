@@ -23,17 +23,12 @@ from hrkd_cli.models.backend import TorchBackend, input_names, load_encoder_part
 from hrkd_cli.models.folder import PORTABLE_TOKENIZER, is_stage_folder, model_card, model_fingerprint, write_json
 from hrkd_cli.models.loading import load_tokenizer, output_layer, quiet_transformers
 from hrkd_cli.onnx_export.gate import SPLIT, AccuracyGate
-from hrkd_cli.onnx_export.parity import probes
+from hrkd_cli.onnx_export.parity import TOLERANCE, probes
 from hrkd_cli.onnx_export.record import Gate
 from hrkd_cli.onnx_export.trimming import Trimmed, TrimReport, trim_embeddings, trim_tokenizer
 from hrkd_cli.outputs import check_apart, check_output, seen_from
 from hrkd_cli.predict.folder import Spec, baked_domain, read_json_or_empty
 
-TOLERANCE = 1e-4
-"""Largest difference of logits between the student and the smaller model: the same numbers, added up in another
-order."""
-
-RECORD_FORMAT = 1
 STAGE = "export"
 # Vocabularies that older tokenizers read: after trimming, tokenizer.json alone is right.
 _OLD_VOCABULARIES = ("vocab.*", "merges.txt", "added_tokens.json", "*.model")
@@ -274,7 +269,7 @@ def _write_record(
     That is the dataset that trimming used, as seen from ``out``; without one, what the student was made from.
     """
     record: dict[str, Any] = {
-        "format": RECORD_FORMAT,
+        "format": 1,
         "stage": STAGE,
         "models": {"student": {"name": str(student), "fingerprint": model_fingerprint(student)}},
         "domain": domain,
