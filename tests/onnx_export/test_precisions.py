@@ -11,7 +11,7 @@ from onnx import TensorProto, numpy_helper
 import hrkd_cli
 from hrkd_cli import Predictor, evaluate
 from hrkd_cli.choices import Target
-from hrkd_cli.errors import GateError, UsageError
+from hrkd_cli.errors import GateError
 from hrkd_cli.evaluation.graph import count_parameters, precision
 from hrkd_cli.events import Note
 from hrkd_cli.onnx_export import gate
@@ -253,11 +253,6 @@ def test_a_targets_weights(student, target, largest):
     assert result.to_json()["target"] == target
     record = json.loads((student / "onnx/export.json").read_text())["files"]["model_quantized.onnx"]
     assert (record["target"], record["weight_bits"]) == (target, int(bits))
-
-
-def test_an_unknown_target(student):
-    with pytest.raises(UsageError, match="--target: 'sparc' is not one of auto, avx2"):
-        export(student, int8=True, target="sparc")
 
 
 def test_ladders_go_from_fast_to_safe():

@@ -8,7 +8,7 @@ from hrkd_cli.errors import ModelError
 from hrkd_cli.models.backend import TorchBackend
 from hrkd_cli.onnx_export.export import export
 from hrkd_cli.onnx_export.graph_editor import PARTS, bytes_by_part, part_of
-from hrkd_cli.onnx_export.parity import BATCHES, TOLERANCE, check_equal, largest_difference
+from hrkd_cli.onnx_export.parity import BATCHES, TOLERANCE, largest_difference, probes
 from hrkd_cli.onnx_export.quantizers import QuantizerInputs, weights_for
 from hrkd_cli.onnx_export.recipes import FORMATS, Precision, write_smaller
 from hrkd_cli.onnx_export.trace import OPSET, write_graph
@@ -117,17 +117,7 @@ def test_part_of(name, part):
     assert part_of(name) == part
 
 
-def test_a_graph_of_other_weights_is_told_apart(tmp_path):
-    one, other = write_model(tmp_path / "one", seed=1), write_model(tmp_path / "other", seed=2)
-    export(other, latency=False)
-    own = TorchBackend(one, device="cpu")
-    with pytest.raises(ModelError, match="logits differ"):
-        check_equal(own, other / "onnx/model.onnx")
-
-
 def test_probes_cover_batches_lengths_and_padding(made):
-    from hrkd_cli.onnx_export.parity import probes
-
     own = TorchBackend(made / "student", device="cpu")
     shapes = [arrays["input_ids"].shape for arrays in probes(own)]
     assert sorted(set(shapes)) == [(b, t) for b in BATCHES for t in (2, 7, 24)]  # 24 is this student's own length
