@@ -53,7 +53,7 @@ class GateError(HrkdError):
         self.result = result
 
 
-def one_line(error: BaseException, limit: int = 200) -> str:
+def one_line(error: BaseException) -> str:
     """Return the first line of an exception's text, for a message of one line."""
     text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:limit]
+    return text.splitlines()[0][:200]

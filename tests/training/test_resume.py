@@ -197,7 +197,7 @@ WORDS = ("--max-length", "16", "--batch-size", "2", "--checkpoint-every", "2", "
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
-    return write_raw(tmp_path_factory.mktemp("raw") / "reviews")
+    return write_raw(tmp_path_factory.mktemp("raw") / "reviews", rows=30)
 
 
 def test_killed_at_random_points_and_resumed(tmp_path, encoder, raw, monkeypatch):
