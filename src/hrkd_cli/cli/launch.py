@@ -27,28 +27,18 @@ def start_processes(processes: int | None) -> None:
     if processes is None or processes < 2 or "WORLD_SIZE" in os.environ:
         return
     import logging
-    import uuid
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed.run import parse_args, run
 
     os.environ[LAUNCHED] = "1"
     # Otherwise each would take all cores.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    launching = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        monitor_interval=0.1,
-    )
+    words = ["--standalone", f"--nproc-per-node={processes}", "--module", "hrkd_cli", *sys.argv[1:]]
     try:
-        elastic_launch(launching, sys.executable)("-m", "hrkd_cli", *sys.argv[1:])
+        run(parse_args(words))  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
         raise _cause(error.failures) from None
     except SignalException as error:
