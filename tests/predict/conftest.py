@@ -1,37 +1,22 @@
 import pytest
 
-from hrkd_cli.onnx_export.export import export
+from hrkd_cli import export
 from tiny_folder import write_model
 
 
-@pytest.fixture(scope="session")
-def student(tmp_path_factory):
-    """A student whose fp32 graph lies beside it."""
-    folder = write_model(tmp_path_factory.mktemp("runtime") / "student")
-    export(folder, latency=False)
-    return folder
+def exported(name, **options):
+    """Return a fixture: a model whose fp32 graph lies beside it."""
+
+    @pytest.fixture(scope="session", name=name)
+    def make(tmp_path_factory):
+        folder = write_model(tmp_path_factory.mktemp("runtime") / name, **options)
+        export(folder, latency=False)
+        return folder
+
+    return make
 
 
-@pytest.fixture(scope="session")
-def foreign(tmp_path_factory):
-    """A classifier of another origin, with plain labels."""
-    folder = write_model(tmp_path_factory.mktemp("runtime") / "foreign", plain_labels=["positive", "negative"])
-    export(folder, latency=False)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def paired(tmp_path_factory):
-    """A student that reads two texts."""
-    folder = write_model(tmp_path_factory.mktemp("runtime") / "paired", pair=True)
-    export(folder, latency=False)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def unlike(tmp_path_factory):
-    """A student whose domains have different labels."""
-    labels = {"books": ("negative", "positive"), "news": ("politics", "sport", "weather")}
-    folder = write_model(tmp_path_factory.mktemp("runtime") / "unlike", labels=labels)
-    export(folder, latency=False)
-    return folder
+student = exported("student")
+foreign = exported("foreign", plain_labels=["positive", "negative"])
+paired = exported("paired", pair=True)
+unlike = exported("unlike", labels={"books": ("negative", "positive"), "news": ("politics", "sport", "weather")})
