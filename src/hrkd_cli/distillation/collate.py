@@ -74,13 +74,7 @@ class Collate:
         return [self.batch(rows, piece) for piece in pieces]
 
     def batch(self, rows: Rows, picks: Sequence[Pick], *, teacher: bool = True) -> DistillBatch:
-        """Return some of the rows of a step as one batch.
-
-        Args:
-            rows: the whole step, which the mean weights depend on.
-            picks: those of the batch.
-            teacher: whether the teacher's part is wanted.
-        """
+        """Return the picks as one batch; mean weights depend on all rows of the step. ``teacher``: with its part?"""
         encoded = [(self.encoded[domain], row) for domain, row in picks]
         batch = self.encoder.collate_rows(encoded, self.context.device, pad_to=self.pad_to)
         return DistillBatch(

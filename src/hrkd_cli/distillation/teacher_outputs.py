@@ -53,14 +53,9 @@ class TeacherOutputs(Protocol):
     """Gives the teacher's outputs for rows."""
 
     def load(self, picks: Sequence[Pick], batch: Batch) -> Callable[[], Outputs]:
-        """Read what the outputs for some rows are made from; may run in another thread, ahead of time.
+        """Read what is needed for some rows, in any thread; return a function that gives their outputs.
 
-        Args:
-            picks: the rows.
-            batch: the same rows as the student sees them.
-
-        Returns:
-            A function that gives the outputs.
+        ``batch`` has the same rows as the student sees them.
         """
         ...
 
@@ -103,18 +98,14 @@ class OnlineTeacher:
             own = [(self.encoded[domain], row) for domain, row in picks]
             batch = self.encoder.collate_rows(own, self.device, pad_to=self.pad_to)
         models = np.array([id(self.teachers.models[domain]) for domain, _ in picks])
-        rows = {int(model): torch.from_numpy(np.flatnonzero(models == model)) for model in np.unique(models)}
+        rows = {
+            int(m): to_device(torch.from_numpy(np.flatnonzero(models == m)), self.device) for m in np.unique(models)
+        }
         numbers = torch.tensor([self.domains.index(domain) for domain, _ in picks])
-        return partial(
-            self._run,
-            batch,
-            {model: to_device(own, self.device) for model, own in rows.items()},
-            to_device(numbers, self.device),
-        )
+        return partial(self._run, batch, rows, to_device(numbers, self.device))
 
     @torch.no_grad()
     def _run(self, batch: Batch, rows: dict[int, Tensor], domains: Tensor) -> Outputs:
-        """Run each model on its rows of the batch."""
         if len(rows) == 1:
             (model,) = rows
             seen = self.captures[model](batch)
