@@ -42,7 +42,7 @@ def make_cache(root, teacher, dataset, *, layers=(2, 4), attention=True, precisi
     if change is not None:
         encoded = {domain: change(own) for domain, own in encoded.items()}
     losses = {BY_NAME[name]: 1.0 for name in (["prediction", "attention"] if attention else ["prediction"])}
-    comparison = Comparison(losses, layers, padded=False)
+    comparison = Comparison(losses, layers, pad_to=None)
     online = OnlineTeacher(teachers, comparison, (encoder, encoded), own_tokenizer=False, device=CPU)
     cache = CachedTeacher(root, online, TrainContext(Arithmetic(precision, CPU)))
     cache.claim()

@@ -19,8 +19,8 @@ from tasks import make_task
 @pytest.fixture
 def task(teacher, dataset):
     """A task with a learned graph, its optimizer after one step, and a batch."""
-    made, _, student = make_task(teacher, dataset, graph="learned", graph_every=1, learning_rate=1e-3, warmup=0)
-    made.held_back = {d: hold_back(labels, 0.2, d) for d, labels in made.collate.labels.items()}
+    options = {"graph": "learned", "graph_every": 1, "held_back": 0.2, "learning_rate": 1e-3, "warmup": 0}
+    made, _, student = make_task(teacher, dataset, **options)
     optimizer = Optimizer([student, made.projections], made.settings, 100)
     student.train()
     batch = made.collate({"books": [0, 1, 2], "music": [3, 4, 5]})

@@ -27,12 +27,12 @@ def make_task(teacher, dataset, *, arithmetic=Precision.FP32, **options):
     rows = (encoder, train.encoded)
     torch.manual_seed(0)
     student = new_classifier(teachers.root.config)
-    settings = DistillSettings(**options).resolved()
+    settings = DistillSettings(max_length=16, **options).resolved()
     comparison = Comparison.of(settings, teachers.root.config, student.config)
     context = TrainContext(Arithmetic(arithmetic, device))
     online = OnlineTeacher(teachers, comparison, rows, own_tokenizer=False, device=device)
     objective = DistillObjective(
-        Collate(online, rows, context, labels=train.labels, padded=comparison.padded),
+        Collate(online, rows, context, labels=train.labels, pad_to=comparison.pad_to),
         student,
         heads,
         settings,

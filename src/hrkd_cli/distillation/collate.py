@@ -45,7 +45,7 @@ class Collate:
         context: see TrainContext.
         labels: of each domain's first rows; the others have none.
         instance_weights: of every row by domain, in the means of the losses against the teacher; None for no weights.
-        padded: whether rows are padded to the encoder's maximum and means run over padding too (released code).
+        pad_to: tokens that all rows are padded to where means run over padding too (released code).
     """
 
     def __init__(
@@ -56,14 +56,14 @@ class Collate:
         *,
         labels: Mapping[str, np.ndarray] | None = None,
         instance_weights: Mapping[str, np.ndarray] | None = None,
-        padded: bool = False,
+        pad_to: int | None = None,
     ) -> None:
         self.teacher = teacher
         self.encoder, self.encoded = rows
         self.context = context
         self.labels = labels or {}
         self.instance_weights = instance_weights
-        self.pad_to = self.encoder.max_length if padded else None
+        self.pad_to = pad_to
         self.domains = list(self.encoded)
         self.lengths = {domain: encoded.lengths() for domain, encoded in self.encoded.items()}
 

@@ -33,7 +33,7 @@ from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.loop import LossOutput, Rows
 from hrkd_cli.training.optimizer import Optimizer
-from hrkd_cli.training.rows import LabelGather, picks_of
+from hrkd_cli.training.rows import LabelGather, hold_back, picks_of
 
 HELD_ROWS = 16  # of each domain, in an update of the graph
 
@@ -48,7 +48,6 @@ class DistillObjective:
         settings: resolved settings (see DistillSettings.resolved).
         comparison: see Comparison.
         width: H, of the teacher.
-        held_back: numbers of the rows by domain that a learned graph is judged on.
         class_weights: (D, C) factors of the classes' terms; None where all count the same.
     """
 
@@ -61,13 +60,12 @@ class DistillObjective:
         comparison: Comparison,
         *,
         width: int,
-        held_back: Mapping[str, Sequence[int]] | None = None,
         class_weights: Tensor | None,
     ) -> None:
         self.collate = collate
         self.settings = settings
         self.comparison = comparison
-        self.held_back = held_back or {}
+        self.held_back: dict[str, list[int]] = {}  # numbers of the rows that a learned graph is judged on
         self.precision, self.processes = collate.context.precision, collate.context.processes
         self.device = collate.context.device
         self.weights = {loss.name: weight for loss, weight in comparison.losses.items()}
@@ -85,7 +83,7 @@ class DistillObjective:
         if layers:
             own = sizes_of(student.config).width
             # The released start is kept with the released means, for those who reproduce the paper.
-            near = own == width and not comparison.padded
+            near = own == width and comparison.pad_to is None
             self.projections = Projections(own, width, layers, around_identity=near).to(self.device)
             self._make_graph(student, (width, layers, self.domains))
 
@@ -97,6 +95,9 @@ class DistillObjective:
             self.graph = graph.requires_grad_(False).to(self.device).train()
             graph.generator = torch.Generator(self.device).manual_seed(settings.seed)
         elif settings.graph is Graph.LEARNED:
+            seed = f"{settings.seed}/held back"
+            labels = self.collate.labels.items()
+            self.held_back = {d: hold_back(own, settings.held_back, f"{seed}/{d}") for d, own in labels}
             self.graph = learned = LearnedGraph(*shape, hierarchy=bool(settings.hierarchy)).to(self.device)
             self.graph_trainer = GraphTrainer(
                 learned,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hrkd_cli.choices import Graph, Init, InstanceWeights
+from hrkd_cli.choices import Init, InstanceWeights
 from hrkd_cli.data.batching import Sampler, bare_per_row
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.unlabelled import MoreTexts
@@ -28,7 +28,6 @@ from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.auto_batch_size import batch_size_of
 from hrkd_cli.training.checkpoint import Checkpointer
 from hrkd_cli.training.context import TrainContext
-from hrkd_cli.training.rows import hold_back
 from hrkd_cli.training.scoring import EncodedSplit, check_length, encode_split
 from hrkd_cli.training.trainer import Trainer
 
@@ -121,22 +120,16 @@ class DistillSetup:
         rows, weights = (self.encoder, self.rows), None
         if settings.instance_weights is not InstanceWeights.NONE:
             assert teacher is not None  # settings without hidden states are refused
-            pad_to = self.encoder.max_length if comparison.padded else None
-            weights = instance_weights(teacher, rows, labels, context, width=width, pad_to=pad_to)
+            weights = instance_weights(teacher, rows, labels, context, width=width, pad_to=comparison.pad_to)
             ranges = [f"{domain} {own.min():.2f} to {own.max():.2f}" for domain, own in weights.items()]
             context.on_event(Note(f"instance weights: {', '.join(ranges)}"))
-        held_back = {}
-        if settings.graph is Graph.LEARNED:
-            seed = f"{settings.seed}/held back"
-            held_back = {d: hold_back(own, settings.held_back, f"{seed}/{d}") for d, own in labels.items()}
         return DistillObjective(
-            Collate(teacher, rows, context, labels=labels, instance_weights=weights, padded=comparison.padded),
+            Collate(teacher, rows, context, labels=labels, instance_weights=weights, pad_to=comparison.pad_to),
             self.student,
             self.heads,
             settings,
             comparison,
             width=width,
-            held_back=held_back,
             class_weights=self.train.class_weights(self.heads, settings.class_weights),
         )
 
@@ -191,7 +184,7 @@ class DistillSetup:
 
         def make_sampler() -> Sampler:
             # The released code draws steps as they come and pads them all alike.
-            by_length = None if objective.comparison.padded else {d: own.tolist() for d, own in lengths.items()}
+            by_length = None if objective.comparison.pad_to else {d: own.tolist() for d, own in lengths.items()}
             return Sampler(
                 {domain: len(labels) for domain, labels in self.train.labels.items()},
                 batch_size=size * factor,

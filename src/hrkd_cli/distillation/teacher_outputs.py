@@ -30,19 +30,20 @@ class Comparison:
     Attributes:
         losses: those that have a weight, with their weights.
         layers: matched teacher layers, 1-based, one for each student layer; empty for logits only.
-        padded: whether means run over padding too (released code).
+        pad_to: tokens that all rows are padded to where means run over padding too (released code); else None.
     """
 
     losses: Mapping[Loss, float]
     layers: tuple[int, ...]
-    padded: bool
+    pad_to: int | None
 
     @classmethod
     def of(cls, settings: DistillSettings, teacher: Any, student: Any) -> Comparison:
         """Read it off resolved settings and the models' configurations."""
         weights = {loss.name: getattr(settings, f"{loss.name}_weight") for loss in LOSSES}
         layers = layer_map(sizes_of(teacher).layers, sizes_of(student).layers) if settings.compares else ()
-        return cls(weighted_losses(weights, layers=settings.compares), layers, settings.means is Means.RELEASED)
+        losses = weighted_losses(weights, layers=settings.compares)
+        return cls(losses, layers, settings.max_length if settings.means is Means.RELEASED else None)
 
     def needs(self, *what: Need) -> bool:
         """Tell whether a loss looks at any of these."""
@@ -85,7 +86,7 @@ class OnlineTeacher:
         self.attention = comparison.needs(Need.ATTENTION)
         self.encoder, self.encoded = rows
         self.own_tokenizer = own_tokenizer
-        self.pad_to = self.encoder.max_length if comparison.padded else None
+        self.pad_to = comparison.pad_to
         self.device = device
         models = teachers.models.values()
         self.captures = {id(model): Capture(model, self.layers, attention=self.attention) for model in models}
