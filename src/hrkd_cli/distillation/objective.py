@@ -90,10 +90,9 @@ class DistillObjective:
     def _make_graph(self, student: nn.Module, shape: tuple[int, int, int]) -> None:
         settings = self.settings
         if settings.graph is Graph.FROZEN:
-            graph = DomainGraph(*shape, hierarchy=bool(settings.hierarchy))
             # As released: random, never trained, its dropout on.
-            self.graph = graph.requires_grad_(False).to(self.device).train()
-            graph.generator = torch.Generator(self.device).manual_seed(settings.seed)
+            self.graph = graph = DomainGraph(*shape, hierarchy=bool(settings.hierarchy)).requires_grad_(False).train()
+            graph.to(self.device).generator = torch.Generator(self.device)
         elif settings.graph is Graph.LEARNED:
             seed = f"{settings.seed}/held back"
             labels = self.collate.labels.items()
@@ -109,7 +108,9 @@ class DistillObjective:
             )
 
     def on_step_start(self, number: int, batch: Sequence[DistillBatch], optimizer: Optimizer) -> None:
-        """Train a learned graph before step ``number`` where it is its turn."""
+        """Seed a frozen graph's dropout, alike in all processes; train a learned graph where it is its turn."""
+        if isinstance(self.graph, DomainGraph) and self.graph.generator is not None:
+            self.graph.generator.manual_seed(self.settings.seed + number)
         if self.graph_trainer is None or number % self.settings.graph_every:
             return
         # Dropout would only add noise to the held-back loss; the step's losses keep theirs (see GraphTrainer).
@@ -187,16 +188,10 @@ class DistillObjective:
         return None if self.class_weights is None else self.class_weights[batch.domains]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the random state of a frozen graph's dropout, or a learned graph with its optimizer."""
-        if self.graph_trainer is not None:
-            return self.graph_trainer.state_dict()
-        if isinstance(self.graph, DomainGraph) and self.graph.generator is not None:
-            return {"graph.rng": self.graph.generator.get_state()}
-        return {}
+        """Return a learned graph with its optimizer."""
+        return {} if self.graph_trainer is None else self.graph_trainer.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore what ``state_dict()`` returned."""
         if self.graph_trainer is not None:
             self.graph_trainer.load_state_dict(state)
-        elif isinstance(self.graph, DomainGraph) and self.graph.generator is not None:
-            self.graph.generator.set_state(state["graph.rng"].cpu())
