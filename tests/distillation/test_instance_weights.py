@@ -57,8 +57,8 @@ class Told:
 class Pads:
     """Stands in for an encoder."""
 
-    def collate(self, encoded, rows, device, *, pad_to=None):
-        lengths = torch.tensor([len(encoded.ids[row]) for row in rows])
+    def collate_rows(self, rows, device, *, pad_to=None):
+        lengths = torch.tensor([len(encoded.ids[row]) for encoded, row in rows])
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
         return type("Batch", (), {"mask": mask})
 
@@ -71,7 +71,7 @@ def weigh(processes=SINGLE_PROCESS):
     encoded = {"a": Encoded([np.zeros(n) for n in (2, 5, 3)], []), "b": Encoded([np.zeros(4)], [])}
     labels = {"a": np.array([1, 0]), "b": np.array([0])}  # the third row of a has none
     context = TrainContext(Arithmetic(Precision.FP32, CPU), processes)
-    return instance_weights(Told(STATES, LOGITS), (Pads(), encoded), labels, context, width=2)
+    return instance_weights(Collate(Told(STATES, LOGITS), (Pads(), encoded), context, labels=labels), 2)
 
 
 def test_weights_of_rows_with_and_without_a_label():
@@ -109,7 +109,9 @@ def test_means_become_weighted_ones():
     encoded = {domain: Encoded([np.zeros(n) for n in own], []) for domain, own in lengths.items()}
     weights = {"a": np.array([0.5, 9.0, 1.5]), "b": np.array([9.0, 0.3])}
     context = TrainContext(Arithmetic(Precision.FP32, CPU))
-    found = Collate(None, (Pads(), encoded), context, instance_weights=weights).mean_weights(rows, picks)
+    collate = Collate(None, (Pads(), encoded), context)
+    collate.instance_weights = weights
+    found = collate.mean_weights(rows, picks)
     tokens, pairs = 0.5 * 2 + 1.5 * 3, 0.5 * 4 + 1.5 * 9
     torch.testing.assert_close(found.rows, torch.tensor([0.25, 0.75, 1.0]))
     first, second = [0.5 / tokens] * 2, [1.5 / tokens] * 3

@@ -44,8 +44,10 @@ class Collate:
         rows: what is learned from as the student sees it: (encoder, token ids by domain, in the order of all tensors).
         context: see TrainContext.
         labels: of each domain's first rows; the others have none.
-        instance_weights: of every row by domain, in the means of the losses against the teacher; None for no weights.
         pad_to: tokens that all rows are padded to where means run over padding too (released code).
+
+    Attributes:
+        instance_weights: of every row by domain, in the means of the losses against the teacher; None for no weights.
     """
 
     def __init__(
@@ -55,14 +57,13 @@ class Collate:
         context: TrainContext,
         *,
         labels: Mapping[str, np.ndarray] | None = None,
-        instance_weights: Mapping[str, np.ndarray] | None = None,
         pad_to: int | None = None,
     ) -> None:
         self.teacher = teacher
         self.encoder, self.encoded = rows
         self.context = context
         self.labels = labels or {}
-        self.instance_weights = instance_weights
+        self.instance_weights: Mapping[str, np.ndarray] | None = None
         self.pad_to = pad_to
         self.domains = list(self.encoded)
         self.lengths = {domain: encoded.lengths() for domain, encoded in self.encoded.items()}

@@ -13,19 +13,15 @@ cosine to the mean of the other domains is that of Meta-KD's released code.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hrkd_cli.distillation.teacher_outputs import BATCH_TOKENS, TeacherOutputs, batches_of
+from hrkd_cli.distillation.collate import Collate
+from hrkd_cli.distillation.teacher_outputs import BATCH_TOKENS, batches_of
 from hrkd_cli.errors import TrainingError
-from hrkd_cli.events import Progress
-from hrkd_cli.models.encoding import Encoded, Encoder
-from hrkd_cli.training.context import TrainContext
-from hrkd_cli.training.rows import Pick
+from hrkd_cli.events import Note, Progress
 
 LEAST = 1e-3  # of a weight: a domain whose rows all had none would have no mean
 
@@ -51,79 +47,59 @@ def expertise_weights(scores: Tensor, probabilities: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def instance_weights(
-    teacher: TeacherOutputs,
-    rows: tuple[Encoder, Mapping[str, Encoded]],
-    labels: Mapping[str, np.ndarray],
-    context: TrainContext,
-    *,
-    width: int,
-    pad_to: int | None = None,
-) -> dict[str, np.ndarray]:
+def instance_weights(collate: Collate, width: int) -> dict[str, np.ndarray]:
     """Return lambda of every row by domain, float64; runs the teachers once on every row, each process its part.
 
-    Args:
-        teacher: gives hidden states, of width H, and logits.
-        rows: (encoder, token ids by domain).
-        labels: of each domain's first rows; the others have none.
-        context: see TrainContext.
-        width: H.
-        pad_to: tokens that the teacher pads to; None for the longest row of a batch.
+    ``width`` is that of the teachers' hidden states.
 
     Raises:
         TrainingError: a teacher gives something that is not a number.
     """
-    encoder, encoded = rows
-    device, processes = context.device, context.processes
-    lengths = {domain: own.lengths() for domain, own in encoded.items()}
-    sums = torch.zeros(len(encoded), width, device=device)
+    context, processes = collate.context, collate.context.processes
+    sums = torch.zeros(len(collate.domains), width, device=context.device)
     seen: list[tuple[int, list[int], Tensor, Tensor]] = []  # domain, rows, embeddings, probabilities
-    total, done = sum(map(len, encoded.values())), 0
-    for domain, own in processes.shard(_batches(lengths, BATCH_TOKENS[device.type], pad_to)):
-        picks = [(domain, row) for row in own]
-        batch = encoder.collate(encoded[domain], own, device, pad_to=pad_to)
-        outputs = teacher.load(picks, batch)
+    counts = [len(lengths) for lengths in collate.lengths.values()]
+    done = 0
+    for number, rows in processes.shard(_batches(collate)):
+        domain = collate.domains[number]
+        batch = collate.batch({domain: rows}, [(domain, row) for row in rows])
+        assert batch.teacher is not None
         with context.precision.forward():
-            found = outputs()
+            found = batch.teacher()
         assert found.hidden is not None
         # Padding may hold anything, also what is not a number.
-        states = torch.where(batch.mask[..., None], found.hidden[-1].float(), 0.0)
-        embeddings = states.sum(dim=1) / batch.mask.sum(dim=1, keepdim=True)  # (R, H)
-        number = list(encoded).index(domain)
+        mask = batch.student.mask
+        states = torch.where(mask[..., None], found.hidden[-1].float(), 0.0)
+        embeddings = states.sum(dim=1) / mask.sum(dim=1, keepdim=True)  # (R, H)
         # By itself and not by index_add_, whose order is open on a GPU: a run that goes on finds the same weights.
         sums[number] += embeddings.sum(dim=0)
-        probabilities = _probabilities(found.logits.float(), picks, labels)
-        seen.append((number, own, embeddings.cpu(), probabilities.cpu()))
-        done += len(own)
-        context.on_event(Progress("instance weights", min(total, done * processes.size), total))
-    counts = torch.tensor([float(len(own)) for own in encoded.values()], device=device)
-    centroids = (processes.all_reduce(sums) / counts[:, None]).cpu()
+        assert batch.labels is not None
+        shares = found.logits.float().softmax(dim=-1)
+        own = shares.gather(1, batch.labels.targets[:, None])[:, 0]
+        probabilities = torch.where(batch.labels.rows > 0, own, shares.max(dim=-1).values)
+        seen.append((number, rows, embeddings.cpu(), probabilities.cpu()))
+        done += len(rows)
+        context.on_event(Progress("instance weights", min(sum(counts), done * processes.size), sum(counts)))
+    centroids = (processes.all_reduce(sums) / torch.tensor(counts, device=context.device)[:, None]).cpu()
     if not torch.isfinite(centroids).all():
         raise TrainingError("--instance-weights: the teacher shows something that is not a number; teach it anew")
-    weights = [torch.zeros(len(own)) for own in encoded.values()]
-    for number, own, embeddings, probabilities in seen:
-        scores = prototype_scores(embeddings, torch.full((len(own),), number), centroids)
-        weights[number][own] = expertise_weights(scores, probabilities)
-    whole = processes.all_reduce(torch.cat(weights).to(device)).double().cpu()
-    parts = torch.split(whole, [len(own) for own in encoded.values()])
-    return {domain: part.numpy() for domain, part in zip(encoded, parts, strict=True)}
+    weights = [torch.zeros(count) for count in counts]
+    for number, rows, embeddings, probabilities in seen:
+        scores = prototype_scores(embeddings, torch.full((len(rows),), number), centroids)
+        weights[number][rows] = expertise_weights(scores, probabilities)
+    whole = processes.all_reduce(torch.cat(weights).to(context.device)).double().cpu()
+    found_by_domain = dict(zip(collate.domains, map(Tensor.numpy, torch.split(whole, counts)), strict=True))
+    ranges = [f"{domain} {own.min():.2f} to {own.max():.2f}" for domain, own in found_by_domain.items()]
+    context.on_event(Note(f"instance weights: {', '.join(ranges)}"))
+    return found_by_domain
 
 
-def _batches(lengths: Mapping[str, np.ndarray], tokens: int, pad_to: int | None) -> list[tuple[str, list[int]]]:
-    """Return the rows of each domain in batches of similar length."""
-    return [
-        (domain, rows)
-        for domain, own in lengths.items()
-        for rows in batches_of(
-            np.argsort(-own, kind="stable").tolist(), own if pad_to is None else np.full_like(own, pad_to), tokens
-        )
-    ]
-
-
-def _probabilities(logits: Tensor, picks: Sequence[Pick], labels: Mapping[str, np.ndarray]) -> Tensor:
-    """Return the teacher's probability of each row's label, (R,); the largest one where it has none."""
-    found = logits.softmax(dim=-1)
-    known = [int(labels[domain][row]) if row < len(labels[domain]) else -1 for domain, row in picks]
-    targets = torch.tensor(known, device=logits.device)
-    chosen = found.gather(1, targets.clamp_min(0)[:, None])[:, 0]
-    return torch.where(targets < 0, found.max(dim=-1).values, chosen)
+def _batches(collate: Collate) -> list[tuple[int, list[int]]]:
+    """Return the rows of each domain, by number, in batches of similar length."""
+    found = []
+    for number, lengths in enumerate(collate.lengths.values()):
+        rows = np.argsort(-lengths, kind="stable").tolist()
+        padded = lengths if collate.pad_to is None else np.full_like(lengths, collate.pad_to)
+        tokens = BATCH_TOKENS[collate.context.device.type]
+        found += [(number, batch) for batch in batches_of(rows, padded, tokens)]
+    return found

@@ -113,18 +113,17 @@ class DistillSetup:
 
         ``out``: the student's folder, beside which teacher outputs are kept.
         """
-        settings, labels = self.settings, self.train.labels
+        settings = self.settings
         comparison = Comparison.of(settings, self.teachers.root.config, self.student.config)
         width = sizes_of(self.teachers.root.config).width
         teacher = self._teacher_outputs(comparison, run, context, out)
-        rows, weights = (self.encoder, self.rows), None
+        collate = Collate(
+            teacher, (self.encoder, self.rows), context, labels=self.train.labels, pad_to=comparison.pad_to
+        )
         if settings.instance_weights is not InstanceWeights.NONE:
-            assert teacher is not None  # settings without hidden states are refused
-            weights = instance_weights(teacher, rows, labels, context, width=width, pad_to=comparison.pad_to)
-            ranges = [f"{domain} {own.min():.2f} to {own.max():.2f}" for domain, own in weights.items()]
-            context.on_event(Note(f"instance weights: {', '.join(ranges)}"))
+            collate.instance_weights = instance_weights(collate, width)
         return DistillObjective(
-            Collate(teacher, rows, context, labels=labels, instance_weights=weights, pad_to=comparison.pad_to),
+            collate,
             self.student,
             self.heads,
             settings,
