@@ -214,7 +214,7 @@ class Bench:
         rows = (self.encoder, self.encoded)
         online = OnlineTeacher(self.teachers, self.comparison, rows, own_tokenizer=False, device=self.device)
         cache = CachedTeacher(Path(self.options.place) / "cache", online, TrainContext(arithmetic))
-        cache.claim()
+        self.in_use = cache.claim()
         return cache
 
     def objective(self, cache: CachedTeacher) -> DistillObjective:

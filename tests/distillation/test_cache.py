@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,7 +46,7 @@ def make_cache(root, teacher, dataset, *, layers=(2, 4), attention=True, precisi
     comparison = Comparison(losses, layers, pad_to=None)
     online = OnlineTeacher(teachers, comparison, (encoder, encoded), own_tokenizer=False, device=CPU)
     cache = CachedTeacher(root, online, TrainContext(Arithmetic(precision, CPU)))
-    cache.claim()
+    cache.in_use = cache.claim()
     return cache
 
 
@@ -348,11 +349,12 @@ def test_when_outputs_are_cached(tmp_path, monkeypatch, options, passes, before,
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=(free + 1) * GB))
     settings, events = DistillSettings(**options).resolved(), []
     context = TrainContext(SimpleNamespace(device=device), on_event=events.append)
+    going = SimpleNamespace(resources=ExitStack(), decisions={} if before is None else {"cached": before})
     online = SimpleNamespace(pad_to=16 if settings.means == "released" else None)
 
     def choose():
         return teacher_cache.with_cache(
-            online, settings.cache_teacher, root=tmp_path / "cache", before=before, passes=passes, context=context
+            online, settings.cache_teacher, root=tmp_path / "cache", passes=passes, run=going, context=context
         )
 
     if expected is OutputError:

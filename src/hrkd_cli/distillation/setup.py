@@ -142,21 +142,19 @@ class DistillSetup:
         online = OnlineTeacher(
             self.teachers, comparison, self.teacher_rows, own_tokenizer=own_tokenizer, device=context.device
         )
-        decisions, settings = run.decisions, self.settings
+        settings = self.settings
         # How many times the run reads each row, on average, counting an epoch as once at most.
         per_row, unlabelled = bare_per_row(settings.unlabelled_share), self.unlabelled
         read = sum(len(own) * (1 + per_row * (d in unlabelled)) for d, own in self.train.labels.items())
         passes = settings.epochs * min(1.0, read / sum(map(len, self.rows.values())))
-        teacher = with_cache(
+        return with_cache(
             online,
             settings.cache_teacher,
             root=out.resolve().parent / CACHE.folder,
-            before=decisions.get("cached"),
             passes=passes + (settings.instance_weights is not InstanceWeights.NONE),
+            run=run,
             context=context,
         )
-        decisions["cached"] = teacher is not online
-        return teacher
 
     def trainer(
         self,

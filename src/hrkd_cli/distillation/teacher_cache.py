@@ -37,6 +37,7 @@ from hrkd_cli.method import Outputs
 from hrkd_cli.models.encoding import Batch, Encoded, to_device
 from hrkd_cli.models.folder import model_fingerprint
 from hrkd_cli.models.sizes import sizes_of
+from hrkd_cli.training.checkpoint import Checkpointer
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.rows import Pick
 
@@ -52,8 +53,8 @@ def with_cache(
     setting: CacheTeacher,
     *,
     root: Path,
-    before: bool | None,
     passes: float,
+    run: Checkpointer,
     context: TrainContext,
 ) -> TeacherOutputs:
     """Return a cache of a teacher's outputs, built now, or the teacher itself where there is to be none.
@@ -62,13 +63,14 @@ def with_cache(
         online: runs the teachers.
         setting: of ``--cache-teacher``.
         root: folder of all caches.
-        before: whether the run that is resumed used a cache; None for a new run.
         passes: times that the run reads each row, on average.
+        run: remembers whether there is a cache, for when it is resumed.
         context: see TrainContext.
 
     Raises:
         OutputError: the cache must be used, and the disk has no room for it.
     """
+    before = run.decisions.get("cached")
     if setting is CacheTeacher.OFF or online.pad_to is not None or before is False:
         return online
     must = setting is CacheTeacher.ON or before is True
@@ -81,12 +83,13 @@ def with_cache(
     elif not must and cache.bytes > LIMIT:
         problem = f"they take {cache.bytes / 1e9:.0f} GB, more than the {LIMIT / 1e9:.0f} GB that auto keeps"
     elif context.processes.is_main:  # one process looks at the disk, for all
-        cache.claim()
+        run.resources.enter_context(cache.claim())
         there = sum(file.stat().st_size for file in cache.folder.glob("[0-9]*.safetensors"))
         missing, free = (cache.bytes - there) / 1e9, max(0, shutil.disk_usage(root).free - SPARE) / 1e9
         if missing > free:
             problem = f"the teacher's outputs take {missing:.2f} GB, and the disk has {free:.2f} GB to spare"
-    if context.processes.any(problem is not None):
+    run.decisions["cached"] = not context.processes.any(problem is not None)
+    if not run.decisions["cached"]:
         if must:
             raise OutputError(f"--cache-teacher on: {problem}; free some space or use --cache-teacher off")
         context.on_event(Note(f"teacher outputs: computed on every batch ({problem})"))
@@ -114,7 +117,6 @@ class CachedTeacher:
         self.places = {domain: np.zeros((len(own), 4), dtype=np.int64) for domain, own in self.lengths.items()}
         self.tensors: list[dict[str, Tensor]] = []  # of each shard, once built
         self.bytes = 0
-        self._in_use: IO[str] | None = None  # open, and so locked, for as long as this object lives
         for domain, lengths in self.lengths.items():
             self._plan(domain, lengths)
 
@@ -147,17 +149,18 @@ class CachedTeacher:
         }
         return self.root / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
 
-    def claim(self) -> None:
-        """Make the folder and keep other runs from removing it; remove the others unless a run uses this root."""
+    def claim(self) -> IO[str]:
+        """Make the folder and remove the others unless a run uses this root; return what keeps it while it is open."""
         self.root.mkdir(parents=True, exist_ok=True)
-        self._in_use = (self.root / CACHE.lock).open("a")
-        if _lock(self._in_use, wait=False):
+        in_use = (self.root / CACHE.lock).open("a")
+        if _lock(in_use, wait=False):
             for other in self.root.iterdir():
                 if other != self.folder and _KEY.fullmatch(other.name):
                     shutil.rmtree(other, ignore_errors=True)
         # Before the lock is shared another run may remove this folder too: it is looked at only after that.
-        _lock(self._in_use, shared=True)
+        _lock(in_use, shared=True)
         self.folder.mkdir(exist_ok=True)
+        return in_use
 
     def build(self) -> int:
         """Compute what is missing or damaged, each process its part; return the rows that had to be computed.
