@@ -4,7 +4,7 @@ from collections import namedtuple
 import pytest
 
 from hrkd_cli.choices import SourceFormat
-from hrkd_cli.data.ingest import ingest, open_store
+from hrkd_cli.data.ingest import ingest, open_store, stamps
 from hrkd_cli.data.sources.discover import find_source
 
 # For hub_server, which lies beside the folders of tests.
@@ -20,9 +20,9 @@ def read():
 
     def run(source, format="auto", domains=None, encoding=None, **columns):
         events = []
-        found = find_source(source, SourceFormat(format))
+        files = find_source(source, SourceFormat(format), on_event=events.append)
         with open_store(str(source)) as store:
-            stamps = ingest(store, found, columns, domains=domains, encoding=encoding, on_event=events.append)
+            ingest(store, files, columns, domains=domains, encoding=encoding, on_event=events.append)
             rows = store.con.execute(
                 "SELECT text, text_pair, label, domain, split, file, line FROM rows WHERE reason IS NULL ORDER BY rowid"
             )
@@ -31,7 +31,7 @@ def read():
             for reason, (_, places) in store.dropped().items():
                 for place in places:
                     dropped.append(Dropped(reason, None, place, int(place.rpartition(":")[2])))
-            raw = Raw(examples, sorted(dropped, key=lambda row: row.place), store.pair, stamps)
+            raw = Raw(examples, sorted(dropped, key=lambda row: row.place), store.pair, stamps(files, store))
         return raw, [event.text for event in events if hasattr(event, "text")]
 
     return run

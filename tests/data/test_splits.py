@@ -5,7 +5,7 @@ import pytest
 
 from hrkd_cli.data.ingest import KEY, WHOLE_KEY, normalise, open_store
 from hrkd_cli.data.sources.values import Reason
-from hrkd_cli.data.splits import SplitAssigner, _Stratum, keep_few, split_rows
+from hrkd_cli.data.splits import SplitAssigner, keep_few, split_rows
 
 Example = namedtuple("Example", "text text_pair label domain split line")
 Splits = namedtuple("Splits", "rows dropped")
@@ -256,7 +256,7 @@ def test_no_text_is_on_two_sides_and_no_row_is_lost(seed):
 @pytest.mark.parametrize(("dev", "test"), [(0.1, 0.1), (0.3, 0), (0, 0.1)])
 def test_single_rows_are_placed_as_groups_of_one(dev, test):
     strata = random.Random(5).choices(range(4), k=3000)
-    one, all_at_once = (SplitAssigner([_Stratum({"dev": dev, "test": test}) for _ in range(4)]) for _ in range(2))
+    one, all_at_once = (SplitAssigner([{"dev": dev, "test": test}] * 4) for _ in range(2))
     placed = Counter((stratum, one.place([(stratum, 1)])) for stratum in strata)
     for stratum, count in sorted(Counter(strata).items()):
         got = all_at_once.quotas(stratum, count)

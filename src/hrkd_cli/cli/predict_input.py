@@ -16,7 +16,6 @@ from hrkd_cli.errors import DataError, UsageError
 Chunk = tuple[list[str], list[str] | None]
 """Texts, and the second texts where the model reads pairs."""
 
-FILE_KINDS = frozenset({".txt", ".csv", ".tsv", ".tab", ".json", ".jsonl", ".ndjson", ".parquet", ".pq"})
 CHUNK = 64
 """Texts that are labelled before the first of them is written."""
 
@@ -30,7 +29,11 @@ def input_file(options: PredictSettings) -> Path | None:
         if not options.input.is_file():
             raise UsageError(f"--input: no such file: {options.input}")
         return options.input
-    if len(texts) == 1 and Path(texts[0]).suffix.lower() in FILE_KINDS:
+    if len(texts) == 1 and Path(texts[0]).suffix:
+        from hrkd_cli.data.sources.formats import format_of
+
+        if format_of(Path(texts[0]), labelled=False) is None:
+            return None
         try:
             return Path(texts[0]) if Path(texts[0]).is_file() else None
         except (OSError, ValueError):  # a text too long to be a file name, or with a NUL in it

@@ -12,14 +12,14 @@ import json
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from hrkd_cli.data.names import check_domains, check_label, short
-from hrkd_cli.data.sources import hub
 from hrkd_cli.data.sources.columns import USUAL, Row, Table, find_columns
-from hrkd_cli.data.sources.discover import Found
+from hrkd_cli.data.sources.discover import SourceFile
 from hrkd_cli.data.sources.values import SPLIT_NAMES, Reason, UnusableError, as_text
 from hrkd_cli.errors import DataError, UsageError
 from hrkd_cli.events import Note, OnEvent, Progress, ignore
@@ -116,9 +116,10 @@ def open_store(source: str, folder: Path | None = None, *, labelled: bool = True
             con.execute("SET temp_directory = ?", [str(folder / "spill")])
         con.create_function("normalise", normalise_all, ["VARCHAR"], "VARCHAR", type="arrow")
         con.execute(_SETUP)
-        yield RowStore(con, source, labelled=labelled)
+        yield RowStore(con, source, labelled)
 
 
+@dataclass(slots=True)
 class RowStore:
     """The rows of a source in DuckDB, in the order in which they were read (``rowid``).
 
@@ -126,42 +127,32 @@ class RowStore:
         con: the connection; its table ``rows`` holds all rows, ``reason`` is null for those that can be used. Its view
             ``dropped`` holds those that are not used.
         source: the source, as the user named it.
+        labelled: whether a row without a label cannot be used.
         pair: whether rows have two texts; None before the first file.
+        files: names of the files read so far.
     """
 
-    def __init__(self, con: Any, source: str, *, labelled: bool = True) -> None:
-        """Wrap a connection.
-
-        Args:
-            con: a connection whose table ``rows`` is empty.
-            source: the source, as the user named it.
-            labelled: whether a row without a label cannot be used.
-        """
-        self.con = con
-        self.source = source
-        self.pair: bool | None = None
-        self._labelled = labelled
-        self._files: list[str] = []
+    con: Any
+    source: str
+    labelled: bool = True
+    pair: bool | None = None
+    files: list[str] = field(default_factory=list)
 
     def add(
         self,
-        file: str,
+        file: SourceFile,
         table: Table,
         places: Mapping[str, int],
         *,
-        domain: str | None = None,
-        split: str | None = None,
         wanted: Sequence[str] | None = None,
         on_event: OnEvent = ignore,
     ) -> None:
-        """Read a file, or a split of a hub dataset.
+        """Read a file; its own domain and split count where no column says them.
 
         Args:
-            file: its name, for messages.
+            file: the file.
             table: its columns and rows.
             places: column numbers by role.
-            domain: the domain that the file stands for, where no column says it.
-            split: the split that the file stands for, if any.
             wanted: the domains to keep; None keeps all.
             on_event: told how many rows were read.
 
@@ -170,23 +161,23 @@ class RowStore:
         """
         pair = "text_pair" in places
         if self.pair not in (None, pair):
-            with_pair, without = (file, self._files[0]) if pair else (self._files[0], file)
+            with_pair, without = (file.where, self.files[0]) if pair else (self.files[0], file.where)
             raise DataError(
                 f"{with_pair} has a second text and {without} has none; all domains must agree "
                 "(--text-pair names the column)"
             )
         self.pair = pair
-        self._files.append(file)
+        self.files.append(file.where)
         # In SNLI's and MNLI's files a gold label of "-" means that the annotators did not agree.
         is_gold = "label" in places and table.columns[places["label"]].strip().casefold() == "gold_label"
         values = {
-            "file": len(self._files) - 1,
-            "domain": None if "domain" in places else domain,
+            "file": len(self.files) - 1,
+            "domain": None if "domain" in places else file.domain,
             "label": None if "label" in places else table.label,
             "no_label": "-" if is_gold else None,
-            "split": split,
+            "split": None if "split" in places else file.split,
             "pair": pair,
-            "labelled": self._labelled,
+            "labelled": self.labelled,
             "wanted": None if wanted is None else list(wanted),
         }
         roles, count = list(places), 0
@@ -199,7 +190,7 @@ class RowStore:
             on_event(Progress("reading rows", count))
         self.con.execute("COMMIT")
         if not count:
-            raise DataError(f"{file}: no rows in it")
+            raise DataError(f"{file.where}: no rows in it")
 
     def domains(self) -> list[str]:
         """Return the names of the domains of rows that can be used, sorted by name."""
@@ -235,7 +226,7 @@ class RowStore:
             domain: count this domain's rows alone.
         """
         return {
-            reason: (count, [f"{self._files[file]}:{line}" for file, line in places])
+            reason: (count, [f"{self.files[file]}:{line}" for file, line in places])
             for reason, count, places in self.con.execute(_DROPPED, [domain]).fetchall()
         }
 
@@ -261,25 +252,22 @@ class RowStore:
 
 def ingest(
     store: RowStore,
-    found: Found,
+    files: Iterable[SourceFile],
     columns: Mapping[str, str],
     *,
     domains: Sequence[str] | None = None,
     encoding: str | None = None,
     on_event: OnEvent,
-) -> list[dict[str, Any]]:
+) -> None:
     """Read a source into a store.
 
     Args:
         store: an empty store.
-        found: what the source holds.
+        files: what the source holds.
         columns: column names by role, those that the user named.
         domains: keep only these; None keeps all.
         encoding: encoding of text files; None is UTF-8, or what a byte order mark says.
-        on_event: told what is read and what is skipped.
-
-    Returns:
-        The stamps of what was read.
+        on_event: told what is read.
 
     Raises:
         DataError: a file cannot be parsed, or nothing of the source, or of a domain, can be used.
@@ -290,28 +278,28 @@ def ingest(
             codecs.lookup(encoding)
         except LookupError:
             raise UsageError(f"--encoding: {encoding!r} is not a known encoding; try utf-8 or cp1252") from None
-    for file, table, domain, split in _tables(store.source, found, encoding, on_event):
+    for file in files:
+        table = file.open(encoding)
         if table.note:
             on_event(Note(table.note))
-        places = find_columns(table, columns, where=file, file_domain=domain is not None)
-        if split is not None and "split" not in columns:
+        places = find_columns(table, columns, where=file.where, file_domain=file.domain is not None)
+        if file.split is not None and "split" not in columns:
             # A column that only happens to be called "split" does not overrule the file's name.
             places.pop("split", None)
-        else:
-            split = None
-        store.add(file, table, places, domain=domain, split=split, wanted=domains, on_event=on_event)
+        store.add(file, table, places, wanted=domains, on_event=on_event)
     store.check(domains)
-    return stamps(found) if found.dataset is None else [store.content_stamp()]
 
 
-def stamps(found: Found) -> list[dict[str, Any]]:
-    """Return path, bytes and sha256 of the files of a source.
+def stamps(files: Iterable[SourceFile], store: RowStore | None = None) -> list[dict[str, Any]]:
+    """Return path, bytes and sha256 of the files of a source; of what was read where it has no files.
 
     Raises:
         DataError: a file cannot be read.
     """
     entries = []
-    for file in found.files:
+    for file in files:
+        if file.path is None:
+            return [] if store is None else [store.content_stamp()]
         try:
             with file.path.open("rb") as handle:
                 digest = hashlib.file_digest(handle, "sha256").hexdigest()
@@ -319,22 +307,6 @@ def stamps(found: Found) -> list[dict[str, Any]]:
         except OSError as error:
             raise DataError(f"{file.path}: cannot be read: {error.strerror or error}") from None
     return entries
-
-
-def _tables(
-    source: str, found: Found, encoding: str | None, on_event: OnEvent
-) -> Iterator[tuple[str, Table, str | None, str | None]]:
-    """Yield (name, table, domain, split) of each file of a source."""
-    if found.dataset is not None:
-        on_event(Note(f"loading {source}"))
-        used, others = hub.load(found.dataset)
-        if others:
-            on_event(Note(f"{source}: splits not read: {short(others)}", warning=True))
-        yield from ((where, table, None, split) for where, split, table in used)
-    if found.skipped:
-        on_event(Note(f"{source}: not read: {short(found.skipped)}", warning=True))
-    for file in found.files:
-        yield str(file.path), file.format.open(file.path, encoding), file.domain, file.split
 
 
 def _text_table(rows: Sequence[Row], roles: Sequence[str]) -> Any:
@@ -360,5 +332,5 @@ def _as_texts(values: Iterable[object], problems: list[str | None]) -> Iterator[
         try:
             yield as_text(value)
         except UnusableError as problem:
-            problems[number] = problem.reason
+            problems[number] = str(problem)
             yield None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ from hrkd_cli.command_settings import PrepareSettings
 from hrkd_cli.data.dataset import Dataset, Rows, make_dataset
 from hrkd_cli.data.folder import is_prepared, open_dataset, read_manifest
 from hrkd_cli.data.ingest import RowStore, ingest, open_store, stamps
-from hrkd_cli.data.prepare import decisive_options, prepare
-from hrkd_cli.data.sources.discover import find_source
+from hrkd_cli.data.prepare import check_dataset_output, decisive_options, prepare_files
+from hrkd_cli.data.sources.discover import SourceFile, find_source
 from hrkd_cli.errors import DataError, OutputError, UsageError
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.layout import DATASET_OUT, SPLITS
@@ -38,8 +39,10 @@ def load_for_training(
     dataset_out = Path(dataset_out)
     if is_prepared(Path(data)):
         return open_dataset(Path(data))
+    files = find_source(data, on_event=on_event)
+    settings = PrepareSettings(source=str(data), out=dataset_out, force=force)
     if is_prepared(dataset_out):
-        different = _difference(data, dataset_out, on_event)
+        different = _difference(dataset_out, files, settings)
         if different is None:
             on_event(Note(f"using {dataset_out}, prepared before from {data}"))
             return open_dataset(dataset_out)
@@ -48,8 +51,8 @@ def load_for_training(
                 f"{dataset_out} exists and {different}; use it with --data {dataset_out}, or replace it with --force"
             )
     on_event(Note(f"preparing {data} into {dataset_out}"))
-    result = prepare(data, out=dataset_out, force=force, on_event=on_event)
-    result.report(on_event)
+    check_dataset_output(settings)
+    prepare_files(files, settings, on_event).report(on_event)
     return open_dataset(dataset_out)
 
 
@@ -74,7 +77,7 @@ def load_for_evaluation(data: str | Path, split: Split | str = Split.TEST, *, on
         dataset = open_dataset(Path(data))
     else:
         with open_store(str(data)) as store:
-            ingest(store, find_source(data), {}, on_event=on_event)
+            ingest(store, find_source(data, on_event=on_event), {}, on_event=on_event)
             _note_unusable(store, on_event)
             dataset = make_dataset(_by_split(store, wanted), pair=bool(store.pair), path=None)
     without = [name for name in dataset.domains if not len(dataset.split(name, wanted))]
@@ -113,24 +116,23 @@ def _note_unusable(store: RowStore, on_event: OnEvent) -> None:
     on_event(Note(f"{count} left out: {', '.join(places[:3])}{', ...' if total > 3 else ''}", warning=True))
 
 
-def _difference(data: str | Path, dataset_out: Path, on_event: OnEvent) -> str | None:
-    """Return in what the dataset there differs from what ``data`` would give; None when in nothing."""
+def _difference(dataset_out: Path, files: Sequence[SourceFile], settings: PrepareSettings) -> str | None:
+    """Return in what the dataset there differs from what the files would give; None when in nothing."""
     manifest = read_manifest(dataset_out)
-    if _known(manifest.get("sources")) != _known(_stamps(data, on_event)):
+    if _known(manifest.get("sources")) != _known(_stamps(files, settings)):
         return "was made from other data"
     theirs = {name: value for name, value in manifest.get("options", {}).items() if name != "format"}
-    usual = PrepareSettings(source=str(data))
-    ours = {"seed": usual.seed, **decisive_options(usual)}
+    ours = {"seed": settings.seed, **decisive_options(settings)}
     changed = [name for name, value in {"seed": manifest.get("seed"), **theirs}.items() if ours.get(name) != value]
     return f"was prepared with other options ({', '.join(changed)})" if changed else None
 
 
-def _stamps(data: str | Path, on_event: OnEvent) -> list[dict[str, Any]]:
-    found = find_source(data)
-    if found.dataset is None:
-        return stamps(found)
-    with open_store(str(data)) as store:
-        return ingest(store, found, {}, on_event=on_event)
+def _stamps(files: Sequence[SourceFile], settings: PrepareSettings) -> list[dict[str, Any]]:
+    if entries := stamps(files):
+        return entries
+    with open_store(settings.source) as store:
+        ingest(store, files, {}, on_event=ignore)
+        return stamps(files, store)
 
 
 def _known(stamps: Any) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ source may be larger than the memory.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,8 @@ from typing import Any
 import hrkd_cli
 from hrkd_cli.command_settings import PrepareSettings
 from hrkd_cli.data.folder import FORMAT, VERSION, DomainCounts, is_prepared, write_papers, write_splits
-from hrkd_cli.data.ingest import RowStore, ingest, open_store
-from hrkd_cli.data.sources.discover import find_source
+from hrkd_cli.data.ingest import RowStore, ingest, open_store, stamps
+from hrkd_cli.data.sources.discover import SourceFile, find_source
 from hrkd_cli.data.splits import keep_few, split_rows
 from hrkd_cli.errors import DataError, OutputError
 from hrkd_cli.events import Note, OnEvent, ignore
@@ -79,21 +79,29 @@ def prepare(source: str | Path, *, on_event: OnEvent = ignore, **options: Any) -
         OutputError: the output exists or cannot be written.
     """
     settings = PrepareSettings(source=str(source), **options)
+    check_dataset_output(settings)
+    return prepare_files(find_source(source, settings.format, on_event=on_event), settings, on_event)
+
+
+def check_dataset_output(settings: PrepareSettings) -> None:
+    """Refuse an output that may not be written, before anything is read.
+
+    Raises:
+        OutputError: it exists and may not be replaced.
+    """
+    check_output(settings.out, kind="dataset", is_ours=is_prepared, force=settings.force)
+
+
+def prepare_files(files: Sequence[SourceFile], settings: PrepareSettings, on_event: OnEvent) -> PrepareResult:
+    """Prepare what a source holds; see prepare."""
     out = settings.out
-    check_output(out, kind="dataset", is_ours=is_prepared, force=settings.force)
-    found = find_source(source, settings.format)
     with whole_folder(out) as work:
         scratch = work / DATASET.scratch
         scratch.mkdir()
-        with _plain_database_errors(out), open_store(str(source), scratch) as store:
-            sources = ingest(
-                store,
-                found,
-                settings.columns,
-                domains=settings.domains,
-                encoding=settings.encoding,
-                on_event=on_event,
-            )
+        with _plain_database_errors(out), open_store(settings.source, scratch) as store:
+            domains, encoding = settings.domains, settings.encoding
+            ingest(store, files, settings.columns, domains=domains, encoding=encoding, on_event=on_event)
+            sources = stamps(files, store)
             split_rows(store.con, dev=settings.dev, test=settings.test, dedupe=settings.dedupe, seed=settings.seed)
             counts = _count(store)
             _check_counts(store, counts)
@@ -119,7 +127,7 @@ def prepare(source: str | Path, *, on_event: OnEvent = ignore, **options: Any) -
             "pair": store.pair,
             "labels": {name: list(counts.labels) for name, counts in result.domains.items()},
             "domains": {name: counts.to_json() for name, counts in result.domains.items()},
-            "source": str(source),
+            "source": settings.source,
             "sources": sources,
             "seed": settings.seed,
             "options": {"format": str(settings.format), **decisive_options(settings)},

@@ -7,8 +7,7 @@ seed and on its text, not on the order of the rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hrkd_cli.data.sources.values import Reason
@@ -18,27 +17,24 @@ from hrkd_cli.layout import SPLITS
 _TIE = 1e-9
 _BLOCK = 1 << 16
 
-_START = """
+_START = f"""
 CREATE TABLE strata AS
   SELECT (row_number() OVER (ORDER BY domain, label) - 1)::INTEGER AS stratum, domain, label,
     (dense_rank() OVER (ORDER BY domain) - 1)::INTEGER AS domain_number
   FROM (SELECT DISTINCT domain, label FROM rows WHERE reason IS NULL);
 CREATE TABLE placed AS
-  SELECT rows.rowid AS id, key, whole, stratum, domain_number, coalesce(split, 'train') AS split,
-    NULL::VARCHAR AS reason
-  FROM rows JOIN strata USING (domain, label) WHERE reason IS NULL;
+  WITH usable AS (
+    SELECT rows.rowid AS id, key, whole, stratum, domain_number, coalesce(split, 'train') AS split
+    FROM rows JOIN strata USING (domain, label) WHERE reason IS NULL),
+  held AS (SELECT key, bool_or(split = 'test') AS in_test FROM usable WHERE split != 'train' GROUP BY key)
+  SELECT usable.*, CASE
+    WHEN in_test AND split != 'test' THEN '{Reason.IN_TEST}'
+    WHEN NOT in_test AND split = 'train' THEN '{Reason.IN_DEV}' END AS reason
+  FROM usable LEFT JOIN held USING (key);
 CREATE OR REPLACE VIEW dropped AS
   SELECT rowid AS id, file, line, domain, reason FROM rows WHERE reason IS NOT NULL
   UNION ALL SELECT id, file, line, domain, placed.reason FROM placed JOIN rows ON rows.rowid = placed.id
   WHERE placed.reason IS NOT NULL;
-"""
-
-# Of a text that is in test and in dev, test is the reason.
-_LEAKS = f"""
-UPDATE placed
-SET reason = CASE WHEN held.in_test THEN '{Reason.IN_TEST}' ELSE '{Reason.IN_DEV}' END
-FROM (SELECT key, bool_or(split = 'test') AS in_test FROM placed WHERE split != 'train' GROUP BY key) AS held
-WHERE placed.key = held.key AND (placed.split = 'train' OR (placed.split = 'dev' AND held.in_test))
 """
 
 _REPEATS = f"""
@@ -52,6 +48,7 @@ WHERE placed.whole = first.whole AND placed.domain_number = first.domain_number 
 """
 
 _GROUPS = """
+CREATE TABLE cut (key UHUGEINT, split VARCHAR);
 CREATE TABLE groups AS
   SELECT key, count(*) AS size, min(stratum) AS stratum, md5_number($seed || '/' || key_text(key)) AS position
   FROM placed WHERE reason IS NULL AND split = 'train' GROUP BY key;
@@ -105,17 +102,16 @@ def split_rows(con: Any, *, dev: float, test: float, dedupe: bool, seed: int) ->
         seed: of the cuts.
     """
     con.execute(_START)
-    con.execute(_LEAKS)
     if dedupe:
         con.execute(_REPEATS)
     given = "SELECT DISTINCT domain_number, split FROM placed WHERE reason IS NULL AND split != 'train'"
     has = set(con.execute(given).fetchall())
-    strata = [
-        _Stratum({"dev": 0 if (domain, "dev") in has else dev, "test": 0 if (domain, "test") in has else test})
+    shares = [
+        {"dev": 0 if (domain, "dev") in has else dev, "test": 0 if (domain, "test") in has else test}
         for (domain,) in con.execute("SELECT domain_number FROM strata ORDER BY stratum").fetchall()
     ]
-    if any(stratum.shares["train"] < 1 for stratum in strata):
-        _cut(con, strata, seed)
+    if any(sum(each.values()) for each in shares):
+        _cut(con, shares, seed)
 
 
 def keep_few(con: Any, fraction: float, seed: int) -> None:
@@ -129,93 +125,82 @@ def keep_few(con: Any, fraction: float, seed: int) -> None:
     con.execute(_FEW, {"fraction": fraction, "seed": str(seed)})
 
 
-@dataclass(slots=True)
-class _Stratum:
-    """Shares of the splits, of which 0 cannot be cut, and the rows that each split lacks of those given out."""
-
-    shares: dict[str, float]
-    lacks: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0.0))
-
-    def __post_init__(self) -> None:
-        self.shares = {"train": 1 - sum(self.shares.values()), **self.shares}
-
-    def open_to(self, split: str) -> bool:
-        return split == "train" or self.shares[split] > 0
-
-
 class SplitAssigner:
     """Gives groups to the splits that lack most, so that each stratum gets its shares."""
 
-    def __init__(self, strata: list[_Stratum]) -> None:
-        self._strata = strata
-        self._lacks = dict.fromkeys(SPLITS, 0.0)
+    def __init__(self, shares: Iterable[Mapping[str, float]]) -> None:
+        """Start with nothing given out; ``shares`` of dev and test by stratum, of which 0 cannot be cut."""
+        self._shares = [{"train": 1 - sum(each.values()), **each} for each in shares]
+        # Rows that each split lacks of those given out, by stratum and over all.
+        self._lacks = [dict.fromkeys(SPLITS, 0.0) for _ in self._shares]
+        self._total = dict.fromkeys(SPLITS, 0.0)
 
     def place(self, group: Iterable[tuple[int, int]]) -> str:
         """Choose the split of a group: that which lacks most in its strata, and between equals over all.
 
         Args:
-            group: number of rows by stratum.
+            group: strata and their numbers of rows.
         """
-        counts = [(self._strata[number], count) for number, count in group]
-        size = sum(count for _, count in counts)
+        counts = list(group)
         for stratum, count in counts:
             self._expect(stratum, count)
         # A text that several domains share can only go where all of them lack rows.
-        splits = [split for split in SPLITS if all(stratum.open_to(split) for stratum, _ in counts)]
-        total = {split: sum(stratum.lacks[split] * count for stratum, count in counts) for split in splits}
-        best = self._most(total, _TIE * size)
+        splits = [split for split in SPLITS if all(self._is_open(stratum, split) for stratum, _ in counts)]
+        lacks = {split: sum(self._lacks[stratum][split] * count for stratum, count in counts) for split in splits}
+        best = self._most(lacks, _TIE * sum(count for _, count in counts))
         for stratum, count in counts:
             self._give(stratum, best, count)
         return best
 
-    def quotas(self, number: int, singles: int) -> tuple[int, int]:
+    def quotas(self, stratum: int, singles: int) -> tuple[int, int]:
         """Return how many of a stratum's groups of one row go to dev and to test."""
-        stratum = self._strata[number]
         self._expect(stratum, singles)
-        given = {split: min(singles, int(max(0.0, stratum.lacks[split] + _TIE))) for split in SPLITS}
+        given = {split: min(singles, int(max(0.0, lack + _TIE))) for split, lack in self._lacks[stratum].items()}
         while (over := sum(given.values()) - singles) > 0:
             largest = max(given, key=given.__getitem__)
             given[largest] -= min(over, given[largest])
         for split, count in given.items():
             self._give(stratum, split, count)
         for _ in range(singles - sum(given.values())):
-            best = self._most({split: stratum.lacks[split] for split in SPLITS if stratum.open_to(split)}, _TIE)
+            lacks = {split: lack for split, lack in self._lacks[stratum].items() if self._is_open(stratum, split)}
+            best = self._most(lacks, _TIE)
             given[best] += 1
             self._give(stratum, best, 1)
         return given["dev"], given["test"]
 
-    def _expect(self, stratum: _Stratum, count: int) -> None:
-        for split, share in stratum.shares.items():
-            stratum.lacks[split] += share * count
-            self._lacks[split] += share * count
+    def _is_open(self, stratum: int, split: str) -> bool:
+        return split == "train" or self._shares[stratum][split] > 0
 
-    def _give(self, stratum: _Stratum, split: str, count: int) -> None:
-        stratum.lacks[split] -= count
-        self._lacks[split] -= count
+    def _expect(self, stratum: int, count: int) -> None:
+        for split, share in self._shares[stratum].items():
+            self._lacks[stratum][split] += share * count
+            self._total[split] += share * count
+
+    def _give(self, stratum: int, split: str, count: int) -> None:
+        self._lacks[stratum][split] -= count
+        self._total[split] -= count
 
     def _most(self, lacks: dict[str, float], tie: float) -> str:
         least = max(lacks.values()) - tie
-        return max((split for split in lacks if lacks[split] > least), key=self._lacks.__getitem__)
+        return max((split for split in lacks if lacks[split] > least), key=self._total.__getitem__)
 
 
-def _cut(con: Any, strata: list[_Stratum], seed: int) -> None:
+def _cut(con: Any, shares: list[dict[str, float]], seed: int) -> None:
     """Cut from train what a domain lacks."""
     import pyarrow as pa
 
     con.execute(_GROUPS, {"seed": str(seed)})
-    con.execute("CREATE TABLE cut (key UHUGEINT, split VARCHAR)")
-    assigner = SplitAssigner(strata)
+    assigner = SplitAssigner(shares)
     # Larger groups first: the single rows that follow even out what they have put out of balance.
     groups = con.cursor().execute(_LARGE_GROUPS)
     while block := groups.fetchmany(_BLOCK):
-        splits = [assigner.place(zip(numbers, counts, strict=True)) for _, numbers, counts in block]
-        keys = [str(key) for key, _, _ in block]
-        con.register("block", pa.table({"key": keys, "split": splits}))
+        splits = [assigner.place(zip(strata, counts, strict=True)) for _, strata, counts in block]
+        con.register("block", pa.table({"key": [str(key) for key, _, _ in block], "split": splits}))
         con.execute("INSERT INTO cut SELECT key::UHUGEINT, split FROM block WHERE split != 'train'")
     singles = con.execute("SELECT stratum, count(*) FROM groups WHERE size = 1 GROUP BY stratum ORDER BY stratum")
-    quotas = [[number, *assigner.quotas(number, count)] for number, count in singles.fetchall()]
-    con.execute("CREATE TABLE quotas (stratum INTEGER, dev BIGINT, test BIGINT)")
-    if quotas:
-        con.executemany("INSERT INTO quotas VALUES (?, ?, ?)", quotas)
+    quotas = [(stratum, *assigner.quotas(stratum, count)) for stratum, count in singles.fetchall()]
+    columns = zip(*quotas, strict=True) if quotas else ((), (), ())
+    arrays = [pa.array(column, pa.int64()) for column in columns]
+    con.register("quotas", pa.table(arrays, names=["stratum", "dev", "test"]))
     con.execute(_SINGLES)
     con.execute(_CUT)

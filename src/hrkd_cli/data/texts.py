@@ -44,7 +44,7 @@ def read_texts(
         try:
             rows.append([as_text(value) or "" for value in values])
         except UnusableError as problem:
-            raise DataError(f"{source}:{line}: {problem.reason}") from None
+            raise DataError(f"{source}:{line}: {problem}") from None
     if not rows:
         raise DataError(f"{source}: no rows in it")
     return [row[0] for row in rows], [row[1] for row in rows] if len(wanted) > 1 else None

@@ -12,7 +12,7 @@ from hrkd_cli.data.dataset import Dataset, Rows, fingerprint_of
 from hrkd_cli.data.ingest import KEY, WHOLE_KEY, RowStore, open_store
 from hrkd_cli.data.names import short
 from hrkd_cli.data.sources.columns import find_columns
-from hrkd_cli.data.sources.discover import looks_like_data, walk
+from hrkd_cli.data.sources.discover import looks_like_data, source_file, walk
 from hrkd_cli.data.sources.formats import LINES, Format, format_of
 from hrkd_cli.data.sources.text_file import split_name
 from hrkd_cli.errors import DataError
@@ -116,20 +116,20 @@ def read_unlabelled(source: Path, dataset: Dataset, *, on_event: OnEvent) -> Bar
     with open_store(str(source), labelled=False) as store:
         for path, kind in _files(source, on_event):
             in_folder = path != source
-            domain = _domain_of(path, source, dataset) if in_folder else None
-            if in_folder and domain is None and kind is LINES:
-                skipped.append(path.relative_to(source).as_posix())
+            file = source_file(source, path, kind, _domain_of(path, source, dataset) if in_folder else None)
+            if in_folder and file.domain is None and kind is LINES:
+                skipped.append(file.name)
                 continue
-            table = kind.open(path)
-            places = find_columns(table, None, where=str(path), file_domain=in_folder, labelled=False)
-            if domain is None and "domain" not in places:
-                skipped.append(path.relative_to(source).as_posix())
+            table = file.open(None)
+            places = find_columns(table, None, where=file.where, file_domain=in_folder, labelled=False)
+            if file.domain is None and "domain" not in places:
+                skipped.append(file.name)
                 continue
             if dataset.pair and "text_pair" not in places:
                 columns = short(table.columns, 30)
                 raise DataError(f"{path}: no second text found (columns: {columns}), and the data has two")
             used = ("text", "text_pair", "domain") if dataset.pair else ("text", "domain")
-            store.add(str(path), table, {role: places[role] for role in used if role in places}, domain=domain)
+            store.add(file, table, {role: places[role] for role in used if role in places})
         found = _kept(store, dataset, dataset.domains)
     if skipped:
         on_event(Note(f"{source}: not read, no domain of the data is called so: {short(skipped)}"))
@@ -159,11 +159,12 @@ def read_general(source: Path, dataset: Dataset, *, on_event: OnEvent) -> BareTe
     """
     with open_store(str(source), labelled=False) as store:
         for path, kind in _files(source, on_event):
-            table = kind.open(path)
-            places = find_columns(table, None, where=str(path), file_domain=True, labelled=False)
+            file = source_file(source, path, kind, domain="")
+            table = file.open(None)
+            places = find_columns(table, None, where=file.where, file_domain=True, labelled=False)
             for role in ("text", "text_pair"):
                 if role in places:
-                    store.add(str(path), table, {"text": places[role]}, domain="")
+                    store.add(file, table, {"text": places[role]})
         found = _kept(store, dataset, ("",), general=True)
     if not found.rows:
         raise DataError(f"--general {source}: no text in it that can be used{_left_out(found)}")

@@ -10,15 +10,20 @@ from typing import Any
 
 from hrkd_cli.data.sources.arrow import BATCH, arrow_table
 from hrkd_cli.data.sources.columns import Table
-from hrkd_cli.data.sources.discover import SAVED
 from hrkd_cli.data.sources.values import SPLIT_NAMES
 from hrkd_cli.errors import DataError
 
+_SAVED = ("dataset_dict.json", "state.json")
 _TIMEOUT = 20
 # By name: they come from huggingface_hub, httpx, requests and Python, and their homes differ between versions.
 _UNREACHABLE = frozenset(
     {"OfflineModeIsEnabled", "ConnectionError", "ConnectError", "TimeoutException", "LocalEntryNotFoundError"}
 )
+
+
+def is_saved(folder: Path) -> bool:
+    """Tell a folder of ``save_to_disk``."""
+    return any((folder / name).is_file() for name in _SAVED)
 
 
 def load(source: str) -> tuple[list[tuple[str, str | None, Table]], list[str]]:
@@ -34,7 +39,7 @@ def load(source: str) -> tuple[list[tuple[str, str | None, Table]], list[str]]:
     Raises:
         DataError: it is not there, cannot be reached, or cannot be read.
     """
-    saved = any((Path(source) / sign).is_file() for sign in SAVED)
+    saved = is_saved(Path(source))
     with _quiet() as datasets:
         try:
             if saved:

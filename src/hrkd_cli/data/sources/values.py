@@ -42,11 +42,7 @@ class Reason(StrEnum):
 
 
 class UnusableError(Exception):
-    """A value that is no text."""
-
-    def __init__(self, reason: Reason) -> None:
-        super().__init__(reason)
-        self.reason = reason
+    """A value that is no text, with the Reason as its argument."""
 
 
 def as_text(value: object) -> str | None:
