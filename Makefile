@@ -25,6 +25,7 @@ test: lint types package unit
 lint: setup
 	$(BIN)/ruff check src tests benchmarks scripts
 	$(BIN)/ruff format --check src tests benchmarks scripts
+	$(BIN)/lint-imports --no-logo --no-cache
 
 types: setup
 	$(BIN)/mypy

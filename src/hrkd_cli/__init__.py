@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from hrkd_cli.version import __version__
+
 if TYPE_CHECKING:
     from hrkd_cli.data.prepare import prepare
     from hrkd_cli.distillation.distill import distill
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from hrkd_cli.predict.predictor import Predictor
     from hrkd_cli.reporting.report import report
     from hrkd_cli.teaching.teach import teach
-
-__version__ = "0.1.0"
 
 __all__ = ["Predictor", "__version__", "distill", "evaluate", "export", "prepare", "report", "teach"]
 

@@ -10,6 +10,7 @@ from hrkd_cli import layout
 from hrkd_cli.cli import launch, predict_input, tables
 from hrkd_cli.cli.command import command
 from hrkd_cli.cli.console import Console, is_terminal
+from hrkd_cli.cli.progress import make_display
 from hrkd_cli.command_settings import EvalSettings, ExportSettings, PredictSettings, PrepareSettings, ReportSettings
 from hrkd_cli.errors import UsageError
 from hrkd_cli.options import option_name
@@ -29,7 +30,7 @@ def prepare(run: Console, options: PrepareSettings) -> None:
     It has train, dev and test splits; those that the source has are kept. Rows that cannot be used are counted and
     shown with their file and line.
     """
-    with run.engine() as on_event:
+    with run.engine(make_display) as on_event:
         result = hrkd_cli.prepare(**vars(options), on_event=on_event)
         if run.json:  # the table for people says it too
             result.report(on_event)
@@ -50,7 +51,7 @@ def teach(run: Console, options: TeachArguments) -> None:
     The best step on average is kept, and the best step of each domain beside it.
     """
     launch.start_processes(options.processes)
-    with run.engine() as on_event:
+    with run.engine(make_display) as on_event:
         result = hrkd_cli.teach(**vars(options), sources=run.sources, on_event=on_event)
     run.result(result.to_json(), tables.trained(result.to_json()))
     run.note(f"teacher: {result.out}")
@@ -70,7 +71,7 @@ def distill(run: Console, options: DistillArguments) -> None:
     With a plain encoder as --teacher or raw --data the stages before are run first, and reused while nothing changes.
     """
     launch.start_processes(options.processes)
-    with run.engine() as on_event:
+    with run.engine(make_display) as on_event:
         result = hrkd_cli.distill(**vars(options), sources=run.sources, on_event=on_event)
     run.result(result.to_json(), tables.trained(result.to_json()))
     run.note(f"student: {result.out}")
@@ -91,7 +92,7 @@ def evaluate(run: Console, options: EvalSettings) -> None:
     Scores are by domain and on average; accuracy has its 95 % interval. ONNX models are scored one text at a time, and
     padded in batches beside that.
     """
-    with run.engine() as on_event:
+    with run.engine(make_display) as on_event:
         found = hrkd_cli.evaluate(**vars(options), on_event=on_event).to_json()
     run.result(found, tables.compared(found))
     for line in tables.floor_lines(found):
@@ -113,7 +114,7 @@ def export(run: Console, options: ExportSettings) -> None:
     fp32 is always written; its logits must equal the student's. Smaller precisions must pass the accuracy gate. The
     student's README.md gets their accuracy, size and latency.
     """
-    with run.engine() as on_event:
+    with run.engine(make_display) as on_event:
         found = hrkd_cli.export(**vars(options), on_event=on_event).to_json()
     run.result(found, tables.exported(found), tables.gate_lines(found))
     folder = Path(found["files"][0]["path"]).parent
@@ -144,7 +145,7 @@ def predict(run: Console, options: PredictSettings) -> None:
                 raise UsageError(f"{option_name(name)} names a column of a file; give the file with --input")
         if not texts and is_terminal(sys.stdin):
             raise UsageError("nothing to label: give texts as arguments, a file with --input, or lines on stdin")
-    with run.engine(progress=False):
+    with run.engine():
         from hrkd_cli.predict.predictor import Predictor
 
         predictor = Predictor(options.model, threads=options.threads, device=str(options.device))
@@ -173,7 +174,7 @@ def report(run: Console, options: ReportSettings) -> None:
 
     The page needs no network and nothing beside it. A run that is under way can be looked at, too.
     """
-    with run.engine() as on_event:
+    with run.engine(make_display) as on_event:
         result = hrkd_cli.report(**vars(options), on_event=on_event)
     run.result(result.to_json(), tables.reported(result.to_json()))
     run.note(f"page: {result.out}")
@@ -181,7 +182,7 @@ def report(run: Console, options: ReportSettings) -> None:
 
 def _check(run: Console, options: PredictSettings) -> None:
     """Repeat a folder's stored predictions and say so in a line."""
-    with run.engine(progress=False):
+    with run.engine():
         from hrkd_cli.predict.selfcheck import self_check
 
         checked = self_check(options.model, threads=options.threads)

@@ -12,15 +12,14 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from hrkd_cli.cli.tables import Table
 from hrkd_cli.errors import GateError
-
-if TYPE_CHECKING:
-    from hrkd_cli.events import OnEvent
+from hrkd_cli.events import OnEvent, ignore
 
 
 @dataclass(kw_only=True)
@@ -52,15 +51,13 @@ class Console:
         return self._nowhere or sys.stderr
 
     @contextlib.contextmanager
-    def engine(self, *, progress: bool = True) -> Iterator[OnEvent]:
-        """Run the engine: its events are shown (if it has any), a gate's figures are written even when it fails."""
+    def engine(
+        self, make_display: Callable[[Console], AbstractContextManager[OnEvent]] | None = None
+    ) -> Iterator[OnEvent]:
+        """Run the engine; a display shows its events, and a gate's figures are written even when it fails."""
         if not self.verbose:
             _silence_libraries()
-        display: contextlib.AbstractContextManager[OnEvent] = contextlib.nullcontext(lambda _event: None)
-        if progress:
-            from hrkd_cli.cli.progress import make_display
-
-            display = make_display(self)
+        display = make_display(self) if make_display else contextlib.nullcontext(ignore)
         try:
             # Nothing but the result may reach stdout.
             with contextlib.redirect_stdout(self.err), display as on_event:

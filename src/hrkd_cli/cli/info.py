@@ -7,19 +7,19 @@ import platform
 import re
 from typing import Any
 
-from hrkd_cli import __version__
 from hrkd_cli.cli import tables
 from hrkd_cli.cli.command import command
 from hrkd_cli.cli.console import Console
 from hrkd_cli.formatting import size
 from hrkd_cli.machine import cpu_name, instructions, usable_cpus
 from hrkd_cli.options import Settings
+from hrkd_cli.version import __version__
 
 
 @command("info", Settings)
 def info(run: Console, _options: Settings) -> None:
     """Show versions, processor, memory and devices."""
-    with run.engine(progress=False):
+    with run.engine():
         found = collect()
     memory = size(found["memory_bytes"]) if found["memory_bytes"] else None
     devices = {entry["device"]: entry["name"] for entry in found["devices"]}

@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import typer
 from typer.main import get_command
 
-from hrkd_cli import __version__
 from hrkd_cli.cli import commands, error_report, info  # noqa: F401 - they register their commands
 from hrkd_cli.cli.command import COMMANDS, Command, Group, typer_callback
+from hrkd_cli.version import __version__
 
 _HELP_OPTIONS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _EPILOG = """\b

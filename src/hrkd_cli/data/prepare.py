@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hrkd_cli
 from hrkd_cli.command_settings import PrepareSettings
 from hrkd_cli.data.folder import FORMAT, VERSION, DomainCounts, is_prepared, write_papers, write_splits
 from hrkd_cli.data.ingest import RowStore, ingest, open_store, stamps
@@ -23,6 +22,7 @@ from hrkd_cli.errors import DataError, OutputError
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.layout import DATASET, SPLITS
 from hrkd_cli.outputs import check_output, whole_folder
+from hrkd_cli.version import __version__
 
 _Counts = dict[str, dict[str, dict[str, int]]]
 """Rows by domain, split and label; all sorted, none empty."""
@@ -122,7 +122,7 @@ def prepare_files(files: Sequence[SourceFile], settings: PrepareSettings, on_eve
         manifest = {
             "format": FORMAT,
             "version": VERSION,
-            "hrkd_cli": hrkd_cli.__version__,
+            "hrkd_cli": __version__,
             "fingerprint": result.fingerprint,
             "pair": store.pair,
             "labels": {name: list(counts.labels) for name, counts in result.domains.items()},

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hrkd_cli import __version__
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.opening import load_for_training
 from hrkd_cli.data.unlabelled import MoreTexts
@@ -29,6 +28,7 @@ from hrkd_cli.training.stage_folder import (
     run_key,
     write_model_folder,
 )
+from hrkd_cli.version import __version__
 
 
 def distill(

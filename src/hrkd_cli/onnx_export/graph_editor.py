@@ -15,8 +15,8 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from hrkd_cli import __version__
 from hrkd_cli.evaluation.graph import read_graph
+from hrkd_cli.version import __version__
 
 PARTS = ("embeddings", "attention", "feed_forward", "head", "other")
 

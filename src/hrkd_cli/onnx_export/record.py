@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 
-from hrkd_cli import __version__
 from hrkd_cli.cards import render_section
 from hrkd_cli.evaluation.graph import read_graph
 from hrkd_cli.evaluation.latency import Latency
@@ -18,6 +17,7 @@ from hrkd_cli.layout import MODEL, ONNX
 from hrkd_cli.models.folder import write_json
 from hrkd_cli.onnx_export.recipes import FORMATS, Precision
 from hrkd_cli.predict.folder import read_json_or_empty
+from hrkd_cli.version import __version__
 
 if TYPE_CHECKING:
     from hrkd_cli.onnx_export.trimming import TrimReport

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from hrkd_cli import __version__
 from hrkd_cli.formatting import duration, percent
 from hrkd_cli.reporting.charts import NEUTRAL, Chart, Line, number, smooth, smoothing_window, spans_decades
 from hrkd_cli.reporting.run import Array, Run
+from hrkd_cli.version import __version__
 
 MARK = "<!-- hrkd report -->"
 """Near the top of every page: a file with it may be replaced."""

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hrkd_cli import __version__
 from hrkd_cli.choices import ClassWeights
 from hrkd_cli.data.batching import Sampler
 from hrkd_cli.data.dataset import Dataset
@@ -42,6 +41,7 @@ from hrkd_cli.training.stage_folder import (
     write_model_folder,
 )
 from hrkd_cli.training.trainer import Trainer
+from hrkd_cli.version import __version__
 
 
 def teach(
