@@ -213,9 +213,7 @@ class Bench:
         """Return the teacher's outputs, to be built."""
         rows = (self.encoder, self.encoded)
         online = OnlineTeacher(self.teachers, self.comparison, rows, own_tokenizer=False, device=self.device)
-        cache = CachedTeacher(Path(self.options.place) / "cache", online, TrainContext(arithmetic))
-        self.in_use = cache.claim()
-        return cache
+        return CachedTeacher(Path(self.options.place) / "cache", online, TrainContext(arithmetic))
 
     def objective(self, cache: CachedTeacher) -> DistillObjective:
         """Return what hrkd distill trains, with outputs that are there."""

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,9 +44,7 @@ def make_cache(root, teacher, dataset, *, layers=(2, 4), attention=True, precisi
     losses = {BY_NAME[name]: 1.0 for name in (["prediction", "attention"] if attention else ["prediction"])}
     comparison = Comparison(losses, layers, pad_to=None)
     online = OnlineTeacher(teachers, comparison, (encoder, encoded), own_tokenizer=False, device=CPU)
-    cache = CachedTeacher(root, online, TrainContext(Arithmetic(precision, CPU)))
-    cache.in_use = cache.claim()
-    return cache
+    return CachedTeacher(root, online, TrainContext(Arithmetic(precision, CPU)))
 
 
 def both(cache, picks):
@@ -277,19 +274,18 @@ def test_a_full_disk_leaves_no_file_behind(tmp_path, teacher, dataset, monkeypat
         with pytest.raises(OutputError, match="disk is full"):
             run(teacher, dataset, tmp_path / "a")
     (folder,) = (tmp_path / "teacher-cache").glob("*/")
-    assert [p.name for p in folder.iterdir()] == [".lock"]
+    assert not list(folder.iterdir())
     run(teacher, dataset, tmp_path / "a")
 
 
-def test_outputs_of_other_keys_are_removed_unless_another_run_uses_some(tmp_path, teacher, dataset):
+def test_outputs_of_other_keys_are_removed_and_a_run_that_reads_them_goes_on(tmp_path, teacher, dataset):
     (tmp_path / "mine").mkdir()
-    first = make_cache(tmp_path, teacher, dataset)
-    second = make_cache(tmp_path, teacher, dataset, layers=(1, 4))  # the first is in use
-    assert first.folder.is_dir()
-    assert second.folder != first.folder
-    del first, second
-    third = make_cache(tmp_path, teacher, dataset, layers=(1, 2))
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([".lock", third.folder.name, "mine"])
+    first, second = (make_cache(tmp_path, teacher, dataset, layers=layers) for layers in ((2, 4), (1, 4)))
+    first.build()
+    assert second.make_room() is None
+    second.build()
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([second.folder.name, "mine"])
+    check_equal(first)
 
 
 def test_two_runs_wait_for_each_other(tmp_path, teacher, dataset):
@@ -298,11 +294,11 @@ def test_two_runs_wait_for_each_other(tmp_path, teacher, dataset):
     other.context = replace(other.context, on_event=lambda note: (order.append(note.text), told.set()))
 
     def second():
-        with other._alone():
+        with other.lock():
             order.append("second")
 
     thread = threading.Thread(target=second)
-    with one._alone():
+    with one.lock():
         thread.start()
         assert told.wait(10)
         time.sleep(0.05)
@@ -349,7 +345,7 @@ def test_when_outputs_are_cached(tmp_path, monkeypatch, options, passes, before,
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=(free + 1) * GB))
     settings, events = DistillSettings(**options).resolved(), []
     context = TrainContext(SimpleNamespace(device=device), on_event=events.append)
-    going = SimpleNamespace(resources=ExitStack(), decisions={} if before is None else {"cached": before})
+    going = SimpleNamespace(decisions={} if before is None else {"cached": before})
     online = SimpleNamespace(pad_to=16 if settings.means == "released" else None)
 
     def choose():

@@ -20,10 +20,10 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -82,22 +82,20 @@ def with_cache(
         problem = "most rows are read only once"
     elif not must and cache.bytes > LIMIT:
         problem = f"they take {cache.bytes / 1e9:.0f} GB, more than the {LIMIT / 1e9:.0f} GB that auto keeps"
-    elif context.processes.is_main:  # one process looks at the disk, for all
-        run.resources.enter_context(cache.claim())
-        there = sum(file.stat().st_size for file in cache.folder.glob("[0-9]*.safetensors"))
-        missing, free = (cache.bytes - there) / 1e9, max(0, shutil.disk_usage(root).free - SPARE) / 1e9
-        if missing > free:
-            problem = f"the teacher's outputs take {missing:.2f} GB, and the disk has {free:.2f} GB to spare"
-    run.decisions["cached"] = not context.processes.any(problem is not None)
-    if not run.decisions["cached"]:
-        if must:
-            raise OutputError(f"--cache-teacher on: {problem}; free some space or use --cache-teacher off")
-        context.on_event(Note(f"teacher outputs: computed on every batch ({problem})"))
-        return online
-    computed = cache.build()
-    what = f"computed once and kept in {root} ({cache.bytes / 1e9:.2f} GB)"
-    context.on_event(Note(f"teacher outputs: {what if computed else f'read from {cache.folder}'}"))
-    return cache
+    with contextlib.ExitStack() as stack:
+        if problem is None and context.processes.is_main:  # one process looks at the disk, for all
+            stack.enter_context(cache.lock())
+            problem = cache.make_room()
+        run.decisions["cached"] = not context.processes.any(problem is not None)
+        if run.decisions["cached"]:
+            computed = cache.build()
+            what = f"computed once and kept in {root} ({cache.bytes / 1e9:.2f} GB)"
+            context.on_event(Note(f"teacher outputs: {what if computed else f'read from {cache.folder}'}"))
+            return cache
+    if must:
+        raise OutputError(f"--cache-teacher on: {problem}; free some space or use --cache-teacher off")
+    context.on_event(Note(f"teacher outputs: computed on every batch ({problem})"))
+    return online
 
 
 class CachedTeacher:
@@ -149,56 +147,56 @@ class CachedTeacher:
         }
         return self.root / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
 
-    def claim(self) -> IO[str]:
-        """Make the folder and remove the others unless a run uses this root; return what keeps it while it is open."""
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Let no other run work in the folder of all caches, and wait for one that does."""
         self.root.mkdir(parents=True, exist_ok=True)
-        in_use = (self.root / CACHE.lock).open("a")
-        if _lock(in_use, wait=False):
-            for other in self.root.iterdir():
-                if other != self.folder and _KEY.fullmatch(other.name):
-                    shutil.rmtree(other, ignore_errors=True)
-        # Before the lock is shared another run may remove this folder too: it is looked at only after that.
-        _lock(in_use, shared=True)
-        self.folder.mkdir(exist_ok=True)
-        return in_use
+        lock = FileLock(self.root / CACHE.lock)
+        try:
+            held = lock.acquire(timeout=0)
+        except Timeout:
+            self.context.on_event(Note("teacher outputs: another run is computing some; waiting for it"))
+            held = lock.acquire()
+        with held:
+            yield
+
+    def make_room(self) -> str | None:
+        """Remove the outputs of other keys; return what is wrong where the disk cannot hold these all the same.
+
+        A run that reads what is removed has it mapped into memory, and goes on.
+        """
+        for other in self.root.iterdir():
+            if other != self.folder and _KEY.fullmatch(other.name):
+                shutil.rmtree(other, ignore_errors=True)
+        there = sum(file.stat().st_size for file in self.folder.glob("[0-9]*.safetensors"))
+        missing, free = (self.bytes - there) / 1e9, max(0, shutil.disk_usage(self.root).free - SPARE) / 1e9
+        if missing > free:
+            return f"the teacher's outputs take {missing:.2f} GB, and the disk has {free:.2f} GB to spare"
+        return None
 
     def build(self) -> int:
         """Compute what is missing or damaged, each process its part; return the rows that had to be computed.
 
         Raises:
             OSError, SafetensorError: the disk is full, or cannot be written.
-            OutputError: a shard was removed meanwhile.
         """
         processes = self.context.processes
-        with self._alone() if processes.is_main else contextlib.nullcontext():
-            processes.barrier()
-            missing = [n for n in range(len(self.shards)) if self._read(n) is None]
-            processes.barrier()  # all have looked before any writes
-            total, done = sum(len(self.shards[n][1]) for n in missing), 0
+        self.folder.mkdir(parents=True, exist_ok=True)
+        missing = [n for n in range(len(self.shards)) if self._read(n) is None]
+        processes.barrier()  # all have looked before any writes
+        total, done = sum(len(self.shards[n][1]) for n in missing), 0
 
-            def tell(rows: int) -> None:
-                part = min(total, (done + rows) * processes.size)
-                self.context.on_event(Progress("teacher outputs", part, total))
+        def tell(rows: int) -> None:
+            part = min(total, (done + rows) * processes.size)
+            self.context.on_event(Progress("teacher outputs", part, total))
 
-            for number in processes.shard(missing):
-                self._write(number, self._compute(*self.shards[number], tell))
-                done += len(self.shards[number][1])
-            processes.barrier()
-        for number in range(len(self.shards)):
-            tensors = self._read(number)
-            if tensors is None:
-                raise OutputError(f"{self._file(number)} was removed or changed; go on with --resume")
-            self.tensors.append(tensors)
+        for number in processes.shard(missing):
+            self._write(number, self._compute(*self.shards[number], tell))
+            done += len(self.shards[number][1])
+        processes.barrier()
+        self.tensors = [load_file(self._file(number)) for number in range(len(self.shards))]
+        processes.barrier()  # before another run may remove them
         return total
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Wait for other runs that build the same outputs, and keep them waiting."""
-        with (self.folder / CACHE.lock).open("a") as file:
-            if not _lock(file, wait=False):
-                self.context.on_event(Note("teacher outputs: another run is computing the same ones; waiting for it"))
-                _lock(file)
-            yield
 
     @torch.no_grad()
     def _compute(self, domain: str, rows: np.ndarray, tell: Callable[[int], None]) -> dict[str, Tensor]:
@@ -280,16 +278,3 @@ def _fingerprint(encoded: Encoded) -> str:
     for arrays in (encoded.ids, encoded.types):
         digest.update(b"," + b"".join(array.tobytes() for array in arrays))
     return digest.hexdigest()
-
-
-def _lock(file: IO[str], *, shared: bool = False, wait: bool = True) -> bool:
-    """Lock an open file until it is closed; False when another process holds it, or where there are no such locks."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return False
-    try:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    return True

@@ -8,7 +8,6 @@ flat dict of tensors and plain values.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import re
@@ -48,7 +47,6 @@ class Checkpointer:
     Attributes:
         resumed: values of the checkpoint that the run resumes from; None for a new run.
         step: steps done in that checkpoint; 0 for a new run.
-        resources: closed when the run ends, however it ends.
 
     Raises:
         TrainingError: there are checkpoints, and all are damaged.
@@ -64,7 +62,6 @@ class Checkpointer:
             self.resumed, self._tensors = found
         self.decisions: dict[str, Any] = {} if self.resumed is None else self.resumed["decisions"]
         self.step = 0 if self.resumed is None else int(self.resumed["step"])
-        self.resources = contextlib.ExitStack()
         self._parts: dict[str, Stateful] = {}
 
     def register(self, name: str, part: Stateful) -> None:

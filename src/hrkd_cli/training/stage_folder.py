@@ -46,7 +46,6 @@ def run_folder(
             stack.enter_context(whole_folder(out, worth_keeping=lambda w: has_checkpoint(w) is not None, go_on=resume))
         processes.barrier()
         checkpoint = Checkpointer(out, processes, {"key": key, "options": dict(options)}, resume=resume)
-        stack.enter_context(checkpoint.resources)
         if checkpoint.resumed is not None and checkpoint.resumed["key"] != key:
             raise TrainingError(
                 f"{out}: {_difference(checkpoint.resumed['options'], options)}; go on with what it had, "
