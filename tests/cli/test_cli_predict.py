@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -47,12 +48,6 @@ def test_a_file_by_input_or_by_name(hrkd, predictor):
     assert labelled(hrkd("predict", "m", "gone.csv")) == ["gone.csv"]
 
 
-def test_a_big_file_goes_in_chunks(hrkd, predictor):
-    Path("new.txt").write_text("".join(f"text {i}\n" for i in range(150)))
-    assert len(labelled(hrkd("predict", "m", "new.txt"))) == 150
-    assert [len(chunk) for chunk, _ in predictor.chunks] == [64, 64, 22]
-
-
 def test_stdin(hrkd, predictor, stdin):
     stdin(b"\xef\xbb\xbfgood\r\n\nbad\nlast without an end")
     ran = hrkd("predict", "m", "--quiet")
@@ -60,15 +55,14 @@ def test_stdin(hrkd, predictor, stdin):
     assert ran.err == "warning: stdin:2: empty line skipped\n"
 
 
-def test_stdin_is_answered_as_it_arrives():
-    class Slow:
-        def __init__(self):
-            self.blocks = [b"one\ntw", b"o\n", b""]
-
-        def read1(self, _size):
-            return self.blocks.pop(0)
-
-    assert list(predict_input._lines(Slow())) == [[(1, b"one")], [(2, b"two")]]
+def test_stdin_is_read_as_it_arrives(monkeypatch):
+    read, write = os.pipe()
+    with os.fdopen(read) as stdin, os.fdopen(write, "wb", buffering=0) as pipe:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        texts = predict_input.from_stdin(False, warn=str)
+        for piece in (b"one\ntw", b"o\n"):
+            pipe.write(piece)
+            assert next(texts) == ("one" if piece.startswith(b"one") else "two")
 
 
 @pytest.mark.parametrize(("data", "line"), [(b"ok\n\xff\n", "stdin:2: not UTF-8"), (b"", "stdin: no text in it")])
@@ -81,14 +75,14 @@ def test_stdin_that_cannot_be_used(hrkd, predictor, stdin, data, line):
 def test_pairs(hrkd, predictor, stdin):
     predictor.pair = True
     assert labelled(hrkd("predict", "m", "a\tb", "c\td")) == ["a", "c"]
-    assert predictor.chunks == [(["a", "c"], ["b", "d"])]
+    assert predictor.asked == [("a", "b"), ("c", "d")]
     stdin(b"a\tb\nc d\n")
     ran = hrkd("predict", "m")
     assert ran.code == 1
     assert ran.err == "hrkd predict: stdin:2: this model reads pairs; put one TAB between the two texts\n"
     Path("new.csv").write_text("premise,hypothesis\na,b\n")
     assert labelled(hrkd("predict", "m", "new.csv", "--text", "premise", "--text-pair", "hypothesis")) == ["a"]
-    assert predictor.chunks[-1] == (["a"], ["b"])
+    assert predictor.asked[-1] == ("a", "b")
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from hrkd_cli.cli.main import main
 class Predictor:
     def __init__(self, path, **options):
         self.spec = types.SimpleNamespace(pair=False)
-    def predict(self, texts, pairs=None, *, domain="any"):
+    def stream(self, texts, **options):
         return [types.SimpleNamespace(to_json=lambda: {"text": text}) for text in texts]
 
 stand_in = types.ModuleType("hrkd_cli.predict.predictor")

@@ -96,19 +96,18 @@ def result(data: dict[str, Any], **attributes: Any) -> Any:
 
 
 class FakePredictor:
-    """Labels a text by its length; remembers how it was made and in what chunks it was asked."""
+    """Labels a text by its length; remembers how it was made and what it was asked."""
 
     made: list[tuple[Any, ...]]
-    chunks: list[Any]
+    asked: list[Any]
     pair: bool | None = False
 
     def __init__(self, path, *, threads=None, device="auto"):
         type(self).made.append((path, threads, device))
         self.spec = SimpleNamespace(pair=type(self).pair)
 
-    def predict(self, texts, pairs=None, *, domain="any"):
-        type(self).chunks.append((list(texts), pairs))
-        return [
-            result({"text": text, "domain": domain, "label": str(len(text)), "scores": {"a": 0.25, "b": 0.75}})
-            for text in texts
-        ]
+    def stream(self, texts, *, domain="any", batch_size=1):
+        for text in texts:
+            type(self).asked.append(text)
+            first = text if isinstance(text, str) else text[0]
+            yield result({"text": first, "domain": domain, "label": str(len(first)), "scores": {"a": 0.25, "b": 0.75}})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import hrkd_cli
@@ -149,16 +150,16 @@ def predict(run: Console, options: PredictSettings) -> None:
         from hrkd_cli.predict.predictor import Predictor
 
         predictor = Predictor(options.model, threads=options.threads, device=str(options.device))
-        pair = predictor.spec.pair is True
+        pair, batch_size = predictor.spec.pair is True, None
+        rows: Iterable[predict_input.Text]
         if file is not None:
-            chunks = predict_input.from_file(file, options.text, options.text_pair, pair)
+            rows = predict_input.from_file(file, options.text, options.text_pair, pair)
         elif texts:
-            chunks = predict_input.from_arguments(texts, pair)
+            rows = predict_input.from_arguments(texts, pair)
         else:
-            chunks = predict_input.from_stdin(pair, run.warn)
-        for firsts, seconds in chunks:
-            for prediction in predictor.predict(firsts, seconds, domain=options.domain):
-                run.write_json(prediction.to_json(), indent=None)
+            rows, batch_size = predict_input.from_stdin(pair, run.warn), 1  # a line is answered when it arrives
+        for prediction in predictor.stream(rows, domain=options.domain, batch_size=batch_size):
+            run.write_json(prediction.to_json(), indent=None)
 
 
 @command(

@@ -1,4 +1,4 @@
-"""The texts that ``hrkd predict`` labels: from arguments, a file, or stdin, a chunk at a time.
+"""The texts that ``hrkd predict`` labels: from arguments, a file, or stdin as they arrive.
 
 Errors name the text: ``TEXT number 2``, ``stdin:7``.
 """
@@ -6,18 +6,14 @@ Errors name the text: ``TEXT number 2``, ``stdin:7``.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from hrkd_cli.command_settings import PredictSettings
 from hrkd_cli.errors import DataError, UsageError
 
-Chunk = tuple[list[str], list[str] | None]
-"""Texts, and the second texts where the model reads pairs."""
-
-CHUNK = 64
-"""Texts that are labelled before the first of them is written."""
+Text = str | tuple[str, str]
+"""A text, or two where the model reads pairs."""
 
 
 def input_file(options: PredictSettings) -> Path | None:
@@ -41,70 +37,52 @@ def input_file(options: PredictSettings) -> Path | None:
     return None
 
 
-def from_arguments(texts: list[str], pair: bool) -> Iterator[Chunk]:
-    """Yield the arguments, in one chunk."""
+def from_arguments(texts: list[str], pair: bool) -> list[Text]:
+    """Return the arguments."""
     rows = [(f"TEXT number {number}", text) for number, text in enumerate(texts, start=1)]
     for place, text in rows:
         if not text.strip():
             raise UsageError(f"{place} is empty")
-    yield _divided(rows, pair)
+    return list(_divided(rows, pair))
 
 
-def from_file(file: Path, text: str | None, text_pair: str | None, pair: bool) -> Iterator[Chunk]:
-    """Yield a file's texts in chunks."""
+def from_file(file: Path, text: str | None, text_pair: str | None, pair: bool) -> list[Text]:
+    """Return a file's texts."""
     from hrkd_cli.data.texts import read_texts
 
-    texts, pairs = read_texts(file, text=text, text_pair=text_pair)
-    if not pair and text_pair is None:
-        pairs = None  # found by its name, but the model reads one text
-    rows = [(f"{file}: text {number}", text) for number, text in enumerate(texts, start=1)]
-    for start in range(0, len(rows), CHUNK):
-        chunk = slice(start, start + CHUNK)
-        yield _divided(rows[chunk], pair) if pairs is None else (texts[chunk], pairs[chunk])
+    texts, seconds = read_texts(file, text=text, text_pair=text_pair)
+    # Second texts that were found by their name alone are of no use to a model that reads one.
+    if seconds is not None and (pair or text_pair is not None):
+        return list(zip(texts, seconds, strict=True))
+    return list(_divided(((f"{file}: text {number}", text) for number, text in enumerate(texts, start=1)), pair))
 
 
-def from_stdin(pair: bool, warn: Callable[[str], None]) -> Iterator[Chunk]:
+def from_stdin(pair: bool, warn: Callable[[str], None]) -> Iterator[Text]:
     """Yield stdin's lines as they arrive, a line a text; an empty line is skipped with a warning."""
-    any_text = False
-    for lines in _lines(sys.stdin.buffer):
-        rows = []
-        for number, raw in lines:
-            place = f"stdin:{number}"
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r")
-            except UnicodeDecodeError:
-                raise DataError(f"{place}: not UTF-8") from None
-            if line.strip():
-                rows.append((place, line))
-            else:
-                warn(f"{place}: empty line skipped")
-        any_text = any_text or bool(rows)
-        for start in range(0, len(rows), CHUNK):
-            yield _divided(rows[start : start + CHUNK], pair)
-    if not any_text:
+    return _divided(_lines(warn), pair)
+
+
+def _lines(warn: Callable[[str], None]) -> Iterator[tuple[str, str]]:
+    is_empty = True
+    for number, raw in enumerate(sys.stdin.buffer, start=1):
+        place = f"stdin:{number}"
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise DataError(f"{place}: not UTF-8") from None
+        if line.strip():
+            is_empty = False
+            yield place, line
+        else:
+            warn(f"{place}: empty line skipped")
+    if is_empty:
         raise DataError("stdin: no text in it")
 
 
-def _lines(stream: Any) -> Iterator[list[tuple[int, bytes]]]:
-    """Yield the numbered lines that have arrived, without waiting for a full block: a pipe may be slow."""
-    rest, number = b"", 0
-    while block := stream.read1(1 << 16):
-        *whole, rest = (rest + block).split(b"\n")
-        if whole:
-            yield list(enumerate(whole, start=number + 1))
-            number += len(whole)
-    if rest:
-        yield [(number + 1, rest)]
-
-
-def _divided(rows: list[tuple[str, str]], pair: bool) -> Chunk:
-    """Return the texts of rows (place, text), each divided at its TAB where the model reads pairs."""
-    if not pair:
-        return [text for _, text in rows], None
-    halves = []
+def _divided(rows: Iterable[tuple[str, str]], pair: bool) -> Iterator[Text]:
+    """Yield the texts of rows (place, text), each divided at its TAB where the model reads pairs."""
     for place, text in rows:
         first, tab, second = text.partition("\t")
-        if not (tab and first.strip() and second.strip()) or "\t" in second:
+        if pair and (not (tab and first.strip() and second.strip()) or "\t" in second):
             raise DataError(f"{place}: this model reads pairs; put one TAB between the two texts")
-        halves.append((first, second))
-    return [first for first, _ in halves], [second for _, second in halves]
+        yield (first, second) if pair else text

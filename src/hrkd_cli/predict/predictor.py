@@ -94,14 +94,15 @@ class Predictor:
         ]
 
     def stream(
-        self, texts: Iterable[str | tuple[str, str]], *, domain: str = ANY, batch_size: int = 1
+        self, texts: Iterable[str | tuple[str, str]], *, domain: str = ANY, batch_size: int | None = 1
     ) -> Iterator[Prediction]:
         """Label texts (or pairs, where the model reads two) as they come, without end if they are.
 
-        Each answer is given before the next ``batch_size`` texts are asked for. Errors are those of ``predict``.
+        Each answer is given before the next ``batch_size`` texts are asked for; None asks for 64 at a time, and has
+        the batch size of ``predict``. Errors are those of ``predict``.
         """
-        waiting = iter(texts)
-        while chunk := list(islice(waiting, max(batch_size, 1))):
+        waiting, size = iter(texts), 64 if batch_size is None else max(batch_size, 1)
+        while chunk := list(islice(waiting, size)):
             firsts = [text if isinstance(text, str) else text[0] for text in chunk]
             pairs = [text[1] for text in chunk if not isinstance(text, str)]
             yield from self.predict(firsts, pairs or None, domain=domain, batch_size=batch_size)
