@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from hrkd_cli.reporting.page import page
-from hrkd_cli.reporting.run import read_run
+from hrkd_cli.reporting.page import domain_ratios, losses, page, rates
+from hrkd_cli.reporting.run import Run
 from made_runs import dev_line, lines, step_line, write_export, write_lines, write_run
 
 VOID = {"meta", "path", "rect", "use"}
@@ -42,7 +42,7 @@ class Outline(HTMLParser):
 
 
 def outline(*folders):
-    text = page([read_run(folder) for folder in folders])
+    text = page([Run(folder) for folder in folders])
     found = Outline(text)
     assert len(set(found.ids)) == len(found.ids)
     assert "script" not in found.tags
@@ -86,6 +86,20 @@ def test_names_from_outside_are_only_text(tmp_path):
     assert "<script" not in text
 
 
+def test_what_is_no_number_is_left_out(tmp_path):
+    more = [
+        step_line(1, losses={"total": 1.0, "held_back": 0.3, "note": "x"}),
+        step_line(2, gradient_norm=float("inf")),
+    ]
+    run = Run(write_lines(tmp_path, more))
+    drawn = {chart.title: chart.data.iloc[:, 0].to_dict() for chart in (*losses(run), *rates(run))}
+    assert drawn["Loss: total"] == {1: 1.0, 2: 3.0}
+    assert drawn["Loss: held_back"] == {1: 0.3}
+    assert drawn["Loss: note"] == {}
+    assert drawn["Gradient norm, before clipping"] == {1: 2.0}
+    assert "Loss: note" not in outline(tmp_path)[0].titles
+
+
 def test_several_runs_are_compared_first(tmp_path):
     found, _ = outline(write_run(tmp_path / "a"), write_run(tmp_path / "b", ratios=False), tmp_path / "a")
     assert found.titles[:3] == ["3 runs compared", "Dev accuracy, average of domains", "Best dev accuracy, %"]
@@ -121,12 +135,19 @@ def test_a_loss_that_falls_far_has_a_logarithmic_axis(tmp_path):
     assert text.count(">loss</text>") == 1
 
 
+@pytest.mark.parametrize(("steps", "windows"), [(24, {1}), (40, {1, 3}), (1000, {1, 21, 61})])
+def test_short_runs_are_not_smoothed_and_windows_are_odd(tmp_path, steps, windows):
+    run = Run(write_run(tmp_path, steps=steps))
+    charts = (*losses(run), *rates(run), *domain_ratios(run))
+    assert {chart.window for chart in charts} == windows
+
+
 @pytest.mark.parametrize(("steps", "layers", "domains"), [(3000, 3, 5), (60, 25, 20)])
 def test_pages_of_long_and_of_wide_runs_stay_small(tmp_path, steps, layers, domains):
     ratios = [[1 / domains] * domains] * layers
     mixed = [[1 / (n + 1)] * (n + 1) for n in range(1, layers)]
     many = [step_line(n, ratios=False, layer_ratios=mixed) | {"ratios": ratios} for n in range(1, steps + 1)]
-    text = page([read_run(write_lines(tmp_path / "s", many))])
+    text = page([Run(write_lines(tmp_path / "s", many))])
     assert len(text) < 1_500_000
 
 

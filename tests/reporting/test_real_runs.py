@@ -4,7 +4,7 @@ from hrkd_cli.choices import Graph
 from hrkd_cli.distillation.distill import distill_on
 from hrkd_cli.reporting.page import page
 from hrkd_cli.reporting.report import report
-from hrkd_cli.reporting.run import read_run
+from hrkd_cli.reporting.run import Run
 from hrkd_cli.settings import DistillSettings, TeachSettings
 from hrkd_cli.teaching.teach import teach_on
 from tiny import make_dataset, write_encoder
@@ -19,7 +19,7 @@ def test_teach_and_distill(tmp_path):
         settings = DistillSettings(**shared, graph=graph, student="1x32", allow_weak_teacher=True).resolved()
         out = tmp_path / str(graph)
         done = distill_on(tmp_path / "teacher", dataset, settings, out=out, name="teacher")
-        run = read_run(out)
+        run = Run(out)
         assert (run.best["step"], run.last_step) == (done.best_step, done.steps)
         assert run.domains == tuple(dataset.domains)
         assert "attention" in run.losses

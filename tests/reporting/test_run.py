@@ -6,24 +6,25 @@ import re
 import pytest
 
 from hrkd_cli.errors import DataError
-from hrkd_cli.reporting.run import read_run
+from hrkd_cli.reporting.run import Run
 from made_runs import dev_line, lines, step_line, write_lines, write_record, write_run
 
 
 def test_a_finished_run(tmp_path):
-    run = read_run(write_run(tmp_path / "student"))
+    run = Run(write_run(tmp_path / "student"))
     assert (run.name, run.stage, run.finished) == ("student", "distill", True)
     assert (len(run.steps), run.last_step) == (40, 40)
     assert run.domains == ("books", "dvd")
     assert run.best["step"] == 20
-    assert run.losses == ["total", "hidden", "prediction"]
-    assert [values[0].tolist() for _, values in run.layers("ratios")] == [[0.4, 0.6], [0.5, 0.5], [0.3, 0.7]]
-    assert [values.shape for _, values in run.layers("layer_ratios")] == [(40, 2), (40, 3)]
+    assert list(run.losses) == ["total", "hidden", "prediction"]
+    assert [table.loc[1].tolist() for table in run.layers("ratios")] == [[0.4, 0.6], [0.5, 0.5], [0.3, 0.7]]
+    assert [table.shape for table in run.layers("layer_ratios")] == [(40, 2), (40, 3)]
+    assert run.scores("accuracy").loc[20].tolist() == [70, 90]
 
 
 def test_of_equal_scores_the_later_is_the_best(tmp_path):
     found = [step_line(1), *(dev_line(n, 0.5, books, best=n == 2) for n, books in ((1, 0.6), (2, 0.9), (3, 0.9)))]
-    assert read_run(write_lines(tmp_path, [*found, dev_line(4, 0.5, 0.7, best=False)])).best["step"] == 3
+    assert Run(write_lines(tmp_path, [*found, dev_line(4, 0.5, 0.7, best=False)])).best["step"] == 3
 
 
 def test_the_record_of_a_finished_run_names_the_best(tmp_path):
@@ -31,52 +32,41 @@ def test_the_record_of_a_finished_run_names_the_best(tmp_path):
     record = json.loads((tmp_path / "hrkd.json").read_text())
     record["results"]["best"] = {"step": 40}
     (tmp_path / "hrkd.json").write_text(json.dumps(record))
-    assert read_run(tmp_path).best["step"] == 40
-
-
-def test_what_is_no_number_is_left_out(tmp_path):
-    more = [
-        step_line(1, losses={"total": 1.0, "held_back": 0.3, "note": "x"}),
-        step_line(2, gradient_norm=float("inf")),
-    ]
-    run = read_run(write_lines(tmp_path, more))
-    picked = {kind: run.series("losses", kind)[0].tolist() for kind in run.losses}
-    assert picked == {"total": [1.0, 2.0], "held_back": [1.0], "note": [], "hidden": [2.0], "prediction": [2.0]}
-    assert [values.tolist() for values in run.series("gradient_norm")] == [[1.0], [2.0]]
+    assert Run(tmp_path).best["step"] == 40
 
 
 def test_a_last_line_that_was_cut_off_is_left_out(tmp_path):
-    run = read_run(write_lines(tmp_path / "s.partial", lines()[:7], tail='{"step": 8, "epo'))
+    run = Run(write_lines(tmp_path / "s.partial", lines()[:7], tail='{"step": 8, "epo'))
     assert (len(run.steps), run.finished, run.best) == (7, False, None)
 
 
 def test_a_damaged_line_elsewhere_is_named(tmp_path):
     write_lines(tmp_path, [step_line(1), {"step": 2}, step_line(3)])
     with pytest.raises(DataError, match=re.escape("metrics.jsonl:2: not a line that hrkd writes")):
-        read_run(tmp_path)
+        Run(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", '{"st', json.dumps(dev_line(1, 0.5, 0.5, best=True)) + "\n"])
 def test_a_run_without_a_step(tmp_path, content):
     (tmp_path / "metrics.jsonl").write_text(content)
     with pytest.raises(DataError, match="no step is recorded yet"):
-        read_run(tmp_path)
+        Run(tmp_path)
 
 
 def test_what_is_no_run(tmp_path):
     with pytest.raises(DataError, match=r"no metrics\.jsonl in it; name the folder of a run"):
-        read_run(tmp_path)
+        Run(tmp_path)
     with pytest.raises(DataError, match="no such folder; name the folder of a run"):
-        read_run(tmp_path / "missing")
+        Run(tmp_path / "missing")
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="file: not a folder"):
-        read_run(tmp_path / "file")
+        Run(tmp_path / "file")
 
 
 def test_a_run_under_way_is_pointed_at(tmp_path):
     write_lines(tmp_path / "student.partial", lines())
     with pytest.raises(DataError, match=re.escape(f"is in {tmp_path / 'student.partial'}: name that folder")):
-        read_run(tmp_path / "student")
+        Run(tmp_path / "student")
 
 
 def test_options_of_an_unfinished_run_come_from_its_newest_checkpoint(tmp_path):
@@ -85,7 +75,7 @@ def test_options_of_an_unfinished_run_come_from_its_newest_checkpoint(tmp_path):
         (tmp_path / f"checkpoint-{step}").mkdir()
         values = {"format": 1, "step": step, "options": {"epochs": epochs, "graph": "uniform"}}
         (tmp_path / f"checkpoint-{step}" / "checkpoint.json").write_text(json.dumps(values))
-    assert read_run(tmp_path).changed_options() == {"epochs": 2}
+    assert Run(tmp_path).changed_options() == {"epochs": 2}
 
 
 @pytest.mark.parametrize(
@@ -99,10 +89,10 @@ def test_options_of_an_unfinished_run_come_from_its_newest_checkpoint(tmp_path):
     ],
 )
 def test_options_that_are_not_the_defaults(tmp_path, given, changed):
-    assert list(read_run(write_run(tmp_path, **given)).changed_options()) == changed
+    assert list(Run(write_run(tmp_path, **given)).changed_options()) == changed
 
 
 def test_a_teacher_has_no_parts(tmp_path):
-    run = read_run(write_lines(tmp_path, [step_line(1, losses={"total": 1.0}, ratios=False)]))
+    run = Run(write_lines(tmp_path, [step_line(1, losses={"total": 1.0}, ratios=False)]))
     assert run.stage == "teach"
-    assert read_run(write_record(tmp_path, stage="teach")).stage == "teach"
+    assert Run(write_record(tmp_path, stage="teach")).stage == "teach"

@@ -1,1 +1,1 @@
-"""A run as one HTML page: its records read, curves drawn as SVG, tables. Needs the standard library alone."""
+"""A run as one HTML page: its records read by pandas, curves drawn as SVG by matplotlib, tables by Jinja2."""

@@ -4,71 +4,28 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import numpy as np
+import pandas as pd
 
-from hrkd_cli.reporting.run import Array
-
-NEUTRAL = -1
-"""Style of a line in the color of the text; the others count through COLORS, then take them again with another dash."""
 COLORS = ("c0", "c1", "c2", "c3", "c4", "c5")
 DASHES = ((), (6, 3), (2, 3), (8, 3, 2, 3))
 # matplotlib draws in these colors; each becomes a variable of the style sheet, which has a light and a dark value.
 _VARIABLES = {name: f"#0000{n:02x}" for n, name in enumerate(("text", "soft", "grid", "card", *COLORS), start=1)}
 
-_POINTS = 200  # of a smoothed line
-_LEAST_SMOOTHED = 30  # steps; fewer are shown as they are
 _LOG_FROM = 20.0  # ratio of the greatest to the least value from which an axis is logarithmic
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 400, 240, 54, 20, 28, 36
-_STYLE = {
-    "svg.fonttype": "none",
-    "path.simplify_threshold": 1.0,
-    "font.family": ["DejaVu Sans"],
-    "font.size": 11.5,
-    "text.color": _VARIABLES["text"],
-    "axes.labelcolor": _VARIABLES["text"],
-    "axes.edgecolor": _VARIABLES["soft"],
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.spines.top": False,
-    "axes.spines.left": False,
-    "axes.spines.right": False,
-    "grid.color": _VARIABLES["grid"],
-    "xtick.color": _VARIABLES["soft"],
-    "ytick.color": _VARIABLES["soft"],
-    "ytick.major.size": 0,
-    "ytick.minor.size": 0,
-    "axes.xmargin": 0,
-    "axes.ymargin": 0.1,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 4.8,
-    "lines.markeredgecolor": _VARIABLES["card"],
-    "lines.scale_dashes": False,
-}
+_WIDTH, _HEIGHT = 400, 240
+_AXES = (54 / _WIDTH, 36 / _HEIGHT, 326 / _WIDTH, 176 / _HEIGHT)  # left, bottom, width, height
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line of a chart; ``faint`` are x and y before smoothing, drawn behind it."""
+class Line(NamedTuple):
+    """How a line is drawn: a color of the style sheet; lengths drawn and left out in turn, none for a solid line."""
 
     name: str
-    x: Array
-    y: Array
-    style: int = 0
-    faint: tuple[Array, Array] | None = None
-
-    @property
-    def color(self) -> str:
-        """Variable of the style sheet."""
-        return "text" if self.style == NEUTRAL else COLORS[self.style % len(COLORS)]
-
-    @property
-    def dash(self) -> tuple[int, ...]:
-        """Lengths drawn and left out in turn; empty for a solid line."""
-        return () if self.style == NEUTRAL else DASHES[self.style // len(COLORS) % len(DASHES)]
+    color: str
+    dash: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +33,12 @@ class Chart:
     """What a chart shows.
 
     Attributes:
+        data: the values of each line (a column) by x (the index); a line passes over those that are missing.
         x_end: end of the x axis, which begins at 0; None for that of the lines.
+        window: values that a point of a line is the centered mean of; with more than 1 each value is drawn faintly.
         limits: range of the y axis; None for that of the lines.
-        log: whether the y axis is logarithmic.
+        may_be_log: the y axis is logarithmic where the values are positive and far apart.
+        mean: the last line is the mean of the others, in the color of the text.
         dots: mark each point.
         level: a value to mark by a horizontal line.
         moment: an x to mark by a vertical line, and its name.
@@ -87,21 +47,27 @@ class Chart:
     title: str
     x_label: str
     y_label: str
-    lines: Sequence[Line]
+    data: pd.DataFrame
     x_end: float | None = None
+    window: int = 1
     limits: tuple[float, float] | None = None
-    log: bool = False
+    may_be_log: bool = False
+    mean: bool = False
     dots: bool = False
     level: float | None = None
     moment: tuple[float, str] | None = None
 
-    def rows(self) -> list[list[str]]:
-        """Return the values as a table: a row for each x, a column for each line."""
-        rows: dict[float, list[str]] = {}
-        for index, line in enumerate(self.lines):
-            for x, y in zip(line.x, line.y, strict=True):
-                rows.setdefault(x, [""] * len(self.lines))[index] = number(y)
-        return [[number(x), *rows[x]] for x in sorted(rows)]
+    @property
+    def lines(self) -> list[Line]:
+        """The lines, in the order of the columns."""
+        names = map(str, self.data.columns)
+        lines = [Line(s, COLORS[n % len(COLORS)], DASHES[n // len(COLORS) % len(DASHES)]) for n, s in enumerate(names)]
+        return [*lines[:-1], Line(lines[-1].name, "text", ())] if self.mean else lines
+
+    @property
+    def smooth(self) -> pd.DataFrame:
+        """The values as they are drawn; at both ends means of the values that there are."""
+        return self.data.rolling(self.window, center=True, min_periods=1).mean() if self.window > 1 else self.data
 
     def svg(self, key: str) -> str:
         """Return the chart as an SVG element; ``key`` differs between the charts of a page, and ids derive from it."""
@@ -109,10 +75,9 @@ class Chart:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
 
-        inner = (_WIDTH - _LEFT - _RIGHT) / _WIDTH, (_HEIGHT - _TOP - _BOTTOM) / _HEIGHT
-        with rc_context({**_STYLE, "svg.hashsalt": key}):
+        with rc_context({"svg.hashsalt": key}, Path(__file__).with_name("chart.mplstyle")):
             figure = Figure(figsize=(_WIDTH / 72, _HEIGHT / 72), dpi=72)
-            axes = figure.add_axes((_LEFT / _WIDTH, _BOTTOM / _HEIGHT, *inner))
+            axes = figure.add_axes(_AXES)
             self._draw_lines(axes)
             self._draw_axes(axes)
             stream = io.StringIO()
@@ -120,21 +85,20 @@ class Chart:
         return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">{_inline(stream.getvalue())}</svg>'
 
     def _draw_lines(self, axes: Any) -> None:
-        for line in self.lines:
-            marker = "o" if self.dots or len(line.x) == 1 else ""
-            axes.plot(line.x, line.y, color=_VARIABLES[line.color], marker=marker, zorder=3)
-            if line.dash:
-                axes.lines[-1].set_linestyle((0, line.dash))
-        axes.set_yscale("log" if self.log else "linear")
+        values = self.smooth
+        for line, (_, column) in zip(self.lines, values.items(), strict=True):
+            known = column.dropna()
+            marker = "o" if self.dots or len(known) == 1 else ""
+            dash = (0, line.dash) if line.dash else "-"
+            axes.plot(known.index, known, color=_VARIABLES[line.color], linestyle=dash, marker=marker, zorder=3)
+        low, high = values.min(axis=None), values.max(axis=None)
+        axes.set_yscale("log" if self.may_be_log and 0 < low * _LOG_FROM <= high else "linear")
         axes.set_ylim(*(self.limits or axes.get_ylim()))  # faint values, drawn next, do not widen it
-        for line in self.lines:
-            if line.faint:
-                axes.plot(*line.faint, color=_VARIABLES[line.color], linewidth=1, alpha=0.2, zorder=2)
+        for line, (_, column) in zip(self.lines, self.data.items(), strict=True) if self.window > 1 else ():
+            axes.plot(column.index, column, color=_VARIABLES[line.color], linewidth=1, alpha=0.2, zorder=2)
         axes.set_xlim(0, self.x_end)
 
     def _draw_axes(self, axes: Any) -> None:
-        from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-
         mark = {"color": _VARIABLES["soft"], "linewidth": 1, "linestyle": (0, (4, 3))}
         if self.level is not None:
             axes.axhline(self.level, **mark)
@@ -144,37 +108,17 @@ class Chart:
             side = "right" if x > sum(axes.get_xlim()) / 2 else "left"
             axes.text(x, 1.02, name, transform=axes.get_xaxis_transform(), ha=side)
         axes.set_xlabel(self.x_label)
-        label = f"{self.y_label}, log scale" if self.log else self.y_label
+        axes.locator_params("x", nbins=5)
+        label = self.y_label
+        if axes.get_yscale() == "log":
+            label += ", log scale"
+            axes.yaxis.get_major_locator().set_params(subs=(1, 2, 5))
+        else:
+            axes.locator_params("y", nbins=5)
         axes.text(4 / _WIDTH, 1 - 13 / _HEIGHT, label, transform=axes.figure.transFigure)
-        steps = [1, 2, 2.5, 5, 10]
-        axes.xaxis.set_major_locator(MaxNLocator(5, steps=steps))
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if self.log else MaxNLocator(5, steps=steps))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.minorticks_off()
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
-
-
-def smoothing_window(count: int, share: float) -> int:
-    """Return how many of ``count`` steps a smoothed value is the mean of; 1 where smoothing would hide a short run."""
-    if not share or count < _LEAST_SMOOTHED:
-        return 1
-    return max(5, round(share * count)) | 1  # odd: as many steps before as after
-
-
-def smooth(name: str, x: Array, y: Array, style: int, share: float) -> Line:
-    """Return a line of centered means over a share of the steps; at both ends over the steps that there are."""
-    half = smoothing_window(len(x), share) // 2
-    if not half:
-        return Line(name, x, y, style)
-    at = np.unique(np.linspace(0, len(x) - 1, min(len(x), _POINTS)).round().astype(np.intp))
-    low, high = np.maximum(at - half, 0), np.minimum(at + half + 1, len(x))
-    sums = np.concatenate(([0.0], np.cumsum(y)))
-    return Line(name, x[at], (sums[high] - sums[low]) / (high - low), style, faint=(x, y))
-
-
-def spans_decades(values: Array) -> bool:
-    """Tell whether values are all positive and too far apart for a linear axis."""
-    return len(values) > 0 and values.min() > 0 and bool(values.max() / values.min() >= _LOG_FROM)
+            axis.set_major_formatter(lambda value, _: number(value))
 
 
 def number(value: float) -> str:
@@ -185,7 +129,7 @@ def number(value: float) -> str:
 def _inline(text: str) -> str:
     """Return the content of an SVG file as a part of the page: in its colors, without ids that charts would share."""
     body = text[text.index("<g id=") : text.rindex("</svg>")]
-    body = re.sub(r' id="(?![mp][0-9a-f]{10}")[^"]*"', "", body)  # all but those of markers and clips
+    body = re.sub(r">\s+<", "><", re.sub(r'<g id="[^"]*"', "<g", body))
     # Tenths of a pixel, and no space that paths do without.
     short = re.compile(r"(\.\d)\d+|\s+(?=[LMz\"])|(?<=[LM])\s+")
     body = re.sub(r' d="[^"]*"', lambda path: short.sub(r"\1", path[0]), body)

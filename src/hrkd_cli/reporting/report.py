@@ -14,7 +14,7 @@ from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.layout import REPORT, ROOT, STUDENT_OUT
 from hrkd_cli.outputs import writing
 from hrkd_cli.reporting.page import MARK, page
-from hrkd_cli.reporting.run import Run, read_run
+from hrkd_cli.reporting.run import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,12 @@ class RunSummary:
     steps: int
     best_step: int | None
     accuracy: float | None
+
+    @classmethod
+    def of(cls, run: Run) -> RunSummary:
+        """Summarize a run."""
+        step, accuracy = (run.best["step"], run.best["average"].get("accuracy")) if run.best else (None, None)
+        return cls(str(run.path), run.stage, run.finished, len(run.steps), step, accuracy)
 
     def to_json(self) -> dict[str, Any]:
         """Return the summary as plain values."""
@@ -78,7 +84,7 @@ def report(
         raise UsageError("RUN: the same folder is named twice; name each once")
     # The target is checked first, but its default lies in a folder that may not exist.
     target = settings.out or (paths[0] if len(paths) == 1 else ROOT) / REPORT
-    read = [read_run(path) for path in paths]
+    read = [Run(path) for path in paths]
     _check_target(target, paths, force=settings.force)
     for run in read:
         if not run.finished:
@@ -92,7 +98,7 @@ def report(
             work.replace(target)
         finally:
             work.unlink(missing_ok=True)
-    return ReportResult(str(target), len(content), tuple(map(_summary, read)))
+    return ReportResult(str(target), len(content), tuple(map(RunSummary.of, read)))
 
 
 def _check_target(target: Path, runs: Sequence[Path], *, force: bool) -> None:
@@ -108,8 +114,3 @@ def _check_target(target: Path, runs: Sequence[Path], *, force: bool) -> None:
         raise OutputError(f"{target} is a file of the run {owner}, so it is left alone; choose another --out")
     if not force:
         raise OutputError(f"{target} exists and is no report; replace it with --force or choose another --out")
-
-
-def _summary(run: Run) -> RunSummary:
-    step, accuracy = (run.best["step"], run.best["average"].get("accuracy")) if run.best else (None, None)
-    return RunSummary(str(run.path), run.stage, run.finished, len(run.steps), step, accuracy)

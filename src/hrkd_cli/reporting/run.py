@@ -1,17 +1,14 @@
-"""What a run's folder says: its record, the numbers of its steps, its exported files. Also of an unfinished run."""
+"""What a run's folder says: its record, its steps and dev scores, its exported files. Also of an unfinished run."""
 
 from __future__ import annotations
 
 import datetime
 import json
-import math
 import os.path
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
 
 from hrkd_cli.errors import DataError
 from hrkd_cli.layout import CHECKPOINT, MODEL, ONNX, partial
@@ -19,75 +16,58 @@ from hrkd_cli.predict.folder import read_json_or_empty
 from hrkd_cli.settings import DistillSettings, TeachSettings
 
 Json = dict[str, Any]
-Array = NDArray[np.float64]
 
-TOTAL = "total"
 _NAME_IT = "name the folder of a run of hrkd teach or hrkd distill"
 
 
-@dataclass(frozen=True, slots=True)
 class Run:
-    """A run of teach or distill.
+    """A run of teach or distill, read from its folder.
 
     Attributes:
-        path: its folder, as the user named it.
-        record: ``hrkd.json``; empty while the run is not finished.
+        path: the folder, as the user named it; ``name`` is its name.
+        record: ``hrkd.json``; empty while the run is not ``finished``.
         options: resolved options; of an unfinished run those of its last checkpoint.
+        metric: the score that selects the best step: ``accuracy`` or ``macro_f1``.
+        data: where the data is.
         exported: ``onnx/export.json`` by file name, the fp32 file first; empty where nothing was exported.
         written: when the last of it was written, local time.
-        steps: the lines of ``metrics.jsonl`` about steps, at least one.
+        steps: what ``metrics.jsonl`` says of each step, by step, at least one; ``last_step`` is the last one's number.
+        losses: losses of the steps by kind, the total first.
         dev: dev scores in order: step, domains and average.
+        domains: names of the domains, in the order of the ratios; empty before the first dev score.
+        stage: ``teach`` or ``distill``; an unfinished run is a distillation if its loss has parts.
     """
 
-    path: Path
-    record: Json
-    options: Json
-    exported: dict[str, Json]
-    written: datetime.datetime
-    steps: list[Json]
-    dev: list[Json]
+    def __init__(self, path: Path) -> None:
+        """Read a folder.
 
-    @property
-    def name(self) -> str:
-        """Name of the folder."""
-        return self.path.name or self.path.resolve().name
-
-    @property
-    def data(self) -> str:
-        """Where the data is; its path is written relative to the run's folder."""
-        path = (self.record.get("data") or {}).get("path")
-        return "" if path is None else Path(os.path.normpath(self.path / str(path))).as_posix()
-
-    @property
-    def finished(self) -> bool:
-        """Whether the run came to its end."""
-        return bool(self.record)
-
-    @property
-    def last_step(self) -> int:
-        """Number of the last step."""
-        return int(self.steps[-1]["step"])
-
-    @property
-    def losses(self) -> list[str]:
-        """Kinds of losses that were recorded, the total first."""
-        kinds = dict.fromkeys(kind for line in self.steps for kind in line["losses"])
-        return sorted(kinds, key=lambda kind: kind != TOTAL)
-
-    @property
-    def stage(self) -> str:
-        """``teach`` or ``distill``; an unfinished run is a distillation if its loss has parts."""
-        return str(self.record.get("stage") or ("distill" if set(self.losses) - {TOTAL} else "teach"))
-
-    @property
-    def domains(self) -> tuple[str, ...]:
-        """Names of the domains, in the order of the ratios; empty before the first dev score."""
-        return tuple(self.dev[-1]["domains"]) if self.dev else ()
-
-    @property
-    def metric(self) -> str:
-        """The score that selects the best step: ``accuracy`` or ``macro_f1``."""
-        return str(self.options.get("metric", "accuracy")).replace("-", "_")
+        Raises:
+            DataError: it is not a run's, a line of its metrics is damaged, or it has no step yet.
+        """
+        if not path.is_dir():
+            work = partial(path)
+            hint = f"; a run that is not finished is in {work}: name that folder" if work.is_dir() else f"; {_NAME_IT}"
+            raise DataError(f"{path}: {'not a' if path.exists() else 'no such'} folder{hint}")
+        metrics = path / MODEL.metrics
+        if not metrics.is_file():
+            raise DataError(f"{path}: no {MODEL.metrics} in it; {_NAME_IT}")
+        self.path, self.name = path, path.name or path.resolve().name
+        self.record = read_json_or_empty(path / MODEL.run)
+        self.finished = bool(self.record)
+        given = self.record.get("options") or {}
+        self.options = {name: entry["value"] for name, entry in given.items()} or _checkpoint_options(path)
+        self.metric = str(self.options.get("metric", "accuracy")).replace("-", "_")
+        data = (self.record.get("data") or {}).get("path")  # relative to the folder
+        self.data = Path(os.path.normpath(path / data)).as_posix() if data else ""
+        files = read_json_or_empty(path / MODEL.onnx / ONNX.record).get("files") or {}
+        self.exported = dict(sorted(files.items(), key=lambda item: (item[0] != ONNX.fp32, item[0])))
+        last = path / MODEL.run if self.finished else metrics
+        self.written = datetime.datetime.fromtimestamp(last.stat().st_mtime).astimezone()
+        self.steps, self.dev = _read_metrics(metrics)
+        self.last_step = int(self.steps.index[-1])
+        self.losses = pd.DataFrame(self.steps["losses"].tolist(), self.steps.index)
+        self.domains = tuple(self.dev[-1]["domains"]) if self.dev else ()
+        self.stage = str(self.record.get("stage") or ("distill" if self.losses.shape[1] > 1 else "teach"))
 
     @property
     def best(self) -> Json | None:
@@ -101,40 +81,19 @@ class Run:
         usual = TeachSettings().to_json() if self.stage == "teach" else DistillSettings().resolved().to_json()
         return {name: value for name, value in self.options.items() if name in usual and usual[name] != value}
 
-    def series(self, name: str, kind: str | None = None) -> tuple[Array, Array]:
-        """Return steps and a value of each (of a loss its ``kind``), without those where it is no finite number."""
-        found = ((line["step"], line.get(name) if kind is None else line[name].get(kind)) for line in self.steps)
-        finite = [(x, y) for x, y in found if isinstance(y, int | float) and math.isfinite(y)]
-        x, y = np.array(finite, dtype=float).reshape(-1, 2).T
-        return x, y
+    def layers(self, key: str) -> list[pd.DataFrame]:
+        """Return ``ratios`` or ``layer_ratios`` of each layer: a table by step, with numbered columns."""
+        found = self.steps[key].dropna() if key in self.steps else pd.Series(dtype=object)
+        return [pd.DataFrame(rows, found.index) for rows in zip(*found, strict=True)]
 
-    def layers(self, key: str) -> list[tuple[Array, Array]]:
-        """Return steps and values (steps, N) for each layer of ``ratios`` or ``layer_ratios``."""
-        found = [line for line in self.steps if line.get(key)]
-        x = np.array([line["step"] for line in found], dtype=float)
-        return [(x, np.array([line[key][n] for line in found])) for n in range(len(found[0][key]) if found else 0)]
+    def scores(self, key: str) -> pd.DataFrame:
+        """Return a dev score in percent, by step and domain."""
+        rows = [{name: 100 * scores[key] for name, scores in dev["domains"].items()} for dev in self.dev]
+        return pd.DataFrame(rows, [dev["step"] for dev in self.dev], dtype=float)
 
 
-def read_run(path: Path) -> Run:
-    """Read a run's folder; DataError if it is none, a line of its metrics is damaged, or it has no step yet."""
-    if not path.is_dir():
-        work = partial(path)
-        hint = f"; a run that is not finished is in {work}: name that folder" if work.is_dir() else f"; {_NAME_IT}"
-        raise DataError(f"{path}: {'not a' if path.exists() else 'no such'} folder{hint}")
-    record, metrics = read_json_or_empty(path / MODEL.run), path / MODEL.metrics
-    if not metrics.is_file():
-        raise DataError(f"{path}: no {MODEL.metrics} in it; {_NAME_IT}")
-    given = record.get("options") or {}
-    options = {name: entry["value"] for name, entry in given.items()} if record else _checkpoint_options(path)
-    files = read_json_or_empty(path / MODEL.onnx / ONNX.record).get("files") or {}
-    exported = dict(sorted(files.items(), key=lambda item: (item[0] != ONNX.fp32, item[0])))
-    written = datetime.datetime.fromtimestamp((path / MODEL.run if record else metrics).stat().st_mtime).astimezone()
-    steps, dev = _read_metrics(metrics)
-    return Run(path, record, options, exported, written, steps, dev)
-
-
-def _read_metrics(file: Path) -> tuple[list[Json], list[Json]]:
-    """Return the lines about steps, and the dev scores."""
+def _read_metrics(file: Path) -> tuple[pd.DataFrame, list[Json]]:
+    """Return the steps and the dev scores."""
     steps, dev = [], []
     try:
         lines = file.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n")
@@ -154,7 +113,7 @@ def _read_metrics(file: Path) -> tuple[list[Json], list[Json]]:
             raise DataError(f"{file}:{number}: not a line that hrkd writes; {hint}") from None
     if not steps:
         raise DataError(f"{file}: no step is recorded yet; try again when the run has done some steps")
-    return steps, dev
+    return pd.DataFrame(steps).set_index("step"), dev
 
 
 def _checkpoint_options(work: Path) -> Json:
