@@ -184,7 +184,7 @@ def write_files(student: Path, out: Path) -> dict[str, Path]:
     files = {"student ONNX fp32 as traced": traced, "student ONNX fp32": fp32}
     ids = np.random.default_rng(0).integers(1000, 20000, (1, 64))
     arrays = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-    inputs = QuantizerInputs(weights_for(Target.AUTO), lambda: [arrays])
+    inputs = QuantizerInputs(weights_for(Target.AUTO), lambda: iter([arrays]))
     for source, name in ((traced, " as traced"), (fp32, "")):
         for precision in (Precision.INT8,) if name else (Precision.FP16, *list(Precision)[2:]):
             path = out / f"{precision}{name.replace(' ', '_')}.onnx"

@@ -39,7 +39,6 @@ def other_weights(tmp_path, monkeypatch):
 
     def worse(source, target, *_):
         shutil.copy(other / "onnx/model.onnx", target)
-        return {"MatMulInteger": 1}
 
     monkeypatch.setattr(gate, "write_smaller", worse)
     return other

@@ -44,8 +44,8 @@ def all_files(made, tmp_path_factory):
 def write_recipe(source, target, smaller, text, calibration=()):
     """Write a file by the recipe of that text, for AVX2."""
     recipe = next(r for rung in FORMATS[smaller].rungs for r in rung if r.text == text)
-    inputs = QuantizerInputs(weights_for(Target.AVX2), lambda: list(calibration))
-    return write_smaller(source, target, smaller, recipe, inputs)
+    inputs = QuantizerInputs(weights_for(Target.AVX2), lambda: iter(calibration))
+    write_smaller(source, target, smaller, recipe, inputs)
 
 
 def logits(folder, name, texts, **options):
@@ -208,7 +208,7 @@ def test_one_precision_that_fails_keeps_the_others_away(student, other_weights, 
 
     def fails_int4(source, target, precision, recipe, inputs):
         make = worse if precision is Precision.INT4 else write_smaller
-        return make(source, target, precision, recipe, inputs)
+        make(source, target, precision, recipe, inputs)
 
     monkeypatch.setattr(gate, "write_smaller", fails_int4)
     with pytest.raises(GateError, match="int4 loses"):

@@ -8,7 +8,7 @@ from hrkd_cli.errors import ModelError
 from hrkd_cli.models.backend import TorchBackend
 from hrkd_cli.onnx_export.export import export
 from hrkd_cli.onnx_export.graph_editor import PARTS, bytes_by_part, part_of
-from hrkd_cli.onnx_export.parity import BATCHES, TOLERANCE, largest_difference, probes
+from hrkd_cli.onnx_export.parity import BATCHES, TOLERANCE, check_equal, probes
 from hrkd_cli.onnx_export.quantizers import QuantizerInputs, weights_for
 from hrkd_cli.onnx_export.recipes import FORMATS, Precision, write_smaller
 from hrkd_cli.onnx_export.trace import OPSET, write_graph
@@ -30,7 +30,7 @@ def exported(request, tmp_path_factory):
 def test_logits_are_torchs_at_many_shapes(exported):
     architecture, folder, _ = exported
     own = TorchBackend(folder, device="cpu")
-    assert largest_difference(own, folder / "onnx/model.onnx") < TOLERANCE
+    assert check_equal(own, folder / "onnx/model.onnx") < TOLERANCE
     # Through the runtime, with real padding.
     texts = make_texts(30)
     np.testing.assert_allclose(

@@ -43,13 +43,18 @@ class Latency:
         return {"tokens": self.tokens, "threads": self.threads, "batch": self.batch, **times}
 
 
-def typical_row(backend: Backend, rows: Mapping[str, Rows]) -> tuple[str, str | None]:
-    """Return the text (and second text) of median token count, over evenly spread rows of all domains."""
+def spread_texts(rows: Mapping[str, Rows], count: int) -> tuple[list[str], list[str] | None]:
+    """Return at most ``count`` evenly spread texts of all domains, and their second texts where they have some."""
     texts = [text for part in rows.values() for text in part.texts]
     pairs = [text for part in rows.values() for text in part.pairs or ()]
-    chosen = np.linspace(0, len(texts) - 1, num=min(SAMPLE, len(texts))).round().astype(int)
-    texts, pairs = [texts[i] for i in chosen], [pairs[i] for i in chosen] if pairs else []
-    lengths = [len(example) for example in backend.encoder.encode(texts, pairs or None)]
+    chosen = np.linspace(0, len(texts) - 1, num=min(count, len(texts))).round().astype(int)
+    return [texts[i] for i in chosen], [pairs[i] for i in chosen] if pairs else None
+
+
+def typical_row(backend: Backend, rows: Mapping[str, Rows]) -> tuple[str, str | None]:
+    """Return the text (and second text) of median token count, over evenly spread rows of all domains."""
+    texts, pairs = spread_texts(rows, SAMPLE)
+    lengths = [len(example) for example in backend.encoder.encode(texts, pairs)]
     median = sorted(range(len(lengths)), key=lengths.__getitem__)[(len(lengths) - 1) // 2]
     return texts[median], pairs[median] if pairs else None
 

@@ -7,12 +7,13 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from hrkd_cli.command_settings import ExportSettings
 from hrkd_cli.errors import GateError, ModelError, OutputError
-from hrkd_cli.evaluation.inputs import common_rows
+from hrkd_cli.evaluation.graph import quantized_ops, read_graph
 from hrkd_cli.evaluation.latency import Latency, measure_lengths
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.layout import MODEL, ONNX, STUDENT_OUT
@@ -29,7 +30,6 @@ from hrkd_cli.onnx_export.record import (
     ExportResult,
     Gate,
     Try,
-    accuracies,
     best_try,
     file_entry,
     find_card,
@@ -40,7 +40,8 @@ from hrkd_cli.onnx_export.record import (
     write_record,
 )
 from hrkd_cli.onnx_export.self_check_cases import write_cases
-from hrkd_cli.onnx_export.variant import Variant, copy_description, make_variant, variant_folder
+from hrkd_cli.onnx_export.trimming import TrimReport
+from hrkd_cli.onnx_export.variant import copy_description, make_variant, variant_card, variant_folder
 from hrkd_cli.outputs import whole_folder, writing
 from hrkd_cli.predict.backend import OnnxBackend
 from hrkd_cli.predict.bundle import RUNTIME_FILE, write_bundle
@@ -74,22 +75,21 @@ def export(student: str | Path = STUDENT_OUT, *, on_event: OnEvent = ignore, **o
     folder = settings.student
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such folder; name a student's folder, or run hrkd distill first")
-    if settings.domain is None and not settings.trims:
-        job = _Export(settings, folder, settings.out or folder, on_event)
-        model = TorchBackend(folder, device="cpu")
-        gate = None
-        if _smaller(settings):
-            dataset, name = load_gate_data(settings, on_event=on_event)
-            dataset = common_rows([folder], dataset, name)
-            gate = AccuracyGate(settings, model, dataset, name, on_event=on_event)
-        return job.run(model, gate)
-    root = variant_folder(settings)
+    smaller = _smaller(settings)
+    is_variant = settings.domain is not None or settings.trims
+    if is_variant:
+        root = variant_folder(settings)
+    else:
+        root = settings.out or folder
+        _check_graphs(folder, root, [FILES[p] for p in smaller or [Precision.FP32]], force=settings.force)
     model = TorchBackend(folder, device="cpu")
-    needs_data = settings.trims or _smaller(settings)
-    loaded = load_gate_data(settings, on_event=on_event) if needs_data else None
+    data = load_gate_data(settings, on_event=on_event) if smaller or settings.trims else None
+    if not is_variant:
+        gate = AccuracyGate(settings, model, *data, on_event=on_event) if data is not None else None
+        return _Export(settings, folder, root, model, gate, on_event).run()
     with whole_folder(root) as work:
-        variant = make_variant(settings, model, loaded, work, root, on_event=on_event)
-        return _Export(settings, work, work, on_event, variant).run(variant.model, variant.gate)
+        model, gate, vocabulary = make_variant(settings, model, data, work, root, on_event=on_event)
+        return _Export(settings, work, work, model, gate, on_event, vocabulary=vocabulary, out=root).run()
 
 
 def _smaller(settings: ExportSettings) -> list[Precision]:
@@ -104,61 +104,78 @@ class _Export:
         settings: what is asked for.
         student: the folder of the model.
         root: folder that gets ``onnx/``.
-        variant: the baked or trimmed model that is exported; None for the student itself.
-
-    Raises:
-        OutputError: a file is in the way.
+        model: the model in ``student``.
+        gate: scores the smaller files, and a trimmed vocabulary; None where there are none.
+        vocabulary: what trimming kept and dropped; None without it.
+        out: where ``root`` will lie, of a baked head or a trimmed vocabulary; None for the student itself.
     """
 
     def __init__(
-        self, settings: ExportSettings, student: Path, root: Path, on_event: OnEvent, variant: Variant | None = None
+        self,
+        settings: ExportSettings,
+        student: Path,
+        root: Path,
+        model: TorchBackend,
+        gate: AccuracyGate | None,
+        on_event: OnEvent,
+        *,
+        vocabulary: TrimReport | None = None,
+        out: Path | None = None,
     ) -> None:
         self.settings = settings
         self.student = student
         self.root = root
+        self.model = model
+        self.gate = gate
         self.on_event = on_event
-        self.variant = variant
+        self.vocabulary = vocabulary
+        self.out = out
         self.onnx = root / MODEL.onnx
         self.smaller = _smaller(settings)
         self.precisions = [Precision.FP32, *self.smaller]
         self.weights = weights_for(settings.target)
-        _check_graphs(student, root, [FILES[p] for p in self.smaller or self.precisions], force=settings.force)
         self.keep_fp32 = bool(self.smaller) and (self.onnx / ONNX.fp32).exists() and not settings.force
-
-    @property
-    def target(self) -> str:
-        """The CPU that files are for, where one of them may depend on it."""
         recipes = [recipe for precision in self.smaller for rung in FORMATS[precision].rungs for recipe in rung]
-        return str(self.weights.target) if any(recipe.for_target for recipe in recipes) else ""
+        # The CPU that files are for, where one of them may depend on it.
+        self.target = str(self.weights.target) if any(recipe.for_target for recipe in recipes) else ""
 
-    def run(self, model: TorchBackend, gate: AccuracyGate | None) -> ExportResult:
-        """Write everything; ``gate`` scores the smaller files."""
+    def run(self) -> ExportResult:
+        """Write everything."""
         kept = self.onnx / ONNX.fp32
         if self.keep_fp32:
             try:
-                check_equal(model, kept)
+                check_equal(self.model, kept)
             except ModelError as error:
                 raise OutputError(f"{kept} is not this student's: {error}; replace it with --force") from None
         with _working_folder(self.onnx) as folder:
-            write_fp32(model, folder / ONNX.fp32, on_event=self.on_event)
+            write_fp32(self.model, folder / ONNX.fp32, on_event=self.on_event)
             if self.keep_fp32:
                 self.on_event(Note(f"{kept} gives the student's logits and is kept"))
-            tries = self._quantize(folder, gate) if gate is not None else {}
-            own = accuracies(gate.scores) if gate is not None else None
+            tries = self._quantize(folder)
             # Files of an earlier export are this student's for certain only where the fp32 file is.
             entries = read_record(self.onnx) if self.keep_fp32 else {}
             times = self._time(folder, entries) if self.settings.latency else {}
+            files = []
             for precision in self.precisions:
-                name = FILES[precision]
+                path = self._place(folder, FILES[precision])
+                entry = file_entry(path, precision, tries.get(precision, ()), self.gate)
                 # What is known of a kept file and is not measured again stays.
-                entry = file_entry(self._place(folder, name), precision, tries.get(precision, ()), own)
-                entries[name] = entries.get(name, {}) | entry
+                entries[path.name] = entries.get(path.name, {}) | entry
+                shown, recipe = self._shown(path.name), entry.get("recipe", "")
+                files.append(ExportedFile(shown, precision, entry["bytes"], recipe, times.get(path.name, ())))
             for name, found in times.items():
                 entries[name] |= {"latency": [cell.to_json() for cell in found], "machine": machine_name()}
-            for name in times:
                 if text := slower_than(entries[name], entries[ONNX.fp32]):
                     self.on_event(Note(f"{name} is slower than fp32 here at {text}", warning=True))
-            result = self._result(folder, tries, times)
+            smallest = min(folder.glob("*.onnx"), key=lambda path: path.stat().st_size)
+            result = self._result(
+                tries,
+                files=tuple(files),
+                quantized_ops=quantized_ops(read_graph(smallest)),
+                bytes_by_part=bytes_by_part(smallest),
+                machine=machine_name() if times else "",
+                out=str(self.out or ""),
+            )
             self._keep(folder, entries, result.gate)
         return result
 
@@ -166,23 +183,32 @@ class _Export:
         """Return where a file of this export lies now."""
         return (self.onnx if self.keep_fp32 and name == ONNX.fp32 else folder) / name
 
-    def _quantize(self, folder: Path, gate: AccuracyGate) -> Tries:
+    def _shown(self, name: str) -> str:
+        """Return the path that a file of this export will have."""
+        return str((self.out or self.root) / MODEL.onnx / name)
+
+    def _quantize(self, folder: Path) -> Tries:
+        """Find a recipe for each smaller precision, or raise GateError for the first that has none."""
+        if self.gate is None:
+            return {}
         if self.target:
             weights = self.weights
             self.on_event(Note(f"int8 for {weights.target}: {weights.bits}-bit signed weights ({weights.why})"))
-        search = RecipeSearch(self.student, folder, gate, self.weights)
+        search = RecipeSearch(self.student, folder, self.gate, self.weights)
         tries = {precision: search.find(precision) for precision in self.smaller}
         failed = next((found for found in tries.values() if not best_try(found).kept), None)
         if failed is not None:
             best = best_try(failed)
             recipes = "its one recipe" if len(failed) == 1 else f"the best of {len(failed)} recipes ({best.recipe})"
-            trimming = self.variant.trim_drop if self.variant is not None else 0.0
+            trimming = self.vocabulary.accuracy_drop if self.vocabulary is not None else 0.0
+            kept = self.onnx / ONNX.fp32
+            files = (ExportedFile(str(kept), Precision.FP32, kept.stat().st_size),) if self.keep_fp32 else ()
             raise GateError(
-                f"{best.precision} loses {best.gate.drop:.2f} points of average dev accuracy with {recipes}, "
+                f"{best.precision} loses {best.drop:.2f} points of average dev accuracy with {recipes}, "
                 + (f"{trimming:.2f} of them by trimming, " if trimming > 0 else "")
-                + f"more than --max-drop {gate.max_drop:g}: nothing was written; allow more with --max-drop, or export "
-                f"without --{best.precision}",
-                result=self._result(folder, tries, {}, failed=True).to_json(),
+                + f"more than --max-drop {self.settings.max_drop:g}: nothing was written; allow more with --max-drop, "
+                f"or export without --{best.precision}",
+                result=self._result(tries, files=files).to_json(),
             )
         return tries
 
@@ -193,37 +219,20 @@ class _Export:
         openers = {name: partial(OnnxBackend, self.student, path) for name, path in files.items()}
         return measure_lengths(openers, threads=sorted({1, usable_cpus()}), on_event=self.on_event)
 
-    def _result(self, folder: Path, tries: Tries, times: Times, *, failed: bool = False) -> ExportResult:
-        """Describe the files; after a failed gate only the one that was there before."""
-        variant = self.variant
-        best = {precision: best_try(found) for precision, found in tries.items()}
-        shown = (variant.out if variant is not None else self.root) / MODEL.onnx
-        files = []
-        for precision in self.precisions:
-            path = self._place(folder, FILES[precision])
-            if not failed or path.parent == self.onnx:
-                recipe = best[precision].recipe if precision in best else ""
-                latency = times.get(path.name, ())
-                files.append(ExportedFile(str(shown / path.name), precision, path.stat().st_size, recipe, latency))
-        smallest = min(folder.glob("*.onnx"), key=lambda path: path.stat().st_size)
-        # Of a precision that passed with no recipe, the first one's.
-        operators = {FILES[p]: (best[p] if best[p].kept else found[0]).operators for p, found in tries.items()}
-        gate = variant.trim_gate if variant is not None else None
+    def _result(self, tries: Tries, **facts: Any) -> ExportResult:
+        """Return ``facts`` with what the tries and trimming cost."""
+        gate, best = None, [best_try(found) for found in tries.values()]
         if best:
-            drops = [entry.gate.drop for entry in best.values()]
-            gate = Gate(self.settings.max_drop, max(drops), all(entry.gate.passed for entry in best.values()))
+            gate = Gate(self.settings.max_drop, max(one.drop for one in best), all(one.passed for one in best))
+        elif self.vocabulary is not None:
+            gate = Gate(self.settings.max_drop, self.vocabulary.accuracy_drop, passed=True)
         return ExportResult(
-            tuple(files),
-            dict(operators.get(smallest.name) or next((found for found in operators.values() if found), {})),
-            bytes_by_part(smallest),
-            gate,
-            tries=tuple(entry for found in tries.values() for entry in found),
+            gate=gate,
+            tries=tuple(chain.from_iterable(tries.values())),
             target=self.target,
-            machine=machine_name() if times else "",
-            out=str(variant.out) if variant is not None and not failed else "",
             domain=self.settings.domain,
-            vocabulary=variant.report if variant is not None else None,
-            trim_drop=variant.trim_drop if variant is not None else 0.0,
+            vocabulary=self.vocabulary,
+            **facts,
         )
 
     def _keep(self, folder: Path, entries: dict[str, Any], gate: Gate | None) -> None:
@@ -236,16 +245,20 @@ class _Export:
             text = f"{', '.join(stale)} in {self.onnx}: of an earlier export, left as it is"
             self.on_event(Note(text, warning=True))
         write_record(folder, entries)
-        elsewhere = self.root.resolve() != self.student.resolve()
-        described = copy_description(self.student, folder) if elsewhere else []
+        described = [MODEL.readme]
+        if self.root.resolve() != self.student.resolve():
+            described += copy_description(self.student, folder)
+        write_bundle(folder / RUNTIME_FILE)
+        if self.settings.runtime:
+            described.append(RUNTIME_FILE)
         write_cases(self.student, folder, graphs, earlier=self.onnx)
         self.on_event(Note("a fresh process repeated the stored predictions"))
-        if self.settings.runtime:
-            write_bundle(folder / RUNTIME_FILE)
-            described.append(RUNTIME_FILE)
-        card = self.variant.card(gate) if self.variant is not None else find_card(self.root, self.student)
+        if self.out is None:
+            card = find_card(self.root, self.student)
+        else:
+            card = variant_card(self.settings, self.model, self.gate, self.vocabulary, title=self.out.name, lost=gate)
         (folder / MODEL.readme).write_text(place_section(card, onnx_section(entries)), encoding="utf-8")
-        _move_in(folder, [*described, MODEL.readme], self.root)
+        _move_in(folder, described, self.root)
         _move_in(folder, [*new, ONNX.record, SELF_CHECK], self.onnx)
 
 

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import cache, cached_property
 from pathlib import Path
-
-import numpy as np
 
 from hrkd_cli.choices import Split
 from hrkd_cli.command_settings import ExportSettings
-from hrkd_cli.data.dataset import Dataset, Rows
+from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError
-from hrkd_cli.evaluation.inputs import recorded_data
+from hrkd_cli.evaluation.inputs import common_rows, recorded_data
+from hrkd_cli.evaluation.latency import spread_texts
 from hrkd_cli.evaluation.metrics import DomainScores
 from hrkd_cli.evaluation.scoring import fit_heads, predict_labels, score_labels, split_rows
-from hrkd_cli.events import Note, OnEvent, ignore
+from hrkd_cli.events import Note, OnEvent, Progress
 from hrkd_cli.layout import DATASET, DATASET_OUT
+from hrkd_cli.models.backend import TorchBackend
 from hrkd_cli.onnx_export.quantizers import Arrays, QuantizerInputs, Weights
 from hrkd_cli.onnx_export.recipes import FILES, FORMATS, Precision, Recipe, write_smaller
-from hrkd_cli.onnx_export.record import Gate, Try, accuracies, points_lost
+from hrkd_cli.onnx_export.record import Try, accuracies, points_lost
 from hrkd_cli.predict.backend import Backend, OnnxBackend
-from hrkd_cli.predict.tokenization import TextTokenizer
 
 SPLIT = str(Split.DEV)
 CALIBRATION_TEXTS = 256
 
 
-def load_gate_data(settings: ExportSettings, *, on_event: OnEvent = ignore) -> tuple[Dataset, str]:
+def load_gate_data(settings: ExportSettings, *, on_event: OnEvent) -> tuple[Dataset, str]:
     """Open the data that the gate scores on, and say what it is called.
 
     That is the settings' ``data``, else the dataset that the student was made from, else hrkd-out/dataset.
@@ -55,14 +53,14 @@ def load_gate_data(settings: ExportSettings, *, on_event: OnEvent = ignore) -> t
 
 
 class AccuracyGate:
-    """Scores a model once, then any number of smaller graphs against it, all on the dev split.
+    """Scores a model once, then any number of smaller graphs against it, all on the dev split of its own domains.
 
     Args:
         settings: the student's folder, for errors, and the points of average accuracy that may be lost.
-        student: the model that graphs are made from.
+        model: what graphs are made from.
         dataset: the data.
         data: what to call the data in errors.
-        reference: scores that losses count from; None for the model's own. A model with a trimmed vocabulary is gated
+        student: the model that losses count from; None for ``model`` itself. A model with a trimmed vocabulary is gated
             against the student that it was made from.
 
     Raises:
@@ -72,55 +70,50 @@ class AccuracyGate:
     def __init__(
         self,
         settings: ExportSettings,
-        student: Backend,
+        model: TorchBackend,
         dataset: Dataset,
         data: str,
         *,
-        reference: Mapping[str, DomainScores] | None = None,
-        on_event: OnEvent = ignore,
+        student: TorchBackend | None = None,
+        on_event: OnEvent,
     ) -> None:
-        self.student = student
+        self.settings = settings
+        self.model = model
+        self.dataset = common_rows([model.where], dataset, data)
+        self.data = data
         self.on_event = on_event
-        self.rows = split_rows(dataset, SPLIT, data)
-        self.heads = fit_heads(student, dataset, self.rows, str(settings.student), data)
-        self.max_drop = settings.max_drop
-        self.reference = reference
+        self.rows = split_rows(self.dataset, SPLIT, data)
+        self.scores = self.score(model, "scoring the student on dev")
+        self.student_scores = self.score(student, "scoring the student on dev") if student is not None else self.scores
 
-    @cached_property
-    def scores(self) -> dict[str, DomainScores]:
-        """The model's own scores by domain."""
-        return self._score(self.student, "scoring the student on dev")
+    def score(self, backend: Backend, task: str, *, padded: bool = False) -> dict[str, DomainScores]:
+        """Score a classifier by domain, a graph one text at a time, as a device runs it (see ``predict_labels``)."""
+        heads = fit_heads(backend, self.dataset, self.rows, str(self.settings.student), self.data)
+        labels = predict_labels(backend, heads, self.rows, padded=padded, task=task, on_event=self.on_event)
+        return score_labels(labels, heads.labels, self.rows)
 
-    def judge(self, scores: Mapping[str, DomainScores]) -> Gate:
-        """Return what a model with these scores costs."""
-        accuracy = accuracies(scores)
-        drop = points_lost(accuracies(self.reference or self.scores), accuracy)
-        return Gate(self.max_drop, drop, drop <= self.max_drop, accuracy)
+    def lost(self, scores: Mapping[str, DomainScores]) -> float:
+        """Return the points of average accuracy that a model with these scores lost."""
+        return points_lost(accuracies(self.student_scores), accuracies(scores))
 
-    def check(self, graph: Backend, *, name: str) -> Gate:
-        """Score a smaller graph one text at a time, as a device runs it; ``name`` is its precision."""
-        return self.judge(self._score(graph, f"scoring {name} on dev"))
-
-    def padded_drop(self, graph: Backend, *, name: str) -> float:
-        """Return the points lost in batches that are padded to the full length, the worst case of a server."""
-        scores = self._score(graph, f"scoring {name} on dev in padded batches", padded=True)
-        return points_lost(accuracies(self.scores), accuracies(scores))
-
-    def _score(self, backend: Backend, task: str, *, padded: bool = False) -> dict[str, DomainScores]:
-        labels = predict_labels(backend, self.heads, self.rows, padded=padded, task=task, on_event=self.on_event)
-        return score_labels(labels, self.heads.labels, self.rows)
+    def calibration(self) -> Iterator[Arrays]:
+        """Yield the model's inputs for evenly spread texts, one row each and without padding."""
+        encoder = self.model.encoder
+        rows = encoder.encode(*spread_texts(self.rows, CALIBRATION_TEXTS))
+        for number, row in enumerate(rows, start=1):
+            arrays = encoder.collate([row])
+            yield {name: arrays[name] for name in self.model.inputs}
+            self.on_event(Progress("measuring activations on dev", number, len(rows)))
 
 
 class RecipeSearch:
-    """Makes smaller files of the fp32 graph in a working folder; ``student`` is the folder of configuration."""
+    """Makes smaller files of the fp32 graph in a working folder; ``root`` is the folder of configuration."""
 
-    def __init__(self, student: Path, folder: Path, gate: AccuracyGate, weights: Weights) -> None:
-        self.student = student
+    def __init__(self, root: Path, folder: Path, gate: AccuracyGate, weights: Weights) -> None:
+        self.root = root
         self.folder = folder
         self.gate = gate
-        self.on_event = gate.on_event
-        calibration = cache(lambda: calibration_inputs(gate.student.encoder, gate.rows))
-        self.inputs = QuantizerInputs(weights, calibration, gate.on_event)
+        self.inputs = QuantizerInputs(weights, gate.calibration)
         self._draft = folder / "try.onnx"
 
     def find(self, precision: Precision) -> list[Try]:
@@ -132,7 +125,7 @@ class RecipeSearch:
             for recipe in rung:
                 found = self._try(precision, recipe)
                 tries.append(found)
-                if found.gate.passed and (best is None or found.gate.drop < best.gate.drop):
+                if found.passed and (best is None or found.drop < best.drop):
                     best = found
                     self._draft.replace(target)
             self._draft.unlink(missing_ok=True)
@@ -142,24 +135,19 @@ class RecipeSearch:
         return tries
 
     def _try(self, precision: Precision, recipe: Recipe) -> Try:
-        self.on_event(Note(f"{precision}: {recipe.text}"))
-        operators = write_smaller(self.folder / FILES[Precision.FP32], self._draft, precision, recipe, self.inputs)
-        gate = self.gate.check(OnnxBackend(self.student, self._draft), name=precision)
-        self.on_event(Note(f"{precision}: {recipe.text}: {gate.drop:+.2f} points lost on dev"))
-        return Try(precision, recipe.text, self._draft.stat().st_size, gate, operators=operators)
+        self.gate.on_event(Note(f"{precision}: {recipe.text}"))
+        write_smaller(self.folder / FILES[Precision.FP32], self._draft, precision, recipe, self.inputs)
+        scores = self.gate.score(OnnxBackend(self.root, self._draft), f"scoring {precision} on dev")
+        drop, size = self.gate.lost(scores), self._draft.stat().st_size
+        self.gate.on_event(Note(f"{precision}: {recipe.text}: {drop:+.2f} points lost on dev"))
+        return Try(precision, recipe.text, size, drop, drop <= self.gate.settings.max_drop, accuracies(scores))
 
     def _padded_drop(self, precision: Precision, path: Path) -> float:
-        lost = self.gate.padded_drop(OnnxBackend(self.student, path), name=precision)
-        if lost > self.gate.max_drop:
+        """Return the points lost in batches that are padded to the full length, the worst case of a server."""
+        gate, task = self.gate, f"scoring {precision} on dev in padded batches"
+        scores = gate.score(OnnxBackend(self.root, path), task, padded=True)
+        lost = points_lost(accuracies(gate.scores), accuracies(scores))
+        if lost > gate.settings.max_drop:
             text = f"{precision} loses {lost:.2f} points in padded batches of dev texts; run it one text at a time"
-            self.on_event(Note(text, warning=True))
+            gate.on_event(Note(text, warning=True))
         return lost
-
-
-def calibration_inputs(encoder: TextTokenizer, rows: Mapping[str, Rows]) -> list[Arrays]:
-    """Return the inputs of evenly spread rows, one row each and without padding."""
-    texts = [text for part in rows.values() for text in part.texts]
-    pairs = [text for part in rows.values() for text in part.pairs or ()]
-    chosen = np.linspace(0, len(texts) - 1, num=min(CALIBRATION_TEXTS, len(texts))).round().astype(int)
-    seconds = [pairs[i] for i in chosen] if pairs else None
-    return [encoder.collate([row]) for row in encoder.encode([texts[i] for i in chosen], seconds)]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hrkd_cli.errors import ModelError, one_line
+from hrkd_cli.errors import ModelError
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.models.backend import TorchBackend
 from hrkd_cli.onnx_export.rewrites import rewrite_file
 from hrkd_cli.onnx_export.trace import write_graph
-from hrkd_cli.predict.backend import open_session
+from hrkd_cli.predict.backend import OnnxBackend
+from hrkd_cli.predict.heads import FloatArray
+
+Arrays = Mapping[str, Any]
+Forward = Callable[[Arrays], FloatArray]
 
 TOLERANCE = 1e-4  # the same numbers, added up in another order
 BATCHES = (1, 2, 5)
@@ -44,8 +48,17 @@ def write_fp32(torch_model: TorchBackend, path: Path, *, on_event: OnEvent = ign
 
 
 def check_equal(torch_model: TorchBackend, graph: Path) -> float:
-    """Return the largest difference of logits, and refuse one above ``TOLERANCE``."""
-    difference = largest_difference(torch_model, graph)
+    """Return the largest difference of logits over ``probes``, and refuse one above ``TOLERANCE``.
+
+    Raises:
+        ModelError: also where onnxruntime cannot run the graph, or its inputs or outputs are not the model's.
+    """
+    backend = OnnxBackend(Path(torch_model.where), graph)
+    if set(backend.inputs) != set(torch_model.inputs):
+        raise ModelError(
+            f"{graph}: its inputs are {', '.join(backend.inputs)} but the model takes {', '.join(torch_model.inputs)}"
+        )
+    difference = largest_difference(probes(torch_model), torch_model.forward, backend.forward)
     if difference > TOLERANCE:
         raise ModelError(
             f"{graph.name}: its logits differ from the model's by {difference:.2g} (at most {TOLERANCE:g} is allowed); "
@@ -54,36 +67,21 @@ def check_equal(torch_model: TorchBackend, graph: Path) -> float:
     return difference
 
 
-def largest_difference(torch_model: TorchBackend, graph: Path) -> float:
-    """Return the largest absolute difference of logits over ``BATCHES`` x ``LENGTHS``, rows padded to varying lengths.
-
-    Raises:
-        ModelError: onnxruntime cannot run the graph, or its inputs or outputs are not the model's.
-    """
-    session = open_session(graph)
-    inputs = tuple(node.name for node in session.get_inputs())
-    if set(inputs) != set(torch_model.inputs):
-        raise ModelError(
-            f"{graph}: its inputs are {', '.join(inputs)} but the model takes {', '.join(torch_model.inputs)}"
-        )
+def largest_difference(batches: Iterable[Arrays], expected: Forward, found: Forward) -> float:
+    """Return the largest absolute difference of two models' logits; infinite for nan."""
     largest = 0.0
-    for arrays in probes(torch_model):
-        expected = torch_model.forward(arrays)
-        try:
-            found = session.run(None, {name: arrays[name] for name in inputs})[0]
-        # onnxruntime has an exception class of its own for every status code, with no common base.
-        except Exception as error:
-            raise ModelError(f"{graph}: onnxruntime cannot run it ({one_line(error)})") from None
-        if found.shape != expected.shape:
-            raise ModelError(f"{graph}: gives {found.shape[-1]} outputs but the model {expected.shape[-1]}")
+    for arrays in batches:
+        one, other = expected(arrays), found(arrays)
+        if one.shape != other.shape:
+            raise ModelError(f"the graph gives {other.shape[-1]} outputs but the model {one.shape[-1]}")
         # nan compares as False with everything, so it must not reach max().
-        difference = float(np.abs(found - expected).max())
+        difference = float(np.abs(one - other).max())
         largest = max(largest, difference if np.isfinite(difference) else np.inf)
     return largest
 
 
-def probes(torch_model: TorchBackend) -> Iterator[Mapping[str, Any]]:
-    """Yield random inputs: ids from the whole vocabulary, every row but the first padded at its end."""
+def probes(torch_model: TorchBackend) -> Iterator[Arrays]:
+    """Yield random inputs, ``BATCHES`` x ``LENGTHS``: ids from the whole vocabulary, all rows but the first padded."""
     random = np.random.default_rng(SEED)
     encoder = torch_model.encoder
     vocabulary = int(torch_model.model.config.vocab_size)

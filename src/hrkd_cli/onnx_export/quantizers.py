@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +20,6 @@ from onnxruntime.quantization.onnx_model import ONNXModel
 
 from hrkd_cli.choices import Target
 from hrkd_cli.evaluation.graph import read_graph
-from hrkd_cli.events import OnEvent, Progress, ignore
 from hrkd_cli.machine import cpu_flags
 from hrkd_cli.onnx_export.graph_editor import constant, part_of, to_proto
 from hrkd_cli.onnx_export.trace import OPSET
@@ -29,13 +28,6 @@ INT8_ACTIVATIONS = 4
 """onnxruntime's accuracy_level for 4-bit weights: activations are rounded to int8 block by block; faster than fp32."""
 EMBEDDING_BLOCK = 32
 _LARGEST_FP16 = float(np.finfo(np.float16).max)
-
-_WHY = {
-    Target.AVX2: (7, "AVX2 adds pairs of products in 16 bits, which saturate above 7-bit weights"),
-    Target.AVX512_VNNI: (8, "VNNI adds products in 32 bits, so all 8 bits can be used"),
-    Target.ARM64: (8, "ARM's dot products add in 32 bits, so all 8 bits can be used"),
-    Target.WASM: (7, "a browser may add pairs of products in 16 bits, which saturate above 7-bit weights"),
-}
 
 Arrays = Mapping[str, npt.NDArray[np.int64]]
 Tables = Literal["table", "row", "fp32"]
@@ -57,19 +49,28 @@ class Weights:
     why: str
 
 
+WEIGHTS = {
+    weights.target: weights
+    for weights in (
+        Weights(Target.AVX2, 7, "AVX2 adds pairs of products in 16 bits, which saturate above 7-bit weights"),
+        Weights(Target.AVX512_VNNI, 8, "VNNI adds products in 32 bits, so all 8 bits can be used"),
+        Weights(Target.ARM64, 8, "ARM's dot products add in 32 bits, so all 8 bits can be used"),
+        Weights(Target.WASM, 7, "a browser may add pairs of products in 16 bits, which saturate above 7-bit weights"),
+    )
+}
+
+
 @dataclass(frozen=True, slots=True)
 class QuantizerInputs:
     """What a quantizer may need beside the graph; calibration texts are one row each and without padding."""
 
     weights: Weights
-    calibration: Callable[[], Sequence[Arrays]] = list
-    on_event: OnEvent = ignore
+    calibration: Callable[[], Iterator[Arrays]] = lambda: iter(())
 
 
 def weights_for(target: Target) -> Weights:
     """Return how weights are stored for a CPU; ``auto`` is this machine's."""
-    known = detect(platform.machine(), cpu_flags()) if target is Target.AUTO else target
-    return Weights(known, *_WHY[known])
+    return WEIGHTS[detect(platform.machine(), cpu_flags()) if target is Target.AUTO else target]
 
 
 def detect(machine: str, flags: frozenset[str]) -> Target:
@@ -165,7 +166,7 @@ def int8_static(
             model.graph.insert_before(node, copy)
             copies[source_value] = copy.outputs[0]
         node.replace_input_with(0, copies[source_value])
-    rows = _calibration_rows(inputs, {entry.name for entry in model.graph.inputs})
+    rows = inputs.calibration()
     quantize_static(
         to_proto(model),
         target,
@@ -226,14 +227,6 @@ def _to_4_bits(model: Any, operator: str, block: int) -> Any:
 
 def _attention_layers(model: Any) -> list[str]:
     return [n.name for n in model.graph.node if n.op_type == "MatMul" and part_of(n.name) == "attention"]
-
-
-def _calibration_rows(inputs: QuantizerInputs, names: set[str | None]) -> Iterator[Arrays]:
-    """Yield calibration rows; a graph may take fewer inputs than the tokenizer gives."""
-    rows = inputs.calibration()
-    for number, row in enumerate(rows, start=1):
-        yield {name: array for name, array in row.items() if name in names}
-        inputs.on_event(Progress("measuring activations on dev", number, len(rows)))
 
 
 def _quantize_tables(path: Path, tables: Tables) -> None:

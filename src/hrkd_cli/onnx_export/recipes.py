@@ -123,10 +123,8 @@ FORMATS = {
 FILES = {precision: entry.file for precision, entry in FORMATS.items()}
 
 
-def write_smaller(
-    source: Path, target: Path, precision: Precision, recipe: Recipe, inputs: QuantizerInputs
-) -> dict[str, int]:
-    """Write a graph in another precision and return its quantized operators by type.
+def write_smaller(source: Path, target: Path, precision: Precision, recipe: Recipe, inputs: QuantizerInputs) -> None:
+    """Write a graph in another precision.
 
     Raises:
         ModelError: the source cannot be read, or nothing in it could be quantized.
@@ -134,8 +132,7 @@ def write_smaller(
     with quiet():
         recipe.write(source, target, inputs, **recipe.options)
     model = read_graph(target)
-    counts = quantized_ops(model)
-    if not counts and precision is not Precision.FP16:
+    if precision is not Precision.FP16 and not quantized_ops(model):
         target.unlink()
         raise ModelError(
             "nothing in the graph was quantized: it has no dense layer that the quantizer knows; export without "
@@ -146,4 +143,3 @@ def write_smaller(
         facts |= {"target": str(inputs.weights.target), "weight_bits": str(inputs.weights.bits)}
     stamp(model, precision, facts)
     onnx.save(model, str(target))
-    return counts

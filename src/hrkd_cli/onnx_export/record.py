@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from hrkd_cli.predict.folder import read_json_or_empty
 from hrkd_cli.version import __version__
 
 if TYPE_CHECKING:
+    from hrkd_cli.onnx_export.gate import AccuracyGate
     from hrkd_cli.onnx_export.trimming import TrimReport
 
 FORMAT = 1
@@ -54,22 +55,17 @@ class ExportedFile:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """What a smaller model cost on the dev split.
+    """What smaller models cost on the dev split.
 
     Attributes:
         max_drop: points of average accuracy that may be lost.
         drop: points that were lost, the student's minus the file's one text at a time; of several files the most.
-        accuracy: by domain, 0..1; of several files empty.
+        passed: whether each of them lost no more than that.
     """
 
     max_drop: float
     drop: float
     passed: bool
-    accuracy: Mapping[str, float] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the figures as plain values."""
-        return {"max_drop": self.max_drop, "drop": self.drop, "passed": self.passed}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,28 +73,30 @@ class Try:
     """One recipe that was tried, in words, and what it cost.
 
     Attributes:
+        drop: points of average dev accuracy that were lost.
+        accuracy: on dev by domain, 0..1.
         kept: whether this is the file that was written.
-        operators: quantized operators by type.
         padded_drop: points lost in padded batches; None where it was not kept.
     """
 
     precision: str
     recipe: str
     bytes: int
-    gate: Gate
+    drop: float
+    passed: bool
+    accuracy: Mapping[str, float]
     kept: bool = False
-    operators: Mapping[str, int] = field(default_factory=dict)
     padded_drop: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures as plain values."""
-        cost = {"drop": self.gate.drop, "passed": self.gate.passed, "kept": self.kept}
-        return {"precision": self.precision, "recipe": self.recipe, "bytes": self.bytes, **cost}
+        names = ("precision", "recipe", "bytes", "drop", "passed", "kept")
+        return {name: getattr(self, name) for name in names}
 
 
 def best_try(tries: Sequence[Try]) -> Try:
     """Return the try that was kept, else the one that lost least."""
-    return min(tries, key=lambda entry: (not entry.kept, entry.gate.drop))
+    return min(tries, key=lambda entry: (not entry.kept, entry.drop))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,25 +105,28 @@ class ExportResult:
 
     Attributes:
         files: the graphs asked for that now lie in ``onnx/``, one that was kept included.
-        quantized_ops, bytes_by_part: of the smallest file.
+        quantized_ops, bytes_by_part: of the smallest file; empty where the gate failed.
         gate: None when only fp32 was asked for.
         target: the CPU that int8 files are for; empty without one.
         machine: what the latencies were measured on; empty without them.
         out: the new folder of a baked head or a trimmed vocabulary; empty in the student's own.
-        trim_drop: points of average dev accuracy that trimming cost.
     """
 
-    files: tuple[ExportedFile, ...]
-    quantized_ops: dict[str, int]
-    bytes_by_part: dict[str, int]
-    gate: Gate | None
+    files: tuple[ExportedFile, ...] = ()
+    quantized_ops: dict[str, int] = field(default_factory=dict)
+    bytes_by_part: dict[str, int] = field(default_factory=dict)
+    gate: Gate | None = None
     tries: tuple[Try, ...] = ()
     target: str = ""
     machine: str = ""
     out: str = ""
     domain: str | None = None
     vocabulary: TrimReport | None = None
-    trim_drop: float = 0.0
+
+    @property
+    def trim_drop(self) -> float:
+        """Points of average dev accuracy that trimming cost; 0 without it."""
+        return self.vocabulary.accuracy_drop if self.vocabulary is not None else 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as plain values; what is empty and not part of every export is left out."""
@@ -133,7 +134,7 @@ class ExportResult:
             "files": [file.to_json() for file in self.files],
             "quantized_ops": self.quantized_ops,
             "bytes_by_part": self.bytes_by_part,
-            "gate": self.gate.to_json() if self.gate else None,
+            "gate": asdict(self.gate) if self.gate else None,
         }
         if self.tries:
             result["tries"] = [entry.to_json() for entry in self.tries]
@@ -143,7 +144,7 @@ class ExportResult:
         if self.out:
             result |= {"out": self.out, "domain": self.domain}
         if self.vocabulary is not None:
-            result["vocabulary"] = {**self.vocabulary.to_json(), "accuracy_drop": self.trim_drop}
+            result["vocabulary"] = asdict(self.vocabulary)
         return result
 
 
@@ -174,10 +175,10 @@ def write_record(folder: Path, entries: dict[str, Entry]) -> None:
     write_json(folder / ONNX.record, {"format": FORMAT, "files": dict(sorted(entries.items()))})
 
 
-def file_entry(path: Path, precision: Precision, tries: Sequence[Try], own: Mapping[str, float] | None) -> Entry:
+def file_entry(path: Path, precision: Precision, tries: Sequence[Try], gate: AccuracyGate | None) -> Entry:
     """Describe one file, and the tries that it came from (none for fp32).
 
-    Losses count from ``own``, the accuracy of the folder's torch weights by domain; None where nothing was scored.
+    Losses count from the folder's torch weights; ``gate`` is None where nothing was scored.
     """
     model = read_graph(path)
     entry: Entry = {
@@ -187,16 +188,17 @@ def file_entry(path: Path, precision: Precision, tries: Sequence[Try], own: Mapp
         "oldest_onnxruntime": FORMATS[precision].oldest_onnxruntime,
         "versions": {"hrkd-cli": __version__, "onnxruntime": onnxruntime.__version__},
     }
-    if own is not None:
+    if gate is not None:
+        own = accuracies(gate.scores)
         # The fp32 graph gives the model's logits, hence its labels.
-        dev: Entry = {"accuracy": dict(own), "drop": 0.0}
+        dev: Entry = {"accuracy": own, "drop": 0.0}
         if tries:
             best = best_try(tries)
-            drops = [points_lost(own, one.gate.accuracy) for one in tries]
+            drops = [points_lost(own, one.accuracy) for one in tries]
             entry["recipe"] = best.recipe
             entry["tries"] = [{**one.to_json(), "drop": drop} for one, drop in zip(tries, drops, strict=True)]
-            dev = {"accuracy": dict(best.gate.accuracy), "drop": points_lost(own, best.gate.accuracy)}
-            dev |= {"max_drop": best.gate.max_drop, "padded_drop": best.padded_drop}
+            dev = {"accuracy": dict(best.accuracy), "drop": points_lost(own, best.accuracy)}
+            dev |= {"max_drop": gate.settings.max_drop, "padded_drop": best.padded_drop}
         entry["dev"] = dev
     facts = {item.key: item.value for item in model.metadata_props}
     if target := facts.get("hrkd.target"):

@@ -7,6 +7,7 @@ over the embedding table.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -21,6 +22,7 @@ from hrkd_cli.errors import ModelError
 from hrkd_cli.evaluation.graph import INTEGER_OPS, STATIC_OPS, read_graph
 from hrkd_cli.layout import MODEL, ONNX
 from hrkd_cli.predict.backend import OnnxBackend
+from hrkd_cli.predict.bundle import RUNTIME_FILE
 from hrkd_cli.predict.heads import DomainHeads, FloatArray
 from hrkd_cli.predict.selfcheck import SELF_CHECK, SELF_CHECK_FORMAT, case_labels, case_logits, read_stored
 from hrkd_cli.predict.tokenization import read_tokenizer
@@ -42,20 +44,6 @@ _LENGTHS = (3, 8, 20)  # tokens, in turn; then one that is cut
 _SEED = 0
 _DIGITS = 6
 
-# What a device does not have: importing it fails in the child, so that only the runtime's three packages are used.
-_ABSENT = ("torch", "transformers", "datasets", "pyarrow", "onnx", "safetensors", "typer", "rich", "accelerate")
-_CHILD = """
-import sys
-sys.path[:] = {path!r}
-sys.modules.update(dict.fromkeys({absent!r}))
-from hrkd_cli.errors import HrkdError
-from hrkd_cli.predict.selfcheck import self_check
-try:
-    self_check(sys.argv[1])
-except HrkdError as error:
-    sys.exit(str(error))
-"""
-
 
 def write_cases(root: Path, folder: Path, graphs: Sequence[str], *, earlier: Path) -> None:
     """Store predictions of new graphs beside them, and have a fresh process repeat them.
@@ -64,7 +52,7 @@ def write_cases(root: Path, folder: Path, graphs: Sequence[str], *, earlier: Pat
 
     Args:
         root: folder of configuration and tokenizer.
-        folder: where the new graphs lie (and ``root``'s files, or it lies in ``root``).
+        folder: where the new graphs and the runtime lie (and ``root``'s files, or it lies in ``root``).
         graphs: names of the new graphs, the fp32 one among them.
         earlier: the ``onnx`` folder that they will be moved to.
 
@@ -198,13 +186,11 @@ def _write(folder: Path, cases: list[dict[str, Any]], files: dict[str, Any]) -> 
 
 
 def _repeat(folder: Path) -> None:
-    """Run the self-check in a process of its own, with only onnxruntime, tokenizers and numpy."""
-    package = str(Path(__file__).resolve().parents[2])
-    # This process's places, however they were set, since -I leaves out what the environment says.
-    code = _CHILD.format(path=[package, *sys.path], absent=_ABSENT)
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", code, str(folder)], capture_output=True, text=True, check=False, timeout=600
-    )
+    """Run the self-check in a process of its own, with the one-file runtime that devices run."""
+    # This process's places, however they were set.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, str(folder / RUNTIME_FILE), str(folder), "--self-check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, env=environment)
     if done.returncode:
         said = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
         raise ModelError(f"a fresh process does not repeat the predictions of {MODEL.onnx}/: {said}")

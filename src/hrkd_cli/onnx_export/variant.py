@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from hrkd_cli.choices import Truncate
 from hrkd_cli.command_settings import ExportSettings
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError, GateError, ModelError
-from hrkd_cli.evaluation.inputs import common_rows, recorded_data
+from hrkd_cli.evaluation.inputs import recorded_data
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.layout import MODEL
 from hrkd_cli.machine import versions
@@ -23,11 +23,12 @@ from hrkd_cli.models.backend import TorchBackend, input_names, load_encoder_part
 from hrkd_cli.models.folder import PORTABLE_TOKENIZER, is_stage_folder, model_card, model_fingerprint, write_json
 from hrkd_cli.models.loading import load_tokenizer, output_layer, quiet_transformers
 from hrkd_cli.onnx_export.gate import SPLIT, AccuracyGate
-from hrkd_cli.onnx_export.parity import TOLERANCE, probes
+from hrkd_cli.onnx_export.parity import TOLERANCE, Arrays, largest_difference, probes
 from hrkd_cli.onnx_export.record import Gate
 from hrkd_cli.onnx_export.trimming import Trimmed, TrimReport, trim_embeddings, trim_tokenizer
 from hrkd_cli.outputs import check_apart, check_output, seen_from
 from hrkd_cli.predict.folder import Spec, baked_domain, read_json_or_empty
+from hrkd_cli.predict.heads import FloatArray
 
 STAGE = "export"
 # Vocabularies that older tokenizers read: after trimming, tokenizer.json alone is right.
@@ -35,65 +36,6 @@ _OLD_VOCABULARIES = ("vocab.*", "merges.txt", "added_tokens.json", "*.model")
 # Weights and records of the model folder, which a folder with graphs alone does not need.
 _NOT_COPIED = (MODEL.weights, MODEL.weights_index, MODEL.run, MODEL.metrics, MODEL.readme)
 _COPIED_SUFFIXES = (".json", ".txt", ".model")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Variant:
-    """The smaller model, in a folder that is not in its place yet.
-
-    Attributes:
-        settings: what it was made from, and how.
-        out: where it will lie.
-        model: the smaller model.
-        gate: scores its graphs, counting from the student; None where no data was loaded.
-        report: what trimming kept and dropped; None without it.
-        trim_gate: what trimming cost; None without it.
-    """
-
-    settings: ExportSettings
-    out: Path
-    model: TorchBackend
-    gate: AccuracyGate | None
-    report: TrimReport | None
-    trim_gate: Gate | None
-
-    @property
-    def trim_drop(self) -> float:
-        """Points of average dev accuracy that trimming cost; 0 without it."""
-        return self.trim_gate.drop if self.trim_gate is not None else 0.0
-
-    def card(self, lost: Gate | None) -> str:
-        """Write the README.md; ``lost`` is what trimming and quantizing cost together."""
-        spec, domain, report = self.model.spec, self.settings.domain, self.report
-        what = [f"Made from the student `{self.settings.student.resolve().name}` with hrkd-cli."]
-        if domain is not None:
-            labels = ", ".join(spec.all_heads.labels[domain])
-            what.append(f"The head of the domain `{domain}` alone: one output for each of its labels ({labels}).")
-            what += ["It gives the student's own logits."] if report is None else []
-        if report is not None:
-            what.append(f"Vocabulary trimmed from {report.before:,} to {report.after:,} tokens.")
-        scores, before = self._recorded_scores(), None
-        if report is not None and self.gate is not None:
-            scores = {name: one.to_json() for name, one in self.gate.scores.items()}
-            before = self.gate.reference
-        return model_card(
-            title=self.out.name,
-            what=" ".join(what),
-            heads=spec.all_heads,
-            scores=scores,
-            max_length=spec.max_length,
-            truncate=Truncate(spec.truncate),
-            baked=domain,
-            before=before,
-            lost=lost if before is not None else None,
-            vocabulary=report,
-        )
-
-    def _recorded_scores(self) -> dict[str, Any]:
-        """Return the student's dev scores as its record has them; empty where it has none."""
-        results = read_json_or_empty(self.settings.student / MODEL.run).get("results") or {}
-        domains = ((results.get("best") or {}).get("dev") or {}).get("domains") or {}
-        return {name: one for name, one in domains.items() if self.settings.domain in (None, name)}
 
 
 def variant_folder(settings: ExportSettings) -> Path:
@@ -113,58 +55,105 @@ def variant_folder(settings: ExportSettings) -> Path:
 def make_variant(
     settings: ExportSettings,
     own: TorchBackend,
-    loaded: tuple[Dataset, str] | None,
+    data: tuple[Dataset, str] | None,
     work: Path,
     out: Path,
     *,
     on_event: OnEvent,
-) -> Variant:
+) -> tuple[TorchBackend, AccuracyGate | None, TrimReport | None]:
     """Write the smaller model into ``work``, check that it answers as the student does, and score it.
 
     Args:
         settings: what is cut.
         own: the student.
-        loaded: data of the gate and, for trimming, of the tokens, and what it is called; None where none is needed.
+        data: of the gate and, for trimming, of the tokens, and what it is called; None where none is needed.
         work: the folder to write.
         out: where it will lie.
         on_event: told what is being done.
+
+    Returns:
+        The smaller model; its gate, where there is data; and what trimming kept and dropped, None without it.
 
     Raises:
         ModelError: a student without that domain, or that cannot be cut.
         DataError: data that does not fit.
         GateError: trimming lost too much accuracy.
     """
-    student, domain = settings.student, settings.domain
+    domain = settings.domain
     model = copy.deepcopy(own.model)
     columns = list(range(int(model.config.num_labels)))
     if domain is not None:
-        columns = bake_head(model, own.spec, domain, str(student))
+        columns = bake_head(model, own.spec, domain, str(settings.student))
         on_event(Note(f"keeping the head of {domain}"))
     trimmed = None
-    if settings.trims and loaded is not None:
-        _check_rows(*loaded, domain)
+    old_ids = np.arange(int(model.config.vocab_size))
+    if settings.trims and data is not None:
+        _check_rows(*data, domain)
         on_event(Note("counting the tokens of the train split"))
-        _, tokenizer = load_encoder_parts(student)
-        config = model.config.to_dict()
-        trimmed = trim_tokenizer(tokenizer, config, loaded[0], settings.vocabulary_size, domain=domain)
+        _, tokenizer = load_encoder_parts(settings.student)
+        trimmed = trim_tokenizer(tokenizer, model.config.to_dict(), data[0], settings.vocabulary_size, domain=domain)
         trim_embeddings(model, trimmed.rows)
+        old_ids = np.array(trimmed.rows)
         on_event(Note(f"keeping {trimmed.report.after:,} of {trimmed.report.before:,} tokens"))
-    _write_model(model, trimmed, student, work, max_length=own.spec.max_length)
+    _write_model(model, trimmed, settings.student, work, max_length=own.spec.max_length)
     new = TorchBackend(work, device="cpu")
-    _check_same(own, new, columns, trimmed.rows if trimmed else None)
-    report = trimmed.report if trimmed else None
-    _write_record(student, domain, report, loaded[0] if loaded and report else None, work, out)
-    gate = trim_gate = None
-    if loaded is not None:
-        dataset, name = common_rows([work], *loaded), loaded[1]
-        reference = None
-        if report is not None:
-            reference = AccuracyGate(settings, own, dataset, name, on_event=on_event).scores
-        gate = AccuracyGate(settings, new, dataset, name, reference=reference, on_event=on_event)
-        if report is not None:
-            trim_gate = gate.judge(gate.scores)
-            _check_trimming(trim_gate, report, settings)
-    return Variant(settings=settings, out=out, model=new, gate=gate, report=report, trim_gate=trim_gate)
+
+    def expected(arrays: Arrays) -> FloatArray:
+        ids = np.where(arrays["attention_mask"], old_ids[arrays["input_ids"]], own.encoder.pad_id)
+        return own.forward({**arrays, "input_ids": ids})[:, columns]
+
+    # Without segments: only one of the two tokenizer configurations may name them.
+    batches = ({**arrays, "token_type_ids": np.zeros_like(arrays["input_ids"])} for arrays in probes(new))
+    difference = largest_difference(batches, expected, new.forward)
+    if difference > TOLERANCE:
+        raise ModelError(
+            f"the smaller model's logits differ from the student's by {difference:.2g}; nothing was written"
+        )
+    gate = report = None
+    if data is not None:
+        gate = AccuracyGate(settings, new, *data, student=own if trimmed else None, on_event=on_event)
+    if gate is not None and trimmed is not None:
+        report = replace(trimmed.report, accuracy_drop=gate.lost(gate.scores))
+        _check_trimming(report, settings)
+    _write_record(settings, report, data[0] if report and data else None, work, out)
+    return new, gate, report
+
+
+def variant_card(
+    settings: ExportSettings,
+    model: TorchBackend,
+    gate: AccuracyGate | None,
+    report: TrimReport | None,
+    *,
+    title: str,
+    lost: Gate | None,
+) -> str:
+    """Write the README.md of a smaller model; ``lost`` is what trimming and quantizing cost together."""
+    spec, domain = model.spec, settings.domain
+    what = [f"Made from the student `{settings.student.resolve().name}` with hrkd-cli."]
+    if domain is not None:
+        labels = ", ".join(spec.all_heads.labels[domain])
+        what.append(f"The head of the domain `{domain}` alone: one output for each of its labels ({labels}).")
+        what += ["It gives the student's own logits."] if report is None else []
+    trimming: dict[str, Any] = {}
+    if report is not None and gate is not None:
+        what.append(f"Vocabulary trimmed from {report.before:,} to {report.after:,} tokens.")
+        scores = {name: one.to_json() for name, one in gate.scores.items()}
+        trimming = {"before": gate.student_scores, "lost": lost, "vocabulary": report}
+    else:  # the student's own, where its record has them
+        results = read_json_or_empty(settings.student / MODEL.run).get("results") or {}
+        domains = ((results.get("best") or {}).get("dev") or {}).get("domains") or {}
+        scores = {name: one for name, one in domains.items() if domain in (None, name)}
+    return model_card(
+        title=title,
+        what=" ".join(what),
+        heads=spec.all_heads,
+        scores=scores,
+        max_length=spec.max_length,
+        truncate=Truncate(spec.truncate),
+        baked=domain,
+        **trimming,
+    )
 
 
 def copy_description(student: Path, folder: Path) -> list[str]:
@@ -247,33 +236,20 @@ def _write_model(model: Any, trimmed: Trimmed | None, student: Path, work: Path,
     write_json(path, settings)
 
 
-def _check_same(own: TorchBackend, new: TorchBackend, columns: list[int], rows: tuple[int, ...] | None) -> None:
-    """Refuse a model whose logits differ on random tokens of the smaller vocabulary (``rows`` are their old ids)."""
-    old_ids = np.array(rows) if rows is not None else np.arange(int(own.model.config.vocab_size))
-    for arrays in probes(new):
-        mask, ids = arrays["attention_mask"], arrays["input_ids"]
-        same = {"attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-        expected = own.forward({**same, "input_ids": np.where(mask, old_ids[ids], own.encoder.pad_id)})[:, columns]
-        difference = float(np.abs(expected - new.forward({**same, "input_ids": ids})).max())
-        if not difference <= TOLERANCE:  # nan too
-            raise ModelError(
-                f"the smaller model's logits differ from the student's by {difference:.2g}; nothing was written"
-            )
-
-
 def _write_record(
-    student: Path, domain: str | None, report: TrimReport | None, dataset: Dataset | None, work: Path, out: Path
+    settings: ExportSettings, report: TrimReport | None, dataset: Dataset | None, work: Path, out: Path
 ) -> None:
     """Write ``hrkd.json``: what the folder was made from, and the data that it can be scored on.
 
     That is the dataset that trimming used, as seen from ``out``; without one, what the student was made from.
     """
+    student = settings.student
     record: dict[str, Any] = {
         "format": 1,
         "stage": STAGE,
         "models": {"student": {"name": str(student), "fingerprint": model_fingerprint(student)}},
-        "domain": domain,
-        "vocabulary": report.to_json() if report is not None else None,
+        "domain": settings.domain,
+        "vocabulary": asdict(report) if report is not None else None,
     }
     recorded = recorded_data(student)
     if dataset is not None and dataset.path is not None:
@@ -284,13 +260,14 @@ def _write_record(
     write_json(work / MODEL.run, record)
 
 
-def _check_trimming(gate: Gate, report: TrimReport, settings: ExportSettings) -> None:
+def _check_trimming(report: TrimReport, settings: ExportSettings) -> None:
     """Refuse a vocabulary that costs too much."""
+    gate = Gate(settings.max_drop, report.accuracy_drop, report.accuracy_drop <= settings.max_drop)
     if gate.passed:
         return
     remedy = "keep more tokens (--vocabulary-size), or " if settings.vocabulary_size is not None else ""
     raise GateError(
         f"the trimmed vocabulary loses {gate.drop:.2f} points of average dev accuracy, more than --max-drop "
         f"{gate.max_drop:g}: nothing was written; {remedy}allow more with --max-drop",
-        result={"files": [], "gate": gate.to_json(), "vocabulary": report.to_json() | {"accuracy_drop": gate.drop}},
+        result={"files": [], "gate": asdict(gate), "vocabulary": asdict(report)},
     )

@@ -96,31 +96,26 @@ class OnnxBackend(Backend):
         super().__init__(str(graph), read_json(root / MODEL.config), tokenizer_config, read_tokenizer(root))
         self.file = graph.name
         self.bytes = graph.stat().st_size
-        self._session = open_session(graph, threads=threads)
-        self._inputs = [node.name for node in self._session.get_inputs()]
-        if unknown := sorted(set(self._inputs) - {"input_ids", "attention_mask", "token_type_ids"}):
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = _ERRORS_ONLY
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self._session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        # onnxruntime has an exception class of its own for every status code, with no common base.
+        except Exception as error:
+            raise ModelError(f"{graph}: onnxruntime cannot read it ({one_line(error)})") from None
+        self.inputs = [node.name for node in self._session.get_inputs()]
+        if unknown := sorted(set(self.inputs) - {"input_ids", "attention_mask", "token_type_ids"}):
             raise ModelError(f"{graph}: it has inputs that no tokenizer gives: {', '.join(unknown)}")
 
     def forward(self, arrays: Mapping[str, Any]) -> FloatArray:
         """Run the graph once; see ``Backend``."""
         try:
-            logits: FloatArray = self._session.run(None, {name: arrays[name] for name in self._inputs})[0]
-        # onnxruntime has an exception class of its own for every status code, with no common base.
+            logits: FloatArray = self._session.run(None, {name: arrays[name] for name in self.inputs})[0]
         except Exception as error:
             raise ModelError(f"{self.where}: onnxruntime cannot run it ({one_line(error)})") from None
         return logits
-
-
-def open_session(graph: Path, *, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """Load a graph into onnxruntime on the CPU, silently; ModelError if it cannot read the file."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    try:
-        return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise ModelError(f"{graph}: onnxruntime cannot read it ({one_line(error)})") from None
 
 
 def open_backend(path: str | Path, *, threads: int | None = None, device: str = "auto") -> Backend:
