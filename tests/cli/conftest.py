@@ -8,6 +8,7 @@ import pytest
 
 from cli_fakes import COMPARED, EXPORTED, PREPARED, TRAINED, Engine, FakePredictor, Ran, result
 from hrkd_cli.cli.main import main
+from hrkd_cli.events import Note
 
 
 @pytest.fixture(autouse=True)
@@ -44,8 +45,7 @@ def engines(monkeypatch):
             result(
                 PREPARED,
                 out=Path("hrkd-out/dataset"),
-                dropped_rows={"empty text": ("a.csv:7", "a.csv:9")},
-                report=lambda _: None,
+                report=lambda on_event: on_event(Note("not used: 5 rows, empty text (a.csv:7, a.csv:9, ...)")),
             )
         ),
         "teach": Engine(result(TRAINED, out=Path("hrkd-out/teacher"))),

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from hrkd_cli.formatting import duration, megabytes, percent, plural, size, thousands
+from hrkd_cli.layout import SPLITS
 
 Json = Mapping[str, Any]
 Row = tuple[str, ...]
 
 _FLOOR = "linear floor"
-PLACES_PER_REASON = 3
-"""Dropped rows that are shown with file and line; the others are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,22 +25,15 @@ class Table:
     words: tuple[int, ...] = (0,)
 
 
-def prepared(result: Json, examples: Mapping[str, Sequence[str]]) -> list[Table]:
-    """Rows by domain and split, and what was dropped; ``examples`` are the first places (``file:line``) by reason."""
-    splits = ("train", "dev", "test")
+def prepared(result: Json) -> list[Table]:
+    """Rows by domain and split."""
     domains: Mapping[str, Json] = result["domains"]
     rows: list[Row] = []
     for name, entry in domains.items():
         labels = ", ".join(f"{label} {thousands(count)}" for label, count in entry["labels"].items())
-        rows.append((name, *(thousands(entry[split]) for split in splits), labels))
-    rows.append(("total", *(thousands(sum(entry[split] for entry in domains.values())) for split in splits)))
-    lost: list[Row] = []
-    for reason, count in result["dropped"].items():
-        shown = list(examples.get(reason, ()))[:PLACES_PER_REASON]
-        lost.append((reason, thousands(count), ", ".join([*shown, "..."] if count > len(shown) else shown)))
-    found = Table("Rows", ("domain", *splits, "labels"), rows, words=(0, 4))
-    dropped = Table("Dropped", ("reason", "rows", "first places"), lost, words=(0, 2))
-    return [found, dropped] if lost else [found]
+        rows.append((name, *(thousands(entry[split]) for split in SPLITS), labels))
+    rows.append(("total", *(thousands(sum(entry[split] for entry in domains.values())) for split in SPLITS)))
+    return [Table("Rows", ("domain", *SPLITS, "labels"), rows, words=(0, 4))]
 
 
 def trained(result: Json) -> list[Table]:
