@@ -42,26 +42,12 @@ class ONNX:
     record = "export.json"
 
 
-class CHECKPOINT:
-    """Names inside a checkpoint."""
-
-    tensors = "state.safetensors"
-    values = "checkpoint.json"
-
-
-class CACHE:
-    """Names of a folder of kept teacher outputs."""
-
-    folder = "teacher-cache"
-    lock = ".lock"
-
-
-class GENERAL:
-    """The folder of general distillations, and the weights inside one."""
-
-    folder = "general"
-    weights = "general.safetensors"
-
+CHECKPOINT = "checkpoint.json"
+"""In a checkpoint: everything but its tensors."""
+TEACHER_CACHE = "teacher-cache"
+"""Folder of kept teacher outputs, beside a student."""
+GENERAL = "general"
+"""Folder of general distillations, beside a student."""
 
 ROOT = Path("hrkd-out")
 DATASET_OUT = ROOT / "dataset"

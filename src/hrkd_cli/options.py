@@ -18,9 +18,6 @@ from typing import Any, Self
 
 from hrkd_cli.errors import UsageError
 
-SHARED = "Shared options"
-"""The last section of a help page."""
-
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
@@ -51,11 +48,11 @@ class Option:
     Attributes:
         kind: type of a value; ``list`` for several texts.
         default: value where none is given; MISSING where one has to be.
-        panel: section of the help page; None for the first one.
+        panel: section of the help page; None for the last one, which all commands share.
         metavar: what stands for the value on the help page.
         within: numbers that are allowed.
         word: a word that is allowed beside numbers.
-        shown: what the help page says of the default where the value does not; empty for nothing.
+        shown: what the help page gives as the default instead of the value; empty for nothing.
         argument: whether it is given by its place on the command line.
         affects_result: whether the result of a run depends on it, beyond the last digits of a weight.
     """
@@ -65,7 +62,7 @@ class Option:
     kind: type = str
     optional: bool = False
     default: Any = None
-    panel: str | None = None
+    panel: str | None = "Options"
     metavar: str | None = None
     within: Range | None = None
     word: str | None = None
@@ -78,6 +75,13 @@ class Option:
     def required(self) -> bool:
         """Whether the command line must have it."""
         return self.default is MISSING
+
+    @property
+    def shown_default(self) -> str:
+        """The default on the help page; empty for none."""
+        if self.shown is not None or self.default in (None, MISSING):
+            return self.shown or ""
+        return str(self.default) if self.kind is not bool else "yes" if self.default else ""
 
     @property
     def flag(self) -> str:
@@ -179,15 +183,9 @@ class Settings:
         return {name: value for name, value in self.to_json().items() if known[name].affects_result}
 
 
-_KNOWN: dict[Any, dict[str, Option]] = {}
-
-
 def options_of(kind: type[Settings]) -> dict[str, Option]:
     """Return the options of a settings class by name."""
-    if kind in _KNOWN:
-        return _KNOWN[kind]
-    hints = typing.get_type_hints(kind)
-    found = _KNOWN[kind] = {}
+    hints, found = typing.get_type_hints(kind), {}
     for each in fields(kind):
         hint = hints[each.name]
         kinds = typing.get_args(hint) if isinstance(hint, UnionType) else (hint,)

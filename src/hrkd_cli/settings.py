@@ -30,7 +30,7 @@ from hrkd_cli.choices import (
     Truncate,
 )
 from hrkd_cli.errors import UsageError
-from hrkd_cli.options import SHARED, Range, Settings, option, option_name, options_of
+from hrkd_cli.options import Range, Settings, option, option_name, options_of
 
 AUTO_BATCH = "auto"
 DEFAULT_SEED = 42
@@ -49,7 +49,7 @@ _rate = partial(_training, metavar="RATE", within=ABOVE_0)
 _method = partial(option, panel=METHOD)
 _weight = partial(_method, metavar="X", within=AT_LEAST_0)
 _text = partial(option, panel=TEXTS)
-shared = partial(option, panel=SHARED)
+shared = partial(option, panel=None)
 output = partial(option, help="Folder to write; it must not exist, or --force.", metavar="DIR")
 seed_option = partial(shared, DEFAULT_SEED, "Seed of everything random.", metavar="N", within=Range(0, 2**63 - 1))
 force_option = partial(shared, False, "Replace an existing output of this command.")

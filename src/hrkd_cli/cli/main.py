@@ -13,7 +13,7 @@ import typer
 from typer.main import get_command
 
 from hrkd_cli.cli import commands, error_report, info  # noqa: F401 - they register their commands
-from hrkd_cli.cli.command import COMMANDS, Command, Group, typer_callback
+from hrkd_cli.cli.command import COMMANDS, Command, typer_callback
 from hrkd_cli.version import __version__
 
 _HELP_OPTIONS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -31,27 +31,23 @@ file given with --config. Exit codes: 0 done, 1 error, 2 usage, 3 a quality gate
 HRKD_DEBUG=1 shows tracebacks."""
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        sys.stdout.write(f"{error_report.PROGRAM} {__version__}\n")
-        raise typer.Exit
-
-
 def root(
     ctx: typer.Context,
-    version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    # Typer's own --help would have it import pydantic.
+    help: Annotated[bool, typer.Option("-h", "--help", help="Show this message and exit.")] = False,
 ) -> None:
     """Distill a multi-domain text classifier into a small student for edge CPUs."""
-    if ctx.invoked_subcommand is None:
-        sys.stdout.write(ctx.get_help() + "\n")
+    if version or help or ctx.invoked_subcommand is None:
+        sys.stdout.write(f"{error_report.PROGRAM} {__version__}\n" if version else ctx.get_help() + "\n")
+        raise typer.Exit
 
 
 def command_tree(names: Container[str] = COMMANDS) -> Any:
     """Return all commands, those in ``names`` with their options, which take time to make."""
-    app = typer.Typer(name=error_report.PROGRAM, cls=Group, add_completion=False, rich_markup_mode=None)
-    app.callback(invoke_without_command=True, epilog=_EPILOG, context_settings=_HELP_OPTIONS)(root)
+    app = typer.Typer(name=error_report.PROGRAM, add_completion=False, rich_markup_mode=None)
+    settings: Any = {"epilog": _EPILOG, "context_settings": _HELP_OPTIONS}
+    app.callback(invoke_without_command=True, add_help_option=False, **settings)(root)
     for name, known in COMMANDS.items():
         epilog = "\n  ".join(["\b\nExamples:", *known.examples]) if known.examples else None
         callback = typer_callback(name, with_options=name in names)

@@ -29,7 +29,7 @@ from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.scoring import EncodedSplit
 from hrkd_cli.training.stage_folder import check_stage_output, run_folder, run_key
 
-STAGE, DOMAIN = "general", "texts"
+STAGE, DOMAIN, WEIGHTS = "general", "texts", "general.safetensors"
 SHARED = ("student", "init", "hidden_weight", "attention_weight", "means", "cache_teacher")  # beside the trainer's
 
 
@@ -43,8 +43,8 @@ def general_distillation(
     spec, domains, options = settings.student, len(task.heads.domains), settings.decisive()
     start = model_fingerprint(resolve(str(spec), "student")) if student_spec_is_path(spec) else None
     key = run_key(stage=STAGE, model=teacher, student=start, texts=texts.fingerprint, domains=domains, options=options)
-    folder = out.resolve().parent / GENERAL.folder / key[:16]
-    if read_json_or_empty(folder / MODEL.run).get("key") == key and (folder / GENERAL.weights).is_file():
+    folder = out.resolve().parent / GENERAL / key[:16]
+    if read_json_or_empty(folder / MODEL.run).get("key") == key and (folder / WEIGHTS).is_file():
         context.on_event(Note(f"general distillation: {folder} is up to date, not run again"))
         return folder
     check_stage_output(folder, STAGE, force=force, resume=resume)
@@ -57,7 +57,7 @@ def general_distillation(
         trainer.run()
         if context.processes.is_main:
             named = _modules(objective).named_parameters()
-            save_file({n: p.detach().cpu() for n, p in named if p.requires_grad}, run.work / GENERAL.weights)
+            save_file({n: p.detach().cpu() for n, p in named if p.requires_grad}, run.work / WEIGHTS)
             record = {"format": 1, "stage": STAGE, "options": options, "data": texts.to_json(), "versions": versions()}
             record["models"] = {"teacher": {"name": str(task.teachers.path), "fingerprint": teacher}}
             results = {"steps": trainer.done, "seconds": trainer.seconds, "losses": trainer.metrics.losses}
@@ -69,7 +69,7 @@ def general_distillation(
 
 def load_general(folder: Path, objective: DistillObjective) -> None:
     """Load what a general distillation learned into student and projections; the head stays as it is."""
-    _modules(objective).load_state_dict(load_file(folder / GENERAL.weights), strict=False)
+    _modules(objective).load_state_dict(load_file(folder / WEIGHTS), strict=False)
 
 
 def _modules(objective: DistillObjective) -> nn.ModuleDict:

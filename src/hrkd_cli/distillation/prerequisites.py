@@ -48,7 +48,7 @@ def check_folders(teacher: str | Path, data: str | Path, out: Path, settings: Di
     if settings.unlabelled is not None:
         others["unlabelled texts"] = Path(settings.unlabelled)
     if settings.general is not None:
-        general = out.resolve().parent / GENERAL.folder
+        general = out.resolve().parent / GENERAL
         others |= {"general texts": Path(settings.general), "general distillations": general}
     check_apart(out, others)
     return path

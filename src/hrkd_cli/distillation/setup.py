@@ -18,7 +18,7 @@ from hrkd_cli.distillation.teacher_cache import with_cache
 from hrkd_cli.distillation.teacher_outputs import Comparison, OnlineTeacher, TeacherOutputs
 from hrkd_cli.distillation.teachers import Teachers, check_teachers, open_teachers
 from hrkd_cli.events import Note
-from hrkd_cli.layout import CACHE
+from hrkd_cli.layout import TEACHER_CACHE
 from hrkd_cli.method import Need
 from hrkd_cli.models.encoding import Encoded, Encoder, make_encoder
 from hrkd_cli.models.sizes import sizes_of
@@ -150,7 +150,7 @@ class DistillSetup:
         return with_cache(
             online,
             settings.cache_teacher,
-            root=out.resolve().parent / CACHE.folder,
+            root=out.resolve().parent / TEACHER_CACHE,
             passes=passes + (settings.instance_weights is not InstanceWeights.NONE),
             run=run,
             context=context,

@@ -32,7 +32,6 @@ from hrkd_cli.choices import CacheTeacher
 from hrkd_cli.distillation.teacher_outputs import BATCH_TOKENS, OnlineTeacher, TeacherOutputs, batches_of
 from hrkd_cli.errors import OutputError
 from hrkd_cli.events import Note, Progress
-from hrkd_cli.layout import CACHE
 from hrkd_cli.method import Outputs
 from hrkd_cli.models.encoding import Batch, Encoded, to_device
 from hrkd_cli.models.folder import model_fingerprint
@@ -151,7 +150,7 @@ class CachedTeacher:
     def lock(self) -> Iterator[None]:
         """Let no other run work in the folder of all caches, and wait for one that does."""
         self.root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.root / CACHE.lock)
+        lock = FileLock(self.root / ".lock")
         try:
             held = lock.acquire(timeout=0)
         except Timeout:

@@ -120,5 +120,5 @@ def _checkpoint_options(work: Path) -> Json:
     """Return the options that an unfinished run's newest checkpoint names; empty if there is no checkpoint."""
     found = {folder.name.removeprefix("checkpoint-"): folder for folder in work.glob("checkpoint-*")}
     newest = max(filter(str.isdigit, found), key=int, default=None)
-    options = read_json_or_empty(found[newest] / CHECKPOINT.values).get("options") if newest else None
+    options = read_json_or_empty(found[newest] / CHECKPOINT).get("options") if newest else None
     return options if isinstance(options, dict) else {}

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 KEPT = 2
 FORMAT = 3
+TENSORS = "state.safetensors"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -129,10 +130,10 @@ def write_checkpoint(work: Path, step: int, tensors: Mapping[str, Tensor], value
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         unfinished.mkdir(parents=True)
-        file = unfinished / CHECKPOINT.tensors
+        file = unfinished / TENSORS
         save_file(host_copies(tensors), file)
         record = {"format": FORMAT, "step": step, "sha256": _checksum(file), **values}
-        (unfinished / CHECKPOINT.values).write_text(json.dumps(record), encoding="utf-8")
+        (unfinished / CHECKPOINT).write_text(json.dumps(record), encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)  # of an earlier try at the same step
         unfinished.rename(target)
     except BaseException:
@@ -156,7 +157,7 @@ def latest(work: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     folders = _folders(work)
     for folder in folders:
         try:
-            values, file = read_json(folder / CHECKPOINT.values), folder / CHECKPOINT.tensors
+            values, file = read_json(folder / CHECKPOINT), folder / TENSORS
             if values["format"] == FORMAT and values["sha256"] == _checksum(file):
                 return values, load_file(file)
         except (OSError, ModelError, KeyError, SafetensorError):
@@ -173,7 +174,7 @@ def has_checkpoint(work: Path) -> int | None:
 
 def saved_values(work: Path, name: str) -> list[dict[str, Any]]:
     """Return the plain values of one registered part in every checkpoint that can be read."""
-    values = (read_json_or_empty(folder / CHECKPOINT.values) for folder in _folders(work))
+    values = (read_json_or_empty(folder / CHECKPOINT) for folder in _folders(work))
     return [own["parts"][name] for own in values if name in own.get("parts", ())]
 
 
