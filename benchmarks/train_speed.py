@@ -33,7 +33,7 @@ import torch
 from hrkd_cli.choices import Precision
 from hrkd_cli.data.batching import Sampler
 from hrkd_cli.data.opening import load_for_training
-from hrkd_cli.distillation.collate import Collate
+from hrkd_cli.distillation.collate import DistillCollate
 from hrkd_cli.distillation.objective import DistillObjective
 from hrkd_cli.distillation.teacher_cache import CachedTeacher
 from hrkd_cli.distillation.teacher_outputs import Comparison, OnlineTeacher
@@ -52,7 +52,7 @@ from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.loop import prefetch, train_step
 from hrkd_cli.training.optimizer import Optimizer
-from hrkd_cli.training.scoring import encode_split
+from hrkd_cli.training.rows import encode_split
 
 SIDES = ("paper", "ours")
 WARM_UP = 3
@@ -131,7 +131,8 @@ class Bench:
             note=lambda _: None,
         ).to(self.device)
         self.encoder = make_encoder(self.student, self.teachers.tokenizer, options.max_length)
-        self.encoded = encode_split(self.dataset, "train", self.encoder).encoded
+        self.rows = encode_split(self.dataset, "train", self.encoder)
+        self.encoded = self.rows.encoded
         self.comparison = Comparison.of(self.settings, self.teachers.root.config, self.student.config)
         self.student.train()
 
@@ -211,20 +212,17 @@ class Bench:
 
     def cache(self, arithmetic: Arithmetic) -> CachedTeacher:
         """Return the teacher's outputs, to be built."""
-        rows = (self.encoder, self.encoded)
-        online = OnlineTeacher(self.teachers, self.comparison, rows, own_tokenizer=False, device=self.device)
+        online = OnlineTeacher(self.teachers, self.comparison, self.rows, own_tokenizer=False, device=self.device)
         return CachedTeacher(Path(self.options.place) / "cache", online, TrainContext(arithmetic))
 
     def objective(self, cache: CachedTeacher) -> DistillObjective:
         """Return what hrkd distill trains, with outputs that are there."""
         return DistillObjective(
-            Collate(cache, (self.encoder, self.encoded), cache.context),
+            DistillCollate(cache, self.rows, cache.context),
             self.student,
             self.heads,
             self.settings,
             self.comparison,
-            width=sizes_of(self.teachers.root.config).width,
-            class_weights=None,
         )
 
     def ours(self) -> dict[str, Any]:
@@ -238,13 +236,13 @@ class Bench:
         objective = self.objective(cache)
         modules = [self.student, objective.projections]
         sampler = self.sampler()
-        optimizer = Optimizer(modules, self.settings, 10**6, arithmetic=arithmetic)
+        optimizer = Optimizer(modules, self.settings, 10**6, cache.context)
 
         def run(steps: int, *, ahead: bool) -> float:
             batches = prefetch(iter(sampler), objective.collate, ahead=ahead)
             total, begun = WARM_UP + steps, 0.0
             for number in range(1, total + 1):
-                train_step(objective, batches, optimizer, arithmetic, number=number)
+                train_step(objective, batches, optimizer, number=number)
                 if number == WARM_UP:
                     begun = self._now()
             return (self._now() - begun) / steps

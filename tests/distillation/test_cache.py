@@ -26,7 +26,7 @@ from hrkd_cli.settings import DistillSettings, TeachSettings
 from hrkd_cli.teaching.teach import teach_on
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.process_group import ProcessGroup
-from hrkd_cli.training.scoring import encode_split
+from hrkd_cli.training.rows import encode_split
 from tiny import ARCHITECTURES, write_encoder
 
 CPU = torch.device("cpu")
@@ -38,19 +38,19 @@ def make_cache(root, teacher, dataset, *, layers=(2, 4), attention=True, precisi
     """Return a cache that is not built yet; ``change`` alters the token ids by domain."""
     teachers = open_teachers(teacher, dataset, checkpoints=TeacherCheckpoints.DOMAIN, device=CPU, name="t")
     encoder = make_encoder(teachers.root, teachers.tokenizer, 16)
-    encoded = encode_split(dataset, "train", encoder).encoded
+    rows = encode_split(dataset, "train", encoder)
     if change is not None:
-        encoded = {domain: change(own) for domain, own in encoded.items()}
+        rows = replace(rows, encoded={domain: change(own) for domain, own in rows.encoded.items()})
     losses = {BY_NAME[name]: 1.0 for name in (["prediction", "attention"] if attention else ["prediction"])}
-    comparison = Comparison(losses, layers, pad_to=None)
-    online = OnlineTeacher(teachers, comparison, (encoder, encoded), own_tokenizer=False, device=CPU)
+    comparison = Comparison(losses, layers, 32, pad_to=None)
+    online = OnlineTeacher(teachers, comparison, rows, own_tokenizer=False, device=CPU)
     return CachedTeacher(root, online, TrainContext(Arithmetic(precision, CPU)))
 
 
 def both(cache, picks):
     """Return the mask of a batch, and its cached and online outputs as (rows, tokens, ...) by layer."""
     online = cache.online
-    batch = online.encoder.collate_rows([(online.encoded[domain], row) for domain, row in picks], CPU)
+    batch = online.rows.encoder.collate_rows([(online.rows.encoded[domain], row) for domain, row in picks], CPU)
     found = []
     for teacher in (cache, online):
         signals = teacher.load(picks, batch)()
@@ -75,11 +75,11 @@ def test_cached_outputs_are_those_of_the_online_teacher(tmp_path, dataset, archi
     encoder = write_encoder(tmp_path / "e", architecture, layers=4)
     teach_on(encoder, dataset, TeachSettings(epochs=1, max_length=16), out=tmp_path / "t", name="e")
     cache = make_cache(tmp_path / "cache", tmp_path / "t", dataset)
-    assert cache.build() == sum(len(own) for own in cache.online.encoded.values())
+    assert cache.build() == sum(len(own) for own in cache.online.rows.encoded.values())
     check_equal(cache)
     # Asked in the batches in which they were computed, the same to the last of the 16 bits.
     domain, rows = cache.shards[0]
-    picks = [(domain, row) for row in rows[: 1024 // cache.online.encoded[domain].lengths().max()]]
+    picks = [(domain, row) for row in rows[: 1024 // cache.online.rows.encoded[domain].lengths().max()]]
     mask, cached, online = both(cache, picks)
     assert torch.equal(cached["logits"], online["logits"])
     assert all(torch.equal(cached[n][:, mask], online[n][:, mask].half()) for n in ("hidden", "queries", "keys"))
@@ -112,11 +112,11 @@ def test_rows_are_spread_over_shards_by_length(tmp_path, teacher, dataset, monke
     assert len(cache.shards) > 8
     files = [load_file(file) for file in sorted(cache.folder.glob("0*.safetensors"))]
     for (domain, rows), tensors in zip(cache.shards, files, strict=True):
-        lengths = cache.online.encoded[domain].lengths()[rows]
+        lengths = cache.online.rows.encoded[domain].lengths()[rows]
         assert (np.diff(lengths) <= 0).all()
         assert tensors["hidden"].shape[1] == tensors["keys"].shape[1] == lengths.sum()
         assert len(tensors["logits"]) == len(rows)
-    for domain, own in cache.online.encoded.items():
+    for domain, own in cache.online.rows.encoded.items():
         rows = np.concatenate([rows for name, rows in cache.shards if name == domain])
         assert sorted(rows) == list(range(len(own)))
     assert cache.bytes == sum(t.numel() * t.element_size() for tensors in files for t in tensors.values())

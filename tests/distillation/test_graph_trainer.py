@@ -6,13 +6,13 @@ import torch
 from test_distill import run
 from torch import nn
 
-from hrkd_cli.distillation.collate import Collate
 from hrkd_cli.distillation.graph_trainer import GraphTrainer
 from hrkd_cli.method import DomainLosses, LearnedGraph
 from hrkd_cli.method.total import layer_losses
 from hrkd_cli.settings import DistillSettings
+from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.optimizer import Optimizer
-from hrkd_cli.training.rows import hold_back
+from hrkd_cli.training.rows import Collate, hold_back
 from tasks import make_task
 
 
@@ -21,7 +21,7 @@ def task(teacher, dataset):
     """A task with a learned graph, its optimizer after one step, and a batch."""
     options = {"graph": "learned", "graph_every": 1, "held_back": 0.2, "learning_rate": 1e-3, "warmup": 0}
     made, _, student = make_task(teacher, dataset, **options)
-    optimizer = Optimizer([student, made.projections], made.settings, 100)
+    optimizer = Optimizer([student, made.projections], made.settings, 100, made.collate.context)
     student.train()
     batch = made.collate({"books": [0, 1, 2], "music": [3, 4, 5]})
     made.loss(batch).total.backward()
@@ -138,7 +138,9 @@ def test_the_ratio_of_a_poisoned_domain_sinks(seed):
     prototypes = torch.randn(1, domains, 16)
     graph = LearnedGraph(16, 0, domains, hierarchy=False)
     trainer = GraphTrainer(graph, student, {"hidden": 1.0}, learning_rate=1e-2, seed=seed)
-    optimizer = Optimizer([student], DistillSettings(learning_rate=2e-2, warmup=0), 200)
+    optimizer = Optimizer(
+        [student], DistillSettings(learning_rate=2e-2, warmup=0), 200, TrainContext.start(DistillSettings(device="cpu"))
+    )
 
     def terms():
         losses = (student(rows).squeeze(-1) - answers).square().mean(dim=1)[None]  # (1, D)

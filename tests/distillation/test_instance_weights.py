@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hrkd_cli.choices import Precision
-from hrkd_cli.distillation.collate import Collate
+from hrkd_cli.distillation.collate import DistillCollate
 from hrkd_cli.distillation.instance_weights import expertise_weights, instance_weights, prototype_scores
 from hrkd_cli.errors import TrainingError, UsageError
 from hrkd_cli.events import Note
@@ -18,6 +18,7 @@ from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup
+from hrkd_cli.training.rows import EncodedSplit
 from interrupted import StopError, run, stop_at
 from tasks import make_task
 
@@ -71,7 +72,7 @@ def weigh(processes=SINGLE_PROCESS):
     encoded = {"a": Encoded([np.zeros(n) for n in (2, 5, 3)], []), "b": Encoded([np.zeros(4)], [])}
     labels = {"a": np.array([1, 0]), "b": np.array([0])}  # the third row of a has none
     context = TrainContext(Arithmetic(Precision.FP32, CPU), processes)
-    return instance_weights(Collate(Told(STATES, LOGITS), (Pads(), encoded), context, labels=labels), 2)
+    return instance_weights(DistillCollate(Told(STATES, LOGITS), EncodedSplit(Pads(), encoded, labels), context), 2)
 
 
 def test_weights_of_rows_with_and_without_a_label():
@@ -109,7 +110,7 @@ def test_means_become_weighted_ones():
     encoded = {domain: Encoded([np.zeros(n) for n in own], []) for domain, own in lengths.items()}
     weights = {"a": np.array([0.5, 9.0, 1.5]), "b": np.array([9.0, 0.3])}
     context = TrainContext(Arithmetic(Precision.FP32, CPU))
-    collate = Collate(None, (Pads(), encoded), context)
+    collate = DistillCollate(None, EncodedSplit(Pads(), encoded, {}), context)
     collate.instance_weights = weights
     found = collate.mean_weights(rows, picks)
     tokens, pairs = 0.5 * 2 + 1.5 * 3, 0.5 * 4 + 1.5 * 9
@@ -127,7 +128,9 @@ def test_equal_weights_change_nothing_and_others_do(teacher, dataset):
     task.student.model.eval()
     rows = {"books": [0, 1, 2], "music": [3, 4, 5]}
     plain = task.loss(task.collate(rows))
-    task.collate.instance_weights = {domain: np.full(len(own), 0.7) for domain, own in task.collate.encoded.items()}
+    task.collate.instance_weights = {
+        domain: np.full(len(own), 0.7) for domain, own in task.collate.rows.encoded.items()
+    }
     torch.testing.assert_close(task.loss(task.collate(rows)).total, plain.total)
     # A weight of 0 leaves a row out.
     for own in task.collate.instance_weights.values():

@@ -8,7 +8,6 @@ from safetensors.torch import load_file
 
 from hrkd_cli.choices import Precision
 from hrkd_cli.data.unlabelled import MoreTexts
-from hrkd_cli.distillation.collate import Collate
 from hrkd_cli.distillation.distill import distill, distill_on
 from hrkd_cli.distillation.setup import DistillSetup
 from hrkd_cli.errors import OutputError, TrainingError, UsageError
@@ -18,6 +17,7 @@ from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.checkpoint import Checkpointer
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.process_group import SINGLE_PROCESS
+from hrkd_cli.training.rows import Collate, encode_split
 from interrupted import StopError, stop_at
 from tiny import make_texts, write_raw
 
@@ -51,8 +51,8 @@ def opened(teacher, dataset, tmp_path, on_event=ignore, **options):
         texts=MoreTexts.read(own, dataset, ignore), name="t", context=context,
     )  # fmt: skip
     run = Checkpointer(tmp_path / "out", SINGLE_PROCESS, {}, resume=False)
-    objective = setup.objective(run, context, run.out)
-    return setup, objective, setup.trainer(objective, run, context)
+    objective = setup.objective(run, run.out)
+    return setup, objective, setup.trainer(objective, run)
 
 
 @pytest.mark.parametrize("options", [{}, {"cache_teacher": "on"}, {"method": "logits"}, {"means": "released"}])
@@ -96,12 +96,12 @@ def test_a_run_that_was_cut_off_does_not_go_on_with_other_texts(tmp_path, teache
 
 def test_labelled_rows_come_first_and_alone_give_the_class_weights(tmp_path, teacher, dataset, folder):
     setup, _, trainer = opened(teacher, dataset, tmp_path, unlabelled=folder, class_weights="balanced")
-    assert {d: len(labels) for d, labels in setup.train.labels.items()} == {"books": 48, "music": 48}
-    assert setup.unlabelled == {"books": 40}
-    assert {d: len(e) for d, e in setup.rows.items()} == {"books": 88, "music": 48}
-    for domain, encoded in setup.train.encoded.items():
-        assert all((a == b).all() for a, b in zip(encoded.ids, setup.rows[domain].ids, strict=False))
-    weights = setup.train.class_weights(setup.heads, setup.settings.class_weights)
+    assert {d: len(labels) for d, labels in setup.rows.labels.items()} == {"books": 48, "music": 48}
+    assert setup.rows.unlabelled == {"books": 40}
+    assert {d: len(e) for d, e in setup.rows.encoded.items()} == {"books": 88, "music": 48}
+    for domain, encoded in encode_split(dataset, "train", setup.rows.encoder).encoded.items():
+        assert all((a == b).all() for a, b in zip(encoded.ids, setup.rows.encoded[domain].ids, strict=False))
+    weights = setup.rows.class_weights(setup.heads, setup.settings.class_weights)
     assert torch.equal(weights, torch.ones(2, 2))
     assert {d: len(rows) for d, rows in next(trainer.make_sampler()).items()} == {"books": 8, "music": 4}
 
@@ -114,7 +114,7 @@ def test_the_loss_of_an_unlabelled_row_is_that_of_the_same_row_with_a_label(tmp_
     setup.student.eval()
     bare = len(texts) + 5
     by_bare = objective.loss(objective.collate({"books": [bare], "music": [0]}))
-    own, lengths = objective.collate.encoded["books"], objective.collate.lengths["books"]
+    own, lengths = objective.collate.rows.encoded["books"], objective.collate.rows.lengths["books"]
     own.ids[5], own.types[5], lengths[5] = own.ids[bare], own.types[bare], lengths[bare]
     by_label = objective.loss(objective.collate({"books": [5], "music": [0]}))
     assert by_bare.total.item() == by_label.total.item()

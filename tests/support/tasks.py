@@ -3,18 +3,17 @@
 import torch
 
 from hrkd_cli.choices import Precision, TeacherCheckpoints
-from hrkd_cli.distillation.collate import Collate
+from hrkd_cli.distillation.collate import DistillCollate
 from hrkd_cli.distillation.objective import DistillObjective
 from hrkd_cli.distillation.teacher_outputs import Comparison, OnlineTeacher
 from hrkd_cli.distillation.teachers import open_teachers
 from hrkd_cli.models.encoding import make_encoder
 from hrkd_cli.models.loading import new_classifier
 from hrkd_cli.models.precision import Arithmetic
-from hrkd_cli.models.sizes import sizes_of
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.context import TrainContext
-from hrkd_cli.training.scoring import encode_split
+from hrkd_cli.training.rows import encode_split
 
 
 def make_task(teacher, dataset, *, arithmetic=Precision.FP32, **options):
@@ -23,8 +22,7 @@ def make_task(teacher, dataset, *, arithmetic=Precision.FP32, **options):
     teachers = open_teachers(teacher, dataset, checkpoints=TeacherCheckpoints.AVERAGE, device=device, name="t")
     heads = DomainHeads.build(dataset.labels)
     encoder = make_encoder(teachers.root, teachers.tokenizer, 16)
-    train = encode_split(dataset, "train", encoder)
-    rows = (encoder, train.encoded)
+    rows = encode_split(dataset, "train", encoder)
     torch.manual_seed(0)
     student = new_classifier(teachers.root.config)
     settings = DistillSettings(max_length=16, **options).resolved()
@@ -32,12 +30,10 @@ def make_task(teacher, dataset, *, arithmetic=Precision.FP32, **options):
     context = TrainContext(Arithmetic(arithmetic, device))
     online = OnlineTeacher(teachers, comparison, rows, own_tokenizer=False, device=device)
     objective = DistillObjective(
-        Collate(online, rows, context, labels=train.labels, pad_to=comparison.pad_to),
+        DistillCollate(online, rows, context, pad_to=comparison.pad_to),
         student,
         heads,
         settings,
         comparison,
-        width=sizes_of(teachers.root.config).width,
-        class_weights=None,
     )
     return objective, teachers.root, student

@@ -28,7 +28,7 @@ from hrkd_cli.training import rows as step_rows
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.loop import LossOutput
 from hrkd_cli.training.optimizer import Optimizer
-from hrkd_cli.training.scoring import EncodedSplit, encode_split
+from hrkd_cli.training.rows import EncodedSplit, encode_split
 from hrkd_cli.training.trainer import Trainer
 from tiny import ARCHITECTURES, make_dataset, write_encoder
 
@@ -129,9 +129,8 @@ def test_the_loss_is_the_sum_of_the_domains_cross_entropies(encoder, dataset, mo
     torch.manual_seed(0)
     model = load_classifier(encoder, heads)
     cut = make_encoder(model, load_tokenizer(encoder), 16)
-    task = FineTuningObjective(
-        model, encode_split(dataset, "train", cut), heads, cut, ClassWeights.NONE, TrainContext.start(TeachSettings())
-    )
+    rows, context = encode_split(dataset, "train", cut), TrainContext.start(TeachSettings())
+    task = FineTuningObjective(model, rows, heads, ClassWeights.NONE, context)
     if apart:
         monkeypatch.setattr(step_rows, "SPARED_TOKENS", 0)
         monkeypatch.setattr(step_rows, "SPARED_SHARE", 0)
@@ -151,7 +150,7 @@ def test_the_loss_is_the_sum_of_the_domains_cross_entropies(encoder, dataset, mo
 
 def test_balanced_class_weights(encoder):
     heads = DomainHeads.build({"books": ("bad", "good")})
-    train = EncodedSplit({}, {"books": np.array([0, 0, 0, 1])})
+    train = EncodedSplit(None, {}, {"books": np.array([0, 0, 0, 1])})
     assert train.class_weights(heads, ClassWeights.BALANCED)[0].tolist() == pytest.approx([4 / 6, 2])
     assert train.class_weights(heads, ClassWeights.NONE) is None
 
@@ -159,7 +158,7 @@ def test_balanced_class_weights(encoder):
 def test_weight_decay_spares_biases_and_normalisation(encoder):
     model = load_classifier(encoder, DomainHeads.build({"books": ("bad", "good")}))
     modules = [model, Projections(3, 4, 2)]
-    decayed, spared = Optimizer(modules, TeachSettings(), 10).adamw.param_groups
+    decayed, spared = Optimizer(modules, TeachSettings(), 10, TrainContext.start(TeachSettings())).adamw.param_groups
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.01, 0.0)
     names = {id(p): name for module in modules for name, p in module.named_parameters()}
     assert {names[id(p)].rsplit(".", 1)[-1] for p in decayed["params"]} == {"weight"}

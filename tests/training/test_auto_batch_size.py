@@ -8,31 +8,44 @@ import torch
 
 from hrkd_cli.choices import Precision
 from hrkd_cli.errors import TrainingError, UsageError
+from hrkd_cli.models.encoding import Encoded
 from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.settings import TeachSettings
 from hrkd_cli.teaching.teach import teach_on
 from hrkd_cli.training.auto_batch_size import batch_size_of
 from hrkd_cli.training.checkpoint import Checkpointer
 from hrkd_cli.training.context import TrainContext
-from hrkd_cli.training.loop import LossOutput
+from hrkd_cli.training.loop import LossOutput, Objective
 from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup
+from hrkd_cli.training.rows import EncodedSplit
 
-LENGTHS = {"a": np.array([3, 9, 5]), "b": np.array([2])}
+LENGTHS = {"a": (3, 9, 5), "b": (2,)}
 OUT_OF_MEMORY = {
     "cpu": lambda: RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory"),
     "cuda": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
 }
 
 
-class Objective:
+class Rows:
+    """Makes batches that are their row numbers; some of the rows of a have no label."""
+
+    def __init__(self, labelled):
+        self.context = None
+        encoded = {domain: Encoded([np.zeros(n) for n in own], []) for domain, own in LENGTHS.items()}
+        self.rows = EncodedSplit(None, encoded, {"a": np.zeros(labelled), "b": np.zeros(1)})
+
+    def __call__(self, rows):
+        return rows
+
+
+class Limited(Objective):
     """Runs out of memory above a number of rows."""
 
-    def __init__(self, holds, error=OUT_OF_MEMORY["cpu"]):
+    def __init__(self, holds, error=OUT_OF_MEMORY["cpu"], labelled=3):
+        self.collate = Rows(labelled)
         self.module = torch.nn.Linear(1, 1)
+        self.modules = [self.module]
         self.holds, self.error, self.seen, self.drawn = holds, error, [], torch.zeros(1)
-
-    def collate(self, rows):
-        return rows
 
     def loss(self, rows):
         self.seen.append(rows)
@@ -52,10 +65,8 @@ def find(tmp_path, objective, size="auto", processes=SINGLE_PROCESS, resume=Fals
     notes = []
     checkpoint = Checkpointer(tmp_path, SINGLE_PROCESS, {}, resume=resume)
     context = TrainContext(Arithmetic(Precision.FP32, torch.device("cpu")), processes, notes.append)
-    found = batch_size_of(
-        TeachSettings(batch_size=size), objective, [objective.module], LENGTHS, checkpoint=checkpoint, context=context,
-        **more,
-    )  # fmt: skip
+    objective.collate.context = context
+    found = batch_size_of(TeachSettings(batch_size=size), objective, checkpoint, **more)  # fmt: skip
     assert objective.module.weight.grad is None
     assert objective.drawn == 0
     return found, notes, checkpoint
@@ -64,7 +75,7 @@ def find(tmp_path, objective, size="auto", processes=SINGLE_PROCESS, resume=Fals
 @pytest.mark.parametrize("error", OUT_OF_MEMORY.values(), ids=OUT_OF_MEMORY)
 @pytest.mark.parametrize(("holds", "size"), [(10**9, 32), (63, 16), (16, 8), (2, 1)])
 def test_the_largest_power_of_two_that_fits(tmp_path, holds, size, error):
-    objective = Objective(holds, error)
+    objective = Limited(holds, error)
     found, notes, _ = find(tmp_path, objective)
     assert found == size
     assert f"--batch-size auto: {size} rows" in notes[0].text
@@ -73,43 +84,43 @@ def test_the_largest_power_of_two_that_fits(tmp_path, holds, size, error):
 
 def test_nothing_fits(tmp_path):
     with pytest.raises(TrainingError, match="not even one row of each domain"):
-        find(tmp_path, Objective(1))
+        find(tmp_path, Limited(1))
 
 
 def test_other_errors_are_not_hidden(tmp_path):
     with pytest.raises(RuntimeError, match="shapes"):
-        find(tmp_path, Objective(1, lambda: RuntimeError("shapes do not match")))
+        find(tmp_path, Limited(1, lambda: RuntimeError("shapes do not match")))
 
 
 def test_a_number_is_taken_as_it_is(tmp_path):
-    objective = Objective(1)
+    objective = Limited(1)
     assert find(tmp_path, objective, 12)[:2] == (12, [])
     assert objective.seen == []
 
 
 def test_a_step_smaller_than_the_processes_is_refused(tmp_path):
-    find(tmp_path, Objective(1), 2, ProcessGroup(0, 4))
+    find(tmp_path, Limited(1), 2, ProcessGroup(0, 4))
     with pytest.raises(UsageError, match="a step has 2 rows, fewer than processes"):
-        find(tmp_path, Objective(1), 1, ProcessGroup(0, 3))
+        find(tmp_path, Limited(1), 1, ProcessGroup(0, 3))
 
 
 def test_rows_on_top_count(tmp_path):
-    objective = Objective(12)
-    assert find(tmp_path, objective, extra={"a": 3.0})[0] == 2  # 2 + 6 of a, 2 of b
-    assert find(tmp_path, objective, factor=3)[0] == 2
+    objective = Limited(12, labelled=2)
+    assert find(tmp_path, objective, unlabelled_share=0.75)[0] == 2  # 2 + 6 of a, 2 of b
+    assert find(tmp_path, Limited(12), factor=3)[0] == 2
 
 
 def test_what_was_found_is_remembered(tmp_path):
-    _, _, checkpoint = find(tmp_path, Objective(16))
+    _, _, checkpoint = find(tmp_path, Limited(16))
     checkpoint.save(1)
-    objective = Objective(4)
+    objective = Limited(4)
     assert find(tmp_path, objective, resume=True)[:2] == (8, [])
     assert objective.seen == []
 
 
 def test_processes_agree_on_the_smallest_and_none_waits(tmp_path, monkeypatch):
     """Sums over processes are left out of the trials: a process that ran out of memory would not answer."""
-    processes, objective = ProcessGroup(0, 2), Objective(16)
+    processes, objective = ProcessGroup(0, 2), Limited(16)
     monkeypatch.setattr(ProcessGroup, "all_gather", lambda self, tensor: [tensor, torch.tensor([4])])
     loss = objective.loss
     objective.loss = lambda rows: processes.all_reduce(torch.ones(3)) is not None and loss(rows)

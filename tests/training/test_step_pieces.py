@@ -71,11 +71,11 @@ def test_rows_are_padded_to_the_longest_of_a_piece_or_as_released(teacher, datas
     rows = {"books": [0, 1, 2], "music": [3, 4]}
     objective, _, _ = make_task(teacher, dataset, graph="uniform")
     (batch,) = objective.collate(rows)
-    longest = max(objective.collate.lengths[domain][row] for domain, chosen in rows.items() for row in chosen)
-    assert batch.student.mask.shape == (5, longest)
+    longest = max(objective.collate.rows.lengths[domain][row] for domain, chosen in rows.items() for row in chosen)
+    assert batch.tokens.mask.shape == (5, longest)
     objective, _, _ = make_task(teacher, dataset, graph="uniform", means="released")
     (batch,) = objective.collate(rows)
-    assert batch.student.mask.shape == (5, 16)
+    assert batch.tokens.mask.shape == (5, 16)
 
 
 def test_bf16_pieces_are_bf16_whole(teacher, dataset, monkeypatch):

@@ -104,16 +104,14 @@ def distill_on(
     setup = DistillSetup.open(path, chosen, settings, tokenizer=tokenizer, texts=texts, name=name, context=context)
     general, about = None, {}
     if texts.general is not None:
-        general = general_distillation(
-            setup, texts.general, fingerprint, out=out, force=force, resume=resume, context=context
-        )
+        general = general_distillation(setup, texts.general, fingerprint, out=out, force=force, resume=resume)
         record = read_json_or_empty(general / MODEL.run)
         about = {"general": {"key": record["key"], **record["results"]}}
     with run_folder(out, key=key, options=options, resume=resume, context=context) as run:
-        objective = setup.objective(run, context, out)
+        objective = setup.objective(run, out)
         if general is not None:
             load_general(general, objective)
-        trainer = setup.trainer(objective, run, context)
+        trainer = setup.trainer(objective, run)
         trainer.run()
         result = write_model_folder(
             trainer,

@@ -19,6 +19,7 @@ from hrkd_cli.distillation.setup import DistillSetup
 from hrkd_cli.events import Note, StageDone
 from hrkd_cli.layout import GENERAL, MODEL
 from hrkd_cli.machine import versions
+from hrkd_cli.models.encoding import Encoder
 from hrkd_cli.models.folder import model_fingerprint, write_json
 from hrkd_cli.models.loading import resolve
 from hrkd_cli.models.student_init import student_spec_is_path
@@ -26,7 +27,7 @@ from hrkd_cli.predict.folder import read_json_or_empty
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings, TrainingSettings
 from hrkd_cli.training.context import TrainContext
-from hrkd_cli.training.scoring import EncodedSplit
+from hrkd_cli.training.rows import EncodedSplit
 from hrkd_cli.training.stage_folder import check_stage_output, run_folder, run_key
 
 STAGE, DOMAIN, WEIGHTS = "general", "texts", "general.safetensors"
@@ -34,9 +35,10 @@ SHARED = ("student", "init", "hidden_weight", "attention_weight", "means", "cach
 
 
 def general_distillation(
-    task: DistillSetup, texts: BareTexts, teacher: str, *, out: Path, force: bool, resume: bool, context: TrainContext
+    task: DistillSetup, texts: BareTexts, teacher: str, *, out: Path, force: bool, resume: bool
 ) -> Path:
     """Train the student of ``task``, or find out that it was done; return the folder. ``teacher`` is a fingerprint."""
+    context = task.context
     names = [*(f.name for f in fields(TrainingSettings)), *SHARED]
     own = {name: getattr(task.settings, name) for name in names} | {"epochs": task.settings.general_epochs}
     settings = DistillSettings(**own, method=Method.TINYBERT, prediction_weight=0).resolved()
@@ -51,9 +53,9 @@ def general_distillation(
     context.on_event(Note(f"general distillation: {texts.count:,} texts, into {folder}"))
     with run_folder(folder, key=key, options=options, resume=resume, context=context) as run:
         setup = _setup(task, texts, settings)
-        objective = setup.objective(run, context, out)
+        objective = setup.objective(run, out)
         _freeze_unused(objective, context)
-        trainer = setup.trainer(objective, run, context, stage=STAGE, factor=domains)
+        trainer = setup.trainer(objective, run, stage=STAGE, factor=domains)
         trainer.run()
         if context.processes.is_main:
             named = _modules(objective).named_parameters()
@@ -81,12 +83,18 @@ def _setup(task: DistillSetup, texts: BareTexts, settings: DistillSettings) -> D
     """Return the setup of a single domain, taught by the teacher that is best on average."""
     heads, root = DomainHeads({DOMAIN: ("any",)}, {DOMAIN: (0,)}, 1), task.teachers.root
     teachers = replace(task.teachers, models={DOMAIN: root}, heads=heads, folders={DOMAIN: task.teachers.path})
-    rows, reader = {DOMAIN: task.encoder.encode(texts.rows[""])}, task.teacher_rows[0]
-    same = task.teacher_rows[1] is task.rows
-    teacher_rows = (reader, rows if same else {DOMAIN: reader.encode(texts.rows[""])})
-    train = EncodedSplit(rows, {DOMAIN: np.zeros(texts.count, dtype=np.int64)})
-    setup = replace(task, settings=settings, teachers=teachers, heads=heads, dev=None)
-    return replace(setup, teacher_rows=teacher_rows, rows=rows, train=train)
+    rows = teacher_rows = _encode(texts, task.rows.encoder)
+    if task.teacher_rows is not task.rows:
+        teacher_rows = _encode(texts, task.teacher_rows.encoder)
+    return replace(
+        task, settings=settings, teachers=teachers, heads=heads, dev=None, rows=rows, teacher_rows=teacher_rows
+    )
+
+
+def _encode(texts: BareTexts, encoder: Encoder) -> EncodedSplit:
+    """Encode texts that all have the same label."""
+    labels = {DOMAIN: np.zeros(texts.count, dtype=np.int64)}
+    return EncodedSplit(encoder, {DOMAIN: encoder.encode(texts.rows[""])}, labels)
 
 
 def _freeze_unused(objective: DistillObjective, context: TrainContext) -> None:

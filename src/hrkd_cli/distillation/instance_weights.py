@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hrkd_cli.distillation.collate import Collate
+from hrkd_cli.distillation.collate import DistillCollate
 from hrkd_cli.distillation.teacher_outputs import BATCH_TOKENS, batches_of
 from hrkd_cli.errors import TrainingError
 from hrkd_cli.events import Note, Progress
@@ -47,7 +47,7 @@ def expertise_weights(scores: Tensor, probabilities: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def instance_weights(collate: Collate, width: int) -> dict[str, np.ndarray]:
+def instance_weights(collate: DistillCollate, width: int) -> dict[str, np.ndarray]:
     """Return lambda of every row by domain, float64; runs the teachers once on every row, each process its part.
 
     ``width`` is that of the teachers' hidden states.
@@ -58,7 +58,7 @@ def instance_weights(collate: Collate, width: int) -> dict[str, np.ndarray]:
     context, processes = collate.context, collate.context.processes
     sums = torch.zeros(len(collate.domains), width, device=context.device)
     seen: list[tuple[int, list[int], Tensor, Tensor]] = []  # domain, rows, embeddings, probabilities
-    counts = [len(lengths) for lengths in collate.lengths.values()]
+    counts = [len(lengths) for lengths in collate.rows.lengths.values()]
     done = 0
     for number, rows in processes.shard(_batches(collate)):
         domain = collate.domains[number]
@@ -68,12 +68,11 @@ def instance_weights(collate: Collate, width: int) -> dict[str, np.ndarray]:
             found = batch.teacher()
         assert found.hidden is not None
         # Padding may hold anything, also what is not a number.
-        mask = batch.student.mask
+        mask = batch.tokens.mask
         states = torch.where(mask[..., None], found.hidden[-1].float(), 0.0)
         embeddings = states.sum(dim=1) / mask.sum(dim=1, keepdim=True)  # (R, H)
         # By itself and not by index_add_, whose order is open on a GPU: a run that goes on finds the same weights.
         sums[number] += embeddings.sum(dim=0)
-        assert batch.labels is not None
         shares = found.logits.float().softmax(dim=-1)
         own = shares.gather(1, batch.labels.targets[:, None])[:, 0]
         probabilities = torch.where(batch.labels.rows > 0, own, shares.max(dim=-1).values)
@@ -94,10 +93,10 @@ def instance_weights(collate: Collate, width: int) -> dict[str, np.ndarray]:
     return found_by_domain
 
 
-def _batches(collate: Collate) -> list[tuple[int, list[int]]]:
+def _batches(collate: DistillCollate) -> list[tuple[int, list[int]]]:
     """Return the rows of each domain, by number, in batches of similar length."""
     found = []
-    for number, lengths in enumerate(collate.lengths.values()):
+    for number, lengths in enumerate(collate.rows.lengths.values()):
         rows = np.argsort(-lengths, kind="stable").tolist()
         padded = lengths if collate.pad_to is None else np.full_like(lengths, collate.pad_to)
         tokens = BATCH_TOKENS[collate.context.device.type]

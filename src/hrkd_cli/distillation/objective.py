@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hrkd_cli.choices import Graph
-from hrkd_cli.distillation.collate import Collate, DistillBatch
+from hrkd_cli.distillation.collate import DistillBatch, DistillCollate
 from hrkd_cli.distillation.graph_trainer import GraphTrainer
 from hrkd_cli.distillation.teacher_outputs import Comparison
 from hrkd_cli.method import (
@@ -31,14 +31,14 @@ from hrkd_cli.models.capture import Capture
 from hrkd_cli.models.sizes import sizes_of
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
-from hrkd_cli.training.loop import LossOutput, Rows
+from hrkd_cli.training.loop import LossOutput, Objective
 from hrkd_cli.training.optimizer import Optimizer
-from hrkd_cli.training.rows import LabelGather, hold_back, picks_of
+from hrkd_cli.training.rows import LabelGather, Rows, hold_back, picks_of
 
 HELD_ROWS = 16  # of each domain, in an update of the graph
 
 
-class DistillObjective:
+class DistillObjective(Objective):
     """Runs the student on a step's rows and compares it with its teachers (sections 3.1 to 3.4 of the paper).
 
     Args:
@@ -47,25 +47,20 @@ class DistillObjective:
         heads: the student's outputs.
         settings: resolved settings (see DistillSettings.resolved).
         comparison: see Comparison.
-        width: H, of the teacher.
-        class_weights: (D, C) factors of the classes' terms; None where all count the same.
     """
 
     def __init__(
         self,
-        collate: Collate,
+        collate: DistillCollate,
         student: Any,
         heads: DomainHeads,
         settings: DistillSettings,
         comparison: Comparison,
-        *,
-        width: int,
-        class_weights: Tensor | None,
     ) -> None:
-        self.collate = collate
+        self.collate: DistillCollate = collate
+        self.heads = heads
         self.settings = settings
         self.comparison = comparison
-        self.held_back: dict[str, list[int]] = {}  # numbers of the rows that a learned graph is judged on
         self.precision, self.processes = collate.context.precision, collate.context.processes
         self.device = collate.context.device
         self.weights = {loss.name: weight for loss, weight in comparison.losses.items()}
@@ -73,18 +68,21 @@ class DistillObjective:
         counts = [len(labels) for labels in heads.labels.values()]
         self.mean_classes = sum(counts) / self.domains
         self.columns = LabelGather(heads, heads.domains, self.device)
-        self.class_weights = None if class_weights is None else class_weights.to(self.device)
+        class_weights = collate.rows.class_weights(heads, settings.class_weights)
+        self.class_weights = None if class_weights is None else class_weights.to(self.device)  # (D, C)
         layers = sizes_of(student.config).layers if comparison.layers else 0
         self.student = Capture(student, range(1, layers + 1), attention=comparison.needs(Need.ATTENTION))
         self.projections: Projections | None = None
         self.graph: DomainGraph | LearnedGraph | None = None
         self.graph_trainer: GraphTrainer | None = None
         torch.manual_seed(settings.seed)
+        self.modules = [student]
         if layers:
-            own = sizes_of(student.config).width
+            own, width = sizes_of(student.config).width, comparison.width
             # The released start is kept with the released means, for those who reproduce the paper.
             near = own == width and comparison.pad_to is None
             self.projections = Projections(own, width, layers, around_identity=near).to(self.device)
+            self.modules.append(self.projections)
             self._make_graph(student, (width, layers, self.domains))
 
     def _make_graph(self, student: nn.Module, shape: tuple[int, int, int]) -> None:
@@ -95,7 +93,7 @@ class DistillObjective:
             graph.to(self.device).generator = torch.Generator(self.device)
         elif settings.graph is Graph.LEARNED:
             seed = f"{settings.seed}/held back"
-            labels = self.collate.labels.items()
+            labels = self.collate.rows.labels.items()
             self.held_back = {d: hold_back(own, settings.held_back, f"{seed}/{d}") for d, own in labels}
             self.graph = learned = LearnedGraph(*shape, hierarchy=bool(settings.hierarchy)).to(self.device)
             self.graph_trainer = GraphTrainer(
@@ -129,8 +127,7 @@ class DistillObjective:
         if not picks:
             return sum((p.sum() * 0 for p in self.student.model.parameters()), torch.zeros((), device=self.device))
         batch = self.collate.batch(rows, picks, teacher=False)
-        assert batch.labels is not None
-        logits = self.columns.take(self.student.model(**batch.student.inputs).logits, batch.domains)
+        logits = self.columns.take(self.student.model(**batch.tokens.inputs).logits, batch.domains)
         return label_terms(logits, batch.labels, batch.weights.domains, self._class_weights(batch)).mean()
 
     def loss(self, batch: Sequence[DistillBatch]) -> LossOutput:
@@ -145,18 +142,14 @@ class DistillObjective:
     def domain_losses(self, batch: Sequence[DistillBatch]) -> DomainLosses:
         """Run one step's rows; return the losses of all domains, of all processes together."""
         own = reduce(operator.add, map(self._piece_losses, batch))
-        if self.processes.size == 1:
-            return own
-        parts = {**own.losses} if own.prototypes is None else {**own.losses, "": own.prototypes}
         with self.precision.exact():
-            flat = self.processes.all_reduce(torch.cat([part.reshape(-1) for part in parts.values()]))
-            split = torch.split(flat, [part.numel() for part in parts.values()])
-            whole = {name: t.view_as(parts[name]) for name, t in zip(parts, split, strict=True)}
-        return DomainLosses(whole, whole.pop("", None))
+            losses = {name: self.processes.all_reduce(loss) for name, loss in own.losses.items()}
+            prototypes = None if own.prototypes is None else self.processes.all_reduce(own.prototypes)
+        return DomainLosses(losses, prototypes)
 
     def _piece_losses(self, batch: DistillBatch) -> DomainLosses:
         teacher = None if batch.teacher is None else batch.teacher()
-        seen = self.student(batch.student)
+        seen = self.student(batch.tokens)
         projected = seen.hidden if self.projections is None or seen.hidden is None else self.projections(seen.hidden)
         given = LossInput(
             teacher,

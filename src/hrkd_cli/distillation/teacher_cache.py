@@ -108,7 +108,7 @@ class CachedTeacher:
         layers = len(online.layers)
         self.vectors = {"hidden": layers + 1} if layers else {}  # of H numbers for each token
         self.vectors |= dict.fromkeys(("queries", "keys"), layers) if online.attention else {}
-        self.lengths = {domain: encoded.lengths() for domain, encoded in online.encoded.items()}
+        self.lengths = online.rows.lengths
         self.shards: list[tuple[str, np.ndarray]] = []  # domain and row numbers
         # For each row its shard, its number there, and its first and last + 1 token there.
         self.places = {domain: np.zeros((len(own), 4), dtype=np.int64) for domain, own in self.lengths.items()}
@@ -137,7 +137,7 @@ class CachedTeacher:
         key = {
             "format": FORMAT,
             "teachers": {domain: prints[teachers.folders[domain]] for domain in online.domains},
-            "texts": {domain: _fingerprint(online.encoded[domain]) for domain in online.domains},
+            "texts": {domain: _fingerprint(online.rows.encoded[domain]) for domain in online.domains},
             "labels": {domain: list(teachers.heads.labels[domain]) for domain in online.domains},
             "layers": list(online.layers),
             "attention": online.attention,
@@ -204,7 +204,7 @@ class CachedTeacher:
         parts: dict[str, list[Tensor]] = {name: [] for name in (*self.vectors, "logits")}
         done = 0
         for own in batches_of(rows.tolist(), self.lengths[domain], BATCH_TOKENS[precision.device.type]):
-            batch = online.encoder.collate(online.encoded[domain], own, precision.device)
+            batch = online.rows.encoder.collate(online.rows.encoded[domain], own, precision.device)
             outputs = online.load([(domain, row) for row in own], batch)
             with precision.forward():
                 found = outputs()

@@ -15,10 +15,10 @@ from hrkd_cli.choices import Means
 from hrkd_cli.distillation.teachers import Teachers
 from hrkd_cli.method import LOSSES, Loss, Need, Outputs, weighted_losses
 from hrkd_cli.models.capture import Capture, layer_map
-from hrkd_cli.models.encoding import Batch, Encoded, Encoder, to_device
+from hrkd_cli.models.encoding import Batch, to_device
 from hrkd_cli.models.sizes import sizes_of
 from hrkd_cli.settings import DistillSettings
-from hrkd_cli.training.rows import LabelGather, Pick
+from hrkd_cli.training.rows import EncodedSplit, LabelGather, Pick
 
 BATCH_TOKENS = {"cpu": 1024, "cuda": 65536, "mps": 8192}  # padded tokens of a batch that only the teacher runs
 
@@ -30,20 +30,23 @@ class Comparison:
     Attributes:
         losses: those that have a weight, with their weights.
         layers: matched teacher layers, 1-based, one for each student layer; empty for logits only.
+        width: H, of the teacher.
         pad_to: tokens that all rows are padded to where means run over padding too (released code); else None.
     """
 
     losses: Mapping[Loss, float]
     layers: tuple[int, ...]
+    width: int
     pad_to: int | None
 
     @classmethod
     def of(cls, settings: DistillSettings, teacher: Any, student: Any) -> Comparison:
         """Read it off resolved settings and the models' configurations."""
         weights = {loss.name: getattr(settings, f"{loss.name}_weight") for loss in LOSSES}
-        layers = layer_map(sizes_of(teacher).layers, sizes_of(student).layers) if settings.compares else ()
+        sizes = sizes_of(teacher)
+        layers = layer_map(sizes.layers, sizes_of(student).layers) if settings.compares else ()
         losses = weighted_losses(weights, layers=settings.compares)
-        return cls(losses, layers, settings.max_length if settings.means is Means.RELEASED else None)
+        return cls(losses, layers, sizes.width, settings.max_length if settings.means is Means.RELEASED else None)
 
     def needs(self, *what: Need) -> bool:
         """Tell whether a loss looks at any of these."""
@@ -67,7 +70,7 @@ class OnlineTeacher:
     Args:
         teachers: one for each domain.
         comparison: what of them is compared.
-        rows: the training data as the teachers see it: (encoder, token ids by domain).
+        rows: the training data as the teachers see it.
         own_tokenizer: whether the student sees it differently.
         device: where the models are.
     """
@@ -76,7 +79,7 @@ class OnlineTeacher:
         self,
         teachers: Teachers,
         comparison: Comparison,
-        rows: tuple[Encoder, Mapping[str, Encoded]],
+        rows: EncodedSplit,
         *,
         own_tokenizer: bool,
         device: torch.device,
@@ -84,7 +87,7 @@ class OnlineTeacher:
         self.teachers = teachers
         self.layers = comparison.layers
         self.attention = comparison.needs(Need.ATTENTION)
-        self.encoder, self.encoded = rows
+        self.rows = rows
         self.own_tokenizer = own_tokenizer
         self.pad_to = comparison.pad_to
         self.device = device
@@ -96,8 +99,8 @@ class OnlineTeacher:
     def load(self, picks: Sequence[Pick], batch: Batch) -> Callable[[], Outputs]:
         """See TeacherOutputs."""
         if self.own_tokenizer:
-            own = [(self.encoded[domain], row) for domain, row in picks]
-            batch = self.encoder.collate_rows(own, self.device, pad_to=self.pad_to)
+            own = [(self.rows.encoded[domain], row) for domain, row in picks]
+            batch = self.rows.encoder.collate_rows(own, self.device, pad_to=self.pad_to)
         models = np.array([id(self.teachers.models[domain]) for domain, _ in picks])
         rows = {
             int(m): to_device(torch.from_numpy(np.flatnonzero(models == m)), self.device) for m in np.unique(models)

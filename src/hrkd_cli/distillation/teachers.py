@@ -22,7 +22,8 @@ from hrkd_cli.predict.folder import read_json, read_json_or_empty
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.context import TrainContext
-from hrkd_cli.training.scoring import check_length, encode_split, score
+from hrkd_cli.training.rows import encode_split
+from hrkd_cli.training.scoring import check_length, score
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ def check_teachers(
     if settings.method is not Method.LABELS:  # there it gives the student its start and its tokenizer alone
         dev = encode_split(dataset, "dev", encoder)
         context.on_event(Note("scoring the teacher on the dev split"))
-        scores = score(teachers.models, dev, teachers.heads, encoder, context.precision, context.processes)
+        scores = score(teachers.models, dev, teachers.heads, context)
         for domain, scored in scores.items():
             _check_strength(domain, scored.accuracy, dev.labels[domain], settings.allow_weak_teacher, name, context)
     return encoder

@@ -4,34 +4,30 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hrkd_cli.choices import ClassWeights
-from hrkd_cli.data.batching import Sampler
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.opening import load_for_training
 from hrkd_cli.events import OnEvent, StageDone, ignore
 from hrkd_cli.layout import DATASET_OUT, TEACHER_OUT
 from hrkd_cli.models.capture import Capture
-from hrkd_cli.models.encoding import Batch, Encoder, make_encoder, to_device
+from hrkd_cli.models.encoding import make_encoder
 from hrkd_cli.models.folder import model_fingerprint
 from hrkd_cli.models.loading import load_classifier, load_tokenizer, resolve
 from hrkd_cli.outputs import check_apart
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import TeachSettings
-from hrkd_cli.training.auto_batch_size import batch_size_of
 from hrkd_cli.training.context import TrainContext
-from hrkd_cli.training.loop import LossOutput, Objective, Rows
-from hrkd_cli.training.rows import LabelGather, Pick, picks_of, pieces_of
-from hrkd_cli.training.scoring import EncodedSplit, check_length, check_trainable, encode_split
+from hrkd_cli.training.loop import LossOutput, Objective
+from hrkd_cli.training.rows import Collate, EncodedSplit, LabelGather, TrainBatch, encode_split
+from hrkd_cli.training.scoring import check_length, check_trainable
 from hrkd_cli.training.stage_folder import (
     TrainResult,
     check_stage_output,
@@ -108,29 +104,9 @@ def teach_on(
     encoder = make_encoder(model, tokenizer, settings.max_length, settings.truncate)
     model.to(context.device)
     train, dev = (encode_split(dataset, split, encoder) for split in ("train", "dev"))
-    objective = FineTuningObjective(model, train, heads, encoder, settings.class_weights, context)
-    lengths = objective.lengths
+    objective = FineTuningObjective(model, train, heads, settings.class_weights, context)
     with run_folder(out, key=key, options=settings.decisive(), resume=resume, context=context) as run:
-        size = batch_size_of(settings, objective, [model], lengths, checkpoint=run, context=context)
-        trainer = Trainer(
-            stage="teach",
-            model=model,
-            objective=objective,
-            make_sampler=lambda: Sampler(
-                {domain: len(own) for domain, own in lengths.items()},
-                batch_size=size,
-                sampling=settings.sampling,
-                seed=settings.seed,
-                lengths={domain: own.tolist() for domain, own in lengths.items()},
-            ),
-            heads=heads,
-            encoder=encoder,
-            dev=dev,
-            best_by_domain=True,
-            settings=settings,
-            checkpoint=run,
-            context=context,
-        )
+        trainer = Trainer("teach", objective, settings, run, dev, best_by_domain=True)
         trainer.run()
         what = f"A multi-domain text classifier, `{name}` fine-tuned with hrkd-cli {__version__}."
         models = {"start": {"name": name, "fingerprint": fingerprint}}
@@ -144,56 +120,28 @@ def teach_key(fingerprint: str, dataset: Dataset, settings: TeachSettings) -> st
     return run_key(stage="teach", model=fingerprint, data=dataset.fingerprint, options=settings.decisive())
 
 
-@dataclass(frozen=True, slots=True)
-class TeachBatch:
-    """R rows of a step on the device."""
-
-    batch: Batch
-    domains: Tensor  # (R,), each row's domain by number
-    labels: Tensor  # (R,), among those of its domain
-    weights: Tensor  # (R,), adding up to 1 in each domain of the whole step
-
-
-@dataclass(eq=False)
 class FineTuningObjective(Objective):
-    """Cross-entropy of every domain's rows, summed over domains, for a classifier and its outputs and encoder."""
+    """Cross-entropy of every domain's rows, summed over domains, for a classifier and its outputs.
 
-    model: Any
-    train: EncodedSplit
-    heads: DomainHeads
-    encoder: Encoder
-    class_weights: ClassWeights
-    context: TrainContext
+    With class weights the mean over a domain's rows of a step is a weighted one.
+    """
 
-    def __post_init__(self) -> None:
-        self.capture = Capture(self.model, (), attention=False)
-        self.lengths = {domain: encoded.lengths() for domain, encoded in self.train.encoded.items()}
-        self.own_logits = LabelGather(self.heads, self.heads.domains, self.context.device)
-        # The weight of each row by its label.
-        self.weights = {domain: np.ones(len(labels)) for domain, labels in self.train.labels.items()}
-        table = self.train.class_weights(self.heads, self.class_weights)
+    def __init__(
+        self, model: Any, train: EncodedSplit, heads: DomainHeads, class_weights: ClassWeights, context: TrainContext
+    ) -> None:
+        self.modules, self.heads = [model], heads
+        self.capture = Capture(model, (), attention=False)
+        self.own_logits = LabelGather(heads, heads.domains, context.device)
+        weights, table = None, train.class_weights(heads, class_weights)
         if table is not None:
-            of_domain = zip(self.heads.domains, table.double().numpy(), strict=True)
-            self.weights = {domain: weights[self.train.labels[domain]] for domain, weights in of_domain}
+            of_domain = zip(heads.domains, table.double().numpy(), strict=True)
+            weights = {domain: of_classes[train.labels[domain]] for domain, of_classes in of_domain}
+        self.collate = Collate(train, context, label_weights=weights)
 
-    def collate(self, rows: Rows) -> list[TeachBatch]:
-        """Return this process's part of a step, in pieces of similar length."""
-        sums = {domain: self.weights[domain][list(chosen)].sum() for domain, chosen in rows.items()}
-        picks = picks_of(rows, self.context.processes)
-        return [self._collate(piece, sums) for piece in pieces_of(picks, self.lengths, self.context.device)]
-
-    def _collate(self, picks: Sequence[Pick], sums: Mapping[str, float]) -> TeachBatch:
-        device = self.context.device
-        batch = self.encoder.collate_rows([(self.train.encoded[d], row) for d, row in picks], device)
-        domains = torch.tensor([self.heads.domains.index(d) for d, _ in picks])
-        labels = torch.tensor([int(self.train.labels[d][row]) for d, row in picks])
-        weights = torch.tensor([self.weights[d][row] / sums[d] for d, row in picks], dtype=torch.float32)
-        return TeachBatch(batch, *(to_device(tensor, device) for tensor in (domains, labels, weights)))
-
-    def loss(self, batch: Sequence[TeachBatch]) -> LossOutput:
+    def loss(self, batch: Sequence[TrainBatch]) -> LossOutput:
         """Run one step's rows through the model."""
-        return LossOutput(self.context.processes.all_reduce(reduce(operator.add, map(self._loss, batch))))
+        return LossOutput(self.collate.context.processes.all_reduce(reduce(operator.add, map(self._loss, batch))))
 
-    def _loss(self, batch: TeachBatch) -> Tensor:
-        logits = self.own_logits.take(self.capture(batch.batch).logits.float(), batch.domains)
-        return (F.cross_entropy(logits, batch.labels, reduction="none") * batch.weights).sum()
+    def _loss(self, batch: TrainBatch) -> Tensor:
+        logits = self.own_logits.take(self.capture(batch.tokens).logits.float(), batch.domains)
+        return (F.cross_entropy(logits, batch.labels.targets, reduction="none") * batch.labels.rows).sum()

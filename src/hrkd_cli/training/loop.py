@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from hrkd_cli.models.precision import Arithmetic
+from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.training.optimizer import Optimizer
+from hrkd_cli.training.rows import Collate, Rows
 
-Rows = Mapping[str, Sequence[int]]
 T = TypeVar("T")
 
 AHEAD = 4  # batches prepared while the GPU works
@@ -38,20 +37,27 @@ class LossOutput:
     layer_ratios: tuple[Tensor, ...] = ()
 
 
-class Objective(Protocol):
-    """What is minimized: knows models and data, not the schedule."""
+class Objective:
+    """What is minimized: knows models and data, not the schedule.
 
-    def collate(self, rows: Rows) -> Any:
-        """Make a batch of the given train rows of every domain; may run in another thread, ahead of time."""
-        ...
+    Attributes:
+        modules: those that are trained: first the model whose weights are kept, then what is dropped afterwards.
+        heads: outputs of that model.
+        collate: makes batches; may run in another thread, ahead of time.
+        held_back: numbers of train rows by domain that no step draws.
+    """
+
+    modules: list[nn.Module]
+    heads: DomainHeads
+    collate: Collate
+    held_back: Mapping[str, Sequence[int]] = {}
 
     def loss(self, batch: Any) -> LossOutput:
         """Run the models on a batch."""
-        ...
+        raise NotImplementedError
 
     def on_step_start(self, number: int, batch: Any, optimizer: Optimizer) -> None:
         """Do what comes before a step; ``batch`` is its first."""
-        return
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs beyond the trained modules: tensors and plain values by name."""
@@ -59,7 +65,19 @@ class Objective(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict()`` returned."""
-        return
+
+    def dry_run(self, rows: Rows) -> None:
+        """Run a forward and a backward pass that leave neither gradients nor a changed state behind."""
+        state = copy.deepcopy(self.state_dict())
+        try:
+            with self.collate.context.precision.forward():
+                loss = self.loss(self.collate(rows)).total
+            loss.backward()  # type: ignore[no-untyped-call]
+            float(loss.detach())  # waits for a GPU
+        finally:
+            for module in self.modules:
+                module.zero_grad()
+            self.load_state_dict(state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +106,6 @@ def train_step(
     objective: Objective,
     batches: Iterator[tuple[Rows, Any]],
     optimizer: Optimizer,
-    precision: Arithmetic,
     *,
     number: int,
     accumulate: int = 1,
@@ -97,6 +114,7 @@ def train_step(
 
     ``batches`` are pairs of rows and what the objective made of them.
     """
+    precision = objective.collate.context.precision
     losses: dict[str, Tensor] = {}
     examples = 0
     for part in range(accumulate):
@@ -116,18 +134,6 @@ def train_step(
         tensors["ratios"] = loss.ratios.detach().float()
     tensors |= {f"layer.{n}": r.detach().float().mean(dim=0) for n, r in enumerate(loss.layer_ratios, 1)}
     return StepOutput(number, rate, examples, tuple(losses), tensors, precision.scaler is not None)
-
-
-@contextlib.contextmanager
-def dry_run(objective: Objective, modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Let forward and backward passes inside leave neither gradients nor a changed state of the objective."""
-    state = copy.deepcopy(objective.state_dict())
-    try:
-        yield
-    finally:
-        for module in modules:
-            module.zero_grad()
-        objective.load_state_dict(state)
 
 
 def prefetch(

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.settings import TrainingSettings
-from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup
+from hrkd_cli.training.context import TrainContext
 
 MAX_GRADIENT_NORM = 1.0
 
@@ -18,22 +17,16 @@ MAX_GRADIENT_NORM = 1.0
 class Optimizer:
     """AdamW for all parameters of some modules, linear warmup then linear decay to 0, gradient norm clipped at 1.
 
-    Weight decay spares biases and normalization weights: everything that is not a matrix. ``arithmetic`` scales fp16
-    gradients; those of the processes add up.
+    Weight decay spares biases and normalization weights: everything that is not a matrix. Gradients of the processes
+    add up.
     """
 
     def __init__(
-        self,
-        modules: Sequence[nn.Module],
-        settings: TrainingSettings,
-        steps: int,
-        *,
-        arithmetic: Arithmetic | None = None,
-        processes: ProcessGroup = SINGLE_PROCESS,
+        self, modules: Sequence[nn.Module], settings: TrainingSettings, steps: int, context: TrainContext
     ) -> None:
         self.parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-        self.scaler = None if arithmetic is None else arithmetic.scaler
-        self.processes = processes
+        self.scaler = context.precision.scaler
+        self.processes = context.processes
         self.peak_rate, self.steps, self.warmup = settings.learning_rate, steps, int(steps * settings.warmup)
         self.done = 0
         decayed = [p for p in self.parameters if p.dim() >= 2 and not getattr(p, "no_decay", False)]

@@ -171,15 +171,16 @@ def write_model_folder(
     )
     if not trainer.context.processes.is_main:
         return result
+    heads, tokenizer = trainer.objective.heads, trainer.objective.collate.rows.encoder.tokenizer
     cut: dict[str, Any] = {"max_length": settings.max_length, "truncate": settings.truncate}
     others = [domain for domain, saved in trainer.best.best.items() if saved["step"] != best["step"]]
     for key in (*others, AVERAGE):
         trainer.best.load(key)
         folder = run.work / MODEL.best / key if key in others else run.work
-        save_model(trainer.model, trainer.encoder.tokenizer, folder, trainer.heads, pair=dataset.pair, **cut)
+        save_model(trainer.model, tokenizer, folder, heads, pair=dataset.pair, **cut)
     title = f"{run.out.name}: from {Path(next(iter(models.values()))['name']).name}"
     what = f"{what} {sum(p.numel() for p in trainer.model.parameters()) / 1e6:.1f} million parameters."
-    card = model_card(title=title, what=what, heads=trainer.heads, scores=best["dev"]["domains"], **cut)
+    card = model_card(title=title, what=what, heads=heads, scores=best["dev"]["domains"], **cut)
     (run.work / MODEL.readme).write_text(card, encoding="utf-8")
     options = settings.to_json().items()
     record = {

@@ -7,29 +7,26 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 import torch
-from torch import nn
 
 from hrkd_cli.data.batching import Sampler
 from hrkd_cli.evaluation.metrics import scores_to_json
 from hrkd_cli.events import DevScored, Note, StageStarted
 from hrkd_cli.layout import MODEL
-from hrkd_cli.models.encoding import Encoder
 from hrkd_cli.outputs import check_space
-from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import TrainingSettings
+from hrkd_cli.training.auto_batch_size import batch_size_of
 from hrkd_cli.training.best_weights import BestWeights
 from hrkd_cli.training.checkpoint import Checkpointer, RandomState
-from hrkd_cli.training.context import TrainContext
-from hrkd_cli.training.loop import Objective, dry_run, prefetch, train_step
+from hrkd_cli.training.loop import Objective, prefetch, train_step
 from hrkd_cli.training.metrics_log import MetricsLogger
 from hrkd_cli.training.optimizer import Optimizer
-from hrkd_cli.training.scoring import EncodedSplit, score
+from hrkd_cli.training.rows import EncodedSplit
+from hrkd_cli.training.scoring import score
 
 CHECKPOINT_SECONDS = 120.0
 AGREE_EVERY = 20  # steps between two collective decisions on several GPUs: each waits for all of them
@@ -67,20 +64,17 @@ class GracefulStop:
         self._before = {}
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(eq=False)
 class Trainer:
     """Runs the loop and consumes its steps.
 
     Attributes:
         stage: name of the stage, for the events.
-        model: the model whose weights are kept.
-        extra: modules trained along with it and dropped afterwards.
         objective: computes the loss.
-        make_sampler: gives the rows of each batch, from the first on.
-        heads: outputs of ``model``.
-        encoder: pads its inputs.
-        dev: rows that choose the best weights; None where there are none: the last weights stay in ``model``.
+        dev: rows that choose the best weights; None where there are none: the last weights stay in the model.
         best_by_domain: keep each domain's best weights too.
+        factor: rows of each domain in a step, as a multiple of the batch size.
+        unlabelled_share: share of unlabelled rows among a domain's rows of a step, where it has some.
         done: optimizer steps done; fewer than ``steps`` when patience ran out.
         seconds: wall time, dev scoring included, interruptions left out.
         best: see BestWeights; empty without a dev split.
@@ -88,21 +82,21 @@ class Trainer:
     """
 
     stage: str
-    model: nn.Module
-    extra: Sequence[nn.Module] = ()
     objective: Objective
-    make_sampler: Callable[[], Sampler]
-    heads: DomainHeads
-    encoder: Encoder
-    dev: EncodedSplit | None
-    best_by_domain: bool = False
     settings: TrainingSettings
     checkpoint: Checkpointer
-    context: TrainContext
+    dev: EncodedSplit | None
+    best_by_domain: bool = False
+    factor: int = 1
+    unlabelled_share: float = 0.0
 
     def __post_init__(self) -> None:
-        settings, work, context = self.settings, self.checkpoint.work, self.context
-        self.modules = [self.model, *self.extra]
+        settings, objective, work = self.settings, self.objective, self.checkpoint.work
+        self.context = context = objective.collate.context
+        self.model = objective.modules[0]
+        self.batch_size = batch_size_of(
+            settings, objective, self.checkpoint, factor=self.factor, unlabelled_share=self.unlabelled_share
+        )
         steps_per_epoch = self.make_sampler().steps_per_epoch / settings.accumulate
         self.steps = max(1, math.ceil(steps_per_epoch * settings.epochs))
         self.eval_every = settings.eval_every or max(1, round(steps_per_epoch / 2))
@@ -118,17 +112,31 @@ class Trainer:
             on_event=context.on_event,
             eager=on_cpu,
         )
-        self.optimizer = Optimizer(
-            self.modules, settings, self.steps, arithmetic=context.precision, processes=context.processes
-        )
+        self.optimizer = Optimizer(objective.modules, settings, self.steps, context)
         self.agree_every = 1 if on_cpu or context.processes.size == 1 else AGREE_EVERY
         self.done, self.seconds = 0, 0.0
-        parts: dict[str, Any] = {f"module.{number}": module for number, module in enumerate(self.modules)}
-        parts |= {"optimizer": self.optimizer, "objective": self.objective, "best": self.best, "metrics": self.metrics}
+        parts: dict[str, Any] = {f"module.{number}": module for number, module in enumerate(objective.modules)}
+        parts |= {"optimizer": self.optimizer, "objective": objective, "best": self.best, "metrics": self.metrics}
         parts |= {"random": RandomState(context.processes, context.device), "scaler": context.precision.scaler}
         for name, part in parts.items():
             if part is not None:
                 self.checkpoint.register(name, part)
+
+    def make_sampler(self) -> Sampler:
+        """Return the rows of each batch, from the first on."""
+        rows, settings = self.objective.collate.rows, self.settings
+        # The released code draws steps as they come and pads them all alike.
+        by_length = self.objective.collate.pad_to is None
+        return Sampler(
+            {domain: len(labels) for domain, labels in rows.labels.items()},
+            batch_size=self.batch_size * self.factor,
+            sampling=settings.sampling,
+            seed=settings.seed,
+            lengths={domain: own.tolist() for domain, own in rows.lengths.items()} if by_length else None,
+            bare=rows.unlabelled,
+            share=self.unlabelled_share,
+            held_back=self.objective.held_back,
+        )
 
     def run(self) -> None:
         """Train to the end.
@@ -138,7 +146,7 @@ class Trainer:
             OutputError: the disk cannot hold the run.
             KeyboardInterrupt: Ctrl-C; there is a checkpoint.
         """
-        for module in self.modules:
+        for module in self.objective.modules:
             module.train()
         self._estimate_cost()
         # Dropout: processes have other rows, and draw other masks.
@@ -151,11 +159,12 @@ class Trainer:
         sampler = self.make_sampler()
         sampler.skip(done * self.settings.accumulate)
         batches = prefetch(iter(sampler), self.objective.collate, ahead=self.context.device.type == "cuda")
-        how = (self.objective, batches, self.optimizer, self.context.precision)
         self.metrics.open()
         with contextlib.closing(batches), GracefulStop() as stop:
             for number in range(done + 1, self.steps + 1):
-                step = train_step(*how, number=number, accumulate=self.settings.accumulate)
+                step = train_step(
+                    self.objective, batches, self.optimizer, number=number, accumulate=self.settings.accumulate
+                )
                 self.done = number
                 self.metrics.add(step)
                 if self.dev is not None and (number % self.eval_every == 0 or number == self.steps):
@@ -188,7 +197,7 @@ class Trainer:
         """Score the dev split and keep the weights if they are best for anything."""
         self.metrics.flush()
         tick = time.perf_counter()
-        scores = score(self.model, dev, self.heads, self.encoder, self.context.precision, self.context.processes)
+        scores = score(self.model, dev, self.objective.heads, self.context)
         seconds = time.perf_counter() - tick
         found, metric = scores_to_json(scores), self.best.metric
         is_best = self.best.update(step, found)
@@ -212,26 +221,21 @@ class Trainer:
             OutputError: the disk cannot hold the run.
         """
         rows, accumulate = next(self.make_sampler()), self.settings.accumulate
-        with dry_run(self.objective, self.modules):
-            for _ in range(2):  # the first pass only warms up
-                tick = time.perf_counter()
-                batch = self.objective.collate(rows)
-                with self.context.precision.forward():
-                    loss = self.objective.loss(batch).total
-                loss.backward()  # type: ignore[no-untyped-call]
-                float(loss.detach())  # waits for a GPU
-                seconds = (time.perf_counter() - tick) * accumulate
+        for _ in range(2):  # the first pass only warms up
+            tick = time.perf_counter()
+            self.objective.dry_run(rows)
+            seconds = (time.perf_counter() - tick) * accumulate
         # A forward pass is about a third of a training step's work; measured once the first dev score is there.
         examples = sum(len(indices) for indices in rows.values()) * accumulate
-        self.metrics.dev_seconds = 0.0 if self.dev is None else seconds / 3 * self.dev.rows / examples
+        self.metrics.dev_seconds = 0.0 if self.dev is None else seconds / 3 * self.dev.count / examples
+        domains = self.objective.heads.domains
         size = sum(t.numel() * t.element_size() for t in self.model.state_dict().values())
         # The best weights, those just being written, then the folder itself; two checkpoints (weights and two moments
         # each) and the one that is being written.
-        kept = len(self.heads.domains) + 3 if self.best_by_domain else 3
+        kept = len(domains) + 3 if self.best_by_domain else 3
         disk = size * kept + 9 * sum(p.numel() * p.element_size() for p in self.optimizer.parameters)
         if self.context.processes.is_main:
             check_space(self.checkpoint.out, disk)
         left = self.steps - self.checkpoint.step
         seconds = left * seconds + math.ceil(left / self.eval_every) * self.metrics.dev_seconds
-        started = StageStarted(self.stage, self.steps, self.settings.epochs, self.heads.domains, seconds, disk)
-        self.context.on_event(started)
+        self.context.on_event(StageStarted(self.stage, self.steps, self.settings.epochs, domains, seconds, disk))
