@@ -36,8 +36,7 @@ from hrkd_cli.data.opening import load_for_training
 from hrkd_cli.distillation.collate import DistillCollate
 from hrkd_cli.distillation.objective import DistillObjective
 from hrkd_cli.distillation.teacher_cache import CachedTeacher
-from hrkd_cli.distillation.teacher_outputs import Comparison, OnlineTeacher
-from hrkd_cli.distillation.teachers import open_teachers
+from hrkd_cli.distillation.teachers import Comparison, OnlineTeacher, open_teachers
 from hrkd_cli.method import DomainGraph, Outputs, Projections
 from hrkd_cli.models.backend import pick_device
 from hrkd_cli.models.capture import Capture, layer_map

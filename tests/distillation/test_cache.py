@@ -15,8 +15,7 @@ from hrkd_cli.choices import Precision, TeacherCheckpoints
 from hrkd_cli.distillation import teacher_cache
 from hrkd_cli.distillation.distill import distill_on
 from hrkd_cli.distillation.teacher_cache import CachedTeacher
-from hrkd_cli.distillation.teacher_outputs import Comparison, OnlineTeacher
-from hrkd_cli.distillation.teachers import open_teachers
+from hrkd_cli.distillation.teachers import Comparison, OnlineTeacher, open_teachers
 from hrkd_cli.errors import OutputError, UsageError
 from hrkd_cli.events import Note, Progress
 from hrkd_cli.method import LOSSES

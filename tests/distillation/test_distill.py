@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 from hrkd_cli.choices import Graph, Means, Method, TeacherCheckpoints
 from hrkd_cli.data.dataset import Rows
 from hrkd_cli.distillation.distill import distill, distill_on
-from hrkd_cli.distillation.teacher_outputs import OnlineTeacher
+from hrkd_cli.distillation.teachers import OnlineTeacher
 from hrkd_cli.errors import HrkdError, ModelError, OutputError, TrainingError, UsageError
 from hrkd_cli.events import Note, StepDone
 from hrkd_cli.method import MeanWeights
@@ -361,7 +361,7 @@ def test_raw_data_and_a_plain_encoder_run_the_stages_before(tmp_path, encoder):
 
     # A teacher that would be another one is not replaced unasked.
     changed = {**QUICK, "teacher_epochs": 1}
-    with pytest.raises(OutputError, match=r"taught with other options \(--epochs\); use it .* --teacher .*--force"):
+    with pytest.raises(OutputError, match=r"taught with --epochs 6; use it .* --teacher .*--force"):
         distill(encoder, data=raw, out=tmp_path / "third", **changed)
     distill(encoder, data=raw, out=tmp_path / "third", force=True, **changed)
     assert json.loads((out / "teacher" / "hrkd.json").read_text())["options"]["epochs"]["value"] == 1

@@ -5,8 +5,7 @@ import torch
 from hrkd_cli.choices import Precision, TeacherCheckpoints
 from hrkd_cli.distillation.collate import DistillCollate
 from hrkd_cli.distillation.objective import DistillObjective
-from hrkd_cli.distillation.teacher_outputs import Comparison, OnlineTeacher
-from hrkd_cli.distillation.teachers import open_teachers
+from hrkd_cli.distillation.teachers import Comparison, OnlineTeacher, open_teachers
 from hrkd_cli.models.encoding import make_encoder
 from hrkd_cli.models.loading import new_classifier
 from hrkd_cli.models.precision import Arithmetic

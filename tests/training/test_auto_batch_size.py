@@ -121,7 +121,7 @@ def test_what_was_found_is_remembered(tmp_path):
 def test_processes_agree_on_the_smallest_and_none_waits(tmp_path, monkeypatch):
     """Sums over processes are left out of the trials: a process that ran out of memory would not answer."""
     processes, objective = ProcessGroup(0, 2), Limited(16)
-    monkeypatch.setattr(ProcessGroup, "all_gather", lambda self, tensor: [tensor, torch.tensor([4])])
+    monkeypatch.setattr(ProcessGroup, "all_gather", lambda self, size: [size, 4])
     loss = objective.loss
     objective.loss = lambda rows: processes.all_reduce(torch.ones(3)) is not None and loss(rows)
     assert find(tmp_path, objective, processes=processes)[0] == 4

@@ -18,7 +18,7 @@ def rows(count):
 
 @pytest.mark.parametrize("ahead", [False, True])
 def test_batches_come_in_order(ahead):
-    made = prefetch(rows(20), lambda chosen: chosen["a"][0] * 2, ahead=ahead)
+    made = prefetch(rows(30), lambda chosen: chosen["a"][0] * 2, ahead=ahead)
     assert [(chosen["a"][0], batch) for chosen, batch in itertools.islice(made, 20)] == [(n, 2 * n) for n in range(20)]
     made.close()
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from hrkd_cli.method import DomainLosses, LearnedGraph, layer_losses
-from hrkd_cli.training.optimizer import Optimizer
+from hrkd_cli.training.optimizer import Optimizer, load_moments, moments
 from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup
 
 REACH = 1e-3  # length of the difference's half step, as a part of the weights' own length
@@ -107,23 +107,15 @@ class GraphTrainer:
         return (found[0] - found[1]) / (2 * reach), (prototypes[0] + prototypes[1]).float() / 2
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the graph, and Adam's moments and step counts by parameter number."""
-        moments = self.adam.state_dict()["state"]
-        return {
-            **{f"graph.{name}": tensor for name, tensor in self.graph.state_dict().items()},
-            **{f"adam.{number}.{name}": t for number, own in moments.items() for name, t in own.items()},
-        }
+        """Return the graph, and its optimizer's moments."""
+        parts = {"graph": self.graph.state_dict(), "adam": moments(self.adam)}
+        return {f"{part}.{name}": tensor for part, own in parts.items() for name, tensor in own.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore what ``state_dict()`` returned."""
-        weights: dict[str, Tensor] = {}
-        moments: dict[int, dict[str, Tensor]] = {}
+        parts: dict[str, dict[str, Tensor]] = {"graph": {}, "adam": {}}
         for key, tensor in state.items():
-            kind, _, name = key.partition(".")
-            if kind == "graph":
-                weights[name] = tensor
-            else:
-                number, _, name = name.partition(".")
-                moments.setdefault(int(number), {})[name] = tensor.clone()
-        self.graph.load_state_dict(weights)
-        self.adam.load_state_dict({**self.adam.state_dict(), "state": moments})
+            part, _, name = key.partition(".")
+            parts[part][name] = tensor
+        self.graph.load_state_dict(parts["graph"])
+        load_moments(self.adam, parts["adam"])

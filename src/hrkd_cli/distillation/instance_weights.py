@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hrkd_cli.distillation.collate import DistillCollate
-from hrkd_cli.distillation.teacher_outputs import BATCH_TOKENS, batches_of
+from hrkd_cli.distillation.teachers import BATCH_TOKENS, batches_of
 from hrkd_cli.errors import TrainingError
 from hrkd_cli.events import Note, Progress
 
@@ -60,7 +60,12 @@ def instance_weights(collate: DistillCollate, width: int) -> dict[str, np.ndarra
     seen: list[tuple[int, list[int], Tensor, Tensor]] = []  # domain, rows, embeddings, probabilities
     counts = [len(lengths) for lengths in collate.rows.lengths.values()]
     done = 0
-    for number, rows in processes.shard(_batches(collate)):
+    batches = [
+        (number, rows.tolist())
+        for number, lengths in enumerate(collate.rows.lengths.values())
+        for rows in batches_of(lengths.clip(min=collate.pad_to or 0), BATCH_TOKENS[context.device.type])
+    ]
+    for number, rows in processes.shard(batches):
         domain = collate.domains[number]
         batch = collate.batch({domain: rows}, [(domain, row) for row in rows])
         assert batch.teacher is not None
@@ -91,14 +96,3 @@ def instance_weights(collate: DistillCollate, width: int) -> dict[str, np.ndarra
     ranges = [f"{domain} {own.min():.2f} to {own.max():.2f}" for domain, own in found_by_domain.items()]
     context.on_event(Note(f"instance weights: {', '.join(ranges)}"))
     return found_by_domain
-
-
-def _batches(collate: DistillCollate) -> list[tuple[int, list[int]]]:
-    """Return the rows of each domain, by number, in batches of similar length."""
-    found = []
-    for number, lengths in enumerate(collate.rows.lengths.values()):
-        rows = np.argsort(-lengths, kind="stable").tolist()
-        padded = lengths if collate.pad_to is None else np.full_like(lengths, collate.pad_to)
-        tokens = BATCH_TOKENS[collate.context.device.type]
-        found += [(number, batch) for batch in batches_of(rows, padded, tokens)]
-    return found

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hrkd_cli.choices import Graph
 from hrkd_cli.distillation.collate import DistillBatch, DistillCollate
 from hrkd_cli.distillation.graph_trainer import GraphTrainer
-from hrkd_cli.distillation.teacher_outputs import Comparison
+from hrkd_cli.distillation.teachers import Comparison
 from hrkd_cli.method import (
     DomainGraph,
     DomainLosses,
@@ -67,7 +67,7 @@ class DistillObjective(Objective):
         self.domains = len(heads.domains)
         counts = [len(labels) for labels in heads.labels.values()]
         self.mean_classes = sum(counts) / self.domains
-        self.columns = LabelGather(heads, heads.domains, self.device)
+        self.columns = LabelGather(heads, self.device)
         class_weights = collate.rows.class_weights(heads, settings.class_weights)
         self.class_weights = None if class_weights is None else class_weights.to(self.device)  # (D, C)
         layers = sizes_of(student.config).layers if comparison.layers else 0

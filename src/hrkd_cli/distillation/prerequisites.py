@@ -17,14 +17,13 @@ from hrkd_cli.models.folder import model_fingerprint
 from hrkd_cli.models.loading import load_config, load_tokenizer, resolve
 from hrkd_cli.models.sizes import sizes_of
 from hrkd_cli.models.student_init import default_shape, parse_shape, student_config, student_spec_is_path
-from hrkd_cli.options import option_name
 from hrkd_cli.outputs import check_apart
 from hrkd_cli.predict.folder import read_json_or_empty
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings, TeachSettings
 from hrkd_cli.teaching.teach import teach_key, teach_on
 from hrkd_cli.training.context import TrainContext
-from hrkd_cli.training.stage_folder import check_stage_output
+from hrkd_cli.training.stage_folder import check_stage_output, difference_of
 
 PROBE_ROWS = 64  # texts per domain on which two tokenizers are compared
 
@@ -147,5 +146,4 @@ def _difference(record: Mapping[str, Any], fingerprint: str, dataset: Dataset, t
     if record.get("data", {}).get("fingerprint") != dataset.fingerprint:
         return "on other data"
     before = {name: entry.get("value") for name, entry in record.get("options", {}).items()}
-    names = [option_name(n) for n, v in teaching.decisive().items() if before.get(n) != v]
-    return f"with other options ({', '.join(names)})" if names else "by another version of hrkd"
+    return difference_of(before, teaching.decisive()) or "by another version of hrkd"

@@ -14,8 +14,14 @@ from hrkd_cli.distillation.collate import DistillCollate
 from hrkd_cli.distillation.instance_weights import instance_weights
 from hrkd_cli.distillation.objective import DistillObjective
 from hrkd_cli.distillation.teacher_cache import with_cache
-from hrkd_cli.distillation.teacher_outputs import Comparison, OnlineTeacher, TeacherOutputs
-from hrkd_cli.distillation.teachers import Teachers, check_teachers, open_teachers
+from hrkd_cli.distillation.teachers import (
+    Comparison,
+    OnlineTeacher,
+    TeacherOutputs,
+    Teachers,
+    check_teachers,
+    open_teachers,
+)
 from hrkd_cli.events import Note
 from hrkd_cli.layout import TEACHER_CACHE
 from hrkd_cli.method import Need

@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hrkd_cli.choices import CacheTeacher
-from hrkd_cli.distillation.teacher_outputs import BATCH_TOKENS, OnlineTeacher, TeacherOutputs, batches_of
+from hrkd_cli.distillation.teachers import BATCH_TOKENS, OnlineTeacher, TeacherOutputs, batches_of
 from hrkd_cli.errors import OutputError
 from hrkd_cli.events import Note, Progress
 from hrkd_cli.method import Outputs
@@ -40,7 +40,7 @@ from hrkd_cli.training.checkpoint import Checkpointer
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.rows import Pick
 
-FORMAT = 3
+FORMAT = 4
 SHARD_BYTES = 1 << 27
 LIMIT = 50 * 10**9  # bytes that auto keeps at most
 SPARE = 10**9  # bytes of the disk that are left to others
@@ -113,21 +113,15 @@ class CachedTeacher:
         # For each row its shard, its number there, and its first and last + 1 token there.
         self.places = {domain: np.zeros((len(own), 4), dtype=np.int64) for domain, own in self.lengths.items()}
         self.tensors: list[dict[str, Tensor]] = []  # of each shard, once built
+        per_token = 2 * sum(self.vectors.values()) * self.sizes.width
         self.bytes = 0
         for domain, lengths in self.lengths.items():
-            self._plan(domain, lengths)
-
-    def _plan(self, domain: str, lengths: np.ndarray) -> None:
-        """Put a domain's rows, the longest first, into shards of about SHARD_BYTES."""
-        rows = np.argsort(-lengths, kind="stable")
-        per_token = 2 * sum(self.vectors.values()) * self.sizes.width
-        ends = np.cumsum(lengths[rows] * per_token + 4 * self.online.columns.classes)
-        self.bytes += int(ends[-1])
-        for own in np.split(rows, np.flatnonzero(np.diff(ends // SHARD_BYTES)) + 1):
-            last, inside = np.cumsum(lengths[own]), np.arange(len(own))
-            columns = (np.full_like(own, len(self.shards)), inside, last - lengths[own], last)
-            self.places[domain][own] = np.stack(columns, axis=1)
-            self.shards.append((domain, own))
+            self.bytes += int(lengths.sum()) * per_token + len(lengths) * 4 * online.columns.classes
+            for rows in batches_of(lengths, SHARD_BYTES // max(1, per_token)):
+                last, inside = np.cumsum(lengths[rows]), np.arange(len(rows))
+                columns = (np.full_like(rows, len(self.shards)), inside, last - lengths[rows], last)
+                self.places[domain][rows] = np.stack(columns, axis=1)
+                self.shards.append((domain, rows))
 
     @cached_property
     def folder(self) -> Path:
@@ -203,7 +197,8 @@ class CachedTeacher:
         online, precision = self.online, self.context.precision
         parts: dict[str, list[Tensor]] = {name: [] for name in (*self.vectors, "logits")}
         done = 0
-        for own in batches_of(rows.tolist(), self.lengths[domain], BATCH_TOKENS[precision.device.type]):
+        for part in batches_of(self.lengths[domain][rows], BATCH_TOKENS[precision.device.type]):
+            own = rows[part].tolist()
             batch = online.rows.encoder.collate(online.rows.encoded[domain], own, precision.device)
             outputs = online.load([(domain, row) for row in own], batch)
             with precision.forward():

@@ -131,7 +131,7 @@ class FineTuningObjective(Objective):
     ) -> None:
         self.modules, self.heads = [model], heads
         self.capture = Capture(model, (), attention=False)
-        self.own_logits = LabelGather(heads, heads.domains, context.device)
+        self.own_logits = LabelGather(heads, context.device)
         weights, table = None, train.class_weights(heads, class_weights)
         if table is not None:
             of_domain = zip(heads.domains, table.double().numpy(), strict=True)

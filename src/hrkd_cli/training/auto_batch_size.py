@@ -52,7 +52,7 @@ def batch_size_of(
             if _fits(step, objective):
                 break
             found //= 2
-        found = min(int(other) for other in context.processes.all_gather(torch.tensor([found])))
+        found = min(context.processes.all_gather(found))
         if not found:
             raise TrainingError(
                 "--batch-size auto: memory holds not even one row of each domain; lower --max-length or take a smaller "

@@ -16,11 +16,9 @@ AVERAGE = ""  # key of the best average step among the best steps of domains (no
 
 
 class SavedWeights(TypedDict):
-    """Weights on disk, as plain values: their step, file name, score that made them best, and all dev scores."""
+    """Weights on disk, as plain values: their step, and all dev scores of it."""
 
     step: int
-    file: str
-    value: float
     dev: dict[str, Any]
 
 
@@ -40,32 +38,30 @@ class BestWeights:
 
         ``dev``: see scores_to_json.
         """
-        values = {domain: own[self.metric] for domain, own in dev["domains"].items()} if self.by_domain else {}
-        values[AVERAGE] = dev["average"][self.metric]
-        before = self.best.get(AVERAGE)
-        file = f"weights-{step}.safetensors"
-        better: dict[str, SavedWeights] = {
-            key: {"step": step, "file": file, "value": value, "dev": dev}
-            for key, value in values.items()
-            # Of equal scores, which are common on small dev splits, the later is kept: it has learned for longer.
-            if key not in self.best or value >= self.best[key]["value"]
-        }
+        values, before = self._values(dev), {key: self._values(saved["dev"])[key] for key, saved in self.best.items()}
+        # Of equal scores, which are common on small dev splits, the later is kept: it has learned for longer.
+        better = [key for key, value in values.items() if value >= before.get(key, value)]
         if better:
             if self.writes:
-                save_file(host_copies(self.model.state_dict()), self.work / file)
-            self.best |= better
+                save_file(host_copies(self.model.state_dict()), self.work / _file(step))
+            self.best |= {key: {"step": step, "dev": dev} for key in better}
             self.remove_unused()
-        return before is None or values[AVERAGE] > before["value"]
+        return values[AVERAGE] > before.get(AVERAGE, -1.0)
+
+    def _values(self, dev: Mapping[str, Any]) -> dict[str, float]:
+        by_domain = dev["domains"].items() if self.by_domain else ()
+        return {AVERAGE: dev["average"][self.metric], **{domain: own[self.metric] for domain, own in by_domain}}
 
     def load(self, key: str = AVERAGE) -> None:
         """Load what is best for a domain, or on average, into the model."""
-        self.model.load_state_dict(load_file(self.work / self.best[key]["file"]))
+        self.model.load_state_dict(load_file(self.work / _file(self.best[key]["step"])))
 
     def remove_unused(self) -> None:
         """Remove weights that neither the run nor one of its checkpoints needs any more."""
         if not self.writes:
             return
-        used = {saved["file"] for best in (self.best, *saved_values(self.work, "best")) for saved in best.values()}
+        kept = (self.best, *saved_values(self.work, "best"))
+        used = {_file(saved["step"]) for best in kept for saved in best.values()}
         for old in self.work.glob("weights-*.safetensors"):
             if old.name not in used:
                 old.unlink()
@@ -77,3 +73,7 @@ class BestWeights:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict()`` returned."""
         self.best = dict(state)
+
+
+def _file(step: int) -> str:
+    return f"weights-{step}.safetensors"

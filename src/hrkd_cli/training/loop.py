@@ -139,13 +139,12 @@ def train_step(
 def prefetch(
     rows: Iterator[Rows], collate: Callable[[Rows], T], *, ahead: bool
 ) -> Generator[tuple[Rows, T], None, None]:
-    """Pair rows with their batch; with ``ahead`` another thread collates while the device works.
+    """Pair the rows of an endless iterator with their batch; with ``ahead`` another thread collates meanwhile.
 
     Closing the generator ends the thread.
     """
     if not ahead:
         yield from ((chosen, collate(chosen)) for chosen in rows)
-        return
     waiting: deque[tuple[Rows, Future[T]]] = deque()
     with ThreadPoolExecutor(1) as pool:
         try:
@@ -154,8 +153,5 @@ def prefetch(
                 if len(waiting) > AHEAD:
                     first, batch = waiting.popleft()
                     yield first, batch.result()
-            while waiting:
-                first, batch = waiting.popleft()
-                yield first, batch.result()
         finally:
             pool.shutdown(cancel_futures=True)

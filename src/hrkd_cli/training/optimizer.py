@@ -84,15 +84,24 @@ class Optimizer:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of steps done, and AdamW's moments and step counts by parameter number."""
-        state = self.adamw.state_dict()["state"]
-        return {"done": self.done, **{f"{n}.{name}": t for n, own in state.items() for name, t in own.items()}}
+        return {"done": self.done, **moments(self.adamw)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict()`` returned."""
         self.done = state["done"]
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in state.items():
-            if key != "done":
-                number, _, name = key.partition(".")
-                moments.setdefault(int(number), {})[name] = value
-        self.adamw.load_state_dict({**self.adamw.state_dict(), "state": moments})
+        load_moments(self.adamw, {name: value for name, value in state.items() if name != "done"})
+
+
+def moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return moments and step counts of an Adam optimizer; ``N.NAME`` is that of parameter N."""
+    states = optimizer.state_dict()["state"].items()
+    return {f"{number}.{name}": tensor for number, own in states for name, tensor in own.items()}
+
+
+def load_moments(optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
+    """Restore what ``moments`` returned."""
+    found: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in state.items():
+        number, _, name = key.partition(".")
+        found.setdefault(int(number), {})[name] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": found})

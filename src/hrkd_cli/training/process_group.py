@@ -43,19 +43,17 @@ class ProcessGroup:
         """Return this process's part of a list: every ``size``-th item."""
         return list(items)[self.rank :: self.size]
 
-    def all_gather(self, tensor: Tensor) -> list[Tensor]:
-        """Return the equally shaped tensors of all processes, by rank."""
-        if self.size == 1:
-            return [tensor]
-        sent = tensor.to(torch.cuda.current_device() if dist.get_backend() == "nccl" else "cpu")
-        parts = [torch.empty_like(sent) for _ in range(self.size)]
-        with _plain_errors():
-            dist.all_gather(parts, sent)
-        return [part.to(tensor.device) for part in parts]
+    def all_gather(self, value: T) -> list[T]:
+        """Return the values of all processes, by rank; tensors must be in host memory."""
+        values = [value] * self.size
+        if self.size > 1:
+            with _plain_errors():
+                dist.all_gather_object(values, value)
+        return values
 
     def any(self, flag: bool) -> bool:
         """Tell whether the flag is set in any process."""
-        return any(bool(vote) for vote in self.all_gather(torch.tensor([float(flag)])))
+        return any(self.all_gather(flag))
 
     def barrier(self) -> None:
         """Wait for all processes."""

@@ -191,20 +191,17 @@ def hold_back(labels: np.ndarray, share: float, seed: str) -> list[int]:
 
 
 class LabelGather:
-    """Takes the logits of each row's own labels out of all outputs, in one operation.
+    """Takes the logits of each row's own labels out of all outputs, in one operation."""
 
-    ``domains`` are in the order of the numbers that ``take`` is given.
-    """
-
-    def __init__(self, heads: DomainHeads, domains: Sequence[str], device: torch.device) -> None:
-        sizes = [len(heads.columns[domain]) for domain in domains]
-        table = [[*heads.columns[d], *[0] * (max(sizes) - size)] for d, size in zip(domains, sizes, strict=True)]
-        self.table = torch.tensor(table, device=device)  # (D, C)
-        absent = torch.arange(max(sizes)) >= torch.tensor(sizes)[:, None]
+    def __init__(self, heads: DomainHeads, device: torch.device) -> None:
+        columns = [torch.tensor(heads.columns[domain]) for domain in heads.domains]
+        table = torch.nn.utils.rnn.pad_sequence(columns, batch_first=True, padding_value=-1)
+        absent = table < 0
         self.absent = absent.to(device) if bool(absent.any()) else None
-        self.classes = max(sizes)
+        self.table = table.clamp_min(0).to(device)  # (D, C)
+        self.classes = table.shape[1]
 
-    def take(self, logits: Tensor, numbers: Tensor) -> Tensor:
-        """Return (R, C) of (R, outputs): row r of domain ``numbers[r]``; MASKED_LOGIT where it has fewer than C."""
-        own = logits.gather(1, self.table[numbers])
-        return own if self.absent is None else own.masked_fill(self.absent[numbers], MASKED_LOGIT)
+    def take(self, logits: Tensor, domains: Tensor) -> Tensor:
+        """Return (R, C) of (R, outputs): row r of domain ``domains[r]``; MASKED_LOGIT where it has fewer than C."""
+        own = logits.gather(1, self.table[domains])
+        return own if self.absent is None else own.masked_fill(self.absent[domains], MASKED_LOGIT)

@@ -45,18 +45,13 @@ def run_folder(
         if processes.is_main:
             stack.enter_context(whole_folder(out, worth_keeping=lambda w: has_checkpoint(w) is not None, go_on=resume))
         processes.barrier()
-        checkpoint = Checkpointer(out, processes, {"key": key, "options": dict(options)}, resume=resume)
-        if checkpoint.resumed is not None and checkpoint.resumed["key"] != key:
+        header: dict[str, Any] = {"key": key, "options": {**options, "precision": str(context.precision.precision)}}
+        checkpoint = Checkpointer(out, processes, header, resume=resume)
+        if checkpoint.resumed is not None and any(checkpoint.resumed[name] != own for name, own in header.items()):
+            difference = difference_of(checkpoint.resumed["options"], header["options"])
             raise TrainingError(
-                f"{out}: {_difference(checkpoint.resumed['options'], options)}; go on with what it had, "
-                "or start over with --force"
-            )
-        now = str(context.precision.precision)
-        before = checkpoint.decide("precision", lambda: now)
-        if before != now:
-            raise TrainingError(
-                f"{out}: the run was cut off in {before}, and would go on in {now}; give --precision {before}, "
-                "or start over with --force"
+                f"{out}: the run that was cut off was made {difference or 'with other data or another model'}; go on "
+                "with what it had, or start over with --force"
             )
         yield checkpoint
         if processes.is_main:
@@ -84,11 +79,10 @@ def check_stage_output(out: Path, stage: str, *, force: bool, resume: bool) -> N
         )
 
 
-def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Say in what a run that was cut off differs from this one."""
+def difference_of(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Say with which other options a run was made than ``now``; empty where they are the same."""
     other = [f"{option_name(n)} {before.get(n)}" for n, value in now.items() if before.get(n) != value]
-    what = f"with {', '.join(other)}" if other else "with other data or another model"
-    return f"the run that was cut off was made {what}"
+    return f"with {', '.join(other)}" if other else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,7 +169,11 @@ class Trainer:
                 self.metrics.add(step)
                 if self.dev is not None and (number % self.eval_every == 0 or number == self.steps):
                     self._score(number, self.dev)
-                if number == self.steps or self._out_of_patience(number):
+                waited, patience = self.metrics.waited, self.settings.patience
+                if patience is not None and waited >= patience and number < self.steps:
+                    self.context.on_event(Note(f"stopped at step {number}: no better average in {waited} dev scores"))
+                    break
+                if number == self.steps:
                     break
                 self._checkpoint(number, stop)
         self.metrics.flush()
@@ -206,13 +210,6 @@ class Trainer:
         average, name = found["average"][metric], str(self.settings.metric)
         self.context.on_event(DevScored(self.stage, step, name, by_domain, average, is_best))
         self.metrics.restart_clock()
-
-    def _out_of_patience(self, step: int) -> bool:
-        waited = self.metrics.waited
-        if self.settings.patience is None or waited < self.settings.patience:
-            return False
-        self.context.on_event(Note(f"stopped at step {step}: no better average in {waited} dev scores"))
-        return True
 
     def _estimate_cost(self) -> None:
         """Measure one real batch, leaving the weights as they were; check the disk.
