@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from hrkd_cli.choices import Precision, TeacherCheckpoints
 from hrkd_cli.distillation import teacher_cache
-from hrkd_cli.distillation.distill import distill_on
+from hrkd_cli.distillation.distill import distill
 from hrkd_cli.distillation.teacher_cache import CachedTeacher
 from hrkd_cli.distillation.teachers import Comparison, OnlineTeacher, open_teachers
 from hrkd_cli.errors import OutputError, UsageError
@@ -21,8 +21,8 @@ from hrkd_cli.events import Note, Progress
 from hrkd_cli.method import LOSSES
 from hrkd_cli.models.encoding import Encoded, make_encoder
 from hrkd_cli.models.precision import Arithmetic
-from hrkd_cli.settings import DistillSettings, TeachSettings
-from hrkd_cli.teaching.teach import teach_on
+from hrkd_cli.settings import DistillSettings
+from hrkd_cli.teaching.teach import teach
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.process_group import ProcessGroup
 from hrkd_cli.training.rows import encode_split
@@ -72,7 +72,7 @@ def check_equal(cache):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_cached_outputs_are_those_of_the_online_teacher(tmp_path, dataset, architecture):
     encoder = write_encoder(tmp_path / "e", architecture, layers=4)
-    teach_on(encoder, dataset, TeachSettings(epochs=1, max_length=16), out=tmp_path / "t", name="e")
+    teach(encoder, data=dataset, out=tmp_path / "t", epochs=1, max_length=16)
     cache = make_cache(tmp_path / "cache", tmp_path / "t", dataset)
     assert cache.build() == sum(len(own) for own in cache.online.rows.encoded.values())
     check_equal(cache)
@@ -168,7 +168,7 @@ def test_the_key_changes_with_everything_that_outputs_depend_on(tmp_path, teache
 def run(teacher, dataset, out, **options):
     events = []
     options = {"epochs": 2, "batch_size": 8, "max_length": 16, "student": "2x32", "cache_teacher": "on", **options}
-    distill_on(teacher, dataset, DistillSettings(**options).resolved(), out=out, name="t", on_event=events.append)
+    distill(teacher, data=dataset, out=out, on_event=events.append, **options)
     return load_file(out / "model.safetensors"), [e.text for e in events if isinstance(e, Note)], events
 
 

@@ -11,14 +11,14 @@ from transformers import AutoModelForSequenceClassification
 
 from hrkd_cli.choices import Graph, Means, Method, TeacherCheckpoints
 from hrkd_cli.data.dataset import Rows
-from hrkd_cli.distillation.distill import distill, distill_on
+from hrkd_cli.distillation.distill import distill
 from hrkd_cli.distillation.teachers import OnlineTeacher
 from hrkd_cli.errors import HrkdError, ModelError, OutputError, TrainingError, UsageError
 from hrkd_cli.events import Note, StepDone
 from hrkd_cli.method import MeanWeights
 from hrkd_cli.models.encoding import Encoder
-from hrkd_cli.settings import DistillSettings, TeachSettings
-from hrkd_cli.teaching.teach import teach_on
+from hrkd_cli.settings import DistillSettings
+from hrkd_cli.teaching.teach import teach
 from tasks import make_task
 from tiny import ARCHITECTURES, make_dataset, tiny_tokenizer, write_encoder, write_raw
 
@@ -26,8 +26,7 @@ from tiny import ARCHITECTURES, make_dataset, tiny_tokenizer, write_encoder, wri
 def run(teacher, dataset, out, **options):
     events = []
     options = {"epochs": 1, "batch_size": 8, "max_length": 16, "student": "2x32", **options}
-    settings = DistillSettings(**options).resolved()
-    result = distill_on(teacher, dataset, settings, out=out, name="teacher", on_event=events.append)
+    result = distill(teacher, data=dataset, out=out, on_event=events.append, **options)
     return result, events
 
 
@@ -197,7 +196,7 @@ def test_each_domain_learns_from_its_own_teacher(tmp_path, teacher, dataset):
 def test_a_foreign_classifier_with_the_same_labels_teaches_every_domain(tmp_path, dataset, encoder):
     """Its outputs stand in another order and case: they are matched by name, also when its head starts the student."""
     both = make_dataset(domains=("all",))
-    teach_on(encoder, both, TeachSettings(epochs=6, learning_rate=3e-3, max_length=16), out=tmp_path / "one", name="x")
+    teach(encoder, data=both, out=tmp_path / "one", epochs=6, learning_rate=3e-3, max_length=16)
     config = json.loads((tmp_path / "one" / "config.json").read_text())
     del config["hrkd"]
     config["id2label"], config["label2id"] = {"0": "GOOD", "1": "BAD"}, {"BAD": 1, "GOOD": 0}
@@ -229,7 +228,7 @@ def test_a_teacher_of_other_domains_or_labels_is_refused(tmp_path, teacher):
 
 
 def test_a_weak_teacher_stops_the_run(tmp_path, encoder, dataset):
-    teach_on(encoder, dataset, TeachSettings(epochs=1, learning_rate=1e-9, max_length=16), out=tmp_path / "t", name="x")
+    teach(encoder, data=dataset, out=tmp_path / "t", epochs=1, learning_rate=1e-9, max_length=16)
     with pytest.raises(TrainingError, match=r"in domain '\w+' it is right on .* --allow-weak-teacher"):
         run(tmp_path / "t", dataset, tmp_path / "s")
     assert not (tmp_path / "s").exists()
@@ -300,7 +299,7 @@ def test_pretrained_students_keep_their_weights(tmp_path, teacher, dataset):
 @pytest.mark.parametrize("architecture", [a for a in ARCHITECTURES if a != "bert"])
 def test_every_architecture_is_distilled(tmp_path, architecture, dataset):
     encoder = write_encoder(tmp_path / "e", architecture)
-    teach_on(encoder, dataset, TeachSettings(epochs=1, max_length=16), out=tmp_path / "t", name="x")
+    teach(encoder, data=dataset, out=tmp_path / "t", epochs=1, max_length=16)
     result, events = run(tmp_path / "t", dataset, tmp_path / "s", student="1x32", allow_weak_teacher=True)
     assert result.steps == 6
     assert first_step(events).losses["attention"] > 0
@@ -375,9 +374,7 @@ def test_distil_without_a_teacher_says_what_to_do(tmp_path):
 def test_a_teacher_that_was_taught_on_other_ends_of_texts(tmp_path, teacher, dataset):
     events = []
     options = {"epochs": 1, "max_length": 16, "student": "2x32", "truncate": "tail", "method": "logits"}
-    distill_on(
-        teacher, dataset, DistillSettings(**options).resolved(), out=tmp_path / "s", name="t", on_event=events.append
-    )
+    distill(teacher, data=dataset, out=tmp_path / "s", on_event=events.append, **options)
     warned = [e.text for e in events if isinstance(e, Note) and e.warning]
-    assert warned == ["teacher t was taught with --truncate head; here its texts are cut by tail"]
+    assert warned == [f"teacher {teacher} was taught with --truncate head; here its texts are cut by tail"]
     assert json.loads((tmp_path / "s/config.json").read_text())["hrkd"]["truncate"] == "tail"

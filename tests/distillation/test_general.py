@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from hrkd_cli.distillation import general
-from hrkd_cli.distillation.distill import distill, distill_on
+from hrkd_cli.distillation.distill import distill
 from hrkd_cli.errors import OutputError, UsageError
 from hrkd_cli.events import Note, StageStarted, StepDone, ignore
 from hrkd_cli.settings import DistillSettings
@@ -34,8 +34,8 @@ def settings(**options):
 
 
 def run(teacher, dataset, out, *, on_event=ignore, force=False, resume=False, **options):
-    own = settings(**options)
-    return distill_on(teacher, dataset, own, out=out, name="t", on_event=on_event, force=force, resume=resume)
+    options = {**OPTIONS, **options}
+    return distill(teacher, data=dataset, out=out, on_event=on_event, force=force, resume=resume, **options)
 
 
 def folders(parent):

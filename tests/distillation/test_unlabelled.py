@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from hrkd_cli.choices import Precision
 from hrkd_cli.data.unlabelled import MoreTexts
-from hrkd_cli.distillation.distill import distill, distill_on
+from hrkd_cli.distillation.distill import distill
 from hrkd_cli.distillation.setup import DistillSetup
 from hrkd_cli.errors import OutputError, TrainingError, UsageError
 from hrkd_cli.events import Note, StageStarted, ignore
@@ -39,7 +39,7 @@ def settings(**options):
 
 
 def run(teacher, dataset, out, *, on_event=ignore, resume=False, **options):
-    return distill_on(teacher, dataset, settings(**options), out=out, name="t", on_event=on_event, resume=resume)
+    return distill(teacher, data=dataset, out=out, on_event=on_event, resume=resume, **{**OPTIONS, **options})
 
 
 def opened(teacher, dataset, tmp_path, on_event=ignore, **options):

@@ -1,12 +1,11 @@
 """A report on what the stages really write."""
 
 from hrkd_cli.choices import Graph
-from hrkd_cli.distillation.distill import distill_on
+from hrkd_cli.distillation.distill import distill
 from hrkd_cli.reporting.page import page
 from hrkd_cli.reporting.report import report
 from hrkd_cli.reporting.run import Run
-from hrkd_cli.settings import DistillSettings, TeachSettings
-from hrkd_cli.teaching.teach import teach_on
+from hrkd_cli.teaching.teach import teach
 from tiny import make_dataset, write_encoder
 
 
@@ -14,18 +13,17 @@ def test_teach_and_distill(tmp_path):
     dataset = make_dataset()
     shared = {"epochs": 2, "batch_size": 8, "max_length": 16}
     encoder = write_encoder(tmp_path / "encoder", layers=2)
-    teach_on(encoder, dataset, TeachSettings(**shared), out=tmp_path / "teacher", name="encoder")
+    teach(encoder, data=dataset, out=tmp_path / "teacher", **shared)
     for graph, sections in ((Graph.FROZEN, True), (Graph.NONE, False)):
-        settings = DistillSettings(**shared, graph=graph, student="1x32", allow_weak_teacher=True).resolved()
-        out = tmp_path / str(graph)
-        done = distill_on(tmp_path / "teacher", dataset, settings, out=out, name="teacher")
+        out, options = tmp_path / str(graph), {"graph": graph, "student": "1x32", "allow_weak_teacher": True}
+        done = distill(tmp_path / "teacher", data=dataset, out=out, **shared, **options)
         run = Run(out)
         assert (run.best["step"], run.last_step) == (done.best_step, done.steps)
         assert run.domains == tuple(dataset.domains)
         assert "attention" in run.losses
         assert ("Domain ratios by layer" in page([run])) is sections
         changed = {"epochs", "max_length", "student", "allow_weak_teacher", "graph"}
-        assert set(run.changed_options()) == changed | ({"hierarchy"} if settings.hierarchy else set())
+        assert set(run.changed_options()) == changed | ({"hierarchy"} if sections else set())
     result = report([tmp_path / "teacher", tmp_path / "frozen"], out=tmp_path / "both.html")
     assert [run.stage for run in result.runs] == ["teach", "distill"]
     assert result.runs[0].to_json()["finished"]

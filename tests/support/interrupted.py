@@ -3,10 +3,9 @@
 import torch
 from safetensors.torch import load_file
 
-from hrkd_cli.distillation.distill import distill_on
+from hrkd_cli.distillation.distill import distill
 from hrkd_cli.events import StepDone
-from hrkd_cli.settings import DistillSettings, TeachSettings
-from hrkd_cli.teaching.teach import teach_on
+from hrkd_cli.teaching.teach import teach
 
 OPTIONS = {"epochs": 2, "batch_size": 4, "max_length": 16, "learning_rate": 1e-3, "checkpoint_every": 1}
 
@@ -29,9 +28,8 @@ def run(stage, teacher, encoder, dataset, out, *, on_event=lambda _: None, resum
     """Teach, or distill into a student of 2 layers."""
     options = {**OPTIONS, **options}
     if stage == "teach":
-        return teach_on(encoder, dataset, TeachSettings(**options), out=out, name="x", on_event=on_event, resume=resume)
-    settings = DistillSettings(student="2x32", **options).resolved()
-    return distill_on(teacher, dataset, settings, out=out, name="x", on_event=on_event, resume=resume)
+        return teach(encoder, data=dataset, out=out, on_event=on_event, resume=resume, **options)
+    return distill(teacher, data=dataset, out=out, on_event=on_event, resume=resume, student="2x32", **options)
 
 
 def weights(folder):

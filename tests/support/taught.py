@@ -20,9 +20,8 @@ def dataset():
 
 @pytest.fixture(scope="session")
 def teacher(tmp_path_factory, encoder, dataset):
-    from hrkd_cli.settings import TeachSettings
-    from hrkd_cli.teaching.teach import teach_on
+    from hrkd_cli.teaching.teach import teach
 
     out = tmp_path_factory.mktemp("taught") / "teacher"
-    teach_on(encoder, dataset, TeachSettings(**TEACHING), out=out, name="encoder")
+    teach(encoder, data=dataset, out=out, **TEACHING)
     return out

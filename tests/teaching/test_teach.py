@@ -23,7 +23,7 @@ from hrkd_cli.outputs import whole_folder
 from hrkd_cli.predict.backend import open_backend
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import TeachSettings
-from hrkd_cli.teaching.teach import FineTuningObjective, teach, teach_on
+from hrkd_cli.teaching.teach import FineTuningObjective, teach
 from hrkd_cli.training import rows as step_rows
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.loop import LossOutput
@@ -34,8 +34,7 @@ from tiny import ARCHITECTURES, make_dataset, write_encoder
 
 
 def learn(encoder, dataset, out, on_event=ignore, **options):
-    settings = TeachSettings(**{"max_length": 16, **options})
-    return teach_on(encoder, dataset, settings, out=out, name="x", on_event=on_event)
+    return teach(encoder, data=dataset, out=out, on_event=on_event, **{"max_length": 16, **options})
 
 
 def lines(folder):
@@ -229,7 +228,7 @@ def test_models_that_cannot_be_used(tmp_path, encoder, dataset):
     (tmp_path / "empty" / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(ModelError, match=r"pytorch_model.bin, a pickle, which is never opened"):
         teach(tmp_path / "empty", data="x")
-    with pytest.raises(UsageError, match="--max-length 100: x takes at most 64 tokens"):
+    with pytest.raises(UsageError, match=r"--max-length 100: .*encoder takes at most 64 tokens"):
         learn(encoder, dataset, tmp_path / "t", max_length=100)
 
 

@@ -11,7 +11,7 @@ from hrkd_cli.errors import TrainingError, UsageError
 from hrkd_cli.models.encoding import Encoded
 from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.settings import TeachSettings
-from hrkd_cli.teaching.teach import teach_on
+from hrkd_cli.teaching.teach import teach
 from hrkd_cli.training.auto_batch_size import batch_size_of
 from hrkd_cli.training.checkpoint import Checkpointer
 from hrkd_cli.training.context import TrainContext
@@ -130,8 +130,7 @@ def test_processes_agree_on_the_smallest_and_none_waits(tmp_path, monkeypatch):
 
 
 def test_auto_trains_and_is_recorded(tmp_path, encoder, dataset):
-    settings = TeachSettings(epochs=1, batch_size="auto", max_length=16)
-    result = teach_on(encoder, dataset, settings, out=tmp_path / "t", name="x")
+    result = teach(encoder, data=dataset, out=tmp_path / "t", epochs=1, batch_size="auto", max_length=16)
     assert result.steps == 2  # 48 rows a domain in steps of 32
     assert json.loads((tmp_path / "t" / "hrkd.json").read_text())["options"]["batch_size"]["value"] == "auto"
 

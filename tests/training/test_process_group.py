@@ -11,8 +11,7 @@ import pytest
 
 from hrkd_cli.cli.main import main
 from hrkd_cli.errors import UsageError
-from hrkd_cli.settings import TeachSettings
-from hrkd_cli.teaching.teach import teach_on
+from hrkd_cli.teaching.teach import teach
 from hrkd_cli.training.process_group import ProcessGroup
 from hrkd_cli.training.rows import picks_of
 from processes import finish, start
@@ -150,12 +149,11 @@ def test_an_error_of_every_process_is_said_once(tmp_path, still_encoder, uneven)
 
 
 def test_other_processes_than_asked_for(tmp_path, encoder, dataset, monkeypatch):
-    settings = TeachSettings(processes=2, max_length=16)
     with pytest.raises(UsageError, match="--processes 2: this process alone met"):
-        teach_on(encoder, dataset, settings, out=tmp_path / "t", name="x")
+        teach(encoder, data=dataset, out=tmp_path / "t", processes=2, max_length=16)
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(UsageError, match="--processes 2: 3 processes met"):
-        teach_on(encoder, dataset, settings, out=tmp_path / "t", name="x")
+        teach(encoder, data=dataset, out=tmp_path / "t", processes=2, max_length=16)
     assert list(tmp_path.iterdir()) == []
 
 

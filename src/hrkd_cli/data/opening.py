@@ -19,7 +19,11 @@ from hrkd_cli.layout import DATASET_OUT, SPLITS
 
 
 def load_for_training(
-    data: str | Path, *, dataset_out: str | Path = DATASET_OUT, force: bool = False, on_event: OnEvent = ignore
+    data: str | Path | Dataset,
+    *,
+    dataset_out: str | Path = DATASET_OUT,
+    force: bool = False,
+    on_event: OnEvent = ignore,
 ) -> Dataset:
     """Return data to train on: a prepared folder as it is, a raw source prepared with the default options first.
 
@@ -27,7 +31,7 @@ def load_for_training(
     default one, so that the seed of a training run never changes who is in the test split.
 
     Args:
-        data: a prepared folder or a raw source.
+        data: a dataset in memory, a prepared folder or a raw source.
         dataset_out: where a raw source is prepared.
         force: replace the dataset there when it is another.
         on_event: told what is done.
@@ -36,6 +40,8 @@ def load_for_training(
         DataError: something is wrong with the data.
         OutputError: ``dataset_out`` holds something else.
     """
+    if isinstance(data, Dataset):
+        return data
     dataset_out = Path(dataset_out)
     if is_prepared(Path(data)):
         return open_dataset(Path(data))

@@ -34,7 +34,7 @@ from hrkd_cli.version import __version__
 def distill(
     teacher: str | Path = TEACHER_OUT,
     *,
-    data: str | Path = DATASET_OUT,
+    data: str | Path | Dataset = DATASET_OUT,
     out: str | Path = STUDENT_OUT,
     force: bool = False,
     resume: bool = False,
@@ -47,7 +47,7 @@ def distill(
     Args:
         teacher: folder or hub id of a teacher of ours, of a classifier whose labels are the data's, or of a plain
             encoder, which is taught first (into ``hrkd-out/teacher``, reused when nothing changed).
-        data: prepared dataset folder, or a raw source (prepared into ``hrkd-out/dataset`` first).
+        data: prepared dataset folder, a raw source (prepared into ``hrkd-out/dataset`` first), or a dataset in memory.
         out: folder to write.
         force: replace an existing output, and earlier stages' outputs that no longer fit.
         resume: go on with a run that was cut off, also while it was teaching; start anew where there is none, and
@@ -60,32 +60,12 @@ def distill(
         HrkdError: a user's error, in one line (see ``hrkd_cli.errors``).
     """
     settings = DistillSettings.of(**options)
-    out = Path(out)
+    out, name = Path(out), str(teacher)
     check_stage_output(out, "distill", force=force, resume=resume)
     path = check_folders(teacher, data, out, settings)
     context = TrainContext.start(settings, on_event)
     dataset = context.processes.main_first(lambda: load_for_training(data, force=force, on_event=context.on_event))
-    name, settings = str(teacher), settings.resolved()
-    return distill_on(
-        path, dataset, settings, out=out, name=name, force=force, resume=resume, sources=sources, context=context
-    )
-
-
-def distill_on(
-    path: Path,
-    dataset: Dataset,
-    settings: DistillSettings,
-    *,
-    out: Path,
-    name: str,
-    force: bool = False,
-    resume: bool = False,
-    on_event: OnEvent = ignore,
-    sources: Mapping[str, str] | None = None,
-    context: TrainContext | None = None,
-) -> TrainResult:
-    """Distil the model in ``path`` on a dataset in memory; ``settings`` are resolved. See distill."""
-    context = context or TrainContext.start(settings, on_event)
+    settings = settings.resolved()
     chosen = chosen_domains(dataset, settings)  # the teacher is taught all domains
     check_trainable(chosen)
     texts = MoreTexts.read(settings, chosen, context.on_event)
@@ -93,12 +73,12 @@ def distill_on(
     sources = sources or {}
     if not is_classifier(read_json(path / MODEL.config)):
         path = ensure_taught(
-            path, dataset, settings, name=name, force=force, resume=resume, sources=sources, context=context
+            path, dataset, settings, name=name, force=force, resume=resume, sources=sources, on_event=context.on_event
         )
         name = str(path)
-    fingerprint, options = model_fingerprint(path), settings.decisive()
+    fingerprint, decisive = model_fingerprint(path), settings.decisive()
     data, extra = chosen.fingerprint, texts.fingerprints()
-    key = run_key(stage="distill", model=fingerprint, data=data, options=options, texts=extra)
+    key = run_key(stage="distill", model=fingerprint, data=data, options=decisive, texts=extra)
     if resume and (done := finished_before(out, "distill", key, context)):
         return done
     setup = DistillSetup.open(path, chosen, settings, tokenizer=tokenizer, texts=texts, name=name, context=context)
@@ -107,7 +87,7 @@ def distill_on(
         general = general_distillation(setup, texts.general, fingerprint, out=out, force=force, resume=resume)
         record = read_json_or_empty(general / MODEL.run)
         about = {"general": {"key": record["key"], **record["results"]}}
-    with run_folder(out, key=key, options=options, resume=resume, context=context) as run:
+    with run_folder(out, key=key, options=decisive, resume=resume, context=context) as run:
         objective = setup.objective(run, out)
         if general is not None:
             load_general(general, objective)

@@ -10,7 +10,7 @@ from typing import Any
 from hrkd_cli.choices import Graph, Init
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import ModelError, OutputError, UsageError
-from hrkd_cli.events import Note
+from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.layout import DATASET_OUT, GENERAL, MODEL, TEACHER_OUT
 from hrkd_cli.models.encoding import same_tokenizer
 from hrkd_cli.models.folder import model_fingerprint
@@ -21,14 +21,13 @@ from hrkd_cli.outputs import check_apart
 from hrkd_cli.predict.folder import read_json_or_empty
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings, TeachSettings
-from hrkd_cli.teaching.teach import teach_key, teach_on
-from hrkd_cli.training.context import TrainContext
-from hrkd_cli.training.stage_folder import check_stage_output, difference_of
+from hrkd_cli.teaching.teach import teach, teach_key
+from hrkd_cli.training.stage_folder import data_folder, difference_of
 
 PROBE_ROWS = 64  # texts per domain on which two tokenizers are compared
 
 
-def check_folders(teacher: str | Path, data: str | Path, out: Path, settings: DistillSettings) -> Path:
+def check_folders(teacher: str | Path, data: str | Path | Dataset, out: Path, settings: DistillSettings) -> Path:
     """Refuse folders that do not go together, before anything slow; return the teacher's folder.
 
     Raises:
@@ -41,7 +40,7 @@ def check_folders(teacher: str | Path, data: str | Path, out: Path, settings: Di
     if Path(teacher) == TEACHER_OUT and not TEACHER_OUT.exists():
         raise ModelError(f"--teacher: there is no {TEACHER_OUT} yet; run hrkd teach first, or name an encoder to teach")
     path = resolve(teacher, "teacher")
-    others = {"teacher": path, "data": Path(data), "dataset": DATASET_OUT, "taught teacher": TEACHER_OUT}
+    others = {"teacher": path, "dataset": DATASET_OUT, "taught teacher": TEACHER_OUT, **data_folder(data)}
     if own_weights:
         others["start of the student"] = resolve(str(settings.student), "student")
     if settings.unlabelled is not None:
@@ -112,7 +111,7 @@ def ensure_taught(
     force: bool,
     resume: bool,
     sources: Mapping[str, str],
-    context: TrainContext,
+    on_event: OnEvent,
 ) -> Path:
     """Return a teacher taught from a plain encoder: that in ``hrkd-out/teacher`` when nothing changed, else a new one.
 
@@ -120,22 +119,22 @@ def ensure_taught(
         OutputError: that folder holds another teacher, and ``force`` is false.
     """
     own = {"epochs": settings.teacher_epochs, "learning_rate": settings.teacher_learning_rate}
-    teaching = TeachSettings(**{f.name: getattr(settings, f.name) for f in fields(TeachSettings)} | own)
+    options = {f.name: getattr(settings, f.name) for f in fields(TeachSettings)} | own
+    teaching = TeachSettings(**options)
     record = read_json_or_empty(TEACHER_OUT / MODEL.run)
     if record.get("stage") == "teach":
         fingerprint = model_fingerprint(path)
         if record.get("key") == teach_key(fingerprint, dataset, teaching):
-            context.on_event(Note(f"teacher: {TEACHER_OUT} is up to date, not taught again"))
+            on_event(Note(f"teacher: {TEACHER_OUT} is up to date, not taught again"))
             return TEACHER_OUT
         if not force:
             raise OutputError(
                 f"{TEACHER_OUT} was taught {_difference(record, fingerprint, dataset, teaching)}; use it as it is with "
                 f"--teacher {TEACHER_OUT}, or replace it with --force"
             )
-    check_stage_output(TEACHER_OUT, "teach", force=force, resume=resume)
-    context.on_event(Note(f"teacher: {name} is a plain encoder; teaching it first, into {TEACHER_OUT}"))
+    on_event(Note(f"teacher: {name} is a plain encoder; teaching it first, into {TEACHER_OUT}"))
     origins = {**sources, **{name: sources.get(f"teacher_{name}", "default") for name in own}}
-    teach_on(path, dataset, teaching, out=TEACHER_OUT, name=name, resume=resume, sources=origins, context=context)
+    teach(name, data=dataset, force=force, resume=resume, on_event=on_event, sources=origins, **options)
     return TEACHER_OUT
 
 

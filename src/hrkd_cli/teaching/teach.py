@@ -31,6 +31,7 @@ from hrkd_cli.training.scoring import check_length, check_trainable
 from hrkd_cli.training.stage_folder import (
     TrainResult,
     check_stage_output,
+    data_folder,
     finished_before,
     run_folder,
     run_key,
@@ -43,7 +44,7 @@ from hrkd_cli.version import __version__
 def teach(
     model: str | Path,
     *,
-    data: str | Path = DATASET_OUT,
+    data: str | Path | Dataset = DATASET_OUT,
     out: str | Path = TEACHER_OUT,
     force: bool = False,
     resume: bool = False,
@@ -55,7 +56,7 @@ def teach(
 
     Args:
         model: folder or hub id of an encoder.
-        data: prepared dataset folder, or a raw source (prepared into ``hrkd-out/dataset`` first).
+        data: prepared dataset folder, a raw source (prepared into ``hrkd-out/dataset`` first), or a dataset in memory.
         out: folder to write.
         force: replace an existing output.
         resume: go on with a run that was cut off; start anew where there is none, and return the result of one that
@@ -70,41 +71,23 @@ def teach(
     settings = TeachSettings(**options)
     out = Path(out)
     check_stage_output(out, "teach", force=force, resume=resume)
-    path = resolve(model)
-    check_apart(out, {"model": path, "data": Path(data), "dataset": DATASET_OUT})
+    path, name = resolve(model), str(model)
+    check_apart(out, {"model": path, "dataset": DATASET_OUT, **data_folder(data)})
     context = TrainContext.start(settings, on_event)
     dataset = context.processes.main_first(lambda: load_for_training(data, force=force, on_event=context.on_event))
-    return teach_on(path, dataset, settings, out=out, name=str(model), resume=resume, sources=sources, context=context)
-
-
-def teach_on(
-    path: Path,
-    dataset: Dataset,
-    settings: TeachSettings,
-    *,
-    out: Path,
-    name: str,
-    resume: bool = False,
-    on_event: OnEvent = ignore,
-    sources: Mapping[str, str] | None = None,
-    context: TrainContext | None = None,
-) -> TrainResult:
-    """Fine-tune the encoder in ``path`` on a dataset in memory; see teach."""
     check_trainable(dataset)
-    context = context or TrainContext.start(settings, on_event)
     fingerprint = model_fingerprint(path)
     key = teach_key(fingerprint, dataset, settings)
     if resume and (done := finished_before(out, "teach", key, context)):
         return done
     torch.manual_seed(settings.seed)
     heads = DomainHeads.build(dataset.labels)
-    tokenizer = load_tokenizer(path)
-    model = load_classifier(path, heads)
-    check_length(settings.max_length, model, tokenizer, name)
-    encoder = make_encoder(model, tokenizer, settings.max_length, settings.truncate)
-    model.to(context.device)
+    tokenizer, classifier = load_tokenizer(path), load_classifier(path, heads)
+    check_length(settings.max_length, classifier, tokenizer, name)
+    encoder = make_encoder(classifier, tokenizer, settings.max_length, settings.truncate)
+    classifier.to(context.device)
     train, dev = (encode_split(dataset, split, encoder) for split in ("train", "dev"))
-    objective = FineTuningObjective(model, train, heads, settings.class_weights, context)
+    objective = FineTuningObjective(classifier, train, heads, settings.class_weights, context)
     with run_folder(out, key=key, options=settings.decisive(), resume=resume, context=context) as run:
         trainer = Trainer("teach", objective, settings, run, dev, best_by_domain=True)
         trainer.run()

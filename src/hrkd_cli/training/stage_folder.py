@@ -79,6 +79,11 @@ def check_stage_output(out: Path, stage: str, *, force: bool, resume: bool) -> N
         )
 
 
+def data_folder(data: str | Path | Dataset) -> dict[str, Path]:
+    """Return the folder of the data, by what it is, for ``check_apart``; nothing for a dataset in memory."""
+    return {} if isinstance(data, Dataset) else {"data": Path(data)}
+
+
 def difference_of(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Say with which other options a run was made than ``now``; empty where they are the same."""
     other = [f"{option_name(n)} {before.get(n)}" for n, value in now.items() if before.get(n) != value]
