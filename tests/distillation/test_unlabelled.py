@@ -18,6 +18,7 @@ from hrkd_cli.training.checkpoint import Checkpointer
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.process_group import SINGLE_PROCESS
 from hrkd_cli.training.rows import Collate, encode_split
+from hrkd_cli.training.trainer import Trainer
 from interrupted import StopError, stop_at
 from tiny import make_texts, write_raw
 
@@ -52,7 +53,7 @@ def opened(teacher, dataset, tmp_path, on_event=ignore, **options):
     )  # fmt: skip
     run = Checkpointer(tmp_path / "out", SINGLE_PROCESS, {}, resume=False)
     objective = setup.objective(run, run.out)
-    return setup, objective, setup.trainer(objective, run)
+    return setup, objective, Trainer("distill", objective, own, run, setup.dev, unlabelled_share=own.unlabelled_share)
 
 
 @pytest.mark.parametrize("options", [{}, {"cache_teacher": "on"}, {"method": "logits"}, {"means": "released"}])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hrkd_cli.distillation.teachers import TeacherOutputs
+from hrkd_cli.distillation.teacher_cache import TeacherOutputs
 from hrkd_cli.method import MeanWeights, Outputs
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.rows import Collate, EncodedSplit, Pick, Rows, TrainBatch

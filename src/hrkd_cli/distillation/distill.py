@@ -28,6 +28,7 @@ from hrkd_cli.training.stage_folder import (
     run_key,
     write_model_folder,
 )
+from hrkd_cli.training.trainer import Trainer
 from hrkd_cli.version import __version__
 
 
@@ -91,7 +92,8 @@ def distill(
         objective = setup.objective(run, out)
         if general is not None:
             load_general(general, objective)
-        trainer = setup.trainer(objective, run)
+        share = settings.unlabelled_share
+        trainer = Trainer("distill", objective, settings, run, setup.dev, unlabelled_share=share)
         trainer.run()
         result = write_model_folder(
             trainer,

@@ -29,6 +29,7 @@ from hrkd_cli.settings import DistillSettings, TrainingSettings
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.rows import EncodedSplit
 from hrkd_cli.training.stage_folder import check_stage_output, run_folder, run_key
+from hrkd_cli.training.trainer import Trainer
 
 STAGE, DOMAIN, WEIGHTS = "general", "texts", "general.safetensors"
 SHARED = ("student", "init", "hidden_weight", "attention_weight", "means", "cache_teacher")  # beside the trainer's
@@ -55,7 +56,7 @@ def general_distillation(
         setup = _setup(task, texts, settings)
         objective = setup.objective(run, out)
         _freeze_unused(objective, context)
-        trainer = setup.trainer(objective, run, stage=STAGE, factor=domains)
+        trainer = Trainer(STAGE, objective, settings, run, setup.dev, factor=domains)
         trainer.run()
         if context.processes.is_main:
             named = _modules(objective).named_parameters()

@@ -13,11 +13,10 @@ from hrkd_cli.data.unlabelled import MoreTexts
 from hrkd_cli.distillation.collate import DistillCollate
 from hrkd_cli.distillation.instance_weights import instance_weights
 from hrkd_cli.distillation.objective import DistillObjective
-from hrkd_cli.distillation.teacher_cache import with_cache
+from hrkd_cli.distillation.teacher_cache import TeacherOutputs, with_cache
 from hrkd_cli.distillation.teachers import (
     Comparison,
     OnlineTeacher,
-    TeacherOutputs,
     Teachers,
     check_teachers,
     open_teachers,
@@ -33,7 +32,6 @@ from hrkd_cli.training.checkpoint import Checkpointer
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.rows import EncodedSplit, encode_split
 from hrkd_cli.training.scoring import check_length
-from hrkd_cli.training.trainer import Trainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +132,3 @@ class DistillSetup:
             run=run,
             context=self.context,
         )
-
-    def trainer(
-        self, objective: DistillObjective, run: Checkpointer, *, stage: str = "distill", factor: int = 1
-    ) -> Trainer:
-        """Make the trainer; ``factor``: see Trainer."""
-        share = self.settings.unlabelled_share
-        return Trainer(stage, objective, self.settings, run, self.dev, factor=factor, unlabelled_share=share)

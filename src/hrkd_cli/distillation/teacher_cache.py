@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hrkd_cli.choices import CacheTeacher
-from hrkd_cli.distillation.teachers import BATCH_TOKENS, OnlineTeacher, TeacherOutputs, batches_of
+from hrkd_cli.distillation.teachers import BATCH_TOKENS, OnlineTeacher, batches_of
 from hrkd_cli.errors import OutputError
 from hrkd_cli.events import Note, Progress
 from hrkd_cli.method import Outputs
@@ -177,26 +177,19 @@ class CachedTeacher:
         self.folder.mkdir(parents=True, exist_ok=True)
         missing = [n for n in range(len(self.shards)) if self._read(n) is None]
         processes.barrier()  # all have looked before any writes
-        total, done = sum(len(self.shards[n][1]) for n in missing), 0
-
-        def tell(rows: int) -> None:
-            part = min(total, (done + rows) * processes.size)
-            self.context.on_event(Progress("teacher outputs", part, total))
-
+        self.done, self.total = 0, sum(len(self.shards[n][1]) for n in missing)
         for number in processes.shard(missing):
-            self._write(number, self._compute(*self.shards[number], tell))
-            done += len(self.shards[number][1])
+            self._write(number, self._compute(*self.shards[number]))
         processes.barrier()
         self.tensors = [load_file(self._file(number)) for number in range(len(self.shards))]
         processes.barrier()  # before another run may remove them
-        return total
+        return self.total
 
     @torch.no_grad()
-    def _compute(self, domain: str, rows: np.ndarray, tell: Callable[[int], None]) -> dict[str, Tensor]:
+    def _compute(self, domain: str, rows: np.ndarray) -> dict[str, Tensor]:
         """Run the teacher on a shard's rows, in batches that depend on nothing else; return what is kept."""
         online, precision = self.online, self.context.precision
         parts: dict[str, list[Tensor]] = {name: [] for name in (*self.vectors, "logits")}
-        done = 0
         for part in batches_of(self.lengths[domain][rows], BATCH_TOKENS[precision.device.type]):
             own = rows[part].tolist()
             batch = online.rows.encoder.collate(online.rows.encoded[domain], own, precision.device)
@@ -208,12 +201,13 @@ class CachedTeacher:
                 heads = getattr(found, name)
                 states = heads if name == "hidden" else heads.transpose(2, 3).flatten(3)
                 parts[name].append(_in_16_bits(states, precision.stored)[:, batch.mask].cpu())
-            done += len(own)
-            tell(done)
+            self.done += len(own)
+            done = min(self.total, self.done * self.context.processes.size)
+            self.context.on_event(Progress("teacher outputs", done, self.total))
         return {name: torch.cat(found, dim=0 if name == "logits" else 1) for name, found in parts.items()}
 
     def load(self, picks: Sequence[Pick], batch: Batch) -> Callable[[], Outputs]:
-        """See TeacherOutputs; padding is 0."""
+        """See OnlineTeacher; padding is 0."""
         del batch  # the outputs have the same rows, padded to the same length
         device, stored = self.context.device, self.context.precision.stored
         places = np.stack([self.places[domain][row] for domain, row in picks])
@@ -258,6 +252,9 @@ class CachedTeacher:
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise
+
+
+TeacherOutputs = OnlineTeacher | CachedTeacher
 
 
 def _in_16_bits(states: Tensor, stored: torch.dtype) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -184,17 +184,6 @@ class Comparison:
         return any(need in loss.needs for loss in self.losses for need in what)
 
 
-class TeacherOutputs(Protocol):
-    """Gives the teacher's outputs for rows."""
-
-    def load(self, picks: Sequence[Pick], batch: Batch) -> Callable[[], Outputs]:
-        """Read what is needed for some rows, in any thread; return a function that gives their outputs.
-
-        ``batch`` has the same rows as the student sees them.
-        """
-        ...
-
-
 class OnlineTeacher:
     """Runs the teachers on each batch; domains that share weights go through in one forward pass.
 
@@ -228,7 +217,10 @@ class OnlineTeacher:
         self.columns = LabelGather(teachers.heads, device)
 
     def load(self, picks: Sequence[Pick], batch: Batch) -> Callable[[], Outputs]:
-        """See TeacherOutputs."""
+        """Read what is needed for some rows, in any thread; return a function that gives their outputs.
+
+        ``batch`` has the same rows as the student sees them.
+        """
         if self.own_tokenizer:
             own = [(self.rows.encoded[domain], row) for domain, row in picks]
             batch = self.rows.encoder.collate_rows(own, self.device, pad_to=self.pad_to)

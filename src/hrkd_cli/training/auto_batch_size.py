@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -45,14 +46,12 @@ def batch_size_of(
     def find() -> int:
         longest = {domain: np.argsort(-own, kind="stable") for domain, own in rows.lengths.items()}
         per_row = dict.fromkeys(rows.unlabelled, bare_per_row(unlabelled_share))
-        found = LARGEST
-        while found:
-            counts = {d: factor * found + math.ceil(found * per_row.get(d, 0.0)) for d in longest}
-            step = {d: np.resize(order, counts[d]).tolist() for d, order in longest.items()}
-            if _fits(step, objective):
-                break
-            found //= 2
-        found = min(context.processes.all_gather(found))
+
+        def step(size: int) -> Rows:
+            counts = {d: factor * size + math.ceil(size * per_row.get(d, 0.0)) for d in longest}
+            return {d: np.resize(order, counts[d]).tolist() for d, order in longest.items()}
+
+        found = min(context.processes.all_gather(_largest_that_fits(objective, step)))
         if not found:
             raise TrainingError(
                 "--batch-size auto: memory holds not even one row of each domain; lower --max-length or take a smaller "
@@ -70,30 +69,37 @@ def batch_size_of(
     return size
 
 
-def _fits(rows: Rows, objective: Objective) -> bool:
-    """Tell whether memory holds a forward and a backward pass of these rows, beside the optimizer's state."""
-    from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size  # takes a second to import
+def _largest_that_fits(objective: Objective, step: Callable[[int], Rows]) -> int:
+    """Return the largest power of two up to 32 for which memory holds a step beside the optimizer's state; or 0."""
+    from accelerate.utils.memory import clear_device_cache, find_executable_batch_size  # takes a second to import
 
-    context = objective.collate.context
-    if sum(map(len, rows.values())) < context.processes.size:
-        return False
-    clear_device_cache(garbage_collection=True)
+    context, size = objective.collate.context, LARGEST
+
+    def halve() -> int:
+        nonlocal size
+        size //= 2
+        return size
+
+    def attempt(size: int) -> int:
+        parameters = [p for module in objective.modules for p in module.parameters() if p.requires_grad]
+        moments = [torch.zeros_like(p) for p in parameters for _ in range(2)]  # AdamW's, from the first step on
+        if sum(map(len, step(size).values())) >= context.processes.size:
+            # Each process on its own: none may wait for one that ran out of memory.
+            with context.processes.no_sync():
+                objective.dry_run(step(size))
+        del moments
+        return size
+
     on_gpu = context.device.type == "cuda"
     if on_gpu:
         torch.cuda.set_per_process_memory_fraction(SHARE, context.device)
-    parameters = [p for module in objective.modules for p in module.parameters() if p.requires_grad]
     try:
-        moments = [torch.zeros_like(p) for p in parameters for _ in range(2)]  # AdamW's, from the first step on
-        # Each process on its own: none may wait for one that ran out of memory.
-        with context.processes.no_sync():
-            objective.dry_run(rows)
-        del moments
-    except RuntimeError as error:
-        if not should_reduce_batch_size(error):
+        find_executable_batch_size(attempt, LARGEST, halve)()
+    except RuntimeError:
+        if size:  # not for want of memory
             raise
-        return False
     finally:
         if on_gpu:
             torch.cuda.set_per_process_memory_fraction(1.0, context.device)
-            clear_device_cache()
-    return True
+        clear_device_cache()
+    return size

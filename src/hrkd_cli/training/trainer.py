@@ -7,6 +7,7 @@ import math
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -32,36 +33,26 @@ CHECKPOINT_SECONDS = 120.0
 AGREE_EVERY = 20  # steps between two collective decisions on several GPUs: each waits for all of them
 
 
-class GracefulStop:
-    """Notes SIGINT or SIGTERM inside its block, in ``requested``. A second signal stops at once."""
+@contextlib.contextmanager
+def graceful_stop() -> Iterator[list[int]]:
+    """Collect SIGINT or SIGTERM in the list that is given; a second signal stops at once."""
+    requested: list[int] = []
+    before: dict[int, Any] = {}
 
-    def __init__(self) -> None:
-        self.requested: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> GracefulStop:
-        if threading.current_thread() is threading.main_thread():  # Python handles signals in the main thread only
-            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._restore()
-
-    def carry_out(self) -> None:
-        """Do what the signal would have done, now that the run is safe."""
-        number = self.requested or signal.SIGTERM  # it was another process of the run that got it
-        self._restore()
-        signal.raise_signal(number)
-        raise KeyboardInterrupt  # where a handler lets the signal pass, the run stops all the same
-
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        self.requested = number
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
+    def restore() -> None:
+        for number, handler in before.items():
             signal.signal(number, handler)
-        self._before = {}
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        requested.append(number)
+        restore()
+
+    if threading.current_thread() is threading.main_thread():  # Python handles signals in the main thread only
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield requested
+    finally:
+        restore()
 
 
 @dataclass(eq=False)
@@ -160,7 +151,8 @@ class Trainer:
         sampler.skip(done * self.settings.accumulate)
         batches = prefetch(iter(sampler), self.objective.collate, ahead=self.context.device.type == "cuda")
         self.metrics.open()
-        with contextlib.closing(batches), GracefulStop() as stop:
+        stopping = False
+        with contextlib.closing(batches), graceful_stop() as signals:
             for number in range(done + 1, self.steps + 1):
                 step = train_step(
                     self.objective, batches, self.optimizer, number=number, accumulate=self.settings.accumulate
@@ -173,16 +165,20 @@ class Trainer:
                 if patience is not None and waited >= patience and number < self.steps:
                     self.context.on_event(Note(f"stopped at step {number}: no better average in {waited} dev scores"))
                     break
-                if number == self.steps:
+                stopping = number < self.steps and self._checkpoint(number, stop=bool(signals))
+                if stopping or number == self.steps:
                     break
-                self._checkpoint(number, stop)
+        if stopping:
+            # The run is safe: do what the signal, perhaps that of another process, would have done.
+            signal.raise_signal(signals[0] if signals else signal.SIGTERM)
+            raise KeyboardInterrupt  # where a handler lets the signal pass, the run stops all the same
         self.metrics.flush()
         self.seconds = time.perf_counter() - self.metrics.begun
 
-    def _checkpoint(self, step: int, stop: GracefulStop) -> None:
-        """Write a checkpoint where it is time for one; stop where a signal asked for it."""
+    def _checkpoint(self, step: int, *, stop: bool) -> bool:
+        """Write a checkpoint where one is due or any process is to stop; tell whether the latter is the case."""
         processes, agree = self.context.processes, step % self.agree_every == 0
-        stopping = agree and processes.any(stop.requested is not None)
+        stopping = agree and processes.any(stop)
         if self.settings.checkpoint_every is not None:
             due = step % self.settings.checkpoint_every == 0
         else:
@@ -195,7 +191,7 @@ class Trainer:
             self.metrics.restart_clock()
         if stopping:
             self.context.on_event(Note(f"stopped after step {step}, with a checkpoint; go on with --resume"))
-            stop.carry_out()
+        return stopping
 
     def _score(self, step: int, dev: EncodedSplit) -> None:
         """Score the dev split and keep the weights if they are best for anything."""
