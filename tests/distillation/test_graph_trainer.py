@@ -1,5 +1,7 @@
 """The learned graph: its meta-gradient against explicit ones, what moves, and what it does to a poisoned domain."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -74,10 +76,11 @@ def test_an_update_moves_the_graph_and_nothing_else(task):
 def test_the_state_restores_graph_and_moments(task):
     made, _, optimizer, batch = task
     made.on_step_start(1, batch, optimizer)
-    state = {name: t.clone() for name, t in made.state_dict().items()}
+    state = {name: copy.deepcopy(part.state_dict()) for name, part in made.parts.items()}
     made.on_step_start(2, batch, optimizer)
     ahead = made.graph.score.clone()
-    made.load_state_dict(state)
+    for name, part in made.parts.items():
+        part.load_state_dict(state[name])
     assert not torch.equal(made.graph.score, ahead)
     made.on_step_start(2, batch, optimizer)
     assert torch.equal(made.graph.score, ahead)

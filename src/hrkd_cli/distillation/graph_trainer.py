@@ -12,13 +12,14 @@ passes of the step's own batch, in float32, with the same dropout masks in both.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from hrkd_cli.method import DomainLosses, LearnedGraph, layer_losses
-from hrkd_cli.training.optimizer import Optimizer, load_moments, moments
+from hrkd_cli.training.optimizer import AdamMoments, Optimizer
 from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup
 
 REACH = 1e-3  # length of the difference's half step, as a part of the weights' own length
@@ -53,6 +54,7 @@ class GraphTrainer:
         self.seed = seed
         self.processes = processes
         self.adam = torch.optim.Adam(graph.parameters(), lr=learning_rate, betas=BETAS)
+        self.parts: dict[str, Any] = {"graph": graph, "graph_adam": AdamMoments(self.adam)}  # for a checkpoint
 
     def update(self, number: int, held_back: Tensor, losses: Callable[[], DomainLosses], optimizer: Optimizer) -> None:
         """Move the graph so that the student's next steps help more on held-back rows.
@@ -105,17 +107,3 @@ class GraphTrainer:
             for weight, before in zip(self.weights, own, strict=True):
                 weight.copy_(before)
         return (found[0] - found[1]) / (2 * reach), (prototypes[0] + prototypes[1]).float() / 2
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return the graph, and its optimizer's moments."""
-        parts = {"graph": self.graph.state_dict(), "adam": moments(self.adam)}
-        return {f"{part}.{name}": tensor for part, own in parts.items() for name, tensor in own.items()}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what ``state_dict()`` returned."""
-        parts: dict[str, dict[str, Tensor]] = {"graph": {}, "adam": {}}
-        for key, tensor in state.items():
-            part, _, name = key.partition(".")
-            parts[part][name] = tensor
-        self.graph.load_state_dict(parts["graph"])
-        load_moments(self.adam, parts["adam"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from typing import Any
 
@@ -104,6 +104,7 @@ class DistillObjective(Objective):
                 seed=settings.seed,
                 processes=self.processes,
             )
+            self.parts = self.graph_trainer.parts
 
     def on_step_start(self, number: int, batch: Sequence[DistillBatch], optimizer: Optimizer) -> None:
         """Seed a frozen graph's dropout, alike in all processes; train a learned graph where it is its turn."""
@@ -179,12 +180,3 @@ class DistillObjective(Objective):
 
     def _class_weights(self, batch: DistillBatch) -> Tensor | None:
         return None if self.class_weights is None else self.class_weights[batch.domains]
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return a learned graph with its optimizer."""
-        return {} if self.graph_trainer is None else self.graph_trainer.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what ``state_dict()`` returned."""
-        if self.graph_trainer is not None:
-            self.graph_trainer.load_state_dict(state)

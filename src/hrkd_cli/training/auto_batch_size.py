@@ -60,7 +60,10 @@ def batch_size_of(
         context.on_event(Note(f"--batch-size auto: {found} rows of each domain"))
         return found
 
-    size = int(checkpoint.decide("batch_size", find) if settings.batch_size == AUTO_BATCH else settings.batch_size)
+    decisions = checkpoint.decisions
+    if settings.batch_size == AUTO_BATCH and "batch_size" not in decisions:
+        decisions["batch_size"] = find()
+    size = int(decisions["batch_size"] if settings.batch_size == AUTO_BATCH else settings.batch_size)
     count, processes = size * factor * len(rows.lengths), context.processes.size
     if count < processes:
         raise UsageError(

@@ -2,8 +2,8 @@
 
 A checkpoint is a folder ``checkpoint-STEP`` in the run's working folder, which appears by a rename and is therefore
 whole: ``state.safetensors`` (tensors) and ``checkpoint.json`` (plain values, and a checksum). The last two are kept.
-What is saved registers itself: anything with ``state_dict()`` and ``load_state_dict()``, as in torch, whose state is a
-flat dict of tensors and plain values.
+What is saved is anything with ``state_dict()`` and ``load_state_dict()``, as in torch, whose state is a flat dict of
+tensors and plain values.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from torch.distributed.checkpoint.stateful import Stateful
 
 KEPT = 2
-FORMAT = 3
+FORMAT = 4
 TENSORS = "state.safetensors"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
 class Checkpointer:
-    """Saves and restores all that is registered.
+    """Saves and restores the parts of a run.
 
     Args:
         out: what the run writes; it works in ``work`` until that is whole.
@@ -48,6 +48,8 @@ class Checkpointer:
     Attributes:
         resumed: values of the checkpoint that the run resumes from; None for a new run.
         step: steps done in that checkpoint; 0 for a new run.
+        decisions: plain values that stay the same when the run resumes.
+        parts: what is saved and restored, by name.
 
     Raises:
         TrainingError: there are checkpoints, and all are damaged.
@@ -63,23 +65,13 @@ class Checkpointer:
             self.resumed, self._tensors = found
         self.decisions: dict[str, Any] = {} if self.resumed is None else self.resumed["decisions"]
         self.step = 0 if self.resumed is None else int(self.resumed["step"])
-        self._parts: dict[str, Stateful] = {}
-
-    def register(self, name: str, part: Stateful) -> None:
-        """Save and restore ``part`` under a name of its own."""
-        self._parts[name] = part
-
-    def decide(self, name: str, decide: Callable[[], Any]) -> Any:
-        """Return a plain value that stays the same when the run resumes; ``decide`` finds it in a new run."""
-        if name not in self.decisions:
-            self.decisions[name] = decide()
-        return self.decisions[name]
+        self.parts: dict[str, Stateful] = {}
 
     def restore(self) -> None:
-        """Restore all that is registered, if the run resumes from a checkpoint."""
+        """Restore all parts, if the run resumes from a checkpoint."""
         if self.resumed is None:
             return
-        for name, part in self._parts.items():
+        for name, part in self.parts.items():
             prefix = f"{name}/"
             own = {key.removeprefix(prefix): t for key, t in self._tensors.items() if key.startswith(prefix)}
             part.load_state_dict({**self.resumed["parts"][name], **own})
@@ -89,7 +81,7 @@ class Checkpointer:
         """Write a checkpoint after ``step`` steps (see write_checkpoint); all processes must call it."""
         tensors: dict[str, Tensor] = {}
         parts: dict[str, dict[str, Any]] = {}
-        for name, part in self._parts.items():
+        for name, part in self.parts.items():
             state = part.state_dict()
             tensors |= {f"{name}/{key}": value for key, value in state.items() if isinstance(value, Tensor)}
             parts[name] = {key: value for key, value in state.items() if not isinstance(value, Tensor)}
@@ -111,8 +103,8 @@ class RandomState:
         own = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             own["cuda"] = torch.cuda.get_rng_state(self.device)
-        states = {kind: self.processes.all_gather(state) for kind, state in own.items()}
-        return {f"{kind}.{rank}": state for kind, found in states.items() for rank, state in enumerate(found)}
+        states = enumerate(self.processes.all_gather(own))
+        return {f"{kind}.{rank}": state for rank, found in states for kind, state in found.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore this process's state; a process that the checkpoint does not know keeps its own."""
@@ -173,7 +165,7 @@ def has_checkpoint(work: Path) -> int | None:
 
 
 def saved_values(work: Path, name: str) -> list[dict[str, Any]]:
-    """Return the plain values of one registered part in every checkpoint that can be read."""
+    """Return the plain values of one part in every checkpoint that can be read."""
     values = (read_json_or_empty(folder / CHECKPOINT) for folder in _folders(work))
     return [own["parts"][name] for own in values if name in own.get("parts", ())]
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor, nn
 
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.training.optimizer import Optimizer
 from hrkd_cli.training.rows import Collate, Rows
+
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.stateful import Stateful
 
 T = TypeVar("T")
 
@@ -45,12 +47,14 @@ class Objective:
         heads: outputs of that model.
         collate: makes batches; may run in another thread, ahead of time.
         held_back: numbers of train rows by domain that no step draws.
+        parts: what a checkpoint needs beyond the modules, by name.
     """
 
     modules: list[nn.Module]
     heads: DomainHeads
     collate: Collate
     held_back: Mapping[str, Sequence[int]] = {}
+    parts: Mapping[str, Stateful] = {}
 
     def loss(self, batch: Any) -> LossOutput:
         """Run the models on a batch."""
@@ -59,16 +63,8 @@ class Objective:
     def on_step_start(self, number: int, batch: Any, optimizer: Optimizer) -> None:
         """Do what comes before a step; ``batch`` is its first."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint needs beyond the trained modules: tensors and plain values by name."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``state_dict()`` returned."""
-
     def dry_run(self, rows: Rows) -> None:
-        """Run a forward and a backward pass that leave neither gradients nor a changed state behind."""
-        state = copy.deepcopy(self.state_dict())
+        """Run a forward and a backward pass that leave no gradients behind."""
         try:
             with self.collate.context.precision.forward():
                 loss = self.loss(self.collate(rows)).total
@@ -77,7 +73,6 @@ class Objective:
         finally:
             for module in self.modules:
                 module.zero_grad()
-            self.load_state_dict(state)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,26 +81,22 @@ class Optimizer:
             found.append(torch.zeros_like(gradient) if scale is None else gradient / scale)
         return found
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the number of steps done, and AdamW's moments and step counts by parameter number."""
-        return {"done": self.done, **moments(self.adamw)}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+class AdamMoments:
+    """Moments and step counts of an Adam optimizer, flat for a checkpoint: ``N.NAME`` is that of parameter N."""
+
+    def __init__(self, adam: torch.optim.Optimizer) -> None:
+        self.adam = adam
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return them."""
+        states = self.adam.state_dict()["state"].items()
+        return {f"{number}.{name}": tensor for number, own in states for name, tensor in own.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore what ``state_dict()`` returned."""
-        self.done = state["done"]
-        load_moments(self.adamw, {name: value for name, value in state.items() if name != "done"})
-
-
-def moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return moments and step counts of an Adam optimizer; ``N.NAME`` is that of parameter N."""
-    states = optimizer.state_dict()["state"].items()
-    return {f"{number}.{name}": tensor for number, own in states for name, tensor in own.items()}
-
-
-def load_moments(optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
-    """Restore what ``moments`` returned."""
-    found: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in state.items():
-        number, _, name = key.partition(".")
-        found.setdefault(int(number), {})[name] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": found})
+        found: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in state.items():
+            number, _, name = key.partition(".")
+            found.setdefault(int(number), {})[name] = tensor
+        self.adam.load_state_dict({**self.adam.state_dict(), "state": found})

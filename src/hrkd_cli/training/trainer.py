@@ -25,7 +25,7 @@ from hrkd_cli.training.best_weights import BestWeights
 from hrkd_cli.training.checkpoint import Checkpointer, RandomState
 from hrkd_cli.training.loop import Objective, prefetch, train_step
 from hrkd_cli.training.metrics_log import MetricsLogger
-from hrkd_cli.training.optimizer import Optimizer
+from hrkd_cli.training.optimizer import AdamMoments, Optimizer
 from hrkd_cli.training.rows import EncodedSplit
 from hrkd_cli.training.scoring import score
 
@@ -107,11 +107,11 @@ class Trainer:
         self.agree_every = 1 if on_cpu or context.processes.size == 1 else AGREE_EVERY
         self.done, self.seconds = 0, 0.0
         parts: dict[str, Any] = {f"module.{number}": module for number, module in enumerate(objective.modules)}
-        parts |= {"optimizer": self.optimizer, "objective": objective, "best": self.best, "metrics": self.metrics}
-        parts |= {"random": RandomState(context.processes, context.device), "scaler": context.precision.scaler}
-        for name, part in parts.items():
-            if part is not None:
-                self.checkpoint.register(name, part)
+        parts |= {"adamw": AdamMoments(self.optimizer.adamw), "best": self.best, "metrics": self.metrics}
+        parts |= {"random": RandomState(context.processes, context.device), **objective.parts}
+        if context.precision.scaler is not None:
+            parts["scaler"] = context.precision.scaler
+        self.checkpoint.parts = parts
 
     def make_sampler(self) -> Sampler:
         """Return the rows of each batch, from the first on."""
@@ -142,7 +142,7 @@ class Trainer:
         self._estimate_cost()
         # Dropout: processes have other rows, and draw other masks.
         torch.manual_seed(self.settings.seed + self.context.processes.rank)
-        done = self.done = self.checkpoint.step
+        done = self.done = self.optimizer.done = self.checkpoint.step
         self.saved_at, self.metrics.begun = time.monotonic(), time.perf_counter()
         self.checkpoint.restore()
         if done:
