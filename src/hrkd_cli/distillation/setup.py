@@ -14,13 +14,7 @@ from hrkd_cli.distillation.collate import DistillCollate
 from hrkd_cli.distillation.instance_weights import instance_weights
 from hrkd_cli.distillation.objective import DistillObjective
 from hrkd_cli.distillation.teacher_cache import TeacherOutputs, with_cache
-from hrkd_cli.distillation.teachers import (
-    Comparison,
-    OnlineTeacher,
-    Teachers,
-    check_teachers,
-    open_teachers,
-)
+from hrkd_cli.distillation.teachers import Comparison, OnlineTeacher, Teachers, check_teachers, open_teachers
 from hrkd_cli.events import Note
 from hrkd_cli.layout import TEACHER_CACHE
 from hrkd_cli.method import Need
@@ -105,30 +99,22 @@ class DistillSetup:
 
         ``out``: the student's folder, beside which teacher outputs are kept.
         """
-        settings = self.settings
+        settings, rows, context = self.settings, self.rows, self.context
         comparison = Comparison.of(settings, self.teachers.root.config, self.student.config)
-        teacher = self._teacher_outputs(comparison, run, out)
-        collate = DistillCollate(teacher, self.rows, self.context, pad_to=comparison.pad_to)
-        if settings.instance_weights is not InstanceWeights.NONE:
+        weigh = settings.instance_weights is not InstanceWeights.NONE
+        teacher: TeacherOutputs | None = None
+        if comparison.needs(Need.HIDDEN, Need.ATTENTION, Need.LOGITS):
+            own_tokenizer = self.teacher_rows is not rows
+            teacher = OnlineTeacher(
+                self.teachers, comparison, self.teacher_rows, own_tokenizer=own_tokenizer, device=context.device
+            )
+            # How many times the run reads each row, on average, counting an epoch as once at most.
+            per_row = bare_per_row(settings.unlabelled_share)
+            read = sum(len(own) * (1 + per_row * (d in rows.unlabelled)) for d, own in rows.labels.items())
+            passes = settings.epochs * min(1.0, read / rows.count) + weigh
+            root = out.resolve().parent / TEACHER_CACHE
+            teacher = with_cache(teacher, settings.cache_teacher, root=root, passes=passes, run=run, context=context)
+        collate = DistillCollate(teacher, rows, context, pad_to=comparison.pad_to)
+        if weigh:
             collate.instance_weights = instance_weights(collate, comparison.width)
         return DistillObjective(collate, self.student, self.heads, settings, comparison)
-
-    def _teacher_outputs(self, comparison: Comparison, run: Checkpointer, out: Path) -> TeacherOutputs | None:
-        """Return where the teachers' outputs come from; None where no loss needs them."""
-        if not comparison.needs(Need.HIDDEN, Need.ATTENTION, Need.LOGITS):
-            return None
-        settings, rows = self.settings, self.rows
-        own_tokenizer, device = self.teacher_rows is not rows, self.context.device
-        online = OnlineTeacher(self.teachers, comparison, self.teacher_rows, own_tokenizer=own_tokenizer, device=device)
-        # How many times the run reads each row, on average, counting an epoch as once at most.
-        per_row = bare_per_row(settings.unlabelled_share)
-        read = sum(len(own) * (1 + per_row * (d in rows.unlabelled)) for d, own in rows.labels.items())
-        passes = settings.epochs * min(1.0, read / rows.count)
-        return with_cache(
-            online,
-            settings.cache_teacher,
-            root=out.resolve().parent / TEACHER_CACHE,
-            passes=passes + (settings.instance_weights is not InstanceWeights.NONE),
-            run=run,
-            context=self.context,
-        )

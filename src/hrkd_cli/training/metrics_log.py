@@ -19,7 +19,7 @@ from hrkd_cli.training.loop import StepOutput
 
 RATE_WINDOW = 20  # steps over which examples/s is averaged
 UNREAD = 20  # steps whose tensors may wait on a GPU: reading one stops it until it has caught up
-STATE = ("seconds", "examples", "position", "scored", "waited", "dev_seconds")  # what a checkpoint holds, and the time
+STATE = ("seconds", "examples", "position", "waited", "dev_seconds")  # what a checkpoint holds, and the time
 
 
 @dataclass(kw_only=True, eq=False)
@@ -34,7 +34,7 @@ class MetricsLogger:
         seconds: training time so far, dev scoring and checkpoints left out.
         examples: rows of all domains so far.
         position: bytes of the file that are true.
-        scored: dev scores so far; ``waited``: those since the best average.
+        waited: dev scores since the best average.
         dev_seconds: time of the last dev scoring; an estimate before the first one.
         begun: when the run began, by ``time.perf_counter``; later by the length of interruptions.
         losses: of the last step, by kind.
@@ -50,7 +50,6 @@ class MetricsLogger:
     seconds: float = 0.0
     examples: int = 0
     position: int = 0
-    scored: int = 0
     waited: int = 0
     dev_seconds: float = 0.0
 
@@ -107,7 +106,6 @@ class MetricsLogger:
     def add_dev(self, step: int, dev: Mapping[str, Any], *, is_best: bool, seconds: float) -> None:
         """Write dev scores (see scores_to_json)."""
         self.dev_seconds = seconds
-        self.scored += 1
         self.waited = 0 if is_best else self.waited + 1
         self._append({"step": step, "dev": dev, "is_best": is_best})
 
@@ -131,7 +129,7 @@ class MetricsLogger:
                 )
         seconds = sum(s for s, _ in self.window)
         rate = sum(n for _, n in self.window) / max(1e-9, seconds)
-        evaluations = math.ceil(self.steps / self.eval_every) - self.scored
+        evaluations = math.ceil(self.steps / self.eval_every) - step.number // self.eval_every
         left = (self.steps - step.number) * seconds / len(self.window) + evaluations * self.dev_seconds
         shared: dict[str, Any] = {
             "step": step.number,
