@@ -177,12 +177,11 @@ class Trainer:
 
     def _checkpoint(self, step: int, *, stop: bool) -> bool:
         """Write a checkpoint where one is due or any process is to stop; tell whether the latter is the case."""
-        processes, agree = self.context.processes, step % self.agree_every == 0
-        stopping = agree and processes.any(stop)
-        if self.settings.checkpoint_every is not None:
-            due = step % self.settings.checkpoint_every == 0
-        else:
-            due = agree and processes.any(time.monotonic() - self.saved_at >= CHECKPOINT_SECONDS)
+        every, agree = self.settings.checkpoint_every, step % self.agree_every == 0
+        late = time.monotonic() - self.saved_at >= CHECKPOINT_SECONDS
+        votes = self.context.processes.all_gather((stop, late)) if agree else []
+        stopping = any(stop for stop, _ in votes)
+        due = any(late for _, late in votes) if every is None else step % every == 0
         if stopping or due:
             self.metrics.flush()  # a loss that is not a number must not get in
             self.checkpoint.save(step)
