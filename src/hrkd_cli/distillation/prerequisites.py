@@ -123,26 +123,17 @@ def ensure_taught(
     teaching = TeachSettings(**options)
     record = read_json_or_empty(TEACHER_OUT / MODEL.run)
     if record.get("stage") == "teach":
-        fingerprint = model_fingerprint(path)
-        if record.get("key") == teach_key(fingerprint, dataset, teaching):
+        if record.get("key") == teach_key(model_fingerprint(path), dataset, teaching):
             on_event(Note(f"teacher: {TEACHER_OUT} is up to date, not taught again"))
             return TEACHER_OUT
         if not force:
+            before = {name: entry.get("value") for name, entry in record.get("options", {}).items()}
+            difference = difference_of(before, teaching.decisive()) or "from another model or on other data"
             raise OutputError(
-                f"{TEACHER_OUT} was taught {_difference(record, fingerprint, dataset, teaching)}; use it as it is with "
-                f"--teacher {TEACHER_OUT}, or replace it with --force"
+                f"{TEACHER_OUT} was taught {difference}; use it as it is with --teacher {TEACHER_OUT}, or replace it "
+                "with --force"
             )
     on_event(Note(f"teacher: {name} is a plain encoder; teaching it first, into {TEACHER_OUT}"))
     origins = {**sources, **{name: sources.get(f"teacher_{name}", "default") for name in own}}
     teach(name, data=dataset, force=force, resume=resume, on_event=on_event, sources=origins, **options)
     return TEACHER_OUT
-
-
-def _difference(record: Mapping[str, Any], fingerprint: str, dataset: Dataset, teaching: TeachSettings) -> str:
-    """Say in what the teacher that is there differs from the one that is wanted."""
-    if record.get("models", {}).get("start", {}).get("fingerprint") != fingerprint:
-        return "from another model"
-    if record.get("data", {}).get("fingerprint") != dataset.fingerprint:
-        return "on other data"
-    before = {name: entry.get("value") for name, entry in record.get("options", {}).items()}
-    return difference_of(before, teaching.decisive()) or "by another version of hrkd"

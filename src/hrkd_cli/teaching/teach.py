@@ -115,10 +115,11 @@ class FineTuningObjective(Objective):
         self.modules, self.heads = [model], heads
         self.capture = Capture(model, (), attention=False)
         self.own_logits = LabelGather(heads, context.device)
-        weights, table = None, train.class_weights(heads, class_weights)
-        if table is not None:
-            of_domain = zip(heads.domains, table.double().numpy(), strict=True)
-            weights = {domain: of_classes[train.labels[domain]] for domain, of_classes in of_domain}
+        weights = None
+        if class_weights is ClassWeights.BALANCED:
+            from sklearn.utils.class_weight import compute_sample_weight
+
+            weights = {domain: compute_sample_weight("balanced", labels) for domain, labels in train.labels.items()}
         self.collate = Collate(train, context, label_weights=weights)
 
     def loss(self, batch: Sequence[TrainBatch]) -> LossOutput:
