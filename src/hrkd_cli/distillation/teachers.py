@@ -213,7 +213,7 @@ class OnlineTeacher:
         self.device = device
         models = teachers.models.values()
         self.captures = {id(model): Capture(model, self.layers, attention=self.attention) for model in models}
-        self.domains = list(teachers.models)
+        self.domains = list(teachers.heads.domains)
         self.columns = LabelGather(teachers.heads, device)
 
     def load(self, picks: Sequence[Pick], batch: Batch) -> Callable[[], Outputs]:
