@@ -166,7 +166,7 @@ class Trainer:
                     self.context.on_event(Note(f"stopped at step {number}: no better average in {waited} dev scores"))
                     break
                 stopping = number < self.steps and self._checkpoint(number, stop=bool(signals))
-                if stopping or number == self.steps:
+                if stopping:
                     break
         if stopping:
             # The run is safe: do what the signal, perhaps that of another process, would have done.
