@@ -253,7 +253,7 @@ def test_an_interrupt_leaves_nothing(student, monkeypatch):
 
 
 def test_a_graph_that_differs_is_not_kept(student, monkeypatch):
-    monkeypatch.setattr("hrkd_cli.onnx_export.parity.TOLERANCE", -1.0)
+    monkeypatch.setattr("hrkd_cli.onnx_export.trace.TOLERANCE", -1.0)
     before = listed(student)
     with pytest.raises(ModelError, match="logits differ"):
         export(student)

@@ -15,9 +15,9 @@ from hrkd_cli.errors import GateError
 from hrkd_cli.evaluation.graph import count_parameters, precision
 from hrkd_cli.events import Note
 from hrkd_cli.onnx_export import gate
+from hrkd_cli.onnx_export.graph_editor import OPSET
 from hrkd_cli.onnx_export.quantizers import QuantizerInputs, weights_for
 from hrkd_cli.onnx_export.recipes import FILES, FORMATS, Precision, write_smaller
-from hrkd_cli.onnx_export.trace import OPSET
 from tiny_folder import make_texts
 
 export = functools.partial(hrkd_cli.export, latency=False)

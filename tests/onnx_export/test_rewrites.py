@@ -6,11 +6,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hrkd_cli.events import Note
 from hrkd_cli.models.backend import TorchBackend
-from hrkd_cli.onnx_export import parity, rewrites
+from hrkd_cli.onnx_export import rewrites, trace
 from hrkd_cli.onnx_export.graph_editor import to_proto
-from hrkd_cli.onnx_export.parity import check_equal
 from hrkd_cli.onnx_export.rewrites import rewrite_file
-from hrkd_cli.onnx_export.trace import write_graph
+from hrkd_cli.onnx_export.trace import check_equal, write_graph
 from tiny_folder import CONFIGS, write_model
 
 BERT = {"constant_shapes": 8, "first_token": 1, "separate_residuals": 5}
@@ -132,8 +131,8 @@ def test_a_rewrite_that_changed_the_logits_is_not_kept(made, tmp_path, monkeypat
         onnx.save(model, path)
         return {}
 
-    monkeypatch.setattr(parity, "rewrite_file", wrong)
+    monkeypatch.setattr(trace, "rewrite_file", wrong)
     seen = []
-    parity.write_fp32(own, tmp_path / "model.onnx", on_event=seen.append)
+    trace.write_fp32(own, tmp_path / "model.onnx", on_event=seen.append)
     assert check_equal(own, tmp_path / "model.onnx") < 1e-4
     assert any("kept as it was traced" in e.text for e in seen if isinstance(e, Note) and e.warning)

@@ -7,11 +7,10 @@ from hrkd_cli.choices import Target
 from hrkd_cli.errors import ModelError
 from hrkd_cli.models.backend import TorchBackend
 from hrkd_cli.onnx_export.export import export
-from hrkd_cli.onnx_export.graph_editor import PARTS, bytes_by_part, part_of
-from hrkd_cli.onnx_export.parity import BATCHES, TOLERANCE, check_equal, probes
+from hrkd_cli.onnx_export.graph_editor import OPSET, PARTS, bytes_by_part, part_of
 from hrkd_cli.onnx_export.quantizers import QuantizerInputs, weights_for
 from hrkd_cli.onnx_export.recipes import FORMATS, Precision, write_smaller
-from hrkd_cli.onnx_export.trace import OPSET, write_graph
+from hrkd_cli.onnx_export.trace import BATCHES, TOLERANCE, check_equal, probes, write_graph
 from tiny_folder import CONFIGS, LABELS, make_dataset, make_texts, write_csv, write_model
 
 SEGMENTS = {"bert", "electra", "roberta"}  # RoBERTa has them in a default configuration, if not in its real models

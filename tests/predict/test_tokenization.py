@@ -10,7 +10,7 @@ from hrkd_cli.data.dataset import Rows
 from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.models.encoding import Encoder
 from hrkd_cli.predict.folder import build_spec
-from hrkd_cli.predict.tokenization import TextTokenizer, find_pad_id, read_tokenizer, shared_places
+from hrkd_cli.predict.tokenization import TextTokenizer, find_pad_id, read_tokenizer
 from tiny import tiny_tokenizer
 from tiny_folder import write_tokenizer
 
@@ -86,13 +86,13 @@ def test_a_special_token_written_in_a_text_counts_as_text(tokenizer, truncate):
     assert cut(tokenizer, 6, truncate, f"[SEP] {LONG} [SEP]") == [([2, *expected, 3], [0] * 6)]
 
 
-def test_pairs_keep_as_many_tokens_a_side_as_the_library_keeps(tokenizer):
+def test_head_tail_keeps_as_many_tokens_a_side_as_the_library(tokenizer):
     library = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    pairs = [(" ".join(WORDS[:a]), " ".join(WORDS[:b])) for a, b in itertools.product(range(10), repeat=2)]
     for max_length in (4, 7, 8):
         library.enable_truncation(max_length, strategy="longest_first")
-        for first, second in itertools.product(range(11), repeat=2):
-            found = library.encode(" ".join(WORDS[:first]), " ".join(WORDS[:second])).sequence_ids
-            assert shared_places(first, second, max_length - 3) == (found.count(0), found.count(1))
+        types = [encoding.type_ids for encoding in library.encode_batch(pairs)]
+        assert [own for _, own in cut(tokenizer, max_length, "head-tail", *pairs)] == types
 
 
 @pytest.mark.parametrize("truncate", Truncate)

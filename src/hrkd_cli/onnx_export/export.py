@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -22,7 +23,6 @@ from hrkd_cli.machine import machine_name, usable_cpus
 from hrkd_cli.models.backend import TorchBackend
 from hrkd_cli.onnx_export.gate import AccuracyGate, RecipeSearch, load_gate_data
 from hrkd_cli.onnx_export.graph_editor import bytes_by_part
-from hrkd_cli.onnx_export.parity import check_equal, write_fp32
 from hrkd_cli.onnx_export.quantizers import weights_for
 from hrkd_cli.onnx_export.recipes import FILES, FORMATS, Precision
 from hrkd_cli.onnx_export.record import (
@@ -40,6 +40,7 @@ from hrkd_cli.onnx_export.record import (
     write_record,
 )
 from hrkd_cli.onnx_export.self_check_cases import write_cases
+from hrkd_cli.onnx_export.trace import check_equal, write_fp32
 from hrkd_cli.onnx_export.trimming import TrimReport
 from hrkd_cli.onnx_export.variant import copy_description, make_variant, variant_card, variant_folder
 from hrkd_cli.outputs import whole_folder, writing
@@ -97,72 +98,63 @@ def _smaller(settings: ExportSettings) -> list[Precision]:
     return [precision for precision in FORMATS if getattr(settings, precision.replace("-", "_"), False)]
 
 
+@dataclass
 class _Export:
     """One export: all files are made in a working folder, and moved into ``root/onnx`` when they have passed.
 
-    Args:
-        settings: what is asked for.
-        student: the folder of the model.
+    Attributes:
+        student: the folder of ``model``.
         root: folder that gets ``onnx/``.
-        model: the model in ``student``.
         gate: scores the smaller files, and a trimmed vocabulary; None where there are none.
-        vocabulary: what trimming kept and dropped; None without it.
         out: where ``root`` will lie, of a baked head or a trimmed vocabulary; None for the student itself.
     """
 
-    def __init__(
-        self,
-        settings: ExportSettings,
-        student: Path,
-        root: Path,
-        model: TorchBackend,
-        gate: AccuracyGate | None,
-        on_event: OnEvent,
-        *,
-        vocabulary: TrimReport | None = None,
-        out: Path | None = None,
-    ) -> None:
-        self.settings = settings
-        self.student = student
-        self.root = root
-        self.model = model
-        self.gate = gate
-        self.on_event = on_event
-        self.vocabulary = vocabulary
-        self.out = out
-        self.onnx = root / MODEL.onnx
-        self.smaller = _smaller(settings)
-        self.precisions = [Precision.FP32, *self.smaller]
-        self.weights = weights_for(settings.target)
-        self.keep_fp32 = bool(self.smaller) and (self.onnx / ONNX.fp32).exists() and not settings.force
+    settings: ExportSettings
+    student: Path
+    root: Path
+    model: TorchBackend
+    gate: AccuracyGate | None
+    on_event: OnEvent
+    vocabulary: TrimReport | None = None
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        self.onnx = self.root / MODEL.onnx
+        self.smaller = _smaller(self.settings)
+        self.weights = weights_for(self.settings.target)
+        kept = self.onnx / ONNX.fp32
+        self.kept = kept if self.smaller and kept.exists() and not self.settings.force else None
         recipes = [recipe for precision in self.smaller for rung in FORMATS[precision].rungs for recipe in rung]
         # The CPU that files are for, where one of them may depend on it.
         self.target = str(self.weights.target) if any(recipe.for_target for recipe in recipes) else ""
 
     def run(self) -> ExportResult:
         """Write everything."""
-        kept = self.onnx / ONNX.fp32
-        if self.keep_fp32:
+        self._check_trimming()
+        if self.kept is not None:
             try:
-                check_equal(self.model, kept)
+                check_equal(self.model, self.kept)
             except ModelError as error:
-                raise OutputError(f"{kept} is not this student's: {error}; replace it with --force") from None
+                raise OutputError(f"{self.kept} is not this student's: {error}; replace it with --force") from None
         with _working_folder(self.onnx) as folder:
             write_fp32(self.model, folder / ONNX.fp32, on_event=self.on_event)
-            if self.keep_fp32:
-                self.on_event(Note(f"{kept} gives the student's logits and is kept"))
+            if self.kept is not None:
+                self.on_event(Note(f"{self.kept} gives the student's logits and is kept"))
             tries = self._quantize(folder)
             # Files of an earlier export are this student's for certain only where the fp32 file is.
-            entries = read_record(self.onnx) if self.keep_fp32 else {}
-            times = self._time(folder, entries) if self.settings.latency else {}
+            entries = read_record(self.onnx) if self.kept is not None else {}
+            paths = {precision: folder / FILES[precision] for precision in (Precision.FP32, *self.smaller)}
+            times = self._time(paths, entries) if self.settings.latency else {}
+            if self.kept is not None:
+                paths[Precision.FP32] = self.kept
             files = []
-            for precision in self.precisions:
-                path = self._place(folder, FILES[precision])
+            for precision, path in paths.items():
                 entry = file_entry(path, precision, tries.get(precision, ()), self.gate)
                 # What is known of a kept file and is not measured again stays.
                 entries[path.name] = entries.get(path.name, {}) | entry
-                shown, recipe = self._shown(path.name), entry.get("recipe", "")
-                files.append(ExportedFile(shown, precision, entry["bytes"], recipe, times.get(path.name, ())))
+                shown = str((self.out or self.root) / MODEL.onnx / path.name)
+                latency = times.get(path.name, ())
+                files.append(ExportedFile(shown, precision, entry["bytes"], entry.get("recipe", ""), latency))
             for name, found in times.items():
                 entries[name] |= {"latency": [cell.to_json() for cell in found], "machine": machine_name()}
                 if text := slower_than(entries[name], entries[ONNX.fp32]):
@@ -179,13 +171,16 @@ class _Export:
             self._keep(folder, entries, result.gate)
         return result
 
-    def _place(self, folder: Path, name: str) -> Path:
-        """Return where a file of this export lies now."""
-        return (self.onnx if self.keep_fp32 and name == ONNX.fp32 else folder) / name
-
-    def _shown(self, name: str) -> str:
-        """Return the path that a file of this export will have."""
-        return str((self.out or self.root) / MODEL.onnx / name)
+    def _check_trimming(self) -> None:
+        """Refuse a vocabulary that costs too much."""
+        result = self._result({})
+        if result.gate is not None and not result.gate.passed:
+            remedy = "keep more tokens (--vocabulary-size), or " if self.settings.vocabulary_size is not None else ""
+            raise GateError(
+                f"the trimmed vocabulary loses {result.trim_drop:.2f} points of average dev accuracy, more than "
+                f"--max-drop {self.settings.max_drop:g}: nothing was written; {remedy}allow more with --max-drop",
+                result=result.to_json(),
+            )
 
     def _quantize(self, folder: Path) -> Tries:
         """Find a recipe for each smaller precision, or raise GateError for the first that has none."""
@@ -201,8 +196,8 @@ class _Export:
             best = best_try(failed)
             recipes = "its one recipe" if len(failed) == 1 else f"the best of {len(failed)} recipes ({best.recipe})"
             trimming = self.vocabulary.accuracy_drop if self.vocabulary is not None else 0.0
-            kept = self.onnx / ONNX.fp32
-            files = (ExportedFile(str(kept), Precision.FP32, kept.stat().st_size),) if self.keep_fp32 else ()
+            kept = self.kept
+            files = (ExportedFile(str(kept), Precision.FP32, kept.stat().st_size),) if kept is not None else ()
             raise GateError(
                 f"{best.precision} loses {best.drop:.2f} points of average dev accuracy with {recipes}, "
                 + (f"{trimming:.2f} of them by trimming, " if trimming > 0 else "")
@@ -212,22 +207,21 @@ class _Export:
             )
         return tries
 
-    def _time(self, folder: Path, earlier: Iterable[str]) -> Times:
+    def _time(self, new: Mapping[Precision, Path], earlier: Iterable[str]) -> Times:
         """Time the new files, and earlier ones in the same turns: times of another hour compare the machine's load."""
-        files = {FILES[precision]: folder / FILES[precision] for precision in self.precisions}
+        files = {path.name: path for path in new.values()}
         files |= {name: self.onnx / name for name in earlier if name not in files}
         openers = {name: partial(OnnxBackend, self.student, path) for name, path in files.items()}
         return measure_lengths(openers, threads=sorted({1, usable_cpus()}), on_event=self.on_event)
 
     def _result(self, tries: Tries, **facts: Any) -> ExportResult:
         """Return ``facts`` with what the tries and trimming cost."""
-        gate, best = None, [best_try(found) for found in tries.values()]
-        if best:
-            gate = Gate(self.settings.max_drop, max(one.drop for one in best), all(one.passed for one in best))
-        elif self.vocabulary is not None:
-            gate = Gate(self.settings.max_drop, self.vocabulary.accuracy_drop, passed=True)
+        drops = [best_try(found).drop for found in tries.values()]
+        if not drops and self.vocabulary is not None:
+            drops = [self.vocabulary.accuracy_drop]
+        most = self.settings.max_drop
         return ExportResult(
-            gate=gate,
+            gate=Gate(most, max(drops), max(drops) <= most) if drops else None,
             tries=tuple(chain.from_iterable(tries.values())),
             target=self.target,
             domain=self.settings.domain,
@@ -238,10 +232,10 @@ class _Export:
     def _keep(self, folder: Path, entries: dict[str, Any], gate: Gate | None) -> None:
         """Put finished files in their places, with their record, stored predictions and card."""
         # The fp32 file made here is one of them even where an earlier one is kept: the others are measured by it.
-        graphs = [FILES[precision] for precision in self.precisions]
-        new = [name for name in graphs if self._place(folder, name).parent == folder]
+        graphs = [FILES[precision] for precision in (Precision.FP32, *self.smaller)]
+        new = graphs if self.kept is None else graphs[1:]
         stale = sorted(file.name for file in self.onnx.glob("*.onnx") if file.name not in graphs)
-        if stale and not self.keep_fp32:
+        if stale and self.kept is None:
             text = f"{', '.join(stale)} in {self.onnx}: of an earlier export, left as it is"
             self.on_event(Note(text, warning=True))
         write_record(folder, entries)

@@ -9,13 +9,11 @@ from pathlib import Path
 from hrkd_cli.choices import Split
 from hrkd_cli.command_settings import ExportSettings
 from hrkd_cli.data.dataset import Dataset
-from hrkd_cli.errors import DataError
-from hrkd_cli.evaluation.inputs import common_rows, recorded_data
+from hrkd_cli.evaluation.inputs import common_rows, find_data, recorded_data
 from hrkd_cli.evaluation.latency import spread_texts
 from hrkd_cli.evaluation.metrics import DomainScores
 from hrkd_cli.evaluation.scoring import fit_heads, predict_labels, score_labels, split_rows
 from hrkd_cli.events import Note, OnEvent, Progress
-from hrkd_cli.layout import DATASET, DATASET_OUT
 from hrkd_cli.models.backend import TorchBackend
 from hrkd_cli.onnx_export.quantizers import Arrays, QuantizerInputs, Weights
 from hrkd_cli.onnx_export.recipes import FILES, FORMATS, Precision, Recipe, write_smaller
@@ -34,18 +32,9 @@ def load_gate_data(settings: ExportSettings, *, on_event: OnEvent) -> tuple[Data
     from hrkd_cli.data.opening import load_for_evaluation
 
     student, recorded = settings.student, recorded_data(settings.student)
-    source: str | Path
-    if settings.data is not None:
-        source = settings.data
-    elif recorded and recorded.path.exists():
-        source = recorded.path
-    elif (DATASET_OUT / DATASET.manifest).is_file():
-        source = DATASET_OUT
-    else:
-        raise DataError(
-            f"{student}: the data it was made from is not there, and a smaller precision is checked on its dev "
-            "split; say where the data is with --data"
-        )
+    source: str | Path | None = settings.data
+    if source is None:
+        source = recorded.path if recorded and recorded.path.exists() else find_data([student])
     dataset = load_for_evaluation(source, Split.DEV, on_event=on_event)
     if recorded and recorded.differs_from(dataset):
         on_event(Note(f"{source} is not the data that {student} was made from (its fingerprint differs)", warning=True))
@@ -55,13 +44,8 @@ def load_gate_data(settings: ExportSettings, *, on_event: OnEvent) -> tuple[Data
 class AccuracyGate:
     """Scores a model once, then any number of smaller graphs against it, all on the dev split of its own domains.
 
-    Args:
-        settings: the student's folder, for errors, and the points of average accuracy that may be lost.
-        model: what graphs are made from.
-        dataset: the data.
-        data: what to call the data in errors.
-        student: the model that losses count from; None for ``model`` itself. A model with a trimmed vocabulary is gated
-            against the student that it was made from.
+    Losses count from ``student``, or from the model itself. A model with a trimmed vocabulary is gated against the
+    student that it was made from. ``data`` is what to call the dataset in errors.
 
     Raises:
         DataError, ModelError: the data has no rows, or does not fit the model.

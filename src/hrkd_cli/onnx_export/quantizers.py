@@ -21,8 +21,7 @@ from onnxruntime.quantization.onnx_model import ONNXModel
 from hrkd_cli.choices import Target
 from hrkd_cli.evaluation.graph import read_graph
 from hrkd_cli.machine import cpu_flags
-from hrkd_cli.onnx_export.graph_editor import constant, part_of, to_proto
-from hrkd_cli.onnx_export.trace import OPSET
+from hrkd_cli.onnx_export.graph_editor import OPSET, constant, part_of, to_proto
 
 INT8_ACTIVATIONS = 4
 """onnxruntime's accuracy_level for 4-bit weights: activations are rounded to int8 block by block; faster than fp32."""

@@ -45,12 +45,8 @@ class ExportedFile:
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry as plain values; what is empty is left out."""
-        entry: dict[str, Any] = {"path": self.path, "precision": self.precision, "bytes": self.bytes}
-        if self.recipe:
-            entry["recipe"] = self.recipe
-        if self.latency:
-            entry["latency"] = [figure.to_json() for figure in self.latency]
-        return entry
+        entry = asdict(self) | {"latency": [figure.to_json() for figure in self.latency]}
+        return {name: value for name, value in entry.items() if value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,16 +132,16 @@ class ExportResult:
             "bytes_by_part": self.bytes_by_part,
             "gate": asdict(self.gate) if self.gate else None,
         }
-        if self.tries:
-            result["tries"] = [entry.to_json() for entry in self.tries]
-        for name in ("target", "machine"):
-            if value := getattr(self, name):
-                result[name] = value
         if self.out:
-            result |= {"out": self.out, "domain": self.domain}
-        if self.vocabulary is not None:
-            result["vocabulary"] = asdict(self.vocabulary)
-        return result
+            result["domain"] = self.domain
+        others = {
+            "tries": [entry.to_json() for entry in self.tries],
+            "target": self.target,
+            "machine": self.machine,
+            "out": self.out,
+            "vocabulary": asdict(self.vocabulary) if self.vocabulary is not None else None,
+        }
+        return result | {name: value for name, value in others.items() if value}
 
 
 def accuracies(scores: Mapping[str, DomainScores]) -> dict[str, float]:

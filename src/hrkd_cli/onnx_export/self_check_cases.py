@@ -6,12 +6,13 @@ over the embedding table.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +49,9 @@ _DIGITS = 6
 def write_cases(root: Path, folder: Path, graphs: Sequence[str], *, earlier: Path) -> None:
     """Store predictions of new graphs beside them, and have a fresh process repeat them.
 
-    Texts of an earlier export are used again and the entries of its other graphs are kept.
-
-    Args:
-        root: folder of configuration and tokenizer.
-        folder: where the new graphs and the runtime lie (and ``root``'s files, or it lies in ``root``).
-        graphs: names of the new graphs, the fp32 one among them.
-        earlier: the ``onnx`` folder that they will be moved to.
+    ``root`` holds configuration and tokenizer; the graphs, the fp32 one among them, and the runtime lie in ``folder``,
+    which is in ``root`` or has copies of its files. In ``earlier``, the ``onnx`` folder that they will be moved to, the
+    entries of other graphs are kept, and its texts are used again.
 
     Raises:
         ModelError: the fresh process does not get the same.
@@ -62,16 +59,16 @@ def write_cases(root: Path, folder: Path, graphs: Sequence[str], *, earlier: Pat
     backends = {name: OnnxBackend(root, folder / name) for name in graphs}
     fp32 = backends[ONNX.fp32]
     before = _read_earlier(earlier / SELF_CHECK, fp32)
-    cases = before["cases"] if before else draw_cases(root, fp32)
+    cases = before.get("cases") or draw_cases(root, fp32)
     reference = case_logits(fp32, cases)
-    entries = {}
-    for name, backend in backends.items():
-        entries[name] = _entry(backend, cases, _exact(root, folder / name, cases, reference))
+    entries = {
+        name: _entry(backend, cases, _exact(root, folder / name, cases, reference))
+        for name, backend in backends.items()
+    }
     # The new files alone first: the others lie elsewhere.
     _write(folder, cases, entries)
     _repeat(folder)
-    files = before["files"] if before else {}
-    kept = {name: entry for name, entry in files.items() if (earlier / name).is_file()}
+    kept = {name: entry for name, entry in before.get("files", {}).items() if (earlier / name).is_file()}
     _write(folder, cases, kept | entries)
 
 
@@ -95,12 +92,9 @@ def draw_cases(root: Path, backend: OnnxBackend) -> list[dict[str, Any]]:
         order = np.argsort(-_margins(logits, heads, domain), kind="stable").tolist()
         labels = case_labels(backend, [{**case, "domain": domain} for case in cases], logits)
         # The clearest of each label in turn, so that a rare label is there too.
-        seen: Counter[str] = Counter()
-        ranked = []
-        for n in order:
-            ranked.append((seen[labels[n]], n))
-            seen[labels[n]] += 1
-        chosen = [n for _, n in sorted(ranked, key=lambda pair: pair[0])][:share]
+        ranks: dict[str, Iterator[int]] = defaultdict(itertools.count)
+        ranked = {n: next(ranks[labels[n]]) for n in order}
+        chosen = sorted(ranked, key=ranked.__getitem__)[:share]
         # And one that is too long: every client has to cut it at the same place.
         if too_long.isdisjoint(chosen):
             chosen[-1] = next(n for n in order if n in too_long)
@@ -169,15 +163,15 @@ def _entry(backend: OnnxBackend, cases: list[dict[str, Any]], exact: FloatArray 
     return {"tolerance": tolerance, "labels": labels, "logits": rows}
 
 
-def _read_earlier(path: Path, backend: OnnxBackend) -> dict[str, Any] | None:
-    """Return what an earlier export stored; None where it did not, or of a model with other domains or inputs."""
+def _read_earlier(path: Path, backend: OnnxBackend) -> dict[str, Any]:
+    """Return what an earlier export stored; nothing where it did not, or of a model with other domains or inputs."""
     try:
         stored = read_stored(path)
     except ModelError:
-        return None
+        return {}
     heads = backend.spec.all_heads
     fits = all(c["domain"] in heads.labels and ("text_pair" in c) == backend.spec.pair for c in stored["cases"])
-    return stored if fits else None
+    return stored if fits else {}
 
 
 def _write(folder: Path, cases: list[dict[str, Any]], files: dict[str, Any]) -> None:

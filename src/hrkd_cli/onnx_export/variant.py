@@ -14,7 +14,7 @@ import torch
 from hrkd_cli.choices import Truncate
 from hrkd_cli.command_settings import ExportSettings
 from hrkd_cli.data.dataset import Dataset
-from hrkd_cli.errors import DataError, GateError, ModelError
+from hrkd_cli.errors import DataError, ModelError
 from hrkd_cli.evaluation.inputs import recorded_data
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.layout import MODEL
@@ -23,8 +23,8 @@ from hrkd_cli.models.backend import TorchBackend, input_names, load_encoder_part
 from hrkd_cli.models.folder import PORTABLE_TOKENIZER, is_stage_folder, model_card, model_fingerprint, write_json
 from hrkd_cli.models.loading import load_tokenizer, output_layer, quiet_transformers
 from hrkd_cli.onnx_export.gate import SPLIT, AccuracyGate
-from hrkd_cli.onnx_export.parity import TOLERANCE, Arrays, largest_difference, probes
 from hrkd_cli.onnx_export.record import Gate
+from hrkd_cli.onnx_export.trace import TOLERANCE, Arrays, largest_difference, probes
 from hrkd_cli.onnx_export.trimming import Trimmed, TrimReport, trim_embeddings, trim_tokenizer
 from hrkd_cli.outputs import check_apart, check_output, seen_from
 from hrkd_cli.predict.folder import Spec, baked_domain, read_json_or_empty
@@ -61,15 +61,9 @@ def make_variant(
     *,
     on_event: OnEvent,
 ) -> tuple[TorchBackend, AccuracyGate | None, TrimReport | None]:
-    """Write the smaller model into ``work``, check that it answers as the student does, and score it.
+    """Write the smaller model into ``work``, which will lie at ``out``, and check that it answers as the student does.
 
-    Args:
-        settings: what is cut.
-        own: the student.
-        data: of the gate and, for trimming, of the tokens, and what it is called; None where none is needed.
-        work: the folder to write.
-        out: where it will lie.
-        on_event: told what is being done.
+    ``data`` is that of the gate and, for trimming, of the tokens, and what to call it; None where none is needed.
 
     Returns:
         The smaller model; its gate, where there is data; and what trimming kept and dropped, None without it.
@@ -77,7 +71,6 @@ def make_variant(
     Raises:
         ModelError: a student without that domain, or that cannot be cut.
         DataError: data that does not fit.
-        GateError: trimming lost too much accuracy.
     """
     domain = settings.domain
     model = copy.deepcopy(own.model)
@@ -114,7 +107,6 @@ def make_variant(
         gate = AccuracyGate(settings, new, *data, student=own if trimmed else None, on_event=on_event)
     if gate is not None and trimmed is not None:
         report = replace(trimmed.report, accuracy_drop=gate.lost(gate.scores))
-        _check_trimming(report, settings)
     _write_record(settings, report, data[0] if report and data else None, work, out)
     return new, gate, report
 
@@ -251,23 +243,8 @@ def _write_record(
         "domain": settings.domain,
         "vocabulary": asdict(report) if report is not None else None,
     }
-    recorded = recorded_data(student)
-    if dataset is not None and dataset.path is not None:
-        record["data"] = {"path": seen_from(out, dataset.path), "fingerprint": dataset.fingerprint}
-    elif recorded is not None and recorded.fingerprint is not None:
-        record["data"] = {"path": seen_from(out, recorded.path), "fingerprint": recorded.fingerprint}
+    data = dataset if dataset is not None and dataset.path is not None else recorded_data(student)
+    if data is not None and data.fingerprint is not None:
+        record["data"] = {"path": seen_from(out, data.path), "fingerprint": data.fingerprint}
     record["versions"] = versions("onnx", "onnxruntime")
     write_json(work / MODEL.run, record)
-
-
-def _check_trimming(report: TrimReport, settings: ExportSettings) -> None:
-    """Refuse a vocabulary that costs too much."""
-    gate = Gate(settings.max_drop, report.accuracy_drop, report.accuracy_drop <= settings.max_drop)
-    if gate.passed:
-        return
-    remedy = "keep more tokens (--vocabulary-size), or " if settings.vocabulary_size is not None else ""
-    raise GateError(
-        f"the trimmed vocabulary loses {gate.drop:.2f} points of average dev accuracy, more than --max-drop "
-        f"{gate.max_drop:g}: nothing was written; {remedy}allow more with --max-drop",
-        result={"files": [], "gate": asdict(gate), "vocabulary": asdict(report)},
-    )

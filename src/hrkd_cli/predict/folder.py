@@ -19,8 +19,8 @@ ANY = "any"
 _ONNX_SUFFIX = ".onnx"
 _LENGTH_CAP = 512  # of a classifier without a length of its own: what the usual encoders were trained with
 
-# Position tables of these begin after the padding id, so that many rows are never reached.
-_OFFSET_POSITIONS = {"roberta": 2, "camembert": 2, "xlm-roberta": 2, "mpnet": 2, "longformer": 2}
+# Their positions are counted from the padding id, which is 1, so that two rows of the table are never reached.
+POSITIONS_AFTER_PADDING = frozenset({"roberta", "camembert", "xlm-roberta", "xlm-roberta-xl", "mpnet", "longformer"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,8 @@ def _longest(config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]) -> 
 def position_limit(config: Mapping[str, Any]) -> int | None:
     """Return the most tokens that a model's position table allows; None where it has no table."""
     positions = config.get("max_position_embeddings")
-    return int(positions) - _OFFSET_POSITIONS.get(str(config.get("model_type")), 0) if positions else None
+    unreached = 2 if config.get("model_type") in POSITIONS_AFTER_PADDING else 0
+    return int(positions) - unreached if positions else None
 
 
 def read_json_or_empty(path: Path) -> dict[str, Any]:

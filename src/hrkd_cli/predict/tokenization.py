@@ -50,12 +50,11 @@ class TextTokenizer:
         self.pad_id = pad_id
         self._tokenizer = tokenizer
         tokenizer.no_padding()
-        # The library truncates at one end only, so head-tail is cut here, from the whole text.
-        if truncate == Truncate.HEAD_TAIL:
-            tokenizer.no_truncation()
-        else:
-            direction = "left" if truncate == Truncate.TAIL else "right"
-            tokenizer.enable_truncation(max_length, strategy="longest_first", direction=direction)
+        tokenizer.no_truncation()
+        # The library truncates at one end only: for head-tail it says how many tokens of each text stay.
+        self._whole = Tokenizer.from_str(tokenizer.to_str()) if truncate == Truncate.HEAD_TAIL else None
+        direction = "left" if truncate == Truncate.TAIL else "right"
+        tokenizer.enable_truncation(max_length, strategy="longest_first", direction=direction)
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Encoded]:
         """Tokenize texts, or pairs of texts, each truncated to ``max_length``.
@@ -65,13 +64,13 @@ class TextTokenizer:
         """
         _check_texts(texts, pairs)
         examples: Sequence[Any] = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
-        found = []
-        for encoding in self._tokenizer.encode_batch(examples):
-            ids, types = encoding.ids, encoding.type_ids
-            if len(ids) > self.max_length:  # head-tail
-                kept = kept_positions(encoding.sequence_ids, self.max_length)
-                ids, types = [ids[n] for n in kept], [types[n] for n in kept]
-            found.append(Encoded(ids, types))
+        encodings = self._tokenizer.encode_batch(examples)
+        found = [Encoded(encoding.ids, encoding.type_ids) for encoding in encodings]
+        if self._whole is not None:
+            long = [n for n, example in enumerate(found) if len(example) == self.max_length]
+            for n, whole in zip(long, self._whole.encode_batch([examples[n] for n in long]), strict=True):
+                kept = _both_ends(whole.sequence_ids, encodings[n].sequence_ids)
+                found[n] = Encoded([whole.ids[i] for i in kept], [whole.type_ids[i] for i in kept])
         return found
 
     def collate(self, batch: Sequence[Encoded], pad_to: int | None = None) -> dict[str, IntArray]:
@@ -112,29 +111,16 @@ def find_pad_id(tokenizer: Tokenizer, tokenizer_config: Mapping[str, Any], confi
     return next((int(i) for i in map(tokenizer.token_to_id, ("[PAD]", "<pad>")) if i is not None), 0)
 
 
-def kept_positions(sequences: Sequence[int | None], max_length: int) -> list[int]:
-    """Return the positions that ``head-tail`` keeps; each token is of text 0 or 1, or None for a special token."""
-    special, *texts = ([n for n, one in enumerate(sequences) if one == text] for text in (None, 0, 1))
-    shares = shared_places(len(texts[0]), len(texts[1]), max(0, max_length - len(special)))
-    kept = special
-    for own, share in zip(texts, shares, strict=True):
+def _both_ends(whole: list[int | None], cut: list[int | None]) -> list[int]:
+    """Return the positions in a whole example of special tokens and, from both ends, of as many as a cut one has.
+
+    Each token is of text 0 or 1, or None for a special token.
+    """
+    kept = [n for n, text in enumerate(whole) if text is None]
+    for text in (0, 1):
+        own, share = [n for n, one in enumerate(whole) if one == text], cut.count(text)
         kept += own[: (share + 1) // 2] + own[len(own) - share // 2 :]
     return sorted(kept)
-
-
-def shared_places(first: int, second: int, places: int) -> tuple[int, int]:
-    """Return how many of their tokens two texts keep together, by the rule of ``longest_first`` in ``tokenizers``.
-
-    The shorter text stays whole where the longer one can be cut to what is left; else both get half, the longer one
-    (the second of equal ones) the odd token.
-    """
-    if first + second <= places:
-        return first, second
-    if first > second:
-        return shared_places(second, first, places)[::-1]
-    if first + max(first, places - first) > places:
-        return places // 2, places - places // 2
-    return first, places - first
 
 
 def _check_texts(texts: Sequence[str], pairs: Sequence[str] | None) -> None:
