@@ -8,7 +8,6 @@ import pytest
 from hub_server import hub_environment, serve_hub
 
 CODE = """
-import sys
 from hrkd_cli.data.opening import load_for_evaluation, load_for_training
 from hrkd_cli import prepare
 from hrkd_cli.errors import DataError
@@ -95,11 +94,10 @@ def test_training_uses_hub_data_again_and_evaluation_takes_all_of_it(tmp_path, j
         tmp_path / "plain" / "all.jsonl", [{"text": f"t{i}", "label": i % 2, "genre": "g"} for i in range(20)]
     ).parent
     code = """
-import sys
 from hrkd_cli.data.opening import load_for_evaluation, load_for_training
 notes = []
 for _ in range(2):
-    load_for_training("acme/plain", dataset_out=sys.argv[1] + "/out", on_event=notes.append)
+    load_for_training("acme/plain", on_event=notes.append)
 print([n.text.split()[0] for n in notes if hasattr(n, "text")])
 print(len(load_for_evaluation("acme/plain", "test").split("g", "test")))
 """

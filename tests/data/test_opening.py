@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -6,6 +7,13 @@ from hrkd_cli import prepare
 from hrkd_cli.data.folder import open_dataset
 from hrkd_cli.data.opening import load_for_evaluation, load_for_training
 from hrkd_cli.errors import DataError, OutputError, UsageError
+
+
+@pytest.fixture(autouse=True)
+def out(tmp_path, monkeypatch):
+    """Where raw data is prepared."""
+    monkeypatch.chdir(tmp_path)
+    return Path("hrkd-out", "dataset")
 
 
 @pytest.fixture
@@ -70,49 +78,48 @@ def test_open_dataset_says_in_one_line_what_is_wrong(prepared, tmp_path):
         open_dataset(prepared)
 
 
-def test_training_opens_a_prepared_folder_as_it_is(prepared, tmp_path):
-    dataset = load_for_training(prepared, dataset_out=tmp_path / "unused")
+def test_training_opens_a_prepared_folder_as_it_is(prepared, out):
+    dataset = load_for_training(prepared)
     assert dataset.path == prepared
-    assert not (tmp_path / "unused").exists()
+    assert not out.exists()
 
 
-def test_training_prepares_raw_data_once(reviews, tmp_path):
-    out, notes = tmp_path / "out", []
-    first = load_for_training(reviews, dataset_out=out, on_event=notes.append)
+def test_training_prepares_raw_data_once(reviews, out):
+    notes = []
+    first = load_for_training(reviews, on_event=notes.append)
     stamp = (out / "dataset.json").stat().st_mtime_ns
-    again = load_for_training(reviews, dataset_out=out, on_event=notes.append)
+    again = load_for_training(reviews, on_event=notes.append)
     assert first == again
     assert first.path == out
     assert (out / "dataset.json").stat().st_mtime_ns == stamp
     assert f"using {out}, prepared before from {reviews}" in [getattr(note, "text", "") for note in notes]
 
 
-def test_training_does_not_replace_other_data_unless_told(reviews, tmp_path, jsonl):
-    out = tmp_path / "out"
-    first = load_for_training(reviews, dataset_out=out)
+def test_training_does_not_replace_other_data_unless_told(reviews, out, jsonl):
+    first = load_for_training(reviews)
     jsonl(reviews / "toys.jsonl", [{"text": f"t{i}", "label": i % 2} for i in range(20)])
     with pytest.raises(
-        OutputError, match=r"was made from other data; use it with --data .*out, or replace it with --force"
+        OutputError, match=r"was made from other data; use it with --data hrkd-out/dataset, or replace it with --force"
     ):
-        load_for_training(reviews, dataset_out=out)
+        load_for_training(reviews)
     assert open_dataset(out) == first
-    assert load_for_training(reviews, dataset_out=out, force=True).domains == ("books", "dvd", "toys")
+    assert load_for_training(reviews, force=True).domains == ("books", "dvd", "toys")
 
 
 @pytest.mark.parametrize(("options", "named"), [({"few_shot": 0.5}, "few_shot"), ({"seed": 1}, "seed")])
-def test_training_does_not_take_a_split_with_other_options_for_its_own(reviews, tmp_path, options, named):
-    prepare(reviews, out=tmp_path / "out", **options)
+def test_training_does_not_take_a_split_with_other_options_for_its_own(reviews, out, options, named):
+    prepare(reviews, out=out, **options)
     with pytest.raises(OutputError, match=rf"was prepared with other options .{named}."):
-        load_for_training(reviews, dataset_out=tmp_path / "out")
+        load_for_training(reviews)
 
 
-def test_training_does_not_touch_a_foreign_folder(reviews, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine").write_text("x")
+def test_training_does_not_touch_a_foreign_folder(reviews, out):
+    out.mkdir(parents=True)
+    (out / "mine").write_text("x")
     for force in (False, True):
         with pytest.raises(OutputError):
-            load_for_training(reviews, dataset_out=tmp_path / "out", force=force)
-    assert (tmp_path / "out" / "mine").exists()
+            load_for_training(reviews, force=force)
+    assert (out / "mine").exists()
 
 
 @pytest.mark.parametrize("split", ["train", "dev", "test", "all"])
@@ -124,7 +131,7 @@ def test_evaluation_takes_all_of_raw_data_without_splits(tmp_path, jsonl, split)
     assert dataset.split("d", split).texts == ["same", "same"]
     assert dataset.labels == {"d": ("a",)}
     assert dataset.path is None
-    assert f"1 row cannot be used and is left out: {path}:3 empty text" in [getattr(e, "text", "") for e in events]
+    assert f"not used: 1 row, empty text ({path}:3)" in [getattr(e, "text", "") for e in events]
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["d.jsonl", "in"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,10 @@ from hrkd_cli.layout import DATASET, SPLITS
 FORMAT = "hrkd-dataset"
 VERSION = 1
 
-_FROM = """
-FROM placed JOIN rows ON rows.rowid = placed.id JOIN strata USING (stratum)
-WHERE placed.reason IS NULL
+_ROWS = """
+SELECT {} FROM placed WHERE reason IS NULL
+ORDER BY domain, CASE split WHEN 'train' THEN 0 WHEN 'dev' THEN 1 ELSE 2 END, id
 """
-_SPLIT_NUMBER = "CASE placed.split WHEN 'train' THEN 0 WHEN 'dev' THEN 1 ELSE 2 END"
-_SIZES = f"""
-SELECT any_value(rows.domain), any_value(placed.split), count(*) {_FROM}
-GROUP BY strata.domain_number, {_SPLIT_NUMBER} ORDER BY strata.domain_number, {_SPLIT_NUMBER}
-"""
-_ROWS = f"SELECT {{}} {_FROM} ORDER BY strata.domain_number, {_SPLIT_NUMBER}, placed.id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +32,6 @@ class DomainCounts:
     dev: int
     test: int
     labels: dict[str, int]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as plain values."""
-        return asdict(self)
 
 
 def is_prepared(folder: Path) -> bool:
@@ -121,12 +111,13 @@ def _read_rows(path: Path, count: int, *, pair: bool) -> Rows:
     return rows
 
 
-def write_splits(work: Path, con: Any, *, pair: bool, on_event: OnEvent) -> str:
+def write_splits(work: Path, con: Any, domains: Mapping[str, DomainCounts], *, pair: bool, on_event: OnEvent) -> str:
     """Write the rows that have a split.
 
     Args:
         work: the folder to write into.
         con: DuckDB connection with the rows and their splits.
+        domains: counts by domain, sorted by name.
         pair: whether rows have two texts.
         on_event: told of rows written.
 
@@ -138,14 +129,16 @@ def write_splits(work: Path, con: Any, *, pair: bool, on_event: OnEvent) -> str:
 
     names = ["text", "text_pair", "label"] if pair else ["text", "label"]
     schema = pa.schema([(name, pa.string()) for name in (*names, "domain")])
-    sizes = con.execute(_SIZES).fetchall()
+    sizes = [(domain, split, getattr(counts, split)) for domain, counts in domains.items() for split in SPLITS]
     # A connection has one pending result; a relation is one of its own.
-    batches = con.sql(_ROWS.format(", ".join(f"rows.{name}" for name in schema.names))).to_arrow_reader(GROUP_ROWS)
+    batches = con.sql(_ROWS.format(", ".join(schema.names))).to_arrow_reader(GROUP_ROWS)
     held = batches.schema.empty_table()
     digest, done, total = hashlib.sha256(), 0, sum(size for _, _, size in sizes)
     # Texts seldom repeat, so a dictionary of them would only be tried and given up.
     options: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["label", "domain"]}
     for domain, split, size in sizes:
+        if not size:
+            continue
         path = work / DATASET.data / domain / f"{split}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         with pq.ParquetWriter(str(path), schema, **options) as writer:
@@ -163,26 +156,20 @@ def write_splits(work: Path, con: Any, *, pair: bool, on_event: OnEvent) -> str:
     return digest.hexdigest()
 
 
-def write_papers(work: Path, domains: Mapping[str, DomainCounts], manifest: Mapping[str, Any], *, pair: bool) -> None:
-    """Write what describes the dataset: ``dataset.json``, and a card from which ``load_dataset`` reads the splits.
-
-    Args:
-        work: the folder to write into.
-        domains: counts by domain.
-        manifest: content of dataset.json.
-        pair: whether rows have two texts.
-    """
+def write_manifest(work: Path, manifest: Mapping[str, Any]) -> None:
+    """Write ``dataset.json``, and a dataset card from which ``load_dataset`` reads the splits."""
     from huggingface_hub import DatasetCardData
 
-    there = [split for split in SPLITS if any(getattr(counts, split) for counts in domains.values())]
+    domains = manifest["domains"]
+    there = [split for split in SPLITS if any(counts[split] for counts in domains.values())]
     files = [{"split": split, "path": f"{DATASET.data}/*/{split}.parquet"} for split in there]
     card = render_card(
         "dataset.md.j2",
         DatasetCardData(
             task_categories=["text-classification"], configs=[{"config_name": "default", "data_files": files}]
         ),
-        domains={name: asdict(counts) for name, counts in domains.items()},
-        columns=["text", "text_pair", "label", "domain"] if pair else ["text", "label", "domain"],
+        domains=domains,
+        columns=["text", "text_pair", "label", "domain"] if manifest["pair"] else ["text", "label", "domain"],
         splits=SPLITS,
         manifest=DATASET.manifest,
     )

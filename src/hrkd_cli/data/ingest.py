@@ -9,8 +9,10 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
+import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -26,43 +28,40 @@ from hrkd_cli.events import Note, OnEvent, Progress, ignore
 
 MAX_LISTED = 1000
 """Places that are listed for each reason; the counts are always whole."""
-_CHUNK = 1 << 15
 _MEMORY = "800MB"
-_SPACES = " || ".join(f"chr({code})" for code in (9, 10, 11, 12, 13, 28, 29, 30, 31))
-_STRIPPED = "".join(chr(code) for code in range(0x3001) if chr(code).isspace())
-_SPLIT_CASES = " ".join(f"WHEN t = '{name}' THEN '{split}'" for name, split in SPLIT_NAMES.items())
+# A batch of Python rows is small so that the garbage collector does not walk through it again and again.
+_BATCH = 512
+_BATCHES = 64
+_MISSING = ("", "nan", "null", "<na>")
+_WHOLE_NUMBER = re.compile(r"([+-]?[0-9]+)\.0+")
 KEY = "md5_number(normalised(text))"
 """SQL of a row's key, and of the key of both its texts."""
 WHOLE_KEY = "md5_number(normalised(text) || chr(10) || normalised(text_pair))"
 
-_SETUP = f"""
-CREATE MACRO squeezed(t) AS trim(CASE WHEN contains(t, '  ') THEN regexp_replace(t, ' +', ' ', 'g') ELSE t END);
-CREATE MACRO normalised(t) AS
+_SETUP = r"""
+CREATE MACRO normalised(t) AS  -- as normalise does, which only other alphabets need
   CASE WHEN strlen(t) != length(t) THEN normalise(t)
-       WHEN regexp_matches(t, '[\\x09-\\x0d\\x1c-\\x1f]') THEN squeezed(translate(lower(t), {_SPACES}, '         '))
-       ELSE squeezed(lower(t)) END;
+       WHEN regexp_matches(t, '^ | $|  |[\x09-\x0d\x1c-\x1f]')
+       THEN trim(regexp_replace(lower(t), '[\x09-\x0d\x1c-\x20]+', ' ', 'g'))
+       ELSE lower(t) END;
 CREATE MACRO key_text(k) AS  -- casting all 128 bits to text takes 150 times as long
   (k >> 64)::UBIGINT || '/' || (k & 18446744073709551615::UHUGEINT)::UBIGINT;
-CREATE MACRO is_missing(t) AS t IS NULL OR lower(t) IN ('', 'nan', 'null', '<na>');
-CREATE MACRO stripped_name(t) AS
-  CASE WHEN is_missing(t) THEN NULL
-       WHEN contains(t, '.0') THEN regexp_replace(t, '^([+-]?\\d+)\\.0+$', '\\1') ELSE t END;
-CREATE MACRO as_name(t) AS stripped_name(trim(t, '{_STRIPPED}'));
-CREATE MACRO split_of(t) AS
-  CASE WHEN is_missing(t) THEN NULL {_SPLIT_CASES}
-       ELSE '?' END;
-CREATE MACRO as_split(t) AS split_of(lower(trim(t, '{_STRIPPED}')));
 CREATE TABLE rows (
   file INTEGER, line BIGINT, text VARCHAR, text_pair VARCHAR, label VARCHAR, domain VARCHAR, split VARCHAR,
   key UHUGEINT, whole UHUGEINT, reason VARCHAR);
-CREATE VIEW dropped AS SELECT rowid AS id, file, line, domain, reason FROM rows WHERE reason IS NOT NULL;
+CREATE TABLE left_out (id BIGINT, reason VARCHAR);
+CREATE TABLE cut (key UHUGEINT, split VARCHAR);
+CREATE VIEW placed AS
+  SELECT rows.rowid AS id, rows.* REPLACE (
+    coalesce(rows.reason, left_out.reason) AS reason, coalesce(cut.split, rows.split, 'train') AS split)
+  FROM rows LEFT JOIN left_out ON left_out.id = rows.rowid LEFT JOIN cut ON cut.key = rows.key;
 """
 
 _INSERT = f"""
 INSERT INTO rows
 WITH named AS (
-  SELECT line, problem, text, text_pair, coalesce($label::VARCHAR, as_name(label)) AS label,
-    coalesce($domain::VARCHAR, as_name(domain)) AS domain, coalesce($split::VARCHAR, as_split(split)) AS split,
+  SELECT line, problem, text, text_pair, coalesce($label::VARCHAR, label) AS label,
+    coalesce($domain::VARCHAR, domain) AS domain, coalesce($split::VARCHAR, split) AS split,
     normalised(text) AS first, normalised(text_pair) AS second
   FROM chunk),
 judged AS (
@@ -82,7 +81,7 @@ FROM judged
 """
 
 _DROPPED = f"""
-SELECT reason, count(*), arg_min((file, line), id, {MAX_LISTED}) FROM dropped
+SELECT reason, count(*), arg_min((file, line), id, {MAX_LISTED}) FROM placed
 WHERE reason NOT IN ('{Reason.UNWANTED}', '{Reason.NOT_OF_THE_FEW}') AND domain IS NOT DISTINCT FROM coalesce(?, domain)
 GROUP BY reason
 ORDER BY CASE WHEN reason IN ('{Reason.IN_TEST}', '{Reason.IN_DEV}') THEN 1
@@ -124,8 +123,8 @@ class RowStore:
     """The rows of a source in DuckDB, in the order in which they were read (``rowid``).
 
     Attributes:
-        con: the connection; its table ``rows`` holds all rows, ``reason`` is null for those that can be used. Its view
-            ``dropped`` holds those that are not used.
+        con: the connection. Its table ``rows`` holds what was read, with a ``reason`` where a row cannot be used; its
+            view ``placed`` the same rows with their splits, and a ``reason`` also where split_rows leaves them out.
         source: the source, as the user named it.
         labelled: whether a row without a label cannot be used.
         pair: whether rows have two texts; None before the first file.
@@ -180,17 +179,30 @@ class RowStore:
             "labelled": self.labelled,
             "wanted": None if wanted is None else list(wanted),
         }
-        roles, count = list(places), 0
-        rows = table.rows(list(places.values()))
+        batches = _text_batches(table.rows(list(places.values())), list(places))
+        count = 0
         self.con.execute("BEGIN")
-        while chunk := list(islice(rows, _CHUNK)):
-            self.con.register("chunk", _text_table(chunk, roles))
-            self.con.execute(_INSERT, values)
-            count += len(chunk)
-            on_event(Progress("reading rows", count))
+        # DuckDB works on one chunk while Python reads the next.
+        with ThreadPoolExecutor(1) as thread:
+            inserted: Future[None] | None = None
+            while chunk := list(islice(batches, _BATCHES)):
+                if inserted is not None:
+                    inserted.result()
+                inserted = thread.submit(self._insert, chunk, values)
+                count += sum(map(len, chunk))
+                on_event(Progress("reading rows", count))
+            if inserted is not None:
+                inserted.result()
         self.con.execute("COMMIT")
         if not count:
             raise DataError(f"{file.where}: no rows in it")
+
+    def _insert(self, batches: Sequence[Any], values: Mapping[str, Any]) -> None:
+        import pyarrow as pa
+
+        # One batch, so that DuckDB keeps the order.
+        self.con.register("chunk", pa.concat_tables(batches).combine_chunks())
+        self.con.execute(_INSERT, values)
 
     def domains(self) -> list[str]:
         """Return the names of the domains of rows that can be used, sorted by name."""
@@ -234,7 +246,7 @@ class RowStore:
         """Return the identity of a source without files: of what was read of it."""
         digest, size = hashlib.sha256(), 0
         result = self.con.execute("SELECT * EXCLUDE (key, whole) FROM rows ORDER BY rowid")
-        while rows := result.fetchmany(_CHUNK):
+        while rows := result.fetchmany(_BATCH):
             content = "".join(json.dumps(row) + "\n" for row in rows).encode()
             digest.update(content)
             size += len(content)
@@ -309,21 +321,26 @@ def stamps(files: Iterable[SourceFile], store: RowStore | None = None) -> list[d
     return entries
 
 
-def _text_table(rows: Sequence[Row], roles: Sequence[str]) -> Any:
-    """Return rows as an Arrow table of texts, with columns ``line``, ``problem`` and one for each role."""
+def _text_batches(rows: Iterator[Row], roles: Sequence[str]) -> Iterator[Any]:
+    """Yield rows as Arrow tables of texts, with columns ``line``, ``problem`` and one for each role."""
     import pyarrow as pa
 
-    problems: list[str | None] = [Reason.FIELDS if values is None else None for _, values in rows]
     no_values = (None,) * len(roles)
-    columns = zip(*(no_values if values is None else values for _, values in rows), strict=True)
-    arrays = {"line": pa.array([line for line, _ in rows], pa.int64())}
-    for role, column in zip(roles, columns, strict=True):
-        try:
-            arrays[role] = pa.array(column, pa.string())
-        except (pa.ArrowException, UnicodeError):  # not all of them are texts
-            arrays[role] = pa.array(list(_as_texts(column, problems)), pa.string())
-    arrays |= {role: pa.nulls(len(rows), pa.string()) for role in USUAL if role not in arrays}
-    return pa.table({**arrays, "problem": pa.array(problems, pa.string())})
+    while batch := list(islice(rows, _BATCH)):
+        problems: list[str | None] = [Reason.FIELDS if values is None else None for _, values in batch]
+        columns = zip(*(no_values if values is None else values for _, values in batch), strict=True)
+        arrays = {"line": pa.array([line for line, _ in batch], pa.int64())}
+        for role, column in zip(roles, columns, strict=True):
+            try:
+                arrays[role] = pa.array(column, pa.string())
+            except (pa.ArrowException, UnicodeError):  # not all of them are texts
+                arrays[role] = pa.array(list(_as_texts(column, problems)), pa.string())
+            if role in _READ_NAME:
+                names = arrays[role].dictionary_encode()
+                known = pa.array([_READ_NAME[role](name) for name in names.dictionary.to_pylist()], pa.string())
+                arrays[role] = known.take(names.indices)
+        arrays |= {role: pa.nulls(len(batch), pa.string()) for role in USUAL if role not in arrays}
+        yield pa.table({**arrays, "problem": pa.array(problems, pa.string())})
 
 
 def _as_texts(values: Iterable[object], problems: list[str | None]) -> Iterator[str | None]:
@@ -334,3 +351,18 @@ def _as_texts(values: Iterable[object], problems: list[str | None]) -> Iterator[
         except UnusableError as problem:
             problems[number] = str(problem)
             yield None
+
+
+def _as_name(text: str) -> str | None:
+    """Return a domain or label without outer spaces and the ``.0`` of a whole number; None where there is none."""
+    name = text.strip()
+    number = _WHOLE_NUMBER.fullmatch(name)
+    return None if name.lower() in _MISSING else number[1] if number else name
+
+
+def _as_split(text: str) -> str | None:
+    name = text.strip().lower()
+    return None if name in _MISSING else SPLIT_NAMES.get(name, "?")
+
+
+_READ_NAME: dict[str, Callable[[str], str | None]] = {"label": _as_name, "domain": _as_name, "split": _as_split}
