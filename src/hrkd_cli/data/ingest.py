@@ -29,9 +29,10 @@ from hrkd_cli.events import Note, OnEvent, Progress, ignore
 MAX_LISTED = 1000
 """Places that are listed for each reason; the counts are always whole."""
 _MEMORY = "800MB"
-# A batch of Python rows is small so that the garbage collector does not walk through it again and again.
+# A batch of Python rows is small, so that the garbage collector does not walk through it again and again; what is
+# inserted together fills one of DuckDB's row groups, which goes straight to disk.
 _BATCH = 512
-_BATCHES = 64
+_BATCHES = 240
 _MISSING = ("", "nan", "null", "<na>")
 _WHOLE_NUMBER = re.compile(r"([+-]?[0-9]+)\.0+")
 KEY = "md5_number(normalised(text))"
@@ -146,10 +147,10 @@ class RowStore:
         wanted: Sequence[str] | None = None,
         on_event: OnEvent = ignore,
     ) -> None:
-        """Read a file; its own domain and split count where no column says them.
+        """Read the table of a file; the file's own domain and split count where no column says them.
 
         Args:
-            file: the file.
+            file: where the table is from.
             table: its columns and rows.
             places: column numbers by role.
             wanted: the domains to keep; None keeps all.
@@ -181,19 +182,15 @@ class RowStore:
         }
         batches = _text_batches(table.rows(list(places.values())), list(places))
         count = 0
-        self.con.execute("BEGIN")
         # DuckDB works on one chunk while Python reads the next.
         with ThreadPoolExecutor(1) as thread:
-            inserted: Future[None] | None = None
+            insertion: Future[Any] = thread.submit(lambda: None)
             while chunk := list(islice(batches, _BATCHES)):
-                if inserted is not None:
-                    inserted.result()
-                inserted = thread.submit(self._insert, chunk, values)
+                insertion.result()
+                insertion = thread.submit(self._insert, chunk, values)
                 count += sum(map(len, chunk))
                 on_event(Progress("reading rows", count))
-            if inserted is not None:
-                inserted.result()
-        self.con.execute("COMMIT")
+            insertion.result()
         if not count:
             raise DataError(f"{file.where}: no rows in it")
 

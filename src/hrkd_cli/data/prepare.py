@@ -136,14 +136,10 @@ def prepare_files(files: Sequence[SourceFile], settings: PrepareSettings, on_eve
 
 def decisive_options(settings: PrepareSettings) -> dict[str, Any]:
     """Return the options that decide which rows a dataset has, as dataset.json holds them."""
+    names = ("columns", "dev", "test", "few_shot", "domains", "dedupe", "encoding")
     return {
-        "columns": settings.columns,
-        "dev": settings.dev,
-        "test": settings.test,
-        "few_shot": settings.few_shot,
+        **{name: getattr(settings, name) for name in names},
         "domains": settings.domains and sorted(settings.domains),
-        "dedupe": settings.dedupe,
-        "encoding": settings.encoding,
     }
 
 
