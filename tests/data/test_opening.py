@@ -6,7 +6,7 @@ import pytest
 from hrkd_cli import prepare
 from hrkd_cli.data.folder import open_dataset
 from hrkd_cli.data.opening import load_for_evaluation, load_for_training
-from hrkd_cli.errors import DataError, OutputError, UsageError
+from hrkd_cli.errors import DataError, OutputError
 
 
 @pytest.fixture(autouse=True)
@@ -150,8 +150,6 @@ def test_evaluation_keeps_the_splits_that_raw_data_has(tmp_path, jsonl):
 
 def test_evaluation_of_a_prepared_folder(prepared):
     assert load_for_evaluation(prepared, "dev") == open_dataset(prepared)
-    with pytest.raises(UsageError, match="--split: 'half' is not one of train, dev, test, all"):
-        load_for_evaluation(prepared, "half")
 
 
 def test_equal_rows_have_an_equal_fingerprint_and_others_another(tmp_path, jsonl):

@@ -97,7 +97,7 @@ def _read_rows(path: Path, count: int, *, pair: bool) -> Rows:
 
     if not path.is_file():
         raise DataError(f"{path}: missing; prepare the data again")
-    names = ["text", "text_pair", "label"] if pair else ["text", "label"]
+    names = _columns(pair=pair)
     try:
         # Not read_table, which takes a folder name such as "lang=en" for a partition.
         with pq.ParquetFile(str(path)) as file:
@@ -127,7 +127,7 @@ def write_splits(work: Path, con: Any, domains: Mapping[str, DomainCounts], *, p
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    names = ["text", "text_pair", "label"] if pair else ["text", "label"]
+    names = _columns(pair=pair)
     schema = pa.schema([(name, pa.string()) for name in (*names, "domain")])
     sizes = [(domain, split, getattr(counts, split)) for domain, counts in domains.items() for split in SPLITS]
     # A connection has one pending result; a relation is one of its own.
@@ -156,6 +156,10 @@ def write_splits(work: Path, con: Any, domains: Mapping[str, DomainCounts], *, p
     return digest.hexdigest()
 
 
+def _columns(*, pair: bool) -> list[str]:
+    return ["text", "text_pair", "label"] if pair else ["text", "label"]
+
+
 def write_manifest(work: Path, manifest: Mapping[str, Any]) -> None:
     """Write ``dataset.json``, and a dataset card from which ``load_dataset`` reads the splits."""
     from huggingface_hub import DatasetCardData
@@ -169,7 +173,7 @@ def write_manifest(work: Path, manifest: Mapping[str, Any]) -> None:
             task_categories=["text-classification"], configs=[{"config_name": "default", "data_files": files}]
         ),
         domains=domains,
-        columns=["text", "text_pair", "label", "domain"] if manifest["pair"] else ["text", "label", "domain"],
+        columns=[*_columns(pair=manifest["pair"]), "domain"],
         splits=SPLITS,
         manifest=DATASET.manifest,
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import codecs
 import hashlib
-import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -60,12 +59,7 @@ CREATE VIEW placed AS
 
 _INSERT = f"""
 INSERT INTO rows
-WITH named AS (
-  SELECT line, problem, text, text_pair, coalesce($label::VARCHAR, label) AS label,
-    coalesce($domain::VARCHAR, domain) AS domain, coalesce($split::VARCHAR, split) AS split,
-    normalised(text) AS first, normalised(text_pair) AS second
-  FROM chunk),
-judged AS (
+WITH judged AS (
   SELECT *, CASE
     WHEN domain IS NOT NULL AND NOT list_contains($wanted::VARCHAR[], domain) THEN '{Reason.UNWANTED}'
     WHEN problem IS NOT NULL THEN problem
@@ -75,7 +69,7 @@ judged AS (
     WHEN $pair AND coalesce(second, '') = '' THEN '{Reason.NO_PAIR}'
     WHEN $labelled AND (label IS NULL OR label = $no_label::VARCHAR) THEN '{Reason.NO_LABEL}'
     END AS reason
-  FROM named)
+  FROM (SELECT *, normalised(text) AS first, normalised(text_pair) AS second FROM chunk))
 SELECT $file, line, CASE WHEN reason IS NULL THEN text END, CASE WHEN reason IS NULL THEN text_pair END, label,
   domain, split, md5_number(first), md5_number(CASE WHEN $pair THEN first || chr(10) || second ELSE first END), reason
 FROM judged
@@ -87,6 +81,13 @@ WHERE reason NOT IN ('{Reason.UNWANTED}', '{Reason.NOT_OF_THE_FEW}') AND domain 
 GROUP BY reason
 ORDER BY CASE WHEN reason IN ('{Reason.IN_TEST}', '{Reason.IN_DEV}') THEN 1
               WHEN reason IN ('{Reason.DUPLICATE}', '{Reason.CONFLICT}') THEN 2 ELSE 0 END, min(id)
+"""
+
+
+_CONTENT = """
+SELECT sum(strlen(text)),
+  sha256(bit_xor(md5_number(row(rowid, text, text_pair, label, domain, split)::VARCHAR))::VARCHAR)
+FROM rows
 """
 
 
@@ -103,6 +104,9 @@ def open_store(source: str, folder: Path | None = None, *, labelled: bool = True
         source: what is read, for messages.
         folder: where rows and what does not fit into memory are put; None holds all in memory.
         labelled: whether a row without a label cannot be used.
+
+    Raises:
+        OSError: the database cannot be written.
     """
     import duckdb
     import pyarrow as pa
@@ -116,7 +120,10 @@ def open_store(source: str, folder: Path | None = None, *, labelled: bool = True
             con.execute("SET temp_directory = ?", [str(folder / "spill")])
         con.create_function("normalise", normalise_all, ["VARCHAR"], "VARCHAR", type="arrow")
         con.execute(_SETUP)
-        yield RowStore(con, source, labelled)
+        try:
+            yield RowStore(con, source, labelled)
+        except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+            raise OSError(" ".join(str(error).split())[:200]) from error
 
 
 @dataclass(slots=True)
@@ -172,15 +179,13 @@ class RowStore:
         is_gold = "label" in places and table.columns[places["label"]].strip().casefold() == "gold_label"
         values = {
             "file": len(self.files) - 1,
-            "domain": None if "domain" in places else file.domain,
-            "label": None if "label" in places else table.label,
-            "no_label": "-" if is_gold else None,
-            "split": None if "split" in places else file.split,
             "pair": pair,
             "labelled": self.labelled,
+            "no_label": "-" if is_gold else None,
             "wanted": None if wanted is None else list(wanted),
         }
-        batches = _text_batches(table.rows(list(places.values())), list(places))
+        constants = {"domain": file.domain, "label": table.label, "split": file.split}
+        batches = _text_batches(table.rows(list(places.values())), list(places), constants)
         count = 0
         # DuckDB works on one chunk while Python reads the next.
         with ThreadPoolExecutor(1) as thread:
@@ -211,16 +216,18 @@ class RowStore:
         Raises:
             DataError: it is refused, or a wanted domain is not in it.
         """
-        seen = self._names("domain", "domain IS NOT NULL")
+        seen, usable = self._names("domain", "domain IS NOT NULL"), self.domains()
         for name in wanted or ():
             if name not in seen:
                 raise DataError(f"{self.source}: no domain {name!r} (--domains); there are {short(seen, 50)}")
-        usable = self.domains()
-        if not usable:
-            raise DataError(f"{self.source}: no row can be used: {self._why(None)}")
-        for name in seen if wanted is None else sorted(wanted):
-            if name not in usable:
-                raise DataError(f"{self.source}: no row of domain {name!r} can be used: {self._why(name)}")
+        without = [name for name in seen if name not in usable and name in (wanted or seen)]
+        if without or not usable:
+            domain = without[0] if usable else None
+            counts = self.dropped(domain)
+            why = ", ".join(f"{count} x {reason}" for reason, (count, _) in counts.items())
+            first = next(iter(counts.values()))[1][0]
+            rows = "row" if domain is None else f"row of domain {domain!r}"
+            raise DataError(f"{self.source}: no {rows} can be used: {why} (first: {first})")
         check_domains(usable, self.source)
         for label in self._names("label", "reason IS NULL"):
             check_label(label, self.source)
@@ -241,22 +248,12 @@ class RowStore:
 
     def content_stamp(self) -> dict[str, Any]:
         """Return the identity of a source without files: of what was read of it."""
-        digest, size = hashlib.sha256(), 0
-        result = self.con.execute("SELECT * EXCLUDE (key, whole) FROM rows ORDER BY rowid")
-        while rows := result.fetchmany(_BATCH):
-            content = "".join(json.dumps(row) + "\n" for row in rows).encode()
-            digest.update(content)
-            size += len(content)
-        return {"path": self.source, "bytes": size, "sha256": digest.hexdigest()}
+        size, digest = self.con.execute(_CONTENT).fetchone()
+        return {"path": self.source, "bytes": size, "sha256": digest}
 
     def _names(self, column: str, condition: str) -> list[str]:
         found = self.con.execute(f"SELECT DISTINCT {column} FROM rows WHERE {condition}").fetchall()
         return sorted(name for (name,) in found)
-
-    def _why(self, domain: str | None) -> str:
-        reasons = self.dropped(domain)
-        counts = ", ".join(f"{count} x {reason}" for reason, (count, _) in reasons.items())
-        return f"{counts} (first: {next(iter(reasons.values()))[1][0]})"
 
 
 def ingest(
@@ -318,8 +315,8 @@ def stamps(files: Iterable[SourceFile], store: RowStore | None = None) -> list[d
     return entries
 
 
-def _text_batches(rows: Iterator[Row], roles: Sequence[str]) -> Iterator[Any]:
-    """Yield rows as Arrow tables of texts, with columns ``line``, ``problem`` and one for each role."""
+def _text_batches(rows: Iterator[Row], roles: Sequence[str], constants: Mapping[str, str | None]) -> Iterator[Any]:
+    """Yield rows as Arrow tables of texts: ``line``, ``problem`` and each role, constant or null where none is read."""
     import pyarrow as pa
 
     no_values = (None,) * len(roles)
@@ -336,7 +333,8 @@ def _text_batches(rows: Iterator[Row], roles: Sequence[str]) -> Iterator[Any]:
                 names = arrays[role].dictionary_encode()
                 known = pa.array([_READ_NAME[role](name) for name in names.dictionary.to_pylist()], pa.string())
                 arrays[role] = known.take(names.indices)
-        arrays |= {role: pa.nulls(len(batch), pa.string()) for role in USUAL if role not in arrays}
+        for role in USUAL.keys() - arrays.keys():
+            arrays[role] = pa.repeat(pa.scalar(constants.get(role), pa.string()), len(batch))
         yield pa.table({**arrays, "problem": pa.array(problems, pa.string())})
 
 

@@ -12,7 +12,7 @@ from hrkd_cli.data.folder import is_prepared, open_dataset, read_manifest
 from hrkd_cli.data.ingest import RowStore, ingest, open_store, stamps
 from hrkd_cli.data.prepare import decisive_options, describe_dropped, prepare_files
 from hrkd_cli.data.sources.discover import SourceFile, find_source
-from hrkd_cli.errors import DataError, OutputError, UsageError
+from hrkd_cli.errors import DataError, OutputError
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.layout import SPLITS
 from hrkd_cli.outputs import check_output
@@ -53,7 +53,7 @@ def load_for_training(data: str | Path | Dataset, *, force: bool = False, on_eve
     return open_dataset(out)
 
 
-def load_for_evaluation(data: str | Path, split: Split | str = Split.TEST, *, on_event: OnEvent = ignore) -> Dataset:
+def load_for_evaluation(data: str | Path, split: Split = Split.TEST, *, on_event: OnEvent = ignore) -> Dataset:
     """Return data to score a model on; nothing is written, and no row that can be used is left out.
 
     Args:
@@ -64,12 +64,7 @@ def load_for_evaluation(data: str | Path, split: Split | str = Split.TEST, *, on
 
     Raises:
         DataError: something is wrong with the data, or it has no row of that split.
-        UsageError: there is no such split.
     """
-    try:
-        wanted = Split(split)
-    except ValueError:
-        raise UsageError(f"--split: {split!r} is not one of {', '.join(Split)}") from None
     if is_prepared(Path(data)):
         dataset = open_dataset(Path(data))
     else:
@@ -77,13 +72,13 @@ def load_for_evaluation(data: str | Path, split: Split | str = Split.TEST, *, on
             ingest(store, find_source(data, on_event=on_event), {}, on_event=on_event)
             for reason, (count, places) in store.dropped().items():
                 on_event(Note(describe_dropped(reason, count, places), warning=True))
-            dataset = make_dataset(_rows(store, wanted), pair=bool(store.pair), path=None)
-    without = [name for name in dataset.domains if not len(dataset.split(name, wanted))]
+            dataset = make_dataset(_rows(store, split), pair=bool(store.pair), path=None)
+    without = [name for name in dataset.domains if not len(dataset.split(name, split))]
     if len(without) == len(dataset.domains):
         have = [name for name in SPLITS if any(name in parts for parts in dataset.rows.values())]
-        raise DataError(f"{data}: no {wanted} rows; choose a --split that it has ({', '.join(have)}) or --split all")
+        raise DataError(f"{data}: no {split} rows; choose a --split that it has ({', '.join(have)}) or --split all")
     if without:
-        on_event(Note(f"{data}: no {wanted} rows of {', '.join(without)}", warning=True))
+        on_event(Note(f"{data}: no {split} rows of {', '.join(without)}", warning=True))
     return dataset
 
 
@@ -94,7 +89,7 @@ def _rows(store: RowStore, wanted: Split) -> dict[str, dict[str, Rows]]:
         split = "coalesce(split, 'train')"
     else:
         # Where everything is asked for it does not matter in which split it lies; but it must lie in one.
-        split = "'test'" if wanted is Split.ALL else f"'{wanted}'"
+        split = "'test'" if wanted == Split.ALL else f"'{wanted}'"
     columns = ", ".join(f"list({column} ORDER BY rowid)" for column in ("text", "text_pair", "label"))
     parts = store.con.execute(f"SELECT domain, {split}, {columns} FROM rows WHERE reason IS NULL GROUP BY ALL")
     rows: dict[str, dict[str, Rows]] = {}

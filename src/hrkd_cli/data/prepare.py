@@ -7,8 +7,7 @@ source may be larger than the memory.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from hrkd_cli.data.ingest import RowStore, ingest, open_store, stamps
 from hrkd_cli.data.names import short
 from hrkd_cli.data.sources.discover import SourceFile, find_source
 from hrkd_cli.data.splits import keep_few, split_rows
-from hrkd_cli.errors import DataError, OutputError
+from hrkd_cli.errors import DataError
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.layout import DATASET, SPLITS
 from hrkd_cli.outputs import check_output, whole_folder
@@ -93,7 +92,7 @@ def prepare_files(files: Sequence[SourceFile], settings: PrepareSettings, on_eve
     with whole_folder(out) as work:
         scratch = work / DATASET.scratch
         scratch.mkdir()
-        with _plain_database_errors(out), open_store(settings.source, scratch) as store:
+        with open_store(settings.source, scratch) as store:
             wanted, encoding = settings.domains, settings.encoding
             ingest(store, files, settings.columns, domains=wanted, encoding=encoding, on_event=on_event)
             sources = stamps(files, store)
@@ -141,18 +140,6 @@ def decisive_options(settings: PrepareSettings) -> dict[str, Any]:
         **{name: getattr(settings, name) for name in names},
         "domains": settings.domains and sorted(settings.domains),
     }
-
-
-@contextmanager
-def _plain_database_errors(out: Path) -> Iterator[None]:
-    """Turn a failure of the database to write into one plain line."""
-    import duckdb
-
-    try:
-        yield
-    except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise OutputError(f"{out}: cannot be written ({reason}); choose another place with --out") from error
 
 
 def _count(store: RowStore) -> _Counts:
