@@ -42,11 +42,8 @@ def engines(monkeypatch):
     """Put a stand-in behind every command that trains, prepares, scores or exports."""
     found = {
         "prepare": Engine(
-            result(
-                PREPARED,
-                out=Path("hrkd-out/dataset"),
-                report=lambda on_event: on_event(Note("not used: 5 rows, empty text (a.csv:7, a.csv:9, ...)")),
-            )
+            result(PREPARED, out=Path("hrkd-out/dataset")),
+            events=[Note("not used: 5 rows, empty text (a.csv:7, a.csv:9, ...)")],
         ),
         "teach": Engine(result(TRAINED, out=Path("hrkd-out/teacher"))),
         "distill": Engine(result(TRAINED, out=Path("hrkd-out/student"))),

@@ -33,7 +33,6 @@ def prepare(run: Console, options: PrepareSettings) -> None:
     """
     with run.engine(make_display) as on_event:
         result = hrkd_cli.prepare(**vars(options), on_event=on_event)
-        result.report(on_event)
     run.result(result.to_json(), tables.prepared(result.to_json()))
     run.note(f"dataset: {result.out}")
     run.note("next: hrkd teach --model MODEL" + _unless("--data", options.out, layout.DATASET_OUT))

@@ -49,7 +49,7 @@ def load_for_training(data: str | Path | Dataset, *, force: bool = False, on_eve
             raise OutputError(f"{out} exists and {different}; use it with --data {out}, or replace it with --force")
     on_event(Note(f"preparing {data} into {out}"))
     check_output(out, kind="dataset", is_ours=is_prepared, force=force)
-    prepare_files(files, settings, on_event).report(on_event)
+    prepare_files(files, settings, on_event)
     return open_dataset(out)
 
 

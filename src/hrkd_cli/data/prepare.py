@@ -50,11 +50,6 @@ class PrepareResult:
         """Return what ``hrkd prepare --json`` prints."""
         return {"domains": {name: asdict(c) for name, c in self.domains.items()}, "dropped": dict(self.dropped)}
 
-    def report(self, on_event: OnEvent) -> None:
-        """Tell which rows are not used: rows that could not be are worth a warning, second copies are not."""
-        for reason, line in zip(self.dropped, self.dropped_lines(), strict=True):
-            on_event(Note(line, warning=not reason.startswith("duplicate")))
-
     def dropped_lines(self, limit: int = 3) -> list[str]:
         """Return a line a reason: how many rows, and where the first of them are."""
         return [
@@ -130,6 +125,8 @@ def prepare_files(files: Sequence[SourceFile], settings: PrepareSettings, on_eve
             "dropped": {reason: {"count": count, "rows": places} for reason, (count, places) in dropped.items()},
         }
         write_manifest(work, manifest)
+    for reason, line in zip(result.dropped, result.dropped_lines(), strict=True):
+        on_event(Note(line, warning=not reason.startswith("duplicate")))
     return result
 
 
