@@ -114,16 +114,16 @@ def open_store(source: str, folder: Path | None = None, *, labelled: bool = True
     def normalise_all(texts: Any) -> Any:
         return pa.array([normalise(text) for text in texts.to_pylist()], pa.string())
 
-    with closing(duckdb.connect(":memory:" if folder is None else str(folder / "rows.duckdb"))) as con:
-        if folder is not None:
-            con.execute(f"SET memory_limit = '{_MEMORY}'")
-            con.execute("SET temp_directory = ?", [str(folder / "spill")])
-        con.create_function("normalise", normalise_all, ["VARCHAR"], "VARCHAR", type="arrow")
-        con.execute(_SETUP)
-        try:
+    try:
+        with closing(duckdb.connect(":memory:" if folder is None else str(folder / "rows.duckdb"))) as con:
+            if folder is not None:
+                con.execute(f"SET memory_limit = '{_MEMORY}'")
+                con.execute("SET temp_directory = ?", [str(folder / "spill")])
+            con.create_function("normalise", normalise_all, ["VARCHAR"], "VARCHAR", type="arrow")
+            con.execute(_SETUP)
             yield RowStore(con, source, labelled)
-        except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
-            raise OSError(" ".join(str(error).split())[:200]) from error
+    except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+        raise OSError(" ".join(str(error).split())[:200]) from error
 
 
 @dataclass(slots=True)
