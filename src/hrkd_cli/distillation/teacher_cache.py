@@ -48,13 +48,7 @@ _KEY = re.compile(r"[0-9a-f]{16}")
 
 
 def with_cache(
-    online: OnlineTeacher,
-    setting: CacheTeacher,
-    *,
-    root: Path,
-    passes: float,
-    run: Checkpointer,
-    context: TrainContext,
+    online: OnlineTeacher, setting: CacheTeacher, *, root: Path, passes: float, run: Checkpointer, context: TrainContext
 ) -> TeacherOutputs:
     """Return a cache of a teacher's outputs, built now, or the teacher itself where there is to be none.
 

@@ -98,12 +98,7 @@ class StepOutput:
 
 
 def train_step(
-    objective: Objective,
-    batches: Iterator[tuple[Rows, Any]],
-    optimizer: Optimizer,
-    *,
-    number: int,
-    accumulate: int = 1,
+    objective: Objective, batches: Iterator[tuple[Rows, Any]], optimizer: Optimizer, *, number: int, accumulate: int = 1
 ) -> StepOutput:
     """Take step ``number`` on the mean loss of the next ``accumulate`` batches; does not wait for a GPU.
 
