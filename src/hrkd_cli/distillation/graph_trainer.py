@@ -65,8 +65,7 @@ class GraphTrainer:
             losses: gives the losses of the step's batch, of all processes together; run with autograd off.
             optimizer: the student's; until its first step there is no preconditioner and nothing happens.
         """
-        gradients = torch.autograd.grad(held_back, self.weights, allow_unused=True)
-        whole = [torch.zeros_like(w) if g is None else g for w, g in zip(self.weights, gradients, strict=True)]
+        whole = torch.autograd.grad(held_back, self.weights, allow_unused=True, materialize_grads=True)
         if self.processes.size > 1:
             vector_to_parameters(self.processes.all_reduce(parameters_to_vector(whole)), whole)
         direction = optimizer.preconditioned(self.weights, whole)

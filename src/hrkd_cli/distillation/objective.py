@@ -126,7 +126,7 @@ class DistillObjective(Objective):
         rows: Rows = {d: draw.sample(list(own), min(HELD_ROWS, len(own))) for d, own in self.held_back.items() if own}
         picks = picks_of(rows, self.processes)
         if not picks:
-            return sum((p.sum() * 0 for p in self.student.model.parameters()), torch.zeros((), device=self.device))
+            return torch.zeros((), device=self.device, requires_grad=True)
         batch = self.collate.batch(rows, picks, teacher=False)
         logits = self.columns.take(self.student.model(**batch.tokens.inputs).logits, batch.domains)
         return label_terms(logits, batch.labels, batch.weights.domains, self._class_weights(batch)).mean()
