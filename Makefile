@@ -51,7 +51,7 @@ demo: setup
 	cd demo && ../$(BIN)/hrkd eval hrkd-out/teacher hrkd-out/student hrkd-out/student/onnx --latency
 
 generated: setup
-	$(BIN)/python -m hrkd_cli.cli.generated
+	$(BIN)/python scripts/generated.py
 
 clean:
 	rm -rf $(VENV) demo dist build

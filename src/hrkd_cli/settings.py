@@ -48,6 +48,7 @@ _count = partial(_training, metavar="N", within=AT_LEAST_1)
 _rate = partial(_training, metavar="RATE", within=ABOVE_0)
 _method = partial(option, panel=METHOD)
 _weight = partial(_method, metavar="X", within=AT_LEAST_0)
+_share = partial(_method, metavar="SHARE", within=INNER_SHARE)
 _text = partial(option, panel=TEXTS)
 shared = partial(option, panel=None)
 output = partial(option, help="Folder to write; it must not exist, or --force.", metavar="DIR")
@@ -68,30 +69,19 @@ class TrainingSettings(Settings):
 
     epochs: int = _count(3, "Passes over the data.")
     batch_size: int | str = _count(
-        8,
-        "Rows of each domain in a step, over all processes; auto: as many as memory holds, up to 32.",
-        word=AUTO_BATCH,
+        8, "Rows of each domain in a step, over all processes; auto: as memory allows, up to 32.", word=AUTO_BATCH
     )
     accumulate: int = _count(1, "Batches that make one optimizer step; their losses are averaged.")
     learning_rate: float = _rate(5e-5, "Peak rate of AdamW.")
-    weight_decay: float = _training(
-        0.01, "Of AdamW; biases and normalization weights have none.", metavar="X", within=AT_LEAST_0
-    )
-    warmup: float = _training(
-        0.1, "Share of the steps (0 to 1) over which the rate rises.", metavar="SHARE", within=SHARE
-    )
+    weight_decay: float = _weight(0.01, "Of AdamW; biases and normalization weights have none.", panel=TRAINING)
+    warmup: float = _training(0.1, "Share of steps (0 to 1) over which the rate rises.", metavar="SHARE", within=SHARE)
     max_length: int = _training(128, "Longer texts are cut.", metavar="TOKENS", within=Range(4))
-    truncate: Truncate = _training(
-        Truncate.HEAD, "What is kept of longer texts: the first tokens, the last, or half from each end."
-    )
+    truncate: Truncate = _training(Truncate.HEAD, "Tokens kept of longer texts: first, last, or half from each end.")
     sampling: Sampling = _training(
         Sampling.COVER,
         "Rows of a step. cover: every row once per epoch; balanced: domains alike; temperature: in between.",
     )
-    precision: Precision = _training(
-        Precision.AUTO,
-        "Arithmetic of forward and backward passes; auto takes bf16 where the hardware has it, else fp32.",
-    )
+    precision: Precision = _training(Precision.AUTO, "Training arithmetic; auto: bf16 where supported, else fp32.")
     eval_every: int | None = _count(None, "Steps between two dev scores.", metavar="STEPS", shown="twice an epoch")
     metric: Metric = _training(Metric.ACCURACY, "Dev score that decides which step is best.")
     class_weights: ClassWeights = _training(
@@ -170,9 +160,7 @@ class DistillSettings(TrainingSettings):
     )
     init: Init | None = option(None, "Where a LAYERSxWIDTH student's weights come from.", shown="teacher")
     recipe: Recipe = _method(
-        Recipe.OURS,
-        "Where options that are not given come from; paper: as the paper's released code runs.",
-        affects_result=False,
+        Recipe.OURS, "Source of options not given; paper: as the paper's released code runs.", affects_result=False
     )
     method: Method = _method(
         Method.HRKD,
@@ -184,18 +172,11 @@ class DistillSettings(TrainingSettings):
         shown="uniform; none without --method hrkd",
     )
     hierarchy: bool | None = _method(
-        None,
-        "Mix each domain's prototypes over layers before the graph.",
-        shown="yes with --graph learned or frozen",
+        None, "Mix each domain's prototypes over layers before the graph.", shown="yes with --graph learned or frozen"
     )
     graph_every: int = _count(10, "Steps between two updates of a learned graph.", panel=METHOD)
     graph_learning_rate: float = _rate(3e-3, "Learning rate of a learned graph.", panel=METHOD)
-    held_back: float = _method(
-        0.1,
-        "Share of the train rows that a learned graph is judged on; the student never sees them.",
-        metavar="X",
-        within=INNER_SHARE,
-    )
+    held_back: float = _share(0.1, "Train rows that a learned graph is judged on; the student never sees them.")
     domains: str | None = _method(None, "Make a student for these domains only.", metavar="A,B", shown="all")
     teacher_checkpoints: TeacherCheckpoints = _method(
         TeacherCheckpoints.DOMAIN, "Teacher of a domain: the step that was best for it, or best on average."
@@ -217,16 +198,11 @@ class DistillSettings(TrainingSettings):
     unlabelled: str | None = _text(
         None, "Texts without labels, one file per domain, that the student learns from too.", metavar="DIR"
     )
-    unlabelled_share: float = _text(
-        0.5,
-        "Share (0 to 1) of a step's rows of a domain that are such texts, on top of --batch-size.",
-        metavar="X",
-        within=INNER_SHARE,
+    unlabelled_share: float = _share(
+        0.5, "Rows of a domain in a step that are such texts, on top of --batch-size.", panel=TEXTS
     )
     general: str | None = _text(
-        None,
-        "File or folder of any texts, from which the student learns its teacher's hidden states first.",
-        metavar="TEXTS",
+        None, "File or folder of texts, on which the student first learns its teacher's hidden states.", metavar="TEXTS"
     )
     general_epochs: int = _count(1, "Passes over those texts.", panel=TEXTS)
     epochs: int = _count(10, "Passes over the data.")
@@ -274,39 +250,31 @@ class DistillSettings(TrainingSettings):
         cause = "--hidden-weight 0" if compared else f"--method {self.method}"
         zero = "" if self.method is Method.LOGITS else "--hidden-weight 0 "
         learns = self.compares or self.answers or self.label_weight or self.method is Method.LABELS
-        wrong = {
-            f"--general: {cause} compares no hidden states, all that it learns from; leave one out": (
-                self.general is not None and not self.compares
-            ),
-            "--cache-teacher on: --means released looks at padding, which is not kept; leave one out": (
-                self.means is Means.RELEASED and self.cache_teacher is CacheTeacher.ON
-            ),
-            f"{zero}--prediction-weight 0: there is nothing left to learn from": not learns,
-            "--unlabelled: texts without labels teach nothing where only labels are learnt from": (
-                self.unlabelled is not None and not (self.compares or self.answers)
-            ),
-            f"--graph: --method {self.method} has no domain graph; leave it out": (
-                not has_graph and self.graph not in (None, Graph.NONE)
-            ),
-            f"--hierarchy: --method {self.method} has no domain graph; leave it out": not has_graph and self.hierarchy,
-            "--hidden-weight 0: the graph weights hidden-state losses only; leave out --graph, --hierarchy": (
-                has_graph and self.hidden_weight == 0 and (relates or self.hierarchy)
-            ),
-            f"--hierarchy: --graph {graph} looks at no prototypes; give --graph learned or frozen": (
-                has_graph and self.hierarchy and not relates
-            ),
-        }
-        for name in ("graph_every", "graph_learning_rate", "held_back"):
-            is_given = getattr(self, name) != options_of(type(self))[name].default
-            wrong[f"{option_name(name)}: it needs --graph learned; leave it out"] = (
-                is_given and self.graph is not Graph.LEARNED
-            )
-        wrong["--instance-weights: it needs hidden states that are compared; leave it out"] = (
-            self.instance_weights is not InstanceWeights.NONE and not self.compares
-        )
-        for message, applies in wrong.items():
-            if applies:
-                raise UsageError(message)
+        learned = ("graph_every", "graph_learning_rate", "held_back")
+        idle = [name for name in learned if getattr(self, name) != options_of(type(self))[name].default]
+        wrong = None
+        if self.general is not None and not self.compares:
+            wrong = f"--general: {cause} compares no hidden states, all that it learns from; leave one out"
+        elif self.means is Means.RELEASED and self.cache_teacher is CacheTeacher.ON:
+            wrong = "--cache-teacher on: --means released looks at padding, which is not kept; leave one out"
+        elif not learns:
+            wrong = f"{zero}--prediction-weight 0: there is nothing left to learn from"
+        elif self.unlabelled is not None and not (self.compares or self.answers):
+            wrong = "--unlabelled: texts without labels teach nothing where only labels are learnt from"
+        elif not has_graph and self.graph not in (None, Graph.NONE):
+            wrong = f"--graph: --method {self.method} has no domain graph; leave it out"
+        elif not has_graph and self.hierarchy:
+            wrong = f"--hierarchy: --method {self.method} has no domain graph; leave it out"
+        elif has_graph and self.hidden_weight == 0 and (relates or self.hierarchy):
+            wrong = "--hidden-weight 0: the graph weights hidden-state losses only; leave out --graph, --hierarchy"
+        elif has_graph and self.hierarchy and not relates:
+            wrong = f"--hierarchy: --graph {graph} looks at no prototypes; give --graph learned or frozen"
+        elif idle and self.graph is not Graph.LEARNED:
+            wrong = f"{option_name(idle[0])}: it needs --graph learned; leave it out"
+        elif self.instance_weights is not InstanceWeights.NONE and not self.compares:
+            wrong = "--instance-weights: it needs hidden states that are compared; leave it out"
+        if wrong:
+            raise UsageError(wrong)
 
 
 @dataclass(frozen=True, kw_only=True)

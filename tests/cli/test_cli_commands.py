@@ -190,9 +190,9 @@ def test_distill_s_defaults_follow_on_from_teach(hrkd, engines):
 
 
 def test_info_lists_versions_and_machine(hrkd, monkeypatch):
-    from hrkd_cli.cli import info
+    from hrkd_cli.cli import commands
 
-    monkeypatch.setattr(info, "_devices", lambda: [{"device": "cpu", "name": "a cpu"}])
+    monkeypatch.setattr(commands, "_devices", lambda: [{"device": "cpu", "name": "a cpu"}])
     found = json.loads(hrkd("info", "--json").out)
     assert found["devices"] == [{"device": "cpu", "name": "a cpu"}]
     assert set(found["packages"]) >= {"torch", "transformers", "datasets", "onnx", "onnxruntime", "optimum"}
@@ -204,10 +204,10 @@ def test_info_lists_versions_and_machine(hrkd, monkeypatch):
 
 def test_info_without_packages_or_proc(tmp_path, monkeypatch):
     from hrkd_cli import machine
-    from hrkd_cli.cli import info
+    from hrkd_cli.cli import commands
 
     monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "missing")
     monkeypatch.setattr(metadata, "requires", lambda _name: ["no-such-package-here>=1", "pytest; extra == 'dev'"])
-    assert info._packages() == {"no-such-package-here": None}
+    assert commands._packages() == {"no-such-package-here": None}
     assert machine.instructions() == []
     assert machine.cpu_name()

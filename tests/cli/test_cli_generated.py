@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import typer
 
-from hrkd_cli.cli import generated
-
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import generated
 
 
 @pytest.mark.skipif(not (ROOT / "completions").is_dir(), reason="not run from a checkout")

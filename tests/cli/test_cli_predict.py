@@ -59,7 +59,7 @@ def test_stdin_is_read_as_it_arrives(monkeypatch):
     read, write = os.pipe()
     with os.fdopen(read) as stdin, os.fdopen(write, "wb", buffering=0) as pipe:
         monkeypatch.setattr(sys, "stdin", stdin)
-        texts = predict_input.from_stdin(False, warn=str)
+        texts = predict_input.from_stdin(False, Console())
         for piece in (b"one\ntw", b"o\n"):
             pipe.write(piece)
             assert next(texts) == ("one" if piece.startswith(b"one") else "two")

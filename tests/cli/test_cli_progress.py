@@ -140,8 +140,8 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(terminal):
 
 
 def drawn(display: LiveDisplay) -> str:
-    with display.bars.console.capture() as capture:
-        display.bars.console.print(display.bars.get_renderable())
+    with display.bar.console.capture() as capture:
+        display.bar.console.print(display.bar.get_renderable())
     return capture.get()
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import hrkd_cli
 from hrkd_cli import layout
@@ -14,8 +18,11 @@ from hrkd_cli.cli.console import Console, is_terminal
 from hrkd_cli.cli.progress import make_display
 from hrkd_cli.command_settings import EvalSettings, ExportSettings, PredictSettings, PrepareSettings, ReportSettings
 from hrkd_cli.errors import UsageError
-from hrkd_cli.options import option_name
+from hrkd_cli.formatting import size
+from hrkd_cli.machine import cpu_name, instructions, usable_cpus
+from hrkd_cli.options import Settings, option_name
 from hrkd_cli.settings import DistillArguments, TeachArguments
+from hrkd_cli.version import __version__
 
 
 @command(
@@ -155,7 +162,7 @@ def predict(run: Console, options: PredictSettings) -> None:
         elif texts:
             rows = predict_input.from_arguments(texts, pair)
         else:
-            rows, batch_size = predict_input.from_stdin(pair, run.warn), 1  # a line is answered when it arrives
+            rows, batch_size = predict_input.from_stdin(pair, run), 1  # a line is answered when it arrives
         for prediction in predictor.stream(rows, domain=options.domain, batch_size=batch_size):
             run.write_json(prediction.to_json(), indent=None)
 
@@ -179,6 +186,16 @@ def report(run: Console, options: ReportSettings) -> None:
     run.note(f"page: {result.out}")
 
 
+@command("info", Settings)
+def info(run: Console, _options: Settings) -> None:
+    """Show versions, processor, memory and devices."""
+    with run.engine():
+        found = _machine()
+    memory = size(found["memory_bytes"]) if found["memory_bytes"] else None
+    devices = {entry["device"]: entry["name"] for entry in found["devices"]}
+    run.result(found, [tables.facts("", {**found, "memory_bytes": memory, "devices": devices}, words=(0, 1))])
+
+
 def _check(run: Console, options: PredictSettings) -> None:
     """Repeat a folder's stored predictions and say so in a line."""
     with run.engine():
@@ -192,3 +209,53 @@ def _check(run: Console, options: PredictSettings) -> None:
 def _unless(option: str, value: Path, default: Path) -> str:
     """Return `` --option value`` for a hint, or nothing where the default will do."""
     return "" if value == default else f" {option} {value}".replace("  ", " ")
+
+
+def _machine() -> dict[str, Any]:
+    cores = {"cores": os.cpu_count(), "usable_cores": usable_cpus()}
+    return {
+        "hrkd-cli": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": _packages(),
+        "cpu": {"name": cpu_name(), **cores, "instructions": instructions()},
+        "memory_bytes": _memory(),
+        "devices": _devices(),
+    }
+
+
+def _packages() -> dict[str, str | None]:
+    """Return the version of every package that this one depends on; None where it is not installed."""
+    from importlib import metadata
+
+    def version(package: str) -> str | None:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return None
+
+    required = metadata.requires("hrkd-cli") if version("hrkd-cli") else None
+    names = [re.split(r"[^\w-]", line)[0] for line in required or () if "extra ==" not in line]
+    return {name: version(name) for name in names}
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _devices() -> list[dict[str, str]]:
+    """List what ``--device`` can name here."""
+    cpu = {"device": "cpu", "name": cpu_name()}
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return [{**cpu, "name": f"{cpu_name()} (torch cannot be imported: {error})"}]
+    found = [cpu]
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        found.append({"device": f"cuda:{index}", "name": torch.cuda.get_device_name(index)})
+    if torch.backends.mps.is_available():
+        found.append({"device": "mps", "name": "Apple GPU"})
+    return found

@@ -112,16 +112,11 @@ class Console:
             self.out.write((line.replace("- ", "  ") if is_rule else line.rstrip()) + "\n")
         self.out.write("\n")
 
-    def note(self, text: str) -> None:
-        """Write a line of progress or advice to stderr, unless ``--quiet``."""
-        if not self.quiet:
-            self.err.write(text + "\n")
+    def note(self, text: str, *, warning: bool = False) -> None:
+        """Write a line of progress or advice to stderr, unless ``--quiet``, or a warning in any case."""
+        if warning or not self.quiet:
+            self.err.write(f"warning: {text}\n" if warning else text + "\n")
             self.err.flush()
-
-    def warn(self, text: str) -> None:
-        """Write a warning to stderr, ``--quiet`` or not."""
-        self.err.write(f"warning: {text}\n")
-        self.err.flush()
 
 
 def is_terminal(stream: TextIO) -> bool:

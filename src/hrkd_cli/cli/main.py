@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.main import get_command
 
-from hrkd_cli.cli import commands, error_report, info  # noqa: F401 - they register their commands
+from hrkd_cli.cli import commands, error_report  # noqa: F401 - the former registers the commands
 from hrkd_cli.cli.command import COMMANDS, Command, typer_callback
 from hrkd_cli.version import __version__
 

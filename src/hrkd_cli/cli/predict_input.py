@@ -5,10 +5,12 @@ Errors name the text: ``TEXT number 2``, ``stdin:7``.
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from hrkd_cli.cli.console import Console
 from hrkd_cli.command_settings import PredictSettings
 from hrkd_cli.errors import DataError, UsageError
 
@@ -28,12 +30,9 @@ def input_file(options: PredictSettings) -> Path | None:
     if len(texts) == 1 and Path(texts[0]).suffix:
         from hrkd_cli.data.sources.formats import format_of
 
-        if format_of(Path(texts[0]), labelled=False) is None:
-            return None
-        try:
-            return Path(texts[0]) if Path(texts[0]).is_file() else None
-        except (OSError, ValueError):  # a text too long to be a file name, or with a NUL in it
-            return None
+        file = Path(texts[0])
+        with contextlib.suppress(OSError, ValueError):  # a text too long to be a file name, or with a NUL in it
+            return file if format_of(file, labelled=False) is not None and file.is_file() else None
     return None
 
 
@@ -57,12 +56,12 @@ def from_file(file: Path, text: str | None, text_pair: str | None, pair: bool) -
     return list(_divided(((f"{file}: text {number}", text) for number, text in enumerate(texts, start=1)), pair))
 
 
-def from_stdin(pair: bool, warn: Callable[[str], None]) -> Iterator[Text]:
+def from_stdin(pair: bool, console: Console) -> Iterator[Text]:
     """Yield stdin's lines as they arrive, a line a text; an empty line is skipped with a warning."""
-    return _divided(_lines(warn), pair)
+    return _divided(_lines(console), pair)
 
 
-def _lines(warn: Callable[[str], None]) -> Iterator[tuple[str, str]]:
+def _lines(console: Console) -> Iterator[tuple[str, str]]:
     is_empty = True
     for number, raw in enumerate(sys.stdin.buffer, start=1):
         place = f"stdin:{number}"
@@ -74,7 +73,7 @@ def _lines(warn: Callable[[str], None]) -> Iterator[tuple[str, str]]:
             is_empty = False
             yield place, line
         else:
-            warn(f"{place}: empty line skipped")
+            console.note(f"{place}: empty line skipped", warning=True)
     if is_empty:
         raise DataError("stdin: no text in it")
 

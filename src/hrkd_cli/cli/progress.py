@@ -42,10 +42,8 @@ class PlainDisplay:
     def __call__(self, event: Event) -> None:
         """Write a line about the event, or nothing when the last line is recent."""
         match event:
-            case Note(text=text, warning=True):
-                self._console.warn(text)
-            case Note(text=text):
-                self._say(text)
+            case Note():
+                self._say(event.text, warning=event.warning)
             case StageStarted():
                 self._stage, self._mark = event, 0
                 domains = f"{plural(len(event.domains), 'domain')}: {', '.join(event.domains)}"
@@ -64,9 +62,9 @@ class PlainDisplay:
             case Progress() if self._is_due(event):
                 self._say(f"{event.task}: {_count_line(event)}")
 
-    def _say(self, text: str) -> None:
+    def _say(self, text: str, *, warning: bool = False) -> None:
         self._last = self._clock()
-        self._console.note(text)
+        self._console.note(text, warning=warning)
 
     def _is_due(self, event: StepDone | Progress) -> bool:
         """Tell whether a step or a count gets a line."""
@@ -81,12 +79,12 @@ class PlainDisplay:
 
 
 class LiveDisplay(PlainDisplay):
-    """Draws below the lines what is being done now: a bar for the run, one for what is being counted."""
+    """Draws below the lines a bar of what is being done now: the steps of a run, or what is being counted."""
 
     def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
         from rich.console import Console as RichConsole
         from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
-        from rich.progress import Progress as Bars
+        from rich.progress import Progress as Bar
 
         super().__init__(console, clock)
         columns = (
@@ -96,47 +94,42 @@ class LiveDisplay(PlainDisplay):
             TextColumn("{task.fields[text]}", markup=False),
             TimeElapsedColumn(),
         )
-        # While the bars are shown, what is written to sys.stderr appears above them.
+        # While the bar is shown, what is written to sys.stderr appears above it.
         rich = RichConsole(file=console.err, highlight=False)
-        self.bars = Bars(*columns, console=rich, transient=True, redirect_stdout=False, refresh_per_second=8)
-        self._run = self.bars.add_task("", visible=False, text="")
-        self._doing, self._job = "starting", self.bars.add_task("starting", total=None, text="")
+        self.bar = Bar(*columns, console=rich, transient=True, redirect_stdout=False, refresh_per_second=8)
+        self._doing, self._task = "starting", self.bar.add_task("starting", total=None, text="")
 
     def __enter__(self) -> Self:
         """Take the terminal's last lines."""
-        self.bars.start()
+        self.bar.start()
         return self
 
     def __exit__(self, *_error: object) -> None:
-        """Remove the bars and give the terminal back."""
-        self.bars.stop()
+        """Remove the bar and give the terminal back."""
+        self.bar.stop()
 
     def __call__(self, event: Event) -> None:
         """Take over the event's state, and write above what should stay."""
         super().__call__(event)
         match event:
-            case Note(text=text, warning=False):
-                self._begin(text)
+            case Note(warning=False):
+                self._show(event.text)
             case Progress():
-                if self._doing != event.task:
-                    self._begin(event.task)
-                text = _count_line(event)
-                self.bars.update(self._job, completed=event.done, total=event.total, visible=True, text=text)
+                self._show(event.task, event.done, event.total, _count_line(event))
             case StageStarted():
                 text = f"step 0/{thousands(event.steps)}, {duration(event.seconds)} left"
-                self.bars.reset(self._run, description=event.stage, total=event.steps, visible=True, text=text)
-                self.bars.update(self._job, visible=False)
+                self._show(event.stage, 0, event.steps, text)
             case StepDone():
                 text = _step_line(event, self._stage).replace(", loss", "\nloss", 1)  # two lines leave room for the bar
-                self.bars.update(self._run, completed=event.step, text=text)
-                self.bars.update(self._job, visible=False)
+                self._show(event.stage, event.step, self._stage.steps if self._stage else None, text)
             case StageDone():
-                self.bars.update(self._run, visible=False)
-                self._begin("finishing")
+                self._show("finishing")
 
-    def _begin(self, what: str) -> None:
-        self.bars.remove_task(self._job)
-        self._doing, self._job = what, self.bars.add_task(what, total=None, text="")
+    def _show(self, what: str, done: int = 0, total: int | None = None, text: str = "") -> None:
+        if what != self._doing:
+            self.bar.remove_task(self._task)
+            self._doing, self._task = what, self.bar.add_task(what, text="")
+        self.bar.update(self._task, completed=done, total=total, text=text)
 
     def _is_due(self, event: StepDone | Progress) -> bool:
         return self._console.verbose and isinstance(event, StepDone)

@@ -1,4 +1,4 @@
-"""Files made from the commands: ``python -m hrkd_cli.cli.generated`` rewrites ``completions/`` and ``docs/help.md``.
+"""Files made from the commands: ``python scripts/generated.py`` rewrites ``completions/`` and ``docs/help.md``.
 
 The completion scripts ask the installed ``hrkd`` for suggestions, so they stay right when options change.
 """
@@ -32,7 +32,7 @@ def files() -> dict[str, str]:
 def help_page() -> str:
     """Return the help of every command as Markdown: the same text on every machine, whatever its terminal."""
     tree = command_tree()
-    page = "# Commands\n\nMade from the commands' own `--help` by `python -m hrkd_cli.cli.generated`; do not edit.\n"
+    page = "# Commands\n\nMade from the commands' own `--help` by `python scripts/generated.py`; do not edit.\n"
     for words in ([], *([name] for name in tree.commands)):
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
