@@ -22,65 +22,65 @@ def tokens(tokenizer, texts):
 
 
 def test_train_texts_are_split_as_before(tokenizer):
-    trimmed = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), None)
-    assert tokens(trimmed.tokenizer, TRAIN) == tokens(tokenizer, TRAIN)
-    assert trimmed.report.train.changed == 0
-    assert trimmed.report.after == trimmed.tokenizer.get_vocab_size() < trimmed.report.before
-    kept = trimmed.report.kept
-    assert sum(kept.values()) == trimmed.report.after
+    smaller, _, report = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), None)
+    assert tokens(smaller, TRAIN) == tokens(tokenizer, TRAIN)
+    assert report.train.changed == 0
+    assert report.after == smaller.get_vocab_size() < report.before
+    kept = report.kept
+    assert sum(kept.values()) == report.after
 
 
 def test_every_row_is_its_tokens_old_one(tokenizer):
-    trimmed = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), None)
-    new = trimmed.tokenizer.get_vocab()
+    smaller, rows, _ = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), None)
+    new = smaller.get_vocab()
     assert sorted(new.values()) == list(range(len(new)))
-    assert {token: trimmed.rows[index] for token, index in new.items()} == {t: tokenizer.token_to_id(t) for t in new}
+    assert {token: rows[index] for token, index in new.items()} == {t: tokenizer.token_to_id(t) for t in new}
     assert set(SPECIAL) <= set(new)
     assert new["<pad>"] == tokenizer.token_to_id("<pad>") == 1
 
 
 def test_special_tokens_stand_around_a_text_under_their_new_ids(tokenizer):
-    trimmed = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), None)
-    new = trimmed.tokenizer
+    smaller, _, _ = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), None)
+    new = smaller
     first, *_, last = new.encode(TRAIN[0]).ids
     assert (first, last) == (new.token_to_id("<s>"), new.token_to_id("</s>"))
     assert new.decode(new.encode(TRAIN[0]).ids).split() == tokenizer.decode(tokenizer.encode(TRAIN[0]).ids).split()
 
 
 def test_every_character_stays_readable(tokenizer):
-    trimmed = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), None)
-    assert trimmed.report.characters_lost == 0
+    smaller, _, report = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), None)
+    assert report.characters_lost == 0
     characters = sorted({c for text in CORPUS for c in text if c != " "})
     words = [*characters, *(f"w{c}w" for c in characters), *" ".join(CORPUS).split()]
     for word in words:
-        before, after = tokenizer.encode(word), trimmed.tokenizer.encode(word)
-        unknown, now = tokenizer.token_to_id("<unk>"), trimmed.tokenizer.token_to_id("<unk>")
+        before, after = tokenizer.encode(word), smaller.encode(word)
+        unknown, now = tokenizer.token_to_id("<unk>"), smaller.token_to_id("<unk>")
         assert unknown in before.ids or now not in after.ids, word
 
 
 def test_dev_tokens_that_became_others_are_counted(tokenizer):
-    trimmed = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), None)
+    smaller, _, report = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), None)
     changed = total = 0
     for text in DEV:
-        old, new = (t.encode(text, add_special_tokens=False) for t in (tokenizer, trimmed.tokenizer))
+        old, new = (t.encode(text, add_special_tokens=False) for t in (tokenizer, smaller))
         total += len(old.ids)
         changed += len(set(zip(old.offsets, old.tokens, strict=True)) - set(zip(new.offsets, new.tokens, strict=True)))
-    assert trimmed.report.dev.tokens == 2 * total  # both domains have the same texts
-    assert trimmed.report.dev.changed == 2 * changed > 0
-    assert (trimmed.report.dev.unknown, trimmed.report.dev.unknown_after) == (0, 0)
+    assert report.dev.tokens == 2 * total  # both domains have the same texts
+    assert report.dev.changed == 2 * changed > 0
+    assert (report.dev.unknown, report.dev.unknown_after) == (0, 0)
 
 
 def test_the_most_used_are_kept(tokenizer):
-    whole = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), None).report
+    _, _, whole = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), None)
     size = whole.after - 4
-    fewer = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), size)
-    assert fewer.report.after == fewer.tokenizer.get_vocab_size() <= size
-    assert fewer.report.dropped_used > 0
-    assert fewer.report.train.changed > 0
-    counts = {token: count for token, count in fewer.report.dropped_most_used.items() if token in tokenizer.get_vocab()}
-    assert counts == fewer.report.dropped_most_used
+    smaller, _, fewer = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), size)
+    assert fewer.after == smaller.get_vocab_size() <= size
+    assert fewer.dropped_used > 0
+    assert fewer.train.changed > 0
+    counts = {token: count for token, count in fewer.dropped_most_used.items() if token in tokenizer.get_vocab()}
+    assert counts == fewer.dropped_most_used
     assert list(counts.values()) == sorted(counts.values(), reverse=True)
-    assert not set(counts) & set(fewer.tokenizer.get_vocab())
+    assert not set(counts) & set(smaller.get_vocab())
 
 
 def test_less_than_has_to_stay(tokenizer):
@@ -90,9 +90,9 @@ def test_less_than_has_to_stay(tokenizer):
 
 def test_added_tokens_behind_the_vocabulary_stay_behind_it(tokenizer):
     tokenizer.add_tokens(["Qqqq"])
-    trimmed = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), None)
-    assert trimmed.tokenizer.token_to_id("Qqqq") == trimmed.report.after - 1
-    assert trimmed.tokenizer.encode("Qqqq walker").tokens == tokenizer.encode("Qqqq walker").tokens
+    smaller, _, report = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), None)
+    assert smaller.token_to_id("Qqqq") == report.after - 1
+    assert smaller.encode("Qqqq walker").tokens == tokenizer.encode("Qqqq walker").tokens
 
 
 def test_a_domains_own_tokens_go_last():

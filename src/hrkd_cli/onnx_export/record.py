@@ -158,12 +158,9 @@ def points_lost(before: Mapping[str, float], after: Mapping[str, float]) -> floa
 
 def read_record(folder: Path) -> dict[str, Entry]:
     """Read the entries of an ``onnx`` folder by file name; none where the record is absent or foreign."""
-    try:
-        content = read_json_or_empty(folder / ONNX.record)
-        files = content["files"] if content["format"] == FORMAT else {}
-        return {name: dict(entry) for name, entry in files.items() if (folder / name).is_file()}
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return {}
+    files = read_json_or_empty(folder / ONNX.record).get("files")
+    known = files.items() if isinstance(files, dict) else ()
+    return {name: entry for name, entry in known if isinstance(entry, dict) and (folder / name).is_file()}
 
 
 def write_record(folder: Path, entries: dict[str, Entry]) -> None:

@@ -71,15 +71,6 @@ class TrimReport:
     accuracy_drop: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Trimmed:
-    """A smaller vocabulary; ``rows`` are the old ids of its tokens, in the order of the new ones."""
-
-    tokenizer: Tokenizer
-    rows: tuple[int, ...]
-    report: TrimReport
-
-
 class Vocabulary:
     """The tokens of a tokenizer.
 
@@ -194,8 +185,8 @@ class Vocabulary:
 
 def trim_tokenizer(
     tokenizer: Tokenizer, config: Mapping[str, Any], dataset: Dataset, size: int | None, *, domain: str | None = None
-) -> Trimmed:
-    """Choose the tokens that stay and make their tokenizer.
+) -> tuple[Tokenizer, tuple[int, ...], TrimReport]:
+    """Choose the tokens that stay; return their tokenizer, their old ids in the order of the new ones, and a report.
 
     Kept are the tokens that tokenizer and configuration name, those that keep every character readable, and those that
     the train texts use (whole, however long): the ``size`` most used, the others included in the count.
@@ -247,7 +238,7 @@ def trim_tokenizer(
             f"the trimmed tokenizer splits {report.train.changed} train tokens otherwise, so it is not written; please "
             "report the tokenizer"
         )
-    return Trimmed(smaller, rows, report)
+    return smaller, rows, report
 
 
 def _check_padding(config: Mapping[str, Any], rows: Sequence[int]) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 
 from hrkd_cli.choices import Truncate
 from hrkd_cli.command_settings import ExportSettings
@@ -25,7 +27,7 @@ from hrkd_cli.models.loading import load_tokenizer, output_layer, quiet_transfor
 from hrkd_cli.onnx_export.gate import SPLIT, AccuracyGate
 from hrkd_cli.onnx_export.record import Gate
 from hrkd_cli.onnx_export.trace import TOLERANCE, Arrays, largest_difference, probes
-from hrkd_cli.onnx_export.trimming import Trimmed, TrimReport, trim_embeddings, trim_tokenizer
+from hrkd_cli.onnx_export.trimming import TrimReport, trim_embeddings, trim_tokenizer
 from hrkd_cli.outputs import check_apart, check_output, seen_from
 from hrkd_cli.predict.folder import Spec, baked_domain, read_json_or_empty
 from hrkd_cli.predict.heads import FloatArray
@@ -78,18 +80,19 @@ def make_variant(
     if domain is not None:
         columns = bake_head(model, own.spec, domain, str(settings.student))
         on_event(Note(f"keeping the head of {domain}"))
-    trimmed = None
-    old_ids = np.arange(int(model.config.vocab_size))
+    tokenizer = report = None
+    rows: Sequence[int] = range(int(model.config.vocab_size))
     if settings.trims and data is not None:
         _check_rows(*data, domain)
         on_event(Note("counting the tokens of the train split"))
-        _, tokenizer = load_encoder_parts(settings.student)
-        trimmed = trim_tokenizer(tokenizer, model.config.to_dict(), data[0], settings.vocabulary_size, domain=domain)
-        trim_embeddings(model, trimmed.rows)
-        old_ids = np.array(trimmed.rows)
-        on_event(Note(f"keeping {trimmed.report.after:,} of {trimmed.report.before:,} tokens"))
-    _write_model(model, trimmed, settings.student, work, max_length=own.spec.max_length)
+        _, whole = load_encoder_parts(settings.student)
+        config = model.config.to_dict()
+        tokenizer, rows, report = trim_tokenizer(whole, config, data[0], settings.vocabulary_size, domain=domain)
+        trim_embeddings(model, rows)
+        on_event(Note(f"keeping {report.after:,} of {report.before:,} tokens"))
+    _write_model(model, tokenizer, settings.student, work, max_length=own.spec.max_length)
     new = TorchBackend(work, device="cpu")
+    old_ids = np.array(rows)
 
     def expected(arrays: Arrays) -> FloatArray:
         ids = np.where(arrays["attention_mask"], old_ids[arrays["input_ids"]], own.encoder.pad_id)
@@ -102,11 +105,11 @@ def make_variant(
         raise ModelError(
             f"the smaller model's logits differ from the student's by {difference:.2g}; nothing was written"
         )
-    gate = report = None
+    gate = None
     if data is not None:
-        gate = AccuracyGate(settings, new, *data, student=own if trimmed else None, on_event=on_event)
-    if gate is not None and trimmed is not None:
-        report = replace(trimmed.report, accuracy_drop=gate.lost(gate.scores))
+        gate = AccuracyGate(settings, new, *data, student=own if report else None, on_event=on_event)
+    if gate is not None and report is not None:
+        report = replace(report, accuracy_drop=gate.lost(gate.scores))
     _write_record(settings, report, data[0] if report and data else None, work, out)
     return new, gate, report
 
@@ -199,7 +202,7 @@ def _check_rows(dataset: Dataset, name: str, domain: str | None) -> None:
             )
 
 
-def _write_model(model: Any, trimmed: Trimmed | None, student: Path, work: Path, *, max_length: int) -> None:
+def _write_model(model: Any, smaller: Tokenizer | None, student: Path, work: Path, *, max_length: int) -> None:
     """Write configuration, weights and tokenizer.
 
     The tokenizer's own length becomes the one that the student was trained with, so that pipelines of other tools,
@@ -211,11 +214,11 @@ def _write_model(model: Any, trimmed: Trimmed | None, student: Path, work: Path,
     path = work / MODEL.tokenizer_config
     settings = read_json_or_empty(path)
     tokenizer = load_tokenizer(student)
-    if trimmed is not None:
+    if smaller is not None:
         for pattern in _OLD_VOCABULARIES:
             for file in work.glob(pattern):
                 file.unlink()
-        trimmed.tokenizer.save(str(work / MODEL.tokenizer))
+        smaller.save(str(work / MODEL.tokenizer))
         # Classes with a name of their own may build the tokenizer anew from what they think its parts are.
         settings["tokenizer_class"] = PORTABLE_TOKENIZER
         settings |= {name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}

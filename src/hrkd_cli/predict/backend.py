@@ -105,14 +105,14 @@ class OnnxBackend(Backend):
         # onnxruntime has an exception class of its own for every status code, with no common base.
         except Exception as error:
             raise ModelError(f"{graph}: onnxruntime cannot read it ({one_line(error)})") from None
-        self.inputs = [node.name for node in self._session.get_inputs()]
-        if unknown := sorted(set(self.inputs) - {"input_ids", "attention_mask", "token_type_ids"}):
+        self._inputs = [node.name for node in self._session.get_inputs()]
+        if unknown := sorted(set(self._inputs) - {"input_ids", "attention_mask", "token_type_ids"}):
             raise ModelError(f"{graph}: it has inputs that no tokenizer gives: {', '.join(unknown)}")
 
     def forward(self, arrays: Mapping[str, Any]) -> FloatArray:
         """Run the graph once; see ``Backend``."""
         try:
-            logits: FloatArray = self._session.run(None, {name: arrays[name] for name in self.inputs})[0]
+            logits: FloatArray = self._session.run(None, {name: arrays[name] for name in self._inputs})[0]
         except Exception as error:
             raise ModelError(f"{self.where}: onnxruntime cannot run it ({one_line(error)})") from None
         return logits
