@@ -63,10 +63,7 @@ class PrepareSettings(Settings):
     domains: list[str] | None = option(None, "Keep only these domains.", metavar="A,B", shown="all")
     dedupe: bool = option(True, "Drop rows whose text the same domain has already.")
     encoding: str | None = option(
-        None,
-        "Encoding of text files, such as cp1252 or latin-1.",
-        metavar="NAME",
-        shown="UTF-8, or what a byte order mark says",
+        None, "Encoding of text files, like cp1252.", metavar="NAME", shown="UTF-8, or what a byte order mark says"
     )
     text: str | None = _raw_column("Text.")
     text_pair: str | None = _raw_column("Second text of a pair.")
@@ -119,9 +116,7 @@ class ExportSettings(Settings):
     student: Path = _argument(layout.STUDENT_OUT, "Student folder.", metavar="STUDENT")
     int8: bool = option(False, "model_quantized.onnx: int8, activations quantized when it runs.")
     int8_static: bool = option(
-        False,
-        "model_int8_static.onnx: int8 with activation ranges measured on dev; answers do not depend on padding or "
-        "batch.",
+        False, "model_int8_static.onnx: int8 with ranges measured on dev; answers do not depend on padding or batch."
     )
     fp16: bool = option(False, "model_fp16.onnx: weights in half precision, arithmetic in fp32.")
     int4: bool = option(False, "model_q4.onnx: weights in 4 bits; the smallest, for onnxruntime only.")
@@ -183,8 +178,7 @@ class PredictSettings(Settings):
     text_pair: str | None = _column("Column of the second text.")
     domain: str = option("any", "Domain whose head answers; any: mean of all heads' probabilities.", metavar="NAME")
     self_check: bool = option(
-        False,
-        "Repeat the predictions stored in MODEL, an exported folder; exit code 1 where this machine gets others.",
+        False, "Repeat the predictions stored in an exported folder; exit code 1 where this machine gets others."
     )
     threads: int | None = _threads()
     device: Device = _device()
