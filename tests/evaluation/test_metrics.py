@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from hrkd_cli.evaluation.metrics import average, score_domain, wilson
+from hrkd_cli.evaluation.metrics import average, score_domain, scores_to_json, wilson
 
 
 def scores(truth, predicted, labels=("no", "yes")):
@@ -73,7 +73,7 @@ def test_average_is_unweighted_and_its_interval_narrower():
 
 
 def test_json():
-    found = scores([0, 1], [0, 1])
-    assert set(found.to_json()) == {"n", "accuracy", "macro_f1", "interval"}
-    by_label = found.to_json(by_label=True)["labels"]["yes"]
+    found = {"books": scores([0, 1], [0, 1])}
+    assert set(scores_to_json(found)["domains"]["books"]) == {"n", "accuracy", "macro_f1", "interval"}
+    by_label = scores_to_json(found, by_label=True)["domains"]["books"]["labels"]["yes"]
     assert by_label == {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 1}

@@ -12,14 +12,15 @@ import numpy as np
 
 from hrkd_cli.command_settings import EvalSettings
 from hrkd_cli.data.dataset import Dataset
-from hrkd_cli.evaluation.floor import FLOOR, KIND, Floor, make_floor
+from hrkd_cli.evaluation.floor import FLOOR, KIND, REGULARISATION, Floor, make_floor
+from hrkd_cli.evaluation.graph import count_parameters, precision, read_graph
 from hrkd_cli.evaluation.inputs import common_rows, default_models, find_data, recorded_data
 from hrkd_cli.evaluation.latency import Latency, measure_lengths, measure_text, typical_row
 from hrkd_cli.evaluation.metrics import AverageScores, DomainScores, average, scores_to_json
 from hrkd_cli.evaluation.scoring import Labels, agreement, fit_heads, predict_labels, score_labels, split_rows
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.machine import machine_name, usable_cpus
-from hrkd_cli.predict.backend import Backend, open_backend
+from hrkd_cli.predict.backend import open_backend
 from hrkd_cli.predict.folder import locate
 
 
@@ -73,7 +74,8 @@ class ModelResult:
         facts = ("model", "file", "kind", "precision", "parameters", "bytes")
         entry: dict[str, Any] = {name: getattr(self, name) for name in facts}
         if self.floor is not None:
-            entry["floor"] = self.floor.to_json()
+            floor = {"train_rows": self.floor.rows, "words": self.floor.words}
+            entry["floor"] = {**floor, "regularisation": REGULARISATION}
         if self.padded is not None:
             entry["padded"] = asdict(self.padded)
         entry |= {**scores_to_json(self.domains, by_label=by_label), "agreement": self.agreement}
@@ -163,7 +165,10 @@ def evaluate_on(
         heads = fit_heads(backend, dataset, rows, str(model), data)
         labels = predict_labels(backend, heads, rows, task=f"scoring {model}", on_event=on_event)
         padded = latency = None
+        weights, parameters = "fp32", backend.parameters
         if backend.kind == "onnx":
+            graph = read_graph(Path(backend.where))
+            weights, parameters = precision(graph), count_parameters(graph)
             task = f"scoring {model} in padded batches"
             found = predict_labels(backend, heads, rows, padded=True, task=task, on_event=on_event)
             changed = np.concatenate([labels[domain] != found[domain] for domain in rows])
@@ -173,14 +178,13 @@ def evaluate_on(
             on_event(Note(f"timing {model}"))
             latency = measure_text(backend, *typical, threads=threads)
         first = first or labels
-        precision, parameters = describe_weights(backend)
         result = ModelResult(
             str(model),
             backend.kind,
             score_labels(labels, heads.labels, rows),
             agreement(labels, first),
             file=backend.file,
-            precision=precision,
+            precision=weights,
             parameters=parameters,
             bytes=backend.bytes,
             padded=padded,
@@ -198,13 +202,3 @@ def evaluate_on(
         results.append(ModelResult(FLOOR, KIND, scores, agreement(floor.labels, first), floor=floor))
     machine = machine_name() if settings.latency else ""
     return EvalResult(split, tuple(results), by_label=settings.by_label, machine=machine)
-
-
-def describe_weights(backend: Backend) -> tuple[str, int]:
-    """Return the precision a model computes in, and its number of parameters."""
-    if backend.parameters is not None:
-        return "fp32", backend.parameters
-    from hrkd_cli.evaluation.graph import count_parameters, precision, read_graph
-
-    graph = read_graph(Path(backend.where))
-    return precision(graph), count_parameters(graph)

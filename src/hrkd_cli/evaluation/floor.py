@@ -43,10 +43,6 @@ class Floor:
     rows: int
     words: int
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the recipe as plain values."""
-        return {"train_rows": self.rows, "words": self.words, "regularisation": REGULARISATION}
-
 
 def make_floor(learn_from: Dataset, rows: Mapping[str, Rows], split: str, data: str, on_event: OnEvent) -> Floor:
     """Train on the train rows of ``learn_from`` and label rows of a split of some or all of its domains.

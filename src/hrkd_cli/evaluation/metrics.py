@@ -41,13 +41,6 @@ class DomainScores:
     interval: Interval
     labels: dict[str, LabelScores]
 
-    def to_json(self, *, by_label: bool = False) -> dict[str, Any]:
-        """Return the scores as plain values."""
-        entry = {**asdict(self), "interval": list(self.interval)}
-        if not by_label:
-            del entry["labels"]
-        return entry
-
 
 @dataclass(frozen=True, slots=True)
 class AverageScores:
@@ -56,10 +49,6 @@ class AverageScores:
     accuracy: float
     macro_f1: float
     interval: Interval
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the scores as plain values."""
-        return {**asdict(self), "interval": list(self.interval)}
 
 
 def score_domain(
@@ -93,8 +82,12 @@ def average(domains: Mapping[str, DomainScores]) -> AverageScores:
 
 def scores_to_json(domains: Mapping[str, DomainScores], *, by_label: bool = False) -> dict[str, Any]:
     """Return scores and their average as plain values."""
-    entries = {name: scores.to_json(by_label=by_label) for name, scores in domains.items()}
-    return {"domains": entries, "average": average(domains).to_json()}
+    plain = {name: asdict(scores) | {"interval": list(scores.interval)} for name, scores in domains.items()}
+    if not by_label:
+        for entry in plain.values():
+            del entry["labels"]
+    mean = average(domains)
+    return {"domains": plain, "average": asdict(mean) | {"interval": list(mean.interval)}}
 
 
 def wilson(correct: int, n: int) -> Interval:

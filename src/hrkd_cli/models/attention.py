@@ -105,8 +105,8 @@ class _FastDropout(nn.Dropout):
         fast = _fast.get()
         if fast is None or not (self.training and 0 < self.p < 1 and not self.inplace and _on_cpu(values)):
             return super().forward(values)
-        found: Tensor = _Dropout.apply(values, *fast.draw_mask(values.shape, self.p, values.dtype))  # type: ignore[no-untyped-call]
-        return found
+        keep, factor = fast.draw_mask(values.shape, self.p, values.dtype)
+        return (values * keep).mul_(factor)
 
 
 class _SharedEmbedding(nn.Embedding):
@@ -176,19 +176,6 @@ class FastCpuOps:
         with torch.autocast("cpu", enabled=False):
             found: Tensor = _Attention.apply(query, key, value, mask, scale, keep, factor)  # type: ignore[no-untyped-call]
         return found
-
-
-class _Dropout(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, keep: Tensor, factor: float) -> Tensor:
-        ctx.save_for_backward(keep)
-        ctx.factor = factor
-        return (values * keep).mul_(factor)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (keep,) = ctx.saved_tensors
-        return (gradients[0] * keep).mul_(ctx.factor), None, None
 
 
 class _Table(torch.autograd.Function):

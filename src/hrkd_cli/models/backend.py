@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +59,13 @@ class TorchBackend(Backend):
     def forward(self, arrays: Mapping[str, Any]) -> FloatArray:
         """Run the model once; see ``Backend``."""
         tensors = {name: torch.as_tensor(arrays[name], device=self.device) for name in self.inputs}
-        with torch.inference_mode(), _torch_threads(self.threads):
-            logits: FloatArray = self.model(**tensors).logits.float().cpu().numpy()
+        before = torch.get_num_threads()  # of the whole process
+        torch.set_num_threads(self.threads or before)
+        try:
+            with torch.inference_mode():
+                logits: FloatArray = self.model(**tensors).logits.float().cpu().numpy()
+        finally:
+            torch.set_num_threads(before)
         return logits
 
 
@@ -83,17 +87,6 @@ def load_encoder_parts(folder: Path) -> tuple[dict[str, Any], Tokenizer]:
         "model_input_names": list(loaded.model_input_names),
     }
     return config, Tokenizer.from_str(loaded.backend_tokenizer.to_str())
-
-
-@contextlib.contextmanager
-def _torch_threads(threads: int | None) -> Iterator[None]:
-    """Set torch's threads, which belong to the whole process, for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def input_names(model: Any, named: Sequence[str] | None) -> tuple[str, ...]:

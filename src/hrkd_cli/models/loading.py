@@ -17,7 +17,6 @@ from hrkd_cli.predict.heads import DomainHeads
 # What a classifier consists of; nothing else of a hub repository is fetched, and no pickle ever.
 HUB_FILES = ["config.json", "model*.safetensors*", "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt",
              "spm.model", "sentencepiece*", "added_tokens.json", "hrkd.json", "best/*"]  # fmt: skip
-HUB_TIMEOUT = 20  # seconds
 TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "spm.model", "sentencepiece*", "*.spm")
 
 
@@ -186,7 +185,7 @@ def _from_hub(model: str, role: str) -> Path:
         raise ModelError(f"{role} {model}: it is a file; give the folder that it lies in")
     if model.startswith((".", "/", "~")) or "\\" in model or model.count("/") > 1 or not model.strip():
         raise ModelError(f"{role} {model}: there is no such folder")
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
@@ -195,20 +194,13 @@ def _from_hub(model: str, role: str) -> Path:
     )
 
     try:
-        try:
-            # Asked first, with a timeout: without a network, a download would go on trying for minutes.
-            HfApi().model_info(model, timeout=HUB_TIMEOUT)
-        except (GatedRepoError, RepositoryNotFoundError, HFValidationError):
-            raise
-        except Exception:  # offline mode or any of the HTTP client's errors: what was fetched before still serves
-            return Path(snapshot_download(model, allow_patterns=HUB_FILES, local_files_only=True))
-        return Path(snapshot_download(model, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(model, allow_patterns=HUB_FILES))  # without a network, what was fetched before
     except GatedRepoError:
         problem = "the hub wants its terms accepted first; then run hf auth login"
     except (RepositoryNotFoundError, HFValidationError):
         problem = "no such folder here and no such model on the hub"
     except LocalEntryNotFoundError:
         problem = "no such folder here, and the hub cannot be reached; give a local folder"
-    except OSError as error:  # connection and HTTP errors are OSErrors
+    except Exception as error:  # any of the HTTP client's errors
         problem = f"no such folder here, and the hub answered: {one_line(error)}"
     raise ModelError(f"{role} {model}: {problem}")

@@ -59,11 +59,9 @@ class Arithmetic:
         """Run what is inside with the device's fast kernels, in the types that it is given."""
         return FastCpuOps() if self.device.type == "cpu" else contextlib.nullcontext()
 
-    @contextlib.contextmanager
-    def exact(self) -> Iterator[None]:
+    def exact(self) -> torch.autocast:
         """Run what is inside in the types that it is given."""
-        with torch.autocast(self.device.type, enabled=False):
-            yield
+        return torch.autocast(self.device.type, enabled=False)
 
     def prepare(self) -> None:
         """Set the process up: matrix units for CUDA's remaining float32 products, memory that stays on a CPU."""

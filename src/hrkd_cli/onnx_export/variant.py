@@ -18,6 +18,7 @@ from hrkd_cli.command_settings import ExportSettings
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError, ModelError
 from hrkd_cli.evaluation.inputs import recorded_data
+from hrkd_cli.evaluation.metrics import scores_to_json
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.layout import MODEL
 from hrkd_cli.machine import versions
@@ -133,7 +134,7 @@ def variant_card(
     trimming: dict[str, Any] = {}
     if report is not None and gate is not None:
         what.append(f"Vocabulary trimmed from {report.before:,} to {report.after:,} tokens.")
-        scores = {name: one.to_json() for name, one in gate.scores.items()}
+        scores = scores_to_json(gate.scores)["domains"]
         trimming = {"before": gate.student_scores, "lost": lost, "vocabulary": report}
     else:  # the student's own, where its record has them
         results = read_json_or_empty(settings.student / MODEL.run).get("results") or {}
