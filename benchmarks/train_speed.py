@@ -40,7 +40,7 @@ from hrkd_cli.distillation.teachers import Comparison, OnlineTeacher, open_teach
 from hrkd_cli.method import DomainGraph, Outputs, Projections
 from hrkd_cli.models.backend import pick_device
 from hrkd_cli.models.capture import Capture, layer_map
-from hrkd_cli.models.encoding import make_encoder
+from hrkd_cli.models.encoding import lengths_of, make_encoder
 from hrkd_cli.models.folder import save_model
 from hrkd_cli.models.loading import load_tokenizer, new_classifier, set_heads
 from hrkd_cli.models.precision import Arithmetic
@@ -157,7 +157,7 @@ class Bench:
 
     def sampler(self) -> Any:
         """Return the rows of each step."""
-        lengths = {domain: encoded.lengths().tolist() for domain, encoded in self.encoded.items()}
+        lengths = {domain: lengths_of(encoded).tolist() for domain, encoded in self.encoded.items()}
         rows = {domain: len(own) for domain, own in lengths.items()}
         size, settings = self.options.batch_size, self.settings
         return Sampler(rows, batch_size=size, sampling=settings.sampling, seed=settings.seed, lengths=lengths)
@@ -179,7 +179,9 @@ class Bench:
             begun = self._now()
             by_layer, predictions, prototypes = [], [], []
             for domain, indices in rows.items():
-                batch = self.encoder.collate(self.encoded[domain], indices, self.device, pad_to=self.options.max_length)
+                batch = self.encoder.collate(
+                    [self.encoded[domain][row] for row in indices], self.device, pad_to=self.options.max_length
+                )
                 tick = self._now()
                 with torch.no_grad():
                     theirs = captures[domain](batch)
@@ -253,7 +255,7 @@ class Bench:
         epochs = self.options.epochs
         rate = self.examples * epochs / (building + epochs * self.examples / rows_a_step * step)
         parts = self._parts(objective, optimizer, run)
-        real = sum(int(e.lengths().sum()) for e in self.encoded.values())
+        real = sum(int(lengths_of(e).sum()) for e in self.encoded.values())
         return {
             "examples_per_second": rate,
             "precision": str(arithmetic.precision),

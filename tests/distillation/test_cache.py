@@ -19,7 +19,7 @@ from hrkd_cli.distillation.teachers import Comparison, OnlineTeacher, open_teach
 from hrkd_cli.errors import OutputError, UsageError
 from hrkd_cli.events import Note, Progress
 from hrkd_cli.method import LOSSES
-from hrkd_cli.models.encoding import Encoded, make_encoder
+from hrkd_cli.models.encoding import make_encoder
 from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.teaching.teach import teach
@@ -49,7 +49,7 @@ def make_cache(root, teacher, dataset, *, layers=(2, 4), attention=True, precisi
 def both(cache, picks):
     """Return the mask of a batch, and its cached and online outputs as (rows, tokens, ...) by layer."""
     online = cache.online
-    batch = online.rows.encoder.collate_rows([(online.rows.encoded[domain], row) for domain, row in picks], CPU)
+    batch = online.rows.encoder.collate([online.rows.encoded[domain][row] for domain, row in picks], CPU)
     found = []
     for teacher in (cache, online):
         signals = teacher.load(picks, batch)()
@@ -78,7 +78,7 @@ def test_cached_outputs_are_those_of_the_online_teacher(tmp_path, dataset, archi
     check_equal(cache)
     # Asked in the batches in which they were computed, the same to the last of the 16 bits.
     domain, rows = cache.shards[0]
-    picks = [(domain, row) for row in rows[: 1024 // cache.online.rows.encoded[domain].lengths().max()]]
+    picks = [(domain, row) for row in rows[: 1024 // cache.online.rows.lengths[domain].max()]]
     mask, cached, online = both(cache, picks)
     assert torch.equal(cached["logits"], online["logits"])
     assert all(torch.equal(cached[n][:, mask], online[n][:, mask].half()) for n in ("hidden", "queries", "keys"))
@@ -111,7 +111,7 @@ def test_rows_are_spread_over_shards_by_length(tmp_path, teacher, dataset, monke
     assert len(cache.shards) > 8
     files = [load_file(file) for file in sorted(cache.folder.glob("0*.safetensors"))]
     for (domain, rows), tensors in zip(cache.shards, files, strict=True):
-        lengths = cache.online.rows.encoded[domain].lengths()[rows]
+        lengths = cache.online.rows.lengths[domain][rows]
         assert (np.diff(lengths) <= 0).all()
         assert tensors["hidden"].shape[1] == tensors["keys"].shape[1] == lengths.sum()
         assert len(tensors["logits"]) == len(rows)
@@ -143,13 +143,15 @@ def test_the_key_changes_with_everything_that_outputs_depend_on(tmp_path, teache
         return make_cache(tmp_path / "cache", folder, dataset, **options).folder.name
 
     def other_ids(own):
-        return replace(own, ids=[own.ids[0][::-1].copy(), *own.ids[1:]])
+        return [replace(own[0], ids=own[0].ids[::-1].copy()), *own[1:]]
 
     def other_cuts(own):  # the same numbers in other rows
-        return replace(own, ids=[own.ids[0][:-1], np.concatenate([own.ids[0][-1:], own.ids[1]]), *own.ids[2:]])
+        first, second, *others = own
+        longer = np.concatenate([first.ids[-1:], second.ids])
+        return [replace(first, ids=first.ids[:-1]), replace(second, ids=longer), *others]
 
     def other_types(own):
-        return Encoded(own.ids, [1 - types for types in own.types])
+        return [replace(one, types=1 - one.types) for one in own]
 
     names = [
         name(),

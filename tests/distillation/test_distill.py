@@ -153,10 +153,10 @@ def test_padding_a_real_batch_further(teacher, dataset, monkeypatch, means, chan
     for module in (root, student, objective.projections, objective.graph):
         module.double().eval()
     rows = {"books": [0, 1, 2], "music": [3, 4, 5]}
-    collate = Encoder.collate_rows
+    collate = Encoder.collate
     found = []
     for length in (16, 40):
-        monkeypatch.setattr(Encoder, "collate_rows", lambda *args, length=length, **_: collate(*args, pad_to=length))
+        monkeypatch.setattr(Encoder, "collate", lambda *args, length=length, **_: collate(*args, pad_to=length))
         with torch.no_grad():
             (batch,) = objective.collate(rows)
             weights = widened(batch.weights, length, padded=means is Means.RELEASED)

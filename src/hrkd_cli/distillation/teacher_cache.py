@@ -33,9 +33,10 @@ from hrkd_cli.distillation.teachers import BATCH_TOKENS, OnlineTeacher, batches_
 from hrkd_cli.errors import OutputError
 from hrkd_cli.events import Note, Progress
 from hrkd_cli.method import Outputs
-from hrkd_cli.models.encoding import Batch, Encoded, to_device
+from hrkd_cli.models.encoding import Batch, lengths_of, to_device
 from hrkd_cli.models.folder import model_fingerprint
 from hrkd_cli.models.sizes import sizes_of
+from hrkd_cli.predict.tokenization import Encoded
 from hrkd_cli.training.checkpoint import Checkpointer
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.rows import Pick
@@ -186,7 +187,7 @@ class CachedTeacher:
         parts: dict[str, list[Tensor]] = {name: [] for name in (*self.vectors, "logits")}
         for part in batches_of(self.lengths[domain][rows], BATCH_TOKENS[precision.device.type]):
             own = rows[part].tolist()
-            batch = online.rows.encoder.collate(online.rows.encoded[domain], own, precision.device)
+            batch = online.rows.encoder.collate([online.rows.encoded[domain][row] for row in own], precision.device)
             outputs = online.load([(domain, row) for row in own], batch)
             with precision.forward():
                 found = outputs()
@@ -257,9 +258,9 @@ def _in_16_bits(states: Tensor, stored: torch.dtype) -> Tensor:
     return states.to(stored)
 
 
-def _fingerprint(encoded: Encoded) -> str:
+def _fingerprint(encoded: Sequence[Encoded]) -> str:
     """Return a hash of token ids and token types."""
-    digest = hashlib.sha256(encoded.lengths().tobytes())
-    for arrays in (encoded.ids, encoded.types):
-        digest.update(b"," + b"".join(array.tobytes() for array in arrays))
+    digest = hashlib.sha256(lengths_of(encoded).tobytes())
+    for name in ("ids", "types"):
+        digest.update(b"," + b"".join(getattr(one, name).tobytes() for one in encoded))
     return digest.hexdigest()

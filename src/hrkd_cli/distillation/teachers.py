@@ -222,8 +222,8 @@ class OnlineTeacher:
         ``batch`` has the same rows as the student sees them.
         """
         if self.own_tokenizer:
-            own = [(self.rows.encoded[domain], row) for domain, row in picks]
-            batch = self.rows.encoder.collate_rows(own, self.device, pad_to=self.pad_to)
+            own = [self.rows.encoded[domain][row] for domain, row in picks]
+            batch = self.rows.encoder.collate(own, self.device, pad_to=self.pad_to)
         models = np.array([id(self.teachers.models[domain]) for domain, _ in picks])
         rows = {
             int(m): to_device(torch.from_numpy(np.flatnonzero(models == m)), self.device) for m in np.unique(models)

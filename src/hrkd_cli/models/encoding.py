@@ -14,30 +14,9 @@ from torch import Tensor
 from hrkd_cli.choices import Truncate
 from hrkd_cli.data.dataset import Rows
 from hrkd_cli.models.backend import input_names
-from hrkd_cli.predict.tokenization import Encoded as Example
-from hrkd_cli.predict.tokenization import TextTokenizer
+from hrkd_cli.predict.tokenization import Encoded, TextTokenizer
 
 _CHUNK = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """Token ids of many examples, at their real lengths."""
-
-    ids: list[np.ndarray]  # int32, one array for each example
-    types: list[np.ndarray]  # int8 token type ids, likewise
-
-    def __len__(self) -> int:
-        """Return the number of examples."""
-        return len(self.ids)
-
-    def __add__(self, other: Encoded) -> Encoded:
-        """Return the examples of both, one after the other."""
-        return Encoded(self.ids + other.ids, self.types + other.types)
-
-    def lengths(self) -> np.ndarray:
-        """Return the number of tokens of each example."""
-        return np.array([len(i) for i in self.ids], dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,30 +47,26 @@ class Encoder:
         pad_id = int(tokenizer.pad_token_id or 0)
         self.text = TextTokenizer(backend, max_length=max_length, pad_id=pad_id, truncate=truncate)
 
-    def encode(self, rows: Rows) -> Encoded:
-        """Encode rows (labels are not looked at)."""
-        found = Encoded([], [])
+    def encode(self, rows: Rows) -> list[Encoded]:
+        """Encode rows (labels are not looked at), at their real lengths."""
+        found = []
         for start in range(0, len(rows.texts), _CHUNK):  # the library's own results are much larger than the ids
             part = slice(start, start + _CHUNK)
-            examples = self.text.encode(rows.texts[part], rows.pairs[part] if rows.pairs is not None else None)
-            found.ids.extend(np.array(example.ids, dtype=np.int32) for example in examples)
-            found.types.extend(np.array(example.types, dtype=np.int8) for example in examples)
+            for one in self.text.encode(rows.texts[part], rows.pairs[part] if rows.pairs is not None else None):
+                found.append(Encoded(np.array(one.ids, dtype=np.int32), np.array(one.types, dtype=np.int8)))
         return found
 
-    def collate(
-        self, encoded: Encoded, indices: Sequence[int], device: torch.device, *, pad_to: int | None = None
-    ) -> Batch:
-        """Pad the chosen examples to the longest of them, or to ``pad_to`` tokens."""
-        return self.collate_rows([(encoded, index) for index in indices], device, pad_to=pad_to)
-
-    def collate_rows(
-        self, rows: Sequence[tuple[Encoded, int]], device: torch.device, *, pad_to: int | None = None
-    ) -> Batch:
-        """Pad examples of several domains to the longest of them, or to ``pad_to`` tokens."""
-        arrays = self.text.collate([Example(own.ids[index], own.types[index]) for own, index in rows], pad_to)
+    def collate(self, encoded: Sequence[Encoded], device: torch.device, *, pad_to: int | None = None) -> Batch:
+        """Pad examples to the longest of them, or to ``pad_to`` tokens."""
+        arrays = self.text.collate(encoded, pad_to)
         names = ("input_ids", "attention_mask", *(["token_type_ids"] if self.takes_types else []))
         tensors = {name: to_device(torch.from_numpy(arrays[name]), device) for name in names}
         return Batch(tensors, tensors["attention_mask"].bool())
+
+
+def lengths_of(encoded: Sequence[Encoded]) -> np.ndarray:
+    """Return the number of tokens of each example."""
+    return np.array([len(one) for one in encoded], dtype=np.int64)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -16,8 +16,9 @@ from hrkd_cli.choices import ClassWeights
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.dataset import Rows as TextRows
 from hrkd_cli.method import MASKED_LOGIT, Labels
-from hrkd_cli.models.encoding import Batch, Encoded, Encoder, to_device
+from hrkd_cli.models.encoding import Batch, Encoder, lengths_of, to_device
 from hrkd_cli.predict.heads import DomainHeads
+from hrkd_cli.predict.tokenization import Encoded
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.process_group import ProcessGroup
 
@@ -40,13 +41,13 @@ class EncodedSplit:
     """
 
     encoder: Encoder
-    encoded: dict[str, Encoded]
+    encoded: dict[str, list[Encoded]]
     labels: dict[str, np.ndarray]
 
     @cached_property
     def lengths(self) -> dict[str, np.ndarray]:
         """Tokens of each row by domain."""
-        return {domain: encoded.lengths() for domain, encoded in self.encoded.items()}
+        return {domain: lengths_of(encoded) for domain, encoded in self.encoded.items()}
 
     @property
     def count(self) -> int:
@@ -134,8 +135,8 @@ class Collate:
 
     def batch(self, rows: Rows, picks: Sequence[Pick]) -> TrainBatch:
         """Return the picks as one batch; their weights depend on all rows of the step."""
-        encoded = [(self.rows.encoded[domain], row) for domain, row in picks]
-        tokens = self.rows.encoder.collate_rows(encoded, self.context.device, pad_to=self.pad_to)
+        encoded = [self.rows.encoded[domain][row] for domain, row in picks]
+        tokens = self.rows.encoder.collate(encoded, self.context.device, pad_to=self.pad_to)
         weights = self._label_weights
         sums = {domain: weights[domain][list(chosen)].sum() or 1.0 for domain, chosen in rows.items()}
         targets = np.array([self._targets[domain][row] for domain, row in picks])

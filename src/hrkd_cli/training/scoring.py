@@ -55,7 +55,7 @@ def score(
         with torch.no_grad(), context.precision.forward():
             for start in processes.shard(range(0, len(order), SCORING_BATCH)):
                 indices = order[start : start + SCORING_BATCH]
-                batch = split.encoder.collate(encoded, indices.tolist(), context.device)
+                batch = split.encoder.collate([encoded[row] for row in indices], context.device)
                 own = model(**batch.inputs).logits[:, list(heads.columns[domain])]
                 predicted[torch.from_numpy(indices).to(context.device)] = own.argmax(dim=-1)
         model.train(training)
