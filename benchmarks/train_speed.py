@@ -44,7 +44,6 @@ from hrkd_cli.models.encoding import lengths_of, make_encoder
 from hrkd_cli.models.folder import save_model
 from hrkd_cli.models.loading import load_tokenizer, new_classifier, set_heads
 from hrkd_cli.models.precision import Arithmetic
-from hrkd_cli.models.sizes import sizes_of
 from hrkd_cli.models.student_init import build_student
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
@@ -164,11 +163,11 @@ class Bench:
 
     def paper(self) -> dict[str, Any]:
         """Train as the released code does."""
-        layers = layer_map(sizes_of(self.teachers.root.config).layers, sizes_of(self.student.config).layers)
+        layers = layer_map(self.teachers.root.config.num_hidden_layers, self.student.config.num_hidden_layers)
         captures = {d: Capture(m, layers, attention=True) for d, m in self.teachers.models.items()}
         shown = Capture(self.student, range(1, len(layers) + 1), attention=True)
-        width = sizes_of(self.teachers.root.config).width
-        projections = Projections(sizes_of(self.student.config).width, width, len(layers)).to(self.device)
+        width = self.teachers.root.config.hidden_size
+        projections = Projections(self.student.config.hidden_size, width, len(layers)).to(self.device)
         graph = DomainGraph(width, len(layers), len(self.heads.domains)).requires_grad_(False).to(self.device)
         trained = [p for m in (self.student, projections) for p in m.parameters()]
         adamw = torch.optim.AdamW(trained, lr=5e-5, foreach=False, fused=False)

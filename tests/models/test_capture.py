@@ -8,7 +8,6 @@ from hrkd_cli.errors import ModelError
 from hrkd_cli.models.capture import Capture, layer_map
 from hrkd_cli.models.encoding import Batch
 from hrkd_cli.models.loading import new_classifier
-from hrkd_cli.models.sizes import Sizes, sizes_of
 from tiny import ARCHITECTURES, tiny_config
 
 
@@ -72,8 +71,3 @@ def test_logits_only_asks_for_nothing_else():
 )
 def test_layer_map_rounds_half_up(teacher, student, expected):
     assert layer_map(teacher, student) == expected
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_sizes_by_one_name(architecture):
-    assert sizes_of(tiny_config(architecture, layers=3, width=32, heads=4)) == Sizes(3, 32, 4)

@@ -3,11 +3,20 @@
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import FNetConfig
 
 from hrkd_cli.choices import Init
-from hrkd_cli.errors import UsageError
+from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.models.loading import new_classifier, output_layer, set_heads
-from hrkd_cli.models.student_init import Shape, build_student, default_shape, parse_shape, prune_weights, student_config
+from hrkd_cli.models.student_init import (
+    Shape,
+    build_student,
+    check_dimensions,
+    default_shape,
+    parse_shape,
+    prune_weights,
+    student_config,
+)
 from hrkd_cli.predict.heads import DomainHeads
 from tiny import ARCHITECTURES, tiny_config, write_encoder
 
@@ -128,6 +137,12 @@ def alive_axis(have: int, want: int, alive: torch.Tensor) -> torch.Tensor:
     if have == want:
         return torch.arange(have)
     return alive if have == 32 else torch.arange(want)  # feed-forward: the first neurons
+
+
+def test_architectures_without_attention_cannot_be_distilled():
+    check_dimensions(tiny_config("distilbert"))
+    with pytest.raises(ModelError, match="a fnet model cannot be distilled: its config has no num_attention_heads"):
+        check_dimensions(FNetConfig())
 
 
 def test_narrowing_what_is_not_known_names_what_works():

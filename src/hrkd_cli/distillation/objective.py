@@ -28,7 +28,6 @@ from hrkd_cli.method import (
     label_terms,
 )
 from hrkd_cli.models.capture import Capture
-from hrkd_cli.models.sizes import sizes_of
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.loop import LossOutput, Objective
@@ -70,7 +69,7 @@ class DistillObjective(Objective):
         self.columns = LabelGather(heads, self.device)
         class_weights = collate.rows.class_weights(heads, settings.class_weights)
         self.class_weights = None if class_weights is None else class_weights.to(self.device)  # (D, C)
-        layers = sizes_of(student.config).layers if comparison.layers else 0
+        layers = student.config.num_hidden_layers if comparison.layers else 0
         self.student = Capture(student, range(1, layers + 1), attention=comparison.needs(Need.ATTENTION))
         self.projections: Projections | None = None
         self.graph: DomainGraph | LearnedGraph | None = None
@@ -78,7 +77,7 @@ class DistillObjective(Objective):
         torch.manual_seed(settings.seed)
         self.modules = [student]
         if layers:
-            own, width = sizes_of(student.config).width, comparison.width
+            own, width = student.config.hidden_size, comparison.width
             # The released start is kept with the released means, for those who reproduce the paper.
             near = own == width and comparison.pad_to is None
             self.projections = Projections(own, width, layers, around_identity=near).to(self.device)

@@ -15,8 +15,13 @@ from hrkd_cli.layout import DATASET_OUT, GENERAL, MODEL, TEACHER_OUT
 from hrkd_cli.models.encoding import same_tokenizer
 from hrkd_cli.models.folder import model_fingerprint
 from hrkd_cli.models.loading import load_config, load_tokenizer, resolve
-from hrkd_cli.models.sizes import sizes_of
-from hrkd_cli.models.student_init import default_shape, parse_shape, student_config, student_spec_is_path
+from hrkd_cli.models.student_init import (
+    check_dimensions,
+    default_shape,
+    parse_shape,
+    student_config,
+    student_spec_is_path,
+)
 from hrkd_cli.outputs import check_apart
 from hrkd_cli.predict.folder import read_json_or_empty
 from hrkd_cli.predict.heads import DomainHeads
@@ -81,6 +86,7 @@ def student_tokenizer(path: Path, dataset: Dataset, settings: DistillSettings) -
         ModelError: tokenizers, heads or depths that do not match; the message names what does work.
     """
     teacher = load_config(path, "teacher")
+    check_dimensions(teacher)
     shape = default_shape(teacher) if settings.student is None else parse_shape(settings.student)
     if shape is not None:
         student_config(teacher, shape, DomainHeads.build(dataset.labels), init=settings.init or Init.TEACHER)
@@ -88,7 +94,8 @@ def student_tokenizer(path: Path, dataset: Dataset, settings: DistillSettings) -
     name = str(settings.student)
     folder = resolve(name, "student")
     student, tokenizer = load_config(folder, "student"), load_tokenizer(folder, "student")
-    depth, limit = sizes_of(student).layers, sizes_of(teacher).layers
+    check_dimensions(student)
+    depth, limit = student.num_hidden_layers, teacher.num_hidden_layers
     if settings.compares and depth > limit:
         raise ModelError(f"student {name}: it has {depth} layers and its teacher {limit}; use --method logits")
     probe = [text for domain in dataset.domains for text in dataset.split(domain, "dev").texts[:PROBE_ROWS]]

@@ -35,7 +35,6 @@ from hrkd_cli.events import Note, Progress
 from hrkd_cli.method import Outputs
 from hrkd_cli.models.encoding import Batch, lengths_of, to_device
 from hrkd_cli.models.folder import model_fingerprint
-from hrkd_cli.models.sizes import sizes_of
 from hrkd_cli.predict.tokenization import Encoded
 from hrkd_cli.training.checkpoint import Checkpointer
 from hrkd_cli.training.context import TrainContext
@@ -99,7 +98,7 @@ class CachedTeacher:
         self.root = root
         self.online = online
         self.context = context
-        self.sizes = sizes_of(online.teachers.root.config)
+        self.config = online.teachers.root.config
         layers = len(online.layers)
         self.vectors = {"hidden": layers + 1} if layers else {}  # of H numbers for each token
         self.vectors |= dict.fromkeys(("queries", "keys"), layers) if online.attention else {}
@@ -108,7 +107,7 @@ class CachedTeacher:
         # For each row its shard, its number there, and its first and last + 1 token there.
         self.places = {domain: np.zeros((len(own), 4), dtype=np.int64) for domain, own in self.lengths.items()}
         self.tensors: list[dict[str, Tensor]] = []  # of each shard, once built
-        per_token = 2 * sum(self.vectors.values()) * self.sizes.width
+        per_token = 2 * sum(self.vectors.values()) * self.config.hidden_size
         self.bytes = 0
         for domain, lengths in self.lengths.items():
             self.bytes += int(lengths.sum()) * per_token + len(lengths) * 4 * online.columns.classes
@@ -208,7 +207,7 @@ class CachedTeacher:
         places = np.stack([self.places[domain][row] for domain, row in picks])
         longest = int((places[:, 3] - places[:, 2]).max())
         padded = {
-            name: torch.empty((count, len(picks), longest, self.sizes.width), dtype=stored)
+            name: torch.empty((count, len(picks), longest, self.config.hidden_size), dtype=stored)
             for name, count in self.vectors.items()
         }
         for row, (shard, _, first, last) in enumerate(places.tolist()):
@@ -217,8 +216,9 @@ class CachedTeacher:
                 out[:, row, last - first :] = 0
         logits = torch.stack([self.tensors[shard]["logits"][inside] for shard, inside in places[:, :2].tolist()])
         states = {name: to_device(t, device) for name, t in padded.items()}
+        heads = self.config.num_attention_heads
         queries, keys = (
-            states[name].view(*states[name].shape[:3], self.sizes.heads, -1).transpose(2, 3) if name in states else None
+            states[name].view(*states[name].shape[:3], heads, -1).transpose(2, 3) if name in states else None
             for name in ("queries", "keys")
         )
         outputs = Outputs(states.get("hidden"), queries, keys, to_device(logits, device))

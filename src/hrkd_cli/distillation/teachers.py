@@ -22,7 +22,6 @@ from hrkd_cli.method import LOSSES, Loss, Need, Outputs, weighted_losses
 from hrkd_cli.models.capture import Capture, layer_map
 from hrkd_cli.models.encoding import Batch, Encoder, make_encoder, to_device
 from hrkd_cli.models.loading import load_classifier, load_tokenizer
-from hrkd_cli.models.sizes import sizes_of
 from hrkd_cli.predict.folder import read_json, read_json_or_empty
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
@@ -174,10 +173,10 @@ class Comparison:
     def of(cls, settings: DistillSettings, teacher: Any, student: Any) -> Comparison:
         """Read it off resolved settings and the models' configurations."""
         weights = {loss.name: getattr(settings, f"{loss.name}_weight") for loss in LOSSES}
-        sizes = sizes_of(teacher)
-        layers = layer_map(sizes.layers, sizes_of(student).layers) if settings.compares else ()
+        layers = layer_map(teacher.num_hidden_layers, student.num_hidden_layers) if settings.compares else ()
         losses = weighted_losses(weights, layers=settings.compares)
-        return cls(losses, layers, sizes.width, settings.max_length if settings.means is Means.RELEASED else None)
+        pad_to = settings.max_length if settings.means is Means.RELEASED else None
+        return cls(losses, layers, teacher.hidden_size, pad_to)
 
     def needs(self, *what: Need) -> bool:
         """Tell whether a loss looks at any of these."""

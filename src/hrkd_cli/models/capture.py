@@ -12,7 +12,6 @@ from hrkd_cli.errors import ModelError
 from hrkd_cli.method import Outputs
 from hrkd_cli.models.attention import recording, use_our_attention
 from hrkd_cli.models.encoding import Batch
-from hrkd_cli.models.sizes import sizes_of
 
 
 class Capture:
@@ -44,7 +43,7 @@ class Capture:
         if not self.attention:
             return Outputs(hidden, None, None, output.logits)
         config: Any = self.model.config
-        if len(seen) != sizes_of(config).layers:
+        if len(seen) != config.num_hidden_layers:
             raise ModelError(
                 f"the attention scores of a {config.model_type} model cannot be seen; distil it with "
                 "--attention-weight 0 or --method logits"

@@ -34,7 +34,6 @@ from hrkd_cli.models.loading import (
     resolve,
     set_heads,
 )
-from hrkd_cli.models.sizes import sizes_of
 from hrkd_cli.predict.folder import read_json
 from hrkd_cli.predict.heads import DomainHeads
 
@@ -75,6 +74,13 @@ def parse_shape(text: str) -> Shape | None:
     return Shape(int(match[1]), int(match[2])) if match else None
 
 
+def check_dimensions(config: Any) -> None:
+    """Raise a ModelError where a config lacks layers, width or heads, which transformers calls the same everywhere."""
+    for name in ("num_hidden_layers", "hidden_size", "num_attention_heads"):
+        if not hasattr(config, name):
+            raise ModelError(f"a {config.model_type} model cannot be distilled: its config has no {name}")
+
+
 def student_spec_is_path(spec: str | None) -> bool:
     """Tell whether ``--student`` names a model rather than a shape."""
     return spec is not None and parse_shape(spec) is None and bool(Path(spec).name)
@@ -87,11 +93,10 @@ def default_shape(teacher: Any) -> Shape:
     Where 312 is no multiple of the teacher's attention heads, the next one below it; where its architecture cannot be
     narrowed, the teacher's width.
     """
-    sizes = sizes_of(teacher)
-    width = sizes.width
+    layers, width, heads = teacher.num_hidden_layers, teacher.hidden_size, teacher.num_attention_heads
     if teacher.model_type in NARROWED:
-        width = min(width, DEFAULT_WIDTH // sizes.heads * sizes.heads)
-    return Shape(4 if sizes.layers == 12 else max(1, sizes.layers // 2), width)
+        width = min(width, DEFAULT_WIDTH // heads * heads)
+    return Shape(4 if layers == 12 else max(1, layers // 2), width)
 
 
 def student_config(teacher: Any, shape: Shape, heads: DomainHeads, *, init: Init) -> Any:
@@ -103,8 +108,7 @@ def student_config(teacher: Any, shape: Shape, heads: DomainHeads, *, init: Init
     Raises:
         UsageError: the shape does not fit the teacher; the message names shapes that do.
     """
-    sizes = sizes_of(teacher)
-    layers, width, attention_heads = sizes.layers, sizes.width, sizes.heads
+    layers, width, attention_heads = teacher.num_hidden_layers, teacher.hidden_size, teacher.num_attention_heads
     if not 1 <= shape.layers <= layers:
         raise UsageError(f"--student {shape}: the teacher has {layers} layers; give 1 to {layers}")
     if shape.width < attention_heads or shape.width % attention_heads:
@@ -174,10 +178,9 @@ def build_student(
     if init is Init.RANDOM:
         note(f"student {shape}: random weights")
         return student
-    sizes = sizes_of(teacher.config)
-    layers = layer_map(sizes.layers, shape.layers)
+    layers = layer_map(teacher.config.num_hidden_layers, shape.layers)
     student.load_state_dict(prune_weights(teacher, student, layers, _same_outputs(teacher_heads, heads)))
-    width = "" if shape.width == sizes.width else f", narrowed to {shape.width}"
+    width = "" if shape.width == teacher.config.hidden_size else f", narrowed to {shape.width}"
     note(f"student {shape}: starts from the teacher's layers {', '.join(map(str, layers))}{width}")
     return student
 
@@ -198,7 +201,7 @@ def prune_weights(
     Raises:
         ModelError: the architecture cannot be narrowed; the message names the options that work.
     """
-    pruning = _Pruning(teacher, sizes_of(student.config).width)
+    pruning = _Pruning(teacher, student.config.hidden_size)
     head, _ = output_layer(student)
     weights = {}
     for name, own in student.state_dict().items():
@@ -258,11 +261,10 @@ class _Pruning:
     """The teacher's weights, and the dimensions of them that a student of ``width`` keeps."""
 
     def __init__(self, teacher: Any, width: int) -> None:
-        self.type = teacher.config.model_type
+        self.config, self.narrower = teacher.config, width
         self.source = {name: tensor.detach().cpu() for name, tensor in teacher.state_dict().items()}
-        sizes = sizes_of(teacher.config)
-        self.width, self.heads, self.narrower = sizes.width, sizes.heads, width
-        self.hidden = self._hidden() if width < sizes.width else torch.arange(sizes.width)
+        self.width: int = self.config.hidden_size
+        self.hidden = self._hidden() if width < self.width else torch.arange(width)
 
     def narrow(self, name: str, shape: Sequence[int]) -> Tensor:
         """Return a weight of the teacher with the dimensions that stay.
@@ -282,8 +284,8 @@ class _Pruning:
                 tensor = tensor.index_select(axis, self.hidden)
         if tensor.shape != shape:
             raise ModelError(
-                f"a {self.type} teacher cannot be narrowed ({name} is {tuple(tensor.shape)}); use a LAYERSxWIDTH "
-                f"student of the teacher's width {self.width}, --init random, or a pretrained --student"
+                f"a {self.config.model_type} teacher cannot be narrowed ({name} is {tuple(tensor.shape)}); use a "
+                f"LAYERSxWIDTH student of the teacher's width {self.width}, --init random, or a pretrained --student"
             )
         return tensor
 
@@ -304,7 +306,7 @@ class _Pruning:
         for pattern, axis in pair:
             names = (n for n in self.source if n.startswith(layer) and n.endswith(".weight") and pattern.search(n))
             scores = scores * self.source[next(names)].double().square().sum(dim=1 - axis)
-        groups = 1 if FFN_IN in pair else self.heads
+        groups = 1 if FFN_IN in pair else self.config.num_attention_heads
         size = len(scores) // groups
         rows = scores.view(groups, size)
         return torch.cat([_largest(row, keep // groups) + number * size for number, row in enumerate(rows)])
