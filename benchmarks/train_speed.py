@@ -40,7 +40,7 @@ from hrkd_cli.distillation.teachers import Comparison, OnlineTeacher, open_teach
 from hrkd_cli.method import DomainGraph, Outputs, Projections
 from hrkd_cli.models.backend import pick_device
 from hrkd_cli.models.capture import Capture, layer_map
-from hrkd_cli.models.encoding import lengths_of, make_encoder
+from hrkd_cli.models.encoding import Encoder, lengths_of
 from hrkd_cli.models.folder import save_model
 from hrkd_cli.models.loading import load_tokenizer, new_classifier, set_heads
 from hrkd_cli.models.precision import Arithmetic
@@ -128,7 +128,7 @@ class Bench:
             seed=1,
             note=lambda _: None,
         ).to(self.device)
-        self.encoder = make_encoder(self.student, self.teachers.tokenizer, options.max_length)
+        self.encoder = Encoder(self.student, self.teachers.tokenizer, options.max_length)
         self.rows = encode_split(self.dataset, "train", self.encoder)
         self.encoded = self.rows.encoded
         self.comparison = Comparison.of(self.settings, self.teachers.root.config, self.student.config)

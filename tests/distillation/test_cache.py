@@ -19,7 +19,7 @@ from hrkd_cli.distillation.teachers import Comparison, OnlineTeacher, open_teach
 from hrkd_cli.errors import OutputError, UsageError
 from hrkd_cli.events import Note, Progress
 from hrkd_cli.method import LOSSES
-from hrkd_cli.models.encoding import make_encoder
+from hrkd_cli.models.encoding import Encoder
 from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.teaching.teach import teach
@@ -36,7 +36,7 @@ BY_NAME = {loss.name: loss for loss in LOSSES}
 def make_cache(root, teacher, dataset, *, layers=(2, 4), attention=True, precision=Precision.FP32, change=None):
     """Return a cache that is not built yet; ``change`` alters the token ids by domain."""
     teachers = open_teachers(teacher, dataset, checkpoints=TeacherCheckpoints.DOMAIN, device=CPU, name="t")
-    encoder = make_encoder(teachers.root, teachers.tokenizer, 16)
+    encoder = Encoder(teachers.root, teachers.tokenizer, 16)
     rows = encode_split(dataset, "train", encoder)
     if change is not None:
         rows = replace(rows, encoded={domain: change(own) for domain, own in rows.encoded.items()})

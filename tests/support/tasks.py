@@ -6,7 +6,7 @@ from hrkd_cli.choices import Precision, TeacherCheckpoints
 from hrkd_cli.distillation.collate import DistillCollate
 from hrkd_cli.distillation.objective import DistillObjective
 from hrkd_cli.distillation.teachers import Comparison, OnlineTeacher, open_teachers
-from hrkd_cli.models.encoding import make_encoder
+from hrkd_cli.models.encoding import Encoder
 from hrkd_cli.models.loading import new_classifier
 from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.predict.heads import DomainHeads
@@ -20,7 +20,7 @@ def make_task(teacher, dataset, *, arithmetic=Precision.FP32, **options):
     device = torch.device("cpu")
     teachers = open_teachers(teacher, dataset, checkpoints=TeacherCheckpoints.AVERAGE, device=device, name="t")
     heads = DomainHeads.build(dataset.labels)
-    encoder = make_encoder(teachers.root, teachers.tokenizer, 16)
+    encoder = Encoder(teachers.root, teachers.tokenizer, 16)
     rows = encode_split(dataset, "train", encoder)
     torch.manual_seed(0)
     student = new_classifier(teachers.root.config)

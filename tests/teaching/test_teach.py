@@ -17,7 +17,7 @@ from hrkd_cli.evaluation.evaluate import evaluate_on
 from hrkd_cli.evaluation.metrics import DomainScores
 from hrkd_cli.events import DevScored, StageDone, StageStarted, StepDone, ignore
 from hrkd_cli.method import Projections
-from hrkd_cli.models.encoding import make_encoder
+from hrkd_cli.models.encoding import Encoder
 from hrkd_cli.models.loading import load_classifier, load_tokenizer
 from hrkd_cli.outputs import whole_folder
 from hrkd_cli.predict.backend import open_backend
@@ -127,7 +127,7 @@ def test_the_loss_is_the_sum_of_the_domains_cross_entropies(encoder, dataset, mo
     heads = DomainHeads.build(dataset.labels)
     torch.manual_seed(0)
     model = load_classifier(encoder, heads)
-    cut = make_encoder(model, load_tokenizer(encoder), 16)
+    cut = Encoder(model, load_tokenizer(encoder), 16)
     rows, context = encode_split(dataset, "train", cut), TrainContext.start(TeachSettings())
     task = FineTuningObjective(model, rows, heads, ClassWeights.NONE, context)
     if apart:

@@ -18,7 +18,7 @@ from hrkd_cli.distillation.teachers import Comparison, OnlineTeacher, Teachers, 
 from hrkd_cli.events import Note
 from hrkd_cli.layout import TEACHER_CACHE
 from hrkd_cli.method import Need
-from hrkd_cli.models.encoding import make_encoder
+from hrkd_cli.models.encoding import Encoder
 from hrkd_cli.models.student_init import build_student
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
@@ -84,12 +84,12 @@ class DistillSetup:
             seed=settings.seed,
             note=lambda text: context.on_event(Note(text)),
         )
-        encoder = make_encoder(student, tokenizer or teachers.tokenizer, settings.max_length, settings.truncate)
+        encoder = Encoder(student, tokenizer or teachers.tokenizer, settings.max_length, settings.truncate)
         check_length(settings.max_length, student, encoder.tokenizer, "the student")
         student.to(device)
         unlabelled = None if texts.unlabelled is None else texts.unlabelled.rows
         rows = teacher_rows = encode_split(dataset, "train", encoder, unlabelled)
-        if tokenizer is not None or encoder.takes_types != reader.takes_types:
+        if tokenizer is not None or encoder.inputs != reader.inputs:
             teacher_rows = encode_split(dataset, "train", reader, unlabelled)
         dev = encode_split(dataset, "dev", encoder)
         return cls(settings, context, teachers, teacher_rows, student, heads, rows, dev)

@@ -20,7 +20,7 @@ from hrkd_cli.events import Note
 from hrkd_cli.layout import MODEL
 from hrkd_cli.method import LOSSES, Loss, Need, Outputs, weighted_losses
 from hrkd_cli.models.capture import Capture, layer_map
-from hrkd_cli.models.encoding import Batch, Encoder, make_encoder, to_device
+from hrkd_cli.models.encoding import Batch, Encoder, to_device
 from hrkd_cli.models.loading import load_classifier, load_tokenizer
 from hrkd_cli.predict.folder import read_json, read_json_or_empty
 from hrkd_cli.predict.heads import DomainHeads
@@ -112,7 +112,7 @@ def check_teachers(
         text = f"teacher {name} was made from other data: rows held out here may be among those that it learnt from"
         context.on_event(Note(text, warning=True))
     check_length(settings.max_length, teachers.root, teachers.tokenizer, f"teacher {name}")
-    encoder = make_encoder(teachers.root, teachers.tokenizer, settings.max_length, settings.truncate)
+    encoder = Encoder(teachers.root, teachers.tokenizer, settings.max_length, settings.truncate)
     taught = (getattr(teachers.root.config, "hrkd", None) or {}).get("truncate", settings.truncate)
     if taught != settings.truncate:
         text = f"teacher {name} was taught with --truncate {taught}; here its texts are cut by {settings.truncate}"

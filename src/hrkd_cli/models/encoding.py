@@ -33,15 +33,15 @@ class Batch:
 
 
 class Encoder:
-    """A fast transformers tokenizer with a fixed cut (see ``TextTokenizer``), and the padding that goes with it.
+    """A model's fast tokenizer with a fixed cut (see ``TextTokenizer``), and the padding that goes with it.
 
-    ``takes_types``: whether the model takes token type ids (see ``make_encoder``).
+    ``inputs``: what the model takes, and later its exported graph (see ``input_names``).
     """
 
-    def __init__(self, tokenizer: Any, max_length: int, *, takes_types: bool, truncate: str = Truncate.HEAD) -> None:
+    def __init__(self, model: Any, tokenizer: Any, max_length: int, truncate: str = Truncate.HEAD) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
-        self.takes_types = takes_types
+        self.inputs = input_names(model, tokenizer.model_input_names)
         # A copy: truncation must not stay on the tokenizer that is saved later.
         backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         pad_id = int(tokenizer.pad_token_id or 0)
@@ -59,8 +59,7 @@ class Encoder:
     def collate(self, encoded: Sequence[Encoded], device: torch.device, *, pad_to: int | None = None) -> Batch:
         """Pad examples to the longest of them, or to ``pad_to`` tokens."""
         arrays = self.text.collate(encoded, pad_to)
-        names = ("input_ids", "attention_mask", *(["token_type_ids"] if self.takes_types else []))
-        tensors = {name: to_device(torch.from_numpy(arrays[name]), device) for name in names}
+        tensors = {name: to_device(torch.from_numpy(arrays[name]), device) for name in self.inputs}
         return Batch(tensors, tensors["attention_mask"].bool())
 
 
@@ -74,12 +73,6 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
-
-
-def make_encoder(model: Any, tokenizer: Any, max_length: int, truncate: str = Truncate.HEAD) -> Encoder:
-    """Make the encoder of a model: it gives the inputs that the model, and later its exported graph, takes."""
-    names = input_names(model, tokenizer.model_input_names)
-    return Encoder(tokenizer, max_length, takes_types="token_type_ids" in names, truncate=truncate)
 
 
 def same_tokenizer(first: Any, second: Any, probe: Sequence[str]) -> bool:

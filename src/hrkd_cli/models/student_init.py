@@ -14,7 +14,7 @@ ones in their old order:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -185,9 +185,7 @@ def build_student(
     return student
 
 
-def prune_weights(
-    teacher: Any, student: Any, layers: Sequence[int], outputs: Sequence[int | None]
-) -> dict[str, Tensor]:
+def prune_weights(teacher: Any, student: Any, layers: Sequence[int], outputs: Mapping[int, int]) -> dict[str, Tensor]:
     """Return first weights for ``student``.
 
     Args:
@@ -195,8 +193,8 @@ def prune_weights(
         student: classifier of the same architecture and no larger; keeps its own (random) weights where the teacher
             has none of that name (a new head).
         layers: m(l) for l = 1..L, 1-based.
-        outputs: for each output of the student, the teacher's output of the same meaning; None where it has none, and
-            the student's row stays random.
+        outputs: the teacher's output of the same meaning for each output of the student; where it has none, the
+            student's row stays random.
 
     Raises:
         ModelError: the architecture cannot be narrowed; the message names the options that work.
@@ -217,7 +215,7 @@ def prune_weights(
     return weights
 
 
-def take_head(teacher: Any, student: Any, outputs: Sequence[int | None]) -> bool:
+def take_head(teacher: Any, student: Any, outputs: Mapping[int, int]) -> bool:
     """Start the head of a pretrained student (all that is not its encoder, and the pooler) from its teacher's.
 
     The student is changed in place where its head is of the teacher's width and kind; return whether it is. See
@@ -238,22 +236,20 @@ def take_head(teacher: Any, student: Any, outputs: Sequence[int | None]) -> bool
     return True
 
 
-def _rows_by_output(own: Tensor, origin: Tensor, outputs: Sequence[int | None]) -> Tensor:
+def _rows_by_output(own: Tensor, origin: Tensor, outputs: Mapping[int, int]) -> Tensor:
     """Return ``own`` with the rows of ``origin`` by meaning: its outputs may be more, fewer or in another order."""
     found = own.clone()
-    for row, output in enumerate(outputs):
-        if output is not None:
-            found[row] = origin[output]
+    found[list(outputs)] = origin[list(outputs.values())]
     return found
 
 
-def _same_outputs(teacher: DomainHeads, student: DomainHeads) -> list[int | None]:
-    """Return the teacher's output for each of the student's, by domain and label."""
-    found: list[int | None] = [None] * student.size
+def _same_outputs(teacher: DomainHeads, student: DomainHeads) -> dict[int, int]:
+    """Return the teacher's output for each of the student's that it has, by domain and label."""
+    found: dict[int, int] = {}
     for domain, columns in student.columns.items():
         known = dict(zip(teacher.labels.get(domain, ()), teacher.columns.get(domain, ()), strict=True))
-        for column, label in zip(columns, student.labels[domain], strict=True):
-            found[column] = known.get(label)
+        own = zip(columns, student.labels[domain], strict=True)
+        found |= {column: known[label] for column, label in own if label in known}
     return found
 
 

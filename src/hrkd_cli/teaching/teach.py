@@ -18,7 +18,7 @@ from hrkd_cli.data.opening import load_for_training
 from hrkd_cli.events import OnEvent, StageDone, ignore
 from hrkd_cli.layout import DATASET_OUT, TEACHER_OUT
 from hrkd_cli.models.capture import Capture
-from hrkd_cli.models.encoding import make_encoder
+from hrkd_cli.models.encoding import Encoder
 from hrkd_cli.models.folder import model_fingerprint
 from hrkd_cli.models.loading import load_classifier, load_tokenizer, resolve
 from hrkd_cli.outputs import check_apart
@@ -84,7 +84,7 @@ def teach(
     heads = DomainHeads.build(dataset.labels)
     tokenizer, classifier = load_tokenizer(path), load_classifier(path, heads)
     check_length(settings.max_length, classifier, tokenizer, name)
-    encoder = make_encoder(classifier, tokenizer, settings.max_length, settings.truncate)
+    encoder = Encoder(classifier, tokenizer, settings.max_length, settings.truncate)
     classifier.to(context.device)
     train, dev = (encode_split(dataset, split, encoder) for split in ("train", "dev"))
     objective = FineTuningObjective(classifier, train, heads, settings.class_weights, context)

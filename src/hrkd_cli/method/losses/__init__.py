@@ -10,8 +10,7 @@ from pkgutil import iter_modules
 
 from torch import Tensor
 
-from hrkd_cli.method.mean_weights import MeanWeights
-from hrkd_cli.method.outputs import Labels, Outputs
+from hrkd_cli.method.outputs import Labels, MeanWeights, Outputs
 
 
 class Need(StrEnum):
