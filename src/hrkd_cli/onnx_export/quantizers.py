@@ -29,8 +29,8 @@ EMBEDDING_BLOCK = 32
 _LARGEST_FP16 = float(np.finfo(np.float16).max)
 
 Arrays = Mapping[str, npt.NDArray[np.int64]]
-Tables = Literal["table", "row", "fp32"]
-"""How an embedding table is stored: int8 with one scale, int8 with one for each token, or as it is."""
+Tables = Literal["table", "row", "int4", "fp32"]
+"""How an embedding table is stored: int8 with one scale, int8 with one for each token, in 4 bits, or as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,28 +186,15 @@ def int8_static(
     _quantize_tables(target, tables)
 
 
-def int4(
-    source: Path,
-    target: Path,
-    inputs: QuantizerInputs,
-    *,
-    block: int = 128,
-    dense_bits: int = 4,
-    attention: bool = True,
-) -> None:
+def int4(source: Path, target: Path, inputs: QuantizerInputs, *, block: int = 128) -> None:
     """Store weights in 4 bits with a scale and a zero point for each block, for size; operators of onnxruntime's own.
 
-    With ``dense_bits`` 8, dense layers are as ``int8_dynamic`` writes them and only embeddings are in 4 bits;
-    ``attention`` counts there only. ``block`` dense weights share a scale.
+    ``block`` dense weights share a scale.
     """
-    if dense_bits == 8:
-        int8_dynamic(source, target, inputs, tables="fp32", attention=attention)
-        model = read_graph(target)
-    else:
-        proto = ONNXModel(read_graph(source))
-        proto.replace_gemm_with_matmul()
-        model = _to_4_bits(proto.model, "MatMul", block)
-    onnx.save(_to_4_bits(model, "Gather", EMBEDDING_BLOCK), str(target))
+    proto = ONNXModel(read_graph(source))
+    proto.replace_gemm_with_matmul()
+    onnx.save(_to_4_bits(proto.model, "MatMul", block), str(target))
+    _quantize_tables(target, "int4")
 
 
 def _to_4_bits(model: Any, operator: str, block: int) -> Any:
@@ -229,9 +216,11 @@ def _attention_layers(model: Any) -> list[str]:
 
 
 def _quantize_tables(path: Path, tables: Tables) -> None:
-    """Store the embedding tables of a file in 8 bits."""
+    """Store the embedding tables of a file in fewer bits."""
     if tables == "table":
         quantize_dynamic(path, path, op_types_to_quantize=["Gather"])
+    elif tables == "int4":
+        onnx.save(_to_4_bits(read_graph(path), "Gather", EMBEDDING_BLOCK), str(path))
     elif tables == "row":
         model = ir.load(path)
         for node in list(model.graph):

@@ -108,8 +108,8 @@ _INT8_STATIC: tuple[Rung, ...] = (
 _INT4: tuple[Rung, ...] = (
     (Recipe("a scale for 128 weights", int4, for_target=False),),
     (Recipe("a scale for 32 weights", int4, {"block": 32}, for_target=False),),
-    (Recipe("dense layers in 8 bits", int4, {"dense_bits": 8}),),
-    (Recipe("dense layers in 8 bits, attention in fp32", int4, {"dense_bits": 8, "attention": False}),),
+    (Recipe("dense layers in 8 bits", int8_dynamic, {"tables": "int4"}),),
+    (Recipe("dense layers in 8 bits, attention in fp32", int8_dynamic, {"tables": "int4", "attention": False}),),
 )
 _FP16: tuple[Rung, ...] = ((Recipe("weights in fp16, arithmetic in fp32", store_fp16, for_target=False),),)
 
