@@ -29,6 +29,9 @@ def test_compressed_files_are_read(tmp_path, read, suffix, compress, name, conte
     path = tmp_path / (name + suffix)
     path.write_bytes(compress(content.encode()))
     assert rows_of(read(path)[0]) == ROWS
+    path.write_bytes(compress(content.encode("cp1252")))
+    with pytest.raises(DataError, match=r":[12]: not UTF-8 .byte 0xfc."):
+        read(path)
 
 
 def test_a_compressed_file_in_a_folder_is_a_domain(tmp_path, read):

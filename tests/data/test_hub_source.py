@@ -72,7 +72,7 @@ def test_a_hub_dataset_is_prepared_with_class_names_and_its_splits(tmp_path, rep
     )
     assert lines[1].startswith("{'domains': {'g': {'train': 16, 'dev': 2, 'test': 2, 'labels': {'0': 10, '1': 10}}}")
     assert lines[2].startswith("acme/none: no such file or folder here, and no such dataset on the hub")
-    assert lines[3].startswith("acme/reviews:odd: the hub dataset cannot be loaded: BuilderConfig 'odd' not found")
+    assert lines[3].startswith("acme/reviews:odd: this dataset cannot be loaded: BuilderConfig 'odd' not found")
     assert len(lines) == 4
     sources = json.loads((tmp_path / "work" / "acme-reviews" / "dataset.json").read_text())["sources"]
     assert [source["path"] for source in sources] == ["acme/reviews"]

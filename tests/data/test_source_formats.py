@@ -308,22 +308,22 @@ def test_domains_must_agree_on_the_second_text(tmp_path, read):
         read(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["a/b", "a\\b", ".a", "a\tb", "x" * 300])
-def test_domain_names_that_could_be_no_folder_are_refused(tmp_path, read, name):
-    path = write(tmp_path / "a.jsonl", json.dumps({"text": "t", "label": "l", "domain": name}))
-    with pytest.raises(DataError, match=r"domain name .* rename it"):
-        read(path)
-
-
-def test_domain_names_equal_but_for_case_are_refused(tmp_path, read):
-    with pytest.raises(DataError, match="'Books' and 'books' are equal but for case"):
-        read(write(tmp_path / "a.csv", HEADER + "a,x,books\nb,y,Books\n"))
-
-
-def test_labels_with_control_characters_are_refused(tmp_path, read):
-    path = write(tmp_path / "a.jsonl", json.dumps({"text": "t", "label": "l\u0007m", "domain": "d"}))
-    with pytest.raises(DataError, match=r"label 'l.*' contains a control character"):
-        read(path)
+@pytest.mark.parametrize(
+    ("domain", "label", "message"),
+    [
+        ("a/b", "x", r"domain name 'a/b' contains a slash; rename it"),
+        ("a\\b", "x", r"contains a slash; rename it"),
+        ("a\u2028b", "x", r"domain name 'a.*' contains a control character; rename it"),
+        (".a", "x", r"domain name '.a' starts with a dot; rename it"),
+        ("x" * 300, "x", r"domain name 'x*' is longer than 255 bytes; rename it"),
+        ("BOOKS", "x", r"domain names 'BOOKS' and 'books' are equal but for case; rename one"),
+        ("books", "l\u0007m", r"label 'l.*' contains a control character; rename it"),
+    ],
+)
+def test_names_that_could_be_no_folder_or_not_be_shown_are_refused(tmp_path, read, jsonl, domain, label, message):
+    rows = [{"text": "s", "label": "x", "domain": "books"}, {"text": "t", "label": label, "domain": domain}]
+    with pytest.raises(DataError, match=message):
+        read(jsonl(tmp_path / "a.jsonl", rows))
 
 
 def test_nothing_usable_is_an_error_with_the_reasons(tmp_path, read):

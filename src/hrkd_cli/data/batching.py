@@ -14,22 +14,22 @@ temperature    D B, in proportion to sqrt(N),  ceil(sum N / (D B))   as balanced
                at least 1 of every domain                            often
 =============  ==============================  ====================  ================================================
 
-Bare rows (texts without labels) come on top: where a domain has some, they are a fixed share of its rows in each step,
-in a stream of their own that goes round on its own. Steps and epochs are counted in labelled rows alone.
+Unlabelled rows come on top: where a domain has some, they are a fixed share of its rows in each step, in a stream of
+their own. Steps and epochs are counted in labelled rows alone.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 
 from hrkd_cli.choices import Sampling
-from hrkd_cli.errors import DataError, UsageError
+from hrkd_cli.errors import DataError
 
-_Step = tuple[dict[str, list[int]], dict[str, list[int]]]
-"""Labelled and bare rows of a step, by domain."""
+_Step = dict[str, list[int]]
+"""Rows of a step by stream: ``DOMAIN`` for labelled rows, ``DOMAIN/bare`` for unlabelled ones."""
 
 WINDOW = 16  # steps whose rows are sorted by length together
 
@@ -45,35 +45,27 @@ class DomainStream:
             raise DataError(
                 f"domain {domain!r} has no train rows: add some, or leave it out with --domains when preparing"
             )
-        self.domain = domain
-        self.rows = len(rows)
-        self._numbers = rows
+        self._domain = domain
+        self._rows = rows
         self._seed = seed
-        self._position = 0
-        self._pass = -1
-        self._order: list[int] = []
+        self._passes = 0
+        self._left: Iterator[int] = iter(())
 
     def take(self, count: int) -> list[int]:
         """Return the next ``count`` row indices, going into the next pass where this one ends."""
-        taken: list[int] = []
+        taken = list(islice(self._left, count))
         while len(taken) < count:
-            number, offset = divmod(self._position, self.rows)
-            part = self._permutation(number)[offset : offset + count - len(taken)]
-            taken += part
-            self._position += len(part)
+            order = list(self._rows)
+            # A string seed goes through SHA-512, not hash(): the same order in every process.
+            random.Random(f"{self._seed}/{self._domain}/{self._passes}").shuffle(order)
+            self._passes += 1
+            self._left = iter(order)
+            taken += islice(self._left, count - len(taken))
         return taken
 
     def next_pass(self) -> None:
-        """Go to the start of the next pass, unless this one has not begun."""
-        self._position = math.ceil(self._position / self.rows) * self.rows
-
-    def _permutation(self, number: int) -> list[int]:
-        if number != self._pass:
-            order = list(self._numbers)
-            # A string seed goes through SHA-512, not hash(): the same order in every process.
-            random.Random(f"{self._seed}/{self.domain}/{number}").shuffle(order)
-            self._order, self._pass = order, number
-        return self._order
+        """Drop the rest of the pass: the next row is the first of a new one."""
+        self._left = iter(())
 
 
 class Sampler:
@@ -93,7 +85,7 @@ class Sampler:
         sampling: Sampling | str,
         seed: int,
         lengths: Mapping[str, Sequence[int]] | None = None,
-        bare: Mapping[str, int] | None = None,
+        unlabelled: Mapping[str, int] | None = None,
         share: float = 0.0,
         held_back: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
@@ -105,18 +97,13 @@ class Sampler:
             sampling: see the module's table.
             seed: of the permutations.
             lengths: tokens of each row by domain, for steps of similar length; None for steps as they are drawn.
-            bare: number of bare rows by domain; they are numbered after the train rows.
-            share: share of bare rows among a domain's rows of a step, below 1.
+            unlabelled: number of unlabelled rows by domain; they are numbered after the train rows.
+            share: share of unlabelled rows among a domain's rows of a step, below 1.
             held_back: numbers of train rows by domain that are never drawn.
 
         Raises:
-            DataError: there is no domain, or a domain has no rows.
-            UsageError: the batch size is below 1.
+            DataError: a domain has no rows.
         """
-        if batch_size < 1:
-            raise UsageError(f"--batch-size: {batch_size} is not at least 1")
-        if not rows:
-            raise DataError("there is no domain to train on")
         self._batch_size = batch_size
         self._sampling = Sampling(sampling)
         self._seed = seed
@@ -124,74 +111,62 @@ class Sampler:
         held = {domain: frozenset((held_back or {}).get(domain, ())) for domain in rows}
         drawn = {domain: [n for n in range(count) if n not in held[domain]] for domain, count in rows.items()}
         self._streams = {domain: DomainStream(domain, numbers, seed) for domain, numbers in drawn.items()}
-        self._bare = {
+        self._unlabelled = {
             # No domain's name has a slash.
             domain: DomainStream(f"{domain}/bare", range(rows[domain], rows[domain] + count), seed)
-            for domain, count in (bare or {}).items()
+            for domain, count in (unlabelled or {}).items()
             if count and share
         }
-        self._per_row = bare_per_row(share)
-        self._taken = dict.fromkeys(self._bare, 0)
-        rows = {domain: len(numbers) for domain, numbers in drawn.items()}
-        self._shares = _shares(rows, batch_size * len(rows))
-        self._credits = dict.fromkeys(rows, 0.0)
-        self._drawn = 0
-        self._ready: deque[_Step] = deque()
+        self._per_row = unlabelled_per_row(share)
+        self._taken = dict.fromkeys(self._unlabelled, 0)
+        sizes = {domain: len(numbers) for domain, numbers in drawn.items()}
+        self._shares = _shares(sizes, batch_size * len(sizes))
+        self._credits = dict.fromkeys(sizes, 0.0)
         if self._sampling is Sampling.COVER:
-            self.steps_per_epoch = math.ceil(max(rows.values()) / batch_size)
+            self.steps_per_epoch = math.ceil(max(sizes.values()) / batch_size)
         else:
-            self.steps_per_epoch = math.ceil(sum(rows.values()) / (batch_size * len(rows)))
+            self.steps_per_epoch = math.ceil(sum(sizes.values()) / (batch_size * len(sizes)))
+        self._steps = self._generate()
 
     def __iter__(self) -> Iterator[dict[str, list[int]]]:
         return self
 
     def __next__(self) -> dict[str, list[int]]:
-        if not self._ready:
-            # A window ends with its epoch, which therefore holds the same rows with and without lengths.
-            left = self.steps_per_epoch - self._drawn % self.steps_per_epoch
-            drawn = [self._draw() for _ in range(1 if self._lengths is None else min(WINDOW, left))]
-            self._ready.extend(drawn if self._lengths is None else self._by_length(drawn, self._lengths))
-        labelled, bare = self._ready.popleft()
-        return {name: rows + bare.get(name, []) for name, rows in labelled.items()}
+        step = next(self._steps)
+        return {domain: step[domain] + step.get(f"{domain}/bare", []) for domain in self._streams}
 
     def skip(self, steps: int) -> None:
         """Go past the next ``steps`` steps."""
         for _ in range(steps):
-            next(self)
+            next(self._steps)
+
+    def _generate(self) -> Iterator[_Step]:
+        drawn = 0
+        while True:
+            if self._sampling is Sampling.COVER:
+                # Each epoch begins each domain anew: otherwise the end of a pass would eat into the next epoch's rows.
+                for stream in self._streams.values():
+                    stream.next_pass()
+            for first in range(0, self.steps_per_epoch, WINDOW):
+                # A window ends with its epoch, which therefore holds the same rows with and without lengths.
+                steps = [self._draw() for _ in range(min(WINDOW, self.steps_per_epoch - first))]
+                drawn += len(steps)
+                if self._lengths is not None:
+                    steps = _by_length(steps, self._lengths)
+                    random.Random(f"{self._seed}/{drawn}").shuffle(steps)
+                yield from steps
 
     def _draw(self) -> _Step:
-        if self._sampling is Sampling.COVER and self._drawn % self.steps_per_epoch == 0:
-            # Each epoch begins each domain anew: otherwise the end of a pass would eat into the next epoch's rows.
-            for stream in self._streams.values():
-                stream.next_pass()
-        self._drawn += 1
-        counts = self._temperature_counts() if self._sampling is Sampling.TEMPERATURE else {}
-        labelled = {name: stream.take(counts.get(name, self._batch_size)) for name, stream in self._streams.items()}
-        return labelled, {
-            name: stream.take(self._due(name, len(labelled[name]))) for name, stream in self._bare.items()
-        }
-
-    def _due(self, name: str, labelled: int) -> int:
-        """Return the bare rows that go with so many labelled ones; what is rounded off is made up for later."""
-        before = self._taken[name]
-        self._taken[name] = before + labelled
-        return _rounded(self._taken[name] * self._per_row) - _rounded(before * self._per_row)
-
-    def _by_length(self, steps: list[_Step], lengths: Mapping[str, Sequence[int]]) -> list[_Step]:
-        """Deal the rows of some steps out again, short ones first, then shuffle the steps.
-
-        Labelled and bare rows are dealt out apart, so that each step keeps its share of both.
-        """
-        dealt: list[_Step] = [({}, {}) for _ in steps]
-        for kind, streams in enumerate((self._streams, self._bare)):
-            for name in streams:
-                rows = sorted((row for step in steps for row in step[kind][name]), key=lengths[name].__getitem__)
-                first = 0
-                for new, old in zip(dealt, steps, strict=True):
-                    new[kind][name] = rows[first : first + len(old[kind][name])]
-                    first += len(old[kind][name])
-        random.Random(f"{self._seed}/{self._drawn}").shuffle(dealt)
-        return dealt
+        is_temperature = self._sampling is Sampling.TEMPERATURE
+        counts = self._temperature_counts() if is_temperature else dict.fromkeys(self._streams, self._batch_size)
+        step = {domain: self._streams[domain].take(count) for domain, count in counts.items()}
+        for domain, stream in self._unlabelled.items():
+            # What is rounded off is made up for later.
+            before = self._taken[domain]
+            self._taken[domain] += counts[domain]
+            due = _rounded(self._taken[domain] * self._per_row) - _rounded(before * self._per_row)
+            step[f"{domain}/bare"] = stream.take(due)
+        return step
 
     def _temperature_counts(self) -> dict[str, int]:
         """Round the shares so that every step has the same total, carrying what is rounded off to later steps."""
@@ -209,8 +184,19 @@ class Sampler:
         return counts
 
 
-def bare_per_row(share: float) -> float:
-    """Return the bare rows that come on top of each labelled one where they are to be this share of both."""
+def _by_length(steps: Sequence[_Step], lengths: Mapping[str, Sequence[int]]) -> list[_Step]:
+    """Deal the rows of each stream out again, short ones first; each step keeps its number of rows of each."""
+    dealt: list[_Step] = [{} for _ in steps]
+    for name in steps[0]:
+        length = lengths[name.partition("/")[0]].__getitem__
+        rows = iter(sorted((row for step in steps for row in step[name]), key=length))
+        for new, old in zip(dealt, steps, strict=True):
+            new[name] = list(islice(rows, len(old[name])))
+    return dealt
+
+
+def unlabelled_per_row(share: float) -> float:
+    """Return the unlabelled rows that come on top of each labelled one where they are to be this share of both."""
     return share / (1 - share)
 
 

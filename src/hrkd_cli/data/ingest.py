@@ -18,9 +18,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hrkd_cli.data.names import check_domains, check_label, short
-from hrkd_cli.data.sources.columns import USUAL, Row, Table, find_columns
-from hrkd_cli.data.sources.discover import SourceFile
+from hrkd_cli.data.names import check_names, short
+from hrkd_cli.data.sources.columns import USUAL, Row, SourceFile, Table, find_columns
 from hrkd_cli.data.sources.values import SPLIT_NAMES, Reason, UnusableError, as_text
 from hrkd_cli.errors import DataError, UsageError
 from hrkd_cli.events import Note, OnEvent, Progress, ignore
@@ -34,9 +33,6 @@ _BATCH = 512
 _BATCHES = 240
 _MISSING = ("", "nan", "null", "<na>")
 _WHOLE_NUMBER = re.compile(r"([+-]?[0-9]+)\.0+")
-KEY = "md5_number(normalised(text))"
-"""SQL of a row's key, and of the key of both its texts."""
-WHOLE_KEY = "md5_number(normalised(text) || chr(10) || normalised(text_pair))"
 
 _SETUP = r"""
 CREATE MACRO normalised(t) AS  -- as normalise does, which only other alphabets need
@@ -184,7 +180,7 @@ class RowStore:
             "no_label": "-" if is_gold else None,
             "wanted": None if wanted is None else list(wanted),
         }
-        constants = {"domain": file.domain, "label": table.label, "split": file.split}
+        constants = {"domain": file.domain, "split": file.split}
         batches = _text_batches(table.rows(list(places.values())), list(places), constants)
         count = 0
         # DuckDB works on one chunk while Python reads the next.
@@ -228,9 +224,7 @@ class RowStore:
             first = next(iter(counts.values()))[1][0]
             rows = "row" if domain is None else f"row of domain {domain!r}"
             raise DataError(f"{self.source}: no {rows} can be used: {why} (first: {first})")
-        check_domains(usable, self.source)
-        for label in self._names("label", "reason IS NULL"):
-            check_label(label, self.source)
+        check_names(usable, self._names("label", "reason IS NULL"), self.source)
 
     def dropped(self, domain: str | None = None) -> dict[str, tuple[int, list[str]]]:
         """Return count and first places (``file:line``) of rows that are not used, by reason.

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
 from hrkd_cli.errors import DataError
 
-# The longest file name that common file systems take.
 _MAX_BYTES = 255
+"""The longest file name that common file systems take."""
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+"""Control characters, and the separators of lines and paragraphs."""
 
 
-def check_domains(domains: Iterable[str], where: str) -> None:
-    """Refuse names that could not be a folder, or that would be the same folder on some systems.
+def check_names(domains: Iterable[str], labels: Iterable[str], where: str) -> None:
+    """Refuse domains that could not be a folder, or would be the same folder on some systems, and unprintable labels.
 
     Args:
         domains: domain names.
+        labels: label names.
         where: the source, for the message.
 
     Raises:
@@ -23,40 +27,21 @@ def check_domains(domains: Iterable[str], where: str) -> None:
     """
     seen: dict[str, str] = {}
     for name in sorted(set(domains)):
-        problem = _domain_problem(name)
-        if problem:
-            raise DataError(f"{where}: domain name {name[:80]!r} {problem}; rename it")
-        key = unicodedata.normalize("NFC", name).casefold()
-        if key in seen:
-            raise DataError(f"{where}: domain names {seen[key]!r} and {name!r} are equal but for case; rename one")
-        seen[key] = name
-
-
-def check_label(label: str, where: str) -> None:
-    """Refuse a label that a terminal or a model card could not show.
-
-    Raises:
-        DataError: the label is refused.
-    """
-    if _has_control(label):
-        raise DataError(f"{where}: label {label[:80]!r} contains a control character; rename it")
-
-
-def _domain_problem(name: str) -> str | None:
-    if "/" in name or "\\" in name:
-        return "contains a slash"
-    if _has_control(name):
-        return "contains a control character"
-    if name.startswith("."):
-        return "starts with a dot"
-    if len(name.encode()) > _MAX_BYTES:
-        return f"is longer than {_MAX_BYTES} bytes"
-    return None
-
-
-def _has_control(name: str) -> bool:
-    # Cc: control; Zl and Zp: line and paragraph separators, which also break a line.
-    return any(unicodedata.category(char) in ("Cc", "Zl", "Zp") for char in name)
+        problems = {
+            "contains a slash": "/" in name or "\\" in name,
+            "contains a control character": _CONTROL.search(name),
+            "starts with a dot": name.startswith("."),
+            f"is longer than {_MAX_BYTES} bytes": len(name.encode()) > _MAX_BYTES,
+        }
+        for problem, is_there in problems.items():
+            if is_there:
+                raise DataError(f"{where}: domain name {name[:80]!r} {problem}; rename it")
+        other = seen.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        if other != name:
+            raise DataError(f"{where}: domain names {other!r} and {name!r} are equal but for case; rename one")
+    for label in labels:
+        if _CONTROL.search(label):
+            raise DataError(f"{where}: label {label[:80]!r} contains a control character; rename it")
 
 
 def short(names: Sequence[str], limit: int = 5) -> str:

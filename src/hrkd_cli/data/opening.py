@@ -11,7 +11,8 @@ from hrkd_cli.data.dataset import Dataset, Rows, make_dataset
 from hrkd_cli.data.folder import is_prepared, open_dataset, read_manifest
 from hrkd_cli.data.ingest import RowStore, ingest, open_store, stamps
 from hrkd_cli.data.prepare import decisive_options, describe_dropped, prepare_files
-from hrkd_cli.data.sources.discover import SourceFile, find_source
+from hrkd_cli.data.sources.columns import SourceFile
+from hrkd_cli.data.sources.discover import find_source
 from hrkd_cli.errors import DataError, OutputError
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.layout import SPLITS

@@ -16,7 +16,8 @@ from hrkd_cli.command_settings import PrepareSettings
 from hrkd_cli.data.folder import FORMAT, VERSION, DomainCounts, is_prepared, write_manifest, write_splits
 from hrkd_cli.data.ingest import RowStore, ingest, open_store, stamps
 from hrkd_cli.data.names import short
-from hrkd_cli.data.sources.discover import SourceFile, find_source
+from hrkd_cli.data.sources.columns import SourceFile
+from hrkd_cli.data.sources.discover import find_source
 from hrkd_cli.data.splits import keep_few, split_rows
 from hrkd_cli.errors import DataError
 from hrkd_cli.events import Note, OnEvent, ignore

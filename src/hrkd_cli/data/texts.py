@@ -30,8 +30,6 @@ def read_texts(
     if kind is LINES and named:
         option = "--text" if "text" in named else "--text-pair"
         raise UsageError(f"{option}: lines of text have no columns; give a CSV, TSV, JSONL or Parquet file")
-    if not source.is_file():
-        raise DataError(f"{source}: no such file")
     table = kind.open(source)
     # Whatever the file is called, no domain and no label are needed.
     places = find_columns(table, named, where=str(source), file_domain=True, labelled=False)

@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 from hrkd_cli.data.dataset import Dataset, Rows, fingerprint_of
-from hrkd_cli.data.ingest import KEY, WHOLE_KEY, RowStore, open_store
+from hrkd_cli.data.ingest import RowStore, open_store
 from hrkd_cli.data.names import short
-from hrkd_cli.data.sources.columns import find_columns
-from hrkd_cli.data.sources.discover import looks_like_data, source_file, walk
-from hrkd_cli.data.sources.formats import LINES, Format, format_of
+from hrkd_cli.data.sources.columns import SourceFile, find_columns
+from hrkd_cli.data.sources.discover import find_source
 from hrkd_cli.data.sources.text_file import split_name
 from hrkd_cli.errors import DataError
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.layout import SPLITS
 from hrkd_cli.settings import DistillSettings
 
-IN_DATA, DUPLICATE, NO_TEXT, OTHER_DOMAIN = "in the data", "duplicate", "no text", "other domain"
-"""Why a text is left out."""
-
-_HELD_OUT = "SELECT md5_number(normalised({})) AS key FROM data WHERE split != 'train'"
-_TRAIN_ROWS = "CREATE TABLE train_rows AS SELECT {} AS whole FROM data WHERE split = 'train' AND {}"
-_JUDGED = f"""
-SELECT domain, text, text_pair, CASE
-  WHEN NOT coalesce(list_contains($domains, domain), false) THEN '{OTHER_DOMAIN}'
-  WHEN reason IS NOT NULL THEN '{NO_TEXT}'
-  WHEN key IN (SELECT key FROM held_out) OR whole IN (SELECT whole FROM train_rows) THEN '{IN_DATA}'
-  WHEN row_number() OVER (PARTITION BY domain, whole ORDER BY rowid) > 1 THEN '{DUPLICATE}' END AS reason
-FROM rows ORDER BY rowid
+_JUDGE = """
+CREATE TABLE judged AS WITH known AS (
+  SELECT split, md5_number(normalised(text)) AS key,
+    md5_number(normalised(text) || chr(10) || normalised(text_pair)) AS whole
+  FROM data)
+SELECT rowid AS id, domain, text, text_pair, CASE
+  WHEN NOT coalesce(list_contains($domains, domain), false) THEN 'other domain'
+  WHEN reason IS NOT NULL THEN 'no text'
+  WHEN key IN (SELECT key FROM known WHERE split != 'train') THEN 'in the data'
+  WHEN whole IN (SELECT coalesce(whole, key) FROM known WHERE split = 'train') THEN 'in the data'
+  WHEN row_number() OVER (PARTITION BY domain, whole ORDER BY rowid) > 1 THEN 'duplicate' END AS left_out
+FROM rows
 """
+_KEPT = """
+SELECT domain, list(text ORDER BY id), list(text_pair ORDER BY id) FROM judged WHERE left_out IS NULL GROUP BY domain
+"""
+_LEFT_OUT = "SELECT left_out, count(*) FROM judged WHERE left_out IS NOT NULL GROUP BY left_out ORDER BY min(id)"
 
 
 @dataclass(frozen=True, slots=True)
-class BareTexts:
+class ExtraTexts:
     """Texts without labels.
 
     Attributes:
@@ -57,187 +59,110 @@ class BareTexts:
     def to_json(self) -> dict[str, Any]:
         """Return what ``hrkd.json`` records of them."""
         by_domain = {domain: len(rows) for domain, rows in self.rows.items() if domain}
-        return {"texts": by_domain or self.count, "dropped": dict(self.dropped), "fingerprint": self.fingerprint}
+        return {"texts": by_domain or self.count, "dropped": self.dropped, "fingerprint": self.fingerprint}
+
+    def left_out(self) -> str:
+        """Return the end of a message: what was left out, if anything."""
+        counts = ", ".join(f"{count:,} x {reason}" for reason, count in self.dropped.items())
+        return f"; left out: {counts}" if counts else ""
 
 
-@dataclass(frozen=True, slots=True)
-class MoreTexts:
-    """What a distillation learns from beside the labelled rows; None where it does not.
+def read_more_texts(settings: DistillSettings, dataset: Dataset, on_event: OnEvent) -> dict[str, ExtraTexts]:
+    """Read the texts of ``--unlabelled`` and ``--general``, where they are given.
 
-    Attributes:
-        unlabelled: texts of the data's domains.
-        general: texts of any kind.
+    Raises:
+        DataError: they cannot be read, or nothing in them can be used.
     """
-
-    unlabelled: BareTexts | None = None
-    general: BareTexts | None = None
-
-    @classmethod
-    def read(cls, settings: DistillSettings, dataset: Dataset, on_event: OnEvent) -> MoreTexts:
-        """Read what the settings ask for.
-
-        Raises:
-            DataError: it cannot be read, or nothing in it can be used.
-        """
-        own, general = settings.unlabelled, settings.general
-        return cls(
-            None if own is None else read_unlabelled(Path(own), dataset, on_event=on_event),
-            None if general is None else read_general(Path(general), dataset, on_event=on_event),
-        )
-
-    def fingerprints(self) -> dict[str, str]:
-        """Return what tells these texts from others."""
-        return {name: texts.fingerprint for name, texts in self._named()}
-
-    def to_json(self, **more: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what ``hrkd.json`` records of them; ``more`` is added to what is said of the texts of that name."""
-        return {name: {**texts.to_json(), **more.get(name, {})} for name, texts in self._named()}
-
-    def _named(self) -> list[tuple[str, BareTexts]]:
-        both = (("unlabelled", self.unlabelled), ("general", self.general))
-        return [(name, texts) for name, texts in both if texts is not None]
+    texts = {}
+    if settings.unlabelled is not None:
+        texts["unlabelled"] = read_unlabelled(settings.unlabelled, dataset, on_event=on_event)
+    if settings.general is not None:
+        texts["general"] = read_general(settings.general, dataset, on_event=on_event)
+    return texts
 
 
-def read_unlabelled(source: Path, dataset: Dataset, *, on_event: OnEvent) -> BareTexts:
-    """Read unlabelled texts of a dataset's domains.
+def read_unlabelled(source: str | Path, dataset: Dataset, *, on_event: OnEvent) -> ExtraTexts:
+    """Read texts of a dataset's domains from any source of ``hrkd prepare``; labels are not needed.
 
     Left out: texts whose first text is one of the dev or test split of any domain, rows that the train split has, and
     of equal rows of a domain all but the first. Texts are equal as ``hrkd prepare`` has it.
-
-    Args:
-        source: a folder with one file or one folder per domain, or a file with a domain column.
-        dataset: the labelled data.
-        on_event: told what was read and what was left out.
 
     Raises:
         DataError: it cannot be read, or nothing in it can be used.
     """
     skipped = []
     with open_store(str(source), labelled=False) as store:
-        for path, kind in _files(source, on_event):
-            in_folder = path != source
-            file = source_file(source, path, kind, _domain_of(path, source, dataset) if in_folder else None)
-            if in_folder and file.domain is None and kind is LINES:
-                skipped.append(file.name)
-                continue
+        for found in find_source(source, labelled=False, on_event=on_event):
+            file = replace(found, domain=_domain_of(found, dataset))
             table = file.open(None)
-            places = find_columns(table, None, where=file.where, file_domain=in_folder, labelled=False)
+            by_name = found.domain is not None
+            places = find_columns(table, None, where=file.where, file_domain=by_name, labelled=False)
             if file.domain is None and "domain" not in places:
                 skipped.append(file.name)
                 continue
             if dataset.pair and "text_pair" not in places:
                 columns = short(table.columns, 30)
-                raise DataError(f"{path}: no second text found (columns: {columns}), and the data has two")
+                raise DataError(f"{file.where}: no second text found (columns: {columns}), and the data has two")
             used = ("text", "text_pair", "domain") if dataset.pair else ("text", "domain")
             store.add(file, table, {role: places[role] for role in used if role in places})
-        found = _kept(store, dataset, dataset.domains)
+        texts = _keep_new(store, dataset)
     if skipped:
         on_event(Note(f"{source}: not read, no domain of the data is called so: {short(skipped)}"))
-    if not found.rows:
-        why = f" ({_listed(found)})" if found.dropped else ""
-        names = short(list(dataset.domains), 20)
-        raise DataError(f"--unlabelled {source}: no text of a domain of the data in it{why}; the domains are {names}")
-    counts = ", ".join(f"{domain} {len(part):,}" for domain, part in found.rows.items())
-    on_event(Note(f"unlabelled texts: {counts}{_left_out(found)}"))
-    if without := [domain for domain in dataset.domains if domain not in found.rows]:
+    if not texts.rows:
+        names = short(dataset.domains, 20)
+        raise DataError(f"--unlabelled {source}: no new text of a domain of the data ({names}) in it{texts.left_out()}")
+    counts = ", ".join(f"{domain} {len(part):,}" for domain, part in texts.rows.items())
+    on_event(Note(f"unlabelled texts: {counts}{texts.left_out()}"))
+    if without := [domain for domain in dataset.domains if domain not in texts.rows]:
         on_event(Note(f"unlabelled texts: none for {short(without)}, which learn from labelled rows alone"))
-    return found
+    return texts
 
 
-def read_general(source: Path, dataset: Dataset, *, on_event: OnEvent) -> BareTexts:
-    """Read texts of any kind; both texts of a row that has two are texts of their own.
+def _domain_of(file: SourceFile, dataset: Dataset) -> str | None:
+    """Return the domain that a file's or its folder's name stands for, if any."""
+    path = Path(file.name)
+    stem, _ = split_name(path)
+    return next((name for name in (stem, stem.rpartition(".")[0], path.parent.name) if name in dataset.labels), None)
+
+
+def read_general(source: str | Path, dataset: Dataset, *, on_event: OnEvent) -> ExtraTexts:
+    """Read texts of any kind from any source; both texts of a row that has two are texts of their own.
 
     Left out: texts of the data's dev and test splits, and all but the first of equal texts.
-
-    Args:
-        source: a file, or a folder of which all files are read.
-        dataset: the labelled data.
-        on_event: told what was read and what was left out.
 
     Raises:
         DataError: it cannot be read, or holds no text.
     """
+    parts = [dataset.split(domain, split) for domain in dataset.domains for split in ("dev", "test")]
+    held_out = Rows([text for part in parts for text in part.texts + (part.pairs or [])], None, [])
     with open_store(str(source), labelled=False) as store:
-        for path, kind in _files(source, on_event):
-            file = source_file(source, path, kind, domain="")
+        for found in find_source(source, labelled=False, on_event=on_event):
+            file = replace(found, domain="")
             table = file.open(None)
             places = find_columns(table, None, where=file.where, file_domain=True, labelled=False)
             for role in ("text", "text_pair"):
                 if role in places:
                     store.add(file, table, {"text": places[role]})
-        found = _kept(store, dataset, ("",), general=True)
-    if not found.rows:
-        raise DataError(f"--general {source}: no text in it that can be used{_left_out(found)}")
-    on_event(Note(f"general texts: {found.count:,}{_left_out(found)}"))
-    return found
+        texts = _keep_new(store, replace(dataset, labels={"": ()}, pair=False, rows={"": {"test": held_out}}))
+    if not texts.rows:
+        raise DataError(f"--general {source}: no new text in it{texts.left_out()}")
+    on_event(Note(f"general texts: {texts.count:,}{texts.left_out()}"))
+    return texts
 
 
-def _files(source: Path, on_event: OnEvent) -> Iterator[tuple[Path, Format]]:
-    """Yield the files to read with their formats, in name order.
-
-    Raises:
-        DataError: there are none.
-    """
-    if not source.exists():
-        raise DataError(f"{source}: no such file or folder")
-    if not source.is_dir():
-        yield source, format_of(source, labelled=False) or LINES
-        return
-    formats = {path: format_of(path, labelled=False) for path in walk(source) if looks_like_data(path)}
-    if not any(formats.values()):
-        raise DataError(f"{source}: no CSV, TSV, JSONL, Parquet or .txt file in this folder")
-    if others := [path.relative_to(source).as_posix() for path, kind in formats.items() if kind is None]:
-        on_event(Note(f"{source}: not read: {short(others)}", warning=True))
-    yield from ((path, kind) for path, kind in formats.items() if kind is not None)
-
-
-def _domain_of(path: Path, source: Path, dataset: Dataset) -> str | None:
-    """Return the domain that a file's or its folder's name stands for, if any."""
-    stem, _ = split_name(path)
-    names = [stem, stem.rpartition(".")[0], path.parent.name if path.parent != source else ""]
-    return next((name for name in names if name in dataset.labels), None)
-
-
-def _kept(store: RowStore, dataset: Dataset, domains: tuple[str, ...], *, general: bool = False) -> BareTexts:
-    """Return the texts that are kept.
-
-    Args:
-        store: the texts.
-        dataset: the labelled data.
-        domains: the domains to keep, in the order of the result.
-        general: hold out both texts of a row of dev and test, and nothing of train.
-    """
+def _keep_new(store: RowStore, dataset: Dataset) -> ExtraTexts:
+    """Return the texts of a dataset's domains that the dataset does not have."""
     import pyarrow as pa
 
     parts = [(split, dataset.split(domain, split)) for domain in dataset.domains for split in SPLITS]
     columns = {
         "split": [split for split, part in parts for _ in part.texts],
         "text": [text for _, part in parts for text in part.texts],
-        "text_pair": [text for _, part in parts for text in part.pairs or [""] * len(part)],
+        "text_pair": [text for _, part in parts for text in part.pairs or repeat(None, len(part))],
     }
     store.con.register("data", pa.table(columns, schema=pa.schema([(name, pa.string()) for name in columns])))
-    held = " UNION ".join(_HELD_OUT.format(name) for name in (("text", "text_pair") if general else ("text",)))
-    store.con.execute(f"CREATE TABLE held_out AS {held}")
-    store.con.execute(_TRAIN_ROWS.format(WHOLE_KEY if dataset.pair else KEY, "false" if general else "true"))
-    found: dict[str, Rows] = {}
-    dropped: Counter[str] = Counter()
-    for domain, text, pair, reason in store.con.execute(_JUDGED, {"domains": list(domains)}).fetchall():
-        if reason is not None:
-            dropped[reason] += 1
-            continue
-        rows = found.setdefault(domain, Rows([], [] if store.pair else None, []))
-        rows.texts.append(text)
-        if rows.pairs is not None:
-            rows.pairs.append(pair)
-    rows_by_domain = {domain: found[domain] for domain in domains if domain in found}
-    return BareTexts(
-        rows_by_domain, dict(dropped), fingerprint_of({domain: {"": part} for domain, part in rows_by_domain.items()})
-    )
-
-
-def _left_out(found: BareTexts) -> str:
-    return f"; left out: {_listed(found)}" if found.dropped else ""
-
-
-def _listed(found: BareTexts) -> str:
-    return ", ".join(f"{count:,} x {reason}" for reason, count in found.dropped.items())
+    store.con.execute(_JUDGE, {"domains": list(dataset.domains)})
+    kept = {domain: (texts, pairs) for domain, texts, pairs in store.con.execute(_KEPT).fetchall()}
+    rows = {d: Rows(kept[d][0], kept[d][1] if store.pair else None, []) for d in dataset.domains if d in kept}
+    fingerprint = fingerprint_of({domain: {"": part} for domain, part in rows.items()})
+    return ExtraTexts(rows, dict(store.con.execute(_LEFT_OUT).fetchall()), fingerprint)

@@ -8,7 +8,7 @@ from typing import Any
 
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.opening import load_for_training
-from hrkd_cli.data.unlabelled import MoreTexts
+from hrkd_cli.data.unlabelled import read_more_texts
 from hrkd_cli.distillation.general import general_distillation, load_general
 from hrkd_cli.distillation.prerequisites import check_folders, chosen_domains, ensure_taught, student_tokenizer
 from hrkd_cli.distillation.setup import DistillSetup
@@ -69,7 +69,7 @@ def distill(
     settings = settings.resolved()
     chosen = chosen_domains(dataset, settings)  # the teacher is taught all domains
     check_trainable(chosen)
-    texts = MoreTexts.read(settings, chosen, context.on_event)
+    texts = read_more_texts(settings, chosen, context.on_event)
     tokenizer = student_tokenizer(path, chosen, settings)  # fail now, not after the teacher has been taught
     sources = sources or {}
     if not is_classifier(read_json(path / MODEL.config)):
@@ -78,14 +78,14 @@ def distill(
         )
         name = str(path)
     fingerprint, decisive = model_fingerprint(path), settings.decisive()
-    data, extra = chosen.fingerprint, texts.fingerprints()
+    data, extra = chosen.fingerprint, {name: own.fingerprint for name, own in texts.items()}
     key = run_key(stage="distill", model=fingerprint, data=data, options=decisive, texts=extra)
     if resume and (done := finished_before(out, "distill", key, context)):
         return done
     setup = DistillSetup.open(path, chosen, settings, tokenizer=tokenizer, texts=texts, name=name, context=context)
     general, about = None, {}
-    if texts.general is not None:
-        general = general_distillation(setup, texts.general, fingerprint, out=out, force=force, resume=resume)
+    if "general" in texts:
+        general = general_distillation(setup, texts["general"], fingerprint, out=out, force=force, resume=resume)
         record = read_json_or_empty(general / MODEL.run)
         about = {"general": {"key": record["key"], **record["results"]}}
     with run_folder(out, key=key, options=decisive, resume=resume, context=context) as run:
@@ -101,7 +101,7 @@ def distill(
             what=f"A multi-domain text classifier, distilled from `{name}` with hrkd-cli {__version__}.",
             models={"teacher": {"name": name, "fingerprint": fingerprint}, "student": {"name": settings.student}},
             sources=sources,
-            texts=texts.to_json(**about),
+            texts={name: {**own.to_json(), **about.get(name, {})} for name, own in texts.items()},
         )
     context.on_event(StageDone("distill", str(out), result.steps, result.seconds))
     return result

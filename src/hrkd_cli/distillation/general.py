@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hrkd_cli.choices import Method
-from hrkd_cli.data.unlabelled import BareTexts
+from hrkd_cli.data.unlabelled import ExtraTexts
 from hrkd_cli.distillation.objective import DistillObjective
 from hrkd_cli.distillation.setup import DistillSetup
 from hrkd_cli.events import Note, StageDone
@@ -36,7 +36,7 @@ SHARED = ("student", "init", "hidden_weight", "attention_weight", "means", "cach
 
 
 def general_distillation(
-    task: DistillSetup, texts: BareTexts, teacher: str, *, out: Path, force: bool, resume: bool
+    task: DistillSetup, texts: ExtraTexts, teacher: str, *, out: Path, force: bool, resume: bool
 ) -> Path:
     """Train the student of ``task``, or find out that it was done; return the folder. ``teacher`` is a fingerprint."""
     context = task.context
@@ -80,7 +80,7 @@ def _modules(objective: DistillObjective) -> nn.ModuleDict:
     return nn.ModuleDict({"student": objective.student.model, "projections": objective.projections})
 
 
-def _setup(task: DistillSetup, texts: BareTexts, settings: DistillSettings) -> DistillSetup:
+def _setup(task: DistillSetup, texts: ExtraTexts, settings: DistillSettings) -> DistillSetup:
     """Return the setup of a single domain, taught by the teacher that is best on average."""
     heads, root = DomainHeads({DOMAIN: ("any",)}, {DOMAIN: (0,)}, 1), task.teachers.root
     teachers = replace(task.teachers, models={DOMAIN: root}, heads=heads, folders={DOMAIN: task.teachers.path})
@@ -92,7 +92,7 @@ def _setup(task: DistillSetup, texts: BareTexts, settings: DistillSettings) -> D
     )
 
 
-def _encode(texts: BareTexts, encoder: Encoder) -> EncodedSplit:
+def _encode(texts: ExtraTexts, encoder: Encoder) -> EncodedSplit:
     """Encode texts that all have the same label."""
     labels = {DOMAIN: np.zeros(texts.count, dtype=np.int64)}
     return EncodedSplit(encoder, {DOMAIN: encoder.encode(texts.rows[""])}, labels)

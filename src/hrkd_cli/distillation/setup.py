@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hrkd_cli.choices import Init, InstanceWeights
-from hrkd_cli.data.batching import bare_per_row
+from hrkd_cli.data.batching import unlabelled_per_row
 from hrkd_cli.data.dataset import Dataset
-from hrkd_cli.data.unlabelled import MoreTexts
+from hrkd_cli.data.unlabelled import ExtraTexts
 from hrkd_cli.distillation.collate import DistillCollate
 from hrkd_cli.distillation.instance_weights import instance_weights
 from hrkd_cli.distillation.objective import DistillObjective
@@ -60,7 +61,7 @@ class DistillSetup:
         settings: DistillSettings,
         *,
         tokenizer: Any | None,
-        texts: MoreTexts,
+        texts: Mapping[str, ExtraTexts],
         name: str,
         context: TrainContext,
     ) -> DistillSetup:
@@ -87,7 +88,7 @@ class DistillSetup:
         encoder = Encoder(student, tokenizer or teachers.tokenizer, settings.max_length, settings.truncate)
         check_length(settings.max_length, student, encoder.tokenizer, "the student")
         student.to(device)
-        unlabelled = None if texts.unlabelled is None else texts.unlabelled.rows
+        unlabelled = texts["unlabelled"].rows if "unlabelled" in texts else None
         rows = teacher_rows = encode_split(dataset, "train", encoder, unlabelled)
         if tokenizer is not None or encoder.inputs != reader.inputs:
             teacher_rows = encode_split(dataset, "train", reader, unlabelled)
@@ -109,7 +110,7 @@ class DistillSetup:
                 self.teachers, comparison, self.teacher_rows, own_tokenizer=own_tokenizer, device=context.device
             )
             # How many times the run reads each row, on average, counting an epoch as once at most.
-            per_row = bare_per_row(settings.unlabelled_share)
+            per_row = unlabelled_per_row(settings.unlabelled_share)
             read = sum(len(own) * (1 + per_row * (d in rows.unlabelled)) for d, own in rows.labels.items())
             passes = settings.epochs * min(1.0, read / rows.count) + weigh
             root = out.resolve().parent / TEACHER_CACHE

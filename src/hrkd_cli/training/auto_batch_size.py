@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from hrkd_cli.data.batching import bare_per_row
+from hrkd_cli.data.batching import unlabelled_per_row
 from hrkd_cli.errors import TrainingError, UsageError
 from hrkd_cli.events import Note
 from hrkd_cli.settings import AUTO_BATCH, TrainingSettings
@@ -45,7 +45,7 @@ def batch_size_of(
 
     def find() -> int:
         longest = {domain: np.argsort(-own, kind="stable") for domain, own in rows.lengths.items()}
-        per_row = dict.fromkeys(rows.unlabelled, bare_per_row(unlabelled_share))
+        per_row = dict.fromkeys(rows.unlabelled, unlabelled_per_row(unlabelled_share))
 
         def step(size: int) -> Rows:
             counts = {d: factor * size + math.ceil(size * per_row.get(d, 0.0)) for d in longest}

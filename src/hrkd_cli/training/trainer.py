@@ -124,7 +124,7 @@ class Trainer:
             sampling=settings.sampling,
             seed=settings.seed,
             lengths={domain: own.tolist() for domain, own in rows.lengths.items()} if by_length else None,
-            bare=rows.unlabelled,
+            unlabelled=rows.unlabelled,
             share=self.unlabelled_share,
             held_back=self.objective.held_back,
         )

@@ -6,9 +6,10 @@ hold is that ``<review>``, each tag and each end tag have a line of their own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import partial
 
-from hrkd_cli.data.sources.columns import Row, Table
+from hrkd_cli.data.sources.columns import Table, table_of_objects
 from hrkd_cli.data.sources.text_file import TextFile, split_name
 from hrkd_cli.errors import DataError
 
@@ -17,18 +18,11 @@ LABELS = ("negative", "positive")
 
 
 def open_reviews(file: TextFile) -> Table:
-    """Open a ``.review`` file; a tag is a column, and only the review's text is used unless another is named."""
-    file.check_not_empty()
-    columns = list(dict.fromkeys(tag for _, review in _reviews(file) for tag in review))
-    if not columns:
+    """Open a ``.review`` file: a tag is a column, and the file's name is the column ``label``."""
+    table = table_of_objects(partial(_reviews, file))
+    if not table.columns:
         raise DataError(f"{file.path}: no <review> in it; is this a .review file of Blitzer's data?")
-
-    def rows(wanted: Sequence[int]) -> Iterator[Row]:
-        names = [columns[i] for i in wanted]
-        for line, review in _reviews(file):
-            yield line, [review.get(name) for name in names]
-
-    return Table(columns, rows, {"text": "review_text"}, label=split_name(file.path)[0])
+    return table
 
 
 def _reviews(file: TextFile) -> Iterator[tuple[int, dict[str, str]]]:
@@ -50,7 +44,7 @@ def _reviews(file: TextFile) -> Iterator[tuple[int, dict[str, str]]]:
         elif bare == "<review>" and not start:
             start, review = number, {}
         elif bare == "</review>" and start:
-            yield start, review
+            yield start, {**review, "label": split_name(file.path)[0]}
             start = 0
         elif start and bare.startswith("<") and bare.endswith(">") and not bare.startswith("</") and bare != "<review>":
             tag, parts = bare[1:-1], []

@@ -8,7 +8,7 @@ from typing import Any
 
 from hrkd_cli.data.sources.columns import Row, Table
 from hrkd_cli.data.sources.text_file import TextFile
-from hrkd_cli.errors import DataError
+from hrkd_cli.errors import DataError, one_line
 
 BATCH = 4096
 """Rows decoded at a time."""
@@ -19,14 +19,11 @@ def open_parquet(file: TextFile) -> Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with file.open_bytes() as start:
-        if not start.read(64).strip():
-            raise DataError(f"{file.path}: the file is empty")
     try:
         # Not read_table, which takes a folder name such as "lang=en" for a partition.
         opened = pq.ParquetFile(str(file.path))
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file.path}: not a Parquet file that can be read: {_one_line(error)}") from None
+        raise DataError(f"{file.path}: not a Parquet file that can be read: {one_line(error)}") from None
 
     def batches(wanted: list[str]) -> Iterator[Any]:
         rows = 0
@@ -35,7 +32,7 @@ def open_parquet(file: TextFile) -> Table:
                 yield batch
                 rows += len(batch)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{file.path}: cannot be read after row {rows}: {_one_line(error)}") from None
+            raise DataError(f"{file.path}: cannot be read after row {rows}: {one_line(error)}") from None
 
     schema = opened.schema_arrow
     return arrow_table(list(schema.names), batches, _class_names(schema.metadata))
@@ -81,7 +78,3 @@ def _class_names(metadata: dict[bytes, bytes] | None) -> dict[str, Sequence[str]
         }
     except (KeyError, TypeError, ValueError, AttributeError):
         return {}
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

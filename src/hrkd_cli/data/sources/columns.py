@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 
+from hrkd_cli.data.names import short
 from hrkd_cli.errors import DataError
 from hrkd_cli.options import option_name
 
@@ -39,16 +41,45 @@ class Table:
         columns: column names, in order.
         rows: given column numbers, yields rows. A row's line is where it starts (its number, from 1, in formats without
             lines).
-        defaults: columns by role that the format's own rules give, tried before the usual names.
-        label: label of the whole file, in formats that give it by file name.
         note: what the reader decided and the user should know.
     """
 
     columns: list[str]
     rows: Callable[[Sequence[int]], Iterator[Row]]
-    defaults: Mapping[str, str] = field(default_factory=dict)
-    label: str | None = None
     note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file to read, or a split of what the ``datasets`` library loads.
+
+    Attributes:
+        where: what it is called in messages.
+        open: gives its table, read in an encoding; None is UTF-8, or what a byte order mark says.
+        domain: the domain that file or folder name stands for; None when a column has to say it.
+        split: the split that the name stands for, if any.
+        path: the file; None where ``datasets`` reads it.
+        name: the file's path relative to the source, with ``/``.
+    """
+
+    where: str
+    open: Callable[[str | None], Table]
+    domain: str | None = None
+    split: str | None = None
+    path: Path | None = None
+    name: str = ""
+
+
+def table_of_objects(objects: Callable[[], Iterator[tuple[int, Mapping[str, object]]]]) -> Table:
+    """Return the table of (line, object); a key that an object lacks is a null there."""
+    columns = list(dict.fromkeys(key for _, item in objects() for key in item))
+
+    def rows(wanted: Sequence[int]) -> Iterator[Row]:
+        names = [columns[i] for i in wanted]
+        for line, item in objects():
+            yield line, [item.get(name) for name in names]
+
+    return Table(columns, rows)
 
 
 def find_columns(
@@ -83,13 +114,11 @@ def find_columns(
         usual = ("domain",) if role == "domain" and file_domain else names
         places = [have.index(name) for name in usual if name in have]
         free = [place for place in places if place not in found.values()]
-        if table.defaults.get(role) in table.columns:
-            free = [table.columns.index(table.defaults[role])]
         if free:
             found.setdefault(role, free[0])
-    needs = {"text": True, "domain": not file_domain, "label": labelled and table.label is None}
-    for role in needs:
-        if needs[role] and role not in found:
+    needs = {"text": True, "domain": not file_domain, "label": labelled}
+    for role, is_needed in needs.items():
+        if is_needed and role not in found:
             name_it = "" if named is None else f"; name it with {option_name(role)}"
             per_file = ", or give a folder with one file per domain" if role == "domain" else ""
             listed = _listed(table.columns)
@@ -111,7 +140,6 @@ def _plain(name: str) -> str:
     return name.strip().casefold().replace("-", "_").replace(" ", "_")
 
 
-def _listed(columns: Sequence[str], limit: int = 30) -> str:
-    one_line = [" ".join(name.split()) or repr(name) for name in columns[:limit]]
-    shown = [name if len(name) <= 40 else name[:37] + "..." for name in one_line]
-    return ", ".join(shown) + (", ..." if len(columns) > limit else "")
+def _listed(columns: Sequence[str]) -> str:
+    one_line = [" ".join(name.split()) or repr(name) for name in columns]
+    return short([name if len(name) <= 40 else name[:37] + "..." for name in one_line], 30)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 
@@ -14,10 +14,8 @@ from hrkd_cli.errors import DataError
 
 # The csv module refuses fields above 128 KiB unless told; this is the most that it takes on every platform.
 _FIELD_LIMIT = 2**31 - 1
-_CHUNK = 1024
 _SAMPLE = 1 << 16
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
-_MNLI = {"text": "sentence1", "text_pair": "sentence2", "label": "gold_label", "domain": "genre"}
 
 _Records = Callable[[], Iterator[tuple[int, list[str]]]]
 """Gives the line on which each record starts, and its fields; the first record is the header."""
@@ -25,10 +23,9 @@ _Records = Callable[[], Iterator[tuple[int, list[str]]]]
 
 def open_csv(file: TextFile) -> Table:
     """Open a file with a header, quoted as RFC 4180 says; the separator is found by its first records."""
-    file.check_not_empty()
     delimiter = _find_delimiter(file)
     note = None if delimiter == "," else f"{file.path}: fields are separated by {_SEPARATORS[delimiter]}"
-    return _table(partial(_quoted, file, delimiter), note=note)
+    return _table(partial(_quoted, file, delimiter), note)
 
 
 def open_tsv(file: TextFile) -> Table:
@@ -38,25 +35,23 @@ def open_tsv(file: TextFile) -> Table:
     has as many tabs as the header, each field is taken as it stands, unquoted only where it is well-formed CSV
     quoting; else the file must be quoted CSV with tabs.
     """
-    file.check_not_empty()
     counts = {line.count("\t") for number, line in file.lines() if line or number == 1}
     return _table(partial(_literal, file, _unquoted) if len(counts) == 1 else partial(_quoted, file, "\t"))
 
 
 def open_mnli(file: TextFile) -> Table:
     """Open one of GLUE's MNLI files, in which quotation marks are nothing but text."""
-    file.check_not_empty()
-    return _table(partial(_literal, file, str), defaults=_MNLI)
+    return _table(partial(_literal, file, str))
 
 
-def _table(records: _Records, *, defaults: Mapping[str, str] | None = None, note: str | None = None) -> Table:
+def _table(records: _Records, note: str | None = None) -> Table:
     _, header = next(records())
 
     def rows(wanted: Sequence[int]) -> Iterator[Row]:
         for line, values in islice(records(), 1, None):
             yield line, [values[i] for i in wanted] if len(values) == len(header) else None
 
-    return Table(header, rows, defaults or {}, note=note)
+    return Table(header, rows, note)
 
 
 def _literal(file: TextFile, clean: Callable[[str], str]) -> Iterator[tuple[int, list[str]]]:
@@ -75,25 +70,23 @@ def _unquoted(field: str) -> str:
 def _quoted(file: TextFile, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     with file.open(newline="") as stream:
         reader = csv.reader(stream, delimiter=delimiter, strict=True)
-        line, before = 1, 0
-        while line != before:
-            chunk, before, failure = [], line, None
-            # The limit is the whole process's: it is raised only while records are read.
+        while True:
+            line = reader.line_num + 1
+            # The limit is the whole process's: it is raised only while a record is read.
             limit = csv.field_size_limit(_FIELD_LIMIT)
             try:
-                for values in islice(reader, _CHUNK):
-                    chunk.append((line, values))
-                    line = reader.line_num + 1
+                values = next(reader, None)
             except csv.Error as error:
-                failure = error
+                raise DataError(
+                    f"{file.path}:{line}: not valid quoting in the record that starts here ({error}); "
+                    'a quotation mark inside a quoted field is written twice ("")'
+                ) from None
             finally:
                 csv.field_size_limit(limit)
-            yield from (record for record in chunk if record[1])
-            if failure:
-                raise DataError(
-                    f"{file.path}:{line}: not valid quoting in the record that starts here ({failure}); "
-                    'a quotation mark inside a quoted field is written twice ("")'
-                )
+            if values is None:
+                return
+            if values:
+                yield line, values
 
 
 def _find_delimiter(file: TextFile) -> str:

@@ -10,7 +10,6 @@ from hrkd_cli.choices import SourceFormat
 from hrkd_cli.data.sources import amazon, arrow, delimited, json_objects
 from hrkd_cli.data.sources.columns import Row, Table
 from hrkd_cli.data.sources.text_file import TextFile, split_name
-from hrkd_cli.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +22,12 @@ class Format:
         alone: ends of names that are read only when the file is the source itself: in a folder such a file is more
             often something about the data.
         name: its name for ``--format``, if any.
-        labelled: whether the files may have labels.
     """
 
     opener: Callable[[TextFile], Table]
     suffixes: tuple[str, ...] = ()
     alone: tuple[str, ...] = ()
     name: SourceFormat | None = None
-    labelled: bool = True
 
     def open(self, path: Path, encoding: str | None = None) -> Table:
         """Open a file.
@@ -40,16 +37,15 @@ class Format:
             encoding: its encoding; None takes a byte order mark's, else UTF-8.
 
         Raises:
-            DataError: it cannot be read or parsed.
+            DataError: it cannot be read or parsed, or is empty.
         """
-        if not path.is_file():
-            raise DataError(f"{path}: cannot be read: No such file or directory")
-        return self.opener(TextFile(path, encoding))
+        file = TextFile(path, encoding)
+        file.check_not_empty()
+        return self.opener(file)
 
 
 def _open_lines(file: TextFile) -> Table:
     """Open a file with one text per line; blank lines are no texts."""
-    file.check_not_empty()
 
     def rows(wanted: Sequence[int]) -> Iterator[Row]:
         return ((number, [line for _ in wanted]) for number, line in file.lines() if line.strip())
@@ -57,7 +53,8 @@ def _open_lines(file: TextFile) -> Table:
     return Table(["text"], rows)
 
 
-LINES = Format(_open_lines, (".txt", ""), labelled=False)
+LINES = Format(_open_lines, (".txt", ""))
+"""Texts without labels."""
 FORMATS = (
     Format(delimited.open_csv, (".csv",), name=SourceFormat.CSV),
     Format(delimited.open_tsv, (".tsv",), (".tab",), SourceFormat.TSV),
@@ -84,6 +81,6 @@ def format_of(path: Path, *, alone: bool = True, labelled: bool = True) -> Forma
     """
     _, suffix = split_name(path)
     for entry in FORMATS:
-        if (suffix in entry.suffixes or (alone and suffix in entry.alone)) and entry.labelled >= labelled:
-            return entry
+        if suffix in entry.suffixes or (alone and suffix in entry.alone):
+            return None if labelled and entry is LINES else entry
     return None

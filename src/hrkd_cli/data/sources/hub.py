@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hrkd_cli.data.names import short
 from hrkd_cli.data.sources.arrow import BATCH, arrow_table
-from hrkd_cli.data.sources.columns import Table
+from hrkd_cli.data.sources.columns import SourceFile
 from hrkd_cli.data.sources.values import SPLIT_NAMES
-from hrkd_cli.errors import DataError
+from hrkd_cli.errors import DataError, one_line
+from hrkd_cli.events import Note, OnEvent
 
 _SAVED = ("dataset_dict.json", "state.json")
 _TIMEOUT = 20
@@ -26,23 +28,20 @@ def is_saved(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _SAVED)
 
 
-def load(source: str) -> tuple[list[tuple[str, str | None, Table]], list[str]]:
-    """Load a dataset.
+def find_splits(source: str, on_event: OnEvent) -> list[SourceFile]:
+    """Load a dataset and return the splits that are used; the split of data that has no splits is None.
 
     Args:
         source: ``owner/name``, with ``:config`` where the dataset has several; or a folder of ``save_to_disk``.
-
-    Returns:
-        (name of the part, split, its table) for each split that is used, and the names of the others. The split of
-        data that has no splits is None.
+        on_event: told of splits that are not read.
 
     Raises:
         DataError: it is not there, cannot be reached, or cannot be read.
     """
-    saved = is_saved(Path(source))
+    on_event(Note(f"loading {source}"))
     with _quiet() as datasets:
         try:
-            if saved:
+            if is_saved(Path(source)):
                 loaded = datasets.load_from_disk(source)
                 loaded = loaded if isinstance(loaded, dict) else {"train": loaded}
             else:
@@ -51,14 +50,15 @@ def load(source: str) -> tuple[list[tuple[str, str | None, Table]], list[str]]:
                 loaded = datasets.load_dataset(name, config or None)
         # datasets, huggingface_hub, httpx, fsspec and pyarrow each raise exceptions of their own here.
         except Exception as error:
-            raise DataError(_explain(source, error, saved=saved)) from None
-    used = [name for name in loaded if name in SPLIT_NAMES]
+            raise DataError(f"{source}: {_explain(error)}") from None
+    used: dict[str, str | None] = {name: SPLIT_NAMES[name] for name in loaded if name in SPLIT_NAMES}
     if not used:
         raise DataError(f"{source}: none of its splits is train, dev or test ({', '.join(loaded)})")
-    # Data without splits is called "train".
-    has_splits = {SPLIT_NAMES[name] for name in used} != {"train"} or len(used) > 1
-    parts = [(f"{source}/{name}", SPLIT_NAMES[name] if has_splits else None, _table(loaded[name])) for name in used]
-    return parts, [f"{source}/{name}" for name in loaded if name not in used]
+    if others := [f"{source}/{name}" for name in loaded if name not in used]:
+        on_event(Note(f"{source}: splits not read: {short(others)}", warning=True))
+    if list(used.values()) == ["train"]:  # what data without splits is called
+        used = dict.fromkeys(used)
+    return [_split_file(f"{source}/{name}", loaded[name], split) for name, split in used.items()]
 
 
 def _fail_fast(datasets: Any, name: str) -> None:
@@ -73,12 +73,13 @@ def _fail_fast(datasets: Any, name: str) -> None:
             raise
 
 
-def _table(part: Any) -> Table:
+def _split_file(where: str, part: Any, split: str | None) -> SourceFile:
     def batches(wanted: list[str]) -> Any:
         return part.select_columns(wanted).with_format("arrow").iter(BATCH)
 
     names = {name: feature.names for name, feature in part.features.items() if hasattr(feature, "names")}
-    return arrow_table(list(part.column_names), batches, names)
+    table = arrow_table(list(part.column_names), batches, names)
+    return SourceFile(where, lambda _encoding: table, split=split)
 
 
 @contextmanager
@@ -87,31 +88,27 @@ def _quiet() -> Iterator[Any]:
     import datasets
     from huggingface_hub import utils as hub
 
-    levels = [(library, library.logging.get_verbosity()) for library in (datasets, hub)]
-    bars = [(datasets, datasets.is_progress_bar_enabled()), (hub, not hub.are_progress_bars_disabled())]
-    for library, _ in levels:
+    bars = {datasets: datasets.is_progress_bar_enabled(), hub: not hub.are_progress_bars_disabled()}
+    levels = {library: library.logging.get_verbosity() for library in bars}
+    for library in bars:
         library.logging.set_verbosity_error()
         library.disable_progress_bars()
     try:
         yield datasets
     finally:
-        for library, level in levels:
-            library.logging.set_verbosity(level)
-        for library, enabled in bars:
+        for library, enabled in bars.items():
+            library.logging.set_verbosity(levels[library])
             if enabled:
                 library.enable_progress_bars()
 
 
-def _explain(source: str, error: Exception, *, saved: bool) -> str:
-    reason = " ".join(str(error).split())[:300]
-    if saved:
-        return f"{source}: this folder of save_to_disk cannot be loaded: {reason}"
+def _explain(error: Exception) -> str:
     if type(error).__name__ == "DatasetNotFoundError":
-        return f"{source}: no such file or folder here, and no such dataset on the hub (if private: hf auth login)"
+        return "no such file or folder here, and no such dataset on the hub (if private: hf auth login)"
     if _is_unreachable(error):
         hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-        return f"{source}: no such file or folder here, and the hub ({hub}) cannot be reached; check path and network"
-    return f"{source}: the hub dataset cannot be loaded: {reason}"
+        return f"no such file or folder here, and the hub ({hub}) cannot be reached; check path and network"
+    return f"this dataset cannot be loaded: {one_line(error)}"
 
 
 def _is_unreachable(error: Exception) -> bool:

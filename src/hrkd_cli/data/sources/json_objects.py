@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from hrkd_cli.data.sources.columns import Row, Table
+from hrkd_cli.data.sources.columns import Table, table_of_objects
 from hrkd_cli.data.sources.text_file import TextFile
 from hrkd_cli.errors import DataError
 
@@ -19,44 +19,32 @@ _BETWEEN = re.compile(r"[\s,]*")
 def open_json(file: TextFile) -> Table:
     """Open a JSON file; a key that an object lacks is a null there.
 
-    Objects on lines of their own are read line by line, other files are held in memory.
+    A file that begins with a line of whole objects is read line by line, others are held in memory.
     """
-    first = file.check_not_empty().strip()
-    objects = partial(_objects, file, is_array=first.startswith("["), by_line=_starts_with_json(first))
-    columns = list(dict.fromkeys(key for _, item in objects() for key in item))
-
-    def rows(wanted: Sequence[int]) -> Iterator[Row]:
-        names = [columns[i] for i in wanted]
-        for line, item in objects():
-            yield line, [item.get(name) for name in names]
-
-    return Table(columns, rows)
+    first = next((line for _, line in file.lines() if line.strip()), "").lstrip()
+    try:
+        _decode(first)
+        by_line = not first.startswith("[")
+    except (ValueError, RecursionError):
+        by_line = False
+    return table_of_objects(partial(_by_line if by_line else _at_once, file))
 
 
-def _objects(file: TextFile, *, is_array: bool, by_line: bool) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line on which it starts, object)."""
-    text = None
-    if is_array or not by_line:
-        with file.open() as stream:
-            text = stream.read().rstrip()
-    if is_array and text is not None:
+def _by_line(file: TextFile) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, text in file.lines():
+        yield from _items(file, text, line=number, hint="; a line is an object")
+
+
+def _at_once(file: TextFile) -> Iterator[tuple[int, dict[str, Any]]]:
+    with file.open() as stream:
+        text = stream.read().rstrip()
+    start = _after_space(text, 0)
+    if text.startswith("[", start):
         if not text.endswith("]"):
             line = text.count("\n") + 1
             raise DataError(f"{file.path}:{line}: not valid JSON: the array that begins the file does not end")
-        yield from _items(file, text[:-1], start=text.index("[") + 1)
-    elif text is not None and _starts_with_json(text):
-        yield from _items(file, text)
-    else:
-        for number, line_text in file.lines():
-            yield from _items(file, line_text, line=number, hint="; a line is an object")
-
-
-def _starts_with_json(text: str) -> bool:
-    try:
-        _decode(text.lstrip())
-    except (ValueError, RecursionError):
-        return False
-    return True
+        text, start = text[:-1], start + 1
+    yield from _items(file, text, start=start)
 
 
 def _items(

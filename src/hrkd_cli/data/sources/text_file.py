@@ -16,6 +16,7 @@ from hrkd_cli.errors import DataError
 
 COMPRESSED = frozenset({".gz", ".zst"})
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_BLANK = b"".join(mark for mark, _ in _MARKS) + b"\0 \t\r\n\v\f"
 
 
 def split_name(path: Path) -> tuple[str, str]:
@@ -47,7 +48,7 @@ class TextFile:
             DataError: it cannot be read or decoded.
         """
         with self.open_bytes() as raw:
-            stream = io.TextIOWrapper(raw, encoding=self._find_encoding(), newline=newline)
+            stream = io.TextIOWrapper(raw, encoding=self._find_encoding(raw.peek(4096)[:4096]), newline=newline)
             try:
                 yield stream
             except UnicodeDecodeError as error:
@@ -59,15 +60,12 @@ class TextFile:
             for number, line in enumerate(stream, start=1):
                 yield number, line.removesuffix("\n").removesuffix("\r")
 
-    def check_not_empty(self) -> str:
-        """Return the first line that is not blank.
-
-        Raises:
-            DataError: there is none.
-        """
-        for _, line in self.lines():
-            if line.strip():
-                return line
+    def check_not_empty(self) -> None:
+        """Raise a DataError where the file holds nothing but white space."""
+        with self.open_bytes() as raw:
+            while block := raw.read(4096):
+                if block.strip(_BLANK):
+                    return
         raise DataError(f"{self.path}: the file is empty")
 
     @contextmanager
@@ -78,15 +76,21 @@ class TextFile:
             DataError: it cannot be read.
         """
         try:
-            with _open_bytes(self.path) as raw:
+            with self._open_decompressed() as raw:
                 yield raw
         except (OSError, EOFError, zlib.error) as error:
             reason = getattr(error, "strerror", None) or error
             raise DataError(f"{self.path}: cannot be read: {reason}") from None
 
-    def _find_encoding(self) -> str:
-        with self.open_bytes() as raw:
-            start = raw.read(4096)
+    def _open_decompressed(self) -> Any:
+        suffix = self.path.suffix.lower()
+        if suffix == ".zst":
+            import pyarrow as pa
+
+            return io.BufferedReader(pa.input_stream(str(self.path), compression="zstd"))
+        return gzip.open(self.path) if suffix == ".gz" else self.path.open("rb")
+
+    def _find_encoding(self, start: bytes) -> str:
         marked = next((name for mark, name in _MARKS if start.startswith(mark)), None)
         if self.encoding is None and marked is None and b"\0" in start:
             raise DataError(
@@ -108,12 +112,3 @@ class TextFile:
                         "example hrkd prepare --encoding cp1252, or convert it, as with iconv -f cp1252 -t utf-8"
                     )
         return f"{self.path}: not UTF-8"
-
-
-def _open_bytes(path: Path) -> Any:
-    suffix = path.suffix.lower()
-    if suffix == ".zst":
-        import pyarrow as pa
-
-        return pa.input_stream(str(path), compression="zstd")
-    return gzip.open(path) if suffix == ".gz" else path.open("rb")

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from hrkd_cli import prepare
 from hrkd_cli.data.dataset import Rows, make_dataset
 from hrkd_cli.data.unlabelled import read_general, read_unlabelled
 from hrkd_cli.errors import DataError
@@ -89,6 +90,12 @@ def test_blitzers_unlabelled_reviews(tmp_path, data):
     assert read_unlabelled(tmp_path / "u", data, on_event=ignore).rows["books"].texts == ["A story"]
 
 
+def test_a_prepared_folder_will_do(tmp_path, data, reviews):
+    prepare(reviews, out=tmp_path / "prepared")
+    found = read_unlabelled(tmp_path / "prepared", data, on_event=ignore)
+    assert {domain: len(rows) for domain, rows in found.rows.items()} == {"books": 40, "dvd": 40}
+
+
 def test_pairs_are_compared_whole_with_train_and_by_first_text_with_dev(tmp_path, pairs):
     rows = [("a premise", "one"), ("a premise", "another"), ("held out", "new"), ("new", "one")]
     text = "".join(json.dumps({"premise": a, "hypothesis": b}) + "\n" for a, b in rows)
@@ -111,10 +118,13 @@ def test_the_fingerprint_is_that_of_the_texts(tmp_path, data):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"garden__txt": "one\n"}, "no text of a domain of the data in it; the domains are books, dvd, toys"),
-        ({"books__txt": "test one\n"}, r"no text of a domain of the data in it \(1 x in the data\)"),
+        ({"garden__txt": "one\n"}, r"no new text of a domain of the data \(books, dvd, toys\) in it$"),
+        ({"books__txt": "test one\n"}, "left out: 1 x in the data"),
         ({"books__csv": "stars,id\n1,2\n"}, r"books.csv: no text column found .columns: stars, id.$"),
-        ({"books__xml": "<a/>"}, "no CSV, TSV, JSONL, Parquet or .txt file in this folder"),
+        (
+            {"books__xml": "<a/>"},
+            "no data in this folder; expected one CSV, TSV, JSONL, Parquet or .txt file per domain",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_one_line(tmp_path, data, files, message):
@@ -144,5 +154,5 @@ def test_general_texts_are_of_any_kind(tmp_path, data):
     assert found.rows[""].texts == ["first", "second", "third", "train one", "fourth"]
     assert found.dropped == {"duplicate": 1, "in the data": 1}
     assert found.to_json()["texts"] == 5
-    with pytest.raises(DataError, match=r"--general .*: no text in it that can be used; left out: 1 x in the data"):
+    with pytest.raises(DataError, match=r"--general .*: no new text in it; left out: 1 x in the data"):
         read_general(write(tmp_path / "h", x__txt="dev two\n"), data, on_event=ignore)
