@@ -8,7 +8,7 @@ import pytest
 from hub_server import hub_environment, serve_hub
 
 CODE = """
-from hrkd_cli.data.opening import load_for_evaluation, load_for_training
+import sys
 from hrkd_cli import prepare
 from hrkd_cli.errors import DataError
 for source in sys.argv[2:]:
