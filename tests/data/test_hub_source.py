@@ -94,6 +94,7 @@ def test_training_uses_hub_data_again_and_evaluation_takes_all_of_it(tmp_path, j
         tmp_path / "plain" / "all.jsonl", [{"text": f"t{i}", "label": i % 2, "genre": "g"} for i in range(20)]
     ).parent
     code = """
+import sys
 from hrkd_cli.data.opening import load_for_evaluation, load_for_training
 notes = []
 for _ in range(2):

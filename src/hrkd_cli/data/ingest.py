@@ -33,6 +33,9 @@ _BATCH = 512
 _BATCHES = 240
 _MISSING = ("", "nan", "null", "<na>")
 _WHOLE_NUMBER = re.compile(r"([+-]?[0-9]+)\.0+")
+KEY = "md5_number(normalised(text))"
+"""SQL of a row's key, and of the key of both its texts."""
+WHOLE_KEY = "md5_number(normalised(text) || chr(10) || normalised(text_pair))"
 
 _SETUP = r"""
 CREATE MACRO normalised(t) AS  -- as normalise does, which only other alphabets need

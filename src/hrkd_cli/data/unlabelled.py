@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hrkd_cli.data.dataset import Dataset, Rows, fingerprint_of
-from hrkd_cli.data.ingest import RowStore, open_store
+from hrkd_cli.data.ingest import KEY, WHOLE_KEY, RowStore, open_store
 from hrkd_cli.data.names import short
 from hrkd_cli.data.sources.columns import SourceFile, find_columns
 from hrkd_cli.data.sources.discover import find_source
@@ -18,11 +18,9 @@ from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.layout import SPLITS
 from hrkd_cli.settings import DistillSettings
 
-_JUDGE = """
+_JUDGE = f"""
 CREATE TABLE judged AS WITH known AS (
-  SELECT split, md5_number(normalised(text)) AS key,
-    md5_number(normalised(text) || chr(10) || normalised(text_pair)) AS whole
-  FROM data)
+  SELECT split, {KEY} AS key, {WHOLE_KEY} AS whole FROM data)
 SELECT rowid AS id, domain, text, text_pair, CASE
   WHEN NOT coalesce(list_contains($domains, domain), false) THEN 'other domain'
   WHEN reason IS NOT NULL THEN 'no text'
