@@ -148,8 +148,9 @@ class _Export:
             if self.kept is not None:
                 paths[Precision.FP32] = self.kept
             files = []
+            scores = self.gate.scores if self.gate is not None else None
             for precision, path in paths.items():
-                entry = file_entry(path, precision, tries.get(precision, ()), self.gate)
+                entry = file_entry(path, precision, tries.get(precision, ()), scores, self.settings.max_drop)
                 # What is known of a kept file and is not measured again stays.
                 entries[path.name] = entries.get(path.name, {}) | entry
                 shown = str((self.out or self.root) / MODEL.onnx / path.name)

@@ -20,7 +20,6 @@ from hrkd_cli.predict.folder import read_json_or_empty
 from hrkd_cli.version import __version__
 
 if TYPE_CHECKING:
-    from hrkd_cli.onnx_export.gate import AccuracyGate
     from hrkd_cli.onnx_export.trimming import TrimReport
 
 FORMAT = 1
@@ -168,10 +167,12 @@ def write_record(folder: Path, entries: dict[str, Entry]) -> None:
     write_json(folder / ONNX.record, {"format": FORMAT, "files": dict(sorted(entries.items()))})
 
 
-def file_entry(path: Path, precision: Precision, tries: Sequence[Try], gate: AccuracyGate | None) -> Entry:
+def file_entry(
+    path: Path, precision: Precision, tries: Sequence[Try], scores: Mapping[str, DomainScores] | None, max_drop: float
+) -> Entry:
     """Describe one file, and the tries that it came from (none for fp32).
 
-    Losses count from the folder's torch weights; ``gate`` is None where nothing was scored.
+    Losses count from ``scores``, the dev scores of the folder's torch weights; None where nothing was scored.
     """
     model = read_graph(path)
     entry: Entry = {
@@ -181,8 +182,8 @@ def file_entry(path: Path, precision: Precision, tries: Sequence[Try], gate: Acc
         "oldest_onnxruntime": FORMATS[precision].oldest_onnxruntime,
         "versions": {"hrkd-cli": __version__, "onnxruntime": onnxruntime.__version__},
     }
-    if gate is not None:
-        own = accuracies(gate.scores)
+    if scores is not None:
+        own = accuracies(scores)
         # The fp32 graph gives the model's logits, hence its labels.
         dev: Entry = {"accuracy": own, "drop": 0.0}
         if tries:
@@ -191,7 +192,7 @@ def file_entry(path: Path, precision: Precision, tries: Sequence[Try], gate: Acc
             entry["recipe"] = best.recipe
             entry["tries"] = [{**one.to_json(), "drop": drop} for one, drop in zip(tries, drops, strict=True)]
             dev = {"accuracy": dict(best.accuracy), "drop": points_lost(own, best.accuracy)}
-            dev |= {"max_drop": gate.settings.max_drop, "padded_drop": best.padded_drop}
+            dev |= {"max_drop": max_drop, "padded_drop": best.padded_drop}
         entry["dev"] = dev
     facts = {item.key: item.value for item in model.metadata_props}
     if target := facts.get("hrkd.target"):
