@@ -25,7 +25,6 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "label-loss": ("uniform ratios, label loss mixed in", {"label_weight": 1.0}),
     "logits+labels": ("logits and labels", {"method": "logits", "label_weight": 1.0}),
     "texts": ("uniform ratios, unlabelled texts", {"unlabelled": TEXTS}),
-    "general": ("uniform ratios, general distillation before", {"general": TEXTS}),
     "logits+texts": ("logits only, unlabelled texts", {"method": "logits", "unlabelled": TEXTS}),
     "all": ("uniform ratios, unlabelled texts, label loss", {"unlabelled": TEXTS, "label_weight": 1.0}),
     "slower": ("uniform ratios, 1e-4", {"graph": "uniform", "learning_rate": 1e-4}),
@@ -37,10 +36,6 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "from-teacher+texts": (
         "uniform ratios, unlabelled texts, student cut from the teacher",
         {"student": "3x384", "unlabelled": TEXTS},
-    ),
-    "from-teacher+general": (
-        "uniform ratios, general distillation before, student cut from the teacher",
-        {"student": "3x384", "general": TEXTS},
     ),
     "strong-predictions": (
         "uniform ratios, prediction loss x 20, attention x 0.1",
@@ -198,13 +193,6 @@ COLUMNS: dict[str, Column] = {
         options={"student": "3x384", "unlabelled": TEXTS},
         methods=("uniform", "logits"),
     ),
-    "amazon-general": Column(
-        says="Amazon, all rows, student cut from the teacher",
-        source="amazon",
-        teacher_epochs=2,
-        epochs=3,
-        methods=("from-teacher+uniform", "from-teacher+general"),
-    ),
     "amazon-5-noise": Column(
         says="Amazon, 5 % of train, labels of books and dvd shuffled, student cut from the teacher",
         source="amazon",
@@ -230,7 +218,6 @@ PLANS: dict[str, tuple[str, ...]] = {
     "first": ("amazon", "amazon-5", "mnli-5", "amazon-5-texts"),
     "later": ("amazon-20", "mnli", "reviews12-20"),
     "best": ("amazon-texts",),
-    "general": ("amazon-general",),
     "noise": ("amazon-5-noise",),
     "recipe": ("amazon", "amazon-5", "long", "long-cut", "long-ends", "ends"),
     "sample": ("sample",),  # a minute or two, to see that it works

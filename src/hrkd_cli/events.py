@@ -16,7 +16,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class StageStarted:
-    """A training run (``stage``: ``"teach"``, ``"general"`` or ``"distill"``) is about to start.
+    """A training run (``stage``: ``"teach"`` or ``"distill"``) is about to start.
 
     Attributes:
         steps: optimizer steps in the whole run.

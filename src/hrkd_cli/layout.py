@@ -46,8 +46,6 @@ CHECKPOINT = "checkpoint.json"
 """In a checkpoint: everything but its tensors."""
 TEACHER_CACHE = "teacher-cache"
 """Folder of kept teacher outputs, beside a student."""
-GENERAL = "general"
-"""Folder of general distillations, beside a student."""
 
 ROOT = Path("hrkd-out")
 DATASET_OUT = ROOT / "dataset"

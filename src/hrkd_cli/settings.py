@@ -201,10 +201,6 @@ class DistillSettings(TrainingSettings):
     unlabelled_share: float = _share(
         0.5, "Rows of a domain in a step that are such texts, on top of --batch-size.", panel=TEXTS
     )
-    general: str | None = _text(
-        None, "File or folder of texts, on which the student first learns its teacher's hidden states.", metavar="TEXTS"
-    )
-    general_epochs: int = _count(1, "Passes over those texts.", panel=TEXTS)
     epochs: int = _count(10, "Passes over the data.")
     learning_rate: float = _rate(4e-4, "Peak rate of AdamW.")
     teacher_epochs: int = _count(3, "Passes over the data where the teacher has to be taught first.")
@@ -246,16 +242,12 @@ class DistillSettings(TrainingSettings):
         """Refuse options that contradict each other, leave nothing to learn, or would do nothing."""
         has_graph, graph = self.method is Method.HRKD, self.graph or Graph.UNIFORM
         relates = graph in RELATING
-        compared = self.method in (Method.HRKD, Method.TINYBERT)
-        cause = "--hidden-weight 0" if compared else f"--method {self.method}"
         zero = "" if self.method is Method.LOGITS else "--hidden-weight 0 "
         learns = self.compares or self.answers or self.label_weight or self.method is Method.LABELS
         learned = ("graph_every", "graph_learning_rate", "held_back")
         idle = [name for name in learned if getattr(self, name) != options_of(type(self))[name].default]
         wrong = None
-        if self.general is not None and not self.compares:
-            wrong = f"--general: {cause} compares no hidden states, all that it learns from; leave one out"
-        elif self.means is Means.RELEASED and self.cache_teacher is CacheTeacher.ON:
+        if self.means is Means.RELEASED and self.cache_teacher is CacheTeacher.ON:
             wrong = "--cache-teacher on: --means released looks at padding, which is not kept; leave one out"
         elif not learns:
             wrong = f"{zero}--prediction-weight 0: there is nothing left to learn from"

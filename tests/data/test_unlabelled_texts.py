@@ -6,7 +6,7 @@ import pytest
 
 from hrkd_cli import prepare
 from hrkd_cli.data.dataset import Rows, make_dataset
-from hrkd_cli.data.unlabelled import read_general, read_unlabelled
+from hrkd_cli.data.unlabelled import read_unlabelled
 from hrkd_cli.errors import DataError
 from hrkd_cli.events import ignore
 
@@ -63,7 +63,7 @@ def test_every_format_and_what_is_left_out(tmp_path, data):
         "dvd": ["third", "first\u0085line", "second line"],
     }
     assert found.dropped == {"in the data": 3, "duplicate": 2, "no text": 1}
-    assert found.count == 5
+    assert sum(len(rows) for rows in found.rows.values()) == 5
     told = [note.text for note in notes]
     assert told == [
         f"{folder}: not read, no domain of the data is called so: garden.jsonl",
@@ -141,18 +141,3 @@ def test_a_single_file_needs_a_domain_column(tmp_path, data):
             read_unlabelled(folder / name, data, on_event=ignore)
     with pytest.raises(DataError, match="no such file or folder"):
         read_unlabelled(folder / "nowhere", data, on_event=ignore)
-
-
-def test_general_texts_are_of_any_kind(tmp_path, data):
-    folder = write(
-        tmp_path / "g",
-        one__jsonl=json.dumps({"sentence1": "first", "sentence2": "second"}) + "\n",
-        two__txt="third\nfirst\ntest one\ntrain one\n",
-        wiki_00="fourth\n",
-    )
-    found = read_general(folder, data, on_event=ignore)
-    assert found.rows[""].texts == ["first", "second", "third", "train one", "fourth"]
-    assert found.dropped == {"duplicate": 1, "in the data": 1}
-    assert found.to_json()["texts"] == 5
-    with pytest.raises(DataError, match=r"--general .*: no new text in it; left out: 1 x in the data"):
-        read_general(write(tmp_path / "h", x__txt="dev two\n"), data, on_event=ignore)

@@ -315,7 +315,6 @@ def test_every_architecture_is_distilled(tmp_path, architecture, dataset):
         ({"temperature": 0}, "--temperature: 0 is not above 0"),
         ({"held_back": 0.2}, "--held-back: it needs --graph learned"),
         ({"method": "labels", "unlabelled": "x"}, "--unlabelled: texts without labels teach nothing"),
-        ({"method": "labels", "general": "x"}, "--general: --method labels compares no hidden states"),
         ({"hierarchy": True}, "--hierarchy: --graph uniform looks at no prototypes"),
         ({"graph": "learnt"}, "--graph: 'learnt' is not one of"),
     ],

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from hrkd_cli.choices import Precision
-from hrkd_cli.data.unlabelled import read_more_texts
+from hrkd_cli.data.unlabelled import read_unlabelled
 from hrkd_cli.distillation.distill import distill
 from hrkd_cli.distillation.setup import DistillSetup
 from hrkd_cli.errors import OutputError, TrainingError, UsageError
@@ -49,7 +49,8 @@ def opened(teacher, dataset, tmp_path, on_event=ignore, **options):
     own = settings(**options)
     setup = DistillSetup.open(
         teacher, dataset, own, tokenizer=None,
-        texts=read_more_texts(own, dataset, ignore), name="t", context=context,
+        unlabelled=own.unlabelled and read_unlabelled(own.unlabelled, dataset, on_event=ignore),
+        name="t", context=context,
     )  # fmt: skip
     run = Checkpointer(tmp_path / "out", SINGLE_PROCESS, {}, resume=False)
     objective = setup.objective(run, run.out)

@@ -16,7 +16,6 @@ from hrkd_cli.data.sources.text_file import split_name
 from hrkd_cli.errors import DataError
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.layout import SPLITS
-from hrkd_cli.settings import DistillSettings
 
 _JUDGE = f"""
 CREATE TABLE judged AS WITH known AS (
@@ -36,11 +35,11 @@ _LEFT_OUT = "SELECT left_out, count(*) FROM judged WHERE left_out IS NOT NULL GR
 
 
 @dataclass(frozen=True, slots=True)
-class ExtraTexts:
+class UnlabelledTexts:
     """Texts without labels.
 
     Attributes:
-        rows: texts by domain, without labels; only domains that have some. General texts are all under ``""``.
+        rows: texts by domain, without labels; only domains that have some.
         dropped: number of texts that were left out, by reason.
         fingerprint: sha256 over the texts that are left, by domain and in order.
     """
@@ -49,15 +48,10 @@ class ExtraTexts:
     dropped: dict[str, int]
     fingerprint: str
 
-    @property
-    def count(self) -> int:
-        """Number of texts."""
-        return sum(len(rows) for rows in self.rows.values())
-
     def to_json(self) -> dict[str, Any]:
         """Return what ``hrkd.json`` records of them."""
-        by_domain = {domain: len(rows) for domain, rows in self.rows.items() if domain}
-        return {"texts": by_domain or self.count, "dropped": self.dropped, "fingerprint": self.fingerprint}
+        by_domain = {domain: len(rows) for domain, rows in self.rows.items()}
+        return {"texts": by_domain, "dropped": self.dropped, "fingerprint": self.fingerprint}
 
     def left_out(self) -> str:
         """Return the end of a message: what was left out, if anything."""
@@ -65,21 +59,7 @@ class ExtraTexts:
         return f"; left out: {counts}" if counts else ""
 
 
-def read_more_texts(settings: DistillSettings, dataset: Dataset, on_event: OnEvent) -> dict[str, ExtraTexts]:
-    """Read the texts of ``--unlabelled`` and ``--general``, where they are given.
-
-    Raises:
-        DataError: they cannot be read, or nothing in them can be used.
-    """
-    texts = {}
-    if settings.unlabelled is not None:
-        texts["unlabelled"] = read_unlabelled(settings.unlabelled, dataset, on_event=on_event)
-    if settings.general is not None:
-        texts["general"] = read_general(settings.general, dataset, on_event=on_event)
-    return texts
-
-
-def read_unlabelled(source: str | Path, dataset: Dataset, *, on_event: OnEvent) -> ExtraTexts:
+def read_unlabelled(source: str | Path, dataset: Dataset, *, on_event: OnEvent) -> UnlabelledTexts:
     """Read texts of a dataset's domains from any source of ``hrkd prepare``; labels are not needed.
 
     Left out: texts whose first text is one of the dev or test split of any domain, rows that the train split has, and
@@ -123,32 +103,7 @@ def _domain_of(file: SourceFile, dataset: Dataset) -> str | None:
     return next((name for name in (stem, stem.rpartition(".")[0], path.parent.name) if name in dataset.labels), None)
 
 
-def read_general(source: str | Path, dataset: Dataset, *, on_event: OnEvent) -> ExtraTexts:
-    """Read texts of any kind from any source; both texts of a row that has two are texts of their own.
-
-    Left out: texts of the data's dev and test splits, and all but the first of equal texts.
-
-    Raises:
-        DataError: it cannot be read, or holds no text.
-    """
-    parts = [dataset.split(domain, split) for domain in dataset.domains for split in ("dev", "test")]
-    held_out = Rows([text for part in parts for text in part.texts + (part.pairs or [])], None, [])
-    with open_store(str(source), labelled=False) as store:
-        for found in find_source(source, labelled=False, on_event=on_event):
-            file = replace(found, domain="")
-            table = file.open(None)
-            places = find_columns(table, None, where=file.where, file_domain=True, labelled=False)
-            for role in ("text", "text_pair"):
-                if role in places:
-                    store.add(file, table, {"text": places[role]})
-        texts = _keep_new(store, replace(dataset, labels={"": ()}, pair=False, rows={"": {"test": held_out}}))
-    if not texts.rows:
-        raise DataError(f"--general {source}: no new text in it{texts.left_out()}")
-    on_event(Note(f"general texts: {texts.count:,}{texts.left_out()}"))
-    return texts
-
-
-def _keep_new(store: RowStore, dataset: Dataset) -> ExtraTexts:
+def _keep_new(store: RowStore, dataset: Dataset) -> UnlabelledTexts:
     """Return the texts of a dataset's domains that the dataset does not have."""
     import pyarrow as pa
 
@@ -163,4 +118,4 @@ def _keep_new(store: RowStore, dataset: Dataset) -> ExtraTexts:
     kept = {domain: (texts, pairs) for domain, texts, pairs in store.con.execute(_KEPT).fetchall()}
     rows = {d: Rows(kept[d][0], kept[d][1] if store.pair else None, []) for d in dataset.domains if d in kept}
     fingerprint = fingerprint_of({domain: {"": part} for domain, part in rows.items()})
-    return ExtraTexts(rows, dict(store.con.execute(_LEFT_OUT).fetchall()), fingerprint)
+    return UnlabelledTexts(rows, dict(store.con.execute(_LEFT_OUT).fetchall()), fingerprint)

@@ -8,15 +8,14 @@ from typing import Any
 
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.opening import load_for_training
-from hrkd_cli.data.unlabelled import read_more_texts
-from hrkd_cli.distillation.general import general_distillation, load_general
+from hrkd_cli.data.unlabelled import read_unlabelled
 from hrkd_cli.distillation.prerequisites import check_folders, chosen_domains, ensure_taught, student_tokenizer
 from hrkd_cli.distillation.setup import DistillSetup
 from hrkd_cli.events import OnEvent, StageDone, ignore
 from hrkd_cli.layout import DATASET_OUT, MODEL, STUDENT_OUT, TEACHER_OUT
 from hrkd_cli.models.folder import model_fingerprint
 from hrkd_cli.models.loading import is_classifier
-from hrkd_cli.predict.folder import read_json, read_json_or_empty
+from hrkd_cli.predict.folder import read_json
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.scoring import check_trainable
@@ -69,7 +68,9 @@ def distill(
     settings = settings.resolved()
     chosen = chosen_domains(dataset, settings)  # the teacher is taught all domains
     check_trainable(chosen)
-    texts = read_more_texts(settings, chosen, context.on_event)
+    texts = None
+    if settings.unlabelled is not None:
+        texts = read_unlabelled(settings.unlabelled, chosen, on_event=context.on_event)
     tokenizer = student_tokenizer(path, chosen, settings)  # fail now, not after the teacher has been taught
     sources = sources or {}
     if not is_classifier(read_json(path / MODEL.config)):
@@ -78,20 +79,13 @@ def distill(
         )
         name = str(path)
     fingerprint, decisive = model_fingerprint(path), settings.decisive()
-    data, extra = chosen.fingerprint, {name: own.fingerprint for name, own in texts.items()}
+    data, extra = chosen.fingerprint, texts.fingerprint if texts is not None else None
     key = run_key(stage="distill", model=fingerprint, data=data, options=decisive, texts=extra)
     if resume and (done := finished_before(out, "distill", key, context)):
         return done
-    setup = DistillSetup.open(path, chosen, settings, tokenizer=tokenizer, texts=texts, name=name, context=context)
-    general, about = None, {}
-    if "general" in texts:
-        general = general_distillation(setup, texts["general"], fingerprint, out=out, force=force, resume=resume)
-        record = read_json_or_empty(general / MODEL.run)
-        about = {"general": {"key": record["key"], **record["results"]}}
+    setup = DistillSetup.open(path, chosen, settings, tokenizer=tokenizer, unlabelled=texts, name=name, context=context)
     with run_folder(out, key=key, options=decisive, resume=resume, context=context) as run:
         objective = setup.objective(run, out)
-        if general is not None:
-            load_general(general, objective)
         share = settings.unlabelled_share
         trainer = Trainer("distill", objective, settings, run, setup.dev, unlabelled_share=share)
         trainer.run()
@@ -101,7 +95,7 @@ def distill(
             what=f"A multi-domain text classifier, distilled from `{name}` with hrkd-cli {__version__}.",
             models={"teacher": {"name": name, "fingerprint": fingerprint}, "student": {"name": settings.student}},
             sources=sources,
-            texts={name: {**own.to_json(), **about.get(name, {})} for name, own in texts.items()},
+            unlabelled=texts.to_json() if texts is not None else None,
         )
     context.on_event(StageDone("distill", str(out), result.steps, result.seconds))
     return result

@@ -11,7 +11,7 @@ from hrkd_cli.choices import Graph, Init
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import ModelError, OutputError, UsageError
 from hrkd_cli.events import Note, OnEvent
-from hrkd_cli.layout import DATASET_OUT, GENERAL, MODEL, TEACHER_OUT
+from hrkd_cli.layout import DATASET_OUT, MODEL, TEACHER_OUT
 from hrkd_cli.models.encoding import same_tokenizer
 from hrkd_cli.models.folder import model_fingerprint
 from hrkd_cli.models.loading import load_config, load_tokenizer, resolve
@@ -50,9 +50,6 @@ def check_folders(teacher: str | Path, data: str | Path | Dataset, out: Path, se
         others["start of the student"] = resolve(str(settings.student), "student")
     if settings.unlabelled is not None:
         others["unlabelled texts"] = Path(settings.unlabelled)
-    if settings.general is not None:
-        general = out.resolve().parent / GENERAL
-        others |= {"general texts": Path(settings.general), "general distillations": general}
     check_apart(out, others)
     return path
 

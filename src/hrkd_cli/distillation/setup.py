@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from hrkd_cli.choices import Init, InstanceWeights
 from hrkd_cli.data.batching import unlabelled_per_row
 from hrkd_cli.data.dataset import Dataset
-from hrkd_cli.data.unlabelled import ExtraTexts
+from hrkd_cli.data.unlabelled import UnlabelledTexts
 from hrkd_cli.distillation.collate import DistillCollate
 from hrkd_cli.distillation.instance_weights import instance_weights
 from hrkd_cli.distillation.objective import DistillObjective
@@ -41,7 +40,7 @@ class DistillSetup:
         student: the classifier to be trained.
         heads: its outputs.
         rows: the training data as it sees it, a domain's train split, then its unlabelled texts.
-        dev: the dev split; None where there is none.
+        dev: the dev split.
     """
 
     settings: DistillSettings
@@ -51,7 +50,7 @@ class DistillSetup:
     student: Any
     heads: DomainHeads
     rows: EncodedSplit
-    dev: EncodedSplit | None
+    dev: EncodedSplit
 
     @classmethod
     def open(
@@ -61,7 +60,7 @@ class DistillSetup:
         settings: DistillSettings,
         *,
         tokenizer: Any | None,
-        texts: Mapping[str, ExtraTexts],
+        unlabelled: UnlabelledTexts | None,
         name: str,
         context: TrainContext,
     ) -> DistillSetup:
@@ -88,10 +87,10 @@ class DistillSetup:
         encoder = Encoder(student, tokenizer or teachers.tokenizer, settings.max_length, settings.truncate)
         check_length(settings.max_length, student, encoder.tokenizer, "the student")
         student.to(device)
-        unlabelled = texts["unlabelled"].rows if "unlabelled" in texts else None
-        rows = teacher_rows = encode_split(dataset, "train", encoder, unlabelled)
+        texts = unlabelled.rows if unlabelled is not None else None
+        rows = teacher_rows = encode_split(dataset, "train", encoder, texts)
         if tokenizer is not None or encoder.inputs != reader.inputs:
-            teacher_rows = encode_split(dataset, "train", reader, unlabelled)
+            teacher_rows = encode_split(dataset, "train", reader, texts)
         dev = encode_split(dataset, "dev", encoder)
         return cls(settings, context, teachers, teacher_rows, student, heads, rows, dev)
 

@@ -25,7 +25,6 @@ def batch_size_of(
     objective: Objective,
     checkpoint: Checkpointer,
     *,
-    factor: int = 1,
     unlabelled_share: float = 0.0,
 ) -> int:
     """Return the batch size of the settings; for ``auto`` the largest power of two up to 32 that memory holds.
@@ -34,7 +33,6 @@ def batch_size_of(
         settings: with the batch size.
         objective: what is minimized.
         checkpoint: remembers what was found, whatever memory a resumed run has.
-        factor: rows of each domain in a step, as a multiple of the batch size.
         unlabelled_share: see Trainer.
 
     Raises:
@@ -48,7 +46,7 @@ def batch_size_of(
         per_row = dict.fromkeys(rows.unlabelled, unlabelled_per_row(unlabelled_share))
 
         def step(size: int) -> Rows:
-            counts = {d: factor * size + math.ceil(size * per_row.get(d, 0.0)) for d in longest}
+            counts = {d: size + math.ceil(size * per_row.get(d, 0.0)) for d in longest}
             return {d: np.resize(order, counts[d]).tolist() for d, order in longest.items()}
 
         found = min(context.processes.all_gather(_largest_that_fits(objective, step)))
@@ -64,7 +62,7 @@ def batch_size_of(
     if settings.batch_size == AUTO_BATCH and "batch_size" not in decisions:
         decisions["batch_size"] = find()
     size = int(decisions["batch_size"] if settings.batch_size == AUTO_BATCH else settings.batch_size)
-    count, processes = size * factor * len(rows.lengths), context.processes.size
+    count, processes = size * len(rows.lengths), context.processes.size
     if count < processes:
         raise UsageError(
             f"--processes {processes}: a step has {count} rows, fewer than processes; raise --batch-size or use fewer"

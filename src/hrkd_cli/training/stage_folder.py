@@ -27,7 +27,7 @@ from hrkd_cli.training.context import TrainContext
 if TYPE_CHECKING:
     from hrkd_cli.training.trainer import Trainer
 
-STAGE_OUTPUTS = {"teach": "teacher", "general": "general distillation", "distill": "student"}
+STAGE_OUTPUTS = {"teach": "teacher", "distill": "student"}
 
 
 @contextlib.contextmanager
@@ -150,7 +150,7 @@ def write_model_folder(
     what: str,
     models: Mapping[str, Any],
     sources: Mapping[str, str] | None,
-    texts: Mapping[str, Any] | None = None,
+    unlabelled: Mapping[str, Any] | None = None,
 ) -> TrainResult:
     """Write the folder of a trained model, and remove the weights kept during training.
 
@@ -162,7 +162,7 @@ def write_model_folder(
         what: how the model was made, in a sentence.
         models: what the run started from, with fingerprints; the first one gives the card its title.
         sources: where each option came from: "flag", "environment", "file"; what is missing is a default.
-        texts: of texts without labels, for the record.
+        unlabelled: of texts without labels, for the record.
     """
     best, run, settings = trainer.best.best[AVERAGE], trainer.checkpoint, trainer.settings
     result = TrainResult(
@@ -187,7 +187,11 @@ def write_model_folder(
         "stage": trainer.stage,
         "options": {name: {"value": v, "from": (sources or {}).get(name, "default")} for name, v in options},
         "models": dict(models),
-        "data": {"path": seen_from(run.out, dataset.path), "fingerprint": dataset.fingerprint, **(texts or {})},
+        "data": {
+            "path": seen_from(run.out, dataset.path),
+            "fingerprint": dataset.fingerprint,
+            **({"unlabelled": unlabelled} if unlabelled else {}),
+        },
         "versions": versions(),
         "precision": str(trainer.context.precision.precision),
         "key": run.header["key"],

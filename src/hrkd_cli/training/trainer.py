@@ -62,13 +62,12 @@ class Trainer:
     Attributes:
         stage: name of the stage, for the events.
         objective: computes the loss.
-        dev: rows that choose the best weights; None where there are none: the last weights stay in the model.
+        dev: rows that choose the best weights.
         best_by_domain: keep each domain's best weights too.
-        factor: rows of each domain in a step, as a multiple of the batch size.
         unlabelled_share: share of unlabelled rows among a domain's rows of a step, where it has some.
         done: optimizer steps done; fewer than ``steps`` when patience ran out.
         seconds: wall time, dev scoring included, interruptions left out.
-        best: see BestWeights; empty without a dev split.
+        best: see BestWeights.
         metrics: see MetricsLogger.
     """
 
@@ -76,18 +75,15 @@ class Trainer:
     objective: Objective
     settings: TrainingSettings
     checkpoint: Checkpointer
-    dev: EncodedSplit | None
+    dev: EncodedSplit
     best_by_domain: bool = False
-    factor: int = 1
     unlabelled_share: float = 0.0
 
     def __post_init__(self) -> None:
         settings, objective, work = self.settings, self.objective, self.checkpoint.work
         self.context = context = objective.collate.context
         self.model = objective.modules[0]
-        self.batch_size = batch_size_of(
-            settings, objective, self.checkpoint, factor=self.factor, unlabelled_share=self.unlabelled_share
-        )
+        self.batch_size = batch_size_of(settings, objective, self.checkpoint, unlabelled_share=self.unlabelled_share)
         steps_per_epoch = self.make_sampler().steps_per_epoch / settings.accumulate
         self.steps = max(1, math.ceil(steps_per_epoch * settings.epochs))
         self.eval_every = settings.eval_every or max(1, round(steps_per_epoch / 2))
@@ -120,7 +116,7 @@ class Trainer:
         by_length = self.objective.collate.pad_to is None
         return Sampler(
             {domain: len(labels) for domain, labels in rows.labels.items()},
-            batch_size=self.batch_size * self.factor,
+            batch_size=self.batch_size,
             sampling=settings.sampling,
             seed=settings.seed,
             lengths={domain: own.tolist() for domain, own in rows.lengths.items()} if by_length else None,
@@ -159,8 +155,8 @@ class Trainer:
                 )
                 self.done = number
                 self.metrics.add(step)
-                if self.dev is not None and (number % self.eval_every == 0 or number == self.steps):
-                    self._score(number, self.dev)
+                if number % self.eval_every == 0 or number == self.steps:
+                    self._score(number)
                 waited, patience = self.metrics.waited, self.settings.patience
                 if patience is not None and waited >= patience and number < self.steps:
                     self.context.on_event(Note(f"stopped at step {number}: no better average in {waited} dev scores"))
@@ -192,11 +188,11 @@ class Trainer:
             self.context.on_event(Note(f"stopped after step {step}, with a checkpoint; go on with --resume"))
         return stopping
 
-    def _score(self, step: int, dev: EncodedSplit) -> None:
+    def _score(self, step: int) -> None:
         """Score the dev split and keep the weights if they are best for anything."""
         self.metrics.flush()
         tick = time.perf_counter()
-        scores = score(self.model, dev, self.objective.heads, self.context)
+        scores = score(self.model, self.dev, self.objective.heads, self.context)
         seconds = time.perf_counter() - tick
         found, metric = scores_to_json(scores), self.best.metric
         is_best = self.best.update(step, found)
@@ -219,7 +215,7 @@ class Trainer:
             seconds = (time.perf_counter() - tick) * accumulate
         # A forward pass is about a third of a training step's work; measured once the first dev score is there.
         examples = sum(len(indices) for indices in rows.values()) * accumulate
-        self.metrics.dev_seconds = 0.0 if self.dev is None else seconds / 3 * self.dev.count / examples
+        self.metrics.dev_seconds = seconds / 3 * self.dev.count / examples
         domains = self.objective.heads.domains
         size = sum(t.numel() * t.element_size() for t in self.model.state_dict().values())
         # The best weights, those just being written, then the folder itself; two checkpoints (weights and two moments
