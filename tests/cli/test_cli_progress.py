@@ -140,8 +140,8 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(terminal):
 
 
 def drawn(display: LiveDisplay) -> str:
-    with display.bar.console.capture() as capture:
-        display.bar.console.print(display.bar.get_renderable())
+    with display.bars.console.capture() as capture:
+        display.bars.console.print(display.bars.get_renderable())
     return capture.get()
 
 
@@ -163,7 +163,11 @@ def test_a_terminal_gets_moving_bars(terminal):
     assert "loss 1.5 (hidden 1, attention 0.25, prediction 0.25), 21.3 examples/s, 61 s left" in picture
     display(SCORE)
     display(Progress("scoring [dev]", 5, None))
-    assert "scoring [dev]" in drawn(display)  # not read as Rich markup
+    picture = drawn(display)
+    assert "scoring [dev]" in picture  # not read as Rich markup
+    assert "step 60/1,000" in picture  # the run's bar stays
+    display(step(61))
+    assert "scoring" not in drawn(display)
     display(DONE)
     picture = drawn(display)
     assert "finishing" in picture

@@ -6,11 +6,14 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from hrkd_cli.cli.console import Console, is_terminal
 from hrkd_cli.events import DevScored, Event, Note, OnEvent, Progress, StageDone, StageStarted, StepDone
 from hrkd_cli.formatting import duration, percent, plural, size, thousands
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 LINES_PER_RUN = 20
 """Progress lines of a run whose every twentieth takes less than the pause."""
@@ -79,12 +82,12 @@ class PlainDisplay:
 
 
 class LiveDisplay(PlainDisplay):
-    """Draws below the lines a bar of what is being done now: the steps of a run, or what is being counted."""
+    """Draws bars below the lines: one for the steps of a training run, one for whatever else is being done now."""
 
     def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
         from rich.console import Console as RichConsole
         from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
-        from rich.progress import Progress as Bar
+        from rich.progress import Progress as Bars
 
         super().__init__(console, clock)
         columns = (
@@ -94,19 +97,20 @@ class LiveDisplay(PlainDisplay):
             TextColumn("{task.fields[text]}", markup=False),
             TimeElapsedColumn(),
         )
-        # While the bar is shown, what is written to sys.stderr appears above it.
+        # While the bars are shown, what is written to sys.stderr appears above them.
         rich = RichConsole(file=console.err, highlight=False)
-        self.bar = Bar(*columns, console=rich, transient=True, redirect_stdout=False, refresh_per_second=8)
-        self._doing, self._task = "starting", self.bar.add_task("starting", total=None, text="")
+        self.bars = Bars(*columns, console=rich, transient=True, redirect_stdout=False, refresh_per_second=8)
+        self._tasks: dict[str, TaskID] = {}
+        self._show("starting")
 
     def __enter__(self) -> Self:
         """Take the terminal's last lines."""
-        self.bar.start()
+        self.bars.start()
         return self
 
     def __exit__(self, *_error: object) -> None:
-        """Remove the bar and give the terminal back."""
-        self.bar.stop()
+        """Remove the bars and give the terminal back."""
+        self.bars.stop()
 
     def __call__(self, event: Event) -> None:
         """Take over the event's state, and write above what should stay."""
@@ -123,13 +127,16 @@ class LiveDisplay(PlainDisplay):
                 text = _step_line(event, self._stage).replace(", loss", "\nloss", 1)  # two lines leave room for the bar
                 self._show(event.stage, event.step, self._stage.steps if self._stage else None, text)
             case StageDone():
+                self._stage = None
                 self._show("finishing")
 
     def _show(self, what: str, done: int = 0, total: int | None = None, text: str = "") -> None:
-        if what != self._doing:
-            self.bar.remove_task(self._task)
-            self._doing, self._task = what, self.bar.add_task(what, text="")
-        self.bar.update(self._task, completed=done, total=total, text=text)
+        """Update the bar of a task, in the place of any other but that of the training run."""
+        for other in self._tasks.keys() - {what, self._stage.stage if self._stage else what}:
+            self.bars.remove_task(self._tasks.pop(other))
+        if what not in self._tasks:
+            self._tasks[what] = self.bars.add_task(what, text="")
+        self.bars.update(self._tasks[what], completed=done, total=total, text=text)
 
     def _is_due(self, event: StepDone | Progress) -> bool:
         return self._console.verbose and isinstance(event, StepDone)
