@@ -10,7 +10,7 @@ from hrkd_cli import layout
 from hrkd_cli.choices import Device, SourceFormat, Split, Target
 from hrkd_cli.errors import UsageError
 from hrkd_cli.options import Range, Settings, option
-from hrkd_cli.settings import AT_LEAST_0, AT_LEAST_1, DEFAULT_SEED, force_option, output, seed_option, shared
+from hrkd_cli.settings import AT_LEAST_0, AT_LEAST_1, force_option, output, seed_option, shared
 
 _argument = partial(option, argument=True)
 _column = partial(option, None, metavar="COLUMN", shown="found by usual names")
@@ -23,10 +23,8 @@ _threads = partial(option, None, "CPU threads.", metavar="N", within=AT_LEAST_1,
 
 @dataclass(frozen=True, kw_only=True)
 class SharedOptions(Settings):
-    """Options that every command has. A stage's own option of the same name takes the place of one of these."""
+    """Options that every command has."""
 
-    seed: int = shared(DEFAULT_SEED, "No effect here: nothing is random.", metavar="N", shown="")
-    device: Device = shared(Device.AUTO, "No effect here: it runs on the CPU.", shown="")
     json: bool = shared(False, "One JSON object on stdout, nothing else there.")
     quiet: bool = shared(False, "Results, warnings and errors only.", short="-q")
     verbose: bool = shared(False, "Every step, and what the libraries have to say.", short="-v")
@@ -36,7 +34,6 @@ class SharedOptions(Settings):
         "Flag > environment HRKD_* > file > default.",
         metavar="FILE",
     )
-    force: bool = shared(False, "No effect here: no file is written.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,7 @@ def test_the_module_is_the_program():
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_the_shared_options(hrkd, name):
     page = hrkd(name, "--help").out
-    for option in ("--seed", "--device", "--json", "-q, --quiet", "-v, --verbose", "--config", "--force", "-h, --help"):
+    for option in ("--json", "-q, --quiet", "-v, --verbose", "--config", "-h, --help"):
         assert option in page.partition("Shared options:")[2], option
 
 

@@ -29,12 +29,12 @@ class Definition:
 
     @property
     def options(self) -> dict[str, Option]:
-        """All options by name: the settings class's own first, then inherited ones, then shared ones."""
+        """Options by name: the settings class's own first, then inherited ones; those of the last panel at the end."""
         own = options_of(self.settings)
-        shared = {name: own.get(name, known) for name, known in options_of(SharedOptions).items()}
         classes = self.settings.__mro__
         names = dict.fromkeys(name for each in classes for name in vars(each).get("__annotations__", ()))
-        return {name: own[name] for name in names if name in own and name not in shared} | shared
+        found = {name: own[name] for name in names if name in own} | options_of(SharedOptions)
+        return dict(sorted(found.items(), key=lambda item: item[1].panel is None))
 
     @property
     def named_options(self) -> dict[str, Option]:
