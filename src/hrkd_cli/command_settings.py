@@ -17,7 +17,7 @@ _column = partial(option, None, metavar="COLUMN", shown="found by usual names")
 _raw_column = partial(_column, panel="Columns of raw data")
 _share = partial(option, 0.1, metavar="SHARE", within=Range(0, 1, below=True))
 _data = partial(option, None, metavar="DIR_OR_RAW")
-_device = partial(shared, Device.AUTO, "Where a model folder's tensors live; ONNX files run on the CPU.")
+_device = partial(shared, Device.AUTO, "Device for model folders; ONNX files run on the CPU.")
 _threads = partial(option, None, "CPU threads.", metavar="N", within=AT_LEAST_1, shown="the runtime's choice")
 
 
@@ -25,12 +25,12 @@ _threads = partial(option, None, "CPU threads.", metavar="N", within=AT_LEAST_1,
 class SharedOptions(Settings):
     """Options that every command has."""
 
-    json: bool = shared(False, "One JSON object on stdout, nothing else there.")
-    quiet: bool = shared(False, "Results, warnings and errors only.", short="-q")
-    verbose: bool = shared(False, "Every step, and what the libraries have to say.", short="-v")
+    json: bool = shared(False, "Write one JSON object to stdout, and nothing else.")
+    quiet: bool = shared(False, "Show results, warnings and errors only.", short="-q")
+    verbose: bool = shared(False, "Show every step and the logs of libraries.", short="-v")
     config: Path | None = shared(
         None,
-        "TOML file of options: top-level keys for every command, a table ([distill]) for one. "
+        "TOML file with options: top-level keys for all commands, a table such as [distill] for one. "
         "Flag > environment HRKD_* > file > default.",
         metavar="FILE",
     )
@@ -48,19 +48,19 @@ class PrepareSettings(Settings):
     )
     out: Path = output(layout.DATASET_OUT)
     format: SourceFormat = option(SourceFormat.AUTO, "Layout of the source; auto looks at the files.")
-    dev: float = _share("Share of the rows for dev, 0 to 1, where none is given.")
-    test: float = _share("Share of the rows for test, 0 to 1, where none is given.")
+    dev: float = _share("Fraction of the rows for dev, if the source has no dev split.")
+    test: float = _share("Fraction of the rows for test, if the source has no test split.")
     few_shot: float | None = option(
         None,
-        "Keep this share of train, above 0 to 1, in the same label proportions.",
+        "Keep this fraction of the train rows, stratified by label.",
         metavar="SHARE",
         shown="all of it",
         within=Range(0, 1, above=True),
     )
     domains: list[str] | None = option(None, "Keep only these domains.", metavar="A,B", shown="all")
-    dedupe: bool = option(True, "Drop rows whose text the same domain has already.")
+    dedupe: bool = option(True, "Drop duplicate texts within a domain.")
     encoding: str | None = option(
-        None, "Encoding of text files, like cp1252.", metavar="NAME", shown="UTF-8, or what a byte order mark says"
+        None, "Encoding of text files, like cp1252.", metavar="NAME", shown="UTF-8, or by byte order mark"
     )
     text: str | None = _raw_column("Text.")
     text_pair: str | None = _raw_column("Second text of a pair.")
@@ -90,18 +90,18 @@ class EvalSettings(Settings):
 
     models: list[str] | None = _argument(
         None,
-        "Model folders, onnx folders or .onnx files; the first is what the others are compared with.",
+        "Model folders, onnx folders or .onnx files; the others are compared with the first.",
         metavar="MODEL",
         shown="teacher, student and onnx under hrkd-out",
     )
     data: str | None = _data(
-        "Prepared dataset folder, or a raw source, which is read and not written.",
+        "Prepared dataset folder, or a raw source.",
         shown="hrkd-out/dataset, else what the first model was made from",
     )
-    split: Split = option(Split.TEST, "Part of the data.")
-    by_label: bool = option(False, "Scores of each label too.")
+    split: Split = option(Split.TEST, "Split to score.")
+    by_label: bool = option(False, "Also show scores per label.")
     latency: bool = option(False, "Measure milliseconds per text (median and 95th percentile, batch 1).")
-    floor: bool = option(False, "Train a linear model (words, TF-IDF) on the train split beside the models.")
+    floor: bool = option(False, "Also train and score a linear model (TF-IDF of words) on the train split.")
     threads: int | None = _threads()
     device: Device = _device()
 
@@ -111,42 +111,42 @@ class ExportSettings(Settings):
     """Arguments of ``export``."""
 
     student: Path = _argument(layout.STUDENT_OUT, "Student folder.", metavar="STUDENT")
-    int8: bool = option(False, "model_quantized.onnx: int8, activations quantized when it runs.")
+    int8: bool = option(False, "model_quantized.onnx: int8, activations quantized at run time.")
     int8_static: bool = option(
         False, "model_int8_static.onnx: int8 with ranges measured on dev; answers do not depend on padding or batch."
     )
     fp16: bool = option(False, "model_fp16.onnx: weights in half precision, arithmetic in fp32.")
     int4: bool = option(False, "model_q4.onnx: weights in 4 bits; the smallest, for onnxruntime only.")
     target: Target = option(
-        Target.AUTO, "CPU that int8 files are for; auto: this one. Decides the bits of the weights."
+        Target.AUTO, "CPU that the int8 files are for; auto: this machine. Decides how many bits weights have."
     )
     max_drop: float = option(
         0.5,
-        "Gate: most points of average dev accuracy that a smaller precision may lose. Where one loses more, safer "
+        "Accuracy gate: points of average dev accuracy that a smaller file may lose. If it loses more, safer "
         "recipes are tried; if none passes, exit code 3 and no file.",
         metavar="POINTS",
         within=AT_LEAST_0,
     )
     domain: str | None = option(
         None,
-        "Bake one head: plain labels, in a folder of its own that any text-classification pipeline opens.",
+        "Export one domain's head with plain labels, in a separate folder that any text-classification pipeline opens.",
         metavar="NAME",
         shown="all heads",
     )
     trim_vocabulary: bool = option(
-        False, "Drop the tokens that the train split does not use, in a folder of its own. Gated on the dev split."
+        False, "Drop tokens that the train split does not use, in a separate folder that must pass the gate."
     )
     vocabulary_size: int | None = option(
-        None, "Trim to N tokens, the most used ones.", metavar="N", shown="all that are used", within=AT_LEAST_1
+        None, "Trim to the N most used tokens.", metavar="N", shown="all used tokens", within=AT_LEAST_1
     )
-    runtime: bool = option(False, "hrkd_runtime.pyz too: all that a device needs beside three packages.")
-    latency: bool = option(True, "Time the files, for the model card (some seconds per file).")
+    runtime: bool = option(False, "Also write hrkd_runtime.pyz, which predicts without hrkd-cli.")
+    latency: bool = option(True, "Measure latency for the model card (some seconds per file).")
     data: str | None = _data(
-        "Data of gate and calibration (its dev split) and of trimming (its train split).",
+        "Data for the gate and calibration (dev split) and for trimming (train split).",
         shown="the data the student was made from",
     )
     out: Path | None = option(
-        None, "Folder that gets onnx/.", metavar="DIR", shown="STUDENT, or STUDENT-NAME beside it"
+        None, "Folder to write onnx/ into.", metavar="DIR", shown="STUDENT, or STUDENT-NAME beside it"
     )
     force: bool = force_option()
 
@@ -165,17 +165,16 @@ class PredictSettings(Settings):
     )
     texts: list[str] | None = _argument(
         None,
-        "Texts to label, or one .txt, .csv, .tsv, .jsonl or .parquet file. For a model of pairs: two texts with a TAB "
-        "between.",
+        "Texts to label, or one .txt, .csv, .tsv, .jsonl or .parquet file. For pairs: two texts separated by a TAB.",
         metavar="TEXT",
         shown="stdin, one text per line",
     )
     input: Path | None = option(None, "File of texts: one per line, or columns.", metavar="FILE")
     text: str | None = _column("Column of the text.")
     text_pair: str | None = _column("Column of the second text.")
-    domain: str = option("any", "Domain whose head answers; any: mean of all heads' probabilities.", metavar="NAME")
+    domain: str = option("any", "Domain head to use; any: average over all heads.", metavar="NAME")
     self_check: bool = option(
-        False, "Repeat the predictions stored in an exported folder; exit code 1 where this machine gets others."
+        False, "Repeat the predictions stored in an exported folder; exit code 1 if they differ on this machine."
     )
     threads: int | None = _threads()
     device: Device = _device()
@@ -192,14 +191,14 @@ class ReportSettings(Settings):
 
     runs: list[str] | None = _argument(
         None,
-        "Folders written by teach or distill, or OUT.partial of a run that is not finished; several are compared.",
+        "Folders of teach or distill, or OUT.partial of an unfinished run; several are compared.",
         metavar="RUN",
         shown="hrkd-out/student",
     )
     out: Path | None = option(
         None,
-        "HTML file to write; a report that is there is replaced.",
+        "HTML file to write; an existing report is replaced.",
         metavar="FILE",
         shown="RUN/report.html, hrkd-out/report.html for several runs",
     )
-    force: bool = shared(False, "Replace a file that is no report.")
+    force: bool = shared(False, "Replace a file that is not a report.")

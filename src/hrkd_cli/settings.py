@@ -52,9 +52,9 @@ _share = partial(_method, metavar="SHARE", within=INNER_SHARE)
 _text = partial(option, panel=TEXTS)
 shared = partial(option, panel=None)
 output = partial(option, help="Folder to write; it must not exist, or --force.", metavar="DIR")
-seed_option = partial(shared, DEFAULT_SEED, "Seed of everything random.", metavar="N", within=Range(0, 2**63 - 1))
+seed_option = partial(shared, DEFAULT_SEED, "Random seed.", metavar="N", within=Range(0, 2**63 - 1))
 force_option = partial(shared, False, "Replace an existing output of this command.")
-_resume = partial(_training, False, "Go on with a run that was cut off; starts anew where there is none.")
+_resume = partial(_training, False, "Resume an interrupted run, or start a new one if there is none.")
 _data = partial(
     option,
     str(layout.DATASET_OUT),
@@ -69,25 +69,28 @@ class TrainingSettings(Settings):
 
     epochs: int = _count(3, "Passes over the data.")
     batch_size: int | str = _count(
-        8, "Rows of each domain in a step, over all processes; auto: as memory allows, up to 32.", word=AUTO_BATCH
+        8, "Rows per domain and step, over all processes; auto: as many as fit in memory, up to 32.", word=AUTO_BATCH
     )
-    accumulate: int = _count(1, "Batches that make one optimizer step; their losses are averaged.")
-    learning_rate: float = _rate(5e-5, "Peak rate of AdamW.")
-    weight_decay: float = _weight(0.01, "Of AdamW; biases and normalization weights have none.", panel=TRAINING)
-    warmup: float = _training(0.1, "Share of steps (0 to 1) over which the rate rises.", metavar="SHARE", within=SHARE)
-    max_length: int = _training(128, "Longer texts are cut.", metavar="TOKENS", within=Range(4))
-    truncate: Truncate = _training(Truncate.HEAD, "Tokens kept of longer texts: first, last, or half from each end.")
+    accumulate: int = _count(1, "Batches per optimizer step; their losses are averaged.")
+    learning_rate: float = _rate(5e-5, "Peak learning rate of AdamW.")
+    weight_decay: float = _weight(0.01, "AdamW weight decay; not applied to biases and norms.", panel=TRAINING)
+    warmup: float = _training(0.1, "Fraction of the steps for linear warm-up.", metavar="SHARE", within=SHARE)
+    max_length: int = _training(128, "Tokens per text; longer texts are truncated.", metavar="TOKENS", within=Range(4))
+    truncate: Truncate = _training(
+        Truncate.HEAD, "Tokens to keep of longer texts: the first, the last, or half from each end."
+    )
     sampling: Sampling = _training(
         Sampling.COVER,
-        "Rows of a step. cover: every row once per epoch; balanced: domains alike; temperature: in between.",
+        "Rows of a step. cover: every row once per epoch; balanced: as many of each domain; temperature: in "
+        "proportion to the square root of domain size.",
     )
     precision: Precision = _training(Precision.AUTO, "Training arithmetic; auto: bf16 where supported, else fp32.")
     eval_every: int | None = _count(None, "Steps between two dev scores.", metavar="STEPS", shown="twice an epoch")
     metric: Metric = _training(Metric.ACCURACY, "Dev score that decides which step is best.")
     class_weights: ClassWeights = _training(
-        ClassWeights.NONE, "Weight of a class in the loss; balanced: rare ones count more."
+        ClassWeights.NONE, "Class weights in the loss; balanced: rare classes count more."
     )
-    patience: int | None = _count(None, "Stop after N dev scores without a better average.", shown="never")
+    patience: int | None = _count(None, "Stop after N dev scores without improvement.", shown="never")
     checkpoint_every: int | None = _count(
         None,
         "Steps between two checkpoints; Ctrl-C and SIGTERM write one too.",
@@ -103,7 +106,7 @@ class TrainingSettings(Settings):
     )
     seed: int = seed_option()
     device: Device = shared(
-        Device.AUTO, "Where tensors live; auto takes CUDA, then MPS, then the CPU.", affects_result=False
+        Device.AUTO, "Device to run on; auto prefers CUDA, then MPS, then CPU.", affects_result=False
     )
 
 
@@ -160,15 +163,15 @@ class DistillSettings(TrainingSettings):
     )
     init: Init | None = option(None, "Where a LAYERSxWIDTH student's weights come from.", shown="teacher")
     recipe: Recipe = _method(
-        Recipe.OURS, "Source of options not given; paper: as the paper's released code runs.", affects_result=False
+        Recipe.OURS, "Defaults for options not given; paper: those of the paper's released code.", affects_result=False
     )
     method: Method = _method(
         Method.HRKD,
-        "hrkd: domains related by a graph; tinybert: jointly, no graph; logits: answers only; labels: no teacher.",
+        "hrkd: domains related by a graph; tinybert: no graph; logits: predictions only; labels: no teacher.",
     )
     graph: Graph | None = _method(
         None,
-        "Domain ratios. learned: on held-back rows; frozen: random, as released; uniform: all alike; none: all 1.",
+        "Domain ratios. learned: on held-back rows; frozen: random, as released; uniform: 1/D each; none: 1.",
         shown="uniform; none without --method hrkd",
     )
     hierarchy: bool | None = _method(
@@ -176,37 +179,38 @@ class DistillSettings(TrainingSettings):
     )
     graph_every: int = _count(10, "Steps between two updates of a learned graph.", panel=METHOD)
     graph_learning_rate: float = _rate(3e-3, "Learning rate of a learned graph.", panel=METHOD)
-    held_back: float = _share(0.1, "Train rows that a learned graph is judged on; the student never sees them.")
-    domains: str | None = _method(None, "Make a student for these domains only.", metavar="A,B", shown="all")
+    held_back: float = _share(0.1, "Train rows that evaluate a learned graph; the student never sees them.")
+    domains: str | None = _method(None, "Train the student for these domains only.", metavar="A,B", shown="all")
     teacher_checkpoints: TeacherCheckpoints = _method(
         TeacherCheckpoints.DOMAIN, "Teacher of a domain: the step that was best for it, or best on average."
     )
     hidden_weight: float = _weight(1.0, "Weight of the hidden-state loss.")
     attention_weight: float = _weight(1.0, "Weight of the attention loss.")
     prediction_weight: float = _weight(1.0, "Weight of the prediction loss.")
-    label_weight: float = _weight(0.0, "Weight of the cross-entropy against the labels, mixed into the loss.")
+    label_weight: float = _weight(0.0, "Weight of the cross-entropy against the labels.")
     instance_weights: InstanceWeights = _method(
-        InstanceWeights.NONE, "Weigh rows by what they share with all domains and how well the teacher knows them."
+        InstanceWeights.NONE,
+        "Weight rows by how typical they are across domains and how sure the teacher is of the label.",
     )
     temperature: float = _method(1.0, "Divides the logits of teacher and student.", metavar="T", within=ABOVE_0)
     means: Means = _method(
-        Means.MASKED, "Means over valid tokens only, or over padding too, as the released code has it."
+        Means.MASKED, "Average over valid tokens only, or over padding too, as the released code does."
     )
     allow_weak_teacher: bool = _method(
-        False, "Go on when the teacher is not clearly above the majority class in some domain."
+        False, "Continue if the teacher does not beat the majority class in some domain."
     )
     unlabelled: str | None = _text(
-        None, "Texts without labels, one file per domain, that the student learns from too.", metavar="DIR"
+        None, "Unlabeled texts of the domains, which the student also learns from.", metavar="DIR"
     )
     unlabelled_share: float = _share(
-        0.5, "Rows of a domain in a step that are such texts, on top of --batch-size.", panel=TEXTS
+        0.5, "Unlabeled share of each domain's rows per step, on top of --batch-size.", panel=TEXTS
     )
     epochs: int = _count(10, "Passes over the data.")
-    learning_rate: float = _rate(4e-4, "Peak rate of AdamW.")
-    teacher_epochs: int = _count(3, "Passes over the data where the teacher has to be taught first.")
-    teacher_learning_rate: float = _rate(5e-5, "Peak rate of AdamW where the teacher has to be taught first.")
+    learning_rate: float = _rate(4e-4, "Peak learning rate of AdamW.")
+    teacher_epochs: int = _count(3, "Passes over the data if the teacher is trained first.")
+    teacher_learning_rate: float = _rate(5e-5, "Peak learning rate if the teacher is trained first.")
     cache_teacher: CacheTeacher = _training(
-        CacheTeacher.AUTO, "Compute the teacher's outputs once and keep them on disk; auto does on a CPU."
+        CacheTeacher.AUTO, "Compute the teacher's outputs once and cache them on disk; auto does so on a CPU."
     )
 
     @classmethod

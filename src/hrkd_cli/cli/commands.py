@@ -35,8 +35,8 @@ from hrkd_cli.version import __version__
 def prepare(run: Console, options: PrepareSettings) -> None:
     """Turn raw text of several domains into a dataset folder.
 
-    It has train, dev and test splits; those that the source has are kept. Rows that cannot be used are counted and
-    shown with their file and line.
+    The dataset has train, dev and test splits; those of the source are kept. Unusable rows are counted and listed with
+    file and line.
     """
     with run.engine(make_display) as on_event:
         result = hrkd_cli.prepare(**vars(options), on_event=on_event)
@@ -52,9 +52,9 @@ def prepare(run: Console, options: PrepareSettings) -> None:
     "hrkd teach --model ./encoder --data ./reviews --epochs 2",
 )
 def teach(run: Console, options: TeachArguments) -> None:
-    """Fine-tune one encoder with a head for every domain.
+    """Fine-tune one encoder with one head per domain.
 
-    The best step on average is kept, and the best step of each domain beside it.
+    Keeps the weights that score best on average, and those that score best for each domain.
     """
     launch.start_processes(options.processes)
     with run.engine(make_display) as on_event:
@@ -74,7 +74,7 @@ def teach(run: Console, options: TeachArguments) -> None:
 def distill(run: Console, options: DistillArguments) -> None:
     """Distill a teacher into a small student for all domains.
 
-    With a plain encoder as --teacher or raw --data the stages before are run first, and reused while nothing changes.
+    Given a plain encoder as --teacher or raw --data, the earlier stages run first; their results are reused.
     """
     launch.start_processes(options.processes)
     with run.engine(make_display) as on_event:
@@ -95,8 +95,8 @@ def distill(run: Console, options: DistillArguments) -> None:
 def evaluate(run: Console, options: EvalSettings) -> None:
     """Score teacher, student and ONNX models side by side.
 
-    Scores are by domain and on average; accuracy has its 95 % interval. ONNX models are scored one text at a time, and
-    padded in batches beside that.
+    Shows scores per domain and on average, and 95 % intervals of accuracy. ONNX models are scored one text at a time
+    and also in padded batches.
     """
     with run.engine(make_display) as on_event:
         found = hrkd_cli.evaluate(**vars(options), on_event=on_event).to_json()
@@ -115,10 +115,10 @@ def evaluate(run: Console, options: EvalSettings) -> None:
     "hrkd export --int8 --domain books --trim-vocabulary --out ./books",
 )
 def export(run: Console, options: ExportSettings) -> None:
-    """Write a student as ONNX files, checked and gated.
+    """Export a student to ONNX, verified and checked against an accuracy gate.
 
-    fp32 is always written; its logits must equal the student's. Smaller precisions must pass the accuracy gate. The
-    student's README.md gets their accuracy, size and latency.
+    Always writes fp32, whose logits must equal the student's. Smaller files must pass the accuracy gate. Accuracy, size
+    and latency are added to the student's README.md.
     """
     with run.engine(make_display) as on_event:
         found = hrkd_cli.export(**vars(options), on_event=on_event).to_json()
@@ -139,7 +139,7 @@ def export(run: Console, options: ExportSettings) -> None:
 def predict(run: Console, options: PredictSettings) -> None:
     """Label texts.
 
-    Writes one JSON object per line: text, domain, label, scores. An exported folder needs no torch.
+    Writes one JSON object per line: text, domain, label, scores. Exported folders do not need torch.
     """
     if options.self_check:
         _check(run, options)
@@ -178,7 +178,7 @@ def predict(run: Console, options: PredictSettings) -> None:
 def report(run: Console, options: ReportSettings) -> None:
     """Write one HTML page about a run: losses, dev scores, ratios, exported files.
 
-    The page needs no network and nothing beside it. A run that is under way can be looked at, too.
+    The page is self-contained. It also works for a run in progress.
     """
     with run.engine(make_display) as on_event:
         result = hrkd_cli.report(**vars(options), on_event=on_event)
