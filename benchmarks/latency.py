@@ -169,7 +169,7 @@ def write_files(student: Path, out: Path) -> dict[str, Path]:
     import numpy as np
 
     from hrkd_cli.choices import Target
-    from hrkd_cli.models.backend import TorchBackend
+    from hrkd_cli.models.torch_backend import TorchBackend
     from hrkd_cli.onnx_export.quantizers import QuantizerInputs, weights_for
     from hrkd_cli.onnx_export.recipes import FORMATS, Precision, write_smaller
     from hrkd_cli.onnx_export.rewrites import rewrite_file
@@ -199,7 +199,7 @@ def write_rewrites(student: Path, out: Path) -> dict[str, Path]:
     import onnx_ir as ir
 
     from hrkd_cli.choices import Target
-    from hrkd_cli.models.backend import TorchBackend
+    from hrkd_cli.models.torch_backend import TorchBackend
     from hrkd_cli.onnx_export import rewrites
     from hrkd_cli.onnx_export.graph_editor import to_proto
     from hrkd_cli.onnx_export.quantizers import QuantizerInputs, weights_for

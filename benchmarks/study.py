@@ -115,8 +115,8 @@ def make_column(name: str, folder: Path, options: argparse.Namespace) -> dict[st
         PlanError: the data or the encoder is not given, or the stored column is another one.
     """
     from hrkd_cli import prepare, teach
-    from hrkd_cli.data.folder import is_prepared, open_dataset
-    from hrkd_cli.models.folder import model_fingerprint
+    from hrkd_cli.data.dataset_folder import is_prepared, open_dataset
+    from hrkd_cli.models.model_folder import model_fingerprint
 
     column, data, teacher, record = COLUMNS[name], folder / "dataset", folder / "teacher", folder / "column.json"
     source = getattr(options, column.source, column.source)
@@ -165,7 +165,7 @@ def make_run(
         PlanError: texts without labels are needed and not given.
     """
     from hrkd_cli import distill
-    from hrkd_cli.data.folder import open_dataset
+    from hrkd_cli.data.dataset_folder import open_dataset
 
     folder, chosen = options.out / column, COLUMNS[column].distilling(method)
     given = {STUDENT: options.student, TEXTS: options.unlabelled}
@@ -277,7 +277,7 @@ def machine(device: str) -> dict[str, Any]:
     import torch
 
     from hrkd_cli.machine import machine_name, versions
-    from hrkd_cli.models.backend import pick_device
+    from hrkd_cli.models.torch_backend import pick_device
 
     found = pick_device(device)
     name = torch.cuda.get_device_name(found) if found.type == "cuda" else machine_name()

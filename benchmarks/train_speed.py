@@ -38,13 +38,13 @@ from hrkd_cli.distillation.objective import DistillObjective
 from hrkd_cli.distillation.teacher_cache import CachedTeacher
 from hrkd_cli.distillation.teachers import Comparison, OnlineTeacher, open_teachers
 from hrkd_cli.method import DomainGraph, Outputs, Projections
-from hrkd_cli.models.backend import pick_device
 from hrkd_cli.models.capture import Capture, layer_map
 from hrkd_cli.models.encoding import Encoder, lengths_of
-from hrkd_cli.models.folder import save_model
 from hrkd_cli.models.loading import load_tokenizer, new_classifier, set_heads
+from hrkd_cli.models.model_folder import save_model
 from hrkd_cli.models.precision import Arithmetic
 from hrkd_cli.models.student_init import build_student
+from hrkd_cli.models.torch_backend import pick_device
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.context import TrainContext

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hrkd_cli import prepare
-from hrkd_cli.data import folder
+from hrkd_cli.data import dataset_folder
 from hrkd_cli.errors import DataError, OutputError, UsageError
 
 
@@ -179,7 +179,7 @@ def test_nothing_half_written_is_left(reviews, tmp_path, monkeypatch, error, exi
     if exists:
         prepare(reviews, out=out)
     before = files(tmp_path)
-    add_rows, calls = folder.add_rows, []
+    add_rows, calls = dataset_folder.add_rows, []
 
     def fail_late(*rows):
         calls.append(rows)
@@ -187,7 +187,7 @@ def test_nothing_half_written_is_left(reviews, tmp_path, monkeypatch, error, exi
             raise error
         add_rows(*rows)
 
-    monkeypatch.setattr(folder, "add_rows", fail_late)
+    monkeypatch.setattr(dataset_folder, "add_rows", fail_late)
     expected = OutputError if isinstance(error, OSError) else KeyboardInterrupt
     with pytest.raises(expected) as raised:
         prepare(reviews, out=out, force=True, seed=5)

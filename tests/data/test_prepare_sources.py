@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hrkd_cli import prepare
-from hrkd_cli.data import folder as folder_module
+from hrkd_cli.data import dataset_folder as folder_module
 from hrkd_cli.errors import DataError
 from hrkd_cli.events import Progress
 from hrkd_cli.layout import SPLITS

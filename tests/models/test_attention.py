@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModelForSequenceClassification
 
-from hrkd_cli.models import attention
-from hrkd_cli.models.attention import FastCpuOps, _Attention, attend, use_our_attention
+from hrkd_cli.models import attention_function
+from hrkd_cli.models.attention_function import FastCpuOps, _Attention, attend, use_our_attention
 from hrkd_cli.models.loading import new_classifier
 from tiny import ARCHITECTURES, tiny_config
 
@@ -83,7 +83,7 @@ def test_masks_do_not_depend_on_threads(dtype, monkeypatch):
     shape = torch.Size((3, 7, 11))
     found = []
     for worth in (1, 10**9):
-        monkeypatch.setattr(attention, "_WORTH_THREADS", worth)
+        monkeypatch.setattr(attention_function, "_WORTH_THREADS", worth)
         monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
         torch.manual_seed(5)
         masks = FastCpuOps()
@@ -193,7 +193,7 @@ def test_models_train_and_are_saved_as_without_it(tmp_path, architecture):
     assert len(found[0]) == len(found[1])
     for torchs, own in zip(*found, strict=True):
         torch.testing.assert_close(own, torchs, rtol=1e-4, atol=1e-5)
-    assert model.config._attn_implementation == attention.NAME
+    assert model.config._attn_implementation == attention_function.NAME
     model.save_pretrained(tmp_path / "saved")
-    assert attention.NAME not in (tmp_path / "saved" / "config.json").read_text()
+    assert attention_function.NAME not in (tmp_path / "saved" / "config.json").read_text()
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved").config._attn_implementation == "sdpa"

@@ -290,7 +290,7 @@ def test_no_data_for_the_gate(student, tmp_path, monkeypatch):
 
 def test_data_that_is_not_what_the_student_was_made_from(student, tmp_path):
     from hrkd_cli import prepare
-    from hrkd_cli.data.folder import open_dataset
+    from hrkd_cli.data.dataset_folder import open_dataset
 
     prepare(tmp_path / "dev.csv", out=tmp_path / "dataset", dev=0.3)
     for fingerprint, warned in (("another", True), (open_dataset(tmp_path / "dataset").fingerprint, False)):

@@ -5,7 +5,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hrkd_cli.events import Note
-from hrkd_cli.models.backend import TorchBackend
+from hrkd_cli.models.torch_backend import TorchBackend
 from hrkd_cli.onnx_export import rewrites, trace
 from hrkd_cli.onnx_export.graph_editor import to_proto
 from hrkd_cli.onnx_export.rewrites import rewrite_file

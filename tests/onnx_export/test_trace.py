@@ -5,7 +5,7 @@ import pytest
 from hrkd_cli import Predictor
 from hrkd_cli.choices import Target
 from hrkd_cli.errors import ModelError
-from hrkd_cli.models.backend import TorchBackend
+from hrkd_cli.models.torch_backend import TorchBackend
 from hrkd_cli.onnx_export.export import export
 from hrkd_cli.onnx_export.graph_editor import OPSET, PARTS, bytes_by_part, part_of
 from hrkd_cli.onnx_export.quantizers import QuantizerInputs, weights_for

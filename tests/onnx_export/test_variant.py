@@ -11,7 +11,7 @@ import hrkd_cli
 from hrkd_cli import Predictor, evaluate
 from hrkd_cli.errors import DataError, GateError, ModelError, OutputError, UsageError
 from hrkd_cli.events import Note
-from hrkd_cli.models.backend import TorchBackend
+from hrkd_cli.models.torch_backend import TorchBackend
 from hrkd_cli.onnx_export.gate import AccuracyGate, RecipeSearch
 from hrkd_cli.predict.selfcheck import self_check
 from tiny_folder import CONFIGS, MAX_LENGTH, make_texts, write_model
@@ -315,7 +315,7 @@ def test_eval_scores_a_baked_head_on_its_own_domain(student, divided):
 
 def test_the_data_is_found_again(student, tmp_path):
     from hrkd_cli import prepare
-    from hrkd_cli.data.folder import open_dataset
+    from hrkd_cli.data.dataset_folder import open_dataset
 
     prepare(tmp_path / "dev.csv", out=tmp_path / "dataset", dev=0.3)
     fingerprint = open_dataset(tmp_path / "dataset").fingerprint

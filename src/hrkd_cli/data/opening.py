@@ -8,7 +8,7 @@ from pathlib import Path
 from hrkd_cli.choices import Split
 from hrkd_cli.command_settings import PrepareSettings
 from hrkd_cli.data.dataset import Dataset, Rows, make_dataset
-from hrkd_cli.data.folder import is_prepared, open_dataset, read_manifest
+from hrkd_cli.data.dataset_folder import is_prepared, open_dataset, read_manifest
 from hrkd_cli.data.ingest import RowStore, ingest, open_store, stamps
 from hrkd_cli.data.prepare import decisive_options, describe_dropped, prepare_files
 from hrkd_cli.data.sources.columns import SourceFile

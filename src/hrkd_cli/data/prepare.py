@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hrkd_cli.command_settings import PrepareSettings
-from hrkd_cli.data.folder import FORMAT, VERSION, DomainCounts, is_prepared, write_manifest, write_splits
+from hrkd_cli.data.dataset_folder import FORMAT, VERSION, DomainCounts, is_prepared, write_manifest, write_splits
 from hrkd_cli.data.ingest import RowStore, ingest, open_store, stamps
 from hrkd_cli.data.names import short
 from hrkd_cli.data.sources.columns import SourceFile

@@ -13,8 +13,8 @@ from hrkd_cli.errors import ModelError, OutputError, UsageError
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.layout import DATASET_OUT, MODEL, TEACHER_OUT
 from hrkd_cli.models.encoding import same_tokenizer
-from hrkd_cli.models.folder import model_fingerprint
 from hrkd_cli.models.loading import load_config, load_tokenizer, resolve
+from hrkd_cli.models.model_folder import model_fingerprint
 from hrkd_cli.models.student_init import (
     check_dimensions,
     default_shape,

@@ -24,8 +24,8 @@ from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.checkpoint import Checkpointer
 from hrkd_cli.training.context import TrainContext
+from hrkd_cli.training.dev_scoring import check_length
 from hrkd_cli.training.rows import EncodedSplit, encode_split
-from hrkd_cli.training.scoring import check_length
 
 
 @dataclass(frozen=True, slots=True)

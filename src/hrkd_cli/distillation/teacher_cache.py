@@ -34,7 +34,7 @@ from hrkd_cli.errors import OutputError
 from hrkd_cli.events import Note, Progress
 from hrkd_cli.method import Outputs
 from hrkd_cli.models.encoding import Batch, lengths_of, to_device
-from hrkd_cli.models.folder import model_fingerprint
+from hrkd_cli.models.model_folder import model_fingerprint
 from hrkd_cli.predict.tokenization import Encoded
 from hrkd_cli.training.checkpoint import Checkpointer
 from hrkd_cli.training.context import TrainContext

@@ -26,8 +26,8 @@ from hrkd_cli.predict.folder import read_json, read_json_or_empty
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.context import TrainContext
+from hrkd_cli.training.dev_scoring import check_length, score
 from hrkd_cli.training.rows import EncodedSplit, LabelGather, Pick, encode_split
-from hrkd_cli.training.scoring import check_length, score
 
 BATCH_TOKENS = {"cpu": 1024, "cuda": 65536, "mps": 8192}  # padded tokens of a batch that only the teacher runs
 

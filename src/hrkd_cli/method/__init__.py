@@ -8,7 +8,7 @@ from hrkd_cli.method.domain_graph import DomainGraph, GraphRatios
 from hrkd_cli.method.learned_graph import LearnedGraph
 from hrkd_cli.method.losses import LOSSES, Loss, LossInput, Need, weighted_losses
 from hrkd_cli.method.losses.label import label_terms
-from hrkd_cli.method.outputs import MASKED_LOGIT, Labels, MeanWeights, Outputs
+from hrkd_cli.method.model_outputs import MASKED_LOGIT, Labels, MeanWeights, Outputs
 from hrkd_cli.method.projections import Projections
 from hrkd_cli.method.total import DomainLosses, combine, layer_losses
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hrkd_cli.method.outputs import MeanWeights, upcast
+from hrkd_cli.method.model_outputs import MeanWeights, upcast
 
 PROJECTION_STD = 0.02
 

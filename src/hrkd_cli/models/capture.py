@@ -10,7 +10,7 @@ from torch import nn
 
 from hrkd_cli.errors import ModelError
 from hrkd_cli.method import Outputs
-from hrkd_cli.models.attention import recording, use_our_attention
+from hrkd_cli.models.attention_function import recording, use_our_attention
 from hrkd_cli.models.encoding import Batch
 
 

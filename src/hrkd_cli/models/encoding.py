@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hrkd_cli.choices import Truncate
 from hrkd_cli.data.dataset import Rows
-from hrkd_cli.models.backend import input_names
+from hrkd_cli.models.torch_backend import input_names
 from hrkd_cli.predict.tokenization import Encoded, TextTokenizer
 
 _CHUNK = 10_000

@@ -13,7 +13,7 @@ import torch
 from hrkd_cli.choices import Precision
 from hrkd_cli.errors import UsageError
 from hrkd_cli.machine import cpu_flags
-from hrkd_cli.models.attention import FastCpuOps
+from hrkd_cli.models.attention_function import FastCpuOps
 
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86-64, x86-64 with matrix units, arm64
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # options of glibc's mallopt(3)

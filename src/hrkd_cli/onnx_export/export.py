@@ -20,7 +20,7 @@ from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.layout import MODEL, ONNX, STUDENT_OUT
 from hrkd_cli.layout import partial as partial_folder
 from hrkd_cli.machine import machine_name, usable_cpus
-from hrkd_cli.models.backend import TorchBackend
+from hrkd_cli.models.torch_backend import TorchBackend
 from hrkd_cli.onnx_export.gate import AccuracyGate, RecipeSearch, load_gate_data
 from hrkd_cli.onnx_export.graph_editor import bytes_by_part
 from hrkd_cli.onnx_export.quantizers import weights_for

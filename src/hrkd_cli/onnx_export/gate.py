@@ -14,7 +14,7 @@ from hrkd_cli.evaluation.latency import spread_texts
 from hrkd_cli.evaluation.metrics import DomainScores
 from hrkd_cli.evaluation.scoring import fit_heads, predict_labels, score_labels, split_rows
 from hrkd_cli.events import Note, OnEvent, Progress
-from hrkd_cli.models.backend import TorchBackend
+from hrkd_cli.models.torch_backend import TorchBackend
 from hrkd_cli.onnx_export.quantizers import Arrays, QuantizerInputs, Weights
 from hrkd_cli.onnx_export.recipes import FILES, FORMATS, Precision, Recipe, write_smaller
 from hrkd_cli.onnx_export.record import Try, accuracies, points_lost

@@ -14,7 +14,7 @@ from hrkd_cli.evaluation.graph import read_graph
 from hrkd_cli.evaluation.latency import Latency
 from hrkd_cli.evaluation.metrics import DomainScores
 from hrkd_cli.layout import MODEL, ONNX
-from hrkd_cli.models.folder import write_json
+from hrkd_cli.models.model_folder import write_json
 from hrkd_cli.onnx_export.recipes import FORMATS, Precision
 from hrkd_cli.predict.folder import read_json_or_empty
 from hrkd_cli.version import __version__

@@ -14,7 +14,7 @@ from transformers.masking_utils import bidirectional_mask_function, eager_mask
 
 from hrkd_cli.errors import ModelError, one_line
 from hrkd_cli.events import Note, OnEvent, ignore
-from hrkd_cli.models.backend import TorchBackend
+from hrkd_cli.models.torch_backend import TorchBackend
 from hrkd_cli.onnx_export.graph_editor import OPSET, quiet
 from hrkd_cli.onnx_export.rewrites import rewrite_file
 from hrkd_cli.predict.backend import OnnxBackend

@@ -22,9 +22,9 @@ from hrkd_cli.evaluation.metrics import scores_to_json
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.layout import MODEL
 from hrkd_cli.machine import versions
-from hrkd_cli.models.backend import TorchBackend, input_names, load_encoder_parts
-from hrkd_cli.models.folder import PORTABLE_TOKENIZER, is_stage_folder, model_card, model_fingerprint, write_json
 from hrkd_cli.models.loading import load_tokenizer, output_layer, quiet_transformers
+from hrkd_cli.models.model_folder import PORTABLE_TOKENIZER, is_stage_folder, model_card, model_fingerprint, write_json
+from hrkd_cli.models.torch_backend import TorchBackend, input_names, load_encoder_parts
 from hrkd_cli.onnx_export.gate import SPLIT, AccuracyGate
 from hrkd_cli.onnx_export.record import Gate
 from hrkd_cli.onnx_export.trace import TOLERANCE, Arrays, largest_difference, probes

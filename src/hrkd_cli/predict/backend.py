@@ -136,7 +136,7 @@ def open_backend(path: str | Path, *, threads: int | None = None, device: str = 
         return OnnxBackend(location.root, location.graph, threads=threads)
     # By name, so that this package works (and type-checks) on its own, without the torch side.
     try:
-        module = importlib.import_module("hrkd_cli.models.backend")
+        module = importlib.import_module("hrkd_cli.models.torch_backend")
     except ModuleNotFoundError as error:
         raise ModelError(f"{path}: reading it needs {error.name}; pip install hrkd-cli, or export the model") from None
     return cast(Backend, module.TorchBackend(path, threads=threads, device=device))

@@ -19,15 +19,15 @@ from hrkd_cli.events import OnEvent, StageDone, ignore
 from hrkd_cli.layout import DATASET_OUT, TEACHER_OUT
 from hrkd_cli.models.capture import Capture
 from hrkd_cli.models.encoding import Encoder
-from hrkd_cli.models.folder import model_fingerprint
 from hrkd_cli.models.loading import load_classifier, load_tokenizer, resolve
+from hrkd_cli.models.model_folder import model_fingerprint
 from hrkd_cli.outputs import check_apart
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import TeachSettings
 from hrkd_cli.training.context import TrainContext
+from hrkd_cli.training.dev_scoring import check_length, check_trainable
 from hrkd_cli.training.loop import LossOutput, Objective
 from hrkd_cli.training.rows import Collate, EncodedSplit, LabelGather, TrainBatch, encode_split
-from hrkd_cli.training.scoring import check_length, check_trainable
 from hrkd_cli.training.stage_folder import (
     TrainResult,
     check_stage_output,

@@ -16,7 +16,7 @@ from hrkd_cli.errors import OutputError, TrainingError, UsageError
 from hrkd_cli.events import Note
 from hrkd_cli.layout import MODEL, partial
 from hrkd_cli.machine import versions
-from hrkd_cli.models.folder import is_stage_folder, model_card, save_model, write_json
+from hrkd_cli.models.model_folder import is_stage_folder, model_card, save_model, write_json
 from hrkd_cli.options import option_name
 from hrkd_cli.outputs import check_output, seen_from, whole_folder
 from hrkd_cli.predict.folder import read_json_or_empty

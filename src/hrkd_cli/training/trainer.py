@@ -23,11 +23,11 @@ from hrkd_cli.settings import TrainingSettings
 from hrkd_cli.training.auto_batch_size import batch_size_of
 from hrkd_cli.training.best_weights import BestWeights
 from hrkd_cli.training.checkpoint import Checkpointer, RandomState
+from hrkd_cli.training.dev_scoring import score
 from hrkd_cli.training.loop import Objective, prefetch, train_step
 from hrkd_cli.training.metrics_log import MetricsLogger
 from hrkd_cli.training.optimizer import AdamMoments, Optimizer
 from hrkd_cli.training.rows import EncodedSplit
-from hrkd_cli.training.scoring import score
 
 CHECKPOINT_SECONDS = 120.0
 AGREE_EVERY = 20  # steps between two collective decisions on several GPUs: each waits for all of them

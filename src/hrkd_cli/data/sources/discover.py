@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hrkd_cli import sample
 from hrkd_cli.choices import SourceFormat
-from hrkd_cli.data.folder import is_prepared
+from hrkd_cli.data.dataset_folder import is_prepared
 from hrkd_cli.data.names import short
 from hrkd_cli.data.sources import amazon, hub
 from hrkd_cli.data.sources.columns import SourceFile

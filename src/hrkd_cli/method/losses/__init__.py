@@ -10,7 +10,7 @@ from pkgutil import iter_modules
 
 from torch import Tensor
 
-from hrkd_cli.method.outputs import Labels, MeanWeights, Outputs
+from hrkd_cli.method.model_outputs import Labels, MeanWeights, Outputs
 
 
 class Need(StrEnum):

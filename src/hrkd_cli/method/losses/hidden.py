@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hrkd_cli.method.losses import Loss, LossInput, Need
-from hrkd_cli.method.outputs import clear, upcast
+from hrkd_cli.method.model_outputs import clear, upcast
 
 
 def hidden_loss(given: LossInput) -> Tensor:

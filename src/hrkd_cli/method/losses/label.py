@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hrkd_cli.method.losses import Loss, LossInput, Need
-from hrkd_cli.method.outputs import Labels, upcast
+from hrkd_cli.method.model_outputs import Labels, upcast
 
 
 def label_loss(given: LossInput) -> Tensor:
