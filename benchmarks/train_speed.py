@@ -282,7 +282,7 @@ class Bench:
 
             return call
 
-        objective.collate = clocked("collate", objective.collate)
+        objective.collate.batch = clocked("collate", objective.collate.batch)
         objective.student = clocked("student forward", objective.student)
         objective.loss = clocked("loss", objective.loss)
         optimizer.step = clocked("optimizer", optimizer.step)
