@@ -246,6 +246,11 @@ def test_a_text_with_more_rows_than_are_held_out_stays_in_train():
     splits = run(rows)
     assert sum(sizes(splits.rows["d"]).values()) == 100_000
     assert sides(splits)["same premise"] == {"train"}
+    # The place of this group, 53rd and last, is one that would be held out.
+    rows = [example("same premise" if i < 48 else f"t{i}", pair=str(i)) for i in range(100)]
+    splits = run(rows)
+    assert sides(splits)["same premise"] == {"train"}
+    assert sizes(splits.rows["d"]) == {"train": 90, "dev": 5, "test": 5}
 
 
 def messy(seed):
