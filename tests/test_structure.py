@@ -7,14 +7,141 @@ from pathlib import Path
 import hrkd_cli
 
 SOURCE = Path(hrkd_cli.__file__).parent
+TESTS = Path(__file__).parent
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.name not in ("__init__.py", "__main__.py"))
 MOST_MODULES = 14
 MOST_LINES = 400
 MOST_LINES_OF_A_CLASS = 200
 
+# Modules without a test module of their own, and where they are tested instead.
+TESTED_ELSEWHERE = {
+    # beside the folders
+    "cards.py": "test_structure.py",
+    "choices.py": "test_structure.py",
+    "command_settings.py": "test_structure.py",
+    "errors.py": "test_structure.py",
+    "events.py": "test_structure.py",
+    "formatting.py": "test_structure.py",
+    "layout.py": "test_structure.py",
+    "machine.py": "test_structure.py",
+    "options.py": "test_structure.py",
+    "outputs.py": "test_structure.py",
+    "settings.py": "test_structure.py",
+    "version.py": "test_structure.py",
+    # cli
+    "cli/command.py": "cli/test_cli_commands.py",
+    "cli/commands.py": "cli/test_cli_commands.py",
+    "cli/console.py": "cli/test_cli_commands.py",
+    "cli/error_report.py": "cli/test_cli_commands.py",
+    "cli/launch.py": "cli/test_cli_commands.py",
+    "cli/main.py": "cli/test_cli_commands.py",
+    "cli/predict_input.py": "cli/test_cli_commands.py",
+    "cli/progress.py": "cli/test_cli_commands.py",
+    "cli/resolve.py": "cli/test_cli_commands.py",
+    "cli/tables.py": "cli/test_cli_commands.py",
+    # data
+    "data/dataset.py": "data/test_prepare_folder.py",
+    "data/dataset_folder.py": "data/test_prepare_folder.py",
+    "data/ingest.py": "data/test_prepare_folder.py",
+    "data/names.py": "data/test_prepare_folder.py",
+    "data/prepare.py": "data/test_prepare_folder.py",
+    "data/unlabelled.py": "data/test_prepare_folder.py",
+    # data/sources
+    "data/sources/amazon.py": "data/test_source_formats.py",
+    "data/sources/arrow.py": "data/test_source_formats.py",
+    "data/sources/columns.py": "data/test_source_formats.py",
+    "data/sources/delimited.py": "data/test_source_formats.py",
+    "data/sources/discover.py": "data/test_source_formats.py",
+    "data/sources/formats.py": "data/test_source_formats.py",
+    "data/sources/hub.py": "data/test_source_formats.py",
+    "data/sources/json_objects.py": "data/test_source_formats.py",
+    "data/sources/text_file.py": "data/test_source_formats.py",
+    "data/sources/values.py": "data/test_source_formats.py",
+    # distillation
+    "distillation/collate.py": "distillation/test_distill.py",
+    "distillation/objective.py": "distillation/test_distill.py",
+    "distillation/prerequisites.py": "distillation/test_distill.py",
+    "distillation/setup.py": "distillation/test_distill.py",
+    "distillation/teacher_cache.py": "distillation/test_distill.py",
+    "distillation/teachers.py": "distillation/test_distill.py",
+    # evaluation
+    "evaluation/graph.py": "evaluation/test_evaluate.py",
+    "evaluation/inputs.py": "evaluation/test_evaluate.py",
+    # method
+    "method/domain_graph.py": "method/test_golden.py",
+    "method/learned_graph.py": "method/test_golden.py",
+    "method/model_outputs.py": "method/test_golden.py",
+    "method/projections.py": "method/test_golden.py",
+    # method/losses
+    "method/losses/attention.py": "method/test_losses.py",
+    "method/losses/hidden.py": "method/test_losses.py",
+    "method/losses/label.py": "method/test_losses.py",
+    "method/losses/prediction.py": "method/test_losses.py",
+    # models
+    "models/attention_function.py": "models/test_student_init.py",
+    "models/encoding.py": "models/test_student_init.py",
+    "models/loading.py": "models/test_student_init.py",
+    "models/model_folder.py": "models/test_student_init.py",
+    "models/torch_backend.py": "models/test_student_init.py",
+    # onnx_export
+    "onnx_export/gate.py": "onnx_export/test_export.py",
+    "onnx_export/graph_editor.py": "onnx_export/test_export.py",
+    "onnx_export/recipes.py": "onnx_export/test_export.py",
+    # predict
+    "predict/backend.py": "predict/test_predictor.py",
+    # training
+    "training/best_weights.py": "training/test_resume.py",
+    "training/checkpoint.py": "training/test_resume.py",
+    "training/context.py": "training/test_resume.py",
+    "training/dev_scoring.py": "training/test_resume.py",
+    "training/metrics_log.py": "training/test_resume.py",
+    "training/optimizer.py": "training/test_resume.py",
+    "training/rows.py": "training/test_resume.py",
+    "training/stage_folder.py": "training/test_resume.py",
+    "training/trainer.py": "training/test_resume.py",
+}
+# Test modules that cover several modules, or none.
+SEVERAL_MODULES = {
+    "test_structure.py",
+    "benchmarks/test_study.py",
+    "cli/test_cli_commands.py",
+    "cli/test_cli_generated.py",
+    "cli/test_cli_main.py",
+    "cli/test_cli_predict.py",
+    "cli/test_cli_progress.py",
+    "cli/test_cli_settings.py",
+    "cli/test_cli_startup.py",
+    "cli/test_cli_tables.py",
+    "cli/test_python_defaults.py",
+    "data/test_file_encodings.py",
+    "data/test_hub_source.py",
+    "data/test_prepare_folder.py",
+    "data/test_prepare_sources.py",
+    "data/test_sample.py",
+    "data/test_source_formats.py",
+    "data/test_source_layouts.py",
+    "data/test_unlabelled_texts.py",
+    "distillation/test_cache.py",
+    "distillation/test_hub.py",
+    "distillation/test_unlabelled.py",
+    "evaluation/test_onnx_facts.py",
+    "method/test_golden.py",
+    "method/test_losses.py",
+    "models/test_attention.py",
+    "onnx_export/test_precisions.py",
+    "reporting/test_real_runs.py",
+    "training/test_resume.py",
+    "training/test_step_pieces.py",
+}
+
 
 def name(path):
     return path.relative_to(SOURCE).as_posix()
+
+
+def own_tests(path):
+    folder = TESTS / path.relative_to(SOURCE).parent
+    return folder / f"test_{path.stem}.py"
 
 
 def test_no_folder_has_too_many_modules():
@@ -32,3 +159,14 @@ def test_modules_and_classes_are_short():
     nodes = [(module, node) for module, text in lines.items() for node in ast.walk(ast.parse(text))]
     classes = [(module, node) for module, node in nodes if isinstance(node, ast.ClassDef)]
     assert [f"{module}: {c.name}" for module, c in classes if c.end_lineno - c.lineno >= MOST_LINES_OF_A_CLASS] == []
+
+
+def test_every_module_has_a_test_module_or_is_listed():
+    missing = {name(path) for path in MODULES if not own_tests(path).exists()}
+    assert missing == set(TESTED_ELSEWHERE)
+    assert [test for test in TESTED_ELSEWHERE.values() if not (TESTS / test).exists()] == []
+
+
+def test_every_test_module_belongs_to_a_module_or_is_listed():
+    tests = {path.relative_to(TESTS).as_posix() for path in TESTS.rglob("test_*.py")}
+    assert tests - {own_tests(path).relative_to(TESTS).as_posix() for path in MODULES} == SEVERAL_MODULES
