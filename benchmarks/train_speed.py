@@ -38,12 +38,12 @@ from hrkd_cli.distillation.objective import DistillObjective
 from hrkd_cli.distillation.teacher_cache import CachedTeacher
 from hrkd_cli.distillation.teachers import Comparison, OnlineTeacher, open_teachers
 from hrkd_cli.method import DomainGraph, Outputs, Projections
-from hrkd_cli.models.capture import Capture, layer_map
 from hrkd_cli.models.encoding import Encoder, lengths_of
+from hrkd_cli.models.feature_capture import FeatureCapture
 from hrkd_cli.models.loading import load_tokenizer, new_classifier, set_heads
 from hrkd_cli.models.model_folder import save_model
-from hrkd_cli.models.precision import Arithmetic
-from hrkd_cli.models.student_init import build_student
+from hrkd_cli.models.precision import PrecisionPolicy
+from hrkd_cli.models.student_init import build_student, layer_map
 from hrkd_cli.models.torch_backend import pick_device
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
@@ -164,8 +164,8 @@ class Bench:
     def paper(self) -> dict[str, Any]:
         """Train as the released code does."""
         layers = layer_map(self.teachers.root.config.num_hidden_layers, self.student.config.num_hidden_layers)
-        captures = {d: Capture(m, layers, attention=True) for d, m in self.teachers.models.items()}
-        shown = Capture(self.student, range(1, len(layers) + 1), attention=True)
+        captures = {d: FeatureCapture(m, layers, attention=True) for d, m in self.teachers.models.items()}
+        shown = FeatureCapture(self.student, range(1, len(layers) + 1), attention=True)
         width = self.teachers.root.config.hidden_size
         projections = Projections(self.student.config.hidden_size, width, len(layers)).to(self.device)
         graph = DomainGraph(width, len(layers), len(self.heads.domains)).requires_grad_(False).to(self.device)
@@ -210,10 +210,10 @@ class Bench:
             **{f"{name}, ms a step": round(1e3 * s / self.options.steps, 1) for name, s in parts.items()},
         }
 
-    def cache(self, arithmetic: Arithmetic) -> CachedTeacher:
+    def cache(self, policy: PrecisionPolicy) -> CachedTeacher:
         """Return the teacher's outputs, to be built."""
         online = OnlineTeacher(self.teachers, self.comparison, self.rows, own_tokenizer=False, device=self.device)
-        return CachedTeacher(Path(self.options.place) / "cache", online, TrainContext(arithmetic))
+        return CachedTeacher(Path(self.options.place) / "cache", online, TrainContext(policy))
 
     def objective(self, cache: CachedTeacher) -> DistillObjective:
         """Return what hrkd distill trains, with outputs that are there."""
@@ -227,9 +227,9 @@ class Bench:
 
     def ours(self) -> dict[str, Any]:
         """Train as hrkd distill does; measure the steps, then once more with a clock around each part."""
-        arithmetic = Arithmetic(Precision(self.options.precision), self.device)
-        arithmetic.prepare()
-        cache = self.cache(arithmetic)
+        policy = PrecisionPolicy(Precision(self.options.precision), self.device)
+        policy.configure_process()
+        cache = self.cache(policy)
         tick = self._now()
         rows = cache.build()
         building = self._now() - tick
@@ -257,7 +257,7 @@ class Bench:
         real = sum(int(lengths_of(e).sum()) for e in self.encoded.values())
         return {
             "examples_per_second": rate,
-            "precision": str(arithmetic.precision),
+            "precision": str(policy.mode),
             "step, ms (median of the runs)": round(1e3 * step, 1),
             "runs, ms": [round(1e3 * r, 1) for r in repeats],
             "training alone, examples/s": round(rows_a_step / step, 1),
@@ -295,7 +295,7 @@ class Bench:
 
     def _utilisation(self, tokens: int, building: float, step: float, rows: int) -> dict[str, Any]:
         """Return which share of the device's own matrix rate is reached."""
-        dtype = Arithmetic(Precision(self.options.precision), self.device).dtype
+        dtype = PrecisionPolicy(Precision(self.options.precision), self.device).dtype
         size = 8192 if self.device.type == "cuda" else 2048
         left, right = (torch.randn(size, size, device=self.device, dtype=dtype) for _ in range(2))
         times = []

@@ -20,7 +20,7 @@ from hrkd_cli.errors import OutputError, UsageError
 from hrkd_cli.events import Note, Progress
 from hrkd_cli.method import LOSSES
 from hrkd_cli.models.encoding import Encoder
-from hrkd_cli.models.precision import Arithmetic
+from hrkd_cli.models.precision import PrecisionPolicy
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.teaching.teach import teach
 from hrkd_cli.training.context import TrainContext
@@ -43,16 +43,16 @@ def make_cache(root, teacher, dataset, *, layers=(2, 4), attention=True, precisi
     losses = {BY_NAME[name]: 1.0 for name in (["prediction", "attention"] if attention else ["prediction"])}
     comparison = Comparison(losses, layers, 32, pad_to=None)
     online = OnlineTeacher(teachers, comparison, rows, own_tokenizer=False, device=CPU)
-    return CachedTeacher(root, online, TrainContext(Arithmetic(precision, CPU)))
+    return CachedTeacher(root, online, TrainContext(PrecisionPolicy(precision, CPU)))
 
 
-def both(cache, picks):
+def both(cache, refs):
     """Return the mask of a batch, and its cached and online outputs as (rows, tokens, ...) by layer."""
     online = cache.online
-    batch = online.rows.encoder.collate([online.rows.encoded[domain][row] for domain, row in picks], CPU)
+    batch = online.rows.encoder.collate([online.rows.encoded[domain][row] for domain, row in refs], CPU)
     found = []
     for teacher in (cache, online):
-        signals = teacher.load(picks, batch)()
+        signals = teacher.load(refs, batch)()
         queries, keys = (t.transpose(2, 3) for t in (signals.queries, signals.keys))
         found.append({"hidden": signals.hidden, "queries": queries, "keys": keys, "logits": signals.logits})
     return batch.mask, *found
@@ -78,8 +78,8 @@ def test_cached_outputs_are_those_of_the_online_teacher(tmp_path, dataset, archi
     check_equal(cache)
     # Asked in the batches in which they were computed, the same to the last of the 16 bits.
     domain, rows = cache.shards[0]
-    picks = [(domain, row) for row in rows[: 1024 // cache.online.rows.lengths[domain].max()]]
-    mask, cached, online = both(cache, picks)
+    refs = [(domain, row) for row in rows[: 1024 // cache.online.rows.lengths[domain].max()]]
+    mask, cached, online = both(cache, refs)
     assert torch.equal(cached["logits"], online["logits"])
     assert all(torch.equal(cached[n][:, mask], online[n][:, mask].half()) for n in ("hidden", "queries", "keys"))
 

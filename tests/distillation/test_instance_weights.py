@@ -13,7 +13,7 @@ from hrkd_cli.distillation.instance_weights import expertise_weights, instance_w
 from hrkd_cli.errors import TrainingError, UsageError
 from hrkd_cli.events import Note
 from hrkd_cli.method import Outputs
-from hrkd_cli.models.precision import Arithmetic
+from hrkd_cli.models.precision import PrecisionPolicy
 from hrkd_cli.predict.tokenization import Encoded
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.context import TrainContext
@@ -47,11 +47,11 @@ class Told:
     def __init__(self, states, logits):
         self.states, self.logits = states, logits
 
-    def load(self, picks, batch):
+    def load(self, refs, batch):
         mask = batch.mask
-        states = torch.tensor([self.states[d][row] for d, row in picks])[:, None].repeat(1, mask.shape[1], 1)
+        states = torch.tensor([self.states[d][row] for d, row in refs])[:, None].repeat(1, mask.shape[1], 1)
         states[~mask] = float("nan")
-        logits = torch.tensor([self.logits[d][row] for d, row in picks])
+        logits = torch.tensor([self.logits[d][row] for d, row in refs])
         return lambda: Outputs(torch.stack([torch.zeros_like(states), states]), None, None, logits)
 
 
@@ -71,7 +71,7 @@ LOGITS = {"a": [[0.0, 0.0], [math.log(3), 0.0], [0.0, math.log(9)]], "b": [[0.0,
 def weigh(processes=SINGLE_PROCESS):
     encoded = {"a": [Encoded(np.zeros(n), []) for n in (2, 5, 3)], "b": [Encoded(np.zeros(4), [])]}
     labels = {"a": np.array([1, 0]), "b": np.array([0])}  # the third row of a has none
-    context = TrainContext(Arithmetic(Precision.FP32, CPU), processes)
+    context = TrainContext(PrecisionPolicy(Precision.FP32, CPU), processes)
     return instance_weights(DistillCollate(Told(STATES, LOGITS), EncodedSplit(Pads(), encoded, labels), context), 2)
 
 
@@ -105,14 +105,14 @@ def test_each_process_asks_about_its_part(monkeypatch):
 
 def test_means_become_weighted_ones():
     rows = {"a": [0, 2], "b": [1]}
-    picks = [("a", 0), ("a", 2), ("b", 1)]
+    refs = [("a", 0), ("a", 2), ("b", 1)]
     lengths = {"a": (2, 9, 3), "b": (9, 4)}
     encoded = {domain: [Encoded(np.zeros(n), []) for n in own] for domain, own in lengths.items()}
     weights = {"a": np.array([0.5, 9.0, 1.5]), "b": np.array([9.0, 0.3])}
-    context = TrainContext(Arithmetic(Precision.FP32, CPU))
+    context = TrainContext(PrecisionPolicy(Precision.FP32, CPU))
     collate = DistillCollate(None, EncodedSplit(Pads(), encoded, {}), context)
     collate.instance_weights = weights
-    found = collate.mean_weights(rows, picks)
+    found = collate.mean_weights(rows, refs)
     tokens, pairs = 0.5 * 2 + 1.5 * 3, 0.5 * 4 + 1.5 * 9
     torch.testing.assert_close(found.rows, torch.tensor([0.25, 0.75, 1.0]))
     first, second = [0.5 / tokens] * 2, [1.5 / tokens] * 3

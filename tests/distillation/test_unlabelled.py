@@ -12,7 +12,7 @@ from hrkd_cli.distillation.distill import distill
 from hrkd_cli.distillation.setup import DistillSetup
 from hrkd_cli.errors import OutputError, TrainingError, UsageError
 from hrkd_cli.events import Note, StageStarted, ignore
-from hrkd_cli.models.precision import Arithmetic
+from hrkd_cli.models.precision import PrecisionPolicy
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.checkpoint import Checkpointer
 from hrkd_cli.training.context import TrainContext
@@ -45,7 +45,7 @@ def run(teacher, dataset, out, *, on_event=ignore, resume=False, **options):
 
 def opened(teacher, dataset, tmp_path, on_event=ignore, **options):
     """Return the setup, the objective and the trainer of a distillation."""
-    context = TrainContext(Arithmetic(Precision.FP32, torch.device("cpu")), on_event=on_event)
+    context = TrainContext(PrecisionPolicy(Precision.FP32, torch.device("cpu")), on_event=on_event)
     own = settings(**options)
     setup = DistillSetup.open(
         teacher, dataset, own, tokenizer=None,

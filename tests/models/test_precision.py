@@ -7,7 +7,7 @@ from hrkd_cli import machine
 from hrkd_cli.choices import Precision
 from hrkd_cli.errors import UsageError
 from hrkd_cli.models import precision
-from hrkd_cli.models.precision import Arithmetic, cpu_has_bf16
+from hrkd_cli.models.precision import PrecisionPolicy, cpu_has_bf16
 
 CPU = torch.device("cpu")
 
@@ -31,22 +31,22 @@ def test_bf16_is_read_off_the_cpus_flags(tmp_path, monkeypatch, text, expected):
 @pytest.mark.parametrize(("there", "expected"), [(True, Precision.BF16), (False, Precision.FP32)])
 def test_auto_takes_bf16_where_it_is_fast(monkeypatch, there, expected):
     monkeypatch.setattr(precision, "cpu_has_bf16", lambda: there)
-    assert Arithmetic(Precision.AUTO, CPU).precision is expected
+    assert PrecisionPolicy(Precision.AUTO, CPU).mode is expected
 
 
 def test_only_matrix_products_run_in_half_precision():
     linear, values = torch.nn.Linear(4, 4), torch.randn(2, 4)
     for wanted, dtype in ((Precision.BF16, torch.bfloat16), (Precision.FP32, torch.float32)):
-        arithmetic = Arithmetic(wanted, CPU)
-        with arithmetic.forward():
+        policy = PrecisionPolicy(wanted, CPU)
+        with policy.autocast():
             assert linear(values).dtype == dtype
-            with arithmetic.exact():
+            with policy.no_autocast():
                 assert linear(values).dtype == torch.float32
         assert linear.weight.dtype == torch.float32
-        assert arithmetic.scaler is None
-        assert arithmetic.stored is (torch.bfloat16 if wanted is Precision.BF16 else torch.float16)
+        assert policy.scaler is None
+        assert policy.storage_dtype is (torch.bfloat16 if wanted is Precision.BF16 else torch.float16)
 
 
 def test_fp16_needs_a_gpu():
-    with pytest.raises(UsageError, match="--precision fp16: there is none for training on cpu; use bf16, fp32 or auto"):
-        Arithmetic(Precision.FP16, CPU)
+    with pytest.raises(UsageError, match="--precision fp16: not supported for training on cpu; use bf16, fp32 or auto"):
+        PrecisionPolicy(Precision.FP16, CPU)

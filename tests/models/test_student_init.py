@@ -13,6 +13,7 @@ from hrkd_cli.models.student_init import (
     build_student,
     check_dimensions,
     default_shape,
+    layer_map,
     parse_shape,
     prune_weights,
     student_config,
@@ -198,3 +199,11 @@ def test_a_head_of_another_width_stays_random(tmp_path):
     said = []
     build(str(encoder), make_teacher(), note=said.append)
     assert said == [f"student {encoder}: its own layers, and a random head"]
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "expected"),
+    [(12, 4, (3, 6, 9, 12)), (6, 3, (2, 4, 6)), (7, 2, (4, 7)), (12, 5, (2, 5, 7, 10, 12)), (3, 3, (1, 2, 3))],
+)
+def test_layer_map_rounds_half_up(teacher, student, expected):
+    assert layer_map(teacher, student) == expected

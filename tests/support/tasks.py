@@ -8,14 +8,14 @@ from hrkd_cli.distillation.objective import DistillObjective
 from hrkd_cli.distillation.teachers import Comparison, OnlineTeacher, open_teachers
 from hrkd_cli.models.encoding import Encoder
 from hrkd_cli.models.loading import new_classifier
-from hrkd_cli.models.precision import Arithmetic
+from hrkd_cli.models.precision import PrecisionPolicy
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.rows import encode_split
 
 
-def make_task(teacher, dataset, *, arithmetic=Precision.FP32, **options):
+def make_task(teacher, dataset, *, precision=Precision.FP32, **options):
     """Return an objective whose student is a random model of the teacher's shape."""
     device = torch.device("cpu")
     teachers = open_teachers(teacher, dataset, checkpoints=TeacherCheckpoints.AVERAGE, device=device, name="t")
@@ -26,7 +26,7 @@ def make_task(teacher, dataset, *, arithmetic=Precision.FP32, **options):
     student = new_classifier(teachers.root.config)
     settings = DistillSettings(max_length=16, **options).resolved()
     comparison = Comparison.of(settings, teachers.root.config, student.config)
-    context = TrainContext(Arithmetic(arithmetic, device))
+    context = TrainContext(PrecisionPolicy(precision, device))
     online = OnlineTeacher(teachers, comparison, rows, own_tokenizer=False, device=device)
     objective = DistillObjective(
         DistillCollate(online, rows, context, pad_to=comparison.pad_to),

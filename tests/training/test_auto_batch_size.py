@@ -8,7 +8,7 @@ import torch
 
 from hrkd_cli.choices import Precision
 from hrkd_cli.errors import TrainingError, UsageError
-from hrkd_cli.models.precision import Arithmetic
+from hrkd_cli.models.precision import PrecisionPolicy
 from hrkd_cli.predict.tokenization import Encoded
 from hrkd_cli.settings import TeachSettings
 from hrkd_cli.teaching.teach import teach
@@ -57,7 +57,7 @@ class Limited(Objective):
 def find(tmp_path, objective, size="auto", processes=SINGLE_PROCESS, resume=False, **more):
     notes = []
     checkpoint = Checkpointer(tmp_path, SINGLE_PROCESS, {}, resume=resume)
-    context = TrainContext(Arithmetic(Precision.FP32, torch.device("cpu")), processes, notes.append)
+    context = TrainContext(PrecisionPolicy(Precision.FP32, torch.device("cpu")), processes, notes.append)
     objective.collate.context = context
     found = batch_size_of(TeachSettings(batch_size=size), objective, checkpoint, **more)  # fmt: skip
     assert objective.module.weight.grad is None

@@ -13,7 +13,7 @@ from hrkd_cli.cli.main import main
 from hrkd_cli.errors import UsageError
 from hrkd_cli.teaching.teach import teach
 from hrkd_cli.training.process_group import ProcessGroup
-from hrkd_cli.training.rows import picks_of
+from hrkd_cli.training.rows import local_rows
 from processes import finish, start
 from tiny import make_texts, write_encoder
 
@@ -156,6 +156,6 @@ def test_other_processes_than_asked_for(tmp_path, encoder, dataset, monkeypatch)
 
 def test_every_row_is_run_by_one_process():
     rows = {"books": [4, 1, 9], "music": [2]}
-    picks = [picks_of(rows, ProcessGroup(rank, 3)) for rank in range(3)]
-    assert sorted(pick for own in picks for pick in own) == [("books", 1), ("books", 4), ("books", 9), ("music", 2)]
-    assert all(picks)
+    refs = [local_rows(rows, ProcessGroup(rank, 3)) for rank in range(3)]
+    assert sorted(ref for own in refs for ref in own) == [("books", 1), ("books", 4), ("books", 9), ("music", 2)]
+    assert all(refs)

@@ -6,7 +6,7 @@ import torch
 
 from hrkd_cli.choices import Precision
 from hrkd_cli.training import rows as step_rows
-from hrkd_cli.training.rows import pieces_of
+from hrkd_cli.training.rows import length_buckets
 from tasks import make_task
 
 CPU = torch.device("cpu")
@@ -14,10 +14,10 @@ CPU = torch.device("cpu")
 
 def test_rows_are_split_where_that_spares_most_padding():
     lengths = {"a": np.array([100, 30, 90]), "b": np.array([31, 100, 32])}
-    picks = [("a", 0), ("a", 1), ("a", 2), ("b", 0), ("b", 1), ("b", 2)]
+    refs = [("a", 0), ("a", 1), ("a", 2), ("b", 0), ("b", 1), ("b", 2)]
     # 6 x 100 padded tokens; with the three short rows apart 3 x 32 + 3 x 100, 204 fewer.
-    assert pieces_of(picks, lengths, CPU) == [[("a", 1), ("b", 0), ("b", 2)], [("a", 0), ("a", 2), ("b", 1)]]
-    assert pieces_of(picks, lengths, torch.device("cuda")) == [picks]
+    assert length_buckets(refs, lengths, CPU) == [[("a", 1), ("b", 0), ("b", 2)], [("a", 0), ("a", 2), ("b", 1)]]
+    assert length_buckets(refs, lengths, torch.device("cuda")) == [refs]
 
 
 @pytest.mark.parametrize(
@@ -32,10 +32,10 @@ def test_rows_are_split_where_that_spares_most_padding():
     ],
 )
 def test_a_second_pass_must_be_worth_it(lengths, pieces):
-    picks = [("a", n) for n in range(len(lengths))]
-    found = pieces_of(picks, {"a": np.array(lengths)}, CPU)
+    refs = [("a", n) for n in range(len(lengths))]
+    found = length_buckets(refs, {"a": np.array(lengths)}, CPU)
     assert len(found) == pieces
-    assert sorted(pick for piece in found for pick in piece) == picks
+    assert sorted(ref for piece in found for ref in piece) == refs
 
 
 @pytest.mark.parametrize(
@@ -85,9 +85,9 @@ def test_bf16_pieces_are_bf16_whole(teacher, dataset, monkeypatch):
     found = []
     for spared in (1e9, 0):
         monkeypatch.setattr(step_rows, "SPARED_TOKENS", spared)
-        objective, _, student = make_task(teacher, dataset, arithmetic=Precision.BF16, graph="uniform")
+        objective, _, student = make_task(teacher, dataset, precision=Precision.BF16, graph="uniform")
         student.eval()
-        with objective.precision.forward():
+        with objective.precision.autocast():
             loss = objective.loss(objective.collate(rows))
         loss.total.backward()
         gradients = [p.grad for m in (student, objective.projections) for p in m.parameters() if p.grad is not None]

@@ -10,7 +10,7 @@ import numpy as np
 from hrkd_cli.distillation.teacher_cache import TeacherOutputs
 from hrkd_cli.method import MeanWeights, Outputs
 from hrkd_cli.training.context import TrainContext
-from hrkd_cli.training.rows import Collate, EncodedSplit, Pick, Rows, TrainBatch
+from hrkd_cli.training.rows import Collate, EncodedSplit, RowRef, Rows, TrainBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +46,17 @@ class DistillCollate(Collate):
         self.teacher = teacher
         self.instance_weights: Mapping[str, np.ndarray] | None = None
 
-    def batch(self, rows: Rows, picks: Sequence[Pick], *, teacher: bool = True) -> DistillBatch:
-        """Return the picks as one batch; mean weights depend on all rows of the step. ``teacher``: with its part?"""
-        plain = super().batch(rows, picks)
-        outputs = self.teacher.load(picks, plain.tokens) if teacher and self.teacher is not None else None
-        return DistillBatch(plain.tokens, plain.domains, plain.labels, self.mean_weights(rows, picks), outputs)
+    def batch(self, rows: Rows, refs: Sequence[RowRef], *, teacher: bool = True) -> DistillBatch:
+        """Return rows of a step as one batch, with teacher outputs if ``teacher``.
 
-    def mean_weights(self, rows: Rows, picks: Sequence[Pick]) -> MeanWeights:
-        """Return the weights of the picks in the means of the whole step.
+        Mean weights depend on all rows of the step.
+        """
+        plain = super().batch(rows, refs)
+        outputs = self.teacher.load(refs, plain.tokens) if teacher and self.teacher is not None else None
+        return DistillBatch(plain.tokens, plain.domains, plain.labels, self.mean_weights(rows, refs), outputs)
+
+    def mean_weights(self, rows: Rows, refs: Sequence[RowRef]) -> MeanWeights:
+        """Return the weights of these rows in the means of the whole step.
 
         With instance weights the means of a domain are weighted ones, ``sum_i w_i x_i / sum_i w_i``, where what x_i is
         the mean of (a row, its tokens, their pairs) counts in both sums.
@@ -67,13 +70,13 @@ class DistillCollate(Collate):
             if pad_to is not None:
                 tokens[:] = pad_to
             sums[domain] = np.array([own.sum(), (own * tokens).sum(), (own * np.square(tokens)).sum()])
-        factor = np.array([1.0 if weights is None else weights[domain][row] for domain, row in picks])
-        per_row, per_token, per_pair = factor / np.stack([sums[domain] for domain, _ in picks], axis=1)
-        own = np.array([lengths[domain][row] for domain, row in picks])
+        factor = np.array([1.0 if weights is None else weights[domain][row] for domain, row in refs])
+        per_row, per_token, per_pair = factor / np.stack([sums[domain] for domain, _ in refs], axis=1)
+        own = np.array([lengths[domain][row] for domain, row in refs])
         valid = np.arange(pad_to or int(own.max())) < own[:, None]  # (R, T)
         keys = None if valid.all() else self.put(valid)
         counted = valid if pad_to is None else np.ones_like(valid)
-        one_hot = np.array([[domain == other for other, _ in picks] for domain in self.domains])
+        one_hot = np.array([[domain == other for other, _ in refs] for domain in self.domains])
         return MeanWeights(
             domains=self.put(one_hot.astype(np.float32)),
             rows=self.put(per_row.astype(np.float32)),

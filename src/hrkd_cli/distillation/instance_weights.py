@@ -69,7 +69,7 @@ def instance_weights(collate: DistillCollate, width: int) -> dict[str, np.ndarra
         domain = collate.domains[number]
         batch = collate.batch({domain: rows}, [(domain, row) for row in rows])
         assert batch.teacher is not None
-        with context.precision.forward():
+        with context.precision.autocast():
             found = batch.teacher()
         assert found.hidden is not None
         # Padding may hold anything, also what is not a number.

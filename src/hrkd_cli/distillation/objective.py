@@ -27,12 +27,12 @@ from hrkd_cli.method import (
     combine,
     label_terms,
 )
-from hrkd_cli.models.capture import Capture
+from hrkd_cli.models.feature_capture import FeatureCapture
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.loop import LossOutput, Objective
 from hrkd_cli.training.optimizer import Optimizer
-from hrkd_cli.training.rows import LabelGather, Rows, hold_back, picks_of
+from hrkd_cli.training.rows import LabelGather, Rows, hold_back, local_rows
 
 HELD_ROWS = 16  # of each domain, in an update of the graph
 
@@ -70,7 +70,7 @@ class DistillObjective(Objective):
         class_weights = collate.rows.class_weights(heads, settings.class_weights)
         self.class_weights = None if class_weights is None else class_weights.to(self.device)  # (D, C)
         layers = student.config.num_hidden_layers if comparison.layers else 0
-        self.student = Capture(student, range(1, layers + 1), attention=comparison.needs(Need.ATTENTION))
+        self.student = FeatureCapture(student, range(1, layers + 1), attention=comparison.needs(Need.ATTENTION))
         self.projections: Projections | None = None
         self.graph: DomainGraph | LearnedGraph | None = None
         self.graph_trainer: GraphTrainer | None = None
@@ -112,9 +112,9 @@ class DistillObjective(Objective):
         if self.graph_trainer is None or number % self.settings.graph_every:
             return
         # Dropout would only add noise to the held-back loss; the step's losses keep theirs (see GraphTrainer).
-        with self.precision.exact():
+        with self.precision.no_autocast():
             self.student.model.eval()
-            with self.precision.kernels():
+            with self.precision.fast_kernels():
                 held = self._held_back_loss(number)
             self.student.model.train()
             self.graph_trainer.update(number, held, lambda: self.domain_losses(batch), optimizer)
@@ -123,17 +123,17 @@ class DistillObjective(Objective):
         """Return this process's part of the mean label loss over domains, on rows drawn by the step's number alone."""
         draw = random.Random(f"{self.settings.seed}/held/{number}")
         rows: Rows = {d: draw.sample(list(own), min(HELD_ROWS, len(own))) for d, own in self.held_back.items() if own}
-        picks = picks_of(rows, self.processes)
-        if not picks:
+        refs = local_rows(rows, self.processes)
+        if not refs:
             return torch.zeros((), device=self.device, requires_grad=True)
-        batch = self.collate.batch(rows, picks, teacher=False)
+        batch = self.collate.batch(rows, refs, teacher=False)
         logits = self.columns.take(self.student.model(**batch.tokens.inputs).logits, batch.domains)
         return label_terms(logits, batch.labels, batch.weights.domains, self._class_weights(batch)).mean()
 
     def loss(self, batch: Sequence[DistillBatch]) -> LossOutput:
         """Run one step's rows."""
         found = self.domain_losses(batch)
-        with self.precision.exact():
+        with self.precision.no_autocast():
             ratios, layer_ratios = self._ratios(found)
             by_kind = combine(found.losses, ratios, self.weights)
             total = reduce(operator.add, by_kind.values())
@@ -141,13 +141,13 @@ class DistillObjective(Objective):
 
     def domain_losses(self, batch: Sequence[DistillBatch]) -> DomainLosses:
         """Run one step's rows; return the losses of all domains, of all processes together."""
-        own = reduce(operator.add, map(self._piece_losses, batch))
-        with self.precision.exact():
+        own = reduce(operator.add, map(self._bucket_losses, batch))
+        with self.precision.no_autocast():
             losses = {name: self.processes.all_reduce(loss) for name, loss in own.losses.items()}
             prototypes = None if own.prototypes is None else self.processes.all_reduce(own.prototypes)
         return DomainLosses(losses, prototypes)
 
-    def _piece_losses(self, batch: DistillBatch) -> DomainLosses:
+    def _bucket_losses(self, batch: DistillBatch) -> DomainLosses:
         teacher = None if batch.teacher is None else batch.teacher()
         seen = self.student(batch.tokens)
         projected = seen.hidden if self.projections is None or seen.hidden is None else self.projections(seen.hidden)
@@ -160,7 +160,7 @@ class DistillObjective(Objective):
             mean_classes=self.mean_classes,
             class_weights=self._class_weights(batch),
         )
-        with self.precision.exact():
+        with self.precision.no_autocast():
             losses = {loss.name: loss.compute(given) for loss in self.comparison.losses}
             if self.graph is None or self.projections is None or seen.hidden is None:
                 return DomainLosses(losses)

@@ -38,7 +38,7 @@ from hrkd_cli.models.model_folder import model_fingerprint
 from hrkd_cli.predict.tokenization import Encoded
 from hrkd_cli.training.checkpoint import Checkpointer
 from hrkd_cli.training.context import TrainContext
-from hrkd_cli.training.rows import Pick
+from hrkd_cli.training.rows import RowRef
 
 FORMAT = 4
 SHARD_BYTES = 1 << 27
@@ -129,7 +129,7 @@ class CachedTeacher:
             "labels": {domain: list(teachers.heads.labels[domain]) for domain in online.domains},
             "layers": list(online.layers),
             "attention": online.attention,
-            "precision": str(self.context.precision.precision),
+            "precision": str(self.context.precision.mode),
             "device": self.context.device.type,
         }
         return self.root / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
@@ -188,26 +188,26 @@ class CachedTeacher:
             own = rows[part].tolist()
             batch = online.rows.encoder.collate([online.rows.encoded[domain][row] for row in own], precision.device)
             outputs = online.load([(domain, row) for row in own], batch)
-            with precision.forward():
+            with precision.autocast():
                 found = outputs()
             parts["logits"].append(found.logits.float().cpu())
             for name in self.vectors:
                 heads = getattr(found, name)
                 states = heads if name == "hidden" else heads.transpose(2, 3).flatten(3)
-                parts[name].append(_in_16_bits(states, precision.stored)[:, batch.mask].cpu())
+                parts[name].append(_in_16_bits(states, precision.storage_dtype)[:, batch.mask].cpu())
             self.done += len(own)
             done = min(self.total, self.done * self.context.processes.size)
             self.context.on_event(Progress("teacher outputs", done, self.total))
         return {name: torch.cat(found, dim=0 if name == "logits" else 1) for name, found in parts.items()}
 
-    def load(self, picks: Sequence[Pick], batch: Batch) -> Callable[[], Outputs]:
+    def load(self, refs: Sequence[RowRef], batch: Batch) -> Callable[[], Outputs]:
         """See OnlineTeacher; padding is 0."""
         del batch  # the outputs have the same rows, padded to the same length
-        device, stored = self.context.device, self.context.precision.stored
-        places = np.stack([self.places[domain][row] for domain, row in picks])
+        device, stored = self.context.device, self.context.precision.storage_dtype
+        places = np.stack([self.places[domain][row] for domain, row in refs])
         longest = int((places[:, 3] - places[:, 2]).max())
         padded = {
-            name: torch.empty((count, len(picks), longest, self.config.hidden_size), dtype=stored)
+            name: torch.empty((count, len(refs), longest, self.config.hidden_size), dtype=stored)
             for name, count in self.vectors.items()
         }
         for row, (shard, _, first, last) in enumerate(places.tolist()):

@@ -19,15 +19,16 @@ from hrkd_cli.errors import DataError, ModelError, TrainingError
 from hrkd_cli.events import Note
 from hrkd_cli.layout import MODEL
 from hrkd_cli.method import LOSSES, Loss, Need, Outputs, weighted_losses
-from hrkd_cli.models.capture import Capture, layer_map
 from hrkd_cli.models.encoding import Batch, Encoder, to_device
+from hrkd_cli.models.feature_capture import FeatureCapture
 from hrkd_cli.models.loading import load_classifier, load_tokenizer
+from hrkd_cli.models.student_init import layer_map
 from hrkd_cli.predict.folder import read_json, read_json_or_empty
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.dev_scoring import check_length, score
-from hrkd_cli.training.rows import EncodedSplit, LabelGather, Pick, encode_split
+from hrkd_cli.training.rows import EncodedSplit, LabelGather, RowRef, encode_split
 
 BATCH_TOKENS = {"cpu": 1024, "cuda": 65536, "mps": 8192}  # padded tokens of a batch that only the teacher runs
 
@@ -211,23 +212,23 @@ class OnlineTeacher:
         self.pad_to = comparison.pad_to
         self.device = device
         models = teachers.models.values()
-        self.captures = {id(model): Capture(model, self.layers, attention=self.attention) for model in models}
+        self.captures = {id(model): FeatureCapture(model, self.layers, attention=self.attention) for model in models}
         self.domains = list(teachers.heads.domains)
         self.columns = LabelGather(teachers.heads, device)
 
-    def load(self, picks: Sequence[Pick], batch: Batch) -> Callable[[], Outputs]:
+    def load(self, refs: Sequence[RowRef], batch: Batch) -> Callable[[], Outputs]:
         """Read what is needed for some rows, in any thread; return a function that gives their outputs.
 
         ``batch`` has the same rows as the student sees them.
         """
         if self.own_tokenizer:
-            own = [self.rows.encoded[domain][row] for domain, row in picks]
+            own = [self.rows.encoded[domain][row] for domain, row in refs]
             batch = self.rows.encoder.collate(own, self.device, pad_to=self.pad_to)
-        models = np.array([id(self.teachers.models[domain]) for domain, _ in picks])
+        models = np.array([id(self.teachers.models[domain]) for domain, _ in refs])
         rows = {
             int(m): to_device(torch.from_numpy(np.flatnonzero(models == m)), self.device) for m in np.unique(models)
         }
-        numbers = torch.tensor([self.domains.index(domain) for domain, _ in picks])
+        numbers = torch.tensor([self.domains.index(domain) for domain, _ in refs])
         return partial(self._run, batch, rows, to_device(numbers, self.device))
 
     @torch.no_grad()

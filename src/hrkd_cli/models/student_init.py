@@ -25,7 +25,6 @@ from torch import Tensor
 from hrkd_cli.choices import Init
 from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.layout import MODEL
-from hrkd_cli.models.capture import layer_map
 from hrkd_cli.models.loading import (
     is_classifier,
     load_classifier,
@@ -72,6 +71,16 @@ def parse_shape(text: str) -> Shape | None:
     """Read LAYERSxWIDTH; None when ``text`` is something else (a folder or a hub id)."""
     match = SHAPE.fullmatch(text.strip())
     return Shape(int(match[1]), int(match[2])) if match else None
+
+
+def layer_map(teacher_layers: int, student_layers: int) -> tuple[int, ...]:
+    """Return m(l) for l = 1..L: the teacher layer (1-based) that student layer l learns from.
+
+    ``m(l) = l N / L``, rounded half up.
+    """
+    return tuple(
+        (2 * n * teacher_layers + student_layers) // (2 * student_layers) for n in range(1, student_layers + 1)
+    )
 
 
 def check_dimensions(config: Any) -> None:

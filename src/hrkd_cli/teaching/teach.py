@@ -17,8 +17,8 @@ from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.opening import load_for_training
 from hrkd_cli.events import OnEvent, StageDone, ignore
 from hrkd_cli.layout import DATASET_OUT, TEACHER_OUT
-from hrkd_cli.models.capture import Capture
 from hrkd_cli.models.encoding import Encoder
+from hrkd_cli.models.feature_capture import FeatureCapture
 from hrkd_cli.models.loading import load_classifier, load_tokenizer, resolve
 from hrkd_cli.models.model_folder import model_fingerprint
 from hrkd_cli.outputs import check_apart
@@ -113,7 +113,7 @@ class FineTuningObjective(Objective):
         self, model: Any, train: EncodedSplit, heads: DomainHeads, class_weights: ClassWeights, context: TrainContext
     ) -> None:
         self.modules, self.heads = [model], heads
-        self.capture = Capture(model, (), attention=False)
+        self.capture = FeatureCapture(model, (), attention=False)
         self.own_logits = LabelGather(heads, context.device)
         weights = None
         if class_weights is ClassWeights.BALANCED:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from hrkd_cli.events import OnEvent, ignore
-from hrkd_cli.models.precision import Arithmetic
+from hrkd_cli.models.precision import PrecisionPolicy
 from hrkd_cli.models.torch_backend import pick_device
 from hrkd_cli.settings import TrainingSettings
 from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup, join_process_group
@@ -17,20 +17,20 @@ from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup, join_p
 class TrainContext:
     """The surroundings of a training run: precision and device, processes, and what receives the main one's events."""
 
-    precision: Arithmetic
+    precision: PrecisionPolicy
     processes: ProcessGroup = SINGLE_PROCESS
     on_event: OnEvent = ignore
 
     @classmethod
     def start(cls, settings: TrainingSettings, on_event: OnEvent = ignore) -> TrainContext:
-        """Pick device and precision, and join the other processes of the run.
+        """RowRef device and precision, and join the other processes of the run.
 
         Raises:
             UsageError: there is no such device or precision, or other processes than were asked for.
         """
         processes, device = join_process_group(settings.processes, pick_device(settings.device))
-        precision = Arithmetic(settings.precision, device)
-        precision.prepare()
+        precision = PrecisionPolicy(settings.precision, device)
+        precision.configure_process()
         return cls(precision, processes, on_event if processes.is_main else ignore)
 
     @property

@@ -52,7 +52,7 @@ def score(
         predicted = torch.zeros(len(encoded), dtype=torch.int64, device=context.device)
         training = model.training
         model.eval()
-        with torch.no_grad(), context.precision.forward():
+        with torch.no_grad(), context.precision.autocast():
             for start in processes.shard(range(0, len(order), SCORING_BATCH)):
                 indices = order[start : start + SCORING_BATCH]
                 batch = split.encoder.collate([encoded[row] for row in indices], context.device)

@@ -66,7 +66,7 @@ class Objective:
     def dry_run(self, rows: Rows) -> None:
         """Run a forward and a backward pass that leave no gradients behind."""
         try:
-            with self.collate.context.precision.forward():
+            with self.collate.context.precision.autocast():
                 loss = self.loss(self.collate(rows)).total
             loss.backward()  # type: ignore[no-untyped-call]
             float(loss.detach())  # waits for a GPU
@@ -111,7 +111,7 @@ def train_step(
         rows, batch = next(batches)
         if part == 0:
             objective.on_step_start(number, batch, optimizer)
-        with precision.forward():
+        with precision.autocast():
             loss = objective.loss(batch)
         precision.backward(loss.total / accumulate)
         for kind, value in {"total": loss.total, **loss.by_kind}.items():

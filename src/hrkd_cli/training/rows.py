@@ -23,7 +23,7 @@ from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.process_group import ProcessGroup
 
 Rows = Mapping[str, Sequence[int]]  # row numbers of a step by domain
-Pick = tuple[str, int]  # domain, row
+RowRef = tuple[str, int]  # domain, row
 
 # What a second pass through the model must save on a CPU to be worth its own costs (docs/performance.md).
 SPARED_TOKENS = 128.0
@@ -129,19 +129,19 @@ class Collate:
 
     def __call__(self, rows: Rows) -> list[Any]:
         """Return this process's part of a step, in batches of rows of similar length."""
-        picks = picks_of(rows, self.context.processes)
-        pieces = pieces_of(picks, self.rows.lengths, self.context.device) if self.pad_to is None else [picks]
+        refs = local_rows(rows, self.context.processes)
+        pieces = length_buckets(refs, self.rows.lengths, self.context.device) if self.pad_to is None else [refs]
         return [self.batch(rows, piece) for piece in pieces]
 
-    def batch(self, rows: Rows, picks: Sequence[Pick]) -> TrainBatch:
-        """Return the picks as one batch; their weights depend on all rows of the step."""
-        encoded = [self.rows.encoded[domain][row] for domain, row in picks]
+    def batch(self, rows: Rows, refs: Sequence[RowRef]) -> TrainBatch:
+        """Return rows of a step as one batch; their weights depend on all rows of the step."""
+        encoded = [self.rows.encoded[domain][row] for domain, row in refs]
         tokens = self.rows.encoder.collate(encoded, self.context.device, pad_to=self.pad_to)
         weights = self._label_weights
         sums = {domain: weights[domain][list(chosen)].sum() or 1.0 for domain, chosen in rows.items()}
-        targets = np.array([self._targets[domain][row] for domain, row in picks])
-        shares = np.array([weights[domain][row] / sums[domain] for domain, row in picks], dtype=np.float32)
-        domains = np.array([self.domains.index(domain) for domain, _ in picks])
+        targets = np.array([self._targets[domain][row] for domain, row in refs])
+        shares = np.array([weights[domain][row] / sums[domain] for domain, row in refs], dtype=np.float32)
+        domains = np.array([self.domains.index(domain) for domain, _ in refs])
         return TrainBatch(tokens, self.put(domains), Labels(self.put(targets), self.put(shares)))
 
     def put(self, array: np.ndarray) -> Tensor:
@@ -149,21 +149,23 @@ class Collate:
         return to_device(torch.from_numpy(array), self.context.device)
 
 
-def picks_of(rows: Rows, processes: ProcessGroup) -> list[Pick]:
+def local_rows(rows: Rows, processes: ProcessGroup) -> list[RowRef]:
     """Return this process's part of a step's rows, domain after domain."""
     return processes.shard((domain, row) for domain, chosen in rows.items() for row in chosen)
 
 
-def pieces_of(picks: Sequence[Pick], lengths: Mapping[str, np.ndarray], device: torch.device) -> list[list[Pick]]:
+def length_buckets(
+    refs: Sequence[RowRef], lengths: Mapping[str, np.ndarray], device: torch.device
+) -> list[list[RowRef]]:
     """Split a step's rows into short and long ones where that spares enough padding, and these again.
 
     On a CPU only: on a GPU, where a small product takes as long as a large one, they stay together. ``lengths`` are
     tokens of each row by domain. The rows of a piece keep their order: those of a domain, and of its teacher, together.
     """
     if device.type != "cpu":
-        return [list(picks)]
-    own = np.array([lengths[domain][row] for domain, row in picks])
-    return [[picks[n] for n in np.sort(numbers)] for numbers in _split(own, np.argsort(own, kind="stable"))]
+        return [list(refs)]
+    own = np.array([lengths[domain][row] for domain, row in refs])
+    return [[refs[n] for n in np.sort(numbers)] for numbers in _split(own, np.argsort(own, kind="stable"))]
 
 
 def _split(lengths: np.ndarray, order: np.ndarray) -> list[np.ndarray]:

@@ -45,7 +45,7 @@ def run_folder(
         if processes.is_main:
             stack.enter_context(whole_folder(out, worth_keeping=lambda w: has_checkpoint(w) is not None, go_on=resume))
         processes.barrier()
-        header: dict[str, Any] = {"key": key, "options": {**options, "precision": str(context.precision.precision)}}
+        header: dict[str, Any] = {"key": key, "options": {**options, "precision": str(context.precision.mode)}}
         checkpoint = Checkpointer(out, processes, header, resume=resume)
         if checkpoint.resumed is not None and any(checkpoint.resumed[name] != own for name, own in header.items()):
             difference = difference_of(checkpoint.resumed["options"], header["options"])
@@ -193,7 +193,7 @@ def write_model_folder(
             **({"unlabelled": unlabelled} if unlabelled else {}),
         },
         "versions": versions(),
-        "precision": str(trainer.context.precision.precision),
+        "precision": str(trainer.context.precision.mode),
         "key": run.header["key"],
         "results": {name: value for name, value in result.to_json().items() if name != "out"},
     }

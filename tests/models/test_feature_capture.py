@@ -1,12 +1,12 @@
-"""What is captured is what the model itself computes, in every architecture."""
+"""Captured features equal what the model computes, in every architecture."""
 
 import pytest
 import torch
 from transformers import MPNetConfig
 
 from hrkd_cli.errors import ModelError
-from hrkd_cli.models.capture import Capture, layer_map
 from hrkd_cli.models.encoding import Batch
+from hrkd_cli.models.feature_capture import FeatureCapture
 from hrkd_cli.models.loading import new_classifier
 from tiny import ARCHITECTURES, tiny_config
 
@@ -19,7 +19,7 @@ def make_batch() -> Batch:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_scores_and_hidden_states_are_the_models_own(architecture):
+def test_captured_scores_and_hidden_states_equal_the_models_own(architecture):
     torch.manual_seed(0)
     config = tiny_config(architecture, layers=4)
     model = new_classifier(config)
@@ -29,45 +29,37 @@ def test_scores_and_hidden_states_are_the_models_own(architecture):
             if p.dim() == 2:
                 p.mul_(5)
     batch = make_batch()
-    seen = Capture(model, (2, 4), attention=True)(batch)
+    features = FeatureCapture(model, (2, 4), attention=True)(batch)
 
     eager = type(model)._from_config(type(config).from_dict(config.to_dict()), attn_implementation="eager").eval()
     eager.load_state_dict(model.state_dict())
     with torch.no_grad():
         expected = eager(**batch.inputs, output_attentions=True, output_hidden_states=True)
-    for scores, layer in zip(seen.queries @ seen.keys.mT, (2, 4), strict=True):
+    for scores, layer in zip(features.queries @ features.keys.mT, (2, 4), strict=True):
         assert scores.shape == (3, 4, 9, 9)
         weights = scores.masked_fill(~batch.mask[:, None, None, :], float("-inf")).softmax(dim=-1)
         difference = (weights - expected.attentions[layer - 1])[batch.mask[:, None, :].expand(-1, 4, -1)]
         assert difference.abs().max() < 1e-5
-    for hidden, layer in zip(seen.hidden, (0, 2, 4), strict=True):
+    for hidden, layer in zip(features.hidden, (0, 2, 4), strict=True):
         torch.testing.assert_close(hidden[batch.mask], expected.hidden_states[layer][batch.mask], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(seen.logits, expected.logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(features.logits, expected.logits, rtol=1e-4, atol=1e-5)
 
 
 def test_gradients_flow_through_captured_scores():
     model = new_classifier(tiny_config("bert"))
-    seen = Capture(model, (1, 2), attention=True)(make_batch())
-    (seen.queries @ seen.keys.mT).square().mean().backward()
+    features = FeatureCapture(model, (1, 2), attention=True)(make_batch())
+    (features.queries @ features.keys.mT).square().mean().backward()
     assert model.bert.encoder.layer[0].attention.self.query.weight.grad.abs().sum() > 0
 
 
-def test_a_model_that_hides_its_attention_is_refused():
+def test_an_architecture_without_the_attention_interface_is_an_error():
     model = new_classifier(MPNetConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
                                        intermediate_size=64))  # fmt: skip
-    assert Capture(model, (), attention=False)(make_batch()).logits.shape == (3, 2)
+    assert FeatureCapture(model, (), attention=False)(make_batch()).logits.shape == (3, 2)
     with pytest.raises(ModelError, match=r"scores of a mpnet model .*--attention-weight 0.*--method logits"):
-        Capture(model, (1,), attention=True)(make_batch())
+        FeatureCapture(model, (1,), attention=True)(make_batch())
 
 
-def test_logits_only_asks_for_nothing_else():
-    seen = Capture(new_classifier(tiny_config("bert")), (), attention=True)(make_batch())
-    assert seen.hidden is seen.queries is seen.keys is None
-
-
-@pytest.mark.parametrize(
-    ("teacher", "student", "expected"),
-    [(12, 4, (3, 6, 9, 12)), (6, 3, (2, 4, 6)), (7, 2, (4, 7)), (12, 5, (2, 5, 7, 10, 12)), (3, 3, (1, 2, 3))],
-)
-def test_layer_map_rounds_half_up(teacher, student, expected):
-    assert layer_map(teacher, student) == expected
+def test_without_layers_only_logits_are_captured():
+    features = FeatureCapture(new_classifier(tiny_config("bert")), (), attention=True)(make_batch())
+    assert features.hidden is features.queries is features.keys is None

@@ -1,0 +1,53 @@
+"""Capture of hidden states, queries and keys from chosen layers of a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from hrkd_cli.errors import ModelError
+from hrkd_cli.method import Outputs
+from hrkd_cli.models.attention_function import recording, use_our_attention
+from hrkd_cli.models.encoding import Batch
+
+
+class FeatureCapture:
+    """Runs a classifier and returns its logits and the hidden states, queries and keys of chosen layers.
+
+    Args:
+        model: a transformers sequence classifier; its attention function is replaced.
+        layers: 1-based numbers of the layers to capture; empty for logits only.
+        attention: whether to capture queries and keys.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[int], *, attention: bool) -> None:
+        self.model = model
+        self.layers = tuple(layers)
+        self.attention = attention and bool(layers)
+        use_our_attention(model)
+
+    def __call__(self, batch: Batch) -> Outputs:
+        """Run one batch; the logits are those of all outputs, (R, outputs).
+
+        Raises:
+            ModelError: the architecture's attention cannot be captured.
+        """
+        if not self.layers:
+            return Outputs(None, None, None, self.model(**batch.inputs).logits)
+        with recording() as calls:
+            output = self.model(**batch.inputs, output_hidden_states=True)
+        hidden = torch.stack([output.hidden_states[n] for n in (0, *self.layers)])
+        if not self.attention:
+            return Outputs(hidden, None, None, output.logits)
+        config: Any = self.model.config
+        if len(calls) != config.num_hidden_layers:
+            raise ModelError(
+                f"the attention scores of a {config.model_type} model cannot be captured; distill it with "
+                "--attention-weight 0 or --method logits"
+            )
+        captured = [calls[n - 1] for n in self.layers]
+        queries = torch.stack([query * scale for query, _, scale in captured])
+        return Outputs(hidden, queries, torch.stack([key for _, key, _ in captured]), output.logits)
