@@ -223,7 +223,7 @@ def late_ratios(metrics: Path) -> list[float] | None:
 
 def score(folder: Path, dataset: Any, device: str) -> Right:
     """Return which test rows a model gets right; ``folder`` may hold one model per domain, each in its own folder."""
-    from hrkd_cli.evaluation.scoring import fit_heads, predict_labels, split_rows
+    from hrkd_cli.evaluation.scoring import match_heads, predict_labels, select_split
     from hrkd_cli.predict.backend import open_backend
 
     parts = [(folder / domain, dataset.only(domain)) for domain in dataset.domains]
@@ -232,8 +232,8 @@ def score(folder: Path, dataset: Any, device: str) -> Right:
     right: Right = {}
     for path, part in parts:
         backend = open_backend(path, device=device)
-        rows = split_rows(part, "test", "the test rows")
-        heads = fit_heads(backend, part, rows, str(path), "the test rows")
+        rows = select_split(part, "test", "the test rows")
+        heads = match_heads(backend, part, rows, str(path), "the test rows")
         labels = predict_labels(backend, heads, rows)
         right |= {domain: compare(labels[domain], own.labels) for domain, own in rows.items()}
     return right

@@ -65,8 +65,7 @@ TESTED_ELSEWHERE = {
     "distillation/teacher_cache.py": "distillation/test_distill.py",
     "distillation/teachers.py": "distillation/test_distill.py",
     # evaluation
-    "evaluation/graph.py": "evaluation/test_evaluate.py",
-    "evaluation/inputs.py": "evaluation/test_evaluate.py",
+    "evaluation/provenance.py": "evaluation/test_evaluate.py",
     # method
     "method/domain_graph.py": "method/test_golden.py",
     "method/learned_graph.py": "method/test_golden.py",
@@ -124,7 +123,6 @@ SEVERAL_MODULES = {
     "distillation/test_cache.py",
     "distillation/test_hub.py",
     "distillation/test_unlabelled.py",
-    "evaluation/test_onnx_facts.py",
     "method/test_golden.py",
     "method/test_losses.py",
     "models/test_attention.py",

@@ -11,10 +11,10 @@ from hrkd_cli.evaluation.latency import (
     TURN,
     TURN_WARM_UP,
     WARM_UP,
-    measure_lengths,
-    measure_text,
-    take_turns,
-    typical_row,
+    measure_end_to_end,
+    measure_forward,
+    median_length_text,
+    time_interleaved,
 )
 
 
@@ -49,12 +49,12 @@ class FakeBackend:
 def test_the_text_of_median_token_count_is_timed():
     texts = [" ".join(["x"] * n) for n in (9, 1, 5, 3, 7)]
     rows = {"a": Rows(texts[:2], None, []), "b": Rows(texts[2:], None, [])}
-    assert typical_row(SimpleNamespace(encoder=FakeEncoder()), rows) == ("x x x x x", None)
+    assert median_length_text(SimpleNamespace(encoder=FakeEncoder()), rows) == ("x x x x x", None)
 
 
 def test_runs_are_timed_one_text_at_a_time_after_a_warm_up(clock):
     backend = FakeBackend(clock, 0.002)
-    found = measure_text(backend, "a b c", None, threads=3)
+    found = measure_end_to_end(backend, "a b c", None, threads=3)
     calls = WARM_UP + RUNS // TURN * (TURN_WARM_UP + TURN)
     assert backend.calls == [(["a b c"], 1, None)] * calls
     assert (found.batch, found.tokens, found.threads) == (1, 3, 3)
@@ -64,7 +64,7 @@ def test_runs_are_timed_one_text_at_a_time_after_a_warm_up(clock):
 
 def test_slow_models_are_run_less_often(clock):
     backend = FakeBackend(clock, 3.0)
-    measure_text(backend, "a", None, threads=1)
+    measure_end_to_end(backend, "a", None, threads=1)
     assert len(backend.calls) == WARM_UP + FEWEST_RUNS // TURN * (TURN_WARM_UP + TURN)
 
 
@@ -74,7 +74,7 @@ def test_percentiles_are_those_of_the_timed_runs(clock):
     def call():
         clock.now += next(taken) / 1000
 
-    assert take_turns({"a": call}, 0.0)["a"] == (pytest.approx(5.5), pytest.approx(10))
+    assert time_interleaved({"a": call}, 0.0)["a"] == (pytest.approx(5.5), pytest.approx(10))
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def fakes(clock):
 
 def test_each_length_and_number_of_threads(fakes):
     models, ran = fakes
-    found = measure_lengths({"a": models["fast"], "b": models["slow"]}, threads=(1, 2))
+    found = measure_forward({"a": models["fast"], "b": models["slow"]}, threads=(1, 2))
     cells = [(n, t) for t in (1, 2) for n in (16, 32, 64, 128, 256)]
     assert [(f.tokens, f.threads) for f in found["a"]] == cells
     for name, factor in (("a", 1), ("b", 2)):
@@ -110,7 +110,7 @@ def test_each_length_and_number_of_threads(fakes):
 
 def test_models_take_turns(fakes):
     models, ran = fakes
-    measure_lengths({"a": models["fast"], "b": models["slow"]}, threads=(1,))
+    measure_forward({"a": models["fast"], "b": models["slow"]}, threads=(1,))
     order = [model for model, _, shape in ran if shape == (1, 256)]
     order = order[2 * latency.WARM_UP :]
     changes = int(np.sum(np.array(order[1:]) != np.array(order[:-1])))
@@ -119,5 +119,5 @@ def test_models_take_turns(fakes):
 
 def test_lengths_that_a_model_cannot_read_are_left_out(fakes):
     models, _ = fakes
-    found = measure_lengths({"a": models["short"], "b": models["fast"]}, threads=(1,))
+    found = measure_forward({"a": models["short"], "b": models["fast"]}, threads=(1,))
     assert [f.tokens for f in found["a"]] == [f.tokens for f in found["b"]] == [16, 32, 64]

@@ -3,7 +3,7 @@ import pytest
 
 from hrkd_cli.data.dataset import Dataset, Rows
 from hrkd_cli.errors import DataError, ModelError
-from hrkd_cli.evaluation.scoring import agreement, fit_heads, predict_labels, split_rows
+from hrkd_cli.evaluation.scoring import agreement, match_heads, predict_labels, select_split
 from hrkd_cli.events import Progress
 from hrkd_cli.predict.folder import Spec
 from hrkd_cli.predict.heads import DomainHeads
@@ -27,7 +27,7 @@ class FakeBackend:
 
 
 def fit(backend, dataset, model="m", data="d"):
-    return fit_heads(backend, dataset, split_rows(dataset, "test", data), model, data)
+    return match_heads(backend, dataset, select_split(dataset, "test", data), model, data)
 
 
 def rows(*labels, domain="books", split="test"):
@@ -45,7 +45,7 @@ def test_unknown_domain():
 
 def test_a_domain_without_rows_in_the_split_does_not_matter():
     both = make_dataset({"books": {"test": (["a"], ["positive"])}, "cars": {"train": (["a"], ["positive"])}})
-    assert list(split_rows(both, "test", "d")) == ["books"]
+    assert list(select_split(both, "test", "d")) == ["books"]
     assert fit(FakeBackend(), both) is OURS
 
 
@@ -73,7 +73,7 @@ def test_a_foreign_classifier_answers_for_every_domain_by_label_name():
 
 def test_an_empty_split():
     with pytest.raises(DataError, match="no rows in the test split; it has dev"):
-        split_rows(rows("positive", split="dev"), "test", "d")
+        select_split(rows("positive", split="dev"), "test", "d")
 
 
 def test_graphs_are_scored_alone_and_padded_to_the_full_length():

@@ -12,7 +12,7 @@ import hrkd_cli
 from hrkd_cli import Predictor, evaluate
 from hrkd_cli.choices import Target
 from hrkd_cli.errors import GateError
-from hrkd_cli.evaluation.graph import count_parameters, precision
+from hrkd_cli.evaluation.onnx_inspect import count_parameters, weight_precision
 from hrkd_cli.events import Note
 from hrkd_cli.onnx_export import gate
 from hrkd_cli.onnx_export.graph_editor import OPSET
@@ -63,7 +63,7 @@ def test_a_file_of_each_precision(all_files, tmp_path):
     for file in result.files:
         model = onnx.load(file.path)
         onnx.checker.check_model(model)
-        assert precision(model) == file.precision
+        assert weight_precision(model) == file.precision
         assert count_parameters(model) == count_parameters(fp32)
         found = logits(folder, FILES[Precision(file.precision)], make_texts(20))
         assert np.corrcoef(reference.ravel(), found.ravel())[0, 1] > 0.8
@@ -282,7 +282,7 @@ def test_every_recipe_makes_a_graph_that_runs(all_files, tmp_path, smaller):
         facts = {p.key: p.value for p in model.metadata_props}
         assert facts["hrkd.recipe"] == recipe.text
         assert ("hrkd.target" in facts) is recipe.for_target
-        assert precision(model) == smaller
+        assert weight_precision(model) == smaller
         assert 0 < np.abs(found - fp32).max() < allowed * np.abs(fp32).max(), recipe.text
         tables = [t for t in model.graph.initializer if t.name.endswith("word_embeddings.weight")]
         assert bool(tables) is recipe.text.endswith("embeddings in fp32")

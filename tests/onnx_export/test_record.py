@@ -24,7 +24,7 @@ def fake_times(monkeypatch):
             for name in models
         }
 
-    monkeypatch.setattr("hrkd_cli.onnx_export.export.measure_lengths", measure)
+    monkeypatch.setattr("hrkd_cli.onnx_export.export.measure_forward", measure)
     monkeypatch.setattr("hrkd_cli.onnx_export.export.usable_cpus", lambda: 2)
 
 
@@ -79,7 +79,7 @@ def test_files_that_were_there_are_timed_anew_beside_a_new_one(student, monkeypa
         assert all(opener.args[1].is_file() for opener in models.values())
         return {name: (Latency(16, 1, load[0] * factors[name], load[0] * factors[name]),) for name in models}
 
-    monkeypatch.setattr("hrkd_cli.onnx_export.export.measure_lengths", measure)
+    monkeypatch.setattr("hrkd_cli.onnx_export.export.measure_forward", measure)
     load[0] = 10.0
     export(student, int8=True)
     load[0] = 1.0

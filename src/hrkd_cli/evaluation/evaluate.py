@@ -12,12 +12,12 @@ import numpy as np
 
 from hrkd_cli.command_settings import EvalSettings
 from hrkd_cli.data.dataset import Dataset
-from hrkd_cli.evaluation.floor import FLOOR, KIND, REGULARISATION, Floor, make_floor
-from hrkd_cli.evaluation.graph import count_parameters, precision, read_graph
-from hrkd_cli.evaluation.inputs import common_rows, default_models, find_data, recorded_data
-from hrkd_cli.evaluation.latency import Latency, measure_lengths, measure_text, typical_row
+from hrkd_cli.evaluation.latency import Latency, measure_end_to_end, measure_forward, median_length_text
+from hrkd_cli.evaluation.linear_baseline import FLOOR, KIND, REGULARISATION, LinearBaseline, train_linear_baseline
 from hrkd_cli.evaluation.metrics import AverageScores, DomainScores, average, scores_to_json
-from hrkd_cli.evaluation.scoring import Labels, agreement, fit_heads, predict_labels, score_labels, split_rows
+from hrkd_cli.evaluation.onnx_inspect import count_parameters, load_onnx, weight_precision
+from hrkd_cli.evaluation.provenance import default_data, default_models, read_provenance, restrict_to_single_domain
+from hrkd_cli.evaluation.scoring import Labels, agreement, match_heads, predict_labels, score_labels, select_split
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.machine import machine_name, usable_cpus
 from hrkd_cli.predict.backend import open_backend
@@ -25,7 +25,7 @@ from hrkd_cli.predict.folder import locate
 
 
 @dataclass(frozen=True, slots=True)
-class Padded:
+class PaddedScores:
     """An ONNX graph scored once more in padded batches, where dynamic int8 gives other results.
 
     ``disagreement`` is the share of rows whose label differs from that at batch 1.
@@ -59,10 +59,10 @@ class ModelResult:
     precision: str | None = None
     parameters: int | None = None
     bytes: int | None = None
-    padded: Padded | None = None
+    padded: PaddedScores | None = None
     latency: Latency | None = None
     latency_lengths: tuple[Latency, ...] = ()
-    floor: Floor | None = None
+    floor: LinearBaseline | None = None
 
     @property
     def average(self) -> AverageScores:
@@ -129,14 +129,14 @@ def evaluate(
     chosen = list(models) if models else default_models()
     for model in chosen:
         locate(model)  # A wrong name among several is reported before the first is scored.
-    source = settings.data if settings.data is not None else find_data(chosen)
+    source = settings.data if settings.data is not None else default_data(chosen)
     dataset = load_for_evaluation(source, settings.split, on_event=on_event)
     for model in chosen:
-        made_from = recorded_data(model)
+        made_from = read_provenance(model)
         if made_from and made_from.differs_from(dataset):
             text = f"{model} was made from other data than {source}: it may have learnt from rows that are scored here"
             on_event(Note(text, warning=True))
-    common = common_rows(chosen, dataset, str(source), on_event=on_event)
+    common = restrict_to_single_domain(chosen, dataset, str(source), on_event=on_event)
     return evaluate_on(chosen, common, settings, data=str(source), learn_from=dataset, on_event=on_event)
 
 
@@ -155,28 +155,28 @@ def evaluate_on(
     are not read.
     """
     split, device, threads = str(settings.split), str(settings.device), settings.threads or usable_cpus()
-    rows = split_rows(dataset, split, data)
-    floor = make_floor(learn_from or dataset, rows, split, data, on_event) if settings.floor else None
+    rows = select_split(dataset, split, data)
+    floor = train_linear_baseline(learn_from or dataset, rows, split, data, on_event) if settings.floor else None
     results: list[ModelResult] = []
     first: Labels = {}
     typical: tuple[str, str | None] | None = None  # one text for all models: the times are compared
     for model in models:
         backend = open_backend(model, threads=threads, device=device)
-        heads = fit_heads(backend, dataset, rows, str(model), data)
+        heads = match_heads(backend, dataset, rows, str(model), data)
         labels = predict_labels(backend, heads, rows, task=f"scoring {model}", on_event=on_event)
         padded = latency = None
         weights, parameters = "fp32", backend.parameters
         if backend.kind == "onnx":
-            graph = read_graph(Path(backend.where))
-            weights, parameters = precision(graph), count_parameters(graph)
+            graph = load_onnx(Path(backend.where))
+            weights, parameters = weight_precision(graph), count_parameters(graph)
             task = f"scoring {model} in padded batches"
             found = predict_labels(backend, heads, rows, padded=True, task=task, on_event=on_event)
             changed = np.concatenate([labels[domain] != found[domain] for domain in rows])
-            padded = Padded(average(score_labels(found, heads.labels, rows)).accuracy, float(changed.mean()))
+            padded = PaddedScores(average(score_labels(found, heads.labels, rows)).accuracy, float(changed.mean()))
         if settings.latency:
-            typical = typical or typical_row(backend, rows)
+            typical = typical or median_length_text(backend, rows)
             on_event(Note(f"timing {model}"))
-            latency = measure_text(backend, *typical, threads=threads)
+            latency = measure_end_to_end(backend, *typical, threads=threads)
         first = first or labels
         result = ModelResult(
             str(model),
@@ -195,7 +195,7 @@ def evaluate_on(
         on_event(Note("timing by number of tokens"))
         # By position: the same model may be named twice.
         openers = {str(n): partial(open_backend, model, device=device) for n, model in enumerate(models)}
-        times = measure_lengths(openers, threads=sorted({1, threads}), on_event=on_event)
+        times = measure_forward(openers, threads=sorted({1, threads}), on_event=on_event)
         results = [replace(result, latency_lengths=times[str(n)]) for n, result in enumerate(results)]
     if floor is not None:
         scores = score_labels(floor.labels, dataset.labels, rows)

@@ -43,7 +43,7 @@ class Latency:
         return {"tokens": self.tokens, "threads": self.threads, "batch": self.batch, **times}
 
 
-def spread_texts(rows: Mapping[str, Rows], count: int) -> tuple[list[str], list[str] | None]:
+def sample_texts(rows: Mapping[str, Rows], count: int) -> tuple[list[str], list[str] | None]:
     """Return at most ``count`` evenly spread texts of all domains, and their second texts where they have some."""
     texts = [text for part in rows.values() for text in part.texts]
     pairs = [text for part in rows.values() for text in part.pairs or ()]
@@ -51,23 +51,23 @@ def spread_texts(rows: Mapping[str, Rows], count: int) -> tuple[list[str], list[
     return [texts[i] for i in chosen], [pairs[i] for i in chosen] if pairs else None
 
 
-def typical_row(backend: Backend, rows: Mapping[str, Rows]) -> tuple[str, str | None]:
+def median_length_text(backend: Backend, rows: Mapping[str, Rows]) -> tuple[str, str | None]:
     """Return the text (and second text) of median token count, over evenly spread rows of all domains."""
-    texts, pairs = spread_texts(rows, SAMPLE)
+    texts, pairs = sample_texts(rows, SAMPLE)
     lengths = [len(example) for example in backend.encoder.encode(texts, pairs)]
     median = sorted(range(len(lengths)), key=lengths.__getitem__)[(len(lengths) - 1) // 2]
     return texts[median], pairs[median] if pairs else None
 
 
-def measure_text(backend: Backend, text: str, pair: str | None, *, threads: int) -> Latency:
+def measure_end_to_end(backend: Backend, text: str, pair: str | None, *, threads: int) -> Latency:
     """Time a loaded classifier from text to logits, tokenization included; ``threads`` is what it was opened with."""
     texts, pairs = [text], None if pair is None else [pair]
     tokens = len(backend.encoder.encode(texts, pairs)[0])
     calls = {"": lambda: backend.logits(texts, pairs, batch_size=1)}
-    return Latency(tokens, threads, *take_turns(calls, TEXT_SECONDS)[""])
+    return Latency(tokens, threads, *time_interleaved(calls, TEXT_SECONDS)[""])
 
 
-def measure_lengths(
+def measure_forward(
     models: Mapping[str, Callable[..., Backend]], *, threads: Sequence[int], on_event: OnEvent = ignore
 ) -> dict[str, tuple[Latency, ...]]:
     """Time forward passes of models side by side at batch 1, at those of ``LENGTHS`` that all of them can read.
@@ -85,14 +85,14 @@ def measure_lengths(
             ids = np.ones((1, tokens), dtype=np.int64)
             arrays = {"input_ids": ids, "attention_mask": ids, "token_type_ids": np.zeros_like(ids)}
             calls = {name: partial(backend.forward, arrays) for name, backend in opened.items()}
-            for name, times in take_turns(calls, LENGTH_SECONDS).items():
+            for name, times in time_interleaved(calls, LENGTH_SECONDS).items():
                 found[name].append(Latency(tokens, count, *times))
             done += 1
             on_event(Progress("timing", done, len(lengths) * len(threads)))
     return {name: tuple(times) for name, times in found.items()}
 
 
-def take_turns(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, tuple[float, float]]:
+def time_interleaved(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, tuple[float, float]]:
     """Return the median and the 95th percentile of each call in milliseconds, after a warm-up.
 
     Every call is made a few times, again and again: what slows the machine for a while slows all of them. Not once

@@ -14,16 +14,16 @@ from hrkd_cli.events import OnEvent, Progress, ignore
 from hrkd_cli.predict.backend import Backend
 from hrkd_cli.predict.heads import DomainHeads, choose
 
-PADDED_BATCH = 32
+PADDED_BATCH_SIZE = 32
 """Rows of a padded batch, each padded to the model's full length: the worst case of a server that batches."""
 
 Labels = dict[str, npt.NDArray[np.str_]]
 """Label names of the rows, by domain."""
 
-_CHUNK = 8 * PADDED_BATCH  # rows between two progress events
+_CHUNK = 8 * PADDED_BATCH_SIZE  # rows between two progress events
 
 
-def split_rows(dataset: Dataset, split: str, data: str) -> dict[str, Rows]:
+def select_split(dataset: Dataset, split: str, data: str) -> dict[str, Rows]:
     """Return the rows of a split by domain, without domains that have none.
 
     Raises:
@@ -38,7 +38,7 @@ def split_rows(dataset: Dataset, split: str, data: str) -> dict[str, Rows]:
     return rows
 
 
-def fit_heads(backend: Backend, dataset: Dataset, rows: Mapping[str, Rows], model: str, data: str) -> DomainHeads:
+def match_heads(backend: Backend, dataset: Dataset, rows: Mapping[str, Rows], model: str, data: str) -> DomainHeads:
     """Return which outputs answer for which domain of the rows.
 
     A classifier that is not a multi-domain one answers for every domain, its labels matched by name.
@@ -80,11 +80,11 @@ def predict_labels(
 ) -> Labels:
     """Label rows in the way that is best for the backend (an ONNX graph: one row at a time).
 
-    With ``padded``, in batches of ``PADDED_BATCH``, each padded to the model's full length. ``task`` names the job in
-    progress events.
+    With ``padded``, in batches of ``PADDED_BATCH_SIZE`` rows, each padded to the model's full length. ``task`` names
+    the job in progress events.
     """
     total, done = sum(map(len, rows.values())), 0
-    batch_size = PADDED_BATCH if padded else backend.best_batch
+    batch_size = PADDED_BATCH_SIZE if padded else backend.best_batch
     pad_to = backend.encoder.max_length if padded else None
     labels: Labels = {}
     for domain, own in rows.items():

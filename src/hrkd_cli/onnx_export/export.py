@@ -14,8 +14,8 @@ from typing import Any
 
 from hrkd_cli.command_settings import ExportSettings
 from hrkd_cli.errors import GateError, ModelError, OutputError
-from hrkd_cli.evaluation.graph import quantized_ops, read_graph
-from hrkd_cli.evaluation.latency import Latency, measure_lengths
+from hrkd_cli.evaluation.latency import Latency, measure_forward
+from hrkd_cli.evaluation.onnx_inspect import count_quantized_ops, load_onnx
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.layout import MODEL, ONNX, STUDENT_OUT
 from hrkd_cli.layout import partial as partial_folder
@@ -164,7 +164,7 @@ class _Export:
             result = self._result(
                 tries,
                 files=tuple(files),
-                quantized_ops=quantized_ops(read_graph(smallest)),
+                quantized_ops=count_quantized_ops(load_onnx(smallest)),
                 bytes_by_part=bytes_by_part(smallest),
                 machine=machine_name() if times else "",
                 out=str(self.out or ""),
@@ -213,7 +213,7 @@ class _Export:
         files = {path.name: path for path in new.values()}
         files |= {name: self.onnx / name for name in earlier if name not in files}
         openers = {name: partial(OnnxBackend, self.student, path) for name, path in files.items()}
-        return measure_lengths(openers, threads=sorted({1, usable_cpus()}), on_event=self.on_event)
+        return measure_forward(openers, threads=sorted({1, usable_cpus()}), on_event=self.on_event)
 
     def _result(self, tries: Tries, **facts: Any) -> ExportResult:
         """Return ``facts`` with what the tries and trimming cost."""

@@ -9,10 +9,10 @@ from pathlib import Path
 from hrkd_cli.choices import Split
 from hrkd_cli.command_settings import ExportSettings
 from hrkd_cli.data.dataset import Dataset
-from hrkd_cli.evaluation.inputs import common_rows, find_data, recorded_data
-from hrkd_cli.evaluation.latency import spread_texts
+from hrkd_cli.evaluation.latency import sample_texts
 from hrkd_cli.evaluation.metrics import DomainScores
-from hrkd_cli.evaluation.scoring import fit_heads, predict_labels, score_labels, split_rows
+from hrkd_cli.evaluation.provenance import default_data, read_provenance, restrict_to_single_domain
+from hrkd_cli.evaluation.scoring import match_heads, predict_labels, score_labels, select_split
 from hrkd_cli.events import Note, OnEvent, Progress
 from hrkd_cli.models.torch_backend import TorchBackend
 from hrkd_cli.onnx_export.quantizers import Arrays, QuantizerInputs, Weights
@@ -31,10 +31,10 @@ def load_gate_data(settings: ExportSettings, *, on_event: OnEvent) -> tuple[Data
     """
     from hrkd_cli.data.opening import load_for_evaluation
 
-    student, recorded = settings.student, recorded_data(settings.student)
+    student, recorded = settings.student, read_provenance(settings.student)
     source: str | Path | None = settings.data
     if source is None:
-        source = recorded.path if recorded and recorded.path.exists() else find_data([student])
+        source = recorded.path if recorded and recorded.path.exists() else default_data([student])
     dataset = load_for_evaluation(source, Split.DEV, on_event=on_event)
     if recorded and recorded.differs_from(dataset):
         on_event(Note(f"{source} is not the data that {student} was made from (its fingerprint differs)", warning=True))
@@ -63,16 +63,16 @@ class AccuracyGate:
     ) -> None:
         self.settings = settings
         self.model = model
-        self.dataset = common_rows([model.where], dataset, data)
+        self.dataset = restrict_to_single_domain([model.where], dataset, data)
         self.data = data
         self.on_event = on_event
-        self.rows = split_rows(self.dataset, SPLIT, data)
+        self.rows = select_split(self.dataset, SPLIT, data)
         self.scores = self.score(model, "scoring the student on dev")
         self.student_scores = self.score(student, "scoring the student on dev") if student is not None else self.scores
 
     def score(self, backend: Backend, task: str, *, padded: bool = False) -> dict[str, DomainScores]:
         """Score a classifier by domain, a graph one text at a time, as a device runs it (see ``predict_labels``)."""
-        heads = fit_heads(backend, self.dataset, self.rows, str(self.settings.student), self.data)
+        heads = match_heads(backend, self.dataset, self.rows, str(self.settings.student), self.data)
         labels = predict_labels(backend, heads, self.rows, padded=padded, task=task, on_event=self.on_event)
         return score_labels(labels, heads.labels, self.rows)
 
@@ -83,7 +83,7 @@ class AccuracyGate:
     def calibration(self) -> Iterator[Arrays]:
         """Yield the model's inputs for evenly spread texts, one row each and without padding."""
         encoder = self.model.encoder
-        rows = encoder.encode(*spread_texts(self.rows, CALIBRATION_TEXTS))
+        rows = encoder.encode(*sample_texts(self.rows, CALIBRATION_TEXTS))
         for number, row in enumerate(rows, start=1):
             arrays = encoder.collate([row])
             yield {name: arrays[name] for name in self.model.inputs}

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from hrkd_cli.evaluation.graph import read_graph
+from hrkd_cli.evaluation.onnx_inspect import load_onnx
 from hrkd_cli.version import __version__
 
 # The first with LayerNormalization as one operator: 14 to 16 work too, but spell each norm out in nine, whose square
@@ -67,7 +67,7 @@ def bytes_by_part(path: Path) -> dict[str, int]:
     ``attention`` and ``feed_forward`` hold each layer's norms too; ``other`` is the graph itself and what belongs to
     no part. A weight that transposing left without a name counts where it is used.
     """
-    model = read_graph(path)
+    model = load_onnx(path)
     # Reversed, so that the first reader of a weight is kept.
     readers = {name: node.name for node in reversed(model.graph.node) for name in node.input}
     sizes = dict.fromkeys(PARTS, 0)

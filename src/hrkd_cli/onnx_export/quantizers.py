@@ -19,7 +19,7 @@ from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from onnxruntime.quantization.onnx_model import ONNXModel
 
 from hrkd_cli.choices import Target
-from hrkd_cli.evaluation.graph import read_graph
+from hrkd_cli.evaluation.onnx_inspect import load_onnx
 from hrkd_cli.machine import cpu_flags
 from hrkd_cli.onnx_export.graph_editor import OPSET, constant, part_of, to_proto
 
@@ -85,7 +85,7 @@ def store_fp16(source: Path, target: Path, inputs: QuantizerInputs) -> None:
     CPUs have no fp16 kernels for most operators: a graph that computes in fp16 is full of conversions there, was slower
     than fp32 and can overflow. A weight with a number beyond fp16's range stays in fp32.
     """
-    model = ir.from_proto(read_graph(source))
+    model = ir.from_proto(load_onnx(source))
     graph = model.graph
     for value in list(graph.initializers.values()):
         weight = value.const_value.numpy()
@@ -121,7 +121,7 @@ def int8_dynamic(
         tables: how embeddings are stored.
         attention: whether the dense layers of attention are quantized.
     """
-    model = read_graph(source)
+    model = load_onnx(source)
     quantize_dynamic(
         model,
         target,
@@ -148,7 +148,7 @@ def int8_static(
     No scale depends on the batch or its padding, so neither does the answer. Options are those of ``int8_dynamic``;
     ``moving_average`` takes ranges from a moving average over texts instead of from the extremes of all.
     """
-    proto = ONNXModel(read_graph(source))
+    proto = ONNXModel(load_onnx(source))
     proto.replace_gemm_with_matmul()
     excluded = set() if attention else set(_attention_layers(proto.model))
     model = ir.from_proto(proto.model)
@@ -191,7 +191,7 @@ def int4(source: Path, target: Path, inputs: QuantizerInputs, *, block: int = 12
 
     ``block`` dense weights share a scale.
     """
-    proto = ONNXModel(read_graph(source))
+    proto = ONNXModel(load_onnx(source))
     proto.replace_gemm_with_matmul()
     onnx.save(_to_4_bits(proto.model, "MatMul", block), str(target))
     _quantize_tables(target, "int4")
@@ -220,7 +220,7 @@ def _quantize_tables(path: Path, tables: Tables) -> None:
     if tables == "table":
         quantize_dynamic(path, path, op_types_to_quantize=["Gather"])
     elif tables == "int4":
-        onnx.save(_to_4_bits(read_graph(path), "Gather", EMBEDDING_BLOCK), str(path))
+        onnx.save(_to_4_bits(load_onnx(path), "Gather", EMBEDDING_BLOCK), str(path))
     elif tables == "row":
         model = ir.load(path)
         for node in list(model.graph):

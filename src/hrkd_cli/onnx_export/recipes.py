@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 
 from hrkd_cli.errors import ModelError
-from hrkd_cli.evaluation.graph import quantized_ops, read_graph
+from hrkd_cli.evaluation.onnx_inspect import count_quantized_ops, load_onnx
 from hrkd_cli.layout import ONNX
 from hrkd_cli.onnx_export.graph_editor import quiet, stamp
 from hrkd_cli.onnx_export.quantizers import QuantizerInputs, Weights, int4, int8_dynamic, int8_static, store_fp16
@@ -131,8 +131,8 @@ def write_smaller(source: Path, target: Path, precision: Precision, recipe: Reci
     """
     with quiet():
         recipe.write(source, target, inputs, **recipe.options)
-    model = read_graph(target)
-    if precision is not Precision.FP16 and not quantized_ops(model):
+    model = load_onnx(target)
+    if precision is not Precision.FP16 and not count_quantized_ops(model):
         target.unlink()
         raise ModelError(
             "nothing in the graph was quantized: it has no dense layer that the quantizer knows; export without "

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import onnxruntime
 
 from hrkd_cli.cards import render_section
-from hrkd_cli.evaluation.graph import read_graph
 from hrkd_cli.evaluation.latency import Latency
 from hrkd_cli.evaluation.metrics import DomainScores
+from hrkd_cli.evaluation.onnx_inspect import load_onnx
 from hrkd_cli.layout import MODEL, ONNX
 from hrkd_cli.models.model_folder import write_json
 from hrkd_cli.onnx_export.recipes import FORMATS, Precision
@@ -174,7 +174,7 @@ def file_entry(
 
     Losses count from ``scores``, the dev scores of the folder's torch weights; None where nothing was scored.
     """
-    model = read_graph(path)
+    model = load_onnx(path)
     entry: Entry = {
         "precision": str(precision),
         "bytes": path.stat().st_size,

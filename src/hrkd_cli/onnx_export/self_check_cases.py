@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 
 from hrkd_cli.errors import ModelError
-from hrkd_cli.evaluation.graph import INTEGER_OPS, STATIC_OPS, read_graph
+from hrkd_cli.evaluation.onnx_inspect import INTEGER_OPS, STATIC_OPS, load_onnx
 from hrkd_cli.layout import MODEL, ONNX
 from hrkd_cli.predict.backend import OnnxBackend
 from hrkd_cli.predict.bundle import RUNTIME_FILE
@@ -132,7 +132,7 @@ def _exact(root: Path, graph: Path, cases: list[dict[str, Any]], fp32: FloatArra
     Weights that are rounded once and multiplied in fp32 are the same numbers on every CPU, so they need no room. Of
     8-bit products fp32's logits are the nearest there is; they leave room for the rounding of the weights too.
     """
-    model = read_graph(graph)
+    model = load_onnx(graph)
     if any(node.op_type in _INTEGER_OPS for node in model.graph.node):
         return fp32
     products = [node for node in model.graph.node if node.op_type == "MatMulNBits"]

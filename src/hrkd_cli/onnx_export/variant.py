@@ -17,8 +17,8 @@ from hrkd_cli.choices import Truncate
 from hrkd_cli.command_settings import ExportSettings
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError, ModelError
-from hrkd_cli.evaluation.inputs import recorded_data
 from hrkd_cli.evaluation.metrics import scores_to_json
+from hrkd_cli.evaluation.provenance import read_provenance
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.layout import MODEL
 from hrkd_cli.machine import versions
@@ -247,7 +247,7 @@ def _write_record(
         "domain": settings.domain,
         "vocabulary": asdict(report) if report is not None else None,
     }
-    data = dataset if dataset is not None and dataset.path is not None else recorded_data(student)
+    data = dataset if dataset is not None and dataset.path is not None else read_provenance(student)
     if data is not None and data.fingerprint is not None:
         record["data"] = {"path": seen_from(out, data.path), "fingerprint": data.fingerprint}
     record["versions"] = versions("onnx", "onnxruntime")

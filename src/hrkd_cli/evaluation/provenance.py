@@ -16,7 +16,7 @@ from hrkd_cli.predict.folder import baked_domain, locate, read_json
 
 
 @dataclass(frozen=True, slots=True)
-class RecordedData:
+class DataProvenance:
     """The dataset that a model was made from, as its ``hrkd.json`` names it."""
 
     path: Path
@@ -40,7 +40,7 @@ def default_models() -> list[Path]:
     return there
 
 
-def recorded_data(model: str | Path) -> RecordedData | None:
+def read_provenance(model: str | Path) -> DataProvenance | None:
     """Return the dataset that a model was made from; None when it does not say."""
     location = locate(model)
     if location is None:
@@ -49,10 +49,12 @@ def recorded_data(model: str | Path) -> RecordedData | None:
     if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
         return None
     # normpath: "../dataset" of hrkd-out/student is shown to people as hrkd-out/dataset.
-    return RecordedData(Path(os.path.normpath(location.root / entry["path"])), entry.get("fingerprint"))
+    return DataProvenance(Path(os.path.normpath(location.root / entry["path"])), entry.get("fingerprint"))
 
 
-def common_rows(models: Sequence[str | Path], dataset: Dataset, data: str, *, on_event: OnEvent = ignore) -> Dataset:
+def restrict_to_single_domain(
+    models: Sequence[str | Path], dataset: Dataset, data: str, *, on_event: OnEvent = ignore
+) -> Dataset:
     """Return the rows that all models can be scored on: of a baked head, its own domain's.
 
     Data of a single domain stays as it is: its rows may be new ones, in a file of any name.
@@ -82,11 +84,11 @@ def common_rows(models: Sequence[str | Path], dataset: Dataset, data: str, *, on
     return dataset.only(*heads) if heads else dataset
 
 
-def find_data(models: Sequence[str | Path]) -> Path:
+def default_data(models: Sequence[str | Path]) -> Path:
     """Return hrkd-out/dataset, else the data that the first model was made from; DataError if neither is there."""
     if (DATASET_OUT / DATASET.manifest).is_file():
         return DATASET_OUT
-    recorded = recorded_data(models[0])
+    recorded = read_provenance(models[0])
     if recorded is not None and recorded.path.exists():
         return recorded.path
     gone = f", and {recorded.path}, which {models[0]} was made from, is gone" if recorded else ""

@@ -36,7 +36,7 @@ _STEPS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Floor:
+class LinearBaseline:
     """A linear model's labels, its train rows, and the words and pairs of words that it has weights for."""
 
     labels: Labels
@@ -44,7 +44,9 @@ class Floor:
     words: int
 
 
-def make_floor(learn_from: Dataset, rows: Mapping[str, Rows], split: str, data: str, on_event: OnEvent) -> Floor:
+def train_linear_baseline(
+    learn_from: Dataset, rows: Mapping[str, Rows], split: str, data: str, on_event: OnEvent
+) -> LinearBaseline:
     """Train on the train rows of ``learn_from`` and label rows of a split of some or all of its domains.
 
     One model serves all domains if their labels are equal; else each has its own. Messages call the dataset ``data``.
@@ -72,7 +74,7 @@ def make_floor(learn_from: Dataset, rows: Mapping[str, Rows], split: str, data: 
         model, size = _fit(np.concatenate([_columns(part) for part in parts]), truth, data)
         learnt, words = learnt + len(truth), words + size
         labels |= {domain: model.predict(_columns(rows[domain])) for domain in domains if domain in rows}
-    return Floor(labels, learnt, words)
+    return LinearBaseline(labels, learnt, words)
 
 
 def _fit(columns: npt.NDArray[np.object_], labels: Sequence[str], data: str) -> tuple[Any, int]:

@@ -10,8 +10,8 @@ from hrkd_cli.command_settings import EvalSettings
 from hrkd_cli.data.dataset import Rows
 from hrkd_cli.errors import DataError, UsageError
 from hrkd_cli.evaluation.evaluate import evaluate_on
-from hrkd_cli.evaluation.floor import make_floor
-from hrkd_cli.evaluation.scoring import split_rows
+from hrkd_cli.evaluation.linear_baseline import train_linear_baseline
+from hrkd_cli.evaluation.scoring import select_split
 from hrkd_cli.events import Note, ignore
 from tiny_folder import LABELS, make_dataset, write_csv, write_model
 
@@ -30,7 +30,7 @@ def separable(**splits):
 
 
 def floor_of(dataset, split="test", *, learn_from=None, on_event=ignore):
-    return make_floor(learn_from or dataset, split_rows(dataset, split, "x"), split, "x", on_event)
+    return train_linear_baseline(learn_from or dataset, select_split(dataset, split, "x"), split, "x", on_event)
 
 
 def labels_of(dataset, split="test"):

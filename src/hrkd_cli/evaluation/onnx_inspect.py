@@ -20,7 +20,7 @@ _WEIGHT_TYPES = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, T
 _QUANTIZER_SUFFIXES = ("_scale", "_scales", "_zero_point", "_zero_points")
 
 
-def read_graph(path: Path) -> Any:
+def load_onnx(path: Path) -> Any:
     """Read an ONNX file; ModelError if it is none."""
     try:
         return onnx.load(str(path))
@@ -29,21 +29,21 @@ def read_graph(path: Path) -> Any:
         raise ModelError(f"{path}: cannot be read as an ONNX file ({one_line(error)})") from None
 
 
-def precision(model: Any) -> str:
+def weight_precision(model: Any) -> str:
     """Name a graph's precision: ``fp32``, ``fp16``, ``int8``, ``int8-static`` or ``int4``."""
     operators = {node.op_type for node in model.graph.node}
     if operators & INT4_OPS:
         return "int4"
     if operators & STATIC_OPS:
         return "int8-static"
-    if quantized_ops(model):
+    if count_quantized_ops(model):
         return "int8"
     if any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer):
         return "fp16"
     return "fp32"
 
 
-def quantized_ops(model: Any) -> dict[str, int]:
+def count_quantized_ops(model: Any) -> dict[str, int]:
     """Count the operators that read weights of 8 or 4 bits, by type, most frequent first.
 
     A MatMul counts where its weight comes from DequantizeLinear, which onnxruntime makes one integer product of.

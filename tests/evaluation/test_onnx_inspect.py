@@ -4,7 +4,7 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file
 
 from hrkd_cli.errors import ModelError
-from hrkd_cli.evaluation.graph import count_parameters, precision, quantized_ops, read_graph
+from hrkd_cli.evaluation.onnx_inspect import count_parameters, count_quantized_ops, load_onnx, weight_precision
 
 
 def graph(nodes, initializers=()):
@@ -28,27 +28,27 @@ def node(kind, *inputs):
     ],
 )
 def test_precision(nodes, initializers, name):
-    assert precision(graph(nodes, initializers)) == name
+    assert weight_precision(graph(nodes, initializers)) == name
 
 
 def test_only_gathers_of_8_bit_tables_count_as_quantised():
     model = graph(
         [node("Gather", "w", "i"), node("Gather", "f", "i")], [("w", TensorProto.UINT8), ("f", TensorProto.FLOAT)]
     )
-    assert quantized_ops(model) == {"Gather": 1}
+    assert count_quantized_ops(model) == {"Gather": 1}
 
 
 def test_parameters_are_those_of_torch_in_both_precisions(models):
     expected = sum(t.numel() for t in load_file(models / "student/model.safetensors").values())
     for name in ("model.onnx", "model_quantized.onnx"):
-        assert count_parameters(read_graph(models / "student/onnx" / name)) == expected
+        assert count_parameters(load_onnx(models / "student/onnx" / name)) == expected
 
 
 def test_weights_hold_what_torch_holds(models):
     weights = load_file(models / "student/model.safetensors")
     [table] = [
         t
-        for t in read_graph(models / "student/onnx/model.onnx").graph.initializer
+        for t in load_onnx(models / "student/onnx/model.onnx").graph.initializer
         if t.name.endswith("word_embeddings.weight")
     ]
     torch.testing.assert_close(
@@ -59,4 +59,4 @@ def test_weights_hold_what_torch_holds(models):
 def test_not_a_graph(tmp_path):
     (tmp_path / "x.onnx").write_bytes(b"\xff\xff")
     with pytest.raises(ModelError, match="cannot be read as an ONNX file"):
-        read_graph(tmp_path / "x.onnx")
+        load_onnx(tmp_path / "x.onnx")
