@@ -31,8 +31,8 @@ from typing import Any
 import torch
 
 from hrkd_cli.choices import Precision
-from hrkd_cli.data.batching import Sampler
-from hrkd_cli.data.opening import load_for_training
+from hrkd_cli.data.dataset_loading import load_for_training
+from hrkd_cli.data.sampler import DomainBatchSampler
 from hrkd_cli.distillation.collate import DistillCollate
 from hrkd_cli.distillation.objective import DistillObjective
 from hrkd_cli.distillation.teacher_cache import CachedTeacher
@@ -159,7 +159,9 @@ class Bench:
         lengths = {domain: lengths_of(encoded).tolist() for domain, encoded in self.encoded.items()}
         rows = {domain: len(own) for domain, own in lengths.items()}
         size, settings = self.options.batch_size, self.settings
-        return Sampler(rows, batch_size=size, sampling=settings.sampling, seed=settings.seed, lengths=lengths)
+        return DomainBatchSampler(
+            rows, batch_size=size, sampling=settings.sampling, seed=settings.seed, lengths=lengths
+        )
 
     def paper(self) -> dict[str, Any]:
         """Train as the released code does."""

@@ -45,7 +45,6 @@ TESTED_ELSEWHERE = {
     "data/ingest.py": "data/test_prepare_folder.py",
     "data/names.py": "data/test_prepare_folder.py",
     "data/prepare.py": "data/test_prepare_folder.py",
-    "data/unlabelled.py": "data/test_prepare_folder.py",
     # data/sources
     "data/sources/amazon.py": "data/test_source_formats.py",
     "data/sources/arrow.py": "data/test_source_formats.py",
@@ -119,7 +118,6 @@ SEVERAL_MODULES = {
     "data/test_sample.py",
     "data/test_source_formats.py",
     "data/test_source_layouts.py",
-    "data/test_unlabelled_texts.py",
     "distillation/test_cache.py",
     "distillation/test_hub.py",
     "distillation/test_unlabelled.py",

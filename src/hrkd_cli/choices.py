@@ -19,7 +19,7 @@ Target = StrEnum(
 """The CPU that an int8 file is for; ``auto`` is this machine's."""
 
 Sampling = StrEnum("Sampling", ["COVER", "BALANCED", "TEMPERATURE"])
-"""How many rows each domain gives to a step, and how long an epoch is (see ``hrkd_cli.data.batching``)."""
+"""How many rows each domain gives to a step, and how long an epoch is (see ``hrkd_cli.data.sampler``)."""
 
 Metric = StrEnum("Metric", {"ACCURACY": "accuracy", "MACRO_F1": "macro-f1"})
 """What "best" means on the dev split."""

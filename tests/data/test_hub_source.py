@@ -95,7 +95,7 @@ def test_training_uses_hub_data_again_and_evaluation_takes_all_of_it(tmp_path, j
     ).parent
     code = """
 import sys
-from hrkd_cli.data.opening import load_for_evaluation, load_for_training
+from hrkd_cli.data.dataset_loading import load_for_evaluation, load_for_training
 notes = []
 for _ in range(2):
     load_for_training("acme/plain", on_event=notes.append)

@@ -1,4 +1,4 @@
-"""Distillation with unlabelled texts beside the labelled rows."""
+"""Distillation with unlabeled texts in addition to the labeled rows."""
 
 import json
 
@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from hrkd_cli.choices import Precision
-from hrkd_cli.data.unlabelled import read_unlabelled
+from hrkd_cli.data.unlabeled import read_unlabeled
 from hrkd_cli.distillation.distill import distill
 from hrkd_cli.distillation.setup import DistillSetup
 from hrkd_cli.errors import OutputError, TrainingError, UsageError
@@ -49,12 +49,12 @@ def opened(teacher, dataset, tmp_path, on_event=ignore, **options):
     own = settings(**options)
     setup = DistillSetup.open(
         teacher, dataset, own, tokenizer=None,
-        unlabelled=own.unlabelled and read_unlabelled(own.unlabelled, dataset, on_event=ignore),
+        unlabeled=own.unlabelled and read_unlabeled(own.unlabelled, dataset, on_event=ignore),
         name="t", context=context,
     )  # fmt: skip
     run = Checkpointer(tmp_path / "out", SINGLE_PROCESS, {}, resume=False)
     objective = setup.objective(run, run.out)
-    return setup, objective, Trainer("distill", objective, own, run, setup.dev, unlabelled_share=own.unlabelled_share)
+    return setup, objective, Trainer("distill", objective, own, run, setup.dev, unlabeled_fraction=own.unlabelled_share)
 
 
 @pytest.mark.parametrize("options", [{}, {"cache_teacher": "on"}, {"method": "logits"}, {"means": "released"}])
@@ -99,7 +99,7 @@ def test_a_run_that_was_cut_off_does_not_go_on_with_other_texts(tmp_path, teache
 def test_labelled_rows_come_first_and_alone_give_the_class_weights(tmp_path, teacher, dataset, folder):
     setup, _, trainer = opened(teacher, dataset, tmp_path, unlabelled=folder, class_weights="balanced")
     assert {d: len(labels) for d, labels in setup.rows.labels.items()} == {"books": 48, "music": 48}
-    assert setup.rows.unlabelled == {"books": 40}
+    assert setup.rows.unlabeled == {"books": 40}
     assert {d: len(e) for d, e in setup.rows.encoded.items()} == {"books": 88, "music": 48}
     for domain, encoded in encode_split(dataset, "train", setup.rows.encoder).encoded.items():
         assert all((a.ids == b.ids).all() for a, b in zip(encoded, setup.rows.encoded[domain], strict=False))
@@ -108,7 +108,7 @@ def test_labelled_rows_come_first_and_alone_give_the_class_weights(tmp_path, tea
     assert {d: len(rows) for d, rows in next(trainer.make_sampler()).items()} == {"books": 8, "music": 4}
 
 
-def test_the_loss_of_an_unlabelled_row_is_that_of_the_same_row_with_a_label(tmp_path, teacher, dataset, folder):
+def test_the_loss_of_an_unlabeled_row_is_that_of_the_same_row_with_a_label(tmp_path, teacher, dataset, folder):
     texts = dataset.split("books", "train").texts
     (folder / "books.txt").write_text("\n".join(f"{t} thing" for t in texts), encoding="utf-8")
     options = {"unlabelled": folder, "cache_teacher": "off", "graph": "uniform"}
@@ -133,7 +133,7 @@ def test_cached_outputs_are_those_of_all_rows_unless_few_would_be_read(tmp_path,
     assert any(isinstance(n, Note) and "most rows are read only once" in n.text for n in notes)
 
 
-def test_auto_batch_size_counts_the_unlabelled_rows(tmp_path, teacher, dataset, folder, monkeypatch):
+def test_auto_batch_size_counts_the_unlabeled_rows(tmp_path, teacher, dataset, folder, monkeypatch):
     seen = []
     monkeypatch.setattr("hrkd_cli.training.auto_batch_size.LARGEST", 4)
     collate = Collate.__call__
@@ -151,5 +151,5 @@ def test_a_share_that_cannot_be_is_one_line(share):
 def test_the_output_must_not_replace_the_texts(tmp_path, teacher, folder):
     raw = write_raw(tmp_path / "raw")
     (folder / "hrkd.json").write_text('{"stage": "distill"}', encoding="utf-8")
-    with pytest.raises(UsageError, match="it would replace the unlabelled texts"):
+    with pytest.raises(UsageError, match="it would replace the unlabeled texts"):
         distill(teacher, data=raw, out=folder, unlabelled=folder, force=True)

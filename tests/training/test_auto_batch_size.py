@@ -98,7 +98,7 @@ def test_a_step_smaller_than_the_processes_is_refused(tmp_path):
 
 def test_rows_on_top_count(tmp_path):
     objective = Limited(12, labelled=2)
-    assert find(tmp_path, objective, unlabelled_share=0.75)[0] == 2  # 2 + 6 of a, 2 of b
+    assert find(tmp_path, objective, unlabeled_fraction=0.75)[0] == 2  # 2 + 6 of a, 2 of b
 
 
 def test_what_was_found_is_remembered(tmp_path):

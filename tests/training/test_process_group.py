@@ -90,7 +90,7 @@ def test_two_processes_reproduce_one_with_texts_that_have_no_label(tmp_path, sti
     for stage in ("dataset", "teacher"):
         shutil.copytree(one / "hrkd-out" / stage, two / "hrkd-out" / stage)
     _, err = finish(start(*distil, "--processes", "2", cwd=two))
-    assert err.count("unlabelled texts: books 31, toys 17") == 1
+    assert err.count("unlabeled texts: books 31, toys 17") == 1
     alone, together = (losses(base / "hrkd-out" / "student") for base in (one, two))
     assert len(alone[0]) == len(together[0]) > 5
     for a, b in zip(alone[0], together[0], strict=True):

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hrkd_cli.data.dataset import Dataset
-from hrkd_cli.data.opening import load_for_training
-from hrkd_cli.data.unlabelled import read_unlabelled
+from hrkd_cli.data.dataset_loading import load_for_training
+from hrkd_cli.data.unlabeled import read_unlabeled
 from hrkd_cli.distillation.prerequisites import check_folders, chosen_domains, ensure_taught, student_tokenizer
 from hrkd_cli.distillation.setup import DistillSetup
 from hrkd_cli.events import OnEvent, StageDone, ignore
@@ -70,7 +70,7 @@ def distill(
     check_trainable(chosen)
     texts = None
     if settings.unlabelled is not None:
-        texts = read_unlabelled(settings.unlabelled, chosen, on_event=context.on_event)
+        texts = read_unlabeled(settings.unlabelled, chosen, on_event=context.on_event)
     tokenizer = student_tokenizer(path, chosen, settings)  # fail now, not after the teacher has been taught
     sources = sources or {}
     if not is_classifier(read_json(path / MODEL.config)):
@@ -83,11 +83,11 @@ def distill(
     key = run_key(stage="distill", model=fingerprint, data=data, options=decisive, texts=extra)
     if resume and (done := finished_before(out, "distill", key, context)):
         return done
-    setup = DistillSetup.open(path, chosen, settings, tokenizer=tokenizer, unlabelled=texts, name=name, context=context)
+    setup = DistillSetup.open(path, chosen, settings, tokenizer=tokenizer, unlabeled=texts, name=name, context=context)
     with run_folder(out, key=key, options=decisive, resume=resume, context=context) as run:
         objective = setup.objective(run, out)
-        share = settings.unlabelled_share
-        trainer = Trainer("distill", objective, settings, run, setup.dev, unlabelled_share=share)
+        fraction = settings.unlabelled_share
+        trainer = Trainer("distill", objective, settings, run, setup.dev, unlabeled_fraction=fraction)
         trainer.run()
         result = write_model_folder(
             trainer,
@@ -95,7 +95,7 @@ def distill(
             what=f"A multi-domain text classifier, distilled from `{name}` with hrkd-cli {__version__}.",
             models={"teacher": {"name": name, "fingerprint": fingerprint}, "student": {"name": settings.student}},
             sources=sources,
-            unlabelled=texts.to_json() if texts is not None else None,
+            unlabeled=texts.to_json() if texts is not None else None,
         )
     context.on_event(StageDone("distill", str(out), result.steps, result.seconds))
     return result

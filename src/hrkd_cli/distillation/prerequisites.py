@@ -49,7 +49,7 @@ def check_folders(teacher: str | Path, data: str | Path | Dataset, out: Path, se
     if own_weights:
         others["start of the student"] = resolve(str(settings.student), "student")
     if settings.unlabelled is not None:
-        others["unlabelled texts"] = Path(settings.unlabelled)
+        others["unlabeled texts"] = Path(settings.unlabelled)
     check_apart(out, others)
     return path
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from hrkd_cli.choices import Init, InstanceWeights
-from hrkd_cli.data.batching import unlabelled_per_row
 from hrkd_cli.data.dataset import Dataset
-from hrkd_cli.data.unlabelled import UnlabelledTexts
+from hrkd_cli.data.sampler import unlabeled_per_labeled
+from hrkd_cli.data.unlabeled import UnlabeledTexts
 from hrkd_cli.distillation.collate import DistillCollate
 from hrkd_cli.distillation.instance_weights import instance_weights
 from hrkd_cli.distillation.objective import DistillObjective
@@ -39,7 +39,7 @@ class DistillSetup:
         teacher_rows: the training data as they see it: ``rows`` where the student sees the same.
         student: the classifier to be trained.
         heads: its outputs.
-        rows: the training data as it sees it, a domain's train split, then its unlabelled texts.
+        rows: the training data as it sees it, a domain's train split, then its unlabeled texts.
         dev: the dev split.
     """
 
@@ -60,7 +60,7 @@ class DistillSetup:
         settings: DistillSettings,
         *,
         tokenizer: Any | None,
-        unlabelled: UnlabelledTexts | None,
+        unlabeled: UnlabeledTexts | None,
         name: str,
         context: TrainContext,
     ) -> DistillSetup:
@@ -87,7 +87,7 @@ class DistillSetup:
         encoder = Encoder(student, tokenizer or teachers.tokenizer, settings.max_length, settings.truncate)
         check_length(settings.max_length, student, encoder.tokenizer, "the student")
         student.to(device)
-        texts = unlabelled.rows if unlabelled is not None else None
+        texts = unlabeled.rows if unlabeled is not None else None
         rows = teacher_rows = encode_split(dataset, "train", encoder, texts)
         if tokenizer is not None or encoder.inputs != reader.inputs:
             teacher_rows = encode_split(dataset, "train", reader, texts)
@@ -109,8 +109,8 @@ class DistillSetup:
                 self.teachers, comparison, self.teacher_rows, own_tokenizer=own_tokenizer, device=context.device
             )
             # How many times the run reads each row, on average, counting an epoch as once at most.
-            per_row = unlabelled_per_row(settings.unlabelled_share)
-            read = sum(len(own) * (1 + per_row * (d in rows.unlabelled)) for d, own in rows.labels.items())
+            per_row = unlabeled_per_labeled(settings.unlabelled_share)
+            read = sum(len(own) * (1 + per_row * (d in rows.unlabeled)) for d, own in rows.labels.items())
             passes = settings.epochs * min(1.0, read / rows.count) + weigh
             root = out.resolve().parent / TEACHER_CACHE
             teacher = with_cache(teacher, settings.cache_teacher, root=root, passes=passes, run=run, context=context)

@@ -121,7 +121,7 @@ def evaluate(
         ModelError: something that is not a classifier, or that does not fit the data.
         DataError: data that cannot be read, or that does not fit the models.
     """
-    from hrkd_cli.data.opening import load_for_evaluation
+    from hrkd_cli.data.dataset_loading import load_for_evaluation
 
     settings = EvalSettings(**options)
     if isinstance(models, (str, Path)):

@@ -29,7 +29,7 @@ def load_gate_data(settings: ExportSettings, *, on_event: OnEvent) -> tuple[Data
 
     That is the settings' ``data``, else the dataset that the student was made from, else hrkd-out/dataset.
     """
-    from hrkd_cli.data.opening import load_for_evaluation
+    from hrkd_cli.data.dataset_loading import load_for_evaluation
 
     student, recorded = settings.student, read_provenance(settings.student)
     source: str | Path | None = settings.data

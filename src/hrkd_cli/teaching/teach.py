@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hrkd_cli.choices import ClassWeights
 from hrkd_cli.data.dataset import Dataset
-from hrkd_cli.data.opening import load_for_training
+from hrkd_cli.data.dataset_loading import load_for_training
 from hrkd_cli.events import OnEvent, StageDone, ignore
 from hrkd_cli.layout import DATASET_OUT, TEACHER_OUT
 from hrkd_cli.models.encoding import Encoder

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from hrkd_cli.data.batching import unlabelled_per_row
+from hrkd_cli.data.sampler import unlabeled_per_labeled
 from hrkd_cli.errors import TrainingError, UsageError
 from hrkd_cli.events import Note
 from hrkd_cli.settings import AUTO_BATCH, TrainingSettings
@@ -25,7 +25,7 @@ def batch_size_of(
     objective: Objective,
     checkpoint: Checkpointer,
     *,
-    unlabelled_share: float = 0.0,
+    unlabeled_fraction: float = 0.0,
 ) -> int:
     """Return the batch size of the settings; for ``auto`` the largest power of two up to 32 that memory holds.
 
@@ -33,7 +33,7 @@ def batch_size_of(
         settings: with the batch size.
         objective: what is minimized.
         checkpoint: remembers what was found, whatever memory a resumed run has.
-        unlabelled_share: see Trainer.
+        unlabeled_fraction: see Trainer.
 
     Raises:
         TrainingError: not even one row of each domain fits.
@@ -43,7 +43,7 @@ def batch_size_of(
 
     def find() -> int:
         longest = {domain: np.argsort(-own, kind="stable") for domain, own in rows.lengths.items()}
-        per_row = dict.fromkeys(rows.unlabelled, unlabelled_per_row(unlabelled_share))
+        per_row = dict.fromkeys(rows.unlabeled, unlabeled_per_labeled(unlabeled_fraction))
 
         def step(size: int) -> Rows:
             counts = {d: size + math.ceil(size * per_row.get(d, 0.0)) for d in longest}

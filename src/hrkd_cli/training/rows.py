@@ -55,7 +55,7 @@ class EncodedSplit:
         return sum(map(len, self.encoded.values()))
 
     @property
-    def unlabelled(self) -> dict[str, int]:
+    def unlabeled(self) -> dict[str, int]:
         """Rows without a label by domain, where there are some."""
         counts = {domain: len(own) - len(self.labels[domain]) for domain, own in self.encoded.items()}
         return {domain: count for domain, count in counts.items() if count}
@@ -72,17 +72,17 @@ class EncodedSplit:
 
 
 def encode_split(
-    dataset: Dataset, split: str, encoder: Encoder, unlabelled: Mapping[str, TextRows] | None = None
+    dataset: Dataset, split: str, encoder: Encoder, unlabeled: Mapping[str, TextRows] | None = None
 ) -> EncodedSplit:
-    """Encode one split of every domain that has it, and after its rows the domain's ``unlabelled`` ones."""
+    """Encode one split of every domain that has it, and after its rows the domain's ``unlabeled`` ones."""
     encoded, labels = {}, {}
     for domain, names in dataset.labels.items():
         rows = dataset.split(domain, split)
         if len(rows):
             encoded[domain] = encoder.encode(rows)
             labels[domain] = np.array([names.index(label) for label in rows.labels], dtype=np.int64)
-            if unlabelled and domain in unlabelled:
-                encoded[domain] += encoder.encode(unlabelled[domain])
+            if unlabeled and domain in unlabeled:
+                encoded[domain] += encoder.encode(unlabeled[domain])
     return EncodedSplit(encoder, encoded, labels)
 
 

@@ -150,7 +150,7 @@ def write_model_folder(
     what: str,
     models: Mapping[str, Any],
     sources: Mapping[str, str] | None,
-    unlabelled: Mapping[str, Any] | None = None,
+    unlabeled: Mapping[str, Any] | None = None,
 ) -> TrainResult:
     """Write the folder of a trained model, and remove the weights kept during training.
 
@@ -162,7 +162,7 @@ def write_model_folder(
         what: how the model was made, in a sentence.
         models: what the run started from, with fingerprints; the first one gives the card its title.
         sources: where each option came from: "flag", "environment", "file"; what is missing is a default.
-        unlabelled: of texts without labels, for the record.
+        unlabeled: description of the unlabeled texts, for ``hrkd.json``.
     """
     best, run, settings = trainer.best.best[AVERAGE], trainer.checkpoint, trainer.settings
     result = TrainResult(
@@ -190,7 +190,7 @@ def write_model_folder(
         "data": {
             "path": seen_from(run.out, dataset.path),
             "fingerprint": dataset.fingerprint,
-            **({"unlabelled": unlabelled} if unlabelled else {}),
+            **({"unlabelled": unlabeled} if unlabeled else {}),
         },
         "versions": versions(),
         "precision": str(trainer.context.precision.mode),

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from hrkd_cli.data.batching import Sampler
+from hrkd_cli.data.sampler import DomainBatchSampler
 from hrkd_cli.evaluation.metrics import scores_to_json
 from hrkd_cli.events import DevScored, Note, StageStarted
 from hrkd_cli.layout import MODEL
@@ -64,7 +64,7 @@ class Trainer:
         objective: computes the loss.
         dev: rows that choose the best weights.
         best_by_domain: keep each domain's best weights too.
-        unlabelled_share: share of unlabelled rows among a domain's rows of a step, where it has some.
+        unlabeled_fraction: fraction of unlabeled rows among a domain's rows of a step, where it has some.
         done: optimizer steps done; fewer than ``steps`` when patience ran out.
         seconds: wall time, dev scoring included, interruptions left out.
         best: see BestWeights.
@@ -77,13 +77,15 @@ class Trainer:
     checkpoint: Checkpointer
     dev: EncodedSplit
     best_by_domain: bool = False
-    unlabelled_share: float = 0.0
+    unlabeled_fraction: float = 0.0
 
     def __post_init__(self) -> None:
         settings, objective, work = self.settings, self.objective, self.checkpoint.work
         self.context = context = objective.collate.context
         self.model = objective.modules[0]
-        self.batch_size = batch_size_of(settings, objective, self.checkpoint, unlabelled_share=self.unlabelled_share)
+        self.batch_size = batch_size_of(
+            settings, objective, self.checkpoint, unlabeled_fraction=self.unlabeled_fraction
+        )
         steps_per_epoch = self.make_sampler().steps_per_epoch / settings.accumulate
         self.steps = max(1, math.ceil(steps_per_epoch * settings.epochs))
         self.eval_every = settings.eval_every or max(1, round(steps_per_epoch / 2))
@@ -109,19 +111,19 @@ class Trainer:
             parts["scaler"] = context.precision.scaler
         self.checkpoint.parts = parts
 
-    def make_sampler(self) -> Sampler:
+    def make_sampler(self) -> DomainBatchSampler:
         """Return the rows of each batch, from the first on."""
         rows, settings = self.objective.collate.rows, self.settings
         # The released code draws steps as they come and pads them all alike.
         by_length = self.objective.collate.pad_to is None
-        return Sampler(
+        return DomainBatchSampler(
             {domain: len(labels) for domain, labels in rows.labels.items()},
             batch_size=self.batch_size,
             sampling=settings.sampling,
             seed=settings.seed,
             lengths={domain: own.tolist() for domain, own in rows.lengths.items()} if by_length else None,
-            unlabelled=rows.unlabelled,
-            share=self.unlabelled_share,
+            unlabeled=rows.unlabeled,
+            unlabeled_fraction=self.unlabeled_fraction,
             held_back=self.objective.held_back,
         )
 

@@ -6,7 +6,7 @@ import pytest
 
 from hrkd_cli import prepare
 from hrkd_cli.data.dataset import Rows, make_dataset
-from hrkd_cli.data.unlabelled import read_unlabelled
+from hrkd_cli.data.unlabeled import read_unlabeled
 from hrkd_cli.errors import DataError
 from hrkd_cli.events import ignore
 
@@ -57,7 +57,7 @@ def test_every_format_and_what_is_left_out(tmp_path, data):
         README__md="about the texts",
     )
     notes = []
-    found = read_unlabelled(folder, data, on_event=notes.append)
+    found = read_unlabeled(folder, data, on_event=notes.append)
     assert {d: rows.texts for d, rows in found.rows.items()} == {
         "books": ["new", "newer"],
         "dvd": ["third", "first\u0085line", "second line"],
@@ -67,8 +67,8 @@ def test_every_format_and_what_is_left_out(tmp_path, data):
     told = [note.text for note in notes]
     assert told == [
         f"{folder}: not read, no domain of the data is called so: garden.jsonl",
-        "unlabelled texts: books 2, dvd 3; left out: 3 x in the data, 2 x duplicate, 1 x no text",
-        "unlabelled texts: none for toys, which learn from labelled rows alone",
+        "unlabeled texts: books 2, dvd 3; left out: 3 x in the data, 2 x duplicate, 1 x no text",
+        "unlabeled texts: none for toys, which learn from labeled rows alone",
     ]
     assert found.to_json()["texts"] == {"books": 2, "dvd": 3}
 
@@ -76,8 +76,8 @@ def test_every_format_and_what_is_left_out(tmp_path, data):
 def test_a_domain_column_overrules_the_files_name(tmp_path, data):
     rows = "domain,text\nbooks,one\ndvd,two\nnone,three\n"
     folder = write(tmp_path / "u", all__csv=rows)
-    in_folder = read_unlabelled(folder, data, on_event=ignore)
-    alone = read_unlabelled(folder / "all.csv", data, on_event=ignore)
+    in_folder = read_unlabeled(folder, data, on_event=ignore)
+    alone = read_unlabeled(folder / "all.csv", data, on_event=ignore)
     for found in (in_folder, alone):
         assert {d: r.texts for d, r in found.rows.items()} == {"books": ["one"], "dvd": ["two"]}
         assert found.dropped == {"other domain": 1}
@@ -87,30 +87,30 @@ def test_blitzers_unlabelled_reviews(tmp_path, data):
     review = "<review>\n<review_text>\nA story\n</review_text>\n</review>\n"
     (tmp_path / "u").mkdir()
     write(tmp_path / "u" / "books", unlabeled__review=review)
-    assert read_unlabelled(tmp_path / "u", data, on_event=ignore).rows["books"].texts == ["A story"]
+    assert read_unlabeled(tmp_path / "u", data, on_event=ignore).rows["books"].texts == ["A story"]
 
 
 def test_a_prepared_folder_will_do(tmp_path, data, reviews):
     prepare(reviews, out=tmp_path / "prepared")
-    found = read_unlabelled(tmp_path / "prepared", data, on_event=ignore)
+    found = read_unlabeled(tmp_path / "prepared", data, on_event=ignore)
     assert {domain: len(rows) for domain, rows in found.rows.items()} == {"books": 40, "dvd": 40}
 
 
 def test_pairs_are_compared_whole_with_train_and_by_first_text_with_dev(tmp_path, pairs):
     rows = [("a premise", "one"), ("a premise", "another"), ("held out", "new"), ("new", "one")]
     text = "".join(json.dumps({"premise": a, "hypothesis": b}) + "\n" for a, b in rows)
-    found = read_unlabelled(write(tmp_path / "u", books__jsonl=text), pairs, on_event=ignore)
+    found = read_unlabeled(write(tmp_path / "u", books__jsonl=text), pairs, on_event=ignore)
     assert list(zip(found.rows["books"].texts, found.rows["books"].pairs, strict=True)) == [rows[1], rows[3]]
     assert found.dropped == {"in the data": 2}
     with pytest.raises(DataError, match=r"books\.txt: no second text found \(columns: text\), and the data has two"):
-        read_unlabelled(write(tmp_path / "t", books__txt="one\n"), pairs, on_event=ignore)
+        read_unlabeled(write(tmp_path / "t", books__txt="one\n"), pairs, on_event=ignore)
 
 
 def test_the_fingerprint_is_that_of_the_texts(tmp_path, data):
-    first = read_unlabelled(write(tmp_path / "a", books__txt="one\ntwo\n"), data, on_event=ignore)
-    same = read_unlabelled(write(tmp_path / "b", books__jsonl=lines("one", "two", "one")), data, on_event=ignore)
-    other = read_unlabelled(write(tmp_path / "c", books__txt="one\nthree\n"), data, on_event=ignore)
-    moved = read_unlabelled(write(tmp_path / "d", dvd__txt="one\ntwo\n"), data, on_event=ignore)
+    first = read_unlabeled(write(tmp_path / "a", books__txt="one\ntwo\n"), data, on_event=ignore)
+    same = read_unlabeled(write(tmp_path / "b", books__jsonl=lines("one", "two", "one")), data, on_event=ignore)
+    other = read_unlabeled(write(tmp_path / "c", books__txt="one\nthree\n"), data, on_event=ignore)
+    moved = read_unlabeled(write(tmp_path / "d", dvd__txt="one\ntwo\n"), data, on_event=ignore)
     assert first.fingerprint == same.fingerprint
     assert len({first.fingerprint, other.fingerprint, moved.fingerprint}) == 3
 
@@ -129,7 +129,7 @@ def test_the_fingerprint_is_that_of_the_texts(tmp_path, data):
 )
 def test_what_cannot_be_used_is_one_line(tmp_path, data, files, message):
     with pytest.raises(DataError, match=message):
-        read_unlabelled(write(tmp_path / "u", **files), data, on_event=ignore)
+        read_unlabeled(write(tmp_path / "u", **files), data, on_event=ignore)
 
 
 def test_a_single_file_needs_a_domain_column(tmp_path, data):
@@ -138,6 +138,6 @@ def test_a_single_file_needs_a_domain_column(tmp_path, data):
         with pytest.raises(
             DataError, match=rf"no domain column found .columns: {columns}., or give a folder with one file per domain"
         ):
-            read_unlabelled(folder / name, data, on_event=ignore)
+            read_unlabeled(folder / name, data, on_event=ignore)
     with pytest.raises(DataError, match="no such file or folder"):
-        read_unlabelled(folder / "nowhere", data, on_event=ignore)
+        read_unlabeled(folder / "nowhere", data, on_event=ignore)

@@ -5,7 +5,7 @@ import pytest
 
 from hrkd_cli import prepare
 from hrkd_cli.data.dataset_folder import open_dataset
-from hrkd_cli.data.opening import load_for_evaluation, load_for_training
+from hrkd_cli.data.dataset_loading import load_for_evaluation, load_for_training
 from hrkd_cli.errors import DataError, OutputError
 
 

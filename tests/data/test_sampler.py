@@ -7,25 +7,25 @@ from itertools import islice
 import pytest
 
 from hrkd_cli.choices import Sampling
-from hrkd_cli.data.batching import DomainStream, Sampler
+from hrkd_cli.data.sampler import DomainBatchSampler, ShuffledStream
 from hrkd_cli.errors import DataError
 
 
-def test_a_pass_is_a_permutation_and_passes_differ():
-    stream = DomainStream("books", range(20), seed=1)
+def test_each_pass_is_another_permutation():
+    stream = ShuffledStream("books", range(20), seed=1)
     first, second = stream.take(20), stream.take(20)
     assert sorted(first) == sorted(second) == list(range(20))
     assert first != second
 
 
 def test_the_order_depends_on_seed_and_domain():
-    assert DomainStream("books", range(20), seed=1).take(45) == DomainStream("books", range(20), seed=1).take(45)
-    assert DomainStream("books", range(20), seed=1).take(20) != DomainStream("books", range(20), seed=2).take(20)
-    assert DomainStream("books", range(20), seed=1).take(20) != DomainStream("dvd", range(20), seed=1).take(20)
+    assert ShuffledStream("books", range(20), seed=1).take(45) == ShuffledStream("books", range(20), seed=1).take(45)
+    assert ShuffledStream("books", range(20), seed=1).take(20) != ShuffledStream("books", range(20), seed=2).take(20)
+    assert ShuffledStream("books", range(20), seed=1).take(20) != ShuffledStream("dvd", range(20), seed=1).take(20)
 
 
 def test_the_order_does_not_depend_on_the_hash_seed():
-    code = "from hrkd_cli.data.batching import DomainStream; print(DomainStream('books', range(9), 3).take(20))"
+    code = "from hrkd_cli.data.sampler import ShuffledStream; print(ShuffledStream('books', range(9), 3).take(20))"
     runs = [
         subprocess.run(
             [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
@@ -35,8 +35,8 @@ def test_the_order_does_not_depend_on_the_hash_seed():
     assert runs[0] == runs[1]
 
 
-def test_cover_sees_every_row_of_every_domain_in_each_epoch():
-    sampler = Sampler({"big": 10, "small": 3}, batch_size=4, sampling="cover", seed=0)
+def test_cover_draws_every_row_of_every_domain_in_each_epoch():
+    sampler = DomainBatchSampler({"big": 10, "small": 3}, batch_size=4, sampling="cover", seed=0)
     assert sampler.steps_per_epoch == 3
     for _ in range(3):
         steps = list(islice(sampler, sampler.steps_per_epoch))
@@ -45,38 +45,38 @@ def test_cover_sees_every_row_of_every_domain_in_each_epoch():
             assert {row for step in steps for row in step[domain]} == set(range(rows))
 
 
-def test_balanced_goes_on_with_a_pass_in_the_next_epoch():
-    sampler = Sampler({"big": 10, "small": 2}, batch_size=2, sampling="balanced", seed=0)
+def test_balanced_continues_a_pass_in_the_next_epoch():
+    sampler = DomainBatchSampler({"big": 10, "small": 2}, batch_size=2, sampling="balanced", seed=0)
     assert sampler.steps_per_epoch == 3
     steps = list(islice(sampler, 5))
     assert all(len(step["big"]) == len(step["small"]) == 2 for step in steps)
     assert sorted(row for step in steps for row in step["big"]) == list(range(10))
 
 
-def test_temperature_shares_a_step_by_the_square_root_of_the_rows():
-    sampler = Sampler({"a": 900, "b": 100, "c": 1}, batch_size=4, sampling="temperature", seed=0)
+def test_temperature_divides_a_batch_by_the_square_root_of_the_rows():
+    sampler = DomainBatchSampler({"a": 900, "b": 100, "c": 1}, batch_size=4, sampling="temperature", seed=0)
     assert sampler.steps_per_epoch == 84
     steps = list(islice(sampler, 4))
     assert all(sum(map(len, step.values())) == 12 for step in steps)
-    # 30 : 10 : 1 of 12 gives c less than one, so one; the other 11 are shared 3 : 1 = 8.25 and 2.75.
+    # 30 : 10 : 1 of 12 would give c less than one, so it gets one; the other 11 divide 3 : 1 = 8.25 and 2.75.
     assert [len(step["a"]) for step in steps].count(9) == 1
     assert sum(len(step["a"]) for step in steps) == 33
     assert sum(len(step["b"]) for step in steps) == 11
     assert [len(step["c"]) for step in steps] == [1, 1, 1, 1]
 
 
-def test_temperature_gives_everyone_one_row_at_a_batch_of_one():
-    sampler = Sampler({"a": 10000, "b": 3, "c": 2}, batch_size=1, sampling="temperature", seed=0)
+def test_temperature_draws_one_row_per_domain_at_batch_size_1():
+    sampler = DomainBatchSampler({"a": 10000, "b": 3, "c": 2}, batch_size=1, sampling="temperature", seed=0)
     assert [{k: len(v) for k, v in step.items()} for step in islice(sampler, 50)] == [{"a": 1, "b": 1, "c": 1}] * 50
 
 
 @pytest.mark.parametrize("sampling", ["cover", "balanced", "temperature"])
 @pytest.mark.parametrize("by_length", [False, True])
-def test_a_number_of_steps_is_all_there_is_to_a_position(sampling, by_length):
+def test_skipping_batches_gives_the_same_batches_as_drawing_them(sampling, by_length):
     rows = {"a": 50, "b": 13, "c": 5}
     lengths = {name: [(7 * n) % 11 for n in range(count)] for name, count in rows.items()} if by_length else None
     sampler, other = (
-        Sampler(rows, batch_size=3, sampling=sampling, seed=5, lengths=lengths) for _ in range(2)
+        DomainBatchSampler(rows, batch_size=3, sampling=sampling, seed=5, lengths=lengths) for _ in range(2)
     )  # fmt: skip
     list(islice(sampler, 24))
     other.skip(24)
@@ -84,13 +84,13 @@ def test_a_number_of_steps_is_all_there_is_to_a_position(sampling, by_length):
 
 
 @pytest.mark.parametrize("sampling", ["cover", "balanced", "temperature"])
-def test_steps_of_similar_length_hold_the_same_rows_in_an_epoch(sampling):
+def test_grouping_by_length_keeps_the_rows_of_an_epoch_and_saves_padding(sampling):
     rows = {"a": 200, "b": 90}
     lengths = {name: [(37 * n) % 101 for n in range(count)] for name, count in rows.items()}
-    drawn = Sampler(rows, batch_size=4, sampling=sampling, seed=5)
-    dealt = Sampler(rows, batch_size=4, sampling=sampling, seed=5, lengths=lengths)
+    ungrouped = DomainBatchSampler(rows, batch_size=4, sampling=sampling, seed=5)
+    grouped = DomainBatchSampler(rows, batch_size=4, sampling=sampling, seed=5, lengths=lengths)
     for _ in range(2):
-        epochs = [list(islice(s, s.steps_per_epoch)) for s in (drawn, dealt)]
+        epochs = [list(islice(s, s.steps_per_epoch)) for s in (ungrouped, grouped)]
         for name in rows:
             before, after = (sorted(row for step in epoch for row in step[name]) for epoch in epochs)
             assert before == after
@@ -100,55 +100,57 @@ def test_steps_of_similar_length_hold_the_same_rows_in_an_epoch(sampling):
         ]
         assert waste[1] < waste[0] / 3  # padding, over all domains of a step
     shortest = [min(lengths[n][r] for n in step for r in step[n]) for step in epochs[1]]
-    assert shortest != sorted(shortest)  # the steps themselves are shuffled
+    assert shortest != sorted(shortest)  # the batches themselves are shuffled
 
 
 def test_a_domain_without_rows_is_an_error():
     with pytest.raises(DataError, match="'dvd' has no train rows"):
-        Sampler({"books": 5, "dvd": 0}, batch_size=2, sampling="cover", seed=0)
+        DomainBatchSampler({"books": 5, "dvd": 0}, batch_size=2, sampling="cover", seed=0)
 
 
 @pytest.mark.parametrize("lengths", [False, True])
-def test_bare_rows_come_on_top_of_the_labelled_ones(lengths):
-    rows, bare = {"a": 40, "b": 24, "c": 10}, {"a": 30, "b": 5}
-    sizes = {d: [1 + i * 7 % 13 for i in range(n + bare.get(d, 0))] for d, n in rows.items()} if lengths else None
+def test_unlabeled_rows_are_added_to_the_unchanged_labeled_ones(lengths):
+    rows, unlabeled = {"a": 40, "b": 24, "c": 10}, {"a": 30, "b": 5}
+    sizes = {d: [1 + i * 7 % 13 for i in range(n + unlabeled.get(d, 0))] for d, n in rows.items()} if lengths else None
     options = {"batch_size": 4, "sampling": "cover", "seed": 3}
-    mixed = Sampler(rows, **options, lengths=sizes, unlabelled=bare, share=0.5)
-    plain = Sampler(rows, **options, lengths=sizes)
+    mixed = DomainBatchSampler(rows, **options, lengths=sizes, unlabeled=unlabeled, unlabeled_fraction=0.5)
+    plain = DomainBatchSampler(rows, **options, lengths=sizes)
     assert mixed.steps_per_epoch == plain.steps_per_epoch == 10
     drawn = [next(mixed) for _ in range(30)]
     for step, alone in zip(drawn, (next(plain) for _ in drawn), strict=True):
-        # The labelled rows are those of a run without bare ones, and come first.
+        # The labeled rows are those of a run without unlabeled ones, and come first.
         assert {d: chosen[:4] for d, chosen in step.items()} == alone
         assert {d: len(chosen) for d, chosen in step.items()} == {"a": 8, "b": 8, "c": 4}
         assert all(row >= rows[d] for d, chosen in step.items() for row in chosen[4:])
-    for domain, count in bare.items():
+    for domain, count in unlabeled.items():
         seen = Counter(row for step in drawn for row in step[domain][4:])
         assert set(seen) == set(range(rows[domain], rows[domain] + count))
         assert sum(seen.values()) == 120
-        # Whole passes, one after the other (a window of steps may be dealt out before its end).
+        # Whole passes, one after the other (a window of batches may be regrouped before its end).
         assert max(seen.values()) - min(seen.values()) <= 1
 
 
 @pytest.mark.parametrize("sampling", Sampling)
-@pytest.mark.parametrize("share", [0.1, 0.3, 0.75])
-def test_the_share_of_bare_rows_holds_over_the_steps(sampling, share):
-    rows, bare = {"a": 90, "b": 9}, {"a": 11, "b": 200}
-    sampler = Sampler(rows, batch_size=3, sampling=sampling, seed=1, unlabelled=bare, share=share)
-    labelled = extra = 0
+@pytest.mark.parametrize("fraction", [0.1, 0.3, 0.75])
+def test_the_unlabeled_fraction_holds_over_many_batches(sampling, fraction):
+    rows, unlabeled = {"a": 90, "b": 9}, {"a": 11, "b": 200}
+    sampler = DomainBatchSampler(
+        rows, batch_size=3, sampling=sampling, seed=1, unlabeled=unlabeled, unlabeled_fraction=fraction
+    )
+    labeled = extra = 0
     for _ in range(500):
         step = next(sampler)
-        labelled += sum(row < rows[d] for d, chosen in step.items() for row in chosen)
+        labeled += sum(row < rows[d] for d, chosen in step.items() for row in chosen)
         extra += sum(row >= rows[d] for d, chosen in step.items() for row in chosen)
-        # Never further than half a row of each domain from the share.
-        assert abs(extra - labelled * share / (1 - share)) <= 1.0001
-    assert extra / (labelled + extra) == pytest.approx(share, abs=0.001)
+        # Never off by more than half a row per domain.
+        assert abs(extra - labeled * fraction / (1 - fraction)) <= 1.0001
+    assert extra / (labeled + extra) == pytest.approx(fraction, abs=0.001)
 
 
-def test_skipping_steps_with_bare_rows_goes_to_the_very_step():
+def test_skipping_batches_with_unlabeled_rows_gives_the_same_batches():
     lengths = {"a": list(range(50)), "b": list(range(17))}
-    options = {"batch_size": 3, "sampling": "balanced", "seed": 4, "lengths": lengths, "share": 0.4}
-    one, other = (Sampler({"a": 20, "b": 17}, unlabelled={"a": 30}, **options) for _ in range(2))
+    options = {"batch_size": 3, "sampling": "balanced", "seed": 4, "lengths": lengths, "unlabeled_fraction": 0.4}
+    one, other = (DomainBatchSampler({"a": 20, "b": 17}, unlabeled={"a": 30}, **options) for _ in range(2))
     steps = [next(one) for _ in range(40)]
     other.skip(23)
     assert [next(other) for _ in range(17)] == steps[23:]

@@ -35,7 +35,7 @@ _LEFT_OUT = "SELECT left_out, count(*) FROM judged WHERE left_out IS NOT NULL GR
 
 
 @dataclass(frozen=True, slots=True)
-class UnlabelledTexts:
+class UnlabeledTexts:
     """Texts without labels.
 
     Attributes:
@@ -59,7 +59,7 @@ class UnlabelledTexts:
         return f"; left out: {counts}" if counts else ""
 
 
-def read_unlabelled(source: str | Path, dataset: Dataset, *, on_event: OnEvent) -> UnlabelledTexts:
+def read_unlabeled(source: str | Path, dataset: Dataset, *, on_event: OnEvent) -> UnlabeledTexts:
     """Read texts of a dataset's domains from any source of ``hrkd prepare``; labels are not needed.
 
     Left out: texts whose first text is one of the dev or test split of any domain, rows that the train split has, and
@@ -90,9 +90,9 @@ def read_unlabelled(source: str | Path, dataset: Dataset, *, on_event: OnEvent) 
         names = short(dataset.domains, 20)
         raise DataError(f"--unlabelled {source}: no new text of a domain of the data ({names}) in it{texts.left_out()}")
     counts = ", ".join(f"{domain} {len(part):,}" for domain, part in texts.rows.items())
-    on_event(Note(f"unlabelled texts: {counts}{texts.left_out()}"))
+    on_event(Note(f"unlabeled texts: {counts}{texts.left_out()}"))
     if without := [domain for domain in dataset.domains if domain not in texts.rows]:
-        on_event(Note(f"unlabelled texts: none for {short(without)}, which learn from labelled rows alone"))
+        on_event(Note(f"unlabeled texts: none for {short(without)}, which learn from labeled rows alone"))
     return texts
 
 
@@ -103,7 +103,7 @@ def _domain_of(file: SourceFile, dataset: Dataset) -> str | None:
     return next((name for name in (stem, stem.rpartition(".")[0], path.parent.name) if name in dataset.labels), None)
 
 
-def _keep_new(store: RowStore, dataset: Dataset) -> UnlabelledTexts:
+def _keep_new(store: RowStore, dataset: Dataset) -> UnlabeledTexts:
     """Return the texts of a dataset's domains that the dataset does not have."""
     import pyarrow as pa
 
@@ -118,4 +118,4 @@ def _keep_new(store: RowStore, dataset: Dataset) -> UnlabelledTexts:
     kept = {domain: (texts, pairs) for domain, texts, pairs in store.con.execute(_KEPT).fetchall()}
     rows = {d: Rows(kept[d][0], kept[d][1] if store.pair else None, []) for d in dataset.domains if d in kept}
     fingerprint = fingerprint_of({domain: {"": part} for domain, part in rows.items()})
-    return UnlabelledTexts(rows, dict(store.con.execute(_LEFT_OUT).fetchall()), fingerprint)
+    return UnlabeledTexts(rows, dict(store.con.execute(_LEFT_OUT).fetchall()), fingerprint)
