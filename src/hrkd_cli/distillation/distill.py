@@ -12,10 +12,10 @@ from hrkd_cli.data.unlabeled import read_unlabeled
 from hrkd_cli.distillation.prerequisites import check_folders, chosen_domains, ensure_taught, student_tokenizer
 from hrkd_cli.distillation.setup import DistillSetup
 from hrkd_cli.events import OnEvent, StageDone, ignore
+from hrkd_cli.json_files import read_json
 from hrkd_cli.layout import DATASET_OUT, MODEL, STUDENT_OUT, TEACHER_OUT
 from hrkd_cli.models.loading import is_classifier
 from hrkd_cli.models.model_folder import model_fingerprint
-from hrkd_cli.predict.folder import read_json
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.dev_scoring import check_trainable

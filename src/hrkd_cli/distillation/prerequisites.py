@@ -11,6 +11,7 @@ from hrkd_cli.choices import Graph, Init
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import ModelError, OutputError, UsageError
 from hrkd_cli.events import Note, OnEvent
+from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.layout import DATASET_OUT, MODEL, TEACHER_OUT
 from hrkd_cli.models.encoding import same_tokenizer
 from hrkd_cli.models.loading import load_config, load_tokenizer, resolve
@@ -23,7 +24,6 @@ from hrkd_cli.models.student_init import (
     student_spec_is_path,
 )
 from hrkd_cli.outputs import check_apart
-from hrkd_cli.predict.folder import read_json_or_empty
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings, TeachSettings
 from hrkd_cli.teaching.teach import teach, teach_key

@@ -17,13 +17,13 @@ from hrkd_cli.choices import Means, Method, TeacherCheckpoints
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError, ModelError, TrainingError
 from hrkd_cli.events import Note
+from hrkd_cli.json_files import read_json, read_json_or_empty
 from hrkd_cli.layout import MODEL
 from hrkd_cli.method import LOSSES, Loss, Need, Outputs, weighted_losses
 from hrkd_cli.models.encoding import Batch, Encoder, to_device
 from hrkd_cli.models.feature_capture import FeatureCapture
 from hrkd_cli.models.loading import load_classifier, load_tokenizer
 from hrkd_cli.models.student_init import layer_map
-from hrkd_cli.predict.folder import read_json, read_json_or_empty
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.context import TrainContext

@@ -11,8 +11,9 @@ from typing import Any
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError, ModelError, UsageError
 from hrkd_cli.events import Note, OnEvent, ignore
+from hrkd_cli.json_files import read_json
 from hrkd_cli.layout import DATASET, DATASET_OUT, MODEL, ONNX, STUDENT_OUT, TEACHER_OUT
-from hrkd_cli.predict.folder import baked_domain, locate, read_json
+from hrkd_cli.predict.folder import baked_domain, locate
 
 
 @dataclass(frozen=True, slots=True)

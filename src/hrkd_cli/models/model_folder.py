@@ -10,9 +10,9 @@ from typing import Any
 
 from hrkd_cli.cards import render_card
 from hrkd_cli.choices import Truncate
+from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.layout import MODEL
 from hrkd_cli.models.loading import quiet_transformers
-from hrkd_cli.predict.folder import read_json_or_empty
 from hrkd_cli.predict.heads import DomainHeads
 
 CONFIG_FORMAT = 1

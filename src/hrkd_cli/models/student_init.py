@@ -24,6 +24,7 @@ from torch import Tensor
 
 from hrkd_cli.choices import Init
 from hrkd_cli.errors import ModelError, UsageError
+from hrkd_cli.json_files import read_json
 from hrkd_cli.layout import MODEL
 from hrkd_cli.models.loading import (
     is_classifier,
@@ -33,7 +34,6 @@ from hrkd_cli.models.loading import (
     resolve,
     set_heads,
 )
-from hrkd_cli.predict.folder import read_json
 from hrkd_cli.predict.heads import DomainHeads
 
 DEFAULT_WIDTH = 312  # of TinyBERT's general 4-layer model, the paper's student

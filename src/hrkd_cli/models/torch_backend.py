@@ -12,10 +12,10 @@ from tokenizers import Tokenizer
 
 from hrkd_cli.choices import Device
 from hrkd_cli.errors import ModelError, UsageError
+from hrkd_cli.json_files import read_json
 from hrkd_cli.layout import MODEL
 from hrkd_cli.models.loading import is_classifier, load_classifier, load_tokenizer, resolve
 from hrkd_cli.predict.backend import Backend
-from hrkd_cli.predict.folder import read_json
 from hrkd_cli.predict.heads import FloatArray
 from hrkd_cli.predict.tokenization import read_tokenizer
 

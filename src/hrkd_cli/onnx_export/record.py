@@ -13,10 +13,10 @@ from hrkd_cli.cards import render_section
 from hrkd_cli.evaluation.latency import Latency
 from hrkd_cli.evaluation.metrics import DomainScores
 from hrkd_cli.evaluation.onnx_inspect import load_onnx
+from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.layout import MODEL, ONNX
 from hrkd_cli.models.model_folder import write_json
 from hrkd_cli.onnx_export.recipes import FORMATS, Precision
-from hrkd_cli.predict.folder import read_json_or_empty
 from hrkd_cli.version import __version__
 
 if TYPE_CHECKING:

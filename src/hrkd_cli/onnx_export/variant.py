@@ -20,6 +20,7 @@ from hrkd_cli.errors import DataError, ModelError
 from hrkd_cli.evaluation.metrics import scores_to_json
 from hrkd_cli.evaluation.provenance import read_provenance
 from hrkd_cli.events import Note, OnEvent
+from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.layout import MODEL
 from hrkd_cli.machine import versions
 from hrkd_cli.models.loading import load_tokenizer, output_layer, quiet_transformers
@@ -30,7 +31,7 @@ from hrkd_cli.onnx_export.record import Gate
 from hrkd_cli.onnx_export.trace import TOLERANCE, Arrays, largest_difference, probes
 from hrkd_cli.onnx_export.trimming import TrimReport, trim_embeddings, trim_tokenizer
 from hrkd_cli.outputs import check_apart, check_output, seen_from
-from hrkd_cli.predict.folder import Spec, baked_domain, read_json_or_empty
+from hrkd_cli.predict.folder import Spec, baked_domain
 from hrkd_cli.predict.heads import FloatArray
 
 STAGE = "export"

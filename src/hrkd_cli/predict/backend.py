@@ -12,8 +12,9 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 from hrkd_cli.errors import ModelError, UsageError, one_line
+from hrkd_cli.json_files import read_json
 from hrkd_cli.layout import MODEL
-from hrkd_cli.predict.folder import build_spec, locate, read_json
+from hrkd_cli.predict.folder import build_spec, locate
 from hrkd_cli.predict.heads import FloatArray
 from hrkd_cli.predict.tokenization import TextTokenizer, find_pad_id, read_tokenizer
 

@@ -27,7 +27,7 @@ __all__ = ["Prediction", "Predictor", "self_check"]
 def write_bundle(path: Path) -> None:
     """Write the archive; equal sources give equal bytes, on every machine."""
     package = Path(__file__).resolve().parents[1]
-    shared = [package / f"{name}.py" for name in ("__init__", "choices", "errors", "layout", "version")]
+    shared = [package / f"{name}.py" for name in ("__init__", "choices", "errors", "json_files", "layout", "version")]
     sources = [*shared, *sorted(package.glob("predict/*.py"))]
     content = {f"hrkd_cli/{file.relative_to(package).as_posix()}": file.read_text("utf-8") for file in sources}
     content |= {"__main__.py": content["hrkd_cli/predict/__main__.py"], "hrkd_runtime.py": _API}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hrkd_cli.choices import Truncate
-from hrkd_cli.errors import ModelError, one_line
+from hrkd_cli.errors import ModelError
 from hrkd_cli.layout import MODEL, ONNX
 from hrkd_cli.predict.heads import DomainHeads, id_to_label
 
@@ -155,26 +154,3 @@ def position_limit(config: Mapping[str, Any]) -> int | None:
     positions = config.get("max_position_embeddings")
     unreached = 2 if config.get("model_type") in POSITIONS_AFTER_PADDING else 0
     return int(positions) - unreached if positions else None
-
-
-def read_json_or_empty(path: Path) -> dict[str, Any]:
-    """Read a JSON object; an empty one if the file is missing or is not a JSON object."""
-    try:
-        return read_json(path)
-    except ModelError:
-        return {}
-
-
-def read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
-    """Read a JSON object, ModelError if it is none; with ``missing_ok`` an absent file is an empty one."""
-    if missing_ok and not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{path}: no such file; name a whole model folder") from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read as JSON ({one_line(error)})") from None
-    if not isinstance(content, dict):
-        raise ModelError(f"{path}: not a JSON object")
-    return content

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from hrkd_cli.errors import ModelError
+from hrkd_cli.json_files import read_json
 from hrkd_cli.layout import MODEL
 from hrkd_cli.predict.backend import Backend, open_backend
-from hrkd_cli.predict.folder import read_json
 from hrkd_cli.predict.heads import FloatArray, choose
 
 SELF_CHECK = "self_check.json"

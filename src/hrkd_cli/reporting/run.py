@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 
 from hrkd_cli.errors import DataError
+from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.layout import CHECKPOINT, MODEL, ONNX, partial
-from hrkd_cli.predict.folder import read_json_or_empty
 from hrkd_cli.settings import DistillSettings, TeachSettings
 
 Json = dict[str, Any]

@@ -23,8 +23,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hrkd_cli.errors import ModelError, TrainingError
+from hrkd_cli.json_files import read_json, read_json_or_empty
 from hrkd_cli.layout import CHECKPOINT, partial
-from hrkd_cli.predict.folder import read_json, read_json_or_empty
 from hrkd_cli.training.process_group import ProcessGroup
 
 if TYPE_CHECKING:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import OutputError, TrainingError, UsageError
 from hrkd_cli.events import Note
+from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.layout import MODEL, partial
 from hrkd_cli.machine import versions
 from hrkd_cli.models.model_folder import is_stage_folder, model_card, save_model, write_json
 from hrkd_cli.options import option_name
 from hrkd_cli.outputs import check_output, seen_from, whole_folder
-from hrkd_cli.predict.folder import read_json_or_empty
 from hrkd_cli.training.best_weights import AVERAGE
 from hrkd_cli.training.checkpoint import Checkpointer, has_checkpoint, remove_checkpoints
 from hrkd_cli.training.context import TrainContext
