@@ -65,18 +65,7 @@ TESTED_ELSEWHERE = {
     "distillation/teachers.py": "distillation/test_distill.py",
     # evaluation
     "evaluation/provenance.py": "evaluation/test_evaluate.py",
-    # method
-    "method/domain_graph.py": "method/test_golden.py",
-    "method/learned_graph.py": "method/test_golden.py",
-    "method/model_outputs.py": "method/test_golden.py",
-    "method/projections.py": "method/test_golden.py",
-    # method/losses
-    "method/losses/attention.py": "method/test_losses.py",
-    "method/losses/hidden.py": "method/test_losses.py",
-    "method/losses/label.py": "method/test_losses.py",
-    "method/losses/prediction.py": "method/test_losses.py",
     # models
-    "models/attention_function.py": "models/test_student_init.py",
     "models/encoding.py": "models/test_student_init.py",
     "models/loading.py": "models/test_student_init.py",
     "models/model_folder.py": "models/test_student_init.py",
@@ -123,7 +112,6 @@ SEVERAL_MODULES = {
     "distillation/test_unlabelled.py",
     "method/test_golden.py",
     "method/test_losses.py",
-    "models/test_attention.py",
     "onnx_export/test_precisions.py",
     "reporting/test_real_runs.py",
     "training/test_resume.py",

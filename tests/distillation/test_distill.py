@@ -134,14 +134,14 @@ def test_projections_start_near_the_identity_unless_as_released(teacher, dataset
 
 def widened(weights, length, *, padded):
     """The mean weights of the same rows padded further, in float64."""
-    domains, rows, keys = weights.domains.double(), weights.rows.double(), weights.keys
+    domains, rows, keys = weights.domain_one_hot.double(), weights.per_row.double(), weights.key_mask
     if padded:
         count = domains.T @ domains.sum(dim=1)
         tokens = (1 / (count * length))[:, None].expand(-1, length)
         pairs = 1 / (count * length**2)
     else:
-        tokens = torch.nn.functional.pad(weights.tokens.double(), (0, length - weights.tokens.shape[1]))
-        keys, pairs = tokens > 0, weights.pairs.double()
+        tokens = torch.nn.functional.pad(weights.per_token.double(), (0, length - weights.per_token.shape[1]))
+        keys, pairs = tokens > 0, weights.per_pair.double()
     if keys.shape[1] < length:
         keys = torch.nn.functional.pad(keys, (0, length - keys.shape[1]))
     return MeanWeights(domains, rows, tokens, pairs, None if padded else keys, keys)

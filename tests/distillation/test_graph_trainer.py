@@ -9,8 +9,7 @@ from test_distill import run
 from torch import nn
 
 from hrkd_cli.distillation.graph_trainer import GraphTrainer
-from hrkd_cli.method import DomainLosses, LearnedGraph
-from hrkd_cli.method.total import layer_losses
+from hrkd_cli.method import DomainLosses, LearnedGraph, weighted_layer_losses
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.optimizer import Optimizer
@@ -39,7 +38,7 @@ def test_differences_equal_explicit_gradients(task):
     torch.manual_seed(1)
     direction = [torch.randn_like(w) for w in weights]
     found = made.graph_trainer.slopes(1, direction, lambda: made.domain_losses(batch))[0]
-    losses = layer_losses(made.domain_losses(batch).losses, made.weights)
+    losses = weighted_layer_losses(made.domain_losses(batch).losses, made.weights)
     for layer, domain in np.ndindex(*losses.shape):
         gradients = torch.autograd.grad(losses[layer, domain], weights, retain_graph=True, allow_unused=True)
         product = sum((g * d).sum() for g, d in zip(gradients, direction, strict=True) if g is not None)
@@ -84,18 +83,6 @@ def test_the_state_restores_graph_and_moments(task):
     assert not torch.equal(made.graph.score, ahead)
     made.on_step_start(2, batch, optimizer)
     assert torch.equal(made.graph.score, ahead)
-
-
-def test_ratios_start_equal_and_can_differ_between_nodes():
-    torch.manual_seed(0)
-    graph = LearnedGraph(32, 2, 3)
-    prototypes = torch.randn(3, 1, 32) * 10 + torch.randn(3, 3, 32)  # nearly parallel
-    assert graph(prototypes).domain.tolist() == [pytest.approx([1 / 3] * 3)] * 3
-    torch.nn.init.normal_(graph.score)
-    found = graph(prototypes)
-    assert (found.domain.max(dim=1).values - found.domain.min(dim=1).values).min().item() > 0.1
-    assert [tuple(r.shape) for r in found.layer] == [(3, 2), (3, 3)]
-    torch.testing.assert_close(found.domain.sum(dim=1), torch.ones(3))
 
 
 def test_rows_are_held_back_by_label():

@@ -114,13 +114,13 @@ def test_means_become_weighted_ones():
     collate.instance_weights = weights
     found = collate.mean_weights(rows, refs)
     tokens, pairs = 0.5 * 2 + 1.5 * 3, 0.5 * 4 + 1.5 * 9
-    torch.testing.assert_close(found.rows, torch.tensor([0.25, 0.75, 1.0]))
+    torch.testing.assert_close(found.per_row, torch.tensor([0.25, 0.75, 1.0]))
     first, second = [0.5 / tokens] * 2, [1.5 / tokens] * 3
     expected = [[*first, 0.0, 0.0], [*second, 0.0], [0.25] * 4]
-    torch.testing.assert_close(found.tokens, torch.tensor(expected))
-    torch.testing.assert_close(found.pairs, torch.tensor([0.5 / pairs, 1.5 / pairs, 1 / 16]))
-    assert found.domains.tolist() == [[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
-    torch.testing.assert_close(found.domains @ found.tokens.sum(dim=1), torch.ones(2))
+    torch.testing.assert_close(found.per_token, torch.tensor(expected))
+    torch.testing.assert_close(found.per_pair, torch.tensor([0.5 / pairs, 1.5 / pairs, 1 / 16]))
+    assert found.domain_one_hot.tolist() == [[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    torch.testing.assert_close(found.domain_one_hot @ found.per_token.sum(dim=1), torch.ones(2))
 
 
 def test_equal_weights_change_nothing_and_others_do(teacher, dataset):

@@ -8,7 +8,16 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from hrkd_cli.method import LOSSES, DomainGraph, LossInput, MeanWeights, Need, Outputs, Projections, combine
+from hrkd_cli.method import (
+    LOSSES,
+    DomainGraph,
+    LossInputs,
+    MeanWeights,
+    Outputs,
+    Projections,
+    Requirement,
+    weighted_terms,
+)
 
 FOLDER = Path(os.environ.get("HRKD_GOLDEN") or Path(__file__).resolve().parents[1] / "golden")
 CASES = sorted(FOLDER.glob("*.safetensors"))
@@ -35,7 +44,7 @@ class Case:
         return torch.cat([self.tensors[f"{d}.{name}"] for d in self.domains])
 
     def outputs(self, side: str, *, every: int) -> Outputs:
-        """The rows of all domains; scores stand in as queries, against keys of the identity."""
+        """Outputs for the rows of all domains; the scores are queries, with the identity as keys."""
         layers = range(1, self.layers + 1)
         hidden = [self.all_rows(f"{side}.hidden_states.{every * n}") for n in (0, *layers)]
         scores = torch.stack([self.all_rows(f"{side}.attention_scores.{every * n - 1}") for n in layers])
@@ -47,10 +56,10 @@ class Case:
         mask = self.all_rows("padding_mask") == 0
         rows, tokens = mask.shape
         per_domain = rows // len(self.domains)
-        one = torch.ones(rows, dtype=self.dtype) / per_domain
-        domains = torch.eye(len(self.domains), dtype=self.dtype).repeat_interleave(per_domain, dim=1)
-        per_token = one[:, None].expand(rows, tokens) / tokens
-        return MeanWeights(domains, one, per_token, one / tokens**2, None, mask)
+        per_row = torch.ones(rows, dtype=self.dtype) / per_domain
+        one_hot = torch.eye(len(self.domains), dtype=self.dtype).repeat_interleave(per_domain, dim=1)
+        per_token = per_row[:, None].expand(rows, tokens) / tokens
+        return MeanWeights(one_hot, per_row, per_token, per_row / tokens**2, None, mask)
 
     def graph(self) -> DomainGraph | None:
         if self.meta["use_graph"] != "True":
@@ -74,19 +83,15 @@ class Case:
 
     def prototypes(self, student: Outputs, weights: MeanWeights) -> torch.Tensor:
         width = student.hidden.shape[-1]
-        same = (
-            Projections(width, width, self.layers).to(self.dtype).requires_grad_(False)
-        )  # what is in the file is projected
-        same.weight.copy_(torch.eye(width))
-        return same.prototypes(student.hidden, weights)
+        # Hidden states in the files are projected already.
+        identity = Projections(width, width, self.layers).to(self.dtype).requires_grad_(False)
+        identity.weight.copy_(torch.eye(width))
+        return identity.prototypes(student.hidden, weights)
 
     def run(self):
-        teacher, student, weights = (
-            self.outputs("teacher", every=self.interval),
-            self.outputs("student", every=1),
-            self.weights(),
-        )
-        given = LossInput(
+        teacher, student = self.outputs("teacher", every=self.interval), self.outputs("student", every=1)
+        weights = self.weights()
+        inputs = LossInputs(
             teacher,
             student,
             weights,
@@ -95,15 +100,18 @@ class Case:
             mean_classes=student.logits.shape[1],
             class_weights=None,
         )
-        losses = {loss.name: loss.compute(given) for loss in LOSSES if Need.LABELS not in loss.needs}
+        losses = {loss.name: loss.compute(inputs) for loss in LOSSES if Requirement.LABELS not in loss.requires}
         graph = self.graph()
         ratios = graph(self.prototypes(student, weights)) if graph else None
-        factors = {"hidden": float(self.meta["hidden_weight"]), "prediction": float(self.meta["prediction_weight"])}
-        factors["attention"] = factors["hidden"]
-        return sum(combine(losses, ratios.domain if ratios else None, factors).values()), ratios
+        loss_weights = {
+            "hidden": float(self.meta["hidden_weight"]),
+            "prediction": float(self.meta["prediction_weight"]),
+        }
+        loss_weights["attention"] = loss_weights["hidden"]
+        return sum(weighted_terms(losses, ratios.domain if ratios else None, loss_weights).values()), ratios
 
 
-def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).norm() / expected.norm().clamp(min=1e-300))
 
 
@@ -112,7 +120,7 @@ def test_there_are_golden_files():
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda p: p.stem)
-def test_golden(path):
+def test_float64_loss_ratios_and_gradients_equal_the_released_codes(path):
     case = Case(path, torch.float64)
     loss, ratios = case.run()
     found = {"expected.loss": loss.detach().reshape(1)}
@@ -124,16 +132,16 @@ def test_golden(path):
 
     expected = {name: t for name, t in case.tensors.items() if name.startswith("expected")}
     assert set(found) == set(expected)
-    errors = {name: distance(found[name], expected[name]) for name in expected}
+    errors = {name: relative_error(found[name], expected[name]) for name in expected}
     assert max(errors.values()) <= 1e-8, {name: e for name, e in errors.items() if e > 1e-8}
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda p: p.stem)
-def test_golden_in_float32(path):
+def test_float32_loss_and_ratios_are_close_to_the_released_codes(path):
     case = Case(path, torch.float32)
     loss, ratios = case.run()
-    assert distance(loss.detach().reshape(1), case.tensors["expected.loss"]) <= 1e-4
+    assert relative_error(loss.detach().reshape(1), case.tensors["expected.loss"]) <= 1e-4
     if ratios is not None:
-        assert distance(ratios.domain.detach(), case.tensors["expected.domain_ratios"]) <= 1e-4
+        assert relative_error(ratios.domain.detach(), case.tensors["expected.domain_ratios"]) <= 1e-4
         for n, layer in enumerate(ratios.layer, 1):
-            assert distance(layer.detach(), case.tensors[f"expected.layer_ratios.{n}"]) <= 1e-4
+            assert relative_error(layer.detach(), case.tensors[f"expected.layer_ratios.{n}"]) <= 1e-4

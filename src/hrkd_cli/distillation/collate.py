@@ -78,10 +78,10 @@ class DistillCollate(Collate):
         counted = valid if pad_to is None else np.ones_like(valid)
         one_hot = np.array([[domain == other for other, _ in refs] for domain in self.domains])
         return MeanWeights(
-            domains=self.put(one_hot.astype(np.float32)),
-            rows=self.put(per_row.astype(np.float32)),
-            tokens=self.put((counted * per_token[:, None]).astype(np.float32)),
-            pairs=self.put(per_pair.astype(np.float32)),
-            queries=keys if pad_to is None else None,
-            keys=keys,
+            domain_one_hot=self.put(one_hot.astype(np.float32)),
+            per_row=self.put(per_row.astype(np.float32)),
+            per_token=self.put((counted * per_token[:, None]).astype(np.float32)),
+            per_pair=self.put(per_pair.astype(np.float32)),
+            query_mask=keys if pad_to is None else None,
+            key_mask=keys,
         )

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from hrkd_cli.method import DomainLosses, LearnedGraph, layer_losses
+from hrkd_cli.method import DomainLosses, LearnedGraph, weighted_layer_losses
 from hrkd_cli.training.optimizer import AdamMoments, Optimizer
 from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup
 
@@ -100,7 +100,7 @@ class GraphTrainer:
                     torch.manual_seed(self.seed + number)
                     moved = losses()
                 assert moved.prototypes is not None
-                found.append(layer_losses(moved.losses, self.loss_weights).float())
+                found.append(weighted_layer_losses(moved.losses, self.loss_weights).float())
                 prototypes.append(moved.prototypes)
         finally:
             for weight, before in zip(self.weights, own, strict=True):

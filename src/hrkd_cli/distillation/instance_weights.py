@@ -80,7 +80,7 @@ def instance_weights(collate: DistillCollate, width: int) -> dict[str, np.ndarra
         sums[number] += embeddings.sum(dim=0)
         shares = found.logits.float().softmax(dim=-1)
         own = shares.gather(1, batch.labels.targets[:, None])[:, 0]
-        probabilities = torch.where(batch.labels.rows > 0, own, shares.max(dim=-1).values)
+        probabilities = torch.where(batch.labels.weights > 0, own, shares.max(dim=-1).values)
         seen.append((number, rows, embeddings.cpu(), probabilities.cpu()))
         done += len(rows)
         context.on_event(Progress("instance weights", min(sum(counts), done * processes.size), sum(counts)))

@@ -20,12 +20,12 @@ from hrkd_cli.method import (
     DomainLosses,
     GraphRatios,
     LearnedGraph,
-    LossInput,
-    Need,
+    LossInputs,
     Outputs,
     Projections,
-    combine,
-    label_terms,
+    Requirement,
+    label_cross_entropy,
+    weighted_terms,
 )
 from hrkd_cli.models.feature_capture import FeatureCapture
 from hrkd_cli.predict.heads import DomainHeads
@@ -70,7 +70,9 @@ class DistillObjective(Objective):
         class_weights = collate.rows.class_weights(heads, settings.class_weights)
         self.class_weights = None if class_weights is None else class_weights.to(self.device)  # (D, C)
         layers = student.config.num_hidden_layers if comparison.layers else 0
-        self.student = FeatureCapture(student, range(1, layers + 1), attention=comparison.needs(Need.ATTENTION))
+        self.student = FeatureCapture(
+            student, range(1, layers + 1), attention=comparison.needs(Requirement.QUERIES_KEYS)
+        )
         self.projections: Projections | None = None
         self.graph: DomainGraph | LearnedGraph | None = None
         self.graph_trainer: GraphTrainer | None = None
@@ -80,7 +82,7 @@ class DistillObjective(Objective):
             own, width = student.config.hidden_size, comparison.width
             # The released start is kept with the released means, for those who reproduce the paper.
             near = own == width and comparison.pad_to is None
-            self.projections = Projections(own, width, layers, around_identity=near).to(self.device)
+            self.projections = Projections(own, width, layers, near_identity=near).to(self.device)
             self.modules.append(self.projections)
             self._make_graph(student, (width, layers, self.domains))
 
@@ -128,14 +130,16 @@ class DistillObjective(Objective):
             return torch.zeros((), device=self.device, requires_grad=True)
         batch = self.collate.batch(rows, refs, teacher=False)
         logits = self.columns.take(self.student.model(**batch.tokens.inputs).logits, batch.domains)
-        return label_terms(logits, batch.labels, batch.weights.domains, self._class_weights(batch)).mean()
+        return label_cross_entropy(
+            logits, batch.labels, batch.weights.domain_one_hot, self._class_weights(batch)
+        ).mean()
 
     def loss(self, batch: Sequence[DistillBatch]) -> LossOutput:
         """Run one step's rows."""
         found = self.domain_losses(batch)
         with self.precision.no_autocast():
             ratios, layer_ratios = self._ratios(found)
-            by_kind = combine(found.losses, ratios, self.weights)
+            by_kind = weighted_terms(found.losses, ratios, self.weights)
             total = reduce(operator.add, by_kind.values())
         return LossOutput(total, by_kind, ratios if self.graph is not None else None, layer_ratios)
 
@@ -151,7 +155,7 @@ class DistillObjective(Objective):
         teacher = None if batch.teacher is None else batch.teacher()
         seen = self.student(batch.tokens)
         projected = seen.hidden if self.projections is None or seen.hidden is None else self.projections(seen.hidden)
-        given = LossInput(
+        given = LossInputs(
             teacher,
             Outputs(projected, seen.queries, seen.keys, self.columns.take(seen.logits, batch.domains)),
             batch.weights,

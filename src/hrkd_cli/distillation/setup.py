@@ -17,7 +17,7 @@ from hrkd_cli.distillation.teacher_cache import TeacherOutputs, with_cache
 from hrkd_cli.distillation.teachers import Comparison, OnlineTeacher, Teachers, check_teachers, open_teachers
 from hrkd_cli.events import Note
 from hrkd_cli.layout import TEACHER_CACHE
-from hrkd_cli.method import Need
+from hrkd_cli.method import Requirement
 from hrkd_cli.models.encoding import Encoder
 from hrkd_cli.models.student_init import build_student
 from hrkd_cli.predict.heads import DomainHeads
@@ -103,7 +103,7 @@ class DistillSetup:
         comparison = Comparison.of(settings, self.teachers.root.config, self.student.config)
         weigh = settings.instance_weights is not InstanceWeights.NONE
         teacher: TeacherOutputs | None = None
-        if comparison.needs(Need.HIDDEN, Need.ATTENTION, Need.LOGITS):
+        if comparison.needs(Requirement.HIDDEN_STATES, Requirement.QUERIES_KEYS, Requirement.LOGITS):
             own_tokenizer = self.teacher_rows is not rows
             teacher = OnlineTeacher(
                 self.teachers, comparison, self.teacher_rows, own_tokenizer=own_tokenizer, device=context.device

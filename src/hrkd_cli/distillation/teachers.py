@@ -19,7 +19,7 @@ from hrkd_cli.errors import DataError, ModelError, TrainingError
 from hrkd_cli.events import Note
 from hrkd_cli.json_files import read_json, read_json_or_empty
 from hrkd_cli.layout import MODEL
-from hrkd_cli.method import LOSSES, Loss, Need, Outputs, weighted_losses
+from hrkd_cli.method import LOSSES, Loss, Outputs, Requirement, active_losses
 from hrkd_cli.models.encoding import Batch, Encoder, to_device
 from hrkd_cli.models.feature_capture import FeatureCapture
 from hrkd_cli.models.loading import load_classifier, load_tokenizer
@@ -175,13 +175,13 @@ class Comparison:
         """Read it off resolved settings and the models' configurations."""
         weights = {loss.name: getattr(settings, f"{loss.name}_weight") for loss in LOSSES}
         layers = layer_map(teacher.num_hidden_layers, student.num_hidden_layers) if settings.compares else ()
-        losses = weighted_losses(weights, layers=settings.compares)
+        losses = active_losses(weights, compare_layers=settings.compares)
         pad_to = settings.max_length if settings.means is Means.RELEASED else None
         return cls(losses, layers, teacher.hidden_size, pad_to)
 
-    def needs(self, *what: Need) -> bool:
+    def needs(self, *what: Requirement) -> bool:
         """Tell whether a loss looks at any of these."""
-        return any(need in loss.needs for loss in self.losses for need in what)
+        return any(need in loss.requires for loss in self.losses for need in what)
 
 
 class OnlineTeacher:
@@ -206,7 +206,7 @@ class OnlineTeacher:
     ) -> None:
         self.teachers = teachers
         self.layers = comparison.layers
-        self.attention = comparison.needs(Need.ATTENTION)
+        self.attention = comparison.needs(Requirement.QUERIES_KEYS)
         self.rows = rows
         self.own_tokenizer = own_tokenizer
         self.pad_to = comparison.pad_to

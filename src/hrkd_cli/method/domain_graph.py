@@ -1,4 +1,4 @@
-"""Domain-relational graph and hierarchical compare-aggregate (paper, sections 3.2 and 3.3)."""
+"""The domain-relational graph (paper, section 3.2) and the hierarchical compare-aggregate mechanism (section 3.3)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ XAVIER_GAIN = 1.414  # of the original graph attention code
 
 @dataclass(frozen=True, slots=True)
 class GraphRatios:
-    """What the graph says.
+    """Ratios that the graph computes.
 
     Attributes:
         domain: (L+1, D), weights of the domains at each student layer; each row sums to 1.
@@ -24,51 +24,54 @@ class GraphRatios:
     layer: tuple[Tensor, ...]
 
 
-def drop(values: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
-    """Dropout with a random stream of its own: processes that share a run must drop the same."""
-    if not share:
+def dropout(values: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
+    """Apply dropout with its own generator, because all processes of a run must drop the same values."""
+    if not rate:
         return values
-    kept = torch.rand(values.shape, generator=generator, device=values.device, dtype=values.dtype) >= share
-    return values * kept / (1 - share)
+    mask = torch.rand(values.shape, generator=generator, device=values.device, dtype=values.dtype) >= rate
+    return values * mask / (1 - rate)
 
 
 class GraphAttention(nn.Module):
-    """Several heads of graph attention over a complete graph with self-loops (Velickovic et al., 2018).
+    """A multi-head graph attention layer on a complete graph with self-loops (Velickovic et al., 2018).
 
-    ``e[i, j] = LeakyReLU(a_receiver . W h_i + a_neighbour . W h_j)``, softmax over the neighbours j, ELU on the output.
+    ``e[i,j] = LeakyReLU(a_receiver . W n_i + a_neighbor . W n_j)``, output ``ELU(sum_j softmax_j(e[i,j]) W n_j)``.
     """
 
     def __init__(self, width: int, out: int, *, heads: int, dropout: float, slope: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(heads, width, out))
-        self.attention = nn.Parameter(torch.empty(heads, 2, out))  # 0: receiving node, 1: its neighbour
+        self.attention = nn.Parameter(torch.empty(heads, 2, out))  # 0: receiver, 1: neighbor
         self.dropout = dropout
         self.slope = slope
         for head in range(heads):
             nn.init.xavier_uniform_(self.weight.data[head], gain=XAVIER_GAIN)
-            # The vector's fans are those of a (2 x out, 1) matrix.
+            # Xavier's fans are those of the released code's (2 out, 1) matrix.
             nn.init.xavier_uniform_(self.attention.data[head].view(2 * out, 1), gain=XAVIER_GAIN)
 
     def forward(self, nodes: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Map nodes (D, width) to (D, heads x out), heads side by side."""
+        """Map nodes (D, width) to (D, heads x out), the heads concatenated."""
         # (heads, D, out); einsum and matmul would copy the weight.
         features = torch.bmm(nodes.expand(len(self.weight), -1, -1), self.weight)
-        receiver, neighbour = torch.einsum("gdo,gso->sgd", features, self.attention)  # each (heads, D)
-        scores = F.leaky_relu(receiver[:, :, None] + neighbour[:, None, :], self.slope)  # (heads, D, D)
-        weights = drop(scores.softmax(dim=-1), self.dropout if self.training else 0.0, generator)
+        receiver, neighbor = torch.einsum("gdo,gso->sgd", features, self.attention)  # each (heads, D)
+        scores = F.leaky_relu(receiver[:, :, None] + neighbor[:, None, :], self.slope)  # (heads, D, D)
+        weights = dropout(scores.softmax(dim=-1), self.dropout if self.training else 0.0, generator)
         return F.elu(weights @ features).transpose(0, 1).flatten(1)  # (D, heads x out)
 
 
 class DomainGraph(nn.Module):
-    """One graph attention network a student layer, and the mixing of prototypes over layers.
+    """One graph attention network per student layer; with hierarchy, on prototypes mixed over layers.
+
+    ``ratio[l] = softmax over domains of GAT_l(F'[l])``. F' are the mixed prototypes (see ``compare_aggregate``), or the
+    prototypes F themselves at layer 0 and without hierarchy.
 
     Args:
         width: H, width of the prototypes.
-        layers: L, student layers; there are L+1 networks, one for the embedding output too.
+        layers: L, student layers. There are L+1 networks, because the embedding output has one too.
         domains: D.
-        hierarchy: whether prototypes are mixed over layers before the graph (section 3.3).
+        hierarchy: whether prototypes are mixed over layers before the graph.
         heads: heads of the first attention layer.
-        dropout: on the input, the attention weights and the concatenated features, in train mode.
+        dropout: rate on the input, the attention weights and the concatenated features, in train mode.
         slope: negative slope of the LeakyReLU.
     """
 
@@ -85,7 +88,7 @@ class DomainGraph(nn.Module):
     ) -> None:
         super().__init__()
         self.dropout = dropout
-        self.generator: torch.Generator | None = None  # of dropout; None for torch's own
+        self.generator: torch.Generator | None = None  # for dropout; None for torch's default
         count = layers + 1
         self.hidden = nn.ModuleList(
             GraphAttention(width, width, heads=heads, dropout=dropout, slope=slope) for _ in range(count)
@@ -96,43 +99,47 @@ class DomainGraph(nn.Module):
         self.reference: nn.Parameter | None = None
         self.compare: nn.Parameter | None = None
         if hierarchy:
-            # W1 and W2 for l = 1..L only: the embedding layer has nothing below it to be compared with.
+            # W1 and W2, for l = 1..L only: layer 0 has no layers below it.
             self.reference = nn.Parameter(torch.empty(layers, width, width))
             self.compare = nn.Parameter(torch.empty(layers, domains, width, width))
             for layer in range(layers):
                 nn.init.xavier_uniform_(self.reference.data[layer], gain=XAVIER_GAIN)
-                # One fan for the whole (D, H, H) block of a layer, as in the released code.
+                # Fans of the whole (D, H, H) block of a layer, as in the released code.
                 nn.init.xavier_uniform_(self.compare.data[layer], gain=XAVIER_GAIN)
 
     def forward(self, prototypes: Tensor) -> GraphRatios:
-        """Turn prototypes F (L+1, D, H) into domain and layer ratios."""
-        domain, layer_ratios = [], []
+        """Compute domain and layer ratios from prototypes F (L+1, D, H)."""
+        rate = self.dropout if self.training else 0.0
+        domain_ratios, layer_ratios = [], []
         for layer, nodes in enumerate(prototypes):
             if layer and self.reference is not None and self.compare is not None:
                 nodes, ratios = compare_aggregate(prototypes, layer, self.reference[layer - 1], self.compare[layer - 1])
                 layer_ratios.append(ratios)
-            share = self.dropout if self.training else 0.0
-            features = self.hidden[layer](drop(nodes, share, self.generator), self.generator)  # (D, heads x H)
-            scores = self.output[layer](drop(features, share, self.generator), self.generator)  # (D, 1)
-            domain.append(scores.squeeze(-1).softmax(dim=0))
-        return GraphRatios(torch.stack(domain), tuple(layer_ratios))
+            features = self.hidden[layer](dropout(nodes, rate, self.generator), self.generator)  # (D, heads x H)
+            scores = self.output[layer](dropout(features, rate, self.generator), self.generator)  # (D, 1)
+            domain_ratios.append(scores.squeeze(-1).softmax(dim=0))
+        return GraphRatios(torch.stack(domain_ratios), tuple(layer_ratios))
 
 
 def compare_aggregate(prototypes: Tensor, layer: int, reference: Tensor, compare: Tensor) -> tuple[Tensor, Tensor]:
-    """Compare and aggregate (section 3.3).
+    """Mix each domain's prototypes over layers 0..l (paper, section 3.3).
+
+    1. reference: ``R = softmax_rows(F[l] W1 F[l]^T) F[l]``, (D, H);
+    2. compare: ``ratio[d] = softmax over j = 0..l of F[j,d] . (W2_d R[d])``;
+    3. aggregate: ``F'[d] = sum_j ratio[d,j] F[j,d]``, with the unmixed F[j] at every layer.
 
     Args:
-        prototypes: (L+1, D, H).
+        prototypes: F, (L+1, D, H).
         layer: l, at least 1.
         reference: W1 of this layer, (H, H).
         compare: W2 of this layer, (D, H, H).
 
     Returns:
-        Mixed prototypes (D, H) and their weights (D, l+1).
+        Mixed prototypes F' (D, H), and layer ratios (D, l+1).
     """
-    own = prototypes[layer]  # (D, H)
-    context = (own @ reference @ own.T).softmax(dim=-1) @ own  # R: (D, H)
-    below = prototypes[: layer + 1]  # (l+1, D, H); the unmixed prototypes, also where layers below were mixed
-    wanted = torch.einsum("dhk,dk->dh", compare, context)  # W2_d R_d
-    ratios = torch.einsum("jdh,dh->dj", below, wanted).softmax(dim=-1)  # (D, l+1)
-    return torch.einsum("dj,jdh->dh", ratios, below), ratios
+    current = prototypes[layer]  # (D, H)
+    references = (current @ reference @ current.T).softmax(dim=-1) @ current  # R: (D, H)
+    candidates = prototypes[: layer + 1]  # (l+1, D, H)
+    targets = torch.einsum("dhk,dk->dh", compare, references)  # W2_d R[d]
+    ratios = torch.einsum("jdh,dh->dj", candidates, targets).softmax(dim=-1)  # (D, l+1)
+    return torch.einsum("dj,jdh->dh", ratios, candidates), ratios

@@ -1,4 +1,4 @@
-"""A domain graph that is trained: its output differs between nodes, and starts from equal ratios (method section 7)."""
+"""A domain graph that is trained. Its ratios start equal and can differ between domains."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ CODE_WIDTH = 64
 
 
 class LearnedGraph(nn.Module):
-    """Graph attention over the domains, one network a student layer, on normalised prototypes.
+    """Graph attention over the domains on standardized prototypes, one network per student layer.
 
-    What makes it differ from ``DomainGraph``, which is the released code's:
+    It differs from ``DomainGraph``, the released code's graph, in three ways:
 
-    - prototypes are normalised and freed of what all domains share at a layer: mean hidden states of one model are
-      nearly parallel, and a graph that sees them as they are says the same of each;
-    - attention depends on both nodes together (``a . LeakyReLU(W_r h_i + W_n h_j)``, Brody et al., 2022), and each node
-      also sees itself past the attention, so that nodes stay apart on a complete graph;
-    - the last layer starts at zero: ratios start at exactly 1/D and move on evidence only.
+    - Prototypes are normalized and centered across domains. The mean hidden states of one model are nearly parallel,
+      and without this every domain would get almost the same ratio.
+    - Attention depends on both nodes, ``e[i,j] = a . LeakyReLU(W_r c_i + W_n c_j)`` (Brody et al., 2022), and each node
+      has a self term, ``f_i = ELU(sum_j softmax_j(e[i,j]) W_n c_j + W_s c_i)``, so nodes can differ on a complete
+      graph.
+    - The score weights start at zero, so all ratios start at exactly 1/D.
+
+    c are the codes: prototypes mapped to width ``CODE_WIDTH``; with hierarchy, also mixed over layers.
 
     Args:
         width: H, width of the prototypes.
-        layers: L, student layers; there are L+1 networks, one for the embedding output too.
+        layers: L, student layers. There are L+1 networks, because the embedding output has one too.
         domains: D.
-        hierarchy: whether codes are mixed over layers before the graph (section 3.3 of the paper).
+        hierarchy: whether codes are mixed over layers before the graph (paper, section 3.3).
         heads: attention heads.
         slope: negative slope of the LeakyReLU.
     """
@@ -35,17 +38,17 @@ class LearnedGraph(nn.Module):
         self, width: int, layers: int, domains: int, *, hierarchy: bool = True, heads: int = 4, slope: float = 0.2
     ) -> None:
         super().__init__()
-        count, each = layers + 1, CODE_WIDTH // heads
+        count, head_width = layers + 1, CODE_WIDTH // heads
         self.slope = slope
         self.encode = nn.Linear(width, CODE_WIDTH, bias=False)
-        self.receiver = nn.Parameter(torch.empty(count, heads, CODE_WIDTH, each))
-        self.neighbour = nn.Parameter(torch.empty(count, heads, CODE_WIDTH, each))
-        self.itself = nn.Parameter(torch.empty(count, heads, CODE_WIDTH, each))
-        self.attention = nn.Parameter(torch.empty(count, heads, each))
+        self.receiver = nn.Parameter(torch.empty(count, heads, CODE_WIDTH, head_width))
+        self.neighbor = nn.Parameter(torch.empty(count, heads, CODE_WIDTH, head_width))
+        self.self_loop = nn.Parameter(torch.empty(count, heads, CODE_WIDTH, head_width))
+        self.attention = nn.Parameter(torch.empty(count, heads, head_width))
         self.score = nn.Parameter(torch.zeros(count, CODE_WIDTH))
-        for weight in (self.receiver, self.neighbour, self.itself):
+        for weight in (self.receiver, self.neighbor, self.self_loop):
             nn.init.normal_(weight, std=CODE_WIDTH**-0.5)
-        nn.init.normal_(self.attention, std=each**-0.5)
+        nn.init.normal_(self.attention, std=head_width**-0.5)
         self.reference: nn.Parameter | None = None
         self.compare: nn.Parameter | None = None
         if hierarchy:
@@ -55,7 +58,7 @@ class LearnedGraph(nn.Module):
                 nn.init.normal_(weight, std=CODE_WIDTH**-0.5)
 
     def forward(self, prototypes: Tensor) -> GraphRatios:
-        """Turn prototypes F (L+1, D, H) into domain and layer ratios."""
+        """Compute domain and layer ratios from prototypes F (L+1, D, H)."""
         codes = self.encode(standardize(prototypes))  # (L+1, D, code width)
         layer_ratios: list[Tensor] = []
         if self.reference is not None and self.compare is not None:
@@ -65,18 +68,22 @@ class LearnedGraph(nn.Module):
                 mixed.append(nodes)
                 layer_ratios.append(ratios)
             codes = torch.stack(mixed)
-        receiver, neighbour, itself = (
-            torch.einsum("ldk,lhko->lhdo", codes, weight) for weight in (self.receiver, self.neighbour, self.itself)
+        receiver, neighbor, self_loop = (  # each (L+1, heads, D, head width)
+            torch.einsum("ldk,lhko->lhdo", codes, weight) for weight in (self.receiver, self.neighbor, self.self_loop)
         )
-        both = F.leaky_relu(receiver[:, :, :, None] + neighbour[:, :, None], self.slope)  # (L+1, heads, D, D, each)
-        weights = torch.einsum("lhije,lhe->lhij", both, self.attention).softmax(dim=-1)
-        features = F.elu(weights @ neighbour + itself).transpose(1, 2).flatten(2)  # (L+1, D, code width)
+        pairs = F.leaky_relu(receiver[:, :, :, None] + neighbor[:, :, None], self.slope)
+        weights = torch.einsum("lhije,lhe->lhij", pairs, self.attention).softmax(dim=-1)  # (L+1, heads, D, D)
+        features = F.elu(weights @ neighbor + self_loop).transpose(1, 2).flatten(2)  # (L+1, D, code width)
         scores = torch.einsum("ldk,lk->ld", features, self.score)
         return GraphRatios(scores.softmax(dim=-1), tuple(layer_ratios))
 
 
 def standardize(prototypes: Tensor) -> Tensor:
-    """Normalise prototypes (L+1, D, H): each to mean 0, variance 1; less the domains' mean; to a unit mean square."""
-    own = F.layer_norm(prototypes, prototypes.shape[-1:])
-    own = own - own.mean(dim=1, keepdim=True)
-    return own / own.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp_min(1e-6)
+    """Standardize prototypes (L+1, D, H).
+
+    Each is normalized over its width, then centered across the domains of its layer; then each layer is scaled to unit
+    mean square.
+    """
+    normalized = F.layer_norm(prototypes, prototypes.shape[-1:])
+    centered = normalized - normalized.mean(dim=1, keepdim=True)
+    return centered / centered.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp_min(1e-6)

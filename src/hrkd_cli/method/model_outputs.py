@@ -1,4 +1,4 @@
-"""What the losses look at: outputs of teacher and student for the rows of a step, these rows' labels and weights."""
+"""What the losses are computed from: model outputs, labels, and the weights of rows and tokens in the means."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-MASKED_LOGIT = -1e4  # of a class that a domain does not have: its probability is exactly 0, and nothing becomes NaN
+MASKED_LOGIT = -1e4  # of a class that a domain lacks: its probability is exactly 0, and no NaN can arise
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,11 +15,11 @@ class Outputs:
     """Outputs of the teacher or the student for R rows of all domains, padded to T tokens.
 
     Attributes:
-        hidden: (L+1, R, T, width), embedding output first, the teacher's at its matched layers; None when hidden states
+        hidden: (L+1, R, T, width), embedding output first; the teacher's at its matched layers. None if hidden states
             are not compared.
-        queries: (L, R, A, T, d), already divided by sqrt(d); None when attention is not compared.
-        keys: as ``queries``.
-        logits: (R, C), each row's own labels, ``MASKED_LOGIT`` where its domain has fewer than C.
+        queries: (L, R, A, T, d), already divided by sqrt(d); None if attention is not compared.
+        keys: (L, R, A, T, d); None if attention is not compared.
+        logits: (R, C), for the labels of each row's domain; ``MASKED_LOGIT`` where the domain has fewer than C.
     """
 
     hidden: Tensor | None
@@ -30,57 +30,56 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """The labels of a step's rows.
+    """Labels of R rows.
 
     Attributes:
-        targets: (R,), each row's label among those of its domain; anything where it has none.
-        rows: (R,), weight of each row in the label loss of its domain: 1 / labelled rows; 0 where it has no label.
+        targets: (R,), index of each row's label within its domain; undefined for rows without a label.
+        weights: (R,), weight of each row in its domain's label loss: 1 / labeled rows; 0 for rows without a label.
     """
 
     targets: Tensor
-    rows: Tensor
+    weights: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class MeanWeights:
     """Weight of each row, token and query-key pair in its domain's means, for R rows padded to T tokens.
 
-    They are known before anything runs (they depend on lengths, and on weights of single rows where there are some), so
-    the losses of a part of a step's rows add up with those of the other parts to the losses of the whole step. With
-    weights of single rows, each of them is the row's weight over the domain's sum of weights times rows, tokens or
-    pairs.
+    The weights depend only on the lengths of all rows of the step, and on instance weights if there are any. So they
+    are known before the models run, and the losses of parts of a step add up to the losses of the whole step. With
+    instance weights w_i, each weight is w_i divided by the sum of w_i over the domain's rows, tokens or pairs.
 
     Attributes:
-        domains: (D, R), 1 where the row is of the domain.
-        rows: (R,), 1 / rows of the row's domain.
-        tokens: (R, T), 1 / tokens of the domain; 0 at tokens that do not count.
-        pairs: (R,), 1 / query-key pairs of the domain.
-        queries: (R, T), true at tokens that count, also as queries; None where all do.
-        keys: (R, T), true at keys that are not padding; None where none is.
+        domain_one_hot: (D, R), 1 if the row belongs to the domain.
+        per_row: (R,), 1 / rows of the row's domain.
+        per_token: (R, T), 1 / tokens of the row's domain; 0 at masked tokens.
+        per_pair: (R,), 1 / query-key pairs of the row's domain.
+        query_mask: (R, T), true at tokens that the means include; None if they include all.
+        key_mask: (R, T), true at tokens that are not padding; None if there is no padding.
     """
 
-    domains: Tensor
-    rows: Tensor
-    tokens: Tensor
-    pairs: Tensor
-    queries: Tensor | None
-    keys: Tensor | None
+    domain_one_hot: Tensor
+    per_row: Tensor
+    per_token: Tensor
+    per_pair: Tensor
+    query_mask: Tensor | None
+    key_mask: Tensor | None
 
-    def by_domain(self, values: Tensor) -> Tensor:
-        """Add up values of rows, (..., R), by domain: (..., D)."""
-        return values @ self.domains.T
+    def sum_by_domain(self, per_row: Tensor) -> Tensor:
+        """Sum values per row, (..., R), over the rows of each domain, (..., D)."""
+        return per_row @ self.domain_one_hot.T
 
 
 def upcast(tensor: Tensor) -> Tensor:
-    """Return half-precision numbers as float32, others as they are."""
+    """Convert half precision to float32; return other tensors unchanged."""
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
-def clear(values: Tensor, counted: Tensor, *, out: Tensor) -> None:
-    """Write ``values`` into ``out``, 0 where they do not count, whatever stands there."""
-    if values.dtype is torch.bfloat16:  # masks bits: torch.where takes ten times as long
-        torch.bitwise_and(values.view(torch.int16), -counted.to(torch.int16), out=out.view(torch.int16))
+def masked_copy(values: Tensor, mask: Tensor, *, out: Tensor) -> None:
+    """Copy ``values`` to ``out``, with 0 where ``mask`` is false, even if the value there is NaN."""
+    if values.dtype is torch.bfloat16:  # masks the bits: torch.where takes ten times as long
+        torch.bitwise_and(values.view(torch.int16), -mask.to(torch.int16), out=out.view(torch.int16))
     elif out is values:
-        out.masked_fill_(~counted, 0.0)
+        out.masked_fill_(~mask, 0.0)
     else:
-        torch.where(counted, values, values.new_zeros(()), out=out)
+        torch.where(mask, values, values.new_zeros(()), out=out)

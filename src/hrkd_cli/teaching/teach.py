@@ -128,4 +128,4 @@ class FineTuningObjective(Objective):
 
     def _loss(self, batch: TrainBatch) -> Tensor:
         logits = self.own_logits.take(self.capture(batch.tokens).logits.float(), batch.domains)
-        return (F.cross_entropy(logits, batch.labels.targets, reduction="none") * batch.labels.rows).sum()
+        return (F.cross_entropy(logits, batch.labels.targets, reduction="none") * batch.labels.weights).sum()

@@ -1,4 +1,9 @@
-"""The losses, one module each; see ``Loss`` for what a module has to define."""
+"""The losses, one module each.
+
+To add a loss, add a module that defines ``LOSS``, a ``Loss``: its name, what it requires, and a function that takes
+``LossInputs`` and returns one number per domain, (D,), or per layer and domain, (L, D). Then add its weight to
+``DistillSettings`` as ``NAME_weight``.
+"""
 
 from __future__ import annotations
 
@@ -13,27 +18,27 @@ from torch import Tensor
 from hrkd_cli.method.model_outputs import Labels, MeanWeights, Outputs
 
 
-class Need(StrEnum):
-    """What of the rows a loss looks at; the last two are its teacher's and student's logits, and the labels."""
+class Requirement(StrEnum):
+    """What a loss can require: outputs of teacher and student, or labels. Only what a loss requires is computed."""
 
-    HIDDEN = "hidden states"
-    ATTENTION = "queries and keys"
+    HIDDEN_STATES = "hidden states"
+    QUERIES_KEYS = "queries and keys"
     LOGITS = "logits"
     LABELS = "labels"
 
 
 @dataclass(frozen=True, slots=True)
-class LossInput:
-    """The rows of a step, or a part of them, as the losses see them.
+class LossInputs:
+    """Inputs of all losses for R rows of a step.
 
     Attributes:
-        teacher: outputs of the teachers; None where no loss needs them.
-        student: outputs of the student, its hidden states projected to the teacher's width.
-        weights: see MeanWeights.
-        labels: None where no loss needs them.
-        temperature: both logits are divided by it in the prediction loss.
-        mean_classes: mean number of classes of a domain, which divides the prediction loss's sum over classes.
-        class_weights: (R, C) factors of the classes' terms; None where all count the same.
+        teacher: teacher outputs; None if no loss requires them.
+        student: student outputs, with hidden states projected to the teacher's width.
+        weights: weight of each row, token and query-key pair in its domain's means.
+        labels: None if no loss requires them.
+        temperature: divides the logits of both in the prediction loss.
+        mean_classes: mean number of classes per domain; the prediction loss's sum over classes is divided by it.
+        class_weights: (R, C), factor of each class's term; None for no class weights.
     """
 
     teacher: Outputs | None
@@ -47,31 +52,40 @@ class LossInput:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A loss; each module of this package defines one as ``LOSS``, and its weight is the option ``NAME_weight``.
+    """A loss. Its weight is the option ``NAME_weight``.
 
     Attributes:
-        name: its name in metrics.
-        needs: what it looks at.
-        compute: returns one number for each domain, (D,), or for each of the last layers and domain, (L, D), to be
-            multiplied by the domain ratios.
-        within: name of a loss whose weight multiplies its own.
+        name: its name in options and metrics.
+        requires: the inputs that it reads.
+        compute: returns one number per domain, (D,), or per layer and domain, (L, D) for the last L layers; the numbers
+            of layers are multiplied by the domain ratios.
+        scaled_by: name of another loss whose weight multiplies this one's.
     """
 
     name: str
-    needs: frozenset[Need]
-    compute: Callable[[LossInput], Tensor]
-    within: str | None = None
+    requires: frozenset[Requirement]
+    compute: Callable[[LossInputs], Tensor]
+    scaled_by: str | None = None
 
     @property
-    def of_layers(self) -> bool:
-        """Whether it compares layers, hidden states or attention."""
-        return bool(self.needs & {Need.HIDDEN, Need.ATTENTION})
+    def compares_layers(self) -> bool:
+        """Whether it compares hidden states or attention of matched layers."""
+        return bool(self.requires & {Requirement.HIDDEN_STATES, Requirement.QUERIES_KEYS})
 
 
-def weighted_losses(weights: Mapping[str, float], *, layers: bool) -> dict[Loss, float]:
-    """Return the losses that have a weight, with their weights; ``layers`` tells whether layers are compared at all."""
-    found = {loss: weights[loss.name] * (weights[loss.within] if loss.within else 1.0) for loss in LOSSES}
-    return {loss: weight for loss, weight in found.items() if weight and (layers or not loss.of_layers)}
+def active_losses(weights: Mapping[str, float], *, compare_layers: bool) -> dict[Loss, float]:
+    """Return the losses whose weight is not 0, with their effective weights.
+
+    Args:
+        weights: the ``NAME_weight`` options by loss name.
+        compare_layers: whether to include losses that compare layers.
+    """
+    active = {}
+    for loss in LOSSES:
+        weight = weights[loss.name] * (weights[loss.scaled_by] if loss.scaled_by else 1.0)
+        if weight and (compare_layers or not loss.compares_layers):
+            active[loss] = weight
+    return active
 
 
 LOSSES: tuple[Loss, ...] = tuple(import_module(f"{__name__}.{module.name}").LOSS for module in iter_modules(__path__))

@@ -1,4 +1,4 @@
-"""Mean squared difference of attention scores QK^T / sqrt(d), before softmax."""
+"""Mean squared error of attention scores QK^T / sqrt(d), before softmax."""
 
 from __future__ import annotations
 
@@ -8,96 +8,98 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrkd_cli.method.losses import Loss, LossInput, Need
-from hrkd_cli.method.model_outputs import clear, upcast
+from hrkd_cli.method.losses import Loss, LossInputs, Requirement
+from hrkd_cli.method.model_outputs import masked_copy, upcast
 
 
-def attention_loss(given: LossInput) -> Tensor:
-    """Return the mean over a domain's query-key pairs and heads of the squared difference, (L, D).
+def attention_loss(inputs: LossInputs) -> Tensor:
+    """Return ``MSE(teacher_scores[m(l)], student_scores[l])`` per layer l = 1..L and domain, (L, D).
 
-    Where the numbers of heads differ, relations are compared, as many as both can be split into (see ``merge_heads``).
+    The mean runs over the query-key pairs of the domain and the heads (paper, section 3.1). If the numbers of heads
+    differ, both sides are merged into their greatest common divisor of head groups (see ``merge_heads``).
     """
-    own, theirs, weights = given.student, given.teacher, given.weights
-    assert theirs is not None
-    assert own.queries is not None
-    assert own.keys is not None
-    assert theirs.queries is not None
-    assert theirs.keys is not None
-    groups = math.gcd(own.queries.shape[2], theirs.queries.shape[2])
-    sides = [merge_heads(*pair, groups) for pair in ((theirs.queries, theirs.keys), (own.queries, own.keys))]
-    tensors = [tensor for side in sides for tensor in side]
+    student, teacher, weights = inputs.student, inputs.teacher, inputs.weights
+    assert teacher is not None
+    assert student.queries is not None
+    assert student.keys is not None
+    assert teacher.queries is not None
+    assert teacher.keys is not None
+    groups = math.gcd(student.queries.shape[2], teacher.queries.shape[2])
+    tensors = [
+        *merge_heads(teacher.queries, teacher.keys, groups),
+        *merge_heads(student.queries, student.keys, groups),
+    ]
     if any(tensor.dtype is not torch.bfloat16 for tensor in tensors):
         tensors = [upcast(tensor) for tensor in tensors]
-    gaps: Tensor = _SquaredDifference.apply(*tensors, weights.queries, weights.keys)  # type: ignore[no-untyped-call]
-    return weights.by_domain(gaps * weights.pairs / groups)
+    per_row: Tensor = _SquaredError.apply(*tensors, weights.query_mask, weights.key_mask)  # type: ignore[no-untyped-call]
+    return weights.sum_by_domain(per_row * weights.per_pair / groups)
 
 
 def merge_heads(queries: Tensor, keys: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """Return queries and keys (L, R, A, T, d) as those of ``groups`` relations, (L, R, groups, T, A d / groups).
+    """Merge neighboring heads: queries and keys (L, R, A, T, d) to (L, R, groups, T, A d / groups).
 
-    A relation's scores are the sum of the scores of its heads, neighbors, divided by the square root of how many they
-    are, as if it were one wide head.
+    The scores of a group are the sum of its heads' scores divided by the square root of their number, as if the group
+    were one wide head.
     """
     layers, rows, heads, tokens, _ = queries.shape
     if heads == groups:
         return queries, keys
-    found = []
+    merged = []
     for tensor in (queries * (groups / heads) ** 0.5, keys):
         split = tensor.view(layers, rows, groups, heads // groups, tokens, -1)
-        found.append(split.transpose(3, 4).reshape(layers, rows, groups, tokens, -1))
-    return found[0], found[1]
+        merged.append(split.transpose(3, 4).reshape(layers, rows, groups, tokens, -1))
+    return merged[0], merged[1]
 
 
-class _SquaredDifference(torch.autograd.Function):
-    """``|Q K^T - Q' K'^T|^2`` summed over heads and over the queries and keys that count, (L, R).
+class _SquaredError(torch.autograd.Function):
+    """``|Q K^T - Q' K'^T|^2`` summed over heads and over unmasked queries and keys, (L, R).
 
-    ``[-Q, Q'] [K, K']^T`` is one product with float32 sums, so only the difference itself is rounded. Gradients are
-    found at once, layer by layer, and no T x T tensor is kept.
+    ``[-Q, Q'] [K, K']^T`` is a single product with float32 sums, so only the difference itself is rounded. The forward
+    pass also computes the gradients, layer by layer, and saves no T x T tensor.
 
-    Takes the teacher's queries and keys, (L, R, A, T, d'), anything where they do not count; the student's, (L, R, A,
-    T, d), numbers everywhere; which queries and keys count, (R, T) each, None where all do.
+    Inputs: the teacher's queries and keys, (L, R, A, T, d'), which may hold anything at masked tokens; the student's,
+    (L, R, A, T, d), finite everywhere; the masks of queries and keys, (R, T) each, None if nothing is masked.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
-        teacher_query: Tensor,
-        teacher_key: Tensor,
-        query: Tensor,
-        key: Tensor,
-        queries: Tensor | None,
-        keys: Tensor | None,
+        teacher_queries: Tensor,
+        teacher_keys: Tensor,
+        queries: Tensor,
+        keys: Tensor,
+        query_mask: Tensor | None,
+        key_mask: Tensor | None,
     ) -> Tensor:
-        sums = torch.float32 if query.dtype is torch.bfloat16 else query.dtype
-        found = torch.empty(query.shape[:2], dtype=sums, device=query.device)
-        to_query, to_key = torch.empty_like(query), torch.empty_like(key)
-        own = query.shape[-1]
-        left, right = (query.new_empty((*query.shape[1:-1], own + teacher_query.shape[-1])) for _ in range(2))
-        for layer in range(len(query)):
-            for side, student, teacher, counted, sign in (
-                (left, query[layer], teacher_query[layer], queries, -1),  # (R, A, T, d + d')
-                (right, key[layer], teacher_key[layer], keys, 1),
+        sum_dtype = torch.float32 if queries.dtype is torch.bfloat16 else queries.dtype
+        per_row = torch.empty(queries.shape[:2], dtype=sum_dtype, device=queries.device)
+        query_gradient, key_gradient = torch.empty_like(queries), torch.empty_like(keys)
+        width = queries.shape[-1]
+        left, right = (queries.new_empty((*queries.shape[1:-1], width + teacher_queries.shape[-1])) for _ in range(2))
+        for layer in range(len(queries)):
+            for side, student, teacher, mask, sign in (
+                (left, queries[layer], teacher_queries[layer], query_mask, -1),  # (R, A, T, d + d')
+                (right, keys[layer], teacher_keys[layer], key_mask, 1),
             ):
-                if counted is None:
-                    torch.mul(student, sign, out=side[..., :own])
-                    side[..., own:] = teacher
+                if mask is None:
+                    torch.mul(student, sign, out=side[..., :width])
+                    side[..., width:] = teacher
                 else:
-                    counts = counted[:, None, :, None]
-                    torch.mul(student, counts.to(student.dtype) * sign, out=side[..., :own])
-                    clear(teacher, counts, out=side[..., own:])
-            gap = left @ right.mT  # teacher's scores less the student's, (R, A, T, T)
-            found[layer] = torch.linalg.vector_norm(gap, dim=(1, 2, 3), dtype=sums).square()
-            # The gap is 0 wherever a query or key does not count.
-            torch.matmul(gap, key[layer], out=to_query[layer])
-            torch.matmul(gap.mT, query[layer], out=to_key[layer])
-        ctx.save_for_backward(to_query, to_key)
-        return found
+                    expanded = mask[:, None, :, None]
+                    torch.mul(student, expanded.to(student.dtype) * sign, out=side[..., :width])
+                    masked_copy(teacher, expanded, out=side[..., width:])
+            difference = left @ right.mT  # teacher's scores minus the student's, (R, A, T, T); 0 where masked
+            per_row[layer] = torch.linalg.vector_norm(difference, dim=(1, 2, 3), dtype=sum_dtype).square()
+            torch.matmul(difference, keys[layer], out=query_gradient[layer])
+            torch.matmul(difference.mT, queries[layer], out=key_gradient[layer])
+        ctx.save_for_backward(query_gradient, key_gradient)
+        return per_row
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        to_query, to_key = ctx.saved_tensors
-        factor = (-2 * gradients[0])[..., None, None, None].to(to_query.dtype)
-        return None, None, to_query * factor, to_key * factor, None, None
+        query_gradient, key_gradient = ctx.saved_tensors
+        factor = (-2 * gradients[0])[..., None, None, None].to(query_gradient.dtype)
+        return None, None, query_gradient * factor, key_gradient * factor, None, None
 
 
-LOSS = Loss("attention", frozenset({Need.ATTENTION}), attention_loss, within="hidden")
+LOSS = Loss("attention", frozenset({Requirement.QUERIES_KEYS}), attention_loss, scaled_by="hidden")

@@ -1,39 +1,51 @@
-"""Batches for the losses, and what the losses mean: the plain losses of one domain (paper, section 3.1)."""
+"""Inputs for the losses, and the losses of a single domain written plainly (paper, section 3.1)."""
 
 import torch
 import torch.nn.functional as F
 
-from hrkd_cli.method import LossInput, MeanWeights, Outputs
+from hrkd_cli.method import LOSSES, LossInputs, MeanWeights, Outputs
+
+COMPUTE = {loss.name: loss.compute for loss in LOSSES}
 
 
-def weights_of(lengths, tokens, *, padded=False, dtype=torch.float64):
-    """Mean weights of a whole step, written out row by row; ``lengths`` are those of each domain's rows."""
+def mean_weights(lengths, tokens, *, padded=False, dtype=torch.float64):
+    """Mean weights of a whole step, row by row; ``lengths`` has the lengths of each domain's rows."""
     rows = [(d, n) for d, domain in enumerate(lengths) for n in domain]
-    domains = torch.zeros(len(lengths), len(rows), dtype=dtype)
+    one_hot = torch.zeros(len(lengths), len(rows), dtype=dtype)
     per_token = torch.zeros(len(rows), tokens, dtype=dtype)
-    per_row, pairs = torch.zeros(len(rows), dtype=dtype), torch.zeros(len(rows), dtype=dtype)
-    keys = torch.zeros(len(rows), tokens, dtype=torch.bool)
+    per_row, per_pair = torch.zeros(len(rows), dtype=dtype), torch.zeros(len(rows), dtype=dtype)
+    mask = torch.zeros(len(rows), tokens, dtype=torch.bool)
     for r, (d, n) in enumerate(rows):
-        domains[d, r] = 1
+        one_hot[d, r] = 1
         count = len(lengths[d])
         per_row[r] = 1 / count
-        keys[r, :n] = True
+        mask[r, :n] = True
         per_token[r, : tokens if padded else n] = 1 / (count * tokens if padded else sum(lengths[d]))
-        pairs[r] = 1 / (count * tokens**2 if padded else sum(m * m for m in lengths[d]))
-    return MeanWeights(domains, per_row, per_token, pairs, None if padded else keys, keys)
+        per_pair[r] = 1 / (count * tokens**2 if padded else sum(m * m for m in lengths[d]))
+    return MeanWeights(one_hot, per_row, per_token, per_pair, None if padded else mask, mask)
+
+
+# One row: of two tokens, and of one token and one of padding.
+FULL, HALF = mean_weights([[2]], 2), mean_weights([[1]], 2)
+HALF_PADDED = mean_weights([[1]], 2, padded=True)
 
 
 def take(weights, rows):
     """The mean weights of some rows."""
-    queries = None if weights.queries is None else weights.queries[rows]
-    parts = (weights.rows[rows], weights.tokens[rows], weights.pairs[rows])
-    return MeanWeights(weights.domains[:, rows], *parts, queries, weights.keys[rows])
+    query_mask = None if weights.query_mask is None else weights.query_mask[rows]
+    parts = (weights.per_row[rows], weights.per_token[rows], weights.per_pair[rows])
+    return MeanWeights(weights.domain_one_hot[:, rows], *parts, query_mask, weights.key_mask[rows])
 
 
-def given(teacher, student, weights, *, labels=None, temperature=1.0, mean_classes=1.0, class_weights=None):
-    """What a loss gets; sides are Outputs or (queries, keys), or hidden states, or logits by their dimensions."""
+def loss_inputs(teacher, student, weights, *, labels=None, temperature=1.0, mean_classes=1.0, class_weights=None):
+    """``teacher`` and ``student`` are Outputs, (queries, keys), hidden states (4 dimensions) or logits (2)."""
     sides = [side if isinstance(side, Outputs) else _outputs(side) for side in (teacher, student)]
-    return LossInput(*sides, weights, labels, temperature, mean_classes, class_weights)
+    return LossInputs(*sides, weights, labels, temperature, mean_classes, class_weights)
+
+
+def compute_loss(name, *args, **options):
+    """Compute a loss; arguments are those of ``loss_inputs``."""
+    return COMPUTE[name](loss_inputs(*args, **options)).squeeze().tolist()
 
 
 def _outputs(side):
