@@ -226,7 +226,7 @@ def score(folder: Path, dataset: Any, device: str) -> Right:
     from hrkd_cli.evaluation.scoring import match_heads, predict_labels, select_split
     from hrkd_cli.predict.backend import open_backend
 
-    parts = [(folder / domain, dataset.only(domain)) for domain in dataset.domains]
+    parts = [(folder / domain, dataset.select_domains(domain)) for domain in dataset.domains]
     if not all((path / "config.json").is_file() for path, _ in parts):
         parts = [(folder, dataset)]
     right: Right = {}

@@ -32,7 +32,7 @@ def test_open_dataset_gives_what_was_prepared(prepared):
     assert dataset.domains == ("books", "dvd")
     assert dataset.labels == {"books": ("bad", "good"), "dvd": ("bad", "good")}
     assert dataset.path == prepared
-    assert not dataset.pair
+    assert not dataset.has_pairs
     assert dataset.fingerprint == json.loads((prepared / "dataset.json").read_text())["fingerprint"]
     assert [len(dataset.split("books", split)) for split in ("train", "dev", "test", "all")] == [32, 4, 4, 40]
     rows = dataset.split("dvd", "all")
@@ -48,7 +48,7 @@ def test_open_dataset_with_pairs(tmp_path, jsonl):
     prepare(tmp_path / "in", out=tmp_path / "out")
     dataset = open_dataset(tmp_path / "out")
     rows = dataset.split("d", "all")
-    assert dataset.pair
+    assert dataset.has_pairs
     assert sorted(zip(rows.texts, rows.pairs, strict=True)) == sorted((f"t{i}", f"p{i}") for i in range(20))
 
 

@@ -179,15 +179,15 @@ def test_nothing_half_written_is_left(reviews, tmp_path, monkeypatch, error, exi
     if exists:
         prepare(reviews, out=out)
     before = files(tmp_path)
-    add_rows, calls = dataset_folder.add_rows, []
+    update_fingerprint, calls = dataset_folder.update_fingerprint, []
 
     def fail_late(*rows):
         calls.append(rows)
         if len(calls) == 4:
             raise error
-        add_rows(*rows)
+        update_fingerprint(*rows)
 
-    monkeypatch.setattr(dataset_folder, "add_rows", fail_late)
+    monkeypatch.setattr(dataset_folder, "update_fingerprint", fail_late)
     expected = OutputError if isinstance(error, OSError) else KeyboardInterrupt
     with pytest.raises(expected) as raised:
         prepare(reviews, out=out, force=True, seed=5)

@@ -88,7 +88,7 @@ def test_what_comes_first_in_the_source_is_what_is_reported(tmp_path, jsonl):
 
 
 def test_row_groups_are_small(tmp_path, source, monkeypatch):
-    monkeypatch.setattr(folder_module, "GROUP_ROWS", 16)
+    monkeypatch.setattr(folder_module, "ROW_GROUP_SIZE", 16)
     prepare(source, out=tmp_path / "out")
     meta = pq.ParquetFile(tmp_path / "out" / "data" / "dvd" / "train.parquet").metadata
     assert {meta.row_group(i).num_rows for i in range(meta.num_row_groups - 1)} == {16}

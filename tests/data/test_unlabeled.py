@@ -5,14 +5,14 @@ import json
 import pytest
 
 from hrkd_cli import prepare
-from hrkd_cli.data.dataset import Rows, make_dataset
+from hrkd_cli.data.dataset import Dataset, TextRows
 from hrkd_cli.data.unlabeled import read_unlabeled
 from hrkd_cli.errors import DataError
 from hrkd_cli.events import ignore
 
 
 def labelled(**splits):
-    return {name: Rows(list(texts), None, ["a"] * len(texts)) for name, texts in splits.items()}
+    return {name: TextRows(list(texts), None, ["a"] * len(texts)) for name, texts in splits.items()}
 
 
 @pytest.fixture
@@ -22,16 +22,16 @@ def data():
         "dvd": labelled(train=["train two"], dev=["dev two"], test=["test two"]),
         "toys": labelled(train=["train three"], dev=["dev three"]),
     }
-    return make_dataset(rows, pair=False, path=None)
+    return Dataset.from_rows(rows, has_pairs=False)
 
 
 @pytest.fixture
 def pairs():
     def rows(*both):
-        return Rows([a for a, _ in both], [b for _, b in both], ["a"] * len(both))
+        return TextRows([a for a, _ in both], [b for _, b in both], ["a"] * len(both))
 
     parts = {"train": rows(("a premise", "one")), "dev": rows(("held out", "two"))}
-    return make_dataset({"books": parts}, pair=True, path=None)
+    return Dataset.from_rows({"books": parts}, has_pairs=True)
 
 
 def write(folder, **files):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from hrkd_cli.choices import Graph, Means, Method, TeacherCheckpoints
-from hrkd_cli.data.dataset import Rows
+from hrkd_cli.data.dataset import TextRows
 from hrkd_cli.distillation.distill import distill
 from hrkd_cli.distillation.teachers import OnlineTeacher
 from hrkd_cli.errors import HrkdError, ModelError, OutputError, TrainingError, UsageError
@@ -240,7 +240,7 @@ def test_a_dev_split_of_one_label_cannot_judge_a_teacher(tmp_path, teacher):
     data = make_dataset()
     dev = data.rows["music"]["dev"]
     good = [n for n, label in enumerate(dev.labels) if label == "good"]
-    data.rows["music"]["dev"] = Rows([dev.texts[n] for n in good], None, ["good"] * len(good))
+    data.rows["music"]["dev"] = TextRows([dev.texts[n] for n in good], None, ["good"] * len(good))
     _, events = run(teacher, data, tmp_path / "s")
     assert any("'music' has one label only in its dev split" in e.text for e in events if isinstance(e, Note))
 

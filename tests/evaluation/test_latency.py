@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hrkd_cli.data.dataset import Rows
+from hrkd_cli.data.dataset import TextRows
 from hrkd_cli.evaluation import latency
 from hrkd_cli.evaluation.latency import (
     FEWEST_RUNS,
@@ -48,7 +48,7 @@ class FakeBackend:
 
 def test_the_text_of_median_token_count_is_timed():
     texts = [" ".join(["x"] * n) for n in (9, 1, 5, 3, 7)]
-    rows = {"a": Rows(texts[:2], None, []), "b": Rows(texts[2:], None, [])}
+    rows = {"a": TextRows(texts[:2], None, []), "b": TextRows(texts[2:], None, [])}
     assert median_length_text(SimpleNamespace(encoder=FakeEncoder()), rows) == ("x x x x x", None)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from hrkd_cli import evaluate
 from hrkd_cli.command_settings import EvalSettings
-from hrkd_cli.data.dataset import Rows
+from hrkd_cli.data.dataset import TextRows
 from hrkd_cli.errors import DataError, UsageError
 from hrkd_cli.evaluation.evaluate import evaluate_on
 from hrkd_cli.evaluation.linear_baseline import train_linear_baseline
@@ -71,7 +71,7 @@ def test_labels_turned_round_in_train_are_learnt_turned_round():
     dataset = separable(train=20, test=10)
     for parts in dataset.rows.values():
         train = parts["train"]
-        parts["train"] = Rows(train.texts, None, [NAMES[name == "negative"] for name in train.labels])
+        parts["train"] = TextRows(train.texts, None, [NAMES[name == "negative"] for name in train.labels])
     wrong = {d: [NAMES[n == "negative"] for n in dataset.split(d, "test").labels] for d in LABELS}
     assert labels_of(dataset) == wrong
 
@@ -119,7 +119,7 @@ def test_domains_with_other_labels_have_models_of_their_own():
 
 def test_beside_a_baked_head_it_learns_from_all_domains():
     whole = separable(train=20, test=10)
-    floor = floor_of(whole.only("books"), learn_from=whole)
+    floor = floor_of(whole.select_domains("books"), learn_from=whole)
     assert (list(floor.labels), floor.rows) == (["books"], 40)
 
 
@@ -127,7 +127,7 @@ def test_the_same_word_in_the_two_texts_of_a_pair_is_two_things():
     # "fine" in the first text means positive, in the second negative: together the words are the same in every row.
     def rows(count):
         names = [NAMES[n % 2] for n in range(count)]
-        return Rows([WORD[n] for n in names], [WORD[NAMES[n == "negative"]] for n in names], names)
+        return TextRows([WORD[n] for n in names], [WORD[NAMES[n == "negative"]] for n in names], names)
 
     single = make_dataset({"books": {"train": ([], []), "test": ([], [])}})
     dataset = replace(
@@ -146,7 +146,7 @@ def test_it_is_the_same_every_time():
     dataset = separable(train=30, test=10)
     for parts in dataset.rows.values():  # labels that no word explains
         train = parts["train"]
-        parts["train"] = Rows(train.texts, None, sorted(train.labels))
+        parts["train"] = TextRows(train.texts, None, sorted(train.labels))
     assert labels_of(dataset) == labels_of(dataset)
 
 

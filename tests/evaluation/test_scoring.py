@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hrkd_cli.data.dataset import Dataset, Rows
+from hrkd_cli.data.dataset import Dataset, TextRows
 from hrkd_cli.errors import DataError, ModelError
 from hrkd_cli.evaluation.scoring import agreement, match_heads, predict_labels, select_split
 from hrkd_cli.events import Progress
@@ -55,7 +55,7 @@ def test_unknown_label():
 
 
 def test_pairs_must_match():
-    pairs = Dataset({"books": ("positive",)}, True, "", None, {"books": {"test": Rows(["a"], ["b"], ["positive"])}})
+    pairs = Dataset({"books": ("positive",)}, True, "", None, {"books": {"test": TextRows(["a"], ["b"], ["positive"])}})
     with pytest.raises(DataError, match="a row has two but the model m reads one text"):
         fit(FakeBackend(), pairs)
     with pytest.raises(DataError, match="a row has one but the model m reads two texts"):
@@ -79,8 +79,8 @@ def test_an_empty_split():
 def test_graphs_are_scored_alone_and_padded_to_the_full_length():
     backend = FakeBackend()
     seen = []
-    labels = predict_labels(backend, OURS, {"books": Rows(["a good text"] * 2, None, [])}, on_event=seen.append)
-    predict_labels(backend, OURS, {"books": Rows(["a good text"], None, [])}, padded=True)
+    labels = predict_labels(backend, OURS, {"books": TextRows(["a good text"] * 2, None, [])}, on_event=seen.append)
+    predict_labels(backend, OURS, {"books": TextRows(["a good text"], None, [])}, padded=True)
     assert backend.calls == [(1, None), (32, 24)]
     assert labels["books"].tolist() == ["positive", "positive"]
     assert seen == [Progress("scoring", 2, 2)]
@@ -88,7 +88,7 @@ def test_graphs_are_scored_alone_and_padded_to_the_full_length():
 
 def test_many_rows_keep_their_order():
     texts = ["good" if i % 3 else "bad" for i in range(700)]
-    labels = predict_labels(FakeBackend(best_batch=32), OURS, {"books": Rows(texts, None, [])})
+    labels = predict_labels(FakeBackend(best_batch=32), OURS, {"books": TextRows(texts, None, [])})
     assert labels["books"].tolist() == ["positive" if text == "good" else "negative" for text in texts]
 
 

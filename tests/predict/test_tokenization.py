@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from hrkd_cli.choices import Truncate
-from hrkd_cli.data.dataset import Rows
+from hrkd_cli.data.dataset import TextRows
 from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.models.encoding import Encoder
 from hrkd_cli.models.loading import new_classifier
@@ -102,7 +102,9 @@ def test_the_runtime_reads_what_training_reads(tokenizer, tmp_path, truncate, pa
     tokenizer.save_pretrained(tmp_path)
     texts = [" ".join(WORDS[:n]) for n in range(11)]
     pairs = [LONG, SHORT] * 5 + [""] if pair else None
-    here = Encoder(new_classifier(tiny_config("bert")), tokenizer, 8, truncate).encode(Rows(texts, pairs, ["x"] * 11))
+    here = Encoder(new_classifier(tiny_config("bert")), tokenizer, 8, truncate).encode(
+        TextRows(texts, pairs, ["x"] * 11)
+    )
     there = TextTokenizer(read_tokenizer(tmp_path), max_length=8, pad_id=0, truncate=truncate).encode(texts, pairs)
     assert [e.ids for e in there] == [e.ids.tolist() for e in here]
     assert [e.types for e in there] == [e.types.tolist() for e in here]

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
-from hrkd_cli.data.dataset import Dataset, Rows
+from hrkd_cli.data.dataset import Dataset, TextRows
 
 WORDS = {"good": "fine great lovely solid superb", "bad": "poor awful broken cheap noisy"}
 FILLER = "the a this it was thing box part one for my we had and very quite".split()  # noqa: SIM905
@@ -81,12 +81,12 @@ def make_texts(count: int, seed: int) -> tuple[list[str], list[str]]:
 
 def make_dataset(*, train: int = 48, dev: int = 16, test: int = 16, domains=DOMAINS, seed: int = 0) -> Dataset:
     """Return a separable dataset in memory, two labels a domain."""
-    rows: dict[str, dict[str, Rows]] = {}
+    rows: dict[str, dict[str, TextRows]] = {}
     for d, domain in enumerate(domains):
         rows[domain] = {}
         for s, (split, count) in enumerate((("train", train), ("dev", dev), ("test", test))):
             texts, labels = make_texts(count, seed * 1000 + 10 * d + s)
-            rows[domain][split] = Rows(texts, None, labels)
+            rows[domain][split] = TextRows(texts, None, labels)
     return Dataset(dict.fromkeys(domains, ("bad", "good")), False, "made-up", None, rows)
 
 

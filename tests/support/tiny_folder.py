@@ -21,7 +21,7 @@ from transformers import (
     RobertaConfig,
 )
 
-from hrkd_cli.data.dataset import Dataset, Rows
+from hrkd_cli.data.dataset import Dataset, TextRows
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.predict.tokenization import TextTokenizer, read_tokenizer
 
@@ -142,10 +142,12 @@ def make_dataset(rows: Mapping[str, Mapping[str, tuple[list[str], list[str]]]], 
     """Make a dataset of single texts from ``{domain: {split: (texts, labels)}}``."""
     return Dataset(
         labels={d: tuple(sorted({n for _, names in splits.values() for n in names})) for d, splits in rows.items()},
-        pair=False,
+        has_pairs=False,
         fingerprint="made in a test",
         path=path,
-        rows={d: {s: Rows(texts, None, names) for s, (texts, names) in splits.items()} for d, splits in rows.items()},
+        rows={
+            d: {s: TextRows(texts, None, names) for s, (texts, names) in splits.items()} for d, splits in rows.items()
+        },
     )
 
 

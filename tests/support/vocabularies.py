@@ -5,7 +5,7 @@ from __future__ import annotations
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from hrkd_cli.data.dataset import Dataset, Rows, make_dataset
+from hrkd_cli.data.dataset import Dataset, TextRows
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 STEMS = "walk talk jump play cook paint read sing climb swim".split()  # noqa: SIM905
@@ -71,5 +71,5 @@ def wrapped(tokenizer: Tokenizer, *, pair_of_roberta: bool = False) -> PreTraine
 
 def small_data() -> Dataset:
     labels = ["negative", "positive"] * 2
-    rows = {d: {"train": Rows(TRAIN, None, labels), "dev": Rows(DEV, None, labels)} for d in ("books", "dvd")}
-    return make_dataset(rows, pair=False, path=None)
+    rows = {d: {"train": TextRows(TRAIN, None, labels), "dev": TextRows(DEV, None, labels)} for d in ("books", "dvd")}
+    return Dataset.from_rows(rows, has_pairs=False)

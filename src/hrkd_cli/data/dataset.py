@@ -1,4 +1,4 @@
-"""Labelled text of several domains, in memory."""
+"""Labeled texts of several domains, in memory."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 
 from hrkd_cli.layout import SPLITS
 
-GROUP_ROWS = 1 << 16
-"""Rows of a Parquet row group, which are read, written and hashed together."""
+ROW_GROUP_SIZE = 1 << 16
+"""Rows of a Parquet row group; also the rows that enter the fingerprint together."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class TextRows:
     """Rows of one domain and split, column by column.
 
     Attributes:
         texts: first texts.
-        pairs: second texts, or None when the task has a single text.
+        pairs: second texts, or None for single-text tasks.
         labels: label names.
     """
 
@@ -40,60 +40,62 @@ class Dataset:
 
     Attributes:
         labels: label names by domain; domains and labels are sorted by name.
-        pair: whether a row has two texts.
-        fingerprint: sha256 over domains, labels and every row; equal data has an equal fingerprint.
+        has_pairs: whether a row has two texts.
+        fingerprint: sha256 over domains, labels and all rows; equal data has an equal fingerprint.
         path: the prepared folder it was read from; None for raw data held in memory.
         rows: rows by domain and split. A domain may lack a split.
     """
 
     labels: dict[str, tuple[str, ...]]
-    pair: bool
+    has_pairs: bool
     fingerprint: str
     path: Path | None
-    rows: dict[str, dict[str, Rows]]
+    rows: dict[str, dict[str, TextRows]]
+
+    @classmethod
+    def from_rows(
+        cls, rows: Mapping[str, Mapping[str, TextRows]], *, has_pairs: bool, path: Path | None = None
+    ) -> Dataset:
+        """Create a dataset from rows by domain and split: sort domains and labels, compute the fingerprint."""
+        ordered: dict[str, dict[str, TextRows]] = {}
+        labels: dict[str, tuple[str, ...]] = {}
+        for domain in sorted(rows):
+            ordered[domain] = {split: rows[domain][split] for split in SPLITS if split in rows[domain]}
+            labels[domain] = tuple(sorted({label for part in ordered[domain].values() for label in part.labels}))
+        return cls(labels, has_pairs, compute_fingerprint(ordered), path, ordered)
 
     @property
     def domains(self) -> tuple[str, ...]:
         """Domain names, sorted."""
         return tuple(self.labels)
 
-    def only(self, *domains: str) -> Dataset:
-        """Return the rows of some domains alone; they keep the fingerprint and the path of the whole."""
-        kept = [domain for domain in self.domains if domain in domains]
-        return replace(self, labels={d: self.labels[d] for d in kept}, rows={d: self.rows[d] for d in kept})
+    def select_domains(self, *domains: str) -> Dataset:
+        """Return a dataset with only these domains; it keeps the fingerprint and path of the whole dataset."""
+        selected = [domain for domain in self.domains if domain in domains]
+        return replace(self, labels={d: self.labels[d] for d in selected}, rows={d: self.rows[d] for d in selected})
 
-    def split(self, domain: str, split: str) -> Rows:
-        """Return the rows of one domain and split (``all`` joins the splits); no rows where there are none."""
+    def split(self, domain: str, split: str) -> TextRows:
+        """Return the rows of one domain and split (``all`` joins the splits), which may be empty."""
         parts = [self.rows[domain][s] for s in SPLITS if s in self.rows[domain] and split in (s, "all")]
-        return Rows(
-            texts=[t for part in parts for t in part.texts],
-            pairs=[p for part in parts for p in part.pairs or ()] if self.pair else None,
-            labels=[n for part in parts for n in part.labels],
+        return TextRows(
+            texts=[text for part in parts for text in part.texts],
+            pairs=[pair for part in parts for pair in part.pairs or ()] if self.has_pairs else None,
+            labels=[label for part in parts for label in part.labels],
         )
 
 
-def make_dataset(rows: Mapping[str, Mapping[str, Rows]], *, pair: bool, path: Path | None) -> Dataset:
-    """Make a dataset whose domains, labels and splits are in their fixed order, with its fingerprint."""
-    ordered = {name: {split: rows[name][split] for split in SPLITS if split in rows[name]} for name in sorted(rows)}
-    labels = {
-        name: tuple(sorted({label for part in parts.values() for label in part.labels}))
-        for name, parts in ordered.items()
-    }
-    return Dataset(labels=labels, pair=pair, fingerprint=fingerprint_of(ordered), path=path, rows=ordered)
-
-
-def add_rows(digest: Any, domain: str, split: str, columns: Mapping[str, Sequence[str]]) -> None:
-    """Add up to ``GROUP_ROWS`` rows of a domain and split to a dataset's fingerprint, column by column."""
-    digest.update(json.dumps([domain, split, columns], ensure_ascii=False).encode())
-
-
-def fingerprint_of(rows: Mapping[str, Mapping[str, Rows]]) -> str:
-    """Return the sha256 over rows by domain and split, in groups of ``GROUP_ROWS``."""
+def compute_fingerprint(rows: Mapping[str, Mapping[str, TextRows]]) -> str:
+    """Return the sha256 over rows by domain and split, in groups of ``ROW_GROUP_SIZE``."""
     digest = hashlib.sha256()
-    for domain, parts in rows.items():
-        for split, part in parts.items():
+    for domain, splits in rows.items():
+        for split, part in splits.items():
             columns = {"text": part.texts, "text_pair": part.pairs, "label": part.labels}
-            for first in range(0, len(part), GROUP_ROWS):
-                group = {name: values[first : first + GROUP_ROWS] for name, values in columns.items() if values}
-                add_rows(digest, domain, split, group)
+            for first in range(0, len(part), ROW_GROUP_SIZE):
+                group = {name: values[first : first + ROW_GROUP_SIZE] for name, values in columns.items() if values}
+                update_fingerprint(digest, domain, split, group)
     return digest.hexdigest()
+
+
+def update_fingerprint(digest: Any, domain: str, split: str, columns: Mapping[str, Sequence[str]]) -> None:
+    """Add a group of up to ``ROW_GROUP_SIZE`` rows, column by column, to a dataset's sha256."""
+    digest.update(json.dumps([domain, split, columns], ensure_ascii=False).encode())

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hrkd_cli.cards import render_card
-from hrkd_cli.data.dataset import GROUP_ROWS, Dataset, Rows, add_rows, make_dataset
+from hrkd_cli.data.dataset import ROW_GROUP_SIZE, Dataset, TextRows, update_fingerprint
 from hrkd_cli.errors import DataError
 from hrkd_cli.events import OnEvent, Progress
 from hrkd_cli.layout import DATASET, SPLITS
@@ -83,15 +83,15 @@ def open_dataset(folder: str | Path) -> Dataset:
         }
     except (KeyError, TypeError, ValueError, AttributeError):
         raise DataError(f"{folder / DATASET.manifest}: damaged; prepare the data again") from None
-    rows: dict[str, dict[str, Rows]] = {}
+    rows: dict[str, dict[str, TextRows]] = {}
     for (domain, split), count in counts.items():
         parts = rows.setdefault(domain, {})
         if count:
             parts[split] = _read_rows(folder / DATASET.data / domain / f"{split}.parquet", count, pair=pair)
-    return make_dataset(rows, pair=pair, path=folder)
+    return Dataset.from_rows(rows, has_pairs=pair, path=folder)
 
 
-def _read_rows(path: Path, count: int, *, pair: bool) -> Rows:
+def _read_rows(path: Path, count: int, *, pair: bool) -> TextRows:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -102,7 +102,7 @@ def _read_rows(path: Path, count: int, *, pair: bool) -> Rows:
         # Not read_table, which takes a folder name such as "lang=en" for a partition.
         with pq.ParquetFile(str(path)) as file:
             lists = file.read(columns=names).to_pydict()
-        rows = Rows(texts=lists["text"], pairs=lists.get("text_pair"), labels=lists["label"])
+        rows = TextRows(texts=lists["text"], pairs=lists.get("text_pair"), labels=lists["label"])
     except (pa.ArrowException, OSError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{path}: cannot be read ({reason}); prepare the data again") from None
@@ -131,7 +131,7 @@ def write_splits(work: Path, con: Any, domains: Mapping[str, DomainCounts], *, p
     schema = pa.schema([(name, pa.string()) for name in (*names, "domain")])
     sizes = [(domain, split, getattr(counts, split)) for domain, counts in domains.items() for split in SPLITS]
     # A connection has one pending result; a relation is one of its own.
-    batches = con.sql(_ROWS.format(", ".join(schema.names))).to_arrow_reader(GROUP_ROWS)
+    batches = con.sql(_ROWS.format(", ".join(schema.names))).to_arrow_reader(ROW_GROUP_SIZE)
     held = batches.schema.empty_table()
     digest, done, total = hashlib.sha256(), 0, sum(size for _, _, size in sizes)
     # Texts seldom repeat, so a dictionary of them would only be tried and given up.
@@ -144,12 +144,12 @@ def write_splits(work: Path, con: Any, domains: Mapping[str, DomainCounts], *, p
         with pq.ParquetWriter(str(path), schema, **options) as writer:
             left = size
             while left:
-                count = min(GROUP_ROWS, left)
+                count = min(ROW_GROUP_SIZE, left)
                 while len(held) < count:
                     held = pa.concat_tables([held, pa.Table.from_batches([batches.read_next_batch()])])
                 group, held = held.slice(0, count), held.slice(count)
-                add_rows(digest, domain, split, group.select(names).to_pydict())
-                writer.write_table(group, row_group_size=GROUP_ROWS)
+                update_fingerprint(digest, domain, split, group.select(names).to_pydict())
+                writer.write_table(group, row_group_size=ROW_GROUP_SIZE)
                 left -= count
                 done += count
                 on_event(Progress("writing rows", done, total))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hrkd_cli.choices import Split
 from hrkd_cli.command_settings import PrepareSettings
-from hrkd_cli.data.dataset import Dataset, Rows, make_dataset
+from hrkd_cli.data.dataset import Dataset, TextRows
 from hrkd_cli.data.dataset_folder import is_prepared, open_dataset, read_manifest
 from hrkd_cli.data.ingest import RowStore, ingest, open_store, stamps
 from hrkd_cli.data.prepare import decisive_options, describe_dropped, prepare_files
@@ -73,7 +73,7 @@ def load_for_evaluation(data: str | Path, split: Split = Split.TEST, *, on_event
             ingest(store, find_source(data, on_event=on_event), {}, on_event=on_event)
             for reason, (count, places) in store.dropped().items():
                 on_event(Note(describe_dropped(reason, count, places), warning=True))
-            dataset = make_dataset(_rows(store, split), pair=bool(store.pair), path=None)
+            dataset = Dataset.from_rows(_rows(store, split), has_pairs=bool(store.pair))
     without = [name for name in dataset.domains if not len(dataset.split(name, split))]
     if len(without) == len(dataset.domains):
         have = [name for name in SPLITS if any(name in parts for parts in dataset.rows.values())]
@@ -83,7 +83,7 @@ def load_for_evaluation(data: str | Path, split: Split = Split.TEST, *, on_event
     return dataset
 
 
-def _rows(store: RowStore, wanted: Split) -> dict[str, dict[str, Rows]]:
+def _rows(store: RowStore, wanted: Split) -> dict[str, dict[str, TextRows]]:
     """Return all usable rows by domain and split; of data without splits all are in the wanted one."""
     has_splits = "SELECT bool_or(split IS NOT NULL) FROM rows WHERE reason IS NULL"
     if store.con.execute(has_splits).fetchone()[0]:
@@ -93,9 +93,9 @@ def _rows(store: RowStore, wanted: Split) -> dict[str, dict[str, Rows]]:
         split = "'test'" if wanted == Split.ALL else f"'{wanted}'"
     columns = ", ".join(f"list({column} ORDER BY rowid)" for column in ("text", "text_pair", "label"))
     parts = store.con.execute(f"SELECT domain, {split}, {columns} FROM rows WHERE reason IS NULL GROUP BY ALL")
-    rows: dict[str, dict[str, Rows]] = {}
+    rows: dict[str, dict[str, TextRows]] = {}
     for domain, name, texts, pairs, labels in parts.fetchall():
-        rows.setdefault(domain, {})[name] = Rows(texts, pairs if store.pair else None, labels)
+        rows.setdefault(domain, {})[name] = TextRows(texts, pairs if store.pair else None, labels)
     return rows
 
 

@@ -7,7 +7,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from hrkd_cli.data.dataset import Dataset, Rows, fingerprint_of
+from hrkd_cli.data.dataset import Dataset, TextRows, compute_fingerprint
 from hrkd_cli.data.ingest import KEY, WHOLE_KEY, RowStore, open_store
 from hrkd_cli.data.names import short
 from hrkd_cli.data.sources.columns import SourceFile, find_columns
@@ -44,7 +44,7 @@ class UnlabeledTexts:
         fingerprint: sha256 over the texts that are left, by domain and in order.
     """
 
-    rows: dict[str, Rows]
+    rows: dict[str, TextRows]
     dropped: dict[str, int]
     fingerprint: str
 
@@ -78,10 +78,10 @@ def read_unlabeled(source: str | Path, dataset: Dataset, *, on_event: OnEvent) -
             if file.domain is None and "domain" not in places:
                 skipped.append(file.name)
                 continue
-            if dataset.pair and "text_pair" not in places:
+            if dataset.has_pairs and "text_pair" not in places:
                 columns = short(table.columns, 30)
                 raise DataError(f"{file.where}: no second text found (columns: {columns}), and the data has two")
-            used = ("text", "text_pair", "domain") if dataset.pair else ("text", "domain")
+            used = ("text", "text_pair", "domain") if dataset.has_pairs else ("text", "domain")
             store.add(file, table, {role: places[role] for role in used if role in places})
         texts = _keep_new(store, dataset)
     if skipped:
@@ -116,6 +116,6 @@ def _keep_new(store: RowStore, dataset: Dataset) -> UnlabeledTexts:
     store.con.register("data", pa.table(columns, schema=pa.schema([(name, pa.string()) for name in columns])))
     store.con.execute(_JUDGE, {"domains": list(dataset.domains)})
     kept = {domain: (texts, pairs) for domain, texts, pairs in store.con.execute(_KEPT).fetchall()}
-    rows = {d: Rows(kept[d][0], kept[d][1] if store.pair else None, []) for d in dataset.domains if d in kept}
-    fingerprint = fingerprint_of({domain: {"": part} for domain, part in rows.items()})
+    rows = {d: TextRows(kept[d][0], kept[d][1] if store.pair else None, []) for d in dataset.domains if d in kept}
+    fingerprint = compute_fingerprint({domain: {"": part} for domain, part in rows.items()})
     return UnlabeledTexts(rows, dict(store.con.execute(_LEFT_OUT).fetchall()), fingerprint)

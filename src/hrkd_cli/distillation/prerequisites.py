@@ -66,7 +66,7 @@ def chosen_domains(dataset: Dataset, settings: DistillSettings) -> Dataset:
             if name not in dataset.domains:
                 have = ", ".join(dataset.domains)
                 raise UsageError(f"--domains: there is no domain {name!r} in the data; it has {have}")
-        dataset = dataset.only(*names)
+        dataset = dataset.select_domains(*names)
     if settings.graph is Graph.LEARNED and len(dataset.domains) == 1:
         raise UsageError("--graph learned: there is one domain, and nothing to weigh; use --graph uniform")
     return dataset

@@ -93,7 +93,7 @@ def _match_heads(config: Mapping[str, Any], dataset: Dataset, name: str) -> Doma
                 f"has {', '.join(labels)}"
             )
     pair = bool(config["hrkd"].get("pair", False))
-    if pair != dataset.pair:
+    if pair != dataset.has_pairs:
         wants, has = ("two texts", "one") if pair else ("one text", "two")
         raise DataError(f"teacher {name} takes {wants} a row, and the data has {has}")
     columns = {domain: ours.columns[domain] for domain in dataset.domains}

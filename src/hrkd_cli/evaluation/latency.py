@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hrkd_cli.data.dataset import Rows
+from hrkd_cli.data.dataset import TextRows
 from hrkd_cli.events import OnEvent, Progress, ignore
 from hrkd_cli.predict.backend import Backend
 from hrkd_cli.predict.folder import position_limit
@@ -43,7 +43,7 @@ class Latency:
         return {"tokens": self.tokens, "threads": self.threads, "batch": self.batch, **times}
 
 
-def sample_texts(rows: Mapping[str, Rows], count: int) -> tuple[list[str], list[str] | None]:
+def sample_texts(rows: Mapping[str, TextRows], count: int) -> tuple[list[str], list[str] | None]:
     """Return at most ``count`` evenly spread texts of all domains, and their second texts where they have some."""
     texts = [text for part in rows.values() for text in part.texts]
     pairs = [text for part in rows.values() for text in part.pairs or ()]
@@ -51,7 +51,7 @@ def sample_texts(rows: Mapping[str, Rows], count: int) -> tuple[list[str], list[
     return [texts[i] for i in chosen], [pairs[i] for i in chosen] if pairs else None
 
 
-def median_length_text(backend: Backend, rows: Mapping[str, Rows]) -> tuple[str, str | None]:
+def median_length_text(backend: Backend, rows: Mapping[str, TextRows]) -> tuple[str, str | None]:
     """Return the text (and second text) of median token count, over evenly spread rows of all domains."""
     texts, pairs = sample_texts(rows, SAMPLE)
     lengths = [len(example) for example in backend.encoder.encode(texts, pairs)]

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hrkd_cli.choices import Split
-from hrkd_cli.data.dataset import Dataset, Rows
+from hrkd_cli.data.dataset import Dataset, TextRows
 from hrkd_cli.errors import DataError, UsageError
 from hrkd_cli.evaluation.scoring import Labels
 from hrkd_cli.events import Note, OnEvent
@@ -45,7 +45,7 @@ class LinearBaseline:
 
 
 def train_linear_baseline(
-    learn_from: Dataset, rows: Mapping[str, Rows], split: str, data: str, on_event: OnEvent
+    learn_from: Dataset, rows: Mapping[str, TextRows], split: str, data: str, on_event: OnEvent
 ) -> LinearBaseline:
     """Train on the train rows of ``learn_from`` and label rows of a split of some or all of its domains.
 
@@ -104,7 +104,7 @@ def _fit(columns: npt.NDArray[np.object_], labels: Sequence[str], data: str) -> 
     return model, int(model[-1].n_features_in_)
 
 
-def _columns(rows: Rows) -> npt.NDArray[np.object_]:
+def _columns(rows: TextRows) -> npt.NDArray[np.object_]:
     """Return the texts as a table, [n, 1], or [n, 2] for pairs."""
     sides = [rows.texts] if rows.pairs is None else [rows.texts, rows.pairs]
     return np.array(sides, dtype=object).T

@@ -82,7 +82,7 @@ def restrict_to_single_domain(
         raise UsageError(
             f"{one} is the head of {first!r} and {other} of {second!r}: no row is for both; evaluate them one at a time"
         )
-    return dataset.only(*heads) if heads else dataset
+    return dataset.select_domains(*heads) if heads else dataset
 
 
 def default_data(models: Sequence[str | Path]) -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from hrkd_cli.data.dataset import Dataset, Rows
+from hrkd_cli.data.dataset import Dataset, TextRows
 from hrkd_cli.errors import DataError
 from hrkd_cli.evaluation.metrics import DomainScores, score_domain
 from hrkd_cli.events import OnEvent, Progress, ignore
@@ -23,7 +23,7 @@ Labels = dict[str, npt.NDArray[np.str_]]
 _CHUNK = 8 * PADDED_BATCH_SIZE  # rows between two progress events
 
 
-def select_split(dataset: Dataset, split: str, data: str) -> dict[str, Rows]:
+def select_split(dataset: Dataset, split: str, data: str) -> dict[str, TextRows]:
     """Return the rows of a split by domain, without domains that have none.
 
     Raises:
@@ -38,7 +38,7 @@ def select_split(dataset: Dataset, split: str, data: str) -> dict[str, Rows]:
     return rows
 
 
-def match_heads(backend: Backend, dataset: Dataset, rows: Mapping[str, Rows], model: str, data: str) -> DomainHeads:
+def match_heads(backend: Backend, dataset: Dataset, rows: Mapping[str, TextRows], model: str, data: str) -> DomainHeads:
     """Return which outputs answer for which domain of the rows.
 
     A classifier that is not a multi-domain one answers for every domain, its labels matched by name.
@@ -49,7 +49,7 @@ def match_heads(backend: Backend, dataset: Dataset, rows: Mapping[str, Rows], mo
     """
     spec = backend.spec
     wanted = {domain: dataset.labels[domain] for domain in rows}
-    if spec.pair is not None and spec.pair != dataset.pair:
+    if spec.pair is not None and spec.pair != dataset.has_pairs:
         reads, has = ("two texts", "one") if spec.pair else ("one text", "two")
         raise DataError(f"{data}: a row has {has} but the model {model} reads {reads}; give data of the same task")
     if spec.heads is None:
@@ -72,7 +72,7 @@ def match_heads(backend: Backend, dataset: Dataset, rows: Mapping[str, Rows], mo
 def predict_labels(
     backend: Backend,
     heads: DomainHeads,
-    rows: Mapping[str, Rows],
+    rows: Mapping[str, TextRows],
     *,
     padded: bool = False,
     task: str = "scoring",
@@ -101,7 +101,7 @@ def predict_labels(
 
 
 def score_labels(
-    labels: Labels, names: Mapping[str, Sequence[str]], rows: Mapping[str, Rows]
+    labels: Labels, names: Mapping[str, Sequence[str]], rows: Mapping[str, TextRows]
 ) -> dict[str, DomainScores]:
     """Compare labels with the right ones; ``names`` are all that could have been given, by domain."""
     return {domain: score_domain(rows[domain].labels, own, names[domain]) for domain, own in labels.items()}

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from hrkd_cli.choices import Truncate
-from hrkd_cli.data.dataset import Rows
+from hrkd_cli.data.dataset import TextRows
 from hrkd_cli.models.torch_backend import input_names
 from hrkd_cli.predict.tokenization import Encoded, TextTokenizer
 
@@ -47,7 +47,7 @@ class Encoder:
         pad_id = int(tokenizer.pad_token_id or 0)
         self.text = TextTokenizer(backend, max_length=max_length, pad_id=pad_id, truncate=truncate)
 
-    def encode(self, rows: Rows) -> list[Encoded]:
+    def encode(self, rows: TextRows) -> list[Encoded]:
         """Encode rows (labels are not looked at), at their real lengths."""
         found = []
         for start in range(0, len(rows.texts), _CHUNK):  # the library's own results are much larger than the ids

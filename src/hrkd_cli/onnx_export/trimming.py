@@ -209,7 +209,7 @@ def trim_tokenizer(
     if max(vocabulary.all_ids.values()) >= int(config["vocab_size"]):
         raise ModelError("the tokenizer has more tokens than the embedding table has rows; it is not this model's own")
     special = vocabulary.special | _named_by(config, vocabulary.all_ids)
-    own = dataset.only(domain) if domain is not None else dataset
+    own = dataset.select_domains(domain) if domain is not None else dataset
     counts = _count(tokenizer, _texts(dataset, "train"))
     first = counts if domain is None else _count(tokenizer, _texts(own, "train"))
     kept, dropped = choose_tokens(vocabulary, counts, special, size, first=first)

@@ -195,7 +195,7 @@ def _check_rows(dataset: Dataset, name: str, domain: str | None) -> None:
     """Refuse data without a train split, which names the tokens, or a dev split, the unseen text."""
     if domain is not None and domain not in dataset.labels:
         raise DataError(f"{name}: no domain {domain!r}; it has {', '.join(dataset.domains)}")
-    scored = dataset.only(domain) if domain is not None else dataset
+    scored = dataset.select_domains(domain) if domain is not None else dataset
     for split, rows in (("train", dataset), (SPLIT, scored)):
         if not any(len(rows.split(one, split)) for one in rows.domains):
             raise DataError(

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from hrkd_cli.choices import ClassWeights
-from hrkd_cli.data.dataset import Dataset
-from hrkd_cli.data.dataset import Rows as TextRows
+from hrkd_cli.data.dataset import Dataset, TextRows
 from hrkd_cli.method import MASKED_LOGIT, Labels
 from hrkd_cli.models.encoding import Batch, Encoder, lengths_of, to_device
 from hrkd_cli.predict.heads import DomainHeads

@@ -176,7 +176,7 @@ def write_model_folder(
     for key in (*others, AVERAGE):
         trainer.best.load(key)
         folder = run.work / MODEL.best / key if key in others else run.work
-        save_model(trainer.model, tokenizer, folder, heads, pair=dataset.pair, **cut)
+        save_model(trainer.model, tokenizer, folder, heads, pair=dataset.has_pairs, **cut)
     title = f"{run.out.name}: from {Path(next(iter(models.values()))['name']).name}"
     what = f"{what} {sum(p.numel() for p in trainer.model.parameters()) / 1e6:.1f} million parameters."
     card = model_card(title=title, what=what, heads=heads, scores=best["dev"]["domains"], **cut)
