@@ -1,4 +1,4 @@
-"""Every file and folder name that the stages share, in one place."""
+"""File and folder names that several stages use."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 SPLITS = ("train", "dev", "test")
 
 
-class DATASET:
-    """Names inside a prepared dataset folder; ``scratch`` is there only while it is made."""
+class DatasetFiles:
+    """Names inside a dataset folder; ``scratch`` exists only while the dataset is prepared."""
 
     manifest = "dataset.json"
     data = "data"
@@ -16,8 +16,8 @@ class DATASET:
     scratch = "scratch"
 
 
-class MODEL:
-    """Names inside a teacher's or student's folder."""
+class ModelFiles:
+    """Names inside a teacher or student folder."""
 
     config = "config.json"
     weights = "model.safetensors"
@@ -31,21 +31,21 @@ class MODEL:
     onnx = "onnx"
 
 
-class ONNX:
-    """Names inside ``onnx/``: those that transformers.js and optimum look for, where they look for one."""
+class OnnxFiles:
+    """Names inside ``onnx/``; transformers.js and optimum look for most of them."""
 
     fp32 = "model.onnx"
     fp16 = "model_fp16.onnx"
     int8 = "model_quantized.onnx"
     int8_static = "model_int8_static.onnx"
     int4 = "model_q4.onnx"
-    record = "export.json"
+    export_record = "export.json"
 
 
 CHECKPOINT = "checkpoint.json"
-"""In a checkpoint: everything but its tensors."""
+"""Everything in a checkpoint except the tensors."""
 TEACHER_CACHE = "teacher-cache"
-"""Folder of kept teacher outputs, beside a student."""
+"""Folder of cached teacher outputs, next to the student folder."""
 
 ROOT = Path("hrkd-out")
 DATASET_OUT = ROOT / "dataset"
@@ -54,6 +54,6 @@ STUDENT_OUT = ROOT / "student"
 REPORT = "report.html"
 
 
-def partial(out: Path) -> Path:
-    """Return the folder in which a stage works until ``out`` is whole."""
+def partial_folder(out: Path) -> Path:
+    """Return the working folder of a stage, which is renamed to ``out`` at the end."""
     return out.with_name(out.name + ".partial")

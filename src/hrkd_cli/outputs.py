@@ -1,4 +1,4 @@
-"""Output folders that appear whole or not at all, and never over what is not ours."""
+"""Atomic output folders: they appear complete or not at all, and replace only folders that hrkd wrote."""
 
 from __future__ import annotations
 
@@ -12,26 +12,30 @@ from pathlib import Path
 from typing import IO
 
 from hrkd_cli.errors import OutputError, UsageError
-from hrkd_cli.layout import partial
+from hrkd_cli.layout import partial_folder
 
-_MARK = ".hrkd-partial"
-_LEAST_FREE = 1 << 20  # bytes; with fewer free, a failure of unknown kind is put down to a full disk
+_MARKER = ".hrkd-partial"
+_MIN_FREE_BYTES = 1 << 20  # with fewer, an unexplained write error is reported as a full disk
 
 
 def check_output(out: Path, *, kind: str, is_ours: Callable[[Path], bool], force: bool) -> None:
-    """Refuse an output folder that exists and may not be replaced, before any work is done.
+    """Check, before any work is done, that ``out`` does not exist or may be replaced.
 
-    ``force`` replaces a folder that is empty or ``is_ours``: one of that kind ("dataset", "model") that we wrote.
+    Args:
+        out: the output folder.
+        kind: what the folder holds, for messages: "dataset", "model".
+        is_ours: tells whether hrkd wrote a folder of this kind.
+        force: replace a folder that is empty or ours.
 
     Raises:
-        OutputError: it may not be written.
+        OutputError: the folder exists and may not be replaced.
     """
     try:
         if not (out.exists() or out.is_symlink()):
             return
         ours = out.is_dir() and (is_ours(out) or not any(out.iterdir()))
     except OSError as error:
-        raise OutputError(f"{out}: cannot be looked at: {error.strerror or error}") from None
+        raise OutputError(f"{out}: cannot be read ({error.strerror or error})") from None
     if not ours:
         raise OutputError(f"{out} is not a {kind} folder written by hrkd, so it is left alone; choose another --out")
     if not force:
@@ -39,142 +43,153 @@ def check_output(out: Path, *, kind: str, is_ours: Callable[[Path], bool], force
 
 
 @contextlib.contextmanager
-def whole_folder(
-    out: Path, *, worth_keeping: Callable[[Path], bool] = lambda _: False, go_on: bool = False
+def atomic_folder(
+    out: Path, *, is_resumable: Callable[[Path], bool] = lambda _: False, resume: bool = False
 ) -> Iterator[Path]:
-    """Give a folder to work in, which becomes ``out`` when the block ends and vanishes when it fails.
+    """Yield a working folder that is renamed to ``out`` when the block ends and deleted when it fails.
 
-    An existing ``out`` is replaced (call check_output first) and stays as it was when the block fails.
+    An existing ``out`` is replaced at the end (call ``check_output`` first); if the block fails, it stays as it was.
 
     Args:
-        out: the folder.
-        worth_keeping: tells a working folder that must not vanish when the block fails (it has a checkpoint).
-        go_on: work in the folder that an earlier try left, if it is worth keeping.
+        out: the output folder.
+        is_resumable: tells whether a working folder has a checkpoint, and so must survive a failure.
+        resume: continue in the working folder of an earlier run, if it is resumable.
 
     Raises:
         OutputError: the disk is full, or the folder cannot be written.
     """
-    # Resolved, because "." and ".." have no name to put ".partial" after.
+    # Resolved because ".partial" cannot be appended to "." and "..".
     target = out.resolve()
-    work = partial(target)
-    known = target.exists()
-    with writing(out, work):
-        _clear_leftover(work, keep=go_on and worth_keeping(work))
+    work = partial_folder(target)
+    existed = target.exists()
+    with explain_write_errors(out, work):
+        _clear_leftover(work, keep=resume and is_resumable(work))
         try:
             work.mkdir(parents=True, exist_ok=True)
-            with (work / _MARK).open("w") as mark:
-                _lock(mark)
+            with (work / _MARKER).open("w") as marker:
+                _lock(marker)
                 yield work
-            (work / _MARK).unlink()
-            if target.exists() and not known:
+            (work / _MARKER).unlink()
+            if target.exists() and not existed:
                 raise OutputError(f"{out} appeared while it was being written, and is left alone; choose another --out")
-            _move_in(work, target)
+            _replace_folder(target, work)
         except BaseException:  # Ctrl-C too
-            if not worth_keeping(work):
+            if not is_resumable(work):
                 shutil.rmtree(work, ignore_errors=True)
             raise
 
 
-def check_apart(out: Path, others: Mapping[str, Path]) -> None:
-    """Refuse an output that would replace a folder that the run itself reads or writes; ``others`` by what they are.
+def check_no_overlap(out: Path, others: Mapping[str, Path]) -> None:
+    """Check that ``out`` does not contain a folder that the same run reads or writes.
+
+    Args:
+        out: the output folder, which will be replaced.
+        others: the other folders, by description ("teacher", "dataset").
 
     Raises:
-        UsageError: one of them is ``out``, or lies in it.
+        UsageError: one of the others is ``out`` or lies inside it.
     """
     target = out.resolve()
-    for what, other in others.items():
-        place = other.resolve()
-        if target == place or target in place.parents:
-            raise UsageError(f"--out {out}: it would replace the {what} ({other}); choose another folder")
+    for description, other in others.items():
+        if other.resolve().is_relative_to(target):
+            raise UsageError(f"--out {out}: it would replace the {description} ({other}); choose another folder")
 
 
 @contextlib.contextmanager
-def writing(out: Path, work: Path) -> Iterator[None]:
-    """Report a full disk or a missing permission in one plain line, and leave no empty folders behind.
+def explain_write_errors(out: Path, work: Path) -> Iterator[None]:
+    """Raise OutputError for a full disk or a missing permission, and remove the empty folders that the block made.
 
     Args:
         out: the output, as the user named it.
-        work: the file or folder that is written; its parents may be made in the block.
+        work: the file or folder that the block writes; the block may create its parents.
 
     Raises:
         OutputError: writing failed.
     """
-    made = [folder for folder in work.parents if not folder.exists()]
+    missing_parents = [folder for folder in work.parents if not folder.exists()]
     try:
         yield
     except OutputError:
         raise
     except Exception as error:
         is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        # Writers of other languages report a failed write each in their own way, and read back what was cut short.
-        if is_full or (not isinstance(error, OSError) and ("No space left" in str(error) or _free(work) < _LEAST_FREE)):
-            text = f"{out}: the disk is full; nothing was written; free some space or choose another place with --out"
-            raise OutputError(text) from error
+        if not isinstance(error, OSError):
+            # Native libraries (safetensors, DuckDB, onnx) report a full disk as errors of their own.
+            is_full = "No space left" in str(error) or _free_bytes(work) < _MIN_FREE_BYTES
+        if is_full:
+            raise OutputError(
+                f"{out}: the disk is full; nothing was written; free some space or choose another place with --out"
+            ) from error
         if isinstance(error, OSError):
-            text = f"{out}: cannot be written ({error.strerror or error}); choose another place with --out"
-            raise OutputError(text) from error
+            raise OutputError(
+                f"{out}: cannot be written ({error.strerror or error}); choose another place with --out"
+            ) from error
         raise
     finally:
-        for folder in made:
+        for folder in missing_parents:
             with contextlib.suppress(OSError):
                 folder.rmdir()
 
 
-def seen_from(folder: Path, path: Path | None) -> str | None:
-    """Return ``path`` relative to ``folder``, so that both can move together; absolute on another drive (Windows)."""
+def relative_path(path: Path | None, start: Path) -> str | None:
+    """Return ``path`` relative to ``start``, so that both can be moved together; absolute on another Windows drive."""
     if path is None:
         return None
     try:
-        return Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix()
+        return Path(os.path.relpath(path.absolute(), start.absolute())).as_posix()
     except ValueError:
         return str(path.absolute())
 
 
-def check_space(out: Path, needed: int) -> None:
-    """Stop before a run that the disk cannot hold: OutputError if fewer than ``needed`` bytes are free for ``out``."""
-    free = _free(out)
+def check_disk_space(out: Path, needed: int) -> None:
+    """Raise OutputError if fewer than ``needed`` bytes are free on the disk of ``out``."""
+    free = _free_bytes(out)
     if free < needed:
         raise OutputError(
-            f"{out}: the run needs about {needed / 1e6:,.0f} MB of disk and {free / 1e6:,.0f} MB are free; free some "
-            "space or choose another place with --out"
+            f"{out}: the run needs about {needed / 1e6:,.0f} MB of disk, but only {free / 1e6:,.0f} MB are free; free "
+            "some space or choose another place with --out"
         )
 
 
-def _free(path: Path) -> int:
-    """Return the free bytes of the disk that an output, which need not exist, is written to."""
-    return shutil.disk_usage(
-        next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
-    ).free
+def _free_bytes(path: Path) -> int:
+    """Return the free bytes on the disk of ``path``, which need not exist."""
+    path = path.absolute()
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    return shutil.disk_usage(existing).free
 
 
 def _clear_leftover(work: Path, *, keep: bool) -> None:
-    """Remove what a killed run left, unless it is to be kept, and nothing else."""
+    """Remove the working folder of a killed run, unless ``keep``.
+
+    Raises:
+        OutputError: the folder is not one of hrkd's, or another process is using it.
+    """
     if not work.exists():
         return
-    if not (work / _MARK).is_file():
-        raise OutputError(f"{work} is in the way and not a leftover of hrkd; move it or choose another --out")
-    with (work / _MARK).open("a") as mark:
-        if not _lock(mark):
+    if not (work / _MARKER).is_file():
+        raise OutputError(f"{work} exists and was not written by hrkd; move it or choose another --out")
+    with (work / _MARKER).open("a") as marker:
+        if not _lock(marker):
             raise OutputError(f"{work} is being written by another hrkd; wait for it or choose another --out")
     if not keep:
         shutil.rmtree(work)
 
 
-def _lock(mark: IO[str]) -> bool:
-    """Hold a file for as long as it is open; False when another process holds it. No lock where there are none."""
+def _lock(file: IO[str]) -> bool:
+    """Lock a file until it is closed; False if another process has locked it. Windows has no such lock."""
     try:
         import fcntl
     except ImportError:  # Windows
         return True
     try:
-        fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
     return True
 
 
-def _move_in(work: Path, target: Path) -> None:
-    """Put a whole folder in its place; what it replaces is removed only after that."""
+def _replace_folder(target: Path, work: Path) -> None:
+    """Rename ``work`` to ``target``; an existing target is deleted only after that."""
     if not target.exists():
         work.rename(target)
         return

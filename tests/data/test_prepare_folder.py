@@ -156,7 +156,7 @@ def test_a_leftover_of_a_killed_run_is_cleared_but_nothing_else(reviews, tmp_pat
     prepare(reviews, out=tmp_path / "out")
     assert not (tmp_path / "out.partial").exists()
     write(tmp_path / "two.partial" / "mine.txt", "x")
-    with pytest.raises(OutputError, match=r"two.partial is in the way"):
+    with pytest.raises(OutputError, match=r"two.partial exists and was not written by hrkd"):
         prepare(reviews, out=tmp_path / "two")
     assert (tmp_path / "two.partial" / "mine.txt").exists()
 

@@ -19,7 +19,7 @@ from hrkd_cli.events import DevScored, StageDone, StageStarted, StepDone, ignore
 from hrkd_cli.method import Projections
 from hrkd_cli.models.encoding import Encoder
 from hrkd_cli.models.loading import load_classifier, load_tokenizer
-from hrkd_cli.outputs import whole_folder
+from hrkd_cli.outputs import atomic_folder
 from hrkd_cli.predict.backend import open_backend
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import TeachSettings
@@ -200,7 +200,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, encoder, dataset, 
 
 def test_a_disk_that_cannot_hold_the_run_is_noticed_before_it(tmp_path, encoder, dataset, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10})())
-    with pytest.raises(OutputError, match="MB of disk and 0 MB are free"):
+    with pytest.raises(OutputError, match="MB of disk, but only 0 MB are free"):
         learn(encoder, dataset, tmp_path / "t", epochs=1)
 
 
@@ -258,7 +258,7 @@ def test_a_model_that_is_not_whole_is_refused(tmp_path, encoder, dataset):
 
 
 def test_a_run_does_not_touch_another_that_writes_the_same_folder(tmp_path, encoder, dataset):
-    with whole_folder(tmp_path / "t") as work:
+    with atomic_folder(tmp_path / "t") as work:
         (work / "precious").touch()
         with pytest.raises(OutputError, match="is being written by another hrkd"):
             learn(encoder, dataset, tmp_path / "t")
@@ -267,7 +267,7 @@ def test_a_run_does_not_touch_another_that_writes_the_same_folder(tmp_path, enco
 
 def test_what_appears_while_a_run_writes_is_left_alone(tmp_path):
     def write():
-        with whole_folder(tmp_path / "t"):
+        with atomic_folder(tmp_path / "t"):
             (tmp_path / "t").mkdir()
             (tmp_path / "t" / "thesis.txt").touch()
 

@@ -13,7 +13,7 @@ from hrkd_cli.cards import render_card
 from hrkd_cli.data.dataset import ROW_GROUP_SIZE, Dataset, TextRows, update_fingerprint
 from hrkd_cli.errors import DataError
 from hrkd_cli.events import OnEvent, Progress
-from hrkd_cli.layout import DATASET, SPLITS
+from hrkd_cli.layout import SPLITS, DatasetFiles
 
 FORMAT = "hrkd-dataset"
 VERSION = 1
@@ -37,7 +37,7 @@ class DomainCounts:
 def is_prepared(folder: Path) -> bool:
     """Tell whether a folder is a prepared dataset of ours, of any version."""
     try:
-        content = json.loads((folder / DATASET.manifest).read_text("utf-8"))
+        content = json.loads((folder / DatasetFiles.manifest).read_text("utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and content.get("format") == FORMAT
@@ -49,11 +49,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         DataError: it is missing, not ours, or of a version that this program does not know.
     """
-    path = folder / DATASET.manifest
+    path = folder / DatasetFiles.manifest
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; hrkd prepare makes a dataset folder")
     if not path.is_file():
-        raise DataError(f"{folder}: not a prepared dataset (no {DATASET.manifest}); make one with hrkd prepare")
+        raise DataError(f"{folder}: not a prepared dataset (no {DatasetFiles.manifest}); make one with hrkd prepare")
     if not is_prepared(folder):
         raise DataError(f"{path}: not written by hrkd prepare, or damaged; prepare the data again")
     content: dict[str, Any] = json.loads(path.read_text("utf-8"))
@@ -82,12 +82,12 @@ def open_dataset(folder: str | Path) -> Dataset:
             (str(domain), split): int(entry[split]) for domain, entry in manifest["domains"].items() for split in SPLITS
         }
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise DataError(f"{folder / DATASET.manifest}: damaged; prepare the data again") from None
+        raise DataError(f"{folder / DatasetFiles.manifest}: damaged; prepare the data again") from None
     rows: dict[str, dict[str, TextRows]] = {}
     for (domain, split), count in counts.items():
         parts = rows.setdefault(domain, {})
         if count:
-            parts[split] = _read_rows(folder / DATASET.data / domain / f"{split}.parquet", count, pair=pair)
+            parts[split] = _read_rows(folder / DatasetFiles.data / domain / f"{split}.parquet", count, pair=pair)
     return Dataset.from_rows(rows, has_pairs=pair, path=folder)
 
 
@@ -107,7 +107,7 @@ def _read_rows(path: Path, count: int, *, pair: bool) -> TextRows:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{path}: cannot be read ({reason}); prepare the data again") from None
     if len(rows) != count:
-        raise DataError(f"{path}: {len(rows)} rows, {DATASET.manifest} says {count}; prepare the data again")
+        raise DataError(f"{path}: {len(rows)} rows, {DatasetFiles.manifest} says {count}; prepare the data again")
     return rows
 
 
@@ -139,7 +139,7 @@ def write_splits(work: Path, con: Any, domains: Mapping[str, DomainCounts], *, p
     for domain, split, size in sizes:
         if not size:
             continue
-        path = work / DATASET.data / domain / f"{split}.parquet"
+        path = work / DatasetFiles.data / domain / f"{split}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         with pq.ParquetWriter(str(path), schema, **options) as writer:
             left = size
@@ -166,7 +166,7 @@ def write_manifest(work: Path, manifest: Mapping[str, Any]) -> None:
 
     domains = manifest["domains"]
     there = [split for split in SPLITS if any(counts[split] for counts in domains.values())]
-    files = [{"split": split, "path": f"{DATASET.data}/*/{split}.parquet"} for split in there]
+    files = [{"split": split, "path": f"{DatasetFiles.data}/*/{split}.parquet"} for split in there]
     card = render_card(
         "dataset.md.j2",
         DatasetCardData(
@@ -175,7 +175,9 @@ def write_manifest(work: Path, manifest: Mapping[str, Any]) -> None:
         domains=domains,
         columns=[*_columns(pair=manifest["pair"]), "domain"],
         splits=SPLITS,
-        manifest=DATASET.manifest,
+        manifest=DatasetFiles.manifest,
     )
-    (work / DATASET.readme).write_text(card, encoding="utf-8")
-    (work / DATASET.manifest).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (work / DatasetFiles.readme).write_text(card, encoding="utf-8")
+    (work / DatasetFiles.manifest).write_text(
+        json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )

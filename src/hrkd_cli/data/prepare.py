@@ -21,8 +21,8 @@ from hrkd_cli.data.sources.discover import find_source
 from hrkd_cli.data.splits import keep_few, split_rows
 from hrkd_cli.errors import DataError
 from hrkd_cli.events import Note, OnEvent, ignore
-from hrkd_cli.layout import DATASET, SPLITS
-from hrkd_cli.outputs import check_output, whole_folder
+from hrkd_cli.layout import SPLITS, DatasetFiles
+from hrkd_cli.outputs import atomic_folder, check_output
 from hrkd_cli.version import __version__
 
 _Counts = dict[str, dict[str, tuple[int, int, int]]]
@@ -85,8 +85,8 @@ def prepare(source: str | Path, *, on_event: OnEvent = ignore, **options: Any) -
 def prepare_files(files: Sequence[SourceFile], settings: PrepareSettings, on_event: OnEvent) -> PrepareResult:
     """Prepare what a source holds, into an output that may be written; see prepare."""
     out = settings.out
-    with whole_folder(out) as work:
-        scratch = work / DATASET.scratch
+    with atomic_folder(out) as work:
+        scratch = work / DatasetFiles.scratch
         scratch.mkdir()
         with open_store(settings.source, scratch) as store:
             wanted, encoding = settings.domains, settings.encoding

@@ -13,7 +13,7 @@ from hrkd_cli.distillation.prerequisites import check_folders, chosen_domains, e
 from hrkd_cli.distillation.setup import DistillSetup
 from hrkd_cli.events import OnEvent, StageDone, ignore
 from hrkd_cli.json_files import read_json
-from hrkd_cli.layout import DATASET_OUT, MODEL, STUDENT_OUT, TEACHER_OUT
+from hrkd_cli.layout import DATASET_OUT, STUDENT_OUT, TEACHER_OUT, ModelFiles
 from hrkd_cli.models.loading import is_classifier
 from hrkd_cli.models.model_folder import model_fingerprint
 from hrkd_cli.settings import DistillSettings
@@ -73,7 +73,7 @@ def distill(
         texts = read_unlabeled(settings.unlabelled, chosen, on_event=context.on_event)
     tokenizer = student_tokenizer(path, chosen, settings)  # fail now, not after the teacher has been taught
     sources = sources or {}
-    if not is_classifier(read_json(path / MODEL.config)):
+    if not is_classifier(read_json(path / ModelFiles.config)):
         path = ensure_taught(
             path, dataset, settings, name=name, force=force, resume=resume, sources=sources, on_event=context.on_event
         )

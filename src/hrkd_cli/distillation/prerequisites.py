@@ -12,7 +12,7 @@ from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import ModelError, OutputError, UsageError
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.json_files import read_json_or_empty
-from hrkd_cli.layout import DATASET_OUT, MODEL, TEACHER_OUT
+from hrkd_cli.layout import DATASET_OUT, TEACHER_OUT, ModelFiles
 from hrkd_cli.models.encoding import same_tokenizer
 from hrkd_cli.models.loading import load_config, load_tokenizer, resolve
 from hrkd_cli.models.model_folder import model_fingerprint
@@ -23,7 +23,7 @@ from hrkd_cli.models.student_init import (
     student_config,
     student_spec_is_path,
 )
-from hrkd_cli.outputs import check_apart
+from hrkd_cli.outputs import check_no_overlap
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings, TeachSettings
 from hrkd_cli.teaching.teach import teach, teach_key
@@ -50,7 +50,7 @@ def check_folders(teacher: str | Path, data: str | Path | Dataset, out: Path, se
         others["start of the student"] = resolve(str(settings.student), "student")
     if settings.unlabelled is not None:
         others["unlabeled texts"] = Path(settings.unlabelled)
-    check_apart(out, others)
+    check_no_overlap(out, others)
     return path
 
 
@@ -125,7 +125,7 @@ def ensure_taught(
     own = {"epochs": settings.teacher_epochs, "learning_rate": settings.teacher_learning_rate}
     options = {f.name: getattr(settings, f.name) for f in fields(TeachSettings)} | own
     teaching = TeachSettings(**options)
-    record = read_json_or_empty(TEACHER_OUT / MODEL.run)
+    record = read_json_or_empty(TEACHER_OUT / ModelFiles.run)
     if record.get("stage") == "teach":
         if record.get("key") == teach_key(model_fingerprint(path), dataset, teaching):
             on_event(Note(f"teacher: {TEACHER_OUT} is up to date, not taught again"))

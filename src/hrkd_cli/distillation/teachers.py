@@ -18,7 +18,7 @@ from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError, ModelError, TrainingError
 from hrkd_cli.events import Note
 from hrkd_cli.json_files import read_json, read_json_or_empty
-from hrkd_cli.layout import MODEL
+from hrkd_cli.layout import ModelFiles
 from hrkd_cli.method import LOSSES, Loss, Outputs, Requirement, active_losses
 from hrkd_cli.models.encoding import Batch, Encoder, to_device
 from hrkd_cli.models.feature_capture import FeatureCapture
@@ -66,12 +66,12 @@ def open_teachers(
         ModelError: it does not know a domain or a label of the data, or cannot be opened.
         DataError: the data has pairs and the teacher takes single texts, or the other way round.
     """
-    heads = _match_heads(read_json(path / MODEL.config), dataset, name)
+    heads = _match_heads(read_json(path / ModelFiles.config), dataset, name)
     root = _frozen(path, device)
     models, folders = dict.fromkeys(dataset.domains, root), dict.fromkeys(dataset.domains, path)
     if checkpoints is TeacherCheckpoints.DOMAIN:
         for domain in dataset.domains:
-            best = path / MODEL.best / domain
+            best = path / ModelFiles.best / domain
             if best.is_dir():
                 models[domain], folders[domain] = _frozen(best, device), best
     return Teachers(models, root, heads, load_tokenizer(path, "teacher"), path, folders)
@@ -108,7 +108,7 @@ def check_teachers(
     Raises:
         TrainingError: one is not clearly above the majority class of its domain.
     """
-    made_from = (read_json_or_empty(teachers.path / MODEL.run).get("data") or {}).get("fingerprint")
+    made_from = (read_json_or_empty(teachers.path / ModelFiles.run).get("data") or {}).get("fingerprint")
     if made_from is not None and dataset.path is not None and made_from != dataset.fingerprint:
         text = f"teacher {name} was made from other data: rows held out here may be among those that it learnt from"
         context.on_event(Note(text, warning=True))

@@ -12,7 +12,7 @@ from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError, ModelError, UsageError
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.json_files import read_json
-from hrkd_cli.layout import DATASET, DATASET_OUT, MODEL, ONNX, STUDENT_OUT, TEACHER_OUT
+from hrkd_cli.layout import DATASET_OUT, STUDENT_OUT, TEACHER_OUT, DatasetFiles, ModelFiles, OnnxFiles
 from hrkd_cli.predict.folder import baked_domain, locate
 
 
@@ -30,9 +30,9 @@ class DataProvenance:
 
 def default_models() -> list[Path]:
     """Return those of ``hrkd-out``'s teacher, student and exported graphs that are there; ModelError if none is."""
-    onnx = STUDENT_OUT / MODEL.onnx
-    there = [folder for folder in (TEACHER_OUT, STUDENT_OUT) if (folder / MODEL.config).is_file()]
-    if any((onnx / name).is_file() for name in (ONNX.int8, ONNX.fp32)):
+    onnx = STUDENT_OUT / ModelFiles.onnx
+    there = [folder for folder in (TEACHER_OUT, STUDENT_OUT) if (folder / ModelFiles.config).is_file()]
+    if any((onnx / name).is_file() for name in (OnnxFiles.int8, OnnxFiles.fp32)):
         there.append(onnx)
     if not there:
         raise ModelError(
@@ -46,7 +46,7 @@ def read_provenance(model: str | Path) -> DataProvenance | None:
     location = locate(model)
     if location is None:
         return None
-    entry: Any = read_json(location.root / MODEL.run, missing_ok=True).get("data")
+    entry: Any = read_json(location.root / ModelFiles.run, missing_ok=True).get("data")
     if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
         return None
     # normpath: "../dataset" of hrkd-out/student is shown to people as hrkd-out/dataset.
@@ -67,7 +67,7 @@ def restrict_to_single_domain(
     heads: dict[str, str | Path] = {}
     for model in models:
         location = locate(model)
-        domain = baked_domain(read_json(location.root / MODEL.config, missing_ok=True)) if location else None
+        domain = baked_domain(read_json(location.root / ModelFiles.config, missing_ok=True)) if location else None
         if domain is None or len(dataset.domains) == 1:
             continue
         if domain not in dataset.labels:
@@ -87,7 +87,7 @@ def restrict_to_single_domain(
 
 def default_data(models: Sequence[str | Path]) -> Path:
     """Return hrkd-out/dataset, else the data that the first model was made from; DataError if neither is there."""
-    if (DATASET_OUT / DATASET.manifest).is_file():
+    if (DATASET_OUT / DatasetFiles.manifest).is_file():
         return DATASET_OUT
     recorded = read_provenance(models[0])
     if recorded is not None and recorded.path.exists():

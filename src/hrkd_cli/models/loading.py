@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from hrkd_cli.errors import ModelError, one_line
-from hrkd_cli.layout import MODEL
+from hrkd_cli.layout import ModelFiles
 from hrkd_cli.predict.heads import DomainHeads
 
 # What a classifier consists of; nothing else of a hub repository is fetched, and no pickle ever.
@@ -31,18 +31,18 @@ def resolve(model: str | Path, role: str = "model") -> Path:
     path = Path(model)
     if not path.is_dir():
         path = _from_hub(str(model), role)
-    if not (path / MODEL.config).is_file():
+    if not (path / ModelFiles.config).is_file():
         raise ModelError(
-            f"{role} {model}: no {MODEL.config} in it; give a folder that save_pretrained wrote, or a hub id"
+            f"{role} {model}: no {ModelFiles.config} in it; give a folder that save_pretrained wrote, or a hub id"
         )
-    if not any((path / name).is_file() for name in (MODEL.weights, MODEL.weights_index)):
+    if not any((path / name).is_file() for name in (ModelFiles.weights, ModelFiles.weights_index)):
         hint = "its download or copy may be incomplete"
         if pickles := sorted(p.name for p in path.glob("*.bin")):
             hint = (
                 f"only {pickles[0]}, a pickle, which is never opened; convert it once with transformers' "
                 "save_pretrained(safe_serialization=True)"
             )
-        raise ModelError(f"{role} {model}: no weights ({MODEL.weights}): {hint}")
+        raise ModelError(f"{role} {model}: no weights ({ModelFiles.weights}): {hint}")
     return path
 
 
@@ -141,7 +141,7 @@ def load_tokenizer(path: Path, role: str = "model") -> Any:
 
     # Without its files, transformers 5 makes up a tokenizer that knows its special tokens only.
     if not any(next(path.glob(pattern), None) for pattern in TOKENIZER_FILES):
-        raise ModelError(f"{role} {path}: no tokenizer in it ({MODEL.tokenizer}); save the model's own beside it")
+        raise ModelError(f"{role} {path}: no tokenizer in it ({ModelFiles.tokenizer}); save the model's own beside it")
     with _opening(f"{role} {path}: no tokenizer that transformers can open"):
         tokenizer = AutoTokenizer.from_pretrained(path)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):

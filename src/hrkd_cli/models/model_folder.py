@@ -11,7 +11,7 @@ from typing import Any
 from hrkd_cli.cards import render_card
 from hrkd_cli.choices import Truncate
 from hrkd_cli.json_files import read_json_or_empty
-from hrkd_cli.layout import MODEL
+from hrkd_cli.layout import ModelFiles
 from hrkd_cli.models.loading import quiet_transformers
 from hrkd_cli.predict.heads import DomainHeads
 
@@ -63,13 +63,13 @@ def save_model(
     with quiet_transformers():
         model.save_pretrained(path)
         tokenizer.save_pretrained(path)
-    config = read_json_or_empty(path / MODEL.tokenizer_config)
+    config = read_json_or_empty(path / ModelFiles.tokenizer_config)
     config = {name: value for name, value in config.items() if name not in LOCAL_SETTINGS}
     if config.get("tokenizer_class") in NEW_TOKENIZERS:
         config["tokenizer_class"] = PORTABLE_TOKENIZER
     if truncate is Truncate.TAIL:  # other tools know the two ends only; of head-tail they read the head
         config["truncation_side"] = "left"
-    write_json(path / MODEL.tokenizer_config, config)
+    write_json(path / ModelFiles.tokenizer_config, config)
 
 
 def model_card(
@@ -126,15 +126,22 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def is_stage_folder(path: Path, stage: str) -> bool:
     """Tell a folder that ``stage`` ("teach" or "distill") wrote."""
-    return bool(read_json_or_empty(path / MODEL.run).get("stage") == stage)
+    return bool(read_json_or_empty(path / ModelFiles.run).get("stage") == stage)
 
 
 def model_fingerprint(path: Path) -> str:
     """Return a sha256 over a model's config, weights and tokenizer: equal models have equal fingerprints."""
     digest = hashlib.sha256()
-    names = (MODEL.config, MODEL.tokenizer, MODEL.tokenizer_config, "vocab.txt", "vocab.json", "merges.txt")
+    names = (
+        ModelFiles.config,
+        ModelFiles.tokenizer,
+        ModelFiles.tokenizer_config,
+        "vocab.txt",
+        "vocab.json",
+        "merges.txt",
+    )
     files = [path / name for name in names] + sorted(path.glob("model*.safetensors"))
-    files += sorted((path / MODEL.best).glob("*/model*.safetensors"))
+    files += sorted((path / ModelFiles.best).glob("*/model*.safetensors"))
     for file in files:
         if file.is_file():
             digest.update(file.relative_to(path).as_posix().encode())

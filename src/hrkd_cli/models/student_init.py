@@ -25,7 +25,7 @@ from torch import Tensor
 from hrkd_cli.choices import Init
 from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.json_files import read_json
-from hrkd_cli.layout import MODEL
+from hrkd_cli.layout import ModelFiles
 from hrkd_cli.models.loading import (
     is_classifier,
     load_classifier,
@@ -178,7 +178,7 @@ def build_student(
     if shape is None:
         path = resolve(str(spec), "student")
         student = load_classifier(path, heads, role="student")
-        if not is_classifier(read_json(path / MODEL.config)):
+        if not is_classifier(read_json(path / ModelFiles.config)):
             taken = take_head(teacher, student, _same_outputs(teacher_heads, heads))
             whose = "its teacher's" if taken else "a random"
             note(f"student {spec}: its own layers, and {whose} head")

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from hrkd_cli.choices import Device
 from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.json_files import read_json
-from hrkd_cli.layout import MODEL
+from hrkd_cli.layout import ModelFiles
 from hrkd_cli.models.loading import is_classifier, load_classifier, load_tokenizer, resolve
 from hrkd_cli.predict.backend import Backend
 from hrkd_cli.predict.heads import FloatArray
@@ -41,7 +41,7 @@ class TorchBackend(Backend):
         self.threads = threads
         self.device = pick_device(device)
         folder = resolve(path)
-        config = read_json(folder / MODEL.config)
+        config = read_json(folder / ModelFiles.config)
         if not is_classifier(config):
             what = ", ".join(map(str, config.get("architectures") or ())) or "no architecture named"
             raise ModelError(f"{path}: not a text classifier ({what}); make one of it with hrkd teach or hrkd distill")
@@ -51,8 +51,8 @@ class TorchBackend(Backend):
         self.inputs = input_names(self.model, tokenizer_config.get("model_input_names"))
         self.parameters = sum(p.numel() for p in self.model.parameters())
         # Weights in several files go by the name of their index.
-        single = folder / MODEL.weights
-        self.file = single.name if single.is_file() else MODEL.weights_index
+        single = folder / ModelFiles.weights
+        self.file = single.name if single.is_file() else ModelFiles.weights_index
         files = [single] if single.is_file() else folder.glob("model-*.safetensors")
         self.bytes = sum(file.stat().st_size for file in files)
 
@@ -78,8 +78,8 @@ def load_encoder_parts(folder: Path) -> tuple[dict[str, Any], Tokenizer]:
     Raises:
         ModelError: no fast tokenizer.
     """
-    if (folder / MODEL.tokenizer).is_file():
-        return read_json(folder / MODEL.tokenizer_config, missing_ok=True), read_tokenizer(folder)
+    if (folder / ModelFiles.tokenizer).is_file():
+        return read_json(folder / ModelFiles.tokenizer_config, missing_ok=True), read_tokenizer(folder)
     loaded = load_tokenizer(folder)
     config = {
         "pad_token": loaded.pad_token,

@@ -17,8 +17,7 @@ from hrkd_cli.errors import GateError, ModelError, OutputError
 from hrkd_cli.evaluation.latency import Latency, measure_forward
 from hrkd_cli.evaluation.onnx_inspect import count_quantized_ops, load_onnx
 from hrkd_cli.events import Note, OnEvent, ignore
-from hrkd_cli.layout import MODEL, ONNX, STUDENT_OUT
-from hrkd_cli.layout import partial as partial_folder
+from hrkd_cli.layout import STUDENT_OUT, ModelFiles, OnnxFiles, partial_folder
 from hrkd_cli.machine import machine_name, usable_cpus
 from hrkd_cli.models.torch_backend import TorchBackend
 from hrkd_cli.onnx_export.gate import AccuracyGate, RecipeSearch, load_gate_data
@@ -43,7 +42,7 @@ from hrkd_cli.onnx_export.self_check_cases import write_cases
 from hrkd_cli.onnx_export.trace import check_equal, write_fp32
 from hrkd_cli.onnx_export.trimming import TrimReport
 from hrkd_cli.onnx_export.variant import copy_description, make_variant, variant_card, variant_folder
-from hrkd_cli.outputs import whole_folder, writing
+from hrkd_cli.outputs import atomic_folder, explain_write_errors
 from hrkd_cli.predict.backend import OnnxBackend
 from hrkd_cli.predict.bundle import RUNTIME_FILE, write_bundle
 from hrkd_cli.predict.selfcheck import SELF_CHECK
@@ -88,7 +87,7 @@ def export(student: str | Path = STUDENT_OUT, *, on_event: OnEvent = ignore, **o
     if not is_variant:
         gate = AccuracyGate(settings, model, *data, on_event=on_event) if data is not None else None
         return _Export(settings, folder, root, model, gate, on_event).run()
-    with whole_folder(root) as work:
+    with atomic_folder(root) as work:
         model, gate, vocabulary = make_variant(settings, model, data, work, root, on_event=on_event)
         return _Export(settings, work, work, model, gate, on_event, vocabulary=vocabulary, out=root).run()
 
@@ -119,10 +118,10 @@ class _Export:
     out: Path | None = None
 
     def __post_init__(self) -> None:
-        self.onnx = self.root / MODEL.onnx
+        self.onnx = self.root / ModelFiles.onnx
         self.smaller = _smaller(self.settings)
         self.weights = weights_for(self.settings.target)
-        kept = self.onnx / ONNX.fp32
+        kept = self.onnx / OnnxFiles.fp32
         self.kept = kept if self.smaller and kept.exists() and not self.settings.force else None
         recipes = [recipe for precision in self.smaller for rung in FORMATS[precision].rungs for recipe in rung]
         # The CPU that files are for, where one of them may depend on it.
@@ -137,7 +136,7 @@ class _Export:
             except ModelError as error:
                 raise OutputError(f"{self.kept} is not this student's: {error}; replace it with --force") from None
         with _working_folder(self.onnx) as folder:
-            write_fp32(self.model, folder / ONNX.fp32, on_event=self.on_event)
+            write_fp32(self.model, folder / OnnxFiles.fp32, on_event=self.on_event)
             if self.kept is not None:
                 self.on_event(Note(f"{self.kept} gives the student's logits and is kept"))
             tries = self._quantize(folder)
@@ -153,12 +152,12 @@ class _Export:
                 entry = file_entry(path, precision, tries.get(precision, ()), scores, self.settings.max_drop)
                 # What is known of a kept file and is not measured again stays.
                 entries[path.name] = entries.get(path.name, {}) | entry
-                shown = str((self.out or self.root) / MODEL.onnx / path.name)
+                shown = str((self.out or self.root) / ModelFiles.onnx / path.name)
                 latency = times.get(path.name, ())
                 files.append(ExportedFile(shown, precision, entry["bytes"], entry.get("recipe", ""), latency))
             for name, found in times.items():
                 entries[name] |= {"latency": [cell.to_json() for cell in found], "machine": machine_name()}
-                if text := slower_than(entries[name], entries[ONNX.fp32]):
+                if text := slower_than(entries[name], entries[OnnxFiles.fp32]):
                     self.on_event(Note(f"{name} is slower than fp32 here at {text}", warning=True))
             smallest = min(folder.glob("*.onnx"), key=lambda path: path.stat().st_size)
             result = self._result(
@@ -240,7 +239,7 @@ class _Export:
             text = f"{', '.join(stale)} in {self.onnx}: of an earlier export, left as it is"
             self.on_event(Note(text, warning=True))
         write_record(folder, entries)
-        described = [MODEL.readme]
+        described = [ModelFiles.readme]
         if self.root.resolve() != self.student.resolve():
             described += copy_description(self.student, folder)
         write_bundle(folder / RUNTIME_FILE)
@@ -252,9 +251,9 @@ class _Export:
             card = find_card(self.root, self.student)
         else:
             card = variant_card(self.settings, self.model, self.gate, self.vocabulary, title=self.out.name, lost=gate)
-        (folder / MODEL.readme).write_text(place_section(card, onnx_section(entries)), encoding="utf-8")
+        (folder / ModelFiles.readme).write_text(place_section(card, onnx_section(entries)), encoding="utf-8")
         _move_in(folder, described, self.root)
-        _move_in(folder, [*new, ONNX.record, SELF_CHECK], self.onnx)
+        _move_in(folder, [*new, OnnxFiles.export_record, SELF_CHECK], self.onnx)
 
 
 def _check_graphs(student: Path, root: Path, names: Sequence[str], *, force: bool) -> None:
@@ -263,13 +262,13 @@ def _check_graphs(student: Path, root: Path, names: Sequence[str], *, force: boo
         raise OutputError(f"{root}: is a file; give --out a folder")
     if force:
         return
-    for file in (root / MODEL.onnx / name for name in names):
+    for file in (root / ModelFiles.onnx / name for name in names):
         if file.exists():
             raise OutputError(f"{file}: exists already; replace it with --force, or write elsewhere with --out")
-    own, there = student / MODEL.config, root / MODEL.config
+    own, there = student / ModelFiles.config, root / ModelFiles.config
     if root.resolve() != student.resolve() and there.is_file() and there.read_bytes() != own.read_bytes():
         raise OutputError(
-            f"{root}: holds another model ({MODEL.config} differs); write elsewhere with --out, or --force"
+            f"{root}: holds another model ({ModelFiles.config} differs); write elsewhere with --out, or --force"
         )
 
 
@@ -277,7 +276,7 @@ def _check_graphs(student: Path, root: Path, names: Sequence[str], *, force: boo
 def _working_folder(target: Path) -> Iterator[Path]:
     """Give a fresh folder beside ``target`` and remove it afterwards, whatever happened."""
     folder = partial_folder(target)
-    with writing(target, folder):
+    with explain_write_errors(target, folder):
         try:
             # Left by a run that was killed.
             shutil.rmtree(folder, ignore_errors=True)

@@ -15,7 +15,7 @@ import onnx
 
 from hrkd_cli.errors import ModelError
 from hrkd_cli.evaluation.onnx_inspect import count_quantized_ops, load_onnx
-from hrkd_cli.layout import ONNX
+from hrkd_cli.layout import OnnxFiles
 from hrkd_cli.onnx_export.graph_editor import quiet, stamp
 from hrkd_cli.onnx_export.quantizers import QuantizerInputs, Weights, int4, int8_dynamic, int8_static, store_fp16
 
@@ -114,11 +114,11 @@ _INT4: tuple[Rung, ...] = (
 _FP16: tuple[Rung, ...] = ((Recipe("weights in fp16, arithmetic in fp32", store_fp16, for_target=False),),)
 
 FORMATS = {
-    Precision.FP32: FileFormat(ONNX.fp32, "1.15.1"),
-    Precision.FP16: FileFormat(ONNX.fp16, "1.15.1", _FP16),
-    Precision.INT8: FileFormat(ONNX.int8, "1.15.1", _INT8),
-    Precision.INT8_STATIC: FileFormat(ONNX.int8_static, "1.15.1", _INT8_STATIC),
-    Precision.INT4: FileFormat(ONNX.int4, "1.20.1", _INT4),
+    Precision.FP32: FileFormat(OnnxFiles.fp32, "1.15.1"),
+    Precision.FP16: FileFormat(OnnxFiles.fp16, "1.15.1", _FP16),
+    Precision.INT8: FileFormat(OnnxFiles.int8, "1.15.1", _INT8),
+    Precision.INT8_STATIC: FileFormat(OnnxFiles.int8_static, "1.15.1", _INT8_STATIC),
+    Precision.INT4: FileFormat(OnnxFiles.int4, "1.20.1", _INT4),
 }
 FILES = {precision: entry.file for precision, entry in FORMATS.items()}
 

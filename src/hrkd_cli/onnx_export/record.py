@@ -14,7 +14,7 @@ from hrkd_cli.evaluation.latency import Latency
 from hrkd_cli.evaluation.metrics import DomainScores
 from hrkd_cli.evaluation.onnx_inspect import load_onnx
 from hrkd_cli.json_files import read_json_or_empty
-from hrkd_cli.layout import MODEL, ONNX
+from hrkd_cli.layout import ModelFiles, OnnxFiles
 from hrkd_cli.models.model_folder import write_json
 from hrkd_cli.onnx_export.recipes import FORMATS, Precision
 from hrkd_cli.version import __version__
@@ -157,14 +157,14 @@ def points_lost(before: Mapping[str, float], after: Mapping[str, float]) -> floa
 
 def read_record(folder: Path) -> dict[str, Entry]:
     """Read the entries of an ``onnx`` folder by file name; none where the record is absent or foreign."""
-    files = read_json_or_empty(folder / ONNX.record).get("files")
+    files = read_json_or_empty(folder / OnnxFiles.export_record).get("files")
     known = files.items() if isinstance(files, dict) else ()
     return {name: entry for name, entry in known if isinstance(entry, dict) and (folder / name).is_file()}
 
 
 def write_record(folder: Path, entries: dict[str, Entry]) -> None:
     """Write the entries into a folder."""
-    write_json(folder / ONNX.record, {"format": FORMAT, "files": dict(sorted(entries.items()))})
+    write_json(folder / OnnxFiles.export_record, {"format": FORMAT, "files": dict(sorted(entries.items()))})
 
 
 def file_entry(
@@ -215,7 +215,7 @@ def slower_than(one: Entry, fp32: Entry) -> str:
 
 def find_card(*folders: Path) -> str:
     """Return the card of the first folder that has one, else a title."""
-    cards = (folder / MODEL.readme for folder in folders)
+    cards = (folder / ModelFiles.readme for folder in folders)
     found = next((card for card in cards if card.is_file()), None)
     return found.read_text(encoding="utf-8") if found is not None else "# Text classifier\n"
 
@@ -232,11 +232,11 @@ def place_section(card: str, text: str) -> str:
 
 def onnx_section(entries: dict[str, Entry]) -> str:
     """Describe exported files: size, accuracy by domain, latency, and what they need."""
-    files = sorted(entries.items(), key=lambda item: (item[0] != ONNX.fp32, item[0]))
+    files = sorted(entries.items(), key=lambda item: (item[0] != OnnxFiles.fp32, item[0]))
     timed = [entry for _, entry in files if entry.get("latency")]
     columns = [{(cell["tokens"], cell["threads"]): cell for cell in entry["latency"]} for entry in timed]
     rows = dict.fromkeys(key for column in columns for key in column)
-    slower = {entry["precision"]: slower_than(entry, entries.get(ONNX.fp32, {})) for entry in timed}
+    slower = {entry["precision"]: slower_than(entry, entries.get(OnnxFiles.fp32, {})) for entry in timed}
     return render_section(
         "onnx.md.j2",
         files=files,

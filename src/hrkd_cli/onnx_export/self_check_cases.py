@@ -21,7 +21,7 @@ import onnx
 
 from hrkd_cli.errors import ModelError
 from hrkd_cli.evaluation.onnx_inspect import INTEGER_OPS, STATIC_OPS, load_onnx
-from hrkd_cli.layout import MODEL, ONNX
+from hrkd_cli.layout import ModelFiles, OnnxFiles
 from hrkd_cli.predict.backend import OnnxBackend
 from hrkd_cli.predict.bundle import RUNTIME_FILE
 from hrkd_cli.predict.heads import DomainHeads, FloatArray
@@ -57,7 +57,7 @@ def write_cases(root: Path, folder: Path, graphs: Sequence[str], *, earlier: Pat
         ModelError: the fresh process does not get the same.
     """
     backends = {name: OnnxBackend(root, folder / name) for name in graphs}
-    fp32 = backends[ONNX.fp32]
+    fp32 = backends[OnnxFiles.fp32]
     before = _read_earlier(earlier / SELF_CHECK, fp32)
     cases = before.get("cases") or draw_cases(root, fp32)
     reference = case_logits(fp32, cases)
@@ -187,4 +187,4 @@ def _repeat(folder: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, env=environment)
     if done.returncode:
         said = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
-        raise ModelError(f"a fresh process does not repeat the predictions of {MODEL.onnx}/: {said}")
+        raise ModelError(f"a fresh process does not repeat the predictions of {ModelFiles.onnx}/: {said}")

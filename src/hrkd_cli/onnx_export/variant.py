@@ -21,7 +21,7 @@ from hrkd_cli.evaluation.metrics import scores_to_json
 from hrkd_cli.evaluation.provenance import read_provenance
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.json_files import read_json_or_empty
-from hrkd_cli.layout import MODEL
+from hrkd_cli.layout import ModelFiles
 from hrkd_cli.machine import versions
 from hrkd_cli.models.loading import load_tokenizer, output_layer, quiet_transformers
 from hrkd_cli.models.model_folder import PORTABLE_TOKENIZER, is_stage_folder, model_card, model_fingerprint, write_json
@@ -30,7 +30,7 @@ from hrkd_cli.onnx_export.gate import SPLIT, AccuracyGate
 from hrkd_cli.onnx_export.record import Gate
 from hrkd_cli.onnx_export.trace import TOLERANCE, Arrays, largest_difference, probes
 from hrkd_cli.onnx_export.trimming import TrimReport, trim_embeddings, trim_tokenizer
-from hrkd_cli.outputs import check_apart, check_output, seen_from
+from hrkd_cli.outputs import check_no_overlap, check_output, relative_path
 from hrkd_cli.predict.folder import Spec, baked_domain
 from hrkd_cli.predict.heads import FloatArray
 
@@ -38,7 +38,7 @@ STAGE = "export"
 # Vocabularies that older tokenizers read: after trimming, tokenizer.json alone is right.
 _OLD_VOCABULARIES = ("vocab.*", "merges.txt", "added_tokens.json", "*.model")
 # Weights and records of the model folder, which a folder with graphs alone does not need.
-_NOT_COPIED = (MODEL.weights, MODEL.weights_index, MODEL.run, MODEL.metrics, MODEL.readme)
+_NOT_COPIED = (ModelFiles.weights, ModelFiles.weights_index, ModelFiles.run, ModelFiles.metrics, ModelFiles.readme)
 _COPIED_SUFFIXES = (".json", ".txt", ".model")
 
 
@@ -51,7 +51,7 @@ def variant_folder(settings: ExportSettings) -> Path:
     if settings.trims:
         name += "-trimmed"
     root = settings.out or student.with_name(name)
-    check_apart(root, {"student": student})
+    check_no_overlap(root, {"student": student})
     check_output(root, kind="model", is_ours=lambda folder: is_stage_folder(folder, STAGE), force=settings.force)
     return root
 
@@ -138,7 +138,7 @@ def variant_card(
         scores = scores_to_json(gate.scores)["domains"]
         trimming = {"before": gate.student_scores, "lost": lost, "vocabulary": report}
     else:  # the student's own, where its record has them
-        results = read_json_or_empty(settings.student / MODEL.run).get("results") or {}
+        results = read_json_or_empty(settings.student / ModelFiles.run).get("results") or {}
         domains = ((results.get("best") or {}).get("dev") or {}).get("domains") or {}
         scores = {name: one for name, one in domains.items() if domain in (None, name)}
     return model_card(
@@ -213,20 +213,20 @@ def _write_model(model: Any, smaller: Tokenizer | None, student: Path, work: Pat
     copy_description(student, work)
     with quiet_transformers():
         model.save_pretrained(work)
-    path = work / MODEL.tokenizer_config
+    path = work / ModelFiles.tokenizer_config
     settings = read_json_or_empty(path)
     tokenizer = load_tokenizer(student)
     if smaller is not None:
         for pattern in _OLD_VOCABULARIES:
             for file in work.glob(pattern):
                 file.unlink()
-        smaller.save(str(work / MODEL.tokenizer))
+        smaller.save(str(work / ModelFiles.tokenizer))
         # Classes with a name of their own may build the tokenizer anew from what they think its parts are.
         settings["tokenizer_class"] = PORTABLE_TOKENIZER
         settings |= {name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
         settings.pop("added_tokens_decoder", None)  # old ids; tokenizer.json has the new ones
-    elif not (work / MODEL.tokenizer).is_file():
-        tokenizer.backend_tokenizer.save(str(work / MODEL.tokenizer))
+    elif not (work / ModelFiles.tokenizer).is_file():
+        tokenizer.backend_tokenizer.save(str(work / ModelFiles.tokenizer))
     settings["model_max_length"] = max_length
     # Explicit, since pipelines pass a model everything that its tokenizer gives.
     settings["model_input_names"] = list(input_names(model, tokenizer.model_input_names))
@@ -250,6 +250,6 @@ def _write_record(
     }
     data = dataset if dataset is not None and dataset.path is not None else read_provenance(student)
     if data is not None and data.fingerprint is not None:
-        record["data"] = {"path": seen_from(out, data.path), "fingerprint": data.fingerprint}
+        record["data"] = {"path": relative_path(data.path, out), "fingerprint": data.fingerprint}
     record["versions"] = versions("onnx", "onnxruntime")
-    write_json(work / MODEL.run, record)
+    write_json(work / ModelFiles.run, record)

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from hrkd_cli.errors import ModelError, UsageError, one_line
 from hrkd_cli.json_files import read_json
-from hrkd_cli.layout import MODEL
+from hrkd_cli.layout import ModelFiles
 from hrkd_cli.predict.folder import build_spec, locate
 from hrkd_cli.predict.heads import FloatArray
 from hrkd_cli.predict.tokenization import TextTokenizer, find_pad_id, read_tokenizer
@@ -93,8 +93,8 @@ class OnnxBackend(Backend):
         Raises:
             ModelError: a file is missing, broken, or not a text classifier's.
         """
-        tokenizer_config = read_json(root / MODEL.tokenizer_config, missing_ok=True)
-        super().__init__(str(graph), read_json(root / MODEL.config), tokenizer_config, read_tokenizer(root))
+        tokenizer_config = read_json(root / ModelFiles.tokenizer_config, missing_ok=True)
+        super().__init__(str(graph), read_json(root / ModelFiles.config), tokenizer_config, read_tokenizer(root))
         self.file = graph.name
         self.bytes = graph.stat().st_size
         options = onnxruntime.SessionOptions()

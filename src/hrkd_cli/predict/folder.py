@@ -9,7 +9,7 @@ from typing import Any
 
 from hrkd_cli.choices import Truncate
 from hrkd_cli.errors import ModelError
-from hrkd_cli.layout import MODEL, ONNX
+from hrkd_cli.layout import ModelFiles, OnnxFiles
 from hrkd_cli.predict.heads import DomainHeads, id_to_label
 
 ANY = "any"
@@ -76,18 +76,20 @@ def locate(path: str | Path) -> Location | None:
         if _may_be_hub_id(name):
             return None
         raise ModelError(f"{path}: no such file or folder; name a model folder, an onnx folder or one .onnx file")
-    has_config = (path / MODEL.config).is_file()
-    if has_config and any((path / name).is_file() for name in (MODEL.weights, MODEL.weights_index)):
+    has_config = (path / ModelFiles.config).is_file()
+    if has_config and any((path / name).is_file() for name in (ModelFiles.weights, ModelFiles.weights_index)):
         return Location(path, None)
-    for folder in (path, path / MODEL.onnx):
-        for name in (ONNX.int8, ONNX.fp32):
+    for folder in (path, path / ModelFiles.onnx):
+        for name in (OnnxFiles.int8, OnnxFiles.fp32):
             if (folder / name).is_file():
                 return Location(_root_of(folder), folder / name)
-    if others := sorted(str(graph) for graph in (*path.glob("*.onnx"), *path.glob(f"{MODEL.onnx}/*.onnx"))):
-        raise ModelError(f"{path}: no {ONNX.int8} or {ONNX.fp32} in it; name one file: {', '.join(others)}")
+    if others := sorted(str(graph) for graph in (*path.glob("*.onnx"), *path.glob(f"{ModelFiles.onnx}/*.onnx"))):
+        raise ModelError(f"{path}: no {OnnxFiles.int8} or {OnnxFiles.fp32} in it; name one file: {', '.join(others)}")
     if has_config:
         return Location(path, None)
-    raise ModelError(f"{path}: no model in this folder (no {MODEL.config}, {MODEL.weights} or {ONNX.fp32})")
+    raise ModelError(
+        f"{path}: no model in this folder (no {ModelFiles.config}, {ModelFiles.weights} or {OnnxFiles.fp32})"
+    )
 
 
 def _may_be_hub_id(name: str) -> bool:
@@ -102,10 +104,10 @@ def _root_of(folder: Path) -> Path:
     # "." and ".." have no parent in their text.
     above = folder.resolve().parent if folder.name in ("", "..") else folder.parent
     for root in (folder, above):
-        if (root / MODEL.config).is_file():
+        if (root / ModelFiles.config).is_file():
             return root
     raise ModelError(
-        f"{folder}: no {MODEL.config} in it or in the folder above; keep it and the tokenizer beside the graph"
+        f"{folder}: no {ModelFiles.config} in it or in the folder above; keep it and the tokenizer beside the graph"
     )
 
 
@@ -121,12 +123,12 @@ def build_spec(config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]) -
         config["id2label"] = {str(index): name for index, name in id_to_label(config).items()}
     ours = config.get("hrkd") or {}
     if not isinstance(ours, dict):
-        raise ModelError(f"{MODEL.config}: its hrkd entry is not one that hrkd wrote")
+        raise ModelError(f"{ModelFiles.config}: its hrkd entry is not one that hrkd wrote")
     truncate = ours.get("truncate", Truncate.HEAD)
     if truncate not in tuple(Truncate):
         raise ModelError(
-            f"{MODEL.config}: its hrkd.truncate, {truncate!r}, is not one of {', '.join(Truncate)}; correct it, or use "
-            "the version of hrkd that wrote it"
+            f"{ModelFiles.config}: its hrkd.truncate, {truncate!r}, is not one of {', '.join(Truncate)}; correct it, "
+            "or use the version of hrkd that wrote it"
         )
     return Spec(
         config=config,

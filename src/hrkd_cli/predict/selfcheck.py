@@ -21,7 +21,7 @@ import numpy as np
 
 from hrkd_cli.errors import ModelError
 from hrkd_cli.json_files import read_json
-from hrkd_cli.layout import MODEL
+from hrkd_cli.layout import ModelFiles
 from hrkd_cli.predict.backend import Backend, open_backend
 from hrkd_cli.predict.heads import FloatArray, choose
 
@@ -63,9 +63,9 @@ def self_check(folder: str | Path, *, threads: int | None = None) -> list[Checke
     """
     path = Path(folder) / SELF_CHECK
     if not path.is_file():
-        path = Path(folder) / MODEL.onnx / SELF_CHECK
+        path = Path(folder) / ModelFiles.onnx / SELF_CHECK
     if not path.is_file():
-        raise ModelError(f"{folder}: no {SELF_CHECK} in it or in its {MODEL.onnx} folder; hrkd export writes one")
+        raise ModelError(f"{folder}: no {SELF_CHECK} in it or in its {ModelFiles.onnx} folder; hrkd export writes one")
     stored = read_stored(path)
     checked = [_check(path.parent, name, stored["cases"], entry, threads) for name, entry in stored["files"].items()]
     if failed := [entry for entry in checked if not entry.passed]:

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from hrkd_cli.choices import Truncate
 from hrkd_cli.errors import ModelError, UsageError, one_line
-from hrkd_cli.layout import MODEL
+from hrkd_cli.layout import ModelFiles
 
 IntArray = npt.NDArray[np.int64]
 
@@ -90,9 +90,9 @@ class TextTokenizer:
 
 def read_tokenizer(root: Path) -> Tokenizer:
     """Read ``tokenizer.json`` of a model folder; ModelError if it is missing or broken."""
-    path = root / MODEL.tokenizer
+    path = root / ModelFiles.tokenizer
     if not path.is_file():
-        raise ModelError(f"{root}: no {MODEL.tokenizer} in it; save the model with a fast tokenizer")
+        raise ModelError(f"{root}: no {ModelFiles.tokenizer} in it; save the model with a fast tokenizer")
     try:
         return Tokenizer.from_file(str(path))
     # tokenizers raises plain Exception for a file that it cannot parse.

@@ -12,7 +12,7 @@ from hrkd_cli.command_settings import ReportSettings
 from hrkd_cli.errors import OutputError, UsageError
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.layout import REPORT, ROOT, STUDENT_OUT
-from hrkd_cli.outputs import writing
+from hrkd_cli.outputs import explain_write_errors
 from hrkd_cli.reporting.page import MARK, page
 from hrkd_cli.reporting.run import Run
 
@@ -91,7 +91,7 @@ def report(
             on_event(Note(f"{run.path}: not finished; the report shows its first {run.last_step:,} steps"))
     content = page(read).encode()
     work = target.with_name(f".{target.name}.{os.getpid()}")
-    with writing(target, work):
+    with explain_write_errors(target, work):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             work.write_bytes(content)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from hrkd_cli.errors import DataError
 from hrkd_cli.json_files import read_json_or_empty
-from hrkd_cli.layout import CHECKPOINT, MODEL, ONNX, partial
+from hrkd_cli.layout import CHECKPOINT, ModelFiles, OnnxFiles, partial_folder
 from hrkd_cli.settings import DistillSettings, TeachSettings
 
 Json = dict[str, Any]
@@ -45,23 +45,23 @@ class Run:
             DataError: it is not a run's, a line of its metrics is damaged, or it has no step yet.
         """
         if not path.is_dir():
-            work = partial(path)
+            work = partial_folder(path)
             hint = f"; a run that is not finished is in {work}: name that folder" if work.is_dir() else f"; {_NAME_IT}"
             raise DataError(f"{path}: {'not a' if path.exists() else 'no such'} folder{hint}")
-        metrics = path / MODEL.metrics
+        metrics = path / ModelFiles.metrics
         if not metrics.is_file():
-            raise DataError(f"{path}: no {MODEL.metrics} in it; {_NAME_IT}")
+            raise DataError(f"{path}: no {ModelFiles.metrics} in it; {_NAME_IT}")
         self.path, self.name = path, path.name or path.resolve().name
-        self.record = read_json_or_empty(path / MODEL.run)
+        self.record = read_json_or_empty(path / ModelFiles.run)
         self.finished = bool(self.record)
         given = self.record.get("options") or {}
         self.options = {name: entry["value"] for name, entry in given.items()} or _checkpoint_options(path)
         self.metric = str(self.options.get("metric", "accuracy")).replace("-", "_")
         data = (self.record.get("data") or {}).get("path")  # relative to the folder
         self.data = Path(os.path.normpath(path / data)).as_posix() if data else ""
-        files = read_json_or_empty(path / MODEL.onnx / ONNX.record).get("files") or {}
-        self.exported = dict(sorted(files.items(), key=lambda item: (item[0] != ONNX.fp32, item[0])))
-        last = path / MODEL.run if self.finished else metrics
+        files = read_json_or_empty(path / ModelFiles.onnx / OnnxFiles.export_record).get("files") or {}
+        self.exported = dict(sorted(files.items(), key=lambda item: (item[0] != OnnxFiles.fp32, item[0])))
+        last = path / ModelFiles.run if self.finished else metrics
         self.written = datetime.datetime.fromtimestamp(last.stat().st_mtime).astimezone()
         self.steps, self.dev = _read_metrics(metrics)
         self.last_step = int(self.steps.index[-1])

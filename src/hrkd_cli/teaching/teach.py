@@ -21,7 +21,7 @@ from hrkd_cli.models.encoding import Encoder
 from hrkd_cli.models.feature_capture import FeatureCapture
 from hrkd_cli.models.loading import load_classifier, load_tokenizer, resolve
 from hrkd_cli.models.model_folder import model_fingerprint
-from hrkd_cli.outputs import check_apart
+from hrkd_cli.outputs import check_no_overlap
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import TeachSettings
 from hrkd_cli.training.context import TrainContext
@@ -72,7 +72,7 @@ def teach(
     out = Path(out)
     check_stage_output(out, "teach", force=force, resume=resume)
     path, name = resolve(model), str(model)
-    check_apart(out, {"model": path, "dataset": DATASET_OUT, **data_folder(data)})
+    check_no_overlap(out, {"model": path, "dataset": DATASET_OUT, **data_folder(data)})
     context = TrainContext.start(settings, on_event)
     dataset = context.processes.main_first(lambda: load_for_training(data, force=force, on_event=context.on_event))
     check_trainable(dataset)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from hrkd_cli.errors import ModelError, TrainingError
 from hrkd_cli.json_files import read_json, read_json_or_empty
-from hrkd_cli.layout import CHECKPOINT, partial
+from hrkd_cli.layout import CHECKPOINT, partial_folder
 from hrkd_cli.training.process_group import ProcessGroup
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Checkpointer:
     """
 
     def __init__(self, out: Path, processes: ProcessGroup, header: Mapping[str, Any], *, resume: bool) -> None:
-        self.out, self.work = out, partial(out.resolve())
+        self.out, self.work = out, partial_folder(out.resolve())
         self.processes = processes
         self.header = dict(header)
         self.resumed: dict[str, Any] | None = None

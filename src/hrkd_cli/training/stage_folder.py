@@ -15,11 +15,11 @@ from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import OutputError, TrainingError, UsageError
 from hrkd_cli.events import Note
 from hrkd_cli.json_files import read_json_or_empty
-from hrkd_cli.layout import MODEL, partial
+from hrkd_cli.layout import ModelFiles, partial_folder
 from hrkd_cli.machine import versions
 from hrkd_cli.models.model_folder import is_stage_folder, model_card, save_model, write_json
 from hrkd_cli.options import option_name
-from hrkd_cli.outputs import check_output, seen_from, whole_folder
+from hrkd_cli.outputs import atomic_folder, check_output, relative_path
 from hrkd_cli.training.best_weights import AVERAGE
 from hrkd_cli.training.checkpoint import Checkpointer, has_checkpoint, remove_checkpoints
 from hrkd_cli.training.context import TrainContext
@@ -43,7 +43,7 @@ def run_folder(
     processes = context.processes
     with contextlib.ExitStack() as stack:
         if processes.is_main:
-            stack.enter_context(whole_folder(out, worth_keeping=lambda w: has_checkpoint(w) is not None, go_on=resume))
+            stack.enter_context(atomic_folder(out, is_resumable=lambda w: has_checkpoint(w) is not None, resume=resume))
         processes.barrier()
         header: dict[str, Any] = {"key": key, "options": {**options, "precision": str(context.precision.mode)}}
         checkpoint = Checkpointer(out, processes, header, resume=resume)
@@ -71,7 +71,7 @@ def check_stage_output(out: Path, stage: str, *, force: bool, resume: bool) -> N
     if not (resume and is_stage_folder(out, stage)):
         is_ours = functools.partial(is_stage_folder, stage=stage)
         check_output(out, kind=STAGE_OUTPUTS[stage], is_ours=is_ours, force=force)
-    step = has_checkpoint(partial(out.resolve()))
+    step = has_checkpoint(partial_folder(out.resolve()))
     if step is not None and not (force or resume):
         raise OutputError(
             f"{out}: a run that was cut off left a checkpoint after step {step}; go on with --resume, or start over "
@@ -80,7 +80,7 @@ def check_stage_output(out: Path, stage: str, *, force: bool, resume: bool) -> N
 
 
 def data_folder(data: str | Path | Dataset) -> dict[str, Path]:
-    """Return the folder of the data, by what it is, for ``check_apart``; nothing for a dataset in memory."""
+    """Return the folder of the data, by what it is, for ``check_no_overlap``; nothing for a dataset in memory."""
     return {} if isinstance(data, Dataset) else {"data": Path(data)}
 
 
@@ -129,7 +129,7 @@ def finished_before(out: Path, stage: str, key: str, context: TrainContext) -> T
     Raises:
         OutputError: the output is of another run.
     """
-    record = read_json_or_empty(out / MODEL.run)
+    record = read_json_or_empty(out / ModelFiles.run)
     if record.get("stage") != stage:
         return None
     if record.get("key") != key:
@@ -175,12 +175,12 @@ def write_model_folder(
     others = [domain for domain, saved in trainer.best.best.items() if saved["step"] != best["step"]]
     for key in (*others, AVERAGE):
         trainer.best.load(key)
-        folder = run.work / MODEL.best / key if key in others else run.work
+        folder = run.work / ModelFiles.best / key if key in others else run.work
         save_model(trainer.model, tokenizer, folder, heads, pair=dataset.has_pairs, **cut)
     title = f"{run.out.name}: from {Path(next(iter(models.values()))['name']).name}"
     what = f"{what} {sum(p.numel() for p in trainer.model.parameters()) / 1e6:.1f} million parameters."
     card = model_card(title=title, what=what, heads=heads, scores=best["dev"]["domains"], **cut)
-    (run.work / MODEL.readme).write_text(card, encoding="utf-8")
+    (run.work / ModelFiles.readme).write_text(card, encoding="utf-8")
     options = settings.to_json().items()
     record = {
         "format": 1,
@@ -188,7 +188,7 @@ def write_model_folder(
         "options": {name: {"value": v, "from": (sources or {}).get(name, "default")} for name, v in options},
         "models": dict(models),
         "data": {
-            "path": seen_from(run.out, dataset.path),
+            "path": relative_path(dataset.path, run.out),
             "fingerprint": dataset.fingerprint,
             **({"unlabelled": unlabeled} if unlabeled else {}),
         },
@@ -197,7 +197,7 @@ def write_model_folder(
         "key": run.header["key"],
         "results": {name: value for name, value in result.to_json().items() if name != "out"},
     }
-    write_json(run.work / MODEL.run, record)
+    write_json(run.work / ModelFiles.run, record)
     for file in run.work.glob("weights-*.safetensors"):
         file.unlink()
     return result

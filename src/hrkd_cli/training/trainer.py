@@ -17,8 +17,8 @@ import torch
 from hrkd_cli.data.sampler import DomainBatchSampler
 from hrkd_cli.evaluation.metrics import scores_to_json
 from hrkd_cli.events import DevScored, Note, StageStarted
-from hrkd_cli.layout import MODEL
-from hrkd_cli.outputs import check_space
+from hrkd_cli.layout import ModelFiles
+from hrkd_cli.outputs import check_disk_space
 from hrkd_cli.settings import TrainingSettings
 from hrkd_cli.training.auto_batch_size import batch_size_of
 from hrkd_cli.training.best_weights import BestWeights
@@ -93,7 +93,7 @@ class Trainer:
         metric = settings.metric.replace("-", "_")  # its name in scores
         self.best = BestWeights(work, self.model, metric, by_domain=self.best_by_domain, writes=main)
         self.metrics = MetricsLogger(
-            file=work / MODEL.metrics if main else None,
+            file=work / ModelFiles.metrics if main else None,
             stage=self.stage,
             steps=self.steps,
             steps_per_epoch=steps_per_epoch,
@@ -225,7 +225,7 @@ class Trainer:
         kept = len(domains) + 3 if self.best_by_domain else 3
         disk = size * kept + 9 * sum(p.numel() * p.element_size() for p in self.optimizer.parameters)
         if self.context.processes.is_main:
-            check_space(self.checkpoint.out, disk)
+            check_disk_space(self.checkpoint.out, disk)
         left = self.steps - self.checkpoint.step
         seconds = left * seconds + math.ceil(left / self.eval_every) * self.metrics.dev_seconds
         self.context.on_event(StageStarted(self.stage, self.steps, self.settings.epochs, domains, seconds, disk))

@@ -22,7 +22,7 @@ from hrkd_cli.data.sources.text_file import COMPRESSED, split_name
 from hrkd_cli.data.sources.values import SPLIT_NAMES
 from hrkd_cli.errors import DataError
 from hrkd_cli.events import Note, OnEvent, ignore
-from hrkd_cli.layout import DATASET, SPLITS
+from hrkd_cli.layout import SPLITS, DatasetFiles
 
 _MNLI_FILES = {"train.tsv": "train", "dev_matched.tsv": "test"}
 _SHARD = re.compile(r"-\d+-of-\d+$")
@@ -127,7 +127,7 @@ def _find_in_folder(
 ) -> list[SourceFile]:
     skipped: list[str] = []
     if is_prepared(source):
-        paths = sorted(path for split in SPLITS for path in (source / DATASET.data).glob(f"*/{split}.parquet"))
+        paths = sorted(path for split in SPLITS for path in (source / DatasetFiles.data).glob(f"*/{split}.parquet"))
         kind = named_format(SourceFormat.PARQUET)
         files = [_in_folder(source, path, kind, path.parent.name, path.stem) for path in paths]
     else:
