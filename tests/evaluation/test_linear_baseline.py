@@ -131,7 +131,7 @@ def test_the_same_word_in_the_two_texts_of_a_pair_is_two_things():
 
     single = make_dataset({"books": {"train": ([], []), "test": ([], [])}})
     dataset = replace(
-        single, pair=True, labels={"books": tuple(NAMES)}, rows={"books": {"train": rows(20), "test": rows(10)}}
+        single, has_pairs=True, labels={"books": tuple(NAMES)}, rows={"books": {"train": rows(20), "test": rows(10)}}
     )
     floor = floor_of(dataset)
     assert floor.labels["books"].tolist() == NAMES * 5
