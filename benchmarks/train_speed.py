@@ -115,7 +115,7 @@ class Bench:
         self.dataset = load_for_training(options.data, force=False, on_event=lambda _: None)
         folder = Path(options.teacher) if options.teacher else self._random_teacher()
         settings = {"batch_size": options.batch_size, "max_length": options.max_length, "student": options.student}
-        self.settings = DistillSettings(**settings, precision=options.precision).resolved()
+        self.settings = DistillSettings(**settings, precision=options.precision).resolve()
         checkpoints = self.settings.teacher_checkpoints
         self.teachers = open_teachers(folder, self.dataset, checkpoints=checkpoints, device=self.device, name="teacher")
         self.heads = DomainHeads.build(self.dataset.labels)

@@ -89,7 +89,7 @@ class Option:
         return str(self.metavar) if self.argument else option_name(self.name)
 
     def parse(self, text: str) -> Any:
-        """Return what a word of the command line or of the environment stands for; ``read`` checks it."""
+        """Return what a word of the command line or of the environment stands for; ``validate`` checks it."""
         if self.kind is bool:
             return _WORDS.get(text.lower(), text)
         try:
@@ -97,7 +97,7 @@ class Option:
         except ValueError:
             return text
 
-    def read(self, value: Any, where: str = "") -> Any:
+    def validate(self, value: Any, where: str = "") -> Any:
         """Return a value in the option's type.
 
         Raises:
@@ -157,19 +157,19 @@ class Settings:
 
     def __post_init__(self) -> None:
         for known in options_of(type(self)).values():
-            object.__setattr__(self, known.name, known.read(getattr(self, known.name)))  # frozen for everybody else
+            object.__setattr__(self, known.name, known.validate(getattr(self, known.name)))  # frozen for everybody else
         self.check()
 
     def check(self) -> None:
         """Refuse options that contradict each other with a UsageError."""
 
     @classmethod
-    def of(cls, **given: Any) -> Self:
+    def from_options(cls, **given: Any) -> Self:
         """Make settings from the options that were given, and those that they bring along."""
-        return cls(**cls.brought(given), **given)
+        return cls(**cls.recipe_defaults(given), **given)
 
     @classmethod
-    def brought(cls, _given: Mapping[str, Any]) -> dict[str, Any]:
+    def recipe_defaults(cls, _given: Mapping[str, Any]) -> dict[str, Any]:
         """Return options that were not given, but that one which was given sets: a recipe."""
         return {}
 
@@ -177,7 +177,7 @@ class Settings:
         """Return all options as plain values."""
         return {name: str(value) if isinstance(value, StrEnum) else value for name, value in asdict(self).items()}
 
-    def decisive(self) -> dict[str, Any]:
+    def options_affecting_result(self) -> dict[str, Any]:
         """Return the options that a run's result depends on, as plain values."""
         known = options_of(type(self))
         return {name: value for name, value in self.to_json().items() if known[name].affects_result}

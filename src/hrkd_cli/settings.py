@@ -35,7 +35,7 @@ from hrkd_cli.options import Range, Settings, option, option_name, options_of
 AUTO_BATCH = "auto"
 DEFAULT_SEED = 42
 # Graphs that look at prototypes.
-RELATING = (Graph.LEARNED, Graph.FROZEN)
+PROTOTYPE_GRAPHS = (Graph.LEARNED, Graph.FROZEN)
 
 AT_LEAST_1, AT_LEAST_0 = Range(1), Range(0)
 ABOVE_0 = Range(0, above=True)
@@ -214,7 +214,7 @@ class DistillSettings(TrainingSettings):
     )
 
     @classmethod
-    def brought(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+    def recipe_defaults(cls, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the recipe sets beside the options that were given, as far as these leave it a meaning."""
         left = {name: value for name, value in RECIPES.get(given.get("recipe", ""), {}).items() if name not in given}
         if given.get("method", Method.HRKD) != Method.HRKD or given.get("hidden_weight", 1.0) == 0:
@@ -224,19 +224,19 @@ class DistillSettings(TrainingSettings):
         return left
 
     @property
-    def compares(self) -> bool:
+    def compares_layers(self) -> bool:
         """Whether hidden states (and attention scores, where they have a weight) are compared."""
         return self.hidden_weight > 0 and self.method in (Method.HRKD, Method.TINYBERT)
 
     @property
-    def answers(self) -> bool:
+    def compares_predictions(self) -> bool:
         """Whether the student learns its teacher's answers."""
         return self.prediction_weight > 0 and self.method is not Method.LABELS
 
-    def resolved(self) -> Self:
+    def resolve(self) -> Self:
         """Fill in what follows from other options: graph, hierarchy, init, the weights of --method labels."""
         graph = self.graph or (Graph.UNIFORM if self.method is Method.HRKD else Graph.NONE)
-        hierarchy = graph in RELATING if self.hierarchy is None else self.hierarchy
+        hierarchy = graph in PROTOTYPE_GRAPHS if self.hierarchy is None else self.hierarchy
         weights: dict[str, Any] = {}
         if self.method is Method.LABELS:
             weights = {"hidden_weight": 0.0, "prediction_weight": 0.0, "label_weight": self.label_weight or 1.0}
@@ -245,9 +245,9 @@ class DistillSettings(TrainingSettings):
     def check(self) -> None:
         """Refuse options that contradict each other, leave nothing to learn, or would do nothing."""
         has_graph, graph = self.method is Method.HRKD, self.graph or Graph.UNIFORM
-        relates = graph in RELATING
+        relates = graph in PROTOTYPE_GRAPHS
         zero = "" if self.method is Method.LOGITS else "--hidden-weight 0 "
-        learns = self.compares or self.answers or self.label_weight or self.method is Method.LABELS
+        learns = self.compares_layers or self.compares_predictions or self.label_weight or self.method is Method.LABELS
         learned = ("graph_every", "graph_learning_rate", "held_back")
         idle = [name for name in learned if getattr(self, name) != options_of(type(self))[name].default]
         wrong = None
@@ -255,7 +255,7 @@ class DistillSettings(TrainingSettings):
             wrong = "--cache-teacher on: --means released looks at padding, which is not kept; leave one out"
         elif not learns:
             wrong = f"{zero}--prediction-weight 0: there is nothing left to learn from"
-        elif self.unlabelled is not None and not (self.compares or self.answers):
+        elif self.unlabelled is not None and not (self.compares_layers or self.compares_predictions):
             wrong = "--unlabelled: texts without labels teach nothing where only labels are learnt from"
         elif not has_graph and self.graph not in (None, Graph.NONE):
             wrong = f"--graph: --method {self.method} has no domain graph; leave it out"
@@ -267,7 +267,7 @@ class DistillSettings(TrainingSettings):
             wrong = f"--hierarchy: --graph {graph} looks at no prototypes; give --graph learned or frozen"
         elif idle and self.graph is not Graph.LEARNED:
             wrong = f"{option_name(idle[0])}: it needs --graph learned; leave it out"
-        elif self.instance_weights is not InstanceWeights.NONE and not self.compares:
+        elif self.instance_weights is not InstanceWeights.NONE and not self.compares_layers:
             wrong = "--instance-weights: it needs hidden states that are compared; leave it out"
         if wrong:
             raise UsageError(wrong)

@@ -153,10 +153,12 @@ def test_a_recipe_fills_in_what_was_not_given(hrkd, engines):
     assert hrkd("distill", "--recipe", "paper", "--learning-rate", "1e-4").code == 0
     options = engines["distill"].options
     assert (options["graph"], options["means"], options["learning_rate"]) == ("frozen", "released", 1e-4)
-    assert DistillSettings.of(recipe="paper").learning_rate == 5e-5
+    assert DistillSettings.from_options(recipe="paper").learning_rate == 5e-5
     assert options["sources"]["graph"] == "recipe"
     assert options["sources"]["learning_rate"] == "flag"
-    assert DistillSettings.of(recipe="paper", graph="none").graph == "none"
+    assert DistillSettings.from_options(recipe="paper", graph="none").graph == "none"
     for given in ({"method": "logits"}, {"method": "tinybert"}, {"cache_teacher": "on"}, {"hidden_weight": 0.0}):
-        assert DistillSettings.of(recipe="paper", **given).learning_rate == 5e-5  # what has no meaning is left out
-    assert DistillSettings.of().learning_rate == DistillSettings().learning_rate == 4e-4
+        assert (
+            DistillSettings.from_options(recipe="paper", **given).learning_rate == 5e-5
+        )  # what has no meaning is left out
+    assert DistillSettings.from_options().learning_rate == DistillSettings().learning_rate == 4e-4

@@ -344,7 +344,7 @@ def test_when_outputs_are_cached(tmp_path, monkeypatch, options, passes, before,
 
     monkeypatch.setattr(teacher_cache, "CachedTeacher", Cache)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=(free + 1) * GB))
-    settings, events = DistillSettings(**options).resolved(), []
+    settings, events = DistillSettings(**options).resolve(), []
     context = TrainContext(SimpleNamespace(device=device), on_event=events.append)
     going = SimpleNamespace(decisions={} if before is None else {"cached": before})
     online = SimpleNamespace(pad_to=16 if settings.means == "released" else None)

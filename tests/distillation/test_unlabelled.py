@@ -36,7 +36,7 @@ def folder(tmp_path):
 
 
 def settings(**options):
-    return DistillSettings(**{**OPTIONS, **options}).resolved()
+    return DistillSettings(**{**OPTIONS, **options}).resolve()
 
 
 def run(teacher, dataset, out, *, on_event=ignore, resume=False, **options):

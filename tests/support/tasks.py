@@ -24,7 +24,7 @@ def make_task(teacher, dataset, *, precision=Precision.FP32, **options):
     rows = encode_split(dataset, "train", encoder)
     torch.manual_seed(0)
     student = new_classifier(teachers.root.config)
-    settings = DistillSettings(max_length=16, **options).resolved()
+    settings = DistillSettings(max_length=16, **options).resolve()
     comparison = Comparison.of(settings, teachers.root.config, student.config)
     context = TrainContext(PrecisionPolicy(precision, device))
     online = OnlineTeacher(teachers, comparison, rows, own_tokenizer=False, device=device)

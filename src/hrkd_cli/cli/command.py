@@ -46,10 +46,10 @@ class Definition:
         known = options_of(self.settings)
         own = {name: value for name, value in given.items() if name in known}
         shared = SharedOptions(**{name: given[name] for name in options_of(SharedOptions) if name in given})
-        recipe = dict.fromkeys(self.settings.brought(own), "recipe")
+        recipe = dict.fromkeys(self.settings.recipe_defaults(own), "recipe")
         sources = {**dict.fromkeys(self.options, "default"), **recipe, **sources}
         console = Console(json=shared.json, quiet=shared.quiet, verbose=shared.verbose, sources=sources)
-        self.function(console, self.settings.of(**own))
+        self.function(console, self.settings.from_options(**own))
 
 
 COMMANDS: dict[str, Definition] = {}

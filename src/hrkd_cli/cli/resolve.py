@@ -50,7 +50,7 @@ def _environment(command: str, commands: Commands) -> dict[str, Any]:
     for name, option in commands[command].items():
         for variable in (f"{PREFIX}{name}".upper(), f"{PREFIX}{command}_{name}".upper()):  # the second one wins
             if text := os.environ.get(variable):
-                found[name] = option.read(option.parse(text), variable)
+                found[name] = option.validate(option.parse(text), variable)
     return found
 
 
@@ -90,5 +90,5 @@ def _section(table: dict[str, Any], where: str, known: Mapping[str, Option]) -> 
             raise UsageError(f"{where}: unknown key {key!r}{did_you_mean(name, known).replace('_', '-')}")
         if name in checked:
             raise UsageError(f"{where}: {key!r} is given twice, with a hyphen and with an underscore")
-        checked[name] = known[name].read(value, f"{where}: {key}")
+        checked[name] = known[name].validate(value, f"{where}: {key}")
     return checked

@@ -59,13 +59,13 @@ def distill(
     Raises:
         HrkdError: a user's error, in one line (see ``hrkd_cli.errors``).
     """
-    settings = DistillSettings.of(**options)
+    settings = DistillSettings.from_options(**options)
     out, name = Path(out), str(teacher)
     check_stage_output(out, "distill", force=force, resume=resume)
     path = check_folders(teacher, data, out, settings)
     context = TrainContext.start(settings, on_event)
     dataset = context.processes.main_first(lambda: load_for_training(data, force=force, on_event=context.on_event))
-    settings = settings.resolved()
+    settings = settings.resolve()
     chosen = chosen_domains(dataset, settings)  # the teacher is taught all domains
     check_trainable(chosen)
     texts = None
@@ -78,7 +78,7 @@ def distill(
             path, dataset, settings, name=name, force=force, resume=resume, sources=sources, on_event=context.on_event
         )
         name = str(path)
-    fingerprint, decisive = model_fingerprint(path), settings.decisive()
+    fingerprint, decisive = model_fingerprint(path), settings.options_affecting_result()
     data, extra = chosen.fingerprint, texts.fingerprint if texts is not None else None
     key = run_key(stage="distill", model=fingerprint, data=data, options=decisive, texts=extra)
     if resume and (done := finished_before(out, "distill", key, context)):

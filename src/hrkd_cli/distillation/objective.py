@@ -44,7 +44,7 @@ class DistillObjective(Objective):
         collate: makes the batches.
         student: the student's classifier.
         heads: the student's outputs.
-        settings: resolved settings (see DistillSettings.resolved).
+        settings: resolved settings (see DistillSettings.resolve).
         comparison: see Comparison.
     """
 

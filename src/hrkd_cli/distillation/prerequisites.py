@@ -93,12 +93,12 @@ def student_tokenizer(path: Path, dataset: Dataset, settings: DistillSettings) -
     student, tokenizer = load_config(folder, "student"), load_tokenizer(folder, "student")
     check_dimensions(student)
     depth, limit = student.num_hidden_layers, teacher.num_hidden_layers
-    if settings.compares and depth > limit:
+    if settings.compares_layers and depth > limit:
         raise ModelError(f"student {name}: it has {depth} layers and its teacher {limit}; use --method logits")
     probe = [text for domain in dataset.domains for text in dataset.split(domain, "dev").texts[:PROBE_ROWS]]
     if same_tokenizer(load_tokenizer(path, "teacher"), tokenizer, probe):
         return None
-    if settings.compares:
+    if settings.compares_layers:
         raise ModelError(
             f"student {name}: its tokenizer is not the teacher's, so their hidden states cannot be compared token by "
             f"token; use --method logits, or cut the student from the teacher (--student {default_shape(teacher)})"
@@ -132,7 +132,9 @@ def ensure_taught(
             return TEACHER_OUT
         if not force:
             before = {name: entry.get("value") for name, entry in record.get("options", {}).items()}
-            difference = difference_of(before, teaching.decisive()) or "from another model or on other data"
+            difference = (
+                difference_of(before, teaching.options_affecting_result()) or "from another model or on other data"
+            )
             raise OutputError(
                 f"{TEACHER_OUT} was taught {difference}; use it as it is with --teacher {TEACHER_OUT}, or replace it "
                 "with --force"

@@ -174,8 +174,8 @@ class Comparison:
     def of(cls, settings: DistillSettings, teacher: Any, student: Any) -> Comparison:
         """Read it off resolved settings and the models' configurations."""
         weights = {loss.name: getattr(settings, f"{loss.name}_weight") for loss in LOSSES}
-        layers = layer_map(teacher.num_hidden_layers, student.num_hidden_layers) if settings.compares else ()
-        losses = active_losses(weights, compare_layers=settings.compares)
+        layers = layer_map(teacher.num_hidden_layers, student.num_hidden_layers) if settings.compares_layers else ()
+        losses = active_losses(weights, compare_layers=settings.compares_layers)
         pad_to = settings.max_length if settings.means is Means.RELEASED else None
         return cls(losses, layers, teacher.hidden_size, pad_to)
 

@@ -76,7 +76,7 @@ def report(
         DataError: a folder is no run's, or the run has not done a step yet.
         OutputError: the file exists and is no report, or cannot be written.
     """
-    settings = ReportSettings.of(runs=runs, **options)
+    settings = ReportSettings.from_options(runs=runs, **options)
     paths = [STUDENT_OUT] if settings.runs is None else list(map(Path, settings.runs))
     if not paths:
         raise UsageError("RUN: no run is named; name the folder of a run of hrkd teach or hrkd distill")

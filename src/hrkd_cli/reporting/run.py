@@ -78,7 +78,7 @@ class Run:
 
     def changed_options(self) -> Json:
         """Return the options whose value is not the default of the stage."""
-        usual = TeachSettings().to_json() if self.stage == "teach" else DistillSettings().resolved().to_json()
+        usual = TeachSettings().to_json() if self.stage == "teach" else DistillSettings().resolve().to_json()
         return {name: value for name, value in self.options.items() if name in usual and usual[name] != value}
 
     def layers(self, key: str) -> list[pd.DataFrame]:

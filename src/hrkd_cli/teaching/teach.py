@@ -88,7 +88,7 @@ def teach(
     classifier.to(context.device)
     train, dev = (encode_split(dataset, split, encoder) for split in ("train", "dev"))
     objective = FineTuningObjective(classifier, train, heads, settings.class_weights, context)
-    with run_folder(out, key=key, options=settings.decisive(), resume=resume, context=context) as run:
+    with run_folder(out, key=key, options=settings.options_affecting_result(), resume=resume, context=context) as run:
         trainer = Trainer("teach", objective, settings, run, dev, best_by_domain=True)
         trainer.run()
         what = f"A multi-domain text classifier, `{name}` fine-tuned with hrkd-cli {__version__}."
@@ -100,7 +100,9 @@ def teach(
 
 def teach_key(fingerprint: str, dataset: Dataset, settings: TeachSettings) -> str:
     """Return a hash of everything that a teacher's weights depend on."""
-    return run_key(stage="teach", model=fingerprint, data=dataset.fingerprint, options=settings.decisive())
+    return run_key(
+        stage="teach", model=fingerprint, data=dataset.fingerprint, options=settings.options_affecting_result()
+    )
 
 
 class FineTuningObjective(Objective):
