@@ -46,7 +46,7 @@ Init = StrEnum("Init", ["TEACHER", "RANDOM"])
 """Where the weights of a LAYERSxWIDTH student come from."""
 
 Truncate = StrEnum("Truncate", {"HEAD": "head", "TAIL": "tail", "HEAD_TAIL": "head-tail"})
-"""Which tokens of a text that is too long are read (see ``hrkd_cli.predict.folder``)."""
+"""Which tokens of a text that is too long are read (see ``hrkd_cli.predict.model_spec``)."""
 
 Precision = StrEnum("Precision", ["AUTO", "FP32", "BF16", "FP16"])
 """Arithmetic of a training run's forward and backward passes; weights stay in float32."""

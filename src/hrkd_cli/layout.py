@@ -40,10 +40,13 @@ class OnnxFiles:
     int8_static = "model_int8_static.onnx"
     int4 = "model_q4.onnx"
     export_record = "export.json"
+    self_check = "self_check.json"
 
 
 CHECKPOINT = "checkpoint.json"
 """Everything in a checkpoint except the tensors."""
+PREDICTOR_ARCHIVE = "hrkd_runtime.pyz"
+"""Single-file predictor, in the folder of an exported student."""
 TEACHER_CACHE = "teacher-cache"
 """Folder of cached teacher outputs, next to the student folder."""
 

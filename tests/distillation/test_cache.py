@@ -151,7 +151,7 @@ def test_the_key_changes_with_everything_that_outputs_depend_on(tmp_path, teache
         return [replace(first, ids=first.ids[:-1]), replace(second, ids=longer), *others]
 
     def other_types(own):
-        return [replace(one, types=1 - one.types) for one in own]
+        return [replace(one, type_ids=1 - one.type_ids) for one in own]
 
     names = [
         name(),

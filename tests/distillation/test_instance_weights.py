@@ -14,7 +14,7 @@ from hrkd_cli.errors import TrainingError, UsageError
 from hrkd_cli.events import Note
 from hrkd_cli.method import Outputs
 from hrkd_cli.models.precision import PrecisionPolicy
-from hrkd_cli.predict.tokenization import Encoded
+from hrkd_cli.predict.tokenization import TokenizedExample
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup
@@ -69,7 +69,7 @@ LOGITS = {"a": [[0.0, 0.0], [math.log(3), 0.0], [0.0, math.log(9)]], "b": [[0.0,
 
 
 def weigh(processes=SINGLE_PROCESS):
-    encoded = {"a": [Encoded(np.zeros(n), []) for n in (2, 5, 3)], "b": [Encoded(np.zeros(4), [])]}
+    encoded = {"a": [TokenizedExample(np.zeros(n), []) for n in (2, 5, 3)], "b": [TokenizedExample(np.zeros(4), [])]}
     labels = {"a": np.array([1, 0]), "b": np.array([0])}  # the third row of a has none
     context = TrainContext(PrecisionPolicy(Precision.FP32, CPU), processes)
     return instance_weights(DistillCollate(Told(STATES, LOGITS), EncodedSplit(Pads(), encoded, labels), context), 2)
@@ -107,7 +107,7 @@ def test_means_become_weighted_ones():
     rows = {"a": [0, 2], "b": [1]}
     refs = [("a", 0), ("a", 2), ("b", 1)]
     lengths = {"a": (2, 9, 3), "b": (9, 4)}
-    encoded = {domain: [Encoded(np.zeros(n), []) for n in own] for domain, own in lengths.items()}
+    encoded = {domain: [TokenizedExample(np.zeros(n), []) for n in own] for domain, own in lengths.items()}
     weights = {"a": np.array([0.5, 9.0, 1.5]), "b": np.array([9.0, 0.3])}
     context = TrainContext(PrecisionPolicy(Precision.FP32, CPU))
     collate = DistillCollate(None, EncodedSplit(Pads(), encoded, {}), context)

@@ -26,7 +26,7 @@ def clock(monkeypatch):
     return fake
 
 
-class FakeEncoder:
+class FakeTokenizer:
     def encode(self, texts, pairs=None):
         return [text.split() for text in texts]
 
@@ -34,7 +34,7 @@ class FakeEncoder:
 class FakeBackend:
     """Takes one tick more of the clock at every call."""
 
-    encoder = FakeEncoder()
+    tokenizer = FakeTokenizer()
 
     def __init__(self, clock, tick):
         self.clock = clock
@@ -49,7 +49,7 @@ class FakeBackend:
 def test_the_text_of_median_token_count_is_timed():
     texts = [" ".join(["x"] * n) for n in (9, 1, 5, 3, 7)]
     rows = {"a": TextRows(texts[:2], None, []), "b": TextRows(texts[2:], None, [])}
-    assert median_length_text(SimpleNamespace(encoder=FakeEncoder()), rows) == ("x x x x x", None)
+    assert median_length_text(SimpleNamespace(tokenizer=FakeTokenizer()), rows) == ("x x x x x", None)
 
 
 def test_runs_are_timed_one_text_at_a_time_after_a_warm_up(clock):

@@ -5,8 +5,8 @@ from hrkd_cli.data.dataset import Dataset, TextRows
 from hrkd_cli.errors import DataError, ModelError
 from hrkd_cli.evaluation.scoring import agreement, match_heads, predict_labels, select_split
 from hrkd_cli.events import Progress
-from hrkd_cli.predict.folder import Spec
 from hrkd_cli.predict.heads import DomainHeads
+from hrkd_cli.predict.model_spec import ModelSpec
 from tiny_folder import make_dataset
 
 OURS = DomainHeads.build({"books": ["negative", "positive"], "dvd": ["negative", "positive"]})
@@ -15,10 +15,10 @@ OURS = DomainHeads.build({"books": ["negative", "positive"], "dvd": ["negative",
 class FakeBackend:
     """Remembers how it was asked; says "positive" of texts that hold the word "good"."""
 
-    def __init__(self, *, heads=OURS, pair=False, config=None, best_batch=1):
-        self.spec = Spec(config or {}, heads, 24, pair)
-        self.encoder = type("Encoder", (), {"max_length": 24})
-        self.best_batch = best_batch
+    def __init__(self, *, heads=OURS, pair=False, config=None, default_batch_size=1):
+        self.spec = ModelSpec(config or {}, heads, 24, pair)
+        self.tokenizer = type("Tokenizer", (), {"max_length": 24})
+        self.default_batch_size = default_batch_size
         self.calls = []
 
     def logits(self, texts, pairs=None, *, batch_size=1, pad_to=None):
@@ -88,7 +88,7 @@ def test_graphs_are_scored_alone_and_padded_to_the_full_length():
 
 def test_many_rows_keep_their_order():
     texts = ["good" if i % 3 else "bad" for i in range(700)]
-    labels = predict_labels(FakeBackend(best_batch=32), OURS, {"books": TextRows(texts, None, [])})
+    labels = predict_labels(FakeBackend(default_batch_size=32), OURS, {"books": TextRows(texts, None, [])})
     assert labels["books"].tolist() == ["positive" if text == "good" else "negative" for text in texts]
 
 

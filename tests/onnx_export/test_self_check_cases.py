@@ -8,9 +8,10 @@ import pytest
 import hrkd_cli
 from hrkd_cli import Predictor
 from hrkd_cli.errors import ModelError
+from hrkd_cli.layout import OnnxFiles
 from hrkd_cli.onnx_export import self_check_cases as module
 from hrkd_cli.onnx_export.self_check_cases import FP32_TOLERANCE, LEAST_TOLERANCE
-from hrkd_cli.predict.selfcheck import SELF_CHECK, self_check
+from hrkd_cli.predict.selfcheck import self_check
 from tiny_folder import write_model
 
 FP32, INT8 = "model.onnx", "model_quantized.onnx"
@@ -20,7 +21,7 @@ export = functools.partial(hrkd_cli.export, latency=False)
 
 
 def stored(student):
-    return json.loads((student / "onnx" / SELF_CHECK).read_text(encoding="utf-8"))
+    return json.loads((student / "onnx" / OnnxFiles.self_check).read_text(encoding="utf-8"))
 
 
 def test_stored_predictions_are_the_files_own(student):
@@ -86,7 +87,7 @@ def test_texts_are_the_same_each_time_and_nobodys(student):
     first = stored(student)
     export(student, force=True)
     assert stored(student) == first
-    (student / "onnx" / SELF_CHECK).unlink()
+    (student / "onnx" / OnnxFiles.self_check).unlink()
     export(student, force=True)
     assert stored(student) == first
     dev = (student.parent / "dev.csv").read_text()
@@ -120,7 +121,7 @@ def test_pairs_and_single_heads(tmp_path):
 
 def test_damaged_stored_predictions_of_an_earlier_export_are_replaced(student):
     export(student)
-    (student / "onnx" / SELF_CHECK).write_text("{}")
+    (student / "onnx" / OnnxFiles.self_check).write_text("{}")
     export(student, force=True)
     assert set(stored(student)["files"]) == {FP32}
 

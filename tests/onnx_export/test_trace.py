@@ -121,7 +121,7 @@ def test_probes_cover_batches_lengths_and_padding(made):
     shapes = [arrays["input_ids"].shape for arrays in probes(own)]
     assert sorted(set(shapes)) == [(b, t) for b in BATCHES for t in (2, 7, 24)]  # 24 is this student's own length
     for arrays in probes(own):
-        assert (arrays["input_ids"][arrays["attention_mask"] == 0] == own.encoder.pad_id).all()
+        assert (arrays["input_ids"][arrays["attention_mask"] == 0] == own.tokenizer.pad_id).all()
         assert arrays["attention_mask"].sum(axis=1).min() >= 1
         if len(arrays["input_ids"]) > 1:
             assert (arrays["attention_mask"] == 0).any()

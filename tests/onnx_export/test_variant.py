@@ -95,7 +95,7 @@ def test_long_texts_in_a_baked_folder_of_a_student_that_reads_other_ends(student
     result = export(student, domain="books", int8=True, max_drop=100)
     long = [" ".join(make_texts(12)), " ".join(make_texts(12, 5))]
     baked = TorchBackend(result.out)
-    own = [e.ids for e in baked.encoder.encode(long)]
+    own = [e.ids for e in baked.tokenizer.encode(long)]
     assert [len(ids) for ids in own] == [MAX_LENGTH] * 2
     np.testing.assert_allclose(baked.logits(long), Predictor(student).logits(long)[:, :2], atol=1e-4)
     # Pipelines know the two ends, and the card says so where that is not enough.

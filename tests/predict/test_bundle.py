@@ -10,7 +10,8 @@ import pytest
 import tokenizers
 
 from hrkd_cli import Predictor, export
-from hrkd_cli.predict.bundle import RUNTIME_FILE, write_bundle
+from hrkd_cli.layout import PREDICTOR_ARCHIVE
+from hrkd_cli.predict.bundle import write_bundle
 from tiny_folder import make_texts, write_model
 
 TEXTS = make_texts(12)
@@ -36,7 +37,7 @@ def alone(folder, code, *words, lines=None):
     """Run code in a process that has only the one file of a folder and its three packages."""
     places = sorted({str(Path(p.__file__).parents[1]) for p in (numpy, onnxruntime, tokenizers)})
     source = ALONE.format(places=places, absent=ABSENT) + code
-    command = [sys.executable, "-I", "-S", "-c", source, str(folder / RUNTIME_FILE), *map(str, words)]
+    command = [sys.executable, "-I", "-S", "-c", source, str(folder / PREDICTOR_ARCHIVE), *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False, input=lines)
 
 
@@ -45,13 +46,13 @@ def device(student, tmp_path_factory):
     """A folder as it is copied to a device, with the one file."""
     folder = tmp_path_factory.mktemp("device")
     shutil.copytree(student, folder / "model", ignore=shutil.ignore_patterns("*.safetensors", "hrkd.json"))
-    write_bundle(folder / RUNTIME_FILE)
+    write_bundle(folder / PREDICTOR_ARCHIVE)
     return folder
 
 
 def test_equal_bytes_whenever_it_is_made(device, tmp_path):
     write_bundle(tmp_path / "again.pyz")
-    assert (tmp_path / "again.pyz").read_bytes() == (device / RUNTIME_FILE).read_bytes()
+    assert (tmp_path / "again.pyz").read_bytes() == (device / PREDICTOR_ARCHIVE).read_bytes()
 
 
 def test_it_labels_as_the_package_does(device, student):
@@ -105,6 +106,6 @@ def test_a_folder_with_torch_weights_says_what_it_needs(device, student):
 def test_an_export_brings_it_along(device, tmp_path):
     folder = write_model(tmp_path / "student")
     export(folder, runtime=True, latency=False)
-    assert (folder / RUNTIME_FILE).read_bytes() == (device / RUNTIME_FILE).read_bytes()
+    assert (folder / PREDICTOR_ARCHIVE).read_bytes() == (device / PREDICTOR_ARCHIVE).read_bytes()
     export(folder, domain="books", runtime=True, latency=False)
-    assert (tmp_path / "student-books" / RUNTIME_FILE).is_file()
+    assert (tmp_path / "student-books" / PREDICTOR_ARCHIVE).is_file()

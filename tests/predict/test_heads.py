@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from hrkd_cli.errors import UsageError
-from hrkd_cli.predict.heads import DomainHeads, choose, mean_probabilities, probabilities
+from hrkd_cli.predict.heads import DomainHeads, domain_probabilities, mean_probabilities, predict_label_indices
 
 HEADS = DomainHeads.build({"a": ["no", "yes"], "b": ["no", "yes"]})
 
@@ -13,18 +13,18 @@ def logits(*rows):
 
 def test_softmax_is_over_the_domains_own_columns():
     row = logits([0.0, np.log(3.0), 50.0, 50.0])
-    np.testing.assert_allclose(probabilities(row, HEADS, "a"), [[0.25, 0.75]], rtol=1e-6)
-    np.testing.assert_allclose(probabilities(row, HEADS, "b"), [[0.5, 0.5]])
+    np.testing.assert_allclose(domain_probabilities(row, HEADS, "a"), [[0.25, 0.75]], rtol=1e-6)
+    np.testing.assert_allclose(domain_probabilities(row, HEADS, "b"), [[0.5, 0.5]])
 
 
 def test_huge_logits_do_not_overflow():
-    np.testing.assert_allclose(probabilities(logits([1e4, 0, 0, 0]), HEADS, "a"), [[1.0, 0.0]])
+    np.testing.assert_allclose(domain_probabilities(logits([1e4, 0, 0, 0]), HEADS, "a"), [[1.0, 0.0]])
 
 
 def test_choice_is_a_position_in_the_domains_labels():
     rows = logits([0, 1, 9, 0], [1, 0, 0, 9])
-    assert choose(rows, HEADS, "a").tolist() == [1, 0]
-    assert choose(rows, HEADS, "b").tolist() == [0, 1]
+    assert predict_label_indices(rows, HEADS, "a").tolist() == [1, 0]
+    assert predict_label_indices(rows, HEADS, "b").tolist() == [0, 1]
 
 
 def test_any_is_the_mean_of_probabilities_by_name():

@@ -7,7 +7,8 @@ import pytest
 
 from hrkd_cli.cli.main import main
 from hrkd_cli.errors import ModelError
-from hrkd_cli.predict.selfcheck import SELF_CHECK, self_check
+from hrkd_cli.layout import OnnxFiles
+from hrkd_cli.predict.selfcheck import self_check
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_a_changed_model_fails(copied, capsys):
 
 
 def test_another_label_fails_whatever_the_tolerance(copied):
-    path = copied / "onnx" / SELF_CHECK
+    path = copied / "onnx" / OnnxFiles.self_check
     content = json.loads(path.read_text())
     entry = content["files"]["model.onnx"]
     entry["tolerance"] = 100
@@ -85,7 +86,7 @@ def test_texts_beside_it_are_refused(copied, capsys):
 
 
 def test_what_is_not_whole(copied, unlike):
-    path = copied / "onnx" / SELF_CHECK
+    path = copied / "onnx" / OnnxFiles.self_check
     whole = path.read_text()
     for broken in ("[]", "{}", whole.replace('"format": 1', '"format": 9'), whole.replace('"tolerance"', '"other"')):
         path.write_text(broken)

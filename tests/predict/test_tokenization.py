@@ -10,7 +10,7 @@ from hrkd_cli.data.dataset import TextRows
 from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.models.encoding import Encoder
 from hrkd_cli.models.loading import new_classifier
-from hrkd_cli.predict.folder import build_spec
+from hrkd_cli.predict.model_spec import build_spec
 from hrkd_cli.predict.tokenization import TextTokenizer, find_pad_id, read_tokenizer
 from tiny import tiny_config, tiny_tokenizer
 from tiny_folder import write_tokenizer
@@ -30,7 +30,7 @@ def cut(tokenizer, max_length, truncate, *examples):
     pairs = [b for _, b in examples] if isinstance(examples[0], tuple) else None
     firsts = [a for a, _ in examples] if pairs else examples
     encoded = TextTokenizer(own, max_length=max_length, pad_id=0, truncate=truncate).encode(firsts, pairs)
-    return [(e.ids, e.types) for e in encoded]
+    return [(e.ids, e.type_ids) for e in encoded]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_the_runtime_reads_what_training_reads(tokenizer, tmp_path, truncate, pa
     )
     there = TextTokenizer(read_tokenizer(tmp_path), max_length=8, pad_id=0, truncate=truncate).encode(texts, pairs)
     assert [e.ids for e in there] == [e.ids.tolist() for e in here]
-    assert [e.types for e in there] == [e.types.tolist() for e in here]
+    assert [e.type_ids for e in there] == [e.type_ids.tolist() for e in here]
     assert max(map(len, here)) == 8
     # Cutting leaves no mark on a tokenizer that is saved later.
     assert tokenizer.backend_tokenizer.truncation is None
@@ -150,7 +150,7 @@ def test_pairs_are_cut_at_the_longer_text(folder):
     [pair] = encoder(folder).encode(["good"], ["bad " * 20])
     # [CLS] good [SEP] and four of the twenty words, [SEP].
     assert len(pair) == 8
-    assert pair.types == [0, 0, 0, 1, 1, 1, 1, 1]
+    assert pair.type_ids == [0, 0, 0, 1, 1, 1, 1, 1]
 
 
 def test_settings_saved_in_the_tokenizer_are_overridden(folder):

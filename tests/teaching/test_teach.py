@@ -312,5 +312,5 @@ def test_what_is_kept_of_long_texts_stays_with_the_model(tmp_path, encoder, data
     assert scored.to_json()["average"] == result.dev["average"]
     text = dataset.split("books", "dev").texts
     theirs = AutoTokenizer.from_pretrained(out)(text, truncation=True, max_length=7)["input_ids"]
-    own = [e.ids for e in open_backend(out).encoder.encode(text)]
+    own = [e.ids for e in open_backend(out).tokenizer.encode(text)]
     assert (own == theirs) is (truncate != "head-tail")

@@ -9,7 +9,7 @@ import torch
 from hrkd_cli.choices import Precision
 from hrkd_cli.errors import TrainingError, UsageError
 from hrkd_cli.models.precision import PrecisionPolicy
-from hrkd_cli.predict.tokenization import Encoded
+from hrkd_cli.predict.tokenization import TokenizedExample
 from hrkd_cli.settings import TeachSettings
 from hrkd_cli.teaching.teach import teach
 from hrkd_cli.training.auto_batch_size import batch_size_of
@@ -31,7 +31,7 @@ class Rows:
 
     def __init__(self, labelled):
         self.context = None
-        encoded = {domain: [Encoded(np.zeros(n), []) for n in own] for domain, own in LENGTHS.items()}
+        encoded = {domain: [TokenizedExample(np.zeros(n), []) for n in own] for domain, own in LENGTHS.items()}
         self.rows = EncodedSplit(None, encoded, {"a": np.zeros(labelled), "b": np.zeros(1)})
 
     def __call__(self, rows):

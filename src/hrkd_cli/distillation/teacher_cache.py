@@ -35,7 +35,7 @@ from hrkd_cli.events import Note, Progress
 from hrkd_cli.method import Outputs
 from hrkd_cli.models.encoding import Batch, lengths_of, to_device
 from hrkd_cli.models.model_folder import model_fingerprint
-from hrkd_cli.predict.tokenization import Encoded
+from hrkd_cli.predict.tokenization import TokenizedExample
 from hrkd_cli.training.checkpoint import Checkpointer
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.rows import RowRef
@@ -258,9 +258,9 @@ def _in_16_bits(states: Tensor, stored: torch.dtype) -> Tensor:
     return states.to(stored)
 
 
-def _fingerprint(encoded: Sequence[Encoded]) -> str:
+def _fingerprint(encoded: Sequence[TokenizedExample]) -> str:
     """Return a hash of token ids and token types."""
     digest = hashlib.sha256(lengths_of(encoded).tobytes())
-    for name in ("ids", "types"):
+    for name in ("ids", "type_ids"):
         digest.update(b"," + b"".join(getattr(one, name).tobytes() for one in encoded))
     return digest.hexdigest()

@@ -81,7 +81,7 @@ def _match_heads(config: Mapping[str, Any], dataset: Dataset, name: str) -> Doma
     """Match a teacher's outputs to the domains and labels of a dataset, by name."""
     ours = DomainHeads.from_config(config)
     if ours is None:
-        return DomainHeads.for_foreign(config, dataset.labels, f"teacher {name}")
+        return DomainHeads.match_labels(config, dataset.labels, f"teacher {name}")
     for domain, labels in dataset.labels.items():
         if domain not in ours.labels:
             raise ModelError(
@@ -97,7 +97,7 @@ def _match_heads(config: Mapping[str, Any], dataset: Dataset, name: str) -> Doma
         wants, has = ("two texts", "one") if pair else ("one text", "two")
         raise DataError(f"teacher {name} takes {wants} a row, and the data has {has}")
     columns = {domain: ours.columns[domain] for domain in dataset.domains}
-    return DomainHeads(dict(dataset.labels), columns, ours.size)
+    return DomainHeads(dict(dataset.labels), columns, ours.num_outputs)
 
 
 def check_teachers(

@@ -21,7 +21,7 @@ from hrkd_cli.evaluation.scoring import Labels, agreement, match_heads, predict_
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.machine import machine_name, usable_cpus
 from hrkd_cli.predict.backend import open_backend
-from hrkd_cli.predict.folder import locate
+from hrkd_cli.predict.model_location import locate_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ def evaluate(
         models = [models]
     chosen = list(models) if models else default_models()
     for model in chosen:
-        locate(model)  # A wrong name among several is reported before the first is scored.
+        locate_model(model)  # A wrong name among several is reported before the first is scored.
     source = settings.data if settings.data is not None else default_data(chosen)
     dataset = load_for_evaluation(source, settings.split, on_event=on_event)
     for model in chosen:
@@ -167,7 +167,7 @@ def evaluate_on(
         padded = latency = None
         weights, parameters = "fp32", backend.parameters
         if backend.kind == "onnx":
-            graph = load_onnx(Path(backend.where))
+            graph = load_onnx(Path(backend.name_or_path))
             weights, parameters = weight_precision(graph), count_parameters(graph)
             task = f"scoring {model} in padded batches"
             found = predict_labels(backend, heads, rows, padded=True, task=task, on_event=on_event)

@@ -14,7 +14,7 @@ import numpy as np
 from hrkd_cli.data.dataset import TextRows
 from hrkd_cli.events import OnEvent, Progress, ignore
 from hrkd_cli.predict.backend import Backend
-from hrkd_cli.predict.folder import position_limit
+from hrkd_cli.predict.model_spec import position_limit
 
 LENGTHS = (16, 32, 64, 128, 256)
 WARM_UP = 10
@@ -54,7 +54,7 @@ def sample_texts(rows: Mapping[str, TextRows], count: int) -> tuple[list[str], l
 def median_length_text(backend: Backend, rows: Mapping[str, TextRows]) -> tuple[str, str | None]:
     """Return the text (and second text) of median token count, over evenly spread rows of all domains."""
     texts, pairs = sample_texts(rows, SAMPLE)
-    lengths = [len(example) for example in backend.encoder.encode(texts, pairs)]
+    lengths = [len(example) for example in backend.tokenizer.encode(texts, pairs)]
     median = sorted(range(len(lengths)), key=lengths.__getitem__)[(len(lengths) - 1) // 2]
     return texts[median], pairs[median] if pairs else None
 
@@ -62,7 +62,7 @@ def median_length_text(backend: Backend, rows: Mapping[str, TextRows]) -> tuple[
 def measure_end_to_end(backend: Backend, text: str, pair: str | None, *, threads: int) -> Latency:
     """Time a loaded classifier from text to logits, tokenization included; ``threads`` is what it was opened with."""
     texts, pairs = [text], None if pair is None else [pair]
-    tokens = len(backend.encoder.encode(texts, pairs)[0])
+    tokens = len(backend.tokenizer.encode(texts, pairs)[0])
     calls = {"": lambda: backend.logits(texts, pairs, batch_size=1)}
     return Latency(tokens, threads, *time_interleaved(calls, TEXT_SECONDS)[""])
 

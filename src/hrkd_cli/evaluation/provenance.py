@@ -13,7 +13,8 @@ from hrkd_cli.errors import DataError, ModelError, UsageError
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.json_files import read_json
 from hrkd_cli.layout import DATASET_OUT, STUDENT_OUT, TEACHER_OUT, DatasetFiles, ModelFiles, OnnxFiles
-from hrkd_cli.predict.folder import baked_domain, locate
+from hrkd_cli.predict.model_location import locate_model
+from hrkd_cli.predict.model_spec import single_domain
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def default_models() -> list[Path]:
 
 def read_provenance(model: str | Path) -> DataProvenance | None:
     """Return the dataset that a model was made from; None when it does not say."""
-    location = locate(model)
+    location = locate_model(model)
     if location is None:
         return None
     entry: Any = read_json(location.root / ModelFiles.run, missing_ok=True).get("data")
@@ -66,8 +67,8 @@ def restrict_to_single_domain(
     """
     heads: dict[str, str | Path] = {}
     for model in models:
-        location = locate(model)
-        domain = baked_domain(read_json(location.root / ModelFiles.config, missing_ok=True)) if location else None
+        location = locate_model(model)
+        domain = single_domain(read_json(location.root / ModelFiles.config, missing_ok=True)) if location else None
         if domain is None or len(dataset.domains) == 1:
             continue
         if domain not in dataset.labels:

@@ -12,7 +12,7 @@ from hrkd_cli.errors import DataError
 from hrkd_cli.evaluation.metrics import DomainScores, score_domain
 from hrkd_cli.events import OnEvent, Progress, ignore
 from hrkd_cli.predict.backend import Backend
-from hrkd_cli.predict.heads import DomainHeads, choose
+from hrkd_cli.predict.heads import DomainHeads, predict_label_indices
 
 PADDED_BATCH_SIZE = 32
 """Rows of a padded batch, each padded to the model's full length: the worst case of a server that batches."""
@@ -53,7 +53,7 @@ def match_heads(backend: Backend, dataset: Dataset, rows: Mapping[str, TextRows]
         reads, has = ("two texts", "one") if spec.pair else ("one text", "two")
         raise DataError(f"{data}: a row has {has} but the model {model} reads {reads}; give data of the same task")
     if spec.heads is None:
-        return DomainHeads.for_foreign(spec.config, wanted, model, whole=True)
+        return DomainHeads.match_labels(spec.config, wanted, model, keep_extra=True)
     for domain, labels in wanted.items():
         known = spec.heads.labels.get(domain)
         if known is None:
@@ -84,8 +84,8 @@ def predict_labels(
     the job in progress events.
     """
     total, done = sum(map(len, rows.values())), 0
-    batch_size = PADDED_BATCH_SIZE if padded else backend.best_batch
-    pad_to = backend.encoder.max_length if padded else None
+    batch_size = PADDED_BATCH_SIZE if padded else backend.default_batch_size
+    pad_to = backend.tokenizer.max_length if padded else None
     labels: Labels = {}
     for domain, own in rows.items():
         parts = []
@@ -93,7 +93,7 @@ def predict_labels(
             texts = own.texts[start : start + _CHUNK]
             pairs = own.pairs[start : start + _CHUNK] if own.pairs is not None else None
             logits = backend.logits(texts, pairs, batch_size=batch_size, pad_to=pad_to)
-            parts.append(choose(logits, heads, domain))
+            parts.append(predict_label_indices(logits, heads, domain))
             done += len(texts)
             on_event(Progress(task, done, total))
         labels[domain] = np.array(heads.labels[domain], dtype=np.str_)[np.concatenate(parts)]

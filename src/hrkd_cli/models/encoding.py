@@ -14,7 +14,7 @@ from torch import Tensor
 from hrkd_cli.choices import Truncate
 from hrkd_cli.data.dataset import TextRows
 from hrkd_cli.models.torch_backend import input_names
-from hrkd_cli.predict.tokenization import Encoded, TextTokenizer
+from hrkd_cli.predict.tokenization import TextTokenizer, TokenizedExample
 
 _CHUNK = 10_000
 
@@ -47,23 +47,23 @@ class Encoder:
         pad_id = int(tokenizer.pad_token_id or 0)
         self.text = TextTokenizer(backend, max_length=max_length, pad_id=pad_id, truncate=truncate)
 
-    def encode(self, rows: TextRows) -> list[Encoded]:
+    def encode(self, rows: TextRows) -> list[TokenizedExample]:
         """Encode rows (labels are not looked at), at their real lengths."""
         found = []
         for start in range(0, len(rows.texts), _CHUNK):  # the library's own results are much larger than the ids
             part = slice(start, start + _CHUNK)
             for one in self.text.encode(rows.texts[part], rows.pairs[part] if rows.pairs is not None else None):
-                found.append(Encoded(np.array(one.ids, dtype=np.int32), np.array(one.types, dtype=np.int8)))
+                found.append(TokenizedExample(np.array(one.ids, dtype=np.int32), np.array(one.type_ids, dtype=np.int8)))
         return found
 
-    def collate(self, encoded: Sequence[Encoded], device: torch.device, *, pad_to: int | None = None) -> Batch:
+    def collate(self, encoded: Sequence[TokenizedExample], device: torch.device, *, pad_to: int | None = None) -> Batch:
         """Pad examples to the longest of them, or to ``pad_to`` tokens."""
         arrays = self.text.collate(encoded, pad_to)
         tensors = {name: to_device(torch.from_numpy(arrays[name]), device) for name in self.inputs}
         return Batch(tensors, tensors["attention_mask"].bool())
 
 
-def lengths_of(encoded: Sequence[Encoded]) -> np.ndarray:
+def lengths_of(encoded: Sequence[TokenizedExample]) -> np.ndarray:
     """Return the number of tokens of each example."""
     return np.array([len(one) for one in encoded], dtype=np.int64)
 

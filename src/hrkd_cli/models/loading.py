@@ -125,7 +125,7 @@ def new_classifier(config: Any) -> Any:
 def set_heads(config: Any, heads: DomainHeads) -> None:
     """Give a transformers config one output for every (domain, label) pair."""
     entries = heads.to_config()
-    config.num_labels = heads.size
+    config.num_labels = heads.num_outputs
     config.id2label = entries["id2label"]
     config.label2id = entries["label2id"]
     config.problem_type = "single_label_classification"

@@ -24,7 +24,7 @@ class TorchBackend(Backend):
     """A sequence classifier in float32 and eval mode."""
 
     kind = "torch"
-    best_batch = 32  # its fp32 results do not depend on it
+    default_batch_size = 32  # its fp32 results do not depend on it
 
     def __init__(self, path: str | Path, *, threads: int | None = None, device: str = "auto") -> None:
         """Load a model folder or hub id.

@@ -17,7 +17,7 @@ from hrkd_cli.errors import GateError, ModelError, OutputError
 from hrkd_cli.evaluation.latency import Latency, measure_forward
 from hrkd_cli.evaluation.onnx_inspect import count_quantized_ops, load_onnx
 from hrkd_cli.events import Note, OnEvent, ignore
-from hrkd_cli.layout import STUDENT_OUT, ModelFiles, OnnxFiles, partial_folder
+from hrkd_cli.layout import PREDICTOR_ARCHIVE, STUDENT_OUT, ModelFiles, OnnxFiles, partial_folder
 from hrkd_cli.machine import machine_name, usable_cpus
 from hrkd_cli.models.torch_backend import TorchBackend
 from hrkd_cli.onnx_export.gate import AccuracyGate, RecipeSearch, load_gate_data
@@ -44,8 +44,7 @@ from hrkd_cli.onnx_export.trimming import TrimReport
 from hrkd_cli.onnx_export.variant import copy_description, make_variant, variant_card, variant_folder
 from hrkd_cli.outputs import atomic_folder, explain_write_errors
 from hrkd_cli.predict.backend import OnnxBackend
-from hrkd_cli.predict.bundle import RUNTIME_FILE, write_bundle
-from hrkd_cli.predict.selfcheck import SELF_CHECK
+from hrkd_cli.predict.bundle import write_bundle
 
 Tries = Mapping[Precision, list[Try]]
 Times = Mapping[str, tuple[Latency, ...]]
@@ -242,9 +241,9 @@ class _Export:
         described = [ModelFiles.readme]
         if self.root.resolve() != self.student.resolve():
             described += copy_description(self.student, folder)
-        write_bundle(folder / RUNTIME_FILE)
+        write_bundle(folder / PREDICTOR_ARCHIVE)
         if self.settings.runtime:
-            described.append(RUNTIME_FILE)
+            described.append(PREDICTOR_ARCHIVE)
         write_cases(self.student, folder, graphs, earlier=self.onnx)
         self.on_event(Note("a fresh process repeated the stored predictions"))
         if self.out is None:
@@ -253,7 +252,7 @@ class _Export:
             card = variant_card(self.settings, self.model, self.gate, self.vocabulary, title=self.out.name, lost=gate)
         (folder / ModelFiles.readme).write_text(place_section(card, onnx_section(entries)), encoding="utf-8")
         _move_in(folder, described, self.root)
-        _move_in(folder, [*new, OnnxFiles.export_record, SELF_CHECK], self.onnx)
+        _move_in(folder, [*new, OnnxFiles.export_record, OnnxFiles.self_check], self.onnx)
 
 
 def _check_graphs(student: Path, root: Path, names: Sequence[str], *, force: bool) -> None:

@@ -63,7 +63,7 @@ class AccuracyGate:
     ) -> None:
         self.settings = settings
         self.model = model
-        self.dataset = restrict_to_single_domain([model.where], dataset, data)
+        self.dataset = restrict_to_single_domain([model.name_or_path], dataset, data)
         self.data = data
         self.on_event = on_event
         self.rows = select_split(self.dataset, SPLIT, data)
@@ -82,10 +82,10 @@ class AccuracyGate:
 
     def calibration(self) -> Iterator[Arrays]:
         """Yield the model's inputs for evenly spread texts, one row each and without padding."""
-        encoder = self.model.encoder
-        rows = encoder.encode(*sample_texts(self.rows, CALIBRATION_TEXTS))
+        tokenizer = self.model.tokenizer
+        rows = tokenizer.encode(*sample_texts(self.rows, CALIBRATION_TEXTS))
         for number, row in enumerate(rows, start=1):
-            arrays = encoder.collate([row])
+            arrays = tokenizer.collate([row])
             yield {name: arrays[name] for name in self.model.inputs}
             self.on_event(Progress("measuring activations on dev", number, len(rows)))
 

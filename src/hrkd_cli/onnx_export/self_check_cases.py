@@ -21,11 +21,10 @@ import onnx
 
 from hrkd_cli.errors import ModelError
 from hrkd_cli.evaluation.onnx_inspect import INTEGER_OPS, STATIC_OPS, load_onnx
-from hrkd_cli.layout import ModelFiles, OnnxFiles
+from hrkd_cli.layout import PREDICTOR_ARCHIVE, ModelFiles, OnnxFiles
 from hrkd_cli.predict.backend import OnnxBackend
-from hrkd_cli.predict.bundle import RUNTIME_FILE
 from hrkd_cli.predict.heads import DomainHeads, FloatArray
-from hrkd_cli.predict.selfcheck import SELF_CHECK, SELF_CHECK_FORMAT, case_labels, case_logits, read_stored
+from hrkd_cli.predict.selfcheck import SELF_CHECK_FORMAT, case_labels, case_logits, read_stored_cases
 from hrkd_cli.predict.tokenization import read_tokenizer
 
 CASES = 16
@@ -58,7 +57,7 @@ def write_cases(root: Path, folder: Path, graphs: Sequence[str], *, earlier: Pat
     """
     backends = {name: OnnxBackend(root, folder / name) for name in graphs}
     fp32 = backends[OnnxFiles.fp32]
-    before = _read_earlier(earlier / SELF_CHECK, fp32)
+    before = _read_earlier(earlier / OnnxFiles.self_check, fp32)
     cases = before.get("cases") or draw_cases(root, fp32)
     reference = case_logits(fp32, cases)
     entries = {
@@ -166,7 +165,7 @@ def _entry(backend: OnnxBackend, cases: list[dict[str, Any]], exact: FloatArray 
 def _read_earlier(path: Path, backend: OnnxBackend) -> dict[str, Any]:
     """Return what an earlier export stored; nothing where it did not, or of a model with other domains or inputs."""
     try:
-        stored = read_stored(path)
+        stored = read_stored_cases(path)
     except ModelError:
         return {}
     heads = backend.spec.all_heads
@@ -176,14 +175,16 @@ def _read_earlier(path: Path, backend: OnnxBackend) -> dict[str, Any]:
 
 def _write(folder: Path, cases: list[dict[str, Any]], files: dict[str, Any]) -> None:
     content = {"format": SELF_CHECK_FORMAT, "cases": cases, "files": files}
-    (folder / SELF_CHECK).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    (folder / OnnxFiles.self_check).write_text(
+        json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 def _repeat(folder: Path) -> None:
     """Run the self-check in a process of its own, with the one-file runtime that devices run."""
     # This process's places, however they were set.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, str(folder / RUNTIME_FILE), str(folder), "--self-check"]
+    command = [sys.executable, str(folder / PREDICTOR_ARCHIVE), str(folder), "--self-check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, env=environment)
     if done.returncode:
         said = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]

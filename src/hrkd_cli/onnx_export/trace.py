@@ -60,7 +60,7 @@ def check_equal(torch_model: TorchBackend, graph: Path) -> float:
     Raises:
         ModelError: also where onnxruntime cannot run the graph, or it has another number of outputs.
     """
-    backend = OnnxBackend(Path(torch_model.where), graph)
+    backend = OnnxBackend(Path(torch_model.name_or_path), graph)
     difference = largest_difference(probes(torch_model), torch_model.forward, backend.forward)
     if difference > TOLERANCE:
         raise ModelError(
@@ -86,19 +86,19 @@ def largest_difference(batches: Iterable[Arrays], expected: Forward, found: Forw
 def probes(torch_model: TorchBackend) -> Iterator[Arrays]:
     """Yield random inputs, ``BATCHES`` x ``LENGTHS``: ids from the whole vocabulary, all rows but the first padded."""
     random = np.random.default_rng(SEED)
-    encoder = torch_model.encoder
+    tokenizer = torch_model.tokenizer
     vocabulary = int(torch_model.model.config.vocab_size)
-    lengths = sorted({min(length, encoder.max_length) for length in LENGTHS})
+    lengths = sorted({min(length, tokenizer.max_length) for length in LENGTHS})
     for batch in BATCHES:
         for length in lengths:
             ids = random.integers(0, vocabulary, size=(batch, length))
             # The padding id inside a text would make a row that no tokenizer gives.
-            ids = np.where(ids == encoder.pad_id, (encoder.pad_id + 1) % vocabulary, ids)
+            ids = np.where(ids == tokenizer.pad_id, (tokenizer.pad_id + 1) % vocabulary, ids)
             valid = np.array([max(1, length - 3 * row) for row in range(batch)])
             mask = (np.arange(length) < valid[:, None]).astype(np.int64)
             types = (np.arange(length) >= length // 2).astype(np.int64) * mask
             yield {
-                "input_ids": np.where(mask, ids, encoder.pad_id).astype(np.int64),
+                "input_ids": np.where(mask, ids, tokenizer.pad_id).astype(np.int64),
                 "attention_mask": mask,
                 "token_type_ids": types,
             }

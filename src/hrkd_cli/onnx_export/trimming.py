@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import ModelError, UsageError
-from hrkd_cli.predict.folder import POSITIONS_AFTER_PADDING
+from hrkd_cli.predict.model_spec import OFFSET_POSITION_TYPES
 
 KINDS = ("WordPiece", "BPE", "Unigram")
 SHOWN = 10
@@ -243,7 +243,7 @@ def trim_tokenizer(
 
 def _check_padding(config: Mapping[str, Any], rows: Sequence[int]) -> None:
     pad = config.get("pad_token_id")
-    if config.get("model_type") in POSITIONS_AFTER_PADDING and pad is not None and tuple(rows[pad : pad + 1]) != (pad,):
+    if config.get("model_type") in OFFSET_POSITION_TYPES and pad is not None and tuple(rows[pad : pad + 1]) != (pad,):
         raise ModelError(
             f"a {config['model_type']} model counts positions from its padding id {pad}, which the trimmed vocabulary "
             "would change; it cannot be trimmed"

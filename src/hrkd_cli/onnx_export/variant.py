@@ -31,8 +31,8 @@ from hrkd_cli.onnx_export.record import Gate
 from hrkd_cli.onnx_export.trace import TOLERANCE, Arrays, largest_difference, probes
 from hrkd_cli.onnx_export.trimming import TrimReport, trim_embeddings, trim_tokenizer
 from hrkd_cli.outputs import check_no_overlap, check_output, relative_path
-from hrkd_cli.predict.folder import Spec, baked_domain
 from hrkd_cli.predict.heads import FloatArray
+from hrkd_cli.predict.model_spec import ModelSpec, single_domain
 
 STAGE = "export"
 # Vocabularies that older tokenizers read: after trimming, tokenizer.json alone is right.
@@ -97,7 +97,7 @@ def make_variant(
     old_ids = np.array(rows)
 
     def expected(arrays: Arrays) -> FloatArray:
-        ids = np.where(arrays["attention_mask"], old_ids[arrays["input_ids"]], own.encoder.pad_id)
+        ids = np.where(arrays["attention_mask"], old_ids[arrays["input_ids"]], own.tokenizer.pad_id)
         return own.forward({**arrays, "input_ids": ids})[:, columns]
 
     # Without segments: only one of the two tokenizer configurations may name them.
@@ -165,20 +165,20 @@ def copy_description(student: Path, folder: Path) -> list[str]:
     return names
 
 
-def bake_head(model: Any, spec: Spec, domain: str, where: str) -> list[int]:
+def bake_head(model: Any, spec: ModelSpec, domain: str, where: str) -> list[int]:
     """Keep one domain's rows of a model's last linear layer, in place; return them. ``where`` names it in errors."""
     if spec.heads is None:
-        only = baked_domain(spec.config)
+        only = single_domain(spec.config)
         what = f"it is the head of {only!r} alone already" if only else "it is not a multi-domain classifier of hrkd"
         raise ModelError(f"{where}: {what}; export it without --domain")
     if domain not in spec.heads.labels:
         raise ModelError(f"{where}: no domain {domain!r} (--domain); it has {', '.join(spec.heads.domains)}")
     columns, labels = list(spec.heads.columns[domain]), spec.heads.labels[domain]
     name, layer = output_layer(model)
-    if layer.out_features != spec.heads.size:
+    if layer.out_features != spec.heads.num_outputs:
         raise ModelError(
             f"a {model.config.model_type} model: its last linear layer ({name}) has {layer.out_features} outputs, not "
-            f"the {spec.heads.size} of its labels; its heads cannot be taken apart"
+            f"the {spec.heads.num_outputs} of its labels; its heads cannot be taken apart"
         )
     layer.weight = torch.nn.Parameter(layer.weight.detach()[columns])
     if layer.bias is not None:

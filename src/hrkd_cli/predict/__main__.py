@@ -10,7 +10,7 @@ import json
 import sys
 
 from hrkd_cli.errors import HrkdError
-from hrkd_cli.predict.folder import ANY
+from hrkd_cli.predict.model_spec import ANY_DOMAIN
 from hrkd_cli.predict.predictor import Predictor
 from hrkd_cli.predict.selfcheck import self_check
 
@@ -20,7 +20,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Label texts with an exported student: a JSON object per line.")
     parser.add_argument("model", help="folder of an exported student, its onnx folder, or one .onnx file")
     parser.add_argument("texts", nargs="*", metavar="text", help="texts to label (default: lines of stdin)")
-    parser.add_argument("--domain", default=ANY, help="domain whose head answers (default: the mean of all heads)")
+    parser.add_argument(
+        "--domain", default=ANY_DOMAIN, help="domain whose head answers (default: the mean of all heads)"
+    )
     parser.add_argument("--threads", type=int, help="CPU threads (default: onnxruntime's choice)")
     parser.add_argument("--self-check", action="store_true", help="repeat the folder's stored predictions")
     given = parser.parse_args()

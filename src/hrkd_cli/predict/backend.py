@@ -14,8 +14,9 @@ from tokenizers import Tokenizer
 from hrkd_cli.errors import ModelError, UsageError, one_line
 from hrkd_cli.json_files import read_json
 from hrkd_cli.layout import ModelFiles
-from hrkd_cli.predict.folder import build_spec, locate
 from hrkd_cli.predict.heads import FloatArray
+from hrkd_cli.predict.model_location import locate_model
+from hrkd_cli.predict.model_spec import build_spec
 from hrkd_cli.predict.tokenization import TextTokenizer, find_pad_id, read_tokenizer
 
 _ERRORS_ONLY = 3  # onnxruntime's scale: 2 would print warnings on stderr
@@ -28,14 +29,14 @@ class Backend:
     file: str  # name of the file that holds the weights
     bytes: int  # size of the weights on disk
     parameters: int | None = None  # numbers in the weights; None for a graph, whose file has to be read for that
-    best_batch: int  # batch size where the caller does not give one
+    default_batch_size: int  # batch size where the caller does not give one
 
     def __init__(
-        self, where: str, config: Mapping[str, Any], tokenizer_config: Mapping[str, Any], tokenizer: Tokenizer
+        self, name_or_path: str, config: Mapping[str, Any], tokenizer_config: Mapping[str, Any], tokenizer: Tokenizer
     ) -> None:
-        self.where = where  # what to call it in errors
+        self.name_or_path = name_or_path  # what to call it in errors
         self.spec = build_spec(config, tokenizer_config)
-        self.encoder = TextTokenizer(
+        self.tokenizer = TextTokenizer(
             tokenizer,
             max_length=self.spec.max_length,
             pad_id=find_pad_id(tokenizer, tokenizer_config, config),
@@ -59,23 +60,23 @@ class Backend:
         Raises:
             ModelError: it cannot be run, or its outputs do not fit the configuration or are not finite.
         """
-        encoded = self.encoder.encode(texts, pairs)
+        encoded = self.tokenizer.encode(texts, pairs)
         order = list(range(len(encoded)))
         if pad_to is None:  # texts of similar length share a batch, which saves most of the padding
             order.sort(key=lambda row: len(encoded[row]))
         found = np.zeros((len(encoded), len(self.spec.config["id2label"])), dtype=np.float32)
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            logits = self.forward(self.encoder.collate([encoded[row] for row in rows], pad_to))
+            logits = self.forward(self.tokenizer.collate([encoded[row] for row in rows], pad_to))
             if logits.shape != (len(rows), found.shape[1]):
                 raise ModelError(
-                    f"{self.where}: gives {' x '.join(map(str, logits.shape[1:]))} outputs but config.json names "
-                    f"{found.shape[1]}; export it again"
+                    f"{self.name_or_path}: gives {' x '.join(map(str, logits.shape[1:]))} outputs but config.json "
+                    f"names {found.shape[1]}; export it again"
                 )
             found[rows] = logits
         if not np.isfinite(found).all():
             raise ModelError(
-                f"{self.where}: gives outputs that are not numbers (nan or infinity); its weights are damaged"
+                f"{self.name_or_path}: gives outputs that are not numbers (nan or infinity); its weights are damaged"
             )
         return found
 
@@ -85,7 +86,7 @@ class OnnxBackend(Backend):
 
     kind = "onnx"
     # Dynamic int8 takes its activation scales over the whole batch, so a row's result depends on its neighbors.
-    best_batch = 1
+    default_batch_size = 1
 
     def __init__(self, root: Path, graph: Path, *, threads: int | None = None) -> None:
         """Load a graph, and configuration and tokenizer from the folder ``root``.
@@ -115,7 +116,7 @@ class OnnxBackend(Backend):
         try:
             logits: FloatArray = self._session.run(None, {name: arrays[name] for name in self._inputs})[0]
         except Exception as error:
-            raise ModelError(f"{self.where}: onnxruntime cannot run it ({one_line(error)})") from None
+            raise ModelError(f"{self.name_or_path}: onnxruntime cannot run it ({one_line(error)})") from None
         return logits
 
 
@@ -132,9 +133,9 @@ def open_backend(path: str | Path, *, threads: int | None = None, device: str = 
     """
     if threads is not None and threads < 1:
         raise UsageError(f"--threads: {threads} is not at least 1")
-    location = locate(path)
-    if location is not None and location.graph is not None:
-        return OnnxBackend(location.root, location.graph, threads=threads)
+    location = locate_model(path)
+    if location is not None and location.onnx_file is not None:
+        return OnnxBackend(location.root, location.onnx_file, threads=threads)
     # By name, so that this package works (and type-checks) on its own, without the torch side.
     try:
         module = importlib.import_module("hrkd_cli.models.torch_backend")

@@ -14,7 +14,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-RUNTIME_FILE = "hrkd_runtime.pyz"
+from hrkd_cli.layout import PREDICTOR_ARCHIVE
 
 _UNIX = 3
 _API = """from hrkd_cli.predict.predictor import Prediction, Predictor
@@ -40,4 +40,4 @@ def write_bundle(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    write_bundle(Path(sys.argv[1] if len(sys.argv) > 1 else RUNTIME_FILE))
+    write_bundle(Path(sys.argv[1] if len(sys.argv) > 1 else PREDICTOR_ARCHIVE))

@@ -29,12 +29,12 @@ class DomainHeads:
     Attributes:
         labels: label names by domain, sorted by name; the domains are sorted by name too.
         columns: for each domain, the output columns in the order of ``labels``.
-        size: number of outputs of the model.
+        num_outputs: number of outputs of the model.
     """
 
     labels: dict[str, tuple[str, ...]]
     columns: dict[str, tuple[int, ...]]
-    size: int
+    num_outputs: int
 
     @classmethod
     def build(cls, labels: Mapping[str, Iterable[str]]) -> DomainHeads:
@@ -64,13 +64,13 @@ class DomainHeads:
         return cls(labels, columns, len(id2label))
 
     @classmethod
-    def for_foreign(
-        cls, config: Mapping[str, Any], labels: Mapping[str, Iterable[str]], where: str, *, whole: bool = False
+    def match_labels(
+        cls, config: Mapping[str, Any], labels: Mapping[str, Iterable[str]], name: str, *, keep_extra: bool = False
     ) -> DomainHeads:
         """Let a classifier with plain labels answer for every domain, its outputs matched to the data's by name.
 
-        Names are matched exactly, else ignoring case. With ``whole`` it can answer with labels that the data has not,
-        too, as it does when it predicts. ``where`` names it in errors.
+        Names are matched exactly, else ignoring case. With ``keep_extra``, labels that the data does not have stay
+        possible answers, as in prediction. Errors call the model ``name``.
 
         Raises:
             ModelError: a label of the data is not among the model's.
@@ -84,10 +84,10 @@ class DomainHeads:
             if -1 in found.values():
                 missing = next(name for name, index in found.items() if index == -1)
                 raise ModelError(
-                    f"{where}: it has no label {missing!r} (domain {domain!r}); its labels are "
+                    f"{name}: it has no label {missing!r} (domain {domain!r}); its labels are "
                     f"{', '.join(sorted(names))}; teach a model on this data with hrkd teach, or rename the labels"
                 )
-            if whole:
+            if keep_extra:
                 found |= {name: index for name, index in names.items() if index not in found.values()}
                 ordered[domain] = tuple(sorted(found))
             columns[domain] = tuple(found[name] for name in ordered[domain])
@@ -115,13 +115,13 @@ def id_to_label(config: Mapping[str, Any]) -> dict[int, str]:
     return {int(index): str(name) for index, name in entries.items()}
 
 
-def choose(logits: FloatArray, heads: DomainHeads, domain: str) -> npt.NDArray[np.intp]:
+def predict_label_indices(logits: FloatArray, heads: DomainHeads, domain: str) -> npt.NDArray[np.intp]:
     """Return for each row the position in ``heads.labels[domain]`` of its largest logit, [n]."""
     best: npt.NDArray[np.intp] = logits[:, list(heads.columns[domain])].argmax(axis=1)
     return best
 
 
-def probabilities(logits: FloatArray, heads: DomainHeads, domain: str) -> DoubleArray:
+def domain_probabilities(logits: FloatArray, heads: DomainHeads, domain: str) -> DoubleArray:
     """Return the softmax over the domain's own columns, [n, labels], in the order of ``heads.labels[domain]``."""
     own = logits[:, list(heads.columns[domain])].astype(np.float64)
     exponentials = np.exp(own - own.max(axis=1, keepdims=True))
@@ -145,6 +145,6 @@ def mean_probabilities(logits: FloatArray, heads: DomainHeads) -> tuple[tuple[st
                 f"{domain!r} has {', '.join(own)}; name one domain (--domain): {', '.join(heads.domains)}"
             )
         # By name: two domains may list the same labels in a different order.
-        shares.append(probabilities(logits, heads, domain)[:, [own.index(name) for name in names]])
+        shares.append(domain_probabilities(logits, heads, domain)[:, [own.index(name) for name in names]])
     mean: DoubleArray = np.mean(shares, axis=0)
     return names, mean

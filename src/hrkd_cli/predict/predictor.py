@@ -13,8 +13,8 @@ from typing import Any
 
 from hrkd_cli.errors import UsageError
 from hrkd_cli.predict.backend import open_backend
-from hrkd_cli.predict.folder import ANY, Spec
-from hrkd_cli.predict.heads import FloatArray, mean_probabilities, probabilities
+from hrkd_cli.predict.heads import FloatArray, domain_probabilities, mean_probabilities
+from hrkd_cli.predict.model_spec import ANY_DOMAIN, ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +49,21 @@ class Predictor:
         self._heads = self.spec.all_heads
 
     @property
-    def spec(self) -> Spec:
+    def spec(self) -> ModelSpec:
         """What the model's configuration says."""
         return self._backend.spec
 
     @property
     def domains(self) -> tuple[str, ...]:
         """Domains that ``predict`` takes, beside ``any``; none for a classifier of another origin."""
-        return tuple(domain for domain in self._heads.domains if self.spec.heads or domain != ANY)
+        return tuple(domain for domain in self._heads.domains if self.spec.heads or domain != ANY_DOMAIN)
 
     def predict(
         self,
         texts: Sequence[str],
         pairs: Sequence[str] | None = None,
         *,
-        domain: str = ANY,
+        domain: str = ANY_DOMAIN,
         batch_size: int | None = None,
     ) -> list[Prediction]:
         """Label texts.
@@ -79,13 +79,13 @@ class Predictor:
             UsageError: unknown domain, ``any`` over domains with different labels, second texts missing or too many.
         """
         # A domain may be called "any"; then its own head answers.
-        if domain not in (*self._heads.labels, ANY):
-            raise UsageError(f"domain {domain!r} is not one of the model's: {', '.join((*self.domains, ANY))}")
+        if domain not in (*self._heads.labels, ANY_DOMAIN):
+            raise UsageError(f"domain {domain!r} is not one of the model's: {', '.join((*self.domains, ANY_DOMAIN))}")
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"batch_size: {batch_size} is not at least 1")
-        logits = self.logits(texts, pairs, batch_size=batch_size or self._backend.best_batch)
+        logits = self.logits(texts, pairs, batch_size=batch_size or self._backend.default_batch_size)
         if domain in self._heads.labels:
-            names, shares = self._heads.labels[domain], probabilities(logits, self._heads, domain)
+            names, shares = self._heads.labels[domain], domain_probabilities(logits, self._heads, domain)
         else:
             names, shares = mean_probabilities(logits, self._heads)
         return [
@@ -94,7 +94,7 @@ class Predictor:
         ]
 
     def stream(
-        self, texts: Iterable[str | tuple[str, str]], *, domain: str = ANY, batch_size: int | None = 1
+        self, texts: Iterable[str | tuple[str, str]], *, domain: str = ANY_DOMAIN, batch_size: int | None = 1
     ) -> Iterator[Prediction]:
         """Label texts (or pairs, where the model reads two) as they come, without end if they are.
 

@@ -21,16 +21,15 @@ import numpy as np
 
 from hrkd_cli.errors import ModelError
 from hrkd_cli.json_files import read_json
-from hrkd_cli.layout import ModelFiles
+from hrkd_cli.layout import ModelFiles, OnnxFiles
 from hrkd_cli.predict.backend import Backend, open_backend
-from hrkd_cli.predict.heads import FloatArray, choose
+from hrkd_cli.predict.heads import FloatArray, predict_label_indices
 
-SELF_CHECK = "self_check.json"
 SELF_CHECK_FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
-class CheckedFile:
+class SelfCheckResult:
     """How far a graph is from its stored predictions: largest absolute difference of a logit, and other labels."""
 
     file: str
@@ -55,18 +54,20 @@ class CheckedFile:
         )
 
 
-def self_check(folder: str | Path, *, threads: int | None = None) -> list[CheckedFile]:
+def self_check(folder: str | Path, *, threads: int | None = None) -> list[SelfCheckResult]:
     """Repeat the stored predictions of every graph of a model folder or its ``onnx`` folder.
 
     Raises:
         ModelError: nothing was stored, a graph is missing or cannot be run, or some prediction is not the stored one.
     """
-    path = Path(folder) / SELF_CHECK
+    path = Path(folder) / OnnxFiles.self_check
     if not path.is_file():
-        path = Path(folder) / ModelFiles.onnx / SELF_CHECK
+        path = Path(folder) / ModelFiles.onnx / OnnxFiles.self_check
     if not path.is_file():
-        raise ModelError(f"{folder}: no {SELF_CHECK} in it or in its {ModelFiles.onnx} folder; hrkd export writes one")
-    stored = read_stored(path)
+        raise ModelError(
+            f"{folder}: no {OnnxFiles.self_check} in it or in its {ModelFiles.onnx} folder; hrkd export writes one"
+        )
+    stored = read_stored_cases(path)
     checked = [_check(path.parent, name, stored["cases"], entry, threads) for name, entry in stored["files"].items()]
     if failed := [entry for entry in checked if not entry.passed]:
         raise ModelError(
@@ -76,7 +77,7 @@ def self_check(folder: str | Path, *, threads: int | None = None) -> list[Checke
     return checked
 
 
-def read_stored(path: Path) -> dict[str, Any]:
+def read_stored_cases(path: Path) -> dict[str, Any]:
     """Read stored predictions; ModelError if they are damaged."""
     stored = read_json(path)
     try:
@@ -94,7 +95,7 @@ def read_stored(path: Path) -> dict[str, Any]:
 
 def _check(
     folder: Path, name: str, cases: list[dict[str, Any]], entry: Mapping[str, Any], threads: int | None
-) -> CheckedFile:
+) -> SelfCheckResult:
     graph = folder / name
     if not graph.is_file():
         raise ModelError(f"{graph}: missing; copy the whole folder, or export again")
@@ -107,7 +108,7 @@ def _check(
         )
     labels = case_labels(backend, cases, logits)
     wrong = sum(stored is not None and stored != label for stored, label in zip(entry["labels"], labels, strict=True))
-    return CheckedFile(name, len(cases), float(np.abs(logits - expected).max()), float(entry["tolerance"]), wrong)
+    return SelfCheckResult(name, len(cases), float(np.abs(logits - expected).max()), float(entry["tolerance"]), wrong)
 
 
 def case_logits(backend: Backend, cases: list[dict[str, Any]]) -> FloatArray:
@@ -120,8 +121,10 @@ def case_labels(backend: Backend, cases: list[dict[str, Any]], logits: FloatArra
     """Return each case's label in its domain; ModelError if the model does not have the domain."""
     heads = backend.spec.all_heads
     if unknown := sorted({case["domain"] for case in cases} - set(heads.labels)):
-        raise ModelError(f"{backend.where}: the stored cases name a domain {unknown[0]!r} that config.json does not")
+        raise ModelError(
+            f"{backend.name_or_path}: the stored cases name a domain {unknown[0]!r} that config.json does not"
+        )
     return [
-        heads.labels[case["domain"]][int(choose(row[None], heads, case["domain"])[0])]
+        heads.labels[case["domain"]][int(predict_label_indices(row[None], heads, case["domain"])[0])]
         for case, row in zip(cases, logits, strict=True)
     ]

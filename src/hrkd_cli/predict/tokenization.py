@@ -23,11 +23,11 @@ IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class TokenizedExample:
     """Token ids and segment ids of one example, unpadded."""
 
     ids: list[int] | npt.NDArray[np.integer]
-    types: list[int] | npt.NDArray[np.integer]
+    type_ids: list[int] | npt.NDArray[np.integer]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -56,7 +56,7 @@ class TextTokenizer:
         direction = "left" if truncate == Truncate.TAIL else "right"
         tokenizer.enable_truncation(max_length, strategy="longest_first", direction=direction)
 
-    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Encoded]:
+    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[TokenizedExample]:
         """Tokenize texts, or pairs of texts, each truncated to ``max_length``.
 
         Raises:
@@ -65,15 +65,15 @@ class TextTokenizer:
         _check_texts(texts, pairs)
         examples: Sequence[Any] = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
         encodings = self._tokenizer.encode_batch(examples)
-        found = [Encoded(encoding.ids, encoding.type_ids) for encoding in encodings]
+        found = [TokenizedExample(encoding.ids, encoding.type_ids) for encoding in encodings]
         if self._whole is not None:
             long = [n for n, example in enumerate(found) if len(example) == self.max_length]
             for n, whole in zip(long, self._whole.encode_batch([examples[n] for n in long]), strict=True):
                 kept = _both_ends(whole.sequence_ids, encodings[n].sequence_ids)
-                found[n] = Encoded([whole.ids[i] for i in kept], [whole.type_ids[i] for i in kept])
+                found[n] = TokenizedExample([whole.ids[i] for i in kept], [whole.type_ids[i] for i in kept])
         return found
 
-    def collate(self, batch: Sequence[Encoded], pad_to: int | None = None) -> dict[str, IntArray]:
+    def collate(self, batch: Sequence[TokenizedExample], pad_to: int | None = None) -> dict[str, IntArray]:
         """Stack examples into ``input_ids``, ``attention_mask`` and ``token_type_ids``, each [B, T].
 
         T is at least ``pad_to``.
@@ -84,7 +84,7 @@ class TextTokenizer:
         for row, example in enumerate(batch):
             ids[row, : len(example)] = example.ids
             mask[row, : len(example)] = 1
-            types[row, : len(example)] = example.types
+            types[row, : len(example)] = example.type_ids
         return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
 
 

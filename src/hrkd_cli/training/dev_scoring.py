@@ -11,8 +11,8 @@ import torch
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError, UsageError
 from hrkd_cli.evaluation.metrics import DomainScores, score_domain
-from hrkd_cli.predict.folder import position_limit
 from hrkd_cli.predict.heads import DomainHeads
+from hrkd_cli.predict.model_spec import position_limit
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.rows import EncodedSplit
 

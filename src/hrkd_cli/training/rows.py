@@ -17,7 +17,7 @@ from hrkd_cli.data.dataset import Dataset, TextRows
 from hrkd_cli.method import MASKED_LOGIT, Labels
 from hrkd_cli.models.encoding import Batch, Encoder, lengths_of, to_device
 from hrkd_cli.predict.heads import DomainHeads
-from hrkd_cli.predict.tokenization import Encoded
+from hrkd_cli.predict.tokenization import TokenizedExample
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.process_group import ProcessGroup
 
@@ -40,7 +40,7 @@ class EncodedSplit:
     """
 
     encoder: Encoder
-    encoded: dict[str, list[Encoded]]
+    encoded: dict[str, list[TokenizedExample]]
     labels: dict[str, np.ndarray]
 
     @cached_property
