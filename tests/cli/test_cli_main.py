@@ -67,7 +67,7 @@ def test_every_option_has_a_help_text():
         (["prepare"], "hrkd prepare: missing argument SOURCE"),
         (["prepare", "a", "b"], "got unexpected extra argument(s) (b)"),
         (["prepare", "a", "--domains", "x,,y"], "--domains: 'x,,y' has an empty name"),
-        (["teach"], "hrkd teach: --model is needed"),
+        (["teach"], "hrkd teach: --model is required"),
         (["distill", "--method", "tinybert", "--graph", "frozen"], "--graph"),
     ],
 )

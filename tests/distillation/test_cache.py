@@ -363,5 +363,5 @@ def test_when_outputs_are_cached(tmp_path, monkeypatch, options, passes, before,
 
 
 def test_released_means_cannot_be_cached():
-    with pytest.raises(UsageError, match="--means released looks at padding"):
+    with pytest.raises(UsageError, match="--means released uses padding"):
         DistillSettings(means="released", cache_teacher="on")

@@ -310,12 +310,12 @@ def test_every_architecture_is_distilled(tmp_path, architecture, dataset):
     [
         ({"method": "logits", "graph": "frozen"}, "--graph: --method logits has no domain graph"),
         ({"method": "tinybert", "hierarchy": True}, "--hierarchy: --method tinybert has no domain graph"),
-        ({"graph": "uniform", "hierarchy": True}, "--hierarchy: --graph uniform looks at no prototypes"),
-        ({"hidden_weight": 0, "prediction_weight": 0}, "nothing left to learn from"),
+        ({"graph": "uniform", "hierarchy": True}, "--hierarchy: --graph uniform does not use prototypes"),
+        ({"hidden_weight": 0, "prediction_weight": 0}, "no loss is left"),
         ({"temperature": 0}, "--temperature: 0 is not above 0"),
-        ({"held_back": 0.2}, "--held-back: it needs --graph learned"),
-        ({"method": "labels", "unlabelled": "x"}, "--unlabelled: texts without labels teach nothing"),
-        ({"hierarchy": True}, "--hierarchy: --graph uniform looks at no prototypes"),
+        ({"held_back": 0.2}, "--held-back: it requires --graph learned"),
+        ({"method": "labels", "unlabelled": "x"}, "--unlabelled: only labels are learned from"),
+        ({"hierarchy": True}, "--hierarchy: --graph uniform does not use prototypes"),
         ({"graph": "learnt"}, "--graph: 'learnt' is not one of"),
     ],
 )

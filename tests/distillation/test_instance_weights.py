@@ -185,5 +185,5 @@ def test_a_teacher_that_shows_no_numbers_is_refused(monkeypatch):
 
 @pytest.mark.parametrize("options", [{"method": "logits"}, {"method": "labels"}, {"hidden_weight": 0.0}])
 def test_they_need_hidden_states(options):
-    with pytest.raises(UsageError, match="--instance-weights: it needs hidden states that are compared"):
+    with pytest.raises(UsageError, match="--instance-weights: it requires a hidden-state loss"):
         DistillSettings(instance_weights="meta-kd", **options)

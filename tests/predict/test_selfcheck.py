@@ -82,7 +82,7 @@ def test_json(copied, capsys):
 
 def test_texts_beside_it_are_refused(copied, capsys):
     assert main(["predict", "--self-check", str(copied), "a text"]) == 2
-    assert "--self-check has texts of its own" in capsys.readouterr().err
+    assert "--self-check uses the stored texts" in capsys.readouterr().err
 
 
 def test_what_is_not_whole(copied, unlike):
