@@ -170,25 +170,27 @@ def write_files(student: Path, out: Path) -> dict[str, Path]:
 
     from hrkd_cli.choices import Target
     from hrkd_cli.models.torch_backend import TorchBackend
-    from hrkd_cli.onnx_export.quantizers import QuantizerInputs, weights_for
-    from hrkd_cli.onnx_export.recipes import FORMATS, Precision, write_smaller
+    from hrkd_cli.onnx_export.cpu_targets import weight_format_for
+    from hrkd_cli.onnx_export.graph_editor import OnnxFormat
+    from hrkd_cli.onnx_export.quantizers import QuantizerInputs
+    from hrkd_cli.onnx_export.recipes import FORMATS, apply_recipe
     from hrkd_cli.onnx_export.rewrites import rewrite_file
-    from hrkd_cli.onnx_export.trace import write_graph
+    from hrkd_cli.onnx_export.trace import trace_to_onnx
 
     own = TorchBackend(student, device="cpu")
     traced, fp32 = out / "traced.onnx", out / "fp32.onnx"
     # The segments too, whatever the tokenizer says: optimum's graph has them.
-    write_graph(own.model, ("input_ids", "attention_mask", "token_type_ids"), traced)
+    trace_to_onnx(own.model, ("input_ids", "attention_mask", "token_type_ids"), traced)
     shutil.copy(traced, fp32)
     rewrite_file(fp32)
     files = {"student ONNX fp32 as traced": traced, "student ONNX fp32": fp32}
     ids = np.random.default_rng(0).integers(1000, 20000, (1, 64))
     arrays = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-    inputs = QuantizerInputs(weights_for(Target.AUTO), lambda: iter([arrays]))
+    inputs = QuantizerInputs(weight_format_for(Target.AUTO), lambda: iter([arrays]))
     for source, name in ((traced, " as traced"), (fp32, "")):
-        for precision in (Precision.INT8,) if name else (Precision.FP16, *list(Precision)[2:]):
+        for precision in (OnnxFormat.INT8,) if name else (OnnxFormat.FP16, *list(OnnxFormat)[2:]):
             path = out / f"{precision}{name.replace(' ', '_')}.onnx"
-            write_smaller(source, path, precision, FORMATS[precision].rungs[0][0], inputs)
+            apply_recipe(source, path, precision, FORMATS[precision].tiers[0][0], inputs)
             files[f"student ONNX {precision}{name}"] = path
     return files
 
@@ -201,13 +203,14 @@ def write_rewrites(student: Path, out: Path) -> dict[str, Path]:
     from hrkd_cli.choices import Target
     from hrkd_cli.models.torch_backend import TorchBackend
     from hrkd_cli.onnx_export import rewrites
-    from hrkd_cli.onnx_export.graph_editor import to_proto
-    from hrkd_cli.onnx_export.quantizers import QuantizerInputs, weights_for
-    from hrkd_cli.onnx_export.recipes import FORMATS, Precision, write_smaller
-    from hrkd_cli.onnx_export.trace import write_graph
+    from hrkd_cli.onnx_export.cpu_targets import weight_format_for
+    from hrkd_cli.onnx_export.graph_editor import OnnxFormat, to_proto
+    from hrkd_cli.onnx_export.quantizers import QuantizerInputs
+    from hrkd_cli.onnx_export.recipes import FORMATS, apply_recipe
+    from hrkd_cli.onnx_export.trace import trace_to_onnx
 
     own = TorchBackend(student, device="cpu")
-    write_graph(own.model, ("input_ids", "attention_mask", "token_type_ids"), out / "traced.onnx")
+    trace_to_onnx(own.model, ("input_ids", "attention_mask", "token_type_ids"), out / "traced.onnx")
     files = {}
     for count in range(len(rewrites.REWRITES) + 1):
         names = list(rewrites.REWRITES)[:count]
@@ -216,9 +219,9 @@ def write_rewrites(student: Path, out: Path) -> dict[str, Path]:
         onnx.save(to_proto(model), str(out / "some.onnx"))
         name = f"int8, and {names[-1].replace('_', ' ')}" if names else "int8 as traced"
         files[name] = out / f"rewrites_{count}.onnx"
-        recipe = FORMATS[Precision.INT8].rungs[0][0]
-        inputs = QuantizerInputs(weights_for(Target.AUTO))
-        write_smaller(out / "some.onnx", files[name], Precision.INT8, recipe, inputs)
+        recipe = FORMATS[OnnxFormat.INT8].tiers[0][0]
+        inputs = QuantizerInputs(weight_format_for(Target.AUTO))
+        apply_recipe(out / "some.onnx", files[name], OnnxFormat.INT8, recipe, inputs)
     return files
 
 

@@ -4,7 +4,7 @@ import shutil
 import pytest
 
 from hrkd_cli import Predictor, export
-from hrkd_cli.onnx_export import gate
+from hrkd_cli.onnx_export import recipe_search
 from tiny_folder import LABELS, make_dataset, make_texts, write_csv, write_model
 
 
@@ -40,5 +40,5 @@ def other_weights(tmp_path, monkeypatch):
     def worse(source, target, *_):
         shutil.copy(other / "onnx/model.onnx", target)
 
-    monkeypatch.setattr(gate, "write_smaller", worse)
+    monkeypatch.setattr(recipe_search, "apply_recipe", worse)
     return other

@@ -11,8 +11,8 @@ import hrkd_cli
 from hrkd_cli import Predictor, evaluate
 from hrkd_cli.errors import DataError, GateError, ModelError, OutputError, UsageError
 from hrkd_cli.events import Note
-from hrkd_cli.onnx_export import gate
-from hrkd_cli.onnx_export.recipes import write_smaller
+from hrkd_cli.onnx_export import gate, recipe_search
+from hrkd_cli.onnx_export.recipes import apply_recipe
 from tiny_folder import write_model
 
 INT8, FP32, RECORD, STORED = "model_quantized.onnx", "model.onnx", "export.json", "self_check.json"
@@ -88,19 +88,19 @@ def test_safer_recipes_are_tried_where_the_first_fail(student, other_weights, mo
     tried = []
 
     def quantize(source, target, precision, recipe, inputs):
-        tried.append(recipe.text)
-        if "attention in fp32" not in recipe.text:
+        tried.append(recipe.description)
+        if "attention in fp32" not in recipe.description:
             shutil.copy(other_weights / "onnx" / FP32, target)
         else:
-            write_smaller(source, target, precision, recipe, inputs)
+            apply_recipe(source, target, precision, recipe, inputs)
 
-    monkeypatch.setattr(gate, "write_smaller", quantize)
+    monkeypatch.setattr(recipe_search, "apply_recipe", quantize)
     result = export(student, int8=True, max_drop=20, target="avx512-vnni")
     assert tried == [
-        "a scale a column",
-        "a scale a matrix",
-        "a scale a column, a scale a token",
-        "a scale a column, a scale a token, attention in fp32",
+        "per-channel scales",
+        "per-tensor scales",
+        "per-channel scales, per-row embedding scales",
+        "per-channel scales, per-row embedding scales, attention in fp32",
     ]
     assert [(t["recipe"], t["passed"], t["kept"]) for t in result.to_json()["tries"]] == [
         *((text, False, False) for text in tried[:3]),
@@ -114,18 +114,18 @@ def test_safer_recipes_are_tried_where_the_first_fail(student, other_weights, mo
 
 def test_the_more_accurate_of_two_recipes_is_kept(student, other_weights, monkeypatch):
     def quantize(source, target, precision, recipe, inputs):
-        if "column" in recipe.text:
+        if "per-channel" in recipe.description:
             shutil.copy(other_weights / "onnx" / FP32, target)
         else:
-            write_smaller(source, target, precision, recipe, inputs)
+            apply_recipe(source, target, precision, recipe, inputs)
 
-    monkeypatch.setattr(gate, "write_smaller", quantize)
+    monkeypatch.setattr(recipe_search, "apply_recipe", quantize)
     result = export(student, int8=True, max_drop=100)
     assert [(t.recipe, t.passed, t.kept) for t in result.tries] == [
-        ("a scale a column", True, False),
-        ("a scale a matrix", True, True),
+        ("per-channel scales", True, False),
+        ("per-tensor scales", True, True),
     ]
-    assert result.files[1].recipe == "a scale a matrix"
+    assert result.files[1].recipe == "per-tensor scales"
     assert result.quantized_ops == {"MatMulInteger": 14, "Gather": 3}
 
 
@@ -225,10 +225,10 @@ def test_an_output_of_its_own(student, tmp_path):
 )
 def test_a_disk_that_is_full(student, monkeypatch, error, said):
     def fails_after_writing(*args):
-        write_smaller(*args)
+        apply_recipe(*args)
         raise error
 
-    monkeypatch.setattr(gate, "write_smaller", fails_after_writing)
+    monkeypatch.setattr(recipe_search, "apply_recipe", fails_after_writing)
     before = listed(student.parent)
     with pytest.raises(OutputError, match=said):
         export(student, int8=True, out=student.parent / "a/b")
@@ -236,7 +236,7 @@ def test_a_disk_that_is_full(student, monkeypatch, error, said):
 
 
 def test_a_write_cut_short_that_its_library_does_not_call_a_full_disk(student, monkeypatch):
-    monkeypatch.setattr(gate, "write_smaller", raising(ModelError("the graph cannot be quantized (corrupt)")))
+    monkeypatch.setattr(recipe_search, "apply_recipe", raising(ModelError("the graph cannot be quantized (corrupt)")))
     with pytest.raises(ModelError, match="corrupt"):
         export(student, int8=True)
     monkeypatch.setattr("hrkd_cli.outputs.shutil.disk_usage", lambda _: type("Usage", (), {"free": 0}))
@@ -245,7 +245,7 @@ def test_a_write_cut_short_that_its_library_does_not_call_a_full_disk(student, m
 
 
 def test_an_interrupt_leaves_nothing(student, monkeypatch):
-    monkeypatch.setattr(gate, "write_smaller", raising(KeyboardInterrupt()))
+    monkeypatch.setattr(recipe_search, "apply_recipe", raising(KeyboardInterrupt()))
     before = listed(student)
     with pytest.raises(KeyboardInterrupt):
         export(student, int8=True)
@@ -253,7 +253,7 @@ def test_an_interrupt_leaves_nothing(student, monkeypatch):
 
 
 def test_a_graph_that_differs_is_not_kept(student, monkeypatch):
-    monkeypatch.setattr("hrkd_cli.onnx_export.trace.TOLERANCE", -1.0)
+    monkeypatch.setattr("hrkd_cli.onnx_export.trace.PARITY_TOLERANCE", -1.0)
     before = listed(student)
     with pytest.raises(ModelError, match="logits differ"):
         export(student)

@@ -14,16 +14,17 @@ from hrkd_cli.choices import Target
 from hrkd_cli.errors import GateError
 from hrkd_cli.evaluation.onnx_inspect import count_parameters, weight_precision
 from hrkd_cli.events import Note
-from hrkd_cli.onnx_export import gate
-from hrkd_cli.onnx_export.graph_editor import OPSET
-from hrkd_cli.onnx_export.quantizers import QuantizerInputs, weights_for
-from hrkd_cli.onnx_export.recipes import FILES, FORMATS, Precision, write_smaller
+from hrkd_cli.onnx_export import recipe_search
+from hrkd_cli.onnx_export.cpu_targets import weight_format_for
+from hrkd_cli.onnx_export.graph_editor import OPSET, OnnxFormat
+from hrkd_cli.onnx_export.quantizers import QuantizerInputs
+from hrkd_cli.onnx_export.recipes import FILE_NAMES, FORMATS, apply_recipe
 from tiny_folder import make_texts
 
 export = functools.partial(hrkd_cli.export, latency=False)
 
 OPTIONS = {"fp16": "fp16", "int8": "int8", "int8-static": "int8_static", "int4": "int4"}
-SMALLER = [Precision(name) for name in OPTIONS]
+SMALLER = [OnnxFormat(name) for name in OPTIONS]
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +44,9 @@ def all_files(made, tmp_path_factory):
 
 def write_recipe(source, target, smaller, text, calibration=()):
     """Write a file by the recipe of that text, for AVX2."""
-    recipe = next(r for rung in FORMATS[smaller].rungs for r in rung if r.text == text)
-    inputs = QuantizerInputs(weights_for(Target.AVX2), lambda: iter(calibration))
-    write_smaller(source, target, smaller, recipe, inputs)
+    recipe = next(r for tier in FORMATS[smaller].tiers for r in tier if r.description == text)
+    inputs = QuantizerInputs(weight_format_for(Target.AVX2), lambda: iter(calibration))
+    apply_recipe(source, target, smaller, recipe, inputs)
 
 
 def logits(folder, name, texts, **options):
@@ -57,7 +58,7 @@ def logits(folder, name, texts, **options):
 def test_a_file_of_each_precision(all_files, tmp_path):
     folder, result = all_files
     assert [file.precision for file in result.files] == ["fp32", *OPTIONS]
-    assert {file.name for file in (folder / "onnx").glob("*.onnx")} == set(FILES.values())
+    assert {file.name for file in (folder / "onnx").glob("*.onnx")} == set(FILE_NAMES.values())
     fp32 = onnx.load(folder / "onnx/model.onnx")
     reference = logits(folder, "model.onnx", make_texts(20))
     for file in result.files:
@@ -65,7 +66,7 @@ def test_a_file_of_each_precision(all_files, tmp_path):
         onnx.checker.check_model(model)
         assert weight_precision(model) == file.precision
         assert count_parameters(model) == count_parameters(fp32)
-        found = logits(folder, FILES[Precision(file.precision)], make_texts(20))
+        found = logits(folder, FILE_NAMES[OnnxFormat(file.precision)], make_texts(20))
         assert np.corrcoef(reference.ravel(), found.ravel())[0, 1] > 0.8
         if file.precision in ("fp16", "int4"):
             assert file.bytes < result.files[0].bytes
@@ -96,17 +97,17 @@ def test_a_weight_beyond_fp16_stays_in_fp32(made, tmp_path):
     table[3] = 1e5
     weight.CopyFrom(numpy_helper.from_array(table, weight.name))
     onnx.save(model, tmp_path / "large.onnx")
-    recipe = FORMATS[Precision.FP16].rungs[0][0]
-    inputs = QuantizerInputs(weights_for(Target.AVX2))
-    write_smaller(tmp_path / "large.onnx", tmp_path / "fp16.onnx", Precision.FP16, recipe, inputs)
+    recipe = FORMATS[OnnxFormat.FP16].tiers[0][0]
+    inputs = QuantizerInputs(weight_format_for(Target.AVX2))
+    apply_recipe(tmp_path / "large.onnx", tmp_path / "fp16.onnx", OnnxFormat.FP16, recipe, inputs)
     kept = [t for t in onnx.load(tmp_path / "fp16.onnx").graph.initializer if t.name == weight.name]
     assert [t.data_type for t in kept] == [TensorProto.FLOAT]
 
 
-@pytest.mark.parametrize("text", ["a scale a column", "a scale a column, a scale a token"])
+@pytest.mark.parametrize("text", ["per-channel scales", "per-channel scales, per-row embedding scales"])
 def test_a_table_is_rounded_to_the_nearest_step(all_files, tmp_path, text):
     source = all_files[0] / "onnx/model.onnx"
-    write_recipe(source, tmp_path / "int8.onnx", Precision.INT8, text)
+    write_recipe(source, tmp_path / "int8.onnx", OnnxFormat.INT8, text)
     tensors = {t.name: numpy_helper.to_array(t) for t in onnx.load(tmp_path / "int8.onnx").graph.initializer}
     name = next(
         name.removesuffix("_quantized") for name in tensors if name.endswith("word_embeddings.weight_quantized")
@@ -116,7 +117,7 @@ def test_a_table_is_rounded_to_the_nearest_step(all_files, tmp_path, text):
     zero = float(tensors.get(f"{name}_zero_point", 0))
     assert numbers.min() >= -128
     assert numbers.max() - numbers.min() > 200
-    assert scale.shape == ((len(table), 1) if "token" in text else ())
+    assert scale.shape == ((len(table), 1) if "per-row" in text else ())
     assert (np.abs((numbers - zero) * scale - table) <= 0.51 * scale).all()
 
 
@@ -151,7 +152,7 @@ def test_static_ranges_are_measured_on_the_texts(all_files, tmp_path):
     ids = np.array([[2, 5, 9, 3]])
     arrays = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
     rows = [arrays, {**arrays, "input_ids": ids[:, ::-1].copy()}]
-    write_recipe(source, tmp_path / "static.onnx", Precision.INT8_STATIC, "a scale a column", rows)
+    write_recipe(source, tmp_path / "static.onnx", OnnxFormat.INT8_STATIC, "per-channel scales", rows)
     model = onnx.load(tmp_path / "static.onnx")
     tensors = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     copies = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "Identity"}
@@ -195,8 +196,8 @@ def test_each_gate_trips_and_leaves_nothing(student, other_weights, smaller):
         export(student, **{OPTIONS[smaller]: True}, max_drop=5)
     assert sorted(student.rglob("*")) == before
     found = caught.value.result
-    rungs = FORMATS[smaller].ladder(weights_for(Target.AUTO))
-    assert [entry["recipe"] for entry in found["tries"]] == [recipe.text for rung in rungs for recipe in rung]
+    rungs = FORMATS[smaller].tiers_for(weight_format_for(Target.AUTO))
+    assert [entry["recipe"] for entry in found["tries"]] == [recipe.description for tier in rungs for recipe in tier]
     assert not any(entry["passed"] or entry["kept"] for entry in found["tries"])
     assert found["gate"]["passed"] is False
     assert found["gate"]["drop"] > 5
@@ -204,13 +205,13 @@ def test_each_gate_trips_and_leaves_nothing(student, other_weights, smaller):
 
 
 def test_one_precision_that_fails_keeps_the_others_away(student, other_weights, monkeypatch):
-    worse = gate.write_smaller
+    worse = recipe_search.apply_recipe
 
     def fails_int4(source, target, precision, recipe, inputs):
-        make = worse if precision is Precision.INT4 else write_smaller
+        make = worse if precision is OnnxFormat.INT4 else apply_recipe
         make(source, target, precision, recipe, inputs)
 
-    monkeypatch.setattr(gate, "write_smaller", fails_int4)
+    monkeypatch.setattr(recipe_search, "apply_recipe", fails_int4)
     with pytest.raises(GateError, match="int4 loses"):
         export(student, fp16=True, int4=True, max_drop=2)
     assert not (student / "onnx").exists()
@@ -257,35 +258,37 @@ def test_a_targets_weights(student, target, largest):
 
 def test_ladders_go_from_fast_to_safe():
     for smaller in SMALLER:
-        texts = [recipe.text for rung in FORMATS[smaller].ladder(weights_for(Target.AVX2)) for recipe in rung]
+        texts = [
+            recipe.description for tier in FORMATS[smaller].tiers_for(weight_format_for(Target.AVX2)) for recipe in tier
+        ]
         assert len(set(texts)) == len(texts)
-        if smaller in (Precision.INT8, Precision.INT8_STATIC):
+        if smaller in (OnnxFormat.INT8, OnnxFormat.INT8_STATIC):
             assert texts[-1].endswith("embeddings in fp32")
     for target, expected in ((Target.AVX2, 1), (Target.AVX512_VNNI, 0)):
-        recipes = [recipe for rung in FORMATS[Precision.INT8].ladder(weights_for(target)) for recipe in rung]
-        assert sum("unsigned" in recipe.text for recipe in recipes) == expected
+        recipes = [recipe for tier in FORMATS[OnnxFormat.INT8].tiers_for(weight_format_for(target)) for recipe in tier]
+        assert sum("unsigned" in recipe.description for recipe in recipes) == expected
 
 
-@pytest.mark.parametrize("smaller", [Precision.INT8, Precision.INT8_STATIC, Precision.INT4])
+@pytest.mark.parametrize("smaller", [OnnxFormat.INT8, OnnxFormat.INT8_STATIC, OnnxFormat.INT4])
 def test_every_recipe_makes_a_graph_that_runs(all_files, tmp_path, smaller):
     folder, _ = all_files
     source, path = folder / "onnx/model.onnx", tmp_path / "model.onnx"
     ids = np.array([[2, 5, 9, 7, 3]])
     arrays = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
     fp32 = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"]).run(None, arrays)[0]
-    for recipe in [recipe for rung in FORMATS[smaller].ladder(weights_for(Target.AVX2)) for recipe in rung]:
-        write_recipe(source, path, smaller, recipe.text, [arrays])
+    for recipe in [recipe for tier in FORMATS[smaller].tiers_for(weight_format_for(Target.AVX2)) for recipe in tier]:
+        write_recipe(source, path, smaller, recipe.description, [arrays])
         found = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, arrays)[0]
         # Random weights do not take 4 bits well.
-        allowed = 2 if smaller is Precision.INT4 else 0.5
+        allowed = 2 if smaller is OnnxFormat.INT4 else 0.5
         model = onnx.load(path)
         facts = {p.key: p.value for p in model.metadata_props}
-        assert facts["hrkd.recipe"] == recipe.text
-        assert ("hrkd.target" in facts) is recipe.for_target
+        assert facts["hrkd.recipe"] == recipe.description
+        assert ("hrkd.target" in facts) is recipe.target_specific
         assert weight_precision(model) == smaller
-        assert 0 < np.abs(found - fp32).max() < allowed * np.abs(fp32).max(), recipe.text
+        assert 0 < np.abs(found - fp32).max() < allowed * np.abs(fp32).max(), recipe.description
         tables = [t for t in model.graph.initializer if t.name.endswith("word_embeddings.weight")]
-        assert bool(tables) is recipe.text.endswith("embeddings in fp32")
+        assert bool(tables) is recipe.description.endswith("embeddings in fp32")
         attention = [n for n in model.graph.node if n.op_type == "MatMul" and "query" in n.name]
         in_fp32 = [n for n in attention if not n.input[1].endswith("_DequantizeLinear_Output")]
-        assert bool(in_fp32) is ("attention in fp32" in recipe.text)
+        assert bool(in_fp32) is ("attention in fp32" in recipe.description)

@@ -7,7 +7,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hrkd_cli.choices import Target
 from hrkd_cli.machine import cpu_flags
-from hrkd_cli.onnx_export.quantizers import QuantizerInputs, detect, int8_dynamic, weights_for
+from hrkd_cli.onnx_export.cpu_targets import detect_target, weight_format_for
+from hrkd_cli.onnx_export.quantizers import QuantizerInputs, write_int8_dynamic
 
 LARGEST_ACTIVATION = 255
 
@@ -36,7 +37,9 @@ def rounded(weight, folder, target, **options):
         [numpy_helper.from_array(weight, "w")],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "fp32.onnx")
-    int8_dynamic(folder / "fp32.onnx", folder / "int8.onnx", QuantizerInputs(weights_for(target)), **options)
+    write_int8_dynamic(
+        folder / "fp32.onnx", folder / "int8.onnx", QuantizerInputs(weight_format_for(target)), **options
+    )
     tensors = {t.name: numpy_helper.to_array(t) for t in onnx.load(folder / "int8.onnx").graph.initializer}
     return tensors["w_quantized"], tensors["w_scale"], tensors["w_zero_point"]
 
@@ -82,12 +85,12 @@ def test_unsigned_weights_keep_8_bits_on_every_target(weight, tmp_path):
     ],
 )
 def test_this_machines_target(machine, flags, target):
-    assert detect(machine, frozenset(flags)) is target
+    assert detect_target(machine, frozenset(flags)) is target
 
 
 def test_auto_is_this_machine():
-    assert weights_for(Target.AUTO).target is detect(platform.machine(), cpu_flags())
-    assert {t: weights_for(t).bits for t in Target if t is not Target.AUTO} == {
+    assert weight_format_for(Target.AUTO).target is detect_target(platform.machine(), cpu_flags())
+    assert {t: weight_format_for(t).bits for t in Target if t is not Target.AUTO} == {
         Target.AVX2: 7,
         Target.AVX512_VNNI: 8,
         Target.ARM64: 8,

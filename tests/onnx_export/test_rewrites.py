@@ -9,7 +9,7 @@ from hrkd_cli.models.torch_backend import TorchBackend
 from hrkd_cli.onnx_export import rewrites, trace
 from hrkd_cli.onnx_export.graph_editor import to_proto
 from hrkd_cli.onnx_export.rewrites import rewrite_file
-from hrkd_cli.onnx_export.trace import check_equal, write_graph
+from hrkd_cli.onnx_export.trace import check_parity, trace_to_onnx
 from tiny_folder import CONFIGS, write_model
 
 BERT = {"constant_shapes": 8, "first_token": 1, "separate_residuals": 5}
@@ -31,7 +31,7 @@ def traced(request, tmp_path_factory):
     """A traced graph, and the torch model."""
     folder = write_model(tmp_path_factory.mktemp(request.param) / "student", architecture=request.param)
     own = TorchBackend(folder, device="cpu")
-    write_graph(own.model, own.inputs, folder / "model.onnx")
+    trace_to_onnx(own.model, own.inputs, folder / "model.onnx")
     return request.param, own, folder / "model.onnx"
 
 
@@ -41,7 +41,7 @@ def test_the_logits_are_the_same(traced, tmp_path):
     model, counts = rewrite(traced)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, tmp_path / "model.onnx")
-    assert check_equal(own, tmp_path / "model.onnx") < 2e-5
+    assert check_parity(own, tmp_path / "model.onnx") < 2e-5
     assert len(model.graph.node) < (0.8 if architecture != "modernbert" else 1) * len(traced.graph.node)
     assert counts == APPLIED[architecture]
     # Nothing is left that nobody reads, and standard operators only.
@@ -71,7 +71,7 @@ def test_padding_is_a_bias_of_one_row(traced, tmp_path):
 
 def test_the_last_layer_of_bert_works_on_one_token(made, tmp_path):
     own = TorchBackend(made / "student", device="cpu")
-    write_graph(own.model, own.inputs, tmp_path / "model.onnx")
+    trace_to_onnx(own.model, own.inputs, tmp_path / "model.onnx")
     rewrite_file(tmp_path / "model.onnx")
     model = onnx.load(tmp_path / "model.onnx")
     # The outputs of its dense layers have one token, those of the first layer all.
@@ -134,5 +134,5 @@ def test_a_rewrite_that_changed_the_logits_is_not_kept(made, tmp_path, monkeypat
     monkeypatch.setattr(trace, "rewrite_file", wrong)
     seen = []
     trace.write_fp32(own, tmp_path / "model.onnx", on_event=seen.append)
-    assert check_equal(own, tmp_path / "model.onnx") < 1e-4
+    assert check_parity(own, tmp_path / "model.onnx") < 1e-4
     assert any("kept as it was traced" in e.text for e in seen if isinstance(e, Note) and e.warning)

@@ -10,7 +10,7 @@ from hrkd_cli import Predictor
 from hrkd_cli.errors import ModelError
 from hrkd_cli.layout import OnnxFiles
 from hrkd_cli.onnx_export import self_check_cases as module
-from hrkd_cli.onnx_export.self_check_cases import FP32_TOLERANCE, LEAST_TOLERANCE
+from hrkd_cli.onnx_export.self_check_cases import FP32_TOLERANCE, MIN_INT8_TOLERANCE
 from hrkd_cli.predict.selfcheck import self_check
 from tiny_folder import write_model
 
@@ -62,7 +62,7 @@ def test_tolerances_are_for_arithmetic_and_not_for_rounded_weights(student, tmp_
     # fp16's weights are multiplied in fp32.
     assert found[FP32]["tolerance"] == found["model_fp16.onnx"]["tolerance"] == FP32_TOLERANCE
     for name in (INT8, "model_int8_static.onnx"):
-        expected = max(LEAST_TOLERANCE, 3 * np.abs(fp32 - np.array(found[name]["logits"])).max())
+        expected = max(MIN_INT8_TOLERANCE, 3 * np.abs(fp32 - np.array(found[name]["logits"])).max())
         assert found[name]["tolerance"] == pytest.approx(expected, abs=1e-5)
     # 4-bit weights move the logits alike everywhere: what counts is the 8-bit rounding of their inputs.
     model = onnx.load(student / "onnx/model_q4.onnx")
@@ -77,7 +77,7 @@ def test_tolerances_are_for_arithmetic_and_not_for_rounded_weights(student, tmp_
     rounded = np.array(found["model_q4.onnx"]["logits"])
     moved = np.abs(np.concatenate([exact.logits([text]) for text in texts]) - rounded).max()
     assert 0 < moved < np.abs(fp32 - rounded).max()
-    assert found["model_q4.onnx"]["tolerance"] == pytest.approx(max(LEAST_TOLERANCE, 3 * moved), abs=1e-5)
+    assert found["model_q4.onnx"]["tolerance"] == pytest.approx(max(MIN_INT8_TOLERANCE, 3 * moved), abs=1e-5)
     assert [entry.passed for entry in self_check(student)] == [True] * 5
     assert sorted(p.name for p in (student / "onnx").glob("*.onnx")) == sorted(found)
 
@@ -137,14 +137,14 @@ def test_texts_of_a_model_with_other_domains_are_not_used_again(student, tmp_pat
 
 
 def test_a_fresh_process_that_gets_others(student, monkeypatch):
-    entry = module._entry
+    entry = module._predict_cases
 
     def wrong(*args):
         found = entry(*args)
         found["logits"] = [[value + 1 for value in row] for row in found["logits"]]
         return found
 
-    monkeypatch.setattr(module, "_entry", wrong)
+    monkeypatch.setattr(module, "_predict_cases", wrong)
     with pytest.raises(ModelError, match=r"a fresh process does not repeat .* self-check FAILED: model\.onnx"):
         export(student)
     assert not (student / "onnx").exists()

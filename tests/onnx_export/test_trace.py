@@ -6,11 +6,12 @@ from hrkd_cli import Predictor
 from hrkd_cli.choices import Target
 from hrkd_cli.errors import ModelError
 from hrkd_cli.models.torch_backend import TorchBackend
+from hrkd_cli.onnx_export.cpu_targets import weight_format_for
 from hrkd_cli.onnx_export.export import export
-from hrkd_cli.onnx_export.graph_editor import OPSET, PARTS, bytes_by_part, part_of
-from hrkd_cli.onnx_export.quantizers import QuantizerInputs, weights_for
-from hrkd_cli.onnx_export.recipes import FORMATS, Precision, write_smaller
-from hrkd_cli.onnx_export.trace import BATCHES, TOLERANCE, check_equal, probes, write_graph
+from hrkd_cli.onnx_export.graph_editor import OPSET, PARTS, OnnxFormat, bytes_by_part, model_part
+from hrkd_cli.onnx_export.quantizers import QuantizerInputs
+from hrkd_cli.onnx_export.recipes import FORMATS, apply_recipe
+from hrkd_cli.onnx_export.trace import PARITY_BATCH_SIZES, PARITY_TOLERANCE, check_parity, random_inputs, trace_to_onnx
 from tiny_folder import CONFIGS, LABELS, make_dataset, make_texts, write_csv, write_model
 
 SEGMENTS = {"bert", "electra", "roberta"}  # RoBERTa has them in a default configuration, if not in its real models
@@ -29,13 +30,13 @@ def exported(request, tmp_path_factory):
 def test_logits_are_torchs_at_many_shapes(exported):
     architecture, folder, _ = exported
     own = TorchBackend(folder, device="cpu")
-    assert check_equal(own, folder / "onnx/model.onnx") < TOLERANCE
+    assert check_parity(own, folder / "onnx/model.onnx") < PARITY_TOLERANCE
     # Through the runtime, with real padding.
     texts = make_texts(30)
     np.testing.assert_allclose(
         Predictor(folder / "onnx/model.onnx").logits(texts, batch_size=8),
         Predictor(folder).logits(texts, batch_size=3),
-        atol=TOLERANCE,
+        atol=PARITY_TOLERANCE,
     )
     graph = onnx.load(folder / "onnx/model.onnx")
     expected = ["input_ids", "attention_mask"] + ["token_type_ids"] * (architecture in SEGMENTS)
@@ -66,7 +67,7 @@ def test_int8_is_close_to_fp32(exported):
     texts = make_texts(30)
     fp32, int8 = (Predictor(folder / "onnx" / f).logits(texts) for f in ("model.onnx", "model_quantized.onnx"))
     assert np.corrcoef(fp32.ravel(), int8.ravel())[0, 1] > 0.95
-    assert np.abs(fp32 - int8).max() > TOLERANCE
+    assert np.abs(fp32 - int8).max() > PARITY_TOLERANCE
 
 
 def test_bytes_add_up_and_each_part_has_some(exported):
@@ -89,7 +90,7 @@ def test_bytes_of_the_parts_of_bert(made, tmp_path):
         outside = "embeddings" if "embeddings" in name else "head"
         expected[in_layer if ".layer." in name else outside] += 4 * tensor.numel()
     own = TorchBackend(made / "student", device="cpu")
-    write_graph(own.model, own.inputs, tmp_path / "model.onnx")
+    trace_to_onnx(own.model, own.inputs, tmp_path / "model.onnx")
     found = bytes_by_part(tmp_path / "model.onnx")
     for part in ("embeddings", "attention", "feed_forward", "head"):
         # Each tensor's entry has a name and a shape beside its numbers; small equal ones are stored once.
@@ -113,14 +114,16 @@ def test_bytes_of_the_parts_of_bert(made, tmp_path):
     ],
 )
 def test_part_of(name, part):
-    assert part_of(name) == part
+    assert model_part(name) == part
 
 
 def test_probes_cover_batches_lengths_and_padding(made):
     own = TorchBackend(made / "student", device="cpu")
-    shapes = [arrays["input_ids"].shape for arrays in probes(own)]
-    assert sorted(set(shapes)) == [(b, t) for b in BATCHES for t in (2, 7, 24)]  # 24 is this student's own length
-    for arrays in probes(own):
+    shapes = [arrays["input_ids"].shape for arrays in random_inputs(own)]
+    assert sorted(set(shapes)) == [
+        (b, t) for b in PARITY_BATCH_SIZES for t in (2, 7, 24)
+    ]  # 24 is this student's own length
+    for arrays in random_inputs(own):
         assert (arrays["input_ids"][arrays["attention_mask"] == 0] == own.tokenizer.pad_id).all()
         assert arrays["attention_mask"].sum(axis=1).min() >= 1
         if len(arrays["input_ids"]) > 1:
@@ -130,7 +133,7 @@ def test_probes_cover_batches_lengths_and_padding(made):
 def test_tracing_leaves_the_model_as_it_was(made, tmp_path):
     own = TorchBackend(made / "student", device="cpu")
     before = own.logits(["a good book"])
-    write_graph(own.model, own.inputs, tmp_path / "model.onnx")
+    trace_to_onnx(own.model, own.inputs, tmp_path / "model.onnx")
     assert not own.model.training
     assert own.model.config._attn_implementation == "sdpa"
     np.testing.assert_array_equal(own.logits(["a good book"]), before)
@@ -145,11 +148,11 @@ def test_what_cannot_be_quantized(made, tmp_path):
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)])
     onnx.save(model, tmp_path / "model.onnx")
-    recipe = FORMATS[Precision.INT8].rungs[0][0]
+    recipe = FORMATS[OnnxFormat.INT8].tiers[0][0]
 
     def quantize():
-        inputs = QuantizerInputs(weights_for(Target.AVX512_VNNI))
-        write_smaller(tmp_path / "model.onnx", tmp_path / "int8.onnx", Precision.INT8, recipe, inputs)
+        inputs = QuantizerInputs(weight_format_for(Target.AVX512_VNNI))
+        apply_recipe(tmp_path / "model.onnx", tmp_path / "int8.onnx", OnnxFormat.INT8, recipe, inputs)
 
     with pytest.raises(ModelError, match="nothing in the graph was quantized"):
         quantize()

@@ -4,7 +4,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from hrkd_cli.errors import ModelError, UsageError
-from hrkd_cli.onnx_export.trimming import Vocabulary, _compare, _lost_characters, choose_tokens, trim_tokenizer
+from hrkd_cli.onnx_export.trimming import Vocabulary, _compare, _count_characters, select_tokens, trim_tokenizer
 from vocabularies import CORPUS, DEV, KINDS, SPECIAL, TRAIN, small_data, wrapped
 
 
@@ -97,17 +97,17 @@ def test_added_tokens_behind_the_vocabulary_stay_behind_it(tokenizer):
 
 def test_a_domains_own_tokens_go_last():
     vocabulary = Vocabulary(KINDS["WordPiece"]())
-    alphabet = vocabulary.alphabet
+    alphabet = vocabulary.character_tokens
     rare, common = sorted(set(vocabulary.ids) - alphabet)[:2]
     size = len(alphabet) + 1
-    kept, dropped = choose_tokens(vocabulary, {rare: 1, common: 9}, set(), size, first={rare: 1})
+    kept, dropped = select_tokens(vocabulary, {rare: 1, common: 9}, set(), size, domain_counts={rare: 1})
     assert rare in kept
     assert dropped == [common]
 
 
 def test_a_character_without_a_token_of_its_own_keeps_those_that_have_it():
     vocab = {"[UNK]": 0, "a": 1, "##a": 2, "aé": 3, "##aé": 4, "éa": 5, "aa": 6, "##aa": 7}
-    alphabet = Vocabulary(Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))).alphabet
+    alphabet = Vocabulary(Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))).character_tokens
     assert alphabet >= {"a", "##a", "aé", "##aé", "éa"}
     assert not alphabet & {"aa", "##aa"}
 
@@ -115,17 +115,17 @@ def test_a_character_without_a_token_of_its_own_keeps_those_that_have_it():
 def test_characters_at_the_end_of_a_word_are_others():
     vocab = {t: n for n, t in enumerate(["a", "b", "a</w>", "b</w>", "ab</w>", "ac</w>", "ab"])}
     vocabulary = Vocabulary(Tokenizer(models.BPE(vocab, [("a", "b</w>"), ("a", "b")], end_of_word_suffix="</w>")))
-    assert vocabulary.alphabet == {"a", "b", "a</w>", "b</w>", "ac</w>"}
-    assert vocabulary.parts("ab</w>") == {"a", "b</w>"}
+    assert vocabulary.character_tokens == {"a", "b", "a</w>", "b</w>", "ac</w>"}
+    assert vocabulary.intermediate_tokens("ab</w>") == {"a", "b</w>"}
 
 
 def test_a_merge_keeps_what_it_passes_through():
     merges = [("a", "b"), ("c", "d"), ("ab", "cd"), ("b", "c")]
     vocab = {t: n for n, t in enumerate(["a", "b", "c", "d", "ab", "cd", "abcd", "bc"])}
     vocabulary = Vocabulary(Tokenizer(models.BPE(vocab, merges)))
-    assert vocabulary.alphabet == {"a", "b", "c", "d"}
-    assert vocabulary.parts("abcd") == {"a", "b", "c", "d", "ab", "cd"}
-    smaller, rows = vocabulary.smaller({"a", "b", "c", "d", "ab", "cd", "abcd"})
+    assert vocabulary.character_tokens == {"a", "b", "c", "d"}
+    assert vocabulary.intermediate_tokens("abcd") == {"a", "b", "c", "d", "ab", "cd"}
+    smaller, rows = vocabulary.subset({"a", "b", "c", "d", "ab", "cd", "abcd"})
     assert json.loads(smaller.to_str())["model"]["merges"] == [list(pair) for pair in merges[:3]]
     assert rows == tuple(range(7))
 
@@ -133,15 +133,15 @@ def test_a_merge_keeps_what_it_passes_through():
 def test_bytes_stay():
     pieces = [("<unk>", 0.0), *((f"<0x{n:02X}>", -9.0) for n in range(256)), ("ab", -1.0)]
     vocabulary = Vocabulary(Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=True)))
-    assert len(vocabulary.alphabet & {f"<0x{n:02X}>" for n in range(256)}) == 256
-    assert vocabulary.readable() == set()
+    assert len(vocabulary.character_tokens & {f"<0x{n:02X}>" for n in range(256)}) == 256
+    assert vocabulary.readable_characters() == set()
 
 
 def test_a_character_that_is_lost_is_counted():
     tokenizer = KINDS["WordPiece"]()
     vocabulary = Vocabulary(tokenizer)
-    smaller, _ = vocabulary.smaller({t for t in tokenizer.get_vocab() if "x" not in t})
-    read, lost = _lost_characters(tokenizer, smaller, vocabulary)
+    smaller, _ = vocabulary.subset({t for t in tokenizer.get_vocab() if "x" not in t})
+    read, lost = _count_characters(tokenizer, smaller, vocabulary)
     assert read == len(set(tokenizer.normalizer.normalize_str("".join(CORPUS))) - {" "})
     assert lost == 1
     diff = _compare(tokenizer, smaller, [["xyz walk"]], vocabulary.unknown)

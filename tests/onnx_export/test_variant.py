@@ -12,7 +12,8 @@ from hrkd_cli import Predictor, evaluate
 from hrkd_cli.errors import DataError, GateError, ModelError, OutputError, UsageError
 from hrkd_cli.events import Note
 from hrkd_cli.models.torch_backend import TorchBackend
-from hrkd_cli.onnx_export.gate import AccuracyGate, RecipeSearch
+from hrkd_cli.onnx_export.gate import AccuracyGate
+from hrkd_cli.onnx_export.recipe_search import RecipeSearch
 from hrkd_cli.predict.selfcheck import self_check
 from tiny_folder import CONFIGS, MAX_LENGTH, make_texts, write_model
 from vocabularies import KINDS, SPECIAL, small_data, wrapped
@@ -179,7 +180,7 @@ def test_the_gate_of_a_baked_int8_file_is_its_own_domains(student, divided, monk
         seen.append(tuple(scores))
         return 9.0
 
-    monkeypatch.setattr(AccuracyGate, "lost", lost)
+    monkeypatch.setattr(AccuracyGate, "accuracy_drop", lost)
     before = sorted(p.name for p in student.parent.iterdir())
     with pytest.raises(GateError, match=r"int8 loses 9\.00 points") as caught:
         export(student, domain="dvd", int8=True, data=divided)
@@ -366,8 +367,8 @@ def test_a_smaller_model_that_answers_otherwise_is_not_kept(student, monkeypatch
         bake(model, replace(spec, heads=swapped), domain, where)
         return list(spec.heads.columns[domain])
 
-    bake = variant.bake_head
-    monkeypatch.setattr(variant, "bake_head", wrong)
+    bake = variant.extract_head
+    monkeypatch.setattr(variant, "extract_head", wrong)
     with pytest.raises(ModelError, match="logits differ from the student's"):
         export(student, domain="books")
     assert not student.with_name("student-books").exists()

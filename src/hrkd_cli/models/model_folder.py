@@ -90,7 +90,7 @@ def model_card(
         scores: dev scores by domain, each with ``n``, ``accuracy`` and ``macro_f1``; empty where they are not known.
         baked: the domain whose head alone this is; None for all heads.
         **facts: what else ``templates/model.md.j2`` names: ``max_length`` and ``truncate``; of a trimmed vocabulary
-            also ``before`` (scores of the student), ``lost`` (drop and max_drop) and ``vocabulary``.
+            also ``student_scores``, ``gate`` (drop and max_drop) and ``vocabulary``.
     """
     from huggingface_hub import EvalResult, ModelCardData
 

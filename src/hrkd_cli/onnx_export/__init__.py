@@ -1,1 +1,1 @@
-"""ONNX graphs of a student: tracing, comparison with torch, quantisation, the output folder."""
+"""ONNX export: tracing, graph rewrites, quantization with an accuracy gate, single-domain and trimmed models."""

@@ -1,4 +1,4 @@
-"""A student's ONNX files: written, compared with torch, made smaller, and checked on dev data before they appear."""
+"""The export stage: writes ONNX files, compares them with torch, quantizes them, and checks their dev accuracy."""
 
 from __future__ import annotations
 
@@ -20,69 +20,68 @@ from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.layout import PREDICTOR_ARCHIVE, STUDENT_OUT, ModelFiles, OnnxFiles, partial_folder
 from hrkd_cli.machine import machine_name, usable_cpus
 from hrkd_cli.models.torch_backend import TorchBackend
-from hrkd_cli.onnx_export.gate import AccuracyGate, RecipeSearch, load_gate_data
-from hrkd_cli.onnx_export.graph_editor import bytes_by_part
-from hrkd_cli.onnx_export.quantizers import weights_for
-from hrkd_cli.onnx_export.recipes import FILES, FORMATS, Precision
-from hrkd_cli.onnx_export.record import (
-    ExportedFile,
-    ExportResult,
-    Gate,
-    Try,
-    best_try,
-    file_entry,
-    find_card,
-    onnx_section,
-    place_section,
+from hrkd_cli.onnx_export.cpu_targets import weight_format_for
+from hrkd_cli.onnx_export.export_record import (
+    FileEntry,
+    describe_file,
+    describe_slowdown,
+    insert_section,
+    read_card,
     read_record,
-    slower_than,
+    render_onnx_section,
     write_record,
 )
+from hrkd_cli.onnx_export.export_result import ExportedFile, ExportResult, Gate, Trial, best_trial
+from hrkd_cli.onnx_export.gate import AccuracyGate, load_gate_data
+from hrkd_cli.onnx_export.graph_editor import OnnxFormat, bytes_by_part
+from hrkd_cli.onnx_export.recipe_search import RecipeSearch
+from hrkd_cli.onnx_export.recipes import FILE_NAMES, FORMATS
 from hrkd_cli.onnx_export.self_check_cases import write_cases
-from hrkd_cli.onnx_export.trace import check_equal, write_fp32
+from hrkd_cli.onnx_export.trace import check_parity, write_fp32
 from hrkd_cli.onnx_export.trimming import TrimReport
-from hrkd_cli.onnx_export.variant import copy_description, make_variant, variant_card, variant_folder
+from hrkd_cli.onnx_export.variant import copy_config_files, make_variant, variant_card, variant_folder
 from hrkd_cli.outputs import atomic_folder, explain_write_errors
 from hrkd_cli.predict.backend import OnnxBackend
 from hrkd_cli.predict.bundle import write_bundle
 
-Tries = Mapping[Precision, list[Try]]
-Times = Mapping[str, tuple[Latency, ...]]
+Trials = Mapping[OnnxFormat, list[Trial]]
+Latencies = Mapping[str, tuple[Latency, ...]]
 
 
 def export(student: str | Path = STUDENT_OUT, *, on_event: OnEvent = ignore, **options: Any) -> ExportResult:
-    """Write a student's ONNX graph, and smaller ones of the precisions asked for, into its ``onnx`` folder.
+    """Write a student's ONNX files into its ``onnx`` folder: fp32, and the smaller formats in ``options``.
 
-    The fp32 graph must give torch's logits; a smaller one may lose at most ``max_drop`` points of average dev accuracy,
-    else the next safer recipe is tried. A fresh process repeats stored predictions. Files appear only when everything
-    has passed; other files in ``onnx/`` are left alone, an fp32 file too if it gives the student's logits. With
-    ``domain`` or a trimmed vocabulary, a folder of its own is written.
+    The fp32 file must have torch's logits. A smaller file may lose at most ``max_drop`` points of average dev accuracy;
+    if it loses more, safer recipes are tried. A fresh process repeats stored predictions. Files appear only after all
+    checks have passed. Other files in ``onnx/`` stay, also an existing fp32 file with the student's logits. With
+    ``domain`` or a trimmed vocabulary, the output is a separate model folder.
 
     Args:
-        student: model folder, whole and local.
-        on_event: told what is being done.
+        student: local model folder.
+        on_event: receives progress and notes.
         **options: fields of ``hrkd_cli.command_settings.ExportSettings``.
 
     Raises:
-        UsageError: an option has a value that it cannot have.
-        ModelError: not a classifier's folder, or a graph that differs from it.
+        UsageError: invalid value of an option.
+        ModelError: not a classifier's folder, or an ONNX file that differs from it.
         OutputError: a file exists, or cannot be written.
-        DataError: no data for the gate, or data that does not fit.
-        GateError: a precision lost too much accuracy with every recipe; nothing was written.
+        DataError: no data for the gate, or data that does not fit the model.
+        GateError: every recipe of a format loses too much accuracy; nothing was written.
     """
     settings = ExportSettings(student=Path(student), **options)
     folder = settings.student
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such folder; name a student's folder, or run hrkd distill first")
-    smaller = _smaller(settings)
+    smaller_formats = _smaller_formats(settings)
     is_variant = settings.domain is not None or settings.trims
     if is_variant:
         root = variant_folder(settings)
     else:
         root = settings.out or folder
-        _check_graphs(folder, root, [FILES[p] for p in smaller or [Precision.FP32]], force=settings.force)
+        file_names = [FILE_NAMES[onnx_format] for onnx_format in smaller_formats or [OnnxFormat.FP32]]
+        _check_output(folder, root, file_names, force=settings.force)
     model = TorchBackend(folder, device="cpu")
-    data = load_gate_data(settings, on_event=on_event) if smaller or settings.trims else None
+    data = load_gate_data(settings, on_event=on_event) if smaller_formats or settings.trims else None
     if not is_variant:
         gate = AccuracyGate(settings, model, *data, on_event=on_event) if data is not None else None
         return _Export(settings, folder, root, model, gate, on_event).run()
@@ -91,20 +90,21 @@ def export(student: str | Path = STUDENT_OUT, *, on_event: OnEvent = ignore, **o
         return _Export(settings, work, work, model, gate, on_event, vocabulary=vocabulary, out=root).run()
 
 
-def _smaller(settings: ExportSettings) -> list[Precision]:
-    """Return the precisions asked for beside fp32, which has no option."""
-    return [precision for precision in FORMATS if getattr(settings, precision.replace("-", "_"), False)]
+def _smaller_formats(settings: ExportSettings) -> list[OnnxFormat]:
+    """Return the requested formats except fp32, which is always written and has no option."""
+    return [onnx_format for onnx_format in FORMATS if getattr(settings, onnx_format.replace("-", "_"), False)]
 
 
 @dataclass
 class _Export:
-    """One export: all files are made in a working folder, and moved into ``root/onnx`` when they have passed.
+    """One export: makes all files in a working folder and moves them into ``root/onnx`` after all checks.
 
     Attributes:
-        student: the folder of ``model``.
+        student: folder of ``model``.
         root: folder that gets ``onnx/``.
-        gate: scores the smaller files, and a trimmed vocabulary; None where there are none.
-        out: where ``root`` will lie, of a baked head or a trimmed vocabulary; None for the student itself.
+        gate: scores smaller files and a trimmed vocabulary; None if there are none.
+        vocabulary: what was trimmed.
+        out: final location of ``root`` for a single-domain or trimmed export; None for the student itself.
     """
 
     settings: ExportSettings
@@ -118,60 +118,55 @@ class _Export:
 
     def __post_init__(self) -> None:
         self.onnx = self.root / ModelFiles.onnx
-        self.smaller = _smaller(self.settings)
-        self.weights = weights_for(self.settings.target)
-        kept = self.onnx / OnnxFiles.fp32
-        self.kept = kept if self.smaller and kept.exists() and not self.settings.force else None
-        recipes = [recipe for precision in self.smaller for rung in FORMATS[precision].rungs for recipe in rung]
-        # The CPU that files are for, where one of them may depend on it.
-        self.target = str(self.weights.target) if any(recipe.for_target for recipe in recipes) else ""
+        self.smaller_formats = _smaller_formats(self.settings)
+        self.weight_format = weight_format_for(self.settings.target)
+        fp32 = self.onnx / OnnxFiles.fp32
+        self.existing_fp32 = fp32 if self.smaller_formats and fp32.exists() and not self.settings.force else None
+        tiers = chain.from_iterable(FORMATS[onnx_format].tiers for onnx_format in self.smaller_formats)
+        target_specific = any(recipe.target_specific for tier in tiers for recipe in tier)
+        # The CPU that the files are for; empty if no file depends on it.
+        self.target = str(self.weight_format.target) if target_specific else ""
 
     def run(self) -> ExportResult:
         """Write everything."""
         self._check_trimming()
-        if self.kept is not None:
+        if self.existing_fp32 is not None:
             try:
-                check_equal(self.model, self.kept)
+                check_parity(self.model, self.existing_fp32)
             except ModelError as error:
-                raise OutputError(f"{self.kept} is not this student's: {error}; replace it with --force") from None
+                raise OutputError(
+                    f"{self.existing_fp32} is not this student's: {error}; replace it with --force"
+                ) from None
         with _working_folder(self.onnx) as folder:
             write_fp32(self.model, folder / OnnxFiles.fp32, on_event=self.on_event)
-            if self.kept is not None:
-                self.on_event(Note(f"{self.kept} gives the student's logits and is kept"))
-            tries = self._quantize(folder)
-            # Files of an earlier export are this student's for certain only where the fp32 file is.
-            entries = read_record(self.onnx) if self.kept is not None else {}
-            paths = {precision: folder / FILES[precision] for precision in (Precision.FP32, *self.smaller)}
-            times = self._time(paths, entries) if self.settings.latency else {}
-            if self.kept is not None:
-                paths[Precision.FP32] = self.kept
-            files = []
-            scores = self.gate.scores if self.gate is not None else None
-            for precision, path in paths.items():
-                entry = file_entry(path, precision, tries.get(precision, ()), scores, self.settings.max_drop)
-                # What is known of a kept file and is not measured again stays.
-                entries[path.name] = entries.get(path.name, {}) | entry
-                shown = str((self.out or self.root) / ModelFiles.onnx / path.name)
-                latency = times.get(path.name, ())
-                files.append(ExportedFile(shown, precision, entry["bytes"], entry.get("recipe", ""), latency))
-            for name, found in times.items():
-                entries[name] |= {"latency": [cell.to_json() for cell in found], "machine": machine_name()}
-                if text := slower_than(entries[name], entries[OnnxFiles.fp32]):
-                    self.on_event(Note(f"{name} is slower than fp32 here at {text}", warning=True))
+            if self.existing_fp32 is not None:
+                self.on_event(Note(f"{self.existing_fp32} gives the student's logits and is kept"))
+            trials = self._quantize(folder)
+            # Earlier files belong to this student for certain only if the fp32 file does.
+            entries = read_record(self.onnx) if self.existing_fp32 is not None else {}
+            paths = {onnx_format: folder / FILE_NAMES[onnx_format] for onnx_format in self._formats}
+            latencies = self._measure_latency(paths, entries) if self.settings.latency else {}
+            if self.existing_fp32 is not None:
+                paths[OnnxFormat.FP32] = self.existing_fp32
+            files = self._describe_files(paths, trials, latencies, entries)
             smallest = min(folder.glob("*.onnx"), key=lambda path: path.stat().st_size)
             result = self._result(
-                tries,
-                files=tuple(files),
+                trials,
+                files=files,
                 quantized_ops=count_quantized_ops(load_onnx(smallest)),
                 bytes_by_part=bytes_by_part(smallest),
-                machine=machine_name() if times else "",
+                machine=machine_name() if latencies else "",
                 out=str(self.out or ""),
             )
-            self._keep(folder, entries, result.gate)
+            self._publish(folder, entries, result.gate)
         return result
 
+    @property
+    def _formats(self) -> tuple[OnnxFormat, ...]:
+        return (OnnxFormat.FP32, *self.smaller_formats)
+
     def _check_trimming(self) -> None:
-        """Refuse a vocabulary that costs too much."""
+        """Raise GateError if the trimmed vocabulary loses too much accuracy."""
         result = self._result({})
         if result.gate is not None and not result.gate.passed:
             remedy = "keep more tokens (--vocabulary-size), or " if self.settings.vocabulary_size is not None else ""
@@ -181,91 +176,116 @@ class _Export:
                 result=result.to_json(),
             )
 
-    def _quantize(self, folder: Path) -> Tries:
-        """Find a recipe for each smaller precision, or raise GateError for the first that has none."""
+    def _quantize(self, folder: Path) -> Trials:
+        """Write the smaller files into ``folder``; raise GateError if no recipe of a format passes."""
         if self.gate is None:
             return {}
         if self.target:
-            weights = self.weights
-            self.on_event(Note(f"int8 for {weights.target}: {weights.bits}-bit signed weights ({weights.why})"))
-        search = RecipeSearch(self.student, folder, self.gate, self.weights)
-        tries = {precision: search.find(precision) for precision in self.smaller}
-        failed = next((found for found in tries.values() if not best_try(found).kept), None)
-        if failed is not None:
-            best = best_try(failed)
-            recipes = "its one recipe" if len(failed) == 1 else f"the best of {len(failed)} recipes ({best.recipe})"
-            trimming = self.vocabulary.accuracy_drop if self.vocabulary is not None else 0.0
-            kept = self.kept
-            files = (ExportedFile(str(kept), Precision.FP32, kept.stat().st_size),) if kept is not None else ()
-            raise GateError(
-                f"{best.precision} loses {best.drop:.2f} points of average dev accuracy with {recipes}, "
-                + (f"{trimming:.2f} of them by trimming, " if trimming > 0 else "")
-                + f"more than --max-drop {self.settings.max_drop:g}: nothing was written; allow more with --max-drop, "
-                f"or export without --{best.precision}",
-                result=self._result(tries, files=files).to_json(),
-            )
-        return tries
+            weights = self.weight_format
+            self.on_event(Note(f"int8 for {weights.target}: {weights.bits}-bit signed weights ({weights.reason})"))
+        search = RecipeSearch(self.student, folder, self.gate, self.weight_format)
+        trials = {onnx_format: search.find(onnx_format) for onnx_format in self.smaller_formats}
+        for format_trials in trials.values():
+            if not best_trial(format_trials).kept:
+                raise self._gate_error(trials, format_trials)
+        return trials
 
-    def _time(self, new: Mapping[Precision, Path], earlier: Iterable[str]) -> Times:
-        """Time the new files, and earlier ones in the same turns: times of another hour compare the machine's load."""
-        files = {path.name: path for path in new.values()}
+    def _gate_error(self, trials: Trials, failed: Sequence[Trial]) -> GateError:
+        """Return the error for a format whose trials all failed."""
+        best = best_trial(failed)
+        recipes = "its one recipe" if len(failed) == 1 else f"the best of {len(failed)} recipes ({best.recipe})"
+        trim_drop = self.vocabulary.accuracy_drop if self.vocabulary is not None else 0.0
+        fp32 = self.existing_fp32
+        files = (ExportedFile(str(fp32), OnnxFormat.FP32, fp32.stat().st_size),) if fp32 is not None else ()
+        return GateError(
+            f"{best.precision} loses {best.drop:.2f} points of average dev accuracy with {recipes}, "
+            + (f"{trim_drop:.2f} of them by trimming, " if trim_drop > 0 else "")
+            + f"more than --max-drop {self.settings.max_drop:g}: nothing was written; allow more with --max-drop, "
+            f"or export without --{best.precision}",
+            result=self._result(trials, files=files).to_json(),
+        )
+
+    def _measure_latency(self, paths: Mapping[OnnxFormat, Path], earlier: Iterable[str]) -> Latencies:
+        """Time new and earlier files in turns; times from different hours would compare the load of the machine."""
+        files = {path.name: path for path in paths.values()}
         files |= {name: self.onnx / name for name in earlier if name not in files}
         openers = {name: partial(OnnxBackend, self.student, path) for name, path in files.items()}
         return measure_forward(openers, threads=sorted({1, usable_cpus()}), on_event=self.on_event)
 
-    def _result(self, tries: Tries, **facts: Any) -> ExportResult:
-        """Return ``facts`` with what the tries and trimming cost."""
-        drops = [best_try(found).drop for found in tries.values()]
+    def _describe_files(
+        self, paths: Mapping[OnnxFormat, Path], trials: Trials, latencies: Latencies, entries: dict[str, FileEntry]
+    ) -> tuple[ExportedFile, ...]:
+        """Return the requested files, and add them and all latencies to ``entries``."""
+        files = []
+        scores = self.gate.scores if self.gate is not None else None
+        for onnx_format, path in paths.items():
+            entry = describe_file(path, onnx_format, trials.get(onnx_format, ()), scores, self.settings.max_drop)
+            # Facts about an existing file that were not measured again stay.
+            entries[path.name] = entries.get(path.name, {}) | entry
+            final_path = str((self.out or self.root) / ModelFiles.onnx / path.name)
+            latency = latencies.get(path.name, ())
+            files.append(ExportedFile(final_path, onnx_format, entry["bytes"], entry.get("recipe", ""), latency))
+        for name, latency in latencies.items():
+            entries[name] |= {"latency": [cell.to_json() for cell in latency], "machine": machine_name()}
+            if where := describe_slowdown(entries[name], entries[OnnxFiles.fp32]):
+                self.on_event(Note(f"{name} is slower than fp32 here at {where}", warning=True))
+        return tuple(files)
+
+    def _result(self, trials: Trials, **fields: Any) -> ExportResult:
+        """Return ``fields`` with the trials and the result of the gate."""
+        drops = [best_trial(format_trials).drop for format_trials in trials.values()]
         if not drops and self.vocabulary is not None:
             drops = [self.vocabulary.accuracy_drop]
-        most = self.settings.max_drop
+        max_drop = self.settings.max_drop
         return ExportResult(
-            gate=Gate(most, max(drops), max(drops) <= most) if drops else None,
-            tries=tuple(chain.from_iterable(tries.values())),
+            gate=Gate(max_drop, max(drops), max(drops) <= max_drop) if drops else None,
+            tries=tuple(chain.from_iterable(trials.values())),
             target=self.target,
             domain=self.settings.domain,
             vocabulary=self.vocabulary,
-            **facts,
+            **fields,
         )
 
-    def _keep(self, folder: Path, entries: dict[str, Any], gate: Gate | None) -> None:
-        """Put finished files in their places, with their record, stored predictions and card."""
-        # The fp32 file made here is one of them even where an earlier one is kept: the others are measured by it.
-        graphs = [FILES[precision] for precision in (Precision.FP32, *self.smaller)]
-        new = graphs if self.kept is None else graphs[1:]
-        stale = sorted(file.name for file in self.onnx.glob("*.onnx") if file.name not in graphs)
-        if stale and self.kept is None:
+    def _publish(self, folder: Path, entries: dict[str, FileEntry], gate: Gate | None) -> None:
+        """Write export.json, self-check cases and card, and move all finished files into place."""
+        # A new fp32 file is checked even if an existing one stays: the smaller files' tolerances depend on it.
+        checked = [FILE_NAMES[onnx_format] for onnx_format in self._formats]
+        new = checked if self.existing_fp32 is None else checked[1:]
+        stale = sorted(file.name for file in self.onnx.glob("*.onnx") if file.name not in checked)
+        if stale and self.existing_fp32 is None:
             text = f"{', '.join(stale)} in {self.onnx}: of an earlier export, left as it is"
             self.on_event(Note(text, warning=True))
         write_record(folder, entries)
-        described = [ModelFiles.readme]
+        root_files = [ModelFiles.readme]
         if self.root.resolve() != self.student.resolve():
-            described += copy_description(self.student, folder)
+            root_files += copy_config_files(self.student, folder)
         write_bundle(folder / PREDICTOR_ARCHIVE)
         if self.settings.runtime:
-            described.append(PREDICTOR_ARCHIVE)
-        write_cases(self.student, folder, graphs, earlier=self.onnx)
+            root_files.append(PREDICTOR_ARCHIVE)
+        write_cases(self.student, folder, checked, earlier=self.onnx)
         self.on_event(Note("a fresh process repeated the stored predictions"))
         if self.out is None:
-            card = find_card(self.root, self.student)
+            card = read_card(self.root, self.student)
         else:
-            card = variant_card(self.settings, self.model, self.gate, self.vocabulary, title=self.out.name, lost=gate)
-        (folder / ModelFiles.readme).write_text(place_section(card, onnx_section(entries)), encoding="utf-8")
-        _move_in(folder, described, self.root)
-        _move_in(folder, [*new, OnnxFiles.export_record, OnnxFiles.self_check], self.onnx)
+            card = variant_card(
+                self.settings, self.model, self.gate, self.vocabulary, title=self.out.name, gate_result=gate
+            )
+        (folder / ModelFiles.readme).write_text(insert_section(card, render_onnx_section(entries)), encoding="utf-8")
+        _move_files(folder, root_files, self.root)
+        _move_files(folder, [*new, OnnxFiles.export_record, OnnxFiles.self_check], self.onnx)
 
 
-def _check_graphs(student: Path, root: Path, names: Sequence[str], *, force: bool) -> None:
-    """Refuse to replace a graph of ``root/onnx``, or to put graphs beside the configuration of another model."""
+def _check_output(student: Path, root: Path, file_names: Sequence[str], *, force: bool) -> None:
+    """Raise OutputError if a file of ``root/onnx`` would be replaced, or if ``root`` holds another model."""
     if root.exists() and not root.is_dir():
         raise OutputError(f"{root}: is a file; give --out a folder")
     if force:
         return
-    for file in (root / ModelFiles.onnx / name for name in names):
+    for file in (root / ModelFiles.onnx / name for name in file_names):
         if file.exists():
             raise OutputError(f"{file}: exists already; replace it with --force, or write elsewhere with --out")
-    own, there = student / ModelFiles.config, root / ModelFiles.config
-    if root.resolve() != student.resolve() and there.is_file() and there.read_bytes() != own.read_bytes():
+    config, existing = student / ModelFiles.config, root / ModelFiles.config
+    if root.resolve() != student.resolve() and existing.is_file() and existing.read_bytes() != config.read_bytes():
         raise OutputError(
             f"{root}: holds another model ({ModelFiles.config} differs); write elsewhere with --out, or --force"
         )
@@ -273,11 +293,11 @@ def _check_graphs(student: Path, root: Path, names: Sequence[str], *, force: boo
 
 @contextlib.contextmanager
 def _working_folder(target: Path) -> Iterator[Path]:
-    """Give a fresh folder beside ``target`` and remove it afterwards, whatever happened."""
+    """Yield a new, empty folder next to ``target``, and remove it afterwards."""
     folder = partial_folder(target)
     with explain_write_errors(target, folder):
         try:
-            # Left by a run that was killed.
+            # A killed run may have left one.
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             yield folder
@@ -285,8 +305,8 @@ def _working_folder(target: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _move_in(folder: Path, names: Sequence[str], target: Path) -> None:
-    """Move finished files into ``target``, replacing those of the same names and no others."""
+def _move_files(folder: Path, names: Sequence[str], target: Path) -> None:
+    """Move files into ``target``; files of the same names are replaced, others stay."""
     target.mkdir(parents=True, exist_ok=True)
     for name in names:
         os.replace(folder / name, target / name)  # noqa: PTH105 - atomic, and its name says that it replaces

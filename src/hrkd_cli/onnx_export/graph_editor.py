@@ -1,4 +1,4 @@
-"""ONNX graphs: constants, metadata, and which part of the model a node or a weight belongs to."""
+"""Helpers for ONNX graphs: file formats, constants, metadata, and size by part of the model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,12 @@ import onnx_ir as ir
 from hrkd_cli.evaluation.onnx_inspect import load_onnx
 from hrkd_cli.version import __version__
 
-# The first with LayerNormalization as one operator: 14 to 16 work too, but spell each norm out in nine, whose square
-# overflows once a graph is turned to fp16. Every onnxruntime since 1.12 reads it.
+# The first opset with LayerNormalization as one operator. Opsets 14 to 16 split each norm into nine operators, one of
+# which is a square that overflows in fp16. Every onnxruntime since 1.12 reads opset 17.
 OPSET = 17
+
+ModelInputs = Mapping[str, npt.NDArray[np.int64]]
+"""One batch: ``input_ids``, ``attention_mask`` and, if the model takes them, ``token_type_ids``, each [B, T]."""
 
 PARTS = ("embeddings", "attention", "feed_forward", "head", "other")
 
@@ -32,56 +36,66 @@ _EMBEDDINGS = re.compile(r"embedding")
 _HEAD = re.compile(r"[./](pooler|classifier|pre_classifier|head)[./]")
 
 
-def constant(value: ir.Value | None) -> npt.NDArray[Any] | None:
-    """Return the value of an initializer or Constant node, also behind an Identity; None for an activation."""
+class OnnxFormat(StrEnum):
+    """The number format of an exported file; JSON files and cards call it its precision."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+    INT8_STATIC = "int8-static"
+    INT4 = "int4"
+
+
+def constant_value(value: ir.Value | None) -> npt.NDArray[Any] | None:
+    """Return the value of an initializer or Constant node, also through Identity nodes; None for an activation."""
     while value is not None and (node := value.producer()) is not None and node.op_type == "Identity":
         value = node.inputs[0]
     tensor = ir.convenience.get_const_tensor(value) if value is not None else None
     return None if tensor is None else tensor.numpy()
 
 
-def int64_constant(graph: ir.Graph, values: Sequence[int]) -> ir.Value:
-    """Add a constant to a graph, before all nodes."""
+def add_int64_constant(graph: ir.Graph, values: Sequence[int]) -> ir.Value:
+    """Insert a Constant node at the start of a graph and return its output."""
     node = ir.node("Constant", [], {"value": ir.tensor(np.array(values, dtype=np.int64))})
     graph.insert_before(graph[0], node)
     return node.outputs[0]
 
 
 def to_proto(model: ir.Model) -> Any:
-    """Return a ModelProto without recorded shapes of values: a rewrite may have changed them."""
+    """Return a ModelProto without inferred shapes, which a rewrite may have made wrong."""
     proto = ir.to_proto(model)
     del proto.graph.value_info[:]
     return proto
 
 
-def stamp(model: Any, precision: str, facts: Mapping[str, str]) -> None:
-    """Write into a graph's metadata what made it, for a file that has lost its folder."""
-    known = {"hrkd.version": __version__, "hrkd.precision": precision}
-    known |= {f"hrkd.{name}": value for name, value in facts.items()}
-    onnx.helper.set_model_props(model, known)
+def set_metadata(model: Any, onnx_format: OnnxFormat, properties: Mapping[str, str]) -> None:
+    """Write the hrkd-cli version, the format and ``properties`` into a graph's metadata, with the prefix ``hrkd.``."""
+    metadata = {"hrkd.version": __version__, "hrkd.precision": str(onnx_format)}
+    metadata |= {f"hrkd.{name}": value for name, value in properties.items()}
+    onnx.helper.set_model_props(model, metadata)
 
 
 def bytes_by_part(path: Path) -> dict[str, int]:
-    """Return the bytes of a file by part of the model; together they are the file.
+    """Return the size of a file by part of the model; the values add up to the file's size.
 
-    ``attention`` and ``feed_forward`` hold each layer's norms too; ``other`` is the graph itself and what belongs to
-    no part. A weight that transposing left without a name counts where it is used.
+    ``attention`` and ``feed_forward`` include their layers' norms. ``other`` includes the graph itself and weights of
+    no known part. A weight that lost its name when it was transposed belongs to the part of its first reader.
     """
     model = load_onnx(path)
-    # Reversed, so that the first reader of a weight is kept.
-    readers = {name: node.name for node in reversed(model.graph.node) for name in node.input}
+    # Reversed, so that the first reader of a weight wins.
+    first_readers = {name: node.name for node in reversed(model.graph.node) for name in node.input}
     sizes = dict.fromkeys(PARTS, 0)
     for tensor in model.graph.initializer:
-        part = part_of(tensor.name)
+        part = model_part(tensor.name)
         if part == "other":
-            part = part_of(readers.get(tensor.name, ""))
+            part = model_part(first_readers.get(tensor.name, ""))
         sizes[part] += tensor.ByteSize()
     sizes["other"] += path.stat().st_size - sum(sizes.values())
     return sizes
 
 
-def part_of(name: str) -> str:
-    """Return the part of the model that a weight's or node's name says it belongs to."""
+def model_part(name: str) -> str:
+    """Return which of ``PARTS`` a weight or node belongs to, judged by its name."""
     if layer := _LAYER.search(name):
         return "attention" if _ATTENTION.search(name, layer.end() - 1) else "feed_forward"
     if _EMBEDDINGS.search(name):
@@ -90,13 +104,13 @@ def part_of(name: str) -> str:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep warnings and log lines of torch, onnx and onnxruntime off the terminal: they are about our own choices."""
-    disabled = logging.root.manager.disable
+def silence_libraries() -> Iterator[None]:
+    """Hide warnings and log lines of torch, onnx and onnxruntime; they are about choices that we made on purpose."""
+    disabled_level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(disabled)
+        logging.disable(disabled_level)

@@ -1,9 +1,8 @@
-"""Smaller files from an fp32 graph, with onnxruntime's quantizers: one function for each kind of file."""
+"""Functions that turn an fp32 graph into a smaller file, one per kind of file, with onnxruntime's quantizers."""
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,72 +17,37 @@ from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, q
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from onnxruntime.quantization.onnx_model import ONNXModel
 
-from hrkd_cli.choices import Target
 from hrkd_cli.evaluation.onnx_inspect import load_onnx
-from hrkd_cli.machine import cpu_flags
-from hrkd_cli.onnx_export.graph_editor import OPSET, constant, part_of, to_proto
+from hrkd_cli.onnx_export.cpu_targets import WeightFormat
+from hrkd_cli.onnx_export.graph_editor import OPSET, ModelInputs, constant_value, model_part, to_proto
 
 INT8_ACTIVATIONS = 4
-"""onnxruntime's accuracy_level for 4-bit weights: activations are rounded to int8 block by block; faster than fp32."""
+"""onnxruntime's accuracy_level for 4-bit weights that rounds activations to int8 per block; faster than fp32."""
 EMBEDDING_BLOCK = 32
 _LARGEST_FP16 = float(np.finfo(np.float16).max)
 
-Arrays = Mapping[str, npt.NDArray[np.int64]]
-Tables = Literal["table", "row", "int4", "fp32"]
-"""How an embedding table is stored: int8 with one scale, int8 with one for each token, in 4 bits, or as it is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """How dense weights are stored.
-
-    Attributes:
-        target: the CPU they are for; never ``auto``.
-        bits: 8, or 7 where a product of 8 bits each could saturate: 255 * 64 + 255 * 64 still fits 16 bits.
-        why: the reason, in words for people.
-    """
-
-    target: Target
-    bits: int
-    why: str
-
-
-WEIGHTS = {
-    weights.target: weights
-    for weights in (
-        Weights(Target.AVX2, 7, "AVX2 adds pairs of products in 16 bits, which saturate above 7-bit weights"),
-        Weights(Target.AVX512_VNNI, 8, "VNNI adds products in 32 bits, so all 8 bits can be used"),
-        Weights(Target.ARM64, 8, "ARM's dot products add in 32 bits, so all 8 bits can be used"),
-        Weights(Target.WASM, 7, "a browser may add pairs of products in 16 bits, which saturate above 7-bit weights"),
-    )
-}
+EmbeddingFormat = Literal["per_tensor", "per_row", "int4", "fp32"]
+"""How embeddings are stored: int8 with one scale per tensor or per row, in 4 bits, or unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class QuantizerInputs:
-    """What a quantizer may need beside the graph; calibration texts are one row each and without padding."""
+    """What a quantizer may need besides the graph.
 
-    weights: Weights
-    calibration: Callable[[], Iterator[Arrays]] = lambda: iter(())
+    Attributes:
+        weight_format: how the target CPU wants dense weights.
+        calibration: returns calibration batches, each with one unpadded text.
+    """
 
-
-def weights_for(target: Target) -> Weights:
-    """Return how weights are stored for a CPU; ``auto`` is this machine's."""
-    return WEIGHTS[detect(platform.machine(), cpu_flags()) if target is Target.AUTO else target]
-
-
-def detect(machine: str, flags: frozenset[str]) -> Target:
-    """Return a machine's target; what is not known for certain is ``avx2``, whose files are right everywhere."""
-    if machine.lower() in ("arm64", "aarch64"):
-        return Target.ARM64
-    return Target.AVX512_VNNI if flags & {"avx512_vnni", "avx_vnni"} else Target.AVX2
+    weight_format: WeightFormat
+    calibration: Callable[[], Iterator[ModelInputs]] = lambda: iter(())
 
 
-def store_fp16(source: Path, target: Path, inputs: QuantizerInputs) -> None:
-    """Store weights in fp16 and cast them back when the graph is loaded.
+def write_fp16(source: Path, target: Path, inputs: QuantizerInputs) -> None:
+    """Store weights in fp16, each with a Cast to fp32 that onnxruntime folds at load time.
 
-    CPUs have no fp16 kernels for most operators: a graph that computes in fp16 is full of conversions there, was slower
-    than fp32 and can overflow. A weight with a number beyond fp16's range stays in fp32.
+    The arithmetic stays in fp32: CPUs have no fp16 kernels for most operators, so a graph that computes in fp16 is full
+    of conversions, runs slower than fp32 and can overflow. Weights with values beyond fp16's range stay in fp32.
     """
     model = ir.from_proto(load_onnx(source))
     graph = model.graph
@@ -100,26 +64,26 @@ def store_fp16(source: Path, target: Path, inputs: QuantizerInputs) -> None:
     onnx.save(to_proto(model), str(target))
 
 
-def int8_dynamic(
+def write_int8_dynamic(
     source: Path,
     target: Path,
     inputs: QuantizerInputs,
     *,
     per_channel: bool = True,
     unsigned: bool = False,
-    tables: Tables = "table",
+    embeddings: EmbeddingFormat = "per_tensor",
     attention: bool = True,
 ) -> None:
-    """Quantize weights now, and each activation at run time by its own extremes.
+    """Quantize weights now, and activations at run time with the range of each batch.
 
     Args:
         source: fp32 graph.
         target: file to write.
-        inputs: for the bits of the weights.
-        per_channel: one scale for each column of a dense weight, else one for the matrix.
-        unsigned: unsigned weights of 8 bits, slower but never saturating.
-        tables: how embeddings are stored.
-        attention: whether the dense layers of attention are quantized.
+        inputs: for the number of bits of the weights.
+        per_channel: one scale per output column of a dense weight instead of one per matrix.
+        unsigned: unsigned 8-bit weights, which are slower but never saturate.
+        embeddings: how embeddings are stored.
+        attention: whether to quantize the dense layers of attention.
     """
     model = load_onnx(source)
     quantize_dynamic(
@@ -127,26 +91,27 @@ def int8_dynamic(
         target,
         op_types_to_quantize=["MatMul"],
         per_channel=per_channel,
-        reduce_range=inputs.weights.bits < 8 and not unsigned,
+        reduce_range=inputs.weight_format.bits < 8 and not unsigned,
         weight_type=QuantType.QUInt8 if unsigned else QuantType.QInt8,
         nodes_to_exclude=[] if attention else _attention_layers(model),
     )
-    _quantize_tables(target, tables)
+    _quantize_embeddings(target, embeddings)
 
 
-def int8_static(
+def write_int8_static(
     source: Path,
     target: Path,
     inputs: QuantizerInputs,
     *,
     moving_average: bool = False,
-    tables: Tables = "table",
+    embeddings: EmbeddingFormat = "per_tensor",
     attention: bool = True,
 ) -> None:
-    """Quantize weights and activations with scales that are part of the file, as QuantizeLinear-DequantizeLinear pairs.
+    """Quantize weights and activations with scales stored in the file, as QuantizeLinear-DequantizeLinear pairs.
 
-    No scale depends on the batch or its padding, so neither does the answer. Options are those of ``int8_dynamic``;
-    ``moving_average`` takes ranges from a moving average over texts instead of from the extremes of all.
+    Scales are the same for every batch, so the output does not depend on batching or padding. ``moving_average`` takes
+    activation ranges from a moving average over the calibration texts instead of from the minimum and maximum; the
+    other options are those of ``write_int8_dynamic``.
     """
     proto = ONNXModel(load_onnx(source))
     proto.replace_gemm_with_matmul()
@@ -155,26 +120,26 @@ def int8_static(
     dense = [
         n for n in model.graph if n.op_type == "MatMul" and n.inputs[1].is_initializer() and n.name not in excluded
     ]
-    # The quantizer rounds an activation for all its readers. Through an Identity of their own only the dense layers
-    # read the rounded one, and the residual additions stay exact.
+    # The quantizer rounds an activation for all of its readers. An Identity for the dense layers keeps the rounded
+    # values from the residual additions, which stay exact.
     copies: dict[ir.Value, ir.Value] = {}
     for node in dense:
-        source_value = node.inputs[0]
-        if source_value not in copies:
-            copy = ir.node("Identity", [source_value], name=f"{node.name}_activation")
+        activation = node.inputs[0]
+        if activation not in copies:
+            copy = ir.node("Identity", [activation], name=f"{node.name}_activation")
             model.graph.insert_before(node, copy)
-            copies[source_value] = copy.outputs[0]
-        node.replace_input_with(0, copies[source_value])
-    rows = inputs.calibration()
+            copies[activation] = copy.outputs[0]
+        node.replace_input_with(0, copies[activation])
+    batches = inputs.calibration()
     quantize_static(
         to_proto(model),
         target,
-        SimpleNamespace(get_next=lambda: next(rows, None)),
+        SimpleNamespace(get_next=lambda: next(batches, None)),
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=["MatMul"],
         nodes_to_quantize=[node.name for node in dense],
         per_channel=True,
-        reduce_range=inputs.weights.bits < 8,
+        reduce_range=inputs.weight_format.bits < 8,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         extra_options={
@@ -183,67 +148,67 @@ def int8_static(
             "CalibMovingAverage": moving_average,
         },
     )
-    _quantize_tables(target, tables)
+    _quantize_embeddings(target, embeddings)
 
 
-def int4(source: Path, target: Path, inputs: QuantizerInputs, *, block: int = 128) -> None:
-    """Store weights in 4 bits with a scale and a zero point for each block, for size; operators of onnxruntime's own.
+def write_int4(source: Path, target: Path, inputs: QuantizerInputs, *, block_size: int = 128) -> None:
+    """Store weights in 4 bits, with a scale and a zero point per block of ``block_size`` dense weights.
 
-    ``block`` dense weights share a scale.
+    The smallest file; needs onnxruntime's own operators.
     """
     proto = ONNXModel(load_onnx(source))
     proto.replace_gemm_with_matmul()
-    onnx.save(_to_4_bits(proto.model, "MatMul", block), str(target))
-    _quantize_tables(target, "int4")
+    onnx.save(_to_4_bits(proto.model, "MatMul", block_size), str(target))
+    _quantize_embeddings(target, "int4")
 
 
-def _to_4_bits(model: Any, operator: str, block: int) -> Any:
+def _to_4_bits(model: Any, op_type: str, block_size: int) -> Any:
     quantizer = MatMulNBitsQuantizer(
         model,
-        block_size=block,
+        block_size=block_size,
         accuracy_level=INT8_ACTIVATIONS,
-        op_types_to_quantize=(operator,),
+        op_types_to_quantize=(op_type,),
         quant_axes=(("MatMul", 0), ("Gather", 1)),
     )
     quantizer.process()
-    # It declares opset 21 without converting the operators, which are still those of the traced graph.
+    # The quantizer declares opset 21 but does not convert the operators, which are still those of the traced graph.
     quantizer.model.set_opset_import("", OPSET)
     return quantizer.model.model
 
 
 def _attention_layers(model: Any) -> list[str]:
-    return [n.name for n in model.graph.node if n.op_type == "MatMul" and part_of(n.name) == "attention"]
+    return [n.name for n in model.graph.node if n.op_type == "MatMul" and model_part(n.name) == "attention"]
 
 
-def _quantize_tables(path: Path, tables: Tables) -> None:
-    """Store the embedding tables of a file in fewer bits."""
-    if tables == "table":
+def _quantize_embeddings(path: Path, embeddings: EmbeddingFormat) -> None:
+    """Convert the embeddings of a file, in place."""
+    if embeddings == "per_tensor":
         quantize_dynamic(path, path, op_types_to_quantize=["Gather"])
-    elif tables == "int4":
+    elif embeddings == "int4":
         onnx.save(_to_4_bits(load_onnx(path), "Gather", EMBEDDING_BLOCK), str(path))
-    elif tables == "row":
+    elif embeddings == "per_row":
         model = ir.load(path)
         for node in list(model.graph):
-            table = constant(node.inputs[0]) if node.op_type == "Gather" else None
-            if table is not None and table.dtype == np.float32 and table.ndim == 2:
-                _scale_each_token(model.graph, node, table)
+            weight = constant_value(node.inputs[0]) if node.op_type == "Gather" else None
+            if weight is not None and weight.dtype == np.float32 and weight.ndim == 2:
+                _quantize_lookup_per_row(model.graph, node, weight)
         RemoveUnusedNodesPass()(model)
         onnx.save(to_proto(model), str(path))
 
 
-def _scale_each_token(graph: ir.Graph, lookup: ir.Node, table: npt.NDArray[np.float32]) -> None:
-    """Replace a lookup in a table [V, W] by lookups of its int8 numbers [V, W] and scales [V, 1], multiplied."""
-    name, ids, found = lookup.inputs[0].name, lookup.inputs[1], lookup.outputs[0]
-    largest = np.abs(table).max(axis=1, keepdims=True)
+def _quantize_lookup_per_row(graph: ir.Graph, lookup: ir.Node, weight: npt.NDArray[np.float32]) -> None:
+    """Replace an embedding lookup in [V, W] by lookups of int8 values [V, W] and scales [V, 1], multiplied."""
+    name, ids, output = lookup.inputs[0].name, lookup.inputs[1], lookup.outputs[0]
+    largest = np.abs(weight).max(axis=1, keepdims=True)
     scale = (np.where(largest > 0, largest, 1) / 127).astype(np.float32)
-    numbers = ir.val(f"{name}_quantized", const_value=ir.tensor(np.rint(table / scale).astype(np.int8)))
+    values = ir.val(f"{name}_quantized", const_value=ir.tensor(np.rint(weight / scale).astype(np.int8)))
     scales = ir.val(f"{name}_scale", const_value=ir.tensor(scale))
-    graph.register_initializer(numbers)
+    graph.register_initializer(values)
     graph.register_initializer(scales)
-    rows = ir.node("Gather", [numbers, ids], {"axis": 0}, name=f"{lookup.name}_quantized")
-    factors = ir.node("Gather", [scales, ids], {"axis": 0}, name=f"{lookup.name}_scales")
+    rows = ir.node("Gather", [values, ids], {"axis": 0}, name=f"{lookup.name}_quantized")
+    row_scales = ir.node("Gather", [scales, ids], {"axis": 0}, name=f"{lookup.name}_scales")
     cast = ir.node("Cast", rows.outputs, {"to": int(ir.DataType.FLOAT)}, name=f"{lookup.name}_Cast")
-    product = ir.node("Mul", [cast.outputs[0], factors.outputs[0]], name=f"{lookup.name}_Mul")
-    graph.insert_before(lookup, [rows, factors, cast, product])
-    found.replace_all_uses_with(product.outputs[0])
+    product = ir.node("Mul", [cast.outputs[0], row_scales.outputs[0]], name=f"{lookup.name}_Mul")
+    graph.insert_before(lookup, [rows, row_scales, cast, product])
+    output.replace_all_uses_with(product.outputs[0])
     graph.remove(lookup, safe=True)

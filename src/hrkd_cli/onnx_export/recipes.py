@@ -1,13 +1,12 @@
-"""Files of each precision, and the recipes for each from the smallest and fastest to the safest.
+"""Formats of exported files, and the quantization recipes of each, from the smallest and fastest to the most accurate.
 
-A recipe is one entry of ``FORMATS``. Its words are stored in ``export.json``.
+A recipe is one entry of ``FORMATS``. Its description is stored in ``export.json`` and in the file's metadata.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -16,130 +15,144 @@ import onnx
 from hrkd_cli.errors import ModelError
 from hrkd_cli.evaluation.onnx_inspect import count_quantized_ops, load_onnx
 from hrkd_cli.layout import OnnxFiles
-from hrkd_cli.onnx_export.graph_editor import quiet, stamp
-from hrkd_cli.onnx_export.quantizers import QuantizerInputs, Weights, int4, int8_dynamic, int8_static, store_fp16
-
-
-class Precision(StrEnum):
-    """What an exported file's weights and products are."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    INT8 = "int8"
-    INT8_STATIC = "int8-static"
-    INT4 = "int4"
+from hrkd_cli.onnx_export.cpu_targets import WeightFormat
+from hrkd_cli.onnx_export.graph_editor import OnnxFormat, set_metadata, silence_libraries
+from hrkd_cli.onnx_export.quantizers import (
+    QuantizerInputs,
+    write_fp16,
+    write_int4,
+    write_int8_dynamic,
+    write_int8_static,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One way to make a file.
+    """One way to quantize a file.
 
     Attributes:
-        text: the recipe in words.
-        write: makes the file from the fp32 graph: source, target, other inputs, and ``options`` by keyword.
-        for_target: whether the file depends on the CPU it is for.
-        reduced_only: whether it is only worth trying where the target takes 7-bit weights.
+        description: the recipe in words.
+        quantize: a function of ``quantizers.py``: source, target, ``QuantizerInputs``, and ``options`` by keyword.
+        target_specific: whether the file depends on the target CPU.
+        only_for_7_bits: whether the recipe is worth trying only on targets with 7-bit weights.
     """
 
-    text: str
-    write: Callable[..., None]
+    description: str
+    quantize: Callable[..., None]
     options: Mapping[str, Any] = field(default_factory=dict)
-    for_target: bool = True
-    reduced_only: bool = False
+    target_specific: bool = True
+    only_for_7_bits: bool = False
 
 
-Rung = tuple[Recipe, ...]
+Tier = tuple[Recipe, ...]
+"""Recipes of about equal speed; the most accurate one is taken."""
 
 
 @dataclass(frozen=True, slots=True)
-class FileFormat:
-    """A precision's file.
+class FormatSpec:
+    """How files of one format are named and made.
 
     Attributes:
-        file: its name.
-        oldest_onnxruntime: the oldest version that ran such a file; older ones were not tried.
-        rungs: of each rung the most accurate recipe is taken, the next rung where none passes the gate.
+        file_name: name inside ``onnx/``.
+        oldest_onnxruntime: the oldest version that such a file ran with; older versions were not tried.
+        tiers: a tier is tried if no recipe of the tiers before it passes the gate; empty for fp32.
     """
 
-    file: str
+    file_name: str
     oldest_onnxruntime: str
-    rungs: tuple[Rung, ...] = ()
+    tiers: tuple[Tier, ...] = ()
 
-    def ladder(self, weights: Weights) -> list[Rung]:
-        """Return the rungs with the recipes that are worth trying for a target."""
-        rungs = [tuple(r for r in rung if weights.bits < 8 or not r.reduced_only) for rung in self.rungs]
-        return [rung for rung in rungs if rung]
+    def tiers_for(self, weight_format: WeightFormat) -> list[Tier]:
+        """Return the tiers without the recipes that a target does not need."""
+        tiers = [tuple(r for r in tier if weight_format.bits < 8 or not r.only_for_7_bits) for tier in self.tiers]
+        return [tier for tier in tiers if tier]
 
 
-_FP32_ATTENTION = {"tables": "row", "attention": False}
-_FP32_ATTENTION_AND_TABLES = {"tables": "fp32", "attention": False}
+_FP32_ATTENTION = {"embeddings": "per_row", "attention": False}
+_FP32_ATTENTION_EMBEDDINGS = {"embeddings": "fp32", "attention": False}
 
-_INT8: tuple[Rung, ...] = (
-    (Recipe("a scale a column", int8_dynamic), Recipe("a scale a matrix", int8_dynamic, {"per_channel": False})),
-    (Recipe("a scale a column, a scale a token", int8_dynamic, {"tables": "row"}),),
+_INT8: tuple[Tier, ...] = (
+    (
+        Recipe("per-channel scales", write_int8_dynamic),
+        Recipe("per-tensor scales", write_int8_dynamic, {"per_channel": False}),
+    ),
+    (Recipe("per-channel scales, per-row embedding scales", write_int8_dynamic, {"embeddings": "per_row"}),),
     (
         Recipe(
-            "a scale a column, unsigned weights, a scale a token",
-            int8_dynamic,
-            {"unsigned": True, "tables": "row"},
-            for_target=False,
-            reduced_only=True,
+            "per-channel scales, unsigned weights, per-row embedding scales",
+            write_int8_dynamic,
+            {"unsigned": True, "embeddings": "per_row"},
+            target_specific=False,
+            only_for_7_bits=True,
         ),
     ),
-    (Recipe("a scale a column, a scale a token, attention in fp32", int8_dynamic, _FP32_ATTENTION),),
-    (Recipe("a scale a column, attention in fp32, embeddings in fp32", int8_dynamic, _FP32_ATTENTION_AND_TABLES),),
-)
-_INT8_STATIC: tuple[Rung, ...] = (
+    (Recipe("per-channel scales, per-row embedding scales, attention in fp32", write_int8_dynamic, _FP32_ATTENTION),),
     (
-        Recipe("a scale a column", int8_static),
-        Recipe("a scale a column, mean ranges", int8_static, {"moving_average": True}),
-    ),
-    (
-        Recipe("a scale a column, a scale a token", int8_static, {"tables": "row"}),
         Recipe(
-            "a scale a column, mean ranges, a scale a token",
-            int8_static,
-            {"moving_average": True, "tables": "row"},
+            "per-channel scales, attention in fp32, embeddings in fp32", write_int8_dynamic, _FP32_ATTENTION_EMBEDDINGS
         ),
     ),
-    (Recipe("a scale a column, a scale a token, attention in fp32", int8_static, _FP32_ATTENTION),),
-    (Recipe("a scale a column, attention in fp32, embeddings in fp32", int8_static, _FP32_ATTENTION_AND_TABLES),),
 )
-_INT4: tuple[Rung, ...] = (
-    (Recipe("a scale for 128 weights", int4, for_target=False),),
-    (Recipe("a scale for 32 weights", int4, {"block": 32}, for_target=False),),
-    (Recipe("dense layers in 8 bits", int8_dynamic, {"tables": "int4"}),),
-    (Recipe("dense layers in 8 bits, attention in fp32", int8_dynamic, {"tables": "int4", "attention": False}),),
+_INT8_STATIC: tuple[Tier, ...] = (
+    (
+        Recipe("per-channel scales", write_int8_static),
+        Recipe("per-channel scales, averaged ranges", write_int8_static, {"moving_average": True}),
+    ),
+    (
+        Recipe("per-channel scales, per-row embedding scales", write_int8_static, {"embeddings": "per_row"}),
+        Recipe(
+            "per-channel scales, averaged ranges, per-row embedding scales",
+            write_int8_static,
+            {"moving_average": True, "embeddings": "per_row"},
+        ),
+    ),
+    (Recipe("per-channel scales, per-row embedding scales, attention in fp32", write_int8_static, _FP32_ATTENTION),),
+    (
+        Recipe(
+            "per-channel scales, attention in fp32, embeddings in fp32", write_int8_static, _FP32_ATTENTION_EMBEDDINGS
+        ),
+    ),
 )
-_FP16: tuple[Rung, ...] = ((Recipe("weights in fp16, arithmetic in fp32", store_fp16, for_target=False),),)
+_INT4: tuple[Tier, ...] = (
+    (Recipe("one scale per 128 weights", write_int4, target_specific=False),),
+    (Recipe("one scale per 32 weights", write_int4, {"block_size": 32}, target_specific=False),),
+    (Recipe("dense layers in int8", write_int8_dynamic, {"embeddings": "int4"}),),
+    (
+        Recipe(
+            "dense layers in int8, attention in fp32", write_int8_dynamic, {"embeddings": "int4", "attention": False}
+        ),
+    ),
+)
+_FP16: tuple[Tier, ...] = ((Recipe("weights in fp16, arithmetic in fp32", write_fp16, target_specific=False),),)
 
 FORMATS = {
-    Precision.FP32: FileFormat(OnnxFiles.fp32, "1.15.1"),
-    Precision.FP16: FileFormat(OnnxFiles.fp16, "1.15.1", _FP16),
-    Precision.INT8: FileFormat(OnnxFiles.int8, "1.15.1", _INT8),
-    Precision.INT8_STATIC: FileFormat(OnnxFiles.int8_static, "1.15.1", _INT8_STATIC),
-    Precision.INT4: FileFormat(OnnxFiles.int4, "1.20.1", _INT4),
+    OnnxFormat.FP32: FormatSpec(OnnxFiles.fp32, "1.15.1"),
+    OnnxFormat.FP16: FormatSpec(OnnxFiles.fp16, "1.15.1", _FP16),
+    OnnxFormat.INT8: FormatSpec(OnnxFiles.int8, "1.15.1", _INT8),
+    OnnxFormat.INT8_STATIC: FormatSpec(OnnxFiles.int8_static, "1.15.1", _INT8_STATIC),
+    OnnxFormat.INT4: FormatSpec(OnnxFiles.int4, "1.20.1", _INT4),
 }
-FILES = {precision: entry.file for precision, entry in FORMATS.items()}
+FILE_NAMES = {onnx_format: spec.file_name for onnx_format, spec in FORMATS.items()}
 
 
-def write_smaller(source: Path, target: Path, precision: Precision, recipe: Recipe, inputs: QuantizerInputs) -> None:
-    """Write a graph in another precision.
+def apply_recipe(source: Path, target: Path, onnx_format: OnnxFormat, recipe: Recipe, inputs: QuantizerInputs) -> None:
+    """Write the fp32 graph ``source`` to ``target`` in another format.
 
     Raises:
         ModelError: the source cannot be read, or nothing in it could be quantized.
     """
-    with quiet():
-        recipe.write(source, target, inputs, **recipe.options)
+    with silence_libraries():
+        recipe.quantize(source, target, inputs, **recipe.options)
     model = load_onnx(target)
-    if precision is not Precision.FP16 and not count_quantized_ops(model):
+    if onnx_format is not OnnxFormat.FP16 and not count_quantized_ops(model):
         target.unlink()
         raise ModelError(
             "nothing in the graph was quantized: it has no dense layer that the quantizer knows; export without "
-            f"--{precision}"
+            f"--{onnx_format}"
         )
-    facts = {"recipe": recipe.text}
-    if recipe.for_target:
-        facts |= {"target": str(inputs.weights.target), "weight_bits": str(inputs.weights.bits)}
-    stamp(model, precision, facts)
+    properties = {"recipe": recipe.description}
+    if recipe.target_specific:
+        weight_format = inputs.weight_format
+        properties |= {"target": str(weight_format.target), "weight_bits": str(weight_format.bits)}
+    set_metadata(model, onnx_format, properties)
     onnx.save(model, str(target))

@@ -1,6 +1,6 @@
-"""Predictions that ship with exported graphs, and the fresh process that repeats them before anything is kept.
+"""Predictions stored with exported files, and the fresh process that repeats them before any file is kept.
 
-The texts are drawn from the tokenizer's own vocabulary: they need no data, give nobody's text away, and reach rows all
+The texts are random words of the tokenizer's vocabulary. They need no data, contain no user text, and reach rows all
 over the embedding table.
 """
 
@@ -27,143 +27,148 @@ from hrkd_cli.predict.heads import DomainHeads, FloatArray
 from hrkd_cli.predict.selfcheck import SELF_CHECK_FORMAT, case_labels, case_logits, read_stored_cases
 from hrkd_cli.predict.tokenization import read_tokenizer
 
-CASES = 16
-"""Stored texts; at least one of every domain."""
+CASE_COUNT = 16
+"""Number of stored texts; at least one per domain."""
 FP32_TOLERANCE = 1e-3
-"""fp32 sums differ between CPUs in the order of their terms: some 1e-5 on these models, with room for deep ones."""
-LEAST_TOLERANCE = 0.05
-"""Of a file with integer arithmetic, where its cases happen to lie closer to fp32's than usual."""
-ROOM = 3
-"""Times that which integer arithmetic moved the logits, a file may be off: int8 products saturate on CPUs with AVX2 but
-without VNNI, which (emulated, distilled students) moved them by up to 2.4 times as much; no label changed."""
+"""CPUs add fp32 numbers in different orders: about 1e-5 on these models, with a margin for deep ones."""
+MIN_INT8_TOLERANCE = 0.05
+"""For files with 8-bit arithmetic whose logits happen to be very close to fp32's."""
+INT8_TOLERANCE_FACTOR = 3
+"""Allowed error, as a multiple of the error of 8-bit arithmetic measured at export. Products saturate on CPUs with AVX2
+but without VNNI; in emulation, that multiplied the error of distilled students by up to 2.4 and changed no label."""
 
 _INTEGER_OPS = INTEGER_OPS | STATIC_OPS | {"DynamicQuantizeLinear"}
 _FP32_ARITHMETIC = 1  # onnxruntime's accuracy_level of 4-bit products
-_CANDIDATES = 8  # texts drawn for each that is kept
-_LENGTHS = (3, 8, 20)  # tokens, in turn; then one that is cut
+_CANDIDATES_PER_CASE = 8
+_LENGTHS = (3, 8, 20)  # tokens, in turn; the next length exceeds the model's maximum
 _SEED = 0
-_DIGITS = 6
+_DECIMALS = 6
 
 
-def write_cases(root: Path, folder: Path, graphs: Sequence[str], *, earlier: Path) -> None:
-    """Store predictions of new graphs beside them, and have a fresh process repeat them.
+def write_cases(root: Path, folder: Path, file_names: Sequence[str], *, earlier: Path) -> None:
+    """Write the self-check file with the predictions of new ONNX files, and have a fresh process repeat them.
 
-    ``root`` holds configuration and tokenizer; the graphs, the fp32 one among them, and the runtime lie in ``folder``,
-    which is in ``root`` or has copies of its files. In ``earlier``, the ``onnx`` folder that they will be moved to, the
-    entries of other graphs are kept, and its texts are used again.
+    Args:
+        root: folder of configuration and tokenizer.
+        folder: folder of the files and the runtime; inside ``root``, or with copies of its files.
+        file_names: the new ONNX files, fp32 included.
+        earlier: the ``onnx`` folder that the files will be moved to. Its texts are used again, and the predictions of
+            its other files stay.
 
     Raises:
-        ModelError: the fresh process does not get the same.
+        ModelError: the fresh process gets other predictions.
     """
-    backends = {name: OnnxBackend(root, folder / name) for name in graphs}
+    backends = {name: OnnxBackend(root, folder / name) for name in file_names}
     fp32 = backends[OnnxFiles.fp32]
-    before = _read_earlier(earlier / OnnxFiles.self_check, fp32)
-    cases = before.get("cases") or draw_cases(root, fp32)
-    reference = case_logits(fp32, cases)
+    stored = _read_earlier(earlier / OnnxFiles.self_check, fp32)
+    cases = stored.get("cases") or draw_cases(root, fp32)
+    fp32_logits = case_logits(fp32, cases)
     entries = {
-        name: _entry(backend, cases, _exact(root, folder / name, cases, reference))
+        name: _predict_cases(backend, cases, _exact_logits(root, folder / name, cases, fp32_logits))
         for name, backend in backends.items()
     }
-    # The new files alone first: the others lie elsewhere.
+    # First the new files alone, because the fresh process finds only these in the folder.
     _write(folder, cases, entries)
-    _repeat(folder)
-    kept = {name: entry for name, entry in before.get("files", {}).items() if (earlier / name).is_file()}
-    _write(folder, cases, kept | entries)
+    _run_self_check(folder)
+    other_entries = {name: entry for name, entry in stored.get("files", {}).items() if (earlier / name).is_file()}
+    _write(folder, cases, other_entries | entries)
 
 
 def draw_cases(root: Path, backend: OnnxBackend) -> list[dict[str, Any]]:
     """Draw texts from the vocabulary of the tokenizer in ``root``.
 
-    Of each domain those whose labels are clearest, judged by ``backend``, and all its labels if it gives them.
+    For each domain, take the texts with the largest margins between the logits of ``backend``, of every label that it
+    predicts.
     """
     heads = backend.spec.all_heads
-    share = max(1, CASES // len(heads.domains))
-    count = share * _CANDIDATES
+    cases_per_domain = max(1, CASE_COUNT // len(heads.domains))
+    count = cases_per_domain * _CANDIDATES_PER_CASE
     lengths = (*_LENGTHS, backend.spec.max_length * 3 // 2)
     texts = _draw_texts(root, 2 * count, lengths)
-    cases: list[dict[str, Any]] = [{"text": text} for text in texts[:count]]
+    candidates: list[dict[str, Any]] = [{"text": text} for text in texts[:count]]
     if backend.spec.pair:
-        cases = [{"text": a, "text_pair": b} for a, b in zip(texts[:count], texts[count:], strict=True)]
-    logits = case_logits(backend, cases)
+        candidates = [{"text": a, "text_pair": b} for a, b in zip(texts[:count], texts[count:], strict=True)]
+    logits = case_logits(backend, candidates)
     too_long = set(range(len(lengths) - 1, count, len(lengths)))
-    found = []
+    cases = []
     for domain in heads.domains:
-        order = np.argsort(-_margins(logits, heads, domain), kind="stable").tolist()
-        labels = case_labels(backend, [{**case, "domain": domain} for case in cases], logits)
-        # The clearest of each label in turn, so that a rare label is there too.
-        ranks: dict[str, Iterator[int]] = defaultdict(itertools.count)
-        ranked = {n: next(ranks[labels[n]]) for n in order}
-        chosen = sorted(ranked, key=ranked.__getitem__)[:share]
-        # And one that is too long: every client has to cut it at the same place.
+        by_margin = np.argsort(-_margins(logits, heads, domain), kind="stable").tolist()
+        labels = case_labels(backend, [{**case, "domain": domain} for case in candidates], logits)
+        # Take the clearest text of each label in turn, so that rare labels are included.
+        counters: dict[str, Iterator[int]] = defaultdict(itertools.count)
+        rank_in_label = {n: next(counters[labels[n]]) for n in by_margin}
+        chosen = sorted(rank_in_label, key=rank_in_label.__getitem__)[:cases_per_domain]
+        # Include a text that is too long: every client must truncate it alike.
         if too_long.isdisjoint(chosen):
-            chosen[-1] = next(n for n in order if n in too_long)
-        found += [{**cases[n], "domain": domain} for n in chosen]
-    return found
+            chosen[-1] = next(n for n in by_margin if n in too_long)
+        cases += [{**candidates[n], "domain": domain} for n in chosen]
+    return cases
 
 
 def _draw_texts(root: Path, count: int, lengths: Sequence[int]) -> list[str]:
     tokenizer = read_tokenizer(root)
     special = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-    # Sorted: the library's own order changes from process to process.
+    # Sorted, because the library's order differs between processes.
     ids = sorted(index for token, index in tokenizer.get_vocab().items() if token not in special)
     random = np.random.default_rng(_SEED)
     texts: list[str] = []
     for n in range(count):
         drawn = random.choice(ids, size=lengths[n % len(lengths)]).tolist()
         text = " ".join(tokenizer.decode(drawn).split()) or "a"
-        # A byte that is no character on its own is shown as one that stands for damage.
+        # Incomplete UTF-8 sequences decode to the replacement character.
         texts.append(text.replace("\ufffd", "") or "a")
     return texts
 
 
 def _margins(logits: FloatArray, heads: DomainHeads, domain: str) -> FloatArray:
-    """Return how far the best output of the domain lies above the second, [n]; without a second, infinitely."""
-    own = np.sort(logits[:, list(heads.columns[domain])], axis=1)
-    if own.shape[1] < 2:
-        return np.full(len(own), np.inf, dtype=np.float32)
-    margins: FloatArray = own[:, -1] - own[:, -2]
+    """Return the difference between a domain's two largest logits, [N]; infinite for a single label."""
+    ascending = np.sort(logits[:, list(heads.columns[domain])], axis=1)
+    if ascending.shape[1] < 2:
+        return np.full(len(ascending), np.inf, dtype=np.float32)
+    margins: FloatArray = ascending[:, -1] - ascending[:, -2]
     return margins
 
 
-def _exact(root: Path, graph: Path, cases: list[dict[str, Any]], fp32: FloatArray) -> FloatArray | None:
-    """Return what a graph's logits would be without integer arithmetic; None where it has none.
+def _exact_logits(root: Path, path: Path, cases: list[dict[str, Any]], fp32_logits: FloatArray) -> FloatArray | None:
+    """Return the logits of an ONNX file without the error of 8-bit arithmetic; None if it has none.
 
-    Weights that are rounded once and multiplied in fp32 are the same numbers on every CPU, so they need no room. Of
-    8-bit products fp32's logits are the nearest there is; they leave room for the rounding of the weights too.
+    Rounded weights that are multiplied in fp32 give the same logits on every CPU. For 4-bit weights, these logits are
+    computed. For int8 files, fp32's logits are the best available reference; they include the rounding of the weights.
     """
-    model = load_onnx(graph)
+    model = load_onnx(path)
     if any(node.op_type in _INTEGER_OPS for node in model.graph.node):
-        return fp32
+        return fp32_logits
     products = [node for node in model.graph.node if node.op_type == "MatMulNBits"]
     if not products:
         return None
     for node in products:
         level = next(attribute for attribute in node.attribute if attribute.name == "accuracy_level")
         level.i = _FP32_ARITHMETIC
-    plain = graph.with_name("exact.onnx")
-    onnx.save(model, str(plain))
-    logits = case_logits(OnnxBackend(root, plain), cases)
-    plain.unlink()
+    exact = path.with_name("exact.onnx")
+    onnx.save(model, str(exact))
+    logits = case_logits(OnnxBackend(root, exact), cases)
+    exact.unlink()
     return logits
 
 
-def _entry(backend: OnnxBackend, cases: list[dict[str, Any]], exact: FloatArray | None) -> dict[str, Any]:
-    """Return what is stored of one graph; ``exact`` as ``_exact`` gives it."""
+def _predict_cases(backend: OnnxBackend, cases: list[dict[str, Any]], exact: FloatArray | None) -> dict[str, Any]:
+    """Return the self-check entry of a file; ``exact`` is the result of ``_exact_logits``."""
     logits = case_logits(backend, cases)
     tolerance = FP32_TOLERANCE
     if exact is not None:
-        tolerance = max(LEAST_TOLERANCE, round(ROOM * float(np.abs(logits - exact).max()), _DIGITS))
+        error = float(np.abs(logits - exact).max())
+        tolerance = max(MIN_INT8_TOLERANCE, round(INT8_TOLERANCE_FACTOR * error, _DECIMALS))
     heads = backend.spec.all_heads
     labels: list[str | None] = list(case_labels(backend, cases, logits))
     for n, case in enumerate(cases):
         if _margins(logits[n : n + 1], heads, case["domain"])[0] <= 2 * tolerance:
             labels[n] = None
-    rows = [[round(float(value), _DIGITS) for value in row] for row in logits]
-    return {"tolerance": tolerance, "labels": labels, "logits": rows}
+    rounded = [[round(float(value), _DECIMALS) for value in row] for row in logits]
+    return {"tolerance": tolerance, "labels": labels, "logits": rounded}
 
 
 def _read_earlier(path: Path, backend: OnnxBackend) -> dict[str, Any]:
-    """Return what an earlier export stored; nothing where it did not, or of a model with other domains or inputs."""
+    """Return an earlier self-check file; empty if missing, damaged, or of a model with other domains or inputs."""
     try:
         stored = read_stored_cases(path)
     except ModelError:
@@ -180,12 +185,12 @@ def _write(folder: Path, cases: list[dict[str, Any]], files: dict[str, Any]) -> 
     )
 
 
-def _repeat(folder: Path) -> None:
-    """Run the self-check in a process of its own, with the one-file runtime that devices run."""
-    # This process's places, however they were set.
+def _run_self_check(folder: Path) -> None:
+    """Run the self-check in a new process with the one-file runtime, as a device does."""
+    # The import path of this process, however it was set.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, str(folder / PREDICTOR_ARCHIVE), str(folder), "--self-check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, env=environment)
     if done.returncode:
-        said = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
-        raise ModelError(f"a fresh process does not repeat the predictions of {ModelFiles.onnx}/: {said}")
+        last_line = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        raise ModelError(f"a fresh process does not repeat the predictions of {ModelFiles.onnx}/: {last_line}")

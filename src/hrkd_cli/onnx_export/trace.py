@@ -1,8 +1,8 @@
-"""The fp32 file: a torch classifier traced into an ONNX graph, which must give the same logits."""
+"""Traces a torch classifier into an fp32 ONNX file, and checks that the file gives the same logits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,103 +15,103 @@ from transformers.masking_utils import bidirectional_mask_function, eager_mask
 from hrkd_cli.errors import ModelError, one_line
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.models.torch_backend import TorchBackend
-from hrkd_cli.onnx_export.graph_editor import OPSET, quiet
+from hrkd_cli.onnx_export.graph_editor import OPSET, ModelInputs, silence_libraries
 from hrkd_cli.onnx_export.rewrites import rewrite_file
 from hrkd_cli.predict.backend import OnnxBackend
 from hrkd_cli.predict.heads import FloatArray
 
-Arrays = Mapping[str, Any]
-Forward = Callable[[Arrays], FloatArray]
+Forward = Callable[[ModelInputs], FloatArray]
 
-ATTENTION = "hrkd_trace"
-TRACE_SHAPE = (2, 9)  # two rows: a batch of one may be traced into a constant
+TRACEABLE_ATTENTION = "hrkd_trace"
+TRACE_SHAPE = (2, 9)  # two rows, because a batch of one may be traced as a constant
 
-TOLERANCE = 1e-4  # the same numbers, added up in another order
-BATCHES = (1, 2, 5)
-LENGTHS = (2, 7, 33, 128)
-SEED = 0
+PARITY_TOLERANCE = 1e-4  # the same terms, added in another order
+PARITY_BATCH_SIZES = (1, 2, 5)
+PARITY_LENGTHS = (2, 7, 33, 128)
+PARITY_SEED = 0
 
 
 def write_fp32(torch_model: TorchBackend, path: Path, *, on_event: OnEvent = ignore) -> None:
-    """Write a student's graph, rewritten where that keeps its logits and as it was traced where it does not.
+    """Write a model's fp32 file: rewritten, or as traced if rewriting changes the logits.
 
     Raises:
-        ModelError: the architecture cannot be traced, or the graph's logits are not torch's.
+        ModelError: the architecture cannot be traced, or the file's logits are not torch's.
     """
     on_event(Note("tracing the student into an ONNX graph"))
-    write_graph(torch_model.model, torch_model.inputs, path)
+    trace_to_onnx(torch_model.model, torch_model.inputs, path)
     traced = path.read_bytes()
     counts = rewrite_file(path)
     try:
-        difference = check_equal(torch_model, path)
+        difference = check_parity(torch_model, path)
     except ModelError:
         path.write_bytes(traced)
-        difference = check_equal(torch_model, path)
+        difference = check_parity(torch_model, path)
         on_event(Note("rewriting the graph changed its logits: it is kept as it was traced, and slower", warning=True))
     else:
-        done = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items() if count)
-        on_event(Note(f"rewritten: {done or 'nothing'}"))
+        applied = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items() if count)
+        on_event(Note(f"rewritten: {applied or 'nothing'}"))
     on_event(Note(f"{path.name} gives the student's logits (largest difference {difference:.1g})"))
 
 
-def check_equal(torch_model: TorchBackend, graph: Path) -> float:
-    """Return the largest difference of logits over ``probes``, and refuse one above ``TOLERANCE``.
+def check_parity(torch_model: TorchBackend, path: Path) -> float:
+    """Return the largest logit difference between a model and an ONNX file over ``random_inputs``.
 
     Raises:
-        ModelError: also where onnxruntime cannot run the graph, or it has another number of outputs.
+        ModelError: the difference exceeds ``PARITY_TOLERANCE``, onnxruntime cannot run the file, or it has another
+            number of outputs.
     """
-    backend = OnnxBackend(Path(torch_model.name_or_path), graph)
-    difference = largest_difference(probes(torch_model), torch_model.forward, backend.forward)
-    if difference > TOLERANCE:
+    backend = OnnxBackend(Path(torch_model.name_or_path), path)
+    difference = max_logit_difference(random_inputs(torch_model), torch_model.forward, backend.forward)
+    if difference > PARITY_TOLERANCE:
         raise ModelError(
-            f"{graph.name}: its logits differ from the model's by {difference:.2g} (at most {TOLERANCE:g} is allowed); "
-            "nothing was written"
+            f"{path.name}: its logits differ from the model's by {difference:.2g} (at most {PARITY_TOLERANCE:g} is "
+            "allowed); nothing was written"
         )
     return difference
 
 
-def largest_difference(batches: Iterable[Arrays], expected: Forward, found: Forward) -> float:
-    """Return the largest absolute difference of two models' logits; infinite for nan."""
+def max_logit_difference(batches: Iterable[ModelInputs], expected: Forward, actual: Forward) -> float:
+    """Return the largest absolute difference between the logits of two models; infinite for nan."""
     largest = 0.0
     for arrays in batches:
-        one, other = expected(arrays), found(arrays)
-        if one.shape != other.shape:
-            raise ModelError(f"the graph gives {other.shape[-1]} outputs but the model {one.shape[-1]}")
-        # nan compares as False with everything, so it must not reach max().
-        difference = float(np.abs(one - other).max())
+        expected_logits, logits = expected(arrays), actual(arrays)
+        if logits.shape != expected_logits.shape:
+            raise ModelError(f"the graph gives {logits.shape[-1]} outputs but the model {expected_logits.shape[-1]}")
+        difference = float(np.abs(expected_logits - logits).max())
+        # Comparisons with nan are False, so max() would drop it.
         largest = max(largest, difference if np.isfinite(difference) else np.inf)
     return largest
 
 
-def probes(torch_model: TorchBackend) -> Iterator[Arrays]:
-    """Yield random inputs, ``BATCHES`` x ``LENGTHS``: ids from the whole vocabulary, all rows but the first padded."""
-    random = np.random.default_rng(SEED)
+def random_inputs(torch_model: TorchBackend) -> Iterator[ModelInputs]:
+    """Yield random batches of ``PARITY_BATCH_SIZES`` x ``PARITY_LENGTHS``: any token ids, later rows padded."""
+    random = np.random.default_rng(PARITY_SEED)
     tokenizer = torch_model.tokenizer
-    vocabulary = int(torch_model.model.config.vocab_size)
-    lengths = sorted({min(length, tokenizer.max_length) for length in LENGTHS})
-    for batch in BATCHES:
+    vocab_size = int(torch_model.model.config.vocab_size)
+    lengths = sorted({min(length, tokenizer.max_length) for length in PARITY_LENGTHS})
+    for batch_size in PARITY_BATCH_SIZES:
         for length in lengths:
-            ids = random.integers(0, vocabulary, size=(batch, length))
-            # The padding id inside a text would make a row that no tokenizer gives.
-            ids = np.where(ids == tokenizer.pad_id, (tokenizer.pad_id + 1) % vocabulary, ids)
-            valid = np.array([max(1, length - 3 * row) for row in range(batch)])
-            mask = (np.arange(length) < valid[:, None]).astype(np.int64)
-            types = (np.arange(length) >= length // 2).astype(np.int64) * mask
+            ids = random.integers(0, vocab_size, size=(batch_size, length))
+            # No tokenizer gives a padding id inside a text.
+            ids = np.where(ids == tokenizer.pad_id, (tokenizer.pad_id + 1) % vocab_size, ids)
+            row_lengths = np.array([max(1, length - 3 * row) for row in range(batch_size)])
+            mask = (np.arange(length) < row_lengths[:, None]).astype(np.int64)
+            segments = (np.arange(length) >= length // 2).astype(np.int64) * mask
             yield {
                 "input_ids": np.where(mask, ids, tokenizer.pad_id).astype(np.int64),
                 "attention_mask": mask,
-                "token_type_ids": types,
+                "token_type_ids": segments,
             }
 
 
 class _LogitsOnly(torch.nn.Module):
-    """A classifier that takes its inputs by position and returns only logits, as tracing needs."""
+    """A classifier with positional inputs that returns only its logits, as the exporter needs."""
 
     def __init__(self, model: Any, inputs: Sequence[str]) -> None:
         super().__init__()
         self.model = model
         self.inputs = inputs
-        # The exporter puts back the mode it found on this module, which would switch dropout on inside.
+        # The exporter restores the mode of this module, which would otherwise turn on dropout in the model.
         self.train(model.training)
 
     def forward(self, *tensors: Tensor) -> Tensor:
@@ -119,10 +119,13 @@ class _LogitsOnly(torch.nn.Module):
         return logits
 
 
-def write_graph(model: Any, inputs: Sequence[str], path: Path) -> None:
-    """Trace a sequence classifier (eval mode, CPU, float32) and write its graph; batch size and length are dynamic.
+def trace_to_onnx(model: Any, inputs: Sequence[str], path: Path) -> None:
+    """Trace a sequence classifier (eval mode, CPU, float32) into an ONNX file with dynamic batch size and length.
 
-    ``inputs`` are the tokenizer's outputs that it takes, in order.
+    Args:
+        model: a transformers model.
+        inputs: names of its inputs, in order.
+        path: file to write.
 
     Raises:
         ModelError: the architecture cannot be traced.
@@ -131,11 +134,11 @@ def write_graph(model: Any, inputs: Sequence[str], path: Path) -> None:
     values = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
     axes = {name: {0: "batch_size", 1: "sequence_length"} for name in inputs}
     attention = model.config._attn_implementation
-    model.set_attn_implementation(ATTENTION)
+    model.set_attn_implementation(TRACEABLE_ATTENTION)
     try:
-        with quiet(), torch.no_grad():
-            # The TorchScript exporter: the newer one needs another package, takes ten times as long, and its graphs
-            # fail in onnxruntime's quantizer.
+        with silence_libraries(), torch.no_grad():
+            # The TorchScript exporter, because the newer one needs another package, takes ten times as long, and
+            # writes graphs that fail in onnxruntime's quantizer.
             torch.onnx.export(
                 _LogitsOnly(model, inputs),
                 tuple(values[name] for name in inputs),
@@ -158,22 +161,22 @@ def write_graph(model: Any, inputs: Sequence[str], path: Path) -> None:
         model.set_attn_implementation(attention)
 
 
-def _attention(
+def _traceable_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float, **_: Any
 ) -> tuple[Tensor, None]:
-    """Return softmax(query key^T * scaling + mask) value, [B, T, heads, width], without branches."""
+    """Return softmax(query key^T * scaling + mask) value, [B, T, heads, width], without data-dependent branches."""
     scores = query @ key.transpose(2, 3) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
     return (scores.softmax(-1) @ value).transpose(1, 2), None
 
 
-def _mask(
+def _padding_bias(
     *, attention_mask: Tensor | None = None, mask_function: Any, dtype: torch.dtype = torch.float32, **options: Any
 ) -> Tensor | None:
-    """Return the bias for padding as [B, 1, 1, T]: four operators, where the [B, 1, T, T] of transformers takes 60.
+    """Return the attention bias for padding as [B, 1, 1, T], which takes 4 operators; transformers' takes 60.
 
-    Any other mask, such as that of local attention, is built by transformers.
+    Other masks, such as those of local attention, are left to transformers.
     """
     if mask_function is bidirectional_mask_function and attention_mask is not None:
         return (1 - attention_mask[:, None, None, :].to(dtype)) * torch.finfo(dtype).min
@@ -181,5 +184,5 @@ def _mask(
     return mask
 
 
-AttentionInterface.register(ATTENTION, _attention)
-AttentionMaskInterface.register(ATTENTION, _mask)
+AttentionInterface.register(TRACEABLE_ATTENTION, _traceable_attention)
+AttentionMaskInterface.register(TRACEABLE_ATTENTION, _padding_bias)

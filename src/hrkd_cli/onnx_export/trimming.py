@@ -1,8 +1,8 @@
-"""Fewer tokens: tokenizer and embedding table cut together, and what that costs on unseen text.
+"""Vocabulary trimming: drops tokens from the tokenizer and the embedding table, and reports the effect.
 
-WordPiece takes the longest token that fits, Unigram the most probable way to cover a word, BPE applies merges in order.
-In each of them a text whose tokens all stay is still split as before, as long as a BPE token brings along the tokens
-that its merges pass through.
+WordPiece takes the longest token that fits, Unigram the most probable segmentation, and BPE applies merges in order. In
+all three, a text is tokenized as before if all of its tokens are kept and, for BPE, the intermediate tokens of their
+merges too.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.predict.model_spec import OFFSET_POSITION_TYPES
 
-KINDS = ("WordPiece", "BPE", "Unigram")
-SHOWN = 10
-"""Dropped tokens that are listed by name."""
+TOKENIZER_TYPES = ("WordPiece", "BPE", "Unigram")
+MAX_LISTED = 10
+"""Number of dropped tokens that the report lists by name."""
 
 _CHUNK = 1000
 _TOKEN_ID = "_token_id"
 
 Character = tuple[str, bool, bool]
-"""A character, whether the tokenizer marks it as the start of a word, and whether as the end of one."""
+"""A character, whether the tokenizer marks it as the start of a word, and whether as its end."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizationDiff:
-    """How some texts are split: tokens before, how many became others, and unknown tokens before and after."""
+    """How many tokens some texts have, how many of them changed, and unknown tokens before and after trimming."""
 
     tokens: int
     changed: int
@@ -45,18 +45,19 @@ class TokenizationDiff:
 
 @dataclass(frozen=True, slots=True)
 class TrimReport:
-    """What was kept and what was dropped.
+    """Tokens kept and dropped, and the effect on the data.
 
     Attributes:
-        before, after: tokens of the vocabulary (rows of the embedding table).
-        kept: tokens by reason: ``special`` (tokenizer or configuration name them), ``used`` (by the train split),
-            ``for_characters`` (so that every character stays readable), ``for_merges`` (a used token's merges pass
-            through them); together ``after``.
-        dropped_used: used tokens that were dropped all the same (``--vocabulary-size``).
-        dropped_most_used: those of them that the data uses most, with their counts, at most ``SHOWN``.
-        characters, characters_lost: what the old vocabulary reads (0 where it reads bytes), and what became unknown.
-        train, dev: how their texts are split; no choice was made on dev.
-        accuracy_drop: points of average dev accuracy that trimming cost.
+        before, after: size of the vocabulary (rows of the embedding table).
+        kept: number of tokens by reason: ``special`` (named by tokenizer or configuration), ``used`` (in the train
+            split), ``for_characters`` (keep every character readable), ``for_merges`` (intermediate tokens of used
+            tokens); they add up to ``after``.
+        dropped_used: used tokens that did not fit into ``--vocabulary-size``.
+        dropped_most_used: the most used of them with their counts, at most ``MAX_LISTED``.
+        characters, characters_lost: readable characters (0 if the tokenizer falls back to bytes), and how many of them
+            became unknown.
+        train, dev: changes in the tokenization of a split; dev had no influence on the choice.
+        accuracy_drop: points of average dev accuracy lost.
     """
 
     before: int
@@ -75,203 +76,211 @@ class Vocabulary:
     """The tokens of a tokenizer.
 
     Attributes:
-        ids: ids of the model's tokens; added tokens may be missing.
-        all_ids: ids of these and of the added tokens (special ones and others).
-        unknown: the unknown token; None where there is none.
-        special: tokens that always stay.
+        ids: ids of the model's tokens; may lack added tokens.
+        all_ids: ids of the model's and the added tokens (special ones and others).
+        unknown: the unknown token; None if there is none.
+        special: tokens that are always kept.
 
     Raises:
-        ModelError: a model whose words would become unknown (WordLevel), or that is not known.
+        ModelError: a WordLevel tokenizer, whose dropped words would become unknown, or an unsupported type.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._json = tokenizer.to_str()
         content = json.loads(self._json)
         self._model: dict[str, Any] = content["model"]
-        kind = self._model.get("type")
-        if kind not in KINDS:
+        tokenizer_type = self._model.get("type")
+        if tokenizer_type not in TOKENIZER_TYPES:
             raise ModelError(
-                f"a {kind} tokenizer cannot be trimmed: words that are dropped would become unknown, since it does not "
-                f"split them into characters; only {', '.join(KINDS)} tokenizers can"
+                f"a {tokenizer_type} tokenizer cannot be trimmed: words that are dropped would become unknown, since "
+                f"it does not split them into characters; only {', '.join(TOKENIZER_TYPES)} tokenizers can"
             )
         self.ids = tokenizer.get_vocab(with_added_tokens=False)
         self.all_ids = tokenizer.get_vocab()
-        unknown = self._model.get("unk_id")
-        self.unknown: str | None = self._model.get("unk_token") if unknown is None else tokenizer.id_to_token(unknown)
-        # Those that the tokenizer names: added ones, the unknown one, those it puts around a text.
+        unk_id = self._model.get("unk_id")
+        self.unknown: str | None = self._model.get("unk_token") if unk_id is None else tokenizer.id_to_token(unk_id)
+        # Tokens that the tokenizer names: added tokens, the unknown token, and those of the post-processor.
         self._added = {str(entry["content"]) for entry in content["added_tokens"]}
-        around = {token for _, _, tokens in _id_lists(content["post_processor"]) for token in tokens}
-        self.special = set(self.all_ids) & {*self._added, *around, self.unknown}
-        self._prefix = str(self._model.get("continuing_subword_prefix") or ("##" if kind == "WordPiece" else ""))
+        post_processor = {token for _, _, tokens in _id_lists(content["post_processor"]) for token in tokens}
+        self.special = set(self.all_ids) & {*self._added, *post_processor, self.unknown}
+        default_prefix = "##" if tokenizer_type == "WordPiece" else ""
+        self._prefix = str(self._model.get("continuing_subword_prefix") or default_prefix)
         self._suffix = str(self._model.get("end_of_word_suffix") or "")
-        bytes_ = {f"<0x{n:02X}>" for n in range(256)} if self._model.get("byte_fallback") else set()
-        self._bytes = bytes_ & set(self.ids)
+        byte_tokens = {f"<0x{n:02X}>" for n in range(256)} if self._model.get("byte_fallback") else set()
+        self._byte_tokens = byte_tokens & set(self.ids)
 
     @cached_property
-    def alphabet(self) -> set[str]:
-        """The tokens without which some character could no longer be read.
+    def character_tokens(self) -> set[str]:
+        """The tokens that keep every character readable.
 
-        Single characters at each place of a word, every token with a character that has no such one, and bytes.
+        These are single characters at each position in a word, all tokens with a character that has no token of its
+        own, and byte tokens.
         """
         characters = {token: self._characters(token) for token in self.ids}
-        single = {found[0] for found in characters.values() if len(found) == 1}
-        spelled = {t for t, found in characters.items() if len(found) == 1 or not single.issuperset(found)}
-        return spelled | self._bytes
+        singles = {chars[0] for chars in characters.values() if len(chars) == 1}
+        needed = {token for token, chars in characters.items() if len(chars) == 1 or not singles.issuperset(chars)}
+        return needed | self._byte_tokens
 
-    def readable(self) -> set[str]:
-        """Return the characters that can be read; none where every character can (bytes)."""
-        if self._bytes or self.unknown is None:
+    def readable_characters(self) -> set[str]:
+        """Return the characters in any token; empty if every character can be read as bytes."""
+        if self._byte_tokens or self.unknown is None:
             return set()
         return {character for token in self.ids for character, _, _ in self._characters(token)}
 
-    def parts(self, token: str) -> set[str]:
-        """Return the other tokens that a token needs: what the merges pass through, the same in every word."""
+    def intermediate_tokens(self, token: str) -> set[str]:
+        """Return the other tokens that BPE's merges pass through on the way to a token; empty without merges."""
         symbols = [
-            ("" if starts else self._prefix) + character + (self._suffix if ends else "")
-            for character, starts, ends in self._characters(token)
+            ("" if starts_word else self._prefix) + character + (self._suffix if ends_word else "")
+            for character, starts_word, ends_word in self._characters(token)
         ]
-        made: set[str] = set()
-        while known := [(self._ranks[pair], n) for n, pair in enumerate(pairwise(symbols)) if pair in self._ranks]:
-            _, place = min(known)
-            made |= {symbols[place], symbols[place + 1]}
-            symbols[place : place + 2] = [self._joined(symbols[place], symbols[place + 1])]
-        return {part for part in made if part in self.ids} - {token}
+        merged: set[str] = set()
+        while ranks := [(self._ranks[pair], n) for n, pair in enumerate(pairwise(symbols)) if pair in self._ranks]:
+            _, n = min(ranks)
+            merged |= {symbols[n], symbols[n + 1]}
+            symbols[n : n + 2] = [self._merge(symbols[n], symbols[n + 1])]
+        return {symbol for symbol in merged if symbol in self.ids} - {token}
 
-    def smaller(self, kept: set[str]) -> tuple[Tokenizer, tuple[int, ...]]:
-        """Return the tokenizer with fewer tokens, and their old ids in the order of the new ones.
+    def subset(self, kept: set[str]) -> tuple[Tokenizer, tuple[int, ...]]:
+        """Return a tokenizer with some of the tokens, and their old ids in the order of the new ones.
 
-        Tokens of the model come first and added tokens that it lacks after them, each in their old order, which is how
-        ``tokenizers`` numbers them when it reads the file.
+        Model tokens come first, then added tokens that are not in the model, each in the old order. The ``tokenizers``
+        library numbers them like this when it reads the file.
 
         Raises:
-            ModelError: the ``tokenizers`` library numbers the tokens otherwise.
+            ModelError: the library numbers the tokens differently.
         """
-        own = sorted(kept & set(self.ids), key=self.ids.__getitem__)
-        behind = sorted(self._added - set(self.ids), key=self.all_ids.__getitem__)
-        new = {token: index for index, token in enumerate([*own, *behind])}
+        model_tokens = sorted(kept & set(self.ids), key=self.ids.__getitem__)
+        added_tokens = sorted(self._added - set(self.ids), key=self.all_ids.__getitem__)
+        new_ids = {token: index for index, token in enumerate([*model_tokens, *added_tokens])}
         content = json.loads(self._json)
         model = content["model"]
         if isinstance(model["vocab"], dict):
-            model["vocab"] = {token: new[token] for token in own}
+            model["vocab"] = {token: new_ids[token] for token in model_tokens}
         else:
-            model["vocab"] = [entry for entry in model["vocab"] if entry[0] in new]
+            model["vocab"] = [entry for entry in model["vocab"] if entry[0] in new_ids]
         if model.get("unk_id") is not None:
-            model["unk_id"] = new[str(self.unknown)]
+            model["unk_id"] = new_ids[str(self.unknown)]
         if "merges" in model:
-            model["merges"] = [pair for pair in self._ranks if {*pair, self._joined(*pair)} <= kept]
+            model["merges"] = [pair for pair in self._ranks if {*pair, self._merge(*pair)} <= kept]
         for entry in content["added_tokens"]:
-            entry["id"] = new[entry["content"]]
+            entry["id"] = new_ids[entry["content"]]
         content["added_tokens"].sort(key=lambda entry: entry["id"])
         for ids, start, tokens in _id_lists(content["post_processor"]):
-            ids[start:] = [new[token] for token in tokens]
+            ids[start:] = [new_ids[token] for token in tokens]
         content["padding"] = content["truncation"] = None
-        return _read_back(content, new), tuple(self.all_ids[token] for token in new)
+        return _build_tokenizer(content, new_ids), tuple(self.all_ids[token] for token in new_ids)
 
     @cached_property
     def _ranks(self) -> dict[tuple[str, str], int]:
         return {(first, second): rank for rank, (first, second) in enumerate(self._model.get("merges") or ())}
 
-    def _joined(self, first: str, second: str) -> str:
+    def _merge(self, first: str, second: str) -> str:
         return first + second.removeprefix(self._prefix)
 
     def _characters(self, token: str) -> list[Character]:
-        starts = not self._prefix or token == self._prefix or not token.startswith(self._prefix)
-        text = token if starts else token[len(self._prefix) :]
-        ends = bool(self._suffix) and text.endswith(self._suffix) and text != self._suffix
-        text = text.removesuffix(self._suffix) if ends else text
+        starts_word = not self._prefix or token == self._prefix or not token.startswith(self._prefix)
+        text = token if starts_word else token[len(self._prefix) :]
+        ends_word = bool(self._suffix) and text.endswith(self._suffix) and text != self._suffix
+        text = text.removesuffix(self._suffix) if ends_word else text
         last = len(text) - 1
-        return [(c, not self._prefix or (starts and n == 0), ends and n == last) for n, c in enumerate(text)]
+        return [(c, not self._prefix or (starts_word and n == 0), ends_word and n == last) for n, c in enumerate(text)]
 
 
 def trim_tokenizer(
     tokenizer: Tokenizer, config: Mapping[str, Any], dataset: Dataset, size: int | None, *, domain: str | None = None
 ) -> tuple[Tokenizer, tuple[int, ...], TrimReport]:
-    """Choose the tokens that stay; return their tokenizer, their old ids in the order of the new ones, and a report.
+    """Trim a tokenizer to the tokens of the train split; return it, the old ids in the new order, and a report.
 
-    Kept are the tokens that tokenizer and configuration name, those that keep every character readable, and those that
-    the train texts use (whole, however long): the ``size`` most used, the others included in the count.
+    The trimmed vocabulary has the tokens that tokenizer and configuration name, those that keep every character
+    readable, and those of the train texts, which are read in full.
 
     Args:
-        tokenizer: the student's; its truncation and padding are switched off.
-        config: its ``config.json``.
-        dataset: rows of train and dev.
-        size: most tokens to keep; None for all that are used.
-        domain: the only one that will be read. Its own tokens are the last to go, and dev is its own; the other
-            domains' words stay where there is room, since it will meet some of them.
+        tokenizer: the student's; its truncation and padding are turned off.
+        config: the student's ``config.json``.
+        dataset: data with train and dev splits.
+        size: maximum number of tokens, the most used ones; None to keep all that are used.
+        domain: the domain of a single-domain export. Its tokens take precedence, and ``dev`` of the report covers only
+            its rows. Tokens of the other domains fill the rest, because some of them will occur in its texts.
 
     Raises:
-        ModelError: a tokenizer that cannot be trimmed, or one that does not fit the embedding table.
-        UsageError: ``size`` is less than what has to stay.
+        ModelError: the tokenizer cannot be trimmed, or does not fit the embedding table.
+        UsageError: ``size`` is less than the number of tokens that must be kept.
     """
     tokenizer.no_truncation()
     tokenizer.no_padding()
     vocabulary = Vocabulary(tokenizer)
     if max(vocabulary.all_ids.values()) >= int(config["vocab_size"]):
         raise ModelError("the tokenizer has more tokens than the embedding table has rows; it is not this model's own")
-    special = vocabulary.special | _named_by(config, vocabulary.all_ids)
-    own = dataset.select_domains(domain) if domain is not None else dataset
-    counts = _count(tokenizer, _texts(dataset, "train"))
-    first = counts if domain is None else _count(tokenizer, _texts(own, "train"))
-    kept, dropped = choose_tokens(vocabulary, counts, special, size, first=first)
-    smaller, rows = vocabulary.smaller(kept)
-    _check_padding(config, rows)
-    read, lost = _lost_characters(tokenizer, smaller, vocabulary)
+    special = vocabulary.special | _config_tokens(config, vocabulary.all_ids)
+    domain_data = dataset.select_domains(domain) if domain is not None else dataset
+    counts = _count_tokens(tokenizer, _text_chunks(dataset, "train"))
+    domain_counts = counts if domain is None else _count_tokens(tokenizer, _text_chunks(domain_data, "train"))
+    kept, dropped = select_tokens(vocabulary, counts, special, size, domain_counts=domain_counts)
+    trimmed, old_ids = vocabulary.subset(kept)
+    _check_padding(config, old_ids)
+    characters, characters_lost = _count_characters(tokenizer, trimmed, vocabulary)
     used = (set(counts) & kept) - special
     report = TrimReport(
         before=int(config["vocab_size"]),
-        after=len(rows),
+        after=len(old_ids),
         kept={
             "special": len(special),
             "used": len(used),
-            "for_characters": len(vocabulary.alphabet - special - used),
-            "for_merges": len(kept - special - used - vocabulary.alphabet),
+            "for_characters": len(vocabulary.character_tokens - special - used),
+            "for_merges": len(kept - special - used - vocabulary.character_tokens),
         },
         dropped_used=len(dropped),
-        dropped_most_used={token: counts[token] for token in dropped[:SHOWN]},
-        characters=read,
-        characters_lost=lost,
-        train=_compare(tokenizer, smaller, _texts(dataset, "train"), vocabulary.unknown),
-        dev=_compare(tokenizer, smaller, _texts(own, "dev"), vocabulary.unknown),
+        dropped_most_used={token: counts[token] for token in dropped[:MAX_LISTED]},
+        characters=characters,
+        characters_lost=characters_lost,
+        train=_compare(tokenizer, trimmed, _text_chunks(dataset, "train"), vocabulary.unknown),
+        dev=_compare(tokenizer, trimmed, _text_chunks(domain_data, "dev"), vocabulary.unknown),
     )
     if size is None and report.train.changed:
         raise ModelError(
             f"the trimmed tokenizer splits {report.train.changed} train tokens otherwise, so it is not written; please "
             "report the tokenizer"
         )
-    return smaller, rows, report
+    return trimmed, old_ids, report
 
 
-def _check_padding(config: Mapping[str, Any], rows: Sequence[int]) -> None:
+def _check_padding(config: Mapping[str, Any], old_ids: Sequence[int]) -> None:
     pad = config.get("pad_token_id")
-    if config.get("model_type") in OFFSET_POSITION_TYPES and pad is not None and tuple(rows[pad : pad + 1]) != (pad,):
+    counts_from_padding = config.get("model_type") in OFFSET_POSITION_TYPES
+    if counts_from_padding and pad is not None and tuple(old_ids[pad : pad + 1]) != (pad,):
         raise ModelError(
             f"a {config['model_type']} model counts positions from its padding id {pad}, which the trimmed vocabulary "
             "would change; it cannot be trimmed"
         )
 
 
-def choose_tokens(
-    vocabulary: Vocabulary, counts: Mapping[str, int], special: set[str], size: int | None, *, first: Mapping[str, int]
+def select_tokens(
+    vocabulary: Vocabulary,
+    counts: Mapping[str, int],
+    special: set[str],
+    size: int | None,
+    *,
+    domain_counts: Mapping[str, int],
 ) -> tuple[set[str], Sequence[str]]:
-    """Return the tokens that stay, and the used ones that do not, most used first.
+    """Return the tokens to keep, and the used tokens that are dropped, most used first.
 
-    ``counts`` is how often the data uses each token, ``first`` how often a baked head's own domain does, whose tokens
-    come first. Special tokens and those that keep every character readable stay whatever the data uses; ``size`` (None
-    for no limit) includes them.
+    ``counts`` is how often the train split uses each token. ``domain_counts`` is the same for the rows of a
+    single-domain export, whose tokens come first. Special tokens and those that keep every character readable are
+    always kept and count toward ``size`` (None for no limit).
     """
-    kept = special | vocabulary.alphabet
+    kept = special | vocabulary.character_tokens
     if size is not None and size < len(kept):
         raise UsageError(
             f"--vocabulary-size {size}: {len(kept)} tokens have to stay ({len(special)} special ones and those that "
             "keep every character readable); give at least that many"
         )
     dropped = []
-    used = [token for token, n in counts.items() if n and token in vocabulary.ids]
-    used.sort(key=lambda token: (-first.get(token, 0), -counts[token], vocabulary.ids[token]))
+    used = [token for token, count in counts.items() if count and token in vocabulary.ids]
+    used.sort(key=lambda token: (-domain_counts.get(token, 0), -counts[token], vocabulary.ids[token]))
     for token in used:
         if token in kept:
             continue
-        needed = {token, *vocabulary.parts(token)} - kept
+        needed = {token, *vocabulary.intermediate_tokens(token)} - kept
         if size is None or len(kept) + len(needed) <= size:
             kept |= needed
         else:
@@ -279,33 +288,35 @@ def choose_tokens(
     return kept, [token for token in dropped if token not in kept]
 
 
-def trim_embeddings(model: Any, rows: Sequence[int]) -> None:
-    """Cut a classifier's embedding table to the kept rows (old ids in the order of the new ones), in place.
+def trim_embeddings(model: Any, old_ids: Sequence[int]) -> None:
+    """Reduce a classifier's embedding table to some rows (old ids in the new order), in place.
 
-    The ids in its configuration get their new values.
+    Token ids in the model's configuration change accordingly.
     """
-    new_ids = {old_id: new_id for new_id, old_id in enumerate(rows)}
+    new_ids = {old_id: new_id for new_id, old_id in enumerate(old_ids)}
     config = model.config
     for name, value in config.to_dict().items():
         if name.endswith(_TOKEN_ID) and isinstance(value, int):
             setattr(config, name, new_ids.get(value))
         elif name.endswith(_TOKEN_ID) and isinstance(value, list):
             setattr(config, name, [new_ids[v] for v in value if v in new_ids])
-    table = model.get_input_embeddings()
-    table.weight = torch.nn.Parameter(table.weight.detach()[list(rows)])
-    table.num_embeddings = config.vocab_size = len(rows)
-    table.padding_idx = config.pad_token_id
+    embeddings = model.get_input_embeddings()
+    embeddings.weight = torch.nn.Parameter(embeddings.weight.detach()[list(old_ids)])
+    embeddings.num_embeddings = config.vocab_size = len(old_ids)
+    embeddings.padding_idx = config.pad_token_id
 
 
-def _named_by(config: Mapping[str, Any], ids: Mapping[str, int]) -> set[str]:
-    """Return the tokens that a configuration names by id (``pad_token_id`` and its like)."""
-    values = [value for name, value in config.items() if name.endswith(_TOKEN_ID)]
-    named = {v for value in values for v in (value if isinstance(value, list) else [value]) if isinstance(v, int)}
+def _config_tokens(config: Mapping[str, Any], ids: Mapping[str, int]) -> set[str]:
+    """Return the tokens that a configuration names by id, such as ``pad_token_id``."""
+    named: set[int] = set()
+    for name, value in config.items():
+        if name.endswith(_TOKEN_ID):
+            named.update(v for v in (value if isinstance(value, list) else [value]) if isinstance(v, int))
     return {token for token, index in ids.items() if index in named}
 
 
-def _texts(dataset: Dataset, split: str) -> Iterator[list[str]]:
-    """Yield all texts of a split, some at a time."""
+def _text_chunks(dataset: Dataset, split: str) -> Iterator[list[str]]:
+    """Yield all texts of a split in chunks."""
     for domain in dataset.domains:
         rows = dataset.split(domain, split)
         texts = [*rows.texts, *(rows.pairs or ())]
@@ -313,57 +324,58 @@ def _texts(dataset: Dataset, split: str) -> Iterator[list[str]]:
             yield texts[start : start + _CHUNK]
 
 
-def _count(tokenizer: Tokenizer, texts: Iterable[list[str]]) -> Counter[str]:
+def _count_tokens(tokenizer: Tokenizer, chunks: Iterable[list[str]]) -> Counter[str]:
     ids: Counter[int] = Counter()
-    for chunk in texts:
+    for chunk in chunks:
         for encoding in tokenizer.encode_batch(chunk, add_special_tokens=False):
-            # By id: an unknown piece goes by its own text in some tokenizers.
+            # By id, because some tokenizers give the text of an unknown piece as its token.
             ids.update(encoding.ids)
-    return Counter({str(tokenizer.id_to_token(index)): n for index, n in ids.items()})
+    return Counter({str(tokenizer.id_to_token(index)): count for index, count in ids.items()})
 
 
-def _compare(before: Tokenizer, after: Tokenizer, texts: Iterable[list[str]], unknown: str | None) -> TokenizationDiff:
-    """Count the tokens that became others: same text, but not the same token at the same place."""
-    tokens = changed = lost = lost_after = 0
-    unknown_id, unknown_id_after = (t.token_to_id(unknown) if unknown is not None else None for t in (before, after))
-    for chunk in texts:
-        pairs = zip(*(t.encode_batch(chunk, add_special_tokens=False) for t in (before, after)), strict=True)
-        for old, new in pairs:
-            tokens += len(old.ids)
-            lost += old.ids.count(unknown_id)
-            lost_after += new.ids.count(unknown_id_after)
+def _compare(before: Tokenizer, after: Tokenizer, chunks: Iterable[list[str]], unknown: str | None) -> TokenizationDiff:
+    """Compare two tokenizers; a token has changed if the same token is not at the same position in the text."""
+    total = changed = unknown_before = unknown_after = 0
+    old_unk, new_unk = (t.token_to_id(unknown) if unknown is not None else None for t in (before, after))
+    for chunk in chunks:
+        encodings = (t.encode_batch(chunk, add_special_tokens=False) for t in (before, after))
+        for old, new in zip(*encodings, strict=True):
+            total += len(old.ids)
+            unknown_before += old.ids.count(old_unk)
+            unknown_after += new.ids.count(new_unk)
             if old.tokens != new.tokens:
-                there = set(zip(new.offsets, new.tokens, strict=True))
-                changed += sum(place not in there for place in zip(old.offsets, old.tokens, strict=True))
-    return TokenizationDiff(tokens, changed, lost, lost_after)
+                new_positions = set(zip(new.offsets, new.tokens, strict=True))
+                old_positions = zip(old.offsets, old.tokens, strict=True)
+                changed += sum(position not in new_positions for position in old_positions)
+    return TokenizationDiff(total, changed, unknown_before, unknown_after)
 
 
-def _lost_characters(before: Tokenizer, after: Tokenizer, vocabulary: Vocabulary) -> tuple[int, int]:
-    """Count the characters that the old tokenizer reads, and those of them that the new one does not.
+def _count_characters(before: Tokenizer, after: Tokenizer, vocabulary: Vocabulary) -> tuple[int, int]:
+    """Count the characters that the old tokenizer can read, and those of them that the new one cannot.
 
-    Each is tried alone and inside a word, since vocabularies list the two apart.
+    Each is tried alone and inside a word, which are different tokens.
     """
-    read, lost = set(), set()
-    unknown, unknown_after = (t.token_to_id(str(vocabulary.unknown)) for t in (before, after))
-    for character in vocabulary.readable():
+    readable, lost = set(), set()
+    old_unk, new_unk = (t.token_to_id(str(vocabulary.unknown)) for t in (before, after))
+    for character in vocabulary.readable_characters():
         for text in (character, f"a{character}a"):
             old, new = (t.encode(text, add_special_tokens=False).ids for t in (before, after))
-            if unknown not in old:
-                read.add(character)
-                if unknown_after in new:
+            if old_unk not in old:
+                readable.add(character)
+                if new_unk in new:
                     lost.add(character)
-    return len(read), len(lost)
+    return len(readable), len(lost)
 
 
 def _id_lists(node: Any) -> Iterator[tuple[list[Any], int, list[str]]]:
-    """Yield the lists of a post-processor that hold ids, where in them the ids start, and the tokens they are of."""
+    """Yield each list of a post-processor that holds token ids, the index of its first id, and the tokens."""
     if isinstance(node, dict):
-        if "ids" in node:  # of TemplateProcessing
+        if "ids" in node:  # TemplateProcessing
             yield node["ids"], 0, node["tokens"]
         for value in node.values():
             yield from _id_lists(value)
     elif isinstance(node, list):
-        # ["[SEP]", 102], of BertProcessing and RobertaProcessing
+        # ["[SEP]", 102] in BertProcessing and RobertaProcessing
         if len(node) == 2 and isinstance(node[0], str) and isinstance(node[1], int):
             yield node, 1, node[:1]
         else:
@@ -371,7 +383,8 @@ def _id_lists(node: Any) -> Iterator[tuple[list[Any], int, list[str]]]:
                 yield from _id_lists(item)
 
 
-def _read_back(content: dict[str, Any], ids: dict[str, int]) -> Tokenizer:
+def _build_tokenizer(content: dict[str, Any], ids: dict[str, int]) -> Tokenizer:
+    """Build a tokenizer from the content of its file; ModelError if it does not give the expected ids."""
     try:
         tokenizer = Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
     # tokenizers raises plain Exception for a file that it cannot parse.

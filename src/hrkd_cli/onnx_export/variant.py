@@ -1,4 +1,4 @@
-"""A student with one head baked in, with a trimmed vocabulary, or both: a model folder of its own."""
+"""Single-domain and trimmed exports: a model folder with one head, a smaller vocabulary, or both."""
 
 from __future__ import annotations
 
@@ -26,24 +26,25 @@ from hrkd_cli.machine import versions
 from hrkd_cli.models.loading import load_tokenizer, output_layer, quiet_transformers
 from hrkd_cli.models.model_folder import PORTABLE_TOKENIZER, is_stage_folder, model_card, model_fingerprint, write_json
 from hrkd_cli.models.torch_backend import TorchBackend, input_names, load_encoder_parts
-from hrkd_cli.onnx_export.gate import SPLIT, AccuracyGate
-from hrkd_cli.onnx_export.record import Gate
-from hrkd_cli.onnx_export.trace import TOLERANCE, Arrays, largest_difference, probes
+from hrkd_cli.onnx_export.export_result import Gate
+from hrkd_cli.onnx_export.gate import GATE_SPLIT, AccuracyGate
+from hrkd_cli.onnx_export.graph_editor import ModelInputs
+from hrkd_cli.onnx_export.trace import PARITY_TOLERANCE, max_logit_difference, random_inputs
 from hrkd_cli.onnx_export.trimming import TrimReport, trim_embeddings, trim_tokenizer
 from hrkd_cli.outputs import check_no_overlap, check_output, relative_path
 from hrkd_cli.predict.heads import FloatArray
 from hrkd_cli.predict.model_spec import ModelSpec, single_domain
 
 STAGE = "export"
-# Vocabularies that older tokenizers read: after trimming, tokenizer.json alone is right.
-_OLD_VOCABULARIES = ("vocab.*", "merges.txt", "added_tokens.json", "*.model")
-# Weights and records of the model folder, which a folder with graphs alone does not need.
+# Vocabulary files of slow tokenizers, which are wrong after trimming; only tokenizer.json is rewritten.
+_SLOW_TOKENIZER_FILES = ("vocab.*", "merges.txt", "added_tokens.json", "*.model")
+# Files of the model folder that a folder of ONNX files does not need.
 _NOT_COPIED = (ModelFiles.weights, ModelFiles.weights_index, ModelFiles.run, ModelFiles.metrics, ModelFiles.readme)
 _COPIED_SUFFIXES = (".json", ".txt", ".model")
 
 
 def variant_folder(settings: ExportSettings) -> Path:
-    """Return the folder to write; refuse one that exists, or that would replace the student."""
+    """Return the output folder; raise OutputError if it exists, UsageError if it would replace the student."""
     student = settings.student if settings.student.name not in ("", "..") else settings.student.resolve()
     name = student.name
     if settings.domain is not None:
@@ -58,62 +59,73 @@ def variant_folder(settings: ExportSettings) -> Path:
 
 def make_variant(
     settings: ExportSettings,
-    own: TorchBackend,
+    student: TorchBackend,
     data: tuple[Dataset, str] | None,
     work: Path,
     out: Path,
     *,
     on_event: OnEvent,
 ) -> tuple[TorchBackend, AccuracyGate | None, TrimReport | None]:
-    """Write the smaller model into ``work``, which will lie at ``out``, and check that it answers as the student does.
+    """Write the smaller model into ``work``, and check that it has the student's logits.
 
-    ``data`` is that of the gate and, for trimming, of the tokens, and what to call it; None where none is needed.
+    Args:
+        settings: options of the export.
+        student: the model to start from.
+        data: dataset for the gate and the trimming, and its name; None if neither is needed.
+        work: working folder.
+        out: final location of ``work``.
+        on_event: receives progress and notes.
 
     Returns:
-        The smaller model; its gate, where there is data; and what trimming kept and dropped, None without it.
+        The smaller model, its gate (None without data), and the report on trimming (None without trimming).
 
     Raises:
-        ModelError: a student without that domain, or that cannot be cut.
-        DataError: data that does not fit.
+        ModelError: the student does not have the domain, or cannot be changed.
+        DataError: the data does not fit.
     """
     domain = settings.domain
-    model = copy.deepcopy(own.model)
+    model = copy.deepcopy(student.model)
     columns = list(range(int(model.config.num_labels)))
     if domain is not None:
-        columns = bake_head(model, own.spec, domain, str(settings.student))
+        columns = extract_head(model, student.spec, domain, str(settings.student))
         on_event(Note(f"keeping the head of {domain}"))
-    tokenizer = report = None
-    rows: Sequence[int] = range(int(model.config.vocab_size))
+    trimmed_tokenizer = report = None
+    old_ids: Sequence[int] = range(int(model.config.vocab_size))
     if settings.trims and data is not None:
-        _check_rows(*data, domain)
+        _check_splits(*data, domain)
         on_event(Note("counting the tokens of the train split"))
-        _, whole = load_encoder_parts(settings.student)
-        config = model.config.to_dict()
-        tokenizer, rows, report = trim_tokenizer(whole, config, data[0], settings.vocabulary_size, domain=domain)
-        trim_embeddings(model, rows)
+        _, tokenizer = load_encoder_parts(settings.student)
+        trimmed_tokenizer, old_ids, report = trim_tokenizer(
+            tokenizer, model.config.to_dict(), data[0], settings.vocabulary_size, domain=domain
+        )
+        trim_embeddings(model, old_ids)
         on_event(Note(f"keeping {report.after:,} of {report.before:,} tokens"))
-    _write_model(model, tokenizer, settings.student, work, max_length=own.spec.max_length)
-    new = TorchBackend(work, device="cpu")
-    old_ids = np.array(rows)
+    _write_model(model, trimmed_tokenizer, settings.student, work, max_length=student.spec.max_length)
+    variant = TorchBackend(work, device="cpu")
+    _check_parity(student, variant, np.array(old_ids), columns)
+    gate = None
+    if data is not None:
+        gate = AccuracyGate(settings, variant, *data, student=student if report else None, on_event=on_event)
+    if gate is not None and report is not None:
+        report = replace(report, accuracy_drop=gate.accuracy_drop(gate.scores))
+    _write_run_file(settings, report, data[0] if report and data else None, work, out)
+    return variant, gate, report
 
-    def expected(arrays: Arrays) -> FloatArray:
-        ids = np.where(arrays["attention_mask"], old_ids[arrays["input_ids"]], own.tokenizer.pad_id)
-        return own.forward({**arrays, "input_ids": ids})[:, columns]
 
-    # Without segments: only one of the two tokenizer configurations may name them.
-    batches = ({**arrays, "token_type_ids": np.zeros_like(arrays["input_ids"])} for arrays in probes(new))
-    difference = largest_difference(batches, expected, new.forward)
-    if difference > TOLERANCE:
+def _check_parity(student: TorchBackend, variant: TorchBackend, old_ids: Any, columns: list[int]) -> None:
+    """Raise ModelError if a variant's logits differ from those columns of the student's logits."""
+
+    def student_forward(arrays: ModelInputs) -> FloatArray:
+        ids = np.where(arrays["attention_mask"], old_ids[arrays["input_ids"]], student.tokenizer.pad_id)
+        return student.forward({**arrays, "input_ids": ids})[:, columns]
+
+    # Without segments, which only one of the two tokenizer configurations may name.
+    batches = ({**arrays, "token_type_ids": np.zeros_like(arrays["input_ids"])} for arrays in random_inputs(variant))
+    difference = max_logit_difference(batches, student_forward, variant.forward)
+    if difference > PARITY_TOLERANCE:
         raise ModelError(
             f"the smaller model's logits differ from the student's by {difference:.2g}; nothing was written"
         )
-    gate = None
-    if data is not None:
-        gate = AccuracyGate(settings, new, *data, student=own if report else None, on_event=on_event)
-    if gate is not None and report is not None:
-        report = replace(report, accuracy_drop=gate.lost(gate.scores))
-    _write_record(settings, report, data[0] if report and data else None, work, out)
-    return new, gate, report
 
 
 def variant_card(
@@ -123,9 +135,9 @@ def variant_card(
     report: TrimReport | None,
     *,
     title: str,
-    lost: Gate | None,
+    gate_result: Gate | None,
 ) -> str:
-    """Write the README.md of a smaller model; ``lost`` is what trimming and quantizing cost together."""
+    """Return the README.md of a variant; ``gate_result`` covers trimming and quantization together."""
     spec, domain = model.spec, settings.domain
     what = [f"Made from the student `{settings.student.resolve().name}` with hrkd-cli."]
     if domain is not None:
@@ -136,11 +148,11 @@ def variant_card(
     if report is not None and gate is not None:
         what.append(f"Vocabulary trimmed from {report.before:,} to {report.after:,} tokens.")
         scores = scores_to_json(gate.scores)["domains"]
-        trimming = {"before": gate.student_scores, "lost": lost, "vocabulary": report}
-    else:  # the student's own, where its record has them
+        trimming = {"student_scores": gate.student_scores, "gate": gate_result, "vocabulary": report}
+    else:  # the student's scores, if its hrkd.json has them
         results = read_json_or_empty(settings.student / ModelFiles.run).get("results") or {}
         domains = ((results.get("best") or {}).get("dev") or {}).get("domains") or {}
-        scores = {name: one for name, one in domains.items() if domain in (None, name)}
+        scores = {name: score for name, score in domains.items() if domain in (None, name)}
     return model_card(
         title=title,
         what=" ".join(what),
@@ -153,7 +165,7 @@ def variant_card(
     )
 
 
-def copy_description(student: Path, folder: Path) -> list[str]:
+def copy_config_files(student: Path, folder: Path) -> list[str]:
     """Copy the student's configuration and tokenizer files, and return their names."""
     names = sorted(
         file.name
@@ -165,8 +177,18 @@ def copy_description(student: Path, folder: Path) -> list[str]:
     return names
 
 
-def bake_head(model: Any, spec: ModelSpec, domain: str, where: str) -> list[int]:
-    """Keep one domain's rows of a model's last linear layer, in place; return them. ``where`` names it in errors."""
+def extract_head(model: Any, spec: ModelSpec, domain: str, where: str) -> list[int]:
+    """Reduce a model's last linear layer and its configuration to one domain, in place.
+
+    Args:
+        model: a transformers classifier.
+        spec: its heads and configuration.
+        domain: the domain to keep.
+        where: the model's name in error messages.
+
+    Returns:
+        The columns of the logits that were kept.
+    """
     if spec.heads is None:
         only = single_domain(spec.config)
         what = f"it is the head of {only!r} alone already" if only else "it is not a multi-domain classifier of hrkd"
@@ -191,57 +213,57 @@ def bake_head(model: Any, spec: ModelSpec, domain: str, where: str) -> list[int]
     return columns
 
 
-def _check_rows(dataset: Dataset, name: str, domain: str | None) -> None:
-    """Refuse data without a train split, which names the tokens, or a dev split, the unseen text."""
+def _check_splits(dataset: Dataset, data_name: str, domain: str | None) -> None:
+    """Raise DataError without a train split, whose tokens are kept, or a dev split, which measures the accuracy."""
     if domain is not None and domain not in dataset.labels:
-        raise DataError(f"{name}: no domain {domain!r}; it has {', '.join(dataset.domains)}")
-    scored = dataset.select_domains(domain) if domain is not None else dataset
-    for split, rows in (("train", dataset), (SPLIT, scored)):
-        if not any(len(rows.split(one, split)) for one in rows.domains):
+        raise DataError(f"{data_name}: no domain {domain!r}; it has {', '.join(dataset.domains)}")
+    gate_data = dataset.select_domains(domain) if domain is not None else dataset
+    for split, data in (("train", dataset), (GATE_SPLIT, gate_data)):
+        if not any(len(data.split(name, split)) for name in data.domains):
             raise DataError(
-                f"{name}: no {split} rows; trimming keeps the tokens of the train split and is judged on the dev "
+                f"{data_name}: no {split} rows; trimming keeps the tokens of the train split and is judged on the dev "
                 "split: divide the data with hrkd prepare, and name that folder with --data"
             )
 
 
-def _write_model(model: Any, smaller: Tokenizer | None, student: Path, work: Path, *, max_length: int) -> None:
-    """Write configuration, weights and tokenizer.
+def _write_model(model: Any, trimmed: Tokenizer | None, student: Path, work: Path, *, max_length: int) -> None:
+    """Write configuration, weights and tokenizer (``trimmed``, or the student's).
 
-    The tokenizer's own length becomes the one that the student was trained with, so that pipelines of other tools,
-    which cut there, give the student's answers on long texts too.
+    The tokenizer's ``model_max_length`` becomes the training length, where pipelines of other tools truncate, so that
+    they give the student's predictions for long texts too.
     """
-    copy_description(student, work)
+    copy_config_files(student, work)
     with quiet_transformers():
         model.save_pretrained(work)
     path = work / ModelFiles.tokenizer_config
-    settings = read_json_or_empty(path)
+    config = read_json_or_empty(path)
     tokenizer = load_tokenizer(student)
-    if smaller is not None:
-        for pattern in _OLD_VOCABULARIES:
+    if trimmed is not None:
+        for pattern in _SLOW_TOKENIZER_FILES:
             for file in work.glob(pattern):
                 file.unlink()
-        smaller.save(str(work / ModelFiles.tokenizer))
-        # Classes with a name of their own may build the tokenizer anew from what they think its parts are.
-        settings["tokenizer_class"] = PORTABLE_TOKENIZER
-        settings |= {name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
-        settings.pop("added_tokens_decoder", None)  # old ids; tokenizer.json has the new ones
+        trimmed.save(str(work / ModelFiles.tokenizer))
+        # A model-specific tokenizer class may rebuild the tokenizer with its own defaults.
+        config["tokenizer_class"] = PORTABLE_TOKENIZER
+        config |= {name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+        config.pop("added_tokens_decoder", None)  # has old ids; tokenizer.json has the new ones
     elif not (work / ModelFiles.tokenizer).is_file():
         tokenizer.backend_tokenizer.save(str(work / ModelFiles.tokenizer))
-    settings["model_max_length"] = max_length
-    # Explicit, since pipelines pass a model everything that its tokenizer gives.
-    settings["model_input_names"] = list(input_names(model, tokenizer.model_input_names))
-    write_json(path, settings)
+    config["model_max_length"] = max_length
+    # Pipelines pass everything that the tokenizer returns to the model.
+    config["model_input_names"] = list(input_names(model, tokenizer.model_input_names))
+    write_json(path, config)
 
 
-def _write_record(
+def _write_run_file(
     settings: ExportSettings, report: TrimReport | None, dataset: Dataset | None, work: Path, out: Path
 ) -> None:
-    """Write ``hrkd.json``: what the folder was made from, and the data that it can be scored on.
+    """Write ``hrkd.json``: the source model, the domain, the trimmed vocabulary, and the data to score it on.
 
-    That is the dataset that trimming used, as seen from ``out``; without one, what the student was made from.
+    The data is ``dataset`` if trimming used one, else what the student was made from; its path is relative to ``out``.
     """
     student = settings.student
-    record: dict[str, Any] = {
+    content: dict[str, Any] = {
         "format": 1,
         "stage": STAGE,
         "models": {"student": {"name": str(student), "fingerprint": model_fingerprint(student)}},
@@ -250,6 +272,6 @@ def _write_record(
     }
     data = dataset if dataset is not None and dataset.path is not None else read_provenance(student)
     if data is not None and data.fingerprint is not None:
-        record["data"] = {"path": relative_path(data.path, out), "fingerprint": data.fingerprint}
-    record["versions"] = versions("onnx", "onnxruntime")
-    write_json(work / ModelFiles.run, record)
+        content["data"] = {"path": relative_path(data.path, out), "fingerprint": data.fingerprint}
+    content["versions"] = versions("onnx", "onnxruntime")
+    write_json(work / ModelFiles.run, content)

@@ -8,7 +8,7 @@ from hrkd_cli import evaluate
 from hrkd_cli.evaluation import latency
 from hrkd_cli.evaluation.latency import Latency
 from hrkd_cli.events import Note
-from hrkd_cli.onnx_export.record import BEGIN, END, place_section, slower_than
+from hrkd_cli.onnx_export.export_record import SECTION_BEGIN, SECTION_END, describe_slowdown, insert_section
 
 export = functools.partial(hrkd_cli.export, max_drop=100)
 
@@ -59,7 +59,7 @@ def test_a_second_export_replaces_the_section(student, fake_times):
     assert "Latency was not measured" in card
     export(student, int8=True)
     card = (student / "README.md").read_text()
-    assert card.count(BEGIN) == card.count(END) == 1
+    assert card.count(SECTION_BEGIN) == card.count(SECTION_END) == 1
     assert "not measured" not in card
     record = json.loads((student / "onnx/export.json").read_text())
     assert set(record["files"]) == {"model.onnx", "model_quantized.onnx"}
@@ -114,9 +114,9 @@ def test_the_files_are_timed_for_real(student, monkeypatch):
 
 
 def test_a_section_lies_where_the_earlier_one_lay():
-    once = place_section("# A\n", "one")
-    assert once == f"# A\n\n{BEGIN}\none\n{END}\n"
-    assert place_section(once + "\nafter\n", "two") == f"# A\n\n{BEGIN}\ntwo\n{END}\n\nafter\n"
+    once = insert_section("# A\n", "one")
+    assert once == f"# A\n\n{SECTION_BEGIN}\none\n{SECTION_END}\n"
+    assert insert_section(once + "\nafter\n", "two") == f"# A\n\n{SECTION_BEGIN}\ntwo\n{SECTION_END}\n\nafter\n"
 
 
 def test_five_percent_is_noise():
@@ -125,5 +125,5 @@ def test_five_percent_is_noise():
             "latency": [Latency(tokens, 1, p50, 9.0).to_json() for tokens, p50 in zip((16, 32), times, strict=True)]
         }
 
-    assert slower_than(timed(1.04, 1.0), timed(1.0, 1.0)) == ""
-    assert slower_than(timed(1.06, 1.2), timed(1.0, 1.0)) == "16, 32 tokens with 1 thread"
+    assert describe_slowdown(timed(1.04, 1.0), timed(1.0, 1.0)) == ""
+    assert describe_slowdown(timed(1.06, 1.2), timed(1.0, 1.0)) == "16, 32 tokens with 1 thread"
