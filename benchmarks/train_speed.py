@@ -34,9 +34,11 @@ from hrkd_cli.choices import Precision
 from hrkd_cli.data.dataset_loading import load_for_training
 from hrkd_cli.data.sampler import DomainBatchSampler
 from hrkd_cli.distillation.collate import DistillCollate
+from hrkd_cli.distillation.loss_config import LossConfig
 from hrkd_cli.distillation.objective import DistillObjective
+from hrkd_cli.distillation.online_teacher import OnlineTeacher
 from hrkd_cli.distillation.teacher_cache import CachedTeacher
-from hrkd_cli.distillation.teachers import Comparison, OnlineTeacher, open_teachers
+from hrkd_cli.distillation.teachers import open_teachers
 from hrkd_cli.method import DomainGraph, Outputs, Projections
 from hrkd_cli.models.encoding import Encoder, lengths_of
 from hrkd_cli.models.feature_capture import FeatureCapture
@@ -121,7 +123,7 @@ class Bench:
         self.heads = DomainHeads.build(self.dataset.labels)
         self.student = build_student(
             options.student,
-            self.teachers.root,
+            self.teachers.primary,
             self.heads,
             teacher_heads=self.teachers.heads,
             init=self.settings.init,
@@ -131,7 +133,7 @@ class Bench:
         self.encoder = Encoder(self.student, self.teachers.tokenizer, options.max_length)
         self.rows = encode_split(self.dataset, "train", self.encoder)
         self.encoded = self.rows.encoded
-        self.comparison = Comparison.of(self.settings, self.teachers.root.config, self.student.config)
+        self.loss_config = LossConfig.from_settings(self.settings, self.teachers.primary.config, self.student.config)
         self.student.train()
 
     def _random_teacher(self) -> Path:
@@ -165,10 +167,10 @@ class Bench:
 
     def paper(self) -> dict[str, Any]:
         """Train as the released code does."""
-        layers = layer_map(self.teachers.root.config.num_hidden_layers, self.student.config.num_hidden_layers)
+        layers = layer_map(self.teachers.primary.config.num_hidden_layers, self.student.config.num_hidden_layers)
         captures = {d: FeatureCapture(m, layers, attention=True) for d, m in self.teachers.models.items()}
         shown = FeatureCapture(self.student, range(1, len(layers) + 1), attention=True)
-        width = self.teachers.root.config.hidden_size
+        width = self.teachers.primary.config.hidden_size
         projections = Projections(self.student.config.hidden_size, width, len(layers)).to(self.device)
         graph = DomainGraph(width, len(layers), len(self.heads.domains)).requires_grad_(False).to(self.device)
         trained = [p for m in (self.student, projections) for p in m.parameters()]
@@ -214,7 +216,7 @@ class Bench:
 
     def cache(self, policy: PrecisionPolicy) -> CachedTeacher:
         """Return the teacher's outputs, to be built."""
-        online = OnlineTeacher(self.teachers, self.comparison, self.rows, own_tokenizer=False, device=self.device)
+        online = OnlineTeacher(self.teachers, self.loss_config, self.rows, own_tokenizer=False, device=self.device)
         return CachedTeacher(Path(self.options.place) / "cache", online, TrainContext(policy))
 
     def objective(self, cache: CachedTeacher) -> DistillObjective:
@@ -224,7 +226,7 @@ class Bench:
             self.student,
             self.heads,
             self.settings,
-            self.comparison,
+            self.loss_config,
         )
 
     def ours(self) -> dict[str, Any]:
@@ -308,7 +310,7 @@ class Bench:
         peak = 2 * size**3 / statistics.median(times[3:])
         per_token = {
             name: 2 * sum(p.numel() for n, p in model.named_parameters() if p.dim() == 2 and "embedding" not in n)
-            for name, model in (("teacher", self.teachers.root), ("student", self.student))
+            for name, model in (("teacher", self.teachers.primary), ("student", self.student))
         }
         rows_in_all = sum(len(e) for e in self.encoded.values())
         teacher = per_token["teacher"] * tokens / building

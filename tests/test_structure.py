@@ -58,10 +58,11 @@ TESTED_ELSEWHERE = {
     "data/sources/values.py": "data/test_source_formats.py",
     # distillation
     "distillation/collate.py": "distillation/test_distill.py",
+    "distillation/loss_config.py": "distillation/test_distill.py",
     "distillation/objective.py": "distillation/test_distill.py",
+    "distillation/online_teacher.py": "distillation/test_distill.py",
     "distillation/prerequisites.py": "distillation/test_distill.py",
     "distillation/setup.py": "distillation/test_distill.py",
-    "distillation/teacher_cache.py": "distillation/test_distill.py",
     "distillation/teachers.py": "distillation/test_distill.py",
     # evaluation
     "evaluation/provenance.py": "evaluation/test_evaluate.py",
@@ -110,7 +111,6 @@ SEVERAL_MODULES = {
     "data/test_sample.py",
     "data/test_source_formats.py",
     "data/test_source_layouts.py",
-    "distillation/test_cache.py",
     "distillation/test_hub.py",
     "distillation/test_unlabelled.py",
     "method/test_golden.py",

@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 from hrkd_cli.choices import Graph, Means, Method, TeacherCheckpoints
 from hrkd_cli.data.dataset import TextRows
 from hrkd_cli.distillation.distill import distill
-from hrkd_cli.distillation.teachers import OnlineTeacher
+from hrkd_cli.distillation.online_teacher import OnlineTeacher
 from hrkd_cli.errors import HrkdError, ModelError, OutputError, TrainingError, UsageError
 from hrkd_cli.events import Note, StepDone
 from hrkd_cli.method import MeanWeights
@@ -219,17 +219,17 @@ def test_a_foreign_classifier_with_the_same_labels_teaches_every_domain(tmp_path
 
 
 def test_a_teacher_of_other_domains_or_labels_is_refused(tmp_path, teacher):
-    with pytest.raises(ModelError, match=r"not taught the domain 'games'; it knows books, music"):
+    with pytest.raises(ModelError, match=r"not taught domain 'games'; its domains are books, music"):
         run(teacher, make_dataset(domains=("books", "games")), tmp_path / "s")
     data = make_dataset()
     data.labels["music"] = ("bad", "good", "odd")
-    with pytest.raises(ModelError, match=r"in domain 'music' it knows the labels bad, good, the data has"):
+    with pytest.raises(ModelError, match=r"in domain 'music' its labels are bad, good, but the data's are bad"):
         run(teacher, data, tmp_path / "s")
 
 
 def test_a_weak_teacher_stops_the_run(tmp_path, encoder, dataset):
     teach(encoder, data=dataset, out=tmp_path / "t", epochs=1, learning_rate=1e-9, max_length=16)
-    with pytest.raises(TrainingError, match=r"in domain '\w+' it is right on .* --allow-weak-teacher"):
+    with pytest.raises(TrainingError, match=r"in domain '\w+' its dev accuracy is .* --allow-weak-teacher"):
         run(tmp_path / "t", dataset, tmp_path / "s")
     assert not (tmp_path / "s").exists()
     _, events = run(tmp_path / "t", dataset, tmp_path / "s", allow_weak_teacher=True)
@@ -242,7 +242,7 @@ def test_a_dev_split_of_one_label_cannot_judge_a_teacher(tmp_path, teacher):
     good = [n for n, label in enumerate(dev.labels) if label == "good"]
     data.rows["music"]["dev"] = TextRows([dev.texts[n] for n in good], None, ["good"] * len(good))
     _, events = run(teacher, data, tmp_path / "s")
-    assert any("'music' has one label only in its dev split" in e.text for e in events if isinstance(e, Note))
+    assert any("all dev rows of domain 'music' have the same label" in e.text for e in events if isinstance(e, Note))
 
 
 def test_a_teacher_of_another_split_is_pointed_out(tmp_path, teacher, dataset):
@@ -254,7 +254,7 @@ def test_a_teacher_of_another_split_is_pointed_out(tmp_path, teacher, dataset):
 def test_an_unusable_student_is_noticed_before_the_teacher_is_taught(tmp_path, encoder):
     raw = write_raw(tmp_path / "raw")
     deep = str(write_encoder(tmp_path / "deep", layers=9))
-    for student, words in (("9x32", "the teacher has 4 layers"), (deep, "it has 9 layers and its teacher 4")):
+    for student, words in (("9x32", "the teacher has 4 layers"), (deep, "it has 9 layers, the teacher 4")):
         with pytest.raises(HrkdError, match=words):
             distill(encoder, data=raw, student=student, max_length=16)
     assert not (tmp_path / "hrkd-out" / "teacher").exists()
@@ -375,5 +375,5 @@ def test_a_teacher_that_was_taught_on_other_ends_of_texts(tmp_path, teacher, dat
     options = {"epochs": 1, "max_length": 16, "student": "2x32", "truncate": "tail", "method": "logits"}
     distill(teacher, data=dataset, out=tmp_path / "s", on_event=events.append, **options)
     warned = [e.text for e in events if isinstance(e, Note) and e.warning]
-    assert warned == [f"teacher {teacher} was taught with --truncate head; here its texts are cut by tail"]
+    assert warned == [f"teacher {teacher} was taught with --truncate head, but this run uses --truncate tail"]
     assert json.loads((tmp_path / "s/config.json").read_text())["hrkd"]["truncate"] == "tail"

@@ -37,8 +37,8 @@ def test_differences_equal_explicit_gradients(task):
     weights = made.graph_trainer.weights
     torch.manual_seed(1)
     direction = [torch.randn_like(w) for w in weights]
-    found = made.graph_trainer.slopes(1, direction, lambda: made.domain_losses(batch))[0]
-    losses = weighted_layer_losses(made.domain_losses(batch).losses, made.weights)
+    found = made.graph_trainer.directional_derivatives(1, direction, lambda: made.domain_losses(batch))[0]
+    losses = weighted_layer_losses(made.domain_losses(batch).losses, made.loss_weights)
     for layer, domain in np.ndindex(*losses.shape):
         gradients = torch.autograd.grad(losses[layer, domain], weights, retain_graph=True, allow_unused=True)
         product = sum((g * d).sum() for g, d in zip(gradients, direction, strict=True) if g is not None)

@@ -86,7 +86,7 @@ def test_weights_of_rows_with_and_without_a_label():
 
 def test_each_process_asks_about_its_part(monkeypatch):
     """Sums over two processes that run one after the other: what is summed is what the other one had."""
-    monkeypatch.setattr("hrkd_cli.distillation.instance_weights.BATCH_TOKENS", {"cpu": 1})
+    monkeypatch.setattr("hrkd_cli.distillation.online_teacher.INFERENCE_TOKENS", {"cpu": 1})
     whole = weigh()
     told = [[], []]
     monkeypatch.setattr(
@@ -177,9 +177,9 @@ def test_they_are_the_same_however_the_teacher_is_asked(tmp_path, teacher, encod
     assert found[0] == found[1]
 
 
-def test_a_teacher_that_shows_no_numbers_is_refused(monkeypatch):
+def test_a_teacher_with_hidden_states_that_are_not_finite_is_refused(monkeypatch):
     monkeypatch.setitem(STATES, "b", [[float("nan"), 1.0]])
-    with pytest.raises(TrainingError, match="--instance-weights: the teacher shows something that is not a number"):
+    with pytest.raises(TrainingError, match="--instance-weights: the teacher's hidden states are not finite"):
         weigh()
 
 

@@ -4,8 +4,10 @@ import torch
 
 from hrkd_cli.choices import Precision, TeacherCheckpoints
 from hrkd_cli.distillation.collate import DistillCollate
+from hrkd_cli.distillation.loss_config import LossConfig
 from hrkd_cli.distillation.objective import DistillObjective
-from hrkd_cli.distillation.teachers import Comparison, OnlineTeacher, open_teachers
+from hrkd_cli.distillation.online_teacher import OnlineTeacher
+from hrkd_cli.distillation.teachers import open_teachers
 from hrkd_cli.models.encoding import Encoder
 from hrkd_cli.models.loading import new_classifier
 from hrkd_cli.models.precision import PrecisionPolicy
@@ -20,19 +22,19 @@ def make_task(teacher, dataset, *, precision=Precision.FP32, **options):
     device = torch.device("cpu")
     teachers = open_teachers(teacher, dataset, checkpoints=TeacherCheckpoints.AVERAGE, device=device, name="t")
     heads = DomainHeads.build(dataset.labels)
-    encoder = Encoder(teachers.root, teachers.tokenizer, 16)
+    encoder = Encoder(teachers.primary, teachers.tokenizer, 16)
     rows = encode_split(dataset, "train", encoder)
     torch.manual_seed(0)
-    student = new_classifier(teachers.root.config)
+    student = new_classifier(teachers.primary.config)
     settings = DistillSettings(max_length=16, **options).resolve()
-    comparison = Comparison.of(settings, teachers.root.config, student.config)
+    loss_config = LossConfig.from_settings(settings, teachers.primary.config, student.config)
     context = TrainContext(PrecisionPolicy(precision, device))
-    online = OnlineTeacher(teachers, comparison, rows, own_tokenizer=False, device=device)
+    online = OnlineTeacher(teachers, loss_config, rows, own_tokenizer=False, device=device)
     objective = DistillObjective(
-        DistillCollate(online, rows, context, pad_to=comparison.pad_to),
+        DistillCollate(online, rows, context, pad_to=loss_config.pad_to),
         student,
         heads,
         settings,
-        comparison,
+        loss_config,
     )
-    return objective, teachers.root, student
+    return objective, teachers.primary, student

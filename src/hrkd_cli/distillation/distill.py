@@ -1,4 +1,4 @@
-"""Distillation: teacher and data in, student folder out. Runs the stages before it where they are missing."""
+"""The distill stage: from a teacher and data to a student folder. Runs the stages before it if they are missing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.dataset_loading import load_for_training
 from hrkd_cli.data.unlabeled import read_unlabeled
-from hrkd_cli.distillation.prerequisites import check_folders, chosen_domains, ensure_taught, student_tokenizer
+from hrkd_cli.distillation.prerequisites import check_folders, check_student, select_domains, teach_if_needed
 from hrkd_cli.distillation.setup import DistillSetup
 from hrkd_cli.events import OnEvent, StageDone, ignore
 from hrkd_cli.json_files import read_json
@@ -42,22 +42,22 @@ def distill(
     sources: Mapping[str, str] | None = None,
     **options: Any,
 ) -> TrainResult:
-    """Distil a teacher into a student.
+    """Distill a teacher into a student.
 
     Args:
-        teacher: folder or hub id of a teacher of ours, of a classifier whose labels are the data's, or of a plain
-            encoder, which is taught first (into ``hrkd-out/teacher``, reused when nothing changed).
+        teacher: folder or hub id of a teacher, of a classifier with the data's label names, or of a plain encoder,
+            which is taught first (into ``hrkd-out/teacher``, which is reused if nothing changed).
         data: prepared dataset folder, a raw source (prepared into ``hrkd-out/dataset`` first), or a dataset in memory.
         out: folder to write.
         force: replace an existing output, and earlier stages' outputs that no longer fit.
-        resume: go on with a run that was cut off, also while it was teaching; start anew where there is none, and
-            return the result of one that is finished.
-        on_event: told what happens.
-        sources: where each option came from, for the record.
+        resume: continue an interrupted run, including its teach stage; start from the beginning if there is none;
+            return the result if the run is finished.
+        on_event: called with every event.
+        sources: where each option came from ("flag", "environment", "file"), for ``hrkd.json``.
         **options: fields of ``hrkd_cli.settings.DistillSettings``.
 
     Raises:
-        HrkdError: a user's error, in one line (see ``hrkd_cli.errors``).
+        HrkdError: an error that the user can fix, in one line (see ``hrkd_cli.errors``).
     """
     settings = DistillSettings.from_options(**options)
     out, name = Path(out), str(teacher)
@@ -66,36 +66,43 @@ def distill(
     context = TrainContext.start(settings, on_event)
     dataset = context.processes.main_first(lambda: load_for_training(data, force=force, on_event=context.on_event))
     settings = settings.resolve()
-    chosen = chosen_domains(dataset, settings)  # the teacher is taught all domains
-    check_trainable(chosen)
-    texts = None
+    student_data = select_domains(dataset, settings)  # the teacher is taught all domains
+    check_trainable(student_data)
+    unlabeled = None
     if settings.unlabelled is not None:
-        texts = read_unlabeled(settings.unlabelled, chosen, on_event=context.on_event)
-    tokenizer = student_tokenizer(path, chosen, settings)  # fail now, not after the teacher has been taught
+        unlabeled = read_unlabeled(settings.unlabelled, student_data, on_event=context.on_event)
+    tokenizer = check_student(path, student_data, settings)  # before the teacher is taught, which is slow
     sources = sources or {}
     if not is_classifier(read_json(path / ModelFiles.config)):
-        path = ensure_taught(
+        path = teach_if_needed(
             path, dataset, settings, name=name, force=force, resume=resume, sources=sources, on_event=context.on_event
         )
         name = str(path)
     fingerprint, decisive = model_fingerprint(path), settings.options_affecting_result()
-    data, extra = chosen.fingerprint, texts.fingerprint if texts is not None else None
-    key = run_key(stage="distill", model=fingerprint, data=data, options=decisive, texts=extra)
-    if resume and (done := finished_before(out, "distill", key, context)):
-        return done
-    setup = DistillSetup.open(path, chosen, settings, tokenizer=tokenizer, unlabeled=texts, name=name, context=context)
-    with run_folder(out, key=key, options=decisive, resume=resume, context=context) as run:
-        objective = setup.objective(run, out)
+    key = run_key(
+        stage="distill",
+        model=fingerprint,
+        data=student_data.fingerprint,
+        options=decisive,
+        texts=unlabeled.fingerprint if unlabeled is not None else None,
+    )
+    if resume and (finished := finished_before(out, "distill", key, context)):
+        return finished
+    setup = DistillSetup.open(
+        path, student_data, settings, tokenizer=tokenizer, unlabeled=unlabeled, name=name, context=context
+    )
+    with run_folder(out, key=key, options=decisive, resume=resume, context=context) as checkpointer:
+        objective = setup.objective(checkpointer, out)
         fraction = settings.unlabelled_share
-        trainer = Trainer("distill", objective, settings, run, setup.dev, unlabeled_fraction=fraction)
+        trainer = Trainer("distill", objective, settings, checkpointer, setup.dev, unlabeled_fraction=fraction)
         trainer.run()
         result = write_model_folder(
             trainer,
-            chosen,
+            student_data,
             what=f"A multi-domain text classifier, distilled from `{name}` with hrkd-cli {__version__}.",
             models={"teacher": {"name": name, "fingerprint": fingerprint}, "student": {"name": settings.student}},
             sources=sources,
-            unlabeled=texts.to_json() if texts is not None else None,
+            unlabeled=unlabeled.to_json() if unlabeled is not None else None,
         )
     context.on_event(StageDone("distill", str(out), result.steps, result.seconds))
     return result

@@ -1,12 +1,12 @@
-"""Training of the domain graph by a meta-gradient: which domain's losses help on rows that were held back?
+"""Training of the learned domain graph by a meta-gradient on held-back rows.
 
-Method section 7, exactly. With theta the student, M its label loss on held-back rows, G the optimizer's preconditioner
-and v = G grad M, a step along the losses of domain d at layer l changes M in proportion to
+Let theta be the student, M its label loss on held-back rows, G the optimizer's preconditioner and v = G grad M. A step
+along the losses of domain d at layer l changes M in proportion to
 
     - < v , grad_theta (hid[l,d] + w_att att[l,d]) >
 
-and all (L+1) x D of these products are the central differences of the losses themselves along v: two more forward
-passes of the step's own batch, in float32, with the same dropout masks in both.
+All (L+1) x D of these products are central differences of the losses along v: two more forward passes on the step's
+batch, in float32, with the same dropout masks in both ("Learned graph" in docs/method.md).
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from hrkd_cli.method import DomainLosses, LearnedGraph, weighted_layer_losses
 from hrkd_cli.training.optimizer import AdamMoments, Optimizer
 from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup
 
-REACH = 1e-3  # length of the difference's half step, as a part of the weights' own length
+RELATIVE_STEP = 1e-3  # half the distance of the two points of a difference, relative to the norm of the weights
 BETAS = (0.9, 0.99)
 
 
 class GraphTrainer:
-    """Trains a graph beside a student.
+    """Trains a domain graph along with a student.
 
     Args:
-        graph: what is trained, alike in every process.
-        student: the model whose steps the graph's ratios shape.
-        loss_weights: of the losses by name.
-        learning_rate: of the graph's Adam.
-        seed: of the dropout masks in the extra passes.
-        processes: the processes that share a step.
+        graph: the graph, with the same weights in every process.
+        student: the model whose losses are weighted by the graph's ratios.
+        loss_weights: weights of the losses by name.
+        learning_rate: learning rate of the graph's Adam.
+        seed: seed of the dropout masks in the extra passes.
+        processes: the processes of the run.
     """
 
     def __init__(
@@ -54,55 +54,61 @@ class GraphTrainer:
         self.seed = seed
         self.processes = processes
         self.adam = torch.optim.Adam(graph.parameters(), lr=learning_rate, betas=BETAS)
-        self.parts: dict[str, Any] = {"graph": graph, "graph_adam": AdamMoments(self.adam)}  # for a checkpoint
+        self.parts: dict[str, Any] = {"graph": graph, "graph_adam": AdamMoments(self.adam)}  # for checkpoints
 
-    def update(self, number: int, held_back: Tensor, losses: Callable[[], DomainLosses], optimizer: Optimizer) -> None:
-        """Move the graph so that the student's next steps help more on held-back rows.
+    def update(
+        self,
+        step: int,
+        held_back_loss: Tensor,
+        compute_losses: Callable[[], DomainLosses],
+        optimizer: Optimizer,
+    ) -> None:
+        """Update the graph so that the student's next steps reduce the held-back loss more.
 
         Args:
-            number: of the step.
-            held_back: M, this process's part of it.
-            losses: gives the losses of the step's batch, of all processes together; run with autograd off.
-            optimizer: the student's; until its first step there is no preconditioner and nothing happens.
+            step: number of the step.
+            held_back_loss: this process's part of M.
+            compute_losses: computes the losses of the step's batch over all processes; it runs without autograd.
+            optimizer: the student's optimizer. Before its first step there is no preconditioner, and no update.
         """
-        whole = torch.autograd.grad(held_back, self.weights, allow_unused=True, materialize_grads=True)
+        gradient = torch.autograd.grad(held_back_loss, self.weights, allow_unused=True, materialize_grads=True)
         if self.processes.size > 1:
-            vector_to_parameters(self.processes.all_reduce(parameters_to_vector(whole)), whole)
-        direction = optimizer.preconditioned(self.weights, whole)
+            vector_to_parameters(self.processes.all_reduce(parameters_to_vector(gradient)), gradient)
+        direction = optimizer.preconditioned(self.weights, gradient)
         if direction is None:
             return
-        slopes, prototypes = self.slopes(number, direction, losses)
+        derivatives, prototypes = self.directional_derivatives(step, direction, compute_losses)
         self.adam.zero_grad()
-        # The graph's forward pass ran in float32; its gradients need no scaling.
-        (-(self.graph(prototypes).domain * slopes).sum()).backward()
+        # The graph runs in float32, so its gradients need no loss scaling.
+        (-(self.graph(prototypes).domain * derivatives).sum()).backward()
         self.adam.step()
 
     @torch.no_grad()
-    def slopes(
-        self, number: int, direction: Sequence[Tensor], losses: Callable[[], DomainLosses]
+    def directional_derivatives(
+        self, step: int, direction: Sequence[Tensor], compute_losses: Callable[[], DomainLosses]
     ) -> tuple[Tensor, Tensor]:
-        """Return what a small step of the student along ``direction`` does; the student is left as it was.
+        """Differentiate the losses with respect to a move of the student's weights; the weights are then restored.
 
         Returns:
-            (L+1, D), derivatives of the weighted sums of the losses of layers; (L+1, D, H), prototypes at the student's
-            own weights.
+            (L+1, D), the derivatives of the weighted layer losses along ``direction``; (L+1, D, H), the prototypes.
         """
-        own = [w.clone() for w in self.weights]
-        length = torch.stack([w.norm() for w in own]).norm()
-        reach = REACH * length / torch.stack([d.norm() for d in direction]).norm().clamp_min(1e-30)
-        found, prototypes = [], []
+        original = [w.clone() for w in self.weights]
+        weight_norm = torch.stack([w.norm() for w in original]).norm()
+        direction_norm = torch.stack([d.norm() for d in direction]).norm().clamp_min(1e-30)
+        step_size = RELATIVE_STEP * weight_norm / direction_norm
+        losses, prototypes = [], []
         try:
             for sign in (1, -1):
-                for weight, before, step in zip(self.weights, own, direction, strict=True):
-                    weight.copy_(before + sign * reach * step)
+                for weight, start, change in zip(self.weights, original, direction, strict=True):
+                    weight.copy_(start + sign * step_size * change)
                 devices = [self.weights[0].device] if self.weights[0].is_cuda else []
                 with torch.random.fork_rng(devices):
-                    torch.manual_seed(self.seed + number)
-                    moved = losses()
+                    torch.manual_seed(self.seed + step)
+                    moved = compute_losses()
                 assert moved.prototypes is not None
-                found.append(weighted_layer_losses(moved.losses, self.loss_weights).float())
+                losses.append(weighted_layer_losses(moved.losses, self.loss_weights).float())
                 prototypes.append(moved.prototypes)
         finally:
-            for weight, before in zip(self.weights, own, strict=True):
-                weight.copy_(before)
-        return (found[0] - found[1]) / (2 * reach), (prototypes[0] + prototypes[1]).float() / 2
+            for weight, start in zip(self.weights, original, strict=True):
+                weight.copy_(start)
+        return (losses[0] - losses[1]) / (2 * step_size), (prototypes[0] + prototypes[1]).float() / 2

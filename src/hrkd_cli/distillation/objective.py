@@ -1,4 +1,4 @@
-"""The distillation loss of a step: models, projections and graph around the pure part of the method."""
+"""The distillation loss of a step: runs student, projections and domain graph, and computes the losses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hrkd_cli.choices import Graph
 from hrkd_cli.distillation.collate import DistillBatch, DistillCollate
 from hrkd_cli.distillation.graph_trainer import GraphTrainer
-from hrkd_cli.distillation.teachers import Comparison
+from hrkd_cli.distillation.loss_config import LossConfig
 from hrkd_cli.method import (
     DomainGraph,
     DomainLosses,
@@ -34,18 +34,18 @@ from hrkd_cli.training.loop import LossOutput, Objective
 from hrkd_cli.training.optimizer import Optimizer
 from hrkd_cli.training.rows import LabelGather, Rows, hold_back, local_rows
 
-HELD_ROWS = 16  # of each domain, in an update of the graph
+HELD_BACK_ROWS = 16  # per domain, in one update of a learned graph
 
 
 class DistillObjective(Objective):
-    """Runs the student on a step's rows and compares it with its teachers (sections 3.1 to 3.4 of the paper).
+    """Compares the student with its teachers (paper, sections 3.1 to 3.4).
 
     Args:
         collate: makes the batches.
         student: the student's classifier.
-        heads: the student's outputs.
+        heads: the student's outputs by domain.
         settings: resolved settings (see DistillSettings.resolve).
-        comparison: see Comparison.
+        loss_config: the losses, and the layers that they compare.
     """
 
     def __init__(
@@ -54,53 +54,55 @@ class DistillObjective(Objective):
         student: Any,
         heads: DomainHeads,
         settings: DistillSettings,
-        comparison: Comparison,
+        loss_config: LossConfig,
     ) -> None:
         self.collate: DistillCollate = collate
         self.heads = heads
         self.settings = settings
-        self.comparison = comparison
         self.precision, self.processes = collate.context.precision, collate.context.processes
         self.device = collate.context.device
-        self.weights = {loss.name: weight for loss, weight in comparison.losses.items()}
-        self.domains = len(heads.domains)
-        counts = [len(labels) for labels in heads.labels.values()]
-        self.mean_classes = sum(counts) / self.domains
-        self.columns = LabelGather(heads, self.device)
+        self.losses = list(loss_config.weights)
+        self.loss_weights = {loss.name: weight for loss, weight in loss_config.weights.items()}
+        self.num_domains = len(heads.domains)
+        self.mean_classes = sum(map(len, heads.labels.values())) / self.num_domains
+        self.label_gather = LabelGather(heads, self.device)
         class_weights = collate.rows.class_weights(heads, settings.class_weights)
         self.class_weights = None if class_weights is None else class_weights.to(self.device)  # (D, C)
-        layers = student.config.num_hidden_layers if comparison.layers else 0
-        self.student = FeatureCapture(
-            student, range(1, layers + 1), attention=comparison.needs(Requirement.QUERIES_KEYS)
-        )
+        layers = len(loss_config.matched_layers)
+        attention = loss_config.requires(Requirement.QUERIES_KEYS)
+        self.student = FeatureCapture(student, range(1, layers + 1), attention=attention)
         self.projections: Projections | None = None
         self.graph: DomainGraph | LearnedGraph | None = None
         self.graph_trainer: GraphTrainer | None = None
         torch.manual_seed(settings.seed)
         self.modules = [student]
         if layers:
-            own, width = student.config.hidden_size, comparison.width
-            # The released start is kept with the released means, for those who reproduce the paper.
-            near = own == width and comparison.pad_to is None
-            self.projections = Projections(own, width, layers, near_identity=near).to(self.device)
+            student_width, teacher_width = student.config.hidden_size, loss_config.teacher_width
+            # Released means come with the released initialization, to reproduce the paper.
+            near_identity = student_width == teacher_width and loss_config.pad_to is None
+            projections = Projections(student_width, teacher_width, layers, near_identity=near_identity)
+            self.projections = projections.to(self.device)
             self.modules.append(self.projections)
-            self._make_graph(student, (width, layers, self.domains))
+            self._build_graph(student, teacher_width, layers)
 
-    def _make_graph(self, student: nn.Module, shape: tuple[int, int, int]) -> None:
-        settings = self.settings
+    def _build_graph(self, student: nn.Module, width: int, layers: int) -> None:
+        settings, hierarchy = self.settings, bool(self.settings.hierarchy)
         if settings.graph is Graph.FROZEN:
-            # As released: random, never trained, its dropout on.
-            self.graph = graph = DomainGraph(*shape, hierarchy=bool(settings.hierarchy)).requires_grad_(False).train()
-            graph.to(self.device).generator = torch.Generator(self.device)
+            # As in the released code: random, never trained, with dropout on.
+            frozen = DomainGraph(width, layers, self.num_domains, hierarchy=hierarchy).requires_grad_(False).train()
+            frozen.to(self.device).generator = torch.Generator(self.device)
+            self.graph = frozen
         elif settings.graph is Graph.LEARNED:
-            seed = f"{settings.seed}/held back"
-            labels = self.collate.rows.labels.items()
-            self.held_back = {d: hold_back(own, settings.held_back, f"{seed}/{d}") for d, own in labels}
-            self.graph = learned = LearnedGraph(*shape, hierarchy=bool(settings.hierarchy)).to(self.device)
+            self.held_back = {
+                domain: hold_back(labels, settings.held_back, f"{settings.seed}/held back/{domain}")
+                for domain, labels in self.collate.rows.labels.items()
+            }
+            learned = LearnedGraph(width, layers, self.num_domains, hierarchy=hierarchy).to(self.device)
+            self.graph = learned
             self.graph_trainer = GraphTrainer(
                 learned,
                 student,
-                self.weights,
+                self.loss_weights,
                 learning_rate=settings.graph_learning_rate,
                 seed=settings.seed,
                 processes=self.processes,
@@ -108,77 +110,87 @@ class DistillObjective(Objective):
             self.parts = self.graph_trainer.parts
 
     def on_step_start(self, number: int, batch: Sequence[DistillBatch], optimizer: Optimizer) -> None:
-        """Seed a frozen graph's dropout, alike in all processes; train a learned graph where it is its turn."""
+        """Seed a frozen graph's dropout equally in all processes; update a learned graph every few steps."""
         if isinstance(self.graph, DomainGraph) and self.graph.generator is not None:
             self.graph.generator.manual_seed(self.settings.seed + number)
         if self.graph_trainer is None or number % self.settings.graph_every:
             return
-        # Dropout would only add noise to the held-back loss; the step's losses keep theirs (see GraphTrainer).
+        # The held-back loss is computed without dropout, which would only add noise to it. The losses of the batch
+        # keep their dropout.
         with self.precision.no_autocast():
             self.student.model.eval()
             with self.precision.fast_kernels():
-                held = self._held_back_loss(number)
+                held_back_loss = self._held_back_loss(number)
             self.student.model.train()
-            self.graph_trainer.update(number, held, lambda: self.domain_losses(batch), optimizer)
+            self.graph_trainer.update(number, held_back_loss, lambda: self.domain_losses(batch), optimizer)
 
     def _held_back_loss(self, number: int) -> Tensor:
-        """Return this process's part of the mean label loss over domains, on rows drawn by the step's number alone."""
-        draw = random.Random(f"{self.settings.seed}/held/{number}")
-        rows: Rows = {d: draw.sample(list(own), min(HELD_ROWS, len(own))) for d, own in self.held_back.items() if own}
+        """Return this process's part of the label loss on held-back rows, the mean over domains.
+
+        The step's number alone decides which rows are drawn.
+        """
+        generator = random.Random(f"{self.settings.seed}/held/{number}")
+        rows: Rows = {
+            domain: generator.sample(list(candidates), min(HELD_BACK_ROWS, len(candidates)))
+            for domain, candidates in self.held_back.items()
+            if candidates
+        }
         refs = local_rows(rows, self.processes)
         if not refs:
             return torch.zeros((), device=self.device, requires_grad=True)
         batch = self.collate.batch(rows, refs, teacher=False)
-        logits = self.columns.take(self.student.model(**batch.tokens.inputs).logits, batch.domains)
-        return label_cross_entropy(
-            logits, batch.labels, batch.weights.domain_one_hot, self._class_weights(batch)
-        ).mean()
+        logits = self.label_gather.take(self.student.model(**batch.tokens.inputs).logits, batch.domains)
+        class_weights = self._class_weights(batch)
+        return label_cross_entropy(logits, batch.labels, batch.weights.domain_one_hot, class_weights).mean()
 
     def loss(self, batch: Sequence[DistillBatch]) -> LossOutput:
-        """Run one step's rows."""
-        found = self.domain_losses(batch)
+        """Return the loss of one step's rows, given as length buckets."""
+        domain_losses = self.domain_losses(batch)
         with self.precision.no_autocast():
-            ratios, layer_ratios = self._ratios(found)
-            by_kind = weighted_terms(found.losses, ratios, self.weights)
+            ratios, layer_ratios = self._ratios(domain_losses.prototypes)
+            by_kind = weighted_terms(domain_losses.losses, ratios, self.loss_weights)
             total = reduce(operator.add, by_kind.values())
         return LossOutput(total, by_kind, ratios if self.graph is not None else None, layer_ratios)
 
     def domain_losses(self, batch: Sequence[DistillBatch]) -> DomainLosses:
-        """Run one step's rows; return the losses of all domains, of all processes together."""
-        own = reduce(operator.add, map(self._bucket_losses, batch))
+        """Return the losses of all domains on one step's rows, summed over processes."""
+        local = reduce(operator.add, map(self._bucket_losses, batch))
         with self.precision.no_autocast():
-            losses = {name: self.processes.all_reduce(loss) for name, loss in own.losses.items()}
-            prototypes = None if own.prototypes is None else self.processes.all_reduce(own.prototypes)
+            losses = {name: self.processes.all_reduce(loss) for name, loss in local.losses.items()}
+            prototypes = None if local.prototypes is None else self.processes.all_reduce(local.prototypes)
         return DomainLosses(losses, prototypes)
 
-    def _bucket_losses(self, batch: DistillBatch) -> DomainLosses:
-        teacher = None if batch.teacher is None else batch.teacher()
-        seen = self.student(batch.tokens)
-        projected = seen.hidden if self.projections is None or seen.hidden is None else self.projections(seen.hidden)
-        given = LossInputs(
+    def _bucket_losses(self, bucket: DistillBatch) -> DomainLosses:
+        teacher = None if bucket.teacher is None else bucket.teacher()
+        student = self.student(bucket.tokens)
+        projected = student.hidden
+        if student.hidden is not None and self.projections is not None:
+            projected = self.projections(student.hidden)
+        logits = self.label_gather.take(student.logits, bucket.domains)
+        inputs = LossInputs(
             teacher,
-            Outputs(projected, seen.queries, seen.keys, self.columns.take(seen.logits, batch.domains)),
-            batch.weights,
-            batch.labels,
+            Outputs(projected, student.queries, student.keys, logits),
+            bucket.weights,
+            bucket.labels,
             temperature=self.settings.temperature,
             mean_classes=self.mean_classes,
-            class_weights=self._class_weights(batch),
+            class_weights=self._class_weights(bucket),
         )
         with self.precision.no_autocast():
-            losses = {loss.name: loss.compute(given) for loss in self.comparison.losses}
-            if self.graph is None or self.projections is None or seen.hidden is None:
+            losses = {loss.name: loss.compute(inputs) for loss in self.losses}
+            if self.graph is None or self.projections is None or student.hidden is None:
                 return DomainLosses(losses)
-            return DomainLosses(losses, self.projections.prototypes(seen.hidden, batch.weights))
+            return DomainLosses(losses, self.projections.prototypes(student.hidden, bucket.weights))
 
-    def _ratios(self, found: DomainLosses) -> tuple[Tensor | None, tuple[Tensor, ...]]:
-        """Return domain ratios, (L+1, D) or (1, D) where they are alike in all layers, and layer ratios."""
+    def _ratios(self, prototypes: Tensor | None) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+        """Return domain ratios, (L+1, D), or (1, D) if all layers have the same, and layer ratios."""
         if self.settings.graph is Graph.NONE:
             return None, ()
-        if self.graph is None or found.prototypes is None:
-            return torch.full((1, self.domains), 1 / self.domains, device=self.device), ()
-        # A learned graph has its own loss: the student's gradient must neither reach it nor go through it.
+        if self.graph is None or prototypes is None:
+            return torch.full((1, self.num_domains), 1 / self.num_domains, device=self.device), ()
+        # A learned graph has its own loss, so the student's gradient must neither reach it nor pass through it.
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.graph_trainer is None):
-            ratios: GraphRatios = self.graph(found.prototypes)
+            ratios: GraphRatios = self.graph(prototypes)
         return ratios.domain, ratios.layer
 
     def _class_weights(self, batch: DistillBatch) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Everything that a distillation consists of: opened, checked and encoded once, then made into a trainer."""
+"""Setup of a distillation: everything is opened, checked and encoded once."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from hrkd_cli.data.sampler import unlabeled_per_labeled
 from hrkd_cli.data.unlabeled import UnlabeledTexts
 from hrkd_cli.distillation.collate import DistillCollate
 from hrkd_cli.distillation.instance_weights import instance_weights
+from hrkd_cli.distillation.loss_config import LossConfig
 from hrkd_cli.distillation.objective import DistillObjective
-from hrkd_cli.distillation.teacher_cache import TeacherOutputs, with_cache
-from hrkd_cli.distillation.teachers import Comparison, OnlineTeacher, Teachers, check_teachers, open_teachers
+from hrkd_cli.distillation.online_teacher import OnlineTeacher
+from hrkd_cli.distillation.teacher_cache import Teacher, cached_or_online
+from hrkd_cli.distillation.teachers import Teachers, check_teachers, open_teachers
 from hrkd_cli.events import Note
 from hrkd_cli.layout import TEACHER_CACHE
 from hrkd_cli.method import Requirement
@@ -30,17 +32,18 @@ from hrkd_cli.training.rows import EncodedSplit, encode_split
 
 @dataclass(frozen=True, slots=True)
 class DistillSetup:
-    """Everything that a distillation consists of.
+    """Teachers, student and encoded data of a distillation.
 
     Attributes:
         settings: resolved settings.
-        context: see TrainContext.
-        teachers: one per domain.
-        teacher_rows: the training data as they see it: ``rows`` where the student sees the same.
-        student: the classifier to be trained.
-        heads: its outputs.
-        rows: the training data as it sees it, a domain's train split, then its unlabeled texts.
-        dev: the dev split.
+        context: device, precision, processes and events of the run.
+        teachers: the teacher of each domain.
+        teacher_rows: the training data in the teachers' tokenization; the same object as ``rows`` if it is the
+            student's too.
+        student: the classifier to train.
+        heads: the student's outputs by domain.
+        rows: the training data in the student's tokenization: for each domain the train split, then unlabeled texts.
+        dev: the dev split in the student's tokenization.
     """
 
     settings: DistillSettings
@@ -64,20 +67,27 @@ class DistillSetup:
         name: str,
         context: TrainContext,
     ) -> DistillSetup:
-        """Open the teachers, check that they are worth learning from, make the student, encode the data.
+        """Load and check the teachers, create the student, encode the data.
 
-        ``path`` and ``name`` are the teacher's, ``tokenizer`` the student's own; None for the teacher's.
+        Args:
+            path: folder of the teacher.
+            dataset: the data of the student's domains.
+            settings: resolved settings.
+            tokenizer: the student's tokenizer; None for the teacher's.
+            unlabeled: unlabeled texts of the domains.
+            name: the teacher's name in messages.
+            context: device, precision, processes and events of the run.
 
         Raises:
-            HrkdError: something does not fit.
+            HrkdError: teacher, student and data do not fit together.
         """
         checkpoints, device = settings.teacher_checkpoints, context.device
         teachers = open_teachers(path, dataset, checkpoints=checkpoints, device=device, name=name)
-        reader = check_teachers(teachers, dataset, settings, name=name, context=context)
+        teacher_encoder = check_teachers(teachers, dataset, settings, name=name, context=context)
         heads = DomainHeads.build(dataset.labels)
         student = build_student(
             settings.student,
-            teachers.root,
+            teachers.primary,
             heads,
             teacher_heads=teachers.heads,
             init=settings.init or Init.TEACHER,
@@ -89,32 +99,42 @@ class DistillSetup:
         student.to(device)
         texts = unlabeled.rows if unlabeled is not None else None
         rows = teacher_rows = encode_split(dataset, "train", encoder, texts)
-        if tokenizer is not None or encoder.inputs != reader.inputs:
-            teacher_rows = encode_split(dataset, "train", reader, texts)
+        if tokenizer is not None or encoder.inputs != teacher_encoder.inputs:
+            teacher_rows = encode_split(dataset, "train", teacher_encoder, texts)
         dev = encode_split(dataset, "dev", encoder)
         return cls(settings, context, teachers, teacher_rows, student, heads, rows, dev)
 
-    def objective(self, run: Checkpointer, out: Path) -> DistillObjective:
-        """Make the objective: decide where the teachers' outputs come from.
+    def objective(self, checkpointer: Checkpointer, out: Path) -> DistillObjective:
+        """Create the objective; compute teacher outputs and instance weights if they are needed in advance.
 
-        ``out``: the student's folder, beside which teacher outputs are kept.
+        Cached teacher outputs are stored next to ``out``, the student's folder.
         """
         settings, rows, context = self.settings, self.rows, self.context
-        comparison = Comparison.of(settings, self.teachers.root.config, self.student.config)
-        weigh = settings.instance_weights is not InstanceWeights.NONE
-        teacher: TeacherOutputs | None = None
-        if comparison.needs(Requirement.HIDDEN_STATES, Requirement.QUERIES_KEYS, Requirement.LOGITS):
+        loss_config = LossConfig.from_settings(settings, self.teachers.primary.config, self.student.config)
+        weigh_instances = settings.instance_weights is not InstanceWeights.NONE
+        teacher: Teacher | None = None
+        if loss_config.requires(Requirement.HIDDEN_STATES, Requirement.QUERIES_KEYS, Requirement.LOGITS):
             own_tokenizer = self.teacher_rows is not rows
-            teacher = OnlineTeacher(
-                self.teachers, comparison, self.teacher_rows, own_tokenizer=own_tokenizer, device=context.device
+            online = OnlineTeacher(
+                self.teachers, loss_config, self.teacher_rows, own_tokenizer=own_tokenizer, device=context.device
             )
-            # How many times the run reads each row, on average, counting an epoch as once at most.
-            per_row = unlabeled_per_labeled(settings.unlabelled_share)
-            read = sum(len(own) * (1 + per_row * (d in rows.unlabeled)) for d, own in rows.labels.items())
-            passes = settings.epochs * min(1.0, read / rows.count) + weigh
-            root = out.resolve().parent / TEACHER_CACHE
-            teacher = with_cache(teacher, settings.cache_teacher, root=root, passes=passes, run=run, context=context)
-        collate = DistillCollate(teacher, rows, context, pad_to=comparison.pad_to)
-        if weigh:
-            collate.instance_weights = instance_weights(collate, comparison.width)
-        return DistillObjective(collate, self.student, self.heads, settings, comparison)
+            teacher = cached_or_online(
+                online,
+                settings.cache_teacher,
+                root=out.resolve().parent / TEACHER_CACHE,
+                reads_per_row=self._epoch_fraction() * settings.epochs + weigh_instances,
+                checkpointer=checkpointer,
+                context=context,
+            )
+        collate = DistillCollate(teacher, rows, context, pad_to=loss_config.pad_to)
+        if weigh_instances:
+            collate.instance_weights = instance_weights(collate, loss_config.teacher_width)
+        return DistillObjective(collate, self.student, self.heads, settings, loss_config)
+
+    def _epoch_fraction(self) -> float:
+        """Return the fraction of all rows that an epoch reads, at most 1."""
+        rows, unlabeled_rate = self.rows, unlabeled_per_labeled(self.settings.unlabelled_share)
+        rows_read = 0.0
+        for domain, labels in rows.labels.items():
+            rows_read += len(labels) * (1 + unlabeled_rate * (domain in rows.unlabeled))
+        return min(1.0, rows_read / rows.count)

@@ -1,12 +1,12 @@
-"""Teacher outputs on the train split, computed once and kept on disk for every epoch and later run.
+"""Teacher outputs on the train split, computed once and stored on disk for all epochs and later runs.
 
-They lie in ``teacher-cache/KEY`` beside the output; KEY is a hash of everything that they depend on. A shard (one
-safetensors file) holds R rows of one domain, of similar length, their N tokens one after the other without padding:
+They are stored in ``teacher-cache/KEY`` next to the output folder, where KEY is a hash of everything that they depend
+on. A shard (one safetensors file) has R rows of one domain, of similar length, with N tokens in total and no padding:
 
-    hidden   (L+1, N, H)  the embedding output and the matched layers, 16-bit; absent when only logits are compared
-    queries  (L, N, A d)  divided by sqrt(d), 16-bit; absent, as ``keys``, without the attention loss
-    keys     (L, N, A d)
-    logits   (R, C)       as OnlineTeacher gives them, float32
+    hidden   (L+1, N, H)  embedding output and matched layers, 16-bit; absent if no layers are compared
+    queries  (L, N, A d)  divided by sqrt(d), 16-bit; absent without the attention loss
+    keys     (L, N, A d)  16-bit; absent without the attention loss
+    logits   (R, C)       logits of the row's domain, float32
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hrkd_cli.choices import CacheTeacher
-from hrkd_cli.distillation.teachers import BATCH_TOKENS, OnlineTeacher, batches_of
+from hrkd_cli.distillation.online_teacher import OnlineTeacher, batches_by_length, inference_batches
 from hrkd_cli.errors import OutputError
 from hrkd_cli.events import Note, Progress
 from hrkd_cli.method import Outputs
@@ -42,89 +42,109 @@ from hrkd_cli.training.rows import RowRef
 
 FORMAT = 4
 SHARD_BYTES = 1 << 27
-LIMIT = 50 * 10**9  # bytes that auto keeps at most
-SPARE = 10**9  # bytes of the disk that are left to others
-_KEY = re.compile(r"[0-9a-f]{16}")
+AUTO_MAX_BYTES = 50 * 10**9  # largest cache with --cache-teacher auto
+RESERVED_BYTES = 10**9  # disk space to leave free
+_KEY_PATTERN = re.compile(r"[0-9a-f]{16}")
 
 
-def with_cache(
-    online: OnlineTeacher, setting: CacheTeacher, *, root: Path, passes: float, run: Checkpointer, context: TrainContext
-) -> TeacherOutputs:
-    """Return a cache of a teacher's outputs, built now, or the teacher itself where there is to be none.
+def cached_or_online(
+    online: OnlineTeacher,
+    setting: CacheTeacher,
+    *,
+    root: Path,
+    reads_per_row: float,
+    checkpointer: Checkpointer,
+    context: TrainContext,
+) -> Teacher:
+    """Build a cache of a teacher's outputs if it is worth it; otherwise return the online teacher.
+
+    A resumed run does what it did before.
 
     Args:
         online: runs the teachers.
-        setting: of ``--cache-teacher``.
+        setting: value of ``--cache-teacher``.
         root: folder of all caches.
-        passes: times that the run reads each row, on average.
-        run: remembers whether there is a cache, for when it is resumed.
-        context: see TrainContext.
+        reads_per_row: how often the run reads each row, on average.
+        checkpointer: stores the decision.
+        context: device, precision, processes and events of the run.
 
     Raises:
-        OutputError: the cache must be used, and the disk has no room for it.
+        OutputError: a cache is required, and the disk has no space for it.
     """
-    before = run.decisions.get("cached")
-    if setting is CacheTeacher.OFF or online.pad_to is not None or before is False:
+    decided = checkpointer.decisions.get("cached")
+    if setting is CacheTeacher.OFF or online.pad_to is not None or decided is False:
         return online
-    must = setting is CacheTeacher.ON or before is True
+    required = setting is CacheTeacher.ON or decided is True
     cache = CachedTeacher(root, online, context)
     problem = None
-    if not must and context.device.type != "cpu":
-        problem = "on a GPU that is no slower than reading them"
-    elif not must and passes <= 1:
+    if not required and context.device.type != "cpu":
+        problem = "on a GPU this is no slower than reading them"
+    elif not required and reads_per_row <= 1:
         problem = "most rows are read only once"
-    elif not must and cache.bytes > LIMIT:
-        problem = f"they take {cache.bytes / 1e9:.0f} GB, more than the {LIMIT / 1e9:.0f} GB that auto keeps"
+    elif not required and cache.bytes > AUTO_MAX_BYTES:
+        problem = f"they need {cache.bytes / 1e9:.0f} GB, more than auto's limit of {AUTO_MAX_BYTES / 1e9:.0f} GB"
     with contextlib.ExitStack() as stack:
-        if problem is None and context.processes.is_main:  # one process looks at the disk, for all
+        if problem is None and context.processes.is_main:  # checks the disk for all processes
             stack.enter_context(cache.lock())
-            problem = cache.make_room()
-        run.decisions["cached"] = not context.processes.any(problem is not None)
-        if run.decisions["cached"]:
-            computed = cache.build()
-            what = f"computed once and kept in {root} ({cache.bytes / 1e9:.2f} GB)"
-            context.on_event(Note(f"teacher outputs: {what if computed else f'read from {cache.folder}'}"))
+            cache.remove_others()
+            problem = cache.disk_space_problem()
+        checkpointer.decisions["cached"] = not context.processes.any(problem is not None)
+        if checkpointer.decisions["cached"]:
+            if cache.build():
+                text = f"computed once and stored in {root} ({cache.bytes / 1e9:.2f} GB)"
+            else:
+                text = f"read from {cache.folder}"
+            context.on_event(Note(f"teacher outputs: {text}"))
             return cache
-    if must:
+    if required:
         raise OutputError(f"--cache-teacher on: {problem}; free some space or use --cache-teacher off")
-    context.on_event(Note(f"teacher outputs: computed on every batch ({problem})"))
+    context.on_event(Note(f"teacher outputs: computed in every step ({problem})"))
     return online
 
 
 class CachedTeacher:
-    """Computes and reads the outputs of an online teacher, in a folder of ``root``; they take ``bytes`` bytes."""
+    """Stores the outputs of an online teacher and reads them back.
+
+    Args:
+        root: folder of all caches; this one is a subfolder.
+        online: the teacher.
+        context: device, precision, processes and events of the run.
+
+    Attributes:
+        bytes: size of the cache.
+    """
 
     def __init__(self, root: Path, online: OnlineTeacher, context: TrainContext) -> None:
         self.root = root
         self.online = online
         self.context = context
-        self.config = online.teachers.root.config
+        self.config = online.teachers.primary.config
         layers = len(online.layers)
-        self.vectors = {"hidden": layers + 1} if layers else {}  # of H numbers for each token
-        self.vectors |= dict.fromkeys(("queries", "keys"), layers) if online.attention else {}
+        self.layers_of = {"hidden": layers + 1} if layers else {}  # layers of each tensor of states
+        self.layers_of |= dict.fromkeys(("queries", "keys"), layers) if online.attention else {}
         self.lengths = online.rows.lengths
         self.shards: list[tuple[str, np.ndarray]] = []  # domain and row numbers
-        # For each row its shard, its number there, and its first and last + 1 token there.
-        self.places = {domain: np.zeros((len(own), 4), dtype=np.int64) for domain, own in self.lengths.items()}
-        self.tensors: list[dict[str, Tensor]] = []  # of each shard, once built
-        per_token = 2 * sum(self.vectors.values()) * self.config.hidden_size
+        # By domain, (rows, 4): each row's shard, its index there, and the start and end of its tokens there.
+        self.locations = {domain: np.zeros((len(own), 4), dtype=np.int64) for domain, own in self.lengths.items()}
+        self.tensors: list[dict[str, Tensor]] = []  # by shard, once built
+        per_token = 2 * sum(self.layers_of.values()) * self.config.hidden_size
         self.bytes = 0
         for domain, lengths in self.lengths.items():
-            self.bytes += int(lengths.sum()) * per_token + len(lengths) * 4 * online.columns.classes
-            for rows in batches_of(lengths, SHARD_BYTES // max(1, per_token)):
-                last, inside = np.cumsum(lengths[rows]), np.arange(len(rows))
-                columns = (np.full_like(rows, len(self.shards)), inside, last - lengths[rows], last)
-                self.places[domain][rows] = np.stack(columns, axis=1)
+            self.bytes += int(lengths.sum()) * per_token + len(lengths) * 4 * online.label_gather.classes
+            for rows in batches_by_length(lengths, SHARD_BYTES // max(1, per_token)):
+                ends = np.cumsum(lengths[rows])
+                columns = (np.full_like(rows, len(self.shards)), np.arange(len(rows)), ends - lengths[rows], ends)
+                self.locations[domain][rows] = np.stack(columns, axis=1)
                 self.shards.append((domain, rows))
 
     @cached_property
     def folder(self) -> Path:
-        """Where the outputs are; finding out reads the teachers' weights."""
+        """Folder of the shards. Its name depends on the teachers' weights, which are read on first access."""
         online, teachers = self.online, self.online.teachers
-        prints = {folder: model_fingerprint(folder) for folder in set(teachers.folders.values())}
+        fingerprints = {folder: model_fingerprint(folder) for folder in set(teachers.folders.values())}
         key = {
             "format": FORMAT,
-            "teachers": {domain: prints[teachers.folders[domain]] for domain in online.domains},
+            "teachers": {domain: fingerprints[teachers.folders[domain]] for domain in online.domains},
             "texts": {domain: _fingerprint(online.rows.encoded[domain]) for domain in online.domains},
             "labels": {domain: list(teachers.heads.labels[domain]) for domain in online.domains},
             "layers": list(online.layers),
@@ -136,85 +156,88 @@ class CachedTeacher:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Let no other run work in the folder of all caches, and wait for one that does."""
+        """Lock the folder of all caches; wait if another run has locked it."""
         self.root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.root / ".lock")
         try:
-            held = lock.acquire(timeout=0)
+            acquired = lock.acquire(timeout=0)
         except Timeout:
-            self.context.on_event(Note("teacher outputs: another run is computing some; waiting for it"))
-            held = lock.acquire()
-        with held:
+            self.context.on_event(Note("teacher outputs: waiting for another run that is computing its own"))
+            acquired = lock.acquire()
+        with acquired:
             yield
 
-    def make_room(self) -> str | None:
-        """Remove the outputs of other keys; return what is wrong where the disk cannot hold these all the same.
-
-        A run that reads what is removed has it mapped into memory, and goes on.
-        """
+    def remove_others(self) -> None:
+        """Remove caches with other keys. A run that reads one is not affected, because it has mapped the files."""
         for other in self.root.iterdir():
-            if other != self.folder and _KEY.fullmatch(other.name):
+            if other != self.folder and _KEY_PATTERN.fullmatch(other.name):
                 shutil.rmtree(other, ignore_errors=True)
-        there = sum(file.stat().st_size for file in self.folder.glob("[0-9]*.safetensors"))
-        missing, free = (self.bytes - there) / 1e9, max(0, shutil.disk_usage(self.root).free - SPARE) / 1e9
-        if missing > free:
-            return f"the teacher's outputs take {missing:.2f} GB, and the disk has {free:.2f} GB to spare"
+
+    def disk_space_problem(self) -> str | None:
+        """Return an error message if the disk has no space for the shards that are still missing."""
+        existing = sum(file.stat().st_size for file in self.folder.glob("[0-9]*.safetensors"))
+        needed = (self.bytes - existing) / 1e9
+        available = max(0, shutil.disk_usage(self.root).free - RESERVED_BYTES) / 1e9
+        if needed > available:
+            return f"the teacher outputs need {needed:.2f} GB, but the disk has only {available:.2f} GB to spare"
         return None
 
     def build(self) -> int:
-        """Compute what is missing or damaged, each process its part; return the rows that had to be computed.
+        """Compute missing and damaged shards, distributed over the processes; return the number of rows computed.
 
         Raises:
-            OSError, SafetensorError: the disk is full, or cannot be written.
+            OSError, SafetensorError: the disk is full or cannot be written.
         """
         processes = self.context.processes
         self.folder.mkdir(parents=True, exist_ok=True)
-        missing = [n for n in range(len(self.shards)) if self._read(n) is None]
-        processes.barrier()  # all have looked before any writes
+        missing = [n for n in range(len(self.shards)) if not self._is_whole(n)]
+        processes.barrier()  # all have checked before any writes
         self.done, self.total = 0, sum(len(self.shards[n][1]) for n in missing)
         for number in processes.shard(missing):
             self._write(number, self._compute(*self.shards[number]))
         processes.barrier()
         self.tensors = [load_file(self._file(number)) for number in range(len(self.shards))]
-        processes.barrier()  # before another run may remove them
+        processes.barrier()  # all have mapped the files before another run may remove them
         return self.total
 
     @torch.no_grad()
     def _compute(self, domain: str, rows: np.ndarray) -> dict[str, Tensor]:
-        """Run the teacher on a shard's rows, in batches that depend on nothing else; return what is kept."""
+        """Run the teacher on the rows of a shard, in batches that depend only on the shard; return its tensors."""
         online, precision = self.online, self.context.precision
-        parts: dict[str, list[Tensor]] = {name: [] for name in (*self.vectors, "logits")}
-        for part in batches_of(self.lengths[domain][rows], BATCH_TOKENS[precision.device.type]):
-            own = rows[part].tolist()
-            batch = online.rows.encoder.collate([online.rows.encoded[domain][row] for row in own], precision.device)
-            outputs = online.load([(domain, row) for row in own], batch)
+        parts: dict[str, list[Tensor]] = {name: [] for name in (*self.layers_of, "logits")}
+        for indices in inference_batches(self.lengths[domain][rows], precision.device):
+            batch_rows = rows[indices].tolist()
+            encoded = [online.rows.encoded[domain][row] for row in batch_rows]
+            batch = online.rows.encoder.collate(encoded, precision.device)
+            run_teacher = online.load([(domain, row) for row in batch_rows], batch)
             with precision.autocast():
-                found = outputs()
-            parts["logits"].append(found.logits.float().cpu())
-            for name in self.vectors:
-                heads = getattr(found, name)
-                states = heads if name == "hidden" else heads.transpose(2, 3).flatten(3)
-                parts[name].append(_in_16_bits(states, precision.storage_dtype)[:, batch.mask].cpu())
-            self.done += len(own)
+                outputs = run_teacher()
+            parts["logits"].append(outputs.logits.float().cpu())
+            for name in self.layers_of:
+                states = getattr(outputs, name)
+                if name != "hidden":
+                    states = states.transpose(2, 3).flatten(3)  # (L, R, A, T, d) to (L, R, T, A d)
+                parts[name].append(_to_16_bit(states, precision.storage_dtype)[:, batch.mask].cpu())
+            self.done += len(batch_rows)
             done = min(self.total, self.done * self.context.processes.size)
             self.context.on_event(Progress("teacher outputs", done, self.total))
-        return {name: torch.cat(found, dim=0 if name == "logits" else 1) for name, found in parts.items()}
+        return {name: torch.cat(tensors, dim=0 if name == "logits" else 1) for name, tensors in parts.items()}
 
     def load(self, refs: Sequence[RowRef], batch: Batch) -> Callable[[], Outputs]:
-        """See OnlineTeacher; padding is 0."""
+        """Read the outputs of some rows, with 0 at padding; return a function that returns them."""
         del batch  # the outputs have the same rows, padded to the same length
-        device, stored = self.context.device, self.context.precision.storage_dtype
-        places = np.stack([self.places[domain][row] for domain, row in refs])
-        longest = int((places[:, 3] - places[:, 2]).max())
+        device, dtype = self.context.device, self.context.precision.storage_dtype
+        locations = np.stack([self.locations[domain][row] for domain, row in refs])
+        longest = int((locations[:, 3] - locations[:, 2]).max())
         padded = {
-            name: torch.empty((count, len(refs), longest, self.config.hidden_size), dtype=stored)
-            for name, count in self.vectors.items()
+            name: torch.empty((layers, len(refs), longest, self.config.hidden_size), dtype=dtype)
+            for name, layers in self.layers_of.items()
         }
-        for row, (shard, _, first, last) in enumerate(places.tolist()):
+        for row, (shard, _, start, end) in enumerate(locations.tolist()):
             for name, out in padded.items():
-                out[:, row, : last - first] = self.tensors[shard][name][:, first:last]
-                out[:, row, last - first :] = 0
-        logits = torch.stack([self.tensors[shard]["logits"][inside] for shard, inside in places[:, :2].tolist()])
+                out[:, row, : end - start] = self.tensors[shard][name][:, start:end]
+                out[:, row, end - start :] = 0
+        logits = torch.stack([self.tensors[shard]["logits"][index] for shard, index in locations[:, :2].tolist()])
         states = {name: to_device(t, device) for name, t in padded.items()}
         heads = self.config.num_attention_heads
         queries, keys = (
@@ -227,16 +250,16 @@ class CachedTeacher:
     def _file(self, number: int) -> Path:
         return self.folder / f"{number:05d}.safetensors"
 
-    def _read(self, number: int) -> dict[str, Tensor] | None:
-        """Return a shard's tensors, mapped into memory; None when it is missing or not whole."""
+    def _is_whole(self, number: int) -> bool:
+        """Return whether a shard exists and can be opened, which compares the file's length with its header."""
         try:
-            tensors: dict[str, Tensor] = load_file(self._file(number))  # compares the file's length with its header
+            load_file(self._file(number))
         except (OSError, SafetensorError):
-            return None
-        return tensors
+            return False
+        return True
 
     def _write(self, number: int, tensors: dict[str, Tensor]) -> None:
-        """Write a shard, whole or not at all."""
+        """Write a shard atomically."""
         target = self._file(number)
         unfinished = target.with_name(f".{target.name}")
         try:
@@ -249,18 +272,18 @@ class CachedTeacher:
             raise
 
 
-TeacherOutputs = OnlineTeacher | CachedTeacher
+Teacher = OnlineTeacher | CachedTeacher
 
 
-def _in_16_bits(states: Tensor, stored: torch.dtype) -> Tensor:
-    if stored is torch.float16:  # bf16 reaches as far as float32
-        states = states.float().clamp(torch.finfo(stored).min, torch.finfo(stored).max)
-    return states.to(stored)
+def _to_16_bit(states: Tensor, dtype: torch.dtype) -> Tensor:
+    if dtype is torch.float16:  # bf16 has the range of float32
+        states = states.float().clamp(torch.finfo(dtype).min, torch.finfo(dtype).max)
+    return states.to(dtype)
 
 
 def _fingerprint(encoded: Sequence[TokenizedExample]) -> str:
     """Return a hash of token ids and token types."""
     digest = hashlib.sha256(lengths_of(encoded).tobytes())
     for name in ("ids", "type_ids"):
-        digest.update(b"," + b"".join(getattr(one, name).tobytes() for one in encoded))
+        digest.update(b"," + b"".join(getattr(text, name).tobytes() for text in encoded))
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Teaching: one encoder fine-tuned on all domains, one head per domain (the paper's section 4.1)."""
+"""The teach stage: fine-tunes one encoder on all domains, with one head per domain (paper, section 4.1)."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def teach(
         data: prepared dataset folder, a raw source (prepared into ``hrkd-out/dataset`` first), or a dataset in memory.
         out: folder to write.
         force: replace an existing output.
-        resume: go on with a run that was cut off; start anew where there is none, and return the result of one that
-            is finished.
-        on_event: told what happens.
-        sources: where each option came from, for the record.
+        resume: continue an interrupted run; start from the beginning if there is none; return the result if the run is
+            finished.
+        on_event: called with every event.
+        sources: where each option came from ("flag", "environment", "file"), for ``hrkd.json``.
         **options: fields of ``hrkd_cli.settings.TeachSettings``.
 
     Raises:
-        HrkdError: a user's error, in one line (see ``hrkd_cli.errors``).
+        HrkdError: an error that the user can fix, in one line (see ``hrkd_cli.errors``).
     """
     settings = TeachSettings(**options)
     out = Path(out)
@@ -78,8 +78,8 @@ def teach(
     check_trainable(dataset)
     fingerprint = model_fingerprint(path)
     key = teach_key(fingerprint, dataset, settings)
-    if resume and (done := finished_before(out, "teach", key, context)):
-        return done
+    if resume and (finished := finished_before(out, "teach", key, context)):
+        return finished
     torch.manual_seed(settings.seed)
     heads = DomainHeads.build(dataset.labels)
     tokenizer, classifier = load_tokenizer(path), load_classifier(path, heads)
@@ -88,8 +88,9 @@ def teach(
     classifier.to(context.device)
     train, dev = (encode_split(dataset, split, encoder) for split in ("train", "dev"))
     objective = FineTuningObjective(classifier, train, heads, settings.class_weights, context)
-    with run_folder(out, key=key, options=settings.options_affecting_result(), resume=resume, context=context) as run:
-        trainer = Trainer("teach", objective, settings, run, dev, best_by_domain=True)
+    decisive = settings.options_affecting_result()
+    with run_folder(out, key=key, options=decisive, resume=resume, context=context) as checkpointer:
+        trainer = Trainer("teach", objective, settings, checkpointer, dev, best_by_domain=True)
         trainer.run()
         what = f"A multi-domain text classifier, `{name}` fine-tuned with hrkd-cli {__version__}."
         models = {"start": {"name": name, "fingerprint": fingerprint}}
@@ -99,16 +100,16 @@ def teach(
 
 
 def teach_key(fingerprint: str, dataset: Dataset, settings: TeachSettings) -> str:
-    """Return a hash of everything that a teacher's weights depend on."""
+    """Return a hash of everything that the teacher's weights depend on."""
     return run_key(
         stage="teach", model=fingerprint, data=dataset.fingerprint, options=settings.options_affecting_result()
     )
 
 
 class FineTuningObjective(Objective):
-    """Cross-entropy of every domain's rows, summed over domains, for a classifier and its outputs.
+    """The sum over domains of the mean cross-entropy of the domain's rows in a step.
 
-    With class weights the mean over a domain's rows of a step is a weighted one.
+    With class weights, the mean is a weighted mean.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class FineTuningObjective(Objective):
     ) -> None:
         self.modules, self.heads = [model], heads
         self.capture = FeatureCapture(model, (), attention=False)
-        self.own_logits = LabelGather(heads, context.device)
+        self.label_gather = LabelGather(heads, context.device)
         weights = None
         if class_weights is ClassWeights.BALANCED:
             from sklearn.utils.class_weight import compute_sample_weight
@@ -125,9 +126,10 @@ class FineTuningObjective(Objective):
         self.collate = Collate(train, context, label_weights=weights)
 
     def loss(self, batch: Sequence[TrainBatch]) -> LossOutput:
-        """Run one step's rows through the model."""
-        return LossOutput(self.collate.context.processes.all_reduce(reduce(operator.add, map(self._loss, batch))))
+        """Return the loss of one step's rows, given as length buckets."""
+        local = reduce(operator.add, map(self._bucket_loss, batch))
+        return LossOutput(self.collate.context.processes.all_reduce(local))
 
-    def _loss(self, batch: TrainBatch) -> Tensor:
-        logits = self.own_logits.take(self.capture(batch.tokens).logits.float(), batch.domains)
-        return (F.cross_entropy(logits, batch.labels.targets, reduction="none") * batch.labels.weights).sum()
+    def _bucket_loss(self, bucket: TrainBatch) -> Tensor:
+        logits = self.label_gather.take(self.capture(bucket.tokens).logits.float(), bucket.domains)
+        return (F.cross_entropy(logits, bucket.labels.targets, reduction="none") * bucket.labels.weights).sum()

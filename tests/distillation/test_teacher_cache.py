@@ -14,8 +14,10 @@ from safetensors.torch import load_file, save_file
 from hrkd_cli.choices import Precision, TeacherCheckpoints
 from hrkd_cli.distillation import teacher_cache
 from hrkd_cli.distillation.distill import distill
+from hrkd_cli.distillation.loss_config import LossConfig
+from hrkd_cli.distillation.online_teacher import OnlineTeacher
 from hrkd_cli.distillation.teacher_cache import CachedTeacher
-from hrkd_cli.distillation.teachers import Comparison, OnlineTeacher, open_teachers
+from hrkd_cli.distillation.teachers import open_teachers
 from hrkd_cli.errors import OutputError, UsageError
 from hrkd_cli.events import Note, Progress
 from hrkd_cli.method import LOSSES
@@ -36,13 +38,13 @@ BY_NAME = {loss.name: loss for loss in LOSSES}
 def make_cache(root, teacher, dataset, *, layers=(2, 4), attention=True, precision=Precision.FP32, change=None):
     """Return a cache that is not built yet; ``change`` alters the token ids by domain."""
     teachers = open_teachers(teacher, dataset, checkpoints=TeacherCheckpoints.DOMAIN, device=CPU, name="t")
-    encoder = Encoder(teachers.root, teachers.tokenizer, 16)
+    encoder = Encoder(teachers.primary, teachers.tokenizer, 16)
     rows = encode_split(dataset, "train", encoder)
     if change is not None:
         rows = replace(rows, encoded={domain: change(own) for domain, own in rows.encoded.items()})
     losses = {BY_NAME[name]: 1.0 for name in (["prediction", "attention"] if attention else ["prediction"])}
-    comparison = Comparison(losses, layers, 32, pad_to=None)
-    online = OnlineTeacher(teachers, comparison, rows, own_tokenizer=False, device=CPU)
+    loss_config = LossConfig(losses, layers, 32, pad_to=None)
+    online = OnlineTeacher(teachers, loss_config, rows, own_tokenizer=False, device=CPU)
     return CachedTeacher(root, online, TrainContext(PrecisionPolicy(precision, CPU)))
 
 
@@ -184,7 +186,7 @@ def folders(tmp_path):
 
 def test_weights_do_not_depend_on_whether_outputs_were_there(tmp_path, teacher, dataset):
     first, notes, events = run(teacher, dataset, tmp_path / "a")
-    assert any("computed once and kept in" in n for n in notes)
+    assert any("computed once and stored in" in n for n in notes)
     built = [e for e in events if isinstance(e, Progress)]
     assert built[-1].done == built[-1].total > 0
     second, notes, events = run(teacher, dataset, tmp_path / "b")
@@ -283,7 +285,7 @@ def test_outputs_of_other_keys_are_removed_and_a_run_that_reads_them_goes_on(tmp
     (tmp_path / "mine").mkdir()
     first, second = (make_cache(tmp_path, teacher, dataset, layers=layers) for layers in ((2, 4), (1, 4)))
     first.build()
-    assert second.make_room() is None
+    second.remove_others()
     second.build()
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([second.folder.name, "mine"])
     check_equal(first)
@@ -313,12 +315,12 @@ GB = 10**9
 
 
 @pytest.mark.parametrize(
-    ("options", "passes", "before", "size", "free", "expected"),
+    ("options", "reads_per_row", "decided", "size", "free", "expected"),
     [
         ({}, 2, None, 1, 2, "computed once"),
         ({}, 1, None, 1, 2, "most rows are read only once"),
-        ({}, 2, None, 51, 99, "they take 51 GB, more than the 50 GB that auto keeps"),
-        ({}, 2, None, 3, 2, "take 3.00 GB, and the disk has 2.00 GB to spare"),
+        ({}, 2, None, 51, 99, "they need 51 GB, more than auto's limit of 50 GB"),
+        ({}, 2, None, 3, 2, "need 3.00 GB, but the disk has only 2.00 GB to spare"),
         ({"device": "cuda"}, 2, None, 1, 2, "on a GPU"),
         ({"cache_teacher": "on"}, 1, None, 51, 99, "computed once"),
         ({"cache_teacher": "on", "device": "cuda"}, 1, None, 1, 2, "computed once"),
@@ -332,7 +334,7 @@ GB = 10**9
         ({}, 2, True, 3, 2, OutputError),
     ],
 )
-def test_when_outputs_are_cached(tmp_path, monkeypatch, options, passes, before, size, free, expected):
+def test_when_outputs_are_cached(tmp_path, monkeypatch, options, reads_per_row, decided, size, free, expected):
     device = torch.device(options.pop("device", "cpu"))
 
     class Cache(CachedTeacher):
@@ -346,16 +348,21 @@ def test_when_outputs_are_cached(tmp_path, monkeypatch, options, passes, before,
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=(free + 1) * GB))
     settings, events = DistillSettings(**options).resolve(), []
     context = TrainContext(SimpleNamespace(device=device), on_event=events.append)
-    going = SimpleNamespace(decisions={} if before is None else {"cached": before})
+    checkpointer = SimpleNamespace(decisions={} if decided is None else {"cached": decided})
     online = SimpleNamespace(pad_to=16 if settings.means == "released" else None)
 
     def choose():
-        return teacher_cache.with_cache(
-            online, settings.cache_teacher, root=tmp_path / "cache", passes=passes, run=going, context=context
+        return teacher_cache.cached_or_online(
+            online,
+            settings.cache_teacher,
+            root=tmp_path / "cache",
+            reads_per_row=reads_per_row,
+            checkpointer=checkpointer,
+            context=context,
         )
 
     if expected is OutputError:
-        with pytest.raises(OutputError, match=r"--cache-teacher on: the teacher.s outputs take"):
+        with pytest.raises(OutputError, match=r"--cache-teacher on: the teacher outputs need"):
             choose()
         return
     assert isinstance(choose(), Cache) == (expected == "computed once")

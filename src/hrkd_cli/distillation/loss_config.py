@@ -1,0 +1,45 @@
+"""Which losses a run computes, and on which layers of teacher and student."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hrkd_cli.choices import Means
+from hrkd_cli.method import LOSSES, Loss, Requirement, active_losses
+from hrkd_cli.models.student_init import layer_map
+from hrkd_cli.settings import DistillSettings
+
+
+@dataclass(frozen=True, slots=True)
+class LossConfig:
+    """The losses of a run, and the layers that they compare.
+
+    Attributes:
+        weights: the losses whose weight is not 0, with their weights.
+        matched_layers: m(l), the teacher layer (1-based) matched with each student layer; empty if no layers are
+            compared.
+        teacher_width: H.
+        pad_to: length that all rows are padded to if means include padding (``--means released``), else None.
+    """
+
+    weights: Mapping[Loss, float]
+    matched_layers: tuple[int, ...]
+    teacher_width: int
+    pad_to: int | None
+
+    @classmethod
+    def from_settings(cls, settings: DistillSettings, teacher_config: Any, student_config: Any) -> LossConfig:
+        """Make it from resolved settings and the configs of the models."""
+        weights = {loss.name: getattr(settings, f"{loss.name}_weight") for loss in LOSSES}
+        layers: tuple[int, ...] = ()
+        if settings.compares_layers:
+            layers = layer_map(teacher_config.num_hidden_layers, student_config.num_hidden_layers)
+        pad_to = settings.max_length if settings.means is Means.RELEASED else None
+        active = active_losses(weights, compare_layers=settings.compares_layers)
+        return cls(active, layers, teacher_config.hidden_size, pad_to)
+
+    def requires(self, *requirements: Requirement) -> bool:
+        """Return whether any loss requires any of these."""
+        return any(not loss.requires.isdisjoint(requirements) for loss in self.weights)
