@@ -52,7 +52,7 @@ class PrepareSettings(Settings):
     test: float = _fraction("Fraction of the rows for test, if the source has no test split.")
     few_shot: float | None = option(
         None,
-        "Keep this fraction of the train rows, stratified by label.",
+        "Keep only this fraction of the train rows, stratified by label.",
         metavar="FRACTION",
         default_text="all of it",
         bounds=Range(0, 1, exclude_low=True),
@@ -62,11 +62,11 @@ class PrepareSettings(Settings):
     encoding: str | None = option(
         None, "Encoding of text files, like cp1252.", metavar="NAME", default_text="UTF-8, or by byte order mark"
     )
-    text: str | None = _raw_column("Text.")
-    text_pair: str | None = _raw_column("Second text of a pair.")
-    label: str | None = _raw_column("Label.")
-    domain: str | None = _raw_column("Domain.")
-    split: str | None = _raw_column("Split (train, dev or val, test).")
+    text: str | None = _raw_column("Text column.")
+    text_pair: str | None = _raw_column("Column of the second text.")
+    label: str | None = _raw_column("Label column.")
+    domain: str | None = _raw_column("Domain column.")
+    split: str | None = _raw_column("Split column (train, dev or val, test).")
     seed: int = seed_option()
     force: bool = force_option()
 
@@ -101,7 +101,7 @@ class EvalSettings(Settings):
     split: Split = option(Split.TEST, "Split to score.")
     by_label: bool = option(False, "Also show scores per label.")
     latency: bool = option(False, "Measure milliseconds per text (median and 95th percentile, batch 1).")
-    floor: bool = option(False, "Also train and score a linear model (TF-IDF of words) on the train split.")
+    floor: bool = option(False, "Also train a linear model (TF-IDF of words) on the train split, and score it.")
     threads: int | None = _threads()
     device: Device = _device()
 
@@ -116,10 +116,10 @@ class ExportSettings(Settings):
         False,
         "model_int8_static.onnx: int8 with ranges measured on dev; predictions do not depend on padding or batch.",
     )
-    fp16: bool = option(False, "model_fp16.onnx: weights in half precision, arithmetic in fp32.")
-    int4: bool = option(False, "model_q4.onnx: weights in 4 bits; the smallest, for onnxruntime only.")
+    fp16: bool = option(False, "model_fp16.onnx: fp16 weights, fp32 arithmetic.")
+    int4: bool = option(False, "model_q4.onnx: 4-bit weights; the smallest file, for onnxruntime only.")
     target: Target = option(
-        Target.AUTO, "CPU that the int8 files are for; auto: this machine. Decides how many bits weights have."
+        Target.AUTO, "CPU that the int8 files are for; auto: this machine. Determines the number of weight bits."
     )
     max_drop: float = option(
         0.5,
@@ -138,10 +138,14 @@ class ExportSettings(Settings):
         False, "Drop tokens that the train split does not use, in a separate folder that must pass the gate."
     )
     vocabulary_size: int | None = option(
-        None, "Trim to the N most used tokens.", metavar="N", default_text="all used tokens", bounds=AT_LEAST_1
+        None,
+        "Keep at most N tokens, the most used ones.",
+        metavar="N",
+        default_text="all used tokens",
+        bounds=AT_LEAST_1,
     )
     runtime: bool = option(False, "Also write hrkd_runtime.pyz, which predicts without hrkd-cli.")
-    latency: bool = option(True, "Measure latency for the model card (some seconds per file).")
+    latency: bool = option(True, "Measure latency for the model card (a few seconds per file).")
     data: str | None = _data(
         "Data for the gate and calibration (dev split) and for trimming (train split).",
         default_text="the data the student was made from",
@@ -162,7 +166,7 @@ class PredictSettings(Settings):
     """Arguments of ``hrkd predict``."""
 
     model: str = _argument(
-        MISSING, "Exported onnx folder or .onnx file (needs no torch), or a model folder.", metavar="MODEL"
+        MISSING, "Exported onnx folder or .onnx file (no torch needed), or a model folder.", metavar="MODEL"
     )
     texts: list[str] | None = _argument(
         None,
@@ -173,7 +177,7 @@ class PredictSettings(Settings):
     input: Path | None = option(None, "File of texts: one per line, or columns.", metavar="FILE")
     text: str | None = _column("Column of the text.")
     text_pair: str | None = _column("Column of the second text.")
-    domain: str = option("any", "Domain head to use; any: average over all heads.", metavar="NAME")
+    domain: str = option("any", "Domain head to use; any: average of all heads.", metavar="NAME")
     self_check: bool = option(
         False, "Repeat the predictions stored in an exported folder; exit code 1 if they differ on this machine."
     )
@@ -192,7 +196,7 @@ class ReportSettings(Settings):
 
     runs: list[str] | None = _argument(
         None,
-        "Folders of teach or distill, or OUT.partial of an unfinished run; several are compared.",
+        "Output folders of teach or distill, or OUT.partial of an unfinished run; several runs are compared.",
         metavar="RUN",
         default_text="hrkd-out/student",
     )

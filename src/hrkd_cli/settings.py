@@ -69,7 +69,7 @@ class TrainingSettings(Settings):
 
     epochs: int = _count(3, "Passes over the data.")
     batch_size: int | str = _count(
-        8, "Rows per domain and step, over all processes; auto: as many as fit in memory, up to 32.", keyword=AUTO_BATCH
+        8, "Rows per domain per step, over all processes; auto: as many as fit in memory, up to 32.", keyword=AUTO_BATCH
     )
     accumulate: int = _count(1, "Batches per optimizer step; their losses are averaged.")
     learning_rate: float = _rate(5e-5, "Peak learning rate of AdamW.")
@@ -77,7 +77,7 @@ class TrainingSettings(Settings):
     warmup: float = _training(0.1, "Fraction of the steps for linear warm-up.", metavar="FRACTION", bounds=FRACTION)
     max_length: int = _training(128, "Tokens per text; longer texts are truncated.", metavar="TOKENS", bounds=Range(4))
     truncate: Truncate = _training(
-        Truncate.HEAD, "Tokens to keep of longer texts: the first, the last, or half from each end."
+        Truncate.HEAD, "Tokens of longer texts to keep: the first, the last, or half from each end."
     )
     sampling: Sampling = _training(
         Sampling.COVER,
@@ -86,23 +86,23 @@ class TrainingSettings(Settings):
     )
     precision: Precision = _training(Precision.AUTO, "Training arithmetic; auto: bf16 where supported, else fp32.")
     eval_every: int | None = _count(
-        None, "Steps between two dev scores.", metavar="STEPS", default_text="twice an epoch"
+        None, "Steps between dev evaluations.", metavar="STEPS", default_text="twice an epoch"
     )
-    metric: Metric = _training(Metric.ACCURACY, "Dev score that decides which step is best.")
+    metric: Metric = _training(Metric.ACCURACY, "Dev score that selects the best step.")
     class_weights: ClassWeights = _training(
-        ClassWeights.NONE, "Class weights in the loss; balanced: rare classes count more."
+        ClassWeights.NONE, "Class weights in the loss; balanced: higher for rare classes."
     )
-    patience: int | None = _count(None, "Stop after N dev scores without improvement.", default_text="never")
+    patience: int | None = _count(None, "Stop after N dev evaluations without improvement.", default_text="never")
     checkpoint_every: int | None = _count(
         None,
-        "Steps between two checkpoints; Ctrl-C and SIGTERM write one too.",
+        "Steps between checkpoints; Ctrl-C and SIGTERM also write one.",
         metavar="STEPS",
         default_text="every two minutes",
         affects_result=False,
     )
     processes: int | None = _count(
         None,
-        "Processes that share every step: one per GPU, or a few on a CPU.",
+        "Processes that share each step: one per GPU, or a few on a CPU.",
         default_text="those of torchrun, or one",
         affects_result=False,
     )
@@ -121,7 +121,7 @@ class TeachSettings(TrainingSettings):
 class TeachArguments(TeachSettings):
     """Arguments of ``teach``."""
 
-    model: str = option("", "Encoder to start from: a folder or a hub id. Required.", metavar="ID_OR_DIR")
+    model: str = option("", "Encoder to fine-tune: a folder or a hub id. Required.", metavar="ID_OR_DIR")
     data: str = _data()
     out: Path = output_option(layout.TEACHER_OUT)
     resume: bool = _resume()
@@ -165,17 +165,20 @@ class DistillSettings(TrainingSettings):
         metavar="ID_OR_DIR_OR_LxW",
         default_text="4x312 from a 12-layer teacher, else half its layers",
     )
-    init: Init | None = option(None, "Where a LAYERSxWIDTH student's weights come from.", default_text="teacher")
+    init: Init | None = option(None, "Initial weights of a LAYERSxWIDTH student.", default_text="teacher")
     recipe: Recipe = _method(
-        Recipe.OURS, "Defaults for options not given; paper: those of the paper's released code.", affects_result=False
+        Recipe.OURS,
+        "Defaults for options that are not set; paper: those of the authors' released code.",
+        affects_result=False,
     )
     method: Method = _method(
         Method.HRKD,
-        "hrkd: domains related by a graph; tinybert: no graph; logits: predictions only; labels: no teacher.",
+        "hrkd: domains weighted by a graph; tinybert: no graph; logits: predictions only; labels: no teacher.",
     )
     graph: Graph | None = _method(
         None,
-        "Domain ratios. learned: on held-back rows; frozen: random, as released; uniform: 1/D each; none: 1.",
+        "Domain ratios. learned: trained on held-back rows; frozen: random, as in the released code; uniform: 1/D; "
+        "none: 1.",
         default_text="uniform; none without --method hrkd",
     )
     hierarchy: bool | None = _method(
@@ -183,14 +186,14 @@ class DistillSettings(TrainingSettings):
         "Mix each domain's prototypes over layers before the graph.",
         default_text="yes with --graph learned or frozen",
     )
-    graph_every: int = _count(10, "Steps between two updates of a learned graph.", panel=METHOD_PANEL)
+    graph_every: int = _count(10, "Steps between updates of a learned graph.", panel=METHOD_PANEL)
     graph_learning_rate: float = _rate(3e-3, "Learning rate of a learned graph.", panel=METHOD_PANEL)
     held_back: float = _fraction(
         0.1, "Fraction of train rows that evaluate a learned graph; the student never sees them."
     )
     domains: str | None = _method(None, "Train the student for these domains only.", metavar="A,B", default_text="all")
     teacher_checkpoints: TeacherCheckpoints = _method(
-        TeacherCheckpoints.DOMAIN, "Teacher of a domain: the step that was best for it, or best on average."
+        TeacherCheckpoints.DOMAIN, "Teacher of each domain: the best step for that domain, or the best step on average."
     )
     hidden_weight: float = _weight(1.0, "Weight of the hidden-state loss.")
     attention_weight: float = _weight(1.0, "Weight of the attention loss.")
@@ -200,7 +203,7 @@ class DistillSettings(TrainingSettings):
         InstanceWeights.NONE,
         "Weight rows by how typical they are across domains and how sure the teacher is of the label.",
     )
-    temperature: float = _method(1.0, "Divides the logits of teacher and student.", metavar="T", bounds=ABOVE_0)
+    temperature: float = _method(1.0, "Softmax temperature of teacher and student.", metavar="T", bounds=ABOVE_0)
     means: Means = _method(
         Means.MASKED, "Average over valid tokens only, or over padding too, as the released code does."
     )
@@ -208,7 +211,7 @@ class DistillSettings(TrainingSettings):
         False, "Continue if the teacher does not beat the majority class in some domain."
     )
     unlabelled: str | None = _text(
-        None, "Unlabeled texts of the domains, which the student also learns from.", metavar="DIR"
+        None, "Unlabeled texts of the same domains, to train the student on as well.", metavar="DIR"
     )
     unlabelled_share: float = _fraction(
         0.5, "Unlabeled fraction of each domain's rows per step, on top of --batch-size.", panel=TEXT_PANEL

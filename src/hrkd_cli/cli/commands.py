@@ -95,7 +95,7 @@ def distill(run: Console, options: DistillArguments) -> None:
 def evaluate(run: Console, options: EvalSettings) -> None:
     """Score teacher, student and ONNX models side by side.
 
-    Shows scores per domain and on average, and 95 % intervals of accuracy. ONNX models are scored one text at a time
+    Shows scores per domain and on average, and 95% intervals of the accuracy. ONNX models are scored one text at a time
     and also in padded batches.
     """
     with run.engine(make_display) as on_event:
