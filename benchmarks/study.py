@@ -276,12 +276,12 @@ def machine(device: str) -> dict[str, Any]:
     """Say where a result was made."""
     import torch
 
-    from hrkd_cli.machine import machine_name, versions
+    from hrkd_cli.machine import machine_name, package_versions
     from hrkd_cli.models.torch_backend import pick_device
 
     found = pick_device(device)
     name = torch.cuda.get_device_name(found) if found.type == "cuda" else machine_name()
-    return {"device": name, "threads": torch.get_num_threads(), "versions": versions()}
+    return {"device": name, "threads": torch.get_num_threads(), "versions": package_versions()}
 
 
 def report(name: str, found: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
-"""Distil a multi-domain text classifier into a student for edge CPUs.
+"""Distill a multi-domain text classifier into a student for edge CPUs.
 
-The functions behind the commands, imported when first used::
+Every command has a function of the same name (``evaluate`` for ``eval``), imported on first use::
 
     from hrkd_cli import prepare, teach, distill, evaluate, export, report, Predictor
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Predictor", "__version__", "distill", "evaluate", "export", "prepare", "report", "teach"]
 
-_HOMES = {
+_MODULES = {
     "prepare": "hrkd_cli.data.prepare",
     "teach": "hrkd_cli.teaching.teach",
     "distill": "hrkd_cli.distillation.distill",
@@ -36,6 +36,6 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Import a public name from the module that defines it."""
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)

@@ -1,4 +1,4 @@
-"""Cards (README.md) from the Jinja2 templates in ``templates/``, with the metadata that the hub reads."""
+"""Model and dataset cards (README.md), rendered from the Jinja2 templates in ``templates/``."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Any
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render_card(template: str, metadata: Any, **facts: Any) -> str:
+def render_card(template: str, metadata: Any, **variables: Any) -> str:
     """Return a card: YAML metadata, then Markdown.
 
     Args:
         template: file name of the template.
         metadata: ``ModelCardData`` or ``DatasetCardData`` of huggingface_hub.
-        facts: what the template names.
+        variables: the template's variables.
     """
     from huggingface_hub import RepoCard
 
-    card = RepoCard.from_template(metadata, template_path=str(_TEMPLATES / template), **facts)
+    card = RepoCard.from_template(metadata, template_path=str(_TEMPLATES / template), **variables)
     return str(card).strip() + "\n"
 
 
-def render_section(template: str, **facts: Any) -> str:
-    """Return a part of a card, without metadata."""
+def render_section(template: str, **variables: Any) -> str:
+    """Return a section of a card, without metadata."""
     import jinja2
 
-    text = jinja2.Template((_TEMPLATES / template).read_text(encoding="utf-8")).render(**facts)
+    text = jinja2.Template((_TEMPLATES / template).read_text(encoding="utf-8")).render(**variables)
     return str(text).strip() + "\n"

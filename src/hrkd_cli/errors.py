@@ -1,49 +1,49 @@
-"""Every error that a user can cause.
+"""Exceptions for errors that a user can cause.
 
-The message is one plain line: what is wrong, where (``file:line``, column or option), what to do next. The command
-line prints it on stderr and exits with ``exit_code``; the Python API raises it.
+A message is one line: what is wrong, where (``file:line``, column or option), what to do next. The Python API raises
+the exception; the command line prints the message to stderr and exits with ``exit_code``.
 """
 
 from typing import Any
 
 
 class HrkdError(Exception):
-    """Base of all errors that a user can cause: exit code 1 unless a class says otherwise."""
+    """Base of all errors that a user can cause; exit code 1 unless a subclass overrides it."""
 
     exit_code = 1
 
 
 class UsageError(HrkdError):
-    """Options that contradict each other, or a value that no run could use: exit code 2."""
+    """An invalid option or a contradiction between options; exit code 2."""
 
     exit_code = 2
 
 
 class DataError(HrkdError):
-    """Something is wrong with a source, a column, a row or a prepared folder."""
+    """A source, column, row or dataset folder is invalid."""
 
 
 class ModelError(HrkdError):
-    """Something is wrong with a model, a tokenizer, or with two models that should fit each other."""
+    """A model or tokenizer is invalid, or two models do not match."""
 
 
 class OutputError(HrkdError):
-    """An output exists already or cannot be written."""
+    """An output already exists or cannot be written."""
 
 
 class TrainingError(HrkdError):
-    """A training run cannot go on (a loss that is not a number, a weak teacher)."""
+    """A training run cannot continue: a loss that is not finite, a weak teacher."""
 
 
 class ProcessError(TrainingError):
-    """Another process of the same run is gone: its own error is the one to read."""
+    """Another process of the same run failed; that process reports the cause."""
 
 
 class GateError(HrkdError):
-    """A quality gate failed, and nothing was written: exit code 3.
+    """A quality gate failed and nothing was written; exit code 3.
 
     Attributes:
-        result: what the job would have returned as JSON, with the figures that failed the gate.
+        result: the JSON result, including the metrics that failed the gate.
     """
 
     exit_code = 3
@@ -54,6 +54,6 @@ class GateError(HrkdError):
 
 
 def one_line(error: BaseException) -> str:
-    """Return the first line of an exception's text, for a message of one line."""
+    """Return the first line of an exception's message, at most 200 characters."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:200]

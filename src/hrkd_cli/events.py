@@ -1,4 +1,4 @@
-"""Events of a long job: the engine prints nothing, it calls ``on_event`` with these records."""
+"""Events of long jobs: instead of printing, the engine calls ``on_event`` with one of these."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A sentence for the user: what is being done or was decided. ``warning`` marks what needs attention."""
+    """A message for the user about the current task or a decision; ``warning`` if it needs attention."""
 
     text: str
     warning: bool = False
@@ -19,10 +19,10 @@ class StageStarted:
     """A training run (``stage``: ``"teach"`` or ``"distill"``) is about to start.
 
     Attributes:
-        steps: optimizer steps in the whole run.
-        domains: domain names, in the order of every per-domain list that follows.
-        seconds: estimated duration, measured on this machine with one real batch.
-        disk_bytes: estimated peak of what the run writes.
+        steps: optimizer steps of the whole run.
+        domains: domain names, in the order of all per-domain lists in later events.
+        seconds: estimated duration, from timing one batch on this machine.
+        disk_bytes: estimated peak disk usage.
     """
 
     stage: str
@@ -39,12 +39,13 @@ class StepDone:
 
     Attributes:
         step: 1-based number of the step.
-        epoch: passes over the data so far, as a fraction.
-        losses: loss by kind, weighted as in the total: ``total`` and what it consists of.
-        examples_per_second: of all domains, over the last steps.
-        seconds_left: estimate until the end of the run, dev scoring included.
-        ratios: domain ratios by student layer, (L+1) lists of D numbers; empty where there is no graph.
-        layer_ratios: mean weight over domains of layers 0..l at each student layer l >= 1; empty without hierarchy.
+        epoch: fractional number of epochs so far.
+        losses: weighted losses by name, and their sum as ``total``.
+        examples_per_second: over all domains and the last steps.
+        seconds_left: estimated time until the end of the run, including dev scoring.
+        ratios: domain ratios of each student layer, (L+1, D); empty without a domain graph.
+        layer_ratios: for each student layer l >= 1, the weights of layers 0..l, averaged over domains; empty without
+            hierarchy.
     """
 
     stage: str
@@ -63,8 +64,8 @@ class DevScored:
     """The dev split was scored with the weights of a step.
 
     Attributes:
-        metric: ``"accuracy"`` or ``"macro-f1"``: what "best" means in this run.
-        domains: score by domain, 0..1.
+        metric: ``"accuracy"`` or ``"macro-f1"``, whichever selects the best step.
+        domains: score of each domain, 0 to 1.
         average: unweighted mean over domains.
         is_best: whether the average is the best so far.
     """
@@ -79,7 +80,7 @@ class DevScored:
 
 @dataclass(frozen=True, slots=True)
 class StageDone:
-    """A training run has ended and its folder is whole."""
+    """A training run has ended and its folder is complete."""
 
     stage: str
     out: str
@@ -89,7 +90,7 @@ class StageDone:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Something countable that is not training: rows read, rows scored. ``total`` is None when unknown."""
+    """Progress of a task other than training, such as rows read or scored; ``total`` is None if unknown."""
 
     task: str
     done: int
@@ -101,4 +102,4 @@ OnEvent = Callable[[Event], None]
 
 
 def ignore(_event: Event) -> None:
-    """Drop an event: what the Python API does unless it is given an ``on_event``."""
+    """Discard an event: the default ``on_event`` of the Python API."""

@@ -1,18 +1,18 @@
-"""Numbers as people read them: durations, bytes, percentages, counts."""
+"""Human-readable durations, sizes, percentages and counts."""
 
 from __future__ import annotations
 
 
 def duration(seconds: float) -> str:
-    """Return ``45 s``, ``4 min``, ``2 h 05 min``; below ten seconds with one decimal."""
+    """Return ``45 s``, ``4 min``, ``2 h 05 min``; one decimal below ten seconds."""
     if seconds < 99.5:
         return f"{max(seconds, 0.0):.{1 if seconds < 9.95 else 0}f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def size(count: float) -> str:
-    """Return bytes in decimal units: ``512 B``, ``14.5 MB``, ``1.2 GB``."""
+def byte_size(count: float) -> str:
+    """Return a number of bytes in decimal units: ``512 B``, ``14.5 MB``, ``1.2 GB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 999.5:
             return f"{count:.0f} {unit}" if unit == "B" or count >= 99.95 else f"{count:.1f} {unit}"
@@ -20,18 +20,18 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def percent(share: float | None, digits: int = 1) -> str:
-    """Return a share of 0..1 in percent, without the sign; ``-`` for none."""
-    return "-" if share is None else f"{100 * share:.{digits}f}"
+def percent(fraction: float | None, digits: int = 1) -> str:
+    """Return a fraction as a percentage without the percent sign; ``-`` for None."""
+    return "-" if fraction is None else f"{100 * fraction:.{digits}f}"
 
 
 def thousands(count: float | None) -> str:
-    """Return a count with commas between the thousands; ``-`` for none."""
+    """Return a count with thousands separators; ``-`` for None."""
     return "-" if count is None else f"{count:,.0f}"
 
 
 def megabytes(count: float | None) -> str:
-    """Return bytes in MB, without the unit; ``-`` for none."""
+    """Return a number of bytes in MB, without the unit; ``-`` for None or 0."""
     return f"{count / 1e6:.1f}" if count else "-"
 
 

@@ -1,4 +1,4 @@
-"""The machine that this process runs on: its processor, cores and instruction sets, and what is installed."""
+"""The machine that this process runs on: processor, cores, instruction sets, and package versions."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
+from hrkd_cli.formatting import plural
 from hrkd_cli.version import __version__
 
 CPU_INFO = Path("/proc/cpuinfo")
-INSTRUCTIONS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm", "bf16")
-"""Those that decide how fast int8 and bf16 are, and whether int8 saturates, as /proc/cpuinfo spells them."""
+INSTRUCTION_SETS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm", "bf16")
+"""Instruction sets that affect the speed of int8 and bf16 and int8 saturation, as spelled in /proc/cpuinfo."""
 
 
 def machine_name() -> str:
-    """Return processor, cores and instruction sets in a few words, for results that depend on them."""
-    cores = usable_cpus()
-    parts = [cpu_name(), f"{cores} core{'s' if cores != 1 else ''}", " ".join(instructions())]
+    """Return a short description of the machine, for results that depend on it."""
+    parts = [cpu_name(), plural(usable_cpus(), "core"), " ".join(instruction_sets())]
     return ", ".join(part for part in parts if part)
 
 
-def versions(*more: str) -> dict[str, str]:
-    """Return the installed versions of what decides a model's numbers, and of more packages."""
-    ours = {"python": platform.python_version(), "hrkd-cli": __version__}
-    return ours | {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy", *more)}
+def package_versions(*more: str) -> dict[str, str]:
+    """Return the versions of Python, hrkd-cli, the packages that affect a model's weights, and ``more``."""
+    packages = ("torch", "transformers", "tokenizers", "numpy", *more)
+    return {"python": platform.python_version(), "hrkd-cli": __version__} | {name: version(name) for name in packages}
 
 
 def cpu_name() -> str:
@@ -38,24 +38,24 @@ def cpu_name() -> str:
 
 
 def cpu_flags() -> frozenset[str]:
-    """Return the processor's features; nothing where the system does not list them (outside Linux)."""
-    facts = _cpuinfo()
-    return frozenset(facts.get("flags", facts.get("Features", "")).split())
+    """Return the processor's feature flags; empty outside Linux."""
+    info = _cpuinfo()
+    return frozenset(info.get("flags", info.get("Features", "")).split())  # x86, Arm
 
 
-def instructions() -> list[str]:
-    """Return those of ``INSTRUCTIONS`` that the processor has."""
+def instruction_sets() -> list[str]:
+    """Return the processor's instruction sets, out of ``INSTRUCTION_SETS``."""
     flags = cpu_flags()
-    return [name for name in INSTRUCTIONS if name in flags]
+    return [name for name in INSTRUCTION_SETS if name in flags]
 
 
 def usable_cpus() -> int:
-    """Return how many CPUs this process may use."""
+    """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpuinfo() -> dict[str, str]:
-    """Return Linux's /proc/cpuinfo, the first entry of each name; nothing elsewhere."""
+    """Return the first value of each key in /proc/cpuinfo; empty outside Linux."""
     if not CPU_INFO.is_file():
         return {}
     lines = CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()

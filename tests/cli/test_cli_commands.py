@@ -209,5 +209,5 @@ def test_info_without_packages_or_proc(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "missing")
     monkeypatch.setattr(metadata, "requires", lambda _name: ["no-such-package-here>=1", "pytest; extra == 'dev'"])
     assert commands._packages() == {"no-such-package-here": None}
-    assert machine.instructions() == []
+    assert machine.instruction_sets() == []
     assert machine.cpu_name()

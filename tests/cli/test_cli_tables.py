@@ -153,7 +153,7 @@ def test_units():
         "13 min",
         "2 h 05 min",
     ]
-    assert [formatting.size(n) for n in (512, 14_486_363, 437_958_648, 2.5e12)] == [
+    assert [formatting.byte_size(n) for n in (512, 14_486_363, 437_958_648, 2.5e12)] == [
         "512 B",
         "14.5 MB",
         "438 MB",

@@ -18,8 +18,8 @@ from hrkd_cli.cli.console import Console, is_terminal
 from hrkd_cli.cli.progress import make_display
 from hrkd_cli.command_settings import EvalSettings, ExportSettings, PredictSettings, PrepareSettings, ReportSettings
 from hrkd_cli.errors import UsageError
-from hrkd_cli.formatting import size
-from hrkd_cli.machine import cpu_name, instructions, usable_cpus
+from hrkd_cli.formatting import byte_size
+from hrkd_cli.machine import cpu_name, instruction_sets, usable_cpus
 from hrkd_cli.options import Settings, option_name
 from hrkd_cli.settings import DistillArguments, TeachArguments
 from hrkd_cli.version import __version__
@@ -191,7 +191,7 @@ def info(run: Console, _options: Settings) -> None:
     """Show versions, processor, memory and devices."""
     with run.engine():
         found = _machine()
-    memory = size(found["memory_bytes"]) if found["memory_bytes"] else None
+    memory = byte_size(found["memory_bytes"]) if found["memory_bytes"] else None
     devices = {entry["device"]: entry["name"] for entry in found["devices"]}
     run.result(found, [tables.facts("", {**found, "memory_bytes": memory, "devices": devices}, words=(0, 1))])
 
@@ -218,7 +218,7 @@ def _machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": _packages(),
-        "cpu": {"name": cpu_name(), **cores, "instructions": instructions()},
+        "cpu": {"name": cpu_name(), **cores, "instructions": instruction_sets()},
         "memory_bytes": _memory(),
         "devices": _devices(),
     }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from hrkd_cli.cli.console import Console, is_terminal
 from hrkd_cli.events import DevScored, Event, Note, OnEvent, Progress, StageDone, StageStarted, StepDone
-from hrkd_cli.formatting import duration, percent, plural, size, thousands
+from hrkd_cli.formatting import byte_size, duration, percent, plural, thousands
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -51,7 +51,7 @@ class PlainDisplay:
                 self._stage, self._mark = event, 0
                 domains = f"{plural(len(event.domains), 'domain')}: {', '.join(event.domains)}"
                 work = f"{plural(event.steps, 'step')} ({plural(event.epochs, 'epoch')}, {domains})"
-                cost = f"about {duration(event.seconds)} and {size(event.disk_bytes)} on disk"
+                cost = f"about {duration(event.seconds)} and {byte_size(event.disk_bytes)} on disk"
                 self._say(f"{event.stage}: {work}, {cost}")
             case StepDone() if self._is_due(event):
                 self._say(f"{event.stage}: {_step_line(event, self._stage)}")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hrkd_cli.formatting import duration, megabytes, percent, plural, size, thousands
+from hrkd_cli.formatting import byte_size, duration, megabytes, percent, plural, thousands
 from hrkd_cli.layout import SPLITS
 
 Json = Mapping[str, Any]
@@ -127,7 +127,7 @@ def exported(result: Json) -> list[Table]:
         tables.append(Table(title, columns, rows, words=(0, 1, 4)))
     if parts := result.get("bytes_by_part"):
         smallest = min(files, key=lambda f: f["bytes"])["precision"] if files else "smallest"
-        tables.append(facts(f"The {smallest} file, by part", {name: size(count) for name, count in parts.items()}))
+        tables.append(facts(f"The {smallest} file, by part", {name: byte_size(count) for name, count in parts.items()}))
     if operators := result.get("quantized_ops"):
         tables.append(facts("Quantized operators", operators))
     if vocabulary := result.get("vocabulary"):

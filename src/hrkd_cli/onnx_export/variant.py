@@ -22,7 +22,7 @@ from hrkd_cli.evaluation.provenance import read_provenance
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.layout import ModelFiles
-from hrkd_cli.machine import versions
+from hrkd_cli.machine import package_versions
 from hrkd_cli.models.loading import load_tokenizer, output_layer, quiet_transformers
 from hrkd_cli.models.model_folder import PORTABLE_TOKENIZER, is_stage_folder, model_card, model_fingerprint, write_json
 from hrkd_cli.models.torch_backend import TorchBackend, input_names, load_encoder_parts
@@ -273,5 +273,5 @@ def _write_run_file(
     data = dataset if dataset is not None and dataset.path is not None else read_provenance(student)
     if data is not None and data.fingerprint is not None:
         content["data"] = {"path": relative_path(data.path, out), "fingerprint": data.fingerprint}
-    content["versions"] = versions("onnx", "onnxruntime")
+    content["versions"] = package_versions("onnx", "onnxruntime")
     write_json(work / ModelFiles.run, content)

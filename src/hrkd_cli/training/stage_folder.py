@@ -16,7 +16,7 @@ from hrkd_cli.errors import OutputError, TrainingError, UsageError
 from hrkd_cli.events import Note
 from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.layout import ModelFiles, partial_folder
-from hrkd_cli.machine import versions
+from hrkd_cli.machine import package_versions
 from hrkd_cli.models.model_folder import is_stage_folder, model_card, save_model, write_json
 from hrkd_cli.options import option_name
 from hrkd_cli.outputs import atomic_folder, check_output, relative_path
@@ -192,7 +192,7 @@ def write_model_folder(
             "fingerprint": dataset.fingerprint,
             **({"unlabelled": unlabeled} if unlabeled else {}),
         },
-        "versions": versions(),
+        "versions": package_versions(),
         "precision": str(trainer.context.precision.mode),
         "key": run.header["key"],
         "results": {name: value for name, value in result.to_json().items() if name != "out"},
