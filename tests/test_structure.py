@@ -58,7 +58,6 @@ TESTED_ELSEWHERE = {
     "data/sources/values.py": "data/test_source_formats.py",
     # distillation
     "distillation/collate.py": "distillation/test_distill.py",
-    "distillation/loss_config.py": "distillation/test_distill.py",
     "distillation/objective.py": "distillation/test_distill.py",
     "distillation/online_teacher.py": "distillation/test_distill.py",
     "distillation/prerequisites.py": "distillation/test_distill.py",
