@@ -277,7 +277,7 @@ def machine(device: str) -> dict[str, Any]:
     import torch
 
     from hrkd_cli.machine import machine_name, package_versions
-    from hrkd_cli.models.torch_backend import pick_device
+    from hrkd_cli.models.device import pick_device
 
     found = pick_device(device)
     name = torch.cuda.get_device_name(found) if found.type == "cuda" else machine_name()

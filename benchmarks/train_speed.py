@@ -33,26 +33,26 @@ import torch
 from hrkd_cli.choices import Precision
 from hrkd_cli.data.dataset_loading import load_for_training
 from hrkd_cli.data.sampler import DomainBatchSampler
-from hrkd_cli.distillation.collate import DistillCollate
+from hrkd_cli.distillation.collate import DistillCollator
 from hrkd_cli.distillation.loss_config import LossConfig
 from hrkd_cli.distillation.objective import DistillObjective
 from hrkd_cli.distillation.online_teacher import OnlineTeacher
 from hrkd_cli.distillation.teacher_cache import CachedTeacher
 from hrkd_cli.distillation.teachers import open_teachers
 from hrkd_cli.method import DomainGraph, Outputs, Projections
-from hrkd_cli.models.encoding import Encoder, lengths_of
+from hrkd_cli.models.device import pick_device
 from hrkd_cli.models.feature_capture import FeatureCapture
 from hrkd_cli.models.loading import load_tokenizer, new_classifier, set_heads
 from hrkd_cli.models.model_folder import save_model
+from hrkd_cli.models.model_tokenizer import ModelTokenizer, token_counts
 from hrkd_cli.models.precision import PrecisionPolicy
 from hrkd_cli.models.student_init import build_student, layer_map
-from hrkd_cli.models.torch_backend import pick_device
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.loop import prefetch, train_step
 from hrkd_cli.training.optimizer import Optimizer
-from hrkd_cli.training.rows import encode_split
+from hrkd_cli.training.tokenized_split import tokenize_split
 
 SIDES = ("paper", "ours")
 WARM_UP = 3
@@ -130,9 +130,9 @@ class Bench:
             seed=1,
             note=lambda _: None,
         ).to(self.device)
-        self.encoder = Encoder(self.student, self.teachers.tokenizer, options.max_length)
-        self.rows = encode_split(self.dataset, "train", self.encoder)
-        self.encoded = self.rows.encoded
+        self.tokenizer = ModelTokenizer(self.student, self.teachers.tokenizer, options.max_length)
+        self.rows = tokenize_split(self.dataset, "train", self.tokenizer)
+        self.examples = self.rows.examples
         self.loss_config = LossConfig.from_settings(self.settings, self.teachers.primary.config, self.student.config)
         self.student.train()
 
@@ -158,7 +158,7 @@ class Bench:
 
     def sampler(self) -> Any:
         """Return the rows of each step."""
-        lengths = {domain: lengths_of(encoded).tolist() for domain, encoded in self.encoded.items()}
+        lengths = {domain: token_counts(encoded).tolist() for domain, encoded in self.examples.items()}
         rows = {domain: len(own) for domain, own in lengths.items()}
         size, settings = self.options.batch_size, self.settings
         return DomainBatchSampler(
@@ -182,8 +182,8 @@ class Bench:
             begun = self._now()
             by_layer, predictions, prototypes = [], [], []
             for domain, indices in rows.items():
-                batch = self.encoder.collate(
-                    [self.encoded[domain][row] for row in indices], self.device, pad_to=self.options.max_length
+                batch = self.tokenizer.collate(
+                    [self.examples[domain][row] for row in indices], self.device, pad_to=self.options.max_length
                 )
                 tick = self._now()
                 with torch.no_grad():
@@ -222,7 +222,7 @@ class Bench:
     def objective(self, cache: CachedTeacher) -> DistillObjective:
         """Return what hrkd distill trains, with outputs that are there."""
         return DistillObjective(
-            DistillCollate(cache, self.rows, cache.context),
+            DistillCollator(cache, self.rows, cache.context),
             self.student,
             self.heads,
             self.settings,
@@ -243,7 +243,7 @@ class Bench:
         optimizer = Optimizer(modules, self.settings, 10**6, cache.context)
 
         def run(steps: int, *, ahead: bool) -> float:
-            batches = prefetch(iter(sampler), objective.collate, ahead=ahead)
+            batches = prefetch(iter(sampler), objective.collator, ahead=ahead)
             total, begun = WARM_UP + steps, 0.0
             for number in range(1, total + 1):
                 train_step(objective, batches, optimizer, number=number)
@@ -258,7 +258,7 @@ class Bench:
         epochs = self.options.epochs
         rate = self.examples * epochs / (building + epochs * self.examples / rows_a_step * step)
         parts = self._parts(objective, optimizer, run)
-        real = sum(int(lengths_of(e).sum()) for e in self.encoded.values())
+        real = sum(int(token_counts(e).sum()) for e in self.examples.values())
         return {
             "examples_per_second": rate,
             "precision": str(policy.mode),
@@ -269,7 +269,7 @@ class Bench:
             "teacher outputs, s": round(building, 1),
             "teacher outputs, examples/s": round(rows / building, 1),
             "teacher outputs, GB": round(cache.bytes / 1e9, 2),
-            "tokens a row": round(real / sum(len(e) for e in self.encoded.values()), 1),
+            "tokens a row": round(real / sum(len(e) for e in self.examples.values()), 1),
             **self._utilisation(real, building, step, rows_a_step),
         }
 
@@ -286,7 +286,7 @@ class Bench:
 
             return call
 
-        objective.collate.batch = clocked("collate", objective.collate.batch)
+        objective.collator.batch = clocked("collate", objective.collator.batch)
         objective.student = clocked("student forward", objective.student)
         objective.loss = clocked("loss", objective.loss)
         optimizer.step = clocked("optimizer", optimizer.step)
@@ -312,7 +312,7 @@ class Bench:
             name: 2 * sum(p.numel() for n, p in model.named_parameters() if p.dim() == 2 and "embedding" not in n)
             for name, model in (("teacher", self.teachers.primary), ("student", self.student))
         }
-        rows_in_all = sum(len(e) for e in self.encoded.values())
+        rows_in_all = sum(len(e) for e in self.examples.values())
         teacher = per_token["teacher"] * tokens / building
         student = 3 * per_token["student"] * tokens / rows_in_all * rows / step
         return {

@@ -66,9 +66,11 @@ TESTED_ELSEWHERE = {
     # evaluation
     "evaluation/provenance.py": "evaluation/test_evaluate.py",
     # models
-    "models/encoding.py": "models/test_student_init.py",
+    "models/device.py": "models/test_student_init.py",
+    "models/label_gather.py": "distillation/test_distill.py",
     "models/loading.py": "models/test_student_init.py",
     "models/model_folder.py": "models/test_student_init.py",
+    "models/model_tokenizer.py": "predict/test_tokenization.py",
     "models/torch_backend.py": "models/test_student_init.py",
     # onnx_export
     "onnx_export/cpu_targets.py": "onnx_export/test_quantizers.py",
@@ -86,8 +88,8 @@ TESTED_ELSEWHERE = {
     "training/dev_scoring.py": "training/test_resume.py",
     "training/metrics_log.py": "training/test_resume.py",
     "training/optimizer.py": "training/test_resume.py",
-    "training/rows.py": "training/test_resume.py",
     "training/stage_folder.py": "training/test_resume.py",
+    "training/tokenized_split.py": "teaching/test_teach.py",
     "training/trainer.py": "training/test_resume.py",
 }
 # Test modules that cover several modules, or none.
@@ -117,7 +119,6 @@ SEVERAL_MODULES = {
     "onnx_export/test_precisions.py",
     "reporting/test_real_runs.py",
     "training/test_resume.py",
-    "training/test_step_pieces.py",
 }
 
 

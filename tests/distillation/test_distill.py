@@ -16,7 +16,7 @@ from hrkd_cli.distillation.online_teacher import OnlineTeacher
 from hrkd_cli.errors import HrkdError, ModelError, OutputError, TrainingError, UsageError
 from hrkd_cli.events import Note, StepDone
 from hrkd_cli.method import MeanWeights
-from hrkd_cli.models.encoding import Encoder
+from hrkd_cli.models.model_tokenizer import ModelTokenizer
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.teaching.teach import teach
 from tasks import make_task
@@ -117,7 +117,7 @@ def test_same_seed_same_weights(tmp_path, teacher, dataset):
 def test_the_graph_and_the_teacher_are_not_trained(teacher, dataset):
     task, root, student = make_task(teacher, dataset, graph="frozen")
     student.train()
-    task.loss(task.collate({"books": [0, 1], "music": [2, 3]})).total.backward()
+    task.loss(task.collator({"books": [0, 1], "music": [2, 3]})).total.backward()
     assert not any(m.training for m in root.modules())
     assert all(p.grad is None for p in root.parameters())
     assert all(p.grad is None for p in task.graph.parameters())
@@ -153,12 +153,12 @@ def test_padding_a_real_batch_further(teacher, dataset, monkeypatch, means, chan
     for module in (root, student, objective.projections, objective.graph):
         module.double().eval()
     rows = {"books": [0, 1, 2], "music": [3, 4, 5]}
-    collate = Encoder.collate
+    collate = ModelTokenizer.collate
     found = []
     for length in (16, 40):
-        monkeypatch.setattr(Encoder, "collate", lambda *args, length=length, **_: collate(*args, pad_to=length))
+        monkeypatch.setattr(ModelTokenizer, "collate", lambda *args, length=length, **_: collate(*args, pad_to=length))
         with torch.no_grad():
-            (batch,) = objective.collate(rows)
+            (batch,) = objective.collator(rows)
             weights = widened(batch.weights, length, padded=means is Means.RELEASED)
             loss = objective.loss([dataclasses.replace(batch, weights=weights)])
         found.append(torch.stack([loss.total, *loss.by_kind.values(), *loss.ratios.flatten()]))

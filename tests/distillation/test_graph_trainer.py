@@ -8,12 +8,12 @@ import torch
 from test_distill import run
 from torch import nn
 
-from hrkd_cli.distillation.graph_trainer import GraphTrainer
+from hrkd_cli.distillation.graph_trainer import GraphTrainer, hold_back
 from hrkd_cli.method import DomainLosses, LearnedGraph, weighted_layer_losses
 from hrkd_cli.settings import DistillSettings
+from hrkd_cli.training.collator import Collator
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.optimizer import Optimizer
-from hrkd_cli.training.rows import Collate, hold_back
 from tasks import make_task
 
 
@@ -22,9 +22,9 @@ def task(teacher, dataset):
     """A task with a learned graph, its optimizer after one step, and a batch."""
     options = {"graph": "learned", "graph_every": 1, "held_back": 0.2, "learning_rate": 1e-3, "warmup": 0}
     made, _, student = make_task(teacher, dataset, **options)
-    optimizer = Optimizer([student, made.projections], made.settings, 100, made.collate.context)
+    optimizer = Optimizer([student, made.projections], made.settings, 100, made.collator.context)
     student.train()
-    batch = made.collate({"books": [0, 1, 2], "music": [3, 4, 5]})
+    batch = made.collator({"books": [0, 1, 2], "music": [3, 4, 5]})
     made.loss(batch).total.backward()
     optimizer.step()
     return made, student, optimizer, batch
@@ -98,14 +98,14 @@ def test_rows_are_held_back_by_label():
 
 def test_held_back_rows_are_never_drawn(tmp_path, teacher, dataset, monkeypatch):
     drawn = {domain: set() for domain in dataset.domains}
-    collate = Collate.__call__
+    collate = Collator.__call__
 
     def watch(self, rows):
         for domain, chosen in rows.items():
             drawn[domain] |= set(chosen)
         return collate(self, rows)
 
-    monkeypatch.setattr(Collate, "__call__", watch)
+    monkeypatch.setattr(Collator, "__call__", watch)
     run(teacher, dataset, tmp_path / "s", graph="learned", held_back=0.25, epochs=2)
     for domain in dataset.domains:
         rows = dataset.split(domain, "train")

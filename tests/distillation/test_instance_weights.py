@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hrkd_cli.choices import Precision
-from hrkd_cli.distillation.collate import DistillCollate
+from hrkd_cli.distillation.collate import DistillCollator
 from hrkd_cli.distillation.instance_weights import expertise_weights, instance_weights, prototype_scores
 from hrkd_cli.errors import TrainingError, UsageError
 from hrkd_cli.events import Note
@@ -18,7 +18,7 @@ from hrkd_cli.predict.tokenization import TokenizedExample
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup
-from hrkd_cli.training.rows import EncodedSplit
+from hrkd_cli.training.tokenized_split import TokenizedSplit
 from interrupted import StopError, run, stop_at
 from tasks import make_task
 
@@ -56,10 +56,10 @@ class Told:
 
 
 class Pads:
-    """Stands in for an encoder."""
+    """Stands in for a tokenizer."""
 
-    def collate(self, encoded, device, *, pad_to=None):
-        lengths = torch.tensor([len(one) for one in encoded])
+    def collate(self, examples, device, *, pad_to=None):
+        lengths = torch.tensor([len(one) for one in examples])
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
         return type("Batch", (), {"mask": mask})
 
@@ -69,10 +69,10 @@ LOGITS = {"a": [[0.0, 0.0], [math.log(3), 0.0], [0.0, math.log(9)]], "b": [[0.0,
 
 
 def weigh(processes=SINGLE_PROCESS):
-    encoded = {"a": [TokenizedExample(np.zeros(n), []) for n in (2, 5, 3)], "b": [TokenizedExample(np.zeros(4), [])]}
+    examples = {"a": [TokenizedExample(np.zeros(n), []) for n in (2, 5, 3)], "b": [TokenizedExample(np.zeros(4), [])]}
     labels = {"a": np.array([1, 0]), "b": np.array([0])}  # the third row of a has none
     context = TrainContext(PrecisionPolicy(Precision.FP32, CPU), processes)
-    return instance_weights(DistillCollate(Told(STATES, LOGITS), EncodedSplit(Pads(), encoded, labels), context), 2)
+    return instance_weights(DistillCollator(Told(STATES, LOGITS), TokenizedSplit(Pads(), examples, labels), context), 2)
 
 
 def test_weights_of_rows_with_and_without_a_label():
@@ -107,12 +107,12 @@ def test_means_become_weighted_ones():
     rows = {"a": [0, 2], "b": [1]}
     refs = [("a", 0), ("a", 2), ("b", 1)]
     lengths = {"a": (2, 9, 3), "b": (9, 4)}
-    encoded = {domain: [TokenizedExample(np.zeros(n), []) for n in own] for domain, own in lengths.items()}
+    examples = {domain: [TokenizedExample(np.zeros(n), []) for n in own] for domain, own in lengths.items()}
     weights = {"a": np.array([0.5, 9.0, 1.5]), "b": np.array([9.0, 0.3])}
     context = TrainContext(PrecisionPolicy(Precision.FP32, CPU))
-    collate = DistillCollate(None, EncodedSplit(Pads(), encoded, {}), context)
-    collate.instance_weights = weights
-    found = collate.mean_weights(rows, refs)
+    collator = DistillCollator(None, TokenizedSplit(Pads(), examples, {}), context)
+    collator.instance_weights = weights
+    found = collator.mean_weights(rows, refs)
     tokens, pairs = 0.5 * 2 + 1.5 * 3, 0.5 * 4 + 1.5 * 9
     torch.testing.assert_close(found.per_row, torch.tensor([0.25, 0.75, 1.0]))
     first, second = [0.5 / tokens] * 2, [1.5 / tokens] * 3
@@ -127,17 +127,17 @@ def test_equal_weights_change_nothing_and_others_do(teacher, dataset):
     task, _, _ = make_task(teacher, dataset, graph="uniform")
     task.student.model.eval()
     rows = {"books": [0, 1, 2], "music": [3, 4, 5]}
-    plain = task.loss(task.collate(rows))
-    task.collate.instance_weights = {
-        domain: np.full(len(own), 0.7) for domain, own in task.collate.rows.encoded.items()
+    plain = task.loss(task.collator(rows))
+    task.collator.instance_weights = {
+        domain: np.full(len(own), 0.7) for domain, own in task.collator.split.examples.items()
     }
-    torch.testing.assert_close(task.loss(task.collate(rows)).total, plain.total)
+    torch.testing.assert_close(task.loss(task.collator(rows)).total, plain.total)
     # A weight of 0 leaves a row out.
-    for own in task.collate.instance_weights.values():
+    for own in task.collator.instance_weights.values():
         own[[2, 5]] = 0
-    without = task.loss(task.collate(rows))
-    task.collate.instance_weights = None
-    torch.testing.assert_close(without.total, task.loss(task.collate({"books": [0, 1], "music": [3, 4]})).total)
+    without = task.loss(task.collator(rows))
+    task.collator.instance_weights = None
+    torch.testing.assert_close(without.total, task.loss(task.collator({"books": [0, 1], "music": [3, 4]})).total)
 
 
 def test_a_run_says_and_records_them_and_can_be_cut_off(tmp_path, teacher, encoder, dataset):

@@ -21,13 +21,13 @@ from hrkd_cli.distillation.teachers import open_teachers
 from hrkd_cli.errors import OutputError, UsageError
 from hrkd_cli.events import Note, Progress
 from hrkd_cli.method import LOSSES
-from hrkd_cli.models.encoding import Encoder
+from hrkd_cli.models.model_tokenizer import ModelTokenizer
 from hrkd_cli.models.precision import PrecisionPolicy
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.teaching.teach import teach
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.process_group import ProcessGroup
-from hrkd_cli.training.rows import encode_split
+from hrkd_cli.training.tokenized_split import tokenize_split
 from tiny import ARCHITECTURES, write_encoder
 
 CPU = torch.device("cpu")
@@ -38,10 +38,10 @@ BY_NAME = {loss.name: loss for loss in LOSSES}
 def make_cache(root, teacher, dataset, *, layers=(2, 4), attention=True, precision=Precision.FP32, change=None):
     """Return a cache that is not built yet; ``change`` alters the token ids by domain."""
     teachers = open_teachers(teacher, dataset, checkpoints=TeacherCheckpoints.DOMAIN, device=CPU, name="t")
-    encoder = Encoder(teachers.primary, teachers.tokenizer, 16)
-    rows = encode_split(dataset, "train", encoder)
+    tokenizer = ModelTokenizer(teachers.primary, teachers.tokenizer, 16)
+    rows = tokenize_split(dataset, "train", tokenizer)
     if change is not None:
-        rows = replace(rows, encoded={domain: change(own) for domain, own in rows.encoded.items()})
+        rows = replace(rows, examples={domain: change(own) for domain, own in rows.examples.items()})
     losses = {BY_NAME[name]: 1.0 for name in (["prediction", "attention"] if attention else ["prediction"])}
     loss_config = LossConfig(losses, layers, 32, pad_to=None)
     online = OnlineTeacher(teachers, loss_config, rows, own_tokenizer=False, device=CPU)
@@ -51,7 +51,7 @@ def make_cache(root, teacher, dataset, *, layers=(2, 4), attention=True, precisi
 def both(cache, refs):
     """Return the mask of a batch, and its cached and online outputs as (rows, tokens, ...) by layer."""
     online = cache.online
-    batch = online.rows.encoder.collate([online.rows.encoded[domain][row] for domain, row in refs], CPU)
+    batch = online.rows.tokenizer.collate([online.rows.examples[domain][row] for domain, row in refs], CPU)
     found = []
     for teacher in (cache, online):
         signals = teacher.load(refs, batch)()
@@ -76,7 +76,7 @@ def test_cached_outputs_are_those_of_the_online_teacher(tmp_path, dataset, archi
     encoder = write_encoder(tmp_path / "e", architecture, layers=4)
     teach(encoder, data=dataset, out=tmp_path / "t", epochs=1, max_length=16)
     cache = make_cache(tmp_path / "cache", tmp_path / "t", dataset)
-    assert cache.build() == sum(len(own) for own in cache.online.rows.encoded.values())
+    assert cache.build() == sum(len(own) for own in cache.online.rows.examples.values())
     check_equal(cache)
     # Asked in the batches in which they were computed, the same to the last of the 16 bits.
     domain, rows = cache.shards[0]
@@ -117,7 +117,7 @@ def test_rows_are_spread_over_shards_by_length(tmp_path, teacher, dataset, monke
         assert (np.diff(lengths) <= 0).all()
         assert tensors["hidden"].shape[1] == tensors["keys"].shape[1] == lengths.sum()
         assert len(tensors["logits"]) == len(rows)
-    for domain, own in cache.online.rows.encoded.items():
+    for domain, own in cache.online.rows.examples.items():
         rows = np.concatenate([rows for name, rows in cache.shards if name == domain])
         assert sorted(rows) == list(range(len(own)))
     assert cache.bytes == sum(t.numel() * t.element_size() for tensors in files for t in tensors.values())

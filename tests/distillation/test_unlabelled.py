@@ -15,9 +15,10 @@ from hrkd_cli.events import Note, StageStarted, ignore
 from hrkd_cli.models.precision import PrecisionPolicy
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.checkpoint import Checkpointer
+from hrkd_cli.training.collator import Collator
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.process_group import SINGLE_PROCESS
-from hrkd_cli.training.rows import Collate, encode_split
+from hrkd_cli.training.tokenized_split import tokenize_split
 from hrkd_cli.training.trainer import Trainer
 from interrupted import StopError, stop_at
 from tiny import make_texts, write_raw
@@ -100,9 +101,9 @@ def test_labelled_rows_come_first_and_alone_give_the_class_weights(tmp_path, tea
     setup, _, trainer = opened(teacher, dataset, tmp_path, unlabelled=folder, class_weights="balanced")
     assert {d: len(labels) for d, labels in setup.rows.labels.items()} == {"books": 48, "music": 48}
     assert setup.rows.unlabeled == {"books": 40}
-    assert {d: len(e) for d, e in setup.rows.encoded.items()} == {"books": 88, "music": 48}
-    for domain, encoded in encode_split(dataset, "train", setup.rows.encoder).encoded.items():
-        assert all((a.ids == b.ids).all() for a, b in zip(encoded, setup.rows.encoded[domain], strict=False))
+    assert {d: len(e) for d, e in setup.rows.examples.items()} == {"books": 88, "music": 48}
+    for domain, examples in tokenize_split(dataset, "train", setup.rows.tokenizer).examples.items():
+        assert all((a.ids == b.ids).all() for a, b in zip(examples, setup.rows.examples[domain], strict=False))
     weights = setup.rows.class_weights(setup.heads, setup.settings.class_weights)
     assert torch.equal(weights, torch.ones(2, 2))
     assert {d: len(rows) for d, rows in next(trainer.make_sampler()).items()} == {"books": 8, "music": 4}
@@ -115,10 +116,10 @@ def test_the_loss_of_an_unlabeled_row_is_that_of_the_same_row_with_a_label(tmp_p
     setup, objective, _ = opened(teacher, dataset, tmp_path, **options)
     setup.student.eval()
     bare = len(texts) + 5
-    by_bare = objective.loss(objective.collate({"books": [bare], "music": [0]}))
-    own, lengths = objective.collate.rows.encoded["books"], objective.collate.rows.lengths["books"]
+    by_bare = objective.loss(objective.collator({"books": [bare], "music": [0]}))
+    own, lengths = objective.collator.split.examples["books"], objective.collator.split.lengths["books"]
     own[5], lengths[5] = own[bare], lengths[bare]
-    by_label = objective.loss(objective.collate({"books": [5], "music": [0]}))
+    by_label = objective.loss(objective.collator({"books": [5], "music": [0]}))
     assert by_bare.total.item() == by_label.total.item()
 
 
@@ -136,8 +137,8 @@ def test_cached_outputs_are_those_of_all_rows_unless_few_would_be_read(tmp_path,
 def test_auto_batch_size_counts_the_unlabeled_rows(tmp_path, teacher, dataset, folder, monkeypatch):
     seen = []
     monkeypatch.setattr("hrkd_cli.training.auto_batch_size.LARGEST", 4)
-    collate = Collate.__call__
-    monkeypatch.setattr(Collate, "__call__", lambda self, rows: seen.append(rows) or collate(self, rows))
+    collate = Collator.__call__
+    monkeypatch.setattr(Collator, "__call__", lambda self, rows: seen.append(rows) or collate(self, rows))
     opened(teacher, dataset, tmp_path, unlabelled=folder, batch_size="auto", unlabelled_share=0.75)
     assert {d: len(rows) for d, rows in seen[0].items()} == {"books": 16, "music": 4}
 

@@ -5,17 +5,17 @@ import torch
 from transformers import MPNetConfig
 
 from hrkd_cli.errors import ModelError
-from hrkd_cli.models.encoding import Batch
 from hrkd_cli.models.feature_capture import FeatureCapture
 from hrkd_cli.models.loading import new_classifier
+from hrkd_cli.models.model_tokenizer import TokenBatch
 from tiny import ARCHITECTURES, tiny_config
 
 
-def make_batch() -> Batch:
+def make_batch() -> TokenBatch:
     ids = torch.randint(5, 60, (3, 9), generator=torch.Generator().manual_seed(0))
     mask = torch.ones(3, 9, dtype=torch.long)
     mask[1, 5:] = 0
-    return Batch({"input_ids": ids, "attention_mask": mask}, mask.bool())
+    return TokenBatch({"input_ids": ids, "attention_mask": mask}, mask.bool())
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

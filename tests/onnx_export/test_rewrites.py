@@ -31,7 +31,7 @@ def traced(request, tmp_path_factory):
     """A traced graph, and the torch model."""
     folder = write_model(tmp_path_factory.mktemp(request.param) / "student", architecture=request.param)
     own = TorchBackend(folder, device="cpu")
-    trace_to_onnx(own.model, own.inputs, folder / "model.onnx")
+    trace_to_onnx(own.model, own.input_names, folder / "model.onnx")
     return request.param, own, folder / "model.onnx"
 
 
@@ -71,7 +71,7 @@ def test_padding_is_a_bias_of_one_row(traced, tmp_path):
 
 def test_the_last_layer_of_bert_works_on_one_token(made, tmp_path):
     own = TorchBackend(made / "student", device="cpu")
-    trace_to_onnx(own.model, own.inputs, tmp_path / "model.onnx")
+    trace_to_onnx(own.model, own.input_names, tmp_path / "model.onnx")
     rewrite_file(tmp_path / "model.onnx")
     model = onnx.load(tmp_path / "model.onnx")
     # The outputs of its dense layers have one token, those of the first layer all.

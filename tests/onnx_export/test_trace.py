@@ -90,7 +90,7 @@ def test_bytes_of_the_parts_of_bert(made, tmp_path):
         outside = "embeddings" if "embeddings" in name else "head"
         expected[in_layer if ".layer." in name else outside] += 4 * tensor.numel()
     own = TorchBackend(made / "student", device="cpu")
-    trace_to_onnx(own.model, own.inputs, tmp_path / "model.onnx")
+    trace_to_onnx(own.model, own.input_names, tmp_path / "model.onnx")
     found = bytes_by_part(tmp_path / "model.onnx")
     for part in ("embeddings", "attention", "feed_forward", "head"):
         # Each tensor's entry has a name and a shape beside its numbers; small equal ones are stored once.
@@ -133,7 +133,7 @@ def test_probes_cover_batches_lengths_and_padding(made):
 def test_tracing_leaves_the_model_as_it_was(made, tmp_path):
     own = TorchBackend(made / "student", device="cpu")
     before = own.logits(["a good book"])
-    trace_to_onnx(own.model, own.inputs, tmp_path / "model.onnx")
+    trace_to_onnx(own.model, own.input_names, tmp_path / "model.onnx")
     assert not own.model.training
     assert own.model.config._attn_implementation == "sdpa"
     np.testing.assert_array_equal(own.logits(["a good book"]), before)

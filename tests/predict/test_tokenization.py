@@ -8,8 +8,8 @@ from tokenizers import Tokenizer
 from hrkd_cli.choices import Truncate
 from hrkd_cli.data.dataset import TextRows
 from hrkd_cli.errors import ModelError, UsageError
-from hrkd_cli.models.encoding import Encoder
 from hrkd_cli.models.loading import new_classifier
+from hrkd_cli.models.model_tokenizer import ModelTokenizer
 from hrkd_cli.predict.model_spec import build_spec
 from hrkd_cli.predict.tokenization import TextTokenizer, find_pad_id, read_tokenizer
 from tiny import tiny_config, tiny_tokenizer
@@ -102,7 +102,7 @@ def test_the_runtime_reads_what_training_reads(tokenizer, tmp_path, truncate, pa
     tokenizer.save_pretrained(tmp_path)
     texts = [" ".join(WORDS[:n]) for n in range(11)]
     pairs = [LONG, SHORT] * 5 + [""] if pair else None
-    here = Encoder(new_classifier(tiny_config("bert")), tokenizer, 8, truncate).encode(
+    here = ModelTokenizer(new_classifier(tiny_config("bert")), tokenizer, 8, truncate).encode_rows(
         TextRows(texts, pairs, ["x"] * 11)
     )
     there = TextTokenizer(read_tokenizer(tmp_path), max_length=8, pad_id=0, truncate=truncate).encode(texts, pairs)
@@ -134,7 +134,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def encoder(folder, max_length=8):
+def make_tokenizer(folder, max_length=8):
     return TextTokenizer(read_tokenizer(folder), max_length=max_length, pad_id=0)
 
 
@@ -143,11 +143,11 @@ def test_ids_are_those_of_transformers(folder):
 
     texts = ["a good book", "zzz", "", "very " * 30]
     theirs = AutoTokenizer.from_pretrained(folder)(texts, truncation=True, max_length=8)["input_ids"]
-    assert [e.ids for e in encoder(folder).encode(texts)] == theirs
+    assert [e.ids for e in make_tokenizer(folder).encode(texts)] == theirs
 
 
 def test_pairs_are_cut_at_the_longer_text(folder):
-    [pair] = encoder(folder).encode(["good"], ["bad " * 20])
+    [pair] = make_tokenizer(folder).encode(["good"], ["bad " * 20])
     # [CLS] good [SEP] and four of the twenty words, [SEP].
     assert len(pair) == 8
     assert pair.type_ids == [0, 0, 0, 1, 1, 1, 1, 1]
@@ -160,18 +160,18 @@ def test_settings_saved_in_the_tokenizer_are_overridden(folder):
     saved.enable_padding(length=50)
     saved.enable_truncation(3)
     saved.save(str(folder / "tokenizer.json"))
-    assert len(encoder(folder).encode(["good book"])[0]) == 4
+    assert len(make_tokenizer(folder).encode(["good book"])[0]) == 4
 
 
-def test_collate_pads_to_the_longest_or_to_a_length(folder):
-    own = encoder(folder)
+def test_pad_pads_to_the_longest_or_to_a_length(folder):
+    own = make_tokenizer(folder)
     own.pad_id = 7
     batch = own.encode(["good", "a good book"])
-    arrays = own.collate(batch)
+    arrays = own.pad(batch)
     assert arrays["input_ids"].shape == (2, 5)
     assert arrays["input_ids"][0].tolist()[3:] == [7, 7]
     assert arrays["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
-    assert own.collate(batch, 8)["input_ids"].shape == (2, 8)
+    assert own.pad(batch, 8)["input_ids"].shape == (2, 8)
     assert all(array.dtype == np.int64 for array in arrays.values())
 
 
@@ -189,12 +189,12 @@ def test_pad_id_from_the_tokenizer_then_the_model_then_a_usual_name(folder):
 )
 def test_what_is_not_a_list_of_texts_is_refused(folder, texts, pairs, said):
     with pytest.raises(UsageError, match=said):
-        encoder(folder).encode(texts, pairs)
+        make_tokenizer(folder).encode(texts, pairs)
 
 
 def test_missing_and_broken_tokenizers(tmp_path):
     with pytest.raises(ModelError, match=r"no tokenizer\.json"):
-        encoder(tmp_path)
+        make_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelError, match="cannot be read as a tokenizer"):
-        encoder(tmp_path)
+        make_tokenizer(tmp_path)

@@ -3,18 +3,18 @@
 import torch
 
 from hrkd_cli.choices import Precision, TeacherCheckpoints
-from hrkd_cli.distillation.collate import DistillCollate
+from hrkd_cli.distillation.collate import DistillCollator
 from hrkd_cli.distillation.loss_config import LossConfig
 from hrkd_cli.distillation.objective import DistillObjective
 from hrkd_cli.distillation.online_teacher import OnlineTeacher
 from hrkd_cli.distillation.teachers import open_teachers
-from hrkd_cli.models.encoding import Encoder
 from hrkd_cli.models.loading import new_classifier
+from hrkd_cli.models.model_tokenizer import ModelTokenizer
 from hrkd_cli.models.precision import PrecisionPolicy
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.context import TrainContext
-from hrkd_cli.training.rows import encode_split
+from hrkd_cli.training.tokenized_split import tokenize_split
 
 
 def make_task(teacher, dataset, *, precision=Precision.FP32, **options):
@@ -22,8 +22,8 @@ def make_task(teacher, dataset, *, precision=Precision.FP32, **options):
     device = torch.device("cpu")
     teachers = open_teachers(teacher, dataset, checkpoints=TeacherCheckpoints.AVERAGE, device=device, name="t")
     heads = DomainHeads.build(dataset.labels)
-    encoder = Encoder(teachers.primary, teachers.tokenizer, 16)
-    rows = encode_split(dataset, "train", encoder)
+    tokenizer = ModelTokenizer(teachers.primary, teachers.tokenizer, 16)
+    rows = tokenize_split(dataset, "train", tokenizer)
     torch.manual_seed(0)
     student = new_classifier(teachers.primary.config)
     settings = DistillSettings(max_length=16, **options).resolve()
@@ -31,7 +31,7 @@ def make_task(teacher, dataset, *, precision=Precision.FP32, **options):
     context = TrainContext(PrecisionPolicy(precision, device))
     online = OnlineTeacher(teachers, loss_config, rows, own_tokenizer=False, device=device)
     objective = DistillObjective(
-        DistillCollate(online, rows, context, pad_to=loss_config.pad_to),
+        DistillCollator(online, rows, context, pad_to=loss_config.pad_to),
         student,
         heads,
         settings,

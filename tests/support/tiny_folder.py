@@ -123,8 +123,8 @@ def write_model(
 
 def _balance(model: Any, folder: Path) -> None:
     """Shift the outputs to a mean of 0, so that every label is predicted for some text."""
-    encoder = TextTokenizer(read_tokenizer(folder), max_length=MAX_LENGTH, pad_id=model.config.pad_token_id)
-    arrays = encoder.collate(encoder.encode(make_texts(100, seed=1)))
+    tokenizer = TextTokenizer(read_tokenizer(folder), max_length=MAX_LENGTH, pad_id=model.config.pad_token_id)
+    arrays = tokenizer.pad(tokenizer.encode(make_texts(100, seed=1)))
     names = inspect.signature(model.forward).parameters
     last = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == model.num_labels][-1]
     with torch.no_grad():

@@ -17,18 +17,18 @@ from hrkd_cli.evaluation.evaluate import evaluate_on
 from hrkd_cli.evaluation.metrics import DomainScores
 from hrkd_cli.events import DevScored, StageDone, StageStarted, StepDone, ignore
 from hrkd_cli.method import Projections
-from hrkd_cli.models.encoding import Encoder
 from hrkd_cli.models.loading import load_classifier, load_tokenizer
+from hrkd_cli.models.model_tokenizer import ModelTokenizer
 from hrkd_cli.outputs import atomic_folder
 from hrkd_cli.predict.backend import open_backend
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import TeachSettings
 from hrkd_cli.teaching.teach import FineTuningObjective, teach
-from hrkd_cli.training import rows as step_rows
+from hrkd_cli.training import collator
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.loop import LossOutput
 from hrkd_cli.training.optimizer import Optimizer
-from hrkd_cli.training.rows import EncodedSplit, encode_split
+from hrkd_cli.training.tokenized_split import TokenizedSplit, tokenize_split
 from hrkd_cli.training.trainer import Trainer
 from tiny import ARCHITECTURES, make_dataset, write_encoder
 
@@ -127,14 +127,14 @@ def test_the_loss_is_the_sum_of_the_domains_cross_entropies(encoder, dataset, mo
     heads = DomainHeads.build(dataset.labels)
     torch.manual_seed(0)
     model = load_classifier(encoder, heads)
-    cut = Encoder(model, load_tokenizer(encoder), 16)
-    rows, context = encode_split(dataset, "train", cut), TrainContext.start(TeachSettings())
+    cut = ModelTokenizer(model, load_tokenizer(encoder), 16)
+    rows, context = tokenize_split(dataset, "train", cut), TrainContext.start(TeachSettings())
     task = FineTuningObjective(model, rows, heads, ClassWeights.NONE, context)
     if apart:
-        monkeypatch.setattr(step_rows, "SPARED_TOKENS", 0)
-        monkeypatch.setattr(step_rows, "SPARED_SHARE", 0)
+        monkeypatch.setattr(collator, "MIN_SAVED_TOKENS", 0)
+        monkeypatch.setattr(collator, "MIN_SAVED_FRACTION", 0)
     with torch.no_grad():
-        batch = task.collate({"books": [0, 1, 2], "music": [3]})
+        batch = task.collator({"books": [0, 1, 2], "music": [3]})
         assert (len(batch) > 1) == apart
         found = task.loss(batch).total.item()
         expected = 0.0
@@ -149,7 +149,7 @@ def test_the_loss_is_the_sum_of_the_domains_cross_entropies(encoder, dataset, mo
 
 def test_balanced_class_weights(encoder):
     heads = DomainHeads.build({"books": ("bad", "good")})
-    train = EncodedSplit(None, {}, {"books": np.array([0, 0, 0, 1])})
+    train = TokenizedSplit(None, {}, {"books": np.array([0, 0, 0, 1])})
     assert train.class_weights(heads, ClassWeights.BALANCED)[0].tolist() == pytest.approx([4 / 6, 2])
     assert train.class_weights(heads, ClassWeights.NONE) is None
 

@@ -17,7 +17,7 @@ from hrkd_cli.training.checkpoint import Checkpointer
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.loop import LossOutput, Objective
 from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup
-from hrkd_cli.training.rows import EncodedSplit
+from hrkd_cli.training.tokenized_split import TokenizedSplit
 
 LENGTHS = {"a": (3, 9, 5), "b": (2,)}
 OUT_OF_MEMORY = {
@@ -26,13 +26,13 @@ OUT_OF_MEMORY = {
 }
 
 
-class Rows:
+class RowsAsBatches:
     """Makes batches that are their row numbers; some of the rows of a have no label."""
 
     def __init__(self, labelled):
         self.context = None
-        encoded = {domain: [TokenizedExample(np.zeros(n), []) for n in own] for domain, own in LENGTHS.items()}
-        self.rows = EncodedSplit(None, encoded, {"a": np.zeros(labelled), "b": np.zeros(1)})
+        examples = {domain: [TokenizedExample(np.zeros(n), []) for n in own] for domain, own in LENGTHS.items()}
+        self.split = TokenizedSplit(None, examples, {"a": np.zeros(labelled), "b": np.zeros(1)})
 
     def __call__(self, rows):
         return rows
@@ -42,7 +42,7 @@ class Limited(Objective):
     """Runs out of memory above a number of rows."""
 
     def __init__(self, holds, error=OUT_OF_MEMORY["cpu"], labelled=3):
-        self.collate = Rows(labelled)
+        self.collator = RowsAsBatches(labelled)
         self.module = torch.nn.Linear(1, 1)
         self.modules = [self.module]
         self.holds, self.error, self.seen = holds, error, []
@@ -58,7 +58,7 @@ def find(tmp_path, objective, size="auto", processes=SINGLE_PROCESS, resume=Fals
     notes = []
     checkpoint = Checkpointer(tmp_path, SINGLE_PROCESS, {}, resume=resume)
     context = TrainContext(PrecisionPolicy(Precision.FP32, torch.device("cpu")), processes, notes.append)
-    objective.collate.context = context
+    objective.collator.context = context
     found = batch_size_of(TeachSettings(batch_size=size), objective, checkpoint, **more)  # fmt: skip
     assert objective.module.weight.grad is None
     return found, notes, checkpoint

@@ -12,8 +12,8 @@ import pytest
 from hrkd_cli.cli.main import main
 from hrkd_cli.errors import UsageError
 from hrkd_cli.teaching.teach import teach
+from hrkd_cli.training.collator import local_rows
 from hrkd_cli.training.process_group import ProcessGroup
-from hrkd_cli.training.rows import local_rows
 from processes import finish, start
 from tiny import make_texts, write_encoder
 

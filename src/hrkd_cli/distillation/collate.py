@@ -9,8 +9,9 @@ import numpy as np
 
 from hrkd_cli.distillation.teacher_cache import Teacher
 from hrkd_cli.method import MeanWeights, Outputs
+from hrkd_cli.training.collator import Collator, RowRef, StepRows, TrainBatch
 from hrkd_cli.training.context import TrainContext
-from hrkd_cli.training.rows import Collate, EncodedSplit, RowRef, Rows, TrainBatch
+from hrkd_cli.training.tokenized_split import TokenizedSplit
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +27,12 @@ class DistillBatch(TrainBatch):
     teacher: Callable[[], Outputs] | None
 
 
-class DistillCollate(Collate):
+class DistillCollator(Collator):
     """Makes batches in the student's tokenization, with teacher outputs.
 
     Args:
         teacher: source of the teacher outputs; None if no loss requires them.
-        rows: the training data.
+        split: the training data.
         context: device, precision, processes and events of the run.
         pad_to: length that all rows are padded to if means include padding, else None.
 
@@ -41,14 +42,14 @@ class DistillCollate(Collate):
     """
 
     def __init__(
-        self, teacher: Teacher | None, rows: EncodedSplit, context: TrainContext, *, pad_to: int | None = None
+        self, teacher: Teacher | None, split: TokenizedSplit, context: TrainContext, *, pad_to: int | None = None
     ) -> None:
-        super().__init__(rows, context, pad_to=pad_to)
+        super().__init__(split, context, pad_to=pad_to)
         self.teacher = teacher
         self.instance_weights: Mapping[str, np.ndarray] | None = None
-        self._equal_weights = {domain: np.ones(len(encoded)) for domain, encoded in rows.encoded.items()}
+        self._equal_weights = {domain: np.ones(len(examples)) for domain, examples in split.examples.items()}
 
-    def batch(self, rows: Rows, refs: Sequence[RowRef], *, teacher: bool = True) -> DistillBatch:
+    def batch(self, rows: StepRows, refs: Sequence[RowRef], *, teacher: bool = True) -> DistillBatch:
         """Return some rows of a step as one batch, with teacher outputs if ``teacher``.
 
         Mean weights depend on all rows of the step.
@@ -57,7 +58,7 @@ class DistillCollate(Collate):
         outputs = self.teacher.load(refs, plain.tokens) if teacher and self.teacher is not None else None
         return DistillBatch(plain.tokens, plain.domains, plain.labels, self.mean_weights(rows, refs), outputs)
 
-    def mean_weights(self, rows: Rows, refs: Sequence[RowRef]) -> MeanWeights:
+    def mean_weights(self, rows: StepRows, refs: Sequence[RowRef]) -> MeanWeights:
         """Return the weights of some rows in the means of the whole step.
 
         With instance weights w_i, the means of a domain are ``sum_i w_i x_i / sum_i w_i``, where i runs over the
@@ -68,22 +69,22 @@ class DistillCollate(Collate):
         denominators = {}
         for domain, indices in rows.items():
             weights = row_weights[domain][list(indices)]
-            tokens = self.rows.lengths[domain][list(indices)].astype(np.float64)
+            tokens = self.split.lengths[domain][list(indices)].astype(np.float64)
             if self.pad_to is not None:
                 tokens[:] = self.pad_to
             denominators[domain] = np.array([weights.sum(), (weights * tokens).sum(), (weights * tokens**2).sum()])
         weights = np.array([row_weights[domain][row] for domain, row in refs])
         per_row, per_token, per_pair = weights / np.stack([denominators[domain] for domain, _ in refs], axis=1)
-        lengths = np.array([self.rows.lengths[domain][row] for domain, row in refs])
+        lengths = np.array([self.split.lengths[domain][row] for domain, row in refs])
         valid = np.arange(self.pad_to or int(lengths.max())) < lengths[:, None]  # (R, T)
         counted = valid if self.pad_to is None else np.ones_like(valid)
-        key_mask = None if valid.all() else self.put(valid)
+        key_mask = None if valid.all() else self.to_device(valid)
         one_hot = np.array([[domain == other for other, _ in refs] for domain in self.domains])
         return MeanWeights(
-            domain_one_hot=self.put(one_hot.astype(np.float32)),
-            per_row=self.put(per_row.astype(np.float32)),
-            per_token=self.put((counted * per_token[:, None]).astype(np.float32)),
-            per_pair=self.put(per_pair.astype(np.float32)),
+            domain_one_hot=self.to_device(one_hot.astype(np.float32)),
+            per_row=self.to_device(per_row.astype(np.float32)),
+            per_token=self.to_device((counted * per_token[:, None]).astype(np.float32)),
+            per_pair=self.to_device(per_pair.astype(np.float32)),
             query_mask=key_mask if self.pad_to is None else None,
             key_mask=key_mask,
         )

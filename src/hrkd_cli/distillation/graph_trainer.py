@@ -11,9 +11,11 @@ batch, in float32, with the same dropout masks in both ("Learned graph" in docs/
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
@@ -112,3 +114,19 @@ class GraphTrainer:
             for weight, start in zip(self.weights, original, strict=True):
                 weight.copy_(start)
         return (losses[0] - losses[1]) / (2 * step_size), (prototypes[0] + prototypes[1]).float() / 2
+
+
+def hold_back(labels: np.ndarray, fraction: float, seed: str) -> list[int]:
+    """Choose rows to hold back: a stratified sample that leaves at least one row of every label."""
+    rng = random.Random(seed)
+    names, sizes = np.unique(labels, return_counts=True)
+    wanted = max(1, round(fraction * len(labels)))
+    exact = sizes * (wanted / len(labels))
+    counts = np.minimum(np.floor(exact).astype(int), sizes - 1)
+    # The remainder goes to the labels with the largest rounding error, as long as they keep a row.
+    for index in np.argsort(np.floor(exact) - exact, kind="stable"):
+        counts[index] += int(counts.sum() < wanted and counts[index] < sizes[index] - 1)
+    held_back = []
+    for name, count in zip(names, counts.tolist(), strict=True):
+        held_back += rng.sample(np.flatnonzero(labels == name).tolist(), count)
+    return sorted(held_back)

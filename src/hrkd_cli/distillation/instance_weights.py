@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hrkd_cli.distillation.collate import DistillBatch, DistillCollate
+from hrkd_cli.distillation.collate import DistillBatch, DistillCollator
 from hrkd_cli.distillation.online_teacher import inference_batches
 from hrkd_cli.errors import TrainingError
 from hrkd_cli.events import Note, Progress
@@ -60,7 +60,7 @@ def expertise_weights(scores: Tensor, probabilities: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def instance_weights(collate: DistillCollate, width: int) -> dict[str, np.ndarray]:
+def instance_weights(collator: DistillCollator, width: int) -> dict[str, np.ndarray]:
     """Run the teachers once on every row; return lambda of every row by domain, float64.
 
     The processes of the run share the rows. ``width`` is H.
@@ -68,19 +68,19 @@ def instance_weights(collate: DistillCollate, width: int) -> dict[str, np.ndarra
     Raises:
         TrainingError: a teacher's hidden states are not finite.
     """
-    context, processes = collate.context, collate.context.processes
-    lengths = {domain: own.clip(min=collate.pad_to or 0) for domain, own in collate.rows.lengths.items()}
+    context, processes = collator.context, collator.context.processes
+    lengths = {domain: own.clip(min=collator.pad_to or 0) for domain, own in collator.split.lengths.items()}
     counts = list(map(len, lengths.values()))
     batches = [
         (index, domain, rows.tolist())
-        for index, domain in enumerate(collate.domains)
+        for index, domain in enumerate(collator.domains)
         for rows in inference_batches(lengths[domain], context.device)
     ]
     sums = torch.zeros(len(counts), width, device=context.device)  # of E by domain
     results: list[_RowBatch] = []
     done = 0
     for index, domain, rows in processes.shard(batches):
-        batch = collate.batch({domain: rows}, [(domain, row) for row in rows])
+        batch = collator.batch({domain: rows}, [(domain, row) for row in rows])
         assert batch.teacher is not None
         with context.precision.autocast():
             outputs = batch.teacher()
@@ -99,7 +99,7 @@ def instance_weights(collate: DistillCollate, width: int) -> dict[str, np.ndarra
         scores = prototype_scores(result.embeddings, domains, centroids)
         weights[result.domain][result.rows] = expertise_weights(scores, result.probabilities)
     all_weights = processes.all_reduce(torch.cat(weights).to(context.device)).double().cpu()
-    by_domain = dict(zip(collate.domains, map(Tensor.numpy, torch.split(all_weights, counts)), strict=True))
+    by_domain = dict(zip(collator.domains, map(Tensor.numpy, torch.split(all_weights, counts)), strict=True))
     ranges = [f"{domain} {own.min():.2f} to {own.max():.2f}" for domain, own in by_domain.items()]
     context.on_event(Note(f"instance weights: {', '.join(ranges)}"))
     return by_domain

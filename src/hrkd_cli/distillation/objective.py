@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from hrkd_cli.choices import Graph
-from hrkd_cli.distillation.collate import DistillBatch, DistillCollate
-from hrkd_cli.distillation.graph_trainer import GraphTrainer
+from hrkd_cli.distillation.collate import DistillBatch, DistillCollator
+from hrkd_cli.distillation.graph_trainer import GraphTrainer, hold_back
 from hrkd_cli.distillation.loss_config import LossConfig
 from hrkd_cli.method import (
     DomainGraph,
@@ -28,11 +28,12 @@ from hrkd_cli.method import (
     weighted_terms,
 )
 from hrkd_cli.models.feature_capture import FeatureCapture
+from hrkd_cli.models.label_gather import LabelGather
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
+from hrkd_cli.training.collator import StepRows, local_rows
 from hrkd_cli.training.loop import LossOutput, Objective
 from hrkd_cli.training.optimizer import Optimizer
-from hrkd_cli.training.rows import LabelGather, Rows, hold_back, local_rows
 
 HELD_BACK_ROWS = 16  # per domain, in one update of a learned graph
 
@@ -41,7 +42,7 @@ class DistillObjective(Objective):
     """Compares the student with its teachers (paper, sections 3.1 to 3.4).
 
     Args:
-        collate: makes the batches.
+        collator: makes the batches.
         student: the student's classifier.
         heads: the student's outputs by domain.
         settings: resolved settings (see DistillSettings.resolve).
@@ -50,23 +51,23 @@ class DistillObjective(Objective):
 
     def __init__(
         self,
-        collate: DistillCollate,
+        collator: DistillCollator,
         student: Any,
         heads: DomainHeads,
         settings: DistillSettings,
         loss_config: LossConfig,
     ) -> None:
-        self.collate: DistillCollate = collate
+        self.collator: DistillCollator = collator
         self.heads = heads
         self.settings = settings
-        self.precision, self.processes = collate.context.precision, collate.context.processes
-        self.device = collate.context.device
+        self.precision, self.processes = collator.context.precision, collator.context.processes
+        self.device = collator.context.device
         self.losses = list(loss_config.weights)
         self.loss_weights = {loss.name: weight for loss, weight in loss_config.weights.items()}
         self.num_domains = len(heads.domains)
         self.mean_classes = sum(map(len, heads.labels.values())) / self.num_domains
         self.label_gather = LabelGather(heads, self.device)
-        class_weights = collate.rows.class_weights(heads, settings.class_weights)
+        class_weights = collator.split.class_weights(heads, settings.class_weights)
         self.class_weights = None if class_weights is None else class_weights.to(self.device)  # (D, C)
         layers = len(loss_config.matched_layers)
         attention = loss_config.requires(Requirement.QUERIES_KEYS)
@@ -95,7 +96,7 @@ class DistillObjective(Objective):
         elif settings.graph is Graph.LEARNED:
             self.held_back = {
                 domain: hold_back(labels, settings.held_back, f"{settings.seed}/held back/{domain}")
-                for domain, labels in self.collate.rows.labels.items()
+                for domain, labels in self.collator.split.labels.items()
             }
             learned = LearnedGraph(width, layers, self.num_domains, hierarchy=hierarchy).to(self.device)
             self.graph = learned
@@ -130,7 +131,7 @@ class DistillObjective(Objective):
         The step's number alone decides which rows are drawn.
         """
         generator = random.Random(f"{self.settings.seed}/held/{number}")
-        rows: Rows = {
+        rows: StepRows = {
             domain: generator.sample(list(candidates), min(HELD_BACK_ROWS, len(candidates)))
             for domain, candidates in self.held_back.items()
             if candidates
@@ -138,7 +139,7 @@ class DistillObjective(Objective):
         refs = local_rows(rows, self.processes)
         if not refs:
             return torch.zeros((), device=self.device, requires_grad=True)
-        batch = self.collate.batch(rows, refs, teacher=False)
+        batch = self.collator.batch(rows, refs, teacher=False)
         logits = self.label_gather.take(self.student.model(**batch.tokens.inputs).logits, batch.domains)
         class_weights = self._class_weights(batch)
         return label_cross_entropy(logits, batch.labels, batch.weights.domain_one_hot, class_weights).mean()

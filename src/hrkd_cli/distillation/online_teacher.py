@@ -13,9 +13,12 @@ from torch import Tensor
 from hrkd_cli.distillation.loss_config import LossConfig
 from hrkd_cli.distillation.teachers import Teachers
 from hrkd_cli.method import Outputs, Requirement
-from hrkd_cli.models.encoding import Batch, to_device
+from hrkd_cli.models.device import to_device
 from hrkd_cli.models.feature_capture import FeatureCapture
-from hrkd_cli.training.rows import EncodedSplit, LabelGather, RowRef
+from hrkd_cli.models.label_gather import LabelGather
+from hrkd_cli.models.model_tokenizer import TokenBatch
+from hrkd_cli.training.collator import RowRef
+from hrkd_cli.training.tokenized_split import TokenizedSplit
 
 # Padded tokens per batch when only the teacher runs, by device.
 INFERENCE_TOKENS = {"cpu": 1024, "cuda": 65536, "mps": 8192}
@@ -36,7 +39,7 @@ class OnlineTeacher:
         self,
         teachers: Teachers,
         loss_config: LossConfig,
-        rows: EncodedSplit,
+        rows: TokenizedSplit,
         *,
         own_tokenizer: bool,
         device: torch.device,
@@ -53,14 +56,14 @@ class OnlineTeacher:
         self.domains = list(teachers.heads.domains)
         self.label_gather = LabelGather(teachers.heads, device)
 
-    def load(self, refs: Sequence[RowRef], batch: Batch) -> Callable[[], Outputs]:
+    def load(self, refs: Sequence[RowRef], batch: TokenBatch) -> Callable[[], Outputs]:
         """Prepare some rows, in any thread; return a function that runs the teachers on them.
 
         ``batch`` has the same rows in the student's tokenization.
         """
         if self.own_tokenizer:
-            encoded = [self.rows.encoded[domain][row] for domain, row in refs]
-            batch = self.rows.encoder.collate(encoded, self.device, pad_to=self.pad_to)
+            encoded = [self.rows.examples[domain][row] for domain, row in refs]
+            batch = self.rows.tokenizer.collate(encoded, self.device, pad_to=self.pad_to)
         model_ids = np.array([id(self.teachers.models[domain]) for domain, _ in refs])
         rows_by_model = {
             int(model_id): to_device(torch.from_numpy(np.flatnonzero(model_ids == model_id)), self.device)
@@ -70,7 +73,7 @@ class OnlineTeacher:
         return partial(self._run, batch, rows_by_model, to_device(domains, self.device))
 
     @torch.no_grad()
-    def _run(self, batch: Batch, rows_by_model: dict[int, Tensor], domains: Tensor) -> Outputs:
+    def _run(self, batch: TokenBatch, rows_by_model: dict[int, Tensor], domains: Tensor) -> Outputs:
         if len(rows_by_model) == 1:
             (model_id,) = rows_by_model
             outputs = self.captures[model_id](batch)
@@ -78,7 +81,7 @@ class OnlineTeacher:
             parts = []
             for model_id, rows in rows_by_model.items():
                 inputs = {name: tensor[rows] for name, tensor in batch.inputs.items()}
-                parts.append(self.captures[model_id](Batch(inputs, batch.mask[rows])))
+                parts.append(self.captures[model_id](TokenBatch(inputs, batch.mask[rows])))
             outputs = _in_batch_order(parts, torch.cat(list(rows_by_model.values())).argsort())
         return replace(outputs, logits=self.label_gather.take(outputs.logits, domains))
 

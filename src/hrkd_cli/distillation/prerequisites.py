@@ -13,9 +13,9 @@ from hrkd_cli.errors import ModelError, OutputError, UsageError
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.layout import DATASET_OUT, TEACHER_OUT, ModelFiles
-from hrkd_cli.models.encoding import same_tokenizer
 from hrkd_cli.models.loading import load_config, load_tokenizer, resolve
 from hrkd_cli.models.model_folder import model_fingerprint
+from hrkd_cli.models.model_tokenizer import same_tokenizer
 from hrkd_cli.models.student_init import (
     check_dimensions,
     default_shape,

@@ -10,7 +10,7 @@ from hrkd_cli.choices import Init, InstanceWeights
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.sampler import unlabeled_per_labeled
 from hrkd_cli.data.unlabeled import UnlabeledTexts
-from hrkd_cli.distillation.collate import DistillCollate
+from hrkd_cli.distillation.collate import DistillCollator
 from hrkd_cli.distillation.instance_weights import instance_weights
 from hrkd_cli.distillation.loss_config import LossConfig
 from hrkd_cli.distillation.objective import DistillObjective
@@ -20,14 +20,14 @@ from hrkd_cli.distillation.teachers import Teachers, check_teachers, open_teache
 from hrkd_cli.events import Note
 from hrkd_cli.layout import TEACHER_CACHE
 from hrkd_cli.method import Requirement
-from hrkd_cli.models.encoding import Encoder
+from hrkd_cli.models.model_tokenizer import ModelTokenizer
 from hrkd_cli.models.student_init import build_student
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.checkpoint import Checkpointer
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.dev_scoring import check_length
-from hrkd_cli.training.rows import EncodedSplit, encode_split
+from hrkd_cli.training.tokenized_split import TokenizedSplit, tokenize_split
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +49,11 @@ class DistillSetup:
     settings: DistillSettings
     context: TrainContext
     teachers: Teachers
-    teacher_rows: EncodedSplit
+    teacher_rows: TokenizedSplit
     student: Any
     heads: DomainHeads
-    rows: EncodedSplit
-    dev: EncodedSplit
+    rows: TokenizedSplit
+    dev: TokenizedSplit
 
     @classmethod
     def open(
@@ -83,7 +83,7 @@ class DistillSetup:
         """
         checkpoints, device = settings.teacher_checkpoints, context.device
         teachers = open_teachers(path, dataset, checkpoints=checkpoints, device=device, name=name)
-        teacher_encoder = check_teachers(teachers, dataset, settings, name=name, context=context)
+        teacher_tokenizer = check_teachers(teachers, dataset, settings, name=name, context=context)
         heads = DomainHeads.build(dataset.labels)
         student = build_student(
             settings.student,
@@ -94,14 +94,16 @@ class DistillSetup:
             seed=settings.seed,
             note=lambda text: context.on_event(Note(text)),
         )
-        encoder = Encoder(student, tokenizer or teachers.tokenizer, settings.max_length, settings.truncate)
-        check_length(settings.max_length, student, encoder.tokenizer, "the student")
+        model_tokenizer = ModelTokenizer(
+            student, tokenizer or teachers.tokenizer, settings.max_length, settings.truncate
+        )
+        check_length(settings.max_length, student, model_tokenizer.pretrained, "the student")
         student.to(device)
         texts = unlabeled.rows if unlabeled is not None else None
-        rows = teacher_rows = encode_split(dataset, "train", encoder, texts)
-        if tokenizer is not None or encoder.inputs != teacher_encoder.inputs:
-            teacher_rows = encode_split(dataset, "train", teacher_encoder, texts)
-        dev = encode_split(dataset, "dev", encoder)
+        rows = teacher_rows = tokenize_split(dataset, "train", model_tokenizer, texts)
+        if tokenizer is not None or model_tokenizer.input_names != teacher_tokenizer.input_names:
+            teacher_rows = tokenize_split(dataset, "train", teacher_tokenizer, texts)
+        dev = tokenize_split(dataset, "dev", model_tokenizer)
         return cls(settings, context, teachers, teacher_rows, student, heads, rows, dev)
 
     def objective(self, checkpointer: Checkpointer, out: Path) -> DistillObjective:
@@ -126,10 +128,10 @@ class DistillSetup:
                 checkpointer=checkpointer,
                 context=context,
             )
-        collate = DistillCollate(teacher, rows, context, pad_to=loss_config.pad_to)
+        collator = DistillCollator(teacher, rows, context, pad_to=loss_config.pad_to)
         if weigh_instances:
-            collate.instance_weights = instance_weights(collate, loss_config.teacher_width)
-        return DistillObjective(collate, self.student, self.heads, settings, loss_config)
+            collator.instance_weights = instance_weights(collator, loss_config.teacher_width)
+        return DistillObjective(collator, self.student, self.heads, settings, loss_config)
 
     def _epoch_fraction(self) -> float:
         """Return the fraction of all rows that an epoch reads, at most 1."""

@@ -33,12 +33,13 @@ from hrkd_cli.distillation.online_teacher import OnlineTeacher, batches_by_lengt
 from hrkd_cli.errors import OutputError
 from hrkd_cli.events import Note, Progress
 from hrkd_cli.method import Outputs
-from hrkd_cli.models.encoding import Batch, lengths_of, to_device
+from hrkd_cli.models.device import to_device
 from hrkd_cli.models.model_folder import model_fingerprint
+from hrkd_cli.models.model_tokenizer import TokenBatch, token_counts
 from hrkd_cli.predict.tokenization import TokenizedExample
 from hrkd_cli.training.checkpoint import Checkpointer
+from hrkd_cli.training.collator import RowRef
 from hrkd_cli.training.context import TrainContext
-from hrkd_cli.training.rows import RowRef
 
 FORMAT = 4
 SHARD_BYTES = 1 << 27
@@ -145,7 +146,7 @@ class CachedTeacher:
         key = {
             "format": FORMAT,
             "teachers": {domain: fingerprints[teachers.folders[domain]] for domain in online.domains},
-            "texts": {domain: _fingerprint(online.rows.encoded[domain]) for domain in online.domains},
+            "texts": {domain: _fingerprint(online.rows.examples[domain]) for domain in online.domains},
             "labels": {domain: list(teachers.heads.labels[domain]) for domain in online.domains},
             "layers": list(online.layers),
             "attention": online.attention,
@@ -207,8 +208,8 @@ class CachedTeacher:
         parts: dict[str, list[Tensor]] = {name: [] for name in (*self.layers_of, "logits")}
         for indices in inference_batches(self.lengths[domain][rows], precision.device):
             batch_rows = rows[indices].tolist()
-            encoded = [online.rows.encoded[domain][row] for row in batch_rows]
-            batch = online.rows.encoder.collate(encoded, precision.device)
+            examples = [online.rows.examples[domain][row] for row in batch_rows]
+            batch = online.rows.tokenizer.collate(examples, precision.device)
             run_teacher = online.load([(domain, row) for row in batch_rows], batch)
             with precision.autocast():
                 outputs = run_teacher()
@@ -223,7 +224,7 @@ class CachedTeacher:
             self.context.on_event(Progress("teacher outputs", done, self.total))
         return {name: torch.cat(tensors, dim=0 if name == "logits" else 1) for name, tensors in parts.items()}
 
-    def load(self, refs: Sequence[RowRef], batch: Batch) -> Callable[[], Outputs]:
+    def load(self, refs: Sequence[RowRef], batch: TokenBatch) -> Callable[[], Outputs]:
         """Read the outputs of some rows, with 0 at padding; return a function that returns them."""
         del batch  # the outputs have the same rows, padded to the same length
         device, dtype = self.context.device, self.context.precision.storage_dtype
@@ -281,9 +282,9 @@ def _to_16_bit(states: Tensor, dtype: torch.dtype) -> Tensor:
     return states.to(dtype)
 
 
-def _fingerprint(encoded: Sequence[TokenizedExample]) -> str:
+def _fingerprint(examples: Sequence[TokenizedExample]) -> str:
     """Return a hash of token ids and token types."""
-    digest = hashlib.sha256(lengths_of(encoded).tobytes())
+    digest = hashlib.sha256(token_counts(examples).tobytes())
     for name in ("ids", "type_ids"):
-        digest.update(b"," + b"".join(getattr(text, name).tobytes() for text in encoded))
+        digest.update(b"," + b"".join(getattr(text, name).tobytes() for text in examples))
     return digest.hexdigest()

@@ -17,13 +17,13 @@ from hrkd_cli.errors import DataError, ModelError, TrainingError
 from hrkd_cli.events import Note
 from hrkd_cli.json_files import read_json, read_json_or_empty
 from hrkd_cli.layout import ModelFiles
-from hrkd_cli.models.encoding import Encoder
 from hrkd_cli.models.loading import load_classifier, load_tokenizer
+from hrkd_cli.models.model_tokenizer import ModelTokenizer
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.dev_scoring import check_length, score
-from hrkd_cli.training.rows import encode_split
+from hrkd_cli.training.tokenized_split import tokenize_split
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def _match_heads(config: Mapping[str, Any], dataset: Dataset, name: str) -> Doma
 
 def check_teachers(
     teachers: Teachers, dataset: Dataset, settings: DistillSettings, *, name: str, context: TrainContext
-) -> Encoder:
+) -> ModelTokenizer:
     """Check that the teachers fit the data and are accurate enough to learn from; return their tokenization.
 
     Raises:
@@ -110,18 +110,18 @@ def check_teachers(
         text = f"teacher {name} was made from other data: rows that are held out here may be among its training rows"
         context.on_event(Note(text, warning=True))
     check_length(settings.max_length, teachers.primary, teachers.tokenizer, f"teacher {name}")
-    encoder = Encoder(teachers.primary, teachers.tokenizer, settings.max_length, settings.truncate)
+    tokenizer = ModelTokenizer(teachers.primary, teachers.tokenizer, settings.max_length, settings.truncate)
     truncate = (getattr(teachers.primary.config, "hrkd", None) or {}).get("truncate", settings.truncate)
     if truncate != settings.truncate:
         text = f"teacher {name} was taught with --truncate {truncate}, but this run uses --truncate {settings.truncate}"
         context.on_event(Note(text, warning=True))
     if settings.method is not Method.LABELS:  # it needs only the teacher's weights and tokenizer
-        dev = encode_split(dataset, "dev", encoder)
+        dev = tokenize_split(dataset, "dev", tokenizer)
         context.on_event(Note("scoring the teacher on the dev split"))
         allow_weak = settings.allow_weak_teacher
         for domain, scores in score(teachers.models, dev, teachers.heads, context).items():
             _check_accuracy(domain, scores.accuracy, dev.labels[domain], allow_weak, name, context)
-    return encoder
+    return tokenizer
 
 
 def _check_accuracy(

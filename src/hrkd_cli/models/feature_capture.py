@@ -11,7 +11,7 @@ from torch import nn
 from hrkd_cli.errors import ModelError
 from hrkd_cli.method import Outputs
 from hrkd_cli.models.attention_function import recording, use_our_attention
-from hrkd_cli.models.encoding import Batch
+from hrkd_cli.models.model_tokenizer import TokenBatch
 
 
 class FeatureCapture:
@@ -29,7 +29,7 @@ class FeatureCapture:
         self.attention = attention and bool(layers)
         use_our_attention(model)
 
-    def __call__(self, batch: Batch) -> Outputs:
+    def __call__(self, batch: TokenBatch) -> Outputs:
         """Run one batch; the logits are those of all outputs, (R, outputs).
 
         Raises:

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 
 from hrkd_cli.errors import ModelError, one_line
+from hrkd_cli.json_files import read_json
 from hrkd_cli.layout import ModelFiles
 from hrkd_cli.predict.heads import DomainHeads
+from hrkd_cli.predict.tokenization import read_tokenizer
 
 # What a classifier consists of; nothing else of a hub repository is fetched, and no pickle ever.
 HUB_FILES = ["config.json", "model*.safetensors*", "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt",
@@ -151,6 +154,26 @@ def load_tokenizer(path: Path, role: str = "model") -> Any:
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
     return tokenizer
+
+
+def load_backend_tokenizer(folder: Path) -> tuple[dict[str, Any], Tokenizer]:
+    """Return the content of tokenizer_config.json and the ``tokenizers.Tokenizer`` of a model folder.
+
+    The tokenizer is the caller's to change. ``tokenizer.json`` is read directly, as prediction does, because
+    transformers may rebuild it by the rules of its class and then give other ids.
+
+    Raises:
+        ModelError: no fast tokenizer.
+    """
+    if (folder / ModelFiles.tokenizer).is_file():
+        return read_json(folder / ModelFiles.tokenizer_config, missing_ok=True), read_tokenizer(folder)
+    loaded = load_tokenizer(folder)
+    config = {
+        "pad_token": loaded.pad_token,
+        "model_max_length": loaded.model_max_length,
+        "model_input_names": list(loaded.model_input_names),
+    }
+    return config, Tokenizer.from_str(loaded.backend_tokenizer.to_str())
 
 
 @contextlib.contextmanager

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 
-from hrkd_cli.choices import Device
-from hrkd_cli.errors import ModelError, UsageError
+from hrkd_cli.errors import ModelError
 from hrkd_cli.json_files import read_json
 from hrkd_cli.layout import ModelFiles
-from hrkd_cli.models.loading import is_classifier, load_classifier, load_tokenizer, resolve
+from hrkd_cli.models.device import pick_device
+from hrkd_cli.models.loading import is_classifier, load_backend_tokenizer, load_classifier, resolve
+from hrkd_cli.models.model_tokenizer import input_names
 from hrkd_cli.predict.backend import Backend
 from hrkd_cli.predict.heads import FloatArray
-from hrkd_cli.predict.tokenization import read_tokenizer
 
 
 class TorchBackend(Backend):
@@ -46,9 +44,9 @@ class TorchBackend(Backend):
             what = ", ".join(map(str, config.get("architectures") or ())) or "no architecture named"
             raise ModelError(f"{path}: not a text classifier ({what}); make one of it with hrkd teach or hrkd distill")
         self.model = load_classifier(folder, None).to(self.device)
-        tokenizer_config, tokenizer = load_encoder_parts(folder)
+        tokenizer_config, tokenizer = load_backend_tokenizer(folder)
         super().__init__(str(path), self.model.config.to_dict(), tokenizer_config, tokenizer)
-        self.inputs = input_names(self.model, tokenizer_config.get("model_input_names"))
+        self.input_names = input_names(self.model, tokenizer_config.get("model_input_names"))
         self.parameters = sum(p.numel() for p in self.model.parameters())
         # Weights in several files go by the name of their index.
         single = folder / ModelFiles.weights
@@ -58,7 +56,7 @@ class TorchBackend(Backend):
 
     def forward(self, arrays: Mapping[str, Any]) -> FloatArray:
         """Run the model once; see ``Backend``."""
-        tensors = {name: torch.as_tensor(arrays[name], device=self.device) for name in self.inputs}
+        tensors = {name: torch.as_tensor(arrays[name], device=self.device) for name in self.input_names}
         before = torch.get_num_threads()  # of the whole process
         torch.set_num_threads(self.threads or before)
         try:
@@ -67,52 +65,3 @@ class TorchBackend(Backend):
         finally:
             torch.set_num_threads(before)
         return logits
-
-
-def load_encoder_parts(folder: Path) -> tuple[dict[str, Any], Tokenizer]:
-    """Return what tokenizer_config.json says, and the tokenizer, a copy that the caller may change.
-
-    A ``tokenizer.json`` is read as the runtime reads it, so that both see the same ids: transformers may rebuild it
-    from its own idea of the class.
-
-    Raises:
-        ModelError: no fast tokenizer.
-    """
-    if (folder / ModelFiles.tokenizer).is_file():
-        return read_json(folder / ModelFiles.tokenizer_config, missing_ok=True), read_tokenizer(folder)
-    loaded = load_tokenizer(folder)
-    config = {
-        "pad_token": loaded.pad_token,
-        "model_max_length": loaded.model_max_length,
-        "model_input_names": list(loaded.model_input_names),
-    }
-    return config, Tokenizer.from_str(loaded.backend_tokenizer.to_str())
-
-
-def input_names(model: Any, named: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the inputs that a model takes from its tokenizer, in the usual order.
-
-    Segment ids are one of them where the model has more than one segment, takes them, and the tokenizer does not leave
-    them out of what it names (its ``model_input_names``, where it has them).
-    """
-    names = ("input_ids", "attention_mask")
-    takes = "token_type_ids" in inspect.signature(model.forward).parameters
-    if takes and (getattr(model.config, "type_vocab_size", 0) or 0) > 1 and (not named or "token_type_ids" in named):
-        return (*names, "token_type_ids")
-    return names
-
-
-def pick_device(device: str) -> torch.device:
-    """Turn ``auto`` into CUDA, MPS or the CPU, and check that a named device is there.
-
-    Raises:
-        UsageError: unknown device, or none of that kind.
-    """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == Device.AUTO:
-        return torch.device(next(name for name, found in there.items() if found))
-    if device not in there:
-        raise UsageError(f"--device: {device!r} is not one of {', '.join(Device)}")
-    if not there[device]:
-        raise UsageError(f"--device: no {device} device here; use --device cpu or auto")
-    return torch.device(str(device))

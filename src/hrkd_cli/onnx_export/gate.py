@@ -88,6 +88,6 @@ class AccuracyGate:
         tokenizer = self.model.tokenizer
         examples = tokenizer.encode(*sample_texts(self.rows, CALIBRATION_TEXTS))
         for done, example in enumerate(examples, start=1):
-            arrays = tokenizer.collate([example])
-            yield {name: arrays[name] for name in self.model.inputs}
+            arrays = tokenizer.pad([example])
+            yield {name: arrays[name] for name in self.model.input_names}
             self.on_event(Progress("measuring activations on dev", done, len(examples)))

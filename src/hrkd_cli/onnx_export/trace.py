@@ -38,7 +38,7 @@ def write_fp32(torch_model: TorchBackend, path: Path, *, on_event: OnEvent = ign
         ModelError: the architecture cannot be traced, or the file's logits are not torch's.
     """
     on_event(Note("tracing the student into an ONNX graph"))
-    trace_to_onnx(torch_model.model, torch_model.inputs, path)
+    trace_to_onnx(torch_model.model, torch_model.input_names, path)
     traced = path.read_bytes()
     counts = rewrite_file(path)
     try:

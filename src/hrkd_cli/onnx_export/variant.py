@@ -23,9 +23,10 @@ from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.layout import ModelFiles
 from hrkd_cli.machine import package_versions
-from hrkd_cli.models.loading import load_tokenizer, output_layer, quiet_transformers
+from hrkd_cli.models.loading import load_backend_tokenizer, load_tokenizer, output_layer, quiet_transformers
 from hrkd_cli.models.model_folder import PORTABLE_TOKENIZER, is_stage_folder, model_card, model_fingerprint, write_json
-from hrkd_cli.models.torch_backend import TorchBackend, input_names, load_encoder_parts
+from hrkd_cli.models.model_tokenizer import input_names
+from hrkd_cli.models.torch_backend import TorchBackend
 from hrkd_cli.onnx_export.export_result import Gate
 from hrkd_cli.onnx_export.gate import GATE_SPLIT, AccuracyGate
 from hrkd_cli.onnx_export.graph_editor import ModelInputs
@@ -94,7 +95,7 @@ def make_variant(
     if settings.trims and data is not None:
         _check_splits(*data, domain)
         on_event(Note("counting the tokens of the train split"))
-        _, tokenizer = load_encoder_parts(settings.student)
+        _, tokenizer = load_backend_tokenizer(settings.student)
         trimmed_tokenizer, old_ids, report = trim_tokenizer(
             tokenizer, model.config.to_dict(), data[0], settings.vocabulary_size, domain=domain
         )

@@ -67,7 +67,7 @@ class Backend:
         found = np.zeros((len(encoded), len(self.spec.config["id2label"])), dtype=np.float32)
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            logits = self.forward(self.tokenizer.collate([encoded[row] for row in rows], pad_to))
+            logits = self.forward(self.tokenizer.pad([encoded[row] for row in rows], pad_to))
             if logits.shape != (len(rows), found.shape[1]):
                 raise ModelError(
                     f"{self.name_or_path}: gives {' x '.join(map(str, logits.shape[1:]))} outputs but config.json "

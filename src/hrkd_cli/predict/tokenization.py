@@ -24,7 +24,7 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class TokenizedExample:
-    """Token ids and segment ids of one example, unpadded."""
+    """Token ids and token type ids of one example, without padding."""
 
     ids: list[int] | npt.NDArray[np.integer]
     type_ids: list[int] | npt.NDArray[np.integer]
@@ -73,7 +73,7 @@ class TextTokenizer:
                 found[n] = TokenizedExample([whole.ids[i] for i in kept], [whole.type_ids[i] for i in kept])
         return found
 
-    def collate(self, batch: Sequence[TokenizedExample], pad_to: int | None = None) -> dict[str, IntArray]:
+    def pad(self, batch: Sequence[TokenizedExample], pad_to: int | None = None) -> dict[str, IntArray]:
         """Stack examples into ``input_ids``, ``attention_mask`` and ``token_type_ids``, each [B, T].
 
         T is at least ``pad_to``.

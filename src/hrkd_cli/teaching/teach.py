@@ -17,17 +17,18 @@ from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.dataset_loading import load_for_training
 from hrkd_cli.events import OnEvent, StageDone, ignore
 from hrkd_cli.layout import DATASET_OUT, TEACHER_OUT
-from hrkd_cli.models.encoding import Encoder
 from hrkd_cli.models.feature_capture import FeatureCapture
+from hrkd_cli.models.label_gather import LabelGather
 from hrkd_cli.models.loading import load_classifier, load_tokenizer, resolve
 from hrkd_cli.models.model_folder import model_fingerprint
+from hrkd_cli.models.model_tokenizer import ModelTokenizer
 from hrkd_cli.outputs import check_no_overlap
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import TeachSettings
+from hrkd_cli.training.collator import Collator, TrainBatch
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.dev_scoring import check_length, check_trainable
 from hrkd_cli.training.loop import LossOutput, Objective
-from hrkd_cli.training.rows import Collate, EncodedSplit, LabelGather, TrainBatch, encode_split
 from hrkd_cli.training.stage_folder import (
     TrainResult,
     check_stage_output,
@@ -37,6 +38,7 @@ from hrkd_cli.training.stage_folder import (
     run_key,
     write_model_folder,
 )
+from hrkd_cli.training.tokenized_split import TokenizedSplit, tokenize_split
 from hrkd_cli.training.trainer import Trainer
 from hrkd_cli.version import __version__
 
@@ -82,11 +84,11 @@ def teach(
         return finished
     torch.manual_seed(settings.seed)
     heads = DomainHeads.build(dataset.labels)
-    tokenizer, classifier = load_tokenizer(path), load_classifier(path, heads)
-    check_length(settings.max_length, classifier, tokenizer, name)
-    encoder = Encoder(classifier, tokenizer, settings.max_length, settings.truncate)
+    pretrained, classifier = load_tokenizer(path), load_classifier(path, heads)
+    check_length(settings.max_length, classifier, pretrained, name)
+    tokenizer = ModelTokenizer(classifier, pretrained, settings.max_length, settings.truncate)
     classifier.to(context.device)
-    train, dev = (encode_split(dataset, split, encoder) for split in ("train", "dev"))
+    train, dev = (tokenize_split(dataset, split, tokenizer) for split in ("train", "dev"))
     objective = FineTuningObjective(classifier, train, heads, settings.class_weights, context)
     decisive = settings.options_affecting_result()
     with run_folder(out, key=key, options=decisive, resume=resume, context=context) as checkpointer:
@@ -113,7 +115,7 @@ class FineTuningObjective(Objective):
     """
 
     def __init__(
-        self, model: Any, train: EncodedSplit, heads: DomainHeads, class_weights: ClassWeights, context: TrainContext
+        self, model: Any, train: TokenizedSplit, heads: DomainHeads, class_weights: ClassWeights, context: TrainContext
     ) -> None:
         self.modules, self.heads = [model], heads
         self.capture = FeatureCapture(model, (), attention=False)
@@ -123,12 +125,12 @@ class FineTuningObjective(Objective):
             from sklearn.utils.class_weight import compute_sample_weight
 
             weights = {domain: compute_sample_weight("balanced", labels) for domain, labels in train.labels.items()}
-        self.collate = Collate(train, context, label_weights=weights)
+        self.collator = Collator(train, context, label_weights=weights)
 
     def loss(self, batch: Sequence[TrainBatch]) -> LossOutput:
         """Return the loss of one step's rows, given as length buckets."""
         local = reduce(operator.add, map(self._bucket_loss, batch))
-        return LossOutput(self.collate.context.processes.all_reduce(local))
+        return LossOutput(self.collator.context.processes.all_reduce(local))
 
     def _bucket_loss(self, bucket: TrainBatch) -> Tensor:
         logits = self.label_gather.take(self.capture(bucket.tokens).logits.float(), bucket.domains)

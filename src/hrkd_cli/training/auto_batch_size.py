@@ -13,8 +13,8 @@ from hrkd_cli.errors import TrainingError, UsageError
 from hrkd_cli.events import Note
 from hrkd_cli.settings import AUTO_BATCH, TrainingSettings
 from hrkd_cli.training.checkpoint import Checkpointer
+from hrkd_cli.training.collator import StepRows
 from hrkd_cli.training.loop import Objective
-from hrkd_cli.training.rows import Rows
 
 LARGEST = 32  # rows of a domain: the paper's batch over its 4 GPUs
 SHARE = 0.9  # of a GPU's memory that the first steps may take: later ones fragment it
@@ -39,13 +39,13 @@ def batch_size_of(
         TrainingError: not even one row of each domain fits.
         UsageError: a step has fewer rows than there are processes.
     """
-    rows, context = objective.collate.rows, objective.collate.context
+    rows, context = objective.collator.split, objective.collator.context
 
     def find() -> int:
         longest = {domain: np.argsort(-own, kind="stable") for domain, own in rows.lengths.items()}
         per_row = dict.fromkeys(rows.unlabeled, unlabeled_per_labeled(unlabeled_fraction))
 
-        def step(size: int) -> Rows:
+        def step(size: int) -> StepRows:
             counts = {d: size + math.ceil(size * per_row.get(d, 0.0)) for d in longest}
             return {d: np.resize(order, counts[d]).tolist() for d, order in longest.items()}
 
@@ -70,11 +70,11 @@ def batch_size_of(
     return size
 
 
-def _largest_that_fits(objective: Objective, step: Callable[[int], Rows]) -> int:
+def _largest_that_fits(objective: Objective, step: Callable[[int], StepRows]) -> int:
     """Return the largest power of two up to 32 for which memory holds a step beside the optimizer's state; or 0."""
     from accelerate.utils.memory import clear_device_cache, find_executable_batch_size  # takes a second to import
 
-    context, size = objective.collate.context, LARGEST
+    context, size = objective.collator.context, LARGEST
 
     def halve() -> int:
         nonlocal size

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from hrkd_cli.events import OnEvent, ignore
+from hrkd_cli.models.device import pick_device
 from hrkd_cli.models.precision import PrecisionPolicy
-from hrkd_cli.models.torch_backend import pick_device
 from hrkd_cli.settings import TrainingSettings
 from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup, join_process_group
 

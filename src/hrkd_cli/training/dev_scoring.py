@@ -14,7 +14,7 @@ from hrkd_cli.evaluation.metrics import DomainScores, score_domain
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.predict.model_spec import position_limit
 from hrkd_cli.training.context import TrainContext
-from hrkd_cli.training.rows import EncodedSplit
+from hrkd_cli.training.tokenized_split import TokenizedSplit
 
 SCORING_BATCH = 32
 
@@ -41,21 +41,21 @@ def check_length(max_length: int, model: Any, tokenizer: Any, name: str) -> None
 
 
 def score(
-    models: Any | Mapping[str, Any], split: EncodedSplit, heads: DomainHeads, context: TrainContext
+    models: Any | Mapping[str, Any], split: TokenizedSplit, heads: DomainHeads, context: TrainContext
 ) -> dict[str, DomainScores]:
     """Score one model, or one model per domain, on a split, in the precision of the run; its mode stays as it is."""
     scores, processes = {}, context.processes
-    for domain, encoded in split.encoded.items():
+    for domain, examples in split.examples.items():
         model = models[domain] if isinstance(models, Mapping) else models
         order = np.argsort(-split.lengths[domain], kind="stable")
         # Each process fills in its own rows, the others' stay 0: the sum is the whole.
-        predicted = torch.zeros(len(encoded), dtype=torch.int64, device=context.device)
+        predicted = torch.zeros(len(examples), dtype=torch.int64, device=context.device)
         training = model.training
         model.eval()
         with torch.no_grad(), context.precision.autocast():
             for start in processes.shard(range(0, len(order), SCORING_BATCH)):
                 indices = order[start : start + SCORING_BATCH]
-                batch = split.encoder.collate([encoded[row] for row in indices], context.device)
+                batch = split.tokenizer.collate([examples[row] for row in indices], context.device)
                 own = model(**batch.inputs).logits[:, list(heads.columns[domain])]
                 predicted[torch.from_numpy(indices).to(context.device)] = own.argmax(dim=-1)
         model.train(training)

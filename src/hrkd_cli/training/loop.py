@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torch import Tensor, nn
 
 from hrkd_cli.predict.heads import DomainHeads
+from hrkd_cli.training.collator import Collator, StepRows
 from hrkd_cli.training.optimizer import Optimizer
-from hrkd_cli.training.rows import Collate, Rows
 
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.stateful import Stateful
@@ -45,14 +45,14 @@ class Objective:
     Attributes:
         modules: those that are trained: first the model whose weights are kept, then what is dropped afterwards.
         heads: outputs of that model.
-        collate: makes batches; may run in another thread, ahead of time.
+        collator: makes batches; may run in another thread, ahead of time.
         held_back: numbers of train rows by domain that no step draws.
         parts: what a checkpoint needs beyond the modules, by name.
     """
 
     modules: list[nn.Module]
     heads: DomainHeads
-    collate: Collate
+    collator: Collator
     held_back: Mapping[str, Sequence[int]] = {}
     parts: Mapping[str, Stateful] = {}
 
@@ -63,11 +63,11 @@ class Objective:
     def on_step_start(self, number: int, batch: Any, optimizer: Optimizer) -> None:
         """Do what comes before a step; ``batch`` is its first."""
 
-    def dry_run(self, rows: Rows) -> None:
+    def dry_run(self, rows: StepRows) -> None:
         """Run a forward and a backward pass that leave no gradients behind."""
         try:
-            with self.collate.context.precision.autocast():
-                loss = self.loss(self.collate(rows)).total
+            with self.collator.context.precision.autocast():
+                loss = self.loss(self.collator(rows)).total
             loss.backward()  # type: ignore[no-untyped-call]
             float(loss.detach())  # waits for a GPU
         finally:
@@ -98,13 +98,18 @@ class StepOutput:
 
 
 def train_step(
-    objective: Objective, batches: Iterator[tuple[Rows, Any]], optimizer: Optimizer, *, number: int, accumulate: int = 1
+    objective: Objective,
+    batches: Iterator[tuple[StepRows, Any]],
+    optimizer: Optimizer,
+    *,
+    number: int,
+    accumulate: int = 1,
 ) -> StepOutput:
     """Take step ``number`` on the mean loss of the next ``accumulate`` batches; does not wait for a GPU.
 
     ``batches`` are pairs of rows and what the objective made of them.
     """
-    precision = objective.collate.context.precision
+    precision = objective.collator.context.precision
     losses: dict[str, Tensor] = {}
     examples = 0
     for part in range(accumulate):
@@ -127,15 +132,15 @@ def train_step(
 
 
 def prefetch(
-    rows: Iterator[Rows], collate: Callable[[Rows], T], *, ahead: bool
-) -> Generator[tuple[Rows, T], None, None]:
+    rows: Iterator[StepRows], collate: Callable[[StepRows], T], *, ahead: bool
+) -> Generator[tuple[StepRows, T], None, None]:
     """Pair the rows of an endless iterator with their batch; with ``ahead`` another thread collates meanwhile.
 
     Closing the generator ends the thread.
     """
     if not ahead:
         yield from ((chosen, collate(chosen)) for chosen in rows)
-    waiting: deque[tuple[Rows, Future[T]]] = deque()
+    waiting: deque[tuple[StepRows, Future[T]]] = deque()
     with ThreadPoolExecutor(1) as pool:
         try:
             for chosen in rows:

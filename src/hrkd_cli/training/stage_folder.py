@@ -170,7 +170,7 @@ def write_model_folder(
     )
     if not trainer.context.processes.is_main:
         return result
-    heads, tokenizer = trainer.objective.heads, trainer.objective.collate.rows.encoder.tokenizer
+    heads, tokenizer = trainer.objective.heads, trainer.objective.collator.split.tokenizer.pretrained
     cut: dict[str, Any] = {"max_length": settings.max_length, "truncate": settings.truncate}
     others = [domain for domain, saved in trainer.best.best.items() if saved["step"] != best["step"]]
     for key in (*others, AVERAGE):

@@ -27,7 +27,7 @@ from hrkd_cli.training.dev_scoring import score
 from hrkd_cli.training.loop import Objective, prefetch, train_step
 from hrkd_cli.training.metrics_log import MetricsLogger
 from hrkd_cli.training.optimizer import AdamMoments, Optimizer
-from hrkd_cli.training.rows import EncodedSplit
+from hrkd_cli.training.tokenized_split import TokenizedSplit
 
 CHECKPOINT_SECONDS = 120.0
 AGREE_EVERY = 20  # steps between two collective decisions on several GPUs: each waits for all of them
@@ -75,13 +75,13 @@ class Trainer:
     objective: Objective
     settings: TrainingSettings
     checkpoint: Checkpointer
-    dev: EncodedSplit
+    dev: TokenizedSplit
     best_by_domain: bool = False
     unlabeled_fraction: float = 0.0
 
     def __post_init__(self) -> None:
         settings, objective, work = self.settings, self.objective, self.checkpoint.work
-        self.context = context = objective.collate.context
+        self.context = context = objective.collator.context
         self.model = objective.modules[0]
         self.batch_size = batch_size_of(
             settings, objective, self.checkpoint, unlabeled_fraction=self.unlabeled_fraction
@@ -113,9 +113,9 @@ class Trainer:
 
     def make_sampler(self) -> DomainBatchSampler:
         """Return the rows of each batch, from the first on."""
-        rows, settings = self.objective.collate.rows, self.settings
+        rows, settings = self.objective.collator.split, self.settings
         # The released code draws steps as they come and pads them all alike.
-        by_length = self.objective.collate.pad_to is None
+        by_length = self.objective.collator.pad_to is None
         return DomainBatchSampler(
             {domain: len(labels) for domain, labels in rows.labels.items()},
             batch_size=self.batch_size,
@@ -147,7 +147,7 @@ class Trainer:
             self.context.on_event(Note(f"going on after step {done} of {self.steps}"))
         sampler = self.make_sampler()
         sampler.skip(done * self.settings.accumulate)
-        batches = prefetch(iter(sampler), self.objective.collate, ahead=self.context.device.type == "cuda")
+        batches = prefetch(iter(sampler), self.objective.collator, ahead=self.context.device.type == "cuda")
         self.metrics.open()
         stopping = False
         with contextlib.closing(batches), graceful_stop() as signals:

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from hrkd_cli.choices import Precision
-from hrkd_cli.training import rows as step_rows
-from hrkd_cli.training.rows import length_buckets
+from hrkd_cli.training import collator
+from hrkd_cli.training.collator import length_buckets
 from tasks import make_task
 
 CPU = torch.device("cpu")
@@ -51,11 +51,11 @@ def test_pieces_have_the_losses_and_gradients_of_the_whole(teacher, dataset, mon
     rows = {"books": [0, 1, 2, 3, 4], "music": [3, 4, 5, 6, 7]}
     found = []
     for spared in (1e9, 0):
-        monkeypatch.setattr(step_rows, "SPARED_TOKENS", spared)
-        monkeypatch.setattr(step_rows, "SPARED_SHARE", 0)
+        monkeypatch.setattr(collator, "MIN_SAVED_TOKENS", spared)
+        monkeypatch.setattr(collator, "MIN_SAVED_FRACTION", 0)
         objective, _, student = make_task(teacher, dataset, **options)
         student.eval()
-        batch = objective.collate(rows)
+        batch = objective.collator(rows)
         assert (len(batch) > 1) == (spared == 0)
         loss = objective.loss(batch)
         loss.total.backward()
@@ -70,25 +70,25 @@ def test_pieces_have_the_losses_and_gradients_of_the_whole(teacher, dataset, mon
 def test_rows_are_padded_to_the_longest_of_a_piece_or_as_released(teacher, dataset):
     rows = {"books": [0, 1, 2], "music": [3, 4]}
     objective, _, _ = make_task(teacher, dataset, graph="uniform")
-    (batch,) = objective.collate(rows)
-    longest = max(objective.collate.rows.lengths[domain][row] for domain, chosen in rows.items() for row in chosen)
+    (batch,) = objective.collator(rows)
+    longest = max(objective.collator.split.lengths[domain][row] for domain, chosen in rows.items() for row in chosen)
     assert batch.tokens.mask.shape == (5, longest)
     objective, _, _ = make_task(teacher, dataset, graph="uniform", means="released")
-    (batch,) = objective.collate(rows)
+    (batch,) = objective.collator(rows)
     assert batch.tokens.mask.shape == (5, 16)
 
 
 def test_bf16_pieces_are_bf16_whole(teacher, dataset, monkeypatch):
     """The losses go by other kernels in bf16."""
     rows = {"books": [0, 1, 2, 3, 4], "music": [3, 4, 5, 6, 7]}
-    monkeypatch.setattr(step_rows, "SPARED_SHARE", 0)
+    monkeypatch.setattr(collator, "MIN_SAVED_FRACTION", 0)
     found = []
     for spared in (1e9, 0):
-        monkeypatch.setattr(step_rows, "SPARED_TOKENS", spared)
+        monkeypatch.setattr(collator, "MIN_SAVED_TOKENS", spared)
         objective, _, student = make_task(teacher, dataset, precision=Precision.BF16, graph="uniform")
         student.eval()
         with objective.precision.autocast():
-            loss = objective.loss(objective.collate(rows))
+            loss = objective.loss(objective.collator(rows))
         loss.total.backward()
         gradients = [p.grad for m in (student, objective.projections) for p in m.parameters() if p.grad is not None]
         found.append([*loss.by_kind.values(), *gradients])

@@ -1,0 +1,26 @@
+"""The logits of each row's own domain, out of the outputs of all domains."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hrkd_cli.method import MASKED_LOGIT
+from hrkd_cli.predict.heads import DomainHeads
+
+
+class LabelGather:
+    """Gathers the logits of each row's domain from all outputs, in one operation."""
+
+    def __init__(self, heads: DomainHeads, device: torch.device) -> None:
+        columns = [torch.tensor(heads.columns[domain]) for domain in heads.domains]
+        padded = torch.nn.utils.rnn.pad_sequence(columns, batch_first=True, padding_value=-1)
+        absent = padded < 0
+        self.absent = absent.to(device) if bool(absent.any()) else None
+        self.columns = padded.clamp_min(0).to(device)  # (D, C)
+        self.classes = padded.shape[1]
+
+    def take(self, logits: Tensor, domains: Tensor) -> Tensor:
+        """Return (R, C) logits of (R, outputs): row r for domain ``domains[r]``; MASKED_LOGIT beyond its labels."""
+        own = logits.gather(1, self.columns[domains])
+        return own if self.absent is None else own.masked_fill(self.absent[domains], MASKED_LOGIT)

@@ -1,0 +1,121 @@
+"""From the row indices of a step to padded batches on the device: sharding over processes, length buckets, labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hrkd_cli.method import Labels
+from hrkd_cli.models.device import to_device
+from hrkd_cli.models.model_tokenizer import TokenBatch
+from hrkd_cli.training.context import TrainContext
+from hrkd_cli.training.process_group import ProcessGroup
+from hrkd_cli.training.tokenized_split import TokenizedSplit
+
+StepRows = Mapping[str, Sequence[int]]  # row indices of a step by domain
+RowRef = tuple[str, int]  # domain, row index
+
+# Padding that another length bucket must save on a CPU to be worth a forward pass (docs/performance.md).
+MIN_SAVED_TOKENS = 128.0
+MIN_SAVED_FRACTION = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class TrainBatch:
+    """R rows of a step on the device.
+
+    Attributes:
+        tokens: inputs of the trained model.
+        domains: (R,), index of each row's domain.
+        labels: see Labels.
+    """
+
+    tokens: TokenBatch
+    domains: Tensor
+    labels: Labels
+
+
+class Collator:
+    """Makes batches from row indices.
+
+    Args:
+        split: the training data.
+        context: see TrainContext.
+        pad_to: pad all rows to this many tokens; None pads to the longest row of each batch.
+        label_weights: weight of each labeled row in the mean of the label loss, by domain; None for equal weights.
+    """
+
+    def __init__(
+        self,
+        split: TokenizedSplit,
+        context: TrainContext,
+        *,
+        pad_to: int | None = None,
+        label_weights: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        self.split, self.context, self.pad_to = split, context, pad_to
+        self.domains = list(split.examples)
+        self._targets, self._label_weights = {}, {}
+        for domain, labels in split.labels.items():
+            weights = np.ones(len(labels)) if label_weights is None else label_weights[domain]
+            padding = (0, len(split.examples[domain]) - len(labels))  # zeros for the unlabeled rows
+            self._targets[domain], self._label_weights[domain] = np.pad(labels, padding), np.pad(weights, padding)
+
+    def __call__(self, rows: StepRows) -> list[Any]:
+        """Return this process's part of a step, one batch per length bucket."""
+        refs = local_rows(rows, self.context.processes)
+        buckets = length_buckets(refs, self.split.lengths, self.context.device) if self.pad_to is None else [refs]
+        return [self.batch(rows, bucket) for bucket in buckets]
+
+    def batch(self, rows: StepRows, refs: Sequence[RowRef]) -> TrainBatch:
+        """Return some rows of a step as one batch; label weights are normalized over all rows of the step."""
+        examples = [self.split.examples[domain][row] for domain, row in refs]
+        tokens = self.split.tokenizer.collate(examples, self.context.device, pad_to=self.pad_to)
+        weights = self._label_weights
+        sums = {domain: weights[domain][list(indices)].sum() or 1.0 for domain, indices in rows.items()}
+        targets = np.array([self._targets[domain][row] for domain, row in refs])
+        mean_weights = np.array([weights[domain][row] / sums[domain] for domain, row in refs], dtype=np.float32)
+        domains = np.array([self.domains.index(domain) for domain, _ in refs])
+        return TrainBatch(
+            tokens, self.to_device(domains), Labels(self.to_device(targets), self.to_device(mean_weights))
+        )
+
+    def to_device(self, array: np.ndarray) -> Tensor:
+        """Copy an array to the run's device."""
+        return to_device(torch.from_numpy(array), self.context.device)
+
+
+def local_rows(rows: StepRows, processes: ProcessGroup) -> list[RowRef]:
+    """Return this process's part of a step's rows, domain by domain."""
+    return processes.shard((domain, row) for domain, indices in rows.items() for row in indices)
+
+
+def length_buckets(
+    refs: Sequence[RowRef], lengths: Mapping[str, np.ndarray], device: torch.device
+) -> list[list[RowRef]]:
+    """Split rows recursively into buckets of similar length, as long as a split saves enough padding.
+
+    On a GPU there is one bucket, because small matrix products take as long as large ones. ``lengths`` are tokens of
+    each row by domain. Within a bucket rows keep their order, so that rows of a domain stay together.
+    """
+    if device.type != "cpu":
+        return [list(refs)]
+    tokens = np.array([lengths[domain][row] for domain, row in refs])
+    buckets = _split_by_length(tokens, np.argsort(tokens, kind="stable"))
+    return [[refs[n] for n in np.sort(bucket)] for bucket in buckets]
+
+
+def _split_by_length(lengths: np.ndarray, order: np.ndarray) -> list[np.ndarray]:
+    """Split positions, sorted by length, where that saves most padding, until another split saves too little."""
+    sizes, longest = np.arange(1, len(order)), lengths[order[-1]]
+    saved = sizes * (longest - lengths[order[:-1]])  # by a split after the first n positions
+    padded = len(order) * longest
+    if not len(saved) or saved.max() < max(MIN_SAVED_TOKENS, MIN_SAVED_FRACTION * padded):
+        return [order]
+    split = int(saved.argmax()) + 1
+    return _split_by_length(lengths, order[:split]) + _split_by_length(lengths, order[split:])

@@ -1,0 +1,73 @@
+"""A dataset split as token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hrkd_cli.choices import ClassWeights
+from hrkd_cli.data.dataset import Dataset, TextRows
+from hrkd_cli.models.model_tokenizer import ModelTokenizer, token_counts
+from hrkd_cli.predict.heads import DomainHeads
+from hrkd_cli.predict.tokenization import TokenizedExample
+
+
+@dataclass(frozen=True)
+class TokenizedSplit:
+    """A split as token ids, with its labels.
+
+    Attributes:
+        tokenizer: made the token ids and pads them.
+        examples: every row by domain, in the order of all domain dimensions.
+        labels: label indices by domain, for the labeled rows, which come first; unlabeled rows follow them.
+    """
+
+    tokenizer: ModelTokenizer
+    examples: dict[str, list[TokenizedExample]]
+    labels: dict[str, np.ndarray]
+
+    @cached_property
+    def lengths(self) -> dict[str, np.ndarray]:
+        """Tokens of each row by domain."""
+        return {domain: token_counts(examples) for domain, examples in self.examples.items()}
+
+    @property
+    def count(self) -> int:
+        """Number of rows of all domains."""
+        return sum(map(len, self.examples.values()))
+
+    @property
+    def unlabeled(self) -> dict[str, int]:
+        """Number of unlabeled rows of each domain that has some."""
+        counts = {domain: len(examples) - len(self.labels[domain]) for domain, examples in self.examples.items()}
+        return {domain: count for domain, count in counts.items() if count}
+
+    def class_weights(self, heads: DomainHeads, choice: ClassWeights) -> Tensor | None:
+        """Return (D, C) class weights, rows / (classes x rows of the class), or None for equal weights."""
+        if choice is ClassWeights.NONE:
+            return None
+        weights = []
+        for domain, names in heads.labels.items():
+            counts = np.bincount(self.labels[domain], minlength=len(names)).clip(min=1)
+            weights.append(torch.tensor(counts.sum() / (len(names) * counts), dtype=torch.float32))
+        return torch.nn.utils.rnn.pad_sequence(weights, batch_first=True, padding_value=1.0)
+
+
+def tokenize_split(
+    dataset: Dataset, split: str, tokenizer: ModelTokenizer, unlabeled: Mapping[str, TextRows] | None = None
+) -> TokenizedSplit:
+    """Tokenize one split of every domain that has it, followed by the domain's unlabeled rows."""
+    examples, labels = {}, {}
+    for domain, names in dataset.labels.items():
+        rows = dataset.split(domain, split)
+        if len(rows):
+            examples[domain] = tokenizer.encode_rows(rows)
+            labels[domain] = np.array([names.index(label) for label in rows.labels], dtype=np.int64)
+            if unlabeled and domain in unlabeled:
+                examples[domain] += tokenizer.encode_rows(unlabeled[domain])
+    return TokenizedSplit(tokenizer, examples, labels)
