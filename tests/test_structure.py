@@ -43,7 +43,10 @@ TESTED_ELSEWHERE = {
     "data/dataset.py": "data/test_prepare_folder.py",
     "data/dataset_folder.py": "data/test_prepare_folder.py",
     "data/ingest.py": "data/test_prepare_folder.py",
-    "data/names.py": "data/test_prepare_folder.py",
+    "data/drop_reasons.py": "data/test_prepare_folder.py",
+    "data/name_validation.py": "data/test_source_formats.py",
+    "data/row_batches.py": "data/test_source_formats.py",
+    "data/row_store.py": "data/test_source_formats.py",
     "data/prepare.py": "data/test_prepare_folder.py",
     # data/sources
     "data/sources/amazon.py": "data/test_source_formats.py",
@@ -54,6 +57,7 @@ TESTED_ELSEWHERE = {
     "data/sources/formats.py": "data/test_source_formats.py",
     "data/sources/hub.py": "data/test_source_formats.py",
     "data/sources/json_objects.py": "data/test_source_formats.py",
+    "data/sources/row_reader.py": "data/test_source_formats.py",
     "data/sources/text_file.py": "data/test_source_formats.py",
     "data/sources/values.py": "data/test_source_formats.py",
     # distillation

@@ -1,6 +1,8 @@
-"""Human-readable durations, sizes, percentages and counts."""
+"""Human-readable durations, sizes, percentages, counts and lists of names."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 def duration(seconds: float) -> str:
@@ -38,3 +40,9 @@ def megabytes(count: float | None) -> str:
 def plural(count: int, singular: str) -> str:
     """Return ``1 row``, ``3 rows``."""
     return f"{thousands(count)} {singular}{'' if count == 1 else 's'}"
+
+
+def join_names(names: Sequence[str], limit: int = 5) -> str:
+    """Return ``a, b, c``; beyond the limit ``a, b and 7 more``."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -4,14 +4,15 @@ from collections import namedtuple
 import pytest
 
 from hrkd_cli.choices import SourceFormat
-from hrkd_cli.data.ingest import ingest, open_store, stamps
-from hrkd_cli.data.sources.discover import find_source
+from hrkd_cli.data.ingest import compute_checksums, ingest
+from hrkd_cli.data.row_store import open_row_store
+from hrkd_cli.data.sources.discover import find_source_files
 
 # For hub_server, which lies beside the folders of tests.
 
 Example = namedtuple("Example", "text text_pair label domain split file line")
-Dropped = namedtuple("Dropped", "reason domain place line")
-Raw = namedtuple("Raw", "examples dropped pair stamps")
+Dropped = namedtuple("Dropped", "reason domain location line")
+Raw = namedtuple("Raw", "examples dropped has_pairs checksums")
 
 
 @pytest.fixture
@@ -20,18 +21,24 @@ def read():
 
     def run(source, format="auto", domains=None, encoding=None, **columns):
         events = []
-        files = find_source(source, SourceFormat(format), on_event=events.append)
-        with open_store(str(source)) as store:
+        files = find_source_files(source, SourceFormat(format), on_event=events.append)
+        with open_row_store(str(source)) as store:
             ingest(store, files, columns, domains=domains, encoding=encoding, on_event=events.append)
-            rows = store.con.execute(
-                "SELECT text, text_pair, label, domain, split, file, line FROM rows WHERE reason IS NULL ORDER BY rowid"
+            rows = store.connection.execute(
+                "SELECT text, text_pair, label, domain, split, file, line FROM rows "
+                "WHERE drop_reason IS NULL ORDER BY rowid"
             )
             examples = [Example(*row) for row in rows.fetchall()]
             dropped = []
-            for reason, (_, places) in store.dropped().items():
-                for place in places:
-                    dropped.append(Dropped(reason, None, place, int(place.rpartition(":")[2])))
-            raw = Raw(examples, sorted(dropped, key=lambda row: row.place), store.pair, stamps(files, store))
+            for reason, (_, locations) in store.count_dropped().items():
+                for location in locations:
+                    dropped.append(Dropped(reason, None, location, int(location.rpartition(":")[2])))
+            raw = Raw(
+                examples,
+                sorted(dropped, key=lambda row: row.location),
+                store.has_pairs,
+                compute_checksums(files, store),
+            )
         return raw, [event.text for event in events if hasattr(event, "text")]
 
     return run

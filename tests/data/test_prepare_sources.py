@@ -53,7 +53,7 @@ def test_every_row_is_in_one_split_or_counted_with_its_place(tmp_path, source, r
     for (domain, _), rows in kept.items():
         assert not Counter((domain, *row) for row in rows) - texts
     assert set(result.dropped) == {"no label", "text also in test", "duplicate", "duplicate with another label"}
-    assert [row.place for row in raw.dropped] == sorted(result.dropped_rows["no label"])
+    assert [row.location for row in raw.dropped] == sorted(result.dropped_rows["no label"])
 
 
 def test_an_error_deep_in_a_file_names_its_line_and_leaves_nothing(tmp_path):

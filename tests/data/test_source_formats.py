@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hrkd_cli.data.sources.values import Reason
+from hrkd_cli.data.drop_reasons import DropReason
 from hrkd_cli.errors import DataError
 
 HEADER = "text,label,domain\n"
@@ -95,8 +95,8 @@ def test_mnli_quotes_are_text_and_genre_is_the_domain(tmp_path, read):
             ("c", "d", "neutral", "test"),
             ('"Unclosed', '"Quoted"', "entailment", "train"),
         ]
-        assert dropped(raw) == [(Reason.FIELDS, 3)]
-        assert raw.pair
+        assert dropped(raw) == [(DropReason.FIELD_COUNT, 3)]
+        assert raw.has_pairs
         assert "dev_mismatched.tsv" in notes[0]
 
 
@@ -141,13 +141,13 @@ def test_csv_rows_that_cannot_be_used_are_kept_with_line_and_reason(tmp_path, re
     raw, _ = read(write(tmp_path / "all.csv", content))
     assert rows(raw) == [("ok", "good", "books")]
     assert dropped(raw) == [
-        (Reason.FIELDS, 3),
-        (Reason.FIELDS, 4),
-        (Reason.NO_TEXT, 5),
-        (Reason.NO_LABEL, 6),
-        (Reason.NO_LABEL, 7),
-        (Reason.NO_DOMAIN, 8),
-        (Reason.NO_LABEL, 9),
+        (DropReason.FIELD_COUNT, 3),
+        (DropReason.FIELD_COUNT, 4),
+        (DropReason.EMPTY_TEXT, 5),
+        (DropReason.NO_LABEL, 6),
+        (DropReason.NO_LABEL, 7),
+        (DropReason.NO_DOMAIN, 8),
+        (DropReason.NO_LABEL, 9),
     ]
 
 
@@ -191,12 +191,12 @@ def test_jsonl_values_and_unusable_rows(tmp_path, read):
         ("t11", "a/b", "7"),
     ]
     assert dropped(raw) == [
-        (Reason.NO_LABEL, 6),
-        (Reason.NO_LABEL, 7),
-        (Reason.NO_LABEL, 8),
-        (Reason.NO_TEXT, 9),
-        (Reason.NOT_TEXT, 10),
-        (Reason.UNICODE, 11),
+        (DropReason.NO_LABEL, 6),
+        (DropReason.NO_LABEL, 7),
+        (DropReason.NO_LABEL, 8),
+        (DropReason.EMPTY_TEXT, 9),
+        (DropReason.NOT_TEXT, 10),
+        (DropReason.INVALID_UNICODE, 11),
     ]
 
 
@@ -235,17 +235,17 @@ def test_parquet_values_and_class_names(tmp_path, read):
     pq.write_table(table, tmp_path / "plain.parquet")
     raw, _ = read(tmp_path / "plain.parquet")
     assert rows(raw) == [("a", "0", "x"), ("b", "1", "x"), ("d", "-1", "x")]
-    assert dropped(raw) == [(Reason.NO_TEXT, 3)]
+    assert dropped(raw) == [(DropReason.EMPTY_TEXT, 3)]
     features = {"label": {"_type": "ClassLabel", "names": ["neg", "pos"]}}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "hf.parquet")
     raw, _ = read(tmp_path / "hf.parquet")
     assert rows(raw) == [("a", "neg", "x"), ("b", "pos", "x")]
-    assert dropped(raw) == [(Reason.NO_TEXT, 3), (Reason.NO_LABEL, 4)]
+    assert dropped(raw) == [(DropReason.EMPTY_TEXT, 3), (DropReason.NO_LABEL, 4)]
 
 
-def test_parquet_that_is_none_is_an_error(tmp_path, read):
-    with pytest.raises(DataError, match=r"all.parquet: not a Parquet file"):
+def test_a_file_that_is_not_parquet_is_an_error(tmp_path, read):
+    with pytest.raises(DataError, match=r"all.parquet: not a readable Parquet file"):
         read(write(tmp_path / "all.parquet", "text,label\n"))
 
 
@@ -257,7 +257,7 @@ def test_columns_are_found_by_usual_names_without_case(tmp_path, read):
         )
     )
     assert [(e.text, e.text_pair, e.label, e.domain, e.split) for e in raw.examples] == [("a", "b", "x", "d", "dev")]
-    assert dropped(raw) == [(Reason.NO_LABEL, 3), (Reason.SPLIT, 4)]
+    assert dropped(raw) == [(DropReason.NO_LABEL, 3), (DropReason.UNKNOWN_SPLIT, 4)]
 
 
 def test_category_is_a_domain_beside_a_label_and_a_label_in_a_file_a_domain(tmp_path, read):
@@ -298,7 +298,7 @@ def test_a_needed_column_that_is_not_found_is_an_error(tmp_path, read, role):
 
 def test_empty_second_text_is_unusable(tmp_path, read):
     raw, _ = read(write(tmp_path / "a.csv", "text,text_pair,label,domain\na,b,c,d\na, ,c,d\n"))
-    assert dropped(raw) == [(Reason.NO_PAIR, 3)]
+    assert dropped(raw) == [(DropReason.EMPTY_PAIR, 3)]
 
 
 def test_domains_must_agree_on_the_second_text(tmp_path, read):
@@ -316,7 +316,7 @@ def test_domains_must_agree_on_the_second_text(tmp_path, read):
         ("a\u2028b", "x", r"domain name 'a.*' contains a control character; rename it"),
         (".a", "x", r"domain name '.a' starts with a dot; rename it"),
         ("x" * 300, "x", r"domain name 'x*' is longer than 255 bytes; rename it"),
-        ("BOOKS", "x", r"domain names 'BOOKS' and 'books' are equal but for case; rename one"),
+        ("BOOKS", "x", r"domain names 'BOOKS' and 'books' differ only in case; rename one"),
         ("books", "l\u0007m", r"label 'l.*' contains a control character; rename it"),
     ],
 )

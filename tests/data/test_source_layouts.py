@@ -1,6 +1,6 @@
 import pytest
 
-from hrkd_cli.data.sources.discover import could_be_id
+from hrkd_cli.data.sources.discover import looks_like_hub_id
 from hrkd_cli.errors import DataError
 
 
@@ -27,7 +27,7 @@ def test_a_file_a_domain_in_mixed_formats_with_splits_in_names(tmp_path, read, j
         ("d", "dvd", None),
         ("e", "toys", None),
     ]
-    assert [s["path"] for s in raw.stamps] == [
+    assert [s["path"] for s in raw.checksums] == [
         "books.test.csv",
         "books.train.csv",
         "dvd.jsonl",
@@ -125,12 +125,12 @@ def test_a_path_that_is_not_there_is_said_to_be_so(read, source):
 def test_what_could_be_a_hub_id(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
-    assert could_be_id("imdb")
-    assert could_be_id("acme/reviews")
-    assert could_be_id("nyu-mll/glue:mnli")
-    assert not could_be_id("here/reviews")
-    assert not could_be_id("acme/reviews.csv")
-    assert not could_be_id("~/reviews")
+    assert looks_like_hub_id("imdb")
+    assert looks_like_hub_id("acme/reviews")
+    assert looks_like_hub_id("nyu-mll/glue:mnli")
+    assert not looks_like_hub_id("here/reviews")
+    assert not looks_like_hub_id("acme/reviews.csv")
+    assert not looks_like_hub_id("~/reviews")
 
 
 def test_domains_keeps_some_and_names_those_there_are(tmp_path, read):
@@ -138,7 +138,7 @@ def test_domains_keeps_some_and_names_those_there_are(tmp_path, read):
     csv(tmp_path / "dvd.csv", "b,x", ",x")
     raw, _ = read(tmp_path, domains=["dvd"])
     assert where(raw) == [("b", "dvd", None)]
-    assert [row.place for row in raw.dropped] == [f"{tmp_path}/dvd.csv:3"]
+    assert [row.location for row in raw.dropped] == [f"{tmp_path}/dvd.csv:3"]
     with pytest.raises(DataError, match=r"no domain 'toys' .--domains.; there are books, dvd"):
         read(tmp_path, domains=["dvd", "toys"])
 

@@ -3,9 +3,9 @@ from collections import Counter, namedtuple
 
 import pytest
 
-from hrkd_cli.data.ingest import KEY, WHOLE_KEY, normalise, open_store
-from hrkd_cli.data.sources.values import Reason
-from hrkd_cli.data.splits import keep_few, split_rows
+from hrkd_cli.data.drop_reasons import DropReason
+from hrkd_cli.data.row_store import PAIR_HASH, TEXT_HASH, normalize_text, open_row_store
+from hrkd_cli.data.splits import assign_splits, subsample_train
 
 Example = namedtuple("Example", "text text_pair label domain split line")
 Splits = namedtuple("Splits", "rows dropped")
@@ -22,20 +22,22 @@ def filled(store, rows):
 
     names = ("file", "line", "text", "text_pair", "label", "domain", "split")
     texts = [pa.array(column, pa.int64() if n < 2 else pa.string()) for n, column in enumerate(columns)]
-    store.con.register("given", pa.table(dict(zip(names, texts, strict=True))))
-    whole = WHOLE_KEY if any(row.text_pair for row in rows) else KEY
-    store.con.execute(f"INSERT INTO rows SELECT *, {KEY}, {whole}, NULL FROM given")
+    store.connection.register("given", pa.table(dict(zip(names, texts, strict=True))))
+    input_hash = PAIR_HASH if any(row.text_pair for row in rows) else TEXT_HASH
+    store.connection.execute(f"INSERT INTO rows SELECT *, {TEXT_HASH}, {input_hash}, NULL FROM given")
 
 
 def run(rows, dev=0.1, test=0.1, dedupe=True, seed=0, few=None):
     """Split rows in a store: rows by domain and split in their order, and (reason, row) of those left out."""
-    with open_store("rows") as store:
+    with open_row_store("rows") as store:
         filled(store, rows)
-        split_rows(store.con, dev=dev, test=test, dedupe=dedupe, seed=seed)
+        assign_splits(store.connection, dev=dev, test=test, dedupe=dedupe, seed=seed)
         if few is not None:
-            keep_few(store.con, few, seed)
+            subsample_train(store.connection, few, seed)
         found, dropped = {}, []
-        for number, split, reason in store.con.execute("SELECT id, split, reason FROM placed ORDER BY id").fetchall():
+        for number, split, reason in store.connection.execute(
+            "SELECT id, split, drop_reason FROM final_rows ORDER BY id"
+        ).fetchall():
             row = rows[number]
             if reason is None:
                 found.setdefault(row.domain, {}).setdefault(split, []).append(row)
@@ -62,14 +64,14 @@ def sides(splits):
     for parts in splits.rows.values():
         for split, rows in parts.items():
             for row in rows:
-                found.setdefault(normalise(row.text), set()).add(split)
+                found.setdefault(normalize_text(row.text), set()).add(split)
     return found
 
 
-def test_normalise():
-    assert normalise("  \uff26\uff55\uff4c\uff4c\u00a0WIDTH\n \ufb01ne ") == normalise("full width fine")
-    assert normalise("Straße") == normalise("STRASSE")
-    assert normalise("a b") != normalise("ab")
+def test_normalize_text():
+    assert normalize_text("  \uff26\uff55\uff4c\uff4c\u00a0WIDTH\n \ufb01ne ") == normalize_text("full width fine")
+    assert normalize_text("Straße") == normalize_text("STRASSE")
+    assert normalize_text("a b") != normalize_text("ab")
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -166,7 +168,7 @@ def test_duplicates_are_judged_by_the_whole_pair_within_a_domain():
         example("a b", pair="p", domain="e"),
     ]
     splits = run(rows, dev=0, test=0)
-    assert reasons(splits) == {Reason.DUPLICATE: 1, Reason.CONFLICT: 1}
+    assert reasons(splits) == {DropReason.DUPLICATE: 1, DropReason.CONFLICTING_DUPLICATE: 1}
     assert [row.text_pair for row in splits.rows["d"]["train"]] == ["p", "other"]
     assert splits.rows["d"]["train"][0].text == "A  b"
     assert sizes(splits.rows["e"]) == {"train": 1}
@@ -185,7 +187,7 @@ def test_texts_of_given_test_and_dev_leave_the_other_splits_across_domains(dedup
         example("kept too", split="train", domain="e"),
     ]
     splits = run(rows, dev=0, test=0, dedupe=dedupe)
-    assert reasons(splits) == {Reason.IN_TEST: 2, Reason.IN_DEV: 1}
+    assert reasons(splits) == {DropReason.IN_TEST: 2, DropReason.IN_DEV: 1}
     assert sizes(splits.rows["d"]) == {"train": 1, "dev": 1, "test": 1}
     assert sizes(splits.rows["e"]) == {"train": 1}
 
@@ -280,7 +282,9 @@ def test_no_text_is_on_two_sides_and_no_row_is_lost(seed):
     assert kept + len(splits.dropped) == len(rows)
     if dedupe:
         for parts in splits.rows.values():
-            keys = [(normalise(r.text), normalise(r.text_pair or "")) for part in parts.values() for r in part]
+            keys = [
+                (normalize_text(r.text), normalize_text(r.text_pair or "")) for part in parts.values() for r in part
+            ]
             assert len(keys) == len(set(keys))
     for parts in splits.rows.values():
         for split, part in parts.items():

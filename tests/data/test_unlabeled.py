@@ -66,7 +66,7 @@ def test_every_format_and_what_is_left_out(tmp_path, data):
     assert sum(len(rows) for rows in found.rows.values()) == 5
     told = [note.text for note in notes]
     assert told == [
-        f"{folder}: not read, no domain of the data is called so: garden.jsonl",
+        f"{folder}: not read, because the data has no domain of that name: garden.jsonl",
         "unlabeled texts: books 2, dvd 3; left out: 3 x in the data, 2 x duplicate, 1 x no text",
         "unlabeled texts: none for toys, which learn from labeled rows alone",
     ]

@@ -28,11 +28,11 @@ def input_file(options: PredictSettings) -> Path | None:
             raise UsageError(f"--input: no such file: {options.input}")
         return options.input
     if len(texts) == 1 and Path(texts[0]).suffix:
-        from hrkd_cli.data.sources.formats import format_of
+        from hrkd_cli.data.sources.formats import detect_format
 
         file = Path(texts[0])
         with contextlib.suppress(OSError, ValueError):  # a text too long to be a file name, or with a NUL in it
-            return file if format_of(file, labelled=False) is not None and file.is_file() else None
+            return file if detect_format(file, require_label=False) is not None and file.is_file() else None
     return None
 
 

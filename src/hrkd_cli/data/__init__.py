@@ -1,1 +1,1 @@
-"""Reading, splitting and holding labelled text of several domains."""
+"""Labeled text of several domains: reading, splitting, storing and sampling."""

@@ -1,4 +1,4 @@
-"""The prepared dataset folder: a Parquet file per domain and split, ``dataset.json`` and a dataset card."""
+"""The prepared dataset folder: one Parquet file per domain and split, ``dataset.json`` and a dataset card."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from hrkd_cli.layout import SPLITS, DatasetFiles
 FORMAT = "hrkd-dataset"
 VERSION = 1
 
-_ROWS = """
-SELECT {} FROM placed WHERE reason IS NULL
+_SELECT_ROWS = """
+SELECT {columns} FROM final_rows WHERE drop_reason IS NULL
 ORDER BY domain, CASE split WHEN 'train' THEN 0 WHEN 'dev' THEN 1 ELSE 2 END, id
 """
 
 
 @dataclass(frozen=True, slots=True)
 class DomainCounts:
-    """Rows of a domain in the dataset, by split and by label; the labels are sorted by name."""
+    """Number of rows of a domain, by split and by label; the labels are sorted by name."""
 
     train: int
     dev: int
@@ -35,7 +35,7 @@ class DomainCounts:
 
 
 def is_prepared(folder: Path) -> bool:
-    """Tell whether a folder is a prepared dataset of ours, of any version."""
+    """Tell whether a folder was written by ``prepare``, in any version."""
     try:
         content = json.loads((folder / DatasetFiles.manifest).read_text("utf-8"))
     except (OSError, ValueError):
@@ -47,7 +47,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the content of ``dataset.json``.
 
     Raises:
-        DataError: it is missing, not ours, or of a version that this program does not know.
+        DataError: it is missing, was not written by ``prepare``, or has an unknown version.
     """
     path = folder / DatasetFiles.manifest
     if not folder.is_dir():
@@ -66,18 +66,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def open_dataset(folder: str | Path) -> Dataset:
-    """Open a prepared dataset folder.
+    """Read a prepared dataset folder.
 
     Args:
-        folder: what ``prepare`` wrote.
+        folder: a folder written by ``prepare``.
 
     Raises:
-        DataError: it is no such folder, or not whole.
+        DataError: it is not such a folder, or is incomplete.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
     try:
-        pair = bool(manifest["pair"])
+        has_pairs = bool(manifest["pair"])
         counts = {
             (str(domain), split): int(entry[split]) for domain, entry in manifest["domains"].items() for split in SPLITS
         }
@@ -85,24 +85,25 @@ def open_dataset(folder: str | Path) -> Dataset:
         raise DataError(f"{folder / DatasetFiles.manifest}: damaged; prepare the data again") from None
     rows: dict[str, dict[str, TextRows]] = {}
     for (domain, split), count in counts.items():
-        parts = rows.setdefault(domain, {})
+        splits = rows.setdefault(domain, {})
         if count:
-            parts[split] = _read_rows(folder / DatasetFiles.data / domain / f"{split}.parquet", count, pair=pair)
-    return Dataset.from_rows(rows, has_pairs=pair, path=folder)
+            path = folder / DatasetFiles.data / domain / f"{split}.parquet"
+            splits[split] = _read_rows(path, count, has_pairs=has_pairs)
+    return Dataset.from_rows(rows, has_pairs=has_pairs, path=folder)
 
 
-def _read_rows(path: Path, count: int, *, pair: bool) -> TextRows:
+def _read_rows(path: Path, count: int, *, has_pairs: bool) -> TextRows:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     if not path.is_file():
         raise DataError(f"{path}: missing; prepare the data again")
-    names = _columns(pair=pair)
+    columns = _text_columns(has_pairs=has_pairs)
     try:
-        # Not read_table, which takes a folder name such as "lang=en" for a partition.
+        # Not read_table, which interprets a folder name such as "lang=en" as a partition.
         with pq.ParquetFile(str(path)) as file:
-            lists = file.read(columns=names).to_pydict()
-        rows = TextRows(texts=lists["text"], pairs=lists.get("text_pair"), labels=lists["label"])
+            values = file.read(columns=columns).to_pydict()
+        rows = TextRows(texts=values["text"], pairs=values.get("text_pair"), labels=values["label"])
     except (pa.ArrowException, OSError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{path}: cannot be read ({reason}); prepare the data again") from None
@@ -111,15 +112,17 @@ def _read_rows(path: Path, count: int, *, pair: bool) -> TextRows:
     return rows
 
 
-def write_splits(work: Path, con: Any, domains: Mapping[str, DomainCounts], *, pair: bool, on_event: OnEvent) -> str:
-    """Write the rows that have a split.
+def write_splits(
+    folder: Path, connection: Any, domains: Mapping[str, DomainCounts], *, has_pairs: bool, on_event: OnEvent
+) -> str:
+    """Write the rows of a row store to one Parquet file per domain and split.
 
     Args:
-        work: the folder to write into.
-        con: DuckDB connection with the rows and their splits.
+        folder: the folder to write into.
+        connection: DuckDB connection of a row store whose rows have splits.
         domains: counts by domain, sorted by name.
-        pair: whether rows have two texts.
-        on_event: told of rows written.
+        has_pairs: whether rows have two texts.
+        on_event: receives the number of rows written.
 
     Returns:
         The dataset's fingerprint.
@@ -127,57 +130,55 @@ def write_splits(work: Path, con: Any, domains: Mapping[str, DomainCounts], *, p
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    names = _columns(pair=pair)
-    schema = pa.schema([(name, pa.string()) for name in (*names, "domain")])
-    sizes = [(domain, split, getattr(counts, split)) for domain, counts in domains.items() for split in SPLITS]
-    # A connection has one pending result; a relation is one of its own.
-    batches = con.sql(_ROWS.format(", ".join(schema.names))).to_arrow_reader(ROW_GROUP_SIZE)
-    held = batches.schema.empty_table()
-    digest, done, total = hashlib.sha256(), 0, sum(size for _, _, size in sizes)
-    # Texts seldom repeat, so a dictionary of them would only be tried and given up.
+    columns = _text_columns(has_pairs=has_pairs)
+    schema = pa.schema([(name, pa.string()) for name in (*columns, "domain")])
+    files = [(domain, split, getattr(counts, split)) for domain, counts in domains.items() for split in SPLITS]
+    # A relation, because a connection has a single pending result.
+    relation = connection.sql(_SELECT_ROWS.format(columns=", ".join(schema.names)))
+    batches = relation.to_arrow_reader(ROW_GROUP_SIZE)
+    buffered = batches.schema.empty_table()
+    digest, written, total = hashlib.sha256(), 0, sum(count for _, _, count in files)
+    # Texts seldom repeat, so a dictionary encoding of them would only be tried and abandoned.
     options: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["label", "domain"]}
-    for domain, split, size in sizes:
-        if not size:
+    for domain, split, count in files:
+        if not count:
             continue
-        path = work / DatasetFiles.data / domain / f"{split}.parquet"
+        path = folder / DatasetFiles.data / domain / f"{split}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         with pq.ParquetWriter(str(path), schema, **options) as writer:
-            left = size
-            while left:
-                count = min(ROW_GROUP_SIZE, left)
-                while len(held) < count:
-                    held = pa.concat_tables([held, pa.Table.from_batches([batches.read_next_batch()])])
-                group, held = held.slice(0, count), held.slice(count)
-                update_fingerprint(digest, domain, split, group.select(names).to_pydict())
+            for first in range(0, count, ROW_GROUP_SIZE):
+                size = min(ROW_GROUP_SIZE, count - first)
+                while len(buffered) < size:
+                    buffered = pa.concat_tables([buffered, pa.Table.from_batches([batches.read_next_batch()])])
+                group, buffered = buffered.slice(0, size), buffered.slice(size)
+                update_fingerprint(digest, domain, split, group.select(columns).to_pydict())
                 writer.write_table(group, row_group_size=ROW_GROUP_SIZE)
-                left -= count
-                done += count
-                on_event(Progress("writing rows", done, total))
+                written += size
+                on_event(Progress("writing rows", written, total))
     return digest.hexdigest()
 
 
-def _columns(*, pair: bool) -> list[str]:
-    return ["text", "text_pair", "label"] if pair else ["text", "label"]
+def _text_columns(*, has_pairs: bool) -> list[str]:
+    return ["text", "text_pair", "label"] if has_pairs else ["text", "label"]
 
 
-def write_manifest(work: Path, manifest: Mapping[str, Any]) -> None:
-    """Write ``dataset.json``, and a dataset card from which ``load_dataset`` reads the splits."""
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write ``dataset.json``, and a dataset card that tells ``load_dataset`` where the splits are."""
     from huggingface_hub import DatasetCardData
 
     domains = manifest["domains"]
-    there = [split for split in SPLITS if any(counts[split] for counts in domains.values())]
-    files = [{"split": split, "path": f"{DatasetFiles.data}/*/{split}.parquet"} for split in there]
+    splits = [split for split in SPLITS if any(counts[split] for counts in domains.values())]
+    data_files = [{"split": split, "path": f"{DatasetFiles.data}/*/{split}.parquet"} for split in splits]
     card = render_card(
         "dataset.md.j2",
         DatasetCardData(
-            task_categories=["text-classification"], configs=[{"config_name": "default", "data_files": files}]
+            task_categories=["text-classification"], configs=[{"config_name": "default", "data_files": data_files}]
         ),
         domains=domains,
-        columns=[*_columns(pair=manifest["pair"]), "domain"],
+        columns=[*_text_columns(has_pairs=manifest["pair"]), "domain"],
         splits=SPLITS,
         manifest=DatasetFiles.manifest,
     )
-    (work / DatasetFiles.readme).write_text(card, encoding="utf-8")
-    (work / DatasetFiles.manifest).write_text(
-        json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    (folder / DatasetFiles.readme).write_text(card, encoding="utf-8")
+    content = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    (folder / DatasetFiles.manifest).write_text(content, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Data for the stages after ``prepare``: from a prepared folder, or straight from a raw source."""
+"""Loading data for the stages after ``prepare``, from a prepared folder or directly from a raw source."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from hrkd_cli.choices import Split
 from hrkd_cli.command_settings import PrepareSettings
 from hrkd_cli.data.dataset import Dataset, TextRows
 from hrkd_cli.data.dataset_folder import is_prepared, open_dataset, read_manifest
-from hrkd_cli.data.ingest import RowStore, ingest, open_store, stamps
-from hrkd_cli.data.prepare import decisive_options, describe_dropped, prepare_files
-from hrkd_cli.data.sources.columns import SourceFile
-from hrkd_cli.data.sources.discover import find_source
+from hrkd_cli.data.ingest import compute_checksums, ingest
+from hrkd_cli.data.prepare import content_options, describe_dropped, prepare_files
+from hrkd_cli.data.row_store import RowStore, open_row_store
+from hrkd_cli.data.sources.discover import find_source_files
+from hrkd_cli.data.sources.row_reader import SourceFile
 from hrkd_cli.errors import DataError, OutputError
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.layout import SPLITS
@@ -20,34 +21,34 @@ from hrkd_cli.outputs import check_output
 
 
 def load_for_training(data: str | Path | Dataset, *, force: bool = False, on_event: OnEvent = ignore) -> Dataset:
-    """Return data to train on: a prepared folder as it is, a raw source prepared with the default options first.
+    """Return data to train on: read from a prepared folder, or prepared from a raw source with default options.
 
-    What was prepared before from the same files with the same options is used again. The split's seed is always the
-    default one, so that the seed of a training run never changes who is in the test split.
+    An earlier dataset from the same files and options is reused. The split's seed is always the default one, so that
+    the seed of a training run never changes the test split.
 
     Args:
         data: a dataset in memory, a prepared folder, or a raw source, which is prepared into ``hrkd-out/dataset``.
-        force: replace the dataset there when it is another.
-        on_event: told what is done.
+        force: replace another dataset there.
+        on_event: receives progress and notes.
 
     Raises:
         DataError: something is wrong with the data.
-        OutputError: ``hrkd-out/dataset`` holds something else.
+        OutputError: ``hrkd-out/dataset`` contains something else.
     """
     if isinstance(data, Dataset):
         return data
     if is_prepared(Path(data)):
         return open_dataset(data)
-    files = find_source(data, on_event=on_event)
+    files = find_source_files(data, on_event=on_event)
     settings = PrepareSettings(source=str(data), force=force)
     out = settings.out
     if is_prepared(out):
-        different = _difference(files, settings)
-        if different is None:
+        difference = _find_difference(files, settings)
+        if difference is None:
             on_event(Note(f"using {out}, prepared before from {data}"))
             return open_dataset(out)
         if not force:
-            raise OutputError(f"{out} exists and {different}; use it with --data {out}, or replace it with --force")
+            raise OutputError(f"{out} exists and {difference}; use it with --data {out}, or replace it with --force")
     on_event(Note(f"preparing {data} into {out}"))
     check_output(out, kind="dataset", is_ours=is_prepared, force=force)
     prepare_files(files, settings, on_event)
@@ -55,61 +56,60 @@ def load_for_training(data: str | Path | Dataset, *, force: bool = False, on_eve
 
 
 def load_for_evaluation(data: str | Path, split: Split = Split.TEST, *, on_event: OnEvent = ignore) -> Dataset:
-    """Return data to score a model on; nothing is written, and no row that can be used is left out.
+    """Return data to evaluate on, with all usable rows; nothing is written.
 
     Args:
-        data: a prepared folder or a raw source. All of a raw source that has no splits of its own is the split that is
-            asked for.
-        split: the part that will be scored.
-        on_event: told of rows that cannot be used.
+        data: a prepared folder or a raw source. If a raw source has no splits, all its rows are in ``split``.
+        split: the split to evaluate.
+        on_event: receives notes about dropped rows.
 
     Raises:
-        DataError: something is wrong with the data, or it has no row of that split.
+        DataError: something is wrong with the data, or it has no rows in the split.
     """
     if is_prepared(Path(data)):
         dataset = open_dataset(Path(data))
     else:
-        with open_store(str(data)) as store:
-            ingest(store, find_source(data, on_event=on_event), {}, on_event=on_event)
-            for reason, (count, places) in store.dropped().items():
-                on_event(Note(describe_dropped(reason, count, places), warning=True))
-            dataset = Dataset.from_rows(_rows(store, split), has_pairs=bool(store.pair))
+        with open_row_store(str(data)) as store:
+            ingest(store, find_source_files(data, on_event=on_event), {}, on_event=on_event)
+            for reason, (count, locations) in store.count_dropped().items():
+                on_event(Note(describe_dropped(reason, count, locations), warning=True))
+            dataset = Dataset.from_rows(_read_usable_rows(store, split), has_pairs=bool(store.has_pairs))
     without = [name for name in dataset.domains if not len(dataset.split(name, split))]
     if len(without) == len(dataset.domains):
-        have = [name for name in SPLITS if any(name in parts for parts in dataset.rows.values())]
-        raise DataError(f"{data}: no {split} rows; choose a --split that it has ({', '.join(have)}) or --split all")
+        existing = [name for name in SPLITS if any(name in splits for splits in dataset.rows.values())]
+        raise DataError(f"{data}: no {split} rows; choose a --split that it has ({', '.join(existing)}) or --split all")
     if without:
         on_event(Note(f"{data}: no {split} rows of {', '.join(without)}", warning=True))
     return dataset
 
 
-def _rows(store: RowStore, wanted: Split) -> dict[str, dict[str, TextRows]]:
-    """Return all usable rows by domain and split; of data without splits all are in the wanted one."""
-    has_splits = "SELECT bool_or(split IS NOT NULL) FROM rows WHERE reason IS NULL"
-    if store.con.execute(has_splits).fetchone()[0]:
+def _read_usable_rows(store: RowStore, default_split: Split) -> dict[str, dict[str, TextRows]]:
+    """Return all usable rows by domain and split; if no row has a split, all are in the default split."""
+    has_splits = "SELECT bool_or(split IS NOT NULL) FROM rows WHERE drop_reason IS NULL"
+    if store.connection.execute(has_splits).fetchone()[0]:
         split = "coalesce(split, 'train')"
     else:
-        # Where everything is asked for it does not matter in which split it lies; but it must lie in one.
-        split = "'test'" if wanted == Split.ALL else f"'{wanted}'"
+        # For "all" any split will do.
+        split = "'test'" if default_split == Split.ALL else f"'{default_split}'"
     columns = ", ".join(f"list({column} ORDER BY rowid)" for column in ("text", "text_pair", "label"))
-    parts = store.con.execute(f"SELECT domain, {split}, {columns} FROM rows WHERE reason IS NULL GROUP BY ALL")
+    query = f"SELECT domain, {split}, {columns} FROM rows WHERE drop_reason IS NULL GROUP BY ALL"
     rows: dict[str, dict[str, TextRows]] = {}
-    for domain, name, texts, pairs, labels in parts.fetchall():
-        rows.setdefault(domain, {})[name] = TextRows(texts, pairs if store.pair else None, labels)
+    for domain, name, texts, pairs, labels in store.connection.execute(query).fetchall():
+        rows.setdefault(domain, {})[name] = TextRows(texts, pairs if store.has_pairs else None, labels)
     return rows
 
 
-def _difference(files: Sequence[SourceFile], settings: PrepareSettings) -> str | None:
-    """Return in what the dataset at the output differs from what the files would give; None when in nothing."""
+def _find_difference(files: Sequence[SourceFile], settings: PrepareSettings) -> str | None:
+    """Return how the dataset at the output differs from one prepared from the files; None if it does not."""
     manifest = read_manifest(settings.out)
-    sources = stamps(files)
-    if not sources:  # not files: what is read of them tells
-        with open_store(settings.source) as store:
+    checksums = compute_checksums(files)
+    if not checksums:  # a source without files: compare its rows
+        with open_row_store(settings.source) as store:
             ingest(store, files, {}, on_event=ignore)
-            sources = stamps(files, store)
-    if manifest.get("sources") != sources:
+            checksums = compute_checksums(files, store)
+    if manifest.get("sources") != checksums:
         return "was made from other data"
-    theirs = {**manifest.get("options", {}), "seed": manifest.get("seed")}
-    ours = {**decisive_options(settings), "seed": settings.seed}
-    changed = [name for name, value in ours.items() if theirs.get(name) != value]
+    existing = {**manifest.get("options", {}), "seed": manifest.get("seed")}
+    required = {**content_options(settings), "seed": settings.seed}
+    changed = [name for name, value in required.items() if existing.get(name) != value]
     return f"was prepared with other options ({', '.join(changed)})" if changed else None

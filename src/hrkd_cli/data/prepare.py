@@ -1,7 +1,7 @@
-"""From any raw source to a prepared dataset folder: the function behind ``hrkd prepare``.
+"""The prepare stage: any source to a prepared dataset folder.
 
-The rows lie in a DuckDB database in the output's ``.partial`` folder while they are read, split and written, so that a
-source may be larger than the memory.
+While rows are read, split and written, they are in a DuckDB database in the output's ``.partial`` folder, so a source
+may be larger than memory.
 """
 
 from __future__ import annotations
@@ -14,31 +14,32 @@ from typing import Any
 
 from hrkd_cli.command_settings import PrepareSettings
 from hrkd_cli.data.dataset_folder import FORMAT, VERSION, DomainCounts, is_prepared, write_manifest, write_splits
-from hrkd_cli.data.ingest import RowStore, ingest, open_store, stamps
-from hrkd_cli.data.names import short
-from hrkd_cli.data.sources.columns import SourceFile
-from hrkd_cli.data.sources.discover import find_source
-from hrkd_cli.data.splits import keep_few, split_rows
+from hrkd_cli.data.ingest import compute_checksums, ingest
+from hrkd_cli.data.row_store import RowStore, open_row_store
+from hrkd_cli.data.sources.discover import find_source_files
+from hrkd_cli.data.sources.row_reader import SourceFile
+from hrkd_cli.data.splits import assign_splits, subsample_train
 from hrkd_cli.errors import DataError
 from hrkd_cli.events import Note, OnEvent, ignore
+from hrkd_cli.formatting import join_names
 from hrkd_cli.layout import SPLITS, DatasetFiles
 from hrkd_cli.outputs import atomic_folder, check_output
 from hrkd_cli.version import __version__
 
-_Counts = dict[str, dict[str, tuple[int, int, int]]]
-"""Rows of train, dev and test by domain and label, sorted by name."""
+_StratumCounts = dict[str, dict[str, tuple[int, int, int]]]
+"""Train, dev and test rows by domain and label, sorted by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class PrepareResult:
-    """What was prepared.
+    """Result of ``prepare``.
 
     Attributes:
         out: the dataset folder.
         domains: counts by domain, sorted by name.
-        dropped: rows that are not in the dataset, by reason.
-        dropped_rows: ``file:line`` of the first of them, by reason.
-        fingerprint: of the dataset.
+        dropped: number of dropped rows by reason.
+        dropped_rows: locations (``file:line``) of the first dropped rows by reason.
+        fingerprint: the dataset's fingerprint.
     """
 
     out: Path
@@ -48,20 +49,20 @@ class PrepareResult:
     fingerprint: str
 
     def to_json(self) -> dict[str, Any]:
-        """Return what ``hrkd prepare --json`` prints."""
+        """Return the output of ``hrkd prepare --json``."""
         return {"domains": {name: asdict(c) for name, c in self.domains.items()}, "dropped": dict(self.dropped)}
 
     def dropped_lines(self, limit: int = 3) -> list[str]:
-        """Return a line a reason: how many rows, and where the first of them are."""
+        """Return one line per drop reason, with the number of rows and their first locations."""
         return [
             describe_dropped(reason, count, self.dropped_rows[reason], limit) for reason, count in self.dropped.items()
         ]
 
 
-def describe_dropped(reason: str, count: int, places: Sequence[str], limit: int = 3) -> str:
-    """Say in a line how many rows are not used, why, and where the first of them are."""
-    more = ", ..." if count > len(places[:limit]) else ""
-    return f"not used: {count} {'row' if count == 1 else 'rows'}, {reason} ({', '.join(places[:limit])}{more})"
+def describe_dropped(reason: str, count: int, locations: Sequence[str], limit: int = 3) -> str:
+    """Return a line with the number of rows dropped for a reason, and up to ``limit`` of their locations."""
+    more = ", ..." if count > len(locations[:limit]) else ""
+    return f"not used: {count} {'row' if count == 1 else 'rows'}, {reason} ({', '.join(locations[:limit])}{more})"
 
 
 def prepare(source: str | Path, *, on_event: OnEvent = ignore, **options: Any) -> PrepareResult:
@@ -69,7 +70,7 @@ def prepare(source: str | Path, *, on_event: OnEvent = ignore, **options: Any) -
 
     Args:
         source: a file, a folder or a hub dataset id (``owner/name``, ``owner/name:config``).
-        on_event: told what is happening.
+        on_event: receives progress and notes.
         **options: fields of ``hrkd_cli.command_settings.PrepareSettings``.
 
     Raises:
@@ -79,36 +80,44 @@ def prepare(source: str | Path, *, on_event: OnEvent = ignore, **options: Any) -
     """
     settings = PrepareSettings(source=str(source), **options)
     check_output(settings.out, kind="dataset", is_ours=is_prepared, force=settings.force)
-    return prepare_files(find_source(source, settings.format, on_event=on_event), settings, on_event)
+    return prepare_files(find_source_files(source, settings.format, on_event=on_event), settings, on_event)
 
 
 def prepare_files(files: Sequence[SourceFile], settings: PrepareSettings, on_event: OnEvent) -> PrepareResult:
-    """Prepare what a source holds, into an output that may be written; see prepare."""
+    """Prepare the files of a source, replacing any output; see ``prepare``."""
     out = settings.out
-    with atomic_folder(out) as work:
-        scratch = work / DatasetFiles.scratch
+    with atomic_folder(out) as folder:
+        scratch = folder / DatasetFiles.scratch
         scratch.mkdir()
-        with open_store(settings.source, scratch) as store:
-            wanted, encoding = settings.domains, settings.encoding
-            ingest(store, files, settings.columns, domains=wanted, encoding=encoding, on_event=on_event)
-            sources = stamps(files, store)
-            split_rows(store.con, dev=settings.dev, test=settings.test, dedupe=settings.dedupe, seed=settings.seed)
+        with open_row_store(settings.source, scratch) as store:
+            ingest(
+                store,
+                files,
+                settings.columns,
+                domains=settings.domains,
+                encoding=settings.encoding,
+                on_event=on_event,
+            )
+            checksums = compute_checksums(files, store)
+            seed = settings.seed
+            assign_splits(store.connection, dev=settings.dev, test=settings.test, dedupe=settings.dedupe, seed=seed)
             few_shot = settings.few_shot
-            removed = 0 if few_shot is None else keep_few(store.con, few_shot, settings.seed)
-            counts = _count(store)
-            domains = {name: _domain_counts(labels) for name, labels in counts.items()}
+            left_out = 0 if few_shot is None else subsample_train(store.connection, few_shot, seed)
+            counts = _count_strata(store)
+            domains = {name: _count_domain(labels) for name, labels in counts.items()}
             if few_shot is not None:
-                kept = sum(entry.train for entry in domains.values())
-                on_event(Note(f"few-shot: {kept} of {kept + removed} train rows kept"))
+                train = sum(entry.train for entry in domains.values())
+                on_event(Note(f"few-shot: {train} of {train + left_out} train rows kept"))
             _warn_of_gaps(counts, on_event)
-            dropped = store.dropped()
-            fingerprint = write_splits(work, store.con, domains, pair=bool(store.pair), on_event=on_event)
+            dropped = store.count_dropped()
+            has_pairs = bool(store.has_pairs)
+            fingerprint = write_splits(folder, store.connection, domains, has_pairs=has_pairs, on_event=on_event)
         shutil.rmtree(scratch)
         result = PrepareResult(
             out=out,
             domains=domains,
             dropped={reason: count for reason, (count, _) in dropped.items()},
-            dropped_rows={reason: tuple(places) for reason, (_, places) in dropped.items()},
+            dropped_rows={reason: tuple(locations) for reason, (_, locations) in dropped.items()},
             fingerprint=fingerprint,
         )
         manifest = {
@@ -116,40 +125,38 @@ def prepare_files(files: Sequence[SourceFile], settings: PrepareSettings, on_eve
             "version": VERSION,
             "hrkd_cli": __version__,
             "fingerprint": fingerprint,
-            "pair": store.pair,
+            "pair": has_pairs,
             "labels": {name: list(entry.labels) for name, entry in domains.items()},
             "domains": result.to_json()["domains"],
             "source": settings.source,
-            "sources": sources,
-            "seed": settings.seed,
-            "options": {"format": str(settings.format), **decisive_options(settings)},
-            "dropped": {reason: {"count": count, "rows": places} for reason, (count, places) in dropped.items()},
+            "sources": checksums,
+            "seed": seed,
+            "options": {"format": str(settings.format), **content_options(settings)},
+            "dropped": {reason: {"count": count, "rows": locations} for reason, (count, locations) in dropped.items()},
         }
-        write_manifest(work, manifest)
+        write_manifest(folder, manifest)
     for reason, line in zip(result.dropped, result.dropped_lines(), strict=True):
         on_event(Note(line, warning=not reason.startswith("duplicate")))
     return result
 
 
-def decisive_options(settings: PrepareSettings) -> dict[str, Any]:
-    """Return the options that decide which rows a dataset has, as dataset.json holds them."""
+def content_options(settings: PrepareSettings) -> dict[str, Any]:
+    """Return the options that determine the rows of a dataset, as stored in ``dataset.json``."""
     names = ("columns", "dev", "test", "few_shot", "domains", "dedupe", "encoding")
-    return {
-        **{name: getattr(settings, name) for name in names},
-        "domains": settings.domains and sorted(settings.domains),
-    }
+    options = {name: getattr(settings, name) for name in names}
+    return {**options, "domains": settings.domains and sorted(settings.domains)}
 
 
-def _count(store: RowStore) -> _Counts:
-    """Count the rows that are left.
+def _count_strata(store: RowStore) -> _StratumCounts:
+    """Count the rows that are not dropped.
 
     Raises:
-        DataError: a domain has none, or a single class.
+        DataError: a domain has no rows, or a single class.
     """
-    counts: _Counts = {name: {} for name in store.domains()}
+    counts: _StratumCounts = {name: {} for name in store.domains()}
     split_counts = ", ".join(f"count(*) FILTER (split = '{split}')" for split in SPLITS)
-    query = f"SELECT domain, label, {split_counts} FROM placed WHERE reason IS NULL GROUP BY ALL ORDER BY ALL"
-    for domain, label, *rows in store.con.execute(query).fetchall():
+    query = f"SELECT domain, label, {split_counts} FROM final_rows WHERE drop_reason IS NULL GROUP BY ALL ORDER BY ALL"
+    for domain, label, *rows in store.connection.execute(query).fetchall():
         counts[domain][label] = tuple(rows)
     for domain, labels in counts.items():
         if not labels:
@@ -157,7 +164,7 @@ def _count(store: RowStore) -> _Counts:
                 f"{store.source}: every text of domain {domain!r} is also in a test or dev split; leave it out with "
                 "--domains"
             )
-        # No train rows at all is a test set, which is a fine thing to prepare.
+        # Without any train rows it is a test set, which may be prepared.
         in_train = [label for label, (train, _, _) in labels.items() if train]
         if len(labels) == 1 or len(in_train) == 1:
             where, label = ("", *labels) if len(labels) == 1 else (" in train", *in_train)
@@ -168,16 +175,17 @@ def _count(store: RowStore) -> _Counts:
     return counts
 
 
-def _domain_counts(labels: Mapping[str, tuple[int, int, int]]) -> DomainCounts:
+def _count_domain(labels: Mapping[str, tuple[int, int, int]]) -> DomainCounts:
     train, dev, test = map(sum, zip(*labels.values(), strict=True))
     return DomainCounts(train, dev, test, {label: sum(rows) for label, rows in labels.items()})
 
 
-def _warn_of_gaps(counts: _Counts, on_event: OnEvent) -> None:
-    for number, split in enumerate(SPLITS):
-        gaps = []
+def _warn_of_gaps(counts: _StratumCounts, on_event: OnEvent) -> None:
+    """Warn of domains and labels that have no rows in a split."""
+    for index, split in enumerate(SPLITS):
+        gaps: list[str] = []
         for domain, labels in counts.items():
-            without = [f"{domain}/{label}" for label, rows in labels.items() if not rows[number]]
-            gaps += without if len(without) < len(labels) else [domain]
+            absent = [f"{domain}/{label}" for label, rows in labels.items() if not rows[index]]
+            gaps += absent if len(absent) < len(labels) else [domain]
         if gaps:
-            on_event(Note(f"no {split} rows of {short(gaps)}", warning=True))
+            on_event(Note(f"no {split} rows of {join_names(gaps)}", warning=True))

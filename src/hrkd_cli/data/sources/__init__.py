@@ -1,1 +1,1 @@
-"""Raw sources: what a folder or file holds (``discover``) and the readers of its formats (``formats``)."""
+"""Raw sources: discovery of their files (``discover``) and readers of all formats (``formats``)."""

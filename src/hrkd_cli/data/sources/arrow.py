@@ -1,4 +1,4 @@
-"""Tables of Arrow batches: Parquet files, and what the ``datasets`` library loads."""
+"""Arrow record batches as rows: Parquet files and datasets loaded by the ``datasets`` library."""
 
 from __future__ import annotations
 
@@ -6,69 +6,76 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from hrkd_cli.data.sources.columns import Row, Table
+from hrkd_cli.data.sources.row_reader import RowReader, SourceRow
 from hrkd_cli.data.sources.text_file import TextFile
 from hrkd_cli.errors import DataError, one_line
 
-BATCH = 4096
+BATCH_ROWS = 4096
 """Rows decoded at a time."""
 
 
-def open_parquet(file: TextFile) -> Table:
-    """Open a Parquet file; the "line" of a row is its number, from 1."""
+def open_parquet(file: TextFile) -> RowReader:
+    """Open a Parquet file; line numbers are row numbers, from 1."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        # Not read_table, which takes a folder name such as "lang=en" for a partition.
-        opened = pq.ParquetFile(str(file.path))
+        # Not read_table, which interprets a folder name such as "lang=en" as a partition.
+        parquet = pq.ParquetFile(str(file.path))
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file.path}: not a Parquet file that can be read: {one_line(error)}") from None
+        raise DataError(f"{file.path}: not a readable Parquet file: {one_line(error)}") from None
 
-    def batches(wanted: list[str]) -> Iterator[Any]:
+    def iter_batches(columns: list[str]) -> Iterator[Any]:
         rows = 0
         try:
-            for batch in opened.iter_batches(BATCH, columns=wanted, use_threads=False):
+            for batch in parquet.iter_batches(BATCH_ROWS, columns=columns, use_threads=False):
                 yield batch
                 rows += len(batch)
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{file.path}: cannot be read after row {rows}: {one_line(error)}") from None
 
-    schema = opened.schema_arrow
-    return arrow_table(list(schema.names), batches, _class_names(schema.metadata))
+    schema = parquet.schema_arrow
+    return make_arrow_reader(list(schema.names), iter_batches, _read_class_names(schema.metadata))
 
 
-def arrow_table(
-    columns: list[str], batches: Callable[[list[str]], Iterable[Any]], names: Mapping[str, Sequence[str]]
-) -> Table:
-    """Return the table of Arrow batches.
+def make_arrow_reader(
+    columns: list[str],
+    iter_batches: Callable[[list[str]], Iterable[Any]],
+    class_names: Mapping[str, Sequence[str]],
+) -> RowReader:
+    """Return a reader of Arrow record batches.
 
     Args:
         columns: column names.
-        batches: given column names, yields record batches.
-        names: class names by column; a class number without a name (-1 by custom) means that there is no label.
+        iter_batches: yields record batches with the given columns.
+        class_names: class names by column; a class index without a name (usually -1) means no label.
     """
 
-    def rows(wanted: Sequence[int]) -> Iterator[Row]:
-        chosen, number = [columns[i] for i in wanted], 0
-        for batch in batches(list(dict.fromkeys(chosen))):
-            lists = [_decode_classes(batch.column(name).to_pylist(), names.get(name)) for name in chosen]
-            for number, values in enumerate(zip(*lists, strict=True), start=number + 1):  # noqa: B020
-                yield number, values
+    def iter_rows(indices: Sequence[int]) -> Iterator[SourceRow]:
+        names, number = [columns[index] for index in indices], 0
+        for batch in iter_batches(list(dict.fromkeys(names))):
+            values = [_decode_classes(batch.column(name).to_pylist(), class_names.get(name)) for name in names]
+            for row in zip(*values, strict=True):
+                number += 1
+                yield number, row
 
-    return Table(columns, rows)
+    return RowReader(columns, iter_rows)
 
 
-def _decode_classes(values: list[Any], names: Sequence[str] | None) -> Iterable[Any]:
-    if names is None:
+def _decode_classes(values: list[Any], class_names: Sequence[str] | None) -> Iterable[Any]:
+    """Replace class indices by their names."""
+    if class_names is None:
         return values
-    return [
-        (names[value] if 0 <= value < len(names) else None) if isinstance(value, int) else value for value in values
-    ]
+    decoded = []
+    for value in values:
+        if isinstance(value, int):
+            value = class_names[value] if 0 <= value < len(class_names) else None
+        decoded.append(value)
+    return decoded
 
 
-def _class_names(metadata: dict[bytes, bytes] | None) -> dict[str, Sequence[str]]:
-    """Return label names by column from what ``datasets`` notes in a file's schema."""
+def _read_class_names(metadata: dict[bytes, bytes] | None) -> dict[str, Sequence[str]]:
+    """Return class names by column from the ``datasets`` features in a file's schema metadata."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
         return {

@@ -1,4 +1,4 @@
-"""CSV and TSV."""
+"""CSV and TSV files."""
 
 from __future__ import annotations
 
@@ -8,74 +8,77 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 
-from hrkd_cli.data.sources.columns import Row, Table
+from hrkd_cli.data.sources.row_reader import RowReader, SourceRow
 from hrkd_cli.data.sources.text_file import TextFile
 from hrkd_cli.errors import DataError
 
-# The csv module refuses fields above 128 KiB unless told; this is the most that it takes on every platform.
-_FIELD_LIMIT = 2**31 - 1
-_SAMPLE = 1 << 16
-_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+# The csv module's default is 128 KiB; this is the largest value that all platforms accept.
+_MAX_FIELD_SIZE = 2**31 - 1
+_SAMPLE_SIZE = 1 << 16
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
-_Records = Callable[[], Iterator[tuple[int, list[str]]]]
-"""Gives the line on which each record starts, and its fields; the first record is the header."""
-
-
-def open_csv(file: TextFile) -> Table:
-    """Open a file with a header, quoted as RFC 4180 says; the separator is found by its first records."""
-    delimiter = _find_delimiter(file)
-    note = None if delimiter == "," else f"{file.path}: fields are separated by {_SEPARATORS[delimiter]}"
-    return _table(partial(_quoted, file, delimiter), note)
+_IterRecords = Callable[[], Iterator[tuple[int, list[str]]]]
+"""Yields the first line number and the fields of each record; the first record is the header."""
 
 
-def open_tsv(file: TextFile) -> Table:
+def open_csv(file: TextFile) -> RowReader:
+    """Open a CSV file with a header, quoted as in RFC 4180; the delimiter is detected from its first records."""
+    delimiter = _detect_delimiter(file)
+    note = None if delimiter == "," else f"{file.path}: fields are separated by {_DELIMITERS[delimiter]}"
+    return _make_reader(partial(_iter_quoted, file, delimiter), note)
+
+
+def open_tsv(file: TextFile) -> RowReader:
     """Open a tab-separated file with a header.
 
-    Most TSV files are not quoted, and a text may begin with a quotation mark that is never closed. So when every line
-    has as many tabs as the header, each field is taken as it stands, unquoted only where it is well-formed CSV
-    quoting; else the file must be quoted CSV with tabs.
+    Most TSV files are not quoted, and a text may start with a quotation mark that is never closed. So if all lines have
+    as many tabs as the header, each field is taken literally and only well-formed CSV quoting is removed. Otherwise the
+    file is read as quoted CSV with tabs.
     """
-    counts = {line.count("\t") for number, line in file.lines() if line or number == 1}
-    return _table(partial(_literal, file, _unquoted) if len(counts) == 1 else partial(_quoted, file, "\t"))
+    tab_counts = {line.count("\t") for number, line in file.lines() if line or number == 1}
+    if len(tab_counts) == 1:
+        return _make_reader(partial(_iter_literal, file, _unquote))
+    return _make_reader(partial(_iter_quoted, file, "\t"))
 
 
-def open_mnli(file: TextFile) -> Table:
-    """Open one of GLUE's MNLI files, in which quotation marks are nothing but text."""
-    return _table(partial(_literal, file, str))
+def open_mnli(file: TextFile) -> RowReader:
+    """Open one of GLUE's MNLI files, in which quotation marks are plain text."""
+    return _make_reader(partial(_iter_literal, file, str))
 
 
-def _table(records: _Records, note: str | None = None) -> Table:
-    _, header = next(records())
+def _make_reader(iter_records: _IterRecords, note: str | None = None) -> RowReader:
+    _, header = next(iter_records())
 
-    def rows(wanted: Sequence[int]) -> Iterator[Row]:
-        for line, values in islice(records(), 1, None):
-            yield line, [values[i] for i in wanted] if len(values) == len(header) else None
+    def iter_rows(indices: Sequence[int]) -> Iterator[SourceRow]:
+        for line, fields in islice(iter_records(), 1, None):
+            yield line, [fields[index] for index in indices] if len(fields) == len(header) else None
 
-    return Table(header, rows, note)
+    return RowReader(header, iter_rows, note)
 
 
-def _literal(file: TextFile, clean: Callable[[str], str]) -> Iterator[tuple[int, list[str]]]:
+def _iter_literal(file: TextFile, clean: Callable[[str], str]) -> Iterator[tuple[int, list[str]]]:
     for number, line in file.lines():
         if line or number == 1:
             yield number, [clean(field) for field in line.split("\t")]
 
 
-def _unquoted(field: str) -> str:
+def _unquote(field: str) -> str:
+    """Remove CSV quoting if it is well-formed."""
     if len(field) < 2 or not (field.startswith('"') and field.endswith('"')):
         return field
     inside = field[1:-1]
     return field if '"' in inside.replace('""', "") else inside.replace('""', '"')
 
 
-def _quoted(file: TextFile, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _iter_quoted(file: TextFile, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     with file.open(newline="") as stream:
         reader = csv.reader(stream, delimiter=delimiter, strict=True)
         while True:
             line = reader.line_num + 1
-            # The limit is the whole process's: it is raised only while a record is read.
-            limit = csv.field_size_limit(_FIELD_LIMIT)
+            # The limit is process-wide, so it is raised only while a record is read.
+            limit = csv.field_size_limit(_MAX_FIELD_SIZE)
             try:
-                values = next(reader, None)
+                fields = next(reader, None)
             except csv.Error as error:
                 raise DataError(
                     f"{file.path}:{line}: not valid quoting in the record that starts here ({error}); "
@@ -83,26 +86,26 @@ def _quoted(file: TextFile, delimiter: str) -> Iterator[tuple[int, list[str]]]:
                 ) from None
             finally:
                 csv.field_size_limit(limit)
-            if values is None:
+            if fields is None:
                 return
-            if values:
-                yield line, values
+            if fields:
+                yield line, fields
 
 
-def _find_delimiter(file: TextFile) -> str:
-    """Return the separator that gives the first records the width of the header; the comma when in doubt."""
+def _detect_delimiter(file: TextFile) -> str:
+    """Return the delimiter with which most of the first records are as wide as the header; by default the comma."""
     with file.open(newline="") as stream:
-        sample = stream.read(_SAMPLE)
-    if len(sample) == _SAMPLE:
+        sample = stream.read(_SAMPLE_SIZE)
+    if len(sample) == _SAMPLE_SIZE:
         sample = sample.rpartition("\n")[0] or sample
-    best, most = ",", (0.0, 0)
-    for delimiter in _SEPARATORS:
+    best, best_score = ",", (0.0, 0)
+    for delimiter in _DELIMITERS:
         try:
-            widths = [len(values) for values in csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter)]
+            records = list(csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter))
         except csv.Error:
             continue
-        widths = [width for width in widths if width]
-        fit = (widths.count(widths[0]) / len(widths), widths[0])
-        if widths[0] > 1 and fit > most:
-            best, most = delimiter, fit
+        widths = [len(fields) for fields in records if fields]
+        score = (widths.count(widths[0]) / len(widths), widths[0])
+        if widths[0] > 1 and score > best_score:
+            best, best_score = delimiter, score
     return best

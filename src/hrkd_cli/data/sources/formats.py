@@ -1,4 +1,4 @@
-"""The registry of formats: one entry per format, found by suffix or by name."""
+"""The registry of file formats, looked up by suffix or by name."""
 
 from __future__ import annotations
 
@@ -8,79 +8,79 @@ from pathlib import Path
 
 from hrkd_cli.choices import SourceFormat
 from hrkd_cli.data.sources import amazon, arrow, delimited, json_objects
-from hrkd_cli.data.sources.columns import Row, Table
-from hrkd_cli.data.sources.text_file import TextFile, split_name
+from hrkd_cli.data.sources.row_reader import RowReader, SourceRow
+from hrkd_cli.data.sources.text_file import TextFile, split_suffix
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
-    """A format of files.
+class FileFormat:
+    """A file format.
 
     Attributes:
-        opener: opens a file.
-        suffixes: ends of names of such files.
-        alone: ends of names that are read only when the file is the source itself: in a folder such a file is more
-            often something about the data.
-        name: its name for ``--format``, if any.
+        open_file: opens a file.
+        suffixes: suffixes of such files.
+        standalone_suffixes: suffixes of files that are read only if the file itself is the source: in a folder, such a
+            file is usually not data but about the data.
+        name: name for ``--format``, if any.
     """
 
-    opener: Callable[[TextFile], Table]
+    open_file: Callable[[TextFile], RowReader]
     suffixes: tuple[str, ...] = ()
-    alone: tuple[str, ...] = ()
+    standalone_suffixes: tuple[str, ...] = ()
     name: SourceFormat | None = None
 
-    def open(self, path: Path, encoding: str | None = None) -> Table:
+    def open(self, path: Path, encoding: str | None = None) -> RowReader:
         """Open a file.
 
         Args:
             path: the file.
-            encoding: its encoding; None takes a byte order mark's, else UTF-8.
+            encoding: its encoding; None means that of the byte order mark, else UTF-8.
 
         Raises:
             DataError: it cannot be read or parsed, or is empty.
         """
         file = TextFile(path, encoding)
         file.check_not_empty()
-        return self.opener(file)
+        return self.open_file(file)
 
 
-def _open_lines(file: TextFile) -> Table:
-    """Open a file with one text per line; blank lines are no texts."""
+def _open_plain_text(file: TextFile) -> RowReader:
+    """Open a file with one text per line; blank lines are skipped."""
 
-    def rows(wanted: Sequence[int]) -> Iterator[Row]:
-        return ((number, [line for _ in wanted]) for number, line in file.lines() if line.strip())
+    def iter_rows(indices: Sequence[int]) -> Iterator[SourceRow]:
+        return ((number, [line for _ in indices]) for number, line in file.lines() if line.strip())
 
-    return Table(["text"], rows)
+    return RowReader(["text"], iter_rows)
 
 
-LINES = Format(_open_lines, (".txt", ""))
+PLAIN_TEXT = FileFormat(_open_plain_text, (".txt", ""))
 """Texts without labels."""
 FORMATS = (
-    Format(delimited.open_csv, (".csv",), name=SourceFormat.CSV),
-    Format(delimited.open_tsv, (".tsv",), (".tab",), SourceFormat.TSV),
-    Format(json_objects.open_json, (".jsonl", ".ndjson"), (".json",), SourceFormat.JSONL),
-    Format(arrow.open_parquet, (".parquet",), (".pq",), SourceFormat.PARQUET),
-    Format(amazon.open_reviews, (".review",), name=SourceFormat.AMAZON),
-    Format(delimited.open_mnli, name=SourceFormat.MNLI),
-    LINES,
+    FileFormat(delimited.open_csv, (".csv",), name=SourceFormat.CSV),
+    FileFormat(delimited.open_tsv, (".tsv",), (".tab",), SourceFormat.TSV),
+    FileFormat(json_objects.open_json, (".jsonl", ".ndjson"), (".json",), SourceFormat.JSONL),
+    FileFormat(arrow.open_parquet, (".parquet",), (".pq",), SourceFormat.PARQUET),
+    FileFormat(amazon.open_reviews, (".review",), name=SourceFormat.AMAZON),
+    FileFormat(delimited.open_mnli, name=SourceFormat.MNLI),
+    PLAIN_TEXT,
 )
 
 
-def named_format(name: SourceFormat) -> Format:
-    """Return the format of a name."""
+def get_format(name: SourceFormat) -> FileFormat:
+    """Return the format with this name."""
     return next(entry for entry in FORMATS if entry.name is name)
 
 
-def format_of(path: Path, *, alone: bool = True, labelled: bool = True) -> Format | None:
-    """Return the format of a file by the end of its name, ``.gz`` and ``.zst`` aside; None where there is none.
+def detect_format(path: Path, *, standalone: bool = True, require_label: bool = True) -> FileFormat | None:
+    """Return the format for a file's suffix (ignoring ``.gz`` and ``.zst``), or None.
 
     Args:
         path: the file.
-        alone: whether the file is the source itself.
-        labelled: whether there must be labels.
+        standalone: whether the file itself is the source.
+        require_label: whether rows must have labels.
     """
-    _, suffix = split_name(path)
+    _, suffix = split_suffix(path)
     for entry in FORMATS:
-        if suffix in entry.suffixes or (alone and suffix in entry.alone):
-            return None if labelled and entry is LINES else entry
+        if suffix in entry.suffixes or (standalone and suffix in entry.standalone_suffixes):
+            return None if require_label and entry is PLAIN_TEXT else entry
     return None

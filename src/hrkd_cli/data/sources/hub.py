@@ -1,4 +1,4 @@
-"""Datasets that the ``datasets`` library reads: on the Hugging Face hub, or in a folder of ``save_to_disk``."""
+"""Datasets that the ``datasets`` library loads: from the Hugging Face hub, or from a ``save_to_disk`` folder."""
 
 from __future__ import annotations
 
@@ -8,83 +8,83 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hrkd_cli.data.names import short
-from hrkd_cli.data.sources.arrow import BATCH, arrow_table
-from hrkd_cli.data.sources.columns import SourceFile
-from hrkd_cli.data.sources.values import SPLIT_NAMES
+from hrkd_cli.data.sources.arrow import BATCH_ROWS, make_arrow_reader
+from hrkd_cli.data.sources.row_reader import SourceFile
+from hrkd_cli.data.sources.values import SPLIT_ALIASES
 from hrkd_cli.errors import DataError, one_line
 from hrkd_cli.events import Note, OnEvent
+from hrkd_cli.formatting import join_names
 
-_SAVED = ("dataset_dict.json", "state.json")
-_TIMEOUT = 20
-# By name: they come from huggingface_hub, httpx, requests and Python, and their homes differ between versions.
-_UNREACHABLE = frozenset(
+_SAVED_DATASET_FILES = ("dataset_dict.json", "state.json")
+_TIMEOUT_SECONDS = 20
+# By name: they come from huggingface_hub, httpx, requests and Python, and their modules differ between versions.
+_CONNECTION_ERRORS = frozenset(
     {"OfflineModeIsEnabled", "ConnectionError", "ConnectError", "TimeoutException", "LocalEntryNotFoundError"}
 )
 
 
-def is_saved(folder: Path) -> bool:
-    """Tell a folder of ``save_to_disk``."""
-    return any((folder / name).is_file() for name in _SAVED)
+def is_saved_dataset(folder: Path) -> bool:
+    """Tell whether a folder was written by ``save_to_disk``."""
+    return any((folder / name).is_file() for name in _SAVED_DATASET_FILES)
 
 
-def find_splits(source: str, on_event: OnEvent) -> list[SourceFile]:
-    """Load a dataset and return the splits that are used; the split of data that has no splits is None.
+def load_splits(source: str, on_event: OnEvent) -> list[SourceFile]:
+    """Load a dataset and return its train, dev and test splits; a dataset with only a train split has no splits.
 
     Args:
-        source: ``owner/name``, with ``:config`` where the dataset has several; or a folder of ``save_to_disk``.
-        on_event: told of splits that are not read.
+        source: ``owner/name``, or ``owner/name:config`` if it has several; or a ``save_to_disk`` folder.
+        on_event: receives a note about splits that are not read.
 
     Raises:
-        DataError: it is not there, cannot be reached, or cannot be read.
+        DataError: it does not exist, or cannot be reached or read.
     """
     on_event(Note(f"loading {source}"))
-    with _quiet() as datasets:
+    with _silenced_datasets() as datasets:
         try:
-            if is_saved(Path(source)):
+            if is_saved_dataset(Path(source)):
                 loaded = datasets.load_from_disk(source)
                 loaded = loaded if isinstance(loaded, dict) else {"train": loaded}
             else:
                 name, _, config = source.partition(":")
                 _fail_fast(datasets, name)
                 loaded = datasets.load_dataset(name, config or None)
-        # datasets, huggingface_hub, httpx, fsspec and pyarrow each raise exceptions of their own here.
+        # datasets, huggingface_hub, httpx, fsspec and pyarrow raise unrelated exceptions here.
         except Exception as error:
             raise DataError(f"{source}: {_explain(error)}") from None
-    used: dict[str, str | None] = {name: SPLIT_NAMES[name] for name in loaded if name in SPLIT_NAMES}
-    if not used:
+    splits: dict[str, str | None] = {name: SPLIT_ALIASES[name] for name in loaded if name in SPLIT_ALIASES}
+    if not splits:
         raise DataError(f"{source}: none of its splits is train, dev or test ({', '.join(loaded)})")
-    if others := [f"{source}/{name}" for name in loaded if name not in used]:
-        on_event(Note(f"{source}: splits not read: {short(others)}", warning=True))
-    if list(used.values()) == ["train"]:  # what data without splits is called
-        used = dict.fromkeys(used)
-    return [_split_file(f"{source}/{name}", loaded[name], split) for name, split in used.items()]
+    if skipped := [f"{source}/{name}" for name in loaded if name not in splits]:
+        on_event(Note(f"{source}: splits not read: {join_names(skipped)}", warning=True))
+    if list(splits.values()) == ["train"]:  # datasets' name for data without splits
+        splits = dict.fromkeys(splits)
+    return [_make_source_file(f"{source}/{name}", loaded[name], split) for name, split in splits.items()]
 
 
 def _fail_fast(datasets: Any, name: str) -> None:
-    """Raise at once what ``load_dataset`` would raise after half a minute of retries: no network, and no copy here."""
+    """Without network and cached copy, raise the error for which ``load_dataset`` needs half a minute of retries."""
     from huggingface_hub import HfApi
 
     try:
-        HfApi().dataset_info(name, timeout=_TIMEOUT)
+        HfApi().dataset_info(name, timeout=_TIMEOUT_SECONDS)
     except Exception as error:
         cached = Path(datasets.config.HF_DATASETS_CACHE) / name.replace("/", "___")
-        if _is_unreachable(error) and not cached.is_dir():
+        if _is_connection_error(error) and not cached.is_dir():
             raise
 
 
-def _split_file(where: str, part: Any, split: str | None) -> SourceFile:
-    def batches(wanted: list[str]) -> Any:
-        return part.select_columns(wanted).with_format("arrow").iter(BATCH)
+def _make_source_file(display_name: str, data: Any, split: str | None) -> SourceFile:
+    def iter_batches(columns: list[str]) -> Any:
+        return data.select_columns(columns).with_format("arrow").iter(BATCH_ROWS)
 
-    names = {name: feature.names for name, feature in part.features.items() if hasattr(feature, "names")}
-    table = arrow_table(list(part.column_names), batches, names)
-    return SourceFile(where, lambda _encoding: table, split=split)
+    class_names = {name: feature.names for name, feature in data.features.items() if hasattr(feature, "names")}
+    reader = make_arrow_reader(list(data.column_names), iter_batches, class_names)
+    return SourceFile(display_name, lambda _encoding: reader, split=split)
 
 
 @contextmanager
-def _quiet() -> Iterator[Any]:
-    """Import ``datasets`` and keep it from drawing bars and logging: the command line has its own display."""
+def _silenced_datasets() -> Iterator[Any]:
+    """Import ``datasets`` without its progress bars and logging: the command line has its own display."""
     import datasets
     from huggingface_hub import utils as hub
 
@@ -105,11 +105,11 @@ def _quiet() -> Iterator[Any]:
 def _explain(error: Exception) -> str:
     if type(error).__name__ == "DatasetNotFoundError":
         return "no such file or folder here, and no such dataset on the hub (if private: hf auth login)"
-    if _is_unreachable(error):
+    if _is_connection_error(error):
         hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
         return f"no such file or folder here, and the hub ({hub}) cannot be reached; check path and network"
     return f"this dataset cannot be loaded: {one_line(error)}"
 
 
-def _is_unreachable(error: Exception) -> bool:
-    return not _UNREACHABLE.isdisjoint(kind.__name__ for kind in type(error).__mro__)
+def _is_connection_error(error: Exception) -> bool:
+    return not _CONNECTION_ERRORS.isdisjoint(cls.__name__ for cls in type(error).__mro__)

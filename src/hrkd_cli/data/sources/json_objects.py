@@ -1,4 +1,4 @@
-"""JSON: an object a line, objects one after the other, or an array of objects."""
+"""JSON files: one object per line, concatenated objects, or an array of objects."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from hrkd_cli.data.sources.columns import Table, table_of_objects
+from hrkd_cli.data.sources.row_reader import RowReader, make_object_reader
 from hrkd_cli.data.sources.text_file import TextFile
 from hrkd_cli.errors import DataError
 
 _decode = json.JSONDecoder().raw_decode
-_BETWEEN = re.compile(r"[\s,]*")
+_SEPARATORS = re.compile(r"[\s,]*")
 
 
-def open_json(file: TextFile) -> Table:
-    """Open a JSON file; a key that an object lacks is a null there.
+def open_json(file: TextFile) -> RowReader:
+    """Open a JSON file; a key that an object lacks is null.
 
-    A file that begins with a line of whole objects is read line by line, others are held in memory.
+    A file whose first line starts with a whole object is read line by line. Others are held in memory.
     """
     first = next((line for _, line in file.lines() if line.strip()), "").lstrip()
     try:
@@ -27,37 +27,37 @@ def open_json(file: TextFile) -> Table:
         by_line = not first.startswith("[")
     except (ValueError, RecursionError):
         by_line = False
-    return table_of_objects(partial(_by_line if by_line else _at_once, file))
+    return make_object_reader(partial(_iter_lines if by_line else _iter_whole, file))
 
 
-def _by_line(file: TextFile) -> Iterator[tuple[int, dict[str, Any]]]:
+def _iter_lines(file: TextFile) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, text in file.lines():
-        yield from _items(file, text, line=number, hint="; a line is an object")
+        yield from _iter_objects(file, text, line=number, hint="; each line must be an object")
 
 
-def _at_once(file: TextFile) -> Iterator[tuple[int, dict[str, Any]]]:
+def _iter_whole(file: TextFile) -> Iterator[tuple[int, dict[str, Any]]]:
     with file.open() as stream:
         text = stream.read().rstrip()
-    start = _after_space(text, 0)
+    start = _skip_separators(text, 0)
     if text.startswith("[", start):
         if not text.endswith("]"):
             line = text.count("\n") + 1
             raise DataError(f"{file.path}:{line}: not valid JSON: the array that begins the file does not end")
         text, start = text[:-1], start + 1
-    yield from _items(file, text, start=start)
+    yield from _iter_objects(file, text, start=start)
 
 
-def _items(
+def _iter_objects(
     file: TextFile, text: str, *, start: int = 0, line: int = 1, hint: str = ""
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line, object) of objects one after the other; ``line`` is that of the text's first character."""
-    seen = 0
-    while (start := _after_space(text, start)) < len(text):
-        line += text.count("\n", seen, start)
-        seen = start
+    """Yield (line number, object) of concatenated objects; ``line`` is that of the text's first character."""
+    counted = 0  # characters whose newlines are in ``line``
+    while (start := _skip_separators(text, start)) < len(text):
+        line += text.count("\n", counted, start)
+        counted = start
         try:
             item, start = _decode(text, start)
-        # ValueError also covers a number with thousands of digits; RecursionError thousands of brackets.
+        # ValueError is also raised for a number with thousands of digits, RecursionError for thousands of brackets.
         except (ValueError, RecursionError) as error:
             reason = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
             raise DataError(f"{file.path}:{line}: not valid JSON ({reason}){hint}") from None
@@ -66,5 +66,5 @@ def _items(
         yield line, item
 
 
-def _after_space(text: str, start: int) -> int:
-    return _BETWEEN.match(text, start).end()  # type: ignore[union-attr]
+def _skip_separators(text: str, start: int) -> int:
+    return _SEPARATORS.match(text, start).end()  # type: ignore[union-attr]

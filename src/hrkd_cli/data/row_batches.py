@@ -1,0 +1,76 @@
+"""Rows of a source as Arrow tables of strings, with cleaned labels, domains and splits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from hrkd_cli.data.drop_reasons import DropReason
+from hrkd_cli.data.sources.columns import COLUMN_ALIASES
+from hrkd_cli.data.sources.row_reader import SourceRow
+from hrkd_cli.data.sources.values import SPLIT_ALIASES, InvalidTextError, to_text
+
+# Small, because the garbage collector traverses the Python rows of a batch.
+_BATCH_ROWS = 512
+_MISSING = ("", "nan", "null", "<na>")
+_WHOLE_NUMBER = re.compile(r"([+-]?[0-9]+)\.0+")
+UNKNOWN_SPLIT = "?"
+"""Stands for the name of a split that is not train, dev or test."""
+
+
+def make_batches(rows: Iterator[SourceRow], roles: Sequence[str], constants: Mapping[str, str | None]) -> Iterator[Any]:
+    """Yield rows as Arrow tables with the columns ``line``, ``drop_reason`` and one per role.
+
+    Args:
+        rows: rows whose values have the given roles.
+        roles: roles of the values ("text", "label", ...).
+        constants: values of the other roles; null if not given.
+    """
+    import pyarrow as pa
+
+    missing_fields = (None,) * len(roles)
+    while batch := list(islice(rows, _BATCH_ROWS)):
+        reasons: list[str | None] = [DropReason.FIELD_COUNT if values is None else None for _, values in batch]
+        columns = zip(*(missing_fields if values is None else values for _, values in batch), strict=True)
+        arrays = {"line": pa.array([line for line, _ in batch], pa.int64())}
+        for role, column in zip(roles, columns, strict=True):
+            try:
+                arrays[role] = pa.array(column, pa.string())
+            except (pa.ArrowException, UnicodeError):  # some values are not strings
+                arrays[role] = pa.array(list(_to_texts(column, reasons)), pa.string())
+            if role in _CLEAN:
+                encoded = arrays[role].dictionary_encode()
+                cleaned = pa.array([_CLEAN[role](name) for name in encoded.dictionary.to_pylist()], pa.string())
+                arrays[role] = cleaned.take(encoded.indices)
+        for role in COLUMN_ALIASES.keys() - arrays.keys():
+            arrays[role] = pa.repeat(pa.scalar(constants.get(role), pa.string()), len(batch))
+        yield pa.table({**arrays, "drop_reason": pa.array(reasons, pa.string())})
+
+
+def _to_texts(values: Iterable[object], reasons: list[str | None]) -> Iterator[str | None]:
+    """Yield values as texts; for those that are not texts, yield None and set the reason."""
+    for index, value in enumerate(values):
+        try:
+            yield to_text(value)
+        except InvalidTextError as error:
+            reasons[index] = str(error)
+            yield None
+
+
+def _clean_name(text: str) -> str | None:
+    """Return a domain or label without outer spaces and without the ``.0`` of a whole number; None if missing."""
+    name = text.strip()
+    if name.lower() in _MISSING:
+        return None
+    number = _WHOLE_NUMBER.fullmatch(name)
+    return number[1] if number else name
+
+
+def _clean_split(text: str) -> str | None:
+    name = text.strip().lower()
+    return None if name in _MISSING else SPLIT_ALIASES.get(name, UNKNOWN_SPLIT)
+
+
+_CLEAN: dict[str, Callable[[str], str | None]] = {"label": _clean_name, "domain": _clean_name, "split": _clean_split}

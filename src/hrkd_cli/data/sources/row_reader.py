@@ -1,0 +1,59 @@
+"""Common interface of all formats: an opened file gives column names and iterates over rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SourceRow = tuple[int, Sequence[object] | None]
+"""Line number, and the values of the requested columns; None for a row with the wrong number of fields."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowReader:
+    """Reads the rows of an opened file. Nothing is cached: each iteration reads the file again.
+
+    Attributes:
+        columns: column names, in order.
+        iter_rows: yields the rows, with the values of the given column indices. The line number is that of the row's
+            first line (the row number, from 1, in formats without lines).
+        note: a decision of the reader that the user should know about.
+    """
+
+    columns: list[str]
+    iter_rows: Callable[[Sequence[int]], Iterator[SourceRow]]
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file to read, or a split loaded by the ``datasets`` library.
+
+    Attributes:
+        display_name: name in messages.
+        open: opens it in an encoding; None means that of the byte order mark, else UTF-8.
+        domain: domain given by the file or folder name; None if a column must give it.
+        split: split given by the name, if any.
+        path: the file; None if ``datasets`` reads it.
+        relative_path: path relative to the source, with ``/``.
+    """
+
+    display_name: str
+    open: Callable[[str | None], RowReader]
+    domain: str | None = None
+    split: str | None = None
+    path: Path | None = None
+    relative_path: str = ""
+
+
+def make_object_reader(iter_objects: Callable[[], Iterator[tuple[int, Mapping[str, object]]]]) -> RowReader:
+    """Return a reader of (line number, object) pairs; a key that an object lacks is null."""
+    columns = list(dict.fromkeys(key for _, item in iter_objects() for key in item))
+
+    def iter_rows(indices: Sequence[int]) -> Iterator[SourceRow]:
+        names = [columns[index] for index in indices]
+        for line, item in iter_objects():
+            yield line, [item.get(name) for name in names]
+
+    return RowReader(columns, iter_rows)
