@@ -76,13 +76,6 @@ TESTED_ELSEWHERE = {
     "models/model_folder.py": "models/test_student_init.py",
     "models/model_tokenizer.py": "predict/test_tokenization.py",
     "models/torch_backend.py": "models/test_student_init.py",
-    # onnx_export
-    "onnx_export/cpu_targets.py": "onnx_export/test_quantizers.py",
-    "onnx_export/export_result.py": "onnx_export/test_export.py",
-    "onnx_export/gate.py": "onnx_export/test_export.py",
-    "onnx_export/graph_editor.py": "onnx_export/test_export.py",
-    "onnx_export/recipe_search.py": "onnx_export/test_export.py",
-    "onnx_export/recipes.py": "onnx_export/test_export.py",
     # predict
     "predict/backend.py": "predict/test_predictor.py",
     # training
@@ -120,7 +113,6 @@ SEVERAL_MODULES = {
     "distillation/test_unlabelled.py",
     "method/test_golden.py",
     "method/test_losses.py",
-    "onnx_export/test_precisions.py",
     "reporting/test_real_runs.py",
     "training/test_resume.py",
 }

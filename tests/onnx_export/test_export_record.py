@@ -28,7 +28,7 @@ def fake_times(monkeypatch):
     monkeypatch.setattr("hrkd_cli.onnx_export.export.usable_cpus", lambda: 2)
 
 
-def test_the_card_says_what_was_measured(student, fake_times):
+def test_the_card_has_the_measurements(student, fake_times):
     (student / "README.md").write_text("---\ntags: [x]\n---\n\n# A student\n\nText.\n")
     seen = []
     result = export(student, int8=True, target="avx2", on_event=seen.append)
@@ -52,7 +52,7 @@ def test_the_card_says_what_was_measured(student, fake_times):
     ]
 
 
-def test_a_second_export_replaces_the_section(student, fake_times):
+def test_a_second_export_replaces_the_cards_section(student, fake_times):
     export(student, latency=False)
     card = (student / "README.md").read_text()
     assert "Accuracy was not measured" in card
@@ -70,7 +70,7 @@ def test_a_second_export_replaces_the_section(student, fake_times):
     assert set(json.loads((student / "onnx/export.json").read_text())["files"]) == {"model.onnx"}
 
 
-def test_files_that_were_there_are_timed_anew_beside_a_new_one(student, monkeypatch):
+def test_existing_files_are_timed_again_with_a_new_one(student, monkeypatch):
     """What is compared on the card was measured in the same turns."""
     load = [1.0]
 
@@ -92,7 +92,7 @@ def test_files_that_were_there_are_timed_anew_beside_a_new_one(student, monkeypa
     assert "| 16 | 1 | 3.00 / 3.00 | 2.00 / 2.00 | 1.00 / 1.00 |" in (student / "README.md").read_text()
 
 
-def test_a_damaged_record_is_begun_anew(student):
+def test_a_damaged_record_is_replaced(student):
     export(student, latency=False)
     (student / "onnx/export.json").write_text('{"format": 1, "files": 3}')
     export(student, int8=True, latency=False)
@@ -102,7 +102,7 @@ def test_a_damaged_record_is_begun_anew(student):
     }
 
 
-def test_the_files_are_timed_for_real(student, monkeypatch):
+def test_files_are_timed_at_each_token_count_and_thread_count(student, monkeypatch):
     monkeypatch.setattr(latency, "RUNS", latency.TURN)
     monkeypatch.setattr(latency, "FEWEST_RUNS", latency.TURN)
     result = export(student, int8=True)
@@ -113,13 +113,13 @@ def test_the_files_are_timed_for_real(student, monkeypatch):
         assert all(0 < f.p50 <= f.p95 for f in file.latency)
 
 
-def test_a_section_lies_where_the_earlier_one_lay():
+def test_a_section_replaces_the_earlier_one_in_place():
     once = insert_section("# A\n", "one")
     assert once == f"# A\n\n{SECTION_BEGIN}\none\n{SECTION_END}\n"
     assert insert_section(once + "\nafter\n", "two") == f"# A\n\n{SECTION_BEGIN}\ntwo\n{SECTION_END}\n\nafter\n"
 
 
-def test_five_percent_is_noise():
+def test_a_slowdown_below_5_percent_is_ignored():
     def timed(*times):
         return {
             "latency": [Latency(tokens, 1, p50, 9.0).to_json() for tokens, p50 in zip((16, 32), times, strict=True)]

@@ -35,7 +35,7 @@ def traced(request, tmp_path_factory):
     return request.param, own, folder / "model.onnx"
 
 
-def test_the_logits_are_the_same(traced, tmp_path):
+def test_rewriting_keeps_the_logits(traced, tmp_path):
     architecture, own, path = traced
     traced = onnx.load(path)
     model, counts = rewrite(traced)
@@ -69,7 +69,7 @@ def test_padding_is_a_bias_of_one_row(traced, tmp_path):
     assert any(ranks[mask][1:3] == [1, 1] for mask in masks)
 
 
-def test_the_last_layer_of_bert_works_on_one_token(made, tmp_path):
+def test_berts_last_layer_computes_one_token(made, tmp_path):
     own = TorchBackend(made / "student", device="cpu")
     trace_to_onnx(own.model, own.input_names, tmp_path / "model.onnx")
     rewrite_file(tmp_path / "model.onnx")
@@ -104,7 +104,7 @@ def small_graph(nodes, tensors, outputs, shape):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def test_a_head_that_reads_another_token_keeps_all_of_the_last_layer():
+def test_the_last_layer_stays_whole_for_a_head_that_reads_another_token():
     graph = small_graph(
         [helper.make_node("Gather", ["x", "last"], ["y"], axis=1)], {"last": np.int64(-1)}, ["y"], ["b", "t", 4]
     )
@@ -121,7 +121,7 @@ def test_a_head_that_reads_another_token_keeps_all_of_the_last_layer():
     assert [node.op_type for node in found.graph.node] == ["Relu", "Gather"]
 
 
-def test_a_rewrite_that_changed_the_logits_is_not_kept(made, tmp_path, monkeypatch):
+def test_a_rewrite_that_changes_the_logits_is_undone(made, tmp_path, monkeypatch):
     own = TorchBackend(made / "student", device="cpu")
 
     def wrong(path):

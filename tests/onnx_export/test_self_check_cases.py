@@ -1,11 +1,10 @@
-import functools
 import json
 import shutil
 
 import numpy as np
 import pytest
 
-import hrkd_cli
+from exporting import FP32, INT8, export
 from hrkd_cli import Predictor
 from hrkd_cli.errors import ModelError
 from hrkd_cli.layout import OnnxFiles
@@ -14,17 +13,12 @@ from hrkd_cli.onnx_export.self_check_cases import FP32_TOLERANCE, MIN_INT8_TOLER
 from hrkd_cli.predict.selfcheck import self_check
 from tiny_folder import write_model
 
-FP32, INT8 = "model.onnx", "model_quantized.onnx"
-
-# What is timed is not what is tested here.
-export = functools.partial(hrkd_cli.export, latency=False)
-
 
 def stored(student):
     return json.loads((student / "onnx" / OnnxFiles.self_check).read_text(encoding="utf-8"))
 
 
-def test_stored_predictions_are_the_files_own(student):
+def test_stored_predictions_are_those_of_each_file(student):
     export(student, int8=True, max_drop=100)
     found = stored(student)
     assert set(found["files"]) == {FP32, INT8}
@@ -42,7 +36,7 @@ def test_stored_predictions_are_the_files_own(student):
     assert {label for label in found["files"][FP32]["labels"] if label} == {"negative", "positive"}
 
 
-def test_every_domain_has_a_text_that_is_cut(student):
+def test_every_domain_has_a_text_beyond_the_maximum_length(student):
     from hrkd_cli.predict.tokenization import read_tokenizer
 
     export(student)
@@ -53,7 +47,7 @@ def test_every_domain_has_a_text_that_is_cut(student):
     assert {domain: max(found) > 24 > min(found) for domain, found in lengths.items()} == {"books": True, "dvd": True}
 
 
-def test_tolerances_are_for_arithmetic_and_not_for_rounded_weights(student, tmp_path):
+def test_tolerances_cover_8_bit_arithmetic_and_not_rounded_weights(student, tmp_path):
     import onnx
 
     export(student, int8=True, fp16=True, int8_static=True, int4=True, max_drop=100)
@@ -82,7 +76,7 @@ def test_tolerances_are_for_arithmetic_and_not_for_rounded_weights(student, tmp_
     assert sorted(p.name for p in (student / "onnx").glob("*.onnx")) == sorted(found)
 
 
-def test_texts_are_the_same_each_time_and_nobodys(student):
+def test_texts_are_reproducible_and_not_from_the_data(student):
     export(student)
     first = stored(student)
     export(student, force=True)
@@ -94,7 +88,7 @@ def test_texts_are_the_same_each_time_and_nobodys(student):
     assert not [case for case in first["cases"] if len(case["text"].split()) > 3 and case["text"] in dev]
 
 
-def test_a_later_precision_joins_the_earlier_ones(student):
+def test_a_later_format_joins_the_stored_predictions(student):
     export(student)
     before = stored(student)
     export(student, int8=True, max_drop=100)
@@ -108,7 +102,7 @@ def test_a_later_precision_joins_the_earlier_ones(student):
     assert set(stored(student)["files"]) == {FP32}
 
 
-def test_pairs_and_single_heads(tmp_path):
+def test_text_pairs_and_plain_classifiers_have_cases(tmp_path):
     student = write_model(tmp_path / "pair", pair=True)
     export(student)
     assert all(case["text"] and case["text_pair"] for case in stored(student)["cases"])
@@ -119,14 +113,14 @@ def test_pairs_and_single_heads(tmp_path):
         assert [entry.passed for entry in self_check(folder)] == [True]
 
 
-def test_damaged_stored_predictions_of_an_earlier_export_are_replaced(student):
+def test_damaged_stored_predictions_are_replaced(student):
     export(student)
     (student / "onnx" / OnnxFiles.self_check).write_text("{}")
     export(student, force=True)
     assert set(stored(student)["files"]) == {FP32}
 
 
-def test_texts_of_a_model_with_other_domains_are_not_used_again(student, tmp_path):
+def test_texts_of_a_model_with_other_domains_are_not_reused(student, tmp_path):
     export(student, int8=True, max_drop=100, out=tmp_path / "out")
     other = write_model(tmp_path / "other", labels={"news": ("sport", "weather")})
     export(other, out=tmp_path / "out", force=True)
@@ -136,7 +130,7 @@ def test_texts_of_a_model_with_other_domains_are_not_used_again(student, tmp_pat
     assert [entry.passed for entry in self_check(tmp_path / "out")] == [True]
 
 
-def test_a_fresh_process_that_gets_others(student, monkeypatch):
+def test_other_predictions_in_the_fresh_process_stop_the_export(student, monkeypatch):
     entry = module._predict_cases
 
     def wrong(*args):
@@ -150,7 +144,7 @@ def test_a_fresh_process_that_gets_others(student, monkeypatch):
     assert not (student / "onnx").exists()
 
 
-def test_an_output_elsewhere_is_checked_with_its_own_files(student, tmp_path):
+def test_an_output_elsewhere_does_not_need_the_student(student, tmp_path):
     export(student, out=tmp_path / "deploy")
     shutil.rmtree(student)
     assert [entry.passed for entry in self_check(tmp_path / "deploy")] == [True]

@@ -21,7 +21,7 @@ def tokens(tokenizer, texts):
     return [encoding.tokens for encoding in tokenizer.encode_batch(texts)]
 
 
-def test_train_texts_are_split_as_before(tokenizer):
+def test_train_texts_are_tokenized_as_before(tokenizer):
     smaller, _, report = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), None)
     assert tokens(smaller, TRAIN) == tokens(tokenizer, TRAIN)
     assert report.train.changed == 0
@@ -30,7 +30,7 @@ def test_train_texts_are_split_as_before(tokenizer):
     assert sum(kept.values()) == report.after
 
 
-def test_every_row_is_its_tokens_old_one(tokenizer):
+def test_every_token_keeps_its_embedding_row(tokenizer):
     smaller, rows, _ = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), None)
     new = smaller.get_vocab()
     assert sorted(new.values()) == list(range(len(new)))
@@ -39,7 +39,7 @@ def test_every_row_is_its_tokens_old_one(tokenizer):
     assert new["<pad>"] == tokenizer.token_to_id("<pad>") == 1
 
 
-def test_special_tokens_stand_around_a_text_under_their_new_ids(tokenizer):
+def test_special_tokens_around_a_text_have_their_new_ids(tokenizer):
     smaller, _, _ = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), None)
     new = smaller
     first, *_, last = new.encode(TRAIN[0]).ids
@@ -58,7 +58,7 @@ def test_every_character_stays_readable(tokenizer):
         assert unknown in before.ids or now not in after.ids, word
 
 
-def test_dev_tokens_that_became_others_are_counted(tokenizer):
+def test_changed_dev_tokens_are_counted(tokenizer):
     smaller, _, report = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), None)
     changed = total = 0
     for text in DEV:
@@ -70,7 +70,7 @@ def test_dev_tokens_that_became_others_are_counted(tokenizer):
     assert (report.dev.unknown, report.dev.unknown_after) == (0, 0)
 
 
-def test_the_most_used_are_kept(tokenizer):
+def test_a_size_limit_keeps_the_most_used_tokens(tokenizer):
     _, _, whole = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), None)
     size = whole.after - 4
     smaller, _, fewer = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), size)
@@ -83,19 +83,19 @@ def test_the_most_used_are_kept(tokenizer):
     assert not set(counts) & set(smaller.get_vocab())
 
 
-def test_less_than_has_to_stay(tokenizer):
+def test_a_size_below_the_required_tokens_is_refused(tokenizer):
     with pytest.raises(UsageError, match=r"--vocabulary-size 6: \d+ tokens have to stay"):
         trim_tokenizer(tokenizer, settings(tokenizer), small_data(), 6)
 
 
-def test_added_tokens_behind_the_vocabulary_stay_behind_it(tokenizer):
+def test_added_tokens_after_the_vocabulary_stay_after_it(tokenizer):
     tokenizer.add_tokens(["Qqqq"])
     smaller, _, report = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), None)
     assert smaller.token_to_id("Qqqq") == report.after - 1
     assert smaller.encode("Qqqq walker").tokens == tokenizer.encode("Qqqq walker").tokens
 
 
-def test_a_domains_own_tokens_go_last():
+def test_the_domains_tokens_take_precedence():
     vocabulary = Vocabulary(KINDS["WordPiece"]())
     alphabet = vocabulary.character_tokens
     rare, common = sorted(set(vocabulary.ids) - alphabet)[:2]
@@ -105,21 +105,21 @@ def test_a_domains_own_tokens_go_last():
     assert dropped == [common]
 
 
-def test_a_character_without_a_token_of_its_own_keeps_those_that_have_it():
+def test_all_tokens_with_a_character_that_has_no_token_are_kept():
     vocab = {"[UNK]": 0, "a": 1, "##a": 2, "aé": 3, "##aé": 4, "éa": 5, "aa": 6, "##aa": 7}
     alphabet = Vocabulary(Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))).character_tokens
     assert alphabet >= {"a", "##a", "aé", "##aé", "éa"}
     assert not alphabet & {"aa", "##aa"}
 
 
-def test_characters_at_the_end_of_a_word_are_others():
+def test_a_character_at_the_end_of_a_word_is_a_separate_token():
     vocab = {t: n for n, t in enumerate(["a", "b", "a</w>", "b</w>", "ab</w>", "ac</w>", "ab"])}
     vocabulary = Vocabulary(Tokenizer(models.BPE(vocab, [("a", "b</w>"), ("a", "b")], end_of_word_suffix="</w>")))
     assert vocabulary.character_tokens == {"a", "b", "a</w>", "b</w>", "ac</w>"}
     assert vocabulary.intermediate_tokens("ab</w>") == {"a", "b</w>"}
 
 
-def test_a_merge_keeps_what_it_passes_through():
+def test_the_intermediate_tokens_of_a_merge_are_kept():
     merges = [("a", "b"), ("c", "d"), ("ab", "cd"), ("b", "c")]
     vocab = {t: n for n, t in enumerate(["a", "b", "c", "d", "ab", "cd", "abcd", "bc"])}
     vocabulary = Vocabulary(Tokenizer(models.BPE(vocab, merges)))
@@ -130,14 +130,14 @@ def test_a_merge_keeps_what_it_passes_through():
     assert rows == tuple(range(7))
 
 
-def test_bytes_stay():
+def test_byte_tokens_are_kept():
     pieces = [("<unk>", 0.0), *((f"<0x{n:02X}>", -9.0) for n in range(256)), ("ab", -1.0)]
     vocabulary = Vocabulary(Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=True)))
     assert len(vocabulary.character_tokens & {f"<0x{n:02X}>" for n in range(256)}) == 256
     assert vocabulary.readable_characters() == set()
 
 
-def test_a_character_that_is_lost_is_counted():
+def test_lost_characters_are_counted():
     tokenizer = KINDS["WordPiece"]()
     vocabulary = Vocabulary(tokenizer)
     smaller, _ = vocabulary.subset({t for t in tokenizer.get_vocab() if "x" not in t})
@@ -148,19 +148,19 @@ def test_a_character_that_is_lost_is_counted():
     assert diff.unknown_after == diff.unknown + 1
 
 
-def test_words_that_cannot_be_split_are_not_trimmed():
+def test_a_wordlevel_tokenizer_is_refused():
     tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "walk": 1}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     with pytest.raises(ModelError, match="a WordLevel tokenizer cannot be trimmed"):
         trim_tokenizer(tokenizer, settings(tokenizer), small_data(), None)
 
 
-def test_a_tokenizer_of_another_model(tokenizer):
+def test_a_tokenizer_larger_than_the_embeddings_is_refused(tokenizer):
     with pytest.raises(ModelError, match="more tokens than the embedding table has rows"):
         trim_tokenizer(tokenizer, settings(tokenizer) | {"vocab_size": 20}, small_data(), None)
 
 
-def test_positions_that_are_counted_from_the_padding_id():
+def test_a_padding_id_that_offsets_positions_must_not_move():
     tokenizer = KINDS["WordPiece"]()
     pad = tokenizer.get_vocab_size() - 1
     config = settings(tokenizer, model_type="roberta", pad_token_id=pad)

@@ -1,4 +1,3 @@
-import functools
 import json
 import shutil
 from dataclasses import replace
@@ -7,44 +6,16 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-import hrkd_cli
+from exporting import export, write_splits
 from hrkd_cli import Predictor, evaluate
-from hrkd_cli.errors import DataError, GateError, ModelError, OutputError, UsageError
+from hrkd_cli.errors import DataError, ModelError, OutputError, UsageError
 from hrkd_cli.events import Note
 from hrkd_cli.models.torch_backend import TorchBackend
-from hrkd_cli.onnx_export.gate import AccuracyGate
-from hrkd_cli.onnx_export.recipe_search import RecipeSearch
 from hrkd_cli.predict.selfcheck import self_check
 from tiny_folder import CONFIGS, MAX_LENGTH, make_texts, write_model
 from vocabularies import KINDS, SPECIAL, small_data, wrapped
 
 FP32, INT8 = "onnx/model.onnx", "onnx/model_quantized.onnx"
-
-# What is timed is not what is tested here.
-export = functools.partial(hrkd_cli.export, latency=False)
-
-
-def write_splits(folder, split_texts, domains=("books", "dvd"), label=lambda domain, text: "negative"):
-    """Write raw data with splits of its own; a file a domain and split."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for domain in domains:
-        for split, texts in split_texts.items():
-            lines = [f"{text},{label(domain, text)}" for text in texts]
-            (folder / f"{domain}.{split}.csv").write_text("text,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def divided(made, tmp_path_factory):
-    """Data with a train split, which the student labels without a mistake on dev."""
-    student = Predictor(made / "student")
-    # "page" and "cold" are never in train.
-    train = [t for t in make_texts(60, 3) if "page" not in t and "cold" not in t]
-    return write_splits(
-        tmp_path_factory.mktemp("divided") / "raw",
-        {"train": train, "dev": list(dict.fromkeys(make_texts(40, 4)))},
-        label=lambda domain, text: student.predict([text], domain=domain)[0].label,
-    )
 
 
 @pytest.fixture(params=list(CONFIGS))
@@ -52,7 +23,7 @@ def any_student(request, tmp_path):
     return write_model(tmp_path / "student", architecture=request.param)
 
 
-def test_a_baked_head_gives_its_own_logits(any_student):
+def test_a_single_domain_export_gives_that_heads_logits(any_student):
     result = export(any_student, domain="dvd")
     out = any_student.with_name("student-dvd")
     assert result.out == str(out)
@@ -74,7 +45,7 @@ def test_a_baked_head_gives_its_own_logits(any_student):
     assert "domains" not in config["hrkd"]
 
 
-def test_any_pipeline_opens_a_baked_folder(any_student):
+def test_a_transformers_pipeline_opens_a_single_domain_export(any_student):
     from transformers import pipeline
 
     export(any_student, domain="books")
@@ -84,7 +55,7 @@ def test_any_pipeline_opens_a_baked_folder(any_student):
 
 
 @pytest.mark.parametrize("truncate", ["tail", "head-tail"])
-def test_long_texts_in_a_baked_folder_of_a_student_that_reads_other_ends(student, truncate):
+def test_long_texts_are_truncated_as_by_the_student(student, truncate):
     from transformers import AutoTokenizer
 
     config = json.loads((student / "config.json").read_text())
@@ -108,7 +79,7 @@ def test_long_texts_in_a_baked_folder_of_a_student_that_reads_other_ends(student
 
 @pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "distilbert", "modernbert"])
-def test_tokenizers_and_architectures_trimmed_and_baked(tmp_path, kind, architecture):
+def test_all_tokenizers_and_architectures_can_be_trimmed_and_reduced_to_one_domain(tmp_path, kind, architecture):
     from transformers import AutoTokenizer, pipeline
 
     tokenizer = wrapped(KINDS[kind](), pair_of_roberta=kind == "BPE")
@@ -134,14 +105,14 @@ def test_tokenizers_and_architectures_trimmed_and_baked(tmp_path, kind, architec
     assert [f["label"] for f in found] == [p.label for p in Predictor(out).predict(dev)]
 
 
-def test_trimming_in_the_json_and_on_the_card(student, divided):
+def test_json_and_card_report_the_trimming(student, split_data):
     out = student.parent / "small"
-    result = export(student, trim_vocabulary=True, int8=True, data=divided, out=out, max_drop=100).to_json()
+    result = export(student, trim_vocabulary=True, int8=True, data=split_data, out=out, max_drop=100).to_json()
     found = result["vocabulary"]
     assert sum(found["kept"].values()) == found["after"] < found["before"] == 80
     assert found["dev"]["changed"] > 0
     assert found["train"]["changed"] == found["characters_lost"] == 0
-    scores = evaluate([student, out, out / INT8], data=divided, split="dev").models
+    scores = evaluate([student, out, out / INT8], data=split_data, split="dev").models
     assert found["accuracy_drop"] == pytest.approx(
         100 * (scores[0].average.accuracy - scores[1].average.accuracy), abs=1e-5
     )
@@ -154,60 +125,6 @@ def test_trimming_in_the_json_and_on_the_card(student, divided):
     record = json.loads((out / "hrkd.json").read_text())
     assert (record["stage"], record["vocabulary"]["after"]) == ("export", found["after"])
     assert not (student / "onnx").exists()
-
-
-def test_the_gate_of_trimming(student, divided):
-    # Without the words that decide, accuracy is lost; letters, which must stay, are 26 + 26, and 4 special tokens.
-    before = sorted(p.name for p in student.parent.iterdir())
-    with pytest.raises(
-        GateError, match=r"trimmed vocabulary loses .* more than --max-drop 0\.5: nothing was"
-    ) as caught:
-        export(student, vocabulary_size=56, data=divided, out=student.parent / "small")
-    assert sorted(p.name for p in student.parent.iterdir()) == before
-    assert caught.value.result["gate"]["passed"] is False
-    lost = caught.value.result["vocabulary"]["accuracy_drop"]
-    assert caught.value.result["gate"]["drop"] == lost > 0.5
-    # The same loss is let through when it is allowed, to the point.
-    result = export(student, vocabulary_size=56, data=divided, out=student.parent / "small", max_drop=lost)
-    assert result.to_json()["gate"] == {"max_drop": lost, "drop": lost, "passed": True}
-    assert result.vocabulary.after == 56
-
-
-def test_the_gate_of_a_baked_int8_file_is_its_own_domains(student, divided, monkeypatch):
-    seen = []
-
-    def lost(self, scores):
-        seen.append(tuple(scores))
-        return 9.0
-
-    monkeypatch.setattr(AccuracyGate, "accuracy_drop", lost)
-    before = sorted(p.name for p in student.parent.iterdir())
-    with pytest.raises(GateError, match=r"int8 loses 9\.00 points") as caught:
-        export(student, domain="dvd", int8=True, data=divided)
-    assert set(seen) == {("dvd",)}
-    assert caught.value.result["files"] == []
-    assert sorted(p.name for p in student.parent.iterdir()) == before
-
-
-def test_what_trimming_lost_is_not_there_for_quantising(student, divided, monkeypatch):
-    lost = export(student, vocabulary_size=56, data=divided, max_drop=100).trim_drop
-    assert lost > 0
-    seen = []
-
-    def fails(self, precision, recipe):
-        found = own_try(self, precision, recipe)
-        seen.append(replace(found, drop=found.drop + 50, passed=False))
-        return seen[-1]
-
-    own_try = RecipeSearch._try
-    monkeypatch.setattr(RecipeSearch, "_try", fails)
-    with pytest.raises(GateError, match=rf"int8 loses .* points .*, {lost:.2f} of them by trimming, more") as caught:
-        export(student, vocabulary_size=56, int8=True, data=divided, max_drop=lost, out=student.parent / "other")
-    gate = caught.value.result["gate"]
-    assert gate == {"max_drop": lost, "drop": min(one.drop for one in seen), "passed": False}
-    own = 100 * evaluate([student], data=divided, split="dev").models[0].average.accuracy
-    for one in seen:
-        assert one.drop - 50 == pytest.approx(own - 100 * sum(one.accuracy.values()) / 2, abs=1e-5)
 
 
 FILES = {
@@ -223,9 +140,9 @@ PRECISIONS = {"int8": True, "int8_static": True, "fp16": True, "int4": True}
 @pytest.mark.parametrize(
     "cut", [{"domain": "dvd"}, {"trim_vocabulary": True}, {"domain": "dvd", "trim_vocabulary": True}]
 )
-def test_every_precision_of_a_folder_of_its_own(student, divided, cut):
+def test_every_format_of_a_variant(student, split_data, cut):
     out = student.parent / "small"
-    result = export(student, **cut, **PRECISIONS, target="avx2", runtime=True, data=divided, out=out, max_drop=100)
+    result = export(student, **cut, **PRECISIONS, target="avx2", runtime=True, data=split_data, out=out, max_drop=100)
     found = result.to_json()
     assert {f["precision"]: f["path"] for f in found["files"]} == {p: str(out / "onnx" / f) for p, f in FILES.items()}
     assert sorted(p.name for p in (out / "onnx").iterdir()) == sorted(
@@ -238,7 +155,7 @@ def test_every_precision_of_a_folder_of_its_own(student, divided, cut):
     record = json.loads((out / "onnx/export.json").read_text())["files"]
     assert set(record) == set(FILES.values())
     domains = [cut["domain"]] if "domain" in cut else ["books", "dvd"]
-    models = evaluate([out, *(out / "onnx" / name for name in FILES.values())], data=divided, split="dev").models
+    models = evaluate([out, *(out / "onnx" / name for name in FILES.values())], data=split_data, split="dev").models
     for model, (precision, name) in zip(models[1:], FILES.items(), strict=True):
         assert record[name]["dev"]["accuracy"] == {d: pytest.approx(s.accuracy) for d, s in model.domains.items()}
         assert list(record[name]["dev"]["accuracy"]) == domains
@@ -260,11 +177,11 @@ def test_every_precision_of_a_folder_of_its_own(student, divided, cut):
         assert "partial" not in path.read_text()
 
 
-def test_a_precision_is_added_to_a_folder_of_its_own(student, divided):
+def test_a_format_is_added_to_a_variant(student, split_data):
     out = student.parent / "small"
-    export(student, domain="dvd", int8=True, data=divided, out=out, max_drop=100)
+    export(student, domain="dvd", int8=True, data=split_data, out=out, max_drop=100)
     before = json.loads((out / "onnx/self_check.json").read_text())
-    export(out, fp16=True, data=divided, max_drop=100)
+    export(out, fp16=True, data=split_data, max_drop=100)
     after = json.loads((out / "onnx/self_check.json").read_text())
     assert after["cases"] == before["cases"]
     assert set(after["files"]) == {FILES["fp32"], FILES["int8"], FILES["fp16"]}
@@ -276,30 +193,11 @@ def test_a_precision_is_added_to_a_folder_of_its_own(student, divided):
     assert "model_quantized.onnx` | int8" in card
 
 
-def test_calibration_sees_the_baked_domain_alone(student, divided, monkeypatch):
-    seen = []
-
-    def calibration(self):
-        seen.append(tuple(self.rows))
-        return own(self)
-
-    own = AccuracyGate.calibration
-    monkeypatch.setattr(AccuracyGate, "calibration", calibration)
-    export(student, domain="dvd", int8_static=True, data=divided, max_drop=100)
-    assert set(seen) == {("dvd",)}
-
-
-def test_an_unknown_target_before_anything_is_cut(student, divided):
-    with pytest.raises(UsageError, match="--target: 'sparc' is not one of auto, avx2"):
-        export(student, domain="dvd", int8=True, target="sparc", data=divided)
-    assert not student.with_name("student-dvd").exists()
-
-
-def test_eval_scores_a_baked_head_on_its_own_domain(student, divided):
+def test_eval_scores_a_single_domain_export_on_its_domain(student, split_data):
     export(student, domain="dvd")
     baked = student.with_name("student-dvd")
     seen = []
-    found = evaluate([student, baked / "onnx"], data=divided, split="dev", on_event=seen.append)
+    found = evaluate([student, baked / "onnx"], data=split_data, split="dev", on_event=seen.append)
     assert [list(model.domains) for model in found.models] == [["dvd"], ["dvd"]]
     assert found.models[1].agreement == 1.0
     assert any("is the head of dvd alone" in e.text for e in seen if isinstance(e, Note))
@@ -311,10 +209,10 @@ def test_eval_scores_a_baked_head_on_its_own_domain(student, divided):
         evaluate([baked], data=others)
     export(student, domain="books")
     with pytest.raises(UsageError, match="no row is for both"):
-        evaluate([baked, student.with_name("student-books")], data=divided, split="dev")
+        evaluate([baked, student.with_name("student-books")], data=split_data, split="dev")
 
 
-def test_the_data_is_found_again(student, tmp_path):
+def test_a_variant_records_where_its_data_is(student, tmp_path):
     from hrkd_cli import prepare
     from hrkd_cli.data.dataset_folder import open_dataset
 
@@ -329,7 +227,7 @@ def test_the_data_is_found_again(student, tmp_path):
     assert list(evaluate([out / "onnx"]).models[0].domains) == ["books"]
 
 
-def test_what_cannot_be_cut(student, divided, tmp_path):
+def test_invalid_domains_models_and_data_are_refused(student, split_data, tmp_path):
     with pytest.raises(ModelError, match=r"no domain 'cars' \(--domain\); it has books, dvd"):
         export(student, domain="cars")
     export(student, domain="books")
@@ -341,7 +239,7 @@ def test_what_cannot_be_cut(student, divided, tmp_path):
     with pytest.raises(DataError, match="no train rows; trimming keeps"):
         export(student, trim_vocabulary=True)
     with pytest.raises(UsageError, match="--vocabulary-size: 0 is not"):
-        export(student, vocabulary_size=0, data=divided)
+        export(student, vocabulary_size=0, data=split_data)
     with pytest.raises(UsageError, match="would replace the student"):
         export(student, domain="books", out=student, force=True)
     with pytest.raises(ModelError, match="no such folder"):
@@ -349,7 +247,7 @@ def test_what_cannot_be_cut(student, divided, tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_only_an_earlier_export_is_replaced(student, tmp_path):
+def test_force_replaces_only_an_earlier_export(student, tmp_path):
     export(student, domain="books")
     with pytest.raises(OutputError, match="exists already"):
         export(student, domain="books")
@@ -359,7 +257,7 @@ def test_only_an_earlier_export_is_replaced(student, tmp_path):
         export(student, domain="books", out=tmp_path / "other", force=True)
 
 
-def test_a_smaller_model_that_answers_otherwise_is_not_kept(student, monkeypatch):
+def test_a_variant_with_other_logits_is_not_kept(student, monkeypatch):
     from hrkd_cli.onnx_export import variant
 
     def wrong(model, spec, domain, where):
@@ -374,7 +272,7 @@ def test_a_smaller_model_that_answers_otherwise_is_not_kept(student, monkeypatch
     assert not student.with_name("student-books").exists()
 
 
-def test_labels_of_different_number(tmp_path):
+def test_a_domain_keeps_its_own_number_of_labels(tmp_path):
     labels = {"books": ("negative", "positive"), "news": ("politics", "sport", "weather")}
     student = write_model(tmp_path / "student", labels=labels)
     result = export(student, domain="news")

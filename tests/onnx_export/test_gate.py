@@ -1,0 +1,98 @@
+import json
+import shutil
+
+import pytest
+
+from exporting import FP32, export, list_files
+from hrkd_cli import Predictor
+from hrkd_cli.errors import DataError, GateError
+from hrkd_cli.events import Note
+from hrkd_cli.onnx_export.gate import AccuracyGate
+
+
+def test_a_drop_above_max_drop_fails_the_gate_and_a_drop_equal_to_it_passes(student, other_weights):
+    before = list_files(student)
+    with pytest.raises(GateError, match="more than --max-drop 5: nothing was written") as caught:
+        export(student, int8=True, max_drop=5)
+    assert list_files(student) == before
+    assert caught.value.exit_code == 3
+    result = caught.value.result
+    data = (student.parent / "dev.csv").read_text().splitlines()[1:]
+    right = {"books": [], "dvd": []}
+    shutil.copytree(student, student.parent / "worse")
+    shutil.copytree(other_weights / "onnx", student.parent / "worse/onnx")
+    predictor = Predictor(student.parent / "worse/onnx" / FP32)
+    for text, label, domain in (line.split(",") for line in data):
+        right[domain].append(predictor.predict([text], domain=domain)[0].label == label)
+    accuracy = sum(sum(r) / len(r) for r in right.values()) / 2
+    assert result["gate"] == {"max_drop": 5, "drop": pytest.approx(100 * (1 - accuracy), abs=1e-4), "passed": False}
+    assert result["files"] == []
+    # The same loss is let through when it is allowed, to the point.
+    assert export(student, int8=True, max_drop=result["gate"]["drop"]).gate.passed
+
+
+def test_missing_data_for_the_gate_suggests_data(student, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dev.csv").rename(tmp_path / "moved.csv")
+    with pytest.raises(DataError, match="--data"):
+        export(student, int8=True)
+    assert export(student, int8=True, data="moved.csv", max_drop=50).gate.passed
+
+
+def test_data_that_the_student_was_not_made_from_gives_a_warning(student, tmp_path):
+    from hrkd_cli import prepare
+    from hrkd_cli.data.dataset_folder import open_dataset
+
+    prepare(tmp_path / "dev.csv", out=tmp_path / "dataset", dev=0.3)
+    for fingerprint, warned in (("another", True), (open_dataset(tmp_path / "dataset").fingerprint, False)):
+        record = {"data": {"path": "../dataset", "fingerprint": fingerprint}}
+        (student / "hrkd.json").write_text(json.dumps(record))
+        seen = []
+        export(student, int8=True, max_drop=50, force=True, on_event=seen.append)
+        assert any("fingerprint differs" in e.text for e in seen if isinstance(e, Note) and e.warning) is warned
+
+
+def test_trimming_has_to_pass_the_gate(student, split_data):
+    # Without the words that decide, accuracy is lost; letters, which must stay, are 26 + 26, and 4 special tokens.
+    before = sorted(p.name for p in student.parent.iterdir())
+    with pytest.raises(
+        GateError, match=r"trimmed vocabulary loses .* more than --max-drop 0\.5: nothing was"
+    ) as caught:
+        export(student, vocabulary_size=56, data=split_data, out=student.parent / "small")
+    assert sorted(p.name for p in student.parent.iterdir()) == before
+    assert caught.value.result["gate"]["passed"] is False
+    lost = caught.value.result["vocabulary"]["accuracy_drop"]
+    assert caught.value.result["gate"]["drop"] == lost > 0.5
+    # The same loss is let through when it is allowed, to the point.
+    result = export(student, vocabulary_size=56, data=split_data, out=student.parent / "small", max_drop=lost)
+    assert result.to_json()["gate"] == {"max_drop": lost, "drop": lost, "passed": True}
+    assert result.vocabulary.after == 56
+
+
+def test_a_single_domain_export_is_gated_on_its_domain(student, split_data, monkeypatch):
+    seen = []
+
+    def lost(self, scores):
+        seen.append(tuple(scores))
+        return 9.0
+
+    monkeypatch.setattr(AccuracyGate, "accuracy_drop", lost)
+    before = sorted(p.name for p in student.parent.iterdir())
+    with pytest.raises(GateError, match=r"int8 loses 9\.00 points") as caught:
+        export(student, domain="dvd", int8=True, data=split_data)
+    assert set(seen) == {("dvd",)}
+    assert caught.value.result["files"] == []
+    assert sorted(p.name for p in student.parent.iterdir()) == before
+
+
+def test_a_single_domain_export_is_calibrated_on_its_domain(student, split_data, monkeypatch):
+    seen = []
+
+    def calibration(self):
+        seen.append(tuple(self.rows))
+        return own(self)
+
+    own = AccuracyGate.calibration
+    monkeypatch.setattr(AccuracyGate, "calibration", calibration)
+    export(student, domain="dvd", int8_static=True, data=split_data, max_drop=100)
+    assert set(seen) == {("dvd",)}

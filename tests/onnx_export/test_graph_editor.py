@@ -1,0 +1,52 @@
+import pytest
+
+from hrkd_cli.models.torch_backend import TorchBackend
+from hrkd_cli.onnx_export.graph_editor import PARTS, bytes_by_part, model_part
+from hrkd_cli.onnx_export.trace import trace_to_onnx
+
+
+def test_bytes_by_part_add_up_to_the_file(exported):
+    _, folder, result = exported
+    for name in ("model.onnx", "model_quantized.onnx"):
+        path = folder / "onnx" / name
+        parts = bytes_by_part(path)
+        assert tuple(parts) == PARTS
+        assert sum(parts.values()) == path.stat().st_size
+        assert min(parts.values()) > 0
+    assert result.bytes_by_part == bytes_by_part(folder / "onnx/model_quantized.onnx")
+
+
+def test_bytes_by_part_match_berts_weights(made, tmp_path):
+    from safetensors.torch import load_file
+
+    expected = dict.fromkeys(PARTS, 0)
+    for name, tensor in load_file(made / "student/model.safetensors").items():
+        in_layer = "attention" if ".attention." in name else "feed_forward"
+        outside = "embeddings" if "embeddings" in name else "head"
+        expected[in_layer if ".layer." in name else outside] += 4 * tensor.numel()
+    own = TorchBackend(made / "student", device="cpu")
+    trace_to_onnx(own.model, own.input_names, tmp_path / "model.onnx")
+    found = bytes_by_part(tmp_path / "model.onnx")
+    for part in ("embeddings", "attention", "feed_forward", "head"):
+        # Each tensor's entry has a name and a shape beside its numbers; small equal ones are stored once.
+        assert found[part] == pytest.approx(expected[part], rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("/model/bert/embeddings/word_embeddings/Gather", "embeddings"),
+        ("model.electra.embeddings_project.bias", "embeddings"),
+        ("/model/bert/encoder/layer.10/attention/output/dense/MatMul", "attention"),
+        ("/model/bert/encoder/layer.10/output/dense/MatMul_quant", "feed_forward"),
+        ("model.distilbert.transformer.layer.0.sa_layer_norm.weight", "attention"),
+        ("model.distilbert.transformer.layer.0.output_layer_norm.weight", "feed_forward"),
+        ("/model/model/layers.0/attn/Wqkv/MatMul", "attention"),
+        ("/model/model/layers.0/mlp/Wi/MatMul", "feed_forward"),
+        ("/model/pre_classifier/Gemm", "head"),
+        ("/model/head/dense/MatMul", "head"),
+        ("onnx::MatMul_320", "other"),
+    ],
+)
+def test_model_part_is_read_from_the_name(name, part):
+    assert model_part(name) == part
