@@ -1,15 +1,15 @@
-"""How long a teacher and its student take for one text: ``python benchmarks/latency.py [TEACHER STUDENT]``.
+"""Times one text through a teacher and its student: ``python benchmarks/latency.py [TEACHER STUDENT]``.
 
-In one run, the models taking turns: teacher and student in torch, the student's fp32 graph as it was traced and as
-export rewrites it, its smaller precisions, and where they are installed optimum's default export with its int8 and
-OpenVINO's int8. Without folders, random weights in the shapes of BERT-base and a 4 x 312 student. Each model runs in a
-process of its own (several runtimes in one would fight over the processor), which waits while another is timed.
+Models take turns: teacher and student in torch, the student's fp32 graph as traced and as rewritten by export, its
+smaller formats and, if installed, optimum's default export with its int8 and OpenVINO's int8. Without folders, the
+models are BERT-base and a 4 x 312 student with random weights. Each model has its own process, which waits while others
+are timed, because several runtimes in one process would compete for the CPU.
 
     python benchmarks/latency.py --threads 1 --optimum-python other-env/bin/python --openvino-python third/bin/python
 
 --optimum-python is the Python of an environment with optimum-onnx (transformers 4.57), --openvino-python one with
-openvino and nncf. With --clock cpu the processor time of a model's process is taken: with one thread it is about the
-time on a quiet machine, also where others work beside. --rewrites times int8 after one rewrite, two, and so on instead.
+openvino and nncf. --clock cpu measures the CPU time of a model's process, which with one thread is about the time on an
+idle machine, even if other programs run. --rewrites times int8 after zero, one, two and all rewrites instead.
 """
 
 import argparse
@@ -26,7 +26,7 @@ LENGTHS = (16, 32, 64, 128, 256)
 SHAPES = {"teacher": (12, 768, 3072), "student": (4, 312, 1200)}
 VOCABULARY = 30522
 
-# What each process does: build a forward pass, then answer "TOKENS RUNS" with the milliseconds of each run.
+# Each process loads a model, then answers each line "TOKENS RUNS" with the milliseconds of each run.
 WORKER = """
 import json, sys, time
 import numpy as np
@@ -72,12 +72,12 @@ for line in sys.stdin:
     arrays = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
     for _ in range(2):
         forward(arrays)
-    taken = []
+    milliseconds = []
     for _ in range(runs):
         start = clock()
         forward(arrays)
-        taken.append(1000 * (clock() - start))
-    print(json.dumps(taken), flush=True)
+        milliseconds.append(1000 * (clock() - start))
+    print(json.dumps(milliseconds), flush=True)
 """
 
 OPTIMUM = """
@@ -111,7 +111,7 @@ openvino.save_model(small, out)
 
 
 class Worker:
-    """A process that holds one model and times it when asked."""
+    """A process that holds one model and times it on request."""
 
     def __init__(self, python: str, kind: str, path: Path, threads: int, clock: str) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
@@ -124,15 +124,15 @@ class Worker:
             env=environment,
         )
         assert self.process.stderr is not None
-        seen = []
+        lines = []
         for line in self.process.stderr:
             if line.strip() == "ready":
                 return
-            seen.append(line)
-        sys.exit(f"{kind} {path}: {''.join(seen[-3:])}")
+            lines.append(line)
+        sys.exit(f"{kind} {path}: {''.join(lines[-3:])}")
 
     def time(self, tokens: int, runs: int) -> list[float]:
-        """Return the milliseconds of some runs."""
+        """Return the milliseconds of each run."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(f"{tokens} {runs}\n")
@@ -141,7 +141,7 @@ class Worker:
 
 
 def write_random(folder: Path, layers: int, width: int, inner: int) -> Path:
-    """Write a classifier with random weights, and a tokenizer, which is never used but looked for."""
+    """Write a classifier with random weights, and the tokenizer file that loading requires."""
     import torch
     from tokenizers import Tokenizer, models
     from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
@@ -162,9 +162,9 @@ def write_random(folder: Path, layers: int, width: int, inner: int) -> Path:
 
 
 def write_files(student: Path, out: Path) -> dict[str, Path]:
-    """Write the student's graphs: as traced, as rewritten, and in smaller precisions by their first recipes.
+    """Write the student's graphs: as traced, as rewritten, and in smaller formats with their first recipes.
 
-    No gate: speed does not depend on what the weights are.
+    There is no gate, because speed does not depend on the weights' values.
     """
     import numpy as np
 
@@ -177,26 +177,28 @@ def write_files(student: Path, out: Path) -> dict[str, Path]:
     from hrkd_cli.onnx_export.rewrites import rewrite_file
     from hrkd_cli.onnx_export.trace import trace_to_onnx
 
-    own = TorchBackend(student, device="cpu")
+    backend = TorchBackend(student, device="cpu")
     traced, fp32 = out / "traced.onnx", out / "fp32.onnx"
-    # The segments too, whatever the tokenizer says: optimum's graph has them.
-    trace_to_onnx(own.model, ("input_ids", "attention_mask", "token_type_ids"), traced)
+    # With segments even if the tokenizer has none, because optimum's graph has them.
+    trace_to_onnx(backend.model, ("input_ids", "attention_mask", "token_type_ids"), traced)
     shutil.copy(traced, fp32)
     rewrite_file(fp32)
     files = {"student ONNX fp32 as traced": traced, "student ONNX fp32": fp32}
     ids = np.random.default_rng(0).integers(1000, 20000, (1, 64))
     arrays = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
     inputs = QuantizerInputs(weight_format_for(Target.AUTO), lambda: iter([arrays]))
-    for source, name in ((traced, " as traced"), (fp32, "")):
-        for precision in (OnnxFormat.INT8,) if name else (OnnxFormat.FP16, *list(OnnxFormat)[2:]):
-            path = out / f"{precision}{name.replace(' ', '_')}.onnx"
-            apply_recipe(source, path, precision, FORMATS[precision].tiers[0][0], inputs)
-            files[f"student ONNX {precision}{name}"] = path
+    int8 = out / "int8_as_traced.onnx"
+    apply_recipe(traced, int8, OnnxFormat.INT8, FORMATS[OnnxFormat.INT8].tiers[0][0], inputs)
+    files["student ONNX int8 as traced"] = int8
+    for onnx_format in (OnnxFormat.FP16, OnnxFormat.INT8, OnnxFormat.INT8_STATIC, OnnxFormat.INT4):
+        path = out / f"{onnx_format}.onnx"
+        apply_recipe(fp32, path, onnx_format, FORMATS[onnx_format].tiers[0][0], inputs)
+        files[f"student ONNX {onnx_format}"] = path
     return files
 
 
 def write_rewrites(student: Path, out: Path) -> dict[str, Path]:
-    """Write int8 graphs after none of the rewrites, the first, the first two, and so on."""
+    """Write int8 graphs after no rewrite, the first one, the first two, and so on."""
     import onnx
     import onnx_ir as ir
 
@@ -209,8 +211,8 @@ def write_rewrites(student: Path, out: Path) -> dict[str, Path]:
     from hrkd_cli.onnx_export.recipes import FORMATS, apply_recipe
     from hrkd_cli.onnx_export.trace import trace_to_onnx
 
-    own = TorchBackend(student, device="cpu")
-    trace_to_onnx(own.model, ("input_ids", "attention_mask", "token_type_ids"), out / "traced.onnx")
+    backend = TorchBackend(student, device="cpu")
+    trace_to_onnx(backend.model, ("input_ids", "attention_mask", "token_type_ids"), out / "traced.onnx")
     files = {}
     for count in range(len(rewrites.REWRITES) + 1):
         names = list(rewrites.REWRITES)[:count]
@@ -226,7 +228,7 @@ def write_rewrites(student: Path, out: Path) -> dict[str, Path]:
 
 
 def prepare(arguments: argparse.Namespace, work: Path) -> dict[str, tuple[str, str, Path]]:
-    """Write all models; return Python, kind and path by name."""
+    """Write all models; return the Python to run, the kind and the path by name."""
     folders = {"teacher": arguments.teacher, "student": arguments.student}
     for name, shape in SHAPES.items():
         folders[name] = folders[name] or write_random(work / name, *shape)
@@ -249,42 +251,44 @@ def prepare(arguments: argparse.Namespace, work: Path) -> dict[str, tuple[str, s
 
 
 def run(python: str, code: str, *arguments: str) -> None:
-    """Run code under another Python, and stop with its last words when it fails."""
+    """Run code under another Python, and exit with the end of its stderr if it fails."""
     done = subprocess.run([python, "-c", code, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{python}: {done.stderr[-400:]}")
 
 
-def report(taken: dict[str, dict[int, list[float]]], lengths: list[int], models: dict[str, Path]) -> None:
-    """Print medians and 95th percentiles, then the two ratios that the project aims at."""
+def report(times: dict[str, dict[int, list[float]]], lengths: list[int], models: dict[str, Path]) -> None:
+    """Print medians and 95th percentiles, then the speedup of int8 over the other models."""
     print("| p50 / p95, ms |" + "".join(f" {n} |" for n in lengths) + " MB |")
     print("| --- |" + " ---: |" * (len(lengths) + 1))
-    middle = {name: {n: statistics.median(times) for n, times in found.items()} for name, found in taken.items()}
-    for name, found in taken.items():
-        cells = [f"{middle[name][n]:.2f} / {statistics.quantiles(found[n], n=20)[-1]:.2f}" for n in lengths]
+    medians = {name: {n: statistics.median(runs) for n, runs in by_length.items()} for name, by_length in times.items()}
+    for name, by_length in times.items():
+        cells = [f"{medians[name][n]:.2f} / {statistics.quantiles(by_length[n], n=20)[-1]:.2f}" for n in lengths]
         path = models[name]
-        weights = (
-            path / "model.safetensors" if path.is_dir() else path.with_suffix(".bin") if path.suffix == ".xml" else path
-        )
+        weights = path
+        if path.is_dir():
+            weights = path / "model.safetensors"
+        elif path.suffix == ".xml":
+            weights = path.with_suffix(".bin")
         print(f"| {name} | " + " | ".join(cells) + f" | {weights.stat().st_size / 1e6:.1f} |")
-    ours = middle.get("student ONNX int8", {})
+    ours = medians.get("student ONNX int8", {})
     for other in ("teacher torch", "student optimum int8", "student OpenVINO int8", "student ONNX fp32"):
-        if other in middle and ours:
-            ratios = ", ".join(f"{n}: {middle[other][n] / ours[n]:.2f}" for n in lengths)
-            print(f"\nint8 against {other}, times faster by tokens: {ratios}")
+        if other in medians and ours:
+            ratios = ", ".join(f"{n}: {medians[other][n] / ours[n]:.2f}" for n in lengths)
+            print(f"\nspeedup of int8 over {other}, by tokens: {ratios}")
 
 
 def main() -> None:
     """Write the models, time them in turns, and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("teacher", type=Path, nargs="?", help="model folder; random BERT-base without it")
-    parser.add_argument("student", type=Path, nargs="?", help="model folder; random 4 x 312 without it")
-    parser.add_argument("--threads", type=int, default=1, help="of every model (default 1)")
-    parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS), help="tokens")
-    parser.add_argument("--rounds", type=int, default=12, help="turns of each model (default 12)")
-    parser.add_argument("--runs", type=int, default=8, help="runs a turn (default 8)")
-    parser.add_argument("--rewrites", action="store_true", help="what each rewrite of the graph saves")
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="what is taken (default wall)")
+    parser.add_argument("teacher", type=Path, nargs="?", help="model folder (default: random BERT-base)")
+    parser.add_argument("student", type=Path, nargs="?", help="model folder (default: random 4 x 312)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of every model (default 1)")
+    parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS), help="numbers of tokens")
+    parser.add_argument("--rounds", type=int, default=12, help="turns per model (default 12)")
+    parser.add_argument("--runs", type=int, default=8, help="runs per turn (default 8)")
+    parser.add_argument("--rewrites", action="store_true", help="time int8 after each rewrite instead")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="clock to measure with (default wall)")
     parser.add_argument("--optimum-python", metavar="PATH")
     parser.add_argument("--openvino-python", metavar="PATH")
     arguments = parser.parse_args()
@@ -294,15 +298,15 @@ def main() -> None:
         models = prepare(arguments, Path(name))
         threads, clock = arguments.threads, arguments.clock
         workers = {name: Worker(python, kind, path, threads, clock) for name, (python, kind, path) in models.items()}
-        taken: dict[str, dict[int, list[float]]] = {name: {n: [] for n in arguments.lengths} for name in models}
+        times: dict[str, dict[int, list[float]]] = {name: {n: [] for n in arguments.lengths} for name in models}
         for tokens in arguments.lengths:
             for _ in range(arguments.rounds):
                 for name, worker in workers.items():
-                    taken[name][tokens] += worker.time(tokens, arguments.runs)
+                    times[name][tokens] += worker.time(tokens, arguments.runs)
         for worker in workers.values():
             worker.process.kill()
         print(f"{machine_name()}; {threads} thread(s), {clock} time, {arguments.rounds} x {arguments.runs} runs\n")
-        report(taken, arguments.lengths, {name: path for name, (_, _, path) in models.items()})
+        report(times, arguments.lengths, {name: path for name, (_, _, path) in models.items()})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The predictions that ship with an exported folder, and the comparison with what a client says."""
+"""Reads the predictions stored in an exported folder and compares a client's predictions with them."""
 
 import json
 import math
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def read(folder: Path, graph: str) -> list[dict]:
-    """Return the cases of a baked folder: text, label (None where it is too close to tell), probability by label."""
+    """Return the stored cases: text, label (None if too close to tell), score of each label, tolerance."""
     stored = json.loads((folder / "onnx/self_check.json").read_text(encoding="utf-8"))
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     names = [config["id2label"][str(n)] for n in range(len(config["id2label"]))]
@@ -19,23 +19,22 @@ def read(folder: Path, graph: str) -> list[dict]:
     return cases
 
 
-def compare(client: str, cases: list[dict], found: list[dict]) -> None:
-    """Print what a client said; end with exit code 1 where it is not what is stored.
+def compare(client: str, cases: list[dict], predictions: list[dict]) -> None:
+    """Print a client's predictions; exit with code 1 if they differ from the stored ones.
 
     Args:
         client: its name.
         cases: see ``read``.
-        found: ``{"label": ..., "score": ...}`` a case, as text-classification pipelines give it.
+        predictions: ``{"label": ..., "score": ...}`` per case, as text-classification pipelines return it.
     """
-    worst = 0.0
-    for case, said in zip(cases, found, strict=True):
-        # A probability moves by at most half as much as the logits' difference does.
-        worst = max(worst, abs(said["score"] - case["scores"][said["label"]]))
-        print(f"  {said['label']:10} {said['score']:.4f}  {case['text'][:60]}")
-    wrong = [
-        case["text"] for case, said in zip(cases, found, strict=True) if case["label"] not in (None, said["label"])
-    ]
+    worst, wrong = 0.0, 0
+    for case, prediction in zip(cases, predictions, strict=True):
+        label, score = prediction["label"], prediction["score"]
+        # A score changes by at most half as much as the difference between two logits.
+        worst = max(worst, abs(score - case["scores"][label]))
+        wrong += case["label"] not in (None, label)
+        print(f"  {label:10} {score:.4f}  {case['text'][:60]}")
     passed = not wrong and worst <= max(case["tolerance"] for case in cases)
-    print(f"{client}: {len(cases)} texts, {len(wrong)} other labels, probabilities within {worst:.1g}", end=" ")
+    print(f"{client}: {len(cases)} texts, {wrong} other labels, probabilities within {worst:.1g}", end=" ")
     print("- passed" if passed else "- FAILED")
     raise SystemExit(0 if passed else 1)

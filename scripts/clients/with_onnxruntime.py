@@ -1,4 +1,4 @@
-"""``python scripts/clients/with_onnxruntime.py BAKED_DIR``: onnxruntime, tokenizers and numpy, nothing of hrkd-cli."""
+"""``python scripts/clients/with_onnxruntime.py FOLDER``: onnxruntime, tokenizers and numpy, without hrkd-cli."""
 
 import json
 import sys
@@ -15,17 +15,23 @@ graph = "model_quantized.onnx" if (folder / "onnx/model_quantized.onnx").is_file
 config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
 tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
 if (truncate := config["hrkd"].get("truncate", "head")) == "head-tail":
-    sys.exit("config.json: hrkd.truncate is head-tail, which this program does not know")
+    sys.exit("config.json: hrkd.truncate is head-tail, which this program does not support")
 tokenizer.enable_truncation(config["hrkd"]["max_length"], direction="left" if truncate == "tail" else "right")
 session = onnxruntime.InferenceSession(str(folder / "onnx" / graph), providers=["CPUExecutionProvider"])
 
 cases = read(folder, graph)
-found = []
+predictions = []
 for case in cases:
-    text = tokenizer.encode(case["text"])
-    every = {"input_ids": text.ids, "attention_mask": text.attention_mask, "token_type_ids": text.type_ids}
-    logits = session.run(None, {i.name: np.array([every[i.name]], dtype=np.int64) for i in session.get_inputs()})[0][0]
-    shares = np.exp(logits - logits.max())
+    encoding = tokenizer.encode(case["text"])
+    arrays = {
+        "input_ids": encoding.ids,
+        "attention_mask": encoding.attention_mask,
+        "token_type_ids": encoding.type_ids,
+    }
+    inputs = {i.name: np.array([arrays[i.name]], dtype=np.int64) for i in session.get_inputs()}
+    logits = session.run(None, inputs)[0][0]
+    exponentials = np.exp(logits - logits.max())
     best = int(logits.argmax())
-    found.append({"label": config["id2label"][str(best)], "score": float(shares[best] / shares.sum())})
-compare(f"onnxruntime {onnxruntime.__version__} alone, {graph}", cases, found)
+    score = float(exponentials[best] / exponentials.sum())
+    predictions.append({"label": config["id2label"][str(best)], "score": score})
+compare(f"onnxruntime {onnxruntime.__version__} alone, {graph}", cases, predictions)

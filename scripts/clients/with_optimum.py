@@ -1,6 +1,6 @@
-"""``python scripts/clients/with_optimum.py BAKED_DIR``: optimum's ORTModelForSequenceClassification.
+"""``python scripts/clients/with_optimum.py FOLDER``: optimum's ORTModelForSequenceClassification.
 
-Needs optimum-onnx 0.1.0 and the transformers 4.57 line (see docs/development.md).
+Needs optimum-onnx 0.1.0 and transformers 4.57 (see docs/development.md).
 """
 
 import sys
@@ -17,6 +17,6 @@ graph = "model_quantized.onnx" if (folder / "onnx/model_quantized.onnx").is_file
 cases = read(folder, graph)
 model = ORTModelForSequenceClassification.from_pretrained(folder, subfolder="onnx", file_name=graph)
 classify = pipeline("text-classification", model=model, tokenizer=AutoTokenizer.from_pretrained(folder))
-# One text at a time: an int8 graph's answer depends on what it is batched with.
-found = [classify(case["text"], truncation=True)[0] for case in cases]
-compare(f"optimum-onnx {version('optimum-onnx')} (transformers {version('transformers')}), {graph}", cases, found)
+# One text at a time, because int8 results depend on the rest of the batch.
+predictions = [classify(case["text"], truncation=True)[0] for case in cases]
+compare(f"optimum-onnx {version('optimum-onnx')} (transformers {version('transformers')}), {graph}", cases, predictions)

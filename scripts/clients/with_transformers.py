@@ -1,4 +1,4 @@
-"""``python scripts/clients/with_transformers.py BAKED_DIR``: transformers' own pipeline on the torch weights."""
+"""``python scripts/clients/with_transformers.py FOLDER``: a transformers pipeline with the torch weights."""
 
 import sys
 from pathlib import Path
@@ -10,5 +10,5 @@ from stored import compare, read
 folder = Path(sys.argv[1])
 cases = read(folder, "model.onnx")
 classify = transformers.pipeline("text-classification", model=str(folder), truncation=True, device="cpu")
-found = classify([case["text"] for case in cases])
-compare(f"transformers {transformers.__version__} pipeline", cases, found)
+predictions = classify([case["text"] for case in cases])
+compare(f"transformers {transformers.__version__} pipeline", cases, predictions)

@@ -1,10 +1,10 @@
-// Text classification with onnxruntime's C API: ./classify BAKED_DIR [TEXT]...
+// Text classification with onnxruntime's C API: ./classify FOLDER [TEXT]...
 //
-// Without texts it repeats the folder's stored predictions. Files it reads: config.json (labels, length),
-// tokenizer.json (vocabulary, special tokens), onnx/model_quantized.onnx, and onnx/self_check.json for the check.
+// Without texts, it repeats the stored predictions. It reads config.json (labels, length), tokenizer.json (vocabulary,
+// special tokens), onnx/model_quantized.onnx and, for the check, onnx/self_check.json.
 //
-// The tokenizer is BERT's: lower case, words and punctuation, then the longest pieces that fit (WordPiece). Letters beyond
-// ASCII, which need Unicode's tables (ICU), are not handled here: such texts are left out of the check and counted.
+// The tokenizer is BERT's: lower case, split into words and punctuation, then the longest matching pieces (WordPiece).
+// Non-ASCII letters would need Unicode tables (ICU); the check skips and counts texts that have any.
 #include <onnxruntime_c_api.h>
 
 #include <cctype>
@@ -45,7 +45,7 @@ struct Tokenizer {
   Tokenizer(const json& file, size_t length) : max_length(length) {
     const json& model = file["model"];
     if (model["type"] != "WordPiece") {
-      std::fprintf(stderr, "tokenizer.json: this program knows WordPiece only\n");
+      std::fprintf(stderr, "tokenizer.json: this program supports WordPiece only\n");
       std::exit(1);
     }
     for (const auto& [token, id] : model["vocab"].items()) ids[token] = id;
@@ -54,13 +54,13 @@ struct Tokenizer {
     longest_word = model["max_input_chars_per_word"];
     lowercase = file["normalizer"].value("lowercase", true);
     // The special tokens before and after a text.
-    const json& around = file["post_processor"];
-    if (around["type"] == "TemplateProcessing") {
-      first = around["single"].front()["SpecialToken"]["id"];
-      last = around["single"].back()["SpecialToken"]["id"];
+    const json& post_processor = file["post_processor"];
+    if (post_processor["type"] == "TemplateProcessing") {
+      first = post_processor["single"].front()["SpecialToken"]["id"];
+      last = post_processor["single"].back()["SpecialToken"]["id"];
     } else {
-      first = around["cls"][0];
-      last = around["sep"][0];
+      first = post_processor["cls"][0];
+      last = post_processor["sep"][0];
     }
   }
 
@@ -85,14 +85,14 @@ struct Tokenizer {
     std::vector<int64_t> out = {ids.at(first)};
     std::string word;
     for (char c : text + " ") {
-      bool mark = std::ispunct(static_cast<unsigned char>(c));
-      if (!mark && !std::isspace(static_cast<unsigned char>(c))) {
+      bool punctuation = std::ispunct(static_cast<unsigned char>(c));
+      if (!punctuation && !std::isspace(static_cast<unsigned char>(c))) {
         word += lowercase ? static_cast<char>(std::tolower(static_cast<unsigned char>(c))) : c;
         continue;
       }
       if (!word.empty()) add_word(word, out);
       word.clear();
-      if (mark) add_word(std::string(1, c), out);
+      if (punctuation) add_word(std::string(1, c), out);
     }
     if (out.size() > max_length - 1) out.resize(max_length - 1);
     out.push_back(ids.at(last));
@@ -126,7 +126,7 @@ struct Classifier {
     api->ReleaseSessionOptions(options);
   }
 
-  // One text: ids as they are, no padding, one segment.
+  // Logits of one text, without padding and with one segment.
   std::vector<float> logits(std::vector<int64_t> ids) const {
     std::vector<int64_t> ones(ids.size(), 1), zeros(ids.size(), 0), shape = {1, static_cast<int64_t>(ids.size())};
     std::vector<const char*> names;
@@ -148,11 +148,11 @@ struct Classifier {
     check(api->GetTensorTypeAndShape(output, &info));
     check(api->GetTensorShapeElementCount(info, &count));
     check(api->GetTensorMutableData(output, reinterpret_cast<void**>(&data)));
-    std::vector<float> found(data, data + count);
+    std::vector<float> logits(data, data + count);
     api->ReleaseTensorTypeAndShapeInfo(info);
     for (OrtValue* value : values) api->ReleaseValue(value);
     api->ReleaseValue(output);
-    return found;
+    return logits;
   }
 
   ~Classifier() {
@@ -164,13 +164,13 @@ struct Classifier {
 
 int main(int argc, char** argv) {
   if (argc < 2) {
-    std::fprintf(stderr, "usage: classify BAKED_DIR [TEXT]...\n");
+    std::fprintf(stderr, "usage: classify FOLDER [TEXT]...\n");
     return 2;
   }
   std::string folder = argv[1], graph = "model_quantized.onnx";
   json config = read(folder + "/config.json");
   if (config["hrkd"].value("truncate", "head") != "head") {
-    std::fprintf(stderr, "config.json: hrkd.truncate: this program keeps the first tokens of long texts only\n");
+    std::fprintf(stderr, "config.json: hrkd.truncate: this program only keeps the first tokens of long texts\n");
     return 1;
   }
   Tokenizer tokenizer(read(folder + "/tokenizer.json"), config["hrkd"]["max_length"]);
@@ -205,7 +205,7 @@ int main(int argc, char** argv) {
     std::printf("  %-10s %s\n", label(logits).c_str(), text.substr(0, 60).c_str());
   }
   bool passed = checked > 0 && wrong == 0 && worst <= entry["tolerance"].get<float>();
-  std::printf("onnxruntime %s, C API: %d texts, %d other labels, logits within %.1g, %d texts beyond ASCII left out - %s\n",
+  std::printf("onnxruntime %s, C API: %d texts, %d other labels, logits within %.1g, %d non-ASCII texts skipped - %s\n",
               OrtGetApiBase()->GetVersionString(), checked, wrong, worst, skipped, passed ? "passed" : "FAILED");
   return passed ? 0 : 1;
 }
