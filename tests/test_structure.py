@@ -34,6 +34,7 @@ TESTED_ELSEWHERE = {
     "cli/console.py": "cli/test_cli_commands.py",
     "cli/error_report.py": "cli/test_cli_commands.py",
     "cli/launch.py": "cli/test_cli_commands.py",
+    "cli/machine_info.py": "cli/test_cli_commands.py",
     "cli/main.py": "cli/test_cli_commands.py",
     "cli/predict_input.py": "cli/test_cli_commands.py",
     "cli/progress.py": "cli/test_cli_commands.py",

@@ -91,7 +91,7 @@ def test_usage_errors_are_one_line(hrkd, engines, words, line):
         (OSError(errno.ENOSPC, "No space left on device", "x/y"), 1, "no space left on the disk: x/y; free some"),
         (PermissionError(errno.EACCES, "Permission denied", "x"), 1, "hrkd teach: permission denied: x\n"),
         (FileNotFoundError(errno.ENOENT, "No such file", "x"), 1, "hrkd teach: No such file: x\n"),
-        (MemoryError(), 1, "hrkd teach: out of memory; free some and go on with --resume"),
+        (MemoryError(), 1, "hrkd teach: out of memory; free some memory and continue from a checkpoint with --resume"),
         (EOFError("torn file"), 1, "internal error: EOFError: torn file"),
         (ValueError("odd\nthing"), 1, "hrkd teach: internal error: ValueError: odd thing; set HRKD_DEBUG=1"),
     ],
@@ -163,13 +163,13 @@ def test_a_process_that_the_launcher_ended_is_not_the_cause(tmp_path, monkeypatc
     for rank, error in ((0, error_report.Terminated()), (1, errors.UsageError("--max-length 5000: too long"))):
         file = tmp_path / f"{rank}.json"
         monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
-        failed[rank] = ProcessFailure(rank, 1, error_report.report(error, "hrkd teach"), str(file))
+        failed[rank] = ProcessFailure(rank, 1, error_report.report_error(error, "hrkd teach"), str(file))
     silent = ProcessFailure(1, 1, -signal.SIGKILL, "no file")
     for failures, line, code in (
         (failed, "rank 1: --max-length 5000: too long (see hrkd teach --help)", 2),
         ({0: failed[0]}, "terminated", 143),
-        ({0: failed[0], 1: silent}, "rank 1: the process was ended by SIGKILL; the last checkpoint, if there", 1),
+        ({0: failed[0], 1: silent}, "rank 1: the process was killed by SIGKILL; continue from the last checkpoint", 1),
     ):
-        cause = launch._cause(failures)
+        cause = launch._first_error(failures)
         assert str(cause).startswith(line)
         assert cause.exit_code == code

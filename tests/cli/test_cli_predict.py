@@ -65,7 +65,7 @@ def test_stdin_is_read_as_it_arrives(monkeypatch):
             assert next(texts) == ("one" if piece.startswith(b"one") else "two")
 
 
-@pytest.mark.parametrize(("data", "line"), [(b"ok\n\xff\n", "stdin:2: not UTF-8"), (b"", "stdin: no text in it")])
+@pytest.mark.parametrize(("data", "line"), [(b"ok\n\xff\n", "stdin:2: not UTF-8"), (b"", "stdin: no text")])
 def test_stdin_that_cannot_be_used(hrkd, predictor, stdin, data, line):
     stdin(data)
     ran = hrkd("predict", "m")

@@ -76,7 +76,7 @@ def test_the_file_itself_can_come_from_the_environment(hrkd, engines, monkeypatc
         ("[distill]\nbach-size = 3", "c.toml: [distill]: unknown key 'bach-size'; did you mean batch-size?"),
         ("[teach]\ngraph = 'none'", "c.toml: [teach]: unknown key 'graph'"),
         ("[distil]\nepochs = 3", "c.toml: no command for table [distil]; did you mean distill?"),
-        ("[xyz]\nepochs = 3", "there are prepare, teach, distill, eval, export, predict, report, info"),
+        ("[xyz]\nepochs = 3", "the commands are prepare, teach, distill, eval, export, predict, report, info"),
         ("epochs = '3'", "c.toml: epochs: '3' is not a whole number"),
         ("epochs = true", "c.toml: epochs: True is not a whole number"),
         ("epochs = 2.5", "c.toml: epochs: 2.5 is not a whole number"),
@@ -125,7 +125,7 @@ def test_a_file_that_is_not_utf8(hrkd):
         (
             "HRKD_EPOCH",
             "3",
-            "environment variable HRKD_EPOCH: no command has such an option; did you mean HRKD_EPOCHS?",
+            "environment variable HRKD_EPOCH: no command has this option; did you mean HRKD_EPOCHS?",
         ),
         ("HRKD_TEACH_GRAPH", "none", "environment variable HRKD_TEACH_GRAPH"),
         ("HRKD_EPOCHS", "x", "hrkd distill: HRKD_EPOCHS: 'x' is not a whole number"),

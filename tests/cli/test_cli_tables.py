@@ -11,7 +11,7 @@ from hrkd_cli.cli.tables import Table
 def to_text(table: Table) -> str:
     console = Console()
     console.out = io.StringIO()
-    console.table(table)
+    console.write_table(table)
     return console.out.getvalue().rstrip("\n")
 
 
@@ -20,7 +20,7 @@ def test_text_is_aligned_without_drawing_characters():
         "T",
         ("name", "n\nrows", "word"),
         [("a", "1,000", "x"), ("section of one cell",), ("bb", "2", "yy")],
-        words=(0, 2),
+        left_aligned=(0, 2),
     )
     assert to_text(table).splitlines() == [
         "T",
@@ -34,7 +34,7 @@ def test_text_is_aligned_without_drawing_characters():
 
 
 def test_models_stand_side_by_side():
-    text = to_text(tables.compared(COMPARED)[0])
+    text = to_text(tables.eval_tables(COMPARED)[0])
     lines = [line.split() for line in text.splitlines()]
     assert text.isascii()
     assert ["books", "(200)", "86.5", "[81.0,", "90.6]", "86.5", "[81.0,", "90.6]"] in lines
@@ -54,7 +54,7 @@ def test_a_model_that_lacks_a_domain_or_a_figure():
     partial = model_entry("b", domains={"books": {"n": 1, "accuracy": 1.0, "macro_f1": 1.0}}, parameters=0)
     lines = [
         line.split()
-        for line in to_text(tables.compared({"split": "dev", "models": [model_entry("a"), partial]})[0]).splitlines()
+        for line in to_text(tables.eval_tables({"split": "dev", "models": [model_entry("a"), partial]})[0]).splitlines()
     ]
     assert ["dvd", "(200)", "86.5", "[81.0,", "90.6]", "-"] in lines
     assert ["dvd", "86.0", "-"] in lines
@@ -65,7 +65,7 @@ def test_a_model_that_lacks_a_domain_or_a_figure():
 def test_labels_have_a_table_of_their_own():
     scores = {"precision": 0.9, "recall": 0.8, "f1": 0.847, "support": 100}
     domains = {"books": {**DOMAIN, "labels": {"neg": scores, "pos": scores}}}
-    found = tables.compared({"split": "test", "models": [model_entry("a", domains=domains), model_entry("b")]})
+    found = tables.eval_tables({"split": "test", "models": [model_entry("a", domains=domains), model_entry("b")]})
     assert len(found) == 2
     text = to_text(found[1])
     assert "a (fp32)" in text
@@ -84,7 +84,7 @@ def test_the_floor_stands_last():
     teacher = model_entry("t", latency=[{"tokens": 16, "threads": 1, "p50": 1.0, "p95": 2.0}])
     labels = {"pos": {"precision": 0.9, "recall": 0.8, "f1": 0.847, "support": 100}}
     floor = floor_at(0.8, domains={"books": {**DOMAIN, "labels": labels}})
-    whole, lengths, by_label = tables.compared({"split": "test", "models": [teacher, floor]})
+    whole, lengths, by_label = tables.eval_tables({"split": "test", "models": [teacher, floor]})
     assert whole.columns == ("", "t\nfp32", "linear floor\n")
     assert [row for row in whole.rows if row[0] == "  size, MB"] == [("  size, MB", "57.4", "-")]
     assert [row for row in whole.rows if row[0] == "  parameters"] == [("  parameters", "14,350,248", "-")]
@@ -94,13 +94,13 @@ def test_the_floor_stands_last():
 
 def test_a_word_where_the_floor_is_not_beaten():
     teacher, student = model_entry("t"), model_entry("s", parameters=1000)  # 86.5 [84.0, 89.0] both
-    lines = tables.floor_lines
+    lines = tables.linear_baseline_notes
     assert lines({"models": [teacher, student]}) == []
     assert lines({"models": [teacher, student, floor_at(0.839)]}) == []
     [text] = lines({"models": [teacher, student, floor_at(0.85)]})
-    assert text.startswith("s is 1.5 points above a linear model on these data, less than its 95 % interval shows: ")
+    assert text.startswith("s is only 1.5 points above a linear model on this data, within its 95 % interval; ")
     [text] = lines({"models": [teacher, student, floor_at(0.886)]})
-    assert text.startswith("s is 2.1 points below a linear model on these data: ")
+    assert text.startswith("s is 2.1 points below a linear model on this data; ")
     # Of one model, or several of one size, the first is meant.
     assert lines({"models": [teacher, floor_at(0.9)]})[0].startswith("t is 3.5 points below")
 
@@ -115,16 +115,16 @@ def test_the_word_goes_to_stderr(hrkd, engines):
 
 
 def test_export_shows_files_parts_and_operators():
-    text = "\n".join(to_text(table) for table in tables.exported(EXPORTED))
+    text = "\n".join(to_text(table) for table in tables.export_tables(EXPORTED))
     assert "model_quantized.onnx  int8       14.5" in text
     assert ["embeddings", "9.5", "MB"] in [line.split() for line in text.splitlines()]
-    assert len(tables.exported({"files": EXPORTED["files"], "quantized_ops": {}, "bytes_by_part": {}})) == 1
+    assert len(tables.export_tables({"files": EXPORTED["files"], "quantized_ops": {}, "bytes_by_part": {}})) == 1
 
 
 def test_the_gate_line():
     assert tables.gate_lines({"gate": None}) == []
     assert tables.gate_lines({"gate": {"max_drop": 1, "drop": -0.25, "passed": True}}) == [
-        "Gate passed: dev accuracy rose by 0.25 points; a fall of 1 is allowed."
+        "Gate passed: dev accuracy rose by 0.25 points; allowed drop: 1."
     ]
 
 
@@ -137,7 +137,7 @@ def test_a_terminal_gets_drawn_tables_without_markup_in_names(monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     console = Console()
     console.out = Terminal()
-    console.table(Table("T [red]", ("name", "n"), [("[bold]x", "1"), ("section",)]))
+    console.write_table(Table("T [red]", ("name", "n"), [("[bold]x", "1"), ("section",)]))
     text = console.out.getvalue()
     assert "[bold]x" in text
     assert "T [red]" in text

@@ -111,7 +111,7 @@ def test_a_process_that_dies_is_named_and_the_run_goes_on(tmp_path, still_encode
     victim = next(pid for pid in workers(process.pid) if environment(pid).get("RANK") == "1")
     os.kill(victim, signal.SIGKILL)
     _, err = finish(process, code=1)
-    assert "rank 1: the process was ended by SIGKILL" in err
+    assert "rank 1: the process was killed by SIGKILL" in err
     assert "Traceback" not in err
     # What it had is enough for one process to go on with.
     assert main([*words[:-2], "--resume", "--checkpoint-every", "200"]) == 0

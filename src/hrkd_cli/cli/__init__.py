@@ -1,1 +1,1 @@
-"""The command line: a file a command, each options, one call into the package, and rendering."""
+"""The command line: commands generated from the settings, each with one call into the package, and rendering."""

@@ -1,7 +1,7 @@
-"""Where a command writes, and what surrounds its one call into the package.
+"""The terminal output of a command: results to stdout, everything else to stderr.
 
-Results go to stdout, everything else to stderr; nothing else in the project writes there. Rich is imported only to draw
-a table or on a terminal: ``hrkd predict`` does without it.
+No other module of the project writes there. Rich is imported only to draw a table or for a terminal, so
+``hrkd predict`` does not need it.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from hrkd_cli.events import OnEvent, ignore
 
 @dataclass(kw_only=True)
 class Console:
-    """The two streams of one command, and how they are to be written.
+    """The output streams of one command.
 
     Attributes:
-        json: one JSON object is the only thing on stdout.
-        quiet: stderr carries warnings and errors only.
-        verbose: stderr carries every step and what the libraries have to say.
-        sources: where each option came from: flag, environment, file, recipe or default.
+        json: stdout gets one JSON object and nothing else.
+        quiet: stderr gets warnings and errors only.
+        verbose: stderr gets every step and the logs of libraries.
+        sources: where each option's value came from: flag, environment, file, recipe or default.
     """
 
     json: bool = False
@@ -39,27 +39,26 @@ class Console:
     sources: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # Of several processes of one run the first speaks; errors of the others go another way (see error_report).
+        # Only rank 0 writes; error_report handles the errors of the other ranks.
         is_main = os.environ.get("RANK", "0") == "0" or "WORLD_SIZE" not in os.environ
-        self._nowhere = None if is_main else io.StringIO()
-        # Held here: while the engine runs, sys.stdout leads to stderr, so that no library's print spoils the result.
-        self.out: TextIO = self._nowhere or sys.stdout
+        self._discarded = None if is_main else io.StringIO()
+        # Saved because engine_output redirects sys.stdout to stderr.
+        self.out: TextIO = self._discarded or sys.stdout
 
     @property
     def err(self) -> TextIO:
-        """The stderr of this moment: while a display moves there, it takes the place of ``sys.stderr``."""
-        return self._nowhere or sys.stderr
+        """The current ``sys.stderr``, which a live display replaces while it is shown."""
+        return self._discarded or sys.stderr
 
     @contextlib.contextmanager
-    def engine(
+    def engine_output(
         self, make_display: Callable[[Console], AbstractContextManager[OnEvent]] | None = None
     ) -> Iterator[OnEvent]:
-        """Run the engine; a display shows its events, and a gate's figures are written even when it fails."""
+        """Show the engine's events, keep stdout free of library output, and write the result of a failed gate."""
         if not self.verbose:
             _silence_libraries()
         display = make_display(self) if make_display else contextlib.nullcontext(ignore)
         try:
-            # Nothing but the result may reach stdout.
             with contextlib.redirect_stdout(self.err), display as on_event:
                 yield on_event
         except GateError as error:
@@ -67,13 +66,13 @@ class Console:
                 self.write_json(error.result)
             raise
 
-    def result(self, data: Mapping[str, Any], tables: Iterable[Table] = (), lines: Iterable[str] = ()) -> None:
-        """Write what a command found: the JSON object with ``--json``, else tables and lines."""
+    def write_result(self, data: Mapping[str, Any], tables: Iterable[Table] = (), lines: Iterable[str] = ()) -> None:
+        """Write a result to stdout: the JSON object with ``--json``, else tables and lines."""
         if self.json:
             self.write_json(data)
             return
         for table in tables:
-            self.table(table)
+            self.write_table(table)
         for line in lines:
             self.out.write(line + "\n")
         self.out.flush()
@@ -85,19 +84,19 @@ class Console:
         self.out.write(json.dumps(data, ensure_ascii=ascii_only, indent=indent) + "\n")
         self.out.flush()
 
-    def table(self, table: Table) -> None:
-        """Write a table to stdout, folded to its width where that is a terminal."""
+    def write_table(self, table: Table) -> None:
+        """Write a table to stdout, wrapped to the width of a terminal."""
         from rich.box import Box
         from rich.console import Console as RichConsole
         from rich.table import Table as RichTable
         from rich.text import Text
 
         rich = RichConsole(file=self.out, highlight=False, width=None if is_terminal(self.out) else 10_000)
-        rule = Box("    \n    \n -  \n    \n    \n    \n    \n    \n", ascii=True)  # under the headings only
+        rule = Box("    \n    \n -  \n    \n    \n    \n    \n    \n", ascii=True)  # a rule under the headings only
         drawn = RichTable(box=rule, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
         drawn.show_header = any(table.columns)
         for index, heading in enumerate(table.columns):
-            justify: Any = "left" if index in table.words else "right"
+            justify: Any = "left" if index in table.left_aligned else "right"
             style = "cyan" if index == 0 else ""
             drawn.add_column(Text(heading), justify=justify, vertical="bottom", overflow="fold", style=style)
         for row in table.rows:
@@ -108,19 +107,19 @@ class Console:
                 rich.print(Text(table.title, style="bold"))
             rich.print(drawn)
         for line in capture.get().splitlines():
-            is_rule = not line.strip("- ")  # Rich draws it into the gap between two columns
+            is_rule = not line.strip("- ")  # Rich extends it into the gaps between columns
             self.out.write((line.replace("- ", "  ") if is_rule else line.rstrip()) + "\n")
         self.out.write("\n")
 
-    def note(self, text: str, *, warning: bool = False) -> None:
-        """Write a line of progress or advice to stderr, unless ``--quiet``, or a warning in any case."""
+    def write_note(self, text: str, *, warning: bool = False) -> None:
+        """Write a line to stderr; with ``--quiet``, only if it is a warning."""
         if warning or not self.quiet:
             self.err.write(f"warning: {text}\n" if warning else text + "\n")
             self.err.flush()
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Say whether a stream is a terminal that can move its cursor."""
+    """Return whether a stream is a terminal that can move its cursor."""
     try:
         return stream.isatty() and os.environ.get("TERM") != "dumb"
     except ValueError:  # a closed stream
@@ -128,9 +127,9 @@ def is_terminal(stream: TextIO) -> bool:
 
 
 def _silence_libraries() -> None:
-    """Silence what would tear the display: warnings, log lines and progress bars of other libraries."""
+    """Silence the warnings, logs and progress bars of libraries, which would break up the display."""
     warnings.simplefilter("ignore")
-    # Read at import, and the libraries are not imported yet. A user's own setting is left alone.
+    # The libraries read these variables on import, which is later. Values set by the user stay.
     for name in ("TRANSFORMERS_VERBOSITY", "DATASETS_VERBOSITY", "HF_HUB_VERBOSITY"):
         os.environ.setdefault(name, "error")
     for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):

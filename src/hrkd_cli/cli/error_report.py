@@ -1,4 +1,4 @@
-"""Every way a command can end badly, as one plain line and an exit code."""
+"""Errors of a command as a one-line message and an exit code."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ INTERRUPTED = 130
 TERMINATED = 143
 PROGRAM = "hrkd"
 LAUNCHED = "_HRKD_LAUNCHED"
-"""Set for the processes of ``--processes``: their errors go to the launcher, which says one line."""
-TRAINING = (" teach", " distill")  # commands that can go on
+"""Variable set for the processes of ``--processes``, whose errors go to the launcher; it reports one of them."""
+RESUMABLE = (" teach", " distill")  # commands with --resume
 
-# Typer publishes BadParameter only; this is what all errors of the command line derive from.
-_BAD_COMMAND_LINE: Any = typer.BadParameter.__mro__[2]
+# Base class of all command-line errors; Typer exports only BadParameter.
+_CommandLineError: Any = typer.BadParameter.__mro__[2]
 
 
 class Terminated(SystemExit):
-    """SIGTERM arrived. A SystemExit: clean-up runs, and no ``except Exception`` holds it up."""
+    """SIGTERM was received. A SystemExit, so that clean-up runs and no ``except Exception`` catches it."""
 
     def __init__(self) -> None:
         super().__init__(TERMINATED)
 
 
-def report(error: BaseException, program: str) -> int:
-    """Write the line about an error, which starts with ``program``, to stderr, and return the exit code."""
+def report_error(error: BaseException, program: str) -> int:
+    """Write an error to stderr as one line that starts with ``program``, and return the exit code."""
     if os.environ.get("HRKD_DEBUG") == "1":
         sys.stderr.write("".join(traceback.format_exception(error)))
     text, code = describe(error, program)
     line = " ".join(text.split())
     if LAUNCHED in os.environ and (file := os.environ.get("TORCHELASTIC_ERROR_FILE")):
-        # The launcher ends the other processes once one has failed: that they say so too is not the cause.
+        # The launcher terminates the other processes once one has failed; their errors are only consequences.
         secondary = isinstance(error, ProcessError | Terminated)
         content = {"message": line, "extraInfo": {"timestamp": int(time.time()), "secondary": secondary}}
         Path(file).write_text(json.dumps({"message": content}), encoding="utf-8")
@@ -52,9 +52,9 @@ def report(error: BaseException, program: str) -> int:
 
 
 def describe(error: BaseException, program: str) -> tuple[str, int]:
-    """Return the sentence about an error and its exit code."""
-    if isinstance(error, _BAD_COMMAND_LINE):
-        return f"{_usage(error)} (see {program} --help)", 2
+    """Return an error's message and exit code."""
+    if isinstance(error, _CommandLineError):
+        return f"{_usage_message(error)} (see {program} --help)", 2
     if isinstance(error, UsageError):
         return f"{error} (see {program} --help)", error.exit_code
     if isinstance(error, HrkdError):
@@ -66,24 +66,24 @@ def describe(error: BaseException, program: str) -> tuple[str, int]:
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
         if error.errno == errno.ENOSPC:
-            return f"no space left on the disk{where}; free some, or write to another disk with --out", 1
-        what = "permission denied" if error.errno in (errno.EACCES, errno.EPERM) else error.strerror
-        return f"{what}{where}", 1
+            return f"no space left on the disk{where}; free some space or write to another disk with --out", 1
+        problem = "permission denied" if error.errno in (errno.EACCES, errno.EPERM) else error.strerror
+        return f"{problem}{where}", 1
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        what = "out of GPU memory" if "CUDA" in str(error) else "out of memory"
-        if not program.endswith(TRAINING):
-            return f"{what}; free some, or take a smaller model", 1
+        problem = "out of GPU memory" if "CUDA" in str(error) else "out of memory"
+        if not program.endswith(RESUMABLE):
+            return f"{problem}; free some memory or use a smaller model", 1
         advice = "start over (--force) with a smaller --batch-size (or auto) or --max-length"
-        return f"{what}; free some and go on with --resume, if there is a checkpoint; or {advice}", 1
+        return f"{problem}; free some memory and continue from a checkpoint with --resume, or {advice}", 1
     cause = error.__cause__ if isinstance(error, typer.Abort) and error.__cause__ else error
     return f"internal error: {type(cause).__name__}: {cause}; set HRKD_DEBUG=1 for the traceback", 1
 
 
-def _usage(error: Any) -> str:
-    """Say what is wrong with the command line, in this project's words."""
+def _usage_message(error: Any) -> str:
+    """Return the message for a command-line error, in the style of our own messages."""
     if hasattr(error, "possibilities"):
-        near = " or ".join(sorted(error.possibilities or ()))
-        return f"no such option: {error.option_name}" + (f"; did you mean {near}?" if near else "")
+        suggestions = " or ".join(sorted(error.possibilities or ()))
+        return f"no such option: {error.option_name}" + (f"; did you mean {suggestions}?" if suggestions else "")
     if isinstance(error, typer.BadParameter) and (parameter := getattr(error, "param", None)) is not None:
         return f"missing {parameter.param_type_name} {parameter.metavar}"
     text = str(error.format_message()).rstrip(".")

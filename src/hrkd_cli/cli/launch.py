@@ -1,6 +1,6 @@
-"""``--processes N``: the same command once more in N processes, on PyTorch's own launcher.
+"""``--processes N``: run the same command in N processes with PyTorch's elastic launcher.
 
-torchrun does the same from outside (``torchrun --nproc-per-node 2 -m hrkd_cli distill ...``), over machines too.
+Equivalent to ``torchrun --nproc-per-node N -m hrkd_cli distill ...``, which also works across machines.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from hrkd_cli.cli.error_report import LAUNCHED, Terminated
 from hrkd_cli.errors import ProcessError
 
 
-def start_processes(processes: int | None) -> None:
-    """Run the command in several processes and end, where more than one is asked for and none is started yet.
+def launch_processes(processes: int | None) -> None:
+    """Run the command in several processes and exit; do nothing for one process or in a launched process.
 
     Raises:
         ProcessError: the error of the process that failed first, with its exit code.
-        typer.Exit: all have done their work.
+        typer.Exit: all processes succeeded.
     """
     if processes is None or processes < 2 or "WORLD_SIZE" in os.environ:
         return
@@ -34,35 +34,36 @@ def start_processes(processes: int | None) -> None:
     from torch.distributed.run import parse_args, run
 
     os.environ[LAUNCHED] = "1"
-    # Otherwise each would take all cores.
+    # By default, each process would use all cores.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    words = ["--standalone", f"--nproc-per-node={processes}", "--module", "hrkd_cli", *sys.argv[1:]]
+    arguments = ["--standalone", f"--nproc-per-node={processes}", "--module", "hrkd_cli", *sys.argv[1:]]
     try:
-        run(parse_args(words))  # type: ignore[no-untyped-call]
+        run(parse_args(arguments))  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
-        raise _cause(error.failures) from None
+        raise _first_error(error.failures) from None
     except SignalException as error:
         raise (KeyboardInterrupt if error.sigval == signal.SIGINT else Terminated) from None
     raise typer.Exit
 
 
-def _cause(failures: Mapping[int, Any]) -> ProcessError:
-    """Return the first error that no other process caused; ``failures`` are torch's ``ProcessFailure`` by rank."""
-    told = {rank: _told(failure) for rank, failure in failures.items()}
-    rank = min(told, key=lambda rank: (told[rank][1], rank))
-    line, code = told[rank][0], int(failures[rank].exitcode)
-    is_alone = rank != 0 and not any(other == line for number, (other, _) in told.items() if number != rank)
-    error = ProcessError(f"rank {rank}: {line}" if is_alone or code < 0 else line)
-    error.exit_code = max(code, 1)
+def _first_error(failures: Mapping[int, Any]) -> ProcessError:
+    """Return the first error that is not a consequence of another; ``failures`` are torch's by rank."""
+    errors = {rank: _message_of(failure) for rank, failure in failures.items()}
+    rank = min(errors, key=lambda rank: (errors[rank][1], rank))
+    message, exit_code = errors[rank][0], int(failures[rank].exitcode)
+    is_shared = any(other == message for number, (other, _) in errors.items() if number != rank)
+    names_rank = exit_code < 0 or (rank != 0 and not is_shared)
+    error = ProcessError(f"rank {rank}: {message}" if names_rank else message)
+    error.exit_code = max(exit_code, 1)
     return error
 
 
-def _told(failure: Any) -> tuple[str, bool]:
-    """Return the line about a process's end, and whether another process was the cause."""
+def _message_of(failure: Any) -> tuple[str, bool]:
+    """Return the error message of a process, and whether it is a consequence of another process's error."""
     if isinstance(failure.message, dict):  # written by error_report
         return failure.message["message"], failure.message["extraInfo"]["secondary"]
     if failure.exitcode < 0:
-        kept = "the last checkpoint, if there is one, is kept: go on with --resume"
-        # The launcher ends the others by SIGTERM once one has failed.
-        return f"the process was ended by {failure.signal_name()}; {kept}", failure.exitcode == -signal.SIGTERM
-    return f"the process ended with exit code {failure.exitcode} and said nothing", False
+        message = f"the process was killed by {failure.signal_name()}; continue from the last checkpoint with --resume"
+        # The launcher sends SIGTERM to the other processes once one has failed.
+        return message, failure.exitcode == -signal.SIGTERM
+    return f"the process ended with exit code {failure.exitcode} and no message", False

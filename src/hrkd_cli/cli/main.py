@@ -1,4 +1,4 @@
-"""The ``hrkd`` program: its commands, and one exit for everything that can go wrong."""
+"""The ``hrkd`` program: builds the commands, runs one, and turns every error into an exit code."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import typer
 from typer.main import get_command
 
-from hrkd_cli.cli import commands, error_report  # noqa: F401 - the former registers the commands
-from hrkd_cli.cli.command import COMMANDS, Command, typer_callback
+from hrkd_cli.cli import commands, error_report  # noqa: F401 - importing commands registers them
+from hrkd_cli.cli.command import COMMANDS, PlainHelpCommand, typer_callback
 from hrkd_cli.version import __version__
 
 _HELP_OPTIONS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -34,7 +34,7 @@ HRKD_DEBUG=1 shows tracebacks."""
 def root(
     ctx: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
-    # Typer's own --help would have it import pydantic.
+    # Typer's own --help imports pydantic.
     help: Annotated[bool, typer.Option("-h", "--help", help="Show this message and exit.")] = False,
 ) -> None:
     """Distill a multi-domain text classifier into a small student for edge CPUs."""
@@ -44,25 +44,25 @@ def root(
 
 
 def command_tree(names: Container[str] = COMMANDS) -> Any:
-    """Return all commands, those in ``names`` with their options, which take time to make."""
+    """Return all commands; only those in ``names`` get their options, which take time to build."""
     app = typer.Typer(name=error_report.PROGRAM, add_completion=False, rich_markup_mode=None)
     settings: Any = {"epilog": _EPILOG, "context_settings": _HELP_OPTIONS}
     app.callback(invoke_without_command=True, add_help_option=False, **settings)(root)
-    for name, known in COMMANDS.items():
-        epilog = "\n  ".join(["\b\nExamples:", *known.examples]) if known.examples else None
+    for name, spec in COMMANDS.items():
+        epilog = "\n  ".join(["\b\nExamples:", *spec.examples]) if spec.examples else None
         callback = typer_callback(name, with_options=name in names)
-        app.command(name, cls=Command, epilog=epilog, context_settings=_HELP_OPTIONS)(callback)
+        app.command(name, cls=PlainHelpCommand, epilog=epilog, context_settings=_HELP_OPTIONS)(callback)
     return get_command(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program with the words after its name (None: the process's own) and return its exit code."""
+    """Run the program with the given arguments, by default those of the process, and return the exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    first = next((word for word in words if not word.startswith("-")), "")
-    program = f"{error_report.PROGRAM} {first}" if first in COMMANDS else error_report.PROGRAM
-    names: Container[str] = [first]
+    command = next((word for word in words if not word.startswith("-")), "")
+    program = f"{error_report.PROGRAM} {command}" if command in COMMANDS else error_report.PROGRAM
+    names: Container[str] = [command]
     for stream in (sys.stdout, sys.stderr):
-        # A character that the terminal cannot show appears as an escape instead of ending the command.
+        # Escape characters that the stream cannot encode instead of failing.
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="backslashreplace")
     if f"_{error_report.PROGRAM.upper()}_COMPLETE" in os.environ:
@@ -70,20 +70,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         completion_init()
         names = COMMANDS
-        # Typer has Rich wrap the help texts to the terminal, but a suggestion must stay on its line.
+        # Rich wraps help texts to the terminal, but a completion must stay on one line.
         os.environ["COLUMNS"] = "1000"
     try:
         signal.signal(signal.SIGTERM, _terminate)
         code = command_tree(names).main(args=words, prog_name=error_report.PROGRAM, standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader has gone (hrkd predict ... | head). What is still buffered would fail once more at exit.
+        # The reader is gone (hrkd predict ... | head). Flushing the buffer at exit would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (Exception, KeyboardInterrupt, error_report.Terminated) as error:
-        return error_report.report(error, program)
+        return error_report.report_error(error, program)
     if code == error_report.INTERRUPTED:  # Typer turns Ctrl-C into an exit code
-        return error_report.report(KeyboardInterrupt(), program)
+        return error_report.report_error(KeyboardInterrupt(), program)
     return code if isinstance(code, int) else 0
 
 
@@ -91,8 +91,8 @@ def run() -> None:
     """Run the program as a console script."""
     code = main()
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        # One process of several: all is written and said. The threads that carry messages between them may still be
-        # running, and Python's way out can abort on those, or trip over the launcher's SIGTERM.
+        # In a distributed run, communication threads may still be running. A normal interpreter exit can abort because
+        # of them, or because of the launcher's SIGTERM.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
@@ -102,6 +102,6 @@ def run() -> None:
 
 
 def _terminate(_signal: int, _frame: Any) -> None:
-    # A second SIGTERM, during the clean-up, ends the process the usual way.
+    # A second SIGTERM, during clean-up, kills the process.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     raise error_report.Terminated

@@ -1,4 +1,4 @@
-"""The texts that ``hrkd predict`` labels: from arguments, a file, or stdin as they arrive.
+"""Input texts of ``hrkd predict``: from arguments, a file, or stdin.
 
 Errors name the text: ``TEXT number 2``, ``stdin:7``.
 """
@@ -15,11 +15,11 @@ from hrkd_cli.command_settings import PredictSettings
 from hrkd_cli.errors import DataError, UsageError
 
 Text = str | tuple[str, str]
-"""A text, or two where the model reads pairs."""
+"""A text, or a pair of texts."""
 
 
 def input_file(options: PredictSettings) -> Path | None:
-    """Return the file to read, if any: ``--input``, or a single TEXT that is the name of a file."""
+    """Return the file of ``--input`` or of a single TEXT that is a file name; None without a file."""
     texts = options.texts or []
     if options.input is not None:
         if texts:
@@ -31,57 +31,58 @@ def input_file(options: PredictSettings) -> Path | None:
         from hrkd_cli.data.sources.formats import detect_format
 
         file = Path(texts[0])
-        with contextlib.suppress(OSError, ValueError):  # a text too long to be a file name, or with a NUL in it
+        with contextlib.suppress(OSError, ValueError):  # the text is too long for a file name or has a NUL
             return file if detect_format(file, require_label=False) is not None and file.is_file() else None
     return None
 
 
 def from_arguments(texts: list[str], pair: bool) -> list[Text]:
-    """Return the arguments."""
+    """Return the texts, or pairs of texts, of the arguments."""
     rows = [(f"TEXT number {number}", text) for number, text in enumerate(texts, start=1)]
-    for place, text in rows:
+    for where, text in rows:
         if not text.strip():
-            raise UsageError(f"{place} is empty")
-    return list(_divided(rows, pair))
+            raise UsageError(f"{where} is empty")
+    return list(_split_pairs(rows, pair))
 
 
 def from_file(file: Path, text: str | None, text_pair: str | None, pair: bool) -> list[Text]:
-    """Return a file's texts."""
+    """Return the texts, or pairs of texts, of a file."""
     from hrkd_cli.data.texts import read_texts
 
     texts, seconds = read_texts(file, text=text, text_pair=text_pair)
-    # Second texts that were found by their name alone are of no use to a model that reads one.
+    # A detected second column is ignored unless the model reads pairs.
     if seconds is not None and (pair or text_pair is not None):
         return list(zip(texts, seconds, strict=True))
-    return list(_divided(((f"{file}: text {number}", text) for number, text in enumerate(texts, start=1)), pair))
+    rows = ((f"{file}: text {number}", text) for number, text in enumerate(texts, start=1))
+    return list(_split_pairs(rows, pair))
 
 
 def from_stdin(pair: bool, console: Console) -> Iterator[Text]:
-    """Yield stdin's lines as they arrive, a line a text; an empty line is skipped with a warning."""
-    return _divided(_lines(console), pair)
+    """Yield one text, or pair, per line of stdin as it arrives; empty lines are skipped with a warning."""
+    return _split_pairs(_lines(console), pair)
 
 
 def _lines(console: Console) -> Iterator[tuple[str, str]]:
     is_empty = True
     for number, raw in enumerate(sys.stdin.buffer, start=1):
-        place = f"stdin:{number}"
+        where = f"stdin:{number}"
         try:
             line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
         except UnicodeDecodeError:
-            raise DataError(f"{place}: not UTF-8") from None
+            raise DataError(f"{where}: not UTF-8") from None
         if line.strip():
             is_empty = False
-            yield place, line
+            yield where, line
         else:
-            console.note(f"{place}: empty line skipped", warning=True)
+            console.write_note(f"{where}: empty line skipped", warning=True)
     if is_empty:
-        raise DataError("stdin: no text in it")
+        raise DataError("stdin: no text")
 
 
-def _divided(rows: Iterable[tuple[str, str]], pair: bool) -> Iterator[Text]:
-    """Yield the texts of rows (place, text), each divided at its TAB where the model reads pairs."""
-    for place, text in rows:
+def _split_pairs(rows: Iterable[tuple[str, str]], pair: bool) -> Iterator[Text]:
+    """Yield the texts of (where, text) rows; with ``pair``, each is split at its TAB."""
+    for where, text in rows:
         first, tab, second = text.partition("\t")
         if pair and (not (tab and first.strip() and second.strip()) or "\t" in second):
-            raise DataError(f"{place}: this model reads pairs; put one TAB between the two texts")
+            raise DataError(f"{where}: this model reads pairs; put one TAB between the two texts")
         yield (first, second) if pair else text

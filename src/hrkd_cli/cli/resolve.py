@@ -1,8 +1,8 @@
-"""Where an option's value comes from: flag, then environment, then file, then recipe, then default.
+"""Resolution of options. Precedence: flag, environment, TOML file, recipe, default.
 
-The file is TOML: options at the top level hold for every command that has them, a table named like a command holds for
-that command and wins. The environment has ``HRKD_EPOCHS`` and, for one command, ``HRKD_DISTILL_EPOCHS``. Unknown keys
-and variables are errors: a misspelled setting must not pass for a default.
+Top-level keys of the file apply to every command that has the option; the table of a command overrides them. In the
+environment, ``HRKD_DISTILL_EPOCHS`` overrides ``HRKD_EPOCHS``. Unknown keys and variables are errors, so that a
+misspelled option is not ignored.
 """
 
 from __future__ import annotations
@@ -20,53 +20,59 @@ PREFIX = "HRKD_"
 RESERVED = frozenset({"HRKD_DEBUG", "HRKD_GOLDEN"})
 
 Commands = Mapping[str, Mapping[str, Option]]
-"""Options by command and name, without those that are given by their place."""
+"""Named options by command and name."""
 
 
-def resolve(command: str, flags: Mapping[str, Any], commands: Commands) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the options that were given by name, and where each came from: flag, environment or file.
+def resolve_options(
+    command: str, flags: Mapping[str, Any], commands: Commands
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the explicit values of a command's options, and the source of each: flag, environment or file.
 
     Raises:
-        UsageError: a variable, table or key that no command has, a value of the wrong kind, a file that is not TOML.
+        UsageError: an unknown variable, table or key, an invalid value, or a file that is not TOML.
     """
     environment = _environment(command, commands)
-    places = [("environment", environment), ("flag", flags)]
+    layers = [("environment", environment), ("flag", flags)]
     if config := flags.get("config", environment.get("config")):
-        places.insert(0, ("file", _file(Path(config), command, commands)))
-    values = {name: value for _, found in places for name, value in found.items()}
-    return values, {name: place for place, found in places for name in found}
+        layers.insert(0, ("file", _file(Path(config), command, commands)))
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for source, layer in layers:  # later layers override earlier ones
+        values.update(layer)
+        sources.update(dict.fromkeys(layer, source))
+    return values, sources
 
 
 def _environment(command: str, commands: Commands) -> dict[str, Any]:
     known = set(RESERVED)
-    for own, options in commands.items():
+    for each, options in commands.items():
         for name in options:
-            known |= {f"{PREFIX}{name}".upper(), f"{PREFIX}{own}_{name}".upper()}
+            known |= {f"{PREFIX}{name}".upper(), f"{PREFIX}{each}_{name}".upper()}
     for variable in sorted(os.environ):
         if variable.startswith(PREFIX) and variable not in known:
-            near = did_you_mean(variable, known)
-            raise UsageError(f"environment variable {variable}: no command has such an option{near}")
-    found = {}
+            suggestion = did_you_mean(variable, known)
+            raise UsageError(f"environment variable {variable}: no command has this option{suggestion}")
+    values = {}
     for name, option in commands[command].items():
         for variable in (f"{PREFIX}{name}".upper(), f"{PREFIX}{command}_{name}".upper()):  # the second one wins
             if text := os.environ.get(variable):
-                found[name] = option.validate(option.parse(text), variable)
-    return found
+                values[name] = option.validate(option.parse(text), variable)
+    return values
 
 
-def _file(file: Path, current: str, commands: Commands) -> dict[str, Any]:
-    """Check the whole file, and return what it says about the current command."""
+def _file(file: Path, command: str, commands: Commands) -> dict[str, Any]:
+    """Validate the whole file and return its values for one command."""
     document = _load(file)
     tables = {key: value for key, value in document.items() if isinstance(value, dict)}
-    everywhere = {name: option for options in commands.values() for name, option in options.items()}
-    top = _section({key: value for key, value in document.items() if key not in tables}, str(file), everywhere)
-    values = {name: value for name, value in top.items() if name in commands[current]}
-    for own, table in tables.items():
-        if own not in commands:
-            near = did_you_mean(own, commands) or f"; there are {', '.join(commands)}"
-            raise UsageError(f"{file}: no command for table [{own}]{near}")
-        section = _section(table, f"{file}: [{own}]", commands[own])
-        values |= section if own == current else {}
+    all_options = {name: option for options in commands.values() for name, option in options.items()}
+    top = _section({key: value for key, value in document.items() if key not in tables}, str(file), all_options)
+    values = {name: value for name, value in top.items() if name in commands[command]}
+    for name, table in tables.items():
+        if name not in commands:
+            suggestion = did_you_mean(name, commands) or f"; the commands are {', '.join(commands)}"
+            raise UsageError(f"{file}: no command for table [{name}]{suggestion}")
+        section = _section(table, f"{file}: [{name}]", commands[name])
+        values |= section if name == command else {}
     return values
 
 
@@ -81,14 +87,14 @@ def _load(file: Path) -> dict[str, Any]:
         raise UsageError(f"{file}: not TOML in UTF-8: {error}") from None
 
 
-def _section(table: dict[str, Any], where: str, known: Mapping[str, Option]) -> dict[str, Any]:
-    """Check one table's keys and values; hyphens and underscores are the same."""
-    checked: dict[str, Any] = {}
+def _section(table: dict[str, Any], where: str, options: Mapping[str, Option]) -> dict[str, Any]:
+    """Validate the keys and values of one table; hyphens in keys are underscores."""
+    values: dict[str, Any] = {}
     for key, value in table.items():
         name = key.replace("-", "_")
-        if name not in known or name == "config":
-            raise UsageError(f"{where}: unknown key {key!r}{did_you_mean(name, known).replace('_', '-')}")
-        if name in checked:
+        if name not in options or name == "config":
+            raise UsageError(f"{where}: unknown key {key!r}{did_you_mean(name, options).replace('_', '-')}")
+        if name in values:
             raise UsageError(f"{where}: {key!r} is given twice, with a hyphen and with an underscore")
-        checked[name] = known[name].validate(value, f"{where}: {key}")
-    return checked
+        values[name] = options[name].validate(value, f"{where}: {key}")
+    return values
