@@ -89,6 +89,7 @@ TESTED_ELSEWHERE = {
     "training/stage_folder.py": "training/test_resume.py",
     "training/tokenized_split.py": "teaching/test_teach.py",
     "training/trainer.py": "training/test_resume.py",
+    "training/validation.py": "teaching/test_teach.py",
 }
 # Test modules that cover several modules, or none.
 SEVERAL_MODULES = {

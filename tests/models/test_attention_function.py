@@ -7,14 +7,14 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModelForSequenceClassification
 
 from hrkd_cli.models import attention_function
-from hrkd_cli.models.attention_function import FastCpuOps, _Attention, attend, use_our_attention
+from hrkd_cli.models.attention_function import FastCpuOps, _Attention, attention_forward, use_training_kernels
 from hrkd_cli.models.loading import new_classifier
 from tiny import ARCHITECTURES, tiny_config
 
 
 def run(query, key, value, mask=None, *, dropout=0.0, **options):
     """Our attention as transformers calls it."""
-    return attend(Encoder(), query, key, value, mask, dropout=dropout, **options)[0].transpose(1, 2)
+    return attention_forward(Encoder(), query, key, value, mask, dropout=dropout, **options)[0].transpose(1, 2)
 
 
 class Encoder(nn.Module):
@@ -39,7 +39,7 @@ def test_attention_and_its_gradients(kind, share):
         mask = None
     elif kind == "added":
         mask = torch.zeros(2, 1, 5, 5, dtype=torch.float64).masked_fill(~mask, -1e9)
-    keep, factor = FastCpuOps().draw_mask(torch.Size((2, 3, 5, 5)), share, torch.float64) if share else (None, 1.0)
+    keep, factor = FastCpuOps().dropout_mask(torch.Size((2, 3, 5, 5)), share, torch.float64) if share else (None, 1.0)
     found = _Attention.apply(query, key, value, mask, 0.5, keep, factor)
     wanted = attend_plainly(query, key, value, mask, 1.0 if keep is None else keep, factor)
     torch.testing.assert_close(found, wanted)
@@ -69,13 +69,13 @@ def test_a_row_without_any_key_stays_finite_in_bf16(share):
 
 def test_masks_keep_the_share_they_should_and_follow_torchs_seed():
     torch.manual_seed(3)
-    keep, factor = FastCpuOps().draw_mask(torch.Size((1000, 1001)), 0.1, torch.float32)
+    keep, factor = FastCpuOps().dropout_mask(torch.Size((1000, 1001)), 0.1, torch.float32)
     assert keep.mean().item() == pytest.approx(0.9, abs=1e-3)
     assert factor * keep.mean().item() == pytest.approx(1, abs=1e-3)
     assert set(keep.unique().tolist()) == {0.0, 1.0}
     torch.manual_seed(3)
-    assert torch.equal(FastCpuOps().draw_mask(torch.Size((1000, 1001)), 0.1, torch.float32)[0], keep)
-    assert not torch.equal(FastCpuOps().draw_mask(torch.Size((1000, 1001)), 0.1, torch.float32)[0], keep)
+    assert torch.equal(FastCpuOps().dropout_mask(torch.Size((1000, 1001)), 0.1, torch.float32)[0], keep)
+    assert not torch.equal(FastCpuOps().dropout_mask(torch.Size((1000, 1001)), 0.1, torch.float32)[0], keep)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -87,7 +87,7 @@ def test_masks_do_not_depend_on_threads(dtype, monkeypatch):
         monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
         torch.manual_seed(5)
         masks = FastCpuOps()
-        found.append([masks.draw_mask(shape, 0.5, dtype)[0] for _ in range(3)])
+        found.append([masks.dropout_mask(shape, 0.5, dtype)[0] for _ in range(3)])
     for one, other in zip(*found, strict=True):
         assert torch.equal(one, other)
         assert set(one.unique().tolist()) == {0.0, 1.0}
@@ -99,7 +99,7 @@ def test_dropout_and_its_gradient():
     values = torch.randn(64, 33, dtype=torch.float64, requires_grad=True)
     model = nn.Sequential(nn.Dropout(0.25))
     model.set_attn_implementation = lambda name: None
-    use_our_attention(model)
+    use_training_kernels(model)
     with FastCpuOps() as fast:
         found = model(values)
         assert fast.streams
@@ -127,8 +127,8 @@ def test_attention_is_torchs_own_but_in_training():
 
 def test_attention_without_dropout_is_ours_where_a_gradient_comes(monkeypatch):
     runs = []
-    own = FastCpuOps.attend
-    monkeypatch.setattr(FastCpuOps, "attend", lambda self, *given: runs.append(1) or own(self, *given))
+    own = FastCpuOps.attention
+    monkeypatch.setattr(FastCpuOps, "attention", lambda self, *given: runs.append(1) or own(self, *given))
     query, key, value = (torch.randn(1, 2, 600, 4, requires_grad=True) for _ in range(3))
     short = [t[:, :, :6] for t in (query, key, value)]
     with FastCpuOps() as fast:
@@ -158,7 +158,7 @@ def test_look_ups_share_one_gradient(padding):
 
     wanted = torch.autograd.grad(total(), weights)
     tables.set_attn_implementation = lambda name: None
-    use_our_attention(tables)
+    use_training_kernels(tables)
     for _ in range(2):
         with FastCpuOps() as fast:
             found = total()
@@ -184,7 +184,7 @@ def test_models_train_and_are_saved_as_without_it(tmp_path, architecture):
     found = []
     for ours in (False, True):
         if ours:
-            use_our_attention(model)
+            use_training_kernels(model)
         model.train().zero_grad()
         with FastCpuOps():
             logits = model(input_ids=ids, attention_mask=mask).logits

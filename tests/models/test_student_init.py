@@ -129,7 +129,7 @@ def test_narrowing_keeps_the_heaviest_dimensions(architecture):
         where = [alive_axis(have, want, alive) for have, want in zip(wide[name].shape, tensor.shape, strict=True)]
         wide[name][torch.meshgrid(*where, indexing="ij")] = tensor
     teacher.load_state_dict(wide)
-    cut = prune_weights(teacher, student, (1, 2, 3, 4), dict(enumerate(range(HEADS.size))))
+    cut = prune_weights(teacher, student, (1, 2, 3, 4), dict(enumerate(range(HEADS.num_outputs))))
     for name, tensor in narrow.items():
         assert torch.equal(cut[name], tensor), name
 

@@ -84,7 +84,7 @@ def test_a_domains_best_weights_are_kept_when_they_are_of_another_step(tmp_path,
         pair = dict(zip(("books", "music"), next(made_up), strict=True))
         return {d: DomainScores(16, value, value, (0.0, 1.0), {}) for d, value in pair.items()}
 
-    monkeypatch.setattr("hrkd_cli.training.trainer.score", score)
+    monkeypatch.setattr("hrkd_cli.training.trainer.score_split", score)
     result = learn(encoder, dataset, tmp_path / "t", epochs=1, eval_every=2, batch_size=8)
     assert result.best_step == 4
     assert sorted(p.name for p in (tmp_path / "t" / "best").iterdir()) == ["books"]
@@ -167,7 +167,7 @@ def test_weight_decay_spares_biases_and_normalisation(encoder):
 
 def test_patience_stops_a_run_that_no_longer_gets_better(tmp_path, encoder, dataset, monkeypatch):
     flat = {d: DomainScores(16, 0.5, 0.5, (0.0, 1.0), {}) for d in ("books", "music")}
-    monkeypatch.setattr("hrkd_cli.training.trainer.score", lambda *_: flat)
+    monkeypatch.setattr("hrkd_cli.training.trainer.score_split", lambda *_: flat)
     result = learn(encoder, dataset, tmp_path / "t", epochs=3, eval_every=2, patience=2)
     assert (result.steps, result.best_step) == (6, 6)
 

@@ -15,7 +15,7 @@ from hrkd_cli.distillation.distill import distill
 from hrkd_cli.errors import HrkdError, OutputError, TrainingError, UsageError
 from hrkd_cli.events import Note
 from hrkd_cli.teaching.teach import teach
-from hrkd_cli.training.checkpoint import has_checkpoint, latest, write_checkpoint
+from hrkd_cli.training.checkpoint import latest_checkpoint_step, load_latest_checkpoint, write_checkpoint
 from interrupted import StopError, run, same, stop_at, weights
 from processes import finish, start
 from tiny import write_raw
@@ -91,7 +91,7 @@ def test_the_last_two_checkpoints_are_kept_and_a_damaged_one_is_passed_over(tmp_
     data = bytearray(state.read_bytes())
     data[-9] ^= 1
     state.write_bytes(data)
-    assert latest(work)[0]["step"] == 6
+    assert load_latest_checkpoint(work)[0]["step"] == 6
     run("teach", teacher, encoder, dataset, out, resume=True)
     run("teach", teacher, encoder, dataset, tmp_path / "whole")
     assert same(weights(out), weights(tmp_path / "whole"))
@@ -101,7 +101,7 @@ def test_checkpoints_that_are_all_damaged_are_one_line(tmp_path):
     write_checkpoint(tmp_path, 3, {"a": torch.zeros(2)}, {})
     (tmp_path / "checkpoint-3" / "checkpoint.json").write_text("{")
     with pytest.raises(TrainingError, match=r"checkpoints are damaged; start over with --force"):
-        latest(tmp_path)
+        load_latest_checkpoint(tmp_path)
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
@@ -114,7 +114,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, mon
     with pytest.raises(OSError, match="No space left"):
         write_checkpoint(tmp_path, 4, {"a": torch.ones(2)}, {})
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-3"]
-    assert latest(tmp_path)[1]["a"].tolist() == [0, 0]
+    assert load_latest_checkpoint(tmp_path)[1]["a"].tolist() == [0, 0]
 
 
 def test_a_disk_that_fills_up_keeps_the_last_checkpoint(tmp_path, teacher, encoder, dataset, monkeypatch):
@@ -127,7 +127,7 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(tmp_path, teacher, encod
         patch.setattr("hrkd_cli.training.checkpoint.write_checkpoint", full)
         with pytest.raises(OutputError, match="the disk is full"):
             run("teach", teacher, encoder, dataset, tmp_path / "t")
-    assert has_checkpoint(tmp_path / "t.partial") == 3
+    assert latest_checkpoint_step(tmp_path / "t.partial") == 3
     run("teach", teacher, encoder, dataset, tmp_path / "t", resume=True)
 
 
@@ -144,7 +144,7 @@ def test_a_gradient_that_is_not_a_number_is_in_no_checkpoint(tmp_path, teacher, 
     monkeypatch.setattr(Optimizer, "step", broken)
     with pytest.raises(TrainingError, match="step 4: the gradient is nan"):
         run("teach", teacher, encoder, dataset, tmp_path / "t")
-    assert has_checkpoint(tmp_path / "t.partial") == 3
+    assert latest_checkpoint_step(tmp_path / "t.partial") == 3
 
 
 def test_a_plain_rerun_says_that_a_checkpoint_is_there(tmp_path, teacher, encoder, dataset):
@@ -155,7 +155,7 @@ def test_a_plain_rerun_says_that_a_checkpoint_is_there(tmp_path, teacher, encode
         teach(encoder, data="nothing", out=out)
     with pytest.raises(UsageError, match="--force --resume"):
         teach(encoder, data="nothing", out=out, force=True, resume=True)
-    assert has_checkpoint(Path("hrkd-out/teacher.partial")) == 2
+    assert latest_checkpoint_step(Path("hrkd-out/teacher.partial")) == 2
 
 
 def test_other_options_than_the_checkpoints_are_named(tmp_path, teacher, encoder, dataset):
@@ -235,7 +235,7 @@ def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(tmp_path, encoder, raw
     process.send_signal(number)
     _, err = finish(process, code)
     assert "with a checkpoint; go on with --resume" in err
-    step = has_checkpoint(tmp_path / "t.partial")
+    step = latest_checkpoint_step(tmp_path / "t.partial")
     assert step >= 3
     assert main(words) == 1
     assert f"left a checkpoint after step {step}" in capsys.readouterr().err

@@ -18,16 +18,16 @@ from hrkd_cli.models.loading import is_classifier
 from hrkd_cli.models.model_folder import model_fingerprint
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.context import TrainContext
-from hrkd_cli.training.dev_scoring import check_trainable
 from hrkd_cli.training.stage_folder import (
     TrainResult,
     check_stage_output,
-    finished_before,
+    load_finished_result,
     run_folder,
     run_key,
     write_model_folder,
 )
 from hrkd_cli.training.trainer import Trainer
+from hrkd_cli.training.validation import check_trainable
 from hrkd_cli.version import __version__
 
 
@@ -86,7 +86,7 @@ def distill(
         options=decisive,
         texts=unlabeled.fingerprint if unlabeled is not None else None,
     )
-    if resume and (finished := finished_before(out, "distill", key, context)):
+    if resume and (finished := load_finished_result(out, "distill", key, context)):
         return finished
     setup = DistillSetup.open(
         path, student_data, settings, tokenizer=tokenizer, unlabeled=unlabeled, name=name, context=context

@@ -13,7 +13,7 @@ from hrkd_cli.errors import ModelError, OutputError, UsageError
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.layout import DATASET_OUT, TEACHER_OUT, ModelFiles
-from hrkd_cli.models.loading import load_config, load_tokenizer, resolve
+from hrkd_cli.models.loading import load_config, load_tokenizer, resolve_model
 from hrkd_cli.models.model_folder import model_fingerprint
 from hrkd_cli.models.model_tokenizer import same_tokenizer
 from hrkd_cli.models.student_init import (
@@ -27,7 +27,7 @@ from hrkd_cli.outputs import check_no_overlap
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings, TeachSettings
 from hrkd_cli.teaching.teach import teach, teach_key
-from hrkd_cli.training.stage_folder import data_folder, difference_of
+from hrkd_cli.training.stage_folder import data_folder, describe_changed_options
 
 PROBE_TEXTS = 64  # per domain, to compare two tokenizers
 
@@ -45,10 +45,10 @@ def check_folders(teacher: str | Path, data: str | Path | Dataset, out: Path, se
         raise UsageError(f"--init: --student {settings.student} has weights of its own; leave --init out")
     if Path(teacher) == TEACHER_OUT and not TEACHER_OUT.exists():
         raise ModelError(f"--teacher: there is no {TEACHER_OUT} yet; run hrkd teach first, or name an encoder to teach")
-    path = resolve(teacher, "teacher")
+    path = resolve_model(teacher, "teacher")
     inputs = {"teacher": path, "dataset": DATASET_OUT, "taught teacher": TEACHER_OUT, **data_folder(data)}
     if has_weights:
-        inputs["start of the student"] = resolve(str(settings.student), "student")
+        inputs["start of the student"] = resolve_model(str(settings.student), "student")
     if settings.unlabelled is not None:
         inputs["unlabeled texts"] = Path(settings.unlabelled)
     check_no_overlap(out, inputs)
@@ -92,7 +92,7 @@ def check_student(path: Path, dataset: Dataset, settings: DistillSettings) -> An
         student_config(teacher, shape, DomainHeads.build(dataset.labels), init=settings.init or Init.TEACHER)
         return None
     name = str(settings.student)
-    folder = resolve(name, "student")
+    folder = resolve_model(name, "student")
     student, tokenizer = load_config(folder, "student"), load_tokenizer(folder, "student")
     check_dimensions(student)
     layers, teacher_layers = student.num_hidden_layers, teacher.num_hidden_layers
@@ -135,7 +135,7 @@ def teach_if_needed(
             return TEACHER_OUT
         if not force:
             before = {name: entry.get("value") for name, entry in record.get("options", {}).items()}
-            difference = difference_of(before, teach_settings.options_affecting_result())
+            difference = describe_changed_options(before, teach_settings.options_affecting_result())
             difference = difference or "from another model or on other data"
             raise OutputError(
                 f"{TEACHER_OUT} was taught {difference}; use it as it is with --teacher {TEACHER_OUT}, or replace it "

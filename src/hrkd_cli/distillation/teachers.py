@@ -22,8 +22,9 @@ from hrkd_cli.models.model_tokenizer import ModelTokenizer
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.context import TrainContext
-from hrkd_cli.training.dev_scoring import check_length, score
+from hrkd_cli.training.dev_scoring import score_split
 from hrkd_cli.training.tokenized_split import tokenize_split
+from hrkd_cli.training.validation import check_length
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ def check_teachers(
         dev = tokenize_split(dataset, "dev", tokenizer)
         context.on_event(Note("scoring the teacher on the dev split"))
         allow_weak = settings.allow_weak_teacher
-        for domain, scores in score(teachers.models, dev, teachers.heads, context).items():
+        for domain, scores in score_split(teachers.models, dev, teachers.heads, context).items():
             _check_accuracy(domain, scores.accuracy, dev.labels[domain], allow_weak, name, context)
     return tokenizer
 

@@ -1,7 +1,7 @@
 """The attention function of our models in training, and dropout and embeddings as a CPU trains them fast.
 
-Registered with transformers: every model whose attention goes through its interface calls ``attend``, which hands
-queries and keys to a recorder where one listens and otherwise is SDPA.
+Registered with transformers: models whose attention uses its interface call ``attention_forward``, which hands queries
+and keys to a recorder, if there is one, and otherwise is SDPA.
 
 On a CPU, inside ``FastCpuOps``, attention, dropout and embeddings run by own kernels, with the same mathematics and
 other random masks. Torch draws dropout masks on a CPU one number after the other, and splits attention with dropout
@@ -40,7 +40,7 @@ _record: ContextVar[Record | None] = ContextVar("record", default=None)
 _fast: ContextVar[FastCpuOps | None] = ContextVar("fast", default=None)
 
 
-def use_our_attention(model: nn.Module) -> None:
+def use_training_kernels(model: nn.Module) -> None:
     """Let a model's attention, dropout and embeddings run through this module; nothing of it is saved with the model.
 
     An architecture whose attention does not go through transformers' interface keeps its own.
@@ -54,7 +54,7 @@ def use_our_attention(model: nn.Module) -> None:
 
 
 @contextmanager
-def recording() -> Iterator[Record]:
+def record_attention() -> Iterator[Record]:
     """Record (query, key, scale) of every attention call inside, in order."""
     found: Record = []
     token = _record.set(found)
@@ -64,7 +64,7 @@ def recording() -> Iterator[Record]:
         _record.reset(token)
 
 
-def attend(
+def attention_forward(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -87,12 +87,12 @@ def attend(
     # Without dropout torch's kernel takes twice as long as ours where a gradient is to come.
     trained = torch.is_grad_enabled() and query.requires_grad and key.shape[-2] <= _LONGEST
     if fast is not None and plain and not mask_trained and _on_cpu(query) and (0 < dropout < 1 or trained):
-        return fast.attend(query, key, value, attention_mask, scale, dropout).transpose(1, 2).contiguous(), None
+        return fast.attention(query, key, value, attention_mask, scale, dropout).transpose(1, 2).contiguous(), None
     options = {"dropout": dropout, "scaling": scaling, **kwargs}
     return sdpa_attention_forward(module, query, key, value, attention_mask, **options)[0], None
 
 
-AttentionInterface.register(NAME, attend)
+AttentionInterface.register(NAME, attention_forward)
 AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
@@ -105,7 +105,7 @@ class _FastDropout(nn.Dropout):
         fast = _fast.get()
         if fast is None or not (self.training and 0 < self.p < 1 and not self.inplace and _on_cpu(values)):
             return super().forward(values)
-        keep, factor = fast.draw_mask(values.shape, self.p, values.dtype)
+        keep, factor = fast.dropout_mask(values.shape, self.p, values.dtype)
         return (values * keep).mul_(factor)
 
 
@@ -115,11 +115,11 @@ class _SharedEmbedding(nn.Embedding):
         trained = torch.is_grad_enabled() and weight.requires_grad and _on_cpu(weight)
         if fast is None or not trained or self.max_norm or self.scale_grad_by_freq or self.sparse:
             return super().forward(ids)
-        return fast.look_up(ids, weight, self.padding_idx)
+        return fast.embedding(ids, weight, self.padding_idx)
 
 
 class FastCpuOps:
-    """A context, of a step: inside it models that ``use_our_attention`` changed run on a CPU as described above."""
+    """A context, of a step: inside it models that ``use_training_kernels`` changed run on a CPU as described above."""
 
     def __init__(self) -> None:
         self.streams: list[np.random.SFC64] = []  # seeded from torch's random state when first used
@@ -134,7 +134,7 @@ class FastCpuOps:
         _fast.reset(self._token)
         self._threads.shutdown()
 
-    def draw_mask(self, shape: torch.Size, share: float, dtype: torch.dtype) -> tuple[Tensor, float]:
+    def dropout_mask(self, shape: torch.Size, share: float, dtype: torch.dtype) -> tuple[Tensor, float]:
         """Return a dropout mask, 1 at what is kept and else 0, and the factor that makes up for what is not."""
         if not self.streams:
             seeds = np.random.SeedSequence(int(torch.randint(2**62, ()).item())).spawn(_STREAMS)
@@ -153,7 +153,7 @@ class FastCpuOps:
             torch.ge(bits, dropped - _LEVELS // 2, out=part)
         return keep.view(shape), _LEVELS / (_LEVELS - dropped)
 
-    def look_up(self, ids: Tensor, weight: Tensor, padding: int | None) -> Tensor:
+    def embedding(self, ids: Tensor, weight: Tensor, padding: int | None) -> Tensor:
         """Return rows of an embedding table; its gradient is one for all look-ups of the step."""
         if id(weight) not in self.tables:
             seen: list[tuple[Tensor, Tensor]] = []
@@ -164,7 +164,7 @@ class FastCpuOps:
         found: Tensor = _LookUp.apply(table, weight.detach(), ids, seen)  # type: ignore[no-untyped-call]
         return found
 
-    def attend(
+    def attention(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, share: float
     ) -> Tensor:
         """Return ``dropout(softmax(scale Q K^T + mask)) V``, (R, A, T, d) as all three."""
@@ -172,7 +172,7 @@ class FastCpuOps:
             query, key, value = (t.to(torch.get_autocast_dtype("cpu")) for t in (query, key, value))
         keep, factor = None, 1.0
         if share:
-            keep, factor = self.draw_mask(torch.Size((*query.shape[:3], key.shape[2])), share, query.dtype)
+            keep, factor = self.dropout_mask(torch.Size((*query.shape[:3], key.shape[2])), share, query.dtype)
         with torch.autocast("cpu", enabled=False):
             found: Tensor = _Attention.apply(query, key, value, mask, scale, keep, factor)  # type: ignore[no-untyped-call]
         return found

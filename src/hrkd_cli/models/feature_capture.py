@@ -10,7 +10,7 @@ from torch import nn
 
 from hrkd_cli.errors import ModelError
 from hrkd_cli.method import Outputs
-from hrkd_cli.models.attention_function import recording, use_our_attention
+from hrkd_cli.models.attention_function import record_attention, use_training_kernels
 from hrkd_cli.models.model_tokenizer import TokenBatch
 
 
@@ -27,7 +27,7 @@ class FeatureCapture:
         self.model = model
         self.layers = tuple(layers)
         self.attention = attention and bool(layers)
-        use_our_attention(model)
+        use_training_kernels(model)
 
     def __call__(self, batch: TokenBatch) -> Outputs:
         """Run one batch; the logits are those of all outputs, (R, outputs).
@@ -37,7 +37,7 @@ class FeatureCapture:
         """
         if not self.layers:
             return Outputs(None, None, None, self.model(**batch.inputs).logits)
-        with recording() as calls:
+        with record_attention() as calls:
             output = self.model(**batch.inputs, output_hidden_states=True)
         hidden = torch.stack([output.hidden_states[n] for n in (0, *self.layers)])
         if not self.attention:

@@ -23,7 +23,7 @@ HUB_FILES = ["config.json", "model*.safetensors*", "tokenizer*", "special_tokens
 TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "spm.model", "sentencepiece*", "*.spm")
 
 
-def resolve(model: str | Path, role: str = "model") -> Path:
+def resolve_model(model: str | Path, role: str = "model") -> Path:
     """Return the local folder of a model, fetching it when ``model`` is a hub id.
 
     ``role`` ("teacher", "student", "model") is for error messages, here and below.

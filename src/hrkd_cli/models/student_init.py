@@ -31,7 +31,7 @@ from hrkd_cli.models.loading import (
     load_classifier,
     new_classifier,
     output_layer,
-    resolve,
+    resolve_model,
     set_heads,
 )
 from hrkd_cli.predict.heads import DomainHeads
@@ -176,7 +176,7 @@ def build_student(
     torch.manual_seed(seed)
     shape = default_shape(teacher.config) if spec is None else parse_shape(spec)
     if shape is None:
-        path = resolve(str(spec), "student")
+        path = resolve_model(str(spec), "student")
         student = load_classifier(path, heads, role="student")
         if not is_classifier(read_json(path / ModelFiles.config)):
             taken = take_head(teacher, student, _same_outputs(teacher_heads, heads))

@@ -12,7 +12,7 @@ from hrkd_cli.errors import ModelError
 from hrkd_cli.json_files import read_json
 from hrkd_cli.layout import ModelFiles
 from hrkd_cli.models.device import pick_device
-from hrkd_cli.models.loading import is_classifier, load_backend_tokenizer, load_classifier, resolve
+from hrkd_cli.models.loading import is_classifier, load_backend_tokenizer, load_classifier, resolve_model
 from hrkd_cli.models.model_tokenizer import input_names
 from hrkd_cli.predict.backend import Backend
 from hrkd_cli.predict.heads import FloatArray
@@ -38,7 +38,7 @@ class TorchBackend(Backend):
         """
         self.threads = threads
         self.device = pick_device(device)
-        folder = resolve(path)
+        folder = resolve_model(path)
         config = read_json(folder / ModelFiles.config)
         if not is_classifier(config):
             what = ", ".join(map(str, config.get("architectures") or ())) or "no architecture named"

@@ -19,7 +19,7 @@ from hrkd_cli.events import OnEvent, StageDone, ignore
 from hrkd_cli.layout import DATASET_OUT, TEACHER_OUT
 from hrkd_cli.models.feature_capture import FeatureCapture
 from hrkd_cli.models.label_gather import LabelGather
-from hrkd_cli.models.loading import load_classifier, load_tokenizer, resolve
+from hrkd_cli.models.loading import load_classifier, load_tokenizer, resolve_model
 from hrkd_cli.models.model_folder import model_fingerprint
 from hrkd_cli.models.model_tokenizer import ModelTokenizer
 from hrkd_cli.outputs import check_no_overlap
@@ -27,19 +27,19 @@ from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import TeachSettings
 from hrkd_cli.training.collator import Collator, TrainBatch
 from hrkd_cli.training.context import TrainContext
-from hrkd_cli.training.dev_scoring import check_length, check_trainable
 from hrkd_cli.training.loop import LossOutput, Objective
 from hrkd_cli.training.stage_folder import (
     TrainResult,
     check_stage_output,
     data_folder,
-    finished_before,
+    load_finished_result,
     run_folder,
     run_key,
     write_model_folder,
 )
 from hrkd_cli.training.tokenized_split import TokenizedSplit, tokenize_split
 from hrkd_cli.training.trainer import Trainer
+from hrkd_cli.training.validation import check_length, check_trainable
 from hrkd_cli.version import __version__
 
 
@@ -73,14 +73,14 @@ def teach(
     settings = TeachSettings(**options)
     out = Path(out)
     check_stage_output(out, "teach", force=force, resume=resume)
-    path, name = resolve(model), str(model)
+    path, name = resolve_model(model), str(model)
     check_no_overlap(out, {"model": path, "dataset": DATASET_OUT, **data_folder(data)})
     context = TrainContext.start(settings, on_event)
     dataset = context.processes.main_first(lambda: load_for_training(data, force=force, on_event=context.on_event))
     check_trainable(dataset)
     fingerprint = model_fingerprint(path)
     key = teach_key(fingerprint, dataset, settings)
-    if resume and (finished := finished_before(out, "teach", key, context)):
+    if resume and (finished := load_finished_result(out, "teach", key, context)):
         return finished
     torch.manual_seed(settings.seed)
     heads = DomainHeads.build(dataset.labels)

@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hrkd_cli.training.checkpoint import host_copies, saved_values
+from hrkd_cli.training.checkpoint import saved_values, to_host
 
 AVERAGE = ""  # key of the best average step among the best steps of domains (no domain has an empty name)
 
@@ -43,7 +43,7 @@ class BestWeights:
         better = [key for key, value in values.items() if value >= before.get(key, value)]
         if better:
             if self.writes:
-                save_file(host_copies(self.model.state_dict()), self.work / _file(step))
+                save_file(to_host(self.model.state_dict()), self.work / _file(step))
             self.best |= {key: {"step": step, "dev": dev} for key in better}
             self.remove_unused()
         return values[AVERAGE] > before.get(AVERAGE, -1.0)

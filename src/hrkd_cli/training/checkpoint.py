@@ -61,7 +61,7 @@ class Checkpointer:
         self.header = dict(header)
         self.resumed: dict[str, Any] | None = None
         self._tensors: dict[str, Tensor] = {}
-        if resume and (found := latest(self.work)):
+        if resume and (found := load_latest_checkpoint(self.work)):
             self.resumed, self._tensors = found
         self.decisions: dict[str, Any] = {} if self.resumed is None else self.resumed["decisions"]
         self.step = 0 if self.resumed is None else int(self.resumed["step"])
@@ -123,7 +123,7 @@ def write_checkpoint(work: Path, step: int, tensors: Mapping[str, Tensor], value
     try:
         unfinished.mkdir(parents=True)
         file = unfinished / TENSORS
-        save_file(host_copies(tensors), file)
+        save_file(to_host(tensors), file)
         record = {"format": FORMAT, "step": step, "sha256": _checksum(file), **values}
         (unfinished / CHECKPOINT).write_text(json.dumps(record), encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)  # of an earlier try at the same step
@@ -135,12 +135,12 @@ def write_checkpoint(work: Path, step: int, tensors: Mapping[str, Tensor], value
         shutil.rmtree(old, ignore_errors=True)
 
 
-def host_copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return contiguous copies in host memory that share nothing, for safetensors."""
     return {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
 
 
-def latest(work: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+def load_latest_checkpoint(work: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """Read values and tensors of the newest checkpoint that is whole; None when there is no checkpoint.
 
     Raises:
@@ -159,7 +159,12 @@ def latest(work: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     return None
 
 
-def has_checkpoint(work: Path) -> int | None:
+def has_checkpoint(work: Path) -> bool:
+    """Return whether a working folder has a checkpoint, whole or not."""
+    return bool(_folders(work))
+
+
+def latest_checkpoint_step(work: Path) -> int | None:
     """Return the newest checkpoint's step, without reading it; None when there is none."""
     return next(map(_step, _folders(work)), None)
 

@@ -21,7 +21,7 @@ from hrkd_cli.models.model_folder import is_stage_folder, model_card, save_model
 from hrkd_cli.options import option_name
 from hrkd_cli.outputs import atomic_folder, check_output, relative_path
 from hrkd_cli.training.best_weights import AVERAGE
-from hrkd_cli.training.checkpoint import Checkpointer, has_checkpoint, remove_checkpoints
+from hrkd_cli.training.checkpoint import Checkpointer, has_checkpoint, latest_checkpoint_step, remove_checkpoints
 from hrkd_cli.training.context import TrainContext
 
 if TYPE_CHECKING:
@@ -43,12 +43,12 @@ def run_folder(
     processes = context.processes
     with contextlib.ExitStack() as stack:
         if processes.is_main:
-            stack.enter_context(atomic_folder(out, is_resumable=lambda w: has_checkpoint(w) is not None, resume=resume))
+            stack.enter_context(atomic_folder(out, is_resumable=has_checkpoint, resume=resume))
         processes.barrier()
         header: dict[str, Any] = {"key": key, "options": {**options, "precision": str(context.precision.mode)}}
         checkpoint = Checkpointer(out, processes, header, resume=resume)
         if checkpoint.resumed is not None and any(checkpoint.resumed[name] != own for name, own in header.items()):
-            difference = difference_of(checkpoint.resumed["options"], header["options"])
+            difference = describe_changed_options(checkpoint.resumed["options"], header["options"])
             raise TrainingError(
                 f"{out}: the run that was cut off was made {difference or 'with other data or another model'}; go on "
                 "with what it had, or start over with --force"
@@ -71,7 +71,7 @@ def check_stage_output(out: Path, stage: str, *, force: bool, resume: bool) -> N
     if not (resume and is_stage_folder(out, stage)):
         is_ours = functools.partial(is_stage_folder, stage=stage)
         check_output(out, kind=STAGE_OUTPUTS[stage], is_ours=is_ours, force=force)
-    step = has_checkpoint(partial_folder(out.resolve()))
+    step = latest_checkpoint_step(partial_folder(out.resolve()))
     if step is not None and not (force or resume):
         raise OutputError(
             f"{out}: a run that was cut off left a checkpoint after step {step}; go on with --resume, or start over "
@@ -84,7 +84,7 @@ def data_folder(data: str | Path | Dataset) -> dict[str, Path]:
     return {} if isinstance(data, Dataset) else {"data": Path(data)}
 
 
-def difference_of(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def describe_changed_options(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Say with which other options a run was made than ``now``; empty where they are the same."""
     other = [f"{option_name(n)} {before.get(n)}" for n, value in now.items() if before.get(n) != value]
     return f"with {', '.join(other)}" if other else ""
@@ -123,7 +123,7 @@ class TrainResult:
         }
 
 
-def finished_before(out: Path, stage: str, key: str, context: TrainContext) -> TrainResult | None:
+def load_finished_result(out: Path, stage: str, key: str, context: TrainContext) -> TrainResult | None:
     """Return the result of the very same run where it is finished already; None when there is none.
 
     Raises:

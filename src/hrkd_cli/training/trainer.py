@@ -23,7 +23,7 @@ from hrkd_cli.settings import TrainingSettings
 from hrkd_cli.training.auto_batch_size import batch_size_of
 from hrkd_cli.training.best_weights import BestWeights
 from hrkd_cli.training.checkpoint import Checkpointer, RandomState
-from hrkd_cli.training.dev_scoring import score
+from hrkd_cli.training.dev_scoring import score_split
 from hrkd_cli.training.loop import Objective, prefetch, train_step
 from hrkd_cli.training.metrics_log import MetricsLogger
 from hrkd_cli.training.optimizer import AdamMoments, Optimizer
@@ -194,7 +194,7 @@ class Trainer:
         """Score the dev split and keep the weights if they are best for anything."""
         self.metrics.flush()
         tick = time.perf_counter()
-        scores = score(self.model, self.dev, self.objective.heads, self.context)
+        scores = score_split(self.model, self.dev, self.objective.heads, self.context)
         seconds = time.perf_counter() - tick
         found, metric = scores_to_json(scores), self.best.metric
         is_best = self.best.update(step, found)
