@@ -31,14 +31,14 @@ def test_a_single_domain_export_gives_that_heads_logits(any_student):
     texts = make_texts(20)
     columns = [2, 3]
     whole = Predictor(any_student).logits(texts)
-    for place in (out, out / FP32):
-        baked = Predictor(place)
-        np.testing.assert_allclose(baked.logits(texts), whole[:, columns], atol=1e-4)
+    for model in (out, out / FP32):
+        single = Predictor(model)
+        np.testing.assert_allclose(single.logits(texts), whole[:, columns], atol=1e-4)
         own = Predictor(any_student).predict(texts, domain="dvd")
-        assert [p.label for p in baked.predict(texts)] == [p.label for p in own]
-        assert [p.label for p in baked.predict(texts, domain="dvd")] == [p.label for p in own]
+        assert [p.label for p in single.predict(texts)] == [p.label for p in own]
+        assert [p.label for p in single.predict(texts, domain="dvd")] == [p.label for p in own]
         with pytest.raises(UsageError, match="not one of the model's: dvd, any"):
-            baked.predict(texts, domain="books")
+            single.predict(texts, domain="books")
     config = json.loads((out / "config.json").read_text())
     assert config["id2label"] == {"0": "negative", "1": "positive"}
     assert config["label2id"] == {"negative": 0, "positive": 1}
@@ -66,10 +66,10 @@ def test_long_texts_are_truncated_as_by_the_student(student, truncate):
         (student / "tokenizer_config.json").write_text(json.dumps({**settings, "truncation_side": "left"}))
     result = export(student, domain="books", int8=True, max_drop=100)
     long = [" ".join(make_texts(12)), " ".join(make_texts(12, 5))]
-    baked = TorchBackend(result.out)
-    own = [e.ids for e in baked.tokenizer.encode(long)]
+    single = TorchBackend(result.out)
+    own = [e.ids for e in single.tokenizer.encode(long)]
     assert [len(ids) for ids in own] == [MAX_LENGTH] * 2
-    np.testing.assert_allclose(baked.logits(long), Predictor(student).logits(long)[:, :2], atol=1e-4)
+    np.testing.assert_allclose(single.logits(long), Predictor(student).logits(long)[:, :2], atol=1e-4)
     # Pipelines know the two ends, and the card says so where that is not enough.
     theirs = AutoTokenizer.from_pretrained(result.out)(long, truncation=True)["input_ids"]
     assert (own == theirs) is (truncate == "tail")
@@ -195,21 +195,21 @@ def test_a_format_is_added_to_a_variant(student, split_data):
 
 def test_eval_scores_a_single_domain_export_on_its_domain(student, split_data):
     export(student, domain="dvd")
-    baked = student.with_name("student-dvd")
+    single = student.with_name("student-dvd")
     seen = []
-    found = evaluate([student, baked / "onnx"], data=split_data, split="dev", on_event=seen.append)
+    found = evaluate([student, single / "onnx"], data=split_data, split="dev", on_event=seen.append)
     assert [list(model.domains) for model in found.models] == [["dvd"], ["dvd"]]
     assert found.models[1].agreement == 1.0
     assert any("is the head of dvd alone" in e.text for e in seen if isinstance(e, Note))
     # Data of one domain, whatever it is called: labels are matched by name.
     (student.parent / "new.csv").write_text("text,label,domain\na good book,positive,new\n")
-    assert list(evaluate([baked], data=student.parent / "new.csv").models[0].domains) == ["new"]
+    assert list(evaluate([single], data=student.parent / "new.csv").models[0].domains) == ["new"]
     others = write_splits(student.parent / "others", {"test": ["a film"]}, domains=("cars", "pans"))
     with pytest.raises(DataError, match="no domain 'dvd', whose head"):
-        evaluate([baked], data=others)
+        evaluate([single], data=others)
     export(student, domain="books")
     with pytest.raises(UsageError, match="no row is for both"):
-        evaluate([baked, student.with_name("student-books")], data=split_data, split="dev")
+        evaluate([single, student.with_name("student-books")], data=split_data, split="dev")
 
 
 def test_a_variant_records_where_its_data_is(student, tmp_path):
@@ -231,9 +231,9 @@ def test_invalid_domains_models_and_data_are_refused(student, split_data, tmp_pa
     with pytest.raises(ModelError, match=r"no domain 'cars' \(--domain\); it has books, dvd"):
         export(student, domain="cars")
     export(student, domain="books")
-    baked = student.with_name("student-books")
+    single = student.with_name("student-books")
     with pytest.raises(ModelError, match="it is the head of 'books' alone already"):
-        export(baked, domain="books")
+        export(single, domain="books")
     with pytest.raises(ModelError, match="not a multi-domain classifier"):
         export(write_model(tmp_path / "foreign", plain_labels=["a", "b"]), domain="books")
     with pytest.raises(DataError, match="no train rows; trimming keeps"):

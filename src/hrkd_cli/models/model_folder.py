@@ -78,7 +78,7 @@ def model_card(
     what: str,
     heads: DomainHeads,
     scores: Mapping[str, Mapping[str, Any]],
-    baked: str | None = None,
+    single_domain: str | None = None,
     **facts: Any,
 ) -> str:
     """Return the README.md of a model's folder: how it was made, its scores, how to use it.
@@ -88,9 +88,9 @@ def model_card(
         what: a sentence or two on how the model was made.
         heads: its outputs.
         scores: dev scores by domain, each with ``n``, ``accuracy`` and ``macro_f1``; empty where they are not known.
-        baked: the domain whose head alone this is; None for all heads.
-        **facts: what else ``templates/model.md.j2`` names: ``max_length`` and ``truncate``; of a trimmed vocabulary
-            also ``student_scores``, ``gate`` (drop and max_drop) and ``vocabulary``.
+        single_domain: the domain of a single-domain export; None for all heads.
+        **facts: other variables of ``templates/model.md.j2``: ``max_length`` and ``truncate``; for a trimmed
+            vocabulary also ``student_scores``, ``gate`` (drop and max_drop) and ``vocabulary``.
     """
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -111,12 +111,14 @@ def model_card(
         model_name=title,
         pipeline_tag="text-classification",
         library_name="transformers",
-        tags=["hrkd", "knowledge-distillation", *(["onnx", baked] if baked else ["multi-domain"])],
+        tags=["hrkd", "knowledge-distillation", *(["onnx", single_domain] if single_domain else ["multi-domain"])],
         eval_results=results or None,
     )
     domain = heads.domains[0]
     outputs = {"domain": domain, "columns": heads.columns[domain], "labels": heads.labels[domain]}
-    return render_card("model.md.j2", metadata, title=title, what=what, scores=scores, baked=baked, **outputs, **facts)
+    return render_card(
+        "model.md.j2", metadata, title=title, what=what, scores=scores, single_domain=single_domain, **outputs, **facts
+    )
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

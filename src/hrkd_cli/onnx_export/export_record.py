@@ -49,14 +49,9 @@ def describe_file(
     scores: Mapping[str, DomainScores] | None,
     max_drop: float,
 ) -> FileEntry:
-    """Return the entry of a file.
+    """Return the entry of a file and of the trials for it (empty for fp32).
 
-    Args:
-        path: the file.
-        onnx_format: its format.
-        trials: the recipes that were tried for it; empty for fp32.
-        scores: dev scores of the folder's torch weights, from which drops are counted; None if nothing was scored.
-        max_drop: limit of the gate.
+    Drops are relative to ``scores``, the dev scores of the folder's torch weights; None if nothing was scored.
     """
     model = load_onnx(path)
     entry: FileEntry = {

@@ -49,9 +49,7 @@ class Trial:
     """One recipe that was tried.
 
     Attributes:
-        precision: the format.
         recipe: the recipe in words.
-        bytes: size of the file.
         drop: points of average dev accuracy lost.
         passed: whether the gate allows that.
         accuracy: dev accuracy by domain, 0..1.
@@ -87,12 +85,9 @@ class ExportResult:
         files: the requested files, including an existing fp32 file that was left in place.
         quantized_ops, bytes_by_part: of the smallest file; empty if the gate failed.
         gate: None if only fp32 was requested.
-        tries: all trials, in order.
         target: the CPU that int8 files are for; empty if no file depends on it.
         machine: where latency was measured; empty if it was not.
         out: the folder of a single-domain or trimmed export; empty if the files are in the student's folder.
-        domain: the only domain of a single-domain export.
-        vocabulary: what was trimmed.
     """
 
     files: tuple[ExportedFile, ...] = ()

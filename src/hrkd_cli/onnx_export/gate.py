@@ -44,10 +44,10 @@ class AccuracyGate:
 
     Args:
         settings: options of the export.
-        model: the torch model that files are made from; it is scored once.
+        model: the torch model that the files are made from.
         dataset: data with a dev split.
         data_name: its name in error messages.
-        student: the untrimmed model to count drops from; None to count from ``model``.
+        student: the student of a trimmed ``model``; drops are relative to it, or else to ``model``.
         on_event: receives progress.
 
     Raises:

@@ -69,7 +69,7 @@ class FormatSpec:
 
 
 _FP32_ATTENTION = {"embeddings": "per_row", "attention": False}
-_FP32_ATTENTION_EMBEDDINGS = {"embeddings": "fp32", "attention": False}
+_FEED_FORWARD_ONLY = {"embeddings": "fp32", "attention": False}
 
 _INT8: tuple[Tier, ...] = (
     (
@@ -87,11 +87,7 @@ _INT8: tuple[Tier, ...] = (
         ),
     ),
     (Recipe("per-channel scales, per-row embedding scales, attention in fp32", write_int8_dynamic, _FP32_ATTENTION),),
-    (
-        Recipe(
-            "per-channel scales, attention in fp32, embeddings in fp32", write_int8_dynamic, _FP32_ATTENTION_EMBEDDINGS
-        ),
-    ),
+    (Recipe("per-channel scales, attention in fp32, embeddings in fp32", write_int8_dynamic, _FEED_FORWARD_ONLY),),
 )
 _INT8_STATIC: tuple[Tier, ...] = (
     (
@@ -107,11 +103,7 @@ _INT8_STATIC: tuple[Tier, ...] = (
         ),
     ),
     (Recipe("per-channel scales, per-row embedding scales, attention in fp32", write_int8_static, _FP32_ATTENTION),),
-    (
-        Recipe(
-            "per-channel scales, attention in fp32, embeddings in fp32", write_int8_static, _FP32_ATTENTION_EMBEDDINGS
-        ),
-    ),
+    (Recipe("per-channel scales, attention in fp32, embeddings in fp32", write_int8_static, _FEED_FORWARD_ONLY),),
 )
 _INT4: tuple[Tier, ...] = (
     (Recipe("one scale per 128 weights", write_int4, target_specific=False),),

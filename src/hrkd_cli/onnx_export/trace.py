@@ -107,32 +107,27 @@ def random_inputs(torch_model: TorchBackend) -> Iterator[ModelInputs]:
 class _LogitsOnly(torch.nn.Module):
     """A classifier with positional inputs that returns only its logits, as the exporter needs."""
 
-    def __init__(self, model: Any, inputs: Sequence[str]) -> None:
+    def __init__(self, model: Any, input_names: Sequence[str]) -> None:
         super().__init__()
         self.model = model
-        self.inputs = inputs
+        self.input_names = input_names
         # The exporter restores the mode of this module, which would otherwise turn on dropout in the model.
         self.train(model.training)
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        logits: Tensor = self.model(**dict(zip(self.inputs, tensors, strict=True)), return_dict=True).logits
+        logits: Tensor = self.model(**dict(zip(self.input_names, tensors, strict=True)), return_dict=True).logits
         return logits
 
 
-def trace_to_onnx(model: Any, inputs: Sequence[str], path: Path) -> None:
+def trace_to_onnx(model: Any, input_names: Sequence[str], path: Path) -> None:
     """Trace a sequence classifier (eval mode, CPU, float32) into an ONNX file with dynamic batch size and length.
-
-    Args:
-        model: a transformers model.
-        inputs: names of its inputs, in order.
-        path: file to write.
 
     Raises:
         ModelError: the architecture cannot be traced.
     """
     ids = torch.ones(TRACE_SHAPE, dtype=torch.long)
     values = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
-    axes = {name: {0: "batch_size", 1: "sequence_length"} for name in inputs}
+    axes = {name: {0: "batch_size", 1: "sequence_length"} for name in input_names}
     attention = model.config._attn_implementation
     model.set_attn_implementation(TRACEABLE_ATTENTION)
     try:
@@ -140,10 +135,10 @@ def trace_to_onnx(model: Any, inputs: Sequence[str], path: Path) -> None:
             # The TorchScript exporter, because the newer one needs another package, takes ten times as long, and
             # writes graphs that fail in onnxruntime's quantizer.
             torch.onnx.export(
-                _LogitsOnly(model, inputs),
-                tuple(values[name] for name in inputs),
+                _LogitsOnly(model, input_names),
+                tuple(values[name] for name in input_names),
                 str(path),
-                input_names=list(inputs),
+                input_names=list(input_names),
                 output_names=["logits"],
                 dynamic_axes={**axes, "logits": {0: "batch_size"}},
                 opset_version=OPSET,

@@ -67,15 +67,9 @@ def make_variant(
     *,
     on_event: OnEvent,
 ) -> tuple[TorchBackend, AccuracyGate | None, TrimReport | None]:
-    """Write the smaller model into ``work``, and check that it has the student's logits.
+    """Write the smaller model into ``work``, which will be moved to ``out``; its logits must be the student's.
 
-    Args:
-        settings: options of the export.
-        student: the model to start from.
-        data: dataset for the gate and the trimming, and its name; None if neither is needed.
-        work: working folder.
-        out: final location of ``work``.
-        on_event: receives progress and notes.
+    ``data`` is the dataset for the gate and the trimming, and its name; None if neither is needed.
 
     Returns:
         The smaller model, its gate (None without data), and the report on trimming (None without trimming).
@@ -161,7 +155,7 @@ def variant_card(
         scores=scores,
         max_length=spec.max_length,
         truncate=Truncate(spec.truncate),
-        baked=domain,
+        single_domain=domain,
         **trimming,
     )
 
@@ -181,11 +175,7 @@ def copy_config_files(student: Path, folder: Path) -> list[str]:
 def extract_head(model: Any, spec: ModelSpec, domain: str, where: str) -> list[int]:
     """Reduce a model's last linear layer and its configuration to one domain, in place.
 
-    Args:
-        model: a transformers classifier.
-        spec: its heads and configuration.
-        domain: the domain to keep.
-        where: the model's name in error messages.
+    ``where`` is the model's name in error messages.
 
     Returns:
         The columns of the logits that were kept.
