@@ -33,7 +33,7 @@ import torch
 from hrkd_cli.choices import Precision
 from hrkd_cli.data.dataset_loading import load_for_training
 from hrkd_cli.data.sampler import DomainBatchSampler
-from hrkd_cli.distillation.collate import DistillCollator
+from hrkd_cli.distillation.distill_collator import DistillCollator
 from hrkd_cli.distillation.loss_config import LossConfig
 from hrkd_cli.distillation.objective import DistillObjective
 from hrkd_cli.distillation.online_teacher import OnlineTeacher

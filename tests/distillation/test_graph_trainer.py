@@ -1,11 +1,10 @@
-"""The learned graph: its meta-gradient against explicit ones, what moves, and what it does to a poisoned domain."""
+"""Training of the learned graph: its derivatives, updates, checkpoints, and a domain whose teacher is wrong."""
 
 import copy
 
 import numpy as np
 import pytest
 import torch
-from test_distill import run
 from torch import nn
 
 from hrkd_cli.distillation.graph_trainer import GraphTrainer, hold_back
@@ -14,39 +13,40 @@ from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.collator import Collator
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.optimizer import Optimizer
-from tasks import make_task
+from objectives import make_objective
+from short_runs import run_distill
 
 
 @pytest.fixture
-def task(teacher, dataset):
-    """A task with a learned graph, its optimizer after one step, and a batch."""
+def trained(teacher, dataset):
+    """An objective with a learned graph, its student, its optimizer after one step, and a batch."""
     options = {"graph": "learned", "graph_every": 1, "held_back": 0.2, "learning_rate": 1e-3, "warmup": 0}
-    made, _, student = make_task(teacher, dataset, **options)
-    optimizer = Optimizer([student, made.projections], made.settings, 100, made.collator.context)
+    objective, _, student = make_objective(teacher, dataset, **options)
+    optimizer = Optimizer([student, objective.projections], objective.settings, 100, objective.collator.context)
     student.train()
-    batch = made.collator({"books": [0, 1, 2], "music": [3, 4, 5]})
-    made.loss(batch).total.backward()
+    batch = objective.collator({"books": [0, 1, 2], "music": [3, 4, 5]})
+    objective.loss(batch).total.backward()
     optimizer.step()
-    return made, student, optimizer, batch
+    return objective, student, optimizer, batch
 
 
-def test_differences_equal_explicit_gradients(task):
+def test_directional_derivatives_equal_products_with_explicit_gradients(trained):
     """(L+1) x D central differences against one backward pass each, dropout off."""
-    made, student, _, batch = task
+    objective, student, _, batch = trained
     student.eval()
-    weights = made.graph_trainer.weights
+    weights = objective.graph_trainer.weights
     torch.manual_seed(1)
     direction = [torch.randn_like(w) for w in weights]
-    found = made.graph_trainer.directional_derivatives(1, direction, lambda: made.domain_losses(batch))[0]
-    losses = weighted_layer_losses(made.domain_losses(batch).losses, made.loss_weights)
+    found = objective.graph_trainer.directional_derivatives(1, direction, lambda: objective.domain_losses(batch))[0]
+    losses = weighted_layer_losses(objective.domain_losses(batch).losses, objective.loss_weights)
     for layer, domain in np.ndindex(*losses.shape):
         gradients = torch.autograd.grad(losses[layer, domain], weights, retain_graph=True, allow_unused=True)
         product = sum((g * d).sum() for g, d in zip(gradients, direction, strict=True) if g is not None)
         assert found[layer, domain].item() == pytest.approx(product.item(), rel=5e-3, abs=1e-3)
 
 
-def test_the_preconditioner_is_that_of_the_next_step(task):
-    _, student, optimizer, _ = task
+def test_the_preconditioner_is_that_of_the_next_optimizer_step(trained):
+    _, student, optimizer, _ = trained
     weight = student.get_input_embeddings().weight
     state = optimizer.adamw.state[weight]
     gradient = torch.full_like(weight, 2.0)
@@ -55,37 +55,38 @@ def test_the_preconditioner_is_that_of_the_next_step(task):
     torch.testing.assert_close(found, wanted)
 
 
-def test_an_update_moves_the_graph_and_nothing_else(task):
-    made, student, optimizer, batch = task
-    graph = {name: t.clone() for name, t in made.graph.state_dict().items()}
-    others = {name: t.clone() for name, t in [*student.state_dict().items(), *made.projections.state_dict().items()]}
+def test_an_update_moves_the_graph_and_nothing_else(trained):
+    objective, student, optimizer, batch = trained
+    graph = {name: t.clone() for name, t in objective.graph.state_dict().items()}
+    others = [*student.state_dict().items(), *objective.projections.state_dict().items()]
+    others = {name: t.clone() for name, t in others}
     random_state = torch.get_rng_state()
-    made.on_step_start(1, batch, optimizer)
-    assert not torch.equal(made.graph.score, graph["score"])
-    now = dict([*student.state_dict().items(), *made.projections.state_dict().items()])
+    objective.on_step_start(1, batch, optimizer)
+    assert not torch.equal(objective.graph.score, graph["score"])
+    now = dict([*student.state_dict().items(), *objective.projections.state_dict().items()])
     assert all(torch.equal(now[name], before) for name, before in others.items())
     assert all(p.grad is None for p in student.parameters())
     assert torch.equal(torch.get_rng_state(), random_state)
     assert student.training
-    # The layers before the scores, which start at zero, move from the second on.
-    made.on_step_start(2, batch, optimizer)
-    assert not torch.equal(made.graph.encode.weight, graph["encode.weight"])
+    # Score weights start at zero, so the layers before them change from the second update on.
+    objective.on_step_start(2, batch, optimizer)
+    assert not torch.equal(objective.graph.encode.weight, graph["encode.weight"])
 
 
-def test_the_state_restores_graph_and_moments(task):
-    made, _, optimizer, batch = task
-    made.on_step_start(1, batch, optimizer)
-    state = {name: copy.deepcopy(part.state_dict()) for name, part in made.parts.items()}
-    made.on_step_start(2, batch, optimizer)
-    ahead = made.graph.score.clone()
-    for name, part in made.parts.items():
+def test_checkpoint_parts_restore_the_graph_and_its_optimizer(trained):
+    objective, _, optimizer, batch = trained
+    objective.on_step_start(1, batch, optimizer)
+    state = {name: copy.deepcopy(part.state_dict()) for name, part in objective.parts.items()}
+    objective.on_step_start(2, batch, optimizer)
+    ahead = objective.graph.score.clone()
+    for name, part in objective.parts.items():
         part.load_state_dict(state[name])
-    assert not torch.equal(made.graph.score, ahead)
-    made.on_step_start(2, batch, optimizer)
-    assert torch.equal(made.graph.score, ahead)
+    assert not torch.equal(objective.graph.score, ahead)
+    objective.on_step_start(2, batch, optimizer)
+    assert torch.equal(objective.graph.score, ahead)
 
 
-def test_rows_are_held_back_by_label():
+def test_held_back_rows_are_stratified_and_leave_a_row_of_every_label():
     labels = np.array([0] * 30 + [1] * 10)
     held = hold_back(labels, 0.2, "seed")
     assert len(held) == 8
@@ -96,7 +97,7 @@ def test_rows_are_held_back_by_label():
     assert hold_back(np.array([0, 1]), 0.9, "x") == []  # but never the last of a label
 
 
-def test_held_back_rows_are_never_drawn(tmp_path, teacher, dataset, monkeypatch):
+def test_no_step_trains_on_held_back_rows(tmp_path, teacher, dataset, monkeypatch):
     drawn = {domain: set() for domain in dataset.domains}
     collate = Collator.__call__
 
@@ -106,7 +107,7 @@ def test_held_back_rows_are_never_drawn(tmp_path, teacher, dataset, monkeypatch)
         return collate(self, rows)
 
     monkeypatch.setattr(Collator, "__call__", watch)
-    run(teacher, dataset, tmp_path / "s", graph="learned", held_back=0.25, epochs=2)
+    run_distill(teacher, dataset, tmp_path / "s", graph="learned", held_back=0.25, epochs=2)
     for domain in dataset.domains:
         rows = dataset.split(domain, "train")
         labels = np.array([dataset.labels[domain].index(name) for name in rows.labels])
@@ -116,8 +117,8 @@ def test_held_back_rows_are_never_drawn(tmp_path, teacher, dataset, monkeypatch)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_the_ratio_of_a_poisoned_domain_sinks(seed):
-    """A linear student of three domains; the teacher of the last one answers at random, held-back rows are true."""
+def test_a_domain_with_a_random_teacher_loses_its_weight(seed):
+    """A linear student of three domains. The last one has a teacher with random outputs; held-back rows are right."""
     torch.manual_seed(seed)
     truth, domains = torch.randn(8), 3
     student = nn.Linear(8, 1)

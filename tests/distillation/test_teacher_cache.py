@@ -1,4 +1,4 @@
-"""Cached teacher outputs: the numbers of the online teacher, whole or rebuilt, and the rule for when they are used."""
+"""Cached teacher outputs: equal to the online teacher's, repaired when damaged, and built only when it is worth it."""
 
 import threading
 import time
@@ -31,12 +31,12 @@ from hrkd_cli.training.tokenized_split import tokenize_split
 from tiny import ARCHITECTURES, write_encoder
 
 CPU = torch.device("cpu")
-PICKS = [("books", 5), ("books", 0), ("books", 17), ("music", 3), ("music", 30)]
+REFS = [("books", 5), ("books", 0), ("books", 17), ("music", 3), ("music", 30)]
 BY_NAME = {loss.name: loss for loss in LOSSES}
 
 
 def make_cache(root, teacher, dataset, *, layers=(2, 4), attention=True, precision=Precision.FP32, change=None):
-    """Return a cache that is not built yet; ``change`` alters the token ids by domain."""
+    """Return a cache that is not built yet; ``change`` changes the examples of each domain."""
     teachers = open_teachers(teacher, dataset, checkpoints=TeacherCheckpoints.DOMAIN, device=CPU, name="t")
     tokenizer = ModelTokenizer(teachers.primary, teachers.tokenizer, 16)
     rows = tokenize_split(dataset, "train", tokenizer)
@@ -51,18 +51,18 @@ def make_cache(root, teacher, dataset, *, layers=(2, 4), attention=True, precisi
 def both(cache, refs):
     """Return the mask of a batch, and its cached and online outputs as (rows, tokens, ...) by layer."""
     online = cache.online
-    batch = online.rows.tokenizer.collate([online.rows.examples[domain][row] for domain, row in refs], CPU)
+    batch = online.split.tokenizer.collate([online.split.examples[domain][row] for domain, row in refs], CPU)
     found = []
     for teacher in (cache, online):
-        signals = teacher.load(refs, batch)()
-        queries, keys = (t.transpose(2, 3) for t in (signals.queries, signals.keys))
-        found.append({"hidden": signals.hidden, "queries": queries, "keys": keys, "logits": signals.logits})
+        outputs = teacher.load(refs, batch)()
+        queries, keys = (t.transpose(2, 3) for t in (outputs.queries, outputs.keys))
+        found.append({"hidden": outputs.hidden, "queries": queries, "keys": keys, "logits": outputs.logits})
     return batch.mask, *found
 
 
 def check_equal(cache):
     """Compare a batch of both domains, relative to the norm of each layer."""
-    mask, cached, online = both(cache, PICKS)
+    mask, cached, online = both(cache, REFS)
     torch.testing.assert_close(cached["logits"], online["logits"], atol=1e-5, rtol=0)  # other batches, same weights
     for name in ("hidden", "queries", "keys"):
         assert cached[name].dtype == torch.float16
@@ -76,18 +76,18 @@ def test_cached_outputs_are_those_of_the_online_teacher(tmp_path, dataset, archi
     encoder = write_encoder(tmp_path / "e", architecture, layers=4)
     teach(encoder, data=dataset, out=tmp_path / "t", epochs=1, max_length=16)
     cache = make_cache(tmp_path / "cache", tmp_path / "t", dataset)
-    assert cache.build() == sum(len(own) for own in cache.online.rows.examples.values())
+    assert cache.build() == sum(len(own) for own in cache.online.split.examples.values())
     check_equal(cache)
-    # Asked in the batches in which they were computed, the same to the last of the 16 bits.
+    # In the batches in which they were computed, outputs are equal bit for bit.
     domain, rows = cache.shards[0]
-    refs = [(domain, row) for row in rows[: 1024 // cache.online.rows.lengths[domain].max()]]
+    refs = [(domain, row) for row in rows[: 1024 // cache.online.split.lengths[domain].max()]]
     mask, cached, online = both(cache, refs)
     assert torch.equal(cached["logits"], online["logits"])
     assert all(torch.equal(cached[n][:, mask], online[n][:, mask].half()) for n in ("hidden", "queries", "keys"))
 
 
 def scale_weights(source, target, factor):
-    """Copy a model folder with other weights."""
+    """Copy a model folder with its weights multiplied."""
     target.mkdir(parents=True)
     for file in source.iterdir():
         if file.is_file():
@@ -113,41 +113,41 @@ def test_rows_are_spread_over_shards_by_length(tmp_path, teacher, dataset, monke
     assert len(cache.shards) > 8
     files = [load_file(file) for file in sorted(cache.folder.glob("0*.safetensors"))]
     for (domain, rows), tensors in zip(cache.shards, files, strict=True):
-        lengths = cache.online.rows.lengths[domain][rows]
+        lengths = cache.online.split.lengths[domain][rows]
         assert (np.diff(lengths) <= 0).all()
         assert tensors["hidden"].shape[1] == tensors["keys"].shape[1] == lengths.sum()
         assert len(tensors["logits"]) == len(rows)
-    for domain, own in cache.online.rows.examples.items():
+    for domain, own in cache.online.split.examples.items():
         rows = np.concatenate([rows for name, rows in cache.shards if name == domain])
         assert sorted(rows) == list(range(len(own)))
     assert cache.bytes == sum(t.numel() * t.element_size() for tensors in files for t in tensors.values())
     check_equal(cache)
 
 
-def test_logits_alone_take_no_states(tmp_path, teacher, dataset):
+def test_without_compared_layers_only_logits_are_stored(tmp_path, teacher, dataset):
     cache = make_cache(tmp_path / "cache", teacher, dataset, layers=(), attention=False)
     cache.build()
     assert [list(tensors) for tensors in cache.tensors] == [["logits"], ["logits"]]
-    found = cache.load(PICKS, None)()
+    found = cache.load(REFS, None)()
     assert found.hidden is found.queries is found.keys is None
     assert found.logits.shape == (5, 2)
 
 
-def test_files_are_mapped_into_memory(tmp_path, teacher, dataset):
+def test_shards_are_mapped_into_memory(tmp_path, teacher, dataset):
     cache = make_cache(tmp_path / "cache", teacher, dataset)
     cache.build()
     with Path("/proc/self/maps").open() as maps:
         assert str(cache.folder / "00000.safetensors") in maps.read()
 
 
-def test_the_key_changes_with_everything_that_outputs_depend_on(tmp_path, teacher, dataset):
+def test_the_key_depends_on_everything_that_outputs_depend_on(tmp_path, teacher, dataset):
     def name(folder=teacher, **options):
         return make_cache(tmp_path / "cache", folder, dataset, **options).folder.name
 
     def other_ids(own):
         return [replace(own[0], ids=own[0].ids[::-1].copy()), *own[1:]]
 
-    def other_cuts(own):  # the same numbers in other rows
+    def other_cuts(own):  # the same ids, split into rows differently
         first, second, *others = own
         longer = np.concatenate([first.ids[-1:], second.ids])
         return [replace(first, ids=first.ids[:-1]), replace(second, ids=longer), *others]
@@ -184,7 +184,7 @@ def folders(tmp_path):
     return sorted(path.name for path in (tmp_path / "teacher-cache").iterdir() if path.is_dir())
 
 
-def test_weights_do_not_depend_on_whether_outputs_were_there(tmp_path, teacher, dataset):
+def test_a_run_with_an_existing_cache_gives_the_same_weights(tmp_path, teacher, dataset):
     first, notes, events = run(teacher, dataset, tmp_path / "a")
     assert any("computed once and stored in" in n for n in notes)
     built = [e for e in events if isinstance(e, Progress)]
@@ -200,7 +200,7 @@ def test_weights_do_not_depend_on_whether_outputs_were_there(tmp_path, teacher, 
 
 
 @pytest.mark.parametrize("damage", ["short", "long", "header", "missing", "leftover"])
-def test_damage_is_noticed_and_repaired(tmp_path, teacher, dataset, damage):
+def test_damaged_shards_are_computed_again(tmp_path, teacher, dataset, damage):
     expected, _, _ = run(teacher, dataset, tmp_path / "a")
     (folder,) = (tmp_path / "teacher-cache").glob("*/")
     file = folder / "00001.safetensors"
@@ -217,7 +217,7 @@ def test_damage_is_noticed_and_repaired(tmp_path, teacher, dataset, damage):
     assert not list(folder.glob(".0*"))
 
 
-def test_a_build_that_was_cut_off_goes_on_with_the_files_that_are_there(tmp_path, teacher, dataset, monkeypatch):
+def test_an_interrupted_build_continues_with_the_missing_shards(tmp_path, teacher, dataset, monkeypatch):
     monkeypatch.setattr(teacher_cache, "SHARD_BYTES", 1 << 14)
     whole = make_cache(tmp_path / "whole", teacher, dataset)
     whole.build()
@@ -240,7 +240,7 @@ def test_a_build_that_was_cut_off_goes_on_with_the_files_that_are_there(tmp_path
         assert one.read_bytes() == other.read_bytes()
 
 
-def test_processes_share_the_building(tmp_path, teacher, dataset, monkeypatch):
+def test_processes_share_the_build(tmp_path, teacher, dataset, monkeypatch):
     monkeypatch.setattr(teacher_cache, "SHARD_BYTES", 1 << 14)
     whole = make_cache(tmp_path / "whole", teacher, dataset)
     whole.build()
@@ -281,7 +281,7 @@ def test_a_full_disk_leaves_no_file_behind(tmp_path, teacher, dataset, monkeypat
     run(teacher, dataset, tmp_path / "a")
 
 
-def test_outputs_of_other_keys_are_removed_and_a_run_that_reads_them_goes_on(tmp_path, teacher, dataset):
+def test_removed_caches_can_still_be_read_by_the_run_that_opened_them(tmp_path, teacher, dataset):
     (tmp_path / "mine").mkdir()
     first, second = (make_cache(tmp_path, teacher, dataset, layers=layers) for layers in ((2, 4), (1, 4)))
     first.build()
@@ -291,7 +291,7 @@ def test_outputs_of_other_keys_are_removed_and_a_run_that_reads_them_goes_on(tmp
     check_equal(first)
 
 
-def test_two_runs_wait_for_each_other(tmp_path, teacher, dataset):
+def test_a_run_waits_for_another_that_has_locked_the_caches(tmp_path, teacher, dataset):
     one, other = (make_cache(tmp_path, teacher, dataset) for _ in range(2))
     order, told = [], threading.Event()
     other.context = replace(other.context, on_event=lambda note: (order.append(note.text), told.set()))
@@ -327,14 +327,16 @@ GB = 10**9
         ({"cache_teacher": "on"}, 2, None, 3, 2, OutputError),
         ({"cache_teacher": "off"}, 2, None, 1, 2, None),
         ({"means": "released"}, 2, None, 1, 2, None),
-        # A run that goes on does what it did before.
+        # A resumed run does what it did before.
         ({}, 1, True, 51, 99, "computed once"),
         ({}, 2, False, 1, 2, None),
         ({"cache_teacher": "off"}, 2, False, 1, 2, None),
         ({}, 2, True, 3, 2, OutputError),
     ],
 )
-def test_when_outputs_are_cached(tmp_path, monkeypatch, options, reads_per_row, decided, size, free, expected):
+def test_outputs_are_cached_if_it_is_worth_it(
+    tmp_path, monkeypatch, options, reads_per_row, decided, size, free, expected
+):
     device = torch.device(options.pop("device", "cpu"))
 
     class Cache(CachedTeacher):

@@ -7,7 +7,7 @@ import torch
 from hrkd_cli.choices import Precision
 from hrkd_cli.training import collator
 from hrkd_cli.training.collator import length_buckets
-from tasks import make_task
+from objectives import make_objective
 
 CPU = torch.device("cpu")
 
@@ -53,7 +53,7 @@ def test_pieces_have_the_losses_and_gradients_of_the_whole(teacher, dataset, mon
     for spared in (1e9, 0):
         monkeypatch.setattr(collator, "MIN_SAVED_TOKENS", spared)
         monkeypatch.setattr(collator, "MIN_SAVED_FRACTION", 0)
-        objective, _, student = make_task(teacher, dataset, **options)
+        objective, _, student = make_objective(teacher, dataset, **options)
         student.eval()
         batch = objective.collator(rows)
         assert (len(batch) > 1) == (spared == 0)
@@ -69,11 +69,11 @@ def test_pieces_have_the_losses_and_gradients_of_the_whole(teacher, dataset, mon
 
 def test_rows_are_padded_to_the_longest_of_a_piece_or_as_released(teacher, dataset):
     rows = {"books": [0, 1, 2], "music": [3, 4]}
-    objective, _, _ = make_task(teacher, dataset, graph="uniform")
+    objective, _, _ = make_objective(teacher, dataset, graph="uniform")
     (batch,) = objective.collator(rows)
     longest = max(objective.collator.split.lengths[domain][row] for domain, chosen in rows.items() for row in chosen)
     assert batch.tokens.mask.shape == (5, longest)
-    objective, _, _ = make_task(teacher, dataset, graph="uniform", means="released")
+    objective, _, _ = make_objective(teacher, dataset, graph="uniform", means="released")
     (batch,) = objective.collator(rows)
     assert batch.tokens.mask.shape == (5, 16)
 
@@ -85,7 +85,7 @@ def test_bf16_pieces_are_bf16_whole(teacher, dataset, monkeypatch):
     found = []
     for spared in (1e9, 0):
         monkeypatch.setattr(collator, "MIN_SAVED_TOKENS", spared)
-        objective, _, student = make_task(teacher, dataset, precision=Precision.BF16, graph="uniform")
+        objective, _, student = make_objective(teacher, dataset, precision=Precision.BF16, graph="uniform")
         student.eval()
         with objective.precision.autocast():
             loss = objective.loss(objective.collator(rows))

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hrkd_cli.distillation.collate import DistillBatch, DistillCollator
+from hrkd_cli.distillation.distill_collator import DistillBatch, DistillCollator
 from hrkd_cli.distillation.online_teacher import inference_batches
 from hrkd_cli.errors import TrainingError
 from hrkd_cli.events import Note, Progress

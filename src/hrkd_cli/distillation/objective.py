@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hrkd_cli.choices import Graph
-from hrkd_cli.distillation.collate import DistillBatch, DistillCollator
+from hrkd_cli.distillation.distill_collator import DistillBatch, DistillCollator
 from hrkd_cli.distillation.graph_trainer import GraphTrainer, hold_back
 from hrkd_cli.distillation.loss_config import LossConfig
 from hrkd_cli.method import (

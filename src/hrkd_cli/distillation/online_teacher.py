@@ -30,7 +30,7 @@ class OnlineTeacher:
     Args:
         teachers: the teacher of each domain.
         loss_config: decides which outputs are captured.
-        rows: the training data in the teachers' tokenization.
+        split: the training data in the teachers' tokenization.
         own_tokenizer: whether that differs from the student's.
         device: device of the models.
     """
@@ -39,7 +39,7 @@ class OnlineTeacher:
         self,
         teachers: Teachers,
         loss_config: LossConfig,
-        rows: TokenizedSplit,
+        split: TokenizedSplit,
         *,
         own_tokenizer: bool,
         device: torch.device,
@@ -47,7 +47,7 @@ class OnlineTeacher:
         self.teachers = teachers
         self.layers = loss_config.matched_layers
         self.attention = loss_config.requires(Requirement.QUERIES_KEYS)
-        self.rows = rows
+        self.split = split
         self.own_tokenizer = own_tokenizer
         self.pad_to = loss_config.pad_to
         self.device = device
@@ -62,8 +62,8 @@ class OnlineTeacher:
         ``batch`` has the same rows in the student's tokenization.
         """
         if self.own_tokenizer:
-            encoded = [self.rows.examples[domain][row] for domain, row in refs]
-            batch = self.rows.tokenizer.collate(encoded, self.device, pad_to=self.pad_to)
+            examples = [self.split.examples[domain][row] for domain, row in refs]
+            batch = self.split.tokenizer.collate(examples, self.device, pad_to=self.pad_to)
         model_ids = np.array([id(self.teachers.models[domain]) for domain, _ in refs])
         rows_by_model = {
             int(model_id): to_device(torch.from_numpy(np.flatnonzero(model_ids == model_id)), self.device)

@@ -10,7 +10,7 @@ from hrkd_cli.choices import Init, InstanceWeights
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.sampler import unlabeled_per_labeled
 from hrkd_cli.data.unlabeled import UnlabeledTexts
-from hrkd_cli.distillation.collate import DistillCollator
+from hrkd_cli.distillation.distill_collator import DistillCollator
 from hrkd_cli.distillation.instance_weights import instance_weights
 from hrkd_cli.distillation.loss_config import LossConfig
 from hrkd_cli.distillation.objective import DistillObjective
@@ -38,21 +38,21 @@ class DistillSetup:
         settings: resolved settings.
         context: device, precision, processes and events of the run.
         teachers: the teacher of each domain.
-        teacher_rows: the training data in the teachers' tokenization; the same object as ``rows`` if it is the
+        teacher_train: the training data in the teachers' tokenization; the same object as ``train`` if it is the
             student's too.
         student: the classifier to train.
         heads: the student's outputs by domain.
-        rows: the training data in the student's tokenization: for each domain the train split, then unlabeled texts.
+        train: the training data in the student's tokenization: for each domain the train split, then unlabeled texts.
         dev: the dev split in the student's tokenization.
     """
 
     settings: DistillSettings
     context: TrainContext
     teachers: Teachers
-    teacher_rows: TokenizedSplit
+    teacher_train: TokenizedSplit
     student: Any
     heads: DomainHeads
-    rows: TokenizedSplit
+    train: TokenizedSplit
     dev: TokenizedSplit
 
     @classmethod
@@ -94,31 +94,30 @@ class DistillSetup:
             seed=settings.seed,
             note=lambda text: context.on_event(Note(text)),
         )
-        model_tokenizer = ModelTokenizer(
-            student, tokenizer or teachers.tokenizer, settings.max_length, settings.truncate
-        )
-        check_length(settings.max_length, student, model_tokenizer.pretrained, "the student")
+        pretrained = tokenizer or teachers.tokenizer
+        student_tokenizer = ModelTokenizer(student, pretrained, settings.max_length, settings.truncate)
+        check_length(settings.max_length, student, pretrained, "the student")
         student.to(device)
         texts = unlabeled.rows if unlabeled is not None else None
-        rows = teacher_rows = tokenize_split(dataset, "train", model_tokenizer, texts)
-        if tokenizer is not None or model_tokenizer.input_names != teacher_tokenizer.input_names:
-            teacher_rows = tokenize_split(dataset, "train", teacher_tokenizer, texts)
-        dev = tokenize_split(dataset, "dev", model_tokenizer)
-        return cls(settings, context, teachers, teacher_rows, student, heads, rows, dev)
+        train = teacher_train = tokenize_split(dataset, "train", student_tokenizer, texts)
+        if tokenizer is not None or student_tokenizer.input_names != teacher_tokenizer.input_names:
+            teacher_train = tokenize_split(dataset, "train", teacher_tokenizer, texts)
+        dev = tokenize_split(dataset, "dev", student_tokenizer)
+        return cls(settings, context, teachers, teacher_train, student, heads, train, dev)
 
     def objective(self, checkpointer: Checkpointer, out: Path) -> DistillObjective:
         """Create the objective; compute teacher outputs and instance weights if they are needed in advance.
 
         Cached teacher outputs are stored next to ``out``, the student's folder.
         """
-        settings, rows, context = self.settings, self.rows, self.context
+        settings, context = self.settings, self.context
         loss_config = LossConfig.from_settings(settings, self.teachers.primary.config, self.student.config)
         weigh_instances = settings.instance_weights is not InstanceWeights.NONE
         teacher: Teacher | None = None
         if loss_config.requires(Requirement.HIDDEN_STATES, Requirement.QUERIES_KEYS, Requirement.LOGITS):
-            own_tokenizer = self.teacher_rows is not rows
+            own_tokenizer = self.teacher_train is not self.train
             online = OnlineTeacher(
-                self.teachers, loss_config, self.teacher_rows, own_tokenizer=own_tokenizer, device=context.device
+                self.teachers, loss_config, self.teacher_train, own_tokenizer=own_tokenizer, device=context.device
             )
             teacher = cached_or_online(
                 online,
@@ -128,15 +127,15 @@ class DistillSetup:
                 checkpointer=checkpointer,
                 context=context,
             )
-        collator = DistillCollator(teacher, rows, context, pad_to=loss_config.pad_to)
+        collator = DistillCollator(teacher, self.train, context, pad_to=loss_config.pad_to)
         if weigh_instances:
             collator.instance_weights = instance_weights(collator, loss_config.teacher_width)
         return DistillObjective(collator, self.student, self.heads, settings, loss_config)
 
     def _epoch_fraction(self) -> float:
         """Return the fraction of all rows that an epoch reads, at most 1."""
-        rows, unlabeled_rate = self.rows, unlabeled_per_labeled(self.settings.unlabelled_share)
+        unlabeled_rate = unlabeled_per_labeled(self.settings.unlabelled_share)
         rows_read = 0.0
-        for domain, labels in rows.labels.items():
-            rows_read += len(labels) * (1 + unlabeled_rate * (domain in rows.unlabeled))
-        return min(1.0, rows_read / rows.count)
+        for domain, labels in self.train.labels.items():
+            rows_read += len(labels) * (1 + unlabeled_rate * (domain in self.train.unlabeled))
+        return min(1.0, rows_read / self.train.count)

@@ -57,7 +57,7 @@ def cached_or_online(
     checkpointer: Checkpointer,
     context: TrainContext,
 ) -> Teacher:
-    """Build a cache of a teacher's outputs if it is worth it; otherwise return the online teacher.
+    """Return a cache of the teacher's outputs, built if necessary, or the online teacher if a cache is not worth it.
 
     A resumed run does what it did before.
 
@@ -77,13 +77,7 @@ def cached_or_online(
         return online
     required = setting is CacheTeacher.ON or decided is True
     cache = CachedTeacher(root, online, context)
-    problem = None
-    if not required and context.device.type != "cpu":
-        problem = "on a GPU this is no slower than reading them"
-    elif not required and reads_per_row <= 1:
-        problem = "most rows are read only once"
-    elif not required and cache.bytes > AUTO_MAX_BYTES:
-        problem = f"they need {cache.bytes / 1e9:.0f} GB, more than auto's limit of {AUTO_MAX_BYTES / 1e9:.0f} GB"
+    problem = None if required else _reason_not_to_cache(cache, reads_per_row)
     with contextlib.ExitStack() as stack:
         if problem is None and context.processes.is_main:  # checks the disk for all processes
             stack.enter_context(cache.lock())
@@ -101,6 +95,17 @@ def cached_or_online(
         raise OutputError(f"--cache-teacher on: {problem}; free some space or use --cache-teacher off")
     context.on_event(Note(f"teacher outputs: computed in every step ({problem})"))
     return online
+
+
+def _reason_not_to_cache(cache: CachedTeacher, reads_per_row: float) -> str | None:
+    """Return why ``--cache-teacher auto`` does not build a cache; None if it does."""
+    if cache.context.device.type != "cpu":
+        return "on a GPU this is no slower than reading them"
+    if reads_per_row <= 1:
+        return "most rows are read only once"
+    if cache.bytes > AUTO_MAX_BYTES:
+        return f"they need {cache.bytes / 1e9:.0f} GB, more than auto's limit of {AUTO_MAX_BYTES / 1e9:.0f} GB"
+    return None
 
 
 class CachedTeacher:
@@ -121,14 +126,14 @@ class CachedTeacher:
         self.context = context
         self.config = online.teachers.primary.config
         layers = len(online.layers)
-        self.layers_of = {"hidden": layers + 1} if layers else {}  # layers of each tensor of states
-        self.layers_of |= dict.fromkeys(("queries", "keys"), layers) if online.attention else {}
-        self.lengths = online.rows.lengths
+        self.num_layers = {"hidden": layers + 1} if layers else {}  # of each kind of states
+        self.num_layers |= dict.fromkeys(("queries", "keys"), layers) if online.attention else {}
+        self.lengths = online.split.lengths
         self.shards: list[tuple[str, np.ndarray]] = []  # domain and row numbers
         # By domain, (rows, 4): each row's shard, its index there, and the start and end of its tokens there.
         self.locations = {domain: np.zeros((len(own), 4), dtype=np.int64) for domain, own in self.lengths.items()}
         self.tensors: list[dict[str, Tensor]] = []  # by shard, once built
-        per_token = 2 * sum(self.layers_of.values()) * self.config.hidden_size
+        per_token = 2 * sum(self.num_layers.values()) * self.config.hidden_size
         self.bytes = 0
         for domain, lengths in self.lengths.items():
             self.bytes += int(lengths.sum()) * per_token + len(lengths) * 4 * online.label_gather.classes
@@ -146,7 +151,7 @@ class CachedTeacher:
         key = {
             "format": FORMAT,
             "teachers": {domain: fingerprints[teachers.folders[domain]] for domain in online.domains},
-            "texts": {domain: _fingerprint(online.rows.examples[domain]) for domain in online.domains},
+            "texts": {domain: _fingerprint(online.split.examples[domain]) for domain in online.domains},
             "labels": {domain: list(teachers.heads.labels[domain]) for domain in online.domains},
             "layers": list(online.layers),
             "attention": online.attention,
@@ -205,16 +210,16 @@ class CachedTeacher:
     def _compute(self, domain: str, rows: np.ndarray) -> dict[str, Tensor]:
         """Run the teacher on the rows of a shard, in batches that depend only on the shard; return its tensors."""
         online, precision = self.online, self.context.precision
-        parts: dict[str, list[Tensor]] = {name: [] for name in (*self.layers_of, "logits")}
+        parts: dict[str, list[Tensor]] = {name: [] for name in (*self.num_layers, "logits")}
         for indices in inference_batches(self.lengths[domain][rows], precision.device):
             batch_rows = rows[indices].tolist()
-            examples = [online.rows.examples[domain][row] for row in batch_rows]
-            batch = online.rows.tokenizer.collate(examples, precision.device)
+            examples = [online.split.examples[domain][row] for row in batch_rows]
+            batch = online.split.tokenizer.collate(examples, precision.device)
             run_teacher = online.load([(domain, row) for row in batch_rows], batch)
             with precision.autocast():
                 outputs = run_teacher()
             parts["logits"].append(outputs.logits.float().cpu())
-            for name in self.layers_of:
+            for name in self.num_layers:
                 states = getattr(outputs, name)
                 if name != "hidden":
                     states = states.transpose(2, 3).flatten(3)  # (L, R, A, T, d) to (L, R, T, A d)
@@ -232,7 +237,7 @@ class CachedTeacher:
         longest = int((locations[:, 3] - locations[:, 2]).max())
         padded = {
             name: torch.empty((layers, len(refs), longest, self.config.hidden_size), dtype=dtype)
-            for name, layers in self.layers_of.items()
+            for name, layers in self.num_layers.items()
         }
         for row, (shard, _, start, end) in enumerate(locations.tolist()):
             for name, out in padded.items():

@@ -28,7 +28,7 @@ OPTIONS = {"epochs": 2, "batch_size": 4, "max_length": 16, "learning_rate": 1e-3
 
 @pytest.fixture
 def folder(tmp_path):
-    """Texts of one of the two domains, and of another one."""
+    """A folder with texts of one of the two domains, and of another domain."""
     (tmp_path / "texts").mkdir()
     texts = [f"{text} {n}" for n, text in enumerate(make_texts(40, 99)[0])]
     (tmp_path / "texts" / "books.txt").write_text("\n".join(texts), encoding="utf-8")
@@ -44,7 +44,7 @@ def run(teacher, dataset, out, *, on_event=ignore, resume=False, **options):
     return distill(teacher, data=dataset, out=out, on_event=on_event, resume=resume, **{**OPTIONS, **options})
 
 
-def opened(teacher, dataset, tmp_path, on_event=ignore, **options):
+def set_up(teacher, dataset, tmp_path, on_event=ignore, **options):
     """Return the setup, the objective and the trainer of a distillation."""
     context = TrainContext(PrecisionPolicy(Precision.FP32, torch.device("cpu")), on_event=on_event)
     own = settings(**options)
@@ -59,12 +59,12 @@ def opened(teacher, dataset, tmp_path, on_event=ignore, **options):
 
 
 @pytest.mark.parametrize("options", [{}, {"cache_teacher": "on"}, {"method": "logits"}, {"means": "released"}])
-def test_resumed_runs_end_the_same_and_the_record_tells(tmp_path, teacher, dataset, folder, options):
+def test_resumed_runs_give_the_same_weights_and_texts_are_recorded(tmp_path, teacher, dataset, folder, options):
     options = {**options, "unlabelled": folder, "unlabelled_share": 0.3, "checkpoint_every": 1}
     events = []
     whole = run(teacher, dataset, tmp_path / "whole", on_event=events.append, **options)
     started = next(e for e in events if isinstance(e, StageStarted))
-    # 48 train rows a domain: an epoch is that of the labelled rows.
+    # 48 train rows per domain: the labeled rows decide the length of an epoch.
     assert started.steps == whole.steps == 24
 
     with pytest.raises(StopError):
@@ -78,7 +78,7 @@ def test_resumed_runs_end_the_same_and_the_record_tells(tmp_path, teacher, datas
     assert data["unlabelled"]["dropped"] == {}
 
 
-def test_the_texts_change_what_is_learnt_and_the_key(tmp_path, teacher, dataset, folder):
+def test_unlabeled_texts_change_the_weights_and_the_key(tmp_path, teacher, dataset, folder):
     run(teacher, dataset, tmp_path / "without")
     run(teacher, dataset, tmp_path / "with", unlabelled=folder)
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("without", "with"))
@@ -90,21 +90,21 @@ def test_the_texts_change_what_is_learnt_and_the_key(tmp_path, teacher, dataset,
         run(teacher, dataset, tmp_path / "with", unlabelled=folder, resume=True)
 
 
-def test_a_run_that_was_cut_off_does_not_go_on_with_other_texts(tmp_path, teacher, dataset, folder):
+def test_an_interrupted_run_is_not_resumed_with_other_texts(tmp_path, teacher, dataset, folder):
     with pytest.raises(StopError):
         run(teacher, dataset, tmp_path / "s", on_event=stop_at(3), unlabelled=folder, checkpoint_every=1)
     with pytest.raises(TrainingError, match="was made with --unlabelled "):
         run(teacher, dataset, tmp_path / "s", resume=True, checkpoint_every=1)
 
 
-def test_labelled_rows_come_first_and_alone_give_the_class_weights(tmp_path, teacher, dataset, folder):
-    setup, _, trainer = opened(teacher, dataset, tmp_path, unlabelled=folder, class_weights="balanced")
-    assert {d: len(labels) for d, labels in setup.rows.labels.items()} == {"books": 48, "music": 48}
-    assert setup.rows.unlabeled == {"books": 40}
-    assert {d: len(e) for d, e in setup.rows.examples.items()} == {"books": 88, "music": 48}
-    for domain, examples in tokenize_split(dataset, "train", setup.rows.tokenizer).examples.items():
-        assert all((a.ids == b.ids).all() for a, b in zip(examples, setup.rows.examples[domain], strict=False))
-    weights = setup.rows.class_weights(setup.heads, setup.settings.class_weights)
+def test_labeled_rows_come_first_and_decide_the_class_weights(tmp_path, teacher, dataset, folder):
+    setup, _, trainer = set_up(teacher, dataset, tmp_path, unlabelled=folder, class_weights="balanced")
+    assert {d: len(labels) for d, labels in setup.train.labels.items()} == {"books": 48, "music": 48}
+    assert setup.train.unlabeled == {"books": 40}
+    assert {d: len(e) for d, e in setup.train.examples.items()} == {"books": 88, "music": 48}
+    for domain, examples in tokenize_split(dataset, "train", setup.train.tokenizer).examples.items():
+        assert all((a.ids == b.ids).all() for a, b in zip(examples, setup.train.examples[domain], strict=False))
+    weights = setup.train.class_weights(setup.heads, setup.settings.class_weights)
     assert torch.equal(weights, torch.ones(2, 2))
     assert {d: len(rows) for d, rows in next(trainer.make_sampler()).items()} == {"books": 8, "music": 4}
 
@@ -113,24 +113,24 @@ def test_the_loss_of_an_unlabeled_row_is_that_of_the_same_row_with_a_label(tmp_p
     texts = dataset.split("books", "train").texts
     (folder / "books.txt").write_text("\n".join(f"{t} thing" for t in texts), encoding="utf-8")
     options = {"unlabelled": folder, "cache_teacher": "off", "graph": "uniform"}
-    setup, objective, _ = opened(teacher, dataset, tmp_path, **options)
+    setup, objective, _ = set_up(teacher, dataset, tmp_path, **options)
     setup.student.eval()
-    bare = len(texts) + 5
-    by_bare = objective.loss(objective.collator({"books": [bare], "music": [0]}))
+    unlabeled_row = len(texts) + 5
+    unlabeled_loss = objective.loss(objective.collator({"books": [unlabeled_row], "music": [0]}))
     own, lengths = objective.collator.split.examples["books"], objective.collator.split.lengths["books"]
-    own[5], lengths[5] = own[bare], lengths[bare]
-    by_label = objective.loss(objective.collator({"books": [5], "music": [0]}))
-    assert by_bare.total.item() == by_label.total.item()
+    own[5], lengths[5] = own[unlabeled_row], lengths[unlabeled_row]
+    labeled_loss = objective.loss(objective.collator({"books": [5], "music": [0]}))
+    assert unlabeled_loss.total.item() == labeled_loss.total.item()
 
 
-def test_cached_outputs_are_those_of_all_rows_unless_few_would_be_read(tmp_path, teacher, dataset, folder):
-    opened(teacher, dataset, tmp_path, unlabelled=folder, cache_teacher="on")
+def test_outputs_of_all_rows_are_cached_unless_most_are_read_only_once(tmp_path, teacher, dataset, folder):
+    set_up(teacher, dataset, tmp_path, unlabelled=folder, cache_teacher="on")
     files = sorted((tmp_path / "teacher-cache").glob("*/0*.safetensors"))
     assert [len(load_file(file)["logits"]) for file in files] == [88, 48]
     many = [f"text {n} of many" for n in range(2000)]
     (folder / "books.txt").write_text("\n".join(many), encoding="utf-8")
     notes = []
-    opened(teacher, dataset, tmp_path / "auto", notes.append, unlabelled=folder)
+    set_up(teacher, dataset, tmp_path / "auto", notes.append, unlabelled=folder)
     assert any(isinstance(n, Note) and "most rows are read only once" in n.text for n in notes)
 
 
@@ -139,12 +139,12 @@ def test_auto_batch_size_counts_the_unlabeled_rows(tmp_path, teacher, dataset, f
     monkeypatch.setattr("hrkd_cli.training.auto_batch_size.LARGEST", 4)
     collate = Collator.__call__
     monkeypatch.setattr(Collator, "__call__", lambda self, rows: seen.append(rows) or collate(self, rows))
-    opened(teacher, dataset, tmp_path, unlabelled=folder, batch_size="auto", unlabelled_share=0.75)
+    set_up(teacher, dataset, tmp_path, unlabelled=folder, batch_size="auto", unlabelled_share=0.75)
     assert {d: len(rows) for d, rows in seen[0].items()} == {"books": 16, "music": 4}
 
 
 @pytest.mark.parametrize("share", [0, 1, -0.5, 2, float("nan")])
-def test_a_share_that_cannot_be_is_one_line(share):
+def test_an_impossible_share_is_refused(share):
     with pytest.raises(UsageError, match=r"--unlabelled-share: .* is not above 0 and below 1"):
         DistillSettings(unlabelled_share=share)
 

@@ -3,7 +3,7 @@
 import torch
 
 from hrkd_cli.choices import Precision, TeacherCheckpoints
-from hrkd_cli.distillation.collate import DistillCollator
+from hrkd_cli.distillation.distill_collator import DistillCollator
 from hrkd_cli.distillation.loss_config import LossConfig
 from hrkd_cli.distillation.objective import DistillObjective
 from hrkd_cli.distillation.online_teacher import OnlineTeacher
@@ -17,21 +17,21 @@ from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.tokenized_split import tokenize_split
 
 
-def make_task(teacher, dataset, *, precision=Precision.FP32, **options):
+def make_objective(teacher, dataset, *, precision=Precision.FP32, **options):
     """Return an objective whose student is a random model of the teacher's shape."""
     device = torch.device("cpu")
     teachers = open_teachers(teacher, dataset, checkpoints=TeacherCheckpoints.AVERAGE, device=device, name="t")
     heads = DomainHeads.build(dataset.labels)
     tokenizer = ModelTokenizer(teachers.primary, teachers.tokenizer, 16)
-    rows = tokenize_split(dataset, "train", tokenizer)
+    split = tokenize_split(dataset, "train", tokenizer)
     torch.manual_seed(0)
     student = new_classifier(teachers.primary.config)
     settings = DistillSettings(max_length=16, **options).resolve()
     loss_config = LossConfig.from_settings(settings, teachers.primary.config, student.config)
     context = TrainContext(PrecisionPolicy(precision, device))
-    online = OnlineTeacher(teachers, loss_config, rows, own_tokenizer=False, device=device)
+    online = OnlineTeacher(teachers, loss_config, split, own_tokenizer=False, device=device)
     objective = DistillObjective(
-        DistillCollator(online, rows, context, pad_to=loss_config.pad_to),
+        DistillCollator(online, split, context, pad_to=loss_config.pad_to),
         student,
         heads,
         settings,

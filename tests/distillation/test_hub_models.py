@@ -1,4 +1,4 @@
-"""Models named by their hub id: fetched, taught, distilled; and the ways in which that fails."""
+"""Teacher and student named by hub ids, and what happens if they cannot be fetched."""
 
 import json
 
@@ -30,7 +30,7 @@ def test_teacher_and_student_are_fetched_by_id(tmp_path):
     assert err == "hrkd teach: model acme/no-such: no such folder here and no such model on the hub\n"
 
 
-def test_a_hub_out_of_reach_is_one_line(tmp_path):
+def test_an_unreachable_hub_is_a_one_line_error(tmp_path):
     raw = write_raw(tmp_path / "raw", rows=40)
     env = hub_environment("http://127.0.0.1:9", tmp_path / "hf")
     done = start("teach", "--model", "acme/tiny-bert", "--data", raw, "--out", "t", cwd=tmp_path, env=env)
