@@ -42,8 +42,8 @@ def test_auto_is_this_machine():
 
 @pytest.mark.parametrize(("target", "largest"), [("avx2", 64), ("wasm", 64), ("avx512-vnni", 127), ("arm64", 127)])
 def test_each_target_gets_its_number_of_bits(student, target, largest):
-    seen = []
-    result = export(student, int8=True, int8_static=True, max_drop=100, target=target, on_event=seen.append)
+    events = []
+    result = export(student, int8=True, int8_static=True, max_drop=100, target=target, on_event=events.append)
     bits = {64: "7", 127: "8"}[largest]
     for name in ("model_quantized.onnx", "model_int8_static.onnx"):
         model = onnx.load(student / "onnx" / name)
@@ -53,12 +53,12 @@ def test_each_target_gets_its_number_of_bits(student, target, largest):
             if t.data_type == TensorProto.INT8 and len(t.dims) == 2 and "embeddings" not in t.name
         ]
         assert max(np.abs(w).max() for w in dense) == largest
-        tables = [t for t in model.graph.initializer if "word_embeddings" in t.name and "quantized" in t.name]
-        # A table is never multiplied, so it has all 256 values.
-        assert np.ptp(numpy_helper.to_array(tables[0]).astype(int)) == 255
-        facts = {p.key: p.value for p in model.metadata_props}
-        assert (facts["hrkd.target"], facts["hrkd.weight_bits"]) == (target, bits)
-    assert any(f"int8 for {target}: {bits}-bit" in e.text for e in seen if isinstance(e, Note))
+        embeddings = [t for t in model.graph.initializer if "word_embeddings" in t.name and "quantized" in t.name]
+        # Embeddings are never multiplied, so they use all 256 values.
+        assert np.ptp(numpy_helper.to_array(embeddings[0]).astype(int)) == 255
+        metadata = {p.key: p.value for p in model.metadata_props}
+        assert (metadata["hrkd.target"], metadata["hrkd.weight_bits"]) == (target, bits)
+    assert any(f"int8 for {target}: {bits}-bit" in e.text for e in events if isinstance(e, Note))
     assert result.to_json()["target"] == target
     record = json.loads((student / "onnx/export.json").read_text())["files"]["model_quantized.onnx"]
     assert (record["target"], record["weight_bits"]) == (target, int(bits))

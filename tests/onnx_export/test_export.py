@@ -47,7 +47,7 @@ def test_int8_is_written_next_to_fp32(student):
         f.bytes == (student / "onnx" / name).stat().st_size for f, name in zip(result.files, (FP32, INT8), strict=True)
     )
     assert result.quantized_ops == {"MatMulInteger": 14, "Gather": 3}
-    # What the gate measured is what eval finds: the student makes no mistake on this data.
+    # The gate and eval measure the same drop; the student makes no mistake on this data.
     int8 = evaluate([student / "onnx"], data=student.parent / "dev.csv", split="dev").models[0]
     drop = 100 * (1 - int8.average.accuracy)
     assert result.to_json()["gate"] == {"max_drop": 50, "drop": pytest.approx(drop, abs=1e-5), "passed": True}
@@ -70,11 +70,11 @@ def test_a_failed_gate_leaves_other_files_alone(student, other_weights):
 def test_int8_is_added_to_an_fp32_file_that_is_the_students(student):
     export(student)
     stamp = (student / "onnx" / FP32).stat().st_mtime_ns
-    seen = []
-    result = export(student, int8=True, max_drop=50, on_event=seen.append)
+    events = []
+    result = export(student, int8=True, max_drop=50, on_event=events.append)
     assert (student / "onnx" / FP32).stat().st_mtime_ns == stamp
     assert [f.precision for f in result.files] == ["fp32", "int8"]
-    assert any("is kept" in event.text for event in seen if isinstance(event, Note))
+    assert any("is kept" in event.text for event in events if isinstance(event, Note))
 
 
 def test_an_fp32_file_of_another_model_is_refused(student, tmp_path):
@@ -95,17 +95,17 @@ def test_an_existing_file_is_refused_without_force(student):
     for options in ({}, {"int8": True, "max_drop": 50}):
         with pytest.raises(OutputError, match="exists already; replace it with --force"):
             export(student, **options)
-    seen = []
-    export(student, force=True, on_event=seen.append)
-    assert [e.text for e in seen if isinstance(e, Note) and e.warning] == [
-        f"{INT8} in {student / 'onnx'}: of an earlier export, left as it is"
+    events = []
+    export(student, force=True, on_event=events.append)
+    assert [e.text for e in events if isinstance(e, Note) and e.warning] == [
+        f"{INT8} in {student / 'onnx'}: left from an earlier export, unchanged"
     ]
 
 
 def test_out_gets_graphs_configuration_and_tokenizer(student, tmp_path):
     out = tmp_path / "elsewhere/deep"
     result = export(student, int8=True, max_drop=50, out=out)
-    # transformers 4 has one more tokenizer file.
+    # transformers 4 writes one more tokenizer file.
     assert [name for name in list_files(out) if name != "special_tokens_map.json"] == [
         "README.md",
         "config.json",
@@ -130,20 +130,20 @@ def test_out_gets_graphs_configuration_and_tokenizer(student, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
         (OSError(errno.EACCES, "Permission denied"), "cannot be written .Permission denied"),
     ],
 )
-def test_a_write_error_is_explained_and_leaves_nothing(student, monkeypatch, error, said):
-    def fails_after_writing(*args):
+def test_a_write_error_is_explained_and_leaves_nothing(student, monkeypatch, error, message):
+    def fail_after_writing(*args):
         apply_recipe(*args)
         raise error
 
-    monkeypatch.setattr(recipe_search, "apply_recipe", fails_after_writing)
+    monkeypatch.setattr(recipe_search, "apply_recipe", fail_after_writing)
     before = list_files(student.parent)
-    with pytest.raises(OutputError, match=said):
+    with pytest.raises(OutputError, match=message):
         export(student, int8=True, out=student.parent / "a/b")
     assert list_files(student.parent) == before
 
@@ -202,7 +202,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
 
 def test_nothing_reaches_the_terminal(student, capfd):
     with warnings.catch_warnings():
-        # The libraries' warnings must be silenced by the export, not by the test runner.
+        # The export must silence the libraries' warnings, not the test runner.
         warnings.simplefilter("always")
         export(student, int8=True, max_drop=50)
     assert capfd.readouterr() == ("", "")

@@ -14,8 +14,8 @@ export = functools.partial(hrkd_cli.export, max_drop=100)
 
 
 @pytest.fixture
-def fake_times(monkeypatch):
-    """Times that depend on the file alone: int8 is slower than fp32 at 32 tokens."""
+def fake_latency(monkeypatch):
+    """Replace timing by fixed times; int8 is slower than fp32 at 32 tokens."""
 
     def measure(models, *, threads, **_):
         factors = {"model.onnx": (2.0, 3.0), "model_quantized.onnx": (1.0, 4.0)}
@@ -28,10 +28,10 @@ def fake_times(monkeypatch):
     monkeypatch.setattr("hrkd_cli.onnx_export.export.usable_cpus", lambda: 2)
 
 
-def test_the_card_has_the_measurements(student, fake_times):
+def test_the_card_has_the_measurements(student, fake_latency):
     (student / "README.md").write_text("---\ntags: [x]\n---\n\n# A student\n\nText.\n")
-    seen = []
-    result = export(student, int8=True, target="avx2", on_event=seen.append)
+    events = []
+    result = export(student, int8=True, target="avx2", on_event=events.append)
     card = (student / "README.md").read_text()
     assert card.startswith("---\ntags: [x]\n---\n\n# A student\n\nText.\n")
     int8 = evaluate([student / "onnx"], data=student.parent / "dev.csv", split="dev").models[0]
@@ -46,13 +46,13 @@ def test_the_card_has_the_measurements(student, fake_times):
     assert "operator sets ai.onnx 17" in card
     assert "made for avx2 (7-bit weights)" in card
     assert "Not tested" in card
-    warned = [e.text for e in seen if isinstance(e, Note) and e.warning]
-    assert warned == [
+    warnings = [e.text for e in events if isinstance(e, Note) and e.warning]
+    assert warnings == [
         "model_quantized.onnx is slower than fp32 here at 32 tokens with 1 thread; 32 tokens with 2 threads"
     ]
 
 
-def test_a_second_export_replaces_the_cards_section(student, fake_times):
+def test_a_second_export_replaces_the_cards_section(student, fake_latency):
     export(student, latency=False)
     card = (student / "README.md").read_text()
     assert "Accuracy was not measured" in card
@@ -64,30 +64,29 @@ def test_a_second_export_replaces_the_cards_section(student, fake_times):
     record = json.loads((student / "onnx/export.json").read_text())
     assert set(record["files"]) == {"model.onnx", "model_quantized.onnx"}
     assert record["files"]["model.onnx"]["dev"]["accuracy"] == {"books": 1.0, "dvd": 1.0}
-    # With a new fp32 file nobody knows whose the others are.
+    # After a new fp32 file, other files may belong to another model.
     export(student, force=True, latency=False)
     assert (student / "onnx/model_quantized.onnx").exists()
     assert set(json.loads((student / "onnx/export.json").read_text())["files"]) == {"model.onnx"}
 
 
 def test_existing_files_are_timed_again_with_a_new_one(student, monkeypatch):
-    """What is compared on the card was measured in the same turns."""
-    load = [1.0]
+    slowdown = [1.0]
 
     def measure(models, **_):
         factors = {"model.onnx": 3.0, "model_quantized.onnx": 1.0, "model_fp16.onnx": 2.0}
         assert all(opener.args[1].is_file() for opener in models.values())
-        return {name: (Latency(16, 1, load[0] * factors[name], load[0] * factors[name]),) for name in models}
+        return {name: (Latency(16, 1, slowdown[0] * factors[name], slowdown[0] * factors[name]),) for name in models}
 
     monkeypatch.setattr("hrkd_cli.onnx_export.export.measure_forward", measure)
-    load[0] = 10.0
+    slowdown[0] = 10.0
     export(student, int8=True)
-    load[0] = 1.0
+    slowdown[0] = 1.0
     export(student, fp16=True)
     card = (student / "README.md").read_text()
     assert "| 16 | 1 | 3.00 / 3.00 | 2.00 / 2.00 | 1.00 / 1.00 |" in card
     assert "slower" not in card
-    # Without timing, what is known stays.
+    # Without timing, earlier times stay.
     export(student, int4=True, latency=False)
     assert "| 16 | 1 | 3.00 / 3.00 | 2.00 / 2.00 | 1.00 / 1.00 |" in (student / "README.md").read_text()
 
@@ -109,7 +108,7 @@ def test_files_are_timed_at_each_token_count_and_thread_count(student, monkeypat
     threads = sorted({figure.threads for figure in result.files[0].latency})
     for file in result.files:
         cells = [(f.tokens, f.threads) for f in file.latency]
-        assert cells == [(n, t) for t in threads for n in (16, 32, 64, 128)]  # its position table holds 160
+        assert cells == [(n, t) for t in threads for n in (16, 32, 64, 128)]  # it has 160 positions
         assert all(0 < f.p50 <= f.p95 for f in file.latency)
 
 

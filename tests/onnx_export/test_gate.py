@@ -18,16 +18,16 @@ def test_a_drop_above_max_drop_fails_the_gate_and_a_drop_equal_to_it_passes(stud
     assert caught.value.exit_code == 3
     result = caught.value.result
     data = (student.parent / "dev.csv").read_text().splitlines()[1:]
-    right = {"books": [], "dvd": []}
+    correct = {"books": [], "dvd": []}
     shutil.copytree(student, student.parent / "worse")
     shutil.copytree(other_weights / "onnx", student.parent / "worse/onnx")
     predictor = Predictor(student.parent / "worse/onnx" / FP32)
     for text, label, domain in (line.split(",") for line in data):
-        right[domain].append(predictor.predict([text], domain=domain)[0].label == label)
-    accuracy = sum(sum(r) / len(r) for r in right.values()) / 2
+        correct[domain].append(predictor.predict([text], domain=domain)[0].label == label)
+    accuracy = sum(sum(r) / len(r) for r in correct.values()) / 2
     assert result["gate"] == {"max_drop": 5, "drop": pytest.approx(100 * (1 - accuracy), abs=1e-4), "passed": False}
     assert result["files"] == []
-    # The same loss is let through when it is allowed, to the point.
+    # A drop equal to max_drop passes.
     assert export(student, int8=True, max_drop=result["gate"]["drop"]).gate.passed
 
 
@@ -47,13 +47,13 @@ def test_data_that_the_student_was_not_made_from_gives_a_warning(student, tmp_pa
     for fingerprint, warned in (("another", True), (open_dataset(tmp_path / "dataset").fingerprint, False)):
         record = {"data": {"path": "../dataset", "fingerprint": fingerprint}}
         (student / "hrkd.json").write_text(json.dumps(record))
-        seen = []
-        export(student, int8=True, max_drop=50, force=True, on_event=seen.append)
-        assert any("fingerprint differs" in e.text for e in seen if isinstance(e, Note) and e.warning) is warned
+        events = []
+        export(student, int8=True, max_drop=50, force=True, on_event=events.append)
+        assert any("fingerprint differs" in e.text for e in events if isinstance(e, Note) and e.warning) is warned
 
 
 def test_trimming_has_to_pass_the_gate(student, split_data):
-    # Without the words that decide, accuracy is lost; letters, which must stay, are 26 + 26, and 4 special tokens.
+    # 26 + 26 letters and 4 special tokens must stay. Without the words that decide the label, accuracy is lost.
     before = sorted(p.name for p in student.parent.iterdir())
     with pytest.raises(
         GateError, match=r"trimmed vocabulary loses .* more than --max-drop 0\.5: nothing was"
@@ -61,38 +61,38 @@ def test_trimming_has_to_pass_the_gate(student, split_data):
         export(student, vocabulary_size=56, data=split_data, out=student.parent / "small")
     assert sorted(p.name for p in student.parent.iterdir()) == before
     assert caught.value.result["gate"]["passed"] is False
-    lost = caught.value.result["vocabulary"]["accuracy_drop"]
-    assert caught.value.result["gate"]["drop"] == lost > 0.5
-    # The same loss is let through when it is allowed, to the point.
-    result = export(student, vocabulary_size=56, data=split_data, out=student.parent / "small", max_drop=lost)
-    assert result.to_json()["gate"] == {"max_drop": lost, "drop": lost, "passed": True}
+    drop = caught.value.result["vocabulary"]["accuracy_drop"]
+    assert caught.value.result["gate"]["drop"] == drop > 0.5
+    # A drop equal to max_drop passes.
+    result = export(student, vocabulary_size=56, data=split_data, out=student.parent / "small", max_drop=drop)
+    assert result.to_json()["gate"] == {"max_drop": drop, "drop": drop, "passed": True}
     assert result.vocabulary.after == 56
 
 
 def test_a_single_domain_export_is_gated_on_its_domain(student, split_data, monkeypatch):
-    seen = []
+    scored_domains = []
 
-    def lost(self, scores):
-        seen.append(tuple(scores))
+    def accuracy_drop(self, scores):
+        scored_domains.append(tuple(scores))
         return 9.0
 
-    monkeypatch.setattr(AccuracyGate, "accuracy_drop", lost)
+    monkeypatch.setattr(AccuracyGate, "accuracy_drop", accuracy_drop)
     before = sorted(p.name for p in student.parent.iterdir())
     with pytest.raises(GateError, match=r"int8 loses 9\.00 points") as caught:
         export(student, domain="dvd", int8=True, data=split_data)
-    assert set(seen) == {("dvd",)}
+    assert set(scored_domains) == {("dvd",)}
     assert caught.value.result["files"] == []
     assert sorted(p.name for p in student.parent.iterdir()) == before
 
 
 def test_a_single_domain_export_is_calibrated_on_its_domain(student, split_data, monkeypatch):
-    seen = []
+    calibrated_domains = []
 
     def calibration(self):
-        seen.append(tuple(self.rows))
-        return own(self)
+        calibrated_domains.append(tuple(self.rows))
+        return original(self)
 
-    own = AccuracyGate.calibration
+    original = AccuracyGate.calibration
     monkeypatch.setattr(AccuracyGate, "calibration", calibration)
     export(student, domain="dvd", int8_static=True, data=split_data, max_drop=100)
-    assert set(seen) == {("dvd",)}
+    assert set(calibrated_domains) == {("dvd",)}

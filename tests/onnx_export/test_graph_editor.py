@@ -24,12 +24,12 @@ def test_bytes_by_part_match_berts_weights(made, tmp_path):
         in_layer = "attention" if ".attention." in name else "feed_forward"
         outside = "embeddings" if "embeddings" in name else "head"
         expected[in_layer if ".layer." in name else outside] += 4 * tensor.numel()
-    own = TorchBackend(made / "student", device="cpu")
-    trace_to_onnx(own.model, own.input_names, tmp_path / "model.onnx")
-    found = bytes_by_part(tmp_path / "model.onnx")
+    torch_model = TorchBackend(made / "student", device="cpu")
+    trace_to_onnx(torch_model.model, torch_model.input_names, tmp_path / "model.onnx")
+    sizes = bytes_by_part(tmp_path / "model.onnx")
     for part in ("embeddings", "attention", "feed_forward", "head"):
-        # Each tensor's entry has a name and a shape beside its numbers; small equal ones are stored once.
-        assert found[part] == pytest.approx(expected[part], rel=0.1)
+        # A tensor also has a name and a shape; equal small tensors are stored once.
+        assert sizes[part] == pytest.approx(expected[part], rel=0.1)
 
 
 @pytest.mark.parametrize(

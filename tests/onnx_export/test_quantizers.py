@@ -18,7 +18,7 @@ LARGEST_ACTIVATION = 255
 
 
 def saturating_product(activations, weights):
-    """What VPMADDUBSW does with unsigned activations [.., K] and signed weights [K, N]: pairs added in 16 bits."""
+    """Multiply unsigned activations [.., K] and signed weights [K, N] like VPMADDUBSW, adding pairs in 16 bits."""
     wide = activations[..., :, None].astype(np.int64) * weights[None].astype(np.int64)
     pairs = wide[:, 0::2] + wide[:, 1::2]
     return np.clip(pairs, -(2**15), 2**15 - 1).sum(axis=1)
@@ -26,7 +26,7 @@ def saturating_product(activations, weights):
 
 @pytest.fixture
 def weight():
-    """A weight whose columns hold many values near their extremes."""
+    """A weight with many values near the extremes of its columns."""
     random = np.random.default_rng(0)
     return (np.sign(random.normal(size=(64, 8))) * random.uniform(0.9, 1, size=(64, 8))).astype(np.float32)
 
@@ -129,7 +129,7 @@ def test_no_activation_is_quantized_twice(all_formats):
     ):
         nodes = [n for n in onnx.load(folder / "onnx" / name).graph.node if n.op_type == operator]
         read = [n.input[0] for n in nodes]
-        # 14 products; queries, keys and values share an input, but for the queries of the last layer.
+        # 14 products; queries, keys and values share an input, except in the last layer, whose queries have their own.
         assert len(read) == len(set(read)) == 11
 
 
@@ -139,10 +139,10 @@ def test_static_int8_does_not_depend_on_padding_or_batch(all_formats):
     alone = onnx_logits(folder, "model_int8_static.onnx", texts)
     for options in ({"batch_size": 7}, {"batch_size": 60}, {"batch_size": 8, "pad_to": 24}, {"pad_to": 20}):
         other = onnx_logits(folder, "model_int8_static.onnx", texts, **options)
-        # One step of one activation may fall to the other side when sums are added in another order.
+        # Adding in another order can round an activation to the neighboring step.
         assert np.abs(alone - other).max() < 0.05
         np.testing.assert_array_equal(alone[:, :2].argmax(axis=1), other[:, :2].argmax(axis=1))
-    # Ranges taken from the batch, as in dynamic int8, do change the answer.
+    # Dynamic int8 takes ranges from the batch, so its output does change.
     dynamic = [onnx_logits(folder, "model_quantized.onnx", texts, **o) for o in ({}, {"batch_size": 60})]
     assert np.abs(dynamic[0] - dynamic[1]).max() > 2 * np.abs(alone - other).max()
 
@@ -169,7 +169,7 @@ def test_static_ranges_are_measured_on_the_calibration_texts(all_formats, tmp_pa
 
 
 def test_static_rounding_reaches_only_dense_layers(all_formats):
-    """Residual additions and the first token's slice read the activation itself, in static int8."""
+    """Residual additions and the slice of the first token read the exact activation."""
     nodes = onnx.load(all_formats[0] / "onnx/model_int8_static.onnx").graph.node
     stored = {n.output[0] for n in nodes if n.op_type == "QuantizeLinear"}
     rounded = {n.output[0] for n in nodes if n.op_type == "DequantizeLinear" and n.input[0] in stored}
@@ -194,15 +194,15 @@ def test_every_dense_layer_and_embedding_is_quantized(exported):
     graph = onnx.load(folder / "onnx/model_quantized.onnx").graph
     # A layer has three projections (one in ModernBERT), output and feed-forward; the head has two.
     dense = {"bert": 14, "distilbert": 14, "roberta": 14, "electra": 15, "modernbert": 14}[architecture]
-    tables = {"bert": 3, "distilbert": 2, "roberta": 3, "electra": 3, "modernbert": 1}[architecture]
-    assert result.quantized_ops == {"MatMulInteger": dense, "Gather": tables}
-    # Two products of activations a layer, scores and context, have no weights.
+    embeddings = {"bert": 3, "distilbert": 2, "roberta": 3, "electra": 3, "modernbert": 1}[architecture]
+    assert result.quantized_ops == {"MatMulInteger": dense, "Gather": embeddings}
+    # Scores and context are products of two activations, without weights: two per layer.
     products = sum(n.op_type == "MatMul" for n in graph.node)
-    if architecture == "modernbert":  # and those of its rotary positions, as many as its transformers version makes
+    if architecture == "modernbert":  # its rotary positions add some, depending on the transformers version
         assert products >= 4
     else:
         assert products == 4
-    # No matrix has stayed in fp32.
+    # No matrix stays in fp32.
     assert not [t.name for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) == 2]
 
 

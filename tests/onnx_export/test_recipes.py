@@ -15,6 +15,10 @@ from hrkd_cli.onnx_export.recipes import FILE_NAMES, FORMATS, apply_recipe
 from tiny_folder import make_texts
 
 
+def recipes_for(onnx_format, target):
+    return [recipe for tier in FORMATS[onnx_format].tiers_for(weight_format_for(target)) for recipe in tier]
+
+
 def test_each_format_has_its_file_precision_and_logits(all_formats, tmp_path):
     folder, result = all_formats
     assert [file.precision for file in result.files] == ["fp32", *FORMAT_OPTIONS]
@@ -37,38 +41,36 @@ def test_each_format_has_its_file_precision_and_logits(all_formats, tmp_path):
 
 
 def test_tiers_go_from_fast_to_accurate():
-    for smaller in SMALLER_FORMATS:
-        texts = [
-            recipe.description for tier in FORMATS[smaller].tiers_for(weight_format_for(Target.AVX2)) for recipe in tier
-        ]
-        assert len(set(texts)) == len(texts)
-        if smaller in (OnnxFormat.INT8, OnnxFormat.INT8_STATIC):
-            assert texts[-1].endswith("embeddings in fp32")
+    for onnx_format in SMALLER_FORMATS:
+        descriptions = [recipe.description for recipe in recipes_for(onnx_format, Target.AVX2)]
+        assert len(set(descriptions)) == len(descriptions)
+        if onnx_format in (OnnxFormat.INT8, OnnxFormat.INT8_STATIC):
+            assert descriptions[-1].endswith("embeddings in fp32")
     for target, expected in ((Target.AVX2, 1), (Target.AVX512_VNNI, 0)):
-        recipes = [recipe for tier in FORMATS[OnnxFormat.INT8].tiers_for(weight_format_for(target)) for recipe in tier]
+        recipes = recipes_for(OnnxFormat.INT8, target)
         assert sum("unsigned" in recipe.description for recipe in recipes) == expected
 
 
-@pytest.mark.parametrize("smaller", [OnnxFormat.INT8, OnnxFormat.INT8_STATIC, OnnxFormat.INT4])
-def test_every_recipe_makes_a_graph_that_runs(all_formats, tmp_path, smaller):
+@pytest.mark.parametrize("onnx_format", [OnnxFormat.INT8, OnnxFormat.INT8_STATIC, OnnxFormat.INT4])
+def test_every_recipe_makes_a_graph_that_runs(all_formats, tmp_path, onnx_format):
     folder, _ = all_formats
     source, path = folder / "onnx/model.onnx", tmp_path / "model.onnx"
     ids = np.array([[2, 5, 9, 7, 3]])
     arrays = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
     fp32 = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"]).run(None, arrays)[0]
-    for recipe in [recipe for tier in FORMATS[smaller].tiers_for(weight_format_for(Target.AVX2)) for recipe in tier]:
-        write_with_recipe(source, path, smaller, recipe.description, [arrays])
-        found = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, arrays)[0]
-        # Random weights do not take 4 bits well.
-        allowed = 2 if smaller is OnnxFormat.INT4 else 0.5
+    for recipe in recipes_for(onnx_format, Target.AVX2):
+        write_with_recipe(source, path, onnx_format, recipe.description, [arrays])
+        logits = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, arrays)[0]
+        # Random weights lose more in 4 bits.
+        allowed = 2 if onnx_format is OnnxFormat.INT4 else 0.5
         model = onnx.load(path)
-        facts = {p.key: p.value for p in model.metadata_props}
-        assert facts["hrkd.recipe"] == recipe.description
-        assert ("hrkd.target" in facts) is recipe.target_specific
-        assert weight_precision(model) == smaller
-        assert 0 < np.abs(found - fp32).max() < allowed * np.abs(fp32).max(), recipe.description
-        tables = [t for t in model.graph.initializer if t.name.endswith("word_embeddings.weight")]
-        assert bool(tables) is recipe.description.endswith("embeddings in fp32")
+        metadata = {p.key: p.value for p in model.metadata_props}
+        assert metadata["hrkd.recipe"] == recipe.description
+        assert ("hrkd.target" in metadata) is recipe.target_specific
+        assert weight_precision(model) == onnx_format
+        assert 0 < np.abs(logits - fp32).max() < allowed * np.abs(fp32).max(), recipe.description
+        embeddings = [t for t in model.graph.initializer if t.name.endswith("word_embeddings.weight")]
+        assert bool(embeddings) is recipe.description.endswith("embeddings in fp32")
         attention = [n for n in model.graph.node if n.op_type == "MatMul" and "query" in n.name]
         in_fp32 = [n for n in attention if not n.input[1].endswith("_DequantizeLinear_Output")]
         assert bool(in_fp32) is ("attention in fp32" in recipe.description)

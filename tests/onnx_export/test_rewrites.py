@@ -13,14 +13,14 @@ from hrkd_cli.onnx_export.trace import check_parity, trace_to_onnx
 from tiny_folder import CONFIGS, write_model
 
 BERT = {"constant_shapes": 8, "first_token": 1, "separate_residuals": 5}
-# Its head takes a mean over tokens.
+# ModernBERT's head averages over tokens.
 APPLIED = dict.fromkeys(CONFIGS, BERT) | {
     "modernbert": {"constant_shapes": 6, "first_token": 0, "separate_residuals": 6}
 }
 
 
 def rewrite(proto):
-    """Rewrite a ModelProto; return the new one and the counts."""
+    """Return a rewritten ModelProto, and how often each rewrite applied."""
     model = ir.from_proto(proto)
     counts = rewrites.rewrite(model)
     return to_proto(model), counts
@@ -28,23 +28,23 @@ def rewrite(proto):
 
 @pytest.fixture(scope="module", params=list(CONFIGS))
 def traced(request, tmp_path_factory):
-    """A traced graph, and the torch model."""
+    """An architecture, its torch model, and its traced graph."""
     folder = write_model(tmp_path_factory.mktemp(request.param) / "student", architecture=request.param)
-    own = TorchBackend(folder, device="cpu")
-    trace_to_onnx(own.model, own.input_names, folder / "model.onnx")
-    return request.param, own, folder / "model.onnx"
+    torch_model = TorchBackend(folder, device="cpu")
+    trace_to_onnx(torch_model.model, torch_model.input_names, folder / "model.onnx")
+    return request.param, torch_model, folder / "model.onnx"
 
 
 def test_rewriting_keeps_the_logits(traced, tmp_path):
-    architecture, own, path = traced
+    architecture, torch_model, path = traced
     traced = onnx.load(path)
     model, counts = rewrite(traced)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, tmp_path / "model.onnx")
-    assert check_parity(own, tmp_path / "model.onnx") < 2e-5
+    assert check_parity(torch_model, tmp_path / "model.onnx") < 2e-5
     assert len(model.graph.node) < (0.8 if architecture != "modernbert" else 1) * len(traced.graph.node)
     assert counts == APPLIED[architecture]
-    # Nothing is left that nobody reads, and standard operators only.
+    # There are no unused values, and only standard operators.
     read = {name for node in model.graph.node for name in node.input} | {"logits"}
     assert {tensor.name for tensor in model.graph.initializer} <= read
     assert all(set(node.output) & read for node in model.graph.node)
@@ -58,7 +58,7 @@ def test_rewriting_twice_changes_nothing_more(traced):
 
 
 def test_padding_is_a_bias_of_one_row(traced, tmp_path):
-    """[B, 1, 1, T] from four operators; local attention has a mask of its own."""
+    """The bias is [B, 1, 1, T]; local attention has a separate mask."""
     architecture, _, path = traced
     model = onnx.shape_inference.infer_shapes(onnx.load(path))
     ranks = {v.name: [d.dim_value or d.dim_param for d in v.type.tensor_type.shape.dim] for v in model.graph.value_info}
@@ -70,11 +70,11 @@ def test_padding_is_a_bias_of_one_row(traced, tmp_path):
 
 
 def test_berts_last_layer_computes_one_token(made, tmp_path):
-    own = TorchBackend(made / "student", device="cpu")
-    trace_to_onnx(own.model, own.input_names, tmp_path / "model.onnx")
+    torch_model = TorchBackend(made / "student", device="cpu")
+    trace_to_onnx(torch_model.model, torch_model.input_names, tmp_path / "model.onnx")
     rewrite_file(tmp_path / "model.onnx")
     model = onnx.load(tmp_path / "model.onnx")
-    # The outputs of its dense layers have one token, those of the first layer all.
+    # The last layer's dense outputs have one token, the first layer's have all.
     names = [n.output[0] for n in model.graph.node if n.op_type == "MatMul" and "dense" in n.name]
     model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
     import onnxruntime
@@ -82,14 +82,14 @@ def test_berts_last_layer_computes_one_token(made, tmp_path):
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     ids = np.ones((2, 7), dtype=np.int64)
     arrays = {"input_ids": ids, "attention_mask": ids, "token_type_ids": 0 * ids}
-    shapes = dict(zip(names, (found.shape for found in session.run(names, arrays)), strict=True))
+    shapes = dict(zip(names, (output.shape for output in session.run(names, arrays)), strict=True))
     assert {shape[1] for name, shape in shapes.items() if "layer.0" in name} == {7}
     assert {shape[1] for name, shape in shapes.items() if "layer.1" in name} == {1}
     assert onnx.load(tmp_path / "model.onnx").metadata_props[0].key.startswith("hrkd.")
 
 
 def small_graph(nodes, tensors, outputs, shape):
-    """A graph of attention_mask and x that gives ``outputs``."""
+    """Return a graph with inputs attention_mask and x."""
     inputs = [
         helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["b", "t"]),
         helper.make_tensor_value_info("x", TensorProto.FLOAT, shape),
@@ -109,20 +109,20 @@ def test_the_last_layer_stays_whole_for_a_head_that_reads_another_token():
         [helper.make_node("Gather", ["x", "last"], ["y"], axis=1)], {"last": np.int64(-1)}, ["y"], ["b", "t", 4]
     )
     assert rewrite(graph)[1]["first_token"] == 0
-    # Nor is anything cut where the first token is read but no attention was passed.
+    # Nor is anything sliced if the region has no attention.
     graph = small_graph(
         [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Gather", ["r", "first"], ["y"], axis=1)],
         {"first": np.int64(0)},
         ["y"],
         ["b", "t", 4],
     )
-    found, counts = rewrite(graph)
+    rewritten, counts = rewrite(graph)
     assert counts["first_token"] == 0
-    assert [node.op_type for node in found.graph.node] == ["Relu", "Gather"]
+    assert [node.op_type for node in rewritten.graph.node] == ["Relu", "Gather"]
 
 
 def test_a_rewrite_that_changes_the_logits_is_undone(made, tmp_path, monkeypatch):
-    own = TorchBackend(made / "student", device="cpu")
+    torch_model = TorchBackend(made / "student", device="cpu")
 
     def wrong(path):
         model = onnx.load(path)
@@ -132,7 +132,7 @@ def test_a_rewrite_that_changes_the_logits_is_undone(made, tmp_path, monkeypatch
         return {}
 
     monkeypatch.setattr(trace, "rewrite_file", wrong)
-    seen = []
-    trace.write_fp32(own, tmp_path / "model.onnx", on_event=seen.append)
-    assert check_parity(own, tmp_path / "model.onnx") < 1e-4
-    assert any("kept as it was traced" in e.text for e in seen if isinstance(e, Note) and e.warning)
+    events = []
+    trace.write_fp32(torch_model, tmp_path / "model.onnx", on_event=events.append)
+    assert check_parity(torch_model, tmp_path / "model.onnx") < 1e-4
+    assert any("kept as traced" in e.text for e in events if isinstance(e, Note) and e.warning)

@@ -14,26 +14,26 @@ from hrkd_cli.predict.selfcheck import self_check
 from tiny_folder import write_model
 
 
-def stored(student):
+def read_self_check(student):
     return json.loads((student / "onnx" / OnnxFiles.self_check).read_text(encoding="utf-8"))
 
 
 def test_stored_predictions_are_those_of_each_file(student):
     export(student, int8=True, max_drop=100)
-    found = stored(student)
-    assert set(found["files"]) == {FP32, INT8}
-    assert {case["domain"] for case in found["cases"]} == {"books", "dvd"}
-    for name, entry in found["files"].items():
+    stored = read_self_check(student)
+    assert set(stored["files"]) == {FP32, INT8}
+    assert {case["domain"] for case in stored["cases"]} == {"books", "dvd"}
+    for name, entry in stored["files"].items():
         predictor = Predictor(student / "onnx" / name)
-        for case, label, logits in zip(found["cases"], entry["labels"], entry["logits"], strict=True):
+        for case, label, logits in zip(stored["cases"], entry["labels"], entry["logits"], strict=True):
             np.testing.assert_allclose(predictor.logits([case["text"]])[0], logits, atol=1e-5)
-            own = predictor.predict([case["text"]], domain=case["domain"])[0]
+            prediction = predictor.predict([case["text"]], domain=case["domain"])[0]
             if label is None:  # too close to tell
-                first, second = sorted(np.log(list(own.scores.values())), reverse=True)[:2]
+                first, second = sorted(np.log(list(prediction.scores.values())), reverse=True)[:2]
                 assert first - second <= 2 * entry["tolerance"] + 1e-4
             else:
-                assert own.label == label
-    assert {label for label in found["files"][FP32]["labels"] if label} == {"negative", "positive"}
+                assert prediction.label == label
+    assert {label for label in stored["files"][FP32]["labels"] if label} == {"negative", "positive"}
 
 
 def test_every_domain_has_a_text_beyond_the_maximum_length(student):
@@ -42,23 +42,24 @@ def test_every_domain_has_a_text_beyond_the_maximum_length(student):
     export(student)
     tokenizer = read_tokenizer(student)
     lengths: dict[str, list[int]] = {}
-    for case in stored(student)["cases"]:
+    for case in read_self_check(student)["cases"]:
         lengths.setdefault(case["domain"], []).append(len(tokenizer.encode(case["text"]).ids))
-    assert {domain: max(found) > 24 > min(found) for domain, found in lengths.items()} == {"books": True, "dvd": True}
+    assert set(lengths) == {"books", "dvd"}
+    assert all(max(counts) > 24 > min(counts) for counts in lengths.values())
 
 
 def test_tolerances_cover_8_bit_arithmetic_and_not_rounded_weights(student, tmp_path):
     import onnx
 
     export(student, int8=True, fp16=True, int8_static=True, int4=True, max_drop=100)
-    found = stored(student)["files"]
-    fp32 = np.array(found[FP32]["logits"])
-    # fp16's weights are multiplied in fp32.
-    assert found[FP32]["tolerance"] == found["model_fp16.onnx"]["tolerance"] == FP32_TOLERANCE
+    entries = read_self_check(student)["files"]
+    fp32 = np.array(entries[FP32]["logits"])
+    # fp16 weights are multiplied in fp32.
+    assert entries[FP32]["tolerance"] == entries["model_fp16.onnx"]["tolerance"] == FP32_TOLERANCE
     for name in (INT8, "model_int8_static.onnx"):
-        expected = max(MIN_INT8_TOLERANCE, 3 * np.abs(fp32 - np.array(found[name]["logits"])).max())
-        assert found[name]["tolerance"] == pytest.approx(expected, abs=1e-5)
-    # 4-bit weights move the logits alike everywhere: what counts is the 8-bit rounding of their inputs.
+        expected = max(MIN_INT8_TOLERANCE, 3 * np.abs(fp32 - np.array(entries[name]["logits"])).max())
+        assert entries[name]["tolerance"] == pytest.approx(expected, abs=1e-5)
+    # Rounded 4-bit weights change the logits equally on all CPUs; only the 8-bit rounding of activations differs.
     model = onnx.load(student / "onnx/model_q4.onnx")
     for node in model.graph.node:
         for attribute in node.attribute:
@@ -67,48 +68,48 @@ def test_tolerances_cover_8_bit_arithmetic_and_not_rounded_weights(student, tmp_
     shutil.copytree(student, tmp_path / "exact")
     onnx.save(model, tmp_path / "exact/onnx/model.onnx")
     exact = Predictor(tmp_path / "exact/onnx/model.onnx")
-    texts = [case["text"] for case in stored(student)["cases"]]
-    rounded = np.array(found["model_q4.onnx"]["logits"])
-    moved = np.abs(np.concatenate([exact.logits([text]) for text in texts]) - rounded).max()
-    assert 0 < moved < np.abs(fp32 - rounded).max()
-    assert found["model_q4.onnx"]["tolerance"] == pytest.approx(max(MIN_INT8_TOLERANCE, 3 * moved), abs=1e-5)
+    texts = [case["text"] for case in read_self_check(student)["cases"]]
+    rounded = np.array(entries["model_q4.onnx"]["logits"])
+    error = np.abs(np.concatenate([exact.logits([text]) for text in texts]) - rounded).max()
+    assert 0 < error < np.abs(fp32 - rounded).max()
+    assert entries["model_q4.onnx"]["tolerance"] == pytest.approx(max(MIN_INT8_TOLERANCE, 3 * error), abs=1e-5)
     assert [entry.passed for entry in self_check(student)] == [True] * 5
-    assert sorted(p.name for p in (student / "onnx").glob("*.onnx")) == sorted(found)
+    assert sorted(p.name for p in (student / "onnx").glob("*.onnx")) == sorted(entries)
 
 
 def test_texts_are_reproducible_and_not_from_the_data(student):
     export(student)
-    first = stored(student)
+    first = read_self_check(student)
     export(student, force=True)
-    assert stored(student) == first
+    assert read_self_check(student) == first
     (student / "onnx" / OnnxFiles.self_check).unlink()
     export(student, force=True)
-    assert stored(student) == first
+    assert read_self_check(student) == first
     dev = (student.parent / "dev.csv").read_text()
     assert not [case for case in first["cases"] if len(case["text"].split()) > 3 and case["text"] in dev]
 
 
 def test_a_later_format_joins_the_stored_predictions(student):
     export(student)
-    before = stored(student)
+    before = read_self_check(student)
     export(student, int8=True, max_drop=100)
-    after = stored(student)
+    after = read_self_check(student)
     assert after["cases"] == before["cases"]
     assert after["files"][FP32] == before["files"][FP32]
     assert INT8 in after["files"]
-    # A file that is gone is no longer checked.
+    # A deleted file is no longer checked.
     (student / "onnx" / INT8).unlink()
     export(student, force=True)
-    assert set(stored(student)["files"]) == {FP32}
+    assert set(read_self_check(student)["files"]) == {FP32}
 
 
 def test_text_pairs_and_plain_classifiers_have_cases(tmp_path):
     student = write_model(tmp_path / "pair", pair=True)
     export(student)
-    assert all(case["text"] and case["text_pair"] for case in stored(student)["cases"])
+    assert all(case["text"] and case["text_pair"] for case in read_self_check(student)["cases"])
     foreign = write_model(tmp_path / "foreign", plain_labels=["a", "b"])
     export(foreign)
-    assert {case["domain"] for case in stored(foreign)["cases"]} == {"any"}
+    assert {case["domain"] for case in read_self_check(foreign)["cases"]} == {"any"}
     for folder in (student, foreign):
         assert [entry.passed for entry in self_check(folder)] == [True]
 
@@ -117,26 +118,26 @@ def test_damaged_stored_predictions_are_replaced(student):
     export(student)
     (student / "onnx" / OnnxFiles.self_check).write_text("{}")
     export(student, force=True)
-    assert set(stored(student)["files"]) == {FP32}
+    assert set(read_self_check(student)["files"]) == {FP32}
 
 
 def test_texts_of_a_model_with_other_domains_are_not_reused(student, tmp_path):
     export(student, int8=True, max_drop=100, out=tmp_path / "out")
     other = write_model(tmp_path / "other", labels={"news": ("sport", "weather")})
     export(other, out=tmp_path / "out", force=True)
-    found = stored(tmp_path / "out")
-    assert {case["domain"] for case in found["cases"]} == {"news"}
-    assert set(found["files"]) == {FP32}
+    stored = read_self_check(tmp_path / "out")
+    assert {case["domain"] for case in stored["cases"]} == {"news"}
+    assert set(stored["files"]) == {FP32}
     assert [entry.passed for entry in self_check(tmp_path / "out")] == [True]
 
 
 def test_other_predictions_in_the_fresh_process_stop_the_export(student, monkeypatch):
-    entry = module._predict_cases
+    original = module._predict_cases
 
     def wrong(*args):
-        found = entry(*args)
-        found["logits"] = [[value + 1 for value in row] for row in found["logits"]]
-        return found
+        entry = original(*args)
+        entry["logits"] = [[value + 1 for value in row] for row in entry["logits"]]
+        return entry
 
     monkeypatch.setattr(module, "_predict_cases", wrong)
     with pytest.raises(ModelError, match=r"a fresh process does not repeat .* self-check FAILED: model\.onnx"):

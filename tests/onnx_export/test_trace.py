@@ -7,14 +7,18 @@ from hrkd_cli.onnx_export.graph_editor import OPSET
 from hrkd_cli.onnx_export.trace import PARITY_BATCH_SIZES, PARITY_TOLERANCE, check_parity, random_inputs, trace_to_onnx
 from tiny_folder import make_texts
 
-SEGMENTS = {"bert", "electra", "roberta"}  # RoBERTa has them in a default configuration, if not in its real models
+SEGMENTS = {
+    "bert",
+    "electra",
+    "roberta",
+}  # RoBERTa has them in its default configuration, but not in its released models
 
 
 def test_logits_are_torchs_at_many_shapes(exported):
     architecture, folder, _ = exported
-    own = TorchBackend(folder, device="cpu")
-    assert check_parity(own, folder / "onnx/model.onnx") < PARITY_TOLERANCE
-    # Through the runtime, with real padding.
+    torch_model = TorchBackend(folder, device="cpu")
+    assert check_parity(torch_model, folder / "onnx/model.onnx") < PARITY_TOLERANCE
+    # Through Predictor, with real padding.
     texts = make_texts(30)
     np.testing.assert_allclose(
         Predictor(folder / "onnx/model.onnx").logits(texts, batch_size=8),
@@ -29,22 +33,21 @@ def test_logits_are_torchs_at_many_shapes(exported):
 
 
 def test_random_inputs_cover_batch_sizes_lengths_and_padding(made):
-    own = TorchBackend(made / "student", device="cpu")
-    shapes = [arrays["input_ids"].shape for arrays in random_inputs(own)]
-    assert sorted(set(shapes)) == [
-        (b, t) for b in PARITY_BATCH_SIZES for t in (2, 7, 24)
-    ]  # 24 is this student's own length
-    for arrays in random_inputs(own):
-        assert (arrays["input_ids"][arrays["attention_mask"] == 0] == own.tokenizer.pad_id).all()
+    torch_model = TorchBackend(made / "student", device="cpu")
+    shapes = [arrays["input_ids"].shape for arrays in random_inputs(torch_model)]
+    # 24 is this student's maximum length.
+    assert sorted(set(shapes)) == [(b, t) for b in PARITY_BATCH_SIZES for t in (2, 7, 24)]
+    for arrays in random_inputs(torch_model):
+        assert (arrays["input_ids"][arrays["attention_mask"] == 0] == torch_model.tokenizer.pad_id).all()
         assert arrays["attention_mask"].sum(axis=1).min() >= 1
         if len(arrays["input_ids"]) > 1:
             assert (arrays["attention_mask"] == 0).any()
 
 
 def test_tracing_does_not_change_the_model(made, tmp_path):
-    own = TorchBackend(made / "student", device="cpu")
-    before = own.logits(["a good book"])
-    trace_to_onnx(own.model, own.input_names, tmp_path / "model.onnx")
-    assert not own.model.training
-    assert own.model.config._attn_implementation == "sdpa"
-    np.testing.assert_array_equal(own.logits(["a good book"]), before)
+    torch_model = TorchBackend(made / "student", device="cpu")
+    before = torch_model.logits(["a good book"])
+    trace_to_onnx(torch_model.model, torch_model.input_names, tmp_path / "model.onnx")
+    assert not torch_model.model.training
+    assert torch_model.model.config._attn_implementation == "sdpa"
+    np.testing.assert_array_equal(torch_model.logits(["a good book"]), before)

@@ -5,12 +5,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.onnx_export.trimming import Vocabulary, _compare, _count_characters, select_tokens, trim_tokenizer
-from vocabularies import CORPUS, DEV, KINDS, SPECIAL, TRAIN, small_data, wrapped
+from vocabularies import CORPUS, DEV, SPECIAL, TOKENIZERS, TRAIN, small_data, wrap_tokenizer
 
 
-@pytest.fixture(params=list(KINDS))
+@pytest.fixture(params=list(TOKENIZERS))
 def tokenizer(request):
-    return wrapped(KINDS[request.param](), pair_of_roberta=request.param == "BPE").backend_tokenizer
+    return wrap_tokenizer(TOKENIZERS[request.param](), roberta_processor=request.param == "BPE").backend_tokenizer
 
 
 def settings(tokenizer, **more):
@@ -71,20 +71,20 @@ def test_changed_dev_tokens_are_counted(tokenizer):
 
 
 def test_a_size_limit_keeps_the_most_used_tokens(tokenizer):
-    _, _, whole = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), None)
-    size = whole.after - 4
-    smaller, _, fewer = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), size)
-    assert fewer.after == smaller.get_vocab_size() <= size
-    assert fewer.dropped_used > 0
-    assert fewer.train.changed > 0
-    counts = {token: count for token, count in fewer.dropped_most_used.items() if token in tokenizer.get_vocab()}
-    assert counts == fewer.dropped_most_used
+    _, _, unlimited = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), None)
+    size = unlimited.after - 4
+    smaller, _, limited = trim_tokenizer(tokenizer, settings(tokenizer), small_data(), size)
+    assert limited.after == smaller.get_vocab_size() <= size
+    assert limited.dropped_used > 0
+    assert limited.train.changed > 0
+    counts = {token: count for token, count in limited.dropped_most_used.items() if token in tokenizer.get_vocab()}
+    assert counts == limited.dropped_most_used
     assert list(counts.values()) == sorted(counts.values(), reverse=True)
     assert not set(counts) & set(smaller.get_vocab())
 
 
 def test_a_size_below_the_required_tokens_is_refused(tokenizer):
-    with pytest.raises(UsageError, match=r"--vocabulary-size 6: \d+ tokens have to stay"):
+    with pytest.raises(UsageError, match=r"--vocabulary-size 6: \d+ tokens must be kept"):
         trim_tokenizer(tokenizer, settings(tokenizer), small_data(), 6)
 
 
@@ -96,7 +96,7 @@ def test_added_tokens_after_the_vocabulary_stay_after_it(tokenizer):
 
 
 def test_the_domains_tokens_take_precedence():
-    vocabulary = Vocabulary(KINDS["WordPiece"]())
+    vocabulary = Vocabulary(TOKENIZERS["WordPiece"]())
     alphabet = vocabulary.character_tokens
     rare, common = sorted(set(vocabulary.ids) - alphabet)[:2]
     size = len(alphabet) + 1
@@ -138,7 +138,7 @@ def test_byte_tokens_are_kept():
 
 
 def test_lost_characters_are_counted():
-    tokenizer = KINDS["WordPiece"]()
+    tokenizer = TOKENIZERS["WordPiece"]()
     vocabulary = Vocabulary(tokenizer)
     smaller, _ = vocabulary.subset({t for t in tokenizer.get_vocab() if "x" not in t})
     read, lost = _count_characters(tokenizer, smaller, vocabulary)
@@ -161,7 +161,7 @@ def test_a_tokenizer_larger_than_the_embeddings_is_refused(tokenizer):
 
 
 def test_a_padding_id_that_offsets_positions_must_not_move():
-    tokenizer = KINDS["WordPiece"]()
+    tokenizer = TOKENIZERS["WordPiece"]()
     pad = tokenizer.get_vocab_size() - 1
     config = settings(tokenizer, model_type="roberta", pad_token_id=pad)
     with pytest.raises(ModelError, match=f"counts positions from its padding id {pad}"):

@@ -13,7 +13,7 @@ from hrkd_cli.events import Note
 from hrkd_cli.models.torch_backend import TorchBackend
 from hrkd_cli.predict.selfcheck import self_check
 from tiny_folder import CONFIGS, MAX_LENGTH, make_texts, write_model
-from vocabularies import KINDS, SPECIAL, small_data, wrapped
+from vocabularies import SPECIAL, TOKENIZERS, small_data, wrap_tokenizer
 
 FP32, INT8 = "onnx/model.onnx", "onnx/model_quantized.onnx"
 
@@ -30,15 +30,15 @@ def test_a_single_domain_export_gives_that_heads_logits(any_student):
     assert [f.path for f in result.files] == [str(out / FP32)]
     texts = make_texts(20)
     columns = [2, 3]
-    whole = Predictor(any_student).logits(texts)
+    all_logits = Predictor(any_student).logits(texts)
     for model in (out, out / FP32):
-        single = Predictor(model)
-        np.testing.assert_allclose(single.logits(texts), whole[:, columns], atol=1e-4)
-        own = Predictor(any_student).predict(texts, domain="dvd")
-        assert [p.label for p in single.predict(texts)] == [p.label for p in own]
-        assert [p.label for p in single.predict(texts, domain="dvd")] == [p.label for p in own]
+        variant = Predictor(model)
+        np.testing.assert_allclose(variant.logits(texts), all_logits[:, columns], atol=1e-4)
+        expected = Predictor(any_student).predict(texts, domain="dvd")
+        assert [p.label for p in variant.predict(texts)] == [p.label for p in expected]
+        assert [p.label for p in variant.predict(texts, domain="dvd")] == [p.label for p in expected]
         with pytest.raises(UsageError, match="not one of the model's: dvd, any"):
-            single.predict(texts, domain="books")
+            variant.predict(texts, domain="books")
     config = json.loads((out / "config.json").read_text())
     assert config["id2label"] == {"0": "negative", "1": "positive"}
     assert config["label2id"] == {"negative": 0, "positive": 1}
@@ -50,8 +50,9 @@ def test_a_transformers_pipeline_opens_a_single_domain_export(any_student):
 
     export(any_student, domain="books")
     texts = make_texts(10)
-    found = pipeline("text-classification", model=str(any_student.with_name("student-books")), truncation=True)(texts)
-    assert [f["label"] for f in found] == [p.label for p in Predictor(any_student).predict(texts, domain="books")]
+    classify = pipeline("text-classification", model=str(any_student.with_name("student-books")), truncation=True)
+    predictions = classify(texts)
+    assert [f["label"] for f in predictions] == [p.label for p in Predictor(any_student).predict(texts, domain="books")]
 
 
 @pytest.mark.parametrize("truncate", ["tail", "head-tail"])
@@ -61,28 +62,28 @@ def test_long_texts_are_truncated_as_by_the_student(student, truncate):
     config = json.loads((student / "config.json").read_text())
     config["hrkd"]["truncate"] = truncate
     (student / "config.json").write_text(json.dumps(config))
-    if truncate == "tail":  # as hrkd saves it
+    if truncate == "tail":  # as hrkd-cli saves it
         settings = json.loads((student / "tokenizer_config.json").read_text())
         (student / "tokenizer_config.json").write_text(json.dumps({**settings, "truncation_side": "left"}))
     result = export(student, domain="books", int8=True, max_drop=100)
     long = [" ".join(make_texts(12)), " ".join(make_texts(12, 5))]
-    single = TorchBackend(result.out)
-    own = [e.ids for e in single.tokenizer.encode(long)]
-    assert [len(ids) for ids in own] == [MAX_LENGTH] * 2
-    np.testing.assert_allclose(single.logits(long), Predictor(student).logits(long)[:, :2], atol=1e-4)
-    # Pipelines know the two ends, and the card says so where that is not enough.
-    theirs = AutoTokenizer.from_pretrained(result.out)(long, truncation=True)["input_ids"]
-    assert (own == theirs) is (truncate == "tail")
+    variant = TorchBackend(result.out)
+    ids = [e.ids for e in variant.tokenizer.encode(long)]
+    assert [len(row) for row in ids] == [MAX_LENGTH] * 2
+    np.testing.assert_allclose(variant.logits(long), Predictor(student).logits(long)[:, :2], atol=1e-4)
+    # Pipelines support head and tail; the card warns about head-tail.
+    transformers_ids = AutoTokenizer.from_pretrained(result.out)(long, truncation=True)["input_ids"]
+    assert (ids == transformers_ids) is (truncate == "tail")
     card = (student.with_name("student-books") / "README.md").read_text()
     assert ("Other tools keep the head only" in card) is (truncate == "head-tail")
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("kind", list(TOKENIZERS))
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "distilbert", "modernbert"])
 def test_all_tokenizers_and_architectures_can_be_trimmed_and_reduced_to_one_domain(tmp_path, kind, architecture):
     from transformers import AutoTokenizer, pipeline
 
-    tokenizer = wrapped(KINDS[kind](), pair_of_roberta=kind == "BPE")
+    tokenizer = wrap_tokenizer(TOKENIZERS[kind](), roberta_processor=kind == "BPE")
     student = write_model(tmp_path / "student", architecture=architecture, tokenizer=tokenizer)
     data = small_data()
     train = data.rows["books"]["train"].texts
@@ -94,36 +95,36 @@ def test_all_tokenizers_and_architectures_can_be_trimmed_and_reduced_to_one_doma
     np.testing.assert_allclose(Predictor(out).logits(train), Predictor(student).logits(train)[:, columns], atol=1e-4)
     np.testing.assert_allclose(Predictor(out / FP32).logits(dev), Predictor(out).logits(dev), atol=1e-4)
     config = json.loads((out / "config.json").read_text())
-    own = Tokenizer.from_file(str(out / "tokenizer.json"))
-    assert config["vocab_size"] == own.get_vocab_size() == result.vocabulary.after < result.vocabulary.before
-    assert config["pad_token_id"] == own.token_to_id("<pad>")
-    opened = AutoTokenizer.from_pretrained(out)
-    assert opened(dev)["input_ids"] == [e.ids for e in own.encode_batch(dev)]
-    assert opened.pad_token == "<pad>"
-    assert {opened.convert_tokens_to_ids(t) for t in SPECIAL} == {own.token_to_id(t) for t in SPECIAL}
-    found = pipeline("text-classification", model=str(out), truncation=True)(dev, batch_size=2)
-    assert [f["label"] for f in found] == [p.label for p in Predictor(out).predict(dev)]
+    trimmed = Tokenizer.from_file(str(out / "tokenizer.json"))
+    assert config["vocab_size"] == trimmed.get_vocab_size() == result.vocabulary.after < result.vocabulary.before
+    assert config["pad_token_id"] == trimmed.token_to_id("<pad>")
+    from_transformers = AutoTokenizer.from_pretrained(out)
+    assert from_transformers(dev)["input_ids"] == [e.ids for e in trimmed.encode_batch(dev)]
+    assert from_transformers.pad_token == "<pad>"
+    assert {from_transformers.convert_tokens_to_ids(t) for t in SPECIAL} == {trimmed.token_to_id(t) for t in SPECIAL}
+    predictions = pipeline("text-classification", model=str(out), truncation=True)(dev, batch_size=2)
+    assert [f["label"] for f in predictions] == [p.label for p in Predictor(out).predict(dev)]
 
 
 def test_json_and_card_report_the_trimming(student, split_data):
     out = student.parent / "small"
     result = export(student, trim_vocabulary=True, int8=True, data=split_data, out=out, max_drop=100).to_json()
-    found = result["vocabulary"]
-    assert sum(found["kept"].values()) == found["after"] < found["before"] == 80
-    assert found["dev"]["changed"] > 0
-    assert found["train"]["changed"] == found["characters_lost"] == 0
+    vocabulary = result["vocabulary"]
+    assert sum(vocabulary["kept"].values()) == vocabulary["after"] < vocabulary["before"] == 80
+    assert vocabulary["dev"]["changed"] > 0
+    assert vocabulary["train"]["changed"] == vocabulary["characters_lost"] == 0
     scores = evaluate([student, out, out / INT8], data=split_data, split="dev").models
-    assert found["accuracy_drop"] == pytest.approx(
+    assert vocabulary["accuracy_drop"] == pytest.approx(
         100 * (scores[0].average.accuracy - scores[1].average.accuracy), abs=1e-5
     )
-    # The gate is over all that was lost, by trimming and by quantising.
-    lost = 100 * (scores[0].average.accuracy - scores[2].average.accuracy)
-    assert result["gate"] == {"max_drop": 100, "drop": pytest.approx(lost, abs=1e-5), "passed": True}
+    # The gate covers trimming and quantization together.
+    drop = 100 * (scores[0].average.accuracy - scores[2].average.accuracy)
+    assert result["gate"] == {"max_drop": 100, "drop": pytest.approx(drop, abs=1e-5), "passed": True}
     card = (out / "README.md").read_text()
-    assert f"Vocabulary trimmed from 80 to {found['after']} tokens" in card
+    assert f"Vocabulary trimmed from 80 to {vocabulary['after']} tokens" in card
     assert "`onnx/model_quantized.onnx` | int8" in card
     record = json.loads((out / "hrkd.json").read_text())
-    assert (record["stage"], record["vocabulary"]["after"]) == ("export", found["after"])
+    assert (record["stage"], record["vocabulary"]["after"]) == ("export", vocabulary["after"])
     assert not (student / "onnx").exists()
 
 
@@ -138,41 +139,43 @@ PRECISIONS = {"int8": True, "int8_static": True, "fp16": True, "int4": True}
 
 
 @pytest.mark.parametrize(
-    "cut", [{"domain": "dvd"}, {"trim_vocabulary": True}, {"domain": "dvd", "trim_vocabulary": True}]
+    "options", [{"domain": "dvd"}, {"trim_vocabulary": True}, {"domain": "dvd", "trim_vocabulary": True}]
 )
-def test_every_format_of_a_variant(student, split_data, cut):
+def test_every_format_of_a_variant(student, split_data, options):
     out = student.parent / "small"
-    result = export(student, **cut, **PRECISIONS, target="avx2", runtime=True, data=split_data, out=out, max_drop=100)
-    found = result.to_json()
-    assert {f["precision"]: f["path"] for f in found["files"]} == {p: str(out / "onnx" / f) for p, f in FILES.items()}
+    result = export(
+        student, **options, **PRECISIONS, target="avx2", runtime=True, data=split_data, out=out, max_drop=100
+    )
+    content = result.to_json()
+    assert {f["precision"]: f["path"] for f in content["files"]} == {p: str(out / "onnx" / f) for p, f in FILES.items()}
     assert sorted(p.name for p in (out / "onnx").iterdir()) == sorted(
         [*FILES.values(), "export.json", "self_check.json"]
     )
     assert (out / "hrkd_runtime.pyz").is_file()
     assert [entry.passed for entry in self_check(out)] == [True] * len(FILES)
     assert {entry.file for entry in self_check(out)} == set(FILES.values())
-    # Scored with the folder's own weights on its own domains; counted from the student on in what is returned.
+    # export.json counts drops from the folder's own weights, the result counts them from the student.
     record = json.loads((out / "onnx/export.json").read_text())["files"]
     assert set(record) == set(FILES.values())
-    domains = [cut["domain"]] if "domain" in cut else ["books", "dvd"]
+    domains = [options["domain"]] if "domain" in options else ["books", "dvd"]
     models = evaluate([out, *(out / "onnx" / name for name in FILES.values())], data=split_data, split="dev").models
-    for model, (precision, name) in zip(models[1:], FILES.items(), strict=True):
+    for model, (file_format, name) in zip(models[1:], FILES.items(), strict=True):
         assert record[name]["dev"]["accuracy"] == {d: pytest.approx(s.accuracy) for d, s in model.domains.items()}
         assert list(record[name]["dev"]["accuracy"]) == domains
-        lost = 100 * (models[0].average.accuracy - model.average.accuracy)
-        assert record[name]["dev"]["drop"] == pytest.approx(lost, abs=1e-5)
-        for one in found["tries"]:
-            if one["precision"] == precision and one["kept"]:
-                assert one["drop"] == pytest.approx(lost + result.trim_drop, abs=1e-5)
-        assert record[name].get("target") == ("avx2" if "int8" in precision else None)
-    assert found["gate"]["drop"] == max(one["drop"] for one in found["tries"] if one["kept"])
+        drop = 100 * (models[0].average.accuracy - model.average.accuracy)
+        assert record[name]["dev"]["drop"] == pytest.approx(drop, abs=1e-5)
+        for trial in content["tries"]:
+            if trial["precision"] == file_format and trial["kept"]:
+                assert trial["drop"] == pytest.approx(drop + result.trim_drop, abs=1e-5)
+        assert record[name].get("target") == ("avx2" if "int8" in file_format else None)
+    assert content["gate"]["drop"] == max(trial["drop"] for trial in content["tries"] if trial["kept"])
     card = (out / "README.md").read_text()
     headings = [line for line in card.splitlines() if line.startswith("## ")]
-    vocabulary = ["## Vocabulary"] if "trim_vocabulary" in cut else []
+    vocabulary = ["## Vocabulary"] if "trim_vocabulary" in options else []
     assert headings == [*vocabulary, "## Use", "## ONNX files"]
-    total = f"lose at most {found['gate']['drop']:.2f} points of the student's average"
-    assert (total in card) is ("trim_vocabulary" in cut)
-    assert all(card.count(f"| `onnx/{name}` | {precision} |") == 1 for precision, name in FILES.items())
+    total = f"lose at most {content['gate']['drop']:.2f} points of the student's average"
+    assert (total in card) is ("trim_vocabulary" in options)
+    assert all(card.count(f"| `onnx/{name}` | {file_format} |") == 1 for file_format, name in FILES.items())
     for path in (out / "README.md", out / "onnx/export.json", out / "onnx/self_check.json", out / "hrkd.json"):
         assert "partial" not in path.read_text()
 
@@ -195,21 +198,21 @@ def test_a_format_is_added_to_a_variant(student, split_data):
 
 def test_eval_scores_a_single_domain_export_on_its_domain(student, split_data):
     export(student, domain="dvd")
-    single = student.with_name("student-dvd")
-    seen = []
-    found = evaluate([student, single / "onnx"], data=split_data, split="dev", on_event=seen.append)
-    assert [list(model.domains) for model in found.models] == [["dvd"], ["dvd"]]
-    assert found.models[1].agreement == 1.0
-    assert any("is the head of dvd alone" in e.text for e in seen if isinstance(e, Note))
-    # Data of one domain, whatever it is called: labels are matched by name.
+    variant = student.with_name("student-dvd")
+    events = []
+    result = evaluate([student, variant / "onnx"], data=split_data, split="dev", on_event=events.append)
+    assert [list(model.domains) for model in result.models] == [["dvd"], ["dvd"]]
+    assert result.models[1].agreement == 1.0
+    assert any("is the head of dvd alone" in e.text for e in events if isinstance(e, Note))
+    # Data with one domain fits, whatever its name; labels are matched by name.
     (student.parent / "new.csv").write_text("text,label,domain\na good book,positive,new\n")
-    assert list(evaluate([single], data=student.parent / "new.csv").models[0].domains) == ["new"]
+    assert list(evaluate([variant], data=student.parent / "new.csv").models[0].domains) == ["new"]
     others = write_splits(student.parent / "others", {"test": ["a film"]}, domains=("cars", "pans"))
     with pytest.raises(DataError, match="no domain 'dvd', whose head"):
-        evaluate([single], data=others)
+        evaluate([variant], data=others)
     export(student, domain="books")
     with pytest.raises(UsageError, match="no row is for both"):
-        evaluate([single, student.with_name("student-books")], data=split_data, split="dev")
+        evaluate([variant, student.with_name("student-books")], data=split_data, split="dev")
 
 
 def test_a_variant_records_where_its_data_is(student, tmp_path):
@@ -220,10 +223,10 @@ def test_a_variant_records_where_its_data_is(student, tmp_path):
     fingerprint = open_dataset(tmp_path / "dataset").fingerprint
     (student / "hrkd.json").write_text(json.dumps({"data": {"path": "../dataset", "fingerprint": fingerprint}}))
     out = tmp_path / "deep/er"
-    seen = []
-    export(student, domain="books", trim_vocabulary=True, int8=True, max_drop=100, out=out, on_event=seen.append)
+    events = []
+    export(student, domain="books", trim_vocabulary=True, int8=True, max_drop=100, out=out, on_event=events.append)
     assert json.loads((out / "hrkd.json").read_text())["data"] == {"path": "../../dataset", "fingerprint": fingerprint}
-    assert not [e.text for e in seen if isinstance(e, Note) and e.warning and "fingerprint" in e.text]
+    assert not [e.text for e in events if isinstance(e, Note) and e.warning and "fingerprint" in e.text]
     assert list(evaluate([out / "onnx"]).models[0].domains) == ["books"]
 
 
@@ -231,9 +234,9 @@ def test_invalid_domains_models_and_data_are_refused(student, split_data, tmp_pa
     with pytest.raises(ModelError, match=r"no domain 'cars' \(--domain\); it has books, dvd"):
         export(student, domain="cars")
     export(student, domain="books")
-    single = student.with_name("student-books")
-    with pytest.raises(ModelError, match="it is the head of 'books' alone already"):
-        export(single, domain="books")
+    variant = student.with_name("student-books")
+    with pytest.raises(ModelError, match="it has only the head of 'books' already"):
+        export(variant, domain="books")
     with pytest.raises(ModelError, match="not a multi-domain classifier"):
         export(write_model(tmp_path / "foreign", plain_labels=["a", "b"]), domain="books")
     with pytest.raises(DataError, match="no train rows; trimming keeps"):
@@ -260,13 +263,13 @@ def test_force_replaces_only_an_earlier_export(student, tmp_path):
 def test_a_variant_with_other_logits_is_not_kept(student, monkeypatch):
     from hrkd_cli.onnx_export import variant
 
-    def wrong(model, spec, domain, where):
+    def extract_other_head(model, spec, domain, where):
         swapped = replace(spec.heads, columns={"books": (2, 3), "dvd": (0, 1)})
-        bake(model, replace(spec, heads=swapped), domain, where)
+        original(model, replace(spec, heads=swapped), domain, where)
         return list(spec.heads.columns[domain])
 
-    bake = variant.extract_head
-    monkeypatch.setattr(variant, "extract_head", wrong)
+    original = variant.extract_head
+    monkeypatch.setattr(variant, "extract_head", extract_other_head)
     with pytest.raises(ModelError, match="logits differ from the student's"):
         export(student, domain="books")
     assert not student.with_name("student-books").exists()

@@ -1,4 +1,4 @@
-"""Tokenizers of three kinds, trained on the spot, and models and data that use them."""
+"""Small trained tokenizers of three types, and data that uses them."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def unigram() -> Tokenizer:
     return tokenizer
 
 
-KINDS = {"WordPiece": wordpiece, "BPE": bpe, "Unigram": unigram}
+TOKENIZERS = {"WordPiece": wordpiece, "BPE": bpe, "Unigram": unigram}
 
 
-def wrapped(tokenizer: Tokenizer, *, pair_of_roberta: bool = False) -> PreTrainedTokenizerFast:
-    """Give a tokenizer the tokens around a text, and transformers' clothes."""
+def wrap_tokenizer(tokenizer: Tokenizer, *, roberta_processor: bool = False) -> PreTrainedTokenizerFast:
+    """Add special tokens around a text, and wrap a tokenizer for transformers."""
     ids = {name: tokenizer.token_to_id(name) for name in SPECIAL}
-    if pair_of_roberta:
+    if roberta_processor:
         tokenizer.post_processor = processors.RobertaProcessing(("</s>", ids["</s>"]), ("<s>", ids["<s>"]))
     else:
         tokenizer.post_processor = processors.TemplateProcessing(

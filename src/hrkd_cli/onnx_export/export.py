@@ -253,7 +253,7 @@ class _Export:
         new = checked if self.existing_fp32 is None else checked[1:]
         stale = sorted(file.name for file in self.onnx.glob("*.onnx") if file.name not in checked)
         if stale and self.existing_fp32 is None:
-            text = f"{', '.join(stale)} in {self.onnx}: of an earlier export, left as it is"
+            text = f"{', '.join(stale)} in {self.onnx}: left from an earlier export, unchanged"
             self.on_event(Note(text, warning=True))
         write_record(folder, entries)
         root_files = [ModelFiles.readme]

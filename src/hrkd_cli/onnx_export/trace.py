@@ -46,7 +46,7 @@ def write_fp32(torch_model: TorchBackend, path: Path, *, on_event: OnEvent = ign
     except ModelError:
         path.write_bytes(traced)
         difference = check_parity(torch_model, path)
-        on_event(Note("rewriting the graph changed its logits: it is kept as it was traced, and slower", warning=True))
+        on_event(Note("rewriting changed the logits, so the graph is kept as traced, which is slower", warning=True))
     else:
         applied = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items() if count)
         on_event(Note(f"rewritten: {applied or 'nothing'}"))

@@ -238,7 +238,7 @@ def trim_tokenizer(
     )
     if size is None and report.train.changed:
         raise ModelError(
-            f"the trimmed tokenizer splits {report.train.changed} train tokens otherwise, so it is not written; please "
+            f"the trimmed tokenizer changes {report.train.changed} train tokens, so nothing was written; please "
             "report the tokenizer"
         )
     return trimmed, old_ids, report
@@ -271,7 +271,7 @@ def select_tokens(
     kept = special | vocabulary.character_tokens
     if size is not None and size < len(kept):
         raise UsageError(
-            f"--vocabulary-size {size}: {len(kept)} tokens have to stay ({len(special)} special ones and those that "
+            f"--vocabulary-size {size}: {len(kept)} tokens must be kept ({len(special)} special ones and those that "
             "keep every character readable); give at least that many"
         )
     dropped = []
@@ -392,5 +392,7 @@ def _build_tokenizer(content: dict[str, Any], ids: dict[str, int]) -> Tokenizer:
         raise ModelError(f"the trimmed tokenizer cannot be read back ({str(error).splitlines()[0][:200]})") from error
     wrong = [token for token, index in ids.items() if tokenizer.token_to_id(token) != index]
     if wrong or tokenizer.get_vocab_size() != len(ids):
-        raise ModelError(f"the trimmed tokenizer gives {len(wrong)} tokens other ids than its vocabulary; not written")
+        raise ModelError(
+            f"the trimmed tokenizer gives {len(wrong)} tokens other ids than its vocabulary; nothing was written"
+        )
     return tokenizer

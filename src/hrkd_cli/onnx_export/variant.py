@@ -137,8 +137,8 @@ def variant_card(
     what = [f"Made from the student `{settings.student.resolve().name}` with hrkd-cli."]
     if domain is not None:
         labels = ", ".join(spec.all_heads.labels[domain])
-        what.append(f"The head of the domain `{domain}` alone: one output for each of its labels ({labels}).")
-        what += ["It gives the student's own logits."] if report is None else []
+        what.append(f"It has only the head of the domain `{domain}`, with one output per label ({labels}).")
+        what += ["Its logits are the student's."] if report is None else []
     trimming: dict[str, Any] = {}
     if report is not None and gate is not None:
         what.append(f"Vocabulary trimmed from {report.before:,} to {report.after:,} tokens.")
@@ -182,7 +182,7 @@ def extract_head(model: Any, spec: ModelSpec, domain: str, where: str) -> list[i
     """
     if spec.heads is None:
         only = single_domain(spec.config)
-        what = f"it is the head of {only!r} alone already" if only else "it is not a multi-domain classifier of hrkd"
+        what = f"it has only the head of {only!r} already" if only else "it is not a multi-domain classifier of hrkd"
         raise ModelError(f"{where}: {what}; export it without --domain")
     if domain not in spec.heads.labels:
         raise ModelError(f"{where}: no domain {domain!r} (--domain); it has {', '.join(spec.heads.domains)}")
@@ -191,7 +191,7 @@ def extract_head(model: Any, spec: ModelSpec, domain: str, where: str) -> list[i
     if layer.out_features != spec.heads.num_outputs:
         raise ModelError(
             f"a {model.config.model_type} model: its last linear layer ({name}) has {layer.out_features} outputs, not "
-            f"the {spec.heads.num_outputs} of its labels; its heads cannot be taken apart"
+            f"the {spec.heads.num_outputs} of its labels; its heads cannot be separated"
         )
     layer.weight = torch.nn.Parameter(layer.weight.detach()[columns])
     if layer.bias is not None:
@@ -213,7 +213,7 @@ def _check_splits(dataset: Dataset, data_name: str, domain: str | None) -> None:
         if not any(len(data.split(name, split)) for name in data.domains):
             raise DataError(
                 f"{data_name}: no {split} rows; trimming keeps the tokens of the train split and is judged on the dev "
-                "split: divide the data with hrkd prepare, and name that folder with --data"
+                "split: split the data with hrkd prepare, and name that folder with --data"
             )
 
 
