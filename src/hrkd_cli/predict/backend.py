@@ -1,4 +1,4 @@
-"""What prediction and evaluation need from a classifier, and the one that onnxruntime runs."""
+"""Backends: the interface through which prediction and evaluation run a classifier, and the one for onnxruntime."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from hrkd_cli.predict.model_location import locate_model
 from hrkd_cli.predict.model_spec import build_spec
 from hrkd_cli.predict.tokenization import TextTokenizer, find_pad_id, read_tokenizer
 
-_ERRORS_ONLY = 3  # onnxruntime's scale: 2 would print warnings on stderr
+_ERRORS_ONLY = 3  # onnxruntime log level; 2 would print warnings to stderr
 
 
 class Backend:
-    """A loaded classifier. A subclass gives ``forward`` and the attributes below."""
+    """A loaded classifier. Subclasses define ``forward`` and set the attributes below."""
 
     kind: str  # "torch" or "onnx"
-    file: str  # name of the file that holds the weights
+    file: str  # name of the weight file
     bytes: int  # size of the weights on disk
-    parameters: int | None = None  # numbers in the weights; None for a graph, whose file has to be read for that
-    default_batch_size: int  # batch size where the caller does not give one
+    parameters: int | None = None  # None for an ONNX file, which would have to be parsed to count them
+    default_batch_size: int
 
     def __init__(
         self, name_or_path: str, config: Mapping[str, Any], tokenizer_config: Mapping[str, Any], tokenizer: Tokenizer
     ) -> None:
-        self.name_or_path = name_or_path  # what to call it in errors
+        self.name_or_path = name_or_path
         self.spec = build_spec(config, tokenizer_config)
         self.tokenizer = TextTokenizer(
             tokenizer,
@@ -44,7 +44,7 @@ class Backend:
         )
 
     def forward(self, arrays: Mapping[str, Any]) -> FloatArray:
-        """Run the model once on padded arrays, each [B, T]; inputs that it does not take are left out."""
+        """Run the model on one padded batch of arrays [B, T], ignoring inputs that it does not have; return logits."""
         raise NotImplementedError
 
     def logits(
@@ -58,61 +58,62 @@ class Backend:
         """Return the logits of all outputs, [n, outputs], in the order of the texts (see ``Predictor.logits``).
 
         Raises:
-            ModelError: it cannot be run, or its outputs do not fit the configuration or are not finite.
+            ModelError: the model cannot run, or its outputs do not match the configuration or are not finite.
         """
-        encoded = self.tokenizer.encode(texts, pairs)
-        order = list(range(len(encoded)))
-        if pad_to is None:  # texts of similar length share a batch, which saves most of the padding
-            order.sort(key=lambda row: len(encoded[row]))
-        found = np.zeros((len(encoded), len(self.spec.config["id2label"])), dtype=np.float32)
+        examples = self.tokenizer.encode(texts, pairs)
+        order = list(range(len(examples)))
+        if pad_to is None:  # batching texts of similar length saves most of the padding
+            order.sort(key=lambda row: len(examples[row]))
+        num_outputs = len(self.spec.config["id2label"])
+        logits = np.zeros((len(examples), num_outputs), dtype=np.float32)
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            logits = self.forward(self.tokenizer.pad([encoded[row] for row in rows], pad_to))
-            if logits.shape != (len(rows), found.shape[1]):
+            batch_logits = self.forward(self.tokenizer.pad([examples[row] for row in rows], pad_to))
+            if batch_logits.shape != (len(rows), num_outputs):
                 raise ModelError(
-                    f"{self.name_or_path}: gives {' x '.join(map(str, logits.shape[1:]))} outputs but config.json "
-                    f"names {found.shape[1]}; export it again"
+                    f"{self.name_or_path}: gives {' x '.join(map(str, batch_logits.shape[1:]))} outputs but "
+                    f"config.json names {num_outputs}; export it again"
                 )
-            found[rows] = logits
-        if not np.isfinite(found).all():
+            logits[rows] = batch_logits
+        if not np.isfinite(logits).all():
             raise ModelError(
                 f"{self.name_or_path}: gives outputs that are not numbers (nan or infinity); its weights are damaged"
             )
-        return found
+        return logits
 
 
 class OnnxBackend(Backend):
-    """A graph with the usual inputs, on the CPU."""
+    """An ONNX file, run by onnxruntime on the CPU."""
 
     kind = "onnx"
-    # Dynamic int8 takes its activation scales over the whole batch, so a row's result depends on its neighbors.
+    # Dynamic int8 computes activation scales over the whole batch, so a row's result depends on the others.
     default_batch_size = 1
 
-    def __init__(self, root: Path, graph: Path, *, threads: int | None = None) -> None:
-        """Load a graph, and configuration and tokenizer from the folder ``root``.
+    def __init__(self, root: Path, onnx_file: Path, *, threads: int | None = None) -> None:
+        """Load an ONNX file, and its configuration and tokenizer from the folder ``root``.
 
         Raises:
-            ModelError: a file is missing, broken, or not a text classifier's.
+            ModelError: a file is missing or damaged, or does not belong to a text classifier.
         """
         tokenizer_config = read_json(root / ModelFiles.tokenizer_config, missing_ok=True)
-        super().__init__(str(graph), read_json(root / ModelFiles.config), tokenizer_config, read_tokenizer(root))
-        self.file = graph.name
-        self.bytes = graph.stat().st_size
+        super().__init__(str(onnx_file), read_json(root / ModelFiles.config), tokenizer_config, read_tokenizer(root))
+        self.file = onnx_file.name
+        self.bytes = onnx_file.stat().st_size
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
-            self._session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-        # onnxruntime has an exception class of its own for every status code, with no common base.
+            self._session = onnxruntime.InferenceSession(str(onnx_file), options, providers=["CPUExecutionProvider"])
+        # onnxruntime's exceptions have no common base class but Exception.
         except Exception as error:
-            raise ModelError(f"{graph}: onnxruntime cannot read it ({one_line(error)})") from None
+            raise ModelError(f"{onnx_file}: onnxruntime cannot read it ({one_line(error)})") from None
         self._inputs = [node.name for node in self._session.get_inputs()]
         if unknown := sorted(set(self._inputs) - {"input_ids", "attention_mask", "token_type_ids"}):
-            raise ModelError(f"{graph}: it has inputs that no tokenizer gives: {', '.join(unknown)}")
+            raise ModelError(f"{onnx_file}: it has inputs that no tokenizer provides: {', '.join(unknown)}")
 
     def forward(self, arrays: Mapping[str, Any]) -> FloatArray:
-        """Run the graph once; see ``Backend``."""
+        """Run onnxruntime on one padded batch; see ``Backend``."""
         try:
             logits: FloatArray = self._session.run(None, {name: arrays[name] for name in self._inputs})[0]
         except Exception as error:
@@ -121,22 +122,22 @@ class OnnxBackend(Backend):
 
 
 def open_backend(path: str | Path, *, threads: int | None = None, device: str = "auto") -> Backend:
-    """Load the classifier at ``path``; torch is imported only where there is no ONNX graph.
+    """Load the classifier at ``path``; imports torch only if there is no ONNX file.
 
     Args:
         path: ``onnx`` folder, ``.onnx`` file, model folder, or hub id.
-        threads: threads of one forward pass; None for the library's own choice.
-        device: where a torch model runs; ONNX graphs run on the CPU.
+        threads: threads of one forward pass; None for the library's default.
+        device: device of a torch model; ONNX files run on the CPU.
 
     Raises:
-        ModelError: nothing there, or not a classifier.
+        ModelError: there is nothing at ``path``, or it is not a classifier.
     """
     if threads is not None and threads < 1:
         raise UsageError(f"--threads: {threads} is not at least 1")
     location = locate_model(path)
     if location is not None and location.onnx_file is not None:
         return OnnxBackend(location.root, location.onnx_file, threads=threads)
-    # By name, so that this package works (and type-checks) on its own, without the torch side.
+    # Imported by name so that this package works, and type-checks, without torch.
     try:
         module = importlib.import_module("hrkd_cli.models.torch_backend")
     except ModuleNotFoundError as error:

@@ -1,6 +1,6 @@
-"""The runtime as one file for devices without hrkd-cli: ``python -m hrkd_cli.predict.bundle hrkd_runtime.pyz``.
+"""The predictor as one file, for devices without hrkd-cli: ``python -m hrkd_cli.predict.bundle hrkd_runtime.pyz``.
 
-A zip archive of this package that Python runs and imports as it is; it needs onnxruntime, tokenizers and numpy::
+A zip archive that Python can run and import; it needs onnxruntime, tokenizers and numpy::
 
     python hrkd_runtime.pyz student/onnx "a text" "another"
 
@@ -25,7 +25,7 @@ __all__ = ["Prediction", "Predictor", "self_check"]
 
 
 def write_bundle(path: Path) -> None:
-    """Write the archive; equal sources give equal bytes, on every machine."""
+    """Write the archive; the same sources give the same bytes on every machine."""
     package = Path(__file__).resolve().parents[1]
     shared = [package / f"{name}.py" for name in ("__init__", "choices", "errors", "json_files", "layout", "version")]
     sources = [*shared, *sorted(package.glob("predict/*.py"))]
@@ -33,7 +33,7 @@ def write_bundle(path: Path) -> None:
     content |= {"__main__.py": content["hrkd_cli/predict/__main__.py"], "hrkd_runtime.py": _API}
     with zipfile.ZipFile(path, "w") as archive:
         for name, text in content.items():
-            # Without a date, not compressed (which depends on the zlib) and without the name of the system.
+            # Reproducible: no date, no compression (it depends on the zlib version), always "made on Unix".
             entry = zipfile.ZipInfo(name)
             entry.create_system = _UNIX
             archive.writestr(entry, text)

@@ -1,14 +1,12 @@
-"""Which output of a classifier belongs to which (domain, label), and the way from logits to labels.
+"""Domain heads: which columns of the logits belong to which domain and label, and probabilities from logits.
 
-A multi-domain classifier has one output for every (domain, label) pair; ``config.json`` names them in ``id2label`` as
-``"books/negative"`` and lists them under ``"hrkd": {"domains": {"books": ["negative", "positive"], ...}}``. A domain's
-logits are a selection of columns. A classifier that is not ours (plain labels) serves every domain with the same
-columns.
+A multi-domain classifier has one output for every (domain, label) pair. ``config.json`` names them in ``id2label``
+(``"books/negative"``) and lists them under ``"hrkd": {"domains": {"books": ["negative", "positive"], ...}}``. The head
+of a domain is a selection of columns. In a classifier with plain labels, all domains share the same columns.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,12 +22,12 @@ DoubleArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class DomainHeads:
-    """Columns of the logits by domain.
+    """Columns of the logits, by domain.
 
     Attributes:
-        labels: label names by domain, sorted by name; the domains are sorted by name too.
-        columns: for each domain, the output columns in the order of ``labels``.
-        num_outputs: number of outputs of the model.
+        labels: label names by domain; domains and labels are sorted by name.
+        columns: output columns by domain, in the order of ``labels``.
+        num_outputs: outputs of the model.
     """
 
     labels: dict[str, tuple[str, ...]]
@@ -38,15 +36,17 @@ class DomainHeads:
 
     @classmethod
     def build(cls, labels: Mapping[str, Iterable[str]]) -> DomainHeads:
-        """Lay out one output for every (domain, label) pair, in name order."""
+        """Assign one output to every (domain, label) pair, in the order of their names."""
         ordered = {domain: tuple(sorted(labels[domain])) for domain in sorted(labels)}
-        numbers = itertools.count()
-        columns = {domain: tuple(itertools.islice(numbers, len(names))) for domain, names in ordered.items()}
-        return cls(ordered, columns, next(numbers))
+        columns, num_outputs = {}, 0
+        for domain, names in ordered.items():
+            columns[domain] = tuple(range(num_outputs, num_outputs + len(names)))
+            num_outputs += len(names)
+        return cls(ordered, columns, num_outputs)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> DomainHeads | None:
-        """Read the layout from a ``config.json``; None when the model is not a multi-domain one.
+        """Read the heads from a ``config.json``; None if the model is not a multi-domain classifier.
 
         Raises:
             ModelError: the ``hrkd`` entry and ``id2label`` contradict each other.
@@ -55,43 +55,50 @@ class DomainHeads:
         if not domains:
             return None
         id2label = id_to_label(config)
-        position = {name: index for index, name in id2label.items()}
+        label2id = {name: index for index, name in id2label.items()}
         labels = {domain: tuple(domains[domain]) for domain in sorted(domains)}
         try:
-            columns = {d: tuple(position[f"{d}/{label}"] for label in names) for d, names in labels.items()}
+            columns = {d: tuple(label2id[f"{d}/{label}"] for label in names) for d, names in labels.items()}
         except KeyError as error:
             raise ModelError(f"config.json: hrkd.domains lists an output {error} that id2label does not name") from None
         return cls(labels, columns, len(id2label))
 
     @classmethod
     def match_labels(
-        cls, config: Mapping[str, Any], labels: Mapping[str, Iterable[str]], name: str, *, keep_extra: bool = False
+        cls,
+        config: Mapping[str, Any],
+        labels: Mapping[str, Iterable[str]],
+        model_name: str,
+        *,
+        keep_extra: bool = False,
     ) -> DomainHeads:
-        """Let a classifier with plain labels answer for every domain, its outputs matched to the data's by name.
+        """Match the outputs of a classifier with plain labels to the labels of every domain, by name.
 
-        Names are matched exactly, else ignoring case. With ``keep_extra``, labels that the data does not have stay
-        possible answers, as in prediction. Errors call the model ``name``.
+        Names match exactly, else ignoring case. With ``keep_extra``, labels that the data does not have remain possible
+        answers, as in prediction. Errors call the model ``model_name``.
 
         Raises:
-            ModelError: a label of the data is not among the model's.
+            ModelError: the model lacks a label of the data.
         """
-        names = {name: index for index, name in id_to_label(config).items()}
-        folded = {name.casefold(): index for name, index in names.items()}
-        ordered = {domain: tuple(sorted(labels[domain])) for domain in sorted(labels)}
-        columns = {}
-        for domain, wanted in ordered.items():
-            found = {name: names.get(name, folded.get(name.casefold(), -1)) for name in wanted}
-            if -1 in found.values():
-                missing = next(name for name, index in found.items() if index == -1)
-                raise ModelError(
-                    f"{name}: it has no label {missing!r} (domain {domain!r}); its labels are "
-                    f"{', '.join(sorted(names))}; teach a model on this data with hrkd teach, or rename the labels"
-                )
+        label2id = {label: index for index, label in id_to_label(config).items()}
+        case_insensitive = {label.casefold(): index for label, index in label2id.items()}
+        ordered, columns = {}, {}
+        for domain in sorted(labels):
+            matched: dict[str, int] = {}
+            for label in sorted(labels[domain]):
+                index = label2id.get(label, case_insensitive.get(label.casefold()))
+                if index is None:
+                    raise ModelError(
+                        f"{model_name}: it has no label {label!r} (domain {domain!r}); its labels are "
+                        f"{', '.join(sorted(label2id))}; teach a model on this data with hrkd teach, or rename the "
+                        "labels"
+                    )
+                matched[label] = index
             if keep_extra:
-                found |= {name: index for name, index in names.items() if index not in found.values()}
-                ordered[domain] = tuple(sorted(found))
-            columns[domain] = tuple(found[name] for name in ordered[domain])
-        return cls(ordered, columns, len(names))
+                matched |= {label: index for label, index in label2id.items() if index not in matched.values()}
+            ordered[domain] = tuple(sorted(matched))
+            columns[domain] = tuple(matched[label] for label in ordered[domain])
+        return cls(ordered, columns, len(label2id))
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -100,51 +107,53 @@ class DomainHeads:
 
     def to_config(self) -> dict[str, Any]:
         """Return the entries for ``config.json``: ``id2label``, ``label2id`` and ``hrkd.domains``."""
-        pairs = {c: f"{d}/{n}" for d in self.labels for c, n in zip(self.columns[d], self.labels[d], strict=True)}
-        id2label = dict(sorted(pairs.items()))
+        id2label = {}
+        for domain, labels in self.labels.items():
+            for column, label in zip(self.columns[domain], labels, strict=True):
+                id2label[column] = f"{domain}/{label}"
         return {
-            "id2label": id2label,
-            "label2id": {name: index for index, name in id2label.items()},
-            "domains": {domain: list(names) for domain, names in self.labels.items()},
+            "id2label": dict(sorted(id2label.items())),
+            "label2id": {name: index for index, name in sorted(id2label.items())},
+            "domains": {domain: list(labels) for domain, labels in self.labels.items()},
         }
 
 
 def id_to_label(config: Mapping[str, Any]) -> dict[int, str]:
-    """Return ``id2label`` with integer keys (JSON has text keys); transformers' own names where a config has none."""
+    """Return ``id2label`` with integer keys (JSON has string keys); transformers' defaults if the config has none."""
     entries = config.get("id2label") or {index: f"LABEL_{index}" for index in range(config.get("num_labels") or 2)}
     return {int(index): str(name) for index, name in entries.items()}
 
 
 def predict_label_indices(logits: FloatArray, heads: DomainHeads, domain: str) -> npt.NDArray[np.intp]:
-    """Return for each row the position in ``heads.labels[domain]`` of its largest logit, [n]."""
-    best: npt.NDArray[np.intp] = logits[:, list(heads.columns[domain])].argmax(axis=1)
-    return best
+    """Return the index of each row's best label in ``heads.labels[domain]``, [n]."""
+    indices: npt.NDArray[np.intp] = logits[:, list(heads.columns[domain])].argmax(axis=1)
+    return indices
 
 
 def domain_probabilities(logits: FloatArray, heads: DomainHeads, domain: str) -> DoubleArray:
-    """Return the softmax over the domain's own columns, [n, labels], in the order of ``heads.labels[domain]``."""
-    own = logits[:, list(heads.columns[domain])].astype(np.float64)
-    exponentials = np.exp(own - own.max(axis=1, keepdims=True))
-    shares: DoubleArray = exponentials / exponentials.sum(axis=1, keepdims=True)
-    return shares
+    """Return the softmax over the domain's columns, [n, labels], in the order of ``heads.labels[domain]``."""
+    domain_logits = logits[:, list(heads.columns[domain])].astype(np.float64)
+    exponentials = np.exp(domain_logits - domain_logits.max(axis=1, keepdims=True))
+    probabilities: DoubleArray = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return probabilities
 
 
 def mean_probabilities(logits: FloatArray, heads: DomainHeads) -> tuple[tuple[str, ...], DoubleArray]:
-    """Return the label names and the mean over all domains of their probabilities, [n, labels].
+    """Return the label names and their probabilities, averaged over domains, [n, labels].
 
     Raises:
         UsageError: the domains have different labels.
     """
     first = heads.domains[0]
     names = heads.labels[first]
-    shares = []
-    for domain, own in heads.labels.items():
-        if set(own) != set(names):
+    by_domain = []
+    for domain, labels in heads.labels.items():
+        if set(labels) != set(names):
             raise UsageError(
                 f"domain 'any' needs the same labels in every domain, but {first!r} has {', '.join(names)} and "
-                f"{domain!r} has {', '.join(own)}; name one domain (--domain): {', '.join(heads.domains)}"
+                f"{domain!r} has {', '.join(labels)}; name one domain (--domain): {', '.join(heads.domains)}"
             )
-        # By name: two domains may list the same labels in a different order.
-        shares.append(domain_probabilities(logits, heads, domain)[:, [own.index(name) for name in names]])
-    mean: DoubleArray = np.mean(shares, axis=0)
+        # By name: domains may list the same labels in different orders.
+        by_domain.append(domain_probabilities(logits, heads, domain)[:, [labels.index(name) for name in names]])
+    mean: DoubleArray = np.mean(by_domain, axis=0)
     return names, mean

@@ -1,4 +1,4 @@
-"""Where a classifier's files are: an ONNX file or torch weights, and the folder of its configuration and tokenizer."""
+"""Locate a classifier on disk: its configuration, its tokenizer, and an ONNX file or torch weights."""
 
 from __future__ import annotations
 
@@ -13,26 +13,31 @@ _ONNX_SUFFIX = ".onnx"
 
 @dataclass(frozen=True, slots=True)
 class ModelLocation:
-    """A classifier on disk: folder of ``config.json`` and the tokenizer, and ONNX file (None for torch weights)."""
+    """A classifier on disk.
+
+    Attributes:
+        root: folder with ``config.json`` and the tokenizer.
+        onnx_file: the ONNX file; None for torch weights.
+    """
 
     root: Path
     onnx_file: Path | None
 
 
 def locate_model(path: str | Path) -> ModelLocation | None:
-    """Find the graph and the folder of the configuration; None when ``path`` can only be a hub id.
+    """Find a classifier's files; None if ``path`` can only be a hub id.
 
-    An ``onnx`` folder means its int8 graph if there, else its fp32 one. A model folder means its torch weights if
-    there, else the graph in its ``onnx`` folder.
+    In an ``onnx`` folder, the int8 file is preferred to the fp32 one. In a model folder, torch weights are preferred to
+    the files in its ``onnx`` folder.
 
     Raises:
-        ModelError: nothing lies there, or something that is not a classifier.
+        ModelError: nothing is there, or it is not a classifier.
     """
     name, path = str(path), Path(path)
     if path.is_file():
         if path.suffix != _ONNX_SUFFIX:
             raise ModelError(f"{path}: not a model; name a model folder, an onnx folder or one .onnx file")
-        return ModelLocation(_root_of(path.parent), path)
+        return ModelLocation(_find_root(path.parent), path)
     if not path.is_dir():
         if _may_be_hub_id(name):
             return None
@@ -43,8 +48,8 @@ def locate_model(path: str | Path) -> ModelLocation | None:
     for folder in (path, path / ModelFiles.onnx):
         for name in (OnnxFiles.int8, OnnxFiles.fp32):
             if (folder / name).is_file():
-                return ModelLocation(_root_of(folder), folder / name)
-    if others := sorted(str(graph) for graph in (*path.glob("*.onnx"), *path.glob(f"{ModelFiles.onnx}/*.onnx"))):
+                return ModelLocation(_find_root(folder), folder / name)
+    if others := sorted(str(file) for file in (*path.glob("*.onnx"), *path.glob(f"{ModelFiles.onnx}/*.onnx"))):
         raise ModelError(f"{path}: no {OnnxFiles.int8} or {OnnxFiles.fp32} in it; name one file: {', '.join(others)}")
     if has_config:
         return ModelLocation(path, None)
@@ -54,19 +59,21 @@ def locate_model(path: str | Path) -> ModelLocation | None:
 
 
 def _may_be_hub_id(name: str) -> bool:
-    """Whether an absent path could be NAME or OWNER/NAME on the hub rather than a folder that was mistyped."""
+    """Return whether a missing path could be a hub id (NAME or OWNER/NAME), not a mistyped folder."""
     parts = Path(name).parts
     if Path(name).is_absolute() or name.startswith(".") or name.endswith(_ONNX_SUFFIX):
         return False
     return len(parts) == 1 or (len(parts) == 2 and not Path(parts[0]).is_dir())
 
 
-def _root_of(folder: Path) -> Path:
-    # "." and ".." have no parent in their text.
-    above = folder.resolve().parent if folder.name in ("", "..") else folder.parent
-    for root in (folder, above):
+def _find_root(folder: Path) -> Path:
+    """Return the folder of ``config.json``: that of the ONNX file, or its parent."""
+    # The text of "." and ".." has no parent.
+    parent = folder.resolve().parent if folder.name in ("", "..") else folder.parent
+    for root in (folder, parent):
         if (root / ModelFiles.config).is_file():
             return root
     raise ModelError(
-        f"{folder}: no {ModelFiles.config} in it or in the folder above; keep it and the tokenizer beside the graph"
+        f"{folder}: no {ModelFiles.config} in it or in the folder above; keep it and the tokenizer next to the ONNX "
+        "file"
     )

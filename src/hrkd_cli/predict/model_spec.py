@@ -1,4 +1,4 @@
-"""Where a classifier's graph, configuration and tokenizer lie, and what the configuration says."""
+"""What a classifier's ``config.json`` and ``tokenizer_config.json`` say: heads, maximum length, truncation."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from hrkd_cli.layout import ModelFiles
 from hrkd_cli.predict.heads import DomainHeads, id_to_label
 
 ANY_DOMAIN = "any"
-"""The domain that stands for all: the mean of the heads' probabilities."""
+"""Domain name that averages the probabilities of all heads."""
 
-_LENGTH_CAP = 512  # of a classifier without a length of its own: what the usual encoders were trained with
+_DEFAULT_MAX_LENGTH = 512  # the length that common encoders were trained with
 
-# Their positions are counted from the padding id, which is 1, so that two rows of the table are never reached.
+# Model types that count positions from the padding id, 1, and so never use the first two rows of the position table.
 OFFSET_POSITION_TYPES = frozenset({"roberta", "camembert", "xlm-roberta", "xlm-roberta-xl", "mpnet", "longformer"})
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """What a classifier's configuration says.
+    """A classifier's configuration.
 
     Attributes:
-        config: ``config.json``, with ``id2label`` always there.
-        heads: outputs by domain; None for a classifier that is not a multi-domain one.
-        max_length: tokens a text (or a pair) is cut to.
-        pair: whether it reads two texts; None when unknown.
-        truncate: what is kept of a text that is too long.
+        config: ``config.json``, with ``id2label`` filled in if missing.
+        heads: outputs by domain; None if the classifier is not a multi-domain one.
+        max_length: tokens to which a text or pair is truncated.
+        pair: whether the model reads two texts; None if unknown.
+        truncate: which end of a long text to keep.
     """
 
     config: Mapping[str, Any]
@@ -40,28 +40,28 @@ class ModelSpec:
 
     @property
     def all_heads(self) -> DomainHeads:
-        """The heads; plain labels count as one head: of the baked domain, else of ``any``."""
+        """The heads; plain labels are one head, of the exported domain or of ``any``."""
         if self.heads is not None:
             return self.heads
-        names = id_to_label(self.config)
-        domain, order = single_domain(self.config) or ANY_DOMAIN, sorted(names)
-        return DomainHeads({domain: tuple(names[i] for i in order)}, {domain: tuple(order)}, len(order))
+        id2label = dict(sorted(id_to_label(self.config).items()))
+        domain = single_domain(self.config) or ANY_DOMAIN
+        return DomainHeads({domain: tuple(id2label.values())}, {domain: tuple(id2label)}, len(id2label))
 
 
 def build_spec(config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]) -> ModelSpec:
-    """Interpret a model's and a tokenizer's configuration.
+    """Build the specification from ``config.json`` and ``tokenizer_config.json``.
 
     Raises:
-        ModelError: the ``hrkd`` entry and ``id2label`` contradict each other, or it asks for a cut that is not known.
+        ModelError: the ``hrkd`` entry contradicts ``id2label`` or has an unknown truncation.
     """
     config = dict(config)
-    # transformers leaves out what equals its default, which is two labels of these names.
+    # transformers does not write the default labels, LABEL_0 and LABEL_1.
     if not config.get("id2label"):
         config["id2label"] = {str(index): name for index, name in id_to_label(config).items()}
-    ours = config.get("hrkd") or {}
-    if not isinstance(ours, dict):
+    entry = config.get("hrkd") or {}
+    if not isinstance(entry, dict):
         raise ModelError(f"{ModelFiles.config}: its hrkd entry is not one that hrkd wrote")
-    truncate = ours.get("truncate", Truncate.HEAD)
+    truncate = entry.get("truncate", Truncate.HEAD)
     if truncate not in tuple(Truncate):
         raise ModelError(
             f"{ModelFiles.config}: its hrkd.truncate, {truncate!r}, is not one of {', '.join(Truncate)}; correct it, "
@@ -70,26 +70,26 @@ def build_spec(config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]) -
     return ModelSpec(
         config=config,
         heads=DomainHeads.from_config(config),
-        max_length=int(ours.get("max_length") or _longest(config, tokenizer_config)),
-        pair=ours.get("pair"),
+        max_length=int(entry.get("max_length") or _default_max_length(config, tokenizer_config)),
+        pair=entry.get("pair"),
         truncate=Truncate(truncate),
     )
 
 
 def single_domain(config: Mapping[str, Any]) -> str | None:
-    """Return the domain whose head alone a classifier is; None for one that was not baked."""
-    ours = config.get("hrkd")
-    return ours.get("domain") if isinstance(ours, dict) else None
+    """Return the domain of a single-domain export (``hrkd export --domain``); None for any other model."""
+    entry = config.get("hrkd")
+    return entry.get("domain") if isinstance(entry, dict) else None
 
 
-def _longest(config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]) -> int:
-    """Return the most tokens that both the tokenizer and the position table allow, within the cap."""
-    limits = (_LENGTH_CAP, int(tokenizer_config.get("model_max_length") or _LENGTH_CAP), position_limit(config))
-    return max(min(limit for limit in limits if limit is not None), 1)
+def _default_max_length(config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]) -> int:
+    """Return the tokens that tokenizer and position table allow, at most ``_DEFAULT_MAX_LENGTH``."""
+    limits = (_DEFAULT_MAX_LENGTH, tokenizer_config.get("model_max_length") or None, position_limit(config))
+    return max(min(int(limit) for limit in limits if limit is not None), 1)
 
 
 def position_limit(config: Mapping[str, Any]) -> int | None:
-    """Return the most tokens that a model's position table allows; None where it has no table."""
+    """Return the number of tokens that a model's position table allows; None if it has no table."""
     positions = config.get("max_position_embeddings")
-    unreached = 2 if config.get("model_type") in OFFSET_POSITION_TYPES else 0
-    return int(positions) - unreached if positions else None
+    unused = 2 if config.get("model_type") in OFFSET_POSITION_TYPES else 0
+    return int(positions) - unused if positions else None

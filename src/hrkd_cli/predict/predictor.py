@@ -1,6 +1,6 @@
-"""Labels for new texts.
+"""Predict the labels of texts.
 
-An exported folder needs only onnxruntime, tokenizers and numpy; a folder with torch weights imports torch when opened.
+An exported folder needs only onnxruntime, tokenizers and numpy. Opening a folder with torch weights imports torch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hrkd_cli.predict.model_spec import ANY_DOMAIN, ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the model says about a text (the first of a pair): the most probable label, and a probability by label."""
+    """A text (the first of a pair), its most probable label, and the probability of each label."""
 
     text: str
     domain: str
@@ -32,30 +32,30 @@ class Prediction:
 
 
 class Predictor:
-    """A classifier that is ready to label texts."""
+    """A loaded classifier that labels texts."""
 
     def __init__(self, path: str | Path, *, threads: int | None = None, device: str = "auto") -> None:
         """Load a classifier.
 
         Args:
-            path: ``onnx`` folder (int8 if there, else fp32), one ``.onnx`` file, model folder, or hub id.
-            threads: threads of one forward pass; None for the library's own choice.
-            device: where torch weights run; ONNX graphs run on the CPU.
+            path: ``onnx`` folder (int8 if it has one, else fp32), one ``.onnx`` file, model folder, or hub id.
+            threads: threads of one forward pass; None for the library's default.
+            device: device of torch weights; ONNX files run on the CPU.
 
         Raises:
-            ModelError: nothing there, or not a classifier.
+            ModelError: there is nothing at ``path``, or it is not a classifier.
         """
         self._backend = open_backend(path, threads=threads, device=device)
         self._heads = self.spec.all_heads
 
     @property
     def spec(self) -> ModelSpec:
-        """What the model's configuration says."""
+        """The model's configuration."""
         return self._backend.spec
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """Domains that ``predict`` takes, beside ``any``; none for a classifier of another origin."""
+        """Domains that ``predict`` accepts besides ``any``; none for a classifier that is not multi-domain."""
         return tuple(domain for domain in self._heads.domains if self.spec.heads or domain != ANY_DOMAIN)
 
     def predict(
@@ -69,40 +69,40 @@ class Predictor:
         """Label texts.
 
         Args:
-            texts: the texts, or the first ones of pairs.
-            pairs: the second texts, where the model reads two.
-            domain: the domain whose head answers; ``any`` is the mean of all heads' probabilities.
-            batch_size: texts of one forward pass; None for 1 with an ONNX graph (an int8 graph's answer depends on the
-                other texts of the batch), 32 with torch.
+            texts: the texts, or the first texts of pairs.
+            pairs: the second texts, if the model reads pairs.
+            domain: the domain whose head predicts; ``any`` averages the probabilities of all heads.
+            batch_size: texts per forward pass; None for 1 with an ONNX file (int8 results depend on the other texts in
+                the batch) and 32 with torch.
 
         Raises:
-            UsageError: unknown domain, ``any`` over domains with different labels, second texts missing or too many.
+            UsageError: unknown domain, ``any`` over domains with different labels, second texts missing or unexpected.
         """
-        # A domain may be called "any"; then its own head answers.
+        # A domain may itself be named "any"; its head then takes precedence.
         if domain not in (*self._heads.labels, ANY_DOMAIN):
             raise UsageError(f"domain {domain!r} is not one of the model's: {', '.join((*self.domains, ANY_DOMAIN))}")
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"batch_size: {batch_size} is not at least 1")
         logits = self.logits(texts, pairs, batch_size=batch_size or self._backend.default_batch_size)
         if domain in self._heads.labels:
-            names, shares = self._heads.labels[domain], domain_probabilities(logits, self._heads, domain)
+            labels, probabilities = self._heads.labels[domain], domain_probabilities(logits, self._heads, domain)
         else:
-            names, shares = mean_probabilities(logits, self._heads)
+            labels, probabilities = mean_probabilities(logits, self._heads)
         return [
-            Prediction(text, domain, names[row.argmax()], dict(zip(names, row.tolist(), strict=True)))
-            for text, row in zip(texts, shares, strict=True)
+            Prediction(text, domain, labels[row.argmax()], dict(zip(labels, row.tolist(), strict=True)))
+            for text, row in zip(texts, probabilities, strict=True)
         ]
 
     def stream(
         self, texts: Iterable[str | tuple[str, str]], *, domain: str = ANY_DOMAIN, batch_size: int | None = 1
     ) -> Iterator[Prediction]:
-        """Label texts (or pairs, where the model reads two) as they come, without end if they are.
+        """Label an iterable of texts (or of pairs, if the model reads pairs) of any length.
 
-        Each answer is given before the next ``batch_size`` texts are asked for; None asks for 64 at a time, and has
-        the batch size of ``predict``. Errors are those of ``predict``.
+        Yields the predictions of ``batch_size`` texts before it reads the next ones. With None, it reads 64 texts at a
+        time and batches as ``predict`` does. Raises the errors of ``predict``.
         """
-        waiting, size = iter(texts), 64 if batch_size is None else max(batch_size, 1)
-        while chunk := list(islice(waiting, size)):
+        remaining, chunk_size = iter(texts), 64 if batch_size is None else max(batch_size, 1)
+        while chunk := list(islice(remaining, chunk_size)):
             firsts = [text if isinstance(text, str) else text[0] for text in chunk]
             pairs = [text[1] for text in chunk if not isinstance(text, str)]
             yield from self.predict(firsts, pairs or None, domain=domain, batch_size=batch_size)
@@ -117,16 +117,16 @@ class Predictor:
         """Return the logits of all (domain, label) outputs, [n, outputs].
 
         Args:
-            texts: the texts, or the first ones of pairs.
-            pairs: the second texts, where the model reads two.
-            batch_size: texts of one forward pass.
-            pad_to: tokens every batch is padded to; None batches texts of similar length, padded to the longest.
+            texts: the texts, or the first texts of pairs.
+            pairs: the second texts, if the model reads pairs.
+            batch_size: texts per forward pass.
+            pad_to: length to which every batch is padded; None batches texts of similar length and pads to the longest.
 
         Raises:
-            UsageError: second texts missing or too many.
+            UsageError: second texts missing or unexpected.
         """
         if self.spec.pair is True and pairs is None:
-            raise UsageError("this model reads two texts: give the second ones too (pairs, --text-pair)")
+            raise UsageError("this model reads two texts: give the second texts too (pairs, --text-pair)")
         if self.spec.pair is False and pairs is not None:
-            raise UsageError("this model reads one text: leave out the second ones (pairs, --text-pair)")
+            raise UsageError("this model reads one text: leave out the second texts (pairs, --text-pair)")
         return self._backend.logits(texts, pairs, batch_size=batch_size, pad_to=pad_to)

@@ -1,13 +1,13 @@
-"""Stored predictions that an exported folder repeats, so that a device can tell whether it computes the same.
+"""Self-check of an exported folder: a device repeats stored predictions and compares.
 
-``self_check.json`` lies beside the graphs::
+``self_check.json`` is stored next to the ONNX files::
 
     {"format": 1,
      "cases": [{"text": "...", "domain": "books"}, ...],
      "files": {"model_quantized.onnx": {"tolerance": 0.05, "labels": ["positive", null, ...], "logits": [[...], ...]}}}
 
-``labels`` and ``logits`` have one entry per case: the domain's label, and all outputs of the graph, one text at a time.
-A label is null where the tolerance alone could swap the two best ones; then only the logits are compared.
+``labels`` and ``logits`` have one entry per case: the label in the case's domain, and all outputs of the file, run one
+text at a time. A label is null if the tolerance alone could swap the two best labels; then only logits are compared.
 """
 
 from __future__ import annotations
@@ -30,7 +30,15 @@ SELF_CHECK_FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class SelfCheckResult:
-    """How far a graph is from its stored predictions: largest absolute difference of a logit, and other labels."""
+    """Difference between an ONNX file and its stored predictions.
+
+    Attributes:
+        file: name of the ONNX file.
+        cases: number of stored predictions.
+        difference: largest absolute difference of a logit.
+        tolerance: largest difference that passes.
+        wrong_labels: predicted labels that differ from the stored ones.
+    """
 
     file: str
     cases: int
@@ -40,11 +48,11 @@ class SelfCheckResult:
 
     @property
     def passed(self) -> bool:
-        """Whether all labels agree and all logits are close."""
+        """Whether all labels agree and all logits are within the tolerance."""
         return self.wrong_labels == 0 and self.difference <= self.tolerance
 
     def to_json(self) -> dict[str, Any]:
-        """Return the figures as plain values."""
+        """Return the result as plain values."""
         return {**asdict(self), "passed": self.passed}
 
     def __str__(self) -> str:
@@ -55,10 +63,10 @@ class SelfCheckResult:
 
 
 def self_check(folder: str | Path, *, threads: int | None = None) -> list[SelfCheckResult]:
-    """Repeat the stored predictions of every graph of a model folder or its ``onnx`` folder.
+    """Repeat the stored predictions of every ONNX file in a model folder or an ``onnx`` folder.
 
     Raises:
-        ModelError: nothing was stored, a graph is missing or cannot be run, or some prediction is not the stored one.
+        ModelError: nothing is stored, a file is missing or cannot run, or a prediction differs from the stored one.
     """
     path = Path(folder) / OnnxFiles.self_check
     if not path.is_file():
@@ -68,51 +76,59 @@ def self_check(folder: str | Path, *, threads: int | None = None) -> list[SelfCh
             f"{folder}: no {OnnxFiles.self_check} in it or in its {ModelFiles.onnx} folder; hrkd export writes one"
         )
     stored = read_stored_cases(path)
-    checked = [_check(path.parent, name, stored["cases"], entry, threads) for name, entry in stored["files"].items()]
-    if failed := [entry for entry in checked if not entry.passed]:
+    results = [
+        _check_file(path.parent / name, stored["cases"], entry, threads) for name, entry in stored["files"].items()
+    ]
+    if failed := [result for result in results if not result.passed]:
         raise ModelError(
-            f"{folder}: self-check FAILED: {'; '.join(map(str, failed))}; this machine does not compute what the "
-            "exporting one did, or the files were changed: copy them again, or export for this CPU"
+            f"{folder}: self-check FAILED: {'; '.join(map(str, failed))}; this machine computes other results "
+            "than the exporting one, or the files were changed: copy them again, or export for this CPU"
         )
-    return checked
+    return results
 
 
 def read_stored_cases(path: Path) -> dict[str, Any]:
-    """Read stored predictions; ModelError if they are damaged."""
+    """Read ``self_check.json``; ModelError if it is damaged."""
     stored = read_json(path)
     try:
-        whole = int(stored["format"]) == SELF_CHECK_FORMAT and stored["files"]
+        valid = int(stored["format"]) == SELF_CHECK_FORMAT and stored["files"]
         for entry in stored["files"].values():
-            sizes = {len(stored["cases"]), len(entry["labels"]), len(entry["logits"])}
-            whole = whole and len(sizes) == 1 and 0 not in sizes and float(entry["tolerance"]) >= 0
-        whole = whole and all(isinstance(case["text"], str) and case["domain"] for case in stored["cases"])
+            lengths = {len(stored["cases"]), len(entry["labels"]), len(entry["logits"])}
+            valid = valid and len(lengths) == 1 and 0 not in lengths and float(entry["tolerance"]) >= 0
+        valid = valid and all(isinstance(case["text"], str) and case["domain"] for case in stored["cases"])
     except (KeyError, TypeError, ValueError, AttributeError):
-        whole = False
-    if not whole:
+        valid = False
+    if not valid:
         raise ModelError(f"{path}: damaged, or of another version of hrkd; export again")
     return stored
 
 
-def _check(
-    folder: Path, name: str, cases: list[dict[str, Any]], entry: Mapping[str, Any], threads: int | None
+def _check_file(
+    onnx_file: Path, cases: list[dict[str, Any]], entry: Mapping[str, Any], threads: int | None
 ) -> SelfCheckResult:
-    graph = folder / name
-    if not graph.is_file():
-        raise ModelError(f"{graph}: missing; copy the whole folder, or export again")
-    backend = open_backend(graph, threads=threads)
+    if not onnx_file.is_file():
+        raise ModelError(f"{onnx_file}: missing; copy the whole folder, or export again")
+    backend = open_backend(onnx_file, threads=threads)
     logits = case_logits(backend, cases)
     expected = np.array(entry["logits"], dtype=np.float32)
     if logits.shape != expected.shape:
         raise ModelError(
-            f"{graph}: gives {logits.shape[1]} outputs but {expected.shape[-1]} are stored; export it again"
+            f"{onnx_file}: gives {logits.shape[1]} outputs but {expected.shape[-1]} are stored; export it again"
         )
     labels = case_labels(backend, cases, logits)
-    wrong = sum(stored is not None and stored != label for stored, label in zip(entry["labels"], labels, strict=True))
-    return SelfCheckResult(name, len(cases), float(np.abs(logits - expected).max()), float(entry["tolerance"]), wrong)
+    return SelfCheckResult(
+        file=onnx_file.name,
+        cases=len(cases),
+        difference=float(np.abs(logits - expected).max()),
+        tolerance=float(entry["tolerance"]),
+        wrong_labels=sum(
+            stored is not None and stored != label for stored, label in zip(entry["labels"], labels, strict=True)
+        ),
+    )
 
 
 def case_logits(backend: Backend, cases: list[dict[str, Any]]) -> FloatArray:
-    """Return the logits of all outputs, [cases, outputs], one text at a time, as devices run it."""
+    """Return the logits of all outputs, [cases, outputs], run one text at a time as on a device."""
     pairs = [str(case["text_pair"]) for case in cases] if "text_pair" in cases[0] else None
     return backend.logits([case["text"] for case in cases], pairs, batch_size=1)
 

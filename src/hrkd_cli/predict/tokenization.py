@@ -1,7 +1,7 @@
-"""Text to token ids and padded arrays, with nothing but ``tokenizers`` and numpy.
+"""Tokenize texts and pad them into arrays, with only ``tokenizers`` and numpy.
 
-Texts that are too long keep their first tokens, their last ones, or both ends. Special tokens always stay. Of a pair,
-the longer text is cut first.
+Truncation keeps the first tokens of a long text, the last ones, or both ends. It never removes special tokens, and
+shortens the longer text of a pair first.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class TokenizedExample:
-    """Token ids and token type ids of one example, without padding."""
+    """Token ids and segment ids of one text or pair, unpadded."""
 
     ids: list[int] | npt.NDArray[np.integer]
     type_ids: list[int] | npt.NDArray[np.integer]
@@ -34,15 +34,14 @@ class TokenizedExample:
 
 
 class TextTokenizer:
-    """A tokenizer that truncates to a length and pads only when asked.
+    """A tokenizer that truncates to ``max_length``; ``collate`` pads.
 
     Args:
-        tokenizer: a copy that may be changed: its padding and truncation settings are replaced, since they belong to
-            whoever saved it.
-        max_length: most tokens of an example, special ones included.
+        tokenizer: changed in place: its own padding and truncation settings are replaced.
+        max_length: maximum number of tokens, including special tokens.
         pad_id: id of the padding token.
-        truncate: ``head`` keeps the first tokens of a text, ``tail`` the last, ``head-tail`` the first half and the
-            last half of the tokens that it may have, the odd one in the first half.
+        truncate: ``head`` keeps the first tokens of a text, ``tail`` the last, ``head-tail`` half from each end (the
+            first half gets the odd one).
     """
 
     def __init__(self, tokenizer: Tokenizer, *, max_length: int, pad_id: int, truncate: str = Truncate.HEAD) -> None:
@@ -51,8 +50,8 @@ class TextTokenizer:
         self._tokenizer = tokenizer
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        # The library truncates at one end only: for head-tail it says how many tokens of each text stay.
-        self._whole = Tokenizer.from_str(tokenizer.to_str()) if truncate == Truncate.HEAD_TAIL else None
+        # The library truncates only one end. For head-tail, its result tells how many tokens of each text to keep.
+        self._untruncated = Tokenizer.from_str(tokenizer.to_str()) if truncate == Truncate.HEAD_TAIL else None
         direction = "left" if truncate == Truncate.TAIL else "right"
         tokenizer.enable_truncation(max_length, strategy="longest_first", direction=direction)
 
@@ -63,64 +62,71 @@ class TextTokenizer:
             UsageError: a text is not a string, or the numbers of texts and pairs differ.
         """
         _check_texts(texts, pairs)
-        examples: Sequence[Any] = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
-        encodings = self._tokenizer.encode_batch(examples)
-        found = [TokenizedExample(encoding.ids, encoding.type_ids) for encoding in encodings]
-        if self._whole is not None:
-            long = [n for n, example in enumerate(found) if len(example) == self.max_length]
-            for n, whole in zip(long, self._whole.encode_batch([examples[n] for n in long]), strict=True):
-                kept = _both_ends(whole.sequence_ids, encodings[n].sequence_ids)
-                found[n] = TokenizedExample([whole.ids[i] for i in kept], [whole.type_ids[i] for i in kept])
-        return found
+        inputs: Sequence[Any] = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
+        encodings = self._tokenizer.encode_batch(inputs)
+        examples = [TokenizedExample(encoding.ids, encoding.type_ids) for encoding in encodings]
+        if self._untruncated is not None:
+            long = [n for n, example in enumerate(examples) if len(example) == self.max_length]
+            for n, full in zip(long, self._untruncated.encode_batch([inputs[n] for n in long]), strict=True):
+                keep = _head_tail_positions(full.sequence_ids, encodings[n].sequence_ids)
+                examples[n] = TokenizedExample([full.ids[i] for i in keep], [full.type_ids[i] for i in keep])
+        return examples
 
     def pad(self, batch: Sequence[TokenizedExample], pad_to: int | None = None) -> dict[str, IntArray]:
-        """Stack examples into ``input_ids``, ``attention_mask`` and ``token_type_ids``, each [B, T].
+        """Pad examples into ``input_ids``, ``attention_mask`` and ``token_type_ids``, each [B, T].
 
-        T is at least ``pad_to``.
+        T is the longest example's length, but at least ``pad_to``.
         """
-        width = max([len(example) for example in batch] + [pad_to or 1])
-        ids = np.full((len(batch), width), self.pad_id, dtype=np.int64)
-        mask, types = np.zeros_like(ids), np.zeros_like(ids)
+        length = max([len(example) for example in batch] + [pad_to or 1])
+        ids = np.full((len(batch), length), self.pad_id, dtype=np.int64)
+        mask, type_ids = np.zeros_like(ids), np.zeros_like(ids)
         for row, example in enumerate(batch):
             ids[row, : len(example)] = example.ids
             mask[row, : len(example)] = 1
-            types[row, : len(example)] = example.type_ids
-        return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+            type_ids[row, : len(example)] = example.type_ids
+        return {"input_ids": ids, "attention_mask": mask, "token_type_ids": type_ids}
 
 
 def read_tokenizer(root: Path) -> Tokenizer:
-    """Read ``tokenizer.json`` of a model folder; ModelError if it is missing or broken."""
+    """Read a model folder's ``tokenizer.json``; ModelError if it is missing or damaged."""
     path = root / ModelFiles.tokenizer
     if not path.is_file():
         raise ModelError(f"{root}: no {ModelFiles.tokenizer} in it; save the model with a fast tokenizer")
     try:
         return Tokenizer.from_file(str(path))
-    # tokenizers raises plain Exception for a file that it cannot parse.
+    # tokenizers raises a plain Exception for a file that it cannot parse.
     except Exception as error:
         raise ModelError(f"{path}: cannot be read as a tokenizer ({one_line(error)})") from None
 
 
 def find_pad_id(tokenizer: Tokenizer, tokenizer_config: Mapping[str, Any], config: Mapping[str, Any]) -> int:
-    """Return the id of the padding token: the tokenizer's own, else the model's ``pad_token_id``, else a usual name."""
-    named = tokenizer_config.get("pad_token")
-    token = named.get("content") if isinstance(named, dict) else named
-    if token is not None and (found := tokenizer.token_to_id(str(token))) is not None:
-        return int(found)
+    """Return the padding token's id, named by the tokenizer or else the model; else of ``[PAD]`` or ``<pad>``.
+
+    Returns 0 if there is none.
+    """
+    token = tokenizer_config.get("pad_token")
+    if isinstance(token, dict):
+        token = token.get("content")
+    if token is not None and (pad_id := tokenizer.token_to_id(str(token))) is not None:
+        return int(pad_id)
     if config.get("pad_token_id") is not None:
         return int(config["pad_token_id"])
-    return next((int(i) for i in map(tokenizer.token_to_id, ("[PAD]", "<pad>")) if i is not None), 0)
+    default_ids = (tokenizer.token_to_id(name) for name in ("[PAD]", "<pad>"))
+    return next((int(pad_id) for pad_id in default_ids if pad_id is not None), 0)
 
 
-def _both_ends(whole: list[int | None], cut: list[int | None]) -> list[int]:
-    """Return the positions in a whole example of special tokens and, from both ends, of as many as a cut one has.
+def _head_tail_positions(full: list[int | None], truncated: list[int | None]) -> list[int]:
+    """Return the positions to keep of an untruncated example: special tokens, and half of each text from each end.
 
-    Each token is of text 0 or 1, or None for a special token.
+    Both arguments give the text of each token, 0 or 1, or None for a special token. ``truncated`` determines how many
+    tokens of each text to keep.
     """
-    kept = [n for n, text in enumerate(whole) if text is None]
+    keep = [position for position, text in enumerate(full) if text is None]
     for text in (0, 1):
-        own, share = [n for n, one in enumerate(whole) if one == text], cut.count(text)
-        kept += own[: (share + 1) // 2] + own[len(own) - share // 2 :]
-    return sorted(kept)
+        positions = [position for position, of_text in enumerate(full) if of_text == text]
+        count = truncated.count(text)
+        keep += positions[: (count + 1) // 2] + positions[len(positions) - count // 2 :]
+    return sorted(keep)
 
 
 def _check_texts(texts: Sequence[str], pairs: Sequence[str] | None) -> None:
