@@ -61,8 +61,6 @@ TESTED_ELSEWHERE = {
     "data/sources/row_reader.py": "data/test_source_formats.py",
     "data/sources/text_file.py": "data/test_source_formats.py",
     "data/sources/values.py": "data/test_source_formats.py",
-    # evaluation
-    "evaluation/provenance.py": "evaluation/test_evaluate.py",
     # models
     "models/device.py": "models/test_student_init.py",
     "models/label_gather.py": "distillation/test_objective.py",

@@ -7,11 +7,11 @@ from tiny_folder import LABELS, make_dataset, make_texts, write_csv, write_model
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
-    """A folder with a teacher, a student that has both graphs, and a classifier that is not ours."""
+    """A folder with a teacher, a student exported to fp32 and int8, and a classifier with plain labels."""
     root = tmp_path_factory.mktemp("models")
     write_model(root / "teacher", seed=1)
     write_model(root / "student", seed=2)
-    write_model(root / "foreign", plain_labels=["Positive", "Negative"], seed=3)
+    write_model(root / "plain", plain_labels=["Positive", "Negative"], seed=3)
     dataset = make_dataset({d: {"dev": (make_texts(4), ["negative", "positive"] * 2)} for d in LABELS})
     data = write_csv(root / "dev.csv", dataset, "dev")
     export(root / "student", int8=True, max_drop=100, latency=False, data=data)
@@ -20,7 +20,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def dataset(models):
-    """Texts labelled by the teacher, every fifth label turned round: it reaches exactly 80 %."""
+    """Texts with the teacher's labels, every fifth one swapped: the teacher's accuracy is exactly 80 %."""
     teacher = Predictor(models / "teacher")
     rows = {}
     for seed, domain in enumerate(LABELS):

@@ -16,7 +16,7 @@ def run(models, dataset, *names, **options):
     return evaluate_on([models / name for name in names], dataset, EvalSettings(**options))
 
 
-def test_the_teachers_scores_are_known(models, dataset):
+def test_scores_and_size_of_a_teacher_with_known_errors(models, dataset):
     [teacher] = run(models, dataset, "teacher").models
     assert teacher.average.accuracy == pytest.approx(0.8)
     assert {d: (s.n, s.accuracy) for d, s in teacher.domains.items()} == {"books": (40, 0.8), "dvd": (40, 0.8)}
@@ -26,18 +26,18 @@ def test_the_teachers_scores_are_known(models, dataset):
 
 
 @pytest.mark.parametrize("name", ["student", "student/onnx", "student/onnx/model.onnx"])
-def test_labels_are_those_of_predict(models, dataset, name):
+def test_accuracy_is_that_of_the_predictors_labels(models, dataset, name):
     predictor = Predictor(models / name)
     [result] = run(models, dataset, name).models
     for domain, scores in result.domains.items():
         rows = dataset.split(domain, "test")
         predicted = [p.label for p in predictor.predict(rows.texts, domain=domain)]
-        assert len(set(predicted)) == 2  # else the test shows little
+        assert len(set(predicted)) == 2  # otherwise the test proves little
         right = sum(a == b for a, b in zip(predicted, rows.labels, strict=True))
         assert scores.accuracy == pytest.approx(right / len(rows))
 
 
-def test_side_by_side(models, dataset):
+def test_agreement_precision_and_size_of_several_models(models, dataset):
     teacher, student, fp32, int8 = run(
         models, dataset, "teacher", "student", "student/onnx/model.onnx", "student/onnx"
     ).models
@@ -60,16 +60,16 @@ def test_side_by_side(models, dataset):
     assert 0 < student.agreement < 1
 
 
-def test_a_foreign_classifier(models, dataset):
-    [result] = run(models, dataset, "foreign").models
-    predicted = [p.label.lower() for p in Predictor(models / "foreign").predict(dataset.split("dvd", "test").texts)]
+def test_a_classifier_with_plain_labels_is_matched_by_name(models, dataset):
+    [result] = run(models, dataset, "plain").models
+    predicted = [p.label.lower() for p in Predictor(models / "plain").predict(dataset.split("dvd", "test").texts)]
     right = sum(a == b for a, b in zip(predicted, dataset.split("dvd", "test").labels, strict=True))
     assert result.domains["dvd"].accuracy == pytest.approx(right / 40)
 
 
-def test_json_is_the_contract(models, dataset, monkeypatch):
-    for name in ("RUNS", "FEWEST_RUNS"):
-        monkeypatch.setattr(latency, name, latency.TURN)
+def test_json_has_the_documented_keys(models, dataset, monkeypatch):
+    for name in ("MAX_RUNS", "MIN_RUNS"):
+        monkeypatch.setattr(latency, name, latency.BURST)
     options = {"by_label": True, "latency": True, "threads": 1}
     result = json.loads(json.dumps(run(models, dataset, "teacher", "student/onnx", **options).to_json()))
     teacher, int8 = result["models"]
@@ -77,7 +77,7 @@ def test_json_is_the_contract(models, dataset, monkeypatch):
     assert result["split"] == "test"
     assert set(teacher) == common | {"latency_ms", "latency"}
     assert set(int8) == common | {"latency_ms", "latency", "padded"}
-    # Those of the lengths that this model's position table of 160 allows.
+    # The model's position table, 160, excludes 256 tokens.
     assert [(f["tokens"], f["threads"], f["batch"]) for f in int8["latency"]] == [(n, 1, 1) for n in (16, 32, 64, 128)]
     assert all(0 < f["p50"] <= f["p95"] for f in int8["latency"] + teacher["latency"])
     assert result["machine"]
@@ -92,14 +92,14 @@ def test_json_is_the_contract(models, dataset, monkeypatch):
     assert "labels" not in run(models, dataset, "teacher").to_json()["models"][0]["domains"]["dvd"]
 
 
-def test_raw_data_from_a_file(models, dataset, tmp_path):
+def test_raw_data_is_read_from_a_file(models, dataset, tmp_path):
     source = write_csv(tmp_path / "reviews.csv", dataset, "test")
     result = evaluate([models / "teacher"], data=source, split="dev")
     assert result.split == "dev"
     assert result.models[0].average.accuracy == pytest.approx(0.8)
 
 
-def test_defaults_are_what_lies_in_the_output_folder(models, dataset, tmp_path, monkeypatch):
+def test_models_and_data_default_to_hrkd_out(models, dataset, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     source = write_csv(tmp_path / "reviews.csv", dataset, "test")
     with pytest.raises(ModelError, match="run hrkd distill first"):
@@ -107,21 +107,13 @@ def test_defaults_are_what_lies_in_the_output_folder(models, dataset, tmp_path, 
     shutil.copytree(models / "student", "hrkd-out/student")
     with pytest.raises(DataError, match="--data"):
         evaluate()
-    # The dataset that the first model was made from.
+    # Falls back to the dataset that the first model was made from.
     (tmp_path / "hrkd-out/student/hrkd.json").write_text(json.dumps({"data": {"path": "../../reviews.csv"}}))
-    seen = [model.model.replace("\\", "/") for model in evaluate().models]
-    assert seen == ["hrkd-out/student", "hrkd-out/student/onnx"]
+    names = [model.model.replace("\\", "/") for model in evaluate().models]
+    assert names == ["hrkd-out/student", "hrkd-out/student/onnx"]
 
 
-def test_a_recorded_dataset_that_is_gone(models, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(models / "teacher", "teacher")
-    (tmp_path / "teacher/hrkd.json").write_text(json.dumps({"data": {"path": "../dataset"}}))
-    with pytest.raises(DataError, match=r"dataset, which teacher was made from, is gone"):
-        evaluate(["teacher"])
-
-
-def test_wrong_arguments(models, dataset, tmp_path):
+def test_invalid_arguments_are_errors(models, dataset, tmp_path):
     source = write_csv(tmp_path / "reviews.csv", dataset, "test")
     with pytest.raises(UsageError, match="--split: 'tset' is not one of train, dev, test, all"):
         evaluate([models / "teacher"], data=source, split="tset")
@@ -134,7 +126,7 @@ def test_wrong_arguments(models, dataset, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["encoder", "pickle", "weights", "head"])
-def test_folders_that_are_no_classifier(models, dataset, tmp_path, damage):
+def test_a_folder_that_is_not_a_classifier_is_an_error(models, dataset, tmp_path, damage):
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(models / "teacher", tmp_path / "copy")
@@ -142,28 +134,28 @@ def test_folders_that_are_no_classifier(models, dataset, tmp_path, damage):
     if damage == "encoder":
         config = json.loads((tmp_path / "copy/config.json").read_text())
         (tmp_path / "copy/config.json").write_text(json.dumps(config | {"architectures": ["BertModel"]}))
-        said = r"not a text classifier \(BertModel\); .*hrkd teach"
+        message = r"not a text classifier \(BertModel\); .*hrkd teach"
     elif damage == "pickle":
         weights.rename(tmp_path / "copy/pytorch_model.bin")
-        said = r"pytorch_model\.bin, a pickle, which is never opened; convert it"
+        message = r"pytorch_model\.bin, a pickle, which is never opened; convert it"
     elif damage == "weights":
         weights.unlink()
-        said = "no weights"
+        message = "no weights"
     else:
-        kept = {name: t for name, t in load_file(weights).items() if "classifier" not in name}
-        save_file(kept, weights, metadata={"format": "pt"})
-        said = r"2 of the weights that its config.json asks for are missing.*\(classifier\.bias is one\)"
-    with pytest.raises(ModelError, match=said) as caught:
+        remaining = {name: t for name, t in load_file(weights).items() if "classifier" not in name}
+        save_file(remaining, weights, metadata={"format": "pt"})
+        message = r"2 of the weights that its config.json asks for are missing.*\(classifier\.bias is one\)"
+    with pytest.raises(ModelError, match=message) as caught:
         run(tmp_path, dataset, "copy")
     assert "\n" not in str(caught.value)
 
 
-def test_nothing_reaches_the_terminal(models, dataset, capfd):
+def test_nothing_is_printed(models, dataset, capfd):
     run(models, dataset, "teacher", "student/onnx")
     assert capfd.readouterr() == ("", "")
 
 
-def test_events_say_what_is_scored(models, dataset):
+def test_progress_events_name_the_model(models, dataset):
     seen = []
     evaluate_on([models / "student/onnx"], dataset, EvalSettings(), on_event=seen.append)
     tasks = [event.task for event in seen if not isinstance(event, Note)]
@@ -173,8 +165,8 @@ def test_events_say_what_is_scored(models, dataset):
     )
 
 
-def test_a_tokenizer_without_tokenizer_json_gives_the_same_ids(models, tmp_path):
-    # As old models are kept: a vocabulary and the name of a class.
+def test_a_tokenizer_without_tokenizer_json_gives_the_same_predictions(models, tmp_path):
+    # Old models have only a vocabulary and the name of a tokenizer class.
     shutil.copytree(models / "teacher", tmp_path / "copy")
     tokens = json.loads((tmp_path / "copy/tokenizer.json").read_text())["model"]["vocab"]
     (tmp_path / "copy/tokenizer.json").unlink()

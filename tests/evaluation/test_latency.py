@@ -6,10 +6,10 @@ import pytest
 from hrkd_cli.data.dataset import TextRows
 from hrkd_cli.evaluation import latency
 from hrkd_cli.evaluation.latency import (
-    FEWEST_RUNS,
-    RUNS,
-    TURN,
-    TURN_WARM_UP,
+    BURST,
+    BURST_WARM_UP,
+    MAX_RUNS,
+    MIN_RUNS,
     WARM_UP,
     measure_end_to_end,
     measure_forward,
@@ -52,24 +52,24 @@ def test_the_text_of_median_token_count_is_timed():
     assert median_length_text(SimpleNamespace(tokenizer=FakeTokenizer()), rows) == ("x x x x x", None)
 
 
-def test_runs_are_timed_one_text_at_a_time_after_a_warm_up(clock):
+def test_a_text_is_timed_at_batch_size_1_after_a_warm_up(clock):
     backend = FakeBackend(clock, 0.002)
     found = measure_end_to_end(backend, "a b c", None, threads=3)
-    calls = WARM_UP + RUNS // TURN * (TURN_WARM_UP + TURN)
+    calls = WARM_UP + MAX_RUNS // BURST * (BURST_WARM_UP + BURST)
     assert backend.calls == [(["a b c"], 1, None)] * calls
     assert (found.batch, found.tokens, found.threads) == (1, 3, 3)
     assert (found.p50, found.p95) == (pytest.approx(2), pytest.approx(2))
     assert set(found.to_json()) == {"p50", "p95", "batch", "tokens", "threads"}
 
 
-def test_slow_models_are_run_less_often(clock):
+def test_slow_models_run_fewer_times(clock):
     backend = FakeBackend(clock, 3.0)
     measure_end_to_end(backend, "a", None, threads=1)
-    assert len(backend.calls) == WARM_UP + FEWEST_RUNS // TURN * (TURN_WARM_UP + TURN)
+    assert len(backend.calls) == WARM_UP + MIN_RUNS // BURST * (BURST_WARM_UP + BURST)
 
 
-def test_percentiles_are_those_of_the_timed_runs(clock):
-    taken = iter([5.0] * WARM_UP + ([9.0] * TURN_WARM_UP + [1.0, *range(2, 11)]) * 2)
+def test_warm_up_runs_do_not_count_in_the_percentiles(clock):
+    taken = iter([5.0] * WARM_UP + ([9.0] * BURST_WARM_UP + [1.0, *range(2, 11)]) * 2)
 
     def call():
         clock.now += next(taken) / 1000
@@ -97,7 +97,7 @@ def fakes(clock):
     return {"fast": opener("fast"), "slow": opener("slow", factor=2), "short": opener("short", 70)}, ran
 
 
-def test_each_length_and_number_of_threads(fakes):
+def test_every_length_is_timed_with_every_number_of_threads(fakes):
     models, ran = fakes
     found = measure_forward({"a": models["fast"], "b": models["slow"]}, threads=(1, 2))
     cells = [(n, t) for t in (1, 2) for n in (16, 32, 64, 128, 256)]
@@ -108,16 +108,16 @@ def test_each_length_and_number_of_threads(fakes):
     assert {shape for _, _, shape in ran} == {(1, n) for n in (16, 32, 64, 128, 256)}
 
 
-def test_models_take_turns(fakes):
+def test_models_alternate_in_bursts(fakes):
     models, ran = fakes
     measure_forward({"a": models["fast"], "b": models["slow"]}, threads=(1,))
     order = [model for model, _, shape in ran if shape == (1, 256)]
     order = order[2 * latency.WARM_UP :]
     changes = int(np.sum(np.array(order[1:]) != np.array(order[:-1])))
-    assert changes == len(order) // (latency.TURN + latency.TURN_WARM_UP) - 1 >= 3
+    assert changes == len(order) // (latency.BURST + latency.BURST_WARM_UP) - 1 >= 3
 
 
-def test_lengths_that_a_model_cannot_read_are_left_out(fakes):
+def test_lengths_beyond_a_models_positions_are_skipped_for_all_models(fakes):
     models, _ = fakes
     found = measure_forward({"a": models["short"], "b": models["fast"]}, threads=(1,))
     assert [f.tokens for f in found["a"]] == [f.tokens for f in found["b"]] == [16, 32, 64]

@@ -3,14 +3,14 @@ import math
 import numpy as np
 import pytest
 
-from hrkd_cli.evaluation.metrics import average, score_domain, scores_to_json, wilson
+from hrkd_cli.evaluation.metrics import average_scores, score_domain, scores_to_json, wilson_interval
 
 
 def scores(truth, predicted, labels=("no", "yes")):
     return score_domain([labels[n] for n in truth], np.array([labels[n] for n in predicted]), labels)
 
 
-def test_by_hand():
+def test_scores_worked_out_by_hand():
     # no: 2 of 3 found, 2 of 3 guesses right. yes: 1 of 2 found, 1 of 2 guesses right.
     found = scores([0, 0, 0, 1, 1], [0, 0, 1, 0, 1])
     assert found.n == 5
@@ -43,7 +43,7 @@ def test_wilson_interval_by_hand():
     # 8 of 10: (0.8 + z2/20 +- z sqrt(0.016 + z2/400)) / (1 + z2/10) with z2 = 3.8415
     z2 = 1.959964**2
     half = 1.959964 * math.sqrt(0.016 + z2 / 400)
-    low, high = wilson(8, 10)
+    low, high = wilson_interval(8, 10)
     assert low == pytest.approx((0.8 + z2 / 20 - half) / (1 + z2 / 10), abs=1e-6) == pytest.approx(0.4902, abs=1e-4)
     assert high == pytest.approx((0.8 + z2 / 20 + half) / (1 + z2 / 10), abs=1e-6) == pytest.approx(0.9433, abs=1e-4)
 
@@ -53,26 +53,26 @@ def test_wilson_interval_is_the_formula(correct, n):
     z, p = 1.959963984540054, correct / n
     center, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     bounds = [(center + side * half) / (1 + z * z / n) for side in (-1, 1)]
-    assert wilson(correct, n) == pytest.approx(bounds, rel=1e-12, abs=1e-12)
+    assert wilson_interval(correct, n) == pytest.approx(bounds, rel=1e-12, abs=1e-12)
 
 
 def test_interval_stays_between_0_and_1():
-    assert 0 <= wilson(0, 7)[0] < 1e-12
-    assert 1 - 1e-12 < wilson(7, 7)[1] <= 1
-    assert wilson(7, 7)[0] < 1
+    assert 0 <= wilson_interval(0, 7)[0] < 1e-12
+    assert 1 - 1e-12 < wilson_interval(7, 7)[1] <= 1
+    assert wilson_interval(7, 7)[0] < 1
 
 
 def test_average_is_unweighted_and_its_interval_narrower():
     large, small = scores([0] * 90 + [1] * 10, [0] * 100), scores([0, 1], [0, 1])
-    mean = average({"large": large, "small": small})
+    mean = average_scores({"large": large, "small": small})
     assert mean.accuracy == pytest.approx(0.95)
     assert mean.macro_f1 == pytest.approx((large.macro_f1 + 1) / 2)
     below = math.hypot(large.accuracy - large.interval[0], small.accuracy - small.interval[0]) / 2
     assert mean.interval[0] == pytest.approx(0.95 - below)
-    assert average({"large": large}).interval == pytest.approx(large.interval)
+    assert average_scores({"large": large}).interval == pytest.approx(large.interval)
 
 
-def test_json():
+def test_json_has_the_scores_of_each_label_only_if_requested():
     found = {"books": scores([0, 1], [0, 1])}
     assert set(scores_to_json(found)["domains"]["books"]) == {"n", "accuracy", "macro_f1", "interval"}
     by_label = scores_to_json(found, by_label=True)["domains"]["books"]["labels"]["yes"]

@@ -27,24 +27,24 @@ def node(kind, *inputs):
         ([node("MatMulNBits"), node("MatMulInteger")], [("w", TensorProto.UINT8)], "int4"),
     ],
 )
-def test_precision(nodes, initializers, name):
+def test_precision_follows_from_operators_and_weights(nodes, initializers, name):
     assert weight_precision(graph(nodes, initializers)) == name
 
 
-def test_only_gathers_of_8_bit_tables_count_as_quantised():
+def test_only_gathers_of_8_bit_tables_count_as_quantized():
     model = graph(
         [node("Gather", "w", "i"), node("Gather", "f", "i")], [("w", TensorProto.UINT8), ("f", TensorProto.FLOAT)]
     )
     assert count_quantized_ops(model) == {"Gather": 1}
 
 
-def test_parameters_are_those_of_torch_in_both_precisions(models):
+def test_the_number_of_parameters_is_that_of_torch_in_fp32_and_int8(models):
     expected = sum(t.numel() for t in load_file(models / "student/model.safetensors").values())
     for name in ("model.onnx", "model_quantized.onnx"):
         assert count_parameters(load_onnx(models / "student/onnx" / name)) == expected
 
 
-def test_weights_hold_what_torch_holds(models):
+def test_weights_equal_those_of_torch(models):
     weights = load_file(models / "student/model.safetensors")
     [table] = [
         t
@@ -56,7 +56,7 @@ def test_weights_hold_what_torch_holds(models):
     )
 
 
-def test_not_a_graph(tmp_path):
+def test_a_file_that_is_not_onnx_is_an_error(tmp_path):
     (tmp_path / "x.onnx").write_bytes(b"\xff\xff")
     with pytest.raises(ModelError, match="cannot be read as an ONNX file"):
         load_onnx(tmp_path / "x.onnx")

@@ -13,7 +13,7 @@ OURS = DomainHeads.build({"books": ["negative", "positive"], "dvd": ["negative",
 
 
 class FakeBackend:
-    """Remembers how it was asked; says "positive" of texts that hold the word "good"."""
+    """Predicts "positive" for texts that contain "good"; records batch sizes and padding."""
 
     def __init__(self, *, heads=OURS, pair=False, config=None, default_batch_size=1):
         self.spec = ModelSpec(config or {}, heads, 24, pair)
@@ -26,7 +26,7 @@ class FakeBackend:
         return np.array([[0, 1, 0, 1] if "good" in text else [1, 0, 1, 0] for text in texts], dtype=np.float32)
 
 
-def fit(backend, dataset, model="m", data="d"):
+def match(backend, dataset, model="m", data="d"):
     return match_heads(backend, dataset, select_split(dataset, "test", data), model, data)
 
 
@@ -34,49 +34,49 @@ def rows(*labels, domain="books", split="test"):
     return make_dataset({domain: {split: (["a good text"] * len(labels), list(labels))}})
 
 
-def test_ours_keeps_its_heads():
-    assert fit(FakeBackend(), rows("positive")) is OURS
+def test_a_multi_domain_model_keeps_its_heads():
+    assert match(FakeBackend(), rows("positive")) is OURS
 
 
-def test_unknown_domain():
+def test_a_domain_that_the_model_lacks_is_an_error():
     with pytest.raises(DataError, match=r"data\.csv: domain 'cars' is not one of student's: books, dvd"):
-        fit(FakeBackend(), rows("positive", domain="cars"), "student", "data.csv")
+        match(FakeBackend(), rows("positive", domain="cars"), "student", "data.csv")
 
 
-def test_a_domain_without_rows_in_the_split_does_not_matter():
+def test_a_domain_without_rows_in_the_split_is_ignored():
     both = make_dataset({"books": {"test": (["a"], ["positive"])}, "cars": {"train": (["a"], ["positive"])}})
     assert list(select_split(both, "test", "d")) == ["books"]
-    assert fit(FakeBackend(), both) is OURS
+    assert match(FakeBackend(), both) is OURS
 
 
-def test_unknown_label():
+def test_a_label_that_the_model_lacks_is_an_error():
     with pytest.raises(DataError, match="label 'neutral' of domain 'books' is not one of m's: negative, positive"):
-        fit(FakeBackend(), rows("neutral", "positive"))
+        match(FakeBackend(), rows("neutral", "positive"))
 
 
-def test_pairs_must_match():
+def test_single_texts_and_pairs_do_not_mix():
     pairs = Dataset({"books": ("positive",)}, True, "", None, {"books": {"test": TextRows(["a"], ["b"], ["positive"])}})
     with pytest.raises(DataError, match="a row has two but the model m reads one text"):
-        fit(FakeBackend(), pairs)
+        match(FakeBackend(), pairs)
     with pytest.raises(DataError, match="a row has one but the model m reads two texts"):
-        fit(FakeBackend(pair=True), rows("positive"))
+        match(FakeBackend(pair=True), rows("positive"))
 
 
-def test_a_foreign_classifier_answers_for_every_domain_by_label_name():
+def test_a_classifier_with_plain_labels_is_matched_by_name_in_every_domain():
     config = {"id2label": {"0": "Positive", "1": "Negative"}}
-    foreign = FakeBackend(heads=None, pair=None, config=config)
+    plain = FakeBackend(heads=None, pair=None, config=config)
     data = make_dataset({d: {"test": (["a", "b"], ["negative", "positive"])} for d in ("cars", "pets")})
-    assert fit(foreign, data).columns == {"cars": (1, 0), "pets": (1, 0)}
+    assert match(plain, data).columns == {"cars": (1, 0), "pets": (1, 0)}
     with pytest.raises(ModelError, match="no label 'neutral'"):
-        fit(foreign, rows("neutral"))
+        match(plain, rows("neutral"))
 
 
-def test_an_empty_split():
+def test_an_empty_split_is_an_error():
     with pytest.raises(DataError, match="no rows in the test split; it has dev"):
         select_split(rows("positive", split="dev"), "test", "d")
 
 
-def test_graphs_are_scored_alone_and_padded_to_the_full_length():
+def test_onnx_files_run_at_batch_size_1_and_padded_to_the_maximum_length():
     backend = FakeBackend()
     seen = []
     labels = predict_labels(backend, OURS, {"books": TextRows(["a good text"] * 2, None, [])}, on_event=seen.append)
@@ -92,6 +92,6 @@ def test_many_rows_keep_their_order():
     assert labels["books"].tolist() == ["positive" if text == "good" else "negative" for text in texts]
 
 
-def test_agreement_is_over_all_rows():
+def test_agreement_counts_the_rows_of_all_domains_alike():
     one = {"a": np.array(["x", "x", "x"]), "b": np.array(["y"])}
     assert agreement(one, {"a": np.array(["x", "y", "x"]), "b": np.array(["x"])}) == 0.5

@@ -1,1 +1,1 @@
-"""Scoring models on labelled text: metrics, latency, comparison."""
+"""Evaluation of models on labeled text: metrics, latency, comparison."""

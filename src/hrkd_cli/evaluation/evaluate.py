@@ -1,8 +1,8 @@
-"""Teacher, student and exported graphs side by side on the same rows."""
+"""Evaluate a teacher, a student and exported files on the same rows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,24 +11,40 @@ from typing import Any
 import numpy as np
 
 from hrkd_cli.command_settings import EvalSettings
-from hrkd_cli.data.dataset import Dataset
+from hrkd_cli.data.dataset import Dataset, TextRows
+from hrkd_cli.errors import ModelError
 from hrkd_cli.evaluation.latency import Latency, measure_end_to_end, measure_forward, median_length_text
-from hrkd_cli.evaluation.linear_baseline import FLOOR, KIND, REGULARISATION, LinearBaseline, train_linear_baseline
-from hrkd_cli.evaluation.metrics import AverageScores, DomainScores, average, scores_to_json
+from hrkd_cli.evaluation.linear_baseline import (
+    BASELINE_KIND,
+    BASELINE_NAME,
+    REGULARIZATION,
+    LinearBaseline,
+    train_linear_baseline,
+)
+from hrkd_cli.evaluation.metrics import AverageScores, DomainScores, average_scores, scores_to_json
 from hrkd_cli.evaluation.onnx_inspect import count_parameters, load_onnx, weight_precision
-from hrkd_cli.evaluation.provenance import default_data, default_models, read_provenance, restrict_to_single_domain
-from hrkd_cli.evaluation.scoring import Labels, agreement, match_heads, predict_labels, score_labels, select_split
+from hrkd_cli.evaluation.provenance import default_data, read_provenance, restrict_to_single_domain
+from hrkd_cli.evaluation.scoring import (
+    PredictedLabels,
+    agreement,
+    match_heads,
+    predict_labels,
+    score_labels,
+    select_split,
+)
 from hrkd_cli.events import Note, OnEvent, ignore
+from hrkd_cli.layout import STUDENT_OUT, TEACHER_OUT, ModelFiles, OnnxFiles
 from hrkd_cli.machine import machine_name, usable_cpus
-from hrkd_cli.predict.backend import open_backend
+from hrkd_cli.predict.backend import Backend, open_backend
+from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.predict.model_location import locate_model
 
 
 @dataclass(frozen=True, slots=True)
 class PaddedScores:
-    """An ONNX graph scored once more in padded batches, where dynamic int8 gives other results.
+    """Accuracy of an ONNX file in padded batches, which change the results of dynamic int8.
 
-    ``disagreement`` is the share of rows whose label differs from that at batch 1.
+    ``disagreement`` is the fraction of rows whose label differs from the one at batch size 1.
     """
 
     accuracy: float
@@ -37,18 +53,21 @@ class PaddedScores:
 
 @dataclass(frozen=True, slots=True)
 class ModelResult:
-    """Scores and facts of one model.
+    """Scores, size and latency of one model.
 
     Attributes:
-        model: the argument as it was given; of the floor, what it is.
-        kind: ``"torch"``, ``"onnx"`` or ``"floor"``.
-        domains: scores by domain; an ONNX graph's are those at batch 1.
-        agreement: share of rows with the same label as the first model's.
-        file: the weights; None for the floor, as their precision (as ``"int8"``), number and bytes.
-        padded: a graph in padded batches.
-        latency: from text to logits, where it was asked for.
-        latency_lengths: of a forward pass, by number of tokens and threads, likewise.
-        floor: how the floor was made; None for a model.
+        model: the argument of ``evaluate``; a description for the linear baseline.
+        kind: ``"torch"``, ``"onnx"`` or ``"floor"`` (the linear baseline).
+        domains: scores by domain, for an ONNX file at batch size 1.
+        agreement: fraction of rows with the same label as the first model's.
+        file: name of the weight file. This and the next three fields are None for the linear baseline.
+        precision: ``"fp32"`` or that of an ONNX file, such as ``"int8"``.
+        parameters: number of parameters.
+        bytes: size of the weights on disk.
+        padded: accuracy of an ONNX file in padded batches.
+        latency: end-to-end latency, if requested.
+        latency_lengths: latency of a forward pass by number of tokens and threads, if requested.
+        floor: details of the linear baseline; None for a model.
     """
 
     model: str
@@ -67,30 +86,34 @@ class ModelResult:
     @property
     def average(self) -> AverageScores:
         """Unweighted means over domains."""
-        return average(self.domains)
+        return average_scores(self.domains)
 
     def to_json(self, *, by_label: bool = False) -> dict[str, Any]:
-        """Return the figures as plain values; what does not apply is left out."""
-        facts = ("model", "file", "kind", "precision", "parameters", "bytes")
-        entry: dict[str, Any] = {name: getattr(self, name) for name in facts}
+        """Return the result as plain values, without what does not apply to this model."""
+        common = ("model", "file", "kind", "precision", "parameters", "bytes")
+        entry: dict[str, Any] = {name: getattr(self, name) for name in common}
         if self.floor is not None:
-            floor = {"train_rows": self.floor.rows, "words": self.floor.words}
-            entry["floor"] = {**floor, "regularisation": REGULARISATION}
+            size = {"train_rows": self.floor.rows, "words": self.floor.words}
+            entry["floor"] = {**size, "regularisation": REGULARIZATION}
         if self.padded is not None:
             entry["padded"] = asdict(self.padded)
         entry |= {**scores_to_json(self.domains, by_label=by_label), "agreement": self.agreement}
         if self.latency is not None:
             entry["latency_ms"] = self.latency.to_json()
         if self.latency_lengths:
-            entry["latency"] = [figure.to_json() for figure in self.latency_lengths]
+            entry["latency"] = [latency.to_json() for latency in self.latency_lengths]
         return entry
 
 
 @dataclass(frozen=True, slots=True)
 class EvalResult:
-    """Several models on the same rows of a split; the floor is last.
+    """Results of several models on the same rows of a split; the linear baseline is last.
 
-    ``by_label``: whether ``to_json`` lists the scores of each label. ``machine`` is what latencies were measured on.
+    Attributes:
+        split: the split that was scored.
+        models: results in the order of the arguments.
+        by_label: whether ``to_json`` includes the scores of each label.
+        machine: the machine on which latencies were measured; empty without latencies.
     """
 
     split: str
@@ -107,37 +130,50 @@ class EvalResult:
 def evaluate(
     models: Sequence[str | Path] | str | Path | None = None, *, on_event: OnEvent = ignore, **options: Any
 ) -> EvalResult:
-    """Evaluate models side by side.
+    """Evaluate models on the same rows.
 
     Args:
-        models: model folders, ``onnx`` folders, ``.onnx`` files or hub ids; None for those of hrkd-out.
-        on_event: told what is being done.
-        **options: ``data``, ``split``, ``by_label``, ``latency``, ``threads``, ``device`` and ``floor``: the other
-            fields of ``hrkd_cli.command_settings.EvalSettings``. ``data`` may be a path; None is hrkd-out/dataset,
-            else what the first model was made from.
+        models: model folders, ``onnx`` folders, ``.onnx`` files or hub ids; None for those in ``hrkd-out``.
+        on_event: called with every event.
+        **options: the other fields of ``hrkd_cli.command_settings.EvalSettings``: ``data``, ``split``, ``by_label``,
+            ``latency``, ``threads``, ``device`` and ``floor``. Without ``data``, evaluates on hrkd-out/dataset, else on
+            the data that the first model was made from.
 
     Raises:
-        UsageError: an option that no run could use.
-        ModelError: something that is not a classifier, or that does not fit the data.
-        DataError: data that cannot be read, or that does not fit the models.
+        UsageError: an option is invalid.
+        ModelError: a model is not a classifier, or does not match the data.
+        DataError: the data cannot be read, or does not match the models.
     """
     from hrkd_cli.data.dataset_loading import load_for_evaluation
 
     settings = EvalSettings(**options)
     if isinstance(models, (str, Path)):
         models = [models]
-    chosen = list(models) if models else default_models()
-    for model in chosen:
-        locate_model(model)  # A wrong name among several is reported before the first is scored.
-    source = settings.data if settings.data is not None else default_data(chosen)
+    names = list(models) if models else _default_models()
+    for name in names:
+        locate_model(name)  # Report a mistyped name before the first model is scored.
+    source = settings.data if settings.data is not None else default_data(names)
     dataset = load_for_evaluation(source, settings.split, on_event=on_event)
-    for model in chosen:
-        made_from = read_provenance(model)
-        if made_from and made_from.differs_from(dataset):
-            text = f"{model} was made from other data than {source}: it may have learnt from rows that are scored here"
+    for name in names:
+        provenance = read_provenance(name)
+        if provenance and provenance.differs_from(dataset):
+            text = f"{name} was made from other data than {source}: it may have seen the rows that are scored here"
             on_event(Note(text, warning=True))
-    common = restrict_to_single_domain(chosen, dataset, str(source), on_event=on_event)
-    return evaluate_on(chosen, common, settings, data=str(source), learn_from=dataset, on_event=on_event)
+    common = restrict_to_single_domain(names, dataset, str(source), on_event=on_event)
+    return evaluate_on(names, common, settings, data=str(source), train_data=dataset, on_event=on_event)
+
+
+def _default_models() -> list[Path]:
+    """Return the teacher, student and exported files in ``hrkd-out``; ModelError if there are none."""
+    models = [folder for folder in (TEACHER_OUT, STUDENT_OUT) if (folder / ModelFiles.config).is_file()]
+    onnx_folder = STUDENT_OUT / ModelFiles.onnx
+    if any((onnx_folder / name).is_file() for name in (OnnxFiles.int8, OnnxFiles.fp32)):
+        models.append(onnx_folder)
+    if not models:
+        raise ModelError(
+            f"no model in {TEACHER_OUT} or {STUDENT_OUT}: name models to compare, or run hrkd distill first"
+        )
+    return models
 
 
 def evaluate_on(
@@ -146,45 +182,44 @@ def evaluate_on(
     settings: EvalSettings,
     *,
     data: str = "the data",
-    learn_from: Dataset | None = None,
+    train_data: Dataset | None = None,
     on_event: OnEvent = ignore,
 ) -> EvalResult:
-    """Evaluate models (at least one) on a dataset in memory, which messages call ``data``.
+    """Evaluate models (at least one) on a dataset in memory. Errors call it ``data``.
 
-    The floor learns from the train rows of ``learn_from``, or of the dataset. ``models`` and ``data`` of the settings
-    are not read.
+    The linear baseline is trained on the train rows of ``train_data``, by default the dataset. Ignores ``models`` and
+    ``data`` in the settings.
     """
     split, device, threads = str(settings.split), str(settings.device), settings.threads or usable_cpus()
     rows = select_split(dataset, split, data)
-    floor = train_linear_baseline(learn_from or dataset, rows, split, data, on_event) if settings.floor else None
+    baseline = None
+    if settings.floor:
+        baseline = train_linear_baseline(train_data or dataset, rows, split, data, on_event)
     results: list[ModelResult] = []
-    first: Labels = {}
-    typical: tuple[str, str | None] | None = None  # one text for all models: the times are compared
+    first_labels: PredictedLabels = {}
+    timed_text: tuple[str, str | None] | None = None  # the same for all models, so that times are comparable
     for model in models:
         backend = open_backend(model, threads=threads, device=device)
         heads = match_heads(backend, dataset, rows, str(model), data)
         labels = predict_labels(backend, heads, rows, task=f"scoring {model}", on_event=on_event)
+        first_labels = first_labels or labels
+        precision, parameters = "fp32", backend.parameters
         padded = latency = None
-        weights, parameters = "fp32", backend.parameters
         if backend.kind == "onnx":
-            graph = load_onnx(Path(backend.name_or_path))
-            weights, parameters = weight_precision(graph), count_parameters(graph)
-            task = f"scoring {model} in padded batches"
-            found = predict_labels(backend, heads, rows, padded=True, task=task, on_event=on_event)
-            changed = np.concatenate([labels[domain] != found[domain] for domain in rows])
-            padded = PaddedScores(average(score_labels(found, heads.labels, rows)).accuracy, float(changed.mean()))
+            onnx_model = load_onnx(Path(backend.name_or_path))
+            precision, parameters = weight_precision(onnx_model), count_parameters(onnx_model)
+            padded = _score_padded(backend, heads, rows, labels, f"scoring {model} in padded batches", on_event)
         if settings.latency:
-            typical = typical or median_length_text(backend, rows)
+            timed_text = timed_text or median_length_text(backend, rows)
             on_event(Note(f"timing {model}"))
-            latency = measure_end_to_end(backend, *typical, threads=threads)
-        first = first or labels
+            latency = measure_end_to_end(backend, *timed_text, threads=threads)
         result = ModelResult(
             str(model),
             backend.kind,
             score_labels(labels, heads.labels, rows),
-            agreement(labels, first),
+            agreement(labels, first_labels),
             file=backend.file,
-            precision=weights,
+            precision=precision,
             parameters=parameters,
             bytes=backend.bytes,
             padded=padded,
@@ -193,12 +228,28 @@ def evaluate_on(
         results.append(result)
     if settings.latency:
         on_event(Note("timing by number of tokens"))
-        # By position: the same model may be named twice.
+        # Keyed by position: the same model may be named twice.
         openers = {str(n): partial(open_backend, model, device=device) for n, model in enumerate(models)}
-        times = measure_forward(openers, threads=sorted({1, threads}), on_event=on_event)
-        results = [replace(result, latency_lengths=times[str(n)]) for n, result in enumerate(results)]
-    if floor is not None:
-        scores = score_labels(floor.labels, dataset.labels, rows)
-        results.append(ModelResult(FLOOR, KIND, scores, agreement(floor.labels, first), floor=floor))
+        latencies = measure_forward(openers, threads=sorted({1, threads}), on_event=on_event)
+        results = [replace(result, latency_lengths=latencies[str(n)]) for n, result in enumerate(results)]
+    if baseline is not None:
+        scores = score_labels(baseline.labels, dataset.labels, rows)
+        agreed = agreement(baseline.labels, first_labels)
+        results.append(ModelResult(BASELINE_NAME, BASELINE_KIND, scores, agreed, floor=baseline))
     machine = machine_name() if settings.latency else ""
     return EvalResult(split, tuple(results), by_label=settings.by_label, machine=machine)
+
+
+def _score_padded(
+    backend: Backend,
+    heads: DomainHeads,
+    rows: Mapping[str, TextRows],
+    labels: PredictedLabels,
+    task: str,
+    on_event: OnEvent,
+) -> PaddedScores:
+    """Score a backend in padded batches and compare with ``labels``, those at batch size 1."""
+    padded_labels = predict_labels(backend, heads, rows, padded=True, task=task, on_event=on_event)
+    accuracy = average_scores(score_labels(padded_labels, heads.labels, rows)).accuracy
+    differs = np.concatenate([labels[domain] != padded_labels[domain] for domain in rows])
+    return PaddedScores(accuracy, float(differs.mean()))

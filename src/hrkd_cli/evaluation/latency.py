@@ -1,4 +1,4 @@
-"""How long models take: from text to logits, and a forward pass by number of tokens and threads."""
+"""Latency of models: end to end, and of a forward pass by number of tokens and threads."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from hrkd_cli.predict.model_spec import position_limit
 
 LENGTHS = (16, 32, 64, 128, 256)
 WARM_UP = 10
-RUNS = 100
-FEWEST_RUNS = 20
-TURN = 10
-TURN_WARM_UP = 3
-TEXT_SECONDS = 10.0  # for the timing of one text
-LENGTH_SECONDS = 0.5  # for each model, length and number of threads
-SAMPLE = 500  # rows among which a text of median length is looked for
+MAX_RUNS = 100
+MIN_RUNS = 20
+BURST = 10  # timed runs of one model before the next model's
+BURST_WARM_UP = 3
+END_TO_END_SECONDS = 10.0
+FORWARD_SECONDS = 0.5  # per model, length and number of threads
+SAMPLE_SIZE = 500  # texts from which the one of median length is chosen
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Milliseconds for one text, median and 95th percentile, at a number of tokens and of threads."""
+    """Milliseconds per text (median and 95th percentile) for a number of tokens and threads."""
 
     tokens: int
     threads: int
@@ -44,69 +44,67 @@ class Latency:
 
 
 def sample_texts(rows: Mapping[str, TextRows], count: int) -> tuple[list[str], list[str] | None]:
-    """Return at most ``count`` evenly spread texts of all domains, and their second texts where they have some."""
+    """Return up to ``count`` evenly spaced texts of all domains, and their second texts if the rows are pairs."""
     texts = [text for part in rows.values() for text in part.texts]
     pairs = [text for part in rows.values() for text in part.pairs or ()]
-    chosen = np.linspace(0, len(texts) - 1, num=min(count, len(texts))).round().astype(int)
-    return [texts[i] for i in chosen], [pairs[i] for i in chosen] if pairs else None
+    indices = np.linspace(0, len(texts) - 1, num=min(count, len(texts))).round().astype(int)
+    return [texts[i] for i in indices], [pairs[i] for i in indices] if pairs else None
 
 
 def median_length_text(backend: Backend, rows: Mapping[str, TextRows]) -> tuple[str, str | None]:
-    """Return the text (and second text) of median token count, over evenly spread rows of all domains."""
-    texts, pairs = sample_texts(rows, SAMPLE)
+    """Return the text (or pair) with the median number of tokens, in a sample of all domains."""
+    texts, pairs = sample_texts(rows, SAMPLE_SIZE)
     lengths = [len(example) for example in backend.tokenizer.encode(texts, pairs)]
     median = sorted(range(len(lengths)), key=lengths.__getitem__)[(len(lengths) - 1) // 2]
     return texts[median], pairs[median] if pairs else None
 
 
 def measure_end_to_end(backend: Backend, text: str, pair: str | None, *, threads: int) -> Latency:
-    """Time a loaded classifier from text to logits, tokenization included; ``threads`` is what it was opened with."""
+    """Time a classifier from text to logits, including tokenization; ``threads`` is the number it was opened with."""
     texts, pairs = [text], None if pair is None else [pair]
     tokens = len(backend.tokenizer.encode(texts, pairs)[0])
-    calls = {"": lambda: backend.logits(texts, pairs, batch_size=1)}
-    return Latency(tokens, threads, *time_interleaved(calls, TEXT_SECONDS)[""])
+    p50, p95 = time_interleaved({"": lambda: backend.logits(texts, pairs, batch_size=1)}, END_TO_END_SECONDS)[""]
+    return Latency(tokens, threads, p50, p95)
 
 
 def measure_forward(
     models: Mapping[str, Callable[..., Backend]], *, threads: Sequence[int], on_event: OnEvent = ignore
 ) -> dict[str, tuple[Latency, ...]]:
-    """Time forward passes of models side by side at batch 1, at those of ``LENGTHS`` that all of them can read.
+    """Time forward passes of several models at batch size 1, for the ``LENGTHS`` that all of them support.
 
-    ``models`` are functions that open a model with a number of threads, by name.
+    ``models`` maps names to functions that open a model with a number of threads.
     """
-    found: dict[str, list[Latency]] = {name: [] for name in models}
+    latencies: dict[str, list[Latency]] = {name: [] for name in models}
     done = 0
     for count in threads:
-        opened = {name: open_model(threads=count) for name, open_model in models.items()}
-        longest = min(position_limit(backend.spec.config) or LENGTHS[-1] for backend in opened.values())
-        lengths = [tokens for tokens in LENGTHS if tokens <= longest]
+        backends = {name: open_model(threads=count) for name, open_model in models.items()}
+        max_tokens = min(position_limit(backend.spec.config) or LENGTHS[-1] for backend in backends.values())
+        lengths = [tokens for tokens in LENGTHS if tokens <= max_tokens]
         for tokens in lengths:
-            # Which tokens does not matter to the time, and every vocabulary has id 1.
+            # The ids do not affect the time, and every vocabulary has id 1.
             ids = np.ones((1, tokens), dtype=np.int64)
             arrays = {"input_ids": ids, "attention_mask": ids, "token_type_ids": np.zeros_like(ids)}
-            calls = {name: partial(backend.forward, arrays) for name, backend in opened.items()}
-            for name, times in time_interleaved(calls, LENGTH_SECONDS).items():
-                found[name].append(Latency(tokens, count, *times))
+            calls = {name: partial(backend.forward, arrays) for name, backend in backends.items()}
+            for name, (p50, p95) in time_interleaved(calls, FORWARD_SECONDS).items():
+                latencies[name].append(Latency(tokens, count, p50, p95))
             done += 1
             on_event(Progress("timing", done, len(lengths) * len(threads)))
-    return {name: tuple(times) for name, times in found.items()}
+    return {name: tuple(by_length) for name, by_length in latencies.items()}
 
 
 def time_interleaved(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, tuple[float, float]]:
-    """Return the median and the 95th percentile of each call in milliseconds, after a warm-up.
+    """Return the median and 95th percentile of each call's time in milliseconds, after a warm-up.
 
-    Every call is made a few times, again and again: what slows the machine for a while slows all of them. Not once
-    each: the threads of the call before still spin for a while, and would take the processor from the next. Within
-    ``seconds`` for each call there are up to ``RUNS`` runs, but no fewer than ``FEWEST_RUNS``.
+    The calls alternate in bursts of ``BURST`` runs, so that a slow phase of the machine slows all of them. Alternating
+    single runs would be wrong: the previous call's threads still spin for a while and compete with the next call. Each
+    call gets about ``seconds``: at least ``MIN_RUNS`` and at most ``MAX_RUNS`` runs.
     """
-    timed = partial(repeat, timer=time.perf_counter, number=1)
-    slowest = max(sum(timed(call, repeat=WARM_UP)) / WARM_UP for call in calls.values())
-    runs = min(RUNS, max(FEWEST_RUNS, int(seconds / slowest))) if slowest > 0 else RUNS
+    time_runs = partial(repeat, timer=time.perf_counter, number=1)
+    slowest = max(sum(time_runs(call, repeat=WARM_UP)) / WARM_UP for call in calls.values())
+    runs = min(MAX_RUNS, max(MIN_RUNS, int(seconds / slowest))) if slowest > 0 else MAX_RUNS
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(runs // TURN):
+    for _ in range(runs // BURST):
         for name, call in calls.items():
-            timed(call, repeat=TURN_WARM_UP)
-            times[name] += timed(call, repeat=TURN)
-    return {
-        name: (1e3 * float(np.median(taken)), 1e3 * float(np.percentile(taken, 95))) for name, taken in times.items()
-    }
+            time_runs(call, repeat=BURST_WARM_UP)
+            times[name] += time_runs(call, repeat=BURST)
+    return {name: (1e3 * float(np.median(own)), 1e3 * float(np.percentile(own, 95))) for name, own in times.items()}

@@ -1,4 +1,4 @@
-"""Scores of predicted labels and their intervals, by scikit-learn and scipy."""
+"""Accuracy, F1 and confidence intervals, computed by scikit-learn and scipy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class LabelScores:
-    """Precision, recall and F1 of one label (0 where they have no rows), and its number of rows."""
+    """Precision, recall and F1 of one label (0 if undefined), and its number of rows."""
 
     precision: float
     recall: float
@@ -28,11 +28,11 @@ class DomainScores:
     """Scores of one domain.
 
     Attributes:
-        n: rows.
-        accuracy: share of right labels.
-        macro_f1: unweighted mean of the labels' F1, over the labels that occur in the rows or in the predictions.
-        interval: 95 % interval of the accuracy.
-        labels: scores by label, every label of the domain.
+        n: number of rows.
+        accuracy: fraction of correct labels.
+        macro_f1: unweighted mean F1 of the labels that occur in the rows or the predictions.
+        interval: 95 % confidence interval of the accuracy.
+        labels: scores of every label of the domain.
     """
 
     n: int
@@ -44,7 +44,7 @@ class DomainScores:
 
 @dataclass(frozen=True, slots=True)
 class AverageScores:
-    """Unweighted means over domains, and the 95 % interval of the mean accuracy."""
+    """Unweighted means over domains, and the 95 % confidence interval of the mean accuracy."""
 
     accuracy: float
     macro_f1: float
@@ -52,26 +52,28 @@ class AverageScores:
 
 
 def score_domain(
-    truth: Sequence[str] | npt.NDArray[np.str_], predicted: npt.NDArray[np.str_], labels: Sequence[str]
+    true_labels: Sequence[str] | npt.NDArray[np.str_], predicted: npt.NDArray[np.str_], labels: Sequence[str]
 ) -> DomainScores:
-    """Score one domain's predictions: label names of its rows (at least one), right and predicted, among ``labels``."""
+    """Score the predictions for one domain's rows (at least one); ``labels`` are the domain's label names."""
     from sklearn.metrics import precision_recall_fscore_support
 
-    truth = np.asarray(truth)
-    precision, recall, f1, support = precision_recall_fscore_support(truth, predicted, labels=labels, zero_division=0)
+    true_labels = np.asarray(true_labels)
+    precision, recall, f1, support = precision_recall_fscore_support(
+        true_labels, predicted, labels=labels, zero_division=0
+    )
     scores = {
         name: LabelScores(float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
         for i, name in enumerate(labels)
     }
-    macro_f1 = float(f1[np.isin(labels, np.union1d(truth, predicted))].mean())
-    n, correct = len(truth), int((truth == predicted).sum())
-    return DomainScores(n, correct / n, macro_f1, wilson(correct, n), scores)
+    macro_f1 = float(f1[np.isin(labels, np.union1d(true_labels, predicted))].mean())
+    n, correct = len(true_labels), int((true_labels == predicted).sum())
+    return DomainScores(n, correct / n, macro_f1, wilson_interval(correct, n), scores)
 
 
-def average(domains: Mapping[str, DomainScores]) -> AverageScores:
+def average_scores(domains: Mapping[str, DomainScores]) -> AverageScores:
     """Return the unweighted mean over domains (at least one).
 
-    The interval combines the domains' own: its half-widths are ``sqrt(sum (p_d - bound_d)^2) / D`` (MOVER).
+    The interval combines those of the D domains by MOVER: its half-widths are ``sqrt(sum (p_d - bound_d)^2) / D``.
     """
     scores, count = domains.values(), len(domains)
     accuracy = sum(d.accuracy for d in scores) / count
@@ -81,17 +83,17 @@ def average(domains: Mapping[str, DomainScores]) -> AverageScores:
 
 
 def scores_to_json(domains: Mapping[str, DomainScores], *, by_label: bool = False) -> dict[str, Any]:
-    """Return scores and their average as plain values."""
+    """Return the scores and their average as plain values."""
     plain = {name: asdict(scores) | {"interval": list(scores.interval)} for name, scores in domains.items()}
     if not by_label:
         for entry in plain.values():
             del entry["labels"]
-    mean = average(domains)
+    mean = average_scores(domains)
     return {"domains": plain, "average": asdict(mean) | {"interval": list(mean.interval)}}
 
 
-def wilson(correct: int, n: int) -> Interval:
-    """Return Wilson's 95 % score interval of a share, which is right for small n and near 0 and 1, too."""
+def wilson_interval(correct: int, n: int) -> Interval:
+    """Return Wilson's 95 % score interval of a proportion, which also holds for small n and near 0 and 1."""
     from scipy.stats import binomtest
 
     low, high = binomtest(correct, n).proportion_ci(method="wilson")

@@ -1,4 +1,4 @@
-"""What an ONNX file consists of: its precision, its parameters, its quantized operators."""
+"""Inspect an ONNX file: its precision, number of parameters and quantized operators."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from onnx import TensorProto
 from hrkd_cli.errors import ModelError, one_line
 
 INT8_TYPES = frozenset({TensorProto.INT8, TensorProto.UINT8})
-INTEGER_OPS = frozenset({"MatMulInteger", "ConvInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QAttention"})
-STATIC_OPS = frozenset({"QLinearMatMul", "QLinearConv", "QGemm", "QuantizeLinear"})
+INT8_OPS = frozenset({"MatMulInteger", "ConvInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QAttention"})
+STATIC_INT8_OPS = frozenset({"QLinearMatMul", "QLinearConv", "QGemm", "QuantizeLinear"})
 INT4_OPS = frozenset({"MatMulNBits", "GatherBlockQuantized"})
 _WEIGHT_TYPES = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.UINT4} | INT8_TYPES
 _QUANTIZER_SUFFIXES = ("_scale", "_scales", "_zero_point", "_zero_points")
 
 
 def load_onnx(path: Path) -> Any:
-    """Read an ONNX file; ModelError if it is none."""
+    """Load an ONNX file; ModelError if it cannot be read."""
     try:
         return onnx.load(str(path))
-    # protobuf has an exception class of its own, which onnx does not name.
+    # protobuf raises its own exception class, which onnx does not export.
     except Exception as error:
         raise ModelError(f"{path}: cannot be read as an ONNX file ({one_line(error)})") from None
 
 
 def weight_precision(model: Any) -> str:
-    """Name a graph's precision: ``fp32``, ``fp16``, ``int8``, ``int8-static`` or ``int4``."""
+    """Return the precision of the weights: ``fp32``, ``fp16``, ``int8``, ``int8-static`` or ``int4``."""
     operators = {node.op_type for node in model.graph.node}
     if operators & INT4_OPS:
         return "int4"
-    if operators & STATIC_OPS:
+    if operators & STATIC_INT8_OPS:
         return "int8-static"
     if count_quantized_ops(model):
         return "int8"
@@ -44,38 +44,39 @@ def weight_precision(model: Any) -> str:
 
 
 def count_quantized_ops(model: Any) -> dict[str, int]:
-    """Count the operators that read weights of 8 or 4 bits, by type, most frequent first.
+    """Count the operators that read 8-bit or 4-bit weights, by type, most frequent first.
 
-    A MatMul counts where its weight comes from DequantizeLinear, which onnxruntime makes one integer product of.
+    A MatMul whose weight comes from DequantizeLinear counts: onnxruntime fuses both into an integer product.
     """
-    stored = {tensor.name for tensor in model.graph.initializer if tensor.data_type in INT8_TYPES}
+    int8_weights = {tensor.name for tensor in model.graph.initializer if tensor.data_type in INT8_TYPES}
     nodes = model.graph.node
-    restored = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear" and node.input[0] in stored}
-    weights = {"Gather": stored, "MatMul": restored}
+    dequantized = {
+        node.output[0] for node in nodes if node.op_type == "DequantizeLinear" and node.input[0] in int8_weights
+    }
+    weights = {"Gather": int8_weights, "MatMul": dequantized}
     counts = Counter(
         node.op_type
         for node in nodes
-        if node.op_type in INTEGER_OPS | INT4_OPS or not weights.get(node.op_type, set()).isdisjoint(node.input)
+        if node.op_type in INT8_OPS | INT4_OPS or not weights.get(node.op_type, set()).isdisjoint(node.input)
     )
     return dict(counts.most_common())
 
 
 def count_parameters(model: Any) -> int:
-    """Count the numbers in the weights: what torch counts as parameters, whatever precision they are stored in.
+    """Count the parameters as torch does, whatever precision they are stored in.
 
-    Scales and zero points are not parameters. A weight that equals another is stored once and passed on by an Identity
-    node; it counts twice.
+    Scales and zero points do not count. Equal weights are stored once and reused through an Identity node; each counts.
     """
     nodes = model.graph.node
-    # A product in 4 bits says its size itself: its numbers are packed into bytes.
+    # 4-bit weights are packed into bytes; the node's attributes have their real size.
     packed = {node.input[1]: {a.name: a.i for a in node.attribute} for node in nodes if node.op_type == "MatMulNBits"}
     sizes: dict[str, int] = {}
     for tensor in model.graph.initializer:
         size = math.prod(tensor.dims)
-        # A single number is a constant of the graph (an epsilon, a scale), not a weight.
+        # A scalar is a constant (an epsilon, a scale), not a weight.
         if tensor.data_type in _WEIGHT_TYPES and size > 1 and not tensor.name.endswith(_QUANTIZER_SUFFIXES):
-            own = packed.get(tensor.name)
-            sizes[tensor.name] = own["K"] * own["N"] if own else size
+            attributes = packed.get(tensor.name)
+            sizes[tensor.name] = attributes["K"] * attributes["N"] if attributes else size
     casts = {node.output[0]: node.input[0] for node in nodes if node.op_type == "Cast"}  # of fp16 weights
     shared = [node.input[0] for node in nodes if node.op_type == "Identity"]
     return sum(sizes.values()) + sum(sizes.get(casts.get(name, name), 0) for name in shared)

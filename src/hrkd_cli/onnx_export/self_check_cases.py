@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 
 from hrkd_cli.errors import ModelError
-from hrkd_cli.evaluation.onnx_inspect import INTEGER_OPS, STATIC_OPS, load_onnx
+from hrkd_cli.evaluation.onnx_inspect import INT8_OPS, STATIC_INT8_OPS, load_onnx
 from hrkd_cli.layout import PREDICTOR_ARCHIVE, ModelFiles, OnnxFiles
 from hrkd_cli.predict.backend import OnnxBackend
 from hrkd_cli.predict.heads import DomainHeads, FloatArray
@@ -37,7 +37,7 @@ INT8_TOLERANCE_FACTOR = 3
 """Allowed error, as a multiple of the error of 8-bit arithmetic measured at export. Products saturate on CPUs with AVX2
 but without VNNI; in emulation, that multiplied the error of distilled students by up to 2.4 and changed no label."""
 
-_INTEGER_OPS = INTEGER_OPS | STATIC_OPS | {"DynamicQuantizeLinear"}
+_INTEGER_OPS = INT8_OPS | STATIC_INT8_OPS | {"DynamicQuantizeLinear"}
 _FP32_ARITHMETIC = 1  # onnxruntime's accuracy_level of 4-bit products
 _CANDIDATES_PER_CASE = 8
 _LENGTHS = (3, 8, 20)  # tokens, in turn; the next length exceeds the model's maximum

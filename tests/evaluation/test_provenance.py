@@ -1,0 +1,97 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hrkd_cli import evaluate
+from hrkd_cli.errors import DataError, UsageError
+from hrkd_cli.evaluation.provenance import DataProvenance, default_data, read_provenance, restrict_to_single_domain
+from hrkd_cli.events import Note
+from tiny_folder import make_dataset, make_texts
+
+
+def write_json(folder, name, content):
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture
+def single(tmp_path):
+    """Return a function that writes a single-domain model (its configuration only)."""
+
+    def write(domain):
+        folder = write_json(tmp_path / domain, "config.json", {"hrkd": {"domain": domain}})
+        (folder / "model.safetensors").touch()
+        return folder
+
+    return write
+
+
+def dataset_of(*domains, path=None):
+    rows = {"test": (make_texts(2), ["negative", "positive"])}
+    return make_dataset(dict.fromkeys(domains, rows), path=path)
+
+
+def test_the_recorded_path_is_relative_to_the_model(tmp_path):
+    student = write_json(tmp_path / "student", "config.json", {})
+    assert read_provenance(student) is None
+    write_json(student, "hrkd.json", {"data": {"path": "../dataset", "fingerprint": "abc"}})
+    assert read_provenance(student) == DataProvenance(tmp_path / "dataset", "abc")
+    assert read_provenance("owner/hub-id") is None
+
+
+def test_only_prepared_datasets_can_differ(tmp_path):
+    prepared, raw = dataset_of("books", path=tmp_path), dataset_of("books")
+    other, same = DataProvenance(tmp_path, "other"), DataProvenance(tmp_path, prepared.fingerprint)
+    assert (other.differs_from(prepared), same.differs_from(prepared), other.differs_from(raw)) == (True, False, False)
+
+
+def test_data_defaults_to_hrkd_out_then_to_the_first_models_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    student = write_json(tmp_path / "student", "config.json", {})
+    with pytest.raises(DataError, match=r"no dataset in .*dataset; say which one to use with --data"):
+        default_data([student])
+    write_json(student, "hrkd.json", {"data": {"path": "../reviews"}})
+    with pytest.raises(DataError, match=r"reviews, which .* was made from, is gone"):
+        default_data([student])
+    (tmp_path / "reviews").mkdir()
+    assert default_data([student]) == tmp_path / "reviews"
+    write_json(tmp_path / "hrkd-out", "config.json", {})
+    write_json(tmp_path / "hrkd-out/dataset", "dataset.json", {})
+    assert default_data([student]) == Path("hrkd-out/dataset")
+
+
+def test_evaluate_names_recorded_data_that_is_gone(models, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(models / "teacher", "teacher")
+    (tmp_path / "teacher/hrkd.json").write_text(json.dumps({"data": {"path": "../dataset"}}))
+    with pytest.raises(DataError, match=r"dataset, which teacher was made from, is gone"):
+        evaluate(["teacher"])
+
+
+def test_a_single_domain_model_restricts_the_rows_to_its_domain(single, models):
+    events = []
+    dataset = dataset_of("books", "dvd")
+    restricted = restrict_to_single_domain([models / "teacher", single("dvd")], dataset, "data", on_event=events.append)
+    assert restricted.domains == ("dvd",)
+    assert [event.text for event in events if isinstance(event, Note)] == [
+        f"{single('dvd')} is the head of dvd alone: only that domain's rows are scored"
+    ]
+    assert restrict_to_single_domain([models / "teacher"], dataset, "data") is dataset
+
+
+def test_data_of_one_domain_is_not_restricted(single):
+    dataset = dataset_of("new")
+    assert restrict_to_single_domain([single("dvd")], dataset, "data") is dataset
+
+
+def test_data_without_the_domain_of_a_model_is_an_error(single):
+    with pytest.raises(DataError, match=r"data: no domain 'dvd', whose head .* is; it has cars, pans"):
+        restrict_to_single_domain([single("dvd")], dataset_of("cars", "pans"), "data")
+
+
+def test_models_of_different_single_domains_are_an_error(single):
+    with pytest.raises(UsageError, match=r"is the head of 'books' and .* of 'dvd': no row is for both"):
+        restrict_to_single_domain([single("books"), single("dvd")], dataset_of("books", "dvd"), "data")
