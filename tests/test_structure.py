@@ -68,8 +68,6 @@ TESTED_ELSEWHERE = {
     "models/model_folder.py": "models/test_student_init.py",
     "models/model_tokenizer.py": "predict/test_tokenization.py",
     "models/torch_backend.py": "models/test_student_init.py",
-    # predict
-    "predict/backend.py": "predict/test_predictor.py",
     # training
     "training/best_weights.py": "training/test_resume.py",
     "training/checkpoint.py": "training/test_resume.py",

@@ -5,11 +5,11 @@ from tiny_folder import write_model
 
 
 def exported(name, **options):
-    """Return a fixture: a model whose fp32 graph lies beside it."""
+    """Return a fixture: a model folder, exported to fp32."""
 
     @pytest.fixture(scope="session", name=name)
     def make(tmp_path_factory):
-        folder = write_model(tmp_path_factory.mktemp("runtime") / name, **options)
+        folder = write_model(tmp_path_factory.mktemp("exported") / name, **options)
         export(folder, latency=False)
         return folder
 
@@ -17,6 +17,8 @@ def exported(name, **options):
 
 
 student = exported("student")
-foreign = exported("foreign", plain_labels=["positive", "negative"])
+plain = exported("plain", plain_labels=["positive", "negative"])
 paired = exported("paired", pair=True)
-unlike = exported("unlike", labels={"books": ("negative", "positive"), "news": ("politics", "sport", "weather")})
+different_labels = exported(
+    "different_labels", labels={"books": ("negative", "positive"), "news": ("politics", "sport", "weather")}
+)

@@ -16,60 +16,60 @@ from tiny_folder import make_texts, write_model
 
 TEXTS = make_texts(12)
 
-# A process with the three packages, what they need, and nothing else of this environment: no hrkd_cli either.
-ALONE = """
+# A process with onnxruntime, tokenizers and numpy, and nothing else of this environment: not even hrkd_cli.
+ISOLATED = """
 import sys
-places = {places!r}
-class Three:
+paths = {paths!r}
+class BlockOthers:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {absent!r}:
             raise ModuleNotFoundError("no " + name, name=name)
-sys.meta_path.insert(0, Three())
-sys.path += places
+sys.meta_path.insert(0, BlockOthers())
+sys.path += paths
 sys.path.insert(0, sys.argv.pop(1))
 """
-# The same as a program: python hrkd_runtime.pyz ...
+# Equivalent to: python hrkd_runtime.pyz ...
 RUN = "import runpy; sys.argv[0] = sys.path[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
 ABSENT = ("torch", "transformers", "onnx", "typer", "rich", "datasets", "pyarrow", "safetensors")
 
 
-def alone(folder, code, *words, lines=None):
-    """Run code in a process that has only the one file of a folder and its three packages."""
-    places = sorted({str(Path(p.__file__).parents[1]) for p in (numpy, onnxruntime, tokenizers)})
-    source = ALONE.format(places=places, absent=ABSENT) + code
-    command = [sys.executable, "-I", "-S", "-c", source, str(folder / PREDICTOR_ARCHIVE), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, input=lines)
+def run_isolated(folder, code, *args, stdin=None):
+    """Run code in a process with only the bundle of a folder and the three packages."""
+    paths = sorted({str(Path(p.__file__).parents[1]) for p in (numpy, onnxruntime, tokenizers)})
+    source = ISOLATED.format(paths=paths, absent=ABSENT) + code
+    command = [sys.executable, "-I", "-S", "-c", source, str(folder / PREDICTOR_ARCHIVE), *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, input=stdin)
 
 
 @pytest.fixture(scope="module")
 def device(student, tmp_path_factory):
-    """A folder as it is copied to a device, with the one file."""
+    """A folder as copied to a device, with the bundle."""
     folder = tmp_path_factory.mktemp("device")
     shutil.copytree(student, folder / "model", ignore=shutil.ignore_patterns("*.safetensors", "hrkd.json"))
     write_bundle(folder / PREDICTOR_ARCHIVE)
     return folder
 
 
-def test_equal_bytes_whenever_it_is_made(device, tmp_path):
+def test_the_bundle_is_reproducible(device, tmp_path):
     write_bundle(tmp_path / "again.pyz")
     assert (tmp_path / "again.pyz").read_bytes() == (device / PREDICTOR_ARCHIVE).read_bytes()
 
 
-def test_it_labels_as_the_package_does(device, student):
+def test_the_bundle_predicts_as_the_package_does(device, student):
     code = (
         "import json, hrkd_runtime, hrkd_cli\n"
         "assert hrkd_cli.__file__.startswith(hrkd_runtime.__file__.removesuffix('hrkd_runtime.py'))\n"
         "model = hrkd_runtime.Predictor(sys.argv[1], threads=1)\n"
         "print(json.dumps([p.to_json() for p in model.predict(json.loads(sys.argv[2]), domain='dvd')]))"
     )
-    done = alone(device, code, device / "model/onnx", json.dumps(TEXTS))
-    assert done.stderr == ""
+    process = run_isolated(device, code, device / "model/onnx", json.dumps(TEXTS))
+    assert process.stderr == ""
     own = Predictor(student / "onnx", threads=1).predict(TEXTS, domain="dvd")
-    assert json.loads(done.stdout) == [p.to_json() for p in own]
+    assert json.loads(process.stdout) == [p.to_json() for p in own]
 
 
 @pytest.mark.parametrize("truncate", ["tail", "head-tail"])
-def test_it_cuts_as_the_configuration_says(device, truncate):
+def test_the_bundle_truncates_as_configured(device, truncate):
     folder = device / truncate
     shutil.copytree(device / "model", folder)
     config = json.loads((folder / "config.json").read_text())
@@ -77,33 +77,33 @@ def test_it_cuts_as_the_configuration_says(device, truncate):
     (folder / "config.json").write_text(json.dumps(config))
     long = [" ".join(TEXTS)]
     code = "import hrkd_runtime\nprint(hrkd_runtime.Predictor(sys.argv[1], threads=1).logits([sys.argv[2]]).tolist())"
-    found = json.loads(alone(device, code, folder, *long).stdout)
-    assert found == Predictor(folder, threads=1).logits(long).tolist()
-    assert found != Predictor(device / "model", threads=1).logits(long).tolist()
+    result = json.loads(run_isolated(device, code, folder, *long).stdout)
+    assert result == Predictor(folder, threads=1).logits(long).tolist()
+    assert result != Predictor(device / "model", threads=1).logits(long).tolist()
 
 
-def test_it_is_a_program(device, student):
-    done = alone(device, RUN, device / "model", "--domain", "books", lines="a good book\n\nnot hot\n")
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert found == [
+def test_the_bundle_runs_as_a_program(device, student):
+    process = run_isolated(device, RUN, device / "model", "--domain", "books", stdin="a good book\n\nnot hot\n")
+    result = [json.loads(line) for line in process.stdout.splitlines()]
+    assert result == [
         p.to_json() for p in Predictor(student / "onnx").predict(["a good book", "not hot"], domain="books")
     ]
-    done = alone(device, RUN, device / "model", "--self-check")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("model.onnx: 16 cases, 0 other labels")
-    done = alone(device, RUN, device / "absent", "a")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"{device / 'absent'}: no such file or folder")
-    assert alone(device, RUN, device / "model", "a", "--domain", "cars").returncode == 2
+    process = run_isolated(device, RUN, device / "model", "--self-check")
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout.startswith("model.onnx: 16 cases, 0 other labels")
+    process = run_isolated(device, RUN, device / "absent", "a")
+    assert (process.returncode, process.stdout) == (1, "")
+    assert process.stderr.startswith(f"{device / 'absent'}: no such file or folder")
+    assert run_isolated(device, RUN, device / "model", "a", "--domain", "cars").returncode == 2
 
 
-def test_a_folder_with_torch_weights_says_what_it_needs(device, student):
-    done = alone(device, RUN, student, "a")
-    assert done.returncode == 1
-    assert "pip install hrkd-cli" in done.stderr
+def test_a_folder_with_torch_weights_asks_for_hrkd_cli(device, student):
+    process = run_isolated(device, RUN, student, "a")
+    assert process.returncode == 1
+    assert "pip install hrkd-cli" in process.stderr
 
 
-def test_an_export_brings_it_along(device, tmp_path):
+def test_export_writes_the_bundle(device, tmp_path):
     folder = write_model(tmp_path / "student")
     export(folder, runtime=True, latency=False)
     assert (folder / PREDICTOR_ARCHIVE).read_bytes() == (device / PREDICTOR_ARCHIVE).read_bytes()

@@ -11,7 +11,7 @@ def logits(*rows):
     return np.array(rows, dtype=np.float32)
 
 
-def test_softmax_is_over_the_domains_own_columns():
+def test_softmax_is_over_the_domains_columns():
     row = logits([0.0, np.log(3.0), 50.0, 50.0])
     np.testing.assert_allclose(domain_probabilities(row, HEADS, "a"), [[0.25, 0.75]], rtol=1e-6)
     np.testing.assert_allclose(domain_probabilities(row, HEADS, "b"), [[0.5, 0.5]])
@@ -21,21 +21,21 @@ def test_huge_logits_do_not_overflow():
     np.testing.assert_allclose(domain_probabilities(logits([1e4, 0, 0, 0]), HEADS, "a"), [[1.0, 0.0]])
 
 
-def test_choice_is_a_position_in_the_domains_labels():
+def test_predicted_indices_are_positions_in_the_domains_labels():
     rows = logits([0, 1, 9, 0], [1, 0, 0, 9])
     assert predict_label_indices(rows, HEADS, "a").tolist() == [1, 0]
     assert predict_label_indices(rows, HEADS, "b").tolist() == [0, 1]
 
 
-def test_any_is_the_mean_of_probabilities_by_name():
-    # b lists its labels the other way round, and its columns come first.
+def test_mean_probabilities_match_labels_by_name():
+    # b lists its labels in reverse order, and its columns come first.
     heads = DomainHeads({"a": ("no", "yes"), "b": ("yes", "no")}, {"a": (2, 3), "b": (0, 1)}, 4)
     names, mean = mean_probabilities(logits([np.log(9.0), 0.0, 0.0, np.log(3.0)]), heads)
     assert names == ("no", "yes")
     np.testing.assert_allclose(mean, [[(0.25 + 0.1) / 2, (0.75 + 0.9) / 2]], rtol=1e-6)
 
 
-def test_any_needs_the_same_labels():
+def test_mean_probabilities_need_the_same_labels_in_every_domain():
     heads = DomainHeads.build({"a": ["no", "yes"], "b": ["maybe", "yes"]})
     with pytest.raises(UsageError, match="'b' has maybe, yes"):
         mean_probabilities(logits([0, 0, 0, 0]), heads)

@@ -10,7 +10,7 @@ def touch(root, *names):
         (root / name).write_text("{}")
 
 
-def test_an_onnx_folder_means_its_int8_graph_else_its_fp32_one(tmp_path):
+def test_an_onnx_folder_gives_int8_else_fp32(tmp_path):
     touch(tmp_path, "config.json", "onnx/model.onnx")
     assert locate_model(tmp_path / "onnx") == ModelLocation(tmp_path, tmp_path / "onnx/model.onnx")
     touch(tmp_path, "onnx/model_quantized.onnx")
@@ -18,25 +18,25 @@ def test_an_onnx_folder_means_its_int8_graph_else_its_fp32_one(tmp_path):
     assert locate_model(tmp_path / "onnx/model.onnx").onnx_file.name == "model.onnx"
 
 
-def test_a_model_folder_means_its_torch_weights_else_its_graphs(tmp_path):
+def test_a_model_folder_gives_torch_weights_else_onnx(tmp_path):
     touch(tmp_path, "config.json", "onnx/model.onnx")
     assert locate_model(tmp_path).onnx_file == tmp_path / "onnx/model.onnx"
     touch(tmp_path, "model.safetensors")
     assert locate_model(tmp_path) == ModelLocation(tmp_path, None)
 
 
-def test_a_folder_with_graph_and_configuration_together(tmp_path):
+def test_an_onnx_file_next_to_its_configuration(tmp_path):
     touch(tmp_path, "config.json", "model.onnx")
     assert locate_model(tmp_path) == ModelLocation(tmp_path, tmp_path / "model.onnx")
 
 
-def test_the_folder_one_stands_in(tmp_path, monkeypatch):
+def test_the_current_folder(tmp_path, monkeypatch):
     touch(tmp_path, "config.json", "onnx/model.onnx")
     monkeypatch.chdir(tmp_path / "onnx")
     assert locate_model(".").root.resolve() == tmp_path.resolve()
 
 
-def test_what_is_no_model(tmp_path):
+def test_a_path_without_a_model_is_an_error(tmp_path):
     with pytest.raises(ModelError, match="no such file or folder"):
         locate_model(tmp_path / "absent")
     assert locate_model("absent/hub-id") is None
@@ -49,7 +49,7 @@ def test_what_is_no_model(tmp_path):
         locate_model(tmp_path / "onnx")
 
 
-def test_other_graphs_have_to_be_named(tmp_path):
+def test_other_onnx_files_must_be_named(tmp_path):
     touch(tmp_path, "config.json", "onnx/model_fp16.onnx")
     with pytest.raises(ModelError, match="model_fp16"):
         locate_model(tmp_path / "onnx")

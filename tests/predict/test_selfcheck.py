@@ -16,24 +16,24 @@ def copied(student, tmp_path):
     return shutil.copytree(student, tmp_path / "copy")
 
 
-def change(graph, name, by):
-    """Add to every number of a weight."""
-    model = onnx.load(graph)
+def change(onnx_file, name, by):
+    """Add ``by`` to a weight."""
+    model = onnx.load(onnx_file)
     tensor = next(t for t in model.graph.initializer if t.name.endswith(name))
     tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) + np.float32(by), tensor.name))
-    onnx.save(model, graph)
+    onnx.save(model, onnx_file)
 
 
-@pytest.mark.parametrize("place", ["", "onnx"])
-def test_an_unchanged_folder_passes(copied, place, capsys, monkeypatch):
-    assert [(entry.file, entry.passed, entry.wrong_labels) for entry in self_check(copied / place, threads=1)] == [
+@pytest.mark.parametrize("subfolder", ["", "onnx"])
+def test_an_unchanged_folder_passes(copied, subfolder, capsys, monkeypatch):
+    assert [(entry.file, entry.passed, entry.wrong_labels) for entry in self_check(copied / subfolder, threads=1)] == [
         ("model.onnx", True, 0)
     ]
-    assert main(["predict", "--self-check", str(copied / place)]) == 0
+    assert main(["predict", "--self-check", str(copied / subfolder)]) == 0
     captured = capsys.readouterr()
     assert captured.out.startswith("self-check passed: model.onnx: 16 cases, 0 other labels, logits within")
     assert captured.out.count("\n") == 1
-    monkeypatch.chdir(copied / place)
+    monkeypatch.chdir(copied / subfolder)
     assert self_check(".")[0].passed
 
 
@@ -48,7 +48,7 @@ def test_a_changed_model_fails(copied, capsys):
     assert captured.err.count("\n") == 1
 
 
-def test_another_label_fails_whatever_the_tolerance(copied):
+def test_another_label_fails_at_any_tolerance(copied):
     path = copied / "onnx" / OnnxFiles.self_check
     content = json.loads(path.read_text())
     entry = content["files"]["model.onnx"]
@@ -73,32 +73,32 @@ def test_a_changed_tokenizer_fails(copied):
         self_check(copied)
 
 
-def test_json(copied, capsys):
+def test_json_output_has_the_documented_keys(copied, capsys):
     assert main(["predict", "--self-check", str(copied), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["passed"] is True
     assert set(found["files"][0]) == {"file", "cases", "difference", "tolerance", "wrong_labels", "passed"}
 
 
-def test_texts_beside_it_are_refused(copied, capsys):
+def test_self_check_with_texts_is_an_error(copied, capsys):
     assert main(["predict", "--self-check", str(copied), "a text"]) == 2
     assert "--self-check uses the stored texts" in capsys.readouterr().err
 
 
-def test_what_is_not_whole(copied, unlike):
+def test_a_damaged_or_missing_file_is_an_error(copied, different_labels):
     path = copied / "onnx" / OnnxFiles.self_check
-    whole = path.read_text()
-    for broken in ("[]", "{}", whole.replace('"format": 1', '"format": 9'), whole.replace('"tolerance"', '"other"')):
+    intact = path.read_text()
+    for broken in ("[]", "{}", intact.replace('"format": 1', '"format": 9'), intact.replace('"tolerance"', '"other"')):
         path.write_text(broken)
         with pytest.raises(ModelError):
             self_check(copied)
-    rewrite_cases = json.loads(whole)
-    rewrite_cases["cases"][0]["domain"] = "cars"
-    path.write_text(json.dumps(rewrite_cases))
+    other_domain = json.loads(intact)
+    other_domain["cases"][0]["domain"] = "cars"
+    path.write_text(json.dumps(other_domain))
     with pytest.raises(ModelError, match="a domain 'cars'"):
         self_check(copied)
-    path.write_text(whole)
-    shutil.copy(unlike / "onnx/model.onnx", copied / "onnx/model.onnx")
+    path.write_text(intact)
+    shutil.copy(different_labels / "onnx/model.onnx", copied / "onnx/model.onnx")
     with pytest.raises(ModelError, match="export it again"):
         self_check(copied)
     (copied / "onnx/model.onnx").unlink()

@@ -25,7 +25,7 @@ def tokenizer():
     return tiny_tokenizer()
 
 
-def cut(tokenizer, max_length, truncate, *examples):
+def truncated(tokenizer, max_length, truncate, *examples):
     own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     pairs = [b for _, b in examples] if isinstance(examples[0], tuple) else None
     firsts = [a for a, _ in examples] if pairs else examples
@@ -41,24 +41,24 @@ def cut(tokenizer, max_length, truncate, *examples):
         ("head-tail", [5, 6, 13, 14], [5, 6, 7, 13, 14]),
     ],
 )
-def test_a_text_that_is_too_long(tokenizer, truncate, even, odd):
-    assert cut(tokenizer, 6, truncate, LONG) == [([2, *even, 3], [0] * 6)]
-    assert cut(tokenizer, 7, truncate, LONG) == [([2, *odd, 3], [0] * 7)]
+def test_a_text_longer_than_max_length_is_truncated(tokenizer, truncate, even, odd):
+    assert truncated(tokenizer, 6, truncate, LONG) == [([2, *even, 3], [0] * 6)]
+    assert truncated(tokenizer, 7, truncate, LONG) == [([2, *odd, 3], [0] * 7)]
 
 
 @pytest.mark.parametrize(
     ("truncate", "first", "second"),
     [
-        # Eleven tokens, three special: the short text keeps its three, the long one has five places.
+        # Eleven tokens, of which three are special: the short text keeps its three, the long one gets five.
         ("head", [5, 6, 7], [5, 6, 7, 8, 9]),
         ("tail", [5, 6, 7], [10, 11, 12, 13, 14]),
         ("head-tail", [5, 6, 7], [5, 6, 7, 13, 14]),
     ],
 )
-def test_the_longer_text_of_a_pair_is_cut(tokenizer, truncate, first, second):
+def test_the_longer_text_of_a_pair_is_truncated(tokenizer, truncate, first, second):
     short = "the a this"
-    assert cut(tokenizer, 11, truncate, (short, LONG)) == [([2, *first, 3, *second, 3], [0] * 5 + [1] * 6)]
-    assert cut(tokenizer, 11, truncate, (LONG, short)) == [([2, *second, 3, *first, 3], [0] * 7 + [1] * 4)]
+    assert truncated(tokenizer, 11, truncate, (short, LONG)) == [([2, *first, 3, *second, 3], [0] * 5 + [1] * 6)]
+    assert truncated(tokenizer, 11, truncate, (LONG, short)) == [([2, *second, 3, *first, 3], [0] * 7 + [1] * 4)]
 
 
 @pytest.mark.parametrize(
@@ -69,36 +69,36 @@ def test_the_longer_text_of_a_pair_is_cut(tokenizer, truncate, first, second):
         ("head-tail", [5, 14], [5, 6, 14]),
     ],
 )
-def test_two_long_texts_share_the_places(tokenizer, truncate, first, second):
-    assert cut(tokenizer, 8, truncate, (LONG, LONG)) == [([2, *first, 3, *second, 3], [0] * 4 + [1] * 4)]
+def test_two_long_texts_are_truncated_alike(tokenizer, truncate, first, second):
+    assert truncated(tokenizer, 8, truncate, (LONG, LONG)) == [([2, *first, 3, *second, 3], [0] * 4 + [1] * 4)]
 
 
 @pytest.mark.parametrize("truncate", Truncate)
-def test_shorter_texts_are_left_as_they_are(tokenizer, truncate):
+def test_shorter_texts_are_not_truncated(tokenizer, truncate):
     whole = tokenizer.backend_tokenizer
     for example in (LONG, "", "good"):
-        assert cut(tokenizer, 12, truncate, example)[0][0] == whole.encode(example).ids
-    assert cut(tokenizer, 16, truncate, (LONG, SHORT))[0][0] == whole.encode(LONG, SHORT).ids
+        assert truncated(tokenizer, 12, truncate, example)[0][0] == whole.encode(example).ids
+    assert truncated(tokenizer, 16, truncate, (LONG, SHORT))[0][0] == whole.encode(LONG, SHORT).ids
 
 
 @pytest.mark.parametrize("truncate", Truncate)
-def test_a_special_token_written_in_a_text_counts_as_text(tokenizer, truncate):
+def test_a_special_token_in_a_text_is_truncated_like_text(tokenizer, truncate):
     expected = {"head": [3, 5, 6, 7], "tail": [12, 13, 14, 3], "head-tail": [3, 5, 14, 3]}[truncate]
-    assert cut(tokenizer, 6, truncate, f"[SEP] {LONG} [SEP]") == [([2, *expected, 3], [0] * 6)]
+    assert truncated(tokenizer, 6, truncate, f"[SEP] {LONG} [SEP]") == [([2, *expected, 3], [0] * 6)]
 
 
-def test_head_tail_keeps_as_many_tokens_a_side_as_the_library(tokenizer):
+def test_head_tail_keeps_as_many_tokens_of_each_text_as_the_library(tokenizer):
     library = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     pairs = [(" ".join(WORDS[:a]), " ".join(WORDS[:b])) for a, b in itertools.product(range(10), repeat=2)]
     for max_length in (4, 7, 8):
         library.enable_truncation(max_length, strategy="longest_first")
         types = [encoding.type_ids for encoding in library.encode_batch(pairs)]
-        assert [own for _, own in cut(tokenizer, max_length, "head-tail", *pairs)] == types
+        assert [own for _, own in truncated(tokenizer, max_length, "head-tail", *pairs)] == types
 
 
 @pytest.mark.parametrize("truncate", Truncate)
 @pytest.mark.parametrize("pair", [False, True])
-def test_the_runtime_reads_what_training_reads(tokenizer, tmp_path, truncate, pair):
+def test_prediction_and_training_tokenize_alike(tokenizer, tmp_path, truncate, pair):
     tokenizer.save_pretrained(tmp_path)
     texts = [" ".join(WORDS[:n]) for n in range(11)]
     pairs = [LONG, SHORT] * 5 + [""] if pair else None
@@ -109,11 +109,11 @@ def test_the_runtime_reads_what_training_reads(tokenizer, tmp_path, truncate, pa
     assert [e.ids for e in there] == [e.ids.tolist() for e in here]
     assert [e.type_ids for e in there] == [e.type_ids.tolist() for e in here]
     assert max(map(len, here)) == 8
-    # Cutting leaves no mark on a tokenizer that is saved later.
+    # Truncation does not change the tokenizer, which is saved later.
     assert tokenizer.backend_tokenizer.truncation is None
 
 
-def test_configurations_say_it(student):
+def test_truncation_is_read_from_the_configuration(student):
     config = json.loads((student / "config.json").read_text())
     assert "truncate" not in config["hrkd"]
     assert build_spec(config, {}).truncate == "head"
@@ -122,7 +122,7 @@ def test_configurations_say_it(student):
 
 
 @pytest.mark.parametrize("value", ["middle", None, 3, ["head"]])
-def test_a_configuration_with_another_word_is_refused(student, value):
+def test_an_unknown_truncation_in_the_configuration_is_an_error(student, value):
     config = json.loads((student / "config.json").read_text())
     with pytest.raises(ModelError, match=r"hrkd\.truncate.*not one of head, tail, head-tail"):
         build_spec({**config, "hrkd": {**config["hrkd"], "truncate": value}}, {})
@@ -138,7 +138,7 @@ def make_tokenizer(folder, max_length=8):
     return TextTokenizer(read_tokenizer(folder), max_length=max_length, pad_id=0)
 
 
-def test_ids_are_those_of_transformers(folder):
+def test_ids_equal_those_of_transformers(folder):
     from transformers import AutoTokenizer
 
     texts = ["a good book", "zzz", "", "very " * 30]
@@ -146,7 +146,7 @@ def test_ids_are_those_of_transformers(folder):
     assert [e.ids for e in make_tokenizer(folder).encode(texts)] == theirs
 
 
-def test_pairs_are_cut_at_the_longer_text(folder):
+def test_a_long_second_text_leaves_the_first_intact(folder):
     [pair] = make_tokenizer(folder).encode(["good"], ["bad " * 20])
     # [CLS] good [SEP] and four of the twenty words, [SEP].
     assert len(pair) == 8
@@ -175,7 +175,7 @@ def test_pad_pads_to_the_longest_or_to_a_length(folder):
     assert all(array.dtype == np.int64 for array in arrays.values())
 
 
-def test_pad_id_from_the_tokenizer_then_the_model_then_a_usual_name(folder):
+def test_pad_id_comes_from_the_tokenizer_then_the_model_then_a_common_name(folder):
     tokenizer = read_tokenizer(folder)
     assert find_pad_id(tokenizer, {"pad_token": {"content": "[SEP]"}}, {"pad_token_id": 9}) == 3
     assert find_pad_id(tokenizer, {"pad_token": "[CLS]"}, {"pad_token_id": 9}) == 2
@@ -184,15 +184,15 @@ def test_pad_id_from_the_tokenizer_then_the_model_then_a_usual_name(folder):
 
 
 @pytest.mark.parametrize(
-    ("texts", "pairs", "said"),
+    ("texts", "pairs", "message"),
     [("abc", None, "one string"), (["a", None], None, r"texts\[1\]: NoneType"), (["a", "b"], ["c"], "2 texts but 1")],
 )
-def test_what_is_not_a_list_of_texts_is_refused(folder, texts, pairs, said):
-    with pytest.raises(UsageError, match=said):
+def test_anything_but_a_list_of_texts_is_an_error(folder, texts, pairs, message):
+    with pytest.raises(UsageError, match=message):
         make_tokenizer(folder).encode(texts, pairs)
 
 
-def test_missing_and_broken_tokenizers(tmp_path):
+def test_a_missing_or_damaged_tokenizer_is_an_error(tmp_path):
     with pytest.raises(ModelError, match=r"no tokenizer\.json"):
         make_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")

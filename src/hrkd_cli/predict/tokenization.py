@@ -34,7 +34,7 @@ class TokenizedExample:
 
 
 class TextTokenizer:
-    """A tokenizer that truncates to ``max_length``; ``collate`` pads.
+    """A tokenizer that truncates to ``max_length``; ``pad`` pads.
 
     Args:
         tokenizer: changed in place: its own padding and truncation settings are replaced.
