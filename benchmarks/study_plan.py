@@ -1,4 +1,4 @@
-"""What `study.py` compares: methods (rows), columns (data and sizes) and plans (sets of columns)."""
+"""What `study.py` compares: methods (table rows), columns (datasets of some size) and plans (sets of columns)."""
 
 from __future__ import annotations
 
@@ -7,64 +7,84 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-# Values that the command line gives; results are stored with these marks, not with paths of a machine.
+# Placeholders for values from the command line. Results are stored with them, not with the paths of a machine.
 STUDENT, TEXTS = "@student", "@unlabelled"
-EACH = "@each"  # as the value of `domains`: one student per domain
+PER_DOMAIN = "@each"  # as the value of `domains`: one student per domain
 
-METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "labels": ("labels only, no teacher", {"method": "labels"}),
-    "logits": ("logits only", {"method": "logits"}),
-    "uniform": ("hidden states too, uniform ratios", {"graph": "uniform"}),
-    "frozen": ("HRKD, frozen graph", {"graph": "frozen"}),
-    "learned": ("HRKD, learned graph", {"graph": "learned"}),
-    "no-hierarchy": ("HRKD, frozen graph, without hierarchy", {"graph": "frozen", "hierarchy": False}),
-    "one-domain": ("TinyBERT, a student for each domain", {"method": "tinybert", "domains": EACH}),
-    "meta-kd": ("uniform ratios, Meta-KD's instance weights", {"graph": "uniform", "instance_weights": "meta-kd"}),
-    "paper": ("the released recipe", {"recipe": "paper"}),
-    "plain": ("float32, teachers run at every step", {"precision": "fp32", "cache_teacher": "off"}),
-    "label-loss": ("uniform ratios, label loss mixed in", {"label_weight": 1.0}),
-    "logits+labels": ("logits and labels", {"method": "logits", "label_weight": 1.0}),
-    "texts": ("uniform ratios, unlabelled texts", {"unlabelled": TEXTS}),
-    "logits+texts": ("logits only, unlabelled texts", {"method": "logits", "unlabelled": TEXTS}),
-    "all": ("uniform ratios, unlabelled texts, label loss", {"unlabelled": TEXTS, "label_weight": 1.0}),
-    "slower": ("uniform ratios, 1e-4", {"graph": "uniform", "learning_rate": 1e-4}),
-    "logits-slower": ("logits only, 1e-4", {"method": "logits", "learning_rate": 1e-4}),
-    "from-teacher+logits": ("logits only, student cut from the teacher", {"student": "3x384", "method": "logits"}),
-    "from-teacher+uniform": ("uniform ratios, student cut from the teacher", {"student": "3x384", "graph": "uniform"}),
-    "from-teacher+frozen": ("frozen graph, student cut from the teacher", {"student": "3x384", "graph": "frozen"}),
-    "from-teacher+learned": ("learned graph, student cut from the teacher", {"student": "3x384", "graph": "learned"}),
-    "from-teacher+texts": (
-        "uniform ratios, unlabelled texts, student cut from the teacher",
-        {"student": "3x384", "unlabelled": TEXTS},
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A way to train students.
+
+    Attributes:
+        label: name in the tables.
+        options: fields of ``DistillSettings``, which go before those of the column.
+    """
+
+    label: str
+    options: dict[str, Any]
+
+
+METHODS: dict[str, Method] = {
+    "labels": Method("labels only, no teacher", {"method": "labels"}),
+    "logits": Method("logits only", {"method": "logits"}),
+    "uniform": Method("HRKD, uniform ratios", {"graph": "uniform"}),
+    "frozen": Method("HRKD, frozen graph", {"graph": "frozen"}),
+    "learned": Method("HRKD, learned graph", {"graph": "learned"}),
+    "no-hierarchy": Method("HRKD, frozen graph, no hierarchy", {"graph": "frozen", "hierarchy": False}),
+    "one-domain": Method("TinyBERT, one student per domain", {"method": "tinybert", "domains": PER_DOMAIN}),
+    "meta-kd": Method("uniform ratios, Meta-KD instance weights", {"graph": "uniform", "instance_weights": "meta-kd"}),
+    "paper": Method("the paper's options", {"recipe": "paper"}),
+    "plain": Method("float32, no teacher cache", {"precision": "fp32", "cache_teacher": "off"}),
+    "label-loss": Method("uniform ratios, label loss", {"label_weight": 1.0}),
+    "logits+labels": Method("logits and labels", {"method": "logits", "label_weight": 1.0}),
+    "texts": Method("uniform ratios, unlabeled texts", {"unlabelled": TEXTS}),
+    "logits+texts": Method("logits only, unlabeled texts", {"method": "logits", "unlabelled": TEXTS}),
+    "all": Method("uniform ratios, unlabeled texts, label loss", {"unlabelled": TEXTS, "label_weight": 1.0}),
+    "slower": Method("uniform ratios, learning rate 1e-4", {"graph": "uniform", "learning_rate": 1e-4}),
+    "logits-slower": Method("logits only, learning rate 1e-4", {"method": "logits", "learning_rate": 1e-4}),
+    "from-teacher+logits": Method(
+        "logits only, student cut from the teacher", {"student": "3x384", "method": "logits"}
     ),
-    "strong-predictions": (
-        "uniform ratios, prediction loss x 20, attention x 0.1",
+    "from-teacher+uniform": Method(
+        "uniform ratios, student cut from the teacher", {"student": "3x384", "graph": "uniform"}
+    ),
+    "from-teacher+frozen": Method(
+        "frozen graph, student cut from the teacher", {"student": "3x384", "graph": "frozen"}
+    ),
+    "from-teacher+learned": Method(
+        "learned graph, student cut from the teacher", {"student": "3x384", "graph": "learned"}
+    ),
+    "from-teacher+texts": Method(
+        "uniform ratios, unlabeled texts, student cut from the teacher", {"student": "3x384", "unlabelled": TEXTS}
+    ),
+    "strong-predictions": Method(
+        "uniform ratios, prediction loss x 20, attention loss x 0.1",
         {"prediction_weight": 20.0, "attention_weight": 0.1},
     ),
 }
-"""What tables call a method, and its options of ``DistillSettings``; they go before those of the column."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A dataset, its size, and what all methods have in common on it.
+    """A dataset of some size, and the options that all methods share on it.
 
     Attributes:
-        says: what a table calls it.
+        title: heading of its table.
         source: name of the option with the data (``amazon`` for ``--amazon``); ``sample`` is built in.
-        few_shot: share of the train split that is kept; None for all.
+        few_shot: fraction of the train split to use; None for all of it.
         max_length: tokens.
-        truncate: how longer texts are cut; None leaves the option out.
+        truncate: the option of that name; None for its default.
         teacher_epochs: epochs of the teacher.
-        teacher_rate: its learning rate.
+        teacher_rate: learning rate of the teacher.
         epochs: epochs of the student.
-        options: more options of all students.
+        options: further options of all students.
         methods: names in METHODS.
-        large: whether ``--large-teacher`` is taught, not ``--teacher-model``.
-        shuffled: domains whose train labels are dealt out anew: what they teach is noise. Not scored.
+        large: whether the teacher starts from ``--large-teacher`` instead of ``--teacher-model``.
+        shuffled: domains whose train labels are shuffled (noise). They are not scored.
     """
 
-    says: str
+    title: str
     source: str
     few_shot: float | None = None
     max_length: int = 128
@@ -77,78 +97,84 @@ class Column:
     large: bool = False
     shuffled: Sequence[str] = ()
 
-    def shared(self) -> dict[str, Any]:
-        """Return the options that teacher and students have in common."""
-        cut = {} if self.truncate is None else {"truncate": self.truncate}
-        return {"max_length": self.max_length, **cut}
+    def tokenization_options(self) -> dict[str, Any]:
+        """Return the options that teacher and students share."""
+        truncate = {} if self.truncate is None else {"truncate": self.truncate}
+        return {"max_length": self.max_length, **truncate}
 
-    def teaching(self) -> dict[str, Any]:
-        """Return the teacher's options. Its seed is one for all: only the students are drawn anew."""
-        return {**self.shared(), "epochs": self.teacher_epochs, "learning_rate": self.teacher_rate, "seed": 1}
+    def teach_options(self) -> dict[str, Any]:
+        """Return the teacher's options. Its seed is fixed; only students vary by seed."""
+        return {
+            **self.tokenization_options(),
+            "epochs": self.teacher_epochs,
+            "learning_rate": self.teacher_rate,
+            "seed": 1,
+        }
 
-    def distilling(self, method: str) -> dict[str, Any]:
-        """Return a student's options but for its seed, with marks for what the command line gives."""
-        return {**self.shared(), "epochs": self.epochs, "student": STUDENT, **self.options, **METHODS[method][1]}
+    def distill_options(self, method: str) -> dict[str, Any]:
+        """Return a student's options without the seed, with placeholders for values from the command line."""
+        common = {**self.tokenization_options(), "epochs": self.epochs, "student": STUDENT}
+        return {**common, **self.options, **METHODS[method].options}
 
     def to_json(self) -> dict[str, Any]:
-        """Return what a stored teacher and its data depend on."""
-        others = ("says", "epochs", "options", "methods")
-        found = {name: value for name, value in asdict(self).items() if name not in others}
+        """Return the fields on which a stored teacher and its data depend."""
+        others = ("title", "epochs", "options", "methods")
+        fields = {name: value for name, value in asdict(self).items() if name not in others}
         if not self.shuffled:
-            del found["shuffled"]  # columns were stored before there was such a thing
-        return found
+            del fields["shuffled"]  # older stored columns do not have this field
+        return fields
 
 
-# Sizes: a student trains about 37 Amazon or 80 MNLI examples/s on two CPU cores. Dev is as large in few-shot, where it
-# would cost more than the training if it were scored twice an epoch.
+# A student trains on about 37 Amazon or 80 MNLI examples/s on two CPU cores. The few-shot columns keep the whole dev
+# split, so they set `eval_every`: scoring dev twice per epoch would take longer than training.
 COLUMNS: dict[str, Column] = {
-    "amazon": Column(says="Amazon, all rows", source="amazon", teacher_epochs=2, epochs=3),
+    "amazon": Column(title="Amazon, all rows", source="amazon", teacher_epochs=2, epochs=3),
     "amazon-5": Column(
-        says="Amazon, 5 % of train",
+        title="Amazon, 5 % of train",
         source="amazon",
         few_shot=0.05,
         teacher_epochs=10,
         epochs=30,
-        options={"eval_every": 40},  # 8 steps an epoch
+        options={"eval_every": 40},  # 8 steps per epoch
     ),
     "mnli-5": Column(
-        says="MNLI, 5 % of train",
+        title="MNLI, 5 % of train",
         source="mnli",
         few_shot=0.05,
         teacher_epochs=10,
         epochs=15,
-        options={"eval_every": 45, "allow_weak_teacher": True},  # 16 steps an epoch
+        options={"eval_every": 45, "allow_weak_teacher": True},  # 16 steps per epoch
     ),
     "amazon-5-texts": Column(
-        says="Amazon, 5 % of train and unlabelled texts",
+        title="Amazon, 5 % of train and unlabeled texts",
         source="amazon",
         few_shot=0.05,
         teacher_epochs=10,
-        epochs=30,  # an epoch is that of the labelled rows: the texts are seen about once
+        epochs=30,  # epochs of the labeled rows; the texts are seen about once
         options={"eval_every": 40, "unlabelled": TEXTS},
         methods=("logits", "uniform", "frozen", "learned"),
     ),
     "amazon-20": Column(
-        says="Amazon, 20 % of train",
+        title="Amazon, 20 % of train",
         source="amazon",
         few_shot=0.2,
         teacher_epochs=5,
         epochs=10,
-        options={"eval_every": 50},  # 32 steps an epoch
+        options={"eval_every": 50},  # 32 steps per epoch
     ),
     "mnli": Column(
-        says="MNLI, all rows", source="mnli", teacher_epochs=3, epochs=3, options={"allow_weak_teacher": True}
+        title="MNLI, all rows", source="mnli", teacher_epochs=3, epochs=3, options={"allow_weak_teacher": True}
     ),
     "reviews12-20": Column(
-        says="12 kinds of reviews, 20 % of train",
+        title="12 kinds of reviews, 20 % of train",
         source="reviews12",
         few_shot=0.2,
         teacher_epochs=5,
         epochs=5,
-        options={"eval_every": 30},  # 32 steps an epoch
+        options={"eval_every": 30},  # 32 steps per epoch
     ),
     "long": Column(
-        says="Amazon, 256 tokens, 12-layer teacher",
+        title="Amazon, 256 tokens, 12-layer teacher",
         source="amazon",
         max_length=256,
         teacher_epochs=3,
@@ -157,7 +183,7 @@ COLUMNS: dict[str, Column] = {
         methods=("logits", "uniform", "learned", "texts", "logits+texts", "all", "strong-predictions"),
     ),
     "long-cut": Column(
-        says="Amazon, 256 tokens, 12-layer teacher, student cut from it",
+        title="Amazon, 256 tokens, 12-layer teacher, student cut from it",
         source="amazon",
         max_length=256,
         teacher_epochs=3,
@@ -167,7 +193,7 @@ COLUMNS: dict[str, Column] = {
         methods=("logits+texts", "texts"),
     ),
     "long-ends": Column(
-        says="Amazon, 256 tokens from both ends, 12-layer teacher",
+        title="Amazon, 256 tokens from both ends, 12-layer teacher",
         source="amazon",
         max_length=256,
         truncate="head-tail",
@@ -177,7 +203,7 @@ COLUMNS: dict[str, Column] = {
         methods=("logits", "uniform", "texts", "strong-predictions"),
     ),
     "ends": Column(
-        says="Amazon, 128 tokens from both ends, 12-layer teacher",
+        title="Amazon, 128 tokens from both ends, 12-layer teacher",
         source="amazon",
         truncate="head-tail",
         teacher_epochs=3,
@@ -186,7 +212,7 @@ COLUMNS: dict[str, Column] = {
         methods=("logits", "uniform", "texts", "strong-predictions"),
     ),
     "amazon-texts": Column(
-        says="Amazon, all rows and unlabelled texts, ten epochs, student cut from the teacher",
+        title="Amazon, all rows and unlabeled texts, ten epochs, student cut from the teacher",
         source="amazon",
         teacher_epochs=2,
         epochs=10,
@@ -194,7 +220,7 @@ COLUMNS: dict[str, Column] = {
         methods=("uniform", "logits"),
     ),
     "amazon-5-noise": Column(
-        says="Amazon, 5 % of train, labels of books and dvd shuffled, student cut from the teacher",
+        title="Amazon, 5 % of train, labels of books and dvd shuffled, student cut from the teacher",
         source="amazon",
         few_shot=0.05,
         teacher_epochs=10,
@@ -204,7 +230,7 @@ COLUMNS: dict[str, Column] = {
         shuffled=("books", "dvd"),
     ),
     "sample": Column(
-        says="the built-in sample",
+        title="the built-in sample",
         source="sample",
         max_length=32,
         teacher_epochs=2,
@@ -220,34 +246,39 @@ PLANS: dict[str, tuple[str, ...]] = {
     "best": ("amazon-texts",),
     "noise": ("amazon-5-noise",),
     "recipe": ("amazon", "amazon-5", "long", "long-cut", "long-ends", "ends"),
-    "sample": ("sample",),  # a minute or two, to see that it works
+    "sample": ("sample",),  # a smoke test of a minute or two
 }
 
 
 class PlanError(Exception):
-    """Something that cannot be run, one line each."""
+    """A study that cannot run; the message is one line."""
 
 
-def choose(plan: str, only: Sequence[str]) -> dict[str, list[str]]:
-    """Return the methods of each column of a plan.
+def select_methods(plan: str, only: Sequence[str]) -> dict[str, list[str]]:
+    """Return the methods to run for each column of a plan.
 
     Args:
         plan: a name in PLANS.
-        only: patterns (``amazon-5``, ``amazon-5/frozen``, ``*/learned``); none for all. A column and a method that are
-            named in full go together even where the column does not have the method by itself.
+        only: patterns (``amazon-5``, ``amazon-5/frozen``, ``*/learned``); all if empty. COLUMN/METHOD without wildcards
+            selects a method even if the column does not list it.
 
     Raises:
-        PlanError: a pattern fits nothing.
+        PlanError: a pattern matches nothing.
     """
-    rows = [(column, method) for column in PLANS[plan] for method in COLUMNS[column].methods]
-    named = [tuple(pattern.split("/", 1)) for pattern in only if "/" in pattern]
-    rows += [(c, m) for c, m in named if c in PLANS[plan] and m in METHODS and (c, m) not in rows]
-    patterns = [pattern if "/" in pattern else f"{pattern}/*" for pattern in only]
+    candidates = [(column, method) for column in PLANS[plan] for method in COLUMNS[column].methods]
+    for pattern in only:
+        column, _, method = pattern.partition("/")
+        if column in PLANS[plan] and method in METHODS and (column, method) not in candidates:
+            candidates.append((column, method))
+    patterns = [pattern if "/" in pattern else f"{pattern}/*" for pattern in only] or ["*"]
+    selected: dict[str, list[str]] = {}
+    matched = set()
+    for column, method in candidates:
+        matches = {pattern for pattern in patterns if fnmatch.fnmatchcase(f"{column}/{method}", pattern)}
+        if matches:
+            selected.setdefault(column, []).append(method)
+            matched |= matches
     for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(f"{column}/{method}", pattern) for column, method in rows):
+        if pattern not in matched:
             raise PlanError(f"--only {pattern}: nothing in plan {plan}; its columns: {', '.join(PLANS[plan])}")
-    chosen: dict[str, list[str]] = {}
-    for column, method in rows:
-        if not patterns or any(fnmatch.fnmatchcase(f"{column}/{method}", pattern) for pattern in patterns):
-            chosen.setdefault(column, []).append(method)
-    return chosen
+    return selected

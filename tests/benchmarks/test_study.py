@@ -10,8 +10,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import study
 import study_plan
 from hrkd_cli.settings import DistillSettings, TeachSettings
-from study_plan import PLANS, PlanError, choose
-from study_table import gaps, mean_accuracy, paired_difference, put_into, spread, tables
+from study_plan import PLANS, PlanError, select_methods
+from study_table import make_tables, mean_accuracy, paired_bootstrap, replace_tables, row_differences, sample_sd
 from tiny import make_dataset
 
 PRINTS = {"data": "d", "teacher": "t"}
@@ -21,68 +21,68 @@ def test_accuracy_is_averaged_over_domains_not_rows():
     assert mean_accuracy({"a": "1111", "b": "01"}) == 75.0
 
 
-def test_spread_is_that_of_a_sample():
-    assert spread([80.0, 82.0]) == pytest.approx(2**0.5)
-    assert spread([80.0]) is None
+def test_sample_sd_divides_by_n_minus_1():
+    assert sample_sd([80.0, 82.0]) == pytest.approx(2**0.5)
+    assert sample_sd([80.0]) is None
 
 
-def test_gaps_are_pair_by_row():
-    found = gaps([{"a": "110"}, {"a": "000"}], [{"a": "010"}, {"a": "001"}])
+def test_row_differences_are_pairs_by_rows():
+    found = row_differences([{"a": "110"}, {"a": "000"}], [{"a": "010"}, {"a": "001"}])
     assert [gap.tolist() for gap in found] == [[[1, 0, 0], [0, 0, -1]]]
 
 
-def test_gaps_of_other_rows_are_refused():
+def test_row_differences_of_other_rows_are_an_error():
     with pytest.raises(PlanError, match="different test rows"):
-        gaps([{"a": "110"}], [{"a": "01"}])
+        row_differences([{"a": "110"}], [{"a": "01"}])
 
 
 def test_a_constant_difference_has_an_interval_without_width():
-    assert paired_difference([np.ones((3, 7)), np.zeros((3, 4))], draws=50) == (50.0, 50.0, 50.0)
+    assert paired_bootstrap([np.ones((3, 7)), np.zeros((3, 4))], resamples=50) == (50.0, 50.0, 50.0)
 
 
 def test_pairs_are_drawn_together_in_all_domains():
-    # Two pairs, one of difference 1 everywhere and one of 0. The mean of two draws is 0, 1/2, 1 with 1/4, 1/2, 1/4.
+    # Two pairs with differences 1 and 0: the mean of two draws is 0, 1/2 or 1 with probability 1/4, 1/2, 1/4.
     gap = np.array([[1.0] * 5, [0.0] * 5])
-    # Opposite in the other domain: were pairs drawn for each domain anew, the sum would vary.
-    assert paired_difference([gap, 1 - gap], draws=400) == (50.0, 50.0, 50.0)
-    assert paired_difference([gap, gap], draws=400) == (50.0, 0.0, 100.0)
+    # The opposite in the other domain: if pairs were drawn separately by domain, the mean would vary.
+    assert paired_bootstrap([gap, 1 - gap], resamples=400) == (50.0, 50.0, 50.0)
+    assert paired_bootstrap([gap, gap], resamples=400) == (50.0, 0.0, 100.0)
 
 
-def test_rows_are_drawn_as_the_normal_distribution_says():
+def test_the_interval_over_rows_matches_the_normal_approximation():
     # One pair, R rows, half of them 1: the mean of R draws has sd 1 / (2 sqrt R); two domains halve the variance.
     rows = 400
     gap = np.array([[1.0, 0.0] * (rows // 2)])
     half = 100 * 1.96 / (2 * rows**0.5)
-    _, low, high = paired_difference([gap], draws=10_000)
+    _, low, high = paired_bootstrap([gap], resamples=10_000)
     assert (low, high) == pytest.approx((50 - half, 50 + half), abs=0.25)
-    _, low, high = paired_difference([gap, gap], draws=10_000)
+    _, low, high = paired_bootstrap([gap, gap], resamples=10_000)
     assert (low, high) == pytest.approx((50 - half / 2**0.5, 50 + half / 2**0.5), abs=0.25)
 
 
 def test_rows_are_the_same_in_all_pairs():
-    # Equal pairs: as many as one likes tell no more about the rows than one does.
+    # Equal pairs: five of them say no more about the rows than one.
     one = np.array([[1.0, 0.0] * 50])
     five = np.repeat(one, 5, axis=0)
-    _, low, high = paired_difference([five], draws=10_000)
-    assert (low, high) == pytest.approx(paired_difference([one], draws=10_000)[1:], abs=1.0)
+    _, low, high = paired_bootstrap([five], resamples=10_000)
+    assert (low, high) == pytest.approx(paired_bootstrap([one], resamples=10_000)[1:], abs=1.0)
 
 
-def test_choose_by_pattern():
-    assert choose("first", ["amazon-5/frozen", "*/logits"])["amazon-5"] == ["logits", "frozen"]
-    assert list(choose("first", ["mnli-5"])) == ["mnli-5"]
+def test_methods_are_selected_by_pattern():
+    assert select_methods("first", ["amazon-5/frozen", "*/logits"])["amazon-5"] == ["logits", "frozen"]
+    assert list(select_methods("first", ["mnli-5"])) == ["mnli-5"]
     with pytest.raises(PlanError, match="nothing in plan"):
-        choose("first", ["amazon-7"])
+        select_methods("first", ["amazon-7"])
 
 
 @pytest.mark.parametrize("column", study_plan.COLUMNS)
-def test_every_column_has_options_that_exist(column):
+def test_every_column_has_valid_options(column):
     plan = study_plan.COLUMNS[column]
-    TeachSettings(**plan.teaching())
+    TeachSettings(**plan.teach_options())
     for method in plan.methods:
-        DistillSettings(**plan.distilling(method))
+        DistillSettings(**plan.distill_options(method))
 
 
-def test_a_stored_result_counts_only_where_it_was_made_in_the_same_way(tmp_path):
+def test_a_stored_result_made_with_other_options_is_an_error(tmp_path):
     file = tmp_path / "run.json"
     assert not study.is_stored(file, {"student": "a"})
     file.write_text('{"student": "a", "options": {"epochs": 3}}')
@@ -105,29 +105,29 @@ def write_study(folder: Path) -> Path:
         ("logits", 1, "1110"),
         ("logits", 2, "1110"),
     ):
-        options = study_plan.COLUMNS["sample"].distilling(method)
+        options = study_plan.COLUMNS["sample"].distill_options(method)
         run = {"method": method, "seed": seed, "options": options, "student": "small", "right": {"a": right}}
         (folder / "sample" / f"{method}-{seed}.json").write_text(json.dumps({**run, **where, **speed}))
     return folder
 
 
-def test_table_of_stored_runs(tmp_path):
-    text = tables(write_study(tmp_path), "frozen")["sample"]
-    assert "| linear model on words | 50.0 |" in text
+def test_the_table_of_stored_runs(tmp_path):
+    text = make_tables(write_study(tmp_path), "frozen")["sample"]
+    assert "| linear model | 50.0 |" in text
     assert "| teacher | 75.0 |" in text
     assert "| HRKD, frozen graph | 50.0 | 0.0 | 50.0 |  | 2 | 10 | 20 |" in text
-    low, high = (f"{x:+.1f}" for x in paired_difference([np.array([[0.0, 0, 1, 0]] * 2)])[1:])
+    low, high = (f"{x:+.1f}" for x in paired_bootstrap([np.array([[0.0, 0, 1, 0]] * 2)])[1:])
     assert f"| logits only | 75.0 | 0.0 | 50.0 | +25.0 [{low}, {high}] | 2 | 10 | 20 |" in text
     assert "seeds 1, 2" in text
 
 
-def test_differences_to_teacher_and_floor(tmp_path):
+def test_differences_from_the_teacher_and_the_linear_model(tmp_path):
     study = write_study(tmp_path)
-    assert "| HRKD, frozen graph | 50.0 | 0.0 | 50.0 | -25.0 [" in tables(study, "teacher")["sample"]
-    assert "| logits only | 75.0 | 0.0 | 50.0 | +25.0 [" in tables(study, "floor")["sample"]
+    assert "| HRKD, frozen graph | 50.0 | 0.0 | 50.0 | -25.0 [" in make_tables(study, "teacher")["sample"]
+    assert "| logits only | 75.0 | 0.0 | 50.0 | +25.0 [" in make_tables(study, "floor")["sample"]
 
 
-def test_domains_that_learnt_from_noise_are_not_scored(tmp_path):
+def test_domains_with_shuffled_labels_are_not_scored(tmp_path):
     folder = write_study(tmp_path) / "sample"
     for file in folder.glob("*.json"):
         found = json.loads(file.read_text())
@@ -136,23 +136,23 @@ def test_domains_that_learnt_from_noise_are_not_scored(tmp_path):
             found["floor"]["b"] = "0000"
         found["right"]["b"] = "0000"
         file.write_text(json.dumps(found))
-    text = tables(tmp_path, "frozen")["sample"]
-    assert "| linear model on words | 50.0 |" in text
+    text = make_tables(tmp_path, "frozen")["sample"]
+    assert "| linear model | 50.0 |" in text
     assert "| logits only | 75.0 |" in text
     assert "domains other than b, dev that of all." in text
 
 
-def test_ratios_of_the_last_fifth(tmp_path):
+def test_final_ratios_average_the_last_fifth_of_training(tmp_path):
     file = tmp_path / "metrics.jsonl"
     # Ten records, two layers, two domains; the last two count: means of 0.2, 0.4, 0.1, 0.3 and of the rest to 1.
     rows = [[[0.5, 0.5], [0.5, 0.5]]] * 8 + [[[0.2, 0.8], [0.4, 0.6]], [[0.1, 0.9], [0.3, 0.7]]]
     file.write_text("".join(json.dumps({"step": n, "ratios": r}) + "\n" for n, r in enumerate(rows)) + '{"dev": 1}\n')
-    assert study.late_ratios(file) == pytest.approx([0.25, 0.75])
+    assert study.final_ratios(file) == pytest.approx([0.25, 0.75])
     file.write_text('{"step": 1}\n')
-    assert study.late_ratios(file) is None
+    assert study.final_ratios(file) is None
 
 
-def test_ratios_are_told_by_domain(tmp_path):
+def test_ratios_are_listed_by_domain(tmp_path):
     folder = write_study(tmp_path) / "sample"
     for seed, ratios in ((1, [0.25, 0.75]), (2, [0.35, 0.65])):
         file = folder / f"frozen-{seed}.json"
@@ -162,10 +162,10 @@ def test_ratios_are_told_by_domain(tmp_path):
         found = json.loads((folder / f"{name}.json").read_text())
         more = {"column": {**found["column"], "shuffled": ["b"]}, "floor": {"a": "1100"}} if name == "column" else {}
         (folder / f"{name}.json").write_text(json.dumps({**found, **more}))
-    assert "- HRKD, frozen graph: a 0.300, b 0.700" in tables(tmp_path, "frozen")["sample"]
+    assert "- HRKD, frozen graph: a 0.300, b 0.700" in make_tables(tmp_path, "frozen")["sample"]
 
 
-def test_shuffled_labels_are_those_of_train_and_of_their_domains_alone(tmp_path):
+def test_only_the_train_labels_of_named_domains_are_shuffled(tmp_path):
     dataset = make_dataset()
     study.shuffle_labels(dataset, ["books"], tmp_path)
     for domain in dataset.domains:
@@ -178,22 +178,22 @@ def test_shuffled_labels_are_those_of_train_and_of_their_domains_alone(tmp_path)
             assert (found != list(rows.labels)) == (domain == "books" and split == "train")
 
 
-def test_runs_of_another_teacher_are_refused(tmp_path):
+def test_runs_of_another_teacher_are_an_error(tmp_path):
     file = write_study(tmp_path) / "sample" / "logits-2.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "fingerprints": {"data": "d", "teacher": "other"}}))
     with pytest.raises(PlanError, match=r"logits-2\.json: made with other data or another teacher"):
-        tables(tmp_path, "frozen")
+        make_tables(tmp_path, "frozen")
 
 
-def test_only_what_is_between_the_markers_is_replaced():
+def test_only_the_text_between_the_markers_is_replaced():
     text = "a\n<!-- study:first -->\nold\n<!-- /study -->\nb\n<!-- study:later -->\nkept\n<!-- /study -->\n"
-    found, done = put_into(text, {"first": "new", "sample": "nowhere"})
+    found, done = replace_tables(text, {"first": "new", "sample": "nowhere"})
     assert done == ["first"]
     assert found == text.replace("\nold\n", "\n\nnew\n\n")
-    assert put_into(found, {"first": "new"})[0] == found
+    assert replace_tables(found, {"first": "new"})[0] == found
 
 
-def test_documented_results_have_a_place_for_the_tables():
+def test_results_md_has_markers_for_the_tables():
     text = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
-    _, done = put_into(text, {plan: "x" for plan in PLANS if plan != "sample"})
+    _, done = replace_tables(text, {plan: "x" for plan in PLANS if plan != "sample"})
     assert done == ["first", "later", "noise"]
