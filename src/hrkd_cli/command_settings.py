@@ -54,13 +54,13 @@ class PrepareSettings(Settings):
         None,
         "Keep only this fraction of the train rows, stratified by label.",
         metavar="FRACTION",
-        default_text="all of it",
+        default_text="all",
         bounds=Range(0, 1, exclude_low=True),
     )
     domains: list[str] | None = option(None, "Keep only these domains.", metavar="A,B", default_text="all")
     dedupe: bool = option(True, "Drop duplicate texts within a domain.")
     encoding: str | None = option(
-        None, "Encoding of text files, like cp1252.", metavar="NAME", default_text="UTF-8, or by byte order mark"
+        None, "Encoding of text files, such as cp1252.", metavar="NAME", default_text="byte order mark, else UTF-8"
     )
     text: str | None = _raw_column("Text column.")
     text_pair: str | None = _raw_column("Column of the second text.")
@@ -96,7 +96,7 @@ class EvalSettings(Settings):
     )
     data: str | None = _data(
         "Prepared dataset folder, or a raw source.",
-        default_text="hrkd-out/dataset, else what the first model was made from",
+        default_text="hrkd-out/dataset, else the data of the first model",
     )
     split: Split = option(Split.TEST, "Split to score.")
     by_label: bool = option(False, "Also show scores per label.")
@@ -114,7 +114,7 @@ class ExportSettings(Settings):
     int8: bool = option(False, "model_quantized.onnx: int8, activations quantized at run time.")
     int8_static: bool = option(
         False,
-        "model_int8_static.onnx: int8 with ranges measured on dev; predictions do not depend on padding or batch.",
+        "model_int8_static.onnx: int8 with ranges calibrated on dev; predictions do not depend on padding or batch.",
     )
     fp16: bool = option(False, "model_fp16.onnx: fp16 weights, fp32 arithmetic.")
     int4: bool = option(False, "model_q4.onnx: 4-bit weights; the smallest file, for onnxruntime only.")
@@ -148,7 +148,7 @@ class ExportSettings(Settings):
     latency: bool = option(True, "Measure latency for the model card (a few seconds per file).")
     data: str | None = _data(
         "Data for the gate and calibration (dev split) and for trimming (train split).",
-        default_text="the data the student was made from",
+        default_text="the student's training data",
     )
     out: Path | None = option(
         None, "Folder to write onnx/ into.", metavar="DIR", default_text="STUDENT, or STUDENT-NAME next to it"
@@ -204,6 +204,6 @@ class ReportSettings(Settings):
         None,
         "HTML file to write; an existing report is replaced.",
         metavar="FILE",
-        default_text="RUN/report.html, hrkd-out/report.html for several runs",
+        default_text="RUN/report.html, or hrkd-out/report.html for several runs",
     )
     force: bool = shared_option(False, "Replace a file that is not a report.")

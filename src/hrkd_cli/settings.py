@@ -41,7 +41,7 @@ AT_LEAST_1, AT_LEAST_0 = Range(1), Range(0)
 ABOVE_0 = Range(0, exclude_low=True)
 FRACTION, OPEN_FRACTION = Range(0, 1), Range(0, 1, exclude_low=True, exclude_high=True)
 
-METHOD_PANEL, TEXT_PANEL, TRAINING_PANEL = "Method", "More text", "Training options"
+METHOD_PANEL, TEXT_PANEL, TRAINING_PANEL = "Method", "Unlabeled text", "Training options"
 
 _training = partial(option, panel=TRAINING_PANEL)
 _count = partial(_training, metavar="N", bounds=AT_LEAST_1)
@@ -81,7 +81,7 @@ class TrainingSettings(Settings):
     )
     sampling: Sampling = _training(
         Sampling.COVER,
-        "How rows are drawn. cover: every row once per epoch; balanced: equally many per domain; temperature: in "
+        "How rows are drawn. cover: every row once per epoch; balanced: the same number per domain; temperature: in "
         "proportion to the square root of domain size.",
     )
     precision: Precision = _training(Precision.AUTO, "Training arithmetic; auto: bf16 where supported, else fp32.")
@@ -188,9 +188,7 @@ class DistillSettings(TrainingSettings):
     )
     graph_every: int = _count(10, "Steps between updates of a learned graph.", panel=METHOD_PANEL)
     graph_learning_rate: float = _rate(3e-3, "Learning rate of a learned graph.", panel=METHOD_PANEL)
-    held_back: float = _fraction(
-        0.1, "Fraction of train rows that evaluate a learned graph; the student never sees them."
-    )
+    held_back: float = _fraction(0.1, "Fraction of train rows that train a learned graph; the student never sees them.")
     domains: str | None = _method(None, "Train the student for these domains only.", metavar="A,B", default_text="all")
     teacher_checkpoints: TeacherCheckpoints = _method(
         TeacherCheckpoints.DOMAIN, "Teacher of each domain: the best step for that domain, or the best step on average."
@@ -293,7 +291,7 @@ class DistillArguments(DistillSettings):
 
     teacher: str = option(
         str(layout.TEACHER_OUT),
-        "A teacher, a fine-tuned classifier with the data's labels, or a plain encoder, which is fine-tuned first.",
+        "A teacher, another classifier with the data's labels, or a plain encoder, which is fine-tuned first.",
         metavar="ID_OR_DIR",
     )
     data: str = _data()

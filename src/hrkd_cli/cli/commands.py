@@ -70,7 +70,7 @@ def teach(console: Console, options: TeachArguments) -> None:
 def distill(console: Console, options: DistillArguments) -> None:
     """Distill a teacher into a small student for all domains.
 
-    Given a plain encoder as --teacher or raw --data, the earlier stages run first; their results are reused.
+    If --teacher is a plain encoder or --data is raw, the earlier stages run first. Their results are reused.
     """
     launch.launch_processes(options.processes)
     with console.engine_output(make_display) as on_event:
