@@ -25,8 +25,6 @@ TESTED_ELSEWHERE = {
     "layout.py": "test_structure.py",
     "machine.py": "test_structure.py",
     "options.py": "test_structure.py",
-    "outputs.py": "test_structure.py",
-    "settings.py": "test_structure.py",
     "version.py": "test_structure.py",
     # cli
     "cli/command.py": "cli/test_cli_commands.py",
@@ -64,21 +62,12 @@ TESTED_ELSEWHERE = {
     # models
     "models/device.py": "models/test_student_init.py",
     "models/label_gather.py": "distillation/test_objective.py",
-    "models/loading.py": "models/test_student_init.py",
-    "models/model_folder.py": "models/test_student_init.py",
     "models/model_tokenizer.py": "predict/test_tokenization.py",
     "models/torch_backend.py": "models/test_student_init.py",
     # training
-    "training/best_weights.py": "training/test_resume.py",
     "training/checkpoint.py": "training/test_resume.py",
     "training/context.py": "training/test_resume.py",
     "training/dev_scoring.py": "training/test_resume.py",
-    "training/metrics_log.py": "training/test_resume.py",
-    "training/optimizer.py": "training/test_resume.py",
-    "training/stage_folder.py": "training/test_resume.py",
-    "training/tokenized_split.py": "teaching/test_teach.py",
-    "training/trainer.py": "training/test_resume.py",
-    "training/validation.py": "teaching/test_teach.py",
 }
 # Test modules that cover several modules, or none.
 SEVERAL_MODULES = {

@@ -10,9 +10,8 @@ from transformers import AutoModelForSequenceClassification
 
 from hrkd_cli.choices import Graph, Means, Method
 from hrkd_cli.distillation.distill import distill
-from hrkd_cli.errors import OutputError, UsageError
+from hrkd_cli.errors import OutputError
 from hrkd_cli.events import StepDone
-from hrkd_cli.settings import DistillSettings
 from hrkd_cli.teaching.teach import teach
 from short_runs import first_step, run_distill
 from tiny import ARCHITECTURES, write_encoder
@@ -82,22 +81,3 @@ def test_every_architecture_can_be_distilled(tmp_path, architecture, dataset):
     result, events = run_distill(tmp_path / "t", dataset, tmp_path / "s", student="1x32", allow_weak_teacher=True)
     assert result.steps == 6
     assert first_step(events).losses["attention"] > 0
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"method": "logits", "graph": "frozen"}, "--graph: --method logits has no domain graph"),
-        ({"method": "tinybert", "hierarchy": True}, "--hierarchy: --method tinybert has no domain graph"),
-        ({"graph": "uniform", "hierarchy": True}, "--hierarchy: --graph uniform does not use prototypes"),
-        ({"hidden_weight": 0, "prediction_weight": 0}, "no loss is left"),
-        ({"temperature": 0}, "--temperature: 0 is not above 0"),
-        ({"held_back": 0.2}, "--held-back: it requires --graph learned"),
-        ({"method": "labels", "unlabelled": "x"}, "--unlabelled: only labels are learned from"),
-        ({"hierarchy": True}, "--hierarchy: --graph uniform does not use prototypes"),
-        ({"graph": "learnt"}, "--graph: 'learnt' is not one of"),
-    ],
-)
-def test_options_that_contradict_each_other_are_refused_are_refused(options, words):
-    with pytest.raises(UsageError, match=words):
-        DistillSettings(**options)

@@ -10,12 +10,11 @@ import torch
 from hrkd_cli.choices import Precision
 from hrkd_cli.distillation.distill_collator import DistillCollator
 from hrkd_cli.distillation.instance_weights import expertise_weights, instance_weights, prototype_scores
-from hrkd_cli.errors import TrainingError, UsageError
+from hrkd_cli.errors import TrainingError
 from hrkd_cli.events import Note
 from hrkd_cli.method import Outputs
 from hrkd_cli.models.precision import PrecisionPolicy
 from hrkd_cli.predict.tokenization import TokenizedExample
-from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup
 from hrkd_cli.training.tokenized_split import TokenizedSplit
@@ -162,9 +161,3 @@ def test_a_teacher_with_hidden_states_that_are_not_finite_is_refused(monkeypatch
     monkeypatch.setitem(STATES, "b", [[float("nan"), 1.0]])
     with pytest.raises(TrainingError, match="--instance-weights: the teacher's hidden states are not finite"):
         compute_weights()
-
-
-@pytest.mark.parametrize("options", [{"method": "logits"}, {"method": "labels"}, {"hidden_weight": 0.0}])
-def test_instance_weights_require_a_hidden_state_loss(options):
-    with pytest.raises(UsageError, match="--instance-weights: it requires a hidden-state loss"):
-        DistillSettings(instance_weights="meta-kd", **options)

@@ -18,7 +18,7 @@ from hrkd_cli.distillation.loss_config import LossConfig
 from hrkd_cli.distillation.online_teacher import OnlineTeacher
 from hrkd_cli.distillation.teacher_cache import CachedTeacher
 from hrkd_cli.distillation.teachers import open_teachers
-from hrkd_cli.errors import OutputError, UsageError
+from hrkd_cli.errors import OutputError
 from hrkd_cli.events import Note, Progress
 from hrkd_cli.method import LOSSES
 from hrkd_cli.models.model_tokenizer import ModelTokenizer
@@ -369,8 +369,3 @@ def test_outputs_are_cached_if_it_is_worth_it(
         return
     assert isinstance(choose(), Cache) == (expected == "computed once")
     assert [expected in e.text for e in events] == [True] * (expected is not None)
-
-
-def test_released_means_cannot_be_cached():
-    with pytest.raises(UsageError, match="--means released uses padding"):
-        DistillSettings(means="released", cache_teacher="on")

@@ -1,7 +1,15 @@
-"""Short distillations, and what they report."""
+"""Short runs of teach and distill, and what they report."""
+
+import json
 
 from hrkd_cli.distillation.distill import distill
-from hrkd_cli.events import Note, StepDone
+from hrkd_cli.events import Note, StepDone, ignore
+from hrkd_cli.teaching.teach import teach
+
+
+def run_teach(encoder, dataset, out, on_event=ignore, **options):
+    """Teach with a short maximum length."""
+    return teach(encoder, data=dataset, out=out, on_event=on_event, **{"max_length": 16, **options})
 
 
 def run_distill(teacher, dataset, out, **options):
@@ -20,3 +28,8 @@ def first_step(events):
 def warnings(events):
     """Return the texts of the warnings."""
     return [event.text for event in events if isinstance(event, Note) and event.warning]
+
+
+def read_metrics(folder):
+    """Return the records of metrics.jsonl."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -1,0 +1,56 @@
+"""Options that are refused: impossible values, and combinations that contradict each other."""
+
+import pytest
+
+from hrkd_cli.errors import UsageError
+from hrkd_cli.settings import DistillSettings, TeachSettings
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"epochs": 0}, "--epochs: 0 is not at least 1"),
+        ({"learning_rate": 0}, "--learning-rate: 0 is not above 0"),
+        ({"warmup": 2}, "--warmup: 2 is not at least 0 and at most 1"),
+        ({"sampling": "often"}, "--sampling: 'often' is not one of cover, balanced, temperature"),
+    ],
+)
+def test_impossible_values_are_refused(options, words):
+    with pytest.raises(UsageError, match=words):
+        TeachSettings(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"method": "logits", "graph": "frozen"}, "--graph: --method logits has no domain graph"),
+        ({"method": "tinybert", "hierarchy": True}, "--hierarchy: --method tinybert has no domain graph"),
+        ({"graph": "uniform", "hierarchy": True}, "--hierarchy: --graph uniform does not use prototypes"),
+        ({"hidden_weight": 0, "prediction_weight": 0}, "no loss is left"),
+        ({"temperature": 0}, "--temperature: 0 is not above 0"),
+        ({"held_back": 0.2}, "--held-back: it requires --graph learned"),
+        ({"method": "labels", "unlabelled": "x"}, "--unlabelled: only labels are learned from"),
+        ({"hierarchy": True}, "--hierarchy: --graph uniform does not use prototypes"),
+        ({"graph": "learnt"}, "--graph: 'learnt' is not one of"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(options, words):
+    with pytest.raises(UsageError, match=words):
+        DistillSettings(**options)
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.5, 2, float("nan")])
+def test_an_impossible_share_of_unlabeled_rows_is_refused(share):
+    with pytest.raises(UsageError, match=r"--unlabelled-share: .* is not above 0 and below 1"):
+        DistillSettings(unlabelled_share=share)
+
+
+@pytest.mark.parametrize("options", [{"method": "logits"}, {"method": "labels"}, {"hidden_weight": 0.0}])
+def test_instance_weights_require_a_hidden_state_loss(options):
+    with pytest.raises(UsageError, match="--instance-weights: it requires a hidden-state loss"):
+        DistillSettings(instance_weights="meta-kd", **options)
+
+
+def test_released_means_cannot_be_cached():
+    with pytest.raises(UsageError, match="--means released uses padding"):
+        DistillSettings(means="released", cache_teacher="on")

@@ -1,0 +1,49 @@
+"""The trainer: early stopping, accumulation, and losses that are not finite."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hrkd_cli.errors import OutputError, TrainingError
+from hrkd_cli.evaluation.metrics import DomainScores
+from hrkd_cli.teaching.teach import FineTuningObjective
+from hrkd_cli.training.loop import LossOutput
+from hrkd_cli.training.trainer import Trainer
+from short_runs import run_teach
+
+
+def test_the_cost_estimate_does_not_change_the_weights(tmp_path, encoder, dataset, monkeypatch):
+    run_teach(encoder, dataset, tmp_path / "a", epochs=1)
+    monkeypatch.setattr(Trainer, "_estimate_cost", lambda *_: None)
+    run_teach(encoder, dataset, tmp_path / "b", epochs=1)
+    a, b = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_patience_stops_a_run_without_improvement(tmp_path, encoder, dataset, monkeypatch):
+    flat = {d: DomainScores(16, 0.5, 0.5, (0.0, 1.0), {}) for d in ("books", "music")}
+    monkeypatch.setattr("hrkd_cli.training.trainer.score_split", lambda *_: flat)
+    result = run_teach(encoder, dataset, tmp_path / "t", epochs=3, eval_every=2, patience=2)
+    assert (result.steps, result.best_step) == (6, 6)
+
+
+def test_accumulated_batches_make_one_step(tmp_path, encoder, dataset):
+    assert run_teach(encoder, dataset, tmp_path / "t", epochs=1, batch_size=4, accumulate=2).steps == 6
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_no_files(tmp_path, encoder, dataset, monkeypatch):
+    model_loss = FineTuningObjective.loss
+
+    def broken(self, batch):
+        return LossOutput(model_loss(self, batch).total * float("nan"))
+
+    monkeypatch.setattr(FineTuningObjective, "loss", broken)
+    with pytest.raises(TrainingError, match=r"step 1: the loss is nan.*--learning-rate"):
+        run_teach(encoder, dataset, tmp_path / "t")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_little_disk_space_is_an_error_before_training(tmp_path, encoder, dataset, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10})())
+    with pytest.raises(OutputError, match="MB of disk, but only 0 MB are free"):
+        run_teach(encoder, dataset, tmp_path / "t", epochs=1)
