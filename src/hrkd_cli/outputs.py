@@ -37,7 +37,9 @@ def check_output(out: Path, *, kind: str, is_ours: Callable[[Path], bool], force
     except OSError as error:
         raise OutputError(f"{out}: cannot be read ({error.strerror or error})") from None
     if not ours:
-        raise OutputError(f"{out} is not a {kind} folder written by hrkd, so it is left alone; choose another --out")
+        raise OutputError(
+            f"{out} is not a {kind} folder written by hrkd and will not be replaced; choose another --out"
+        )
     if not force:
         raise OutputError(f"{out} exists already; replace it with --force or choose another --out")
 
@@ -71,7 +73,9 @@ def atomic_folder(
                 yield work
             (work / _MARKER).unlink()
             if target.exists() and not existed:
-                raise OutputError(f"{out} appeared while it was being written, and is left alone; choose another --out")
+                raise OutputError(
+                    f"{out} appeared while it was being written and will not be replaced; choose another --out"
+                )
             _replace_folder(target, work)
         except BaseException:  # Ctrl-C too
             if not is_resumable(work):

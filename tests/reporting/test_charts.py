@@ -1,4 +1,4 @@
-"""Charts: well-formed SVG in the page's colors, every line where it belongs; smoothing."""
+"""Charts: well-formed SVG with CSS colors, coordinates of the lines, smoothing."""
 
 import math
 import subprocess
@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 
-from hrkd_cli.reporting.charts import COLORS, DASHES, Chart, number
+from hrkd_cli.reporting.charts import COLORS, DASHES, Chart, format_number
 from made_runs import wave
 
 
@@ -33,23 +33,23 @@ def paths(text, color):
     return [[tuple(map(float, point.split())) for point in points] for points in numbers]
 
 
-def test_points_lie_where_the_axes_say():
+def test_points_are_drawn_at_their_coordinates():
     text = svg([0, 4, 2], first=0, limits=(0, 4))
     # 400 wide, less 54 and 20; 240 high, less 28 and 36.
     assert paths(text, "c0") == [[(54, 204), (217, 28), (380, 116)]]
 
 
-def test_a_line_passes_over_missing_values():
+def test_missing_values_are_skipped():
     text = svg([0, math.nan, 2], [4, 4, 4], first=0, limits=(0, 4))
     assert paths(text, "c0") == [[(54, 204), (380, 116)]]
 
 
-def test_names_are_escaped():
-    text = svg([1, 2], moment=(1.0, '"<b>&'))
+def test_labels_are_escaped():
+    text = svg([1, 2], vertical=(1.0, '"<b>&'))
     assert [element.text for element in drawn(text).iter("text") if "b" in element.text] == ['"<b>&']
 
 
-def test_values_before_smoothing_are_faint_and_do_not_widen_the_axis():
+def test_original_values_are_drawn_faintly_and_do_not_widen_the_axis():
     text = svg([0.0, 3e9, -3e9, 3.0] * 10, window=41)
     assert "stroke-opacity: 0.2" in text
     assert "clip-path" in text
@@ -61,7 +61,7 @@ def labels(text):
     return [element.text for element in drawn(text).iter("text")]
 
 
-def test_a_peak_among_very_many_values_is_drawn():
+def test_a_peak_in_a_long_line_is_drawn():
     values = wave(20_000)
     values[7777] = 40.0
     text = svg(values)
@@ -72,16 +72,16 @@ def test_a_peak_among_very_many_values_is_drawn():
 @pytest.mark.parametrize(
     ("values", "dots", "count"), [([1.0], False, 1), ([1.0, 2.0], False, 0), ([1.0, 2.0], True, 2)]
 )
-def test_a_lone_point_and_points_of_dotted_lines_are_marked(values, dots, count):
+def test_a_single_point_and_dots_are_marked(values, dots, count):
     marks = [use for use in drawn(svg(values, dots=dots)).iter("use") if "--card" in use.get("style")]
     assert len(marks) == count
 
 
-def test_nothing_to_draw_is_an_empty_picture():
+def test_an_empty_line_draws_nothing():
     assert paths(svg([]), "c0") in ([], [[]])
 
 
-def test_the_same_chart_is_the_same_text_and_charts_share_no_ids():
+def test_svg_is_deterministic_and_charts_share_no_ids():
     assert svg([1.0, 2.0]) == svg([1.0, 2.0])
     one, two = ({e.get("id") for e in drawn(svg([1.0, 2.0], key=key)).iter() if e.get("id")} for key in "ab")
     assert one
@@ -89,13 +89,13 @@ def test_the_same_chart_is_the_same_text_and_charts_share_no_ids():
     assert not one & two
 
 
-def test_the_style_sheet_has_the_only_colors():
-    text = svg([1.0, 2.0], mean=True, window=3, dots=True, level=1.5, moment=(1.0, "best"))
+def test_all_colors_are_css_variables():
+    text = svg([1.0, 2.0], mean=True, window=3, dots=True, horizontal=1.5, vertical=(1.0, "best"))
     assert "#0" not in text.replace("href=", "").replace('"#m', "").replace("url(#", "")
     assert all(f"var(--{name})" in text for name in ("text", "soft", "grid", "card"))
 
 
-def test_lines_differ_in_color_or_dash_and_a_mean_has_the_color_of_the_text():
+def test_lines_differ_in_color_or_dash_and_the_mean_has_the_text_color():
     lines = chart(*[[]] * (len(COLORS) * len(DASHES) + 1), mean=True).lines
     assert len({(line.color, line.dash) for line in lines}) == len(lines)
     assert [line.color for line in lines if line.color not in COLORS] == [lines[-1].color] == ["text"]
@@ -104,14 +104,14 @@ def test_lines_differ_in_color_or_dash_and_a_mean_has_the_color_of_the_text():
 @pytest.mark.parametrize(
     ("values", "log"), [([1.0, 20.0], True), ([1.0, 1000.0], True), ([1.0, 19.0], False), ([0.0, 20.0], False)]
 )
-def test_a_logarithmic_axis_is_for_positive_values_far_apart(values, log):
+def test_the_axis_is_logarithmic_for_positive_values_over_a_large_range(values, log):
     found = labels(svg(values, may_be_log=True))
     assert ("loss, log scale" in found) is log
     if values[-1] == 1000:
         assert {"1", "10", "100", "1,000"} <= set(found)
 
 
-def test_drawing_changes_no_setting_of_matplotlib():
+def test_drawing_does_not_change_matplotlib_settings():
     code = (
         "import matplotlib; before = dict(dict.items(matplotlib.rcParams))\n"
         "from hrkd_cli.reporting.charts import Chart; import pandas, sys\n"
@@ -121,7 +121,7 @@ def test_drawing_changes_no_setting_of_matplotlib():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_smoothing_is_a_centered_mean_cut_at_the_ends():
+def test_smoothing_is_a_centered_moving_average():
     found = chart([0.0, 3.0] * 20, window=5).smooth["line 0"].tolist()
     assert found[:3] == pytest.approx([1.0, 1.5, 1.2])
     assert found[-1] == pytest.approx(2.0)
@@ -132,5 +132,5 @@ def test_smoothing_is_a_centered_mean_cut_at_the_ends():
     [(0, "0"), (471.0, "471"), (12345.0, "12,345"), (0.25, "0.25"), (0.123456, "0.1235"), (5e-5, "5e-05"),
      (-0.5, "-0.5")],
 )  # fmt: skip
-def test_numbers_are_brief(value, text):
-    assert number(value) == text
+def test_numbers_have_four_significant_digits_or_separators(value, text):
+    assert format_number(value) == text

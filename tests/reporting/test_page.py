@@ -1,4 +1,4 @@
-"""The page: what is in it, what is left out, and that nothing from outside can break it."""
+"""The page: its sections, missing values, and escaping."""
 
 import json
 import re
@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from hrkd_cli.reporting.page import domain_ratios, losses, page, rates
+from hrkd_cli.reporting.page import domain_ratios, losses, optimization, render_page
 from hrkd_cli.reporting.run import Run
 from made_runs import dev_line, lines, step_line, write_export, write_lines, write_run
 
@@ -42,7 +42,7 @@ class Outline(HTMLParser):
 
 
 def outline(*folders):
-    text = page([Run(folder) for folder in folders])
+    text = render_page([Run(folder) for folder in folders])
     found = Outline(text)
     assert len(set(found.ids)) == len(found.ids)
     assert "script" not in found.tags
@@ -50,7 +50,7 @@ def outline(*folders):
     return found, text
 
 
-def test_a_whole_run(tmp_path):
+def test_a_finished_run_has_all_sections(tmp_path):
     found, text = outline(write_export(write_run(tmp_path / "student", epochs=4)))
     assert found.titles == [
         "Distillation: student",
@@ -67,7 +67,7 @@ def test_a_whole_run(tmp_path):
     assert (tmp_path / "dataset").as_posix() in text
 
 
-def test_what_was_not_recorded_is_left_out(tmp_path):
+def test_missing_metrics_are_left_out(tmp_path):
     bare = [step_line(n, ratios=False, losses={"total": 1.0}) for n in range(1, 4)]
     for line in bare:
         del line["learning_rate"], line["gradient_norm"], line["examples_per_second"]
@@ -75,7 +75,7 @@ def test_what_was_not_recorded_is_left_out(tmp_path):
     assert found.titles == ["Teacher (not finished): t.partial", "Losses", "Loss: total"]
 
 
-def test_names_from_outside_are_only_text(tmp_path):
+def test_malicious_names_are_escaped(tmp_path):
     evil = ('</style><script>alert("1")</script>', "a'b\"&<i>")
     folder = write_lines(tmp_path / "<b>", [step_line(1, losses={"total": 1.0, evil[0]: 2.0})])
     with (folder / "metrics.jsonl").open("a") as stream:
@@ -86,13 +86,13 @@ def test_names_from_outside_are_only_text(tmp_path):
     assert "<script" not in text
 
 
-def test_what_is_no_number_is_left_out(tmp_path):
+def test_values_that_are_not_finite_numbers_are_left_out(tmp_path):
     more = [
         step_line(1, losses={"total": 1.0, "held_back": 0.3, "note": "x"}),
         step_line(2, gradient_norm=float("inf")),
     ]
     run = Run(write_lines(tmp_path, more))
-    drawn = {chart.title: chart.data.iloc[:, 0].to_dict() for chart in (*losses(run), *rates(run))}
+    drawn = {chart.title: chart.data.iloc[:, 0].to_dict() for chart in (*losses(run), *optimization(run))}
     assert drawn["Loss: total"] == {1: 1.0, 2: 3.0}
     assert drawn["Loss: held_back"] == {1: 0.3}
     assert drawn["Loss: note"] == {}
@@ -100,7 +100,7 @@ def test_what_is_no_number_is_left_out(tmp_path):
     assert "Loss: note" not in outline(tmp_path)[0].titles
 
 
-def test_several_runs_are_compared_first(tmp_path):
+def test_several_runs_start_with_a_comparison(tmp_path):
     found, _ = outline(write_run(tmp_path / "a"), write_run(tmp_path / "b", ratios=False), tmp_path / "a")
     assert found.titles[:3] == ["3 runs compared", "Dev accuracy, average of domains", "Best dev accuracy, %"]
     first = found.cells.index("books")
@@ -112,7 +112,7 @@ def test_several_runs_are_compared_first(tmp_path):
     ]  # fmt: skip
 
 
-def test_the_cost_of_a_precision_by_domain(tmp_path):
+def test_exported_files_show_accuracy_changes_by_domain(tmp_path):
     found, _ = outline(write_export(write_run(tmp_path / "s")))
     first = found.cells.index("change, points") + 1
     assert found.cells[first : first + 12] == [
@@ -123,12 +123,12 @@ def test_the_cost_of_a_precision_by_domain(tmp_path):
     assert "avx2, 7-bit weights" in found.cells
 
 
-def test_macro_f1_is_drawn_where_it_decides(tmp_path):
+def test_macro_f1_is_drawn_if_it_selects_the_best_step(tmp_path):
     found, _ = outline(write_run(tmp_path / "s", metric="macro-f1"))
     assert found.titles[2:4] == ["Dev accuracy by domain", "Dev macro-F1 by domain"]
 
 
-def test_a_loss_that_falls_far_has_a_logarithmic_axis(tmp_path):
+def test_a_loss_with_a_large_range_has_a_logarithmic_axis(tmp_path):
     far = [step_line(n, losses={"total": 10.0 ** (3 - n / 10), "flat": 1.0}) for n in range(1, 31)]
     _, text = outline(write_lines(tmp_path / "s", far))
     assert text.count(">loss, log scale</text>") == 1
@@ -138,20 +138,20 @@ def test_a_loss_that_falls_far_has_a_logarithmic_axis(tmp_path):
 @pytest.mark.parametrize(("steps", "windows"), [(24, {1}), (40, {1, 3}), (1000, {1, 21, 61})])
 def test_short_runs_are_not_smoothed_and_windows_are_odd(tmp_path, steps, windows):
     run = Run(write_run(tmp_path, steps=steps))
-    charts = (*losses(run), *rates(run), *domain_ratios(run))
+    charts = (*losses(run), *optimization(run), *domain_ratios(run))
     assert {chart.window for chart in charts} == windows
 
 
 @pytest.mark.parametrize(("steps", "layers", "domains"), [(3000, 3, 5), (60, 25, 20)])
-def test_pages_of_long_and_of_wide_runs_stay_small(tmp_path, steps, layers, domains):
+def test_pages_of_long_runs_and_of_many_domains_stay_small(tmp_path, steps, layers, domains):
     ratios = [[1 / domains] * domains] * layers
     mixed = [[1 / (n + 1)] * (n + 1) for n in range(1, layers)]
     many = [step_line(n, ratios=False, layer_ratios=mixed) | {"ratios": ratios} for n in range(1, steps + 1)]
-    text = page([Run(write_lines(tmp_path / "s", many))])
+    text = render_page([Run(write_lines(tmp_path / "s", many))])
     assert len(text) < 1_500_000
 
 
-def test_very_many_dev_scores_are_drawn_without_dots(tmp_path):
+def test_many_dev_scores_are_drawn_without_dots(tmp_path):
     many = [step_line(1)] + [dev_line(n, 0.5, 0.8 if n == 333 else 0.7, best=n == 333) for n in range(1, 1001)]
     _, text = outline(write_lines(tmp_path / "s", many))
     assert "1,000 dev scores;" in text
@@ -159,6 +159,6 @@ def test_very_many_dev_scores_are_drawn_without_dots(tmp_path):
     assert len(text) < 150_000
 
 
-def test_before_the_first_dev_score_domains_are_numbered(tmp_path):
+def test_domains_are_numbered_before_the_first_dev_score(tmp_path):
     _, text = outline(write_lines(tmp_path / "s", [line for line in lines() if "dev" not in line]))
     assert "domain 2" in text

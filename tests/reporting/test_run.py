@@ -10,7 +10,7 @@ from hrkd_cli.reporting.run import Run
 from made_runs import dev_line, lines, step_line, write_lines, write_record, write_run
 
 
-def test_a_finished_run(tmp_path):
+def test_a_finished_run_is_read(tmp_path):
     run = Run(write_run(tmp_path / "student"))
     assert (run.name, run.stage, run.finished) == ("student", "distill", True)
     assert (len(run.steps), run.last_step) == (40, 40)
@@ -22,12 +22,12 @@ def test_a_finished_run(tmp_path):
     assert run.scores("accuracy").loc[20].tolist() == [70, 90]
 
 
-def test_of_equal_scores_the_later_is_the_best(tmp_path):
+def test_the_later_of_equal_scores_is_the_best(tmp_path):
     found = [step_line(1), *(dev_line(n, 0.5, books, best=n == 2) for n, books in ((1, 0.6), (2, 0.9), (3, 0.9)))]
     assert Run(write_lines(tmp_path, [*found, dev_line(4, 0.5, 0.7, best=False)])).best["step"] == 3
 
 
-def test_the_record_of_a_finished_run_names_the_best(tmp_path):
+def test_the_best_step_comes_from_the_record_of_a_finished_run(tmp_path):
     write_run(tmp_path)
     record = json.loads((tmp_path / "hrkd.json").read_text())
     record["results"]["best"] = {"step": 40}
@@ -35,37 +35,37 @@ def test_the_record_of_a_finished_run_names_the_best(tmp_path):
     assert Run(tmp_path).best["step"] == 40
 
 
-def test_a_last_line_that_was_cut_off_is_left_out(tmp_path):
+def test_an_incomplete_last_line_is_skipped(tmp_path):
     run = Run(write_lines(tmp_path / "s.partial", lines()[:7], tail='{"step": 8, "epo'))
     assert (len(run.steps), run.finished, run.best) == (7, False, None)
 
 
-def test_a_damaged_line_elsewhere_is_named(tmp_path):
+def test_a_damaged_line_is_an_error_with_its_number(tmp_path):
     write_lines(tmp_path, [step_line(1), {"step": 2}, step_line(3)])
-    with pytest.raises(DataError, match=re.escape("metrics.jsonl:2: not a line that hrkd writes")):
+    with pytest.raises(DataError, match=re.escape("metrics.jsonl:2: not a line written by hrkd")):
         Run(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", '{"st', json.dumps(dev_line(1, 0.5, 0.5, best=True)) + "\n"])
-def test_a_run_without_a_step(tmp_path, content):
+def test_a_run_without_a_step_is_an_error(tmp_path, content):
     (tmp_path / "metrics.jsonl").write_text(content)
-    with pytest.raises(DataError, match="no step is recorded yet"):
+    with pytest.raises(DataError, match="no step recorded yet"):
         Run(tmp_path)
 
 
-def test_what_is_no_run(tmp_path):
-    with pytest.raises(DataError, match=r"no metrics\.jsonl in it; name the folder of a run"):
+def test_a_folder_that_is_not_a_run_is_an_error(tmp_path):
+    with pytest.raises(DataError, match=r"no metrics\.jsonl in it; give the output folder"):
         Run(tmp_path)
-    with pytest.raises(DataError, match="no such folder; name the folder of a run"):
+    with pytest.raises(DataError, match="no such folder; give the output folder"):
         Run(tmp_path / "missing")
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="file: not a folder"):
         Run(tmp_path / "file")
 
 
-def test_a_run_under_way_is_pointed_at(tmp_path):
+def test_the_error_names_the_folder_of_an_unfinished_run(tmp_path):
     write_lines(tmp_path / "student.partial", lines())
-    with pytest.raises(DataError, match=re.escape(f"is in {tmp_path / 'student.partial'}: name that folder")):
+    with pytest.raises(DataError, match=re.escape(f"give {tmp_path / 'student.partial'}")):
         Run(tmp_path / "student")
 
 
@@ -88,11 +88,11 @@ def test_options_of_an_unfinished_run_come_from_its_newest_checkpoint(tmp_path):
         ({"method": "unheard-of"}, ["method"]),
     ],
 )
-def test_options_that_are_not_the_defaults(tmp_path, given, changed):
+def test_changed_options_differ_from_the_defaults(tmp_path, given, changed):
     assert list(Run(write_run(tmp_path, **given)).changed_options()) == changed
 
 
-def test_a_teacher_has_no_parts(tmp_path):
+def test_a_teach_run_has_only_the_total_loss(tmp_path):
     run = Run(write_lines(tmp_path, [step_line(1, losses={"total": 1.0}, ratios=False)]))
     assert run.stage == "teach"
     assert Run(write_record(tmp_path, stage="teach")).stage == "teach"

@@ -1,1 +1,1 @@
-"""A run as one HTML page: its records read by pandas, curves drawn as SVG by matplotlib, tables by Jinja2."""
+"""The HTML report of training runs: read by pandas, drawn by matplotlib as SVG, rendered by Jinja2."""

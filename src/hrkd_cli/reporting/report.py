@@ -1,4 +1,4 @@
-"""``hrkd report`` without the command line: runs in, one HTML file out."""
+"""``hrkd report``: write an HTML report of training runs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from hrkd_cli.errors import OutputError, UsageError
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.layout import REPORT, ROOT, STUDENT_OUT
 from hrkd_cli.outputs import explain_write_errors
-from hrkd_cli.reporting.page import MARK, page
+from hrkd_cli.reporting.page import MARKER, render_page
 from hrkd_cli.reporting.run import Run
 
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """What a report shows of a run: the best step and its average dev accuracy (0 to 1) are None before the first."""
+    """Summary of a run. Best step and average dev accuracy (0 to 1) are None before the first dev score."""
 
     run: str
     stage: str
@@ -29,7 +29,7 @@ class RunSummary:
     accuracy: float | None
 
     @classmethod
-    def of(cls, run: Run) -> RunSummary:
+    def from_run(cls, run: Run) -> RunSummary:
         """Summarize a run."""
         step, accuracy = (run.best["step"], run.best["average"].get("accuracy")) if run.best else (None, None)
         return cls(str(run.path), run.stage, run.finished, len(run.steps), step, accuracy)
@@ -42,7 +42,7 @@ class RunSummary:
 
 @dataclass(frozen=True, slots=True)
 class ReportResult:
-    """A written report: the file, its size, and the runs that it shows."""
+    """A written report: the file, its size, and a summary of each run."""
 
     out: str
     bytes: int
@@ -50,7 +50,7 @@ class ReportResult:
 
     @property
     def steps(self) -> int:
-        """Steps of all runs together."""
+        """Total number of steps of all runs."""
         return sum(run.steps for run in self.runs)
 
     def to_json(self) -> dict[str, Any]:
@@ -62,34 +62,33 @@ class ReportResult:
 def report(
     runs: str | Path | Sequence[str | Path] | None = None, *, on_event: OnEvent = ignore, **options: Any
 ) -> ReportResult:
-    """Write one HTML page about runs, which needs nothing beside it: curves, dev scores, ratios, exported files.
+    """Write a self-contained HTML page about runs: curves, dev scores, ratios, exported files.
 
     Args:
-        runs: folders written by teach or distill, or the ``OUT.partial`` of a run that is not finished; None for
+        runs: output folders of teach or distill, or the ``OUT.partial`` of an unfinished run; None for
             hrkd-out/student.
-        on_event: told of a run that is not finished.
+        on_event: called with a note for each unfinished run.
         **options: fields of ``hrkd_cli.command_settings.ReportSettings``: ``out`` (None for ``report.html`` in the
-            run's folder, or under hrkd-out where there are several runs) and ``force``.
+            run's folder, or under hrkd-out for several runs) and ``force``.
 
     Raises:
-        UsageError: no run is named, or one is named twice.
-        DataError: a folder is no run's, or the run has not done a step yet.
-        OutputError: the file exists and is no report, or cannot be written.
+        UsageError: no run is given, or one is given twice.
+        DataError: a folder is not a run, or the run has no step yet.
+        OutputError: the file exists and is not a report, or cannot be written.
     """
     settings = ReportSettings.from_options(runs=runs, **options)
     paths = [STUDENT_OUT] if settings.runs is None else list(map(Path, settings.runs))
     if not paths:
-        raise UsageError("RUN: no run is named; name the folder of a run of hrkd teach or hrkd distill")
+        raise UsageError("RUN: no run given; give the output folder of hrkd teach or hrkd distill")
     if len({path.resolve() for path in paths}) < len(paths):
-        raise UsageError("RUN: the same folder is named twice; name each once")
-    # The target is checked first, but its default lies in a folder that may not exist.
+        raise UsageError("RUN: the same folder is given twice; give each once")
     target = settings.out or (paths[0] if len(paths) == 1 else ROOT) / REPORT
-    read = [Run(path) for path in paths]
+    loaded = [Run(path) for path in paths]
     _check_target(target, paths, force=settings.force)
-    for run in read:
+    for run in loaded:
         if not run.finished:
-            on_event(Note(f"{run.path}: not finished; the report shows its first {run.last_step:,} steps"))
-    content = page(read).encode()
+            on_event(Note(f"{run.path}: not finished; the report covers its first {run.last_step:,} steps"))
+    content = render_page(loaded).encode()
     work = target.with_name(f".{target.name}.{os.getpid()}")
     with explain_write_errors(target, work):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -98,19 +97,19 @@ def report(
             work.replace(target)
         finally:
             work.unlink(missing_ok=True)
-    return ReportResult(str(target), len(content), tuple(map(RunSummary.of, read)))
+    return ReportResult(str(target), len(content), tuple(map(RunSummary.from_run, loaded)))
 
 
 def _check_target(target: Path, runs: Sequence[Path], *, force: bool) -> None:
-    """Refuse to write over what is not a report."""
+    """Raise OutputError if the target exists and may not be replaced."""
     if not (target.exists() or target.is_symlink()):
         return
     if not target.is_file():
-        raise OutputError(f"{target} is not a file, so it is left alone; choose another --out")
-    if MARK.encode() in target.read_bytes()[:256]:
+        raise OutputError(f"{target} is not a file and will not be replaced; choose another --out")
+    if MARKER.encode() in target.read_bytes()[:256]:
         return
     folders = {target.resolve().parent, *target.resolve().parents}
     if owner := next((run for run in runs if run.resolve() in folders), None):
-        raise OutputError(f"{target} is a file of the run {owner}, so it is left alone; choose another --out")
+        raise OutputError(f"{target} is a file of the run {owner} and will not be replaced; choose another --out")
     if not force:
-        raise OutputError(f"{target} exists and is no report; replace it with --force or choose another --out")
+        raise OutputError(f"{target} exists and is not a report; replace it with --force or choose another --out")

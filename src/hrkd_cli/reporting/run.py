@@ -1,4 +1,4 @@
-"""What a run's folder says: its record, its steps and dev scores, its exported files. Also of an unfinished run."""
+"""Reads the folder of a training run, finished or not: options, steps, dev scores, exported files."""
 
 from __future__ import annotations
 
@@ -17,40 +17,41 @@ from hrkd_cli.settings import DistillSettings, TeachSettings
 
 Json = dict[str, Any]
 
-_NAME_IT = "name the folder of a run of hrkd teach or hrkd distill"
+_HINT = "give the output folder of hrkd teach or hrkd distill"
 
 
 class Run:
     """A run of teach or distill, read from its folder.
 
     Attributes:
-        path: the folder, as the user named it; ``name`` is its name.
-        record: ``hrkd.json``; empty while the run is not ``finished``.
-        options: resolved options; of an unfinished run those of its last checkpoint.
+        path: the folder as given by the user; ``name`` is its last part.
+        record: content of ``hrkd.json``; empty for an unfinished run.
+        options: resolved options; for an unfinished run, those in its last checkpoint.
         metric: the score that selects the best step: ``accuracy`` or ``macro_f1``.
-        data: where the data is.
-        exported: ``onnx/export.json`` by file name, the fp32 file first; empty where nothing was exported.
-        written: when the last of it was written, local time.
-        steps: what ``metrics.jsonl`` says of each step, by step, at least one; ``last_step`` is the last one's number.
-        losses: losses of the steps by kind, the total first.
+        data: path of the dataset.
+        exported: entries of ``onnx/export.json`` by file name, the fp32 file first; empty without exported files.
+        written: local time of the last write.
+        steps: metrics of each step in ``metrics.jsonl``, indexed by step number; never empty.
+        last_step: number of the last step.
+        losses: losses by step (index) and name (columns), the total first.
         dev: dev scores in order: step, domains and average.
-        domains: names of the domains, in the order of the ratios; empty before the first dev score.
-        stage: ``teach`` or ``distill``; an unfinished run is a distillation if its loss has parts.
+        domains: domain names in the order of the ratios; empty before the first dev score.
+        stage: ``teach`` or ``distill``; an unfinished run with several losses is a ``distill`` run.
     """
 
     def __init__(self, path: Path) -> None:
         """Read a folder.
 
         Raises:
-            DataError: it is not a run's, a line of its metrics is damaged, or it has no step yet.
+            DataError: the folder is not a run, a line of its metrics is damaged, or there is no step yet.
         """
         if not path.is_dir():
             work = partial_folder(path)
-            hint = f"; a run that is not finished is in {work}: name that folder" if work.is_dir() else f"; {_NAME_IT}"
+            hint = f"; to report the unfinished run, give {work}" if work.is_dir() else f"; {_HINT}"
             raise DataError(f"{path}: {'not a' if path.exists() else 'no such'} folder{hint}")
         metrics = path / ModelFiles.metrics
         if not metrics.is_file():
-            raise DataError(f"{path}: no {ModelFiles.metrics} in it; {_NAME_IT}")
+            raise DataError(f"{path}: no {ModelFiles.metrics} in it; {_HINT}")
         self.path, self.name = path, path.name or path.resolve().name
         self.record = read_json_or_empty(path / ModelFiles.run)
         self.finished = bool(self.record)
@@ -71,23 +72,25 @@ class Run:
 
     @property
     def best(self) -> Json | None:
-        """The dev score of the step whose weights are kept, the later of equal averages; None before the first."""
-        kept = ((self.record.get("results") or {}).get("best") or {}).get("step")
-        found = next((score for score in self.dev if score["step"] == kept), None)
-        return found or max(reversed(self.dev), key=lambda score: score["average"].get(self.metric, 0.0), default=None)
+        """Dev score of the best step, the later one of a tie; None before the first dev score."""
+        best_step = ((self.record.get("results") or {}).get("best") or {}).get("step")
+        recorded = next((score for score in self.dev if score["step"] == best_step), None)
+        if recorded:
+            return recorded
+        return max(reversed(self.dev), key=lambda score: score["average"].get(self.metric, 0.0), default=None)
 
     def changed_options(self) -> Json:
-        """Return the options whose value is not the default of the stage."""
-        usual = TeachSettings().to_json() if self.stage == "teach" else DistillSettings().resolve().to_json()
-        return {name: value for name, value in self.options.items() if name in usual and usual[name] != value}
+        """Return the options whose values are not the stage's defaults."""
+        defaults = TeachSettings().to_json() if self.stage == "teach" else DistillSettings().resolve().to_json()
+        return {name: value for name, value in self.options.items() if name in defaults and defaults[name] != value}
 
     def layers(self, key: str) -> list[pd.DataFrame]:
-        """Return ``ratios`` or ``layer_ratios`` of each layer: a table by step, with numbered columns."""
-        found = self.steps[key].dropna() if key in self.steps else pd.Series(dtype=object)
-        return [pd.DataFrame(rows, found.index) for rows in zip(*found, strict=True)]
+        """Return ``ratios`` or ``layer_ratios`` as one table per layer, by step (index) and number (columns)."""
+        values = self.steps[key].dropna() if key in self.steps else pd.Series(dtype=object)
+        return [pd.DataFrame(rows, values.index) for rows in zip(*values, strict=True)]
 
     def scores(self, key: str) -> pd.DataFrame:
-        """Return a dev score in percent, by step and domain."""
+        """Return a dev score in percent, by step (index) and domain (columns)."""
         rows = [{name: 100 * scores[key] for name, scores in dev["domains"].items()} for dev in self.dev]
         return pd.DataFrame(rows, [dev["step"] for dev in self.dev], dtype=float)
 
@@ -108,17 +111,17 @@ def _read_metrics(file: Path) -> tuple[pd.DataFrame, list[Json]]:
                 steps.append({"step": line["step"], "losses": line["losses"], **line})
         except (ValueError, KeyError, TypeError):
             if number == len(lines):
-                break  # cut off: the run is at work, or was killed
+                break  # incomplete: the run is still writing, or was killed
             hint = "delete the line, or run the stage again"
-            raise DataError(f"{file}:{number}: not a line that hrkd writes; {hint}") from None
+            raise DataError(f"{file}:{number}: not a line written by hrkd; {hint}") from None
     if not steps:
-        raise DataError(f"{file}: no step is recorded yet; try again when the run has done some steps")
+        raise DataError(f"{file}: no step recorded yet; try again later")
     return pd.DataFrame(steps).set_index("step"), dev
 
 
 def _checkpoint_options(work: Path) -> Json:
-    """Return the options that an unfinished run's newest checkpoint names; empty if there is no checkpoint."""
-    found = {folder.name.removeprefix("checkpoint-"): folder for folder in work.glob("checkpoint-*")}
-    newest = max(filter(str.isdigit, found), key=int, default=None)
-    options = read_json_or_empty(found[newest] / CHECKPOINT).get("options") if newest else None
+    """Return the options in the newest checkpoint of an unfinished run; empty without a checkpoint."""
+    folders = {folder.name.removeprefix("checkpoint-"): folder for folder in work.glob("checkpoint-*")}
+    newest = max(filter(str.isdigit, folders), key=int, default=None)
+    options = read_json_or_empty(folders[newest] / CHECKPOINT).get("options") if newest else None
     return options if isinstance(options, dict) else {}
