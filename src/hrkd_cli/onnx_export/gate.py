@@ -42,13 +42,8 @@ def load_gate_data(settings: ExportSettings, *, on_event: OnEvent) -> tuple[Data
 class AccuracyGate:
     """Scores files on the dev split of the model's domains and compares them with the student.
 
-    Args:
-        settings: options of the export.
-        model: the torch model that the files are made from.
-        dataset: data with a dev split.
-        data_name: its name in error messages.
-        student: the student of a trimmed ``model``; drops are relative to it, or else to ``model``.
-        on_event: receives progress.
+    ``model`` is the torch model that the files are made from. If its vocabulary is trimmed, drops are relative to
+    ``student``, else to ``model`` itself. ``data_name`` names the dataset in error messages.
 
     Raises:
         DataError, ModelError: the data has no rows, or does not fit the model.

@@ -32,12 +32,7 @@ EmbeddingFormat = Literal["per_tensor", "per_row", "int4", "fp32"]
 
 @dataclass(frozen=True, slots=True)
 class QuantizerInputs:
-    """What a quantizer may need besides the graph.
-
-    Attributes:
-        weight_format: how the target CPU wants dense weights.
-        calibration: returns calibration batches, each with one unpadded text.
-    """
+    """What a quantizer may need besides the graph; ``calibration`` returns batches of one unpadded text each."""
 
     weight_format: WeightFormat
     calibration: Callable[[], Iterator[ModelInputs]] = lambda: iter(())

@@ -48,12 +48,9 @@ _DECIMALS = 6
 def write_cases(root: Path, folder: Path, file_names: Sequence[str], *, earlier: Path) -> None:
     """Write the self-check file with the predictions of new ONNX files, and have a fresh process repeat them.
 
-    Args:
-        root: folder of configuration and tokenizer.
-        folder: folder of the files and the runtime; inside ``root``, or with copies of its files.
-        file_names: the new ONNX files, fp32 included.
-        earlier: the ``onnx`` folder that the files will be moved to. Its texts are used again, and the predictions of
-            its other files stay.
+    The files (fp32 included) and the runtime are in ``folder``; configuration and tokenizer are in ``root``, which
+    contains ``folder`` or was copied into it. ``earlier`` is the ``onnx`` folder that the files will be moved to: its
+    texts are used again, and the predictions of its other files stay.
 
     Raises:
         ModelError: the fresh process gets other predictions.
