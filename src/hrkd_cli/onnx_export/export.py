@@ -117,10 +117,10 @@ class _Export:
     out: Path | None = None
 
     def __post_init__(self) -> None:
-        self.onnx = self.root / ModelFiles.onnx
+        self.onnx_folder = self.root / ModelFiles.onnx
         self.smaller_formats = _smaller_formats(self.settings)
         self.weight_format = weight_format_for(self.settings.target)
-        fp32 = self.onnx / OnnxFiles.fp32
+        fp32 = self.onnx_folder / OnnxFiles.fp32
         self.existing_fp32 = fp32 if self.smaller_formats and fp32.exists() and not self.settings.force else None
         tiers = chain.from_iterable(FORMATS[onnx_format].tiers for onnx_format in self.smaller_formats)
         target_specific = any(recipe.target_specific for tier in tiers for recipe in tier)
@@ -128,22 +128,16 @@ class _Export:
         self.target = str(self.weight_format.target) if target_specific else ""
 
     def run(self) -> ExportResult:
-        """Write everything."""
+        """Write the files and return what was written."""
         self._check_trimming()
-        if self.existing_fp32 is not None:
-            try:
-                check_parity(self.model, self.existing_fp32)
-            except ModelError as error:
-                raise OutputError(
-                    f"{self.existing_fp32} is not this student's: {error}; replace it with --force"
-                ) from None
-        with _working_folder(self.onnx) as folder:
+        self._check_existing_fp32()
+        with _working_folder(self.onnx_folder) as folder:
             write_fp32(self.model, folder / OnnxFiles.fp32, on_event=self.on_event)
             if self.existing_fp32 is not None:
                 self.on_event(Note(f"{self.existing_fp32} gives the student's logits and is kept"))
             trials = self._quantize(folder)
             # Earlier files belong to this student for certain only if the fp32 file does.
-            entries = read_record(self.onnx) if self.existing_fp32 is not None else {}
+            entries = read_record(self.onnx_folder) if self.existing_fp32 is not None else {}
             paths = {onnx_format: folder / FILE_NAMES[onnx_format] for onnx_format in self._formats}
             latencies = self._measure_latency(paths, entries) if self.settings.latency else {}
             if self.existing_fp32 is not None:
@@ -175,6 +169,15 @@ class _Export:
                 f"--max-drop {self.settings.max_drop:g}: nothing was written; {remedy}allow more with --max-drop",
                 result=result.to_json(),
             )
+
+    def _check_existing_fp32(self) -> None:
+        """Raise OutputError if an fp32 file that would stay is not the student's."""
+        path = self.existing_fp32
+        if path is not None:
+            try:
+                check_parity(self.model, path)
+            except ModelError as error:
+                raise OutputError(f"{path} is not this student's: {error}; replace it with --force") from None
 
     def _quantize(self, folder: Path) -> Trials:
         """Write the smaller files into ``folder``; raise GateError if no recipe of a format passes."""
@@ -208,7 +211,7 @@ class _Export:
     def _measure_latency(self, paths: Mapping[OnnxFormat, Path], earlier: Iterable[str]) -> Latencies:
         """Time new and earlier files in turns; times from different hours would compare the load of the machine."""
         files = {path.name: path for path in paths.values()}
-        files |= {name: self.onnx / name for name in earlier if name not in files}
+        files |= {name: self.onnx_folder / name for name in earlier if name not in files}
         openers = {name: partial(OnnxBackend, self.student, path) for name, path in files.items()}
         return measure_forward(openers, threads=sorted({1, usable_cpus()}), on_event=self.on_event)
 
@@ -251,9 +254,9 @@ class _Export:
         # A new fp32 file is checked even if an existing one stays: the smaller files' tolerances depend on it.
         checked = [FILE_NAMES[onnx_format] for onnx_format in self._formats]
         new = checked if self.existing_fp32 is None else checked[1:]
-        stale = sorted(file.name for file in self.onnx.glob("*.onnx") if file.name not in checked)
+        stale = sorted(file.name for file in self.onnx_folder.glob("*.onnx") if file.name not in checked)
         if stale and self.existing_fp32 is None:
-            text = f"{', '.join(stale)} in {self.onnx}: left from an earlier export, unchanged"
+            text = f"{', '.join(stale)} in {self.onnx_folder}: left from an earlier export, unchanged"
             self.on_event(Note(text, warning=True))
         write_record(folder, entries)
         root_files = [ModelFiles.readme]
@@ -262,7 +265,7 @@ class _Export:
         write_bundle(folder / PREDICTOR_ARCHIVE)
         if self.settings.runtime:
             root_files.append(PREDICTOR_ARCHIVE)
-        write_cases(self.student, folder, checked, earlier=self.onnx)
+        write_cases(self.student, folder, checked, earlier=self.onnx_folder)
         self.on_event(Note("a fresh process repeated the stored predictions"))
         if self.out is None:
             card = read_card(self.root, self.student)
@@ -272,7 +275,7 @@ class _Export:
             )
         (folder / ModelFiles.readme).write_text(insert_section(card, render_onnx_section(entries)), encoding="utf-8")
         _move_files(folder, root_files, self.root)
-        _move_files(folder, [*new, OnnxFiles.export_record, OnnxFiles.self_check], self.onnx)
+        _move_files(folder, [*new, OnnxFiles.export_record, OnnxFiles.self_check], self.onnx_folder)
 
 
 def _check_output(student: Path, root: Path, file_names: Sequence[str], *, force: bool) -> None:
