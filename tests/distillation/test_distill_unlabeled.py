@@ -136,7 +136,7 @@ def test_outputs_of_all_rows_are_cached_unless_most_are_read_only_once(tmp_path,
 
 def test_auto_batch_size_counts_the_unlabeled_rows(tmp_path, teacher, dataset, folder, monkeypatch):
     seen = []
-    monkeypatch.setattr("hrkd_cli.training.auto_batch_size.LARGEST", 4)
+    monkeypatch.setattr("hrkd_cli.training.auto_batch_size.MAX_BATCH_SIZE", 4)
     collate = Collator.__call__
     monkeypatch.setattr(Collator, "__call__", lambda self, rows: seen.append(rows) or collate(self, rows))
     set_up(teacher, dataset, tmp_path, unlabelled=folder, batch_size="auto", unlabelled_share=0.75)

@@ -50,7 +50,7 @@ def test_the_preconditioner_is_that_of_the_next_optimizer_step(trained):
     weight = student.get_input_embeddings().weight
     state = optimizer.adamw.state[weight]
     gradient = torch.full_like(weight, 2.0)
-    (found,) = optimizer.preconditioned([weight], [gradient])
+    (found,) = optimizer.precondition([weight], [gradient])
     wanted = gradient / ((state["exp_avg_sq"] / (1 - 0.999)).sqrt() + 1e-8)
     torch.testing.assert_close(found, wanted)
 

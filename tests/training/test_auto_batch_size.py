@@ -12,7 +12,7 @@ from hrkd_cli.models.precision import PrecisionPolicy
 from hrkd_cli.predict.tokenization import TokenizedExample
 from hrkd_cli.settings import TeachSettings
 from hrkd_cli.teaching.teach import teach
-from hrkd_cli.training.auto_batch_size import batch_size_of
+from hrkd_cli.training.auto_batch_size import resolve_batch_size
 from hrkd_cli.training.checkpoint import Checkpointer
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.loop import LossOutput, Objective
@@ -59,7 +59,7 @@ def find(tmp_path, objective, size="auto", processes=SINGLE_PROCESS, resume=Fals
     checkpoint = Checkpointer(tmp_path, SINGLE_PROCESS, {}, resume=resume)
     context = TrainContext(PrecisionPolicy(Precision.FP32, torch.device("cpu")), processes, notes.append)
     objective.collator.context = context
-    found = batch_size_of(TeachSettings(batch_size=size), objective, checkpoint, **more)  # fmt: skip
+    found = resolve_batch_size(TeachSettings(batch_size=size), objective, checkpoint, **more)  # fmt: skip
     assert objective.module.weight.grad is None
     return found, notes, checkpoint
 
@@ -75,7 +75,7 @@ def test_the_largest_power_of_two_that_fits(tmp_path, holds, size, error):
 
 
 def test_nothing_fits(tmp_path):
-    with pytest.raises(TrainingError, match="not even one row of each domain"):
+    with pytest.raises(TrainingError, match="not even one row of each domain fits in memory"):
         find(tmp_path, Limited(1))
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hrkd_cli.errors import TrainingError
-from hrkd_cli.training.loop import AHEAD, StepOutput, prefetch
+from hrkd_cli.training.loop import PREFETCH, StepOutput, prefetch
 from hrkd_cli.training.metrics_log import MetricsLogger
 
 
@@ -42,7 +42,7 @@ def test_closing_ends_the_thread_and_little_is_made_in_advance():
     next(made)
     made.close()
     assert threading.active_count() == before
-    assert len(loaded) <= AHEAD + 3
+    assert len(loaded) <= PREFETCH + 3
 
 
 GRAPH = {"ratios": torch.tensor([[0.5, 0.5], [0.125, 0.875]]), "layer.1": torch.tensor([0.25, 0.75])}

@@ -69,7 +69,7 @@ def test_two_processes_reproduce_one(tmp_path, still_encoder, uneven, monkeypatc
     # torchrun starts the same program from outside; the run is finished, so that it only says so.
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "hrkd_cli")
     _, err = finish(start(*distil, "--resume", cwd=two, program=torchrun))
-    assert err.count("is finished already") == 1
+    assert err.count("is already finished") == 1
 
 
 def test_two_processes_reproduce_one_with_texts_that_have_no_label(tmp_path, still_encoder, uneven, monkeypatch):
@@ -115,7 +115,7 @@ def test_a_process_that_dies_is_named_and_the_run_goes_on(tmp_path, still_encode
     assert "Traceback" not in err
     # What it had is enough for one process to go on with.
     assert main([*words[:-2], "--resume", "--checkpoint-every", "200"]) == 0
-    assert "going on after step" in capsys.readouterr().err
+    assert "resuming after step" in capsys.readouterr().err
 
 
 def workers(parent):
@@ -146,10 +146,10 @@ def test_an_error_of_every_process_is_said_once(tmp_path, still_encoder, uneven)
 
 
 def test_other_processes_than_asked_for(tmp_path, encoder, dataset, monkeypatch):
-    with pytest.raises(UsageError, match="--processes 2: this process alone met"):
+    with pytest.raises(UsageError, match="--processes 2: only this process was started"):
         teach(encoder, data=dataset, out=tmp_path / "t", processes=2, max_length=16)
     monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(UsageError, match="--processes 2: 3 processes met"):
+    with pytest.raises(UsageError, match="--processes 2: 3 processes were started"):
         teach(encoder, data=dataset, out=tmp_path / "t", processes=2, max_length=16)
     assert list(tmp_path.iterdir()) == []
 

@@ -46,7 +46,7 @@ def test_a_run_cut_off_again_and_again_ends_the_same(tmp_path, teacher, encoder,
             run(stage, teacher, encoder, dataset, out, on_event=stop_at(step), resume=step > 1, **options)
     notes = []
     result = run(stage, teacher, encoder, dataset, out, resume=True, on_event=notes.append, **options)
-    assert any(isinstance(n, Note) and "going on after step 5" in n.text for n in notes)
+    assert any(isinstance(n, Note) and "resuming after step 5" in n.text for n in notes)
     assert same(weights(out), weights(tmp_path / "whole"))
     assert result.dev == whole.dev
     assert (result.steps, result.best_step) == (whole.steps, whole.best_step)
@@ -62,11 +62,11 @@ def test_a_run_cut_off_again_and_again_ends_the_same(tmp_path, teacher, encoder,
 def test_a_batch_size_that_was_found_stays(tmp_path, teacher, encoder, dataset, stage, monkeypatch):
     """Memory is another one when a run goes on; its steps are not."""
     options = {"batch_size": "auto", "epochs": 1}
-    monkeypatch.setattr("hrkd_cli.training.auto_batch_size.LARGEST", 8)
+    monkeypatch.setattr("hrkd_cli.training.auto_batch_size.MAX_BATCH_SIZE", 8)
     run(stage, teacher, encoder, dataset, tmp_path / "whole", **options)
     with pytest.raises(StopError):
         run(stage, teacher, encoder, dataset, tmp_path / "cut", on_event=stop_at(3), **options)
-    monkeypatch.setattr("hrkd_cli.training.auto_batch_size.LARGEST", 2)
+    monkeypatch.setattr("hrkd_cli.training.auto_batch_size.MAX_BATCH_SIZE", 2)
     run(stage, teacher, encoder, dataset, tmp_path / "cut", resume=True, **options)
     assert same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
 
@@ -100,7 +100,7 @@ def test_the_last_two_checkpoints_are_kept_and_a_damaged_one_is_passed_over(tmp_
 def test_checkpoints_that_are_all_damaged_are_one_line(tmp_path):
     write_checkpoint(tmp_path, 3, {"a": torch.zeros(2)}, {})
     (tmp_path / "checkpoint-3" / "checkpoint.json").write_text("{")
-    with pytest.raises(TrainingError, match=r"checkpoints are damaged; start over with --force"):
+    with pytest.raises(TrainingError, match=r"all checkpoints are damaged; start over with --force"):
         load_latest_checkpoint(tmp_path)
 
 
@@ -151,7 +151,7 @@ def test_a_plain_rerun_says_that_a_checkpoint_is_there(tmp_path, teacher, encode
     out = Path("hrkd-out/teacher")
     with pytest.raises(StopError):
         run("teach", teacher, encoder, dataset, out, on_event=stop_at(3))
-    with pytest.raises(OutputError, match=r"checkpoint after step 2; go on with --resume, or start over with --force"):
+    with pytest.raises(OutputError, match=r"checkpoint after step 2; continue it with --resume, or start over"):
         teach(encoder, data="nothing", out=out)
     with pytest.raises(UsageError, match="--force --resume"):
         teach(encoder, data="nothing", out=out, force=True, resume=True)
@@ -162,7 +162,7 @@ def test_other_options_than_the_checkpoints_are_named(tmp_path, teacher, encoder
     out = tmp_path / "t"
     with pytest.raises(StopError):
         run("teach", teacher, encoder, dataset, out, on_event=stop_at(3))
-    with pytest.raises(TrainingError, match="was made with --epochs 2; go on with what it had"):
+    with pytest.raises(TrainingError, match="was made with --epochs 2; resume it with the same options"):
         run("teach", teacher, encoder, dataset, out, resume=True, epochs=4)
     other = shutil.copytree(encoder, tmp_path / "other")
     config = json.loads((other / "config.json").read_text())
@@ -178,7 +178,7 @@ def test_another_precision_than_the_checkpoints_is_refused(tmp_path, teacher, en
     with pytest.raises(StopError):
         run("teach", teacher, encoder, dataset, out, on_event=stop_at(3))
     monkeypatch.setattr("hrkd_cli.models.precision.cpu_has_bf16", lambda: False)
-    with pytest.raises(TrainingError, match="was made with --precision bf16; go on with what it had"):
+    with pytest.raises(TrainingError, match="was made with --precision bf16; resume it with the same options"):
         run("teach", teacher, encoder, dataset, out, resume=True)
 
 
@@ -234,7 +234,7 @@ def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(tmp_path, encoder, raw
     wait_for_step(process, tmp_path / "t.partial", 3)
     process.send_signal(number)
     _, err = finish(process, code)
-    assert "with a checkpoint; go on with --resume" in err
+    assert "with a checkpoint; continue with --resume" in err
     step = latest_checkpoint_step(tmp_path / "t.partial")
     assert step >= 3
     assert main(words) == 1

@@ -99,7 +99,7 @@ def distill(
         result = write_model_folder(
             trainer,
             student_data,
-            what=f"A multi-domain text classifier, distilled from `{name}` with hrkd-cli {__version__}.",
+            description=f"A multi-domain text classifier, distilled from `{name}` with hrkd-cli {__version__}.",
             models={"teacher": {"name": name, "fingerprint": fingerprint}, "student": {"name": settings.student}},
             sources=sources,
             unlabeled=unlabeled.to_json() if unlabeled is not None else None,

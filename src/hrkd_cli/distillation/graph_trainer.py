@@ -76,7 +76,7 @@ class GraphTrainer:
         gradient = torch.autograd.grad(held_back_loss, self.weights, allow_unused=True, materialize_grads=True)
         if self.processes.size > 1:
             vector_to_parameters(self.processes.all_reduce(parameters_to_vector(gradient)), gradient)
-        direction = optimizer.preconditioned(self.weights, gradient)
+        direction = optimizer.precondition(self.weights, gradient)
         if direction is None:
             return
         derivatives, prototypes = self.directional_derivatives(step, direction, compute_losses)

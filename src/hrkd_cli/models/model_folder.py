@@ -75,7 +75,7 @@ def save_model(
 def model_card(
     *,
     title: str,
-    what: str,
+    description: str,
     heads: DomainHeads,
     scores: Mapping[str, Mapping[str, Any]],
     single_domain: str | None = None,
@@ -85,7 +85,7 @@ def model_card(
 
     Args:
         title: one line.
-        what: a sentence or two on how the model was made.
+        description: a sentence or two on how the model was made.
         heads: its outputs.
         scores: dev scores by domain, each with ``n``, ``accuracy`` and ``macro_f1``; empty where they are not known.
         single_domain: the domain of a single-domain export; None for all heads.
@@ -115,10 +115,9 @@ def model_card(
         eval_results=results or None,
     )
     domain = heads.domains[0]
-    outputs = {"domain": domain, "columns": heads.columns[domain], "labels": heads.labels[domain]}
-    return render_card(
-        "model.md.j2", metadata, title=title, what=what, scores=scores, single_domain=single_domain, **outputs, **facts
-    )
+    facts |= {"domain": domain, "columns": heads.columns[domain], "labels": heads.labels[domain]}
+    facts |= {"title": title, "description": description, "scores": scores, "single_domain": single_domain}
+    return render_card("model.md.j2", metadata, **facts)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

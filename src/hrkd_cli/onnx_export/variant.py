@@ -150,7 +150,7 @@ def variant_card(
         scores = {name: score for name, score in domains.items() if domain in (None, name)}
     return model_card(
         title=title,
-        what=" ".join(what),
+        description=" ".join(what),
         heads=spec.all_heads,
         scores=scores,
         max_length=spec.max_length,

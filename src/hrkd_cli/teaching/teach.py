@@ -94,9 +94,9 @@ def teach(
     with run_folder(out, key=key, options=decisive, resume=resume, context=context) as checkpointer:
         trainer = Trainer("teach", objective, settings, checkpointer, dev, best_by_domain=True)
         trainer.run()
-        what = f"A multi-domain text classifier, `{name}` fine-tuned with hrkd-cli {__version__}."
+        description = f"A multi-domain text classifier, `{name}` fine-tuned with hrkd-cli {__version__}."
         models = {"start": {"name": name, "fingerprint": fingerprint}}
-        result = write_model_folder(trainer, dataset, what=what, models=models, sources=sources)
+        result = write_model_folder(trainer, dataset, description=description, models=models, sources=sources)
     context.on_event(StageDone("teach", str(out), result.steps, result.seconds))
     return result
 

@@ -1,1 +1,1 @@
-"""The training loop and what surrounds it: optimizer, checkpoints, processes. Knows nothing of distillation."""
+"""Trainer, training loop, optimizer, checkpoints and processes, independent of distillation."""

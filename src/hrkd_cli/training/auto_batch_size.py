@@ -1,4 +1,4 @@
-"""The batch size that memory holds (``--batch-size auto``)."""
+"""Batch size of a run; ``--batch-size auto`` finds the largest that fits in memory."""
 
 from __future__ import annotations
 
@@ -16,53 +16,53 @@ from hrkd_cli.training.checkpoint import Checkpointer
 from hrkd_cli.training.collator import StepRows
 from hrkd_cli.training.loop import Objective
 
-LARGEST = 32  # rows of a domain: the paper's batch over its 4 GPUs
-SHARE = 0.9  # of a GPU's memory that the first steps may take: later ones fragment it
+MAX_BATCH_SIZE = 32  # rows per domain: the paper's batch over its 4 GPUs
+MEMORY_FRACTION = 0.9  # of a GPU's memory; the rest is for fragmentation in later steps
 
 
-def batch_size_of(
+def resolve_batch_size(
     settings: TrainingSettings,
     objective: Objective,
-    checkpoint: Checkpointer,
+    checkpointer: Checkpointer,
     *,
     unlabeled_fraction: float = 0.0,
 ) -> int:
-    """Return the batch size of the settings; for ``auto`` the largest power of two up to 32 that memory holds.
+    """Return the batch size of the settings; for ``auto`` the largest power of two up to 32 that fits in memory.
 
     Args:
-        settings: with the batch size.
-        objective: what is minimized.
-        checkpoint: remembers what was found, whatever memory a resumed run has.
+        settings: options of the run.
+        objective: computes the loss.
+        checkpointer: remembers the automatic batch size, so that a resumed run has the same.
         unlabeled_fraction: see Trainer.
 
     Raises:
-        TrainingError: not even one row of each domain fits.
+        TrainingError: not even one row per domain fits.
         UsageError: a step has fewer rows than there are processes.
     """
-    rows, context = objective.collator.split, objective.collator.context
+    split, context = objective.collator.split, objective.collator.context
 
     def find() -> int:
-        longest = {domain: np.argsort(-own, kind="stable") for domain, own in rows.lengths.items()}
-        per_row = dict.fromkeys(rows.unlabeled, unlabeled_per_labeled(unlabeled_fraction))
+        longest_first = {domain: np.argsort(-lengths, kind="stable") for domain, lengths in split.lengths.items()}
+        unlabeled_per_row = dict.fromkeys(split.unlabeled, unlabeled_per_labeled(unlabeled_fraction))
 
-        def step(size: int) -> StepRows:
-            counts = {d: size + math.ceil(size * per_row.get(d, 0.0)) for d in longest}
-            return {d: np.resize(order, counts[d]).tolist() for d, order in longest.items()}
+        def longest_rows(size: int) -> StepRows:
+            counts = {domain: size + math.ceil(size * unlabeled_per_row.get(domain, 0.0)) for domain in longest_first}
+            return {domain: np.resize(rows, counts[domain]).tolist() for domain, rows in longest_first.items()}
 
-        found = min(context.processes.all_gather(_largest_that_fits(objective, step)))
-        if not found:
+        size = min(context.processes.all_gather(_largest_that_fits(objective, longest_rows)))
+        if not size:
             raise TrainingError(
-                "--batch-size auto: memory holds not even one row of each domain; lower --max-length or take a smaller "
-                "model"
+                "--batch-size auto: not even one row of each domain fits in memory; lower --max-length or take a "
+                "smaller model"
             )
-        context.on_event(Note(f"--batch-size auto: {found} rows of each domain"))
-        return found
+        context.on_event(Note(f"--batch-size auto: {size} rows of each domain"))
+        return size
 
-    decisions = checkpoint.decisions
+    decisions = checkpointer.decisions
     if settings.batch_size == AUTO_BATCH and "batch_size" not in decisions:
         decisions["batch_size"] = find()
     size = int(decisions["batch_size"] if settings.batch_size == AUTO_BATCH else settings.batch_size)
-    count, processes = size * len(rows.lengths), context.processes.size
+    count, processes = size * len(split.lengths), context.processes.size
     if count < processes:
         raise UsageError(
             f"--processes {processes}: a step has {count} rows, fewer than processes; raise --batch-size or use fewer"
@@ -70,11 +70,11 @@ def batch_size_of(
     return size
 
 
-def _largest_that_fits(objective: Objective, step: Callable[[int], StepRows]) -> int:
-    """Return the largest power of two up to 32 for which memory holds a step beside the optimizer's state; or 0."""
+def _largest_that_fits(objective: Objective, rows_of_size: Callable[[int], StepRows]) -> int:
+    """Return the largest power of two up to 32 for which a step and the optimizer's state fit in memory, or 0."""
     from accelerate.utils.memory import clear_device_cache, find_executable_batch_size  # takes a second to import
 
-    context, size = objective.collator.context, LARGEST
+    context, size = objective.collator.context, MAX_BATCH_SIZE
 
     def halve() -> int:
         nonlocal size
@@ -83,21 +83,22 @@ def _largest_that_fits(objective: Objective, step: Callable[[int], StepRows]) ->
 
     def attempt(size: int) -> int:
         parameters = [p for module in objective.modules for p in module.parameters() if p.requires_grad]
-        moments = [torch.zeros_like(p) for p in parameters for _ in range(2)]  # AdamW's, from the first step on
-        if sum(map(len, step(size).values())) >= context.processes.size:
-            # Each process on its own: none may wait for one that ran out of memory.
+        moments = [torch.zeros_like(p) for p in parameters for _ in range(2)]  # as AdamW has after the first step
+        rows = rows_of_size(size)
+        if sum(map(len, rows.values())) >= context.processes.size:
+            # Without collective operations, in which a process would wait for one that ran out of memory.
             with context.processes.no_sync():
-                objective.dry_run(step(size))
+                objective.dry_run(rows)
         del moments
         return size
 
     on_gpu = context.device.type == "cuda"
     if on_gpu:
-        torch.cuda.set_per_process_memory_fraction(SHARE, context.device)
+        torch.cuda.set_per_process_memory_fraction(MEMORY_FRACTION, context.device)
     try:
-        find_executable_batch_size(attempt, LARGEST, halve)()
+        find_executable_batch_size(attempt, MAX_BATCH_SIZE, halve)()
     except RuntimeError:
-        if size:  # not for want of memory
+        if size:  # another error than running out of memory at size 1
             raise
     finally:
         if on_gpu:

@@ -1,4 +1,4 @@
-"""The weights worth keeping during a run: the best on average, and on demand the best of each domain."""
+"""Best weights of a run: the best on average and, optionally, the best of each domain."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import nn
 
 from hrkd_cli.training.checkpoint import saved_values, to_host
 
-AVERAGE = ""  # key of the best average step among the best steps of domains (no domain has an empty name)
+AVERAGE = ""  # key of the average among domains (no domain has an empty name)
 
 
 class SavedWeights(TypedDict):
-    """Weights on disk, as plain values: their step, and all dev scores of it."""
+    """Weights on disk: their step and its dev scores."""
 
     step: int
     dev: dict[str, Any]
@@ -24,50 +24,62 @@ class SavedWeights(TypedDict):
 
 @dataclass(eq=False)
 class BestWeights:
-    """Compares dev scores and writes the weights of a model that are best for something."""
+    """Saves the weights of a model whenever they have the best dev scores so far.
 
-    work: Path  # the run's folder
+    Attributes:
+        work: working folder of the run.
+        model: the trained model.
+        metric: metric to compare, ``accuracy`` or ``macro_f1``.
+        by_domain: also save the best weights of each domain.
+        writes: whether this process writes the files.
+        best: the best weights on average (under AVERAGE) and of each domain.
+    """
+
+    work: Path
     model: nn.Module
-    metric: str  # what "best" means: accuracy or macro_f1
-    by_domain: bool  # whether each domain's best weights are kept too
-    writes: bool  # whether this process writes the files
-    best: dict[str, SavedWeights] = field(default_factory=dict)  # of the average under AVERAGE, and of each domain
+    metric: str
+    by_domain: bool
+    writes: bool
+    best: dict[str, SavedWeights] = field(default_factory=dict)
 
     def update(self, step: int, dev: dict[str, Any]) -> bool:
-        """Keep the present weights if they are best for anything; tell whether their average is better than before.
+        """Save the current weights if a score is the best so far; return whether their average is an improvement.
 
-        ``dev``: see scores_to_json.
+        ``dev``: dev scores as ``scores_to_json`` returns them.
         """
-        values, before = self._values(dev), {key: self._values(saved["dev"])[key] for key, saved in self.best.items()}
-        # Of equal scores, which are common on small dev splits, the later is kept: it has learned for longer.
-        better = [key for key, value in values.items() if value >= before.get(key, value)]
-        if better:
+        scores = self._scores(dev)
+        best_scores = {key: self._scores(saved["dev"])[key] for key, saved in self.best.items()}
+        # Of equal scores, which are common on small dev splits, the later wins because it has trained for longer.
+        best_now = [key for key, score in scores.items() if score >= best_scores.get(key, score)]
+        if best_now:
             if self.writes:
-                save_file(to_host(self.model.state_dict()), self.work / _file(step))
-            self.best |= {key: {"step": step, "dev": dev} for key in better}
+                save_file(to_host(self.model.state_dict()), self.work / _file_name(step))
+            self.best |= {key: {"step": step, "dev": dev} for key in best_now}
             self.remove_unused()
-        return values[AVERAGE] > before.get(AVERAGE, -1.0)
+        return scores[AVERAGE] > best_scores.get(AVERAGE, -1.0)
 
-    def _values(self, dev: Mapping[str, Any]) -> dict[str, float]:
-        by_domain = dev["domains"].items() if self.by_domain else ()
-        return {AVERAGE: dev["average"][self.metric], **{domain: own[self.metric] for domain, own in by_domain}}
+    def _scores(self, dev: Mapping[str, Any]) -> dict[str, float]:
+        scores = {AVERAGE: dev["average"][self.metric]}
+        if self.by_domain:
+            scores |= {domain: domain_scores[self.metric] for domain, domain_scores in dev["domains"].items()}
+        return scores
 
     def load(self, key: str = AVERAGE) -> None:
-        """Load what is best for a domain, or on average, into the model."""
-        self.model.load_state_dict(load_file(self.work / _file(self.best[key]["step"])))
+        """Load the best weights of a domain, or on average, into the model."""
+        self.model.load_state_dict(load_file(self.work / _file_name(self.best[key]["step"])))
 
     def remove_unused(self) -> None:
-        """Remove weights that neither the run nor one of its checkpoints needs any more."""
+        """Remove weights that neither the run nor one of its checkpoints refers to."""
         if not self.writes:
             return
-        kept = (self.best, *saved_values(self.work, "best"))
-        used = {_file(saved["step"]) for best in kept for saved in best.values()}
-        for old in self.work.glob("weights-*.safetensors"):
-            if old.name not in used:
-                old.unlink()
+        states = (self.best, *saved_values(self.work, "best"))
+        used = {_file_name(saved["step"]) for best in states for saved in best.values()}
+        for file in self.work.glob("weights-*.safetensors"):
+            if file.name not in used:
+                file.unlink()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what is best so far, as plain values."""
+        """Return the steps and scores of the best weights."""
         return dict(self.best)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -75,5 +87,5 @@ class BestWeights:
         self.best = dict(state)
 
 
-def _file(step: int) -> str:
+def _file_name(step: int) -> str:
     return f"weights-{step}.safetensors"

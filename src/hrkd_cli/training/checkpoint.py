@@ -1,9 +1,8 @@
-"""Checkpoints: everything that a run needs to resume as if it had never stopped.
+"""Checkpoints, with everything that a run needs to resume as if it had not been interrupted.
 
-A checkpoint is a folder ``checkpoint-STEP`` in the run's working folder, which appears by a rename and is therefore
-whole: ``state.safetensors`` (tensors) and ``checkpoint.json`` (plain values, and a checksum). The last two are kept.
-What is saved is anything with ``state_dict()`` and ``load_state_dict()``, as in torch, whose state is a flat dict of
-tensors and plain values.
+A checkpoint is a folder ``checkpoint-STEP`` in the run's working folder with ``state.safetensors`` (tensors) and
+``checkpoint.json`` (plain values and a checksum). It is renamed into place, and the last two are kept. It can hold any
+object with torch's ``state_dict()`` and ``load_state_dict()`` whose state is a flat dict of tensors and plain values.
 """
 
 from __future__ import annotations
@@ -30,26 +29,26 @@ from hrkd_cli.training.process_group import ProcessGroup
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.stateful import Stateful
 
-KEPT = 2
+KEPT_CHECKPOINTS = 2
 FORMAT = 4
 TENSORS = "state.safetensors"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
 class Checkpointer:
-    """Saves and restores the parts of a run.
+    """Saves and restores the state of a run.
 
     Args:
-        out: what the run writes; it works in ``work`` until that is whole.
+        out: output of the run; until it is complete, the run writes to the folder ``work``.
         processes: the processes of the run; the main one writes.
-        header: plain values that describe the run.
+        header: plain values that identify the run.
         resume: start from the newest checkpoint, if there is one.
 
     Attributes:
         resumed: values of the checkpoint that the run resumes from; None for a new run.
-        step: steps done in that checkpoint; 0 for a new run.
-        decisions: plain values that stay the same when the run resumes.
-        parts: what is saved and restored, by name.
+        step: step of that checkpoint; 0 for a new run.
+        decisions: plain values that are decided once per run, like the batch size of ``--batch-size auto``.
+        parts: the objects that are saved and restored, by name.
 
     Raises:
         TrainingError: there are checkpoints, and all are damaged.
@@ -61,8 +60,8 @@ class Checkpointer:
         self.header = dict(header)
         self.resumed: dict[str, Any] | None = None
         self._tensors: dict[str, Tensor] = {}
-        if resume and (found := load_latest_checkpoint(self.work)):
-            self.resumed, self._tensors = found
+        if resume and (latest := load_latest_checkpoint(self.work)):
+            self.resumed, self._tensors = latest
         self.decisions: dict[str, Any] = {} if self.resumed is None else self.resumed["decisions"]
         self.step = 0 if self.resumed is None else int(self.resumed["step"])
         self.parts: dict[str, Stateful] = {}
@@ -73,12 +72,12 @@ class Checkpointer:
             return
         for name, part in self.parts.items():
             prefix = f"{name}/"
-            own = {key.removeprefix(prefix): t for key, t in self._tensors.items() if key.startswith(prefix)}
-            part.load_state_dict({**self.resumed["parts"][name], **own})
+            tensors = {key.removeprefix(prefix): t for key, t in self._tensors.items() if key.startswith(prefix)}
+            part.load_state_dict({**self.resumed["parts"][name], **tensors})
         self._tensors = {}
 
     def save(self, step: int) -> None:
-        """Write a checkpoint after ``step`` steps (see write_checkpoint); all processes must call it."""
+        """Write a checkpoint after ``step`` steps (see ``write_checkpoint``); all processes must call it."""
         tensors: dict[str, Tensor] = {}
         parts: dict[str, dict[str, Any]] = {}
         for name, part in self.parts.items():
@@ -93,21 +92,21 @@ class Checkpointer:
 
 @dataclass(frozen=True, slots=True)
 class RandomState:
-    """The state of torch's generators in every process of a run."""
+    """State of torch's random generators in every process of a run."""
 
     processes: ProcessGroup
     device: torch.device
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return each process's state by rank; all processes must call it."""
-        own = {"cpu": torch.get_rng_state()}
+        """Return the states of all processes as ``DEVICE.RANK``; all processes must call it."""
+        states = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
-            own["cuda"] = torch.cuda.get_rng_state(self.device)
-        states = enumerate(self.processes.all_gather(own))
-        return {f"{kind}.{rank}": state for rank, found in states for kind, state in found.items()}
+            states["cuda"] = torch.cuda.get_rng_state(self.device)
+        by_rank = enumerate(self.processes.all_gather(states))
+        return {f"{device}.{rank}": state for rank, states in by_rank for device, state in states.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore this process's state; a process that the checkpoint does not know keeps its own."""
+        """Restore the state of this process, if the checkpoint has one for its rank."""
         rank = self.processes.rank
         if f"cpu.{rank}" in state:
             torch.set_rng_state(state[f"cpu.{rank}"])
@@ -116,7 +115,7 @@ class RandomState:
 
 
 def write_checkpoint(work: Path, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-    """Write a checkpoint folder, whole or not at all, and drop all but the last two; an OSError leaves those before."""
+    """Write a checkpoint folder and remove all but the last two; an error leaves the earlier ones as they are."""
     target = work / f"checkpoint-{step}"
     unfinished = work / f".{target.name}"
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -124,24 +123,24 @@ def write_checkpoint(work: Path, step: int, tensors: Mapping[str, Tensor], value
         unfinished.mkdir(parents=True)
         file = unfinished / TENSORS
         save_file(to_host(tensors), file)
-        record = {"format": FORMAT, "step": step, "sha256": _checksum(file), **values}
-        (unfinished / CHECKPOINT).write_text(json.dumps(record), encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)  # of an earlier try at the same step
+        content = {"format": FORMAT, "step": step, "sha256": _checksum(file), **values}
+        (unfinished / CHECKPOINT).write_text(json.dumps(content), encoding="utf-8")
+        shutil.rmtree(target, ignore_errors=True)  # of an earlier attempt at the same step
         unfinished.rename(target)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    for old in _folders(work)[KEPT:]:
+    for old in _folders(work)[KEPT_CHECKPOINTS:]:
         shutil.rmtree(old, ignore_errors=True)
 
 
 def to_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return contiguous copies in host memory that share nothing, for safetensors."""
+    """Return contiguous copies in host memory that do not share storage, as safetensors needs them."""
     return {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
 
 
 def load_latest_checkpoint(work: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    """Read values and tensors of the newest checkpoint that is whole; None when there is no checkpoint.
+    """Return values and tensors of the newest undamaged checkpoint; None if there is no checkpoint.
 
     Raises:
         TrainingError: there are checkpoints, and all are damaged.
@@ -155,38 +154,38 @@ def load_latest_checkpoint(work: Path) -> tuple[dict[str, Any], dict[str, Tensor
         except (OSError, ModelError, KeyError, SafetensorError):
             continue
     if folders:
-        raise TrainingError(f"{work}: its checkpoints are damaged; start over with --force")
+        raise TrainingError(f"{work}: all checkpoints are damaged; start over with --force")
     return None
 
 
 def has_checkpoint(work: Path) -> bool:
-    """Return whether a working folder has a checkpoint, whole or not."""
+    """Return whether a working folder has a checkpoint, damaged or not."""
     return bool(_folders(work))
 
 
 def latest_checkpoint_step(work: Path) -> int | None:
-    """Return the newest checkpoint's step, without reading it; None when there is none."""
+    """Return the step of the newest checkpoint without reading it; None if there is none."""
     return next(map(_step, _folders(work)), None)
 
 
 def saved_values(work: Path, name: str) -> list[dict[str, Any]]:
-    """Return the plain values of one part in every checkpoint that can be read."""
-    values = (read_json_or_empty(folder / CHECKPOINT) for folder in _folders(work))
-    return [own["parts"][name] for own in values if name in own.get("parts", ())]
+    """Return the plain values of one part in every readable checkpoint."""
+    checkpoints = (read_json_or_empty(folder / CHECKPOINT) for folder in _folders(work))
+    return [checkpoint["parts"][name] for checkpoint in checkpoints if name in checkpoint.get("parts", ())]
 
 
 def remove_checkpoints(work: Path) -> None:
-    """Remove all checkpoints: the run is finished."""
+    """Remove all checkpoints of a finished run."""
     for folder in _folders(work):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _folders(work: Path) -> list[Path]:
-    """Return the checkpoints of a folder, newest first."""
+    """Return the checkpoint folders, newest first."""
     if not work.is_dir():
         return []
-    found = [p for p in work.iterdir() if _NAME.fullmatch(p.name) and p.is_dir()]
-    return sorted(found, key=_step, reverse=True)
+    folders = [path for path in work.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(folders, key=_step, reverse=True)
 
 
 def _step(folder: Path) -> int:

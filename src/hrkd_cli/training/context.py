@@ -1,4 +1,4 @@
-"""What every part of a training run shares: device, precision, processes, events."""
+"""Context that all parts of a training run share: device, precision, processes, events."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup, join_p
 
 @dataclass(frozen=True, slots=True)
 class TrainContext:
-    """The surroundings of a training run: precision and device, processes, and what receives the main one's events."""
+    """Context of a training run.
+
+    Attributes:
+        precision: precision policy, which knows the device.
+        processes: the processes of the run.
+        on_event: receives events, in the main process only.
+    """
 
     precision: PrecisionPolicy
     processes: ProcessGroup = SINGLE_PROCESS
@@ -23,10 +29,10 @@ class TrainContext:
 
     @classmethod
     def start(cls, settings: TrainingSettings, on_event: OnEvent = ignore) -> TrainContext:
-        """RowRef device and precision, and join the other processes of the run.
+        """Choose device and precision, join the other processes of the run and set process-wide options.
 
         Raises:
-            UsageError: there is no such device or precision, or other processes than were asked for.
+            UsageError: the device, precision or number of processes is not available.
         """
         processes, device = join_process_group(settings.processes, pick_device(settings.device))
         precision = PrecisionPolicy(settings.precision, device)
@@ -35,5 +41,5 @@ class TrainContext:
 
     @property
     def device(self) -> torch.device:
-        """Where tensors live."""
+        """Device of models and batches."""
         return self.precision.device

@@ -1,4 +1,4 @@
-"""One optimizer step, what it needs of an objective, and what it gives."""
+"""The training loop: objectives, one optimizer step, prefetching of batches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-AHEAD = 4  # batches prepared while the GPU works
+PREFETCH = 4  # batches prepared while the GPU works
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +27,10 @@ class LossOutput:
     """The loss of one batch of every domain.
 
     Attributes:
-        total: scalar to be minimized.
-        by_kind: its weighted terms by name; they add up to ``total``.
-        ratios: (L+1, D) domain ratios; None where there are none.
-        layer_ratios: for l = 1..L, (D, l+1).
+        total: scalar to minimize.
+        by_kind: weighted terms by name; they add up to ``total``.
+        ratios: (L+1, D) domain ratios; None without a graph.
+        layer_ratios: layer ratios of l = 1..L, (D, l+1) each.
     """
 
     total: Tensor
@@ -40,14 +40,14 @@ class LossOutput:
 
 
 class Objective:
-    """What is minimized: knows models and data, not the schedule.
+    """A loss with its models and data, independent of the schedule.
 
     Attributes:
-        modules: those that are trained: first the model whose weights are kept, then what is dropped afterwards.
-        heads: outputs of that model.
-        collator: makes batches; may run in another thread, ahead of time.
-        held_back: numbers of train rows by domain that no step draws.
-        parts: what a checkpoint needs beyond the modules, by name.
+        modules: trained modules: first the model that is saved, then those that are dropped after training.
+        heads: domain heads of that model.
+        collator: makes batches, possibly in another thread.
+        held_back: indices of train rows by domain that are never sampled.
+        parts: other objects that a checkpoint saves, by name.
     """
 
     modules: list[nn.Module]
@@ -57,14 +57,14 @@ class Objective:
     parts: Mapping[str, Stateful] = {}
 
     def loss(self, batch: Any) -> LossOutput:
-        """Run the models on a batch."""
+        """Return the loss of a batch."""
         raise NotImplementedError
 
     def on_step_start(self, number: int, batch: Any, optimizer: Optimizer) -> None:
-        """Do what comes before a step; ``batch`` is its first."""
+        """Prepare step ``number``, whose first batch is ``batch``."""
 
     def dry_run(self, rows: StepRows) -> None:
-        """Run a forward and a backward pass that leave no gradients behind."""
+        """Run a forward and backward pass without keeping gradients."""
         try:
             with self.collator.context.precision.autocast():
                 loss = self.loss(self.collator(rows)).total
@@ -77,16 +77,16 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """One finished optimizer step. Its tensors stay on the device until the metrics logger reads them.
+    """Metrics of one optimizer step, whose tensors stay on the device until the metrics logger reads them.
 
     Attributes:
-        number: 1-based.
-        learning_rate: rate of this step.
+        number: number of the step, from 1.
+        learning_rate: learning rate of the step.
         examples: rows of all domains and processes.
-        losses: names of the losses: ``total`` and its terms.
-        tensors: the losses, averaged over the step's batches; ``gradient_norm`` before clipping; of its last batch,
-            where there is a graph, ``ratios`` (L+1, D) and for l = 1..L ``layer.l`` (l+1,), the mean over domains.
-        scaled: whether gradients were scaled (fp16): a step whose gradients overflow is skipped.
+        losses: names of the losses, ``total`` and its terms.
+        tensors: losses, averaged over the step's batches; ``gradient_norm`` before clipping; with a graph, of the last
+            batch, ``ratios`` (L+1, D) and for l = 1..L ``layer.l`` (l+1,), the mean over domains.
+        scaled: whether gradients were scaled (fp16), so that a step with an overflow is skipped.
     """
 
     number: int
@@ -105,48 +105,48 @@ def train_step(
     number: int,
     accumulate: int = 1,
 ) -> StepOutput:
-    """Take step ``number`` on the mean loss of the next ``accumulate`` batches; does not wait for a GPU.
+    """Take step ``number`` on the mean loss of the next ``accumulate`` batches, without waiting for a GPU.
 
-    ``batches`` are pairs of rows and what the objective made of them.
+    ``batches`` yields pairs of row indices and batches, see ``prefetch``.
     """
     precision = objective.collator.context.precision
     losses: dict[str, Tensor] = {}
     examples = 0
-    for part in range(accumulate):
+    for micro_step in range(accumulate):
         rows, batch = next(batches)
-        if part == 0:
+        if micro_step == 0:
             objective.on_step_start(number, batch, optimizer)
         with precision.autocast():
             loss = objective.loss(batch)
         precision.backward(loss.total / accumulate)
         for kind, value in {"total": loss.total, **loss.by_kind}.items():
-            share = value.detach().float() / accumulate
-            losses[kind] = losses[kind] + share if kind in losses else share
+            mean = value.detach().float() / accumulate
+            losses[kind] = losses[kind] + mean if kind in losses else mean
         examples += sum(len(indices) for indices in rows.values())
-    rate = optimizer.learning_rate
+    learning_rate = optimizer.learning_rate
     tensors = {**losses, "gradient_norm": optimizer.step().detach().float()}
     if loss.ratios is not None:
         tensors["ratios"] = loss.ratios.detach().float()
     tensors |= {f"layer.{n}": r.detach().float().mean(dim=0) for n, r in enumerate(loss.layer_ratios, 1)}
-    return StepOutput(number, rate, examples, tuple(losses), tensors, precision.scaler is not None)
+    return StepOutput(number, learning_rate, examples, tuple(losses), tensors, precision.scaler is not None)
 
 
 def prefetch(
-    rows: Iterator[StepRows], collate: Callable[[StepRows], T], *, ahead: bool
+    steps: Iterator[StepRows], collate: Callable[[StepRows], T], *, ahead: bool
 ) -> Generator[tuple[StepRows, T], None, None]:
-    """Pair the rows of an endless iterator with their batch; with ``ahead`` another thread collates meanwhile.
+    """Yield row indices with their batch; with ``ahead`` a thread collates the next batches meanwhile.
 
-    Closing the generator ends the thread.
+    ``steps`` must be endless. Closing the generator ends the thread.
     """
     if not ahead:
-        yield from ((chosen, collate(chosen)) for chosen in rows)
-    waiting: deque[tuple[StepRows, Future[T]]] = deque()
+        yield from ((rows, collate(rows)) for rows in steps)
+    pending: deque[tuple[StepRows, Future[T]]] = deque()
     with ThreadPoolExecutor(1) as pool:
         try:
-            for chosen in rows:
-                waiting.append((chosen, pool.submit(collate, chosen)))
-                if len(waiting) > AHEAD:
-                    first, batch = waiting.popleft()
-                    yield first, batch.result()
+            for rows in steps:
+                pending.append((rows, pool.submit(collate, rows)))
+                if len(pending) > PREFETCH:
+                    next_rows, batch = pending.popleft()
+                    yield next_rows, batch.result()
         finally:
             pool.shutdown(cancel_futures=True)

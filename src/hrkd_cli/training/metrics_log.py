@@ -1,4 +1,4 @@
-"""What a run reports of its steps: metrics.jsonl, events, rates, the time that is left."""
+"""Metrics of a run: metrics.jsonl, step events, speed and remaining time."""
 
 from __future__ import annotations
 
@@ -18,26 +18,35 @@ from hrkd_cli.events import OnEvent, StepDone
 from hrkd_cli.training.loop import StepOutput
 
 RATE_WINDOW = 20  # steps over which examples/s is averaged
-UNREAD = 20  # steps whose tensors may wait on a GPU: reading one stops it until it has caught up
-STATE = ("seconds", "examples", "position", "waited", "dev_seconds")  # what a checkpoint holds, and the time
+MAX_PENDING = 20  # steps whose tensors stay on the GPU, because reading one waits for all work before it
+CHECKPOINTED = {  # attributes by their name in a checkpoint
+    "seconds": "seconds",
+    "examples": "examples",
+    "position": "file_size",
+    "waited": "evals_since_best",
+    "dev_seconds": "dev_seconds",
+}
 
 
 @dataclass(kw_only=True, eq=False)
 class MetricsLogger:
-    """Writes each step once, in order, and emits it as an event.
+    """Writes every step to metrics.jsonl, once and in order, and emits it as an event.
 
     Attributes:
-        file: metrics.jsonl; None writes nothing (a process that is not the main one).
-        stage: name of the stage, for the events.
-        steps: optimizer steps in the whole run.
-        eager: read each step's tensors at once (on a CPU they are there already).
-        seconds: training time so far, dev scoring and checkpoints left out.
+        file: metrics.jsonl; None writes nothing (in processes other than the main one).
+        stage: name of the stage, for events.
+        steps: number of optimizer steps of the run.
+        steps_per_epoch: optimizer steps per epoch.
+        eval_every: steps between two dev scores.
+        on_event: receives the events.
+        eager: read tensors after every step, for a CPU.
+        seconds: training time so far, without dev scoring and checkpoints.
         examples: rows of all domains so far.
-        position: bytes of the file that are true.
-        waited: dev scores since the best average.
-        dev_seconds: time of the last dev scoring; an estimate before the first one.
-        begun: when the run began, by ``time.perf_counter``; later by the length of interruptions.
-        losses: of the last step, by kind.
+        file_size: bytes of the file that this run has written.
+        evals_since_best: dev scores since the best average.
+        dev_seconds: duration of the last dev scoring; an estimate before the first one.
+        started: start of the run by ``time.perf_counter``, moved forward by the length of interruptions.
+        losses: losses of the last step by name.
     """
 
     file: Path | None
@@ -49,25 +58,25 @@ class MetricsLogger:
     eager: bool
     seconds: float = 0.0
     examples: int = 0
-    position: int = 0
-    waited: int = 0
+    file_size: int = 0
+    evals_since_best: int = 0
     dev_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         self.losses: dict[str, float] = {}
-        self.unread: list[StepOutput] = []
+        self.pending: list[StepOutput] = []
         self.window: deque[tuple[float, int]] = deque(maxlen=RATE_WINDOW)
-        self.begun = self.tick = time.perf_counter()
+        self.started = self.last_tick = time.perf_counter()
 
     def open(self) -> None:
-        """Start to write; what an interrupted run wrote after its checkpoint is cut off.
+        """Start to write; lines that an interrupted run wrote after its checkpoint are removed.
 
         Raises:
             OSError: the file cannot be written.
         """
         if self.file is not None:
             with self.file.open("ab") as stream:
-                stream.truncate(min(self.position, self.file.stat().st_size))
+                stream.truncate(min(self.file_size, self.file.stat().st_size))
         self.restart_clock()
 
     @property
@@ -76,48 +85,50 @@ class MetricsLogger:
         return self.examples / max(1e-9, self.seconds)
 
     def restart_clock(self) -> None:
-        """Leave out what happened since the last step (dev scoring, a checkpoint)."""
-        self.tick = time.perf_counter()
+        """Exclude the time since the last step (dev scoring, a checkpoint) from the training time."""
+        self.last_tick = time.perf_counter()
 
     def add(self, step: StepOutput) -> None:
-        """Take in a step; it is written now or with a few others."""
-        self.unread.append(step)
-        if self.eager or len(self.unread) >= UNREAD:
+        """Add a step, which is written now or together with the next ones."""
+        self.pending.append(step)
+        if self.eager or len(self.pending) >= MAX_PENDING:
             self.flush()
 
     def flush(self) -> None:
-        """Read and write all steps taken in; they have the same losses and ratios.
+        """Write all pending steps, which have the same tensor names.
 
         Raises:
-            TrainingError: a loss, or a gradient, is not a number.
+            TrainingError: a loss or gradient is not finite.
         """
-        if not self.unread:
+        if not self.pending:
             return
-        steps, self.unread = self.unread, []
-        # One copy from the device for all steps' tensors of a name.
+        steps, self.pending = self.pending, []
+        # One copy from the device for each name, not for each step.
         columns = {name: torch.stack([step.tensors[name] for step in steps]).tolist() for name in steps[0].tensors}
         now = time.perf_counter()
-        each, self.tick = (now - self.tick) / len(steps), now
-        for number, step in enumerate(steps):
-            self.seconds, self.examples = self.seconds + each, self.examples + step.examples
-            self.window.append((each, step.examples))
-            self._write(step, {name: column[number] for name, column in columns.items()})
+        step_seconds, self.last_tick = (now - self.last_tick) / len(steps), now
+        for index, step in enumerate(steps):
+            self.seconds += step_seconds
+            self.examples += step.examples
+            self.window.append((step_seconds, step.examples))
+            self._write(step, {name: column[index] for name, column in columns.items()})
 
     def add_dev(self, step: int, dev: Mapping[str, Any], *, is_best: bool, seconds: float) -> None:
-        """Write dev scores (see scores_to_json)."""
+        """Write dev scores, as ``scores_to_json`` returns them."""
         self.dev_seconds = seconds
-        self.waited = 0 if is_best else self.waited + 1
+        self.evals_since_best = 0 if is_best else self.evals_since_best + 1
         self._append({"step": step, "dev": dev, "is_best": is_best})
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how far the run is."""
-        return {name: getattr(self, name) for name in STATE} | {"wall": time.perf_counter() - self.begun}
+        """Return the progress of the run."""
+        state = {name: getattr(self, attribute) for name, attribute in CHECKPOINTED.items()}
+        return state | {"wall": time.perf_counter() - self.started}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict()`` returned."""
-        for name in STATE:
-            setattr(self, name, state[name])
-        self.begun = time.perf_counter() - state["wall"]
+        for name, attribute in CHECKPOINTED.items():
+            setattr(self, attribute, state[name])
+        self.started = time.perf_counter() - state["wall"]
 
     def _write(self, step: StepOutput, values: Mapping[str, Any]) -> None:
         losses = self.losses = {kind: values[kind] for kind in step.losses}
@@ -129,8 +140,8 @@ class MetricsLogger:
                 )
         seconds = sum(s for s, _ in self.window)
         rate = sum(n for _, n in self.window) / max(1e-9, seconds)
-        evaluations = math.ceil(self.steps / self.eval_every) - step.number // self.eval_every
-        left = (self.steps - step.number) * seconds / len(self.window) + evaluations * self.dev_seconds
+        evals_left = math.ceil(self.steps / self.eval_every) - step.number // self.eval_every
+        seconds_left = (self.steps - step.number) * seconds / len(self.window) + evals_left * self.dev_seconds
         shared: dict[str, Any] = {
             "step": step.number,
             "epoch": step.number / self.steps_per_epoch,
@@ -143,11 +154,13 @@ class MetricsLogger:
         if layers := [tuple(values[name]) for name in values if name.startswith("layer.")]:
             graph["layer_ratios"] = tuple(layers)
         self._append({**shared, "gradient_norm": norm, **graph, "examples_per_second": round(rate, 2)})
-        self.on_event(StepDone(stage=self.stage, examples_per_second=rate, seconds_left=left, **shared, **graph))
+        self.on_event(
+            StepDone(stage=self.stage, examples_per_second=rate, seconds_left=seconds_left, **shared, **graph)
+        )
 
     def _append(self, record: dict[str, Any]) -> None:
         line = (json.dumps(record) + "\n").encode()
-        self.position += len(line)
+        self.file_size += len(line)
         if self.file is not None:
             with self.file.open("ab") as stream:
                 stream.write(line)

@@ -1,4 +1,4 @@
-"""AdamW, its schedule and gradient clipping, as in the paper's recipe."""
+"""AdamW with a linear schedule and gradient clipping, as in the paper's recipe."""
 
 from __future__ import annotations
 
@@ -14,10 +14,18 @@ MAX_GRADIENT_NORM = 1.0
 
 
 class Optimizer:
-    """AdamW for all parameters of some modules, linear warmup then linear decay to 0, gradient norm clipped at 1.
+    """AdamW with linear warmup, linear decay to 0, and the gradient norm clipped at 1.
 
-    Weight decay spares biases and normalization weights: everything that is not a matrix. Gradients of the processes
-    add up.
+    Weight decay applies to matrices only, not to biases and normalization weights. Gradients are summed over processes.
+
+    Args:
+        modules: modules whose parameters are trained.
+        settings: options of the run.
+        steps: number of steps of the run.
+        context: precision and processes of the run.
+
+    Attributes:
+        step_count: steps done.
     """
 
     def __init__(
@@ -27,26 +35,26 @@ class Optimizer:
         self.scaler = context.precision.scaler
         self.processes = context.processes
         self.peak_rate, self.steps, self.warmup = settings.learning_rate, steps, int(steps * settings.warmup)
-        self.done = 0
-        decayed = [p for p in self.parameters if p.dim() >= 2 and not getattr(p, "no_decay", False)]
-        spared = [p for p in self.parameters if p.dim() < 2 or getattr(p, "no_decay", False)]
+        self.step_count = 0
+        decay = [p for p in self.parameters if p.dim() >= 2 and not getattr(p, "no_decay", False)]
+        no_decay = [p for p in self.parameters if p.dim() < 2 or getattr(p, "no_decay", False)]
         groups = [
-            {"params": decayed, "weight_decay": settings.weight_decay},
-            {"params": spared, "weight_decay": 0.0},
+            {"params": decay, "weight_decay": settings.weight_decay},
+            {"params": no_decay, "weight_decay": 0.0},
         ]
-        # One kernel over all parameters: on a CPU a fifth of the time of the loop over them.
+        # One kernel for all parameters takes a fifth of the time of a loop over them on a CPU.
         fused = all(p.dtype == torch.float32 for p in self.parameters)
         self.adamw = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
 
     @property
     def learning_rate(self) -> float:
-        """Rate of the next step."""
-        if self.done < self.warmup:
-            return self.peak_rate * (self.done / self.warmup)
-        return self.peak_rate * max(0.0, (self.steps - self.done) / max(1, self.steps - self.warmup))
+        """Learning rate of the next step."""
+        if self.step_count < self.warmup:
+            return self.peak_rate * (self.step_count / self.warmup)
+        return self.peak_rate * max(0.0, (self.steps - self.step_count) / max(1, self.steps - self.warmup))
 
     def step(self) -> Tensor:
-        """Clip, update, advance the schedule, drop the gradients; return the gradients' norm before clipping."""
+        """Clip gradients, update parameters, advance the schedule, clear gradients; return the norm before clipping."""
         self.processes.all_reduce_grads(self.parameters)
         if self.scaler is not None:
             self.scaler.unscale_(self.adamw)
@@ -56,47 +64,50 @@ class Optimizer:
         if self.scaler is None:
             self.adamw.step()
         else:
-            self.scaler.step(self.adamw)  # skipped where a gradient overflowed
+            self.scaler.step(self.adamw)  # skips the update if a gradient overflowed
             self.scaler.update()
-        self.done += 1
+        self.step_count += 1
         self.adamw.zero_grad()
         return norm
 
-    def preconditioned(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor] | None:
-        """Divide gradients by what AdamW would now divide them by; None before its first step.
+    def precondition(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor] | None:
+        """Divide gradients by AdamW's current denominators; None before its first step.
 
-        What AdamW has not stepped yet, for want of a gradient, has a direction of 0.
+        The result is 0 for parameters that have not been updated yet, because they never had a gradient.
         """
         group = self.adamw.param_groups[0]
-        stepped = next((self.adamw.state[p] for p in parameters if self.adamw.state.get(p)), None)
-        # A step that was skipped for overflowed gradients leaves a state behind too, of step 0.
-        steps = 0.0 if stepped is None else float(stepped["step"])
+        updated = next((self.adamw.state[p] for p in parameters if self.adamw.state.get(p)), None)
+        # A first step that was skipped because gradients overflowed leaves a state with step 0.
+        steps = 0.0 if updated is None else float(updated["step"])
         if steps == 0:
             return None
-        correction = 1 - group["betas"][1] ** steps
-        found = []
+        bias_correction = 1 - group["betas"][1] ** steps
+        preconditioned = []
         for parameter, gradient in zip(parameters, gradients, strict=True):
             state = self.adamw.state.get(parameter)
-            scale = None if not state else (state["exp_avg_sq"] / correction).sqrt() + group["eps"]
-            found.append(torch.zeros_like(gradient) if scale is None else gradient / scale)
-        return found
+            if state:
+                denominator = (state["exp_avg_sq"] / bias_correction).sqrt() + group["eps"]
+                preconditioned.append(gradient / denominator)
+            else:
+                preconditioned.append(torch.zeros_like(gradient))
+        return preconditioned
 
 
 class AdamMoments:
-    """Moments and step counts of an Adam optimizer, flat for a checkpoint: ``N.NAME`` is that of parameter N."""
+    """Moments and step counts of an Adam optimizer as a flat dict: ``N.NAME`` is NAME of parameter N."""
 
     def __init__(self, adam: torch.optim.Optimizer) -> None:
         self.adam = adam
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return them."""
+        """Return moments and step counts by flat name."""
         states = self.adam.state_dict()["state"].items()
-        return {f"{number}.{name}": tensor for number, own in states for name, tensor in own.items()}
+        return {f"{index}.{name}": tensor for index, state in states for name, tensor in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore what ``state_dict()`` returned."""
-        found: dict[int, dict[str, Tensor]] = {}
+        states: dict[int, dict[str, Tensor]] = {}
         for key, tensor in state.items():
-            number, _, name = key.partition(".")
-            found.setdefault(int(number), {})[name] = tensor
-        self.adam.load_state_dict({**self.adam.state_dict(), "state": found})
+            index, _, name = key.partition(".")
+            states.setdefault(int(index), {})[name] = tensor
+        self.adam.load_state_dict({**self.adam.state_dict(), "state": states})

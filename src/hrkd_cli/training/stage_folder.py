@@ -1,4 +1,4 @@
-"""The folder of a stage: what may be written, what a run resumes from, and the trained model that it becomes."""
+"""Output folder of a training stage: checks before a run, its working folder, and the finished model folder."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ STAGE_OUTPUTS = {"teach": "teacher", "distill": "student"}
 def run_folder(
     out: Path, *, key: str, options: Mapping[str, Any], resume: bool, context: TrainContext
 ) -> Iterator[Checkpointer]:
-    """Give a run its working folder and checkpoints; the former becomes ``out`` when the block ends.
+    """Yield the checkpointer of a run in a working folder, which is renamed to ``out`` when the block ends.
 
     Raises:
-        TrainingError: the checkpoint is of another run, or of another precision.
+        TrainingError: the checkpoint is from a run with other options, data, model or precision.
         OutputError: the folder cannot be written.
     """
     processes = context.processes
@@ -46,48 +46,49 @@ def run_folder(
             stack.enter_context(atomic_folder(out, is_resumable=has_checkpoint, resume=resume))
         processes.barrier()
         header: dict[str, Any] = {"key": key, "options": {**options, "precision": str(context.precision.mode)}}
-        checkpoint = Checkpointer(out, processes, header, resume=resume)
-        if checkpoint.resumed is not None and any(checkpoint.resumed[name] != own for name, own in header.items()):
-            difference = describe_changed_options(checkpoint.resumed["options"], header["options"])
+        checkpointer = Checkpointer(out, processes, header, resume=resume)
+        resumed = checkpointer.resumed
+        if resumed is not None and any(resumed[name] != value for name, value in header.items()):
+            difference = describe_changed_options(resumed["options"], header["options"])
             raise TrainingError(
-                f"{out}: the run that was cut off was made {difference or 'with other data or another model'}; go on "
-                "with what it had, or start over with --force"
+                f"{out}: the interrupted run was made {difference or 'with other data or another model'}; resume it "
+                "with the same options, data and model, or start over with --force"
             )
-        yield checkpoint
+        yield checkpointer
         if processes.is_main:
-            remove_checkpoints(checkpoint.work)
+            remove_checkpoints(checkpointer.work)
     processes.barrier()
 
 
 def check_stage_output(out: Path, stage: str, *, force: bool, resume: bool) -> None:
-    """Refuse an output that may not be written, and a run that would forget one that was cut off.
+    """Check that a stage may write its output, and that it does not discard an interrupted run unasked.
 
     Raises:
         UsageError: ``force`` and ``resume`` together.
-        OutputError: the output exists, or a checkpoint of a run that was cut off does.
+        OutputError: the output or a checkpoint of an interrupted run exists.
     """
     if force and resume:
-        raise UsageError("--force --resume: one starts over, the other goes on; leave one out")
+        raise UsageError("--force --resume: one starts over, the other continues a run; leave one out")
     if not (resume and is_stage_folder(out, stage)):
         is_ours = functools.partial(is_stage_folder, stage=stage)
         check_output(out, kind=STAGE_OUTPUTS[stage], is_ours=is_ours, force=force)
     step = latest_checkpoint_step(partial_folder(out.resolve()))
     if step is not None and not (force or resume):
         raise OutputError(
-            f"{out}: a run that was cut off left a checkpoint after step {step}; go on with --resume, or start over "
+            f"{out}: an interrupted run left a checkpoint after step {step}; continue it with --resume, or start over "
             "with --force"
         )
 
 
 def data_folder(data: str | Path | Dataset) -> dict[str, Path]:
-    """Return the folder of the data, by what it is, for ``check_no_overlap``; nothing for a dataset in memory."""
+    """Return the input folder of the data, as ``check_no_overlap`` takes it; empty for a dataset in memory."""
     return {} if isinstance(data, Dataset) else {"data": Path(data)}
 
 
 def describe_changed_options(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Say with which other options a run was made than ``now``; empty where they are the same."""
-    other = [f"{option_name(n)} {before.get(n)}" for n, value in now.items() if before.get(n) != value]
-    return f"with {', '.join(other)}" if other else ""
+    """Return "with --OPTION VALUE, ..." for the options whose value was another one before; empty if none was."""
+    changed = [f"{option_name(name)} {before.get(name)}" for name, value in now.items() if before.get(name) != value]
+    return f"with {', '.join(changed)}" if changed else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +97,12 @@ class TrainResult:
 
     Attributes:
         stage: ``"teach"`` or ``"distill"``.
-        out: the folder written.
-        steps: optimizer steps done.
+        out: output folder.
+        steps: number of optimizer steps.
         seconds: wall time of the training.
         examples_per_second: training speed.
-        best_step: the step whose weights were kept.
-        dev: dev scores of that step, in the shape of ``hrkd eval --json`` (domains and average).
+        best_step: step with the best weights, which are the ones saved.
+        dev: dev scores of that step, as in ``hrkd eval --json`` (domains and average).
     """
 
     stage: str
@@ -124,85 +125,99 @@ class TrainResult:
 
 
 def load_finished_result(out: Path, stage: str, key: str, context: TrainContext) -> TrainResult | None:
-    """Return the result of the very same run where it is finished already; None when there is none.
+    """Return the result of the same run if it is already finished, else None.
 
     Raises:
-        OutputError: the output is of another run.
+        OutputError: the output is from another run.
     """
-    record = read_json_or_empty(out / ModelFiles.run)
-    if record.get("stage") != stage:
+    run_json = read_json_or_empty(out / ModelFiles.run)
+    if run_json.get("stage") != stage:
         return None
-    if record.get("key") != key:
+    if run_json.get("key") != key:
         raise OutputError(
-            f"{out} exists already, from a run with other options or data; it is no run to go on with: "
-            f"replace this {STAGE_OUTPUTS[stage]} with --force or choose another --out"
+            f"{out} is from a run with other options or data, so there is nothing to resume; replace this "
+            f"{STAGE_OUTPUTS[stage]} with --force or choose another --out"
         )
-    context.on_event(Note(f"{out} is finished already"))
-    found, best = record["results"], record["results"]["best"]
-    rate = found["examples_per_second"]
-    return TrainResult(stage, out, found["steps"], found["seconds"], rate, best["step"], best["dev"])
+    context.on_event(Note(f"{out} is already finished"))
+    results = run_json["results"]
+    return TrainResult(
+        stage,
+        out,
+        steps=results["steps"],
+        seconds=results["seconds"],
+        examples_per_second=results["examples_per_second"],
+        best_step=results["best"]["step"],
+        dev=results["best"]["dev"],
+    )
 
 
 def write_model_folder(
     trainer: Trainer,
     dataset: Dataset,
     *,
-    what: str,
+    description: str,
     models: Mapping[str, Any],
     sources: Mapping[str, str] | None,
     unlabeled: Mapping[str, Any] | None = None,
 ) -> TrainResult:
-    """Write the folder of a trained model, and remove the weights kept during training.
+    """Write the model folder of a finished run, and remove the weights saved during training.
 
-    Where each domain's best weights were kept, those of other steps than the best average go to ``best/DOMAIN``.
+    If each domain's best weights were saved, those of other steps than the best on average go to ``best/DOMAIN``.
 
     Args:
-        trainer: has run.
-        dataset: what it was trained on.
-        what: how the model was made, in a sentence.
-        models: what the run started from, with fingerprints; the first one gives the card its title.
-        sources: where each option came from: "flag", "environment", "file"; what is missing is a default.
+        trainer: the trainer, after its run.
+        dataset: the dataset that it was trained on.
+        description: how the model was made, in a sentence.
+        models: models that the run started from, with fingerprints; the card's title names the first one.
+        sources: where each option came from ("flag", "environment", "file"); others are defaults.
         unlabeled: description of the unlabeled texts, for ``hrkd.json``.
     """
-    best, run, settings = trainer.best.best[AVERAGE], trainer.checkpoint, trainer.settings
+    best_weights, checkpointer, settings = trainer.best_weights, trainer.checkpointer, trainer.settings
+    work, best = checkpointer.work, best_weights.best[AVERAGE]
     result = TrainResult(
-        trainer.stage, run.out, trainer.done, trainer.seconds, trainer.metrics.rate, best["step"], best["dev"]
+        trainer.stage,
+        checkpointer.out,
+        steps=trainer.step,
+        seconds=trainer.seconds,
+        examples_per_second=trainer.metrics.rate,
+        best_step=best["step"],
+        dev=best["dev"],
     )
     if not trainer.context.processes.is_main:
         return result
     heads, tokenizer = trainer.objective.heads, trainer.objective.collator.split.tokenizer.pretrained
-    cut: dict[str, Any] = {"max_length": settings.max_length, "truncate": settings.truncate}
-    others = [domain for domain, saved in trainer.best.best.items() if saved["step"] != best["step"]]
-    for key in (*others, AVERAGE):
-        trainer.best.load(key)
-        folder = run.work / ModelFiles.best / key if key in others else run.work
-        save_model(trainer.model, tokenizer, folder, heads, pair=dataset.has_pairs, **cut)
-    title = f"{run.out.name}: from {Path(next(iter(models.values()))['name']).name}"
-    what = f"{what} {sum(p.numel() for p in trainer.model.parameters()) / 1e6:.1f} million parameters."
-    card = model_card(title=title, what=what, heads=heads, scores=best["dev"]["domains"], **cut)
-    (run.work / ModelFiles.readme).write_text(card, encoding="utf-8")
+    truncation: dict[str, Any] = {"max_length": settings.max_length, "truncate": settings.truncate}
+    domains = [domain for domain, saved in best_weights.best.items() if saved["step"] != best["step"]]
+    for key in (*domains, AVERAGE):
+        best_weights.load(key)
+        folder = work / ModelFiles.best / key if key in domains else work
+        save_model(trainer.model, tokenizer, folder, heads, pair=dataset.has_pairs, **truncation)
+    title = f"{checkpointer.out.name}: from {Path(next(iter(models.values()))['name']).name}"
+    description = f"{description} {sum(p.numel() for p in trainer.model.parameters()) / 1e6:.1f} million parameters."
+    card = model_card(title=title, description=description, heads=heads, scores=best["dev"]["domains"], **truncation)
+    (work / ModelFiles.readme).write_text(card, encoding="utf-8")
     options = settings.to_json().items()
-    record = {
+    run_json = {
         "format": 1,
         "stage": trainer.stage,
         "options": {name: {"value": v, "from": (sources or {}).get(name, "default")} for name, v in options},
         "models": dict(models),
         "data": {
-            "path": relative_path(dataset.path, run.out),
+            "path": relative_path(dataset.path, checkpointer.out),
             "fingerprint": dataset.fingerprint,
             **({"unlabelled": unlabeled} if unlabeled else {}),
         },
         "versions": package_versions(),
         "precision": str(trainer.context.precision.mode),
-        "key": run.header["key"],
+        "key": checkpointer.header["key"],
         "results": {name: value for name, value in result.to_json().items() if name != "out"},
     }
-    write_json(run.work / ModelFiles.run, record)
-    for file in run.work.glob("weights-*.safetensors"):
+    write_json(work / ModelFiles.run, run_json)
+    for file in work.glob("weights-*.safetensors"):
         file.unlink()
     return result
 
 
 def run_key(**parts: Any) -> str:
-    """Return a hash of everything that a run's result depends on: equal keys, equal results."""
+    """Return a hash of everything that determines the result of a run."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
