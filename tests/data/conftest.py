@@ -3,21 +3,20 @@ from collections import namedtuple
 
 import pytest
 
+from hrkd_cli import prepare
 from hrkd_cli.choices import SourceFormat
 from hrkd_cli.data.ingest import compute_checksums, ingest
 from hrkd_cli.data.row_store import open_row_store
 from hrkd_cli.data.sources.discover import find_source_files
 
-# For hub_server, which lies beside the folders of tests.
-
 Example = namedtuple("Example", "text text_pair label domain split file line")
-Dropped = namedtuple("Dropped", "reason domain location line")
+Dropped = namedtuple("Dropped", "reason location line")
 Raw = namedtuple("Raw", "examples dropped has_pairs checksums")
 
 
 @pytest.fixture
 def read():
-    """Read a source; gives what was read, and the notes."""
+    """Read a source into a row store; return its rows and the texts of the notes."""
 
     def run(source, format="auto", domains=None, encoding=None, **columns):
         events = []
@@ -32,7 +31,7 @@ def read():
             dropped = []
             for reason, (_, locations) in store.count_dropped().items():
                 for location in locations:
-                    dropped.append(Dropped(reason, None, location, int(location.rpartition(":")[2])))
+                    dropped.append(Dropped(reason, location, int(location.rpartition(":")[2])))
             raw = Raw(
                 examples,
                 sorted(dropped, key=lambda row: row.location),
@@ -58,8 +57,14 @@ def jsonl():
 
 @pytest.fixture
 def reviews(tmp_path, jsonl):
-    """A folder with two domains of 40 different texts each, half of either label."""
+    """A folder with two domains of 40 different texts each, half of them with each label."""
     for domain in ("books", "dvd"):
         rows = [{"text": f"{domain} number {i}", "label": ("bad", "good")[i % 2]} for i in range(40)]
         jsonl(tmp_path / "reviews" / f"{domain}.jsonl", rows)
     return tmp_path / "reviews"
+
+
+@pytest.fixture
+def prepared(reviews, tmp_path):
+    prepare(reviews, out=tmp_path / "prepared")
+    return tmp_path / "prepared"

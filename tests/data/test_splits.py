@@ -68,12 +68,6 @@ def sides(splits):
     return found
 
 
-def test_normalize_text():
-    assert normalize_text("  \uff26\uff55\uff4c\uff4c\u00a0WIDTH\n \ufb01ne ") == normalize_text("full width fine")
-    assert normalize_text("Straße") == normalize_text("STRASSE")
-    assert normalize_text("a b") != normalize_text("ab")
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_a_hundred_single_rows_are_cut_80_10_10(seed):
     splits = run([example(f"t{i}") for i in range(100)], seed=seed)

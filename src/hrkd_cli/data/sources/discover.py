@@ -14,7 +14,7 @@ from pathlib import Path
 from hrkd_cli import sample
 from hrkd_cli.choices import SourceFormat
 from hrkd_cli.data.dataset_folder import is_prepared
-from hrkd_cli.data.sources import amazon, hub
+from hrkd_cli.data.sources import amazon, hub_datasets
 from hrkd_cli.data.sources.formats import FORMATS, PLAIN_TEXT, FileFormat, detect_format, get_format
 from hrkd_cli.data.sources.row_reader import SourceFile
 from hrkd_cli.data.sources.text_file import COMPRESSION_SUFFIXES, split_suffix
@@ -63,8 +63,8 @@ def find_source_files(
     may_be_hub_id = wanted is SourceFormat.HUB or (wanted is SourceFormat.AUTO and looks_like_hub_id(name))
     if path is None and not may_be_hub_id:
         raise DataError(f"{name!r}: no such file or folder; check the path (a hub dataset is named owner/name)")
-    if path is None or hub.is_saved_dataset(path):
-        return hub.load_splits(name, on_event)
+    if path is None or hub_datasets.is_saved_dataset(path):
+        return hub_datasets.load_splits(name, on_event)
     if not path.is_dir():
         return [_make_single_file(path, wanted, require_label)]
     return _find_folder_files(path, wanted, require_label, name, on_event)

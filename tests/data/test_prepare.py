@@ -1,31 +1,29 @@
 import errno
+import hashlib
 import json
-import os
+import random
 import resource
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
-import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
 from hrkd_cli import prepare
 from hrkd_cli.data import dataset_folder
 from hrkd_cli.errors import DataError, OutputError, UsageError
+from hrkd_cli.events import Progress
+from hrkd_cli.layout import SPLITS
+from source_rows import write_file
 
 
 def files(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def write(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content)
-    return path
-
-
-def test_result_and_folder(reviews, tmp_path):
+def test_the_result_counts_rows_and_the_folder_has_one_file_per_domain_and_split(reviews, tmp_path):
     with (reviews / "books.jsonl").open("a") as file:
         file.write('{"text": "books number 0", "label": "bad"}\n{"text": "", "label": "bad"}\n')
         file.write('{"text": "BOOKS number 1", "label": "bad"}\n')
@@ -49,7 +47,7 @@ def test_result_and_folder(reviews, tmp_path):
     assert not out.with_name("out.partial").exists()
 
 
-def test_manifest(reviews, tmp_path, monkeypatch):
+def test_the_manifest_records_options_counts_and_source_checksums(reviews, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = prepare("reviews", out="out", seed=7, few_shot=0.5, domains=["dvd", "books"], label="label")
     text = Path("out/dataset.json").read_text()
@@ -72,8 +70,6 @@ def test_manifest(reviews, tmp_path, monkeypatch):
         "dedupe": True,
         "encoding": None,
     }
-    import hashlib
-
     data = Path("reviews/books.jsonl").read_bytes()
     assert manifest["sources"][0] == {
         "path": "books.jsonl",
@@ -82,7 +78,7 @@ def test_manifest(reviews, tmp_path, monkeypatch):
     }
 
 
-def test_listed_rows_are_capped_and_counts_are_not(tmp_path, jsonl):
+def test_listed_locations_are_limited_and_counts_are_not(tmp_path, jsonl):
     rows = [{"text": f"t{i}", "label": "ab"[i % 2]} for i in range(10)] + [{"text": "t", "label": None}] * 1200
     jsonl(tmp_path / "in" / "d.jsonl", rows)
     result = prepare(tmp_path / "in", out=tmp_path / "out")
@@ -94,34 +90,13 @@ def test_listed_rows_are_capped_and_counts_are_not(tmp_path, jsonl):
     assert result.dropped_lines()[0].endswith("d.jsonl:13, ...)")
 
 
-def test_same_seed_same_bytes_and_another_seed_another_split(reviews, tmp_path):
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_split(reviews, tmp_path):
     first = prepare(reviews, out=tmp_path / "a")
     again = prepare(reviews, out=tmp_path / "b")
     other = prepare(reviews, out=tmp_path / "c", seed=1)
     assert first.fingerprint == again.fingerprint != other.fingerprint
     for name in files(tmp_path / "a"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-
-
-def test_pandas_and_datasets_open_the_folder(tmp_path, jsonl):
-    for domain in ("a", "b=c"):
-        rows = [{"text": f"{domain}\u0085{i}", "text_pair": f"p{i}", "label": i % 2} for i in range(20)]
-        jsonl(tmp_path / "in" / f"{domain}.jsonl", rows)
-    out = tmp_path / "out"
-    prepare(tmp_path / "in", out=out)
-    frame = pd.read_parquet(out / "data" / "a" / "train.parquet")
-    assert list(frame.columns) == ["text", "text_pair", "label", "domain"]
-    assert set(frame["label"]) == {"0", "1"}
-    assert pq.read_schema(out / "data" / "a" / "train.parquet").types == ["string"] * 4
-    code = (
-        "import datasets, sys; d = datasets.load_dataset(sys.argv[1]); "
-        "print({k: (v.num_rows, v.column_names, sorted(set(v['domain']))) for k, v in d.items()})"
-    )
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
-    shown = subprocess.run([sys.executable, "-c", code, out], env=env, capture_output=True, text=True, check=True)
-    columns = ["text", "text_pair", "label", "domain"]
-    expected = {k: (n, columns, ["a", "b=c"]) for k, n in (("train", 32), ("dev", 4), ("test", 4))}
-    assert shown.stdout.strip() == str(expected)
 
 
 def test_an_output_that_exists_is_refused_before_anything_is_read(reviews, tmp_path):
@@ -139,23 +114,23 @@ def test_an_output_that_exists_is_refused_before_anything_is_read(reviews, tmp_p
 
 
 @pytest.mark.parametrize("content", ["{}", '{"format": "other"}', "not json"])
-def test_force_never_replaces_what_is_not_ours(reviews, tmp_path, content):
-    write(tmp_path / "out" / "dataset.json", content)
-    write(tmp_path / "out" / "thesis.tex", "years of work")
+def test_force_never_replaces_a_folder_of_someone_else(reviews, tmp_path, content):
+    write_file(tmp_path / "out" / "dataset.json", content)
+    write_file(tmp_path / "out" / "thesis.tex", "years of work")
     with pytest.raises(OutputError, match="not a dataset folder written by hrkd"):
         prepare(reviews, out=tmp_path / "out", force=True)
     assert (tmp_path / "out" / "thesis.tex").read_text() == "years of work"
-    write(tmp_path / "file", "x")
+    write_file(tmp_path / "file", "x")
     with pytest.raises(OutputError, match="not a dataset folder"):
         prepare(reviews, out=tmp_path / "file", force=True)
 
 
-def test_a_leftover_of_a_killed_run_is_cleared_but_nothing_else(reviews, tmp_path):
-    write(tmp_path / "out.partial" / ".hrkd-partial", "")
-    write(tmp_path / "out.partial" / "dataset.json", "{")
+def test_the_leftover_of_a_killed_run_is_removed_but_nothing_else(reviews, tmp_path):
+    write_file(tmp_path / "out.partial" / ".hrkd-partial", "")
+    write_file(tmp_path / "out.partial" / "dataset.json", "{")
     prepare(reviews, out=tmp_path / "out")
     assert not (tmp_path / "out.partial").exists()
-    write(tmp_path / "two.partial" / "mine.txt", "x")
+    write_file(tmp_path / "two.partial" / "mine.txt", "x")
     with pytest.raises(OutputError, match=r"two.partial exists and was not written by hrkd"):
         prepare(reviews, out=tmp_path / "two")
     assert (tmp_path / "two.partial" / "mine.txt").exists()
@@ -174,7 +149,7 @@ def test_a_prepared_folder_can_be_prepared_again_over_itself(reviews, tmp_path):
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
 @pytest.mark.parametrize("exists", [True, False])
-def test_nothing_half_written_is_left(reviews, tmp_path, monkeypatch, error, exists):
+def test_an_interrupted_run_leaves_no_files(reviews, tmp_path, monkeypatch, error, exists):
     out = tmp_path / "deep" / "out"
     if exists:
         prepare(reviews, out=out)
@@ -197,7 +172,7 @@ def test_nothing_half_written_is_left(reviews, tmp_path, monkeypatch, error, exi
     assert (tmp_path / "deep").exists() is exists
 
 
-def test_a_real_write_error_is_one_line(reviews, tmp_path):
+def test_a_write_error_is_an_error_of_one_line(reviews, tmp_path):
     code = (
         "import sys\nfrom hrkd_cli import prepare\nfrom hrkd_cli.errors import OutputError\n"
         "try:\n    prepare(sys.argv[1], out=sys.argv[2])\nexcept OutputError as error:\n    print(error)\n"
@@ -215,8 +190,8 @@ def test_a_real_write_error_is_one_line(reviews, tmp_path):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["reviews"]
 
 
-def test_an_output_below_a_file_is_one_line(reviews, tmp_path):
-    write(tmp_path / "file", "x")
+def test_an_output_below_a_file_is_an_error(reviews, tmp_path):
+    write_file(tmp_path / "file", "x")
     with pytest.raises(OutputError, match="cannot be"):
         prepare(reviews, out=tmp_path / "file" / "out")
 
@@ -240,21 +215,21 @@ def test_options_out_of_range_are_usage_errors(reviews, tmp_path, options):
         prepare(reviews, out=tmp_path / "out", **options)
 
 
-def test_a_domain_of_one_class_is_an_error_that_names_the_way_out(reviews, tmp_path, jsonl):
+def test_a_domain_with_one_class_is_an_error_with_a_hint(reviews, tmp_path, jsonl):
     jsonl(reviews / "toys.jsonl", [{"text": f"t{i}", "label": "good"} for i in range(9)])
     with pytest.raises(DataError, match=r"domain 'toys' has a single class .'good'.*--domains"):
         prepare(reviews, out=tmp_path / "out")
     assert sorted(prepare(reviews, out=tmp_path / "out", domains=["books", "dvd"]).domains) == ["books", "dvd"]
 
 
-def test_a_train_split_of_one_class_is_an_error(tmp_path, jsonl):
+def test_a_train_split_with_one_class_is_an_error(tmp_path, jsonl):
     jsonl(tmp_path / "in" / "d.train.jsonl", [{"text": f"t{i}", "label": "a"} for i in range(9)])
     jsonl(tmp_path / "in" / "d.test.jsonl", [{"text": f"x{i}", "label": "ab"[i % 2]} for i in range(9)])
     with pytest.raises(DataError, match=r"'d' has a single class in train"):
         prepare(tmp_path / "in", out=tmp_path / "out")
 
 
-def test_a_domain_swallowed_by_anothers_test_split_is_an_error(tmp_path, jsonl):
+def test_a_domain_whose_texts_are_all_in_anothers_test_split_is_an_error(tmp_path, jsonl):
     rows = [{"text": f"t{i}", "label": "ab"[i % 2]} for i in range(9)]
     jsonl(tmp_path / "in" / "d.jsonl", rows)
     jsonl(tmp_path / "in" / "e.test.jsonl", rows)
@@ -262,7 +237,7 @@ def test_a_domain_swallowed_by_anothers_test_split_is_an_error(tmp_path, jsonl):
         prepare(tmp_path / "in", out=tmp_path / "out")
 
 
-def test_gaps_are_noted(tmp_path, jsonl):
+def test_labels_and_domains_missing_in_a_split_are_noted(tmp_path, jsonl):
     rows = [{"text": f"t{i}", "label": "ab"[i % 2]} for i in range(40)] + [{"text": "rare", "label": "c"}]
     jsonl(tmp_path / "in" / "d.jsonl", rows)
     events = []
@@ -272,3 +247,95 @@ def test_gaps_are_noted(tmp_path, jsonl):
     events.clear()
     prepare(tmp_path / "in", out=tmp_path / "out", force=True, dev=0, on_event=events.append)
     assert "no dev rows of d" in [event.text for event in events if getattr(event, "warning", False)]
+
+
+@pytest.fixture
+def source(tmp_path, jsonl):
+    """Three domains in three formats, with repeats, shared texts, line breaks, a given test split and unusable rows."""
+    choose, folder = random.Random(1), tmp_path / "source"
+
+    def rows(count):
+        for _ in range(count):
+            text = choose.choice(["Text {}", "text  {}", "a\n{}", "Gr\u00fc\u00dfe {}"]).format(choose.randrange(300))
+            yield {"text": text, "label": choose.choice(["good", "bad", "bad", ""])}
+
+    folder.mkdir()
+    quoted = [(row["text"].replace("a", '""'), row["label"]) for row in rows(200)]
+    (folder / "books.csv").write_text("text,label\n" + "".join(f'"{text}",{label}\n' for text, label in quoted))
+    jsonl(folder / "dvd.train.jsonl", rows(200))
+    jsonl(folder / "dvd.test.jsonl", rows(40))
+    lines = [f"{row['text']}\t{row['label']}\n".replace("a\n", "a ") for row in rows(200)]
+    (folder / "toys.tsv").write_text("text\tlabel\n" + "".join(lines))
+    return folder
+
+
+def rows_of(folder):
+    """Rows by domain and split."""
+    found = {}
+    for path in folder.glob("data/*/*.parquet"):
+        table = pq.ParquetFile(path).read().to_pydict()
+        found[path.parent.name, path.stem] = list(zip(table["text"], table["label"], strict=True))
+    return found
+
+
+def test_every_row_is_in_one_split_or_dropped_with_its_location(tmp_path, source, read):
+    raw, _ = read(source)
+    result = prepare(source, out=tmp_path / "out", test=0.2, seed=3)
+    kept = rows_of(tmp_path / "out")
+    assert sum(map(len, kept.values())) + sum(result.dropped.values()) == len(raw.examples) + len(raw.dropped) == 640
+    texts = Counter((row.domain, row.text, row.label) for row in raw.examples)
+    for (domain, _), rows in kept.items():
+        assert not Counter((domain, *row) for row in rows) - texts
+    assert set(result.dropped) == {"no label", "text also in test", "duplicate", "duplicate with another label"}
+    assert [row.location for row in raw.dropped] == sorted(result.dropped_rows["no label"])
+
+
+def test_a_parse_error_names_its_line_and_leaves_no_files(tmp_path):
+    lines = [f'"text\n{i}",{"xy"[i % 2]},d\n' for i in range(500)]
+    lines[400] = '"text" 400,x,d\n'
+    path = tmp_path / "all.csv"
+    path.write_text("text,label,domain\n" + "".join(lines))
+    with pytest.raises(DataError, match=rf"^{path}:802: not valid quoting"):
+        prepare(path, out=tmp_path / "deep" / "out")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["all.csv"]
+
+
+def test_an_unclosed_quote_is_an_error(tmp_path):
+    path = tmp_path / "all.csv"
+    path.write_text("text,label,domain\n" + "".join(f"t{i},{'xy'[i % 2]},d\n" for i in range(40)) + '"open,x,d\n')
+    with pytest.raises(DataError, match=rf"^{path}:42: not valid quoting"):
+        prepare(path, out=tmp_path / "out")
+
+
+def test_progress_counts_rows_read_and_written(tmp_path, source):
+    events = []
+    result = prepare(source, out=tmp_path / "out", on_event=events.append)
+    progress = [event for event in events if isinstance(event, Progress)]
+    assert [event.done for event in progress if event.task == "reading rows"] == [200, 40, 200, 200]
+    written = [event for event in progress if event.task == "writing rows"]
+    rows = sum(getattr(counts, split) for counts in result.domains.values() for split in SPLITS)
+    assert written[-1].done == written[-1].total == rows
+
+
+def test_a_missing_file_is_an_error(tmp_path, source):
+    (source / "gone.csv").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"gone.csv: cannot be read: No such file or directory"):
+        prepare(source, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("task", ["reading rows", "writing rows"])
+def test_ctrl_c_leaves_no_files(tmp_path, source, task):
+    code = f"""
+import os, signal, sys
+from hrkd_cli import prepare
+def interrupt(event):
+    if getattr(event, "task", "") == {task!r}:
+        os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+prepare(sys.argv[1], out=sys.argv[2], on_event=interrupt)
+"""
+    before = sorted(tmp_path.rglob("*"))
+    command = [sys.executable, "-c", code, source, tmp_path / "deep" / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stderr.rstrip().endswith("KeyboardInterrupt")
+    assert sorted(tmp_path.rglob("*")) == before

@@ -78,7 +78,7 @@ def test_a_hub_dataset_is_prepared_with_class_names_and_its_splits(tmp_path, rep
     assert [source["path"] for source in sources] == ["acme/reviews"]
 
 
-def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path):
+def test_a_hub_that_cannot_be_reached_is_an_error_of_one_line(tmp_path):
     # A port on which nobody listens: this server is closed again before it is asked.
     with serve_hub({}) as url:
         pass
@@ -89,7 +89,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path):
     assert run(tmp_path, url, "acme/reviews", HF_HUB_OFFLINE="1") == [message]
 
 
-def test_training_uses_hub_data_again_and_evaluation_takes_all_of_it(tmp_path, jsonl):
+def test_training_reuses_hub_data_and_evaluation_takes_all_of_it(tmp_path, jsonl):
     folder = jsonl(
         tmp_path / "plain" / "all.jsonl", [{"text": f"t{i}", "label": i % 2, "genre": "g"} for i in range(20)]
     ).parent
@@ -106,7 +106,7 @@ print(len(load_for_evaluation("acme/plain", "test").split("g", "test")))
         assert run(tmp_path, url, code=code) == ["['loading', 'preparing', 'loading', 'using']", "20"]
 
 
-def test_the_stand_in_serves_models_too(tmp_path):
+def test_the_fake_hub_serves_models_too(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text('{"a": 1}')
     code = (

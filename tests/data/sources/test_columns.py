@@ -1,0 +1,61 @@
+import pytest
+
+from hrkd_cli.data.drop_reasons import DropReason
+from hrkd_cli.errors import DataError
+from source_rows import HEADER, reason_and_line, text_domain_split, text_label_domain, write_csv_file, write_file
+
+
+def test_columns_are_recognized_by_common_names_in_any_case(tmp_path, read):
+    raw, _ = read(
+        write_file(
+            tmp_path / "a.csv",
+            "id,Premise,Hypothesis,Gold_Label,Genre,Split\n1,a,b,x,d,VAL\n2,a2,b2,-,d,\n3,c,d,y,d,odd\n",
+        )
+    )
+    assert [(e.text, e.text_pair, e.label, e.domain, e.split) for e in raw.examples] == [("a", "b", "x", "d", "dev")]
+    assert reason_and_line(raw) == [(DropReason.NO_LABEL, 3), (DropReason.UNKNOWN_SPLIT, 4)]
+
+
+def test_category_is_the_domain_next_to_a_label_and_else_the_label(tmp_path, read):
+    raw, _ = read(write_file(tmp_path / "one.csv", "category,content,sentiment\nbooks,a,good\n"))
+    assert text_label_domain(raw) == [("a", "good", "books")]
+    write_file(tmp_path / "folder" / "dvd.csv", "category,content\nspam,a\n")
+    raw, _ = read(tmp_path / "folder")
+    assert text_label_domain(raw) == [("a", "spam", "dvd")]
+
+
+def test_only_a_column_called_domain_or_a_named_one_overrides_the_file_name(tmp_path, read):
+    write_csv_file(tmp_path / "one.csv", "a,x,g,k", header="text,label,genre,Domain")
+    write_csv_file(tmp_path / "two.csv", "b,x,g", header="text,label,genre")
+    raw, _ = read(tmp_path)
+    assert text_domain_split(raw) == [("a", "k", None), ("b", "two", None)]
+    raw, _ = read(tmp_path, domain="genre")
+    assert text_domain_split(raw) == [("a", "g", None), ("b", "g", None)]
+
+
+def test_columns_can_be_named(tmp_path, read):
+    path = write_file(tmp_path / "a.csv", "text,label,domain,t,l,d,p,s\nx,x,x,a,b,c,e,train\n")
+    raw, _ = read(path, text="t", label="l", domain="d", text_pair="p", split="S")
+    example = raw.examples[0]
+    assert (example.text, example.text_pair, example.label, example.domain, example.split) == (
+        "a",
+        "e",
+        "b",
+        "c",
+        "train",
+    )
+
+
+@pytest.mark.parametrize("role", ["text", "text_pair", "label", "domain", "split"])
+def test_a_named_column_that_is_missing_is_an_error(tmp_path, read, role):
+    path = write_file(tmp_path / "a.csv", HEADER + "a,b,c\n")
+    option = "--" + role.replace("_", "-")
+    with pytest.raises(DataError, match=rf"a.csv: no column 'nope' .{option}.; columns: text, label, domain"):
+        read(path, **{role: "nope"})
+
+
+@pytest.mark.parametrize("role", ["text", "label", "domain"])
+def test_a_required_column_that_is_not_found_is_an_error(tmp_path, read, role):
+    path = write_file(tmp_path / "a.csv", HEADER.replace(role, "zzz") + "a,b,c\n")
+    with pytest.raises(DataError, match=rf"a.csv: no {role} column found .columns: .*zzz.*; name it with --{role}"):
+        read(path)

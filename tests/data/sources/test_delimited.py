@@ -1,0 +1,72 @@
+"""CSV, TSV and MNLI files: quoting, delimiters and line numbers."""
+
+import pytest
+
+from hrkd_cli.data.drop_reasons import DropReason
+from hrkd_cli.errors import DataError
+from source_rows import HEADER, reason_and_line, text_label_domain, write_file
+
+
+def test_quotes_byte_order_mark_and_line_breaks_of_csv(tmp_path, read):
+    content = '\ufefftext,label,domain\r\n"one, ""two""\nthree",good,books\r\n\r\nplain 5" disc,bad,books\r\n'
+    raw, _ = read(write_file(tmp_path / "all.csv", content))
+    assert text_label_domain(raw) == [('one, "two"\nthree', "good", "books"), ('plain 5" disc', "bad", "books")]
+    assert [e.line for e in raw.examples] == [2, 5]
+
+
+def test_a_csv_field_may_exceed_the_csv_modules_default_limit(tmp_path, read):
+    raw, _ = read(write_file(tmp_path / "all.csv", HEADER + "x" * 200_000 + ",good,books\n"))
+    assert len(raw.examples[0].text) == 200_000
+
+
+def test_a_stray_quote_is_an_error_with_the_line_on_which_the_record_starts(tmp_path, read):
+    path = write_file(tmp_path / "all.csv", HEADER + 'fine,good,books\n"unclosed,bad,books\nnext "line",good,books\n')
+    with pytest.raises(DataError, match=rf"^{path}:3: not valid quoting") as error:
+        read(path)
+    assert "\n" not in str(error.value)
+    with pytest.raises(DataError, match=r"all.csv:2: not valid quoting"):
+        read(write_file(path, HEADER + '"never closed,good,books\n'))
+
+
+@pytest.mark.parametrize(("separator", "word"), [(";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")])
+def test_the_delimiter_of_a_csv_file_is_detected_and_noted(tmp_path, read, separator, word):
+    records = [["text", "label", "domain"], ['"Grüße, größer"', "x", "a"], ['"zwei"', "y", "a"]]
+    raw, notes = read(write_file(tmp_path / "all.csv", "".join(separator.join(fields) + "\n" for fields in records)))
+    assert text_label_domain(raw) == [("Grüße, größer", "x", "a"), ("zwei", "y", "a")]
+    assert any(f"separated by {word}" in note for note in notes)
+
+
+def test_tsv_is_literal_if_all_lines_have_as_many_tabs_as_the_header(tmp_path, read):
+    content = 'text\tlabel\tdomain\n"stray\tgood\tbooks\n"well ""formed"""\tgood\tbooks\n"a" and "b"\tbad\tbooks\n'
+    raw, _ = read(write_file(tmp_path / "all.tsv", content))
+    assert [e.text for e in raw.examples] == ['"stray', 'well "formed"', '"a" and "b"']
+    assert [e.line for e in raw.examples] == [2, 3, 4]
+
+
+def test_tsv_is_quoted_if_lines_differ_in_tabs(tmp_path, read):
+    path = write_file(tmp_path / "all.tsv", 'text\tlabel\tdomain\n"a\ttab\nand a line"\tgood\tbooks\nb\tbad\tbooks\n')
+    raw, _ = read(path)
+    assert text_label_domain(raw) == [("a\ttab\nand a line", "good", "books"), ("b", "bad", "books")]
+    with pytest.raises(DataError, match=r"all.tsv:2: not valid quoting"):
+        read(write_file(path, 'text\tlabel\tdomain\n"a" b\ttab\nx\ty\tz\n'))
+
+
+def test_mnli_quotes_are_text_and_genre_is_the_domain(tmp_path, read):
+    folder = tmp_path / "glue" / "MNLI"
+    header = "index\tgenre\tsentence1\tsentence2\tlabel1\tgold_label\n"
+    write_file(
+        folder / "train.tsv", header + '0\tfiction\t"Unclosed\t"Quoted"\tneutral\tentailment\n1\ttravel\ta\tb\tx\t-\n'
+    )
+    write_file(folder / "dev_matched.tsv", header + "0\tfiction\tc\td\tneutral\tneutral\n1\tfiction\tshort row\n")
+    write_file(folder / "dev_mismatched.tsv", header + "0\tverbatim\tc\td\tneutral\tneutral\n")
+    for source in (folder, tmp_path / "glue"):
+        with pytest.raises(DataError, match="no row of domain 'travel' can be used: 1 x no label"):
+            read(source)
+        raw, notes = read(source, domains=["fiction"])
+        assert [(e.text, e.text_pair, e.label, e.split) for e in raw.examples] == [
+            ("c", "d", "neutral", "test"),
+            ('"Unclosed', '"Quoted"', "entailment", "train"),
+        ]
+        assert reason_and_line(raw) == [(DropReason.FIELD_COUNT, 3)]
+        assert raw.has_pairs
+        assert "dev_mismatched.tsv" in notes[0]

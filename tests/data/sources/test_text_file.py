@@ -1,0 +1,62 @@
+"""Encodings and compression: text is decoded exactly, or the file is an error of one line."""
+
+import gzip
+import json
+
+import pytest
+
+from hrkd_cli.errors import DataError
+from source_rows import text_label_domain, write_file
+
+ROWS = [("Grüße, größer", "x", "a"), ("zwei", "y", "a")]
+
+
+CSV = "text,label,domain\n" + "".join(f'"{text}",{label},{domain}\n' for text, label, domain in ROWS)
+
+
+LINES = "".join(json.dumps({"text": t, "label": n, "domain": d}, ensure_ascii=False) + "\n" for t, n, d in ROWS)
+
+
+def zstd(data):
+    import pyarrow as pa
+
+    return pa.compress(data, codec="zstd", asbytes=True)
+
+
+@pytest.mark.parametrize(("suffix", "compress"), [(".gz", gzip.compress), (".zst", zstd)])
+@pytest.mark.parametrize(("name", "content"), [("all.csv", CSV), ("all.jsonl", LINES)])
+def test_compressed_files_are_read(tmp_path, read, suffix, compress, name, content):
+    path = tmp_path / (name + suffix)
+    path.write_bytes(compress(content.encode()))
+    assert text_label_domain(read(path)[0]) == ROWS
+    path.write_bytes(compress(content.encode("cp1252")))
+    with pytest.raises(DataError, match=r":[12]: not UTF-8 .byte 0xfc."):
+        read(path)
+
+
+def test_a_damaged_gzip_file_is_an_error_of_one_line(tmp_path, read):
+    path = tmp_path / "all.csv.gz"
+    path.write_bytes(gzip.compress(CSV.encode())[:-12])
+    with pytest.raises(DataError, match=r"all\.csv\.gz") as raised:
+        read(path)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_a_byte_order_mark_determines_the_encoding(tmp_path, read, encoding):
+    (tmp_path / "all.csv").write_text(CSV, encoding=encoding)
+    assert text_label_domain(read(tmp_path / "all.csv")[0]) == ROWS
+
+
+def test_other_encodings_are_named_by_the_user_and_never_guessed(tmp_path, read):
+    (tmp_path / "all.csv").write_text(CSV, encoding="cp1252")
+    with pytest.raises(DataError, match=r"all\.csv:2: .*--encoding"):
+        read(tmp_path / "all.csv")
+    assert text_label_domain(read(tmp_path / "all.csv", encoding="cp1252")[0]) == ROWS
+
+
+@pytest.mark.parametrize("name", ["all.csv", "all.tsv", "all.jsonl", "books/positive.review"])
+def test_broken_utf8_is_an_error_with_its_line(tmp_path, read, name):
+    path = write_file(tmp_path / name, b"\xef\xbb\xbffirst\nsecond\nth\xffird\n")
+    with pytest.raises(DataError, match=rf"^{path}:3: not UTF-8 .byte 0xff."):
+        read(path)

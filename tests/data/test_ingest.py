@@ -1,0 +1,51 @@
+import hashlib
+
+import pytest
+
+from hrkd_cli import prepare
+from hrkd_cli.errors import DataError, UsageError
+from source_rows import text_domain_split, write_csv_file
+
+
+def test_only_the_given_domains_are_kept_and_an_unknown_one_is_an_error(tmp_path, read):
+    write_csv_file(tmp_path / "books.csv", "a,x", ",x")
+    write_csv_file(tmp_path / "dvd.csv", "b,x", ",x")
+    raw, _ = read(tmp_path, domains=["dvd"])
+    assert text_domain_split(raw) == [("b", "dvd", None)]
+    assert [row.location for row in raw.dropped] == [f"{tmp_path}/dvd.csv:3"]
+    with pytest.raises(DataError, match=r"no domain 'toys' .--domains.; there are books, dvd"):
+        read(tmp_path, domains=["dvd", "toys"])
+
+
+def test_the_first_error_in_the_source_is_reported(tmp_path, jsonl):
+    folder = tmp_path / "in"
+    rows = [{"text": f"t{i}", "label": i % 2} for i in range(60)]
+    jsonl(folder / "a.jsonl", rows)
+    (folder / "b.csv").write_text("text,label\n")
+    (folder / "c.csv").write_text("text,label\n" + "t,l\n" * 60 + '"t" t,l\n')
+    (folder / "d.csv").write_text("no,columns\nx,y\n")
+    for name, message in (("b", "b.csv: no rows in it"), ("c", "c.csv:62: not valid"), ("d", "d.csv: no text column")):
+        with pytest.raises(DataError, match=message):
+            prepare(folder, out=tmp_path / "out")
+        (folder / f"{name}.csv").unlink()
+    assert prepare(folder, out=tmp_path / "out").domains["a"].train == 48
+
+
+def test_an_unknown_encoding_is_a_usage_error(tmp_path, read):
+    write_csv_file(tmp_path / "books.csv", "a,x")
+    with pytest.raises(UsageError, match="--encoding: 'klingon' is not a known encoding"):
+        read(tmp_path, encoding="klingon")
+
+
+def test_a_split_column_overrides_the_file_name_only_if_it_is_named(tmp_path, read):
+    write_csv_file(tmp_path / "books.train.csv", "a,x,test", header="text,label,split")
+    assert text_domain_split(read(tmp_path)[0]) == [("a", "books", "train")]
+    assert text_domain_split(read(tmp_path, split="split")[0]) == [("a", "books", "test")]
+
+
+def test_checksums_are_those_of_the_files(tmp_path, read):
+    path = write_csv_file(tmp_path / "books" / "train.csv", "a,x")
+    content = path.read_bytes()
+    assert read(tmp_path)[0].checksums == [
+        {"path": "books/train.csv", "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    ]
