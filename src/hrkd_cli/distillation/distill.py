@@ -78,20 +78,15 @@ def distill(
             path, dataset, settings, name=name, force=force, resume=resume, sources=sources, on_event=context.on_event
         )
         name = str(path)
-    fingerprint, decisive = model_fingerprint(path), settings.options_affecting_result()
-    key = run_key(
-        stage="distill",
-        model=fingerprint,
-        data=student_data.fingerprint,
-        options=decisive,
-        texts=unlabeled.fingerprint if unlabeled is not None else None,
-    )
+    fingerprint, run_options = model_fingerprint(path), settings.options_affecting_result()
+    texts = None if unlabeled is None else unlabeled.fingerprint
+    key = run_key(stage="distill", model=fingerprint, data=student_data.fingerprint, options=run_options, texts=texts)
     if resume and (finished := load_finished_result(out, "distill", key, context)):
         return finished
     setup = DistillSetup.open(
         path, student_data, settings, tokenizer=tokenizer, unlabeled=unlabeled, name=name, context=context
     )
-    with run_folder(out, key=key, options=decisive, resume=resume, context=context) as checkpointer:
+    with run_folder(out, key=key, options=run_options, resume=resume, context=context) as checkpointer:
         objective = setup.objective(checkpointer, out)
         fraction = settings.unlabelled_share
         trainer = Trainer("distill", objective, settings, checkpointer, setup.dev, unlabeled_fraction=fraction)

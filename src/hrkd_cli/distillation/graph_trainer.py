@@ -59,11 +59,7 @@ class GraphTrainer:
         self.parts: dict[str, Any] = {"graph": graph, "graph_adam": AdamMoments(self.adam)}  # for checkpoints
 
     def update(
-        self,
-        step: int,
-        held_back_loss: Tensor,
-        compute_losses: Callable[[], DomainLosses],
-        optimizer: Optimizer,
+        self, step: int, held_back_loss: Tensor, compute_losses: Callable[[], DomainLosses], optimizer: Optimizer
     ) -> None:
         """Update the graph so that the student's next steps reduce the held-back loss more.
 

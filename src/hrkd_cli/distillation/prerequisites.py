@@ -42,7 +42,7 @@ def check_folders(teacher: str | Path, data: str | Path | Dataset, out: Path, se
     """
     has_weights = student_spec_is_path(settings.student)
     if has_weights and settings.init is not None:
-        raise UsageError(f"--init: --student {settings.student} has weights of its own; leave --init out")
+        raise UsageError(f"--init: --student {settings.student} has weights of its own; leave out --init")
     if Path(teacher) == TEACHER_OUT and not TEACHER_OUT.exists():
         raise ModelError(f"--teacher: there is no {TEACHER_OUT} yet; run hrkd teach first, or name an encoder to teach")
     path = resolve_model(teacher, "teacher")

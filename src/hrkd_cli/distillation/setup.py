@@ -69,14 +69,8 @@ class DistillSetup:
     ) -> DistillSetup:
         """Load and check the teachers, create the student, encode the data.
 
-        Args:
-            path: folder of the teacher.
-            dataset: the data of the student's domains.
-            settings: resolved settings.
-            tokenizer: the student's tokenizer; None for the teacher's.
-            unlabeled: unlabeled texts of the domains.
-            name: the teacher's name in messages.
-            context: device, precision, processes and events of the run.
+        ``path`` is the teacher's folder, ``name`` its name in messages; ``tokenizer`` is the student's, None for the
+        teacher's.
 
         Raises:
             HrkdError: teacher, student and data do not fit together.

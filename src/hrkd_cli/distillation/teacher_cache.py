@@ -59,15 +59,8 @@ def cached_or_online(
 ) -> Teacher:
     """Return a cache of the teacher's outputs, built if necessary, or the online teacher if a cache is not worth it.
 
-    A resumed run does what it did before.
-
-    Args:
-        online: runs the teachers.
-        setting: value of ``--cache-teacher``.
-        root: folder of all caches.
-        reads_per_row: how often the run reads each row, on average.
-        checkpointer: stores the decision.
-        context: device, precision, processes and events of the run.
+    ``root`` is the folder of all caches, ``reads_per_row`` how often the run reads each row on average. A resumed run
+    keeps the decision that ``checkpointer`` has recorded.
 
     Raises:
         OutputError: a cache is required, and the disk has no space for it.
@@ -109,16 +102,7 @@ def _reason_not_to_cache(cache: CachedTeacher, reads_per_row: float) -> str | No
 
 
 class CachedTeacher:
-    """Stores the outputs of an online teacher and reads them back.
-
-    Args:
-        root: folder of all caches; this one is a subfolder.
-        online: the teacher.
-        context: device, precision, processes and events of the run.
-
-    Attributes:
-        bytes: size of the cache.
-    """
+    """Stores the outputs of an online teacher in a subfolder of ``root`` and reads them back; its size is ``bytes``."""
 
     def __init__(self, root: Path, online: OnlineTeacher, context: TrainContext) -> None:
         self.root = root

@@ -53,12 +53,8 @@ def open_teachers(
 ) -> Teachers:
     """Load the teacher of every domain of a dataset.
 
-    Args:
-        path: folder of a multi-domain classifier, or of a plain classifier with the data's label names.
-        dataset: the data.
-        checkpoints: whether each domain gets its own best checkpoint.
-        device: device of the models.
-        name: the teacher's name in messages.
+    ``path`` is the folder of a multi-domain classifier, or of a plain classifier with the data's label names; ``name``
+    is the teacher's name in messages.
 
     Raises:
         ModelError: the teacher lacks a domain or a label of the data, or cannot be loaded.

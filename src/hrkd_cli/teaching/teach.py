@@ -90,8 +90,8 @@ def teach(
     classifier.to(context.device)
     train, dev = (tokenize_split(dataset, split, tokenizer) for split in ("train", "dev"))
     objective = FineTuningObjective(classifier, train, heads, settings.class_weights, context)
-    decisive = settings.options_affecting_result()
-    with run_folder(out, key=key, options=decisive, resume=resume, context=context) as checkpointer:
+    run_options = settings.options_affecting_result()
+    with run_folder(out, key=key, options=run_options, resume=resume, context=context) as checkpointer:
         trainer = Trainer("teach", objective, settings, checkpointer, dev, best_by_domain=True)
         trainer.run()
         description = f"A multi-domain text classifier, `{name}` fine-tuned with hrkd-cli {__version__}."
