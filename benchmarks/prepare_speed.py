@@ -1,7 +1,7 @@
-"""How fast ``hrkd prepare`` is and how much memory it takes: ``python benchmarks/prepare_speed.py --rows 1000000``.
+"""Measure the speed and memory of ``hrkd prepare``: ``python benchmarks/prepare_speed.py --rows 1000000``.
 
-Makes a CSV of reviews, prepares it in a process of its own, and prints rows a second and the peak memory of that
-process and all below it. Memory is sampled: RSS counts pages that processes share once for each of them, PSS once.
+Writes a CSV of reviews, prepares it in a separate process, and prints rows per second and the peak memory of that
+process and its descendants. Memory is sampled. RSS counts shared pages once per process, PSS once in total.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 DOMAINS = ("books", "dvd", "electronics", "games", "garden", "kitchen", "music", "toys")
 LABELS = ("negative", "positive")
@@ -26,16 +27,16 @@ SAMPLE_SECONDS = 0.2
 
 
 def write_reviews(path: Path, rows: int, seed: int = 0) -> None:
-    """Write reviews of about 100 to 200 bytes; one in five has quotation marks, commas or line breaks, 2 % repeat."""
-    choose = random.Random(seed)
+    """Write reviews of 100 to 200 bytes; one in five has quotation marks, commas or line breaks, 2 % are duplicates."""
+    rng = random.Random(seed)
     words = WORDS.split()
     last = "nothing"
     with path.open("w", encoding="utf-8", newline="") as file:
         out = csv.writer(file, lineterminator="\n")
         out.writerow(["id", "text", "label", "domain"])
         for number in range(rows):
-            text = f"{' '.join(choose.choices(words, k=choose.randint(18, 36)))} {number}"
-            kind = choose.random()
+            text = f"{' '.join(rng.choices(words, k=rng.randint(18, 36)))} {number}"
+            kind = rng.random()
             if kind < 0.10:
                 text = f'They said "{text}", and it is.'
             elif kind < 0.15:
@@ -45,21 +46,21 @@ def write_reviews(path: Path, rows: int, seed: int = 0) -> None:
             elif kind > 0.98:
                 text = last.upper()
             last = text
-            out.writerow([number, text, LABELS[number % 2], choose.choice(DOMAINS)])
+            out.writerow([number, text, LABELS[number % 2], rng.choice(DOMAINS)])
 
 
-def tree(root: int) -> list[int]:
-    """Return a process and all below it."""
-    found = [root]
-    for pid in found:
+def process_tree(root: int) -> list[int]:
+    """Return the ids of a process and its descendants."""
+    pids = [root]
+    for pid in pids:
         with contextlib.suppress(OSError):
             for task in Path(f"/proc/{pid}/task").iterdir():
-                found += map(int, (task / "children").read_text().split())
-    return found
+                pids += map(int, (task / "children").read_text().split())
+    return pids
 
 
-def memory(pid: int) -> tuple[int, int]:
-    """Return (RSS, PSS) of a process in bytes; 0 when it is gone."""
+def memory_of(pid: int) -> tuple[int, int]:
+    """Return (RSS, PSS) of a process in bytes; 0 if it has ended."""
     with contextlib.suppress(OSError, KeyError):
         lines = (line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
         values = {fields[0]: int(fields[1]) * 1024 for fields in lines if len(fields) > 1 and fields[1].isdigit()}
@@ -67,25 +68,35 @@ def memory(pid: int) -> tuple[int, int]:
     return 0, 0
 
 
-def run(command: list[str]) -> tuple[float, float, int, int, int]:
-    """Run a command; return seconds, CPU seconds, and peaks in bytes: RSS of all, PSS of all, RSS of the largest."""
+class Usage(NamedTuple):
+    """Time and peak memory (bytes) of a command and its descendants."""
+
+    seconds: float
+    cpu_seconds: float
+    rss: int
+    pss: int
+    largest_rss: int
+
+
+def measure(command: list[str]) -> Usage:
+    """Run a command and return its time and memory."""
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     peaks = (0, 0, 0)
     while process.poll() is None:
-        seen = [memory(pid) for pid in tree(process.pid)]
-        now = sum(rss for rss, _ in seen), sum(pss for _, pss in seen), max(rss for rss, _ in seen)
-        peaks = tuple(map(max, peaks, now))
+        memory = [memory_of(pid) for pid in process_tree(process.pid)]
+        sample = sum(rss for rss, _ in memory), sum(pss for _, pss in memory), max(rss for rss, _ in memory)
+        peaks = tuple(map(max, peaks, sample))
         time.sleep(SAMPLE_SECONDS)
     seconds = time.perf_counter() - start
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = resource.getrusage(resource.RUSAGE_CHILDREN)
     if process.returncode:
         sys.exit(f"{' '.join(command)}: exit status {process.returncode}")
-    return seconds, used.ru_utime + used.ru_stime, *peaks
+    return Usage(seconds, cpu.ru_utime + cpu.ru_stime, *peaks)
 
 
-def machine() -> str:
-    """Name processor, cores and memory."""
+def describe_machine() -> str:
+    """Return the processor, cores and memory."""
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -96,33 +107,37 @@ def machine() -> str:
 
 
 def main() -> None:
-    """Make the file, prepare it, print the figures."""
+    """Write the CSV, prepare it, print the measurements."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=10_000_000, help="rows of the CSV (default 10 million)")
-    parser.add_argument("--folder", type=Path, help="where to work; it needs four times the CSV (default: temporary)")
-    parser.add_argument("--keep", action="store_true", help="leave the CSV, and use one that is there")
+    parser.add_argument(
+        "--folder", type=Path, help="work folder, with room for four times the CSV (default: temporary)"
+    )
+    parser.add_argument("--keep", action="store_true", help="keep the CSV, and reuse an existing one")
     parser.add_argument("options", nargs="*", help="options of hrkd prepare, after --")
-    given = parser.parse_args()
-    folder = given.folder or Path(tempfile.mkdtemp(prefix="prepare-speed-"))
+    args = parser.parse_args()
+    folder = args.folder or Path(tempfile.mkdtemp(prefix="prepare-speed-"))
     folder.mkdir(parents=True, exist_ok=True)
-    source, out = folder / f"reviews-{given.rows}.csv", folder / "dataset"
+    source, out = folder / f"reviews-{args.rows}.csv", folder / "dataset"
     try:
         if not source.exists():
-            write_reviews(source, given.rows)
+            write_reviews(source, args.rows)
         size = source.stat().st_size
-        print(f"{machine()}\n{given.rows:,} rows, {size / 1e6:,.0f} MB of CSV, {size / given.rows:.0f} bytes a row")
+        print(describe_machine())
+        print(f"{args.rows:,} rows, {size / 1e6:,.0f} MB of CSV, {size / args.rows:.0f} bytes per row")
         command = [sys.executable, "-m", "hrkd_cli", "prepare", str(source), "--out", str(out), "--force"]
-        seconds, used, rss, pss, largest = run([*command, *given.options])
+        usage = measure([*command, *args.options])
+        rss, pss, largest = (f"{size / 1e6:,.0f} MB" for size in (usage.rss, usage.pss, usage.largest_rss))
         print(
-            f"{seconds:.1f} s, {given.rows / seconds:,.0f} rows/s; {used:.1f} s of CPU\n"
-            f"peak memory of all processes: {rss / 1e6:,.0f} MB (sum of RSS), {pss / 1e6:,.0f} MB (sum of PSS)\n"
-            f"peak memory of the largest process: {largest / 1e6:,.0f} MB (RSS)"
+            f"{usage.seconds:.1f} s, {args.rows / usage.seconds:,.0f} rows/s; {usage.cpu_seconds:.1f} s of CPU\n"
+            f"peak memory of all processes: {rss} (sum of RSS), {pss} (sum of PSS)\n"
+            f"peak memory of the largest process: {largest} (RSS)"
         )
     finally:
         shutil.rmtree(out, ignore_errors=True)
-        if not given.keep:
+        if not args.keep:
             source.unlink(missing_ok=True)
-        if given.folder is None:
+        if args.folder is None:
             shutil.rmtree(folder, ignore_errors=True)
 
 

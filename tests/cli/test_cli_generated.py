@@ -17,28 +17,28 @@ import generated
 @pytest.mark.parametrize("name", generated.SHELLS)
 def test_scripts_are_current(name):
     text = (ROOT / "completions" / name).read_text(encoding="utf-8")
-    assert text == generated.files()[f"completions/{name}"], "run make generated"
+    assert text == generated.generate_files()[f"completions/{name}"], "run make generated"
 
 
 @pytest.mark.skipif(not (ROOT / "docs/help.md").is_file(), reason="not run from a checkout")
 @pytest.mark.skipif(not typer.__version__.startswith("0.29."), reason="other versions of Typer write types otherwise")
 def test_the_help_page_is_current():
     text = (ROOT / "docs/help.md").read_text(encoding="utf-8")
-    assert text == generated.help_page(), "run make generated"
+    assert text == generated.render_help_page(), "run make generated"
 
 
 def test_the_help_page_does_not_depend_on_the_terminal(monkeypatch):
-    page = generated.help_page()
+    page = generated.render_help_page()
     monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setenv("FORCE_COLOR", "1")
-    assert generated.help_page() == page
+    assert generated.render_help_page() == page
     assert all(len(line) <= generated.WIDTH + 20 for line in page.splitlines())
 
 
 def test_scripts_are_written(tmp_path):
-    generated.write(tmp_path)
+    generated.write_files(tmp_path)
     assert {path.name for path in (tmp_path / "completions").iterdir()} == set(generated.SHELLS)
-    assert (tmp_path / "docs/help.md").read_text(encoding="utf-8") == generated.help_page()
+    assert (tmp_path / "docs/help.md").read_text(encoding="utf-8") == generated.render_help_page()
 
 
 def suggested(shell: str, **variables: str) -> list[str]:
@@ -91,7 +91,7 @@ def test_bash_itself_completes(tmp_path):
     program = tmp_path / "hrkd"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m hrkd_cli "$@"\n')
     program.chmod(0o755)
-    generated.write(tmp_path)
+    generated.write_files(tmp_path)
     script = f"""
         source {tmp_path / "completions/hrkd.bash"}
         complete -p hrkd
@@ -113,6 +113,6 @@ def test_other_shells_can_read_their_script(tmp_path, shell, check, name):
     program = shutil.which(shell)
     if program is None:
         pytest.skip(f"no {shell}")
-    generated.write(tmp_path)
+    generated.write_files(tmp_path)
     done = subprocess.run([program, check, str(tmp_path / "completions" / name)], check=False)
     assert done.returncode == 0

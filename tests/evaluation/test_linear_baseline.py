@@ -165,9 +165,10 @@ def test_data_that_it_cannot_train_on_is_an_error(models, tmp_path):
     for split in ("train", "all"):
         with pytest.raises(UsageError, match=f"--floor: it learns from the train split, which --split {split} scores"):
             evaluate([models / "teacher"], data=source, split=split, floor=True)
-    unlike = make_dataset({"a": {"train": texts_of(WORD, 4), "test": texts_of(WORD, 2)}, "b": {"test": (["x"], ["z"])}})
+    without_train = {"test": (["x"], ["z"])}
+    dataset = make_dataset({"a": {"train": texts_of(WORD, 4), "test": texts_of(WORD, 2)}, "b": without_train})
     with pytest.raises(DataError, match="no train rows of b for --floor"):
-        labels_of(unlike)
+        labels_of(dataset)
     silent = make_dataset({"a": {"train": (["!", "?"], NAMES), "test": (["."], NAMES[:1])}})
     with pytest.raises(DataError, match="no words in the train texts"):
         labels_of(silent)

@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 
+from fake_runs import wave
 from hrkd_cli.reporting.charts import COLORS, DASHES, Chart, format_number
-from made_runs import wave
 
 
 def chart(*columns, first=1, **more):

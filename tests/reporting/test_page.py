@@ -6,9 +6,9 @@ from html.parser import HTMLParser
 
 import pytest
 
+from fake_runs import dev_line, lines, step_line, write_export, write_lines, write_run
 from hrkd_cli.reporting.page import domain_ratios, losses, optimization, render_page
 from hrkd_cli.reporting.run import Run
-from made_runs import dev_line, lines, step_line, write_export, write_lines, write_run
 
 VOID = {"meta", "path", "rect", "use"}
 

@@ -6,11 +6,11 @@ import os
 import pytest
 
 import hrkd_cli
+from fake_runs import lines, write_lines, write_run
 from hrkd_cli.cli.main import main
 from hrkd_cli.errors import DataError, OutputError, UsageError
 from hrkd_cli.events import Note
 from hrkd_cli.reporting.report import report
-from made_runs import lines, write_lines, write_run
 
 
 def test_the_default_is_a_report_in_the_student_folder(tmp_path, capsys):

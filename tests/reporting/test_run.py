@@ -5,9 +5,9 @@ import re
 
 import pytest
 
+from fake_runs import dev_line, lines, step_line, write_lines, write_record, write_run
 from hrkd_cli.errors import DataError
 from hrkd_cli.reporting.run import Run
-from made_runs import dev_line, lines, step_line, write_lines, write_record, write_run
 
 
 def test_a_finished_run_is_read(tmp_path):

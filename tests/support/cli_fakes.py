@@ -1,4 +1,4 @@
-"""Stand-ins for the engine behind the commands, and results in the shape that it gives."""
+"""Fakes of the functions behind the commands, and of their results."""
 
 import sys
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ class Ran:
 
 @dataclass
 class Engine:
-    """A stand-in for the function behind a command: remembers what it was called with."""
+    """Fake function behind a command; records its calls."""
 
     result: Any
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
@@ -96,7 +96,7 @@ def result(data: dict[str, Any], **attributes: Any) -> Any:
 
 
 class FakePredictor:
-    """Labels a text by its length; remembers how it was made and what it was asked."""
+    """Labels a text by its length; records its arguments."""
 
     made: list[tuple[Any, ...]]
     asked: list[Any]

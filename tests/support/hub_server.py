@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face hub on 127.0.0.1, for tests: serves local folders as repositories.
+"""A fake Hugging Face hub on 127.0.0.1 that serves local folders as repositories.
 
     with serve_hub({"datasets/acme/reviews": folder, "acme/tiny-bert": other}) as url:
         subprocess.run([...], env=hub_environment(url, tmp_path / "hf"))
@@ -22,7 +22,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 @contextmanager
 def serve_hub(repos: Mapping[str, Path]) -> Iterator[str]:
-    """Serve folders under their repository ids (``datasets/OWNER/NAME`` or ``OWNER/NAME``); gives the endpoint."""
+    """Serve folders under their repository ids (``datasets/OWNER/NAME`` or ``OWNER/NAME``); yield the endpoint."""
 
     class Handler(_HubHandler):
         folders: ClassVar[Mapping[str, Path]] = {name: Path(path) for name, path in repos.items()}
@@ -39,7 +39,7 @@ def serve_hub(repos: Mapping[str, Path]) -> Iterator[str]:
 
 
 def hub_environment(url: str, home: Path) -> dict[str, str]:
-    """Return an environment whose hub is at ``url`` and whose cache is empty."""
+    """Return environment variables for the hub at ``url`` and an empty cache in ``home``."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and not k.lower().endswith("_proxy")}
     return {
         **inherited,
@@ -66,7 +66,7 @@ class _HubHandler(BaseHTTPRequestHandler):
         self._answer(body=True, posted=self.rfile.read(length))
 
     def log_message(self, *_: Any) -> None:
-        """Keep the tests' output clean."""
+        """Log nothing."""
 
     def _answer(self, *, body: bool, posted: bytes = b"") -> None:
         url = urlsplit(self.path)
@@ -83,18 +83,17 @@ class _HubHandler(BaseHTTPRequestHandler):
     def _api(self, name: str, folder: Path, rest: str, posted: bytes, query: str, body: bool) -> None:
         kind, _, inside = rest.partition("/")
         if kind in ("", "revision"):
-            return self._json(200, _info(name, folder), body)
+            return self._json(200, _repo_info(name, folder), body)
         if kind == "tree":
             _, _, below = inside.partition("/")
             if not (folder / below).is_dir():
                 return self._json(404, {"error": "no such entry"}, body, {"X-Error-Code": "EntryNotFound"})
             recursive = parse_qs(query).get("recursive", ["false"])[0].lower() in ("1", "true")
             paths = (folder / below).rglob("*") if recursive else (folder / below).iterdir()
-            return self._json(200, [_entry(folder, path) for path in sorted(paths)], body)
+            return self._json(200, [_tree_entry(folder, path) for path in sorted(paths)], body)
         if kind == "paths-info":
-            wanted = _wanted(posted)
-            found = [folder / path for path in wanted if (folder / path).exists()]
-            return self._json(200, [_entry(folder, path) for path in found], body)
+            paths = [folder / path for path in _requested_paths(posted)]
+            return self._json(200, [_tree_entry(folder, path) for path in paths if path.exists()], body)
         return self._json(404, {"error": f"not emulated: {kind}"}, body, {"X-Error-Code": "EntryNotFound"})
 
     def _file(self, folder: Path, inside: str, body: bool) -> None:
@@ -131,14 +130,14 @@ class _HubHandler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
 
-def _wanted(posted: bytes) -> list[str]:
-    """Return the paths of a paths-info request, which comes as JSON or as a form."""
+def _requested_paths(posted: bytes) -> list[str]:
+    """Return the paths of a paths-info request, which is JSON or a form."""
     text = posted.decode()
     paths = json.loads(text)["paths"] if text.startswith("{") else parse_qs(text).get("paths", [])
     return [paths] if isinstance(paths, str) else list(paths)
 
 
-def _info(name: str, folder: Path) -> dict[str, Any]:
+def _repo_info(name: str, folder: Path) -> dict[str, Any]:
     repo = name.removeprefix("datasets/")
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return {
@@ -158,7 +157,7 @@ def _info(name: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def _entry(folder: Path, path: Path) -> dict[str, Any]:
+def _tree_entry(folder: Path, path: Path) -> dict[str, Any]:
     inside = path.relative_to(folder).as_posix()
     if path.is_dir():
         return {"type": "directory", "path": inside, "size": 0, "oid": "0" * 40}

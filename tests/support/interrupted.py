@@ -1,4 +1,4 @@
-"""Runs in memory that are cut off at a step, and how to compare what they leave."""
+"""Run stages on data in memory, interrupt them at a step, and compare their weights."""
 
 import torch
 from safetensors.torch import load_file
@@ -11,11 +11,11 @@ OPTIONS = {"epochs": 2, "batch_size": 4, "max_length": 16, "learning_rate": 1e-3
 
 
 class StopError(Exception):
-    """Stands in for whatever ends a run."""
+    """Raised to interrupt a run."""
 
 
 def stop_at(step, stage=None):
-    """Return an event handler that ends a run at a step; of one stage, or of any."""
+    """Return an event handler that interrupts a run at a step of ``stage``, or of any stage."""
 
     def on_event(event):
         if isinstance(event, StepDone) and event.step == step and stage in (None, event.stage):
@@ -38,5 +38,5 @@ def weights(folder):
 
 
 def same(one, other):
-    """Tell whether two sets of tensors are equal, bit for bit."""
+    """Return whether two dicts of tensors are equal, bit for bit."""
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

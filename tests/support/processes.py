@@ -1,4 +1,4 @@
-"""The real program in processes of its own."""
+"""Run the program in separate processes."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 
 def start(*words, cwd, program=("-m", "hrkd_cli"), env=None):
-    """Start ``hrkd WORDS``, or another Python program, in a folder that is made where it is missing."""
+    """Start ``hrkd WORDS``, or another Python program, in ``cwd``, which is created if missing."""
     cwd.mkdir(exist_ok=True)
     return subprocess.Popen(
         [sys.executable, *program, *map(str, words)],
@@ -19,7 +19,7 @@ def start(*words, cwd, program=("-m", "hrkd_cli"), env=None):
 
 
 def finish(process, code=0):
-    """Wait for a process that must end with an exit code; return what it wrote to stdout and stderr."""
+    """Wait for a process, check its exit code, and return its stdout and stderr."""
     out, err = process.communicate(timeout=300)
     assert process.returncode == code, err
     return out, err

@@ -1,4 +1,4 @@
-"""A tiny encoder, dataset and taught teacher, made once."""
+"""Session fixtures: a tiny encoder, a dataset, and a teacher fine-tuned on it."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Small trained tokenizers of three types, and data that uses them."""
+"""Small trained tokenizers of three types, and a dataset for them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 STEMS = "walk talk jump play cook paint read sing climb swim".split()  # noqa: SIM905
 ENDINGS = ["", "s", "ed", "ing", "er", "ers"]
 CORPUS = [f"the {stem}{ending} and the {stem}er" for stem in STEMS for ending in ENDINGS] + ["naïve café 東京 xyz qwv"]
-# Train uses some words, dev others.
+# Train and dev use different words.
 TRAIN = ["the walker walked", "the talker talks and jumps", "playing the player", "cooks and cooked"]
 DEV = ["the painters painting", "singer walked", "the walker walks", "readers and swimmers"]
 
@@ -47,7 +47,7 @@ TOKENIZERS = {"WordPiece": wordpiece, "BPE": bpe, "Unigram": unigram}
 
 
 def wrap_tokenizer(tokenizer: Tokenizer, *, roberta_processor: bool = False) -> PreTrainedTokenizerFast:
-    """Add special tokens around a text, and wrap a tokenizer for transformers."""
+    """Wrap a tokenizer for transformers, with special tokens around a text."""
     ids = {name: tokenizer.token_to_id(name) for name in SPECIAL}
     if roberta_processor:
         tokenizer.post_processor = processors.RobertaProcessing(("</s>", ids["</s>"]), ("<s>", ids["<s>"]))

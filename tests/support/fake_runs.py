@@ -1,4 +1,4 @@
-"""Folders of runs with made-up numbers, in the files that the stages write."""
+"""Run folders with fake numbers, in the files that the stages write."""
 
 import json
 import math
@@ -21,9 +21,9 @@ def scores(accuracy):
 
 
 def dev_line(step, books, dvd, *, best, domains=DOMAINS):
-    found = {domains[0]: scores(books), domains[1]: scores(dvd)}
+    scores_by_domain = {domains[0]: scores(books), domains[1]: scores(dvd)}
     average = {"accuracy": (books + dvd) / 2, "macro_f1": (books + dvd) / 2, "interval": [0.5, 0.9]}
-    return {"step": step, "dev": {"domains": found, "average": average}, "is_best": best}
+    return {"step": step, "dev": {"domains": scores_by_domain, "average": average}, "is_best": best}
 
 
 def lines(steps=40, **options):
