@@ -159,11 +159,11 @@ def test_with_many_rows_words_of_a_single_text_do_not_count():
 def test_data_that_it_cannot_train_on_is_an_error(models, tmp_path):
     dataset = separable(test=10)
     source = write_csv(tmp_path / "reviews.csv", dataset, "test")
-    with pytest.raises(DataError, match=r"reviews\.csv: no train rows for --floor to learn from") as caught:
+    with pytest.raises(DataError, match=r"reviews\.csv: no train rows for --floor; use data") as caught:
         evaluate([models / "teacher"], data=source, floor=True)
     assert "\n" not in str(caught.value)
     for split in ("train", "all"):
-        with pytest.raises(UsageError, match=f"--floor: it learns from the train split, which --split {split} scores"):
+        with pytest.raises(UsageError, match=f"--floor trains on the train split, which --split {split} scores"):
             evaluate([models / "teacher"], data=source, split=split, floor=True)
     without_train = {"test": (["x"], ["z"])}
     dataset = make_dataset({"a": {"train": texts_of(WORD, 4), "test": texts_of(WORD, 2)}, "b": without_train})

@@ -77,7 +77,7 @@ def test_a_single_domain_model_restricts_the_rows_to_its_domain(single, models):
     restricted = restrict_to_single_domain([models / "teacher", single("dvd")], dataset, "data", on_event=events.append)
     assert restricted.domains == ("dvd",)
     assert [event.text for event in events if isinstance(event, Note)] == [
-        f"{single('dvd')} is the head of dvd alone: only that domain's rows are scored"
+        f"{single('dvd')} predicts only dvd: only that domain's rows are scored"
     ]
     assert restrict_to_single_domain([models / "teacher"], dataset, "data") is dataset
 
@@ -88,10 +88,10 @@ def test_data_of_one_domain_is_not_restricted(single):
 
 
 def test_data_without_the_domain_of_a_model_is_an_error(single):
-    with pytest.raises(DataError, match=r"data: no domain 'dvd', whose head .* is; it has cars, pans"):
+    with pytest.raises(DataError, match=r"data: no domain 'dvd', the only one of .*; it has cars, pans"):
         restrict_to_single_domain([single("dvd")], dataset_of("cars", "pans"), "data")
 
 
 def test_models_of_different_single_domains_are_an_error(single):
-    with pytest.raises(UsageError, match=r"is the head of 'books' and .* of 'dvd': no row is for both"):
+    with pytest.raises(UsageError, match=r"predicts only 'books' and .* only 'dvd', so they have no rows in common"):
         restrict_to_single_domain([single("books"), single("dvd")], dataset_of("books", "dvd"), "data")

@@ -56,9 +56,9 @@ def test_a_label_that_the_model_lacks_is_an_error():
 
 def test_single_texts_and_pairs_do_not_mix():
     pairs = Dataset({"books": ("positive",)}, True, "", None, {"books": {"test": TextRows(["a"], ["b"], ["positive"])}})
-    with pytest.raises(DataError, match="a row has two but the model m reads one text"):
+    with pytest.raises(DataError, match="a row has two texts but m reads one text"):
         match(FakeBackend(), pairs)
-    with pytest.raises(DataError, match="a row has one but the model m reads two texts"):
+    with pytest.raises(DataError, match="a row has one text but m reads two texts"):
         match(FakeBackend(pair=True), rows("positive"))
 
 

@@ -62,7 +62,7 @@ def train_linear_baseline(
         DataError: a model has no train rows, or they contain no words.
     """
     if split in (Split.TRAIN, Split.ALL):
-        raise UsageError(f"--floor: it learns from the train split, which --split {split} scores; take dev or test")
+        raise UsageError(f"--floor trains on the train split, which --split {split} scores; use dev or test")
     same_labels = len(set(train_data.labels.values())) == 1
     groups = [train_data.domains] if same_labels else [(domain,) for domain in rows]
     labels: PredictedLabels = {}
@@ -73,8 +73,8 @@ def train_linear_baseline(
         if not train_labels:
             of_domain = "" if same_labels else f" of {domains[0]}"
             raise DataError(
-                f"{data}: no train rows{of_domain} for --floor to learn from; name data with a train split "
-                "(hrkd prepare makes one), or leave --floor out"
+                f"{data}: no train rows{of_domain} for --floor; use data with a train split (hrkd prepare makes one), "
+                "or omit --floor"
             )
         on_event(Note(f"training the linear baseline on {len(train_labels):,} rows of {', '.join(domains)}"))
         model, num_features = _fit(np.concatenate([_text_columns(part) for part in parts]), train_labels, data)
@@ -105,7 +105,7 @@ def _fit(texts: npt.NDArray[np.object_], labels: Sequence[str], data: str) -> tu
         try:
             model.fit(texts, labels)
         except ValueError:  # no words, or none that occurs in two texts
-            raise DataError(f"{data}: no words in the train texts for --floor to learn from; leave it out") from None
+            raise DataError(f"{data}: no words in the train texts for --floor; omit it") from None
     return model, int(model[-1].n_features_in_)
 
 

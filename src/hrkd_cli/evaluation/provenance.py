@@ -60,16 +60,16 @@ def restrict_to_single_domain(
             continue
         if domain not in dataset.labels:
             raise DataError(
-                f"{data}: no domain {domain!r}, whose head {model} is; it has {', '.join(dataset.domains)}: give rows "
+                f"{data}: no domain {domain!r}, the only one of {model}; it has {', '.join(dataset.domains)}: use data "
                 "of one domain"
             )
-        on_event(Note(f"{model} is the head of {domain} alone: only that domain's rows are scored"))
+        on_event(Note(f"{model} predicts only {domain}: only that domain's rows are scored"))
         heads.setdefault(domain, model)
     if len(heads) > 1:
         (domain, model), (other_domain, other_model) = list(heads.items())[:2]
         raise UsageError(
-            f"{model} is the head of {domain!r} and {other_model} of {other_domain!r}: no row is for both; evaluate "
-            "them one at a time"
+            f"{model} predicts only {domain!r} and {other_model} only {other_domain!r}, so they have no rows in "
+            "common; evaluate them separately"
         )
     return dataset.select_domains(*heads) if heads else dataset
 

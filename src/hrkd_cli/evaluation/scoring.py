@@ -50,16 +50,16 @@ def match_heads(backend: Backend, dataset: Dataset, rows: Mapping[str, TextRows]
     spec = backend.spec
     data_labels = {domain: dataset.labels[domain] for domain in rows}
     if spec.pair is not None and spec.pair != dataset.has_pairs:
-        reads, has = ("two texts", "one") if spec.pair else ("one text", "two")
-        raise DataError(f"{data}: a row has {has} but the model {model} reads {reads}; give data of the same task")
+        rows_have, reads = ("one text", "two texts") if spec.pair else ("two texts", "one text")
+        raise DataError(f"{data}: a row has {rows_have} but {model} reads {reads}; use data of the same task")
     if spec.heads is None:
         return DomainHeads.match_labels(spec.config, data_labels, model, keep_extra=True)
     for domain, labels in data_labels.items():
         known = spec.heads.labels.get(domain)
         if known is None:
             raise DataError(
-                f"{data}: domain {domain!r} is not one of {model}'s: {', '.join(spec.heads.domains)}; leave it out "
-                "with hrkd prepare --domains, or teach a model that knows it"
+                f"{data}: domain {domain!r} is not one of {model}'s: {', '.join(spec.heads.domains)}; exclude it "
+                "with hrkd prepare --domains, or teach a model on it"
             )
         if missing := sorted(set(labels) - set(known)):
             raise DataError(
