@@ -1,6 +1,7 @@
 import random
 from collections import Counter, namedtuple
 
+import pyarrow as pa
 import pytest
 
 from hrkd_cli.data.drop_reasons import DropReason
@@ -15,11 +16,9 @@ def example(text, label="x", domain="d", split=None, pair=None, line=0):
     return Example(text, pair, label, domain, split, line)
 
 
-def filled(store, rows):
+def fill(store, rows):
     values = [[0, row.line, row.text, row.text_pair, row.label, row.domain, row.split] for row in rows]
     columns = [list(column) for column in zip(*values, strict=True)]
-    import pyarrow as pa
-
     names = ("file", "line", "text", "text_pair", "label", "domain", "split")
     texts = [pa.array(column, pa.int64() if n < 2 else pa.string()) for n, column in enumerate(columns)]
     store.connection.register("given", pa.table(dict(zip(names, texts, strict=True))))
@@ -28,9 +27,9 @@ def filled(store, rows):
 
 
 def run(rows, dev=0.1, test=0.1, dedupe=True, seed=0, few=None):
-    """Split rows in a store: rows by domain and split in their order, and (reason, row) of those left out."""
+    """Split rows in a store: return rows by domain and split in their order, and (reason, row) of dropped ones."""
     with open_row_store("rows") as store:
-        filled(store, rows)
+        fill(store, rows)
         assign_splits(store.connection, dev=dev, test=test, dedupe=dedupe, seed=seed)
         if few is not None:
             subsample_train(store.connection, few, seed)
@@ -58,8 +57,8 @@ def reasons(splits):
     return Counter(reason for reason, _ in splits.dropped)
 
 
-def sides(splits):
-    """Splits in which each normalised first text lies."""
+def splits_of_texts(splits):
+    """Splits in which each normalized first text occurs."""
     found = {}
     for parts in splits.rows.values():
         for split, rows in parts.items():
@@ -69,12 +68,12 @@ def sides(splits):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_hundred_single_rows_are_cut_80_10_10(seed):
+def test_a_hundred_rows_are_split_80_10_10(seed):
     splits = run([example(f"t{i}") for i in range(100)], seed=seed)
     assert sizes(splits.rows["d"]) == {"train": 80, "dev": 10, "test": 10}
 
 
-def test_each_domain_and_label_is_cut_in_proportion():
+def test_each_domain_and_label_is_split_in_proportion():
     rows = [example(f"{d}{label}{i}", label, d) for d in "ab" for label, n in (("x", 40), ("y", 200)) for i in range(n)]
     splits = run(rows)
     for domain in "ab":
@@ -82,7 +81,7 @@ def test_each_domain_and_label_is_cut_in_proportion():
             assert Counter(row.label for row in splits.rows[domain][split]) == {"x": x, "y": y}
 
 
-def test_tiny_strata_do_not_all_leave_out_the_same_split():
+def test_tiny_strata_do_not_all_lack_the_same_split():
     # One of five in each domain, and of those every other one is test.
     rows = [example(f"{d:02}/{i}", domain=f"{d:02}") for d in range(20) for i in range(5)]
     for number, (_, parts) in enumerate(sorted(run(rows).rows.items())):
@@ -94,18 +93,18 @@ def test_tiny_strata_do_not_all_leave_out_the_same_split():
     [(2, 0.1, 0.1, (2, 0, 0)), (3, 0.1, 0.1, (2, 0, 1)), (7, 0.1, 0.1, (6, 0, 1)), (8, 0.1, 0.1, (6, 1, 1)),
      (10, 0.29, 0, (7, 3, 0)), (9, 0.25, 0.5, (2, 2, 5)), (100, 0.07, 0.14, (79, 7, 14))],
 )  # fmt: skip
-def test_how_many_are_held_out(rows, dev, test, expected):
+def test_the_number_of_rows_held_out_is_rounded(rows, dev, test, expected):
     parts = run([example(f"t{i}") for i in range(rows)], dev=dev, test=test).rows["d"]
     assert tuple(len(parts.get(split, ())) for split in ("train", "dev", "test")) == expected
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_groups_of_one_size_give_their_share_to_within_one_group(seed):
+def test_groups_of_one_size_give_their_fraction_to_within_one_group(seed):
     choose = random.Random(seed)
     sizes_of = {f"t{i}": choose.choice([1, 1, 2, 3, 5]) for i in range(400)}
     stratum = {text: (choose.choice("xyz"), choose.choice("ab")) for text in sizes_of}
     rows = [example(text, *stratum[text], pair=str(n)) for text, size in sizes_of.items() for n in range(size)]
-    held = {text for text, found in sides(run(rows, seed=seed)).items() if found != {"train"}}
+    held = {text for text, found in splits_of_texts(run(rows, seed=seed)).items() if found != {"train"}}
     cells = Counter((stratum[text], size) for text, size in sizes_of.items())
     taken = Counter((stratum[text], sizes_of[text]) for text in held)
     assert all(abs(taken[cell] - 0.2 * count) < 1 for cell, count in cells.items())
@@ -124,7 +123,7 @@ def test_each_label_stays_in_train(seed, share):
     assert {row.label for row in splits.rows["e"]["train"]} == {"x", "y"}
 
 
-def test_the_seed_decides_who_not_how_many():
+def test_the_seed_changes_the_rows_but_not_their_number():
     rows = [example(f"t{i}") for i in range(50)]
     one, again, other = run(rows, seed=1), run(rows, seed=1), run(rows, seed=2)
     assert one == again
@@ -138,14 +137,14 @@ def test_rows_stay_in_their_order():
         assert [row.line for row in part] == sorted(row.line for row in part)
 
 
-def test_equal_first_texts_stay_on_one_side_across_domains():
+def test_equal_first_texts_stay_in_one_split_across_domains():
     rows = [
         example(f"Premise {i % 60}", domain=d, pair=f"{d} hypothesis {i}", label="xyz"[i % 3])
         for i in range(180)
         for d in "ab"
     ]
     splits = run(rows, dedupe=False)
-    assert all(len(found) == 1 for found in sides(splits).values())
+    assert all(len(found) == 1 for found in splits_of_texts(splits).values())
     assert dict(sum((Counter(sizes(parts)) for parts in splits.rows.values()), Counter())) == {
         "train": 288,
         "dev": 36,
@@ -153,7 +152,7 @@ def test_equal_first_texts_stay_on_one_side_across_domains():
     }
 
 
-def test_duplicates_are_judged_by_the_whole_pair_within_a_domain():
+def test_duplicates_have_equal_pairs_within_a_domain():
     rows = [
         example("A  b", pair="p"),
         example("a B", pair="P"),
@@ -170,7 +169,7 @@ def test_duplicates_are_judged_by_the_whole_pair_within_a_domain():
 
 
 @pytest.mark.parametrize("dedupe", [True, False])
-def test_texts_of_given_test_and_dev_leave_the_other_splits_across_domains(dedupe):
+def test_texts_of_the_sources_test_and_dev_are_dropped_from_other_splits_across_domains(dedupe):
     rows = [
         example("In Test", split="test"),
         example("in test", split="train"),
@@ -186,17 +185,17 @@ def test_texts_of_given_test_and_dev_leave_the_other_splits_across_domains(dedup
     assert sizes(splits.rows["e"]) == {"train": 1}
 
 
-def test_a_missing_dev_is_cut_from_train_and_a_given_test_is_kept():
+def test_a_missing_dev_is_cut_from_train_and_the_sources_test_is_kept():
     rows = [example(f"t{i}", split="train") for i in range(100)] + [example(f"x{i}", split="test") for i in range(30)]
     assert sizes(run(rows).rows["d"]) == {"train": 90, "dev": 10, "test": 30}
 
 
-def test_a_missing_test_is_cut_from_train_and_a_given_dev_is_kept():
+def test_a_missing_test_is_cut_from_train_and_the_sources_dev_is_kept():
     rows = [example(f"t{i}") for i in range(100)] + [example(f"x{i}", split="dev") for i in range(30)]
     assert sizes(run(rows, test=0.2).rows["d"]) == {"train": 80, "dev": 30, "test": 20}
 
 
-def test_each_domain_is_cut_for_what_it_lacks_and_shared_texts_stay_in_train():
+def test_only_missing_splits_are_cut_and_texts_shared_with_other_domains_stay_in_train():
     shared = [f"shared {i}" for i in range(100)]
     rows = [example(text, domain=d) for text in shared for d in ("has", "lacks")]
     rows += [example(f"own {i}", domain="lacks") for i in range(100)]
@@ -207,7 +206,7 @@ def test_each_domain_is_cut_for_what_it_lacks_and_shared_texts_stay_in_train():
     assert all(row.text.startswith("own") for row in splits.rows["lacks"]["test"])
 
 
-def test_a_test_set_alone_stays_alone():
+def test_a_source_with_only_a_test_split_gets_no_other():
     assert sizes(run([example("a", split="test"), example("b", "y", split="test")]).rows["d"]) == {"test": 2}
 
 
@@ -228,7 +227,7 @@ def placement(splits):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_where_a_text_goes_does_not_depend_on_the_order_of_the_rows(seed):
+def test_the_split_of_a_text_does_not_depend_on_the_order_of_the_rows(seed):
     rows = [example(f"t{i}", "xyz"[i % 3], "ab"[i % 2], line=i) for i in range(200)]
     shuffled = random.Random(seed).sample(rows, len(rows))
     assert placement(run(rows, test=0.2, seed=seed)) == placement(run(shuffled, test=0.2, seed=seed))
@@ -241,11 +240,11 @@ def test_a_text_with_more_rows_than_are_held_out_stays_in_train():
     rows = [example("same premise" if i % 2 else f"t{i}", "xy"[i % 3 % 2], pair=str(i)) for i in range(100_000)]
     splits = run(rows)
     assert sum(sizes(splits.rows["d"]).values()) == 100_000
-    assert sides(splits)["same premise"] == {"train"}
+    assert splits_of_texts(splits)["same premise"] == {"train"}
     # The place of this group, 53rd and last, is one that would be held out.
     rows = [example("same premise" if i < 48 else f"t{i}", pair=str(i)) for i in range(100)]
     splits = run(rows)
-    assert sides(splits)["same premise"] == {"train"}
+    assert splits_of_texts(splits)["same premise"] == {"train"}
     assert sizes(splits.rows["d"]) == {"train": 90, "dev": 5, "test": 5}
 
 
@@ -267,11 +266,11 @@ def messy(seed):
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_no_text_is_on_two_sides_and_no_row_is_lost(seed):
+def test_no_text_is_in_two_splits_and_no_row_is_lost(seed):
     rows, choose = messy(seed), random.Random(-seed)
     dedupe = choose.random() < 0.7
     splits = run(rows, dev=choose.choice([0, 0.1, 0.25]), test=choose.choice([0, 0.1, 0.3]), dedupe=dedupe, seed=seed)
-    assert all(len(found) == 1 for found in sides(splits).values())
+    assert all(len(found) == 1 for found in splits_of_texts(splits).values())
     kept = sum(len(part) for parts in splits.rows.values() for part in parts.values())
     assert kept + len(splits.dropped) == len(rows)
     if dedupe:

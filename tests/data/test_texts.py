@@ -14,7 +14,7 @@ def write(path, content):
     return path
 
 
-def test_lines_of_a_text_file(tmp_path):
+def test_each_line_of_a_text_file_is_a_text_and_blank_lines_are_skipped(tmp_path):
     content = "one\u0085still one\r\n\n  \ntwo, with commas\n"
     assert read_texts(write(tmp_path / "a.txt", content)) == (["one\u0085still one", "two, with commas"], None)
 
@@ -27,16 +27,16 @@ def test_lines_of_a_text_file(tmp_path):
         ("a.jsonl", '{"text": "a, b", "text_pair": "p"}\n{"text": null, "text_pair": "q"}\n'),
     ],
 )
-def test_tables_need_no_label_and_keep_every_row(tmp_path, name, content):
+def test_files_with_columns_need_no_label_and_keep_every_row(tmp_path, name, content):
     assert read_texts(write(tmp_path / name, content)) == (["a, b", ""], ["p", "q"])
 
 
-def test_parquet(tmp_path):
+def test_parquet_files_are_read(tmp_path):
     pq.write_table(pa.table({"sentence": ["a", "b"]}), tmp_path / "a.parquet")
     assert read_texts(tmp_path / "a.parquet") == (["a", "b"], None)
 
 
-def test_columns_can_be_named_and_a_single_one_is_the_text(tmp_path):
+def test_columns_can_be_named_and_the_only_column_is_the_text(tmp_path):
     path = write(tmp_path / "a.csv", "x,y\na,b\n")
     assert read_texts(path, text="y", text_pair="x") == (["b"], ["a"])
     assert read_texts(write(tmp_path / "b.csv", "opinion\na\n")) == (["a"], None)
@@ -46,7 +46,7 @@ def test_columns_can_be_named_and_a_single_one_is_the_text(tmp_path):
         read_texts(path, text="z")
 
 
-def test_bad_input(tmp_path):
+def test_unusable_input_is_an_error_of_one_line(tmp_path):
     with pytest.raises(DataError, match=r"nowhere.csv: cannot be read: No such file"):
         read_texts(tmp_path / "nowhere.csv")
     with pytest.raises(DataError, match=r"a.txt:2: not UTF-8"):
@@ -57,7 +57,7 @@ def test_bad_input(tmp_path):
         read_texts(tmp_path / "a.txt", text_pair="b")
 
 
-def test_nothing_heavy_is_imported(tmp_path):
+def test_no_heavy_library_is_imported(tmp_path):
     paths = [
         write(tmp_path / "a.txt", "a\n"),
         write(tmp_path / "a.csv", "text\na\n"),

@@ -1,4 +1,4 @@
-"""Texts without labels: which files are whose, what is left out, and that it is said."""
+"""Unlabeled texts: the domain of each file, dropped texts, and the notes about them."""
 
 import json
 
@@ -11,16 +11,16 @@ from hrkd_cli.errors import DataError
 from hrkd_cli.events import ignore
 
 
-def labelled(**splits):
+def labeled(**splits):
     return {name: TextRows(list(texts), None, ["a"] * len(texts)) for name, texts in splits.items()}
 
 
 @pytest.fixture
 def data():
     rows = {
-        "books": labelled(train=["train one"], dev=["Dev  ONE"], test=["test one"]),
-        "dvd": labelled(train=["train two"], dev=["dev two"], test=["test two"]),
-        "toys": labelled(train=["train three"], dev=["dev three"]),
+        "books": labeled(train=["train one"], dev=["Dev  ONE"], test=["test one"]),
+        "dvd": labeled(train=["train two"], dev=["dev two"], test=["test two"]),
+        "toys": labeled(train=["train three"], dev=["dev three"]),
     }
     return Dataset.from_rows(rows, has_pairs=False)
 
@@ -46,7 +46,7 @@ def lines(*texts):
     return "".join(json.dumps({"text": text, "label": "ignored"}) + "\n" for text in texts)
 
 
-def test_every_format_and_what_is_left_out(tmp_path, data):
+def test_all_formats_are_read_and_known_texts_and_duplicates_are_dropped(tmp_path, data):
     folder = write(
         tmp_path / "u",
         # One is of dvd's test split, one of books' dev split in another spelling, one of the train split.
@@ -73,7 +73,7 @@ def test_every_format_and_what_is_left_out(tmp_path, data):
     assert found.to_json()["texts"] == {"books": 2, "dvd": 3}
 
 
-def test_a_domain_column_overrules_the_files_name(tmp_path, data):
+def test_a_domain_column_overrides_the_file_name(tmp_path, data):
     rows = "domain,text\nbooks,one\ndvd,two\nnone,three\n"
     folder = write(tmp_path / "u", all__csv=rows)
     in_folder = read_unlabeled(folder, data, on_event=ignore)
@@ -83,20 +83,20 @@ def test_a_domain_column_overrules_the_files_name(tmp_path, data):
         assert found.dropped == {"other domain": 1}
 
 
-def test_blitzers_unlabelled_reviews(tmp_path, data):
+def test_blitzers_unlabeled_reviews_are_read(tmp_path, data):
     review = "<review>\n<review_text>\nA story\n</review_text>\n</review>\n"
     (tmp_path / "u").mkdir()
     write(tmp_path / "u" / "books", unlabeled__review=review)
     assert read_unlabeled(tmp_path / "u", data, on_event=ignore).rows["books"].texts == ["A story"]
 
 
-def test_a_prepared_folder_will_do(tmp_path, data, reviews):
+def test_a_prepared_folder_is_a_source(tmp_path, data, reviews):
     prepare(reviews, out=tmp_path / "prepared")
     found = read_unlabeled(tmp_path / "prepared", data, on_event=ignore)
     assert {domain: len(rows) for domain, rows in found.rows.items()} == {"books": 40, "dvd": 40}
 
 
-def test_pairs_are_compared_whole_with_train_and_by_first_text_with_dev(tmp_path, pairs):
+def test_pairs_are_compared_by_both_texts_with_train_and_by_the_first_with_dev(tmp_path, pairs):
     rows = [("a premise", "one"), ("a premise", "another"), ("held out", "new"), ("new", "one")]
     text = "".join(json.dumps({"premise": a, "hypothesis": b}) + "\n" for a, b in rows)
     found = read_unlabeled(write(tmp_path / "u", books__jsonl=text), pairs, on_event=ignore)
@@ -106,7 +106,7 @@ def test_pairs_are_compared_whole_with_train_and_by_first_text_with_dev(tmp_path
         read_unlabeled(write(tmp_path / "t", books__txt="one\n"), pairs, on_event=ignore)
 
 
-def test_the_fingerprint_is_that_of_the_texts(tmp_path, data):
+def test_the_fingerprint_depends_on_texts_and_domains_only(tmp_path, data):
     first = read_unlabeled(write(tmp_path / "a", books__txt="one\ntwo\n"), data, on_event=ignore)
     same = read_unlabeled(write(tmp_path / "b", books__jsonl=lines("one", "two", "one")), data, on_event=ignore)
     other = read_unlabeled(write(tmp_path / "c", books__txt="one\nthree\n"), data, on_event=ignore)
@@ -127,7 +127,7 @@ def test_the_fingerprint_is_that_of_the_texts(tmp_path, data):
         ),
     ],
 )
-def test_what_cannot_be_used_is_one_line(tmp_path, data, files, message):
+def test_an_unusable_source_is_an_error_of_one_line(tmp_path, data, files, message):
     with pytest.raises(DataError, match=message):
         read_unlabeled(write(tmp_path / "u", **files), data, on_event=ignore)
 

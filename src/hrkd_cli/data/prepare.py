@@ -90,32 +90,25 @@ def prepare_files(files: Sequence[SourceFile], settings: PrepareSettings, on_eve
         scratch = folder / DatasetFiles.scratch
         scratch.mkdir()
         with open_row_store(settings.source, scratch) as store:
-            ingest(
-                store,
-                files,
-                settings.columns,
-                domains=settings.domains,
-                encoding=settings.encoding,
-                on_event=on_event,
-            )
+            domains, encoding, seed = settings.domains, settings.encoding, settings.seed
+            ingest(store, files, settings.columns, domains=domains, encoding=encoding, on_event=on_event)
             checksums = compute_checksums(files, store)
-            seed = settings.seed
             assign_splits(store.connection, dev=settings.dev, test=settings.test, dedupe=settings.dedupe, seed=seed)
             few_shot = settings.few_shot
             left_out = 0 if few_shot is None else subsample_train(store.connection, few_shot, seed)
             counts = _count_strata(store)
-            domains = {name: _count_domain(labels) for name, labels in counts.items()}
+            domain_counts = {name: _count_domain(labels) for name, labels in counts.items()}
             if few_shot is not None:
-                train = sum(entry.train for entry in domains.values())
+                train = sum(entry.train for entry in domain_counts.values())
                 on_event(Note(f"few-shot: {train} of {train + left_out} train rows kept"))
             _warn_of_gaps(counts, on_event)
             dropped = store.count_dropped()
             has_pairs = bool(store.has_pairs)
-            fingerprint = write_splits(folder, store.connection, domains, has_pairs=has_pairs, on_event=on_event)
+            fingerprint = write_splits(folder, store.connection, domain_counts, has_pairs=has_pairs, on_event=on_event)
         shutil.rmtree(scratch)
         result = PrepareResult(
             out=out,
-            domains=domains,
+            domains=domain_counts,
             dropped={reason: count for reason, (count, _) in dropped.items()},
             dropped_rows={reason: tuple(locations) for reason, (_, locations) in dropped.items()},
             fingerprint=fingerprint,
@@ -126,7 +119,7 @@ def prepare_files(files: Sequence[SourceFile], settings: PrepareSettings, on_eve
             "hrkd_cli": __version__,
             "fingerprint": fingerprint,
             "pair": has_pairs,
-            "labels": {name: list(entry.labels) for name, entry in domains.items()},
+            "labels": {name: list(entry.labels) for name, entry in domain_counts.items()},
             "domains": result.to_json()["domains"],
             "source": settings.source,
             "sources": checksums,

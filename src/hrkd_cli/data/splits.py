@@ -38,7 +38,7 @@ SELECT id, CASE WHEN label = first_label THEN '{DropReason.DUPLICATE}' ELSE '{Dr
 FROM repeats WHERE occurrence > 1
 """
 
-# Splits of the source are kept: nothing is cut from a domain that has the split, nor a text shared with such a domain.
+# Splits of the source are kept: nothing is cut from a domain that has the split, and no text shared with such a domain.
 _CUT_SPLITS = """
 CREATE MACRO rounded(number, fraction) AS floor(number * fraction + 0.5);
 INSERT INTO assigned_splits

@@ -78,20 +78,15 @@ def read_unlabeled(source: str | Path, dataset: Dataset, *, on_event: OnEvent) -
     with open_row_store(str(source), require_label=False) as store:
         for source_file in find_source_files(source, require_label=False, on_event=on_event):
             file = replace(source_file, domain=_find_domain(source_file, dataset))
-            reader = file.open(None)
-            columns = resolve_columns(
-                reader.columns,
-                None,
-                file=file.display_name,
-                file_names_domain=source_file.domain is not None,
-                require_label=False,
-            )
+            by_name = source_file.domain is not None
+            reader, name = file.open(None), file.display_name
+            columns = resolve_columns(reader.columns, None, file=name, file_names_domain=by_name, require_label=False)
             if file.domain is None and "domain" not in columns:
                 skipped.append(file.relative_path)
                 continue
             if dataset.has_pairs and "text_pair" not in columns:
                 names = join_names(reader.columns, 30)
-                raise DataError(f"{file.display_name}: no second text found (columns: {names}), and the data has two")
+                raise DataError(f"{name}: no second text found (columns: {names}), and the data has two")
             roles = ("text", "text_pair", "domain") if dataset.has_pairs else ("text", "domain")
             store.add(file, reader, {role: columns[role] for role in roles if role in columns})
         texts = _select_new_texts(store, dataset)

@@ -22,7 +22,7 @@ for source in sys.argv[2:]:
 
 @pytest.fixture
 def repository(tmp_path):
-    """A dataset repository in Parquet, with class names and an unlabelled row in train."""
+    """A dataset repository in Parquet, with class names and an unlabeled row in train."""
     features = datasets.Features(
         {
             "text": datasets.Value("string"),
