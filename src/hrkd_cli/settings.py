@@ -155,8 +155,8 @@ RECIPES: dict[str, dict[str, Any]] = {
 class DistillSettings(TrainingSettings):
     """Options that a ``distill`` run records.
 
-    The 10 epochs are the paper's. The learning rate is higher: with the paper's 5e-5, a small student is far from
-    converged after 10 epochs (docs/results.md).
+    The 10 epochs are the paper's. The learning rate is higher: the paper's 5e-5 leaves a small student
+    undertrained (docs/results.md).
     """
 
     student: str | None = option(

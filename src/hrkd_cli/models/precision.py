@@ -85,7 +85,7 @@ def _keep_freed_memory() -> None:
     """Make glibc keep freed memory in the process for the next step; other C libraries are left alone.
 
     By default glibc maps every large tensor anew and unmaps it when it is freed. The kernel then clears the same pages
-    in every step, which takes a quarter of the step's time (docs/performance.md).
+    in every step, which takes a quarter of the step's time.
     """
     if sys.platform.startswith("linux"):
         with contextlib.suppress(OSError, AttributeError):  # another C library
