@@ -27,7 +27,7 @@ SAMPLE_SECONDS = 0.2
 
 
 def write_reviews(path: Path, rows: int, seed: int = 0) -> None:
-    """Write reviews of 100 to 200 bytes; one in five has quotation marks, commas or line breaks, 2 % are duplicates."""
+    """Write reviews of 100 to 200 bytes; one in five has quotation marks, commas or line breaks, 2% are duplicates."""
     rng = random.Random(seed)
     words = WORDS.split()
     last = "nothing"

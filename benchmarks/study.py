@@ -9,7 +9,7 @@ finished run is stored in STUDY/COLUMN/METHOD-SEED.json, with one character per 
 The tables are made from these files alone. Stored runs are skipped, and an interrupted run continues from its last
 checkpoint. To run columns in parallel, start several processes with different --only.
 
-Differences are paired by seed; their 95 % intervals are from 10,000 bootstrap samples of seeds and test rows. The
+Differences are paired by seed; their 95% intervals are from 10,000 bootstrap samples of seeds and test rows. The
 teacher and the linear model (`--against teacher`, `floor`) are single models, so the intervals do not include their
 variation.
 """

@@ -130,7 +130,7 @@ class Column:
 COLUMNS: dict[str, Column] = {
     "amazon": Column(title="Amazon, all rows", source="amazon", teacher_epochs=2, epochs=3),
     "amazon-5": Column(
-        title="Amazon, 5 % of train",
+        title="Amazon, 5% of train",
         source="amazon",
         few_shot=0.05,
         teacher_epochs=10,
@@ -138,7 +138,7 @@ COLUMNS: dict[str, Column] = {
         options={"eval_every": 40},  # 8 steps per epoch
     ),
     "mnli-5": Column(
-        title="MNLI, 5 % of train",
+        title="MNLI, 5% of train",
         source="mnli",
         few_shot=0.05,
         teacher_epochs=10,
@@ -146,7 +146,7 @@ COLUMNS: dict[str, Column] = {
         options={"eval_every": 45, "allow_weak_teacher": True},  # 16 steps per epoch
     ),
     "amazon-5-texts": Column(
-        title="Amazon, 5 % of train and unlabeled texts",
+        title="Amazon, 5% of train and unlabeled texts",
         source="amazon",
         few_shot=0.05,
         teacher_epochs=10,
@@ -155,7 +155,7 @@ COLUMNS: dict[str, Column] = {
         methods=("logits", "uniform", "frozen", "learned"),
     ),
     "amazon-20": Column(
-        title="Amazon, 20 % of train",
+        title="Amazon, 20% of train",
         source="amazon",
         few_shot=0.2,
         teacher_epochs=5,
@@ -166,7 +166,7 @@ COLUMNS: dict[str, Column] = {
         title="MNLI, all rows", source="mnli", teacher_epochs=3, epochs=3, options={"allow_weak_teacher": True}
     ),
     "reviews12-20": Column(
-        title="12 kinds of reviews, 20 % of train",
+        title="12 kinds of reviews, 20% of train",
         source="reviews12",
         few_shot=0.2,
         teacher_epochs=5,
@@ -220,7 +220,7 @@ COLUMNS: dict[str, Column] = {
         methods=("uniform", "logits"),
     ),
     "amazon-5-noise": Column(
-        title="Amazon, 5 % of train, labels of books and dvd shuffled, student cut from the teacher",
+        title="Amazon, 5% of train, labels of books and dvd shuffled, student cut from the teacher",
         source="amazon",
         few_shot=0.05,
         teacher_epochs=10,

@@ -61,7 +61,7 @@ def row_differences(ones: Sequence[CorrectRows], others: Sequence[CorrectRows]) 
 def paired_bootstrap(
     differences: Sequence[Floats], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Return the mean difference and its 95 % percentile interval, in points, averaged over domains.
+    """Return the mean difference and its 95% percentile interval, in points, averaged over domains.
 
     Each resample draws S of the S pairs (the same in all domains) and, in every domain, R of its R test rows (the same
     in all pairs), with replacement.
@@ -151,7 +151,7 @@ def make_table(column: StoredColumn, against: str) -> str:
         "test",
         "SD over seeds",
         "dev",
-        *([f"difference from {name} [95 %]"] if reference else []),
+        *([f"difference from {name} [95%]"] if reference else []),
         "seeds",
         "training, s",
         "examples/s",
