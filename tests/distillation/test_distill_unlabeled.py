@@ -47,15 +47,19 @@ def run(teacher, dataset, out, *, on_event=ignore, resume=False, **options):
 def set_up(teacher, dataset, tmp_path, on_event=ignore, **options):
     """Return the setup, the objective and the trainer of a distillation."""
     context = TrainContext(PrecisionPolicy(Precision.FP32, torch.device("cpu")), on_event=on_event)
-    own = settings(**options)
+    run_settings = settings(**options)
     setup = DistillSetup.open(
-        teacher, dataset, own, tokenizer=None,
-        unlabeled=own.unlabelled and read_unlabeled(own.unlabelled, dataset, on_event=ignore),
+        teacher, dataset, run_settings, tokenizer=None,
+        unlabeled=run_settings.unlabelled and read_unlabeled(run_settings.unlabelled, dataset, on_event=ignore),
         name="t", context=context,
     )  # fmt: skip
     run = Checkpointer(tmp_path / "out", SINGLE_PROCESS, {}, resume=False)
     objective = setup.objective(run, run.out)
-    return setup, objective, Trainer("distill", objective, own, run, setup.dev, unlabeled_fraction=own.unlabelled_share)
+    return (
+        setup,
+        objective,
+        Trainer("distill", objective, run_settings, run, setup.dev, unlabeled_fraction=run_settings.unlabelled_share),
+    )
 
 
 @pytest.mark.parametrize("options", [{}, {"cache_teacher": "on"}, {"method": "logits"}, {"means": "released"}])
@@ -117,8 +121,8 @@ def test_the_loss_of_an_unlabeled_row_is_that_of_the_same_row_with_a_label(tmp_p
     setup.student.eval()
     unlabeled_row = len(texts) + 5
     unlabeled_loss = objective.loss(objective.collator({"books": [unlabeled_row], "music": [0]}))
-    own, lengths = objective.collator.split.examples["books"], objective.collator.split.lengths["books"]
-    own[5], lengths[5] = own[unlabeled_row], lengths[unlabeled_row]
+    examples, lengths = objective.collator.split.examples["books"], objective.collator.split.lengths["books"]
+    examples[5], lengths[5] = examples[unlabeled_row], lengths[unlabeled_row]
     labeled_loss = objective.loss(objective.collator({"books": [5], "music": [0]}))
     assert unlabeled_loss.total.item() == labeled_loss.total.item()
 
@@ -135,12 +139,12 @@ def test_outputs_of_all_rows_are_cached_unless_most_are_read_only_once(tmp_path,
 
 
 def test_auto_batch_size_counts_the_unlabeled_rows(tmp_path, teacher, dataset, folder, monkeypatch):
-    seen = []
+    collated = []
     monkeypatch.setattr("hrkd_cli.training.auto_batch_size.MAX_BATCH_SIZE", 4)
     collate = Collator.__call__
-    monkeypatch.setattr(Collator, "__call__", lambda self, rows: seen.append(rows) or collate(self, rows))
+    monkeypatch.setattr(Collator, "__call__", lambda self, rows: collated.append(rows) or collate(self, rows))
     set_up(teacher, dataset, tmp_path, unlabelled=folder, batch_size="auto", unlabelled_share=0.75)
-    assert {d: len(rows) for d, rows in seen[0].items()} == {"books": 16, "music": 4}
+    assert {d: len(rows) for d, rows in collated[0].items()} == {"books": 16, "music": 4}
 
 
 def test_the_output_must_not_replace_the_texts(tmp_path, teacher, folder):

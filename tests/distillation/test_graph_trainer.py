@@ -37,12 +37,14 @@ def test_directional_derivatives_equal_products_with_explicit_gradients(trained)
     weights = objective.graph_trainer.weights
     torch.manual_seed(1)
     direction = [torch.randn_like(w) for w in weights]
-    found = objective.graph_trainer.directional_derivatives(1, direction, lambda: objective.domain_losses(batch))[0]
+    derivatives = objective.graph_trainer.directional_derivatives(1, direction, lambda: objective.domain_losses(batch))[
+        0
+    ]
     losses = weighted_layer_losses(objective.domain_losses(batch).losses, objective.loss_weights)
     for layer, domain in np.ndindex(*losses.shape):
         gradients = torch.autograd.grad(losses[layer, domain], weights, retain_graph=True, allow_unused=True)
         product = sum((g * d).sum() for g, d in zip(gradients, direction, strict=True) if g is not None)
-        assert found[layer, domain].item() == pytest.approx(product.item(), rel=5e-3, abs=1e-3)
+        assert derivatives[layer, domain].item() == pytest.approx(product.item(), rel=5e-3, abs=1e-3)
 
 
 def test_the_preconditioner_is_that_of_the_next_optimizer_step(trained):
@@ -50,9 +52,9 @@ def test_the_preconditioner_is_that_of_the_next_optimizer_step(trained):
     weight = student.get_input_embeddings().weight
     state = optimizer.adamw.state[weight]
     gradient = torch.full_like(weight, 2.0)
-    (found,) = optimizer.precondition([weight], [gradient])
-    wanted = gradient / ((state["exp_avg_sq"] / (1 - 0.999)).sqrt() + 1e-8)
-    torch.testing.assert_close(found, wanted)
+    (preconditioned,) = optimizer.precondition([weight], [gradient])
+    expected = gradient / ((state["exp_avg_sq"] / (1 - 0.999)).sqrt() + 1e-8)
+    torch.testing.assert_close(preconditioned, expected)
 
 
 def test_an_update_moves_the_graph_and_nothing_else(trained):

@@ -28,16 +28,16 @@ def test_prototype_scores_are_mean_cosines_to_the_own_and_the_other_domains():
     # Centroids along x, along y and along both. A row of the first domain along x has cosine 1 to its own centroid and
     # 0.5 / sqrt(1.25) to (0.5, 1), the mean of the others.
     centroids = torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
-    rows, own = torch.tensor([[3.0, 0.0], [0.0, 5.0]]), torch.tensor([0, 2])
-    found = prototype_scores(rows, own, centroids).tolist()
-    assert found[0] == pytest.approx((1 + 0.5 / math.sqrt(1.25)) / 2)
-    assert found[1] == pytest.approx((math.sqrt(0.5) + 0.5 / math.sqrt(1.25)) / 2)  # others of the third: (1, 0.5)
-    assert prototype_scores(rows[:1], own[:1], centroids[2:]).item() == pytest.approx(math.sqrt(0.5))
+    rows, domains = torch.tensor([[3.0, 0.0], [0.0, 5.0]]), torch.tensor([0, 2])
+    scores = prototype_scores(rows, domains, centroids).tolist()
+    assert scores[0] == pytest.approx((1 + 0.5 / math.sqrt(1.25)) / 2)
+    assert scores[1] == pytest.approx((math.sqrt(0.5) + 0.5 / math.sqrt(1.25)) / 2)  # others of the third: (1, 0.5)
+    assert prototype_scores(rows[:1], domains[:1], centroids[2:]).item() == pytest.approx(math.sqrt(0.5))
 
 
 def test_expertise_weights_grow_with_score_and_probability_down_to_a_minimum():
-    found = expertise_weights(torch.tensor([0.0, 1.0, -1.0]), torch.tensor([1.0, 0.0, 0.5])).tolist()
-    assert found == pytest.approx([1 / 2, 2 / (math.e + 1), 1e-3])
+    weights = expertise_weights(torch.tensor([0.0, 1.0, -1.0]), torch.tensor([1.0, 0.0, 0.5])).tolist()
+    assert weights == pytest.approx([1 / 2, 2 / (math.e + 1), 1e-3])
 
 
 class FakeTeacher:
@@ -77,11 +77,11 @@ def compute_weights(processes=SINGLE_PROCESS):
 
 def test_rows_without_a_label_use_the_highest_probability():
     centroids = torch.tensor([[4 / 3, 2 / 3], [0.0, 1.0]])
-    found = compute_weights()
+    weights = compute_weights()
     for domain, row, p in (("a", 0, 1 / 2), ("a", 1, 3 / 4), ("a", 2, 9 / 10), ("b", 0, 1 / 5)):
-        own = torch.tensor(STATES[domain][row])
-        t = torch.cosine_similarity(own, centroids, dim=-1).mean().item()  # two domains: their own and the other
-        assert found[domain][row] == pytest.approx((1 + t) / (math.exp((1 - p) ** 2) + 1), rel=1e-6)
+        embedding = torch.tensor(STATES[domain][row])
+        t = torch.cosine_similarity(embedding, centroids, dim=-1).mean().item()
+        assert weights[domain][row] == pytest.approx((1 + t) / (math.exp((1 - p) ** 2) + 1), rel=1e-6)
 
 
 def test_each_process_runs_the_teacher_on_its_part(monkeypatch):
@@ -109,11 +109,11 @@ def test_equal_weights_change_nothing_and_a_weight_of_0_leaves_a_row_out(teacher
     rows = {"books": [0, 1, 2], "music": [3, 4, 5]}
     plain = objective.loss(objective.collator(rows))
     objective.collator.instance_weights = {
-        domain: np.full(len(own), 0.7) for domain, own in objective.collator.split.examples.items()
+        domain: np.full(len(examples), 0.7) for domain, examples in objective.collator.split.examples.items()
     }
     torch.testing.assert_close(objective.loss(objective.collator(rows)).total, plain.total)
-    for own in objective.collator.instance_weights.values():
-        own[[2, 5]] = 0
+    for weights in objective.collator.instance_weights.values():
+        weights[[2, 5]] = 0
     with_zeros = objective.loss(objective.collator(rows))
     objective.collator.instance_weights = None
     without = objective.loss(objective.collator({"books": [0, 1], "music": [3, 4]}))
@@ -147,14 +147,14 @@ def test_a_run_reports_the_weights_and_can_be_resumed(tmp_path, teacher, encoder
     ],
 )
 def test_the_weights_do_not_depend_on_cache_graph_or_means(tmp_path, teacher, encoder, dataset, options):
-    found = []
+    reports = []
     for more in ({"cache_teacher": "off"}, options):
         notes = []
-        run("distill", teacher, encoder, dataset, tmp_path / str(len(found)), on_event=notes.append, epochs=1,
+        run("distill", teacher, encoder, dataset, tmp_path / str(len(reports)), on_event=notes.append, epochs=1,
             instance_weights="meta-kd", precision="fp32", **more)  # fmt: skip
-        found += [n.text for n in notes if isinstance(n, Note) and n.text.startswith("instance weights:")]
-    assert len(found) == 2
-    assert found[0] == found[1]
+        reports += [n.text for n in notes if isinstance(n, Note) and n.text.startswith("instance weights:")]
+    assert len(reports) == 2
+    assert reports[0] == reports[1]
 
 
 def test_a_teacher_with_hidden_states_that_are_not_finite_is_refused(monkeypatch):

@@ -14,21 +14,21 @@ from short_runs import first_step, run_distill
 
 def test_losses_without_a_graph_are_not_divided_by_the_number_of_domains(tmp_path, teacher, dataset):
     """The first step has the same weights and rows, so its losses can be compared; D = 2."""
-    found = {}
+    losses = {}
     for graph in (Graph.UNIFORM, Graph.NONE):
         _, events = run_distill(teacher, dataset, tmp_path / graph, graph=graph)
-        found[graph] = first_step(events).losses
+        losses[graph] = first_step(events).losses
     for kind in ("hidden", "attention", "prediction"):
-        assert found[Graph.NONE][kind] == pytest.approx(2 * found[Graph.UNIFORM][kind], rel=1e-5)
+        assert losses[Graph.NONE][kind] == pytest.approx(2 * losses[Graph.UNIFORM][kind], rel=1e-5)
 
 
 def test_losses_are_multiplied_by_their_weights(tmp_path, teacher, dataset):
     base = first_step(run_distill(teacher, dataset, tmp_path / "a", graph="uniform")[1]).losses
     weights = {"hidden_weight": 2.0, "attention_weight": 3.0, "prediction_weight": 5.0}
-    found = first_step(run_distill(teacher, dataset, tmp_path / "b", graph="uniform", **weights)[1]).losses
-    assert found["hidden"] == pytest.approx(2 * base["hidden"], rel=1e-5)
-    assert found["attention"] == pytest.approx(6 * base["attention"], rel=1e-5)
-    assert found["prediction"] == pytest.approx(5 * base["prediction"], rel=1e-5)
+    weighted = first_step(run_distill(teacher, dataset, tmp_path / "b", graph="uniform", **weights)[1]).losses
+    assert weighted["hidden"] == pytest.approx(2 * base["hidden"], rel=1e-5)
+    assert weighted["attention"] == pytest.approx(6 * base["attention"], rel=1e-5)
+    assert weighted["prediction"] == pytest.approx(5 * base["prediction"], rel=1e-5)
 
 
 def test_neither_a_frozen_graph_nor_the_teacher_gets_gradients(teacher, dataset):
@@ -71,13 +71,13 @@ def test_more_padding_changes_released_means_only(teacher, dataset, monkeypatch,
         module.double().eval()
     rows = {"books": [0, 1, 2], "music": [3, 4, 5]}
     collate = ModelTokenizer.collate
-    found = []
+    results = []
     for length in (16, 40):
         monkeypatch.setattr(ModelTokenizer, "collate", lambda *args, length=length, **_: collate(*args, pad_to=length))
         with torch.no_grad():
             (batch,) = objective.collator(rows)
             weights = pad_weights(batch.weights, length, padded=means is Means.RELEASED)
             loss = objective.loss([dataclasses.replace(batch, weights=weights)])
-        found.append(torch.stack([loss.total, *loss.by_kind.values(), *loss.ratios.flatten()]))
-    difference = (found[0] - found[1]).abs().max().item()
+        results.append(torch.stack([loss.total, *loss.by_kind.values(), *loss.ratios.flatten()]))
+    difference = (results[0] - results[1]).abs().max().item()
     assert (difference > 1e-3) if changes else (difference <= 1e-6)

@@ -22,7 +22,7 @@ def test_each_domain_learns_from_its_own_teacher(tmp_path, teacher, dataset):
         weights[name] = -weights[name]
     save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
 
-    found = {}
+    losses = {}
     for checkpoints in TeacherCheckpoints:
         _, events = run_distill(
             folder,
@@ -34,8 +34,8 @@ def test_each_domain_learns_from_its_own_teacher(tmp_path, teacher, dataset):
         )
         warned = [e.text for e in events if isinstance(e, Note) and e.warning]
         assert [("'music'" in t) for t in warned] == ([True] if checkpoints is TeacherCheckpoints.DOMAIN else [])
-        found[checkpoints] = first_step(events).losses["prediction"]
-    assert found[TeacherCheckpoints.DOMAIN] > found[TeacherCheckpoints.AVERAGE] + 0.01
+        losses[checkpoints] = first_step(events).losses["prediction"]
+    assert losses[TeacherCheckpoints.DOMAIN] > losses[TeacherCheckpoints.AVERAGE] + 0.01
 
 
 def test_batches_have_rows_of_similar_length_and_at_most_so_many_padded_tokens():

@@ -39,30 +39,30 @@ def make_cache(root, teacher, dataset, *, layers=(2, 4), attention=True, precisi
     """Return a cache that is not built yet; ``change`` changes the examples of each domain."""
     teachers = open_teachers(teacher, dataset, checkpoints=TeacherCheckpoints.DOMAIN, device=CPU, name="t")
     tokenizer = ModelTokenizer(teachers.primary, teachers.tokenizer, 16)
-    rows = tokenize_split(dataset, "train", tokenizer)
+    split = tokenize_split(dataset, "train", tokenizer)
     if change is not None:
-        rows = replace(rows, examples={domain: change(own) for domain, own in rows.examples.items()})
+        split = replace(split, examples={domain: change(examples) for domain, examples in split.examples.items()})
     losses = {BY_NAME[name]: 1.0 for name in (["prediction", "attention"] if attention else ["prediction"])}
     loss_config = LossConfig(losses, layers, 32, pad_to=None)
-    online = OnlineTeacher(teachers, loss_config, rows, own_tokenizer=False, device=CPU)
+    online = OnlineTeacher(teachers, loss_config, split, own_tokenizer=False, device=CPU)
     return CachedTeacher(root, online, TrainContext(PrecisionPolicy(precision, CPU)))
 
 
-def both(cache, refs):
+def run_both(cache, refs):
     """Return the mask of a batch, and its cached and online outputs as (rows, tokens, ...) by layer."""
     online = cache.online
     batch = online.split.tokenizer.collate([online.split.examples[domain][row] for domain, row in refs], CPU)
-    found = []
+    results = []
     for teacher in (cache, online):
         outputs = teacher.load(refs, batch)()
         queries, keys = (t.transpose(2, 3) for t in (outputs.queries, outputs.keys))
-        found.append({"hidden": outputs.hidden, "queries": queries, "keys": keys, "logits": outputs.logits})
-    return batch.mask, *found
+        results.append({"hidden": outputs.hidden, "queries": queries, "keys": keys, "logits": outputs.logits})
+    return batch.mask, *results
 
 
 def check_equal(cache):
     """Compare a batch of both domains, relative to the norm of each layer."""
-    mask, cached, online = both(cache, REFS)
+    mask, cached, online = run_both(cache, REFS)
     torch.testing.assert_close(cached["logits"], online["logits"], atol=1e-5, rtol=0)  # other batches, same weights
     for name in ("hidden", "queries", "keys"):
         assert cached[name].dtype == torch.float16
@@ -76,12 +76,12 @@ def test_cached_outputs_are_those_of_the_online_teacher(tmp_path, dataset, archi
     encoder = write_encoder(tmp_path / "e", architecture, layers=4)
     teach(encoder, data=dataset, out=tmp_path / "t", epochs=1, max_length=16)
     cache = make_cache(tmp_path / "cache", tmp_path / "t", dataset)
-    assert cache.build() == sum(len(own) for own in cache.online.split.examples.values())
+    assert cache.build() == sum(len(examples) for examples in cache.online.split.examples.values())
     check_equal(cache)
     # In the batches in which they were computed, outputs are equal bit for bit.
     domain, rows = cache.shards[0]
     refs = [(domain, row) for row in rows[: 1024 // cache.online.split.lengths[domain].max()]]
-    mask, cached, online = both(cache, refs)
+    mask, cached, online = run_both(cache, refs)
     assert torch.equal(cached["logits"], online["logits"])
     assert all(torch.equal(cached[n][:, mask], online[n][:, mask].half()) for n in ("hidden", "queries", "keys"))
 
@@ -117,9 +117,9 @@ def test_rows_are_spread_over_shards_by_length(tmp_path, teacher, dataset, monke
         assert (np.diff(lengths) <= 0).all()
         assert tensors["hidden"].shape[1] == tensors["keys"].shape[1] == lengths.sum()
         assert len(tensors["logits"]) == len(rows)
-    for domain, own in cache.online.split.examples.items():
+    for domain, examples in cache.online.split.examples.items():
         rows = np.concatenate([rows for name, rows in cache.shards if name == domain])
-        assert sorted(rows) == list(range(len(own)))
+        assert sorted(rows) == list(range(len(examples)))
     assert cache.bytes == sum(t.numel() * t.element_size() for tensors in files for t in tensors.values())
     check_equal(cache)
 
@@ -128,9 +128,9 @@ def test_without_compared_layers_only_logits_are_stored(tmp_path, teacher, datas
     cache = make_cache(tmp_path / "cache", teacher, dataset, layers=(), attention=False)
     cache.build()
     assert [list(tensors) for tensors in cache.tensors] == [["logits"], ["logits"]]
-    found = cache.load(REFS, None)()
-    assert found.hidden is found.queries is found.keys is None
-    assert found.logits.shape == (5, 2)
+    outputs = cache.load(REFS, None)()
+    assert outputs.hidden is outputs.queries is outputs.keys is None
+    assert outputs.logits.shape == (5, 2)
 
 
 def test_shards_are_mapped_into_memory(tmp_path, teacher, dataset):
@@ -144,16 +144,16 @@ def test_the_key_depends_on_everything_that_outputs_depend_on(tmp_path, teacher,
     def name(folder=teacher, **options):
         return make_cache(tmp_path / "cache", folder, dataset, **options).folder.name
 
-    def other_ids(own):
-        return [replace(own[0], ids=own[0].ids[::-1].copy()), *own[1:]]
+    def other_ids(examples):
+        return [replace(examples[0], ids=examples[0].ids[::-1].copy()), *examples[1:]]
 
-    def other_cuts(own):  # the same ids, split into rows differently
-        first, second, *others = own
+    def other_cuts(examples):  # the same ids, split into rows differently
+        first, second, *others = examples
         longer = np.concatenate([first.ids[-1:], second.ids])
         return [replace(first, ids=first.ids[:-1]), replace(second, ids=longer), *others]
 
-    def other_types(own):
-        return [replace(one, type_ids=1 - one.type_ids) for one in own]
+    def other_types(examples):
+        return [replace(example, type_ids=1 - example.type_ids) for example in examples]
 
     names = [
         name(),
@@ -210,9 +210,9 @@ def test_damaged_shards_are_computed_again(tmp_path, teacher, dataset, damage):
         (folder / ".00001.safetensors").write_bytes(content[:100])
     if damage in ("missing", "leftover"):
         file.unlink()
-    found, _, events = run(teacher, dataset, tmp_path / "b")
+    weights, _, events = run(teacher, dataset, tmp_path / "b")
     assert [e for e in events if isinstance(e, Progress)][-1].total == len(dataset.split("music", "train"))
-    assert same(found, expected)
+    assert same(weights, expected)
     assert file.read_bytes() == content
     assert not list(folder.glob(".0*"))
 
@@ -293,8 +293,8 @@ def test_removed_caches_can_still_be_read_by_the_run_that_opened_them(tmp_path, 
 
 def test_a_run_waits_for_another_that_has_locked_the_caches(tmp_path, teacher, dataset):
     one, other = (make_cache(tmp_path, teacher, dataset) for _ in range(2))
-    order, told = [], threading.Event()
-    other.context = replace(other.context, on_event=lambda note: (order.append(note.text), told.set()))
+    order, noted = [], threading.Event()
+    other.context = replace(other.context, on_event=lambda note: (order.append(note.text), noted.set()))
 
     def second():
         with other.lock():
@@ -303,7 +303,7 @@ def test_a_run_waits_for_another_that_has_locked_the_caches(tmp_path, teacher, d
     thread = threading.Thread(target=second)
     with one.lock():
         thread.start()
-        assert told.wait(10)
+        assert noted.wait(10)
         time.sleep(0.05)
         order.append("first")
     thread.join()

@@ -18,8 +18,8 @@ from tiny import make_dataset
 
 def test_a_plain_classifier_with_the_datas_labels_teaches_every_domain(tmp_path, dataset, encoder):
     """Its labels have another order and case. They are matched by name, also when the student's head is copied."""
-    both = make_dataset(domains=("all",))
-    teach(encoder, data=both, out=tmp_path / "one", epochs=6, learning_rate=3e-3, max_length=16)
+    one_domain = make_dataset(domains=("all",))
+    teach(encoder, data=one_domain, out=tmp_path / "one", epochs=6, learning_rate=3e-3, max_length=16)
     config = json.loads((tmp_path / "one" / "config.json").read_text())
     del config["hrkd"]
     config["id2label"], config["label2id"] = {"0": "GOOD", "1": "BAD"}, {"BAD": 1, "GOOD": 0}

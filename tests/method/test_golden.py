@@ -111,8 +111,8 @@ class Case:
         return sum(weighted_terms(losses, ratios.domain if ratios else None, loss_weights).values()), ratios
 
 
-def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((found - expected).norm() / expected.norm().clamp(min=1e-300))
+def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((actual - expected).norm() / expected.norm().clamp(min=1e-300))
 
 
 def test_there_are_golden_files():
@@ -123,16 +123,16 @@ def test_there_are_golden_files():
 def test_float64_loss_ratios_and_gradients_equal_the_released_codes(path):
     case = Case(path, torch.float64)
     loss, ratios = case.run()
-    found = {"expected.loss": loss.detach().reshape(1)}
+    actual = {"expected.loss": loss.detach().reshape(1)}
     if ratios is not None:
-        found["expected.domain_ratios"] = ratios.domain.detach()
-        found |= {f"expected.layer_ratios.{n}": r.detach() for n, r in enumerate(ratios.layer, 1)}
+        actual["expected.domain_ratios"] = ratios.domain.detach()
+        actual |= {f"expected.layer_ratios.{n}": r.detach() for n, r in enumerate(ratios.layer, 1)}
     gradients = torch.autograd.grad(loss, list(case.inputs.values()))
-    found |= {f"expected.grad.{name}": g for name, g in zip(case.inputs, gradients, strict=True)}
+    actual |= {f"expected.grad.{name}": g for name, g in zip(case.inputs, gradients, strict=True)}
 
     expected = {name: t for name, t in case.tensors.items() if name.startswith("expected")}
-    assert set(found) == set(expected)
-    errors = {name: relative_error(found[name], expected[name]) for name in expected}
+    assert set(actual) == set(expected)
+    errors = {name: relative_error(actual[name], expected[name]) for name in expected}
     assert max(errors.values()) <= 1e-8, {name: e for name, e in errors.items() if e > 1e-8}
 
 

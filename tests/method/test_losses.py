@@ -64,10 +64,10 @@ class Step:
                 (self.teacher, self.masked(self.teacher.logits)),
             )
         )
-        own = take(weights, rows)
-        inputs = loss_inputs(teacher, student, own, temperature=2.0, mean_classes=MEAN_CLASSES)
+        part_weights = take(weights, rows)
+        inputs = loss_inputs(teacher, student, part_weights, temperature=2.0, mean_classes=MEAN_CLASSES)
         losses = {loss.name: loss.compute(inputs) for loss in LOSSES if Requirement.LABELS not in loss.requires}
-        return DomainLosses(losses, self.projections.prototypes(self.hidden[:, rows], own))
+        return DomainLosses(losses, self.projections.prototypes(self.hidden[:, rows], part_weights))
 
     def masked(self, logits):
         return logits.masked_fill(self.absent, MASKED_LOGIT)
@@ -79,37 +79,42 @@ class Step:
             part = slice(first, first + len(lengths))
             first += len(lengths)
             mask = torch.arange(TOKENS) < torch.tensor(lengths)[:, None]
-            own, theirs = (
+            student_scores, teacher_scores = (
                 [q[part] @ k[part].mT for q, k in zip(queries, keys, strict=True)]
                 for queries, keys in ((self.queries, self.keys), (self.teacher.queries, self.teacher.keys))
             )
-            both = zip(self.teacher.hidden, projected, strict=True)
+            hidden_pairs = zip(self.teacher.hidden, projected, strict=True)
             logits = (t[part, :classes] for t in (self.teacher.logits, self.logits))
             columns.append(
                 {
-                    "hidden": torch.stack([plain_hidden(t[part], s[part], mask, padded=padded) for t, s in both]),
+                    "hidden": torch.stack(
+                        [plain_hidden(t[part], s[part], mask, padded=padded) for t, s in hidden_pairs]
+                    ),
                     "attention": torch.stack(
-                        [plain_attention(t, s, mask, padded=padded) for t, s in zip(theirs, own, strict=True)]
+                        [
+                            plain_attention(t, s, mask, padded=padded)
+                            for t, s in zip(teacher_scores, student_scores, strict=True)
+                        ]
                     ),
                     "prediction": plain_prediction(*logits, temperature=2.0, mean_classes=MEAN_CLASSES),
                     "prototypes": torch.stack([plain_prototype(s[part], mask, padded=padded) for s in projected]),
                 }
             )
-        found = {n: torch.stack([c[n] for c in columns], dim=1) for n in ("hidden", "attention", "prototypes")}
-        prototypes = found.pop("prototypes")
-        return DomainLosses({**found, "prediction": torch.stack([c["prediction"] for c in columns])}, prototypes)
+        stacked = {n: torch.stack([c[n] for c in columns], dim=1) for n in ("hidden", "attention", "prototypes")}
+        prototypes = stacked.pop("prototypes")
+        return DomainLosses({**stacked, "prediction": torch.stack([c["prediction"] for c in columns])}, prototypes)
 
 
 @pytest.mark.parametrize("padded", [False, True])
 def test_losses_of_all_domains_at_once_equal_those_of_one_domain_after_the_other(padded):
     step = Step()
-    found, expected = step.losses(mean_weights(LENGTHS, TOKENS, padded=padded)), step.plain(padded=padded)
-    assert found.losses.keys() == expected.losses.keys()
+    actual, expected = step.losses(mean_weights(LENGTHS, TOKENS, padded=padded)), step.plain(padded=padded)
+    assert actual.losses.keys() == expected.losses.keys()
     for name, loss in expected.losses.items():
-        torch.testing.assert_close(found.losses[name], loss, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(found.prototypes, expected.prototypes, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(actual.losses[name], loss, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(actual.prototypes, expected.prototypes, rtol=1e-12, atol=1e-12)
     gradients = []
-    for side in (found, expected):
+    for side in (actual, expected):
         # The prototypes have gradients too, through the ratios.
         total = sum(weighted_terms(side.losses, RATIOS, WEIGHTS).values()) + side.prototypes.square().sum()
         gradients.append(torch.autograd.grad(total, step.inputs(), retain_graph=True))
@@ -134,14 +139,14 @@ def test_padding_affects_neither_loss_nor_gradient():
         tensor.transpose(2, 3)[:, ~weights.key_mask] = float("nan")
     for tensor in (step.queries, step.keys):
         tensor.data.transpose(2, 3)[:, ~weights.key_mask] = 1e4
-    found = step.losses(weights)
+    actual = step.losses(weights)
     for name, loss in expected.losses.items():
-        torch.testing.assert_close(found.losses[name], loss)
-    total = found.losses["attention"].sum() + found.losses["hidden"].sum()
+        torch.testing.assert_close(actual.losses[name], loss)
+    total = actual.losses["attention"].sum() + actual.losses["hidden"].sum()
     for gradient in torch.autograd.grad(total, [step.queries, step.keys]):
         assert torch.isfinite(gradient).all()
         assert not gradient.transpose(2, 3)[:, ~weights.key_mask].any()
-    assert not torch.autograd.grad(found.losses["hidden"].sum(), step.hidden)[0][:, ~weights.key_mask].any()
+    assert not torch.autograd.grad(actual.losses["hidden"].sum(), step.hidden)[0][:, ~weights.key_mask].any()
 
 
 def test_bf16_losses_are_those_of_the_same_numbers_in_float32():
@@ -153,16 +158,16 @@ def test_bf16_losses_are_those_of_the_same_numbers_in_float32():
     states[0].masked_fill_(~weights.key_mask[:, :, None], float("nan"))
     for tensor in tensors[:2]:
         tensor.masked_fill_(~weights.key_mask[:, None, :, None], float("nan"))
-    found = []
+    results = []
     for dtype in (torch.bfloat16, torch.float32):
         teacher = Outputs(*(t.to(dtype) for t in (states[0], *tensors[:2])), None)
-        own = [t.to(dtype).requires_grad_() for t in (states[1], *tensors[2:])]
-        inputs = loss_inputs(teacher, Outputs(*own, None), weights)
+        student = [t.to(dtype).requires_grad_() for t in (states[1], *tensors[2:])]
+        inputs = loss_inputs(teacher, Outputs(*student, None), weights)
         losses = [COMPUTE[name](inputs) for name in ("hidden", "attention")]
-        gradients = torch.autograd.grad(losses[0].sum() + 2 * losses[1].sum(), own)
-        found.append((*losses, *(g.float() for g in gradients)))
-    for short, whole in zip(*found, strict=True):
-        torch.testing.assert_close(short, whole, rtol=2e-2, atol=2e-2 * whole.abs().max().item())
+        gradients = torch.autograd.grad(losses[0].sum() + 2 * losses[1].sum(), student)
+        results.append((*losses, *(g.float() for g in gradients)))
+    for bf16, fp32 in zip(*results, strict=True):
+        torch.testing.assert_close(bf16, fp32, rtol=2e-2, atol=2e-2 * fp32.abs().max().item())
 
 
 def test_only_losses_with_a_weight_are_computed():

@@ -70,7 +70,7 @@ def test_the_loss_is_the_sum_of_the_domains_cross_entropies(encoder, dataset, mo
     with torch.no_grad():
         batch = objective.collator({"books": [0, 1, 2], "music": [3]})
         assert (len(batch) > 1) == split_by_length
-        found = objective.loss(batch).total.item()
+        actual = objective.loss(batch).total.item()
         expected = 0.0
         for domain, indices, first in (("books", [0, 1, 2], 0), ("music", [3], 2)):
             rows = dataset.split(domain, "train")
@@ -78,4 +78,4 @@ def test_the_loss_is_the_sum_of_the_domains_cross_entropies(encoder, dataset, mo
             labels = torch.tensor([("bad", "good").index(rows.labels[i]) for i in indices])
             logits = model(**inputs).logits[:, first : first + 2]
             expected += torch.nn.functional.cross_entropy(logits, labels).item()
-    assert found == pytest.approx(expected, rel=1e-5)
+    assert actual == pytest.approx(expected, rel=1e-5)
