@@ -137,7 +137,7 @@ def test_a_folder_that_is_not_a_classifier_is_an_error(models, dataset, tmp_path
         message = r"not a text classifier \(BertModel\); .*hrkd teach"
     elif damage == "pickle":
         weights.rename(tmp_path / "copy/pytorch_model.bin")
-        message = r"pytorch_model\.bin, a pickle, which is never opened; convert it"
+        message = r"pytorch_model\.bin, a pickle, which hrkd never opens; convert it"
     elif damage == "weights":
         weights.unlink()
         message = "no weights"

@@ -28,9 +28,9 @@ def attend_plainly(query, key, value, mask, keep, factor):
     return (scores.softmax(dim=-1) * keep * factor) @ value
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3])
+@pytest.mark.parametrize("probability", [0.0, 0.3])
 @pytest.mark.parametrize("kind", ["none", "bool", "added"])
-def test_attention_and_its_gradients(kind, share):
+def test_attention_and_its_gradients(kind, probability):
     torch.manual_seed(0)
     query, key, value = (torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
     mask = torch.ones(2, 1, 5, 5, dtype=torch.bool)
@@ -39,7 +39,9 @@ def test_attention_and_its_gradients(kind, share):
         mask = None
     elif kind == "added":
         mask = torch.zeros(2, 1, 5, 5, dtype=torch.float64).masked_fill(~mask, -1e9)
-    keep, factor = FastCpuOps().dropout_mask(torch.Size((2, 3, 5, 5)), share, torch.float64) if share else (None, 1.0)
+    keep, factor = (
+        FastCpuOps().dropout_mask(torch.Size((2, 3, 5, 5)), probability, torch.float64) if probability else (None, 1.0)
+    )
     found = _Attention.apply(query, key, value, mask, 0.5, keep, factor)
     wanted = attend_plainly(query, key, value, mask, 1.0 if keep is None else keep, factor)
     torch.testing.assert_close(found, wanted)
@@ -50,24 +52,24 @@ def test_attention_and_its_gradients(kind, share):
         torch.testing.assert_close(mine, theirs)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3])
-def test_a_row_without_any_key_stays_finite_in_bf16(share):
+@pytest.mark.parametrize("probability", [0.0, 0.3])
+def test_a_row_without_any_key_stays_finite_in_bf16(probability):
     """Sliding windows leave padding with no key at all, and float32's lowest number is -inf in bf16."""
     query, key, value = (torch.randn(1, 2, 5, 4, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
     mask = torch.zeros(1, 1, 5, 5)
     mask[:, :, 3] = torch.finfo(torch.float32).min
     before = mask.clone()
     with FastCpuOps(), torch.autocast("cpu", dtype=torch.bfloat16):
-        found = run(query, key, value, mask, dropout=share)
+        found = run(query, key, value, mask, dropout=probability)
     found.sum().backward()
     for tensor in (found, query.grad, key.grad, value.grad):
         assert torch.isfinite(tensor).all()
     assert torch.equal(mask, before)
-    if not share:
+    if not probability:
         torch.testing.assert_close(found[:, :, 3], value.mean(dim=2), atol=2e-2, rtol=2e-2)
 
 
-def test_masks_keep_the_share_they_should_and_follow_torchs_seed():
+def test_masks_keep_the_right_fraction_and_follow_torchs_seed():
     torch.manual_seed(3)
     keep, factor = FastCpuOps().dropout_mask(torch.Size((1000, 1001)), 0.1, torch.float32)
     assert keep.mean().item() == pytest.approx(0.9, abs=1e-3)
@@ -153,8 +155,8 @@ def test_look_ups_share_one_gradient(padding):
     factors = [torch.randn(*i.shape, 3) for i in (*ids, ids[0])]
 
     def total():
-        seen = tables[0](ids[0]), tables[0](ids[1]), tables[1](ids[0])
-        return sum((s * f).sum() for s, f in zip(seen, factors, strict=True))
+        looked_up = tables[0](ids[0]), tables[0](ids[1]), tables[1](ids[0])
+        return sum((s * f).sum() for s, f in zip(looked_up, factors, strict=True))
 
     wanted = torch.autograd.grad(total(), weights)
     tables.set_attn_implementation = lambda name: None
@@ -162,7 +164,7 @@ def test_look_ups_share_one_gradient(padding):
     for _ in range(2):
         with FastCpuOps() as fast:
             found = total()
-        assert len(fast.tables) == 2
+        assert len(fast.embeddings) == 2
         torch.testing.assert_close(found, total())
         for own, other in zip(torch.autograd.grad(found, weights, retain_graph=True), wanted, strict=True):
             torch.testing.assert_close(own, other)

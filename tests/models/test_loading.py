@@ -12,7 +12,7 @@ from short_runs import run_teach
 
 
 def test_a_folder_without_a_usable_model_is_refused(tmp_path, encoder, dataset):
-    with pytest.raises(ModelError, match="there is no such folder"):
+    with pytest.raises(ModelError, match="no such folder"):
         teach("./nowhere", data="x")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match=r"no config.json"):
@@ -21,7 +21,7 @@ def test_a_folder_without_a_usable_model_is_refused(tmp_path, encoder, dataset):
     with pytest.raises(ModelError, match=r"no weights \(model.safetensors\)"):
         teach(tmp_path / "empty", data="x")
     (tmp_path / "empty" / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(ModelError, match=r"pytorch_model.bin, a pickle, which is never opened"):
+    with pytest.raises(ModelError, match=r"pytorch_model.bin, a pickle, which hrkd never opens"):
         teach(tmp_path / "empty", data="x")
     with pytest.raises(UsageError, match=r"--max-length 100: .*encoder takes at most 64 tokens"):
         run_teach(encoder, dataset, tmp_path / "t", max_length=100)
@@ -32,7 +32,7 @@ def test_an_incomplete_model_is_refused(tmp_path, encoder, dataset):
     broken = tmp_path / "broken"
     weights = load_file(encoder / "model.safetensors")
 
-    def attempt(changed, config=None, words=r"missing or of another shape .*; give the folder of a whole model"):
+    def attempt(changed, config=None, words=r"missing or of another shape .*; give the folder of a complete model"):
         shutil.copytree(encoder, broken)
         save_file(changed, broken / "model.safetensors", metadata={"format": "pt"})
         if config:

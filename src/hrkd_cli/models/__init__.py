@@ -1,1 +1,1 @@
-"""Transformers models as multi-domain classifiers: loading, saving, encoding, capture, students."""
+"""Transformers models as multi-domain classifiers: loading, saving, tokenization, feature capture, students."""

@@ -1,14 +1,14 @@
-"""The attention function of our models in training, and dropout and embeddings as a CPU trains them fast.
+"""Attention function of models in training, with fast CPU kernels for attention, dropout and embeddings.
 
-Registered with transformers: models whose attention uses its interface call ``attention_forward``, which hands queries
-and keys to a recorder, if there is one, and otherwise is SDPA.
+``attention_forward`` is registered with transformers and used by every model whose attention goes through its
+interface. It records queries and keys inside ``record_attention()`` and otherwise is SDPA.
 
-On a CPU, inside ``FastCpuOps``, attention, dropout and embeddings run by own kernels, with the same mathematics and
-other random masks. Torch draws dropout masks on a CPU one number after the other, and splits attention with dropout
-into a dozen passes over float32 scores. Here random bits come from a vectorized generator (SFC64), seeded from torch's
-own random state so that a resumed run draws the same, and attention keeps its scores in the precision of the run. An
-embedding that several pieces of a step look into gets one gradient for all: each of its own would be as large as the
-table.
+Inside ``FastCpuOps``, attention, dropout and embeddings on a CPU use kernels of this module, with the same mathematics
+but other random masks. Torch draws dropout masks on a CPU one number at a time, and splits attention with dropout into
+a dozen passes over float32 scores. Here random bits come from a vectorized generator (SFC64), seeded from torch's
+random state so that a resumed run draws the same masks, and attention keeps its scores in the run's precision. An
+embedding that several batches of a step use gets one gradient for all of them, because each separate one would be as
+large as the embedding.
 """
 
 from __future__ import annotations
@@ -30,38 +30,39 @@ from hrkd_cli.models.loading import quiet_transformers
 
 NAME = "hrkd"
 
-_LONGEST = 512  # tokens up to which attention without dropout keeps its T x T scores
-_STREAMS = 2  # of random numbers, always as many: masks do not depend on how many threads there are
-_WORTH_THREADS = 2**19  # numbers in a mask from which the streams are drawn in threads of their own
-_LEVELS = 2**16  # a mask's share is a multiple of 1/_LEVELS
+_MAX_KEPT_SCORES = 512  # tokens up to which attention without dropout keeps its T x T scores
+_STREAMS = 2  # streams of random numbers; fixed, so that masks do not depend on the number of threads
+_MIN_PARALLEL_SIZE = 2**19  # size of a mask from which each stream has its own thread
+_LEVELS = 2**16  # dropout probabilities are multiples of 1/_LEVELS
 
-Record = list[tuple[Tensor, Tensor, float]]
-_record: ContextVar[Record | None] = ContextVar("record", default=None)
+AttentionCalls = list[tuple[Tensor, Tensor, float]]  # query, key and scale of each call
+LookUps = list[tuple[Tensor, Tensor]]  # ids of each look-up of an embedding, and the gradient of its result
+_calls: ContextVar[AttentionCalls | None] = ContextVar("calls", default=None)
 _fast: ContextVar[FastCpuOps | None] = ContextVar("fast", default=None)
 
 
 def use_training_kernels(model: nn.Module) -> None:
-    """Let a model's attention, dropout and embeddings run through this module; nothing of it is saved with the model.
+    """Make a model's attention, dropout and embeddings use this module; this is not saved with the model.
 
-    An architecture whose attention does not go through transformers' interface keeps its own.
+    An architecture whose attention does not use transformers' interface keeps its own attention.
     """
     with quiet_transformers():
         model.set_attn_implementation(NAME)  # type: ignore[operator]
     for module in model.modules():
-        own = {nn.Dropout: _FastDropout, nn.Embedding: _SharedEmbedding}.get(type(module))
-        if own is not None:
-            module.__class__ = own
+        replacement = {nn.Dropout: _FastDropout, nn.Embedding: _SharedEmbedding}.get(type(module))
+        if replacement is not None:
+            module.__class__ = replacement
 
 
 @contextmanager
-def record_attention() -> Iterator[Record]:
-    """Record (query, key, scale) of every attention call inside, in order."""
-    found: Record = []
-    token = _record.set(found)
+def record_attention() -> Iterator[AttentionCalls]:
+    """Yield a list that receives query, key and scale of every attention call in the block."""
+    calls: AttentionCalls = []
+    token = _calls.set(calls)
     try:
-        yield found
+        yield calls
     finally:
-        _record.reset(token)
+        _calls.reset(token)
 
 
 def attention_forward(
@@ -75,18 +76,20 @@ def attention_forward(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Return attention, (R, T, A, d); arguments and result are those of transformers' own attention functions."""
+    """Return the attention output, (R, T, A, d), with the arguments of transformers' attention functions."""
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    record, fast = _record.get(), _fast.get()
-    if record is not None:
-        record.append((query, key, scale))
+    calls, fast = _calls.get(), _fast.get()
+    if calls is not None:
+        calls.append((query, key, scale))
     causal = kwargs.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
-    plain = not causal and kwargs.get("position_bias") is None and query.shape[:2] == key.shape[:2] == value.shape[:2]
-    mask_trained = attention_mask is not None and attention_mask.requires_grad
-    # Without dropout torch's kernel takes twice as long as ours where a gradient is to come.
-    trained = torch.is_grad_enabled() and query.requires_grad and key.shape[-2] <= _LONGEST
-    if fast is not None and plain and not mask_trained and _on_cpu(query) and (0 < dropout < 1 or trained):
+    supported = (
+        not causal and kwargs.get("position_bias") is None and query.shape[:2] == key.shape[:2] == value.shape[:2]
+    )
+    mask_trainable = attention_mask is not None and attention_mask.requires_grad
+    # Without dropout, torch's kernel takes twice as long as ours if gradients are needed.
+    needs_grad = torch.is_grad_enabled() and query.requires_grad and key.shape[-2] <= _MAX_KEPT_SCORES
+    if fast is not None and supported and not mask_trainable and _on_cpu(query) and (0 < dropout < 1 or needs_grad):
         return fast.attention(query, key, value, attention_mask, scale, dropout).transpose(1, 2).contiguous(), None
     options = {"dropout": dropout, "scaling": scaling, **kwargs}
     return sdpa_attention_forward(module, query, key, value, attention_mask, **options)[0], None
@@ -112,19 +115,20 @@ class _FastDropout(nn.Dropout):
 class _SharedEmbedding(nn.Embedding):
     def forward(self, ids: Tensor) -> Tensor:
         fast, weight = _fast.get(), self.weight
-        trained = torch.is_grad_enabled() and weight.requires_grad and _on_cpu(weight)
-        if fast is None or not trained or self.max_norm or self.scale_grad_by_freq or self.sparse:
+        needs_grad = torch.is_grad_enabled() and weight.requires_grad and _on_cpu(weight)
+        if fast is None or not needs_grad or self.max_norm or self.scale_grad_by_freq or self.sparse:
             return super().forward(ids)
         return fast.embedding(ids, weight, self.padding_idx)
 
 
 class FastCpuOps:
-    """A context, of a step: inside it models that ``use_training_kernels`` changed run on a CPU as described above."""
+    """Context of a step, in which models changed by ``use_training_kernels`` use the fast CPU kernels."""
 
     def __init__(self) -> None:
         self.streams: list[np.random.SFC64] = []  # seeded from torch's random state when first used
-        self.tables: dict[int, tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]] = {}
-        self._threads = ThreadPoolExecutor(_STREAMS)  # none is started before it has work
+        # Weight, its stand-in in the autograd graph, and look-ups of each embedding, by id of the weight.
+        self.embeddings: dict[int, tuple[Tensor, Tensor, LookUps]] = {}
+        self._threads = ThreadPoolExecutor(_STREAMS)  # starts threads only when needed
 
     def __enter__(self) -> FastCpuOps:
         self._token = _fast.set(self)
@@ -134,84 +138,85 @@ class FastCpuOps:
         _fast.reset(self._token)
         self._threads.shutdown()
 
-    def dropout_mask(self, shape: torch.Size, share: float, dtype: torch.dtype) -> tuple[Tensor, float]:
-        """Return a dropout mask, 1 at what is kept and else 0, and the factor that makes up for what is not."""
+    def dropout_mask(self, shape: torch.Size, probability: float, dtype: torch.dtype) -> tuple[Tensor, float]:
+        """Return a dropout mask, 1 for kept values and 0 for dropped ones, and the factor that keeps the mean."""
         if not self.streams:
             seeds = np.random.SeedSequence(int(torch.randint(2**62, ()).item())).spawn(_STREAMS)
             self.streams = [np.random.SFC64(seed) for seed in seeds]
-        dropped = min(round(share * _LEVELS), _LEVELS - 1)
+        dropped = min(round(probability * _LEVELS), _LEVELS - 1)
         keep = torch.empty(shape.numel(), dtype=dtype)
         parts = keep.tensor_split(_STREAMS)
         # Four draws of 16 bits from each 64-bit number.
         sizes = [-(-len(part) // 4) for part in parts]
-        at_once = torch.get_num_threads() > 1 and len(keep) >= _WORTH_THREADS
-        draw = self._threads.map if at_once else map
+        parallel = torch.get_num_threads() > 1 and len(keep) >= _MIN_PARALLEL_SIZE
+        draw = self._threads.map if parallel else map
         raw = draw(lambda stream, size: stream.random_raw(size), self.streams, sizes)
         for part, numbers in zip(parts, raw, strict=True):
-            # Compared into numbers at once: torch is slow to turn truth values into bf16.
+            # The comparison writes numbers, because torch is slow to convert bool to bf16.
             bits = torch.from_numpy(numbers.view(np.int16))[: len(part)]
             torch.ge(bits, dropped - _LEVELS // 2, out=part)
         return keep.view(shape), _LEVELS / (_LEVELS - dropped)
 
     def embedding(self, ids: Tensor, weight: Tensor, padding: int | None) -> Tensor:
-        """Return rows of an embedding table; its gradient is one for all look-ups of the step."""
-        if id(weight) not in self.tables:
-            seen: list[tuple[Tensor, Tensor]] = []
-            own = -1 if padding is None else padding % len(weight)
-            table: Tensor = _Table.apply(weight, own, seen)  # type: ignore[no-untyped-call]
-            self.tables[id(weight)] = (weight, table, seen)  # the weights stay, and so does their id
-        _, table, seen = self.tables[id(weight)]
-        found: Tensor = _LookUp.apply(table, weight.detach(), ids, seen)  # type: ignore[no-untyped-call]
-        return found
+        """Return rows of an embedding's weight, whose gradient is computed once for all look-ups of the step."""
+        if id(weight) not in self.embeddings:
+            look_ups: LookUps = []
+            padding_idx = -1 if padding is None else padding % len(weight)
+            stand_in: Tensor = _EmbeddingGradient.apply(weight, padding_idx, look_ups)  # type: ignore[no-untyped-call]
+            self.embeddings[id(weight)] = (weight, stand_in, look_ups)  # keeps the weight alive, and so its id unique
+        _, stand_in, look_ups = self.embeddings[id(weight)]
+        rows: Tensor = _LookUp.apply(stand_in, weight.detach(), ids, look_ups)  # type: ignore[no-untyped-call]
+        return rows
 
     def attention(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, share: float
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, dropout: float
     ) -> Tensor:
-        """Return ``dropout(softmax(scale Q K^T + mask)) V``, (R, A, T, d) as all three."""
+        """Return ``dropout(softmax(scale Q K^T + mask)) V``, (R, A, T, d) like Q, K and V."""
         if torch.is_autocast_enabled("cpu"):
             query, key, value = (t.to(torch.get_autocast_dtype("cpu")) for t in (query, key, value))
         keep, factor = None, 1.0
-        if share:
-            keep, factor = self.dropout_mask(torch.Size((*query.shape[:3], key.shape[2])), share, query.dtype)
+        if dropout:
+            keep, factor = self.dropout_mask(torch.Size((*query.shape[:3], key.shape[2])), dropout, query.dtype)
         with torch.autocast("cpu", enabled=False):
-            found: Tensor = _Attention.apply(query, key, value, mask, scale, keep, factor)  # type: ignore[no-untyped-call]
-        return found
+            output: Tensor = _Attention.apply(query, key, value, mask, scale, keep, factor)  # type: ignore[no-untyped-call]
+        return output
 
 
-class _Table(torch.autograd.Function):
-    """An embedding's weights as several look-ups share them: one gradient, of a whole table, for all of them.
+class _EmbeddingGradient(torch.autograd.Function):
+    """Gradient of an embedding's weight, computed once for all look-ups of a step.
 
-    Stands for the weights in the graph with a single number, whose gradient comes after those of all look-ups.
+    Stands in for the weight in the autograd graph with a single number, whose backward runs after that of all look-ups.
     """
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, padding: int, seen: list[tuple[Tensor, Tensor]]) -> Tensor:
-        ctx.rows, ctx.padding, ctx.seen = len(weight), padding, seen
+    def forward(ctx: Any, weight: Tensor, padding_idx: int, look_ups: LookUps) -> Tensor:
+        ctx.rows, ctx.padding_idx, ctx.look_ups = len(weight), padding_idx, look_ups
         return weight.new_zeros(())
 
     @staticmethod
     def backward(ctx: Any, *_gradients: Tensor) -> tuple[Tensor, None, None]:
-        ids, gradients = (torch.cat(parts) for parts in zip(*ctx.seen, strict=True))
-        ctx.seen.clear()
-        return torch.ops.aten.embedding_dense_backward(gradients, ids, ctx.rows, ctx.padding, False), None, None
+        ids, gradients = (torch.cat(parts) for parts in zip(*ctx.look_ups, strict=True))
+        ctx.look_ups.clear()
+        gradient = torch.ops.aten.embedding_dense_backward(gradients, ids, ctx.rows, ctx.padding_idx, False)
+        return gradient, None, None
 
 
 class _LookUp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, table: Tensor, weight: Tensor, ids: Tensor, seen: list[tuple[Tensor, Tensor]]) -> Tensor:
+    def forward(ctx: Any, stand_in: Tensor, weight: Tensor, ids: Tensor, look_ups: LookUps) -> Tensor:
         ctx.save_for_backward(ids)
-        ctx.seen, ctx.zero = seen, torch.zeros_like(table)
+        ctx.look_ups, ctx.zero = look_ups, torch.zeros_like(stand_in)
         return torch.embedding(weight, ids)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         (ids,) = ctx.saved_tensors
-        ctx.seen.append((ids.flatten(), gradients[0].flatten(0, -2)))
+        ctx.look_ups.append((ids.flatten(), gradients[0].flatten(0, -2)))
         return ctx.zero, None, None, None
 
 
 class _Attention(torch.autograd.Function):
-    """``dropout(softmax(scale Q K^T + mask)) V``: keeps probabilities and dropout's mask, in the run's precision."""
+    """``dropout(softmax(scale Q K^T + mask)) V``; saves probabilities and dropout mask in the run's precision."""
 
     @staticmethod
     def forward(
@@ -226,7 +231,7 @@ class _Attention(torch.autograd.Function):
     ) -> Tensor:
         scores = (query * scale) @ key.mT  # (R, A, T, T)
         if mask is not None and mask.dtype is torch.bool:
-            # The lowest number, not -inf: a row without any key stays finite.
+            # The lowest number instead of -inf, so that a row without any key stays finite.
             mask = torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, torch.finfo(scores.dtype).min)
         elif mask is not None:
             # float32's lowest number would be -inf in bf16.
@@ -236,13 +241,13 @@ class _Attention(torch.autograd.Function):
         weights = scores.softmax(dim=-1)
         ctx.save_for_backward(query, key, value, weights, keep)
         ctx.scale, ctx.factor = scale, factor
-        return (_kept(weights, keep) @ value).mul_(factor)
+        return (_apply_mask(weights, keep) @ value).mul_(factor)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, weights, keep = ctx.saved_tensors
         gradient = gradients[0] * ctx.factor
-        to_value = _kept(weights, keep).mT @ gradient
+        to_value = _apply_mask(weights, keep).mT @ gradient
         to_weights = gradient @ value.mT
         if keep is not None:
             to_weights.mul_(keep)
@@ -251,5 +256,5 @@ class _Attention(torch.autograd.Function):
         return to_query, to_key, to_value, None, None, None, None
 
 
-def _kept(weights: Tensor, keep: Tensor | None) -> Tensor:
+def _apply_mask(weights: Tensor, keep: Tensor | None) -> Tensor:
     return weights if keep is None else weights * keep

@@ -1,4 +1,4 @@
-"""Opening models and tokenizers, from a folder or from the hub, with errors a user can act on."""
+"""Loading of models and tokenizers from a folder or the hub, with errors that say what to do."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from hrkd_cli.layout import ModelFiles
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.predict.tokenization import read_tokenizer
 
-# What a classifier consists of; nothing else of a hub repository is fetched, and no pickle ever.
+# Files of a classifier: nothing else is downloaded from a hub repository, and never a pickle.
 HUB_FILES = ["config.json", "model*.safetensors*", "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt",
              "spm.model", "sentencepiece*", "added_tokens.json", "hrkd.json", "best/*"]  # fmt: skip
 TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "spm.model", "sentencepiece*", "*.spm")
 
 
 def resolve_model(model: str | Path, role: str = "model") -> Path:
-    """Return the local folder of a model, fetching it when ``model`` is a hub id.
+    """Return the local folder of a model; a hub id is downloaded.
 
-    ``role`` ("teacher", "student", "model") is for error messages, here and below.
+    ``role`` ("teacher", "student", "model") names the model in error messages, here and below.
 
     Raises:
-        ModelError: there is no such folder or hub id, or it holds no config or no weights in safetensors form.
+        ModelError: no such folder or hub id, or it has no config or no safetensors weights.
     """
     path = Path(model)
     if not path.is_dir():
@@ -42,7 +42,7 @@ def resolve_model(model: str | Path, role: str = "model") -> Path:
         hint = "its download or copy may be incomplete"
         if pickles := sorted(p.name for p in path.glob("*.bin")):
             hint = (
-                f"only {pickles[0]}, a pickle, which is never opened; convert it once with transformers' "
+                f"only {pickles[0]}, a pickle, which hrkd never opens; convert it with transformers' "
                 "save_pretrained(safe_serialization=True)"
             )
         raise ModelError(f"{role} {model}: no weights ({ModelFiles.weights}): {hint}")
@@ -50,10 +50,10 @@ def resolve_model(model: str | Path, role: str = "model") -> Path:
 
 
 def load_config(path: Path, role: str = "model") -> Any:
-    """Read a folder's configuration through transformers.
+    """Load the transformers configuration of a folder.
 
     Raises:
-        ModelError: transformers does not know it.
+        ModelError: transformers cannot read it.
     """
     from transformers import AutoConfig
 
@@ -62,7 +62,7 @@ def load_config(path: Path, role: str = "model") -> Any:
 
 
 def is_classifier(config: dict[str, Any]) -> bool:
-    """Tell a fine-tuned sequence classifier from a plain encoder, by what ``config.json`` says of itself."""
+    """Return whether ``config.json`` is that of a sequence classifier, not of a plain encoder."""
     return any(name.endswith("ForSequenceClassification") for name in config.get("architectures") or ())
 
 
@@ -71,18 +71,18 @@ def load_classifier(path: Path, heads: DomainHeads | None, *, role: str = "model
 
     Args:
         path: local folder.
-        heads: outputs it must have: a head for other labels is drawn anew (from torch's global generator); None keeps
-            the model's own outputs.
-        role: for error messages.
+        heads: outputs of the returned model; a head for other labels is replaced by a random one (from torch's global
+            generator). None keeps the model's own outputs.
+        role: name of the model in error messages.
 
     Raises:
-        ModelError: transformers cannot open it, or weights of its body are missing or of another shape: transformers
-            would make them up without a word.
+        ModelError: transformers cannot open it, or weights of its body are missing or have another shape, which
+            transformers would silently replace by random ones.
     """
     from transformers import AutoModelForSequenceClassification
 
     config = load_config(path, role)
-    before = dict(config.id2label)
+    own_labels = dict(config.id2label)
     if heads is not None:
         set_heads(config, heads)
     with _opening(f"{role} {path}: transformers cannot open it"):
@@ -94,17 +94,17 @@ def load_classifier(path: Path, heads: DomainHeads | None, *, role: str = "model
             ignore_mismatched_sizes=heads is not None,
             output_loading_info=True,
         )
-    odd = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
-    if heads is not None:  # a head that is made anew may be, and so may a pooler
+    unusable = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
+    if heads is not None:  # the head may be new, and so may a pooler
         body = {name for name in model.base_model.state_dict() if not name.startswith("pooler.")}
-        odd = {name.removeprefix(f"{model.base_model_prefix}.") for name in odd} & body
-    if odd:
+        unusable = {name.removeprefix(f"{model.base_model_prefix}.") for name in unusable} & body
+    if unusable:
         raise ModelError(
-            f"{role} {path}: {len(odd)} of the weights that its config.json asks for are missing or of another shape "
-            f"({min(odd)} is one); give the folder of a whole model"
+            f"{role} {path}: {len(unusable)} weights that its config.json asks for are missing or of another shape "
+            f"(such as {min(unusable)}); give the folder of a complete model"
         )
-    if before != dict(config.id2label):
-        # A head of the same size for other labels would start with answers to other questions.
+    if own_labels != dict(config.id2label):
+        # A head of the same size but for other labels would start from unrelated weights.
         _, layer = output_layer(model)
         torch.nn.init.normal_(layer.weight, std=float(getattr(config, "initializer_range", 0.02)))
         if layer.bias is not None:
@@ -113,12 +113,12 @@ def load_classifier(path: Path, heads: DomainHeads | None, *, role: str = "model
 
 
 def output_layer(model: Any) -> tuple[str, torch.nn.Linear]:
-    """Return name and module of a classifier's last linear layer, the one with its outputs."""
+    """Return name and module of a classifier's last linear layer, which computes its outputs."""
     return [(name, m) for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)][-1]
 
 
 def new_classifier(config: Any) -> Any:
-    """Make a sequence classifier with random weights from a transformers config."""
+    """Return a sequence classifier with random weights."""
     from transformers import AutoModelForSequenceClassification
 
     with quiet_transformers():
@@ -135,20 +135,20 @@ def set_heads(config: Any, heads: DomainHeads) -> None:
 
 
 def load_tokenizer(path: Path, role: str = "model") -> Any:
-    """Load a fast tokenizer with padding and truncation reset.
+    """Load a fast tokenizer without padding and truncation.
 
     Raises:
-        ModelError: there is none, or only one without a fast version.
+        ModelError: there is no tokenizer, or it has no fast version.
     """
     from transformers import AutoTokenizer
 
-    # Without its files, transformers 5 makes up a tokenizer that knows its special tokens only.
+    # Without tokenizer files, transformers 5 returns a tokenizer that knows only its special tokens.
     if not any(next(path.glob(pattern), None) for pattern in TOKENIZER_FILES):
-        raise ModelError(f"{role} {path}: no tokenizer in it ({ModelFiles.tokenizer}); save the model's own beside it")
+        raise ModelError(f"{role} {path}: no tokenizer in it ({ModelFiles.tokenizer}); save the model's own there")
     with _opening(f"{role} {path}: no tokenizer that transformers can open"):
         tokenizer = AutoTokenizer.from_pretrained(path)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
-        raise ModelError(f"{role} {path}: its tokenizer knows no word; save the model's own tokenizer beside it")
+        raise ModelError(f"{role} {path}: its tokenizer has no words; save the model's own tokenizer there")
     if not tokenizer.is_fast:
         raise ModelError(f"{role} {path}: its tokenizer has no fast version (tokenizer.json), which export needs")
     tokenizer.backend_tokenizer.no_padding()
@@ -178,7 +178,7 @@ def load_backend_tokenizer(folder: Path) -> tuple[dict[str, Any], Tokenizer]:
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' own reports and bars off the terminal: new heads and dropped poolers are what we ask for."""
+    """Silence transformers' warnings and progress bars; new heads and dropped poolers are intended."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -199,15 +199,15 @@ def _opening(problem: str) -> Iterator[None]:
     with quiet_transformers():
         try:
             yield
-        except Exception as error:  # transformers raises many kinds; each means that this folder cannot be used
+        except Exception as error:  # transformers raises many types, and each means that the folder cannot be used
             raise ModelError(f"{problem}: {one_line(error)}") from error
 
 
 def _from_hub(model: str, role: str) -> Path:
     if Path(model).exists():
-        raise ModelError(f"{role} {model}: it is a file; give the folder that it lies in")
+        raise ModelError(f"{role} {model}: this is a file; give its folder")
     if model.startswith((".", "/", "~")) or "\\" in model or model.count("/") > 1 or not model.strip():
-        raise ModelError(f"{role} {model}: there is no such folder")
+        raise ModelError(f"{role} {model}: no such folder")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -217,13 +217,13 @@ def _from_hub(model: str, role: str) -> Path:
     )
 
     try:
-        return Path(snapshot_download(model, allow_patterns=HUB_FILES))  # without a network, what was fetched before
+        return Path(snapshot_download(model, allow_patterns=HUB_FILES))  # without a network: from the cache
     except GatedRepoError:
-        problem = "the hub wants its terms accepted first; then run hf auth login"
+        problem = "accept its terms on the hub first, then run hf auth login"
     except (RepositoryNotFoundError, HFValidationError):
         problem = "no such folder here and no such model on the hub"
     except LocalEntryNotFoundError:
         problem = "no such folder here, and the hub cannot be reached; give a local folder"
-    except Exception as error:  # any of the HTTP client's errors
+    except Exception as error:  # the HTTP client has many error types
         problem = f"no such folder here, and the hub answered: {one_line(error)}"
     raise ModelError(f"{role} {model}: {problem}")

@@ -1,4 +1,4 @@
-"""A model's folder, written so that any tool of the transformers world opens it, and its card."""
+"""Writing of model folders that other transformers tools can open, model cards and fingerprints."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from hrkd_cli.models.loading import quiet_transformers
 from hrkd_cli.predict.heads import DomainHeads
 
 CONFIG_FORMAT = 1
-# transformers 5 writes class names of its own that 4.57 does not know; this one both know.
+# transformers 5 writes class names that 4.57 does not know; both know this one.
 PORTABLE_TOKENIZER = "PreTrainedTokenizerFast"
 NEW_TOKENIZERS = ("TokenizersBackend",)
-# Padding and truncation of whoever saved the tokenizer last, and how it was opened here.
+# Padding and truncation settings left in a tokenizer, and settings of loading it.
 LOCAL_SETTINGS = (
     "max_length",
     "pad_to_multiple_of",
@@ -46,11 +46,11 @@ def save_model(
     Args:
         model: a transformers sequence classifier.
         tokenizer: its fast tokenizer.
-        path: folder, made when missing.
-        heads: its outputs.
-        max_length: tokens that inputs are cut to, in every later stage too.
+        path: folder, created if missing.
+        heads: its domain heads.
+        max_length: maximum tokens of an input, also in later stages.
         pair: whether it takes two texts.
-        truncate: what is kept of longer texts, in every later stage too.
+        truncate: which tokens of longer texts are kept, also in later stages.
     """
     path.mkdir(parents=True, exist_ok=True)
     model.config.hrkd = {
@@ -67,7 +67,7 @@ def save_model(
     config = {name: value for name, value in config.items() if name not in LOCAL_SETTINGS}
     if config.get("tokenizer_class") in NEW_TOKENIZERS:
         config["tokenizer_class"] = PORTABLE_TOKENIZER
-    if truncate is Truncate.TAIL:  # other tools know the two ends only; of head-tail they read the head
+    if truncate is Truncate.TAIL:  # other tools only know the two ends; they use the head for head-tail
         config["truncation_side"] = "left"
     write_json(path / ModelFiles.tokenizer_config, config)
 
@@ -81,13 +81,13 @@ def model_card(
     single_domain: str | None = None,
     **facts: Any,
 ) -> str:
-    """Return the README.md of a model's folder: how it was made, its scores, how to use it.
+    """Return the README.md of a model folder: how the model was made, its scores, how to use it.
 
     Args:
         title: one line.
         description: a sentence or two on how the model was made.
-        heads: its outputs.
-        scores: dev scores by domain, each with ``n``, ``accuracy`` and ``macro_f1``; empty where they are not known.
+        heads: its domain heads.
+        scores: dev scores by domain, each with ``n``, ``accuracy`` and ``macro_f1``; empty if unknown.
         single_domain: the domain of a single-domain export; None for all heads.
         **facts: other variables of ``templates/model.md.j2``: ``max_length`` and ``truncate``; for a trimmed
             vocabulary also ``student_scores``, ``gate`` (drop and max_drop) and ``vocabulary``.
@@ -121,17 +121,17 @@ def model_card(
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file people can read."""
+    """Write an indented JSON file."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def is_stage_folder(path: Path, stage: str) -> bool:
-    """Tell a folder that ``stage`` ("teach" or "distill") wrote."""
+    """Return whether ``stage`` ("teach" or "distill") wrote a folder."""
     return bool(read_json_or_empty(path / ModelFiles.run).get("stage") == stage)
 
 
 def model_fingerprint(path: Path) -> str:
-    """Return a sha256 over a model's config, weights and tokenizer: equal models have equal fingerprints."""
+    """Return a sha256 over a model's config, weights and tokenizer."""
     digest = hashlib.sha256()
     names = (
         ModelFiles.config,

@@ -1,4 +1,4 @@
-"""A torch classifier for evaluation and prediction."""
+"""Torch backend for evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ class TorchBackend(Backend):
     """A sequence classifier in float32 and eval mode."""
 
     kind = "torch"
-    default_batch_size = 32  # its fp32 results do not depend on it
+    default_batch_size = 32  # fp32 results do not depend on the batch size
 
     def __init__(self, path: str | Path, *, threads: int | None = None, device: str = "auto") -> None:
         """Load a model folder or hub id.
 
         Args:
             path: folder, or hub id when there is no such folder.
-            threads: threads of a forward pass; None for torch's own number.
+            threads: threads of a forward pass; None for torch's default.
             device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
 
         Raises:
             ModelError: no safetensors weights, not a classifier, no tokenizer.
-            UsageError: the device is not there.
+            UsageError: the device is not available.
         """
         self.threads = threads
         self.device = pick_device(device)
         folder = resolve_model(path)
         config = read_json(folder / ModelFiles.config)
         if not is_classifier(config):
-            what = ", ".join(map(str, config.get("architectures") or ())) or "no architecture named"
-            raise ModelError(f"{path}: not a text classifier ({what}); make one of it with hrkd teach or hrkd distill")
+            what = ", ".join(map(str, config.get("architectures") or ())) or "no architecture given"
+            raise ModelError(f"{path}: not a text classifier ({what}); train one with hrkd teach or hrkd distill")
         self.model = load_classifier(folder, None).to(self.device)
         tokenizer_config, tokenizer = load_backend_tokenizer(folder)
         super().__init__(str(path), self.model.config.to_dict(), tokenizer_config, tokenizer)
         self.input_names = input_names(self.model, tokenizer_config.get("model_input_names"))
         self.parameters = sum(p.numel() for p in self.model.parameters())
-        # Weights in several files go by the name of their index.
+        # Sharded weights are named by their index.
         single = folder / ModelFiles.weights
         self.file = single.name if single.is_file() else ModelFiles.weights_index
         files = [single] if single.is_file() else folder.glob("model-*.safetensors")
@@ -57,7 +57,7 @@ class TorchBackend(Backend):
     def forward(self, arrays: Mapping[str, Any]) -> FloatArray:
         """Run the model once; see ``Backend``."""
         tensors = {name: torch.as_tensor(arrays[name], device=self.device) for name in self.input_names}
-        before = torch.get_num_threads()  # of the whole process
+        before = torch.get_num_threads()  # process-wide
         torch.set_num_threads(self.threads or before)
         try:
             with torch.inference_mode():
