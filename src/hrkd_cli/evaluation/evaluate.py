@@ -14,13 +14,7 @@ from hrkd_cli.command_settings import EvalSettings
 from hrkd_cli.data.dataset import Dataset, TextRows
 from hrkd_cli.errors import ModelError
 from hrkd_cli.evaluation.latency import Latency, measure_end_to_end, measure_forward, median_length_text
-from hrkd_cli.evaluation.linear_baseline import (
-    BASELINE_KIND,
-    BASELINE_NAME,
-    REGULARIZATION,
-    LinearBaseline,
-    train_linear_baseline,
-)
+from hrkd_cli.evaluation.linear_baseline import BASELINE_KIND, BASELINE_NAME, LinearBaseline, train_linear_baseline
 from hrkd_cli.evaluation.metrics import AverageScores, DomainScores, average_scores, scores_to_json
 from hrkd_cli.evaluation.onnx_inspect import count_parameters, load_onnx, weight_precision
 from hrkd_cli.evaluation.provenance import default_data, read_provenance, restrict_to_single_domain
@@ -93,8 +87,7 @@ class ModelResult:
         common = ("model", "file", "kind", "precision", "parameters", "bytes")
         entry: dict[str, Any] = {name: getattr(self, name) for name in common}
         if self.floor is not None:
-            size = {"train_rows": self.floor.rows, "words": self.floor.words}
-            entry["floor"] = {**size, "regularisation": REGULARIZATION}
+            entry["floor"] = self.floor.to_json()
         if self.padded is not None:
             entry["padded"] = asdict(self.padded)
         entry |= {**scores_to_json(self.domains, by_label=by_label), "agreement": self.agreement}

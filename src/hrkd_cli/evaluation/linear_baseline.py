@@ -49,6 +49,10 @@ class LinearBaseline:
     rows: int
     words: int
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the size and regularization as plain values."""
+        return {"train_rows": self.rows, "words": self.words, "regularisation": REGULARIZATION}
+
 
 def train_linear_baseline(
     train_data: Dataset, rows: Mapping[str, TextRows], split: str, data: str, on_event: OnEvent

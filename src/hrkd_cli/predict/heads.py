@@ -65,17 +65,12 @@ class DomainHeads:
 
     @classmethod
     def match_labels(
-        cls,
-        config: Mapping[str, Any],
-        labels: Mapping[str, Iterable[str]],
-        model_name: str,
-        *,
-        keep_extra: bool = False,
+        cls, config: Mapping[str, Any], labels: Mapping[str, Iterable[str]], model: str, *, keep_extra: bool = False
     ) -> DomainHeads:
         """Match the outputs of a classifier with plain labels to the labels of every domain, by name.
 
         Names match exactly, else ignoring case. With ``keep_extra``, labels that the data does not have remain possible
-        answers, as in prediction. Errors call the model ``model_name``.
+        answers, as in prediction. Errors call it ``model``.
 
         Raises:
             ModelError: the model lacks a label of the data.
@@ -89,9 +84,8 @@ class DomainHeads:
                 index = label2id.get(label, case_insensitive.get(label.casefold()))
                 if index is None:
                     raise ModelError(
-                        f"{model_name}: it has no label {label!r} (domain {domain!r}); its labels are "
-                        f"{', '.join(sorted(label2id))}; teach a model on this data with hrkd teach, or rename the "
-                        "labels"
+                        f"{model}: no label {label!r} (domain {domain!r}), only {', '.join(sorted(label2id))}; "
+                        "teach a model on this data with hrkd teach, or rename the labels"
                     )
                 matched[label] = index
             if keep_extra:

@@ -30,15 +30,7 @@ SELF_CHECK_FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class SelfCheckResult:
-    """Difference between an ONNX file and its stored predictions.
-
-    Attributes:
-        file: name of the ONNX file.
-        cases: number of stored predictions.
-        difference: largest absolute difference of a logit.
-        tolerance: largest difference that passes.
-        wrong_labels: predicted labels that differ from the stored ones.
-    """
+    """Comparison of an ONNX file with its stored predictions: largest difference of a logit, and wrong labels."""
 
     file: str
     cases: int
@@ -116,15 +108,9 @@ def _check_file(
             f"{onnx_file}: gives {logits.shape[1]} outputs but {expected.shape[-1]} are stored; export it again"
         )
     labels = case_labels(backend, cases, logits)
-    return SelfCheckResult(
-        file=onnx_file.name,
-        cases=len(cases),
-        difference=float(np.abs(logits - expected).max()),
-        tolerance=float(entry["tolerance"]),
-        wrong_labels=sum(
-            stored is not None and stored != label for stored, label in zip(entry["labels"], labels, strict=True)
-        ),
-    )
+    wrong = sum(stored is not None and stored != label for stored, label in zip(entry["labels"], labels, strict=True))
+    difference = float(np.abs(logits - expected).max())
+    return SelfCheckResult(onnx_file.name, len(cases), difference, float(entry["tolerance"]), wrong)
 
 
 def case_logits(backend: Backend, cases: list[dict[str, Any]]) -> FloatArray:
