@@ -48,7 +48,6 @@ TESTED_ELSEWHERE = {
     "models/model_tokenizer.py": "predict/test_tokenization.py",
     "models/torch_backend.py": "models/test_student_init.py",
     # training
-    "training/checkpoint.py": "training/test_resume.py",
     "training/context.py": "training/test_resume.py",
     "training/dev_scoring.py": "training/test_resume.py",
 }

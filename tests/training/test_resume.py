@@ -1,4 +1,4 @@
-"""Runs that are cut off go on as if they had not been: bit for bit, in one process on a CPU."""
+"""Interrupted runs resume bit for bit as if they had not been interrupted, in one process on a CPU."""
 
 import json
 import random
@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from hrkd_cli.cli.main import main
 from hrkd_cli.distillation.distill import distill
@@ -38,7 +37,9 @@ def steps(folder):
         ("distill", {"graph": "frozen", "means": "released"}),
     ],
 )
-def test_a_run_cut_off_again_and_again_ends_the_same(tmp_path, teacher, encoder, dataset, stage, options):
+def test_a_run_interrupted_several_times_ends_with_the_same_weights(
+    tmp_path, teacher, encoder, dataset, stage, options
+):
     whole = run(stage, teacher, encoder, dataset, tmp_path / "whole", **options)
     out = tmp_path / "cut"
     for step in (1, 2, 5, 6):
@@ -59,8 +60,8 @@ def test_a_run_cut_off_again_and_again_ends_the_same(tmp_path, teacher, encoder,
 
 
 @pytest.mark.parametrize("stage", ["teach", "distill"])
-def test_a_batch_size_that_was_found_stays(tmp_path, teacher, encoder, dataset, stage, monkeypatch):
-    """Memory is another one when a run goes on; its steps are not."""
+def test_a_resumed_run_keeps_its_automatic_batch_size(tmp_path, teacher, encoder, dataset, stage, monkeypatch):
+    """The memory limit changes between the runs; the steps must not."""
     options = {"batch_size": "auto", "epochs": 1}
     monkeypatch.setattr("hrkd_cli.training.auto_batch_size.MAX_BATCH_SIZE", 8)
     run(stage, teacher, encoder, dataset, tmp_path / "whole", **options)
@@ -71,7 +72,7 @@ def test_a_batch_size_that_was_found_stays(tmp_path, teacher, encoder, dataset, 
     assert same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
 
 
-def test_a_finished_run_is_left_as_it_is(tmp_path, teacher, encoder, dataset):
+def test_resuming_a_finished_run_changes_nothing(tmp_path, teacher, encoder, dataset):
     for stage in ("teach", "distill"):
         first = run(stage, teacher, encoder, dataset, tmp_path / stage)
         before = (tmp_path / stage / "model.safetensors").stat().st_mtime_ns
@@ -82,7 +83,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, teacher, encoder, dataset):
             run(stage, teacher, encoder, dataset, tmp_path / stage, resume=True, epochs=3)
 
 
-def test_the_last_two_checkpoints_are_kept_and_a_damaged_one_is_passed_over(tmp_path, teacher, encoder, dataset):
+def test_the_last_two_checkpoints_are_kept_and_a_damaged_one_is_skipped(tmp_path, teacher, encoder, dataset):
     out, work = tmp_path / "t", tmp_path / "t.partial"
     with pytest.raises(StopError):
         run("teach", teacher, encoder, dataset, out, on_event=stop_at(8))
@@ -97,27 +98,7 @@ def test_the_last_two_checkpoints_are_kept_and_a_damaged_one_is_passed_over(tmp_
     assert same(weights(out), weights(tmp_path / "whole"))
 
 
-def test_checkpoints_that_are_all_damaged_are_one_line(tmp_path):
-    write_checkpoint(tmp_path, 3, {"a": torch.zeros(2)}, {})
-    (tmp_path / "checkpoint-3" / "checkpoint.json").write_text("{")
-    with pytest.raises(TrainingError, match=r"all checkpoints are damaged; start over with --force"):
-        load_latest_checkpoint(tmp_path)
-
-
-def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
-    write_checkpoint(tmp_path, 3, {"a": torch.zeros(2)}, {})
-
-    def full(*_args, **_kwargs):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("hrkd_cli.training.checkpoint.save_file", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_checkpoint(tmp_path, 4, {"a": torch.ones(2)}, {})
-    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-3"]
-    assert load_latest_checkpoint(tmp_path)[1]["a"].tolist() == [0, 0]
-
-
-def test_a_disk_that_fills_up_keeps_the_last_checkpoint(tmp_path, teacher, encoder, dataset, monkeypatch):
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, teacher, encoder, dataset, monkeypatch):
     def full(work, step, *rest):
         if step == 4:
             raise OSError(28, "No space left on device")
@@ -131,7 +112,7 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(tmp_path, teacher, encod
     run("teach", teacher, encoder, dataset, tmp_path / "t", resume=True)
 
 
-def test_a_gradient_that_is_not_a_number_is_in_no_checkpoint(tmp_path, teacher, encoder, dataset, monkeypatch):
+def test_a_gradient_that_is_not_finite_gets_into_no_checkpoint(tmp_path, teacher, encoder, dataset, monkeypatch):
     from hrkd_cli.training.optimizer import Optimizer
 
     step, calls = Optimizer.step, []
@@ -147,7 +128,7 @@ def test_a_gradient_that_is_not_a_number_is_in_no_checkpoint(tmp_path, teacher, 
     assert latest_checkpoint_step(tmp_path / "t.partial") == 3
 
 
-def test_a_plain_rerun_says_that_a_checkpoint_is_there(tmp_path, teacher, encoder, dataset):
+def test_starting_over_a_checkpoint_needs_force_or_resume(tmp_path, teacher, encoder, dataset):
     out = Path("hrkd-out/teacher")
     with pytest.raises(StopError):
         run("teach", teacher, encoder, dataset, out, on_event=stop_at(3))
@@ -158,7 +139,7 @@ def test_a_plain_rerun_says_that_a_checkpoint_is_there(tmp_path, teacher, encode
     assert latest_checkpoint_step(Path("hrkd-out/teacher.partial")) == 2
 
 
-def test_other_options_than_the_checkpoints_are_named(tmp_path, teacher, encoder, dataset):
+def test_resuming_with_other_options_names_them(tmp_path, teacher, encoder, dataset):
     out = tmp_path / "t"
     with pytest.raises(StopError):
         run("teach", teacher, encoder, dataset, out, on_event=stop_at(3))
@@ -172,7 +153,7 @@ def test_other_options_than_the_checkpoints_are_named(tmp_path, teacher, encoder
     run("teach", teacher, encoder, dataset, out, resume=True)
 
 
-def test_another_precision_than_the_checkpoints_is_refused(tmp_path, teacher, encoder, dataset, monkeypatch):
+def test_resuming_with_another_precision_is_an_error(tmp_path, teacher, encoder, dataset, monkeypatch):
     out = tmp_path / "t"
     monkeypatch.setattr("hrkd_cli.models.precision.cpu_has_bf16", lambda: True)
     with pytest.raises(StopError):
@@ -201,7 +182,7 @@ def raw(tmp_path_factory):
 
 
 def test_killed_at_random_points_and_resumed(tmp_path, encoder, raw, monkeypatch):
-    """SIGKILL in teach, while outputs are kept, in distill, wherever it strikes."""
+    """SIGKILL in teach, while teacher outputs are cached, and in distill."""
     rng = random.Random(7)
     words = [
         "distill", "--teacher", str(encoder), "--data", str(raw), "--student", "2x32", "--teacher-epochs", "2",
@@ -228,7 +209,7 @@ def test_killed_at_random_points_and_resumed(tmp_path, encoder, raw, monkeypatch
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(tmp_path, encoder, raw, number, code, capsys):
+def test_a_signal_writes_a_checkpoint_before_the_run_ends(tmp_path, encoder, raw, number, code, capsys):
     words = ["teach", "--model", str(encoder), "--data", str(raw), "--epochs", "40", *WORDS[:4], "--out", "t"]
     process = start(*words, cwd=tmp_path)
     wait_for_step(process, tmp_path / "t.partial", 3)
@@ -241,7 +222,7 @@ def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(tmp_path, encoder, raw
     assert f"left a checkpoint after step {step}" in capsys.readouterr().err
 
 
-def test_resume_without_anything_starts_anew(tmp_path, encoder, raw):
+def test_resume_without_a_checkpoint_starts_a_new_run(tmp_path, encoder, raw):
     result = teach(encoder, data=raw, epochs=1, max_length=16, resume=True)
     assert result.steps > 0
     assert teach(encoder, data=raw, epochs=1, max_length=16, resume=True).steps == result.steps

@@ -1,8 +1,8 @@
-"""Student initialization: its shape, and its first weights, pruned from the teacher's.
+"""Student initialization: the student's shape, and its first weights, pruned from the teacher's.
 
-Student layer l starts from teacher layer m(l), the layer that it will learn from. Where the student is narrower,
-dimensions are kept by weight, ranked by sums of squares over the teacher's weights, ties to the lower index, the kept
-ones in their old order:
+Student layer l starts from teacher layer m(l), the layer that it will learn from. If the student is narrower, the
+dimensions with the largest sums of squares of the teacher's weights are kept, in their old order; ties go to the lower
+index:
 
 - hidden: the dimensions with the largest total over every matrix that reads or writes the hidden axis (one choice for
   the whole model, so that residual connections still add like to like);
@@ -84,23 +84,22 @@ def layer_map(teacher_layers: int, student_layers: int) -> tuple[int, ...]:
 
 
 def check_dimensions(config: Any) -> None:
-    """Raise a ModelError where a config lacks layers, width or heads, which transformers calls the same everywhere."""
+    """Raise ModelError if a config lacks transformers' usual names for layers, width or attention heads."""
     for name in ("num_hidden_layers", "hidden_size", "num_attention_heads"):
         if not hasattr(config, name):
             raise ModelError(f"a {config.model_type} model cannot be distilled: its config has no {name}")
 
 
 def student_spec_is_path(spec: str | None) -> bool:
-    """Tell whether ``--student`` names a model rather than a shape."""
+    """Return whether ``--student`` names a model rather than a shape."""
     return spec is not None and parse_shape(spec) is None and bool(Path(spec).name)
 
 
 def default_shape(teacher: Any) -> Shape:
     """Return the default student of a teacher config.
 
-    4x312 from a 12-layer teacher, else half the teacher's layers, at the teacher's width or 312 when that is wider.
-    Where 312 is no multiple of the teacher's attention heads, the next one below it; where its architecture cannot be
-    narrowed, the teacher's width.
+    4 layers for a 12-layer teacher, else half the teacher's layers. The width is 312 (or the next lower multiple of the
+    teacher's attention heads), but at most the teacher's, and the teacher's if its architecture cannot be narrowed.
     """
     layers, width, heads = teacher.num_hidden_layers, teacher.hidden_size, teacher.num_attention_heads
     if teacher.model_type in NARROWED:
@@ -158,16 +157,16 @@ def build_student(
     seed: int,
     note: Callable[[str], None],
 ) -> Any:
-    """Make the student, a classifier.
+    """Build the student, a sequence classifier.
 
     Args:
         spec: LAYERSxWIDTH, folder, hub id, or None for the default shape.
         teacher: the teacher's classifier.
         heads: outputs of the student.
         teacher_heads: outputs of the teacher, for the same domains and labels.
-        init: where a LAYERSxWIDTH student starts.
-        seed: of everything drawn at random (new heads, random students).
-        note: told in a sentence what was made.
+        init: initial weights of a LAYERSxWIDTH student.
+        seed: seed of random weights.
+        note: receives a sentence about the student.
 
     Raises:
         UsageError: an unusable shape.
@@ -195,15 +194,15 @@ def build_student(
 
 
 def prune_weights(teacher: Any, student: Any, layers: Sequence[int], outputs: Mapping[int, int]) -> dict[str, Tensor]:
-    """Return first weights for ``student``.
+    """Return initial weights for ``student``, pruned from the teacher's.
 
     Args:
         teacher: classifier to prune.
         student: classifier of the same architecture and no larger; keeps its own (random) weights where the teacher
             has none of that name (a new head).
         layers: m(l) for l = 1..L, 1-based.
-        outputs: the teacher's output of the same meaning for each output of the student; where it has none, the
-            student's row stays random.
+        outputs: teacher output for each student output of the same domain and label; other student outputs stay
+            random.
 
     Raises:
         ModelError: the architecture cannot be narrowed; the message names the options that work.
@@ -263,7 +262,7 @@ def _same_outputs(teacher: DomainHeads, student: DomainHeads) -> dict[int, int]:
 
 
 class _Pruning:
-    """The teacher's weights, and the dimensions of them that a student of ``width`` keeps."""
+    """The teacher's weights, and the dimensions that a student of ``width`` keeps."""
 
     def __init__(self, teacher: Any, width: int) -> None:
         self.config, self.narrower = teacher.config, width
@@ -272,10 +271,10 @@ class _Pruning:
         self.hidden = self._hidden() if width < self.width else torch.arange(width)
 
     def narrow(self, name: str, shape: Sequence[int]) -> Tensor:
-        """Return a weight of the teacher with the dimensions that stay.
+        """Return a teacher weight, reduced to the kept dimensions.
 
         Raises:
-            ModelError: nothing is known of this weight's axes.
+            ModelError: the axes of this weight are unknown.
         """
         tensor: Tensor = self.source[name]
         layer = LAYER.search(name)
@@ -283,7 +282,7 @@ class _Pruning:
             for pattern, axis in pair:
                 if layer and pattern.search(name):
                     tensor = tensor.index_select(axis, self._inner(name[: layer.end()], pair, shape[axis]))
-        # What is left to narrow are axes of hidden width: in both directions of a dense layer, of a norm, a table.
+        # The remaining axes to narrow have the hidden width: of dense layers, norms and embeddings.
         for axis, (have, want) in enumerate(zip(tensor.shape, shape, strict=True)):
             if have != want and have == self.width and want == self.narrower:
                 tensor = tensor.index_select(axis, self.hidden)
