@@ -54,3 +54,16 @@ def test_instance_weights_require_a_hidden_state_loss(options):
 def test_released_means_cannot_be_cached():
     with pytest.raises(UsageError, match="--means released uses padding"):
         DistillSettings(means="released", cache_teacher="on")
+
+
+def test_a_recipe_sets_options_that_are_not_given():
+    assert DistillSettings.from_options(recipe="paper").learning_rate == 5e-5
+    assert DistillSettings.from_options(recipe="paper", graph="none").graph == "none"
+    assert DistillSettings.from_options().learning_rate == DistillSettings().learning_rate == 4e-4
+
+
+@pytest.mark.parametrize(
+    "options", [{"method": "logits"}, {"method": "tinybert"}, {"cache_teacher": "on"}, {"hidden_weight": 0.0}]
+)
+def test_a_recipe_leaves_out_what_the_given_options_rule_out(options):
+    assert DistillSettings.from_options(recipe="paper", **options).learning_rate == 5e-5

@@ -15,29 +15,11 @@ MOST_LINES_OF_A_CLASS = 200
 
 # Modules without a test module of their own, and where they are tested instead.
 TESTED_ELSEWHERE = {
-    # beside the folders
-    "cards.py": "test_structure.py",
-    "choices.py": "test_structure.py",
-    "command_settings.py": "test_structure.py",
-    "errors.py": "test_structure.py",
-    "events.py": "test_structure.py",
-    "formatting.py": "test_structure.py",
-    "layout.py": "test_structure.py",
-    "machine.py": "test_structure.py",
-    "options.py": "test_structure.py",
-    "version.py": "test_structure.py",
-    # cli
-    "cli/command.py": "cli/test_cli_commands.py",
-    "cli/commands.py": "cli/test_cli_commands.py",
-    "cli/console.py": "cli/test_cli_commands.py",
-    "cli/error_report.py": "cli/test_cli_commands.py",
-    "cli/launch.py": "cli/test_cli_commands.py",
-    "cli/machine_info.py": "cli/test_cli_commands.py",
-    "cli/main.py": "cli/test_cli_commands.py",
-    "cli/predict_input.py": "cli/test_cli_commands.py",
-    "cli/progress.py": "cli/test_cli_commands.py",
-    "cli/resolve.py": "cli/test_cli_commands.py",
-    "cli/tables.py": "cli/test_cli_commands.py",
+    "cards.py": "data/test_dataset_folder.py",
+    "choices.py": "test_options.py",
+    "events.py": "cli/test_progress.py",
+    "layout.py": "test_outputs.py",
+    "version.py": "cli/test_main.py",
     # data
     "data/drop_reasons.py": "data/test_row_batches.py",
     # data/sources
@@ -55,15 +37,8 @@ TESTED_ELSEWHERE = {
 SEVERAL_MODULES = {
     "test_structure.py",
     "benchmarks/test_study.py",
-    "cli/test_cli_commands.py",
     "cli/test_cli_generated.py",
-    "cli/test_cli_main.py",
-    "cli/test_cli_predict.py",
-    "cli/test_cli_progress.py",
-    "cli/test_cli_settings.py",
     "cli/test_cli_startup.py",
-    "cli/test_cli_tables.py",
-    "cli/test_python_defaults.py",
     "distillation/test_distill_unlabeled.py",
     "distillation/test_hub_models.py",
     "method/test_golden.py",

@@ -15,7 +15,7 @@ import generated
 
 @pytest.mark.skipif(not (ROOT / "completions").is_dir(), reason="not run from a checkout")
 @pytest.mark.parametrize("name", generated.SHELLS)
-def test_scripts_are_current(name):
+def test_completion_scripts_are_current(name):
     text = (ROOT / "completions" / name).read_text(encoding="utf-8")
     assert text == generated.generate_files()[f"completions/{name}"], "run make generated"
 
@@ -35,7 +35,7 @@ def test_the_help_page_does_not_depend_on_the_terminal(monkeypatch):
     assert all(len(line) <= generated.WIDTH + 20 for line in page.splitlines())
 
 
-def test_scripts_are_written(tmp_path):
+def test_completion_scripts_are_written(tmp_path):
     generated.write_files(tmp_path)
     assert {path.name for path in (tmp_path / "completions").iterdir()} == set(generated.SHELLS)
     assert (tmp_path / "docs/help.md").read_text(encoding="utf-8") == generated.render_help_page()

@@ -61,7 +61,7 @@ def test_help_imports_nothing_heavy(words):
     assert not modules & {*HEAVY, "pydantic"}
 
 
-def test_predict_imports_only_its_runtime(tmp_path):
+def test_predict_imports_no_training_libraries(tmp_path):
     out, modules = imported("predict", "folder", "a text", "another")
     assert len([json.loads(line) for line in out.splitlines()]) == 2
     assert not modules & HEAVY

@@ -63,7 +63,7 @@ def test_an_impossible_student_is_an_error_before_the_teacher_is_taught(tmp_path
 def test_the_output_must_not_replace_an_input(tmp_path, encoder):
     raw = write_raw(tmp_path / "raw")
     for out in ("hrkd-out", "hrkd-out/teacher", "hrkd-out/dataset", "raw", "."):
-        with pytest.raises(HrkdError, match=r"it would replace the|so it is left alone"):
+        with pytest.raises(HrkdError, match=r"it would replace the|and will not be replaced"):
             distill(encoder, data=raw, out=out, force=True)
     assert (raw / "books.csv").exists()
 

@@ -1,9 +1,13 @@
 """Fakes of the functions behind the commands, and of their results."""
 
+import io
 import sys
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
+
+from hrkd_cli.cli.console import Console
+from hrkd_cli.cli.tables import Table
 
 
 @dataclass
@@ -111,3 +115,11 @@ class FakePredictor:
             type(self).asked.append(text)
             first = text if isinstance(text, str) else text[0]
             yield result({"text": first, "domain": domain, "label": str(len(first)), "scores": {"a": 0.25, "b": 0.75}})
+
+
+def to_text(table: Table) -> str:
+    """Return a table as the console writes it to a file."""
+    console = Console()
+    console.out = io.StringIO()
+    console.write_table(table)
+    return console.out.getvalue().rstrip("\n")

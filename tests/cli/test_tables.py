@@ -1,39 +1,10 @@
-import io
 import json
 
-from cli_fakes import COMPARED, DOMAIN, EXPORTED, model_entry, result
-from hrkd_cli import formatting
+from cli_fakes import COMPARED, DOMAIN, EXPORTED, model_entry, result, to_text
 from hrkd_cli.cli import tables
-from hrkd_cli.cli.console import Console
-from hrkd_cli.cli.tables import Table
 
 
-def to_text(table: Table) -> str:
-    console = Console()
-    console.out = io.StringIO()
-    console.write_table(table)
-    return console.out.getvalue().rstrip("\n")
-
-
-def test_text_is_aligned_without_drawing_characters():
-    table = Table(
-        "T",
-        ("name", "n\nrows", "word"),
-        [("a", "1,000", "x"), ("section of one cell",), ("bb", "2", "yy")],
-        left_aligned=(0, 2),
-    )
-    assert to_text(table).splitlines() == [
-        "T",
-        "                         n",
-        "name                  rows  word",
-        "-------------------  -----  ----",
-        "a                    1,000  x",
-        "section of one cell",
-        "bb                       2  yy",
-    ]
-
-
-def test_models_stand_side_by_side():
+def test_models_are_columns():
     text = to_text(tables.eval_tables(COMPARED)[0])
     lines = [line.split() for line in text.splitlines()]
     assert text.isascii()
@@ -50,7 +21,7 @@ def test_models_stand_side_by_side():
     assert "batch 1, 1 thread, 128 tokens" in text
 
 
-def test_a_model_that_lacks_a_domain_or_a_figure():
+def test_missing_domains_and_values_are_dashes():
     partial = model_entry("b", domains={"books": {"n": 1, "accuracy": 1.0, "macro_f1": 1.0}}, parameters=0)
     lines = [
         line.split()
@@ -62,7 +33,7 @@ def test_a_model_that_lacks_a_domain_or_a_figure():
     assert not any("p50" in line for line in lines)
 
 
-def test_labels_have_a_table_of_their_own():
+def test_scores_by_label_are_a_separate_table():
     scores = {"precision": 0.9, "recall": 0.8, "f1": 0.847, "support": 100}
     domains = {"books": {**DOMAIN, "labels": {"neg": scores, "pos": scores}}}
     found = tables.eval_tables({"split": "test", "models": [model_entry("a", domains=domains), model_entry("b")]})
@@ -80,7 +51,7 @@ def floor_at(accuracy, **more):
     return model_entry("", **{**FLOOR, "parameters": None, "bytes": None, "average": average, **more})
 
 
-def test_the_floor_stands_last():
+def test_the_linear_baseline_is_the_last_column_and_is_not_timed():
     teacher = model_entry("t", latency=[{"tokens": 16, "threads": 1, "p50": 1.0, "p95": 2.0}])
     labels = {"pos": {"precision": 0.9, "recall": 0.8, "f1": 0.847, "support": 100}}
     floor = floor_at(0.8, domains={"books": {**DOMAIN, "labels": labels}})
@@ -92,7 +63,7 @@ def test_the_floor_stands_last():
     assert ("linear floor",) in by_label.rows
 
 
-def test_a_word_where_the_floor_is_not_beaten():
+def test_a_model_not_clearly_above_the_linear_baseline_gets_a_note():
     teacher, student = model_entry("t"), model_entry("s", parameters=1000)  # 86.5 [84.0, 89.0] both
     lines = tables.linear_baseline_notes
     assert lines({"models": [teacher, student]}) == []
@@ -105,7 +76,7 @@ def test_a_word_where_the_floor_is_not_beaten():
     assert lines({"models": [teacher, floor_at(0.9)]})[0].startswith("t is 3.5 points below")
 
 
-def test_the_word_goes_to_stderr(hrkd, engines):
+def test_the_linear_baseline_note_goes_to_stderr(hrkd, engines):
     found = {"split": "test", "models": [model_entry("t"), floor_at(0.9)]}
     engines["eval"].result = result(found)
     ran = hrkd("eval", "t", "--floor", "--json")
@@ -121,43 +92,8 @@ def test_export_shows_files_parts_and_operators():
     assert len(tables.export_tables({"files": EXPORTED["files"], "quantized_ops": {}, "bytes_by_part": {}})) == 1
 
 
-def test_the_gate_line():
+def test_the_gate_line_states_the_change_and_the_limit():
     assert tables.gate_lines({"gate": None}) == []
     assert tables.gate_lines({"gate": {"max_drop": 1, "drop": -0.25, "passed": True}}) == [
         "Gate passed: dev accuracy rose by 0.25 points; allowed drop: 1."
     ]
-
-
-def test_a_terminal_gets_drawn_tables_without_markup_in_names(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("NO_COLOR", "1")
-    console = Console()
-    console.out = Terminal()
-    console.write_table(Table("T [red]", ("name", "n"), [("[bold]x", "1"), ("section",)]))
-    text = console.out.getvalue()
-    assert "[bold]x" in text
-    assert "T [red]" in text
-    assert "\x1b[3" not in text  # no colour
-
-
-def test_units():
-    assert [formatting.duration(s) for s in (0.04, 9, 45, 100, 754, 7500)] == [
-        "0.0 s",
-        "9.0 s",
-        "45 s",
-        "2 min",
-        "13 min",
-        "2 h 05 min",
-    ]
-    assert [formatting.byte_size(n) for n in (512, 14_486_363, 437_958_648, 2.5e12)] == [
-        "512 B",
-        "14.5 MB",
-        "438 MB",
-        "2.5 TB",
-    ]
-    assert formatting.plural(1, "row") == "1 row"
-    assert formatting.plural(1200, "row") == "1,200 rows"

@@ -28,7 +28,7 @@ def labelled(ran) -> list[str]:
     return [json.loads(line)["text"] for line in ran.out.splitlines()]
 
 
-def test_arguments(hrkd, predictor):
+def test_texts_of_the_arguments_are_labeled(hrkd, predictor):
     ran = hrkd("predict", "folder", "good", "bad book", "--domain", "books", "--threads", "2", "--device", "cpu")
     assert [json.loads(line) for line in ran.out.splitlines()] == [
         {"text": "good", "domain": "books", "label": "4", "scores": {"a": 0.25, "b": 0.75}},
@@ -38,7 +38,7 @@ def test_arguments(hrkd, predictor):
     assert hrkd("predict", "folder", "good", "--json").out == hrkd("predict", "folder", "good").out
 
 
-def test_a_file_by_input_or_by_name(hrkd, predictor):
+def test_a_file_is_read_with_input_or_by_its_name(hrkd, predictor):
     Path("new.csv").write_text("id,body\n1,good\n2,bad\n")
     assert labelled(hrkd("predict", "m", "--input", "new.csv", "--text", "body")) == ["good", "bad"]
     assert labelled(hrkd("predict", "m", "new.csv", "--text", "body")) == ["good", "bad"]
@@ -48,7 +48,7 @@ def test_a_file_by_input_or_by_name(hrkd, predictor):
     assert labelled(hrkd("predict", "m", "gone.csv")) == ["gone.csv"]
 
 
-def test_stdin(hrkd, predictor, stdin):
+def test_lines_of_stdin_are_labeled_and_empty_ones_skipped(hrkd, predictor, stdin):
     stdin(b"\xef\xbb\xbfgood\r\n\nbad\nlast without an end")
     ran = hrkd("predict", "m", "--quiet")
     assert labelled(ran) == ["good", "bad", "last without an end"]
@@ -66,13 +66,13 @@ def test_stdin_is_read_as_it_arrives(monkeypatch):
 
 
 @pytest.mark.parametrize(("data", "line"), [(b"ok\n\xff\n", "stdin:2: not UTF-8"), (b"", "stdin: no text")])
-def test_stdin_that_cannot_be_used(hrkd, predictor, stdin, data, line):
+def test_stdin_without_text_or_not_utf8_is_an_error(hrkd, predictor, stdin, data, line):
     stdin(data)
     ran = hrkd("predict", "m")
     assert (ran.code, ran.err) == (1, f"hrkd predict: {line}\n")
 
 
-def test_pairs(hrkd, predictor, stdin):
+def test_pairs_come_from_tabs_or_two_columns(hrkd, predictor, stdin):
     predictor.pair = True
     assert labelled(hrkd("predict", "m", "a\tb", "c\td")) == ["a", "c"]
     assert predictor.asked == [("a", "b"), ("c", "d")]
@@ -95,14 +95,14 @@ def test_pairs(hrkd, predictor, stdin):
         (["a", "--text-pair", "body"], "--text-pair names a column of a file"),
     ],
 )
-def test_usage(hrkd, predictor, words, line):
+def test_contradictory_inputs_are_usage_errors(hrkd, predictor, words, line):
     Path("new.txt").write_text("x\n")
     ran = hrkd("predict", "m", *words)
     assert (ran.code, ran.out) == (2, "")
     assert line in ran.err
 
 
-def test_nobody_is_asked_at_a_terminal(hrkd, predictor, monkeypatch):
+def test_a_terminal_without_texts_is_a_usage_error(hrkd, predictor, monkeypatch):
     monkeypatch.setattr(sys, "stdin", Terminal())
     ran = hrkd("predict", "m")
     assert ran.code == 2
@@ -110,17 +110,6 @@ def test_nobody_is_asked_at_a_terminal(hrkd, predictor, monkeypatch):
     assert predictor.made == []
 
 
-def test_text_is_written_readably_where_the_stream_can():
-    def lines(encoding: str) -> bytes:
-        console = Console()
-        console.out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-        console.write_json({"text": "größe"}, indent=None)
-        return console.out.buffer.getvalue()
-
-    assert lines("utf-8") == '{"text": "größe"}\n'.encode()
-    assert lines("ascii") == b'{"text": "gr\\u00f6\\u00dfe"}\n'
-
-
-def test_a_model_without_a_word_on_pairs_reads_texts(hrkd, predictor, monkeypatch):
+def test_a_model_that_does_not_state_pairs_reads_single_texts(hrkd, predictor, monkeypatch):
     monkeypatch.setattr(predictor, "pair", None)
     assert labelled(hrkd("predict", "m", "a\tb")) == ["a\tb"]

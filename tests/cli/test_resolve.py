@@ -2,21 +2,19 @@ from pathlib import Path
 
 import pytest
 
-from hrkd_cli.settings import DistillSettings
-
 
 def write(text: str) -> None:
     Path("c.toml").write_text(text)
 
 
-def test_defaults_are_the_settings_own(hrkd, engines):
+def test_defaults_come_from_the_settings(hrkd, engines):
     assert hrkd("distill").code == 0
     options = engines["distill"].options
     assert (options["epochs"], options["batch_size"], options["graph"]) == (10, 8, None)
     assert set(options["sources"].values()) == {"default"}
 
 
-def test_file_over_default_and_table_over_top_level(hrkd, engines):
+def test_a_file_overrides_defaults_and_a_table_overrides_top_level_keys(hrkd, engines):
     write('epochs = 4\nbatch-size = 2\n[distill]\nepochs = 5\ngraph = "none"\n[teach]\nlearning_rate = 1\n')
     assert hrkd("distill", "--config", "c.toml").code == 0
     options = engines["distill"].options
@@ -29,7 +27,7 @@ def test_file_over_default_and_table_over_top_level(hrkd, engines):
     assert (options["epochs"], options["learning_rate"]) == (4, 1.0)
 
 
-def test_environment_over_file_and_the_command_s_own_variable_first(hrkd, engines, monkeypatch):
+def test_the_environment_overrides_the_file_and_command_variables_come_first(hrkd, engines, monkeypatch):
     write("epochs = 4\nwarmup = 0.5\n")
     monkeypatch.setenv("HRKD_EPOCHS", "6")
     assert hrkd("distill", "--config", "c.toml").code == 0
@@ -43,7 +41,7 @@ def test_environment_over_file_and_the_command_s_own_variable_first(hrkd, engine
     assert engines["teach"].options["epochs"] == 6
 
 
-def test_flag_over_everything(hrkd, engines, monkeypatch):
+def test_flags_override_everything(hrkd, engines, monkeypatch):
     write("epochs = 4\nhierarchy = false\ngraph = 'frozen'\n")
     monkeypatch.setenv("HRKD_EPOCHS", "6")
     assert hrkd("distill", "--config", "c.toml", "--epochs", "8", "--hierarchy").code == 0
@@ -52,7 +50,7 @@ def test_flag_over_everything(hrkd, engines, monkeypatch):
     assert options["sources"]["epochs"] == options["sources"]["hierarchy"] == "flag"
 
 
-def test_switches_come_from_file_and_environment_too(hrkd, engines, monkeypatch):
+def test_booleans_and_lists_can_come_from_the_file_and_environment(hrkd, engines, monkeypatch):
     write("force = true\ndedupe = false\ndomains = ['books', 'dvd']\n")
     monkeypatch.setenv("HRKD_JSON", "1")
     ran = hrkd("prepare", "raw", "--config", "c.toml")
@@ -94,7 +92,7 @@ def test_the_file_itself_can_come_from_the_environment(hrkd, engines, monkeypatc
         ("epochs = 0", "c.toml: epochs: 0 is not at least 1"),
     ],
 )
-def test_a_bad_file_is_one_line(hrkd, engines, text, line):
+def test_an_invalid_file_is_a_one_line_error(hrkd, engines, text, line):
     write(text)
     ran = hrkd("distill", "--config", "c.toml")
     assert ran.code == 2
@@ -106,13 +104,13 @@ def test_a_bad_file_is_one_line(hrkd, engines, text, line):
 @pytest.mark.parametrize(
     ("name", "line"), [("gone.toml", "--config: gone.toml: cannot be read (No such file"), (".", "(Is a directory)")]
 )
-def test_a_file_that_cannot_be_read(hrkd, name, line):
+def test_an_unreadable_file_is_an_error(hrkd, name, line):
     ran = hrkd("distill", "--config", name)
     assert (ran.code, ran.err.count("\n")) == (2, 1)
     assert line in ran.err
 
 
-def test_a_file_that_is_not_utf8(hrkd):
+def test_a_file_that_is_not_utf8_is_an_error(hrkd):
     Path("c.toml").write_bytes(b"out = '\xff'")
     ran = hrkd("distill", "--config", "c.toml")
     assert ran.code == 2
@@ -132,7 +130,7 @@ def test_a_file_that_is_not_utf8(hrkd):
         ("HRKD_DISTILL_GRAPH", "no", "HRKD_DISTILL_GRAPH: 'no' is not one of"),
     ],
 )
-def test_a_bad_variable_is_one_line(hrkd, engines, monkeypatch, name, value, line):
+def test_an_invalid_variable_is_a_one_line_error(hrkd, engines, monkeypatch, name, value, line):
     monkeypatch.setenv(name, value)
     ran = hrkd("distill")
     assert ran.code == 2
@@ -141,7 +139,7 @@ def test_a_bad_variable_is_one_line(hrkd, engines, monkeypatch, name, value, lin
     assert not engines["distill"].calls
 
 
-def test_other_projects_and_reserved_variables_are_left_alone(hrkd, engines, monkeypatch):
+def test_reserved_and_empty_variables_are_ignored(hrkd, engines, monkeypatch):
     monkeypatch.setenv("HRKD_GOLDEN", "somewhere")
     monkeypatch.setenv("HRKD_DEBUG", "0")
     monkeypatch.setenv("HRKD_EPOCHS", "")  # set to nothing is not set
@@ -149,16 +147,9 @@ def test_other_projects_and_reserved_variables_are_left_alone(hrkd, engines, mon
     assert engines["distill"].options["epochs"] == 10
 
 
-def test_a_recipe_fills_in_what_was_not_given(hrkd, engines):
+def test_options_of_a_recipe_have_the_source_recipe(hrkd, engines):
     assert hrkd("distill", "--recipe", "paper", "--learning-rate", "1e-4").code == 0
     options = engines["distill"].options
     assert (options["graph"], options["means"], options["learning_rate"]) == ("frozen", "released", 1e-4)
-    assert DistillSettings.from_options(recipe="paper").learning_rate == 5e-5
     assert options["sources"]["graph"] == "recipe"
     assert options["sources"]["learning_rate"] == "flag"
-    assert DistillSettings.from_options(recipe="paper", graph="none").graph == "none"
-    for given in ({"method": "logits"}, {"method": "tinybert"}, {"cache_teacher": "on"}, {"hidden_weight": 0.0}):
-        assert (
-            DistillSettings.from_options(recipe="paper", **given).learning_rate == 5e-5
-        )  # what has no meaning is left out
-    assert DistillSettings.from_options().learning_rate == DistillSettings().learning_rate == 4e-4

@@ -51,7 +51,7 @@ def terminal(monkeypatch):
     return make
 
 
-def test_plain_lines_of_a_run(plain, capsys):
+def test_a_plain_display_writes_lines(plain, capsys):
     display, clock = plain
     display(Note("loading"))
     display(Note("no test split", warning=True))
@@ -80,7 +80,7 @@ def test_a_run_gets_about_twenty_lines(plain, capsys):
     assert len(capsys.readouterr().err.splitlines()) == 1 + LINES_PER_RUN
 
 
-def test_a_run_of_seconds_gets_fewer_lines(plain, capsys):
+def test_a_short_run_gets_fewer_lines(plain, capsys):
     display, clock = plain
     display(START)
     for number in range(1, 1001):
@@ -89,7 +89,7 @@ def test_a_run_of_seconds_gets_fewer_lines(plain, capsys):
     assert 2 <= len(capsys.readouterr().err.splitlines()) <= 6
 
 
-def test_a_slow_run_gives_a_sign_of_life(plain, capsys):
+def test_a_slow_run_gets_a_line_after_the_maximum_interval(plain, capsys):
     display, clock = plain
     display(START)
     for number in range(1, 11):
@@ -102,7 +102,7 @@ def test_a_slow_run_gives_a_sign_of_life(plain, capsys):
     ]
 
 
-def test_counting_speaks_up_only_when_it_takes_long(plain, capsys):
+def test_progress_of_a_short_task_is_not_written(plain, capsys):
     display, clock = plain
     display(Progress("reading", 10, 10))
     assert capsys.readouterr().err == ""

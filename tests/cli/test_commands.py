@@ -1,0 +1,77 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from cli_fakes import COMPARED, EXPORTED, PREPARED, TRAINED
+from hrkd_cli import errors
+
+RUNS = {
+    "prepare": (["raw"], PREPARED),
+    "teach": (["--model", "m"], TRAINED),
+    "distill": ([], TRAINED),
+    "eval": ([], COMPARED),
+    "export": ([], EXPORTED),
+}
+
+
+@pytest.mark.parametrize("command", RUNS)
+def test_json_is_the_only_thing_on_stdout(hrkd, engines, command):
+    words, expected = RUNS[command]
+    engines[command].prints = "a library talks\n"
+    ran = hrkd(command, *words, "--json")
+    assert ran.code == 0
+    assert json.loads(ran.out) == expected
+    assert "a library talks" in ran.err
+
+
+@pytest.mark.parametrize("command", RUNS)
+def test_without_json_the_result_is_tables(hrkd, engines, command):
+    ran = hrkd(command, *RUNS[command][0])
+    assert ran.code == 0
+    assert "----" in ran.out
+    assert "{" not in ran.out
+
+
+@pytest.mark.parametrize("command", ["prepare", "teach", "distill", "export"])
+def test_quiet_shows_only_the_result(hrkd, engines, command):
+    ran = hrkd(command, *RUNS[command][0], "--quiet")
+    assert ran.out
+    assert ran.err == ""
+
+
+def test_a_failed_gate_writes_its_metrics_as_json(hrkd, engines):
+    failed = {"files": [], "gate": {"max_drop": 0.5, "drop": 3.0, "passed": False}}
+    engines["export"].error = errors.GateError("int8 loses 3.0 points, 0.5 allowed", result=failed)
+    ran = hrkd("export", "--int8", "--json")
+    assert ran.code == 3
+    assert json.loads(ran.out) == failed
+    assert ran.err == "hrkd export: int8 loses 3.0 points, 0.5 allowed\n"
+    ran = hrkd("export", "--int8")
+    assert (ran.code, ran.out) == (3, "")
+
+
+def test_export_shows_its_tables_and_the_gate(hrkd, engines):
+    ran = hrkd("export", "--int8")
+    assert "MatMul  26" in ran.out
+    assert "Gate passed: dev accuracy fell by 0.10 points; allowed drop: 0.5." in ran.out
+
+
+def test_prepare_shows_counts_dropped_rows_and_the_next_step(hrkd, engines):
+    ran = hrkd("prepare", "raw", "--out", "o")
+    assert "books   1,600  200   200  neg 1,000, pos 1,000" in ran.out
+    assert "not used: 5 rows, empty text (a.csv:7, a.csv:9, ...)" in ran.err
+    assert "next: hrkd teach --model MODEL --data o" in ran.err
+
+
+def test_distill_reads_the_output_of_teach_by_default(hrkd, engines):
+    ran = hrkd("distill")
+    options = engines["distill"].options
+    assert (options["teacher"], options["data"], options["out"]) == (
+        str(Path("hrkd-out/teacher")),
+        str(Path("hrkd-out/dataset")),
+        Path("hrkd-out/student"),
+    )
+    assert "next: hrkd export --int8" in ran.err
+    assert "Best step: 900 of 1,200; 13 min, 21.3 examples/s" in ran.out
+    assert "average" in ran.out
