@@ -154,7 +154,7 @@ class Bench:
     def examples(self) -> int:
         """Rows that an epoch runs, those seen again included."""
         sampler = self.sampler()
-        return sampler.steps_per_epoch * self.options.batch_size * len(self.heads.domains)
+        return sampler.batches_per_epoch * self.options.batch_size * len(self.heads.domains)
 
     def sampler(self) -> Any:
         """Return the rows of each step."""

@@ -37,37 +37,37 @@ def test_the_order_does_not_depend_on_the_hash_seed():
 
 def test_cover_draws_every_row_of_every_domain_in_each_epoch():
     sampler = DomainBatchSampler({"big": 10, "small": 3}, batch_size=4, sampling="cover", seed=0)
-    assert sampler.steps_per_epoch == 3
+    assert sampler.batches_per_epoch == 3
     for _ in range(3):
-        steps = list(islice(sampler, sampler.steps_per_epoch))
+        batches = list(islice(sampler, sampler.batches_per_epoch))
         for domain, rows in (("big", 10), ("small", 3)):
-            assert all(len(step[domain]) == 4 for step in steps)
-            assert {row for step in steps for row in step[domain]} == set(range(rows))
+            assert all(len(batch[domain]) == 4 for batch in batches)
+            assert {row for batch in batches for row in batch[domain]} == set(range(rows))
 
 
 def test_balanced_continues_a_pass_in_the_next_epoch():
     sampler = DomainBatchSampler({"big": 10, "small": 2}, batch_size=2, sampling="balanced", seed=0)
-    assert sampler.steps_per_epoch == 3
-    steps = list(islice(sampler, 5))
-    assert all(len(step["big"]) == len(step["small"]) == 2 for step in steps)
-    assert sorted(row for step in steps for row in step["big"]) == list(range(10))
+    assert sampler.batches_per_epoch == 3
+    batches = list(islice(sampler, 5))
+    assert all(len(batch["big"]) == len(batch["small"]) == 2 for batch in batches)
+    assert sorted(row for batch in batches for row in batch["big"]) == list(range(10))
 
 
 def test_temperature_divides_a_batch_by_the_square_root_of_the_rows():
     sampler = DomainBatchSampler({"a": 900, "b": 100, "c": 1}, batch_size=4, sampling="temperature", seed=0)
-    assert sampler.steps_per_epoch == 84
-    steps = list(islice(sampler, 4))
-    assert all(sum(map(len, step.values())) == 12 for step in steps)
+    assert sampler.batches_per_epoch == 84
+    batches = list(islice(sampler, 4))
+    assert all(sum(map(len, batch.values())) == 12 for batch in batches)
     # 30 : 10 : 1 of 12 would give c less than one, so it gets one; the other 11 divide 3 : 1 = 8.25 and 2.75.
-    assert [len(step["a"]) for step in steps].count(9) == 1
-    assert sum(len(step["a"]) for step in steps) == 33
-    assert sum(len(step["b"]) for step in steps) == 11
-    assert [len(step["c"]) for step in steps] == [1, 1, 1, 1]
+    assert [len(batch["a"]) for batch in batches].count(9) == 1
+    assert sum(len(batch["a"]) for batch in batches) == 33
+    assert sum(len(batch["b"]) for batch in batches) == 11
+    assert [len(batch["c"]) for batch in batches] == [1, 1, 1, 1]
 
 
 def test_temperature_draws_one_row_per_domain_at_batch_size_1():
     sampler = DomainBatchSampler({"a": 10000, "b": 3, "c": 2}, batch_size=1, sampling="temperature", seed=0)
-    assert [{k: len(v) for k, v in step.items()} for step in islice(sampler, 50)] == [{"a": 1, "b": 1, "c": 1}] * 50
+    assert [{k: len(v) for k, v in batch.items()} for batch in islice(sampler, 50)] == [{"a": 1, "b": 1, "c": 1}] * 50
 
 
 @pytest.mark.parametrize("sampling", ["cover", "balanced", "temperature"])
@@ -89,17 +89,19 @@ def test_grouping_by_length_keeps_the_rows_of_an_epoch_and_saves_padding(samplin
     lengths = {name: [(37 * n) % 101 for n in range(count)] for name, count in rows.items()}
     ungrouped = DomainBatchSampler(rows, batch_size=4, sampling=sampling, seed=5)
     grouped = DomainBatchSampler(rows, batch_size=4, sampling=sampling, seed=5, lengths=lengths)
+
+    def padding(batch):
+        own = [lengths[domain][row] for domain in batch for row in batch[domain]]
+        return max(own) * len(own) - sum(own)
+
     for _ in range(2):
-        epochs = [list(islice(s, s.steps_per_epoch)) for s in (ungrouped, grouped)]
+        epochs = [list(islice(s, s.batches_per_epoch)) for s in (ungrouped, grouped)]
         for name in rows:
-            before, after = (sorted(row for step in epoch for row in step[name]) for epoch in epochs)
+            before, after = (sorted(row for batch in epoch for row in batch[name]) for epoch in epochs)
             assert before == after
-        waste = [
-            sum(max(of) * len(of) - sum(of) for step in epoch if (of := [lengths[n][r] for n in step for r in step[n]]))
-            for epoch in epochs
-        ]
-        assert waste[1] < waste[0] / 3  # padding, over all domains of a step
-    shortest = [min(lengths[n][r] for n in step for r in step[n]) for step in epochs[1]]
+        waste = [sum(map(padding, epoch)) for epoch in epochs]
+        assert waste[1] < waste[0] / 3  # padding, over all domains of a batch
+    shortest = [min(lengths[n][r] for n in batch for r in batch[n]) for batch in epochs[1]]
     assert shortest != sorted(shortest)  # the batches themselves are shuffled
 
 
@@ -115,15 +117,15 @@ def test_unlabeled_rows_are_added_to_the_unchanged_labeled_ones(lengths):
     options = {"batch_size": 4, "sampling": "cover", "seed": 3}
     mixed = DomainBatchSampler(rows, **options, lengths=sizes, unlabeled=unlabeled, unlabeled_fraction=0.5)
     plain = DomainBatchSampler(rows, **options, lengths=sizes)
-    assert mixed.steps_per_epoch == plain.steps_per_epoch == 10
+    assert mixed.batches_per_epoch == plain.batches_per_epoch == 10
     drawn = [next(mixed) for _ in range(30)]
-    for step, alone in zip(drawn, (next(plain) for _ in drawn), strict=True):
+    for batch, alone in zip(drawn, (next(plain) for _ in drawn), strict=True):
         # The labeled rows are those of a run without unlabeled ones, and come first.
-        assert {d: chosen[:4] for d, chosen in step.items()} == alone
-        assert {d: len(chosen) for d, chosen in step.items()} == {"a": 8, "b": 8, "c": 4}
-        assert all(row >= rows[d] for d, chosen in step.items() for row in chosen[4:])
+        assert {d: chosen[:4] for d, chosen in batch.items()} == alone
+        assert {d: len(chosen) for d, chosen in batch.items()} == {"a": 8, "b": 8, "c": 4}
+        assert all(row >= rows[d] for d, chosen in batch.items() for row in chosen[4:])
     for domain, count in unlabeled.items():
-        seen = Counter(row for step in drawn for row in step[domain][4:])
+        seen = Counter(row for batch in drawn for row in batch[domain][4:])
         assert set(seen) == set(range(rows[domain], rows[domain] + count))
         assert sum(seen.values()) == 120
         # Whole passes, one after the other (a window of batches may be regrouped before its end).
@@ -139,9 +141,9 @@ def test_the_unlabeled_fraction_holds_over_many_batches(sampling, fraction):
     )
     labeled = extra = 0
     for _ in range(500):
-        step = next(sampler)
-        labeled += sum(row < rows[d] for d, chosen in step.items() for row in chosen)
-        extra += sum(row >= rows[d] for d, chosen in step.items() for row in chosen)
+        batch = next(sampler)
+        labeled += sum(row < rows[d] for d, chosen in batch.items() for row in chosen)
+        extra += sum(row >= rows[d] for d, chosen in batch.items() for row in chosen)
         # Never off by more than half a row per domain.
         assert abs(extra - labeled * fraction / (1 - fraction)) <= 1.0001
     assert extra / (labeled + extra) == pytest.approx(fraction, abs=0.001)
@@ -151,6 +153,6 @@ def test_skipping_batches_with_unlabeled_rows_gives_the_same_batches():
     lengths = {"a": list(range(50)), "b": list(range(17))}
     options = {"batch_size": 3, "sampling": "balanced", "seed": 4, "lengths": lengths, "unlabeled_fraction": 0.4}
     one, other = (DomainBatchSampler({"a": 20, "b": 17}, unlabeled={"a": 30}, **options) for _ in range(2))
-    steps = [next(one) for _ in range(40)]
+    batches = [next(one) for _ in range(40)]
     other.skip(23)
-    assert [next(other) for _ in range(17)] == steps[23:]
+    assert [next(other) for _ in range(17)] == batches[23:]

@@ -158,13 +158,13 @@ def _count_strata(store: RowStore) -> _StratumCounts:
                 "--domains"
             )
         # Without any train rows it is a test set, which may be prepared.
-        in_train = [label for label, (train, _, _) in labels.items() if train]
-        if len(labels) == 1 or len(in_train) == 1:
-            where, label = ("", *labels) if len(labels) == 1 else (" in train", *in_train)
-            raise DataError(
-                f"{store.source}: domain {domain!r} has a single class{where} ({label!r}), nothing to learn; "
-                "leave it out with --domains, which names the domains to keep"
-            )
+        train_labels = [label for label, (train, _, _) in labels.items() if train]
+        for names, where in ((list(labels), ""), (train_labels, " in train")):
+            if len(names) == 1:
+                raise DataError(
+                    f"{store.source}: domain {domain!r} has a single class{where} ({names[0]!r}), nothing to learn; "
+                    "leave it out with --domains, which names the domains to keep"
+                )
     return counts
 
 

@@ -71,7 +71,7 @@ class DomainBatchSampler:
     Batch n depends only on n and the arguments, so a checkpoint needs nothing but n.
 
     Attributes:
-        steps_per_epoch: batches per epoch (see the table above).
+        batches_per_epoch: batches per epoch (see the table above).
     """
 
     def __init__(
@@ -127,9 +127,9 @@ class DomainBatchSampler:
         self._mean_counts = _temperature_mean_counts(sizes, batch_size * len(sizes))
         self._carried = dict.fromkeys(sizes, 0.0)
         if self._sampling is Sampling.COVER:
-            self.steps_per_epoch = math.ceil(max(sizes.values()) / batch_size)
+            self.batches_per_epoch = math.ceil(max(sizes.values()) / batch_size)
         else:
-            self.steps_per_epoch = math.ceil(sum(sizes.values()) / (batch_size * len(sizes)))
+            self.batches_per_epoch = math.ceil(sum(sizes.values()) / (batch_size * len(sizes)))
         self._batches = self._generate_batches()
 
     def __iter__(self) -> Iterator[dict[str, list[int]]]:
@@ -151,9 +151,9 @@ class DomainBatchSampler:
                 # Otherwise the rest of a pass would take the place of rows that this epoch must cover.
                 for stream in self._labeled.values():
                     stream.start_new_pass()
-            for first in range(0, self.steps_per_epoch, SORT_WINDOW):
+            for first in range(0, self.batches_per_epoch, SORT_WINDOW):
                 # A window ends with the epoch, so that an epoch has the same rows with and without lengths.
-                batches = [self._draw_batch() for _ in range(min(SORT_WINDOW, self.steps_per_epoch - first))]
+                batches = [self._draw_batch() for _ in range(min(SORT_WINDOW, self.batches_per_epoch - first))]
                 drawn += len(batches)
                 if self._lengths is not None:
                     batches = _regroup_by_length(batches, self._lengths)

@@ -88,7 +88,7 @@ class Trainer:
         self.batch_size = resolve_batch_size(
             settings, objective, self.checkpointer, unlabeled_fraction=self.unlabeled_fraction
         )
-        steps_per_epoch = self.make_sampler().steps_per_epoch / settings.accumulate
+        steps_per_epoch = self.make_sampler().batches_per_epoch / settings.accumulate
         self.steps = max(1, math.ceil(steps_per_epoch * settings.epochs))
         self.eval_every = settings.eval_every or max(1, round(steps_per_epoch / 2))
         is_main, on_cpu = context.processes.is_main, context.device.type == "cpu"

@@ -52,24 +52,24 @@ def resolve_columns(
     Raises:
         DataError: a named column does not exist, or a required one is not found.
     """
-    found = {role: _find_named(name, role, columns, file) for role, name in (named or {}).items()}
+    indices = {role: _find_named(name, role, columns, file) for role, name in (named or {}).items()}
     if not require_label and len(columns) == 1:
-        found["text"] = 0
+        indices["text"] = 0
     normalized = [_normalize(name) for name in columns]
     for role, aliases in COLUMN_ALIASES.items():
         if role == "domain" and file_names_domain:
             aliases = ("domain",)
         matches = [normalized.index(alias) for alias in aliases if alias in normalized]
-        unused = [index for index in matches if index not in found.values()]
+        unused = [index for index in matches if index not in indices.values()]
         if unused:
-            found.setdefault(role, unused[0])
+            indices.setdefault(role, unused[0])
     required = {"text": True, "domain": not file_names_domain, "label": require_label}
     for role, is_required in required.items():
-        if is_required and role not in found:
+        if is_required and role not in indices:
             hint = "" if named is None else f"; name it with {option_name(role)}"
             hint += ", or give a folder with one file per domain" if role == "domain" else ""
             raise DataError(f"{file}: no {role} column found (columns: {_join_columns(columns)}){hint}")
-    return found
+    return indices
 
 
 def _find_named(wanted: str, role: str, columns: Sequence[str], file: str) -> int:
