@@ -101,7 +101,11 @@ class EvalSettings(Settings):
     split: Split = option(Split.TEST, "Split to score.")
     by_label: bool = option(False, "Also show scores per label.")
     latency: bool = option(False, "Measure milliseconds per text (median and 95th percentile, batch 1).")
-    floor: bool = option(False, "Also train a linear model (TF-IDF of words) on the train split, and score it.")
+    floor: bool = option(
+        False,
+        "Also train linear models on the train split and score them: on words (TF-IDF), and on the frozen encoder that "
+        "the teacher started from.",
+    )
     threads: int | None = _threads()
     device: Device = _device()
 

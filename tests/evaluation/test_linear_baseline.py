@@ -1,18 +1,24 @@
-"""The linear baseline on data whose scores are known in advance."""
+"""The linear baselines on data whose scores are known in advance."""
 
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from transformers import AutoModel, AutoTokenizer
 
-from hrkd_cli import evaluate
+from hrkd_cli import evaluate, prepare
 from hrkd_cli.command_settings import EvalSettings
 from hrkd_cli.data.dataset import TextRows
 from hrkd_cli.errors import DataError, UsageError
 from hrkd_cli.evaluation.evaluate import evaluate_on
-from hrkd_cli.evaluation.linear_baseline import train_linear_baseline
+from hrkd_cli.evaluation.linear_baseline import FrozenEncoderFeatures, TfidfFeatures, train_linear_baseline
 from hrkd_cli.evaluation.scoring import select_split
 from hrkd_cli.events import Note, ignore
+from tiny import write_encoder
 from tiny_folder import LABELS, make_dataset, write_csv, write_model
 
 NAMES = ["negative", "positive"]
@@ -30,7 +36,8 @@ def separable(**splits):
 
 
 def baseline_of(dataset, split="test", *, train_data=None, on_event=ignore):
-    return train_linear_baseline(train_data or dataset, select_split(dataset, split, "x"), split, "x", on_event)
+    rows = select_split(dataset, split, "x")
+    return train_linear_baseline(TfidfFeatures(), train_data or dataset, rows, split, "x", on_event)
 
 
 def labels_of(dataset, split="test"):
@@ -110,9 +117,9 @@ def test_domains_with_different_labels_have_separate_models():
         "void": ["only"],
     }
     assert [e.text for e in events if isinstance(e, Note)] == [
-        "training the linear baseline on 20 rows of books",
-        "training the linear baseline on 20 rows of news",
-        "training the linear baseline on 2 rows of void",
+        "training tf-idf + logistic regression on 20 rows of books",
+        "training tf-idf + logistic regression on 20 rows of news",
+        "training tf-idf + logistic regression on 2 rows of void",
     ]
     assert baseline.rows == 42
 
@@ -135,7 +142,7 @@ def test_the_texts_of_a_pair_have_separate_features():
     )
     baseline = baseline_of(dataset)
     assert baseline.labels["books"].tolist() == NAMES * 5
-    assert baseline.words == 4
+    assert baseline.num_features == 4
     # If the second texts have no words, the first texts still count.
     for part in dataset.rows["books"].values():
         part.pairs[:] = ["!"] * len(part)
@@ -153,7 +160,7 @@ def test_training_is_deterministic():
 def test_with_many_rows_words_of_a_single_text_do_not_count():
     texts, labels = texts_of(WORD, 1000)
     dataset = make_dataset({"books": {"train": (texts, labels), "test": (texts[:4], labels[:4])}})
-    assert baseline_of(dataset).words == 7
+    assert baseline_of(dataset).num_features == 7
 
 
 def test_data_that_it_cannot_train_on_is_an_error(models, tmp_path):
@@ -182,3 +189,92 @@ def test_the_split_column_of_a_file_is_used(tmp_path):
     (tmp_path / "reviews.csv").write_text("\n".join(lines) + "\n")
     result = evaluate([model], data=tmp_path / "reviews.csv", floor=True)
     assert result.models[1].average.accuracy == 1
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return write_encoder(tmp_path_factory.mktemp("encoder") / "tiny")
+
+
+def test_frozen_features_are_the_mean_over_a_texts_own_tokens(encoder):
+    texts = ["good", "a very lovely box", "it was the thing for my box and this one"]
+    columns = FrozenEncoderFeatures(encoder, device="cpu").inputs(TextRows(texts, None, NAMES[:1] * 3))
+    model, tokenizer = AutoModel.from_pretrained(encoder).eval(), AutoTokenizer.from_pretrained(encoder)
+    with torch.inference_mode():
+        alone = [model(**tokenizer(text, return_tensors="pt")).last_hidden_state.mean(1)[0].numpy() for text in texts]
+    assert columns == pytest.approx(np.array(alone), abs=1e-5)
+
+
+def test_frozen_features_of_a_pair_read_both_texts(encoder):
+    features = FrozenEncoderFeatures(encoder, device="cpu")
+    one, other = (features.inputs(TextRows(["a box"], [second], NAMES[:1])) for second in ("fine", "poor"))
+    assert abs(one - other).max() > 1e-3
+
+
+def test_the_baseline_on_a_frozen_encoder_is_scikit_learns_logistic_regression(encoder):
+    dataset = separable(train=20, test=10)
+    features = FrozenEncoderFeatures(encoder, device="cpu")
+    baseline = train_linear_baseline(features, dataset, select_split(dataset, "test", "x"), "test", "x", ignore)
+    train, test = (
+        [TextRows(dataset.split(d, split).texts, None, dataset.split(d, split).labels) for d in LABELS]
+        for split in ("train", "test")
+    )
+    matrix = np.concatenate([features.inputs(part) for part in train])
+    scaler = StandardScaler().fit(matrix)
+    model = LogisticRegression(C=16 / 32, tol=1e-6, max_iter=1000)
+    model.fit(scaler.transform(matrix), [name for part in train for name in part.labels])
+    for domain, part in zip(LABELS, test, strict=True):
+        assert baseline.labels[domain].tolist() == model.predict(scaler.transform(features.inputs(part))).tolist()
+    assert baseline.features.baseline == "frozen tiny + logistic regression"
+    assert baseline.to_json() == {"train_rows": 40, "width": 32, "regularisation": 16.0}
+
+
+def run_file(folder, **entries):
+    path = folder / "hrkd.json"
+    path.write_text(json.dumps(entries))
+
+
+def test_the_frozen_encoder_is_the_one_that_the_students_teacher_started_from(tmp_path, encoder):
+    teacher, student = write_model(tmp_path / "teacher"), write_model(tmp_path / "student")
+    run_file(teacher, models={"start": {"name": str(encoder)}})
+    run_file(student, models={"teacher": {"name": str(teacher)}, "student": {"name": None}})
+    dataset = separable(train=20, test=10)
+    for models in ([student], [teacher, student]):
+        result = evaluate_on(models, dataset, EvalSettings(floor=True, device="cpu"))
+        assert [model.model for model in result.models[-2:]] == [
+            "tf-idf + logistic regression",
+            "frozen tiny + logistic regression",
+        ]
+
+
+def test_without_a_frozen_encoder_a_note_says_why(tmp_path, encoder):
+    student = write_model(tmp_path / "student")
+    dataset = separable(train=20, test=10)
+
+    def notes():
+        events = []
+        result = evaluate_on([student], dataset, EvalSettings(floor=True), on_event=events.append)
+        assert [model.kind for model in result.models] == ["torch", "floor"]
+        return [event.text for event in events if isinstance(event, Note) and event.text.startswith("no baseline")]
+
+    assert notes() == ["no baseline on a frozen encoder: no model says which encoder its teacher was fine-tuned from"]
+    run_file(student, models={"teacher": {"name": str(tmp_path / "gone")}})
+    assert len(notes()) == 1
+    run_file(student, models={"start": {"name": str(tmp_path / "gone")}})
+    assert notes() == [f"no baseline on the frozen encoder: model {tmp_path / 'gone'}: there is no such folder"]
+
+
+def test_data_without_train_rows_is_compared_on_the_train_rows_that_the_model_was_made_from(tmp_path):
+    dataset = separable(train=20, test=10)
+    for split in ("train", "test"):
+        write_csv(tmp_path / f"{split}.csv", dataset, split)
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "train.csv").rename(tmp_path / "raw" / "reviews.csv")
+    prepare(tmp_path / "raw", out=tmp_path / "dataset", dev=0.2, test=0)
+    student = write_model(tmp_path / "student")
+    run_file(student, data={"path": "../dataset", "fingerprint": None})
+    events = []
+    result = evaluate([student], data=tmp_path / "test.csv", floor=True, on_event=events.append)
+    floor = result.models[-1]
+    assert floor.average.accuracy == 1
+    assert any("--floor uses the train rows of" in e.text for e in events if isinstance(e, Note))

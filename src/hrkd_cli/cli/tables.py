@@ -12,8 +12,6 @@ from hrkd_cli.layout import SPLITS
 Json = Mapping[str, Any]
 Row = tuple[str, ...]
 
-_BASELINE_HEADING = "linear floor"
-
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -84,14 +82,15 @@ def eval_tables(result: Json) -> list[Table]:
 
 
 def linear_baseline_notes(result: Json) -> list[str]:
-    """Return a note if a small model is not clearly better than the linear baseline.
+    """Return a note if a small model is not clearly better than the best linear baseline.
 
     The small model is the first one with fewer parameters than the first model, which is usually its teacher.
     """
     models = [model for model in result["models"] if not _is_linear_baseline(model)]
-    baseline = next((model for model in result["models"] if _is_linear_baseline(model)), None)
-    if baseline is None:
+    baselines = [model for model in result["models"] if _is_linear_baseline(model)]
+    if not baselines:
         return []
+    baseline = max(baselines, key=lambda model: model["average"]["accuracy"])
     first = models[0]
     small = next((m for m in models if (m.get("parameters") or 0) < (first.get("parameters") or 0)), first)
     average, baseline_accuracy = small["average"], baseline["average"]["accuracy"]
@@ -99,10 +98,10 @@ def linear_baseline_notes(result: Json) -> list[str]:
         return []
     points = 100 * (average["accuracy"] - baseline_accuracy)
     if points < 0:
-        comparison = f"{-points:.1f} points below a linear model on this data"
+        comparison = f"{-points:.1f} points below {baseline['model']}"
     else:
-        comparison = f"only {points:.1f} points above a linear model on this data, within its 95 % interval"
-    advice = "try a larger --max-length, another --truncate, more epochs or a larger student"
+        comparison = f"only {points:.1f} points above {baseline['model']}, within its 95 % interval"
+    advice = "try more labeled or unlabeled texts, a larger --max-length, a larger student or a better teacher"
     return [f"{small['model']} is {comparison}; {advice}"]
 
 
@@ -201,7 +200,8 @@ def _is_linear_baseline(model: Json) -> bool:
 
 
 def _heading(model: Json) -> str:
-    return f"{_BASELINE_HEADING}\n" if _is_linear_baseline(model) else f"{model['model']}\n{model['precision']}"
+    name = str(model["model"])
+    return name.replace(" + ", "\n+ ") if _is_linear_baseline(model) else f"{name}\n{model['precision']}"
 
 
 def _format_accuracy(scores: Json) -> str:
@@ -222,9 +222,7 @@ def _label_tables(models: Sequence[Json]) -> list[Table]:
     rows: list[Row] = []
     for model in models:
         if len(models) > 1:
-            rows.append(
-                (_BASELINE_HEADING if _is_linear_baseline(model) else f"{model['model']} ({model['precision']})",)
-            )
+            rows.append((model["model"] if _is_linear_baseline(model) else f"{model['model']} ({model['precision']})",))
         for domain, entry in model["domains"].items():
             for label, scores in entry.get("labels", {}).items():
                 percentages = (percent(scores[name]) for name in ("precision", "recall", "f1"))

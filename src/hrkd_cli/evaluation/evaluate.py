@@ -14,10 +14,16 @@ from hrkd_cli.command_settings import EvalSettings
 from hrkd_cli.data.dataset import Dataset, TextRows
 from hrkd_cli.errors import ModelError
 from hrkd_cli.evaluation.latency import Latency, measure_end_to_end, measure_forward, median_length_text
-from hrkd_cli.evaluation.linear_baseline import BASELINE_KIND, BASELINE_NAME, LinearBaseline, train_linear_baseline
+from hrkd_cli.evaluation.linear_baseline import BASELINE_KIND, LinearBaseline, train_linear_baselines
 from hrkd_cli.evaluation.metrics import AverageScores, DomainScores, average_scores, scores_to_json
 from hrkd_cli.evaluation.onnx_inspect import count_parameters, load_onnx, weight_precision
-from hrkd_cli.evaluation.provenance import default_data, read_provenance, restrict_to_single_domain
+from hrkd_cli.evaluation.provenance import (
+    default_data,
+    find_start_encoder,
+    find_train_data,
+    read_provenance,
+    restrict_to_single_domain,
+)
 from hrkd_cli.evaluation.scoring import (
     PredictedLabels,
     agreement,
@@ -50,18 +56,18 @@ class ModelResult:
     """Scores, size and latency of one model.
 
     Attributes:
-        model: the argument of ``evaluate``; a description for the linear baseline.
-        kind: ``"torch"``, ``"onnx"`` or ``"floor"`` (the linear baseline).
+        model: the argument of ``evaluate``; a description for a linear baseline.
+        kind: ``"torch"``, ``"onnx"`` or ``"floor"`` (a linear baseline).
         domains: scores by domain, for an ONNX file at batch size 1.
         agreement: fraction of rows with the same label as the first model's.
-        file: name of the weight file. This and the next three fields are None for the linear baseline.
+        file: name of the weight file. This and the next three fields are None for a linear baseline.
         precision: ``"fp32"`` or that of an ONNX file, such as ``"int8"``.
         parameters: number of parameters.
         bytes: size of the weights on disk.
         padded: accuracy of an ONNX file in padded batches.
         latency: end-to-end latency, if requested.
         latency_lengths: latency of a forward pass by number of tokens and threads, if requested.
-        floor: details of the linear baseline; None for a model.
+        floor: the linear baseline; None for a model.
     """
 
     model: str
@@ -100,7 +106,7 @@ class ModelResult:
 
 @dataclass(frozen=True, slots=True)
 class EvalResult:
-    """Results of several models on the same rows of a split; the linear baseline is last.
+    """Results of several models on the same rows of a split; linear baselines are last.
 
     Attributes:
         split: the split that was scored.
@@ -153,7 +159,8 @@ def evaluate(
             text = f"{name} was made from other data than {source}: it may have seen the rows that are scored here"
             on_event(Note(text, warning=True))
     common = restrict_to_single_domain(names, dataset, str(source), on_event=on_event)
-    return evaluate_on(names, common, settings, data=str(source), train_data=dataset, on_event=on_event)
+    train_data = find_train_data(names, dataset, on_event) if settings.floor else dataset
+    return evaluate_on(names, common, settings, data=str(source), train_data=train_data, on_event=on_event)
 
 
 def _default_models() -> list[Path]:
@@ -180,14 +187,17 @@ def evaluate_on(
 ) -> EvalResult:
     """Evaluate models (at least one) on a dataset in memory. Errors call it ``data``.
 
-    The linear baseline is trained on the train rows of ``train_data``, by default the dataset. Ignores ``models`` and
+    Linear baselines are trained on the train rows of ``train_data``, by default the dataset. Ignores ``models`` and
     ``data`` in the settings.
     """
     split, device, threads = str(settings.split), str(settings.device), settings.threads or usable_cpus()
     rows = select_split(dataset, split, data)
-    baseline = None
+    baselines: list[LinearBaseline] = []
     if settings.floor:
-        baseline = train_linear_baseline(train_data or dataset, rows, split, data, on_event)
+        encoder = find_start_encoder(models, on_event)
+        baselines = train_linear_baselines(
+            train_data or dataset, rows, split, data, encoder=encoder, device=device, on_event=on_event
+        )
     results: list[ModelResult] = []
     first_labels: PredictedLabels = {}
     timed_text: tuple[str, str | None] | None = None  # the same for all models, so that times are comparable
@@ -225,10 +235,10 @@ def evaluate_on(
         openers = {str(n): partial(open_backend, model, device=device) for n, model in enumerate(models)}
         latencies = measure_forward(openers, threads=sorted({1, threads}), on_event=on_event)
         results = [replace(result, latency_lengths=latencies[str(n)]) for n, result in enumerate(results)]
-    if baseline is not None:
+    for baseline in baselines:
         scores = score_labels(baseline.labels, dataset.labels, rows)
-        agreed = agreement(baseline.labels, first_labels)
-        results.append(ModelResult(BASELINE_NAME, BASELINE_KIND, scores, agreed, floor=baseline))
+        common = agreement(baseline.labels, first_labels)
+        results.append(ModelResult(baseline.features.baseline, BASELINE_KIND, scores, common, floor=baseline))
     machine = machine_name() if settings.latency else ""
     return EvalResult(split, tuple(results), by_label=settings.by_label, machine=machine)
 

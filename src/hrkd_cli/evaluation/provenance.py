@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hrkd_cli.choices import Split
 from hrkd_cli.data.dataset import Dataset
+from hrkd_cli.data.dataset_folder import is_prepared, open_dataset
 from hrkd_cli.errors import DataError, UsageError
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.json_files import read_json
@@ -83,3 +85,29 @@ def default_data(models: Sequence[str | Path]) -> Path:
         return provenance.path
     gone = f", and {provenance.path}, which {models[0]} was made from, is gone" if provenance else ""
     raise DataError(f"no dataset in {DATASET_OUT}{gone}; say which one to use with --data")
+
+
+def find_train_data(models: Sequence[str | Path], dataset: Dataset, on_event: OnEvent) -> Dataset:
+    """Return the dataset if it has train rows, else the one that a model was made from."""
+    if any(len(dataset.split(domain, Split.TRAIN)) for domain in dataset.domains):
+        return dataset
+    for model in models:
+        provenance = read_provenance(model)
+        if provenance is not None and is_prepared(provenance.path):
+            on_event(Note(f"--floor uses the train rows of {provenance.path}, which {model} was made from"))
+            return open_dataset(provenance.path)
+    return dataset
+
+
+def find_start_encoder(models: Sequence[str | Path], on_event: OnEvent) -> str | None:
+    """Return the encoder that a model or its teacher was fine-tuned from: folder or hub id, None if unknown."""
+    for model in models:
+        location = locate_model(model)
+        while location is not None:
+            made_from = read_json(location.root / ModelFiles.run, missing_ok=True).get("models") or {}
+            if "start" in made_from:
+                return str(made_from["start"]["name"])
+            teacher = (made_from.get("teacher") or {}).get("name")
+            location = locate_model(teacher) if teacher and Path(teacher).is_dir() else None
+    on_event(Note("no baseline on a frozen encoder: no model says which encoder its teacher was fine-tuned from"))
+    return None

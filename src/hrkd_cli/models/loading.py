@@ -112,6 +112,18 @@ def load_classifier(path: Path, heads: DomainHeads | None, *, role: str = "model
     return model.eval()
 
 
+def load_encoder(path: Path, role: str = "model") -> Any:
+    """Load a plain transformers encoder in float32 and eval mode.
+
+    Raises:
+        ModelError: transformers cannot open it.
+    """
+    from transformers import AutoModel
+
+    with _opening(f"{role} {path}: transformers cannot open it"):
+        return AutoModel.from_pretrained(path, dtype=torch.float32, use_safetensors=True).eval()
+
+
 def output_layer(model: Any) -> tuple[str, torch.nn.Linear]:
     """Return name and module of a classifier's last linear layer, which computes its outputs."""
     return [(name, m) for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)][-1]
