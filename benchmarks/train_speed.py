@@ -132,7 +132,7 @@ class Bench:
         ).to(self.device)
         self.tokenizer = ModelTokenizer(self.student, self.teachers.tokenizer, options.max_length)
         self.rows = tokenize_split(self.dataset, "train", self.tokenizer)
-        self.examples = self.rows.examples
+        self.tokenized = self.rows.examples
         self.loss_config = LossConfig.from_settings(self.settings, self.teachers.primary.config, self.student.config)
         self.student.train()
 
@@ -158,7 +158,7 @@ class Bench:
 
     def sampler(self) -> Any:
         """Return the rows of each step."""
-        lengths = {domain: token_counts(encoded).tolist() for domain, encoded in self.examples.items()}
+        lengths = {domain: token_counts(encoded).tolist() for domain, encoded in self.tokenized.items()}
         rows = {domain: len(own) for domain, own in lengths.items()}
         size, settings = self.options.batch_size, self.settings
         return DomainBatchSampler(
@@ -183,7 +183,7 @@ class Bench:
             by_layer, predictions, prototypes = [], [], []
             for domain, indices in rows.items():
                 batch = self.tokenizer.collate(
-                    [self.examples[domain][row] for row in indices], self.device, pad_to=self.options.max_length
+                    [self.tokenized[domain][row] for row in indices], self.device, pad_to=self.options.max_length
                 )
                 tick = self._now()
                 with torch.no_grad():
@@ -258,7 +258,7 @@ class Bench:
         epochs = self.options.epochs
         rate = self.examples * epochs / (building + epochs * self.examples / rows_a_step * step)
         parts = self._parts(objective, optimizer, run)
-        real = sum(int(token_counts(e).sum()) for e in self.examples.values())
+        real = sum(int(token_counts(e).sum()) for e in self.tokenized.values())
         return {
             "examples_per_second": rate,
             "precision": str(policy.mode),
@@ -269,7 +269,7 @@ class Bench:
             "teacher outputs, s": round(building, 1),
             "teacher outputs, examples/s": round(rows / building, 1),
             "teacher outputs, GB": round(cache.bytes / 1e9, 2),
-            "tokens a row": round(real / sum(len(e) for e in self.examples.values()), 1),
+            "tokens a row": round(real / sum(len(e) for e in self.tokenized.values()), 1),
             **self._utilisation(real, building, step, rows_a_step),
         }
 
@@ -312,7 +312,7 @@ class Bench:
             name: 2 * sum(p.numel() for n, p in model.named_parameters() if p.dim() == 2 and "embedding" not in n)
             for name, model in (("teacher", self.teachers.primary), ("student", self.student))
         }
-        rows_in_all = sum(len(e) for e in self.examples.values())
+        rows_in_all = sum(len(e) for e in self.tokenized.values())
         teacher = per_token["teacher"] * tokens / building
         student = 3 * per_token["student"] * tokens / rows_in_all * rows / step
         return {

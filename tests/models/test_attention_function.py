@@ -85,7 +85,7 @@ def test_masks_do_not_depend_on_threads(dtype, monkeypatch):
     shape = torch.Size((3, 7, 11))
     found = []
     for worth in (1, 10**9):
-        monkeypatch.setattr(attention_function, "_WORTH_THREADS", worth)
+        monkeypatch.setattr(attention_function, "_MIN_PARALLEL_SIZE", worth)
         monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
         torch.manual_seed(5)
         masks = FastCpuOps()
