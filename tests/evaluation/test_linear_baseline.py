@@ -261,7 +261,7 @@ def test_without_a_frozen_encoder_a_note_says_why(tmp_path, encoder):
     run_file(student, models={"teacher": {"name": str(tmp_path / "gone")}})
     assert len(notes()) == 1
     run_file(student, models={"start": {"name": str(tmp_path / "gone")}})
-    assert notes() == [f"no baseline on the frozen encoder: model {tmp_path / 'gone'}: there is no such folder"]
+    assert notes() == [f"no baseline on the frozen encoder: model {tmp_path / 'gone'}: no such folder"]
 
 
 def test_data_without_train_rows_is_compared_on_the_train_rows_that_the_model_was_made_from(tmp_path):
