@@ -1,4 +1,4 @@
-"""Setup of a distillation: everything is opened, checked and encoded once."""
+"""Setup of a distillation: loads and checks the models, and tokenizes the data."""
 
 from __future__ import annotations
 
@@ -32,15 +32,12 @@ from hrkd_cli.training.validation import check_length
 
 @dataclass(frozen=True, slots=True)
 class DistillSetup:
-    """Teachers, student and encoded data of a distillation.
+    """Teachers, student and tokenized data of a distillation.
 
     Attributes:
         settings: resolved settings.
-        context: device, precision, processes and events of the run.
-        teachers: the teacher of each domain.
-        teacher_train: the training data in the teachers' tokenization; the same object as ``train`` if it is the
-            student's too.
-        student: the classifier to train.
+        teacher_train: the training data in the teachers' tokenization; the same object as ``train`` if that is also
+            the student's.
         heads: the student's outputs by domain.
         train: the training data in the student's tokenization: for each domain the train split, then unlabeled texts.
         dev: the dev split in the student's tokenization.
@@ -67,7 +64,7 @@ class DistillSetup:
         name: str,
         context: TrainContext,
     ) -> DistillSetup:
-        """Load and check the teachers, create the student, encode the data.
+        """Load and check the teachers, create the student, tokenize the data.
 
         ``path`` is the teacher's folder, ``name`` its name in messages; ``tokenizer`` is the student's, None for the
         teacher's.
@@ -100,7 +97,7 @@ class DistillSetup:
         return cls(settings, context, teachers, teacher_train, student, heads, train, dev)
 
     def objective(self, checkpointer: Checkpointer, out: Path) -> DistillObjective:
-        """Create the objective; compute teacher outputs and instance weights if they are needed in advance.
+        """Create the objective, with cached teacher outputs and instance weights if the settings ask for them.
 
         Cached teacher outputs are stored next to ``out``, the student's folder.
         """

@@ -17,15 +17,6 @@ class Optimizer:
     """AdamW with linear warmup, linear decay to 0, and the gradient norm clipped at 1.
 
     Weight decay applies to matrices only, not to biases and normalization weights. Gradients are summed over processes.
-
-    Args:
-        modules: modules whose parameters are trained.
-        settings: options of the run.
-        steps: number of steps of the run.
-        context: precision and processes of the run.
-
-    Attributes:
-        step_count: steps done.
     """
 
     def __init__(
@@ -73,7 +64,7 @@ class Optimizer:
     def precondition(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor] | None:
         """Divide gradients by AdamW's current denominators; None before its first step.
 
-        The result is 0 for parameters that have not been updated yet, because they never had a gradient.
+        The result is 0 for parameters that have never had a gradient.
         """
         group = self.adamw.param_groups[0]
         updated = next((self.adamw.state[p] for p in parameters if self.adamw.state.get(p)), None)

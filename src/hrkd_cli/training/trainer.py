@@ -30,12 +30,12 @@ from hrkd_cli.training.optimizer import AdamMoments, Optimizer
 from hrkd_cli.training.tokenized_split import TokenizedSplit
 
 CHECKPOINT_SECONDS = 120.0  # between two checkpoints, without --checkpoint-every
-MULTI_GPU_SYNC_STEPS = 20  # steps between two collective decisions of several GPUs, for which all of them wait
+MULTI_GPU_SYNC_STEPS = 20  # steps between collective decisions of several GPUs; each makes all of them wait
 
 
 @contextlib.contextmanager
 def graceful_stop() -> Iterator[list[int]]:
-    """Yield a list that receives SIGINT or SIGTERM; a second signal has its usual effect."""
+    """Yield a list to which SIGINT or SIGTERM is added; a second signal has its usual effect."""
     received: list[int] = []
     previous_handlers: dict[int, Any] = {}
 
@@ -61,16 +61,11 @@ class Trainer:
 
     Attributes:
         stage: name of the stage, for events.
-        objective: computes the loss.
-        settings: options of the run.
-        checkpointer: saves and restores the run.
         dev: the split that decides which weights are best.
         best_by_domain: also save the best weights of each domain.
-        unlabeled_fraction: fraction of unlabeled rows among a domain's rows of a step, if it has some.
+        unlabeled_fraction: unlabeled fraction of a domain's rows per step, if the domain has unlabeled rows.
         step: number of the last optimizer step; less than ``steps`` after early stopping.
         seconds: wall time with dev scoring, but without interruptions.
-        best_weights: see BestWeights.
-        metrics: see MetricsLogger.
     """
 
     stage: str
