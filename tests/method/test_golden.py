@@ -15,7 +15,6 @@ from hrkd_cli.method import (
     MeanWeights,
     Outputs,
     Projections,
-    Requirement,
     weighted_terms,
 )
 
@@ -100,7 +99,6 @@ class Case:
             mean_classes=student.logits.shape[1],
             class_weights=None,
         )
-        losses = {loss.name: loss.compute(inputs) for loss in LOSSES if Requirement.LABELS not in loss.requires}
         graph = self.graph()
         ratios = graph(self.prototypes(student, weights)) if graph else None
         loss_weights = {
@@ -108,6 +106,7 @@ class Case:
             "prediction": float(self.meta["prediction_weight"]),
         }
         loss_weights["attention"] = loss_weights["hidden"]
+        losses = {loss.name: loss.compute(inputs) for loss in LOSSES if loss.name in loss_weights}
         return sum(weighted_terms(losses, ratios.domain if ratios else None, loss_weights).values()), ratios
 
 

@@ -1,6 +1,7 @@
 """Formats of exported files, and the quantization recipes of each, from the smallest and fastest to the most accurate.
 
-A recipe is one entry of ``FORMATS``. Its description is stored in ``export.json`` and in the file's metadata.
+``FORMATS`` has an entry for each format, whose recipes are grouped into tiers. The description of the recipe that was
+used is stored in ``export.json`` and in the file's metadata; within a format, no two recipes have the same.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class Objective:
         heads: domain heads of that model.
         collator: makes batches, possibly in another thread.
         held_back: indices of train rows by domain that are never sampled.
-        parts: other objects that a checkpoint saves, by name.
+        parts: objects that a checkpoint saves besides the modules, by name (see ``hrkd_cli.training.checkpoint``).
     """
 
     modules: list[nn.Module]

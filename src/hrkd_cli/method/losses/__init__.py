@@ -2,7 +2,7 @@
 
 To add a loss, add a module that defines ``LOSS``, a ``Loss``: its name, what it requires, and a function that takes
 ``LossInputs`` and returns one number per domain, (D,), or per layer and domain, (L, D). Then add its weight to
-``DistillSettings`` as ``NAME_weight``.
+``DistillSettings`` as ``NAME_weight``, and see which losses the other properties and methods of that class name.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class Loss:
         name: its name in options and metrics.
         requires: the inputs that it reads.
         compute: returns one number per domain, (D,), or per layer and domain, (L, D) for the last L layers; the numbers
-            of layers are multiplied by the domain ratios.
+            of layers are multiplied by the domain ratios. They are sums over rows weighted by ``LossInputs.weights``
+            (or ``Labels.weights``), so that the results for parts of a step add up to that of the step.
         scaled_by: name of another loss whose weight multiplies this one's.
     """
 
