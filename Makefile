@@ -1,6 +1,6 @@
 # make setup   a virtual environment in .venv with the tested versions, and hrkd-cli in it
 # make test    setup, then linters, types, packaging and tests
-# make demo    setup, then the main job on the built-in sample: distil, export to int8, compare
+# make demo    setup, then the main job on the built-in sample: distill, export to int8, compare
 # make generated   rewrite what is made from the app: completions/ and docs/help.md
 
 PYTHON ?= python3

@@ -40,7 +40,7 @@ class ProcessError(TrainingError):
 
 
 class GateError(HrkdError):
-    """A quality gate failed and nothing was written; exit code 3.
+    """The accuracy gate failed and nothing was written; exit code 3.
 
     Attributes:
         result: the JSON result, including the metrics that failed the gate.

@@ -27,7 +27,7 @@ From raw text to an int8 student:
   hrkd predict hrkd-out/student/onnx "a text to classify"
 
 Every option can also come from the environment (HRKD_EPOCHS, or HRKD_DISTILL_EPOCHS for one command) or from a TOML
-file given with --config. Exit codes: 0 done, 1 error, 2 usage, 3 a quality gate failed, 130 interrupted.
+file given with --config. Exit codes: 0 done, 1 error, 2 usage, 3 the accuracy gate failed, 130 interrupted.
 HRKD_DEBUG=1 shows tracebacks."""
 
 

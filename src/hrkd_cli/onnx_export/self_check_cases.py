@@ -183,7 +183,7 @@ def _write(folder: Path, cases: list[dict[str, Any]], files: dict[str, Any]) -> 
 
 
 def _run_self_check(folder: Path) -> None:
-    """Run the self-check in a new process with the one-file runtime, as a device does."""
+    """Run the self-check in a new process with the single-file runtime, as a device does."""
     # The import path of this process, however it was set.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, str(folder / PREDICTOR_ARCHIVE), str(folder), "--self-check"]
