@@ -29,11 +29,7 @@ def resolve_batch_size(
 ) -> int:
     """Return the batch size of the settings; for ``auto`` the largest power of two up to 32 that fits in memory.
 
-    Args:
-        settings: options of the run.
-        objective: computes the loss.
-        checkpointer: remembers the automatic batch size, so that a resumed run has the same.
-        unlabeled_fraction: see Trainer.
+    ``checkpointer`` stores the automatic batch size, so that a resumed run uses the same one.
 
     Raises:
         TrainingError: not even one row per domain fits.
@@ -52,7 +48,7 @@ def resolve_batch_size(
         size = min(context.processes.all_gather(_largest_that_fits(objective, longest_rows)))
         if not size:
             raise TrainingError(
-                "--batch-size auto: not even one row of each domain fits in memory; lower --max-length or take a "
+                "--batch-size auto: not even one row of each domain fits in memory; lower --max-length or use a "
                 "smaller model"
             )
         context.on_event(Note(f"--batch-size auto: {size} rows of each domain"))

@@ -44,8 +44,6 @@ class Collator:
     """Makes batches from row indices.
 
     Args:
-        split: the training data.
-        context: see TrainContext.
         pad_to: pad all rows to this many tokens; None pads to the longest row of each batch.
         label_weights: weight of each labeled row in the mean of the label loss, by domain; None for equal weights.
     """

@@ -60,8 +60,8 @@ class Objective:
         """Return the loss of a batch."""
         raise NotImplementedError
 
-    def on_step_start(self, number: int, batch: Any, optimizer: Optimizer) -> None:
-        """Prepare step ``number``, whose first batch is ``batch``."""
+    def on_step_start(self, step: int, batch: Any, optimizer: Optimizer) -> None:
+        """Prepare a step, whose first batch is ``batch``."""
 
     def dry_run(self, rows: StepRows) -> None:
         """Run a forward and backward pass without keeping gradients."""
@@ -77,11 +77,10 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """Metrics of one optimizer step, whose tensors stay on the device until the metrics logger reads them.
+    """Metrics of one optimizer step; tensors stay on the device until the metrics logger reads them.
 
     Attributes:
         number: number of the step, from 1.
-        learning_rate: learning rate of the step.
         examples: rows of all domains and processes.
         losses: names of the losses, ``total`` and its terms.
         tensors: losses, averaged over the step's batches; ``gradient_norm`` before clipping; with a graph, of the last
@@ -134,7 +133,7 @@ def train_step(
 def prefetch(
     steps: Iterator[StepRows], collate: Callable[[StepRows], T], *, ahead: bool
 ) -> Generator[tuple[StepRows, T], None, None]:
-    """Yield row indices with their batch; with ``ahead`` a thread collates the next batches meanwhile.
+    """Yield row indices with their batch; with ``ahead``, a thread collates the next batches in the background.
 
     ``steps`` must be endless. Closing the generator ends the thread.
     """

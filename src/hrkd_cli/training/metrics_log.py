@@ -34,11 +34,8 @@ class MetricsLogger:
 
     Attributes:
         file: metrics.jsonl; None writes nothing (in processes other than the main one).
-        stage: name of the stage, for events.
         steps: number of optimizer steps of the run.
-        steps_per_epoch: optimizer steps per epoch.
         eval_every: steps between two dev scores.
-        on_event: receives the events.
         eager: read tensors after every step, for a CPU.
         seconds: training time so far, without dev scoring and checkpoints.
         examples: rows of all domains so far.
@@ -158,8 +155,8 @@ class MetricsLogger:
             StepDone(stage=self.stage, examples_per_second=rate, seconds_left=seconds_left, **shared, **graph)
         )
 
-    def _append(self, record: dict[str, Any]) -> None:
-        line = (json.dumps(record) + "\n").encode()
+    def _append(self, metrics: dict[str, Any]) -> None:
+        line = (json.dumps(metrics) + "\n").encode()
         self.file_size += len(line)
         if self.file is not None:
             with self.file.open("ab") as stream:

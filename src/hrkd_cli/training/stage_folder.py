@@ -61,7 +61,7 @@ def run_folder(
 
 
 def check_stage_output(out: Path, stage: str, *, force: bool, resume: bool) -> None:
-    """Check that a stage may write its output, and that it does not discard an interrupted run unasked.
+    """Check that a stage may write its output, and that no interrupted run would be discarded.
 
     Raises:
         UsageError: ``force`` and ``resume`` together.
@@ -86,7 +86,7 @@ def data_folder(data: str | Path | Dataset) -> dict[str, Path]:
 
 
 def describe_changed_options(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return "with --OPTION VALUE, ..." for the options whose value was another one before; empty if none was."""
+    """Return "with --OPTION VALUE, ..." for changed options and their values before; empty if none changed."""
     changed = [f"{option_name(name)} {before.get(name)}" for name, value in now.items() if before.get(name) != value]
     return f"with {', '.join(changed)}" if changed else ""
 
@@ -163,14 +163,8 @@ def write_model_folder(
     """Write the model folder of a finished run, and remove the weights saved during training.
 
     If each domain's best weights were saved, those of other steps than the best on average go to ``best/DOMAIN``.
-
-    Args:
-        trainer: the trainer, after its run.
-        dataset: the dataset that it was trained on.
-        description: how the model was made, in a sentence.
-        models: models that the run started from, with fingerprints; the card's title names the first one.
-        sources: where each option came from ("flag", "environment", "file"); others are defaults.
-        unlabeled: description of the unlabeled texts, for ``hrkd.json``.
+    ``models`` are the models that the run started from; the card's title names the first one. Options that are not in
+    ``sources`` are recorded as defaults.
     """
     best_weights, checkpointer, settings = trainer.best_weights, trainer.checkpointer, trainer.settings
     work, best = checkpointer.work, best_weights.best[AVERAGE]
