@@ -27,7 +27,7 @@ def test_raw_data_is_prepared_and_a_plain_encoder_is_taught_first(tmp_path, enco
     out = tmp_path / "hrkd-out"
     assert sorted(p.name for p in out.iterdir()) == ["dataset", "student", "teacher"]
     texts = [e.text for e in events if isinstance(e, Note)]
-    assert any("plain encoder; teaching it first, into hrkd-out" in t for t in texts)
+    assert any("plain encoder; fine-tuning it first, into hrkd-out" in t for t in texts)
     assert json.loads((out / "student" / "hrkd.json").read_text())["data"]["path"] == "../dataset"
     assert json.loads((out / "teacher" / "hrkd.json").read_text())["options"]["epochs"]["value"] == 6
 
@@ -40,7 +40,7 @@ def test_raw_data_is_prepared_and_a_plain_encoder_is_taught_first(tmp_path, enco
 
     # A different teacher is replaced only with --force.
     changed = {**QUICK, "teacher_epochs": 1}
-    with pytest.raises(OutputError, match=r"taught with --epochs 6; use it .* --teacher .*--force"):
+    with pytest.raises(OutputError, match=r"trained with --epochs 6; use it .* --teacher .*--force"):
         distill(encoder, data=raw, out=tmp_path / "third", **changed)
     distill(encoder, data=raw, out=tmp_path / "third", force=True, **changed)
     assert json.loads((out / "teacher" / "hrkd.json").read_text())["options"]["epochs"]["value"] == 1

@@ -42,7 +42,7 @@ def test_a_plain_classifier_with_the_datas_labels_teaches_every_domain(tmp_path,
 
 
 def test_a_teacher_of_other_domains_or_labels_is_refused(tmp_path, teacher):
-    with pytest.raises(ModelError, match=r"not taught domain 'games'; its domains are books, music"):
+    with pytest.raises(ModelError, match=r"not trained on domain 'games'; its domains are books, music"):
         run_distill(teacher, make_dataset(domains=("books", "games")), tmp_path / "s")
     data = make_dataset()
     data.labels["music"] = ("bad", "good", "odd")
@@ -79,5 +79,5 @@ def test_a_teacher_with_another_truncation_is_a_warning(tmp_path, teacher, datas
     options = {"epochs": 1, "max_length": 16, "student": "2x32", "truncate": "tail", "method": "logits"}
     distill(teacher, data=dataset, out=tmp_path / "s", on_event=events.append, **options)
     warned = [e.text for e in events if isinstance(e, Note) and e.warning]
-    assert warned == [f"teacher {teacher} was taught with --truncate head, but this run uses --truncate tail"]
+    assert warned == [f"teacher {teacher} was trained with --truncate head; this run uses --truncate tail"]
     assert json.loads((tmp_path / "s/config.json").read_text())["hrkd"]["truncate"] == "tail"

@@ -46,7 +46,7 @@ def distill(
 
     Args:
         teacher: folder or hub id of a teacher, of a classifier with the data's label names, or of a plain encoder,
-            which is taught first (into ``hrkd-out/teacher``, which is reused if nothing changed).
+            which is fine-tuned first (into ``hrkd-out/teacher``, which is reused if nothing changed).
         data: prepared dataset folder, a raw source (prepared into ``hrkd-out/dataset`` first), or a dataset in memory.
         out: folder to write.
         force: replace an existing output, and earlier stages' outputs that no longer fit.
@@ -66,12 +66,12 @@ def distill(
     context = TrainContext.start(settings, on_event)
     dataset = context.processes.main_first(lambda: load_for_training(data, force=force, on_event=context.on_event))
     settings = settings.resolve()
-    student_data = select_domains(dataset, settings)  # the teacher is taught all domains
+    student_data = select_domains(dataset, settings)  # the teacher is trained on all domains
     check_trainable(student_data)
     unlabeled = None
     if settings.unlabelled is not None:
         unlabeled = read_unlabeled(settings.unlabelled, student_data, on_event=context.on_event)
-    tokenizer = check_student(path, student_data, settings)  # before the teacher is taught, which is slow
+    tokenizer = check_student(path, student_data, settings)  # before the teacher is trained, which is slow
     sources = sources or {}
     if not is_classifier(read_json(path / ModelFiles.config)):
         path = teach_if_needed(

@@ -1,4 +1,4 @@
-"""Collation for distillation: from the row numbers of a step to batches with mean weights and teacher outputs."""
+"""Collation for distillation: from the row indices of a step to batches with mean weights and teacher outputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ class DistillBatch(TrainBatch):
     """R rows of a step on the device.
 
     Attributes:
-        weights: the rows' weights in their domains' means.
         teacher: returns the teacher outputs; None if no loss requires them.
     """
 
@@ -28,13 +27,7 @@ class DistillBatch(TrainBatch):
 
 
 class DistillCollator(Collator):
-    """Makes batches in the student's tokenization, with teacher outputs.
-
-    Args:
-        teacher: source of the teacher outputs; None if no loss requires them.
-        split: the training data.
-        context: device, precision, processes and events of the run.
-        pad_to: length that all rows are padded to if means include padding, else None.
+    """Makes batches in the student's tokenization, with teacher outputs unless ``teacher`` is None.
 
     Attributes:
         instance_weights: weight of every row by domain, in the means of losses that compare with the teacher; None if

@@ -33,11 +33,9 @@ class GraphTrainer:
 
     Args:
         graph: the graph, with the same weights in every process.
-        student: the model whose losses are weighted by the graph's ratios.
         loss_weights: weights of the losses by name.
         learning_rate: learning rate of the graph's Adam.
         seed: seed of the dropout masks in the extra passes.
-        processes: the processes of the run.
     """
 
     def __init__(

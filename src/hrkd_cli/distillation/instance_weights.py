@@ -31,7 +31,7 @@ MIN_WEIGHT = 1e-3  # keeps a domain's weighted means defined if all its rows hav
 
 @dataclass(frozen=True, slots=True)
 class _RowBatch:
-    """What the weights of R rows of one domain depend on: embeddings E (R, H) and probabilities p (R,)."""
+    """Embeddings E, (R, H), and probabilities p, (R,), of R rows of one domain."""
 
     domain: int
     rows: list[int]

@@ -31,7 +31,7 @@ class LossConfig:
 
     @classmethod
     def from_settings(cls, settings: DistillSettings, teacher_config: Any, student_config: Any) -> LossConfig:
-        """Make it from resolved settings and the configs of the models."""
+        """Create it from resolved settings and the configs of the models."""
         weights = {loss.name: getattr(settings, f"{loss.name}_weight") for loss in LOSSES}
         layers: tuple[int, ...] = ()
         if settings.compares_layers:

@@ -39,15 +39,7 @@ HELD_BACK_ROWS = 16  # per domain, in one update of a learned graph
 
 
 class DistillObjective(Objective):
-    """Compares the student with its teachers (paper, sections 3.1 to 3.4).
-
-    Args:
-        collator: makes the batches.
-        student: the student's classifier.
-        heads: the student's outputs by domain.
-        settings: resolved settings (see DistillSettings.resolve).
-        loss_config: the losses, and the layers that they compare.
-    """
+    """Compares the student with its teachers (paper, sections 3.1 to 3.4); ``settings`` are resolved ones."""
 
     def __init__(
         self,
@@ -110,27 +102,27 @@ class DistillObjective(Objective):
             )
             self.parts = self.graph_trainer.parts
 
-    def on_step_start(self, number: int, batch: Sequence[DistillBatch], optimizer: Optimizer) -> None:
+    def on_step_start(self, step: int, batch: Sequence[DistillBatch], optimizer: Optimizer) -> None:
         """Seed a frozen graph's dropout equally in all processes; update a learned graph every few steps."""
         if isinstance(self.graph, DomainGraph) and self.graph.generator is not None:
-            self.graph.generator.manual_seed(self.settings.seed + number)
-        if self.graph_trainer is None or number % self.settings.graph_every:
+            self.graph.generator.manual_seed(self.settings.seed + step)
+        if self.graph_trainer is None or step % self.settings.graph_every:
             return
         # The held-back loss is computed without dropout, which would only add noise to it. The losses of the batch
         # keep their dropout.
         with self.precision.no_autocast():
             self.student.model.eval()
             with self.precision.fast_kernels():
-                held_back_loss = self._held_back_loss(number)
+                held_back_loss = self._held_back_loss(step)
             self.student.model.train()
-            self.graph_trainer.update(number, held_back_loss, lambda: self.domain_losses(batch), optimizer)
+            self.graph_trainer.update(step, held_back_loss, lambda: self.domain_losses(batch), optimizer)
 
-    def _held_back_loss(self, number: int) -> Tensor:
+    def _held_back_loss(self, step: int) -> Tensor:
         """Return this process's part of the label loss on held-back rows, the mean over domains.
 
-        The step's number alone decides which rows are drawn.
+        Which rows are drawn depends only on the seed and the step.
         """
-        generator = random.Random(f"{self.settings.seed}/held/{number}")
+        generator = random.Random(f"{self.settings.seed}/held/{step}")
         rows: StepRows = {
             domain: generator.sample(list(candidates), min(HELD_BACK_ROWS, len(candidates)))
             for domain, candidates in self.held_back.items()

@@ -27,12 +27,7 @@ INFERENCE_TOKENS = {"cpu": 1024, "cuda": 65536, "mps": 8192}
 class OnlineTeacher:
     """Runs the teachers on each batch. Domains that share a teacher share a forward pass.
 
-    Args:
-        teachers: the teacher of each domain.
-        loss_config: decides which outputs are captured.
-        split: the training data in the teachers' tokenization.
-        own_tokenizer: whether that differs from the student's.
-        device: device of the models.
+    ``split`` is the training data in the teachers' tokenization; with ``own_tokenizer``, the student's differs.
     """
 
     def __init__(

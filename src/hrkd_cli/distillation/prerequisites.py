@@ -44,11 +44,11 @@ def check_folders(teacher: str | Path, data: str | Path | Dataset, out: Path, se
     if has_weights and settings.init is not None:
         raise UsageError(f"--init: --student {settings.student} has weights of its own; leave out --init")
     if Path(teacher) == TEACHER_OUT and not TEACHER_OUT.exists():
-        raise ModelError(f"--teacher: there is no {TEACHER_OUT} yet; run hrkd teach first, or name an encoder to teach")
+        raise ModelError(f"--teacher: there is no {TEACHER_OUT} yet; run hrkd teach first, or give a plain encoder")
     path = resolve_model(teacher, "teacher")
-    inputs = {"teacher": path, "dataset": DATASET_OUT, "taught teacher": TEACHER_OUT, **data_folder(data)}
+    inputs = {"teacher": path, "dataset": DATASET_OUT, "trained teacher": TEACHER_OUT, **data_folder(data)}
     if has_weights:
-        inputs["start of the student"] = resolve_model(str(settings.student), "student")
+        inputs["initial student"] = resolve_model(str(settings.student), "student")
     if settings.unlabelled is not None:
         inputs["unlabeled texts"] = Path(settings.unlabelled)
     check_no_overlap(out, inputs)
@@ -76,7 +76,7 @@ def select_domains(dataset: Dataset, settings: DistillSettings) -> Dataset:
 def check_student(path: Path, dataset: Dataset, settings: DistillSettings) -> Any | None:
     """Check from configs and tokenizers alone that the student can learn from the teacher.
 
-    ``path`` is the folder of the teacher, or of the encoder that will be taught.
+    ``path`` is the folder of the teacher, or of the encoder that will be fine-tuned.
 
     Returns:
         The student's tokenizer if it differs from the teacher's, which only ``--method logits`` allows; else None.
@@ -120,7 +120,7 @@ def teach_if_needed(
     sources: Mapping[str, str],
     on_event: OnEvent,
 ) -> Path:
-    """Teach a plain encoder into ``hrkd-out/teacher``, unless the same teacher is there already; return that folder.
+    """Fine-tune an encoder into ``hrkd-out/teacher``, unless the same teacher is there already; return that folder.
 
     Raises:
         OutputError: the folder has a different teacher, and ``force`` is false.
@@ -128,20 +128,20 @@ def teach_if_needed(
     teacher_options = {"epochs": settings.teacher_epochs, "learning_rate": settings.teacher_learning_rate}
     options = {field.name: getattr(settings, field.name) for field in fields(TeachSettings)} | teacher_options
     teach_settings = TeachSettings(**options)
-    record = read_json_or_empty(TEACHER_OUT / ModelFiles.run)
-    if record.get("stage") == "teach":
-        if record.get("key") == teach_key(model_fingerprint(path), dataset, teach_settings):
-            on_event(Note(f"teacher: {TEACHER_OUT} is up to date; it is not taught again"))
+    run_json = read_json_or_empty(TEACHER_OUT / ModelFiles.run)
+    if run_json.get("stage") == "teach":
+        if run_json.get("key") == teach_key(model_fingerprint(path), dataset, teach_settings):
+            on_event(Note(f"teacher: {TEACHER_OUT} is up to date; it is not trained again"))
             return TEACHER_OUT
         if not force:
-            before = {name: entry.get("value") for name, entry in record.get("options", {}).items()}
+            before = {name: entry.get("value") for name, entry in run_json.get("options", {}).items()}
             difference = describe_changed_options(before, teach_settings.options_affecting_result())
             difference = difference or "from another model or on other data"
             raise OutputError(
-                f"{TEACHER_OUT} was taught {difference}; use it as it is with --teacher {TEACHER_OUT}, or replace it "
+                f"{TEACHER_OUT} was trained {difference}; use it as it is with --teacher {TEACHER_OUT}, or replace it "
                 "with --force"
             )
-    on_event(Note(f"teacher: {name} is a plain encoder; teaching it first, into {TEACHER_OUT}"))
+    on_event(Note(f"teacher: {name} is a plain encoder; fine-tuning it first, into {TEACHER_OUT}"))
     sources = {**sources, **{name: sources.get(f"teacher_{name}", "default") for name in teacher_options}}
     teach(name, data=dataset, force=force, resume=resume, on_event=on_event, sources=sources, **options)
     return TEACHER_OUT

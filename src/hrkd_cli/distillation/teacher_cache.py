@@ -102,7 +102,7 @@ def _reason_not_to_cache(cache: CachedTeacher, reads_per_row: float) -> str | No
 
 
 class CachedTeacher:
-    """Stores the outputs of an online teacher in a subfolder of ``root`` and reads them back; its size is ``bytes``."""
+    """Stores the outputs of an online teacher, ``bytes`` in all, in a subfolder of ``root`` and reads them back."""
 
     def __init__(self, root: Path, online: OnlineTeacher, context: TrainContext) -> None:
         self.root = root
@@ -113,7 +113,7 @@ class CachedTeacher:
         self.num_layers = {"hidden": layers + 1} if layers else {}  # of each kind of states
         self.num_layers |= dict.fromkeys(("queries", "keys"), layers) if online.attention else {}
         self.lengths = online.split.lengths
-        self.shards: list[tuple[str, np.ndarray]] = []  # domain and row numbers
+        self.shards: list[tuple[str, np.ndarray]] = []  # domain and row indices
         # By domain, (rows, 4): each row's shard, its index there, and the start and end of its tokens there.
         self.locations = {domain: np.zeros((len(own), 4), dtype=np.int64) for domain, own in self.lengths.items()}
         self.tensors: list[dict[str, Tensor]] = []  # by shard, once built

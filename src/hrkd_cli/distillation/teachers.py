@@ -79,7 +79,7 @@ def _match_heads(config: Mapping[str, Any], dataset: Dataset, name: str) -> Doma
     for domain, labels in dataset.labels.items():
         if domain not in heads.labels:
             raise ModelError(
-                f"teacher {name}: it was not taught domain {domain!r}; its domains are {', '.join(heads.domains)}"
+                f"teacher {name}: it was not trained on domain {domain!r}; its domains are {', '.join(heads.domains)}"
             )
         if heads.labels[domain] != labels:
             raise ModelError(
@@ -97,7 +97,7 @@ def _match_heads(config: Mapping[str, Any], dataset: Dataset, name: str) -> Doma
 def check_teachers(
     teachers: Teachers, dataset: Dataset, settings: DistillSettings, *, name: str, context: TrainContext
 ) -> ModelTokenizer:
-    """Check that the teachers fit the data and are accurate enough to learn from; return their tokenization.
+    """Check that the teachers fit the data and are accurate enough to learn from; return their tokenizer.
 
     Raises:
         TrainingError: a teacher is not clearly better than the majority class of its domain.
@@ -110,7 +110,7 @@ def check_teachers(
     tokenizer = ModelTokenizer(teachers.primary, teachers.tokenizer, settings.max_length, settings.truncate)
     truncate = (getattr(teachers.primary.config, "hrkd", None) or {}).get("truncate", settings.truncate)
     if truncate != settings.truncate:
-        text = f"teacher {name} was taught with --truncate {truncate}, but this run uses --truncate {settings.truncate}"
+        text = f"teacher {name} was trained with --truncate {truncate}; this run uses --truncate {settings.truncate}"
         context.on_event(Note(text, warning=True))
     if settings.method is not Method.LABELS:  # it needs only the teacher's weights and tokenizer
         dev = tokenize_split(dataset, "dev", tokenizer)
