@@ -147,7 +147,9 @@ class Bench:
             set_heads(config, heads)
             torch.manual_seed(1)
             model = new_classifier(config)
-            save_model(model, tokenizer, folder, heads, max_length=self.options.max_length, pair=self.dataset.has_pairs)
+            save_model(
+                model, tokenizer, folder, heads, max_length=self.options.max_length, has_pairs=self.dataset.has_pairs
+            )
         return folder
 
     @property

@@ -69,11 +69,8 @@ def is_classifier(config: dict[str, Any]) -> bool:
 def load_classifier(path: Path, heads: DomainHeads | None, *, role: str = "model") -> Any:
     """Load a transformers ``*ForSequenceClassification`` model in float32 and eval mode.
 
-    Args:
-        path: local folder.
-        heads: outputs of the returned model; a head for other labels is replaced by a random one (from torch's global
-            generator). None keeps the model's own outputs.
-        role: name of the model in error messages.
+    ``heads`` are the outputs of the returned model; a head for other labels is replaced by a random one (from torch's
+    global generator). None keeps the model's own outputs.
 
     Raises:
         ModelError: transformers cannot open it, or weights of its body are missing or have another shape, which
@@ -100,7 +97,7 @@ def load_classifier(path: Path, heads: DomainHeads | None, *, role: str = "model
         unusable = {name.removeprefix(f"{model.base_model_prefix}.") for name in unusable} & body
     if unusable:
         raise ModelError(
-            f"{role} {path}: {len(unusable)} weights that its config.json asks for are missing or of another shape "
+            f"{role} {path}: {len(unusable)} weights that its config.json requires are missing or have another shape "
             f"(such as {min(unusable)}); give the folder of a complete model"
         )
     if own_labels != dict(config.id2label):

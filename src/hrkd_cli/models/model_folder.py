@@ -38,19 +38,12 @@ def save_model(
     heads: DomainHeads,
     *,
     max_length: int,
-    pair: bool,
+    has_pairs: bool,
     truncate: Truncate = Truncate.HEAD,
 ) -> None:
     """Write config, weights (safetensors) and the fast tokenizer into ``path``.
 
-    Args:
-        model: a transformers sequence classifier.
-        tokenizer: its fast tokenizer.
-        path: folder, created if missing.
-        heads: its domain heads.
-        max_length: maximum tokens of an input, also in later stages.
-        pair: whether it takes two texts.
-        truncate: which tokens of longer texts are kept, also in later stages.
+    The config also records domains, maximum length, truncation and whether a row has two texts, for later stages.
     """
     path.mkdir(parents=True, exist_ok=True)
     model.config.hrkd = {
@@ -58,7 +51,7 @@ def save_model(
         "domains": heads.to_config()["domains"],
         "max_length": max_length,
         "truncate": str(truncate),
-        "pair": pair,
+        "pair": has_pairs,
     }
     with quiet_transformers():
         model.save_pretrained(path)
@@ -67,7 +60,7 @@ def save_model(
     config = {name: value for name, value in config.items() if name not in LOCAL_SETTINGS}
     if config.get("tokenizer_class") in NEW_TOKENIZERS:
         config["tokenizer_class"] = PORTABLE_TOKENIZER
-    if truncate is Truncate.TAIL:  # other tools only know the two ends; they use the head for head-tail
+    if truncate is Truncate.TAIL:  # other tools know only head and tail; they use the head for head-tail
         config["truncation_side"] = "left"
     write_json(path / ModelFiles.tokenizer_config, config)
 

@@ -52,7 +52,7 @@ class ModelTokenizer(TextTokenizer):
     def encode_rows(self, rows: TextRows) -> list[TokenizedExample]:
         """Tokenize the texts of rows without padding, into compact arrays."""
         examples = []
-        for start in range(0, len(rows.texts), _CHUNK_ROWS):  # the library's own results are much larger than the ids
+        for start in range(0, len(rows.texts), _CHUNK_ROWS):  # the library's own results are much larger than token ids
             chunk = slice(start, start + _CHUNK_ROWS)
             for one in self.encode(rows.texts[chunk], rows.pairs[chunk] if rows.pairs is not None else None):
                 examples.append(

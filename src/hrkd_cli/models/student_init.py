@@ -5,7 +5,7 @@ dimensions with the largest sums of squares of the teacher's weights are kept, i
 index:
 
 - hidden: the dimensions with the largest total over every matrix that reads or writes the hidden axis (one choice for
-  the whole model, so that residual connections still add like to like);
+  the whole model, so that residual connections still add matching dimensions);
 - inside each attention head: for queries and keys the dimensions with the largest ``|q|^2 |k|^2``, for values and the
   output projection those with the largest ``|v|^2 |o|^2``;
 - feed-forward: the neurons with the largest ``|in|^2 |out|^2``.
@@ -40,7 +40,7 @@ DEFAULT_WIDTH = 312  # of TinyBERT's general 4-layer model, the paper's student
 SHAPE = re.compile(r"(\d+)x(\d+)", re.IGNORECASE)
 FEED_FORWARD_NAMES = ("intermediate_size", "hidden_dim")
 
-# Architectures whose weights the names below describe.
+# Architectures whose weights have the names below.
 NARROWED = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
 
 LAYER = re.compile(r"(\.layers?\.)(\d+)(\.)")
@@ -166,7 +166,7 @@ def build_student(
         teacher_heads: outputs of the teacher, for the same domains and labels.
         init: initial weights of a LAYERSxWIDTH student.
         seed: seed of random weights.
-        note: receives a sentence about the student.
+        note: called with a sentence about the student.
 
     Raises:
         UsageError: an unusable shape.
@@ -178,8 +178,8 @@ def build_student(
         path = resolve_model(str(spec), "student")
         student = load_classifier(path, heads, role="student")
         if not is_classifier(read_json(path / ModelFiles.config)):
-            taken = take_head(teacher, student, _same_outputs(teacher_heads, heads))
-            whose = "its teacher's" if taken else "a random"
+            copied = copy_head(teacher, student, _same_outputs(teacher_heads, heads))
+            whose = "its teacher's" if copied else "a random"
             note(f"student {spec}: its own layers, and {whose} head")
         return student
     student = new_classifier(student_config(teacher.config, shape, heads, init=init))
@@ -213,7 +213,7 @@ def prune_weights(teacher: Any, student: Any, layers: Sequence[int], outputs: Ma
     for name, own in student.state_dict().items():
         origin = LAYER.sub(lambda m: f"{m[1]}{layers[int(m[2])] - 1}{m[3]}", name, count=1)
         if origin not in pruning.source:
-            # The first layer of some architectures lacks a norm that later ones have, or the other way round.
+            # The first layer of some architectures lacks a norm that later ones have, or the other way around.
             weights[name] = own
         elif name.rpartition(".")[0] == head:
             rows = len(pruning.source[origin])
@@ -223,15 +223,14 @@ def prune_weights(teacher: Any, student: Any, layers: Sequence[int], outputs: Ma
     return weights
 
 
-def take_head(teacher: Any, student: Any, outputs: Mapping[int, int]) -> bool:
-    """Start the head of a pretrained student (all that is not its encoder, and the pooler) from its teacher's.
+def copy_head(teacher: Any, student: Any, outputs: Mapping[int, int]) -> bool:
+    """Copy the teacher's head (everything outside the encoder, and the pooler) into a pretrained student, in place.
 
-    The student is changed in place where its head is of the teacher's width and kind; return whether it is. See
-    prune_weights for ``outputs``.
+    Return False, and change nothing, if the two heads have different weights. See prune_weights for ``outputs``.
     """
     head, _ = output_layer(student)
     body = {f"{student.base_model_prefix}.{name}" for name in student.base_model.state_dict() if "pooler" not in name}
-    source, taken = teacher.state_dict(), {}
+    source, copied = teacher.state_dict(), {}
     for name, own in student.state_dict().items():
         if name in body:
             continue
@@ -239,20 +238,20 @@ def take_head(teacher: Any, student: Any, outputs: Mapping[int, int]) -> bool:
         origin = source.get(name)
         if origin is None or origin.shape[is_last:] != own.shape[is_last:]:
             return False
-        taken[name] = _rows_by_output(own, origin, outputs) if is_last else origin.clone()
-    student.load_state_dict(taken, strict=False)
+        copied[name] = _rows_by_output(own, origin, outputs) if is_last else origin.clone()
+    student.load_state_dict(copied, strict=False)
     return True
 
 
 def _rows_by_output(own: Tensor, origin: Tensor, outputs: Mapping[int, int]) -> Tensor:
-    """Return ``own`` with the rows of ``origin`` by meaning: its outputs may be more, fewer or in another order."""
+    """Return ``own`` with the teacher's rows, from ``origin``, for all outputs in ``outputs``."""
     found = own.clone()
     found[list(outputs)] = origin[list(outputs.values())]
     return found
 
 
 def _same_outputs(teacher: DomainHeads, student: DomainHeads) -> dict[int, int]:
-    """Return the teacher's output for each of the student's that it has, by domain and label."""
+    """Return the teacher's output for each student output with the same domain and label, if there is one."""
     found: dict[int, int] = {}
     for domain, columns in student.columns.items():
         known = dict(zip(teacher.labels.get(domain, ()), teacher.columns.get(domain, ()), strict=True))

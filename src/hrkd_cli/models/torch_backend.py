@@ -25,12 +25,7 @@ class TorchBackend(Backend):
     default_batch_size = 32  # fp32 results do not depend on the batch size
 
     def __init__(self, path: str | Path, *, threads: int | None = None, device: str = "auto") -> None:
-        """Load a model folder or hub id.
-
-        Args:
-            path: folder, or hub id when there is no such folder.
-            threads: threads of a forward pass; None for torch's default.
-            device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        """Load a model folder, or a hub id if there is no such folder; ``threads`` None is torch's default.
 
         Raises:
             ModelError: no safetensors weights, not a classifier, no tokenizer.

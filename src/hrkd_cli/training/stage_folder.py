@@ -185,7 +185,7 @@ def write_model_folder(
     for key in (*domains, AVERAGE):
         best_weights.load(key)
         folder = work / ModelFiles.best / key if key in domains else work
-        save_model(trainer.model, tokenizer, folder, heads, pair=dataset.has_pairs, **truncation)
+        save_model(trainer.model, tokenizer, folder, heads, has_pairs=dataset.has_pairs, **truncation)
     title = f"{checkpointer.out.name}: from {Path(next(iter(models.values()))['name']).name}"
     description = f"{description} {sum(p.numel() for p in trainer.model.parameters()) / 1e6:.1f} million parameters."
     card = model_card(title=title, description=description, heads=heads, scores=best["dev"]["domains"], **truncation)
