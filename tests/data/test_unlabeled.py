@@ -118,7 +118,7 @@ def test_the_fingerprint_depends_on_texts_and_domains_only(tmp_path, data):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"garden__txt": "one\n"}, r"no new text of a domain of the data \(books, dvd, toys\) in it$"),
+        ({"garden__txt": "one\n"}, r"no new text for the domains of the data \(books, dvd, toys\)$"),
         ({"books__txt": "test one\n"}, "left out: 1 x in the data"),
         ({"books__csv": "stars,id\n1,2\n"}, r"books.csv: no text column found .columns: stars, id.$"),
         (

@@ -11,8 +11,7 @@ from typing import Any
 
 from hrkd_cli.layout import SPLITS
 
-ROW_GROUP_SIZE = 1 << 16
-"""Rows of a Parquet row group; also the rows that enter the fingerprint together."""
+ROW_GROUP_SIZE = 1 << 16  # rows of a Parquet row group; also the rows that enter the fingerprint together
 
 
 @dataclass(frozen=True, slots=True)

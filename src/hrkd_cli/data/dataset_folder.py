@@ -35,7 +35,7 @@ class DomainCounts:
 
 
 def is_prepared(folder: Path) -> bool:
-    """Tell whether a folder was written by ``prepare``, in any version."""
+    """Return whether a folder was written by ``prepare``, in any version."""
     try:
         content = json.loads((folder / DatasetFiles.manifest).read_text("utf-8"))
     except (OSError, ValueError):
@@ -66,10 +66,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def open_dataset(folder: str | Path) -> Dataset:
-    """Read a prepared dataset folder.
-
-    Args:
-        folder: a folder written by ``prepare``.
+    """Read a dataset folder written by ``prepare``.
 
     Raises:
         DataError: it is not such a folder, or is incomplete.
@@ -115,17 +112,9 @@ def _read_rows(path: Path, count: int, *, has_pairs: bool) -> TextRows:
 def write_splits(
     folder: Path, connection: Any, domains: Mapping[str, DomainCounts], *, has_pairs: bool, on_event: OnEvent
 ) -> str:
-    """Write the rows of a row store to one Parquet file per domain and split.
+    """Write a row store to one Parquet file per domain and split, and return the dataset's fingerprint.
 
-    Args:
-        folder: the folder to write into.
-        connection: DuckDB connection of a row store whose rows have splits.
-        domains: counts by domain, sorted by name.
-        has_pairs: whether rows have two texts.
-        on_event: receives the number of rows written.
-
-    Returns:
-        The dataset's fingerprint.
+    ``connection`` is that of a row store whose rows have splits; ``domains`` are the counts, sorted by name.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -163,7 +152,7 @@ def _text_columns(*, has_pairs: bool) -> list[str]:
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write ``dataset.json``, and a dataset card that tells ``load_dataset`` where the splits are."""
+    """Write ``dataset.json``, and a dataset card from which ``load_dataset`` finds the splits."""
     from huggingface_hub import DatasetCardData
 
     domains = manifest["domains"]

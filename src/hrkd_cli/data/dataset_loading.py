@@ -26,10 +26,8 @@ def load_for_training(data: str | Path | Dataset, *, force: bool = False, on_eve
     An earlier dataset from the same files and options is reused. The split's seed is always the default one, so that
     the seed of a training run never changes the test split.
 
-    Args:
-        data: a dataset in memory, a prepared folder, or a raw source, which is prepared into ``hrkd-out/dataset``.
-        force: replace another dataset there.
-        on_event: receives progress and notes.
+    ``data`` is a dataset in memory, a prepared folder, or a raw source, which is prepared into ``hrkd-out/dataset``;
+    with ``force``, another dataset there is replaced.
 
     Raises:
         DataError: something is wrong with the data.
@@ -58,10 +56,7 @@ def load_for_training(data: str | Path | Dataset, *, force: bool = False, on_eve
 def load_for_evaluation(data: str | Path, split: Split = Split.TEST, *, on_event: OnEvent = ignore) -> Dataset:
     """Return data to evaluate on, with all usable rows; nothing is written.
 
-    Args:
-        data: a prepared folder or a raw source. If a raw source has no splits, all its rows are in ``split``.
-        split: the split to evaluate.
-        on_event: receives notes about dropped rows.
+    ``data`` is a prepared folder or a raw source. If a raw source has no splits, all its rows are in ``split``.
 
     Raises:
         DataError: something is wrong with the data, or it has no rows in the split.

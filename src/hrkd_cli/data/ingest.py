@@ -23,15 +23,10 @@ def ingest(
     encoding: str | None = None,
     on_event: OnEvent,
 ) -> None:
-    """Read the files of a source into a store.
+    """Read the files of a source into an empty store.
 
-    Args:
-        store: an empty store.
-        files: the files.
-        named_columns: column names by role, as named by the user.
-        domains: the domains to keep; None keeps all.
-        encoding: encoding of text files; None means that of the byte order mark, else UTF-8.
-        on_event: receives progress and notes.
+    ``named_columns`` are the column names that the user gave, by role. ``domains`` are those to keep (None keeps all).
+    ``encoding`` is that of text files; None means that of the byte order mark, else UTF-8.
 
     Raises:
         DataError: a file cannot be parsed, or the source or one of its domains has no usable row.

@@ -8,19 +8,12 @@ from collections.abc import Iterable
 
 from hrkd_cli.errors import DataError
 
-_MAX_BYTES = 255
-"""The longest file name on common file systems."""
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-"""Control characters, and the line and paragraph separators."""
+_MAX_BYTES = 255  # the longest file name on common file systems
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # control characters, and the line and paragraph separators
 
 
 def validate_names(domains: Iterable[str], labels: Iterable[str], source: str) -> None:
     """Check that domains can be folder names, that no two of them differ only in case, and that labels are printable.
-
-    Args:
-        domains: domain names.
-        labels: label names.
-        source: the source, for messages.
 
     Raises:
         DataError: a name is not allowed.

@@ -70,7 +70,7 @@ def prepare(source: str | Path, *, on_event: OnEvent = ignore, **options: Any) -
 
     Args:
         source: a file, a folder or a hub dataset id (``owner/name``, ``owner/name:config``).
-        on_event: receives progress and notes.
+        on_event: called with every event.
         **options: fields of ``hrkd_cli.command_settings.PrepareSettings``.
 
     Raises:

@@ -16,17 +16,13 @@ from hrkd_cli.data.sources.values import SPLIT_ALIASES, InvalidTextError, to_tex
 _BATCH_ROWS = 512
 _MISSING = ("", "nan", "null", "<na>")
 _WHOLE_NUMBER = re.compile(r"([+-]?[0-9]+)\.0+")
-UNKNOWN_SPLIT = "?"
-"""Stands for the name of a split that is not train, dev or test."""
+UNKNOWN_SPLIT = "?"  # stands for the name of a split that is not train, dev or test
 
 
 def make_batches(rows: Iterator[SourceRow], roles: Sequence[str], constants: Mapping[str, str | None]) -> Iterator[Any]:
-    """Yield rows as Arrow tables with the columns ``line``, ``drop_reason`` and one per role.
+    """Yield rows as Arrow tables with the columns ``line``, ``drop_reason`` and one per role ("text", "label", ...).
 
-    Args:
-        rows: rows whose values have the given roles.
-        roles: roles of the values ("text", "label", ...).
-        constants: values of the other roles; null if not given.
+    ``roles`` are those of the values in ``rows``; the other roles have the values in ``constants``, else null.
     """
     import pyarrow as pa
 

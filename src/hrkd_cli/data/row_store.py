@@ -23,13 +23,10 @@ from hrkd_cli.errors import DataError
 from hrkd_cli.events import OnEvent, Progress, ignore
 from hrkd_cli.formatting import join_names
 
-MAX_LOCATIONS = 1000
-"""Locations that are listed per drop reason; the counts are always complete."""
+MAX_LOCATIONS = 1000  # locations that are listed per drop reason; the counts are always complete
 _MEMORY_LIMIT = "800MB"
-_BATCHES_PER_INSERT = 240
-"""Together they fill a DuckDB row group, which is written to disk at once."""
-TEXT_HASH = "md5_number(normalized(text))"
-"""SQL of the hash of a row's first text."""
+_BATCHES_PER_INSERT = 240  # together they fill a DuckDB row group, which is written to disk at once
+TEXT_HASH = "md5_number(normalized(text))"  # SQL of the hash of a row's first text
 PAIR_HASH = "md5_number(normalized(text) || chr(10) || normalized(text_pair))"
 """SQL of the hash of both texts; null if there is only one."""
 
@@ -103,10 +100,7 @@ def normalize_text(text: str) -> str:
 def open_row_store(source: str, folder: Path | None = None, *, require_label: bool = True) -> Iterator[RowStore]:
     """Open an empty row store.
 
-    Args:
-        source: the source, for messages.
-        folder: folder of the database and of what does not fit in memory; None keeps everything in memory.
-        require_label: whether rows without a label are dropped.
+    ``folder`` is for the database and data that do not fit in memory; None keeps everything in memory.
 
     Raises:
         OSError: the database cannot be written.
@@ -160,12 +154,7 @@ class RowStore:
     ) -> None:
         """Read the rows of a file; the file's own domain and split are used if no column gives them.
 
-        Args:
-            file: the file.
-            reader: its rows.
-            columns: column indices by role.
-            domains: the domains to keep; None keeps all.
-            on_event: receives the number of rows read.
+        ``columns`` are column indices by role; ``domains`` are those to keep (None keeps all).
 
         Raises:
             DataError: the file cannot be parsed, has no rows, or has second texts while others have none.
@@ -217,7 +206,7 @@ class RowStore:
         return self._distinct("domain", "drop_reason IS NULL")
 
     def check(self, domains: Iterable[str] | None) -> None:
-        """Check that there are usable rows, that each domain has some, and that names can be written.
+        """Check that there are usable rows, that each domain has some, and that names are valid.
 
         Raises:
             DataError: a check fails, or one of the domains to keep does not exist.
@@ -237,13 +226,10 @@ class RowStore:
         validate_names(usable, self._distinct("label", "drop_reason IS NULL"), self.source)
 
     def count_dropped(self, domain: str | None = None) -> dict[str, tuple[int, list[str]]]:
-        """Return count and first locations (``file:line``) of dropped rows, by reason.
+        """Return count and first locations (``file:line``) of dropped rows, by reason; of one domain or all.
 
         Unusable rows come first, then texts that are also in another split, then duplicates; each in order of
         occurrence.
-
-        Args:
-            domain: count only the rows of this domain.
         """
         return {
             reason: (count, [f"{self.files[file]}:{line}" for file, line in locations])

@@ -31,8 +31,7 @@ from hrkd_cli.errors import DataError
 _Batch = dict[str, list[int]]
 """Row indices of a batch by stream: ``DOMAIN`` for labeled rows, ``DOMAIN/bare`` for unlabeled ones."""
 
-SORT_WINDOW = 16
-"""Number of batches whose rows are sorted by length together."""
+SORT_WINDOW = 16  # number of batches whose rows are sorted by length together
 
 
 class ShuffledStream:

@@ -1,11 +1,11 @@
 """Splitting: remove texts that leak from dev or test and duplicates, then cut missing splits from train.
 
-A *group* is all rows with the same first text, in whatever domain. A group is never divided between splits, so that no
+A *group* is all rows with the same first text, in any domain. A group is never divided between splits, so that no
 model is tested on a text it was trained on. A *stratum* is a domain and a label.
 
 Splits are cut by systematic sampling: groups are sorted by stratum and size, equal ones by a hash of seed and text, and
-a group is held out wherever the running total of the fraction passes another whole number. So the groups of one size in
-a stratum, and all groups of a domain, give their fraction to within one group, whatever the order of the rows.
+a group is held out each time the running total of the fraction passes a whole number. So the groups of one size in a
+stratum, and all groups of a domain, give their fraction to within one group, regardless of the order of the rows.
 """
 
 from __future__ import annotations
@@ -95,14 +95,8 @@ def assign_splits(connection: Any, *, dev: float, test: float, dedupe: bool, see
     """Give each usable row of a row store a split or a drop reason, in the view ``final_rows``.
 
     Splits of the source are kept, domain by domain; a domain without a dev (or test) split gets one cut from its train
-    rows. Rows without a split are train rows.
-
-    Args:
-        connection: DuckDB connection of a row store.
-        dev: fraction of a domain's train rows that becomes dev.
-        test: fraction of a domain's train rows that becomes test.
-        dedupe: drop rows that repeat another row of their domain.
-        seed: seed of the sampling.
+    rows, ``dev`` (or ``test``) as a fraction of them. Rows without a split are train rows. ``dedupe`` drops rows that
+    repeat another row of their domain.
     """
     connection.execute(_DROP_LEAKS)
     if dedupe:
@@ -113,12 +107,6 @@ def assign_splits(connection: Any, *, dev: float, test: float, dedupe: bool, see
 
 
 def subsample_train(connection: Any, fraction: float, seed: int) -> int:
-    """Keep a fraction of the train rows of each domain and label, at least one, and return the number dropped.
-
-    Args:
-        connection: DuckDB connection of a row store whose rows have splits.
-        fraction: above 0, at most 1.
-        seed: seed of the sampling.
-    """
+    """Keep a fraction of the train rows of each domain and label, at least one, and return the number dropped."""
     dropped: int = connection.execute(_SUBSAMPLE_TRAIN, {"fraction": fraction, "seed": str(seed)}).fetchone()[0]
     return dropped

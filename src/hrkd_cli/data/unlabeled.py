@@ -95,7 +95,7 @@ def read_unlabeled(source: str | Path, dataset: Dataset, *, on_event: OnEvent) -
     if not texts.rows:
         names = join_names(dataset.domains, 20)
         raise DataError(
-            f"--unlabelled {source}: no new text of a domain of the data ({names}) in it{texts.describe_dropped()}"
+            f"--unlabelled {source}: no new text for the domains of the data ({names}){texts.describe_dropped()}"
         )
     counts = ", ".join(f"{domain} {len(rows):,}" for domain, rows in texts.rows.items())
     on_event(Note(f"unlabeled texts: {counts}{texts.describe_dropped()}"))

@@ -10,8 +10,7 @@ from hrkd_cli.data.sources.row_reader import RowReader, SourceRow
 from hrkd_cli.data.sources.text_file import TextFile
 from hrkd_cli.errors import DataError, one_line
 
-BATCH_ROWS = 4096
-"""Rows decoded at a time."""
+BATCH_ROWS = 4096  # rows decoded at a time
 
 
 def open_parquet(file: TextFile) -> RowReader:
@@ -43,12 +42,9 @@ def make_arrow_reader(
     iter_batches: Callable[[list[str]], Iterable[Any]],
     class_names: Mapping[str, Sequence[str]],
 ) -> RowReader:
-    """Return a reader of Arrow record batches.
+    """Return a reader of Arrow record batches; ``iter_batches`` yields them with the given columns.
 
-    Args:
-        columns: column names.
-        iter_batches: yields record batches with the given columns.
-        class_names: class names by column; a class index without a name (usually -1) means no label.
+    ``class_names`` are class names by column; a class index without a name (usually -1) means no label.
     """
 
     def iter_rows(indices: Sequence[int]) -> Iterator[SourceRow]:

@@ -1,4 +1,4 @@
-"""Discovery: which files a source has, and their format, domain and split. Only names are looked at.
+"""Discovery: which files a source has, and their format, domain and split, all judged by names.
 
 docs/data.md describes the layouts: a single file, one file or folder per domain, one file or folder per split,
 Blitzer's reviews, GLUE's MNLI, a prepared folder, a ``save_to_disk`` folder, and a dataset on the hub.
@@ -27,7 +27,7 @@ from hrkd_cli.layout import SPLITS, DatasetFiles
 _MNLI_SPLITS = {"train.tsv": "train", "dev_matched.tsv": "test"}
 _SHARD_SUFFIX = re.compile(r"-\d+-of-\d+$")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.+-]+)?")
-# A mistyped path may end with these; no hub id does.
+# A mistyped path may end with one of these; a hub id never does.
 _DATA_SUFFIXES = {suffix for entry in FORMATS for suffix in entry.suffixes + entry.standalone_suffixes if suffix}
 _DATA_SUFFIXES |= COMPRESSION_SUFFIXES | {".xml", ".zip", ".xls", ".xlsx"}
 # Files often found next to data that are not data.
@@ -80,7 +80,7 @@ def _find_path(source: str) -> Path | None:
 
 
 def looks_like_hub_id(source: str) -> bool:
-    """Tell whether a source that is not a local path may be a hub id: ``name``, ``owner/name``, ``owner/name:config``.
+    """Return whether a source without a local path may be a hub id: ``name``, ``owner/name``, ``owner/name:config``.
 
     A name that ends like a data file, or starts with an existing folder, is a mistyped path.
     """
@@ -104,7 +104,7 @@ def _walk(folder: Path, depth: int = 0) -> Iterator[Path]:
             continue
         if not entry.is_dir():
             yield entry
-        elif depth < 2 or not entry.is_symlink():  # a link may lead in a circle
+        elif depth < 2 or not entry.is_symlink():  # a link may form a cycle
             yield from _walk(entry, depth + 1)
 
 

@@ -30,11 +30,7 @@ class FileFormat:
     name: SourceFormat | None = None
 
     def open(self, path: Path, encoding: str | None = None) -> RowReader:
-        """Open a file.
-
-        Args:
-            path: the file.
-            encoding: its encoding; None means that of the byte order mark, else UTF-8.
+        """Open a file; ``encoding`` None means that of the byte order mark, else UTF-8.
 
         Raises:
             DataError: it cannot be read or parsed, or is empty.
@@ -53,8 +49,7 @@ def _open_plain_text(file: TextFile) -> RowReader:
     return RowReader(["text"], iter_rows)
 
 
-PLAIN_TEXT = FileFormat(_open_plain_text, (".txt", ""))
-"""Texts without labels."""
+PLAIN_TEXT = FileFormat(_open_plain_text, (".txt", ""))  # texts without labels
 FORMATS = (
     FileFormat(delimited.open_csv, (".csv",), name=SourceFormat.CSV),
     FileFormat(delimited.open_tsv, (".tsv",), (".tab",), SourceFormat.TSV),
@@ -74,10 +69,7 @@ def get_format(name: SourceFormat) -> FileFormat:
 def detect_format(path: Path, *, standalone: bool = True, require_label: bool = True) -> FileFormat | None:
     """Return the format for a file's suffix (ignoring ``.gz`` and ``.zst``), or None.
 
-    Args:
-        path: the file.
-        standalone: whether the file itself is the source.
-        require_label: whether rows must have labels.
+    ``standalone``: the file itself is the source, not the folder it is in.
     """
     _, suffix = split_suffix(path)
     for entry in FORMATS:

@@ -24,16 +24,14 @@ _CONNECTION_ERRORS = frozenset(
 
 
 def is_saved_dataset(folder: Path) -> bool:
-    """Tell whether a folder was written by ``save_to_disk``."""
+    """Return whether a folder was written by ``save_to_disk``."""
     return any((folder / name).is_file() for name in _SAVED_DATASET_FILES)
 
 
 def load_splits(source: str, on_event: OnEvent) -> list[SourceFile]:
     """Load a dataset and return its train, dev and test splits; a dataset with only a train split has no splits.
 
-    Args:
-        source: ``owner/name``, or ``owner/name:config`` if it has several; or a ``save_to_disk`` folder.
-        on_event: receives a note about splits that are not read.
+    ``source`` is ``owner/name``, ``owner/name:config`` if it has several configs, or a ``save_to_disk`` folder.
 
     Raises:
         DataError: it does not exist, or cannot be reached or read.
