@@ -58,7 +58,7 @@ def export(student: str | Path = STUDENT_OUT, *, on_event: OnEvent = ignore, **o
 
     Args:
         student: local model folder.
-        on_event: receives progress and notes.
+        on_event: called with every event.
         **options: fields of ``hrkd_cli.command_settings.ExportSettings``.
 
     Raises:

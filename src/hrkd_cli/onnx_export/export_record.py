@@ -1,4 +1,4 @@
-"""What export writes about its files: ``onnx/export.json`` and the ONNX section of the README.md."""
+"""Records of exported files: ``onnx/export.json`` and the ONNX section of the README.md."""
 
 from __future__ import annotations
 
@@ -22,11 +22,9 @@ from hrkd_cli.version import __version__
 RECORD_FORMAT = 1
 SECTION_BEGIN = "<!-- hrkd export: begin -->"
 SECTION_END = "<!-- hrkd export: end -->"
-SLOWDOWN_THRESHOLD = 1.05
-"""A file counts as slower than fp32 from 5 % on; smaller differences are timing noise."""
+SLOWDOWN_THRESHOLD = 1.05  # a file counts as slower than fp32 from 5% on; smaller differences are timing noise
 
-FileEntry = dict[str, Any]
-"""What ``export.json`` says about one file."""
+FileEntry = dict[str, Any]  # the entry of one file in ``export.json``
 
 
 def read_record(folder: Path) -> dict[str, FileEntry]:
@@ -63,7 +61,7 @@ def describe_file(
     }
     if scores is not None:
         before = accuracies(scores)
-        # The fp32 graph has the model's logits and therefore its accuracy.
+        # The fp32 file has the model's logits and therefore its accuracy.
         dev: FileEntry = {"accuracy": before, "drop": 0.0}
         if trials:
             best = best_trial(trials)

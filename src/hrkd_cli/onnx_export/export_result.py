@@ -1,4 +1,4 @@
-"""What ``export`` returns: files, quantization trials, and the result of the accuracy gate."""
+"""The result of ``export``: files, quantization trials, and the result of the accuracy gate."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class AccuracyGate:
         self.student_scores = self.score(student, "scoring the student on dev") if student is not None else self.scores
 
     def score(self, backend: Backend, task: str, *, padded: bool = False) -> dict[str, DomainScores]:
-        """Return a model's scores by domain; a graph reads one text at a time, as on a device, unless ``padded``."""
+        """Return scores by domain; an ONNX file reads one text at a time, as on a device, unless ``padded``."""
         heads = match_heads(backend, self.dataset, self.rows, str(self.settings.student), self.data_name)
         labels = predict_labels(backend, heads, self.rows, padded=padded, task=task, on_event=self.on_event)
         return score_labels(labels, heads.labels, self.rows)

@@ -24,7 +24,7 @@ from hrkd_cli.version import __version__
 OPSET = 17
 
 ModelInputs = Mapping[str, npt.NDArray[np.int64]]
-"""One batch: ``input_ids``, ``attention_mask`` and, if the model takes them, ``token_type_ids``, each [B, T]."""
+"""One batch: ``input_ids``, ``attention_mask`` and, if the model takes them, ``token_type_ids``, each (B, T)."""
 
 PARTS = ("embeddings", "attention", "feed_forward", "head", "other")
 
@@ -69,7 +69,7 @@ def to_proto(model: ir.Model) -> Any:
 
 
 def set_metadata(model: Any, onnx_format: OnnxFormat, properties: Mapping[str, str]) -> None:
-    """Write the hrkd-cli version, the format and ``properties`` into a graph's metadata, with the prefix ``hrkd.``."""
+    """Write the hrkd-cli version, the format and ``properties`` into a file's metadata, with the prefix ``hrkd.``."""
     metadata = {"hrkd.version": __version__, "hrkd.precision": str(onnx_format)}
     metadata |= {f"hrkd.{name}": value for name, value in properties.items()}
     onnx.helper.set_model_props(model, metadata)
@@ -105,7 +105,7 @@ def model_part(name: str) -> str:
 
 @contextlib.contextmanager
 def silence_libraries() -> Iterator[None]:
-    """Hide warnings and log lines of torch, onnx and onnxruntime; they are about choices that we made on purpose."""
+    """Hide warnings and log lines of torch, onnx and onnxruntime; they are about intended choices."""
     disabled_level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -1,4 +1,4 @@
-"""Functions that turn an fp32 graph into a smaller file, one per kind of file, with onnxruntime's quantizers."""
+"""Functions that turn an fp32 ONNX file into a smaller one, one per kind of file, with onnxruntime's quantizers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EmbeddingFormat = Literal["per_tensor", "per_row", "int4", "fp32"]
 
 @dataclass(frozen=True, slots=True)
 class QuantizerInputs:
-    """What a quantizer may need besides the graph; ``calibration`` returns batches of one unpadded text each."""
+    """Inputs of a quantizer besides the ONNX file; ``calibration`` returns batches of one unpadded text each."""
 
     weight_format: WeightFormat
     calibration: Callable[[], Iterator[ModelInputs]] = lambda: iter(())
@@ -42,7 +42,7 @@ def write_fp16(source: Path, target: Path, inputs: QuantizerInputs) -> None:
     """Store weights in fp16, each with a Cast to fp32 that onnxruntime folds at load time.
 
     The arithmetic stays in fp32: CPUs have no fp16 kernels for most operators, so a graph that computes in fp16 is full
-    of conversions, runs slower than fp32 and can overflow. Weights with values beyond fp16's range stay in fp32.
+    of conversions, is slower than fp32 and can overflow. Weights with values beyond fp16's range stay in fp32.
     """
     model = ir.from_proto(load_onnx(source))
     graph = model.graph
@@ -72,7 +72,7 @@ def write_int8_dynamic(
     """Quantize weights now, and activations at run time with the range of each batch.
 
     Args:
-        source: fp32 graph.
+        source: fp32 ONNX file.
         target: file to write.
         inputs: for the number of bits of the weights.
         per_channel: one scale per output column of a dense weight instead of one per matrix.
@@ -192,7 +192,7 @@ def _quantize_embeddings(path: Path, embeddings: EmbeddingFormat) -> None:
 
 
 def _quantize_lookup_per_row(graph: ir.Graph, lookup: ir.Node, weight: npt.NDArray[np.float32]) -> None:
-    """Replace an embedding lookup in [V, W] by lookups of int8 values [V, W] and scales [V, 1], multiplied."""
+    """Replace an embedding lookup in (V, W) by lookups of int8 values (V, W) and scales (V, 1), multiplied."""
     name, ids, output = lookup.inputs[0].name, lookup.inputs[1], lookup.outputs[0]
     largest = np.abs(weight).max(axis=1, keepdims=True)
     scale = (np.where(largest > 0, largest, 1) / 127).astype(np.float32)

@@ -16,7 +16,7 @@ from hrkd_cli.predict.backend import OnnxBackend
 
 
 class RecipeSearch:
-    """Makes smaller files from the fp32 graph in ``folder``; configuration and tokenizer are in ``root``."""
+    """Makes smaller files from the fp32 file in ``folder``; configuration and tokenizer are in ``root``."""
 
     def __init__(self, root: Path, folder: Path, gate: AccuracyGate, weight_format: WeightFormat) -> None:
         self.root = root

@@ -45,8 +45,7 @@ class Recipe:
     only_for_7_bits: bool = False
 
 
-Tier = tuple[Recipe, ...]
-"""Recipes of about equal speed; the most accurate one is taken."""
+Tier = tuple[Recipe, ...]  # recipes of about equal speed; the most accurate one is taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +128,7 @@ FILE_NAMES = {onnx_format: spec.file_name for onnx_format, spec in FORMATS.items
 
 
 def apply_recipe(source: Path, target: Path, onnx_format: OnnxFormat, recipe: Recipe, inputs: QuantizerInputs) -> None:
-    """Write the fp32 graph ``source`` to ``target`` in another format.
+    """Write the fp32 file ``source`` to ``target`` in another format.
 
     Raises:
         ModelError: the source cannot be read, or nothing in it could be quantized.

@@ -1,6 +1,6 @@
 """Graph rewrites that replace operators of a traced encoder with fewer and cheaper ones that give the same logits.
 
-They use standard operators only, so every runtime opens the result. docs/performance.md lists what each saves. A
+They use standard operators only, so every runtime opens the result. docs/performance.md lists their effects. A
 rewrite matches a pattern that the exporter writes, and skips what it does not match.
 """
 
@@ -101,7 +101,7 @@ def keep_first_token(model: ir.Model) -> int:
     Returns:
         1, or 0 if the region does not include a whole attention.
     """
-    # A Shape node that nobody reads would count as a reader of all tokens.
+    # An unused Shape node would count as a reader of all tokens.
     RemoveUnusedNodesPass()(model)
     graph = model.graph
     for node in graph:
@@ -120,7 +120,7 @@ def _find_region(graph: ir.Graph, selection: ir.Node) -> _Region:
     for node in reversed(graph):
         output = node.outputs[0]
         axes = {region.get(reader, {}).get(output) for reader in output.consumers()}
-        # All readers must want one token of the output, on the same axis.
+        # All readers must need one token of the output, on the same axis.
         if len(node.outputs) > 1 or len(axes) != 1 or (axis := axes.pop()) is None:
             continue
         if (inputs := _one_token_inputs(node, axis)) is not None:

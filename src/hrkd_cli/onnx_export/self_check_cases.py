@@ -27,12 +27,10 @@ from hrkd_cli.predict.heads import DomainHeads, FloatArray
 from hrkd_cli.predict.selfcheck import SELF_CHECK_FORMAT, case_labels, case_logits, read_stored_cases
 from hrkd_cli.predict.tokenization import read_tokenizer
 
-CASE_COUNT = 16
-"""Number of stored texts; at least one per domain."""
+CASE_COUNT = 16  # number of stored texts; at least one per domain
 FP32_TOLERANCE = 1e-3
 """CPUs add fp32 numbers in different orders: about 1e-5 on these models, with a margin for deep ones."""
-MIN_INT8_TOLERANCE = 0.05
-"""For files with 8-bit arithmetic whose logits happen to be very close to fp32's."""
+MIN_INT8_TOLERANCE = 0.05  # for files with 8-bit arithmetic whose logits happen to be very close to fp32's
 INT8_TOLERANCE_FACTOR = 3
 """Allowed error, as a multiple of the error of 8-bit arithmetic measured at export. Products saturate on CPUs with AVX2
 but without VNNI; in emulation, that multiplied the error of distilled students by up to 2.4 and changed no label."""
@@ -118,7 +116,7 @@ def _draw_texts(root: Path, count: int, lengths: Sequence[int]) -> list[str]:
 
 
 def _margins(logits: FloatArray, heads: DomainHeads, domain: str) -> FloatArray:
-    """Return the difference between a domain's two largest logits, [N]; infinite for a single label."""
+    """Return the difference between a domain's two largest logits, (N,); infinite for a single label."""
     ascending = np.sort(logits[:, list(heads.columns[domain])], axis=1)
     if ascending.shape[1] < 2:
         return np.full(len(ascending), np.inf, dtype=np.float32)

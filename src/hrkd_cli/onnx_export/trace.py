@@ -76,7 +76,9 @@ def max_logit_difference(batches: Iterable[ModelInputs], expected: Forward, actu
     for arrays in batches:
         expected_logits, logits = expected(arrays), actual(arrays)
         if logits.shape != expected_logits.shape:
-            raise ModelError(f"the graph gives {logits.shape[-1]} outputs but the model {expected_logits.shape[-1]}")
+            raise ModelError(
+                f"the ONNX file gives {logits.shape[-1]} outputs but the model {expected_logits.shape[-1]}"
+            )
         difference = float(np.abs(expected_logits - logits).max())
         # Comparisons with nan are False, so max() would drop it.
         largest = max(largest, difference if np.isfinite(difference) else np.inf)
@@ -159,7 +161,7 @@ def trace_to_onnx(model: Any, input_names: Sequence[str], path: Path) -> None:
 def _traceable_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float, **_: Any
 ) -> tuple[Tensor, None]:
-    """Return softmax(query key^T * scaling + mask) value, [B, T, heads, width], without data-dependent branches."""
+    """Return softmax(query key^T * scaling + mask) value, (B, T, heads, width), without data-dependent branches."""
     scores = query @ key.transpose(2, 3) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
@@ -169,7 +171,7 @@ def _traceable_attention(
 def _padding_bias(
     *, attention_mask: Tensor | None = None, mask_function: Any, dtype: torch.dtype = torch.float32, **options: Any
 ) -> Tensor | None:
-    """Return the attention bias for padding as [B, 1, 1, T], which takes 4 operators; transformers' takes 60.
+    """Return the attention bias for padding as (B, 1, 1, T), which takes 4 operators; transformers' takes 60.
 
     Other masks, such as those of local attention, are left to transformers.
     """

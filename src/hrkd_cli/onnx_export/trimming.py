@@ -23,8 +23,7 @@ from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.predict.model_spec import OFFSET_POSITION_TYPES
 
 TOKENIZER_TYPES = ("WordPiece", "BPE", "Unigram")
-MAX_LISTED = 10
-"""Number of dropped tokens that the report lists by name."""
+MAX_LISTED = 10  # number of dropped tokens that the report lists by name
 
 _CHUNK = 1000
 _TOKEN_ID = "_token_id"
@@ -328,7 +327,7 @@ def _count_tokens(tokenizer: Tokenizer, chunks: Iterable[list[str]]) -> Counter[
     ids: Counter[int] = Counter()
     for chunk in chunks:
         for encoding in tokenizer.encode_batch(chunk, add_special_tokens=False):
-            # By id, because some tokenizers give the text of an unknown piece as its token.
+            # By id, because some tokenizers give the text of an unknown token as its name.
             ids.update(encoding.ids)
     return Counter({str(tokenizer.id_to_token(index)): count for index, count in ids.items()})
 

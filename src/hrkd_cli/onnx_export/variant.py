@@ -172,20 +172,14 @@ def copy_config_files(student: Path, folder: Path) -> list[str]:
     return names
 
 
-def extract_head(model: Any, spec: ModelSpec, domain: str, where: str) -> list[int]:
-    """Reduce a model's last linear layer and its configuration to one domain, in place.
-
-    ``where`` is the model's name in error messages.
-
-    Returns:
-        The columns of the logits that were kept.
-    """
+def extract_head(model: Any, spec: ModelSpec, domain: str, model_name: str) -> list[int]:
+    """Reduce a model's last linear layer and its configuration to one domain, in place; return the kept columns."""
     if spec.heads is None:
         only = single_domain(spec.config)
         what = f"it has only the head of {only!r} already" if only else "it is not a multi-domain classifier of hrkd"
-        raise ModelError(f"{where}: {what}; export it without --domain")
+        raise ModelError(f"{model_name}: {what}; export it without --domain")
     if domain not in spec.heads.labels:
-        raise ModelError(f"{where}: no domain {domain!r} (--domain); it has {', '.join(spec.heads.domains)}")
+        raise ModelError(f"{model_name}: no domain {domain!r} (--domain); it has {', '.join(spec.heads.domains)}")
     columns, labels = list(spec.heads.columns[domain]), spec.heads.labels[domain]
     name, layer = output_layer(model)
     if layer.out_features != spec.heads.num_outputs:
