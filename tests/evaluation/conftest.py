@@ -20,7 +20,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def dataset(models):
-    """Texts with the teacher's labels, every fifth one swapped: the teacher's accuracy is exactly 80 %."""
+    """Texts with the teacher's labels, every fifth one swapped: the teacher's accuracy is exactly 80%."""
     teacher = Predictor(models / "teacher")
     rows = {}
     for seed, domain in enumerate(LABELS):

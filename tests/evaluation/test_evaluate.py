@@ -144,7 +144,7 @@ def test_a_folder_that_is_not_a_classifier_is_an_error(models, dataset, tmp_path
     else:
         remaining = {name: t for name, t in load_file(weights).items() if "classifier" not in name}
         save_file(remaining, weights, metadata={"format": "pt"})
-        message = r"2 weights that its config.json asks for are missing.*\(such as classifier\.bias\)"
+        message = r"2 weights that its config.json requires are missing.*\(such as classifier\.bias\)"
     with pytest.raises(ModelError, match=message) as caught:
         run(tmp_path, dataset, "copy")
     assert "\n" not in str(caught.value)

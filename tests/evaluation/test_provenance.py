@@ -54,7 +54,7 @@ def test_data_defaults_to_hrkd_out_then_to_the_first_models_data(tmp_path, monke
     with pytest.raises(DataError, match=r"no dataset in .*dataset; say which one to use with --data"):
         default_data([student])
     write_json(student, "hrkd.json", {"data": {"path": "../reviews"}})
-    with pytest.raises(DataError, match=r"reviews, which .* was made from, is gone"):
+    with pytest.raises(DataError, match=r"reviews, which .* was made from, no longer exists"):
         default_data([student])
     (tmp_path / "reviews").mkdir()
     assert default_data([student]) == tmp_path / "reviews"
@@ -67,7 +67,7 @@ def test_evaluate_names_recorded_data_that_is_gone(models, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     shutil.copytree(models / "teacher", "teacher")
     (tmp_path / "teacher/hrkd.json").write_text(json.dumps({"data": {"path": "../dataset"}}))
-    with pytest.raises(DataError, match=r"dataset, which teacher was made from, is gone"):
+    with pytest.raises(DataError, match=r"dataset, which teacher was made from, no longer exists"):
         evaluate(["teacher"])
 
 

@@ -89,7 +89,7 @@ class ModelResult:
         return average_scores(self.domains)
 
     def to_json(self, *, by_label: bool = False) -> dict[str, Any]:
-        """Return the result as plain values, without what does not apply to this model."""
+        """Return the result as plain values, without fields that do not apply to this model."""
         common = ("model", "file", "kind", "precision", "parameters", "bytes")
         entry: dict[str, Any] = {name: getattr(self, name) for name in common}
         if self.floor is not None:
@@ -160,7 +160,7 @@ def evaluate(
             on_event(Note(text, warning=True))
     common = restrict_to_single_domain(names, dataset, str(source), on_event=on_event)
     train_data = find_train_data(names, dataset, on_event) if settings.floor else dataset
-    return evaluate_on(names, common, settings, data=str(source), train_data=train_data, on_event=on_event)
+    return evaluate_on(names, common, settings, data_name=str(source), train_data=train_data, on_event=on_event)
 
 
 def _default_models() -> list[Path]:
@@ -181,29 +181,29 @@ def evaluate_on(
     dataset: Dataset,
     settings: EvalSettings,
     *,
-    data: str = "the data",
+    data_name: str = "the data",
     train_data: Dataset | None = None,
     on_event: OnEvent = ignore,
 ) -> EvalResult:
-    """Evaluate models (at least one) on a dataset in memory. Errors call it ``data``.
+    """Evaluate models (at least one) on a dataset in memory, which errors call ``data_name``.
 
-    Linear baselines are trained on the train rows of ``train_data``, by default the dataset. Ignores ``models`` and
-    ``data`` in the settings.
+    Linear baselines are trained on the train rows of ``train_data``, by default the dataset. ``models`` and ``data`` in
+    the settings are ignored.
     """
     split, device, threads = str(settings.split), str(settings.device), settings.threads or usable_cpus()
-    rows = select_split(dataset, split, data)
+    rows = select_split(dataset, split, data_name)
     baselines: list[LinearBaseline] = []
     if settings.floor:
         encoder = find_start_encoder(models, on_event)
         baselines = train_linear_baselines(
-            train_data or dataset, rows, split, data, encoder=encoder, device=device, on_event=on_event
+            train_data or dataset, rows, split, data_name, encoder=encoder, device=device, on_event=on_event
         )
     results: list[ModelResult] = []
     first_labels: PredictedLabels = {}
     timed_text: tuple[str, str | None] | None = None  # the same for all models, so that times are comparable
     for model in models:
         backend = open_backend(model, threads=threads, device=device)
-        heads = match_heads(backend, dataset, rows, str(model), data)
+        heads = match_heads(backend, dataset, rows, str(model), data_name)
         labels = predict_labels(backend, heads, rows, task=f"scoring {model}", on_event=on_event)
         first_labels = first_labels or labels
         precision, parameters = "fp32", backend.parameters

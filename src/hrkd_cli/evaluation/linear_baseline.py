@@ -28,10 +28,8 @@ TFIDF_REGULARIZATION = 4.0
 """C of scikit-learn. From 1 to 16, dev accuracy varies by only 1.2 points on Amazon reviews and on MNLI."""
 ENCODER_REGULARIZATION = 16.0
 """C times the number of features. From 4 to 64, dev accuracy varies by at most 1.5 points on reviews and intents."""
-MIN_ROWS_FOR_MIN_DF = 1000
-"""Train rows from which a word must occur in two texts; with fewer rows, one text is enough."""
-ENCODER_MAX_LENGTH = 256
-"""Tokens of a text that a frozen encoder reads."""
+MIN_ROWS_FOR_MIN_DF = 1000  # train rows from which a word must occur in two texts; with fewer rows, one text is enough
+ENCODER_MAX_LENGTH = 256  # tokens of a text that a frozen encoder reads
 ENCODER_BATCH_SIZE = 32
 
 # Letters and digits of any script. Unlike scikit-learn's default, it keeps one-letter words ("I", "a").
@@ -44,7 +42,7 @@ class Features(Protocol):
     """Features of a baseline.
 
     Attributes:
-        baseline: name of the baseline that uses them.
+        baseline: name of the baseline.
         unit: name of their number in the JSON result.
         regularization: reported C.
     """
@@ -54,7 +52,7 @@ class Features(Protocol):
     regularization: float
 
     def inputs(self, rows: TextRows) -> npt.NDArray[Any]:
-        """Return the inputs of the pipeline for n rows, [n, ...]."""
+        """Return the inputs of the pipeline for n rows, (n, ...)."""
 
     def pipeline(self, inputs: npt.NDArray[Any]) -> Any:
         """Return an untrained scikit-learn pipeline for the inputs of the train rows."""
@@ -68,7 +66,7 @@ class TfidfFeatures:
     regularization = TFIDF_REGULARIZATION
 
     def inputs(self, rows: TextRows) -> npt.NDArray[np.object_]:
-        """Return the texts, [n, 1], or [n, 2] for pairs."""
+        """Return the texts, (n, 1), or (n, 2) for pairs."""
         columns = [rows.texts] if rows.pairs is None else [rows.texts, rows.pairs]
         return np.array(columns, dtype=object).T
 
@@ -110,7 +108,7 @@ class FrozenEncoderFeatures:
         self.model, self.tokenizer = load_encoder(folder).to(self.device), load_tokenizer(folder)
 
     def inputs(self, rows: TextRows) -> npt.NDArray[np.float32]:
-        """Return the pooled hidden states, [n, H]."""
+        """Return the pooled hidden states, (n, H)."""
         import torch
 
         max_length = min(ENCODER_MAX_LENGTH, self.tokenizer.model_max_length)
@@ -163,7 +161,7 @@ def train_linear_baselines(
     train_data: Dataset,
     rows: Mapping[str, TextRows],
     split: str,
-    data: str,
+    data_name: str,
     *,
     encoder: str | Path | None,
     device: str,
@@ -174,23 +172,24 @@ def train_linear_baselines(
     Raises:
         UsageError, DataError: see ``train_linear_baseline``.
     """
-    baselines = [train_linear_baseline(TfidfFeatures(), train_data, rows, split, data, on_event)]
+    baselines = [train_linear_baseline(TfidfFeatures(), train_data, rows, split, data_name, on_event)]
     if encoder is not None:
         try:
             features = FrozenEncoderFeatures(encoder, device=device)
         except ModelError as error:
             on_event(Note(f"no baseline on the frozen encoder: {error}"))
         else:
-            baselines.append(train_linear_baseline(features, train_data, rows, split, data, on_event))
+            baselines.append(train_linear_baseline(features, train_data, rows, split, data_name, on_event))
     return baselines
 
 
 def train_linear_baseline(
-    features: Features, train_data: Dataset, rows: Mapping[str, TextRows], split: str, data: str, on_event: OnEvent
+    features: Features, train_data: Dataset, rows: Mapping[str, TextRows], split: str, data_name: str, on_event: OnEvent
 ) -> LinearBaseline:
     """Train on the train rows of ``train_data`` and predict ``rows``, a split of some or all of its domains.
 
-    Domains with the same labels share one model; otherwise each domain has its own. Errors call the dataset ``data``.
+    Domains with the same labels share one model; otherwise each domain has its own. ``data_name`` names the dataset in
+    errors.
 
     Raises:
         UsageError: ``split`` contains the train rows.
@@ -208,18 +207,18 @@ def train_linear_baseline(
         if not train_labels:
             of_domain = "" if same_labels else f" of {domains[0]}"
             raise DataError(
-                f"{data}: no train rows{of_domain} for --floor; use data with a train split (hrkd prepare makes one), "
-                "or omit --floor"
+                f"{data_name}: no train rows{of_domain} for --floor; use data with a train split (hrkd prepare makes "
+                "one), or omit --floor"
             )
         on_event(Note(f"training {features.baseline} on {len(train_labels):,} rows of {', '.join(domains)}"))
         inputs = np.concatenate([features.inputs(part) for part in parts if len(part)])
-        model, size = _fit(features, inputs, train_labels, data)
+        model, size = _fit(features, inputs, train_labels, data_name)
         num_rows, num_features = num_rows + len(train_labels), num_features + size
         labels |= {domain: model.predict(features.inputs(rows[domain])) for domain in domains if domain in rows}
     return LinearBaseline(features, labels, num_rows, num_features)
 
 
-def _fit(features: Features, inputs: npt.NDArray[Any], labels: Sequence[str], data: str) -> tuple[Any, int]:
+def _fit(features: Features, inputs: npt.NDArray[Any], labels: Sequence[str], data_name: str) -> tuple[Any, int]:
     """Train one pipeline; return it and its number of features."""
     from sklearn.dummy import DummyClassifier
     from sklearn.exceptions import ConvergenceWarning
@@ -232,7 +231,7 @@ def _fit(features: Features, inputs: npt.NDArray[Any], labels: Sequence[str], da
         try:
             model.fit(inputs, labels)
         except ValueError:  # no words, or none that occurs in two texts
-            raise DataError(f"{data}: no words in the train texts for --floor; omit it") from None
+            raise DataError(f"{data_name}: no words in the train texts for --floor; omit it") from None
     return model, int(model[-1].n_features_in_)
 
 

@@ -31,7 +31,7 @@ class DomainScores:
         n: number of rows.
         accuracy: fraction of correct labels.
         macro_f1: unweighted mean F1 of the labels that occur in the rows or the predictions.
-        interval: 95 % confidence interval of the accuracy.
+        interval: 95% confidence interval of the accuracy.
         labels: scores of every label of the domain.
     """
 
@@ -44,7 +44,7 @@ class DomainScores:
 
 @dataclass(frozen=True, slots=True)
 class AverageScores:
-    """Unweighted means over domains, and the 95 % confidence interval of the mean accuracy."""
+    """Unweighted means over domains, and the 95% confidence interval of the mean accuracy."""
 
     accuracy: float
     macro_f1: float
@@ -93,7 +93,7 @@ def scores_to_json(domains: Mapping[str, DomainScores], *, by_label: bool = Fals
 
 
 def wilson_interval(correct: int, n: int) -> Interval:
-    """Return Wilson's 95 % score interval of a proportion, which also holds for small n and near 0 and 1."""
+    """Return Wilson's 95% score interval of a proportion, which also holds for small n and near 0 and 1."""
     from scipy.stats import binomtest
 
     low, high = binomtest(correct, n).proportion_ci(method="wilson")

@@ -63,7 +63,7 @@ def count_quantized_ops(model: Any) -> dict[str, int]:
 
 
 def count_parameters(model: Any) -> int:
-    """Count the parameters as torch does, whatever precision they are stored in.
+    """Count the parameters as torch does, regardless of the precision in which they are stored.
 
     Scales and zero points do not count. Equal weights are stored once and reused through an Identity node; each counts.
     """

@@ -44,7 +44,7 @@ def read_provenance(model: str | Path) -> DataProvenance | None:
 
 
 def restrict_to_single_domain(
-    models: Sequence[str | Path], dataset: Dataset, data: str, *, on_event: OnEvent = ignore
+    models: Sequence[str | Path], dataset: Dataset, data_name: str, *, on_event: OnEvent = ignore
 ) -> Dataset:
     """Return the rows that all models can be scored on: the domain of a single-domain export, if there is one.
 
@@ -54,7 +54,7 @@ def restrict_to_single_domain(
         DataError: the data has several domains, but not that of a single-domain model.
         UsageError: the models are single-domain exports of different domains.
     """
-    heads: dict[str, str | Path] = {}
+    model_by_domain: dict[str, str | Path] = {}
     for model in models:
         location = locate_model(model)
         domain = single_domain(read_json(location.root / ModelFiles.config, missing_ok=True)) if location else None
@@ -62,18 +62,18 @@ def restrict_to_single_domain(
             continue
         if domain not in dataset.labels:
             raise DataError(
-                f"{data}: no domain {domain!r}, the only one of {model}; it has {', '.join(dataset.domains)}: use data "
-                "of one domain"
+                f"{data_name}: no domain {domain!r}, the only one of {model}; it has {', '.join(dataset.domains)}: use "
+                "data of one domain"
             )
         on_event(Note(f"{model} predicts only {domain}: only that domain's rows are scored"))
-        heads.setdefault(domain, model)
-    if len(heads) > 1:
-        (domain, model), (other_domain, other_model) = list(heads.items())[:2]
+        model_by_domain.setdefault(domain, model)
+    if len(model_by_domain) > 1:
+        (domain, model), (other_domain, other_model) = list(model_by_domain.items())[:2]
         raise UsageError(
             f"{model} predicts only {domain!r} and {other_model} only {other_domain!r}, so they have no rows in "
             "common; evaluate them separately"
         )
-    return dataset.select_domains(*heads) if heads else dataset
+    return dataset.select_domains(*model_by_domain) if model_by_domain else dataset
 
 
 def default_data(models: Sequence[str | Path]) -> Path:
@@ -83,7 +83,7 @@ def default_data(models: Sequence[str | Path]) -> Path:
     provenance = read_provenance(models[0])
     if provenance is not None and provenance.path.exists():
         return provenance.path
-    gone = f", and {provenance.path}, which {models[0]} was made from, is gone" if provenance else ""
+    gone = f", and {provenance.path}, which {models[0]} was made from, no longer exists" if provenance else ""
     raise DataError(f"no dataset in {DATASET_OUT}{gone}; say which one to use with --data")
 
 
@@ -100,7 +100,7 @@ def find_train_data(models: Sequence[str | Path], dataset: Dataset, on_event: On
 
 
 def find_start_encoder(models: Sequence[str | Path], on_event: OnEvent) -> str | None:
-    """Return the encoder that a model or its teacher was fine-tuned from: folder or hub id, None if unknown."""
+    """Return the folder or hub id of the encoder that a model or its teacher was fine-tuned from; None if unknown."""
     for model in models:
         location = locate_model(model)
         while location is not None:

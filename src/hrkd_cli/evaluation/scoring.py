@@ -17,14 +17,13 @@ from hrkd_cli.predict.heads import DomainHeads, predict_label_indices
 PADDED_BATCH_SIZE = 32
 """Batch size of padded scoring. Rows are padded to the maximum length, the worst case of a batching server."""
 
-PredictedLabels = dict[str, npt.NDArray[np.str_]]
-"""Predicted label names of the rows, by domain."""
+PredictedLabels = dict[str, npt.NDArray[np.str_]]  # predicted label names of the rows, by domain
 
 _CHUNK_SIZE = 8 * PADDED_BATCH_SIZE  # rows between progress events
 
 
-def select_split(dataset: Dataset, split: str, data: str) -> dict[str, TextRows]:
-    """Return the rows of a split by domain, without empty domains. Errors call the dataset ``data``.
+def select_split(dataset: Dataset, split: str, data_name: str) -> dict[str, TextRows]:
+    """Return the rows of a split by domain, without empty domains; ``data_name`` names the dataset in errors.
 
     Raises:
         DataError: the split has no rows.
@@ -34,11 +33,13 @@ def select_split(dataset: Dataset, split: str, data: str) -> dict[str, TextRows]
     if not rows:
         splits = sorted({name for parts in dataset.rows.values() for name, part in parts.items() if len(part)})
         hint = f"it has {', '.join(splits)}; choose one with --split" if splits else "it is empty"
-        raise DataError(f"{data}: no rows in the {split} split; {hint}")
+        raise DataError(f"{data_name}: no rows in the {split} split; {hint}")
     return rows
 
 
-def match_heads(backend: Backend, dataset: Dataset, rows: Mapping[str, TextRows], model: str, data: str) -> DomainHeads:
+def match_heads(
+    backend: Backend, dataset: Dataset, rows: Mapping[str, TextRows], model_name: str, data_name: str
+) -> DomainHeads:
     """Return the model's heads for the domains of the rows.
 
     A classifier that is not multi-domain predicts for every domain; its labels are matched by name.
@@ -51,20 +52,20 @@ def match_heads(backend: Backend, dataset: Dataset, rows: Mapping[str, TextRows]
     data_labels = {domain: dataset.labels[domain] for domain in rows}
     if spec.pair is not None and spec.pair != dataset.has_pairs:
         rows_have, reads = ("one text", "two texts") if spec.pair else ("two texts", "one text")
-        raise DataError(f"{data}: a row has {rows_have} but {model} reads {reads}; use data of the same task")
+        raise DataError(f"{data_name}: a row has {rows_have} but {model_name} reads {reads}; use data of the same task")
     if spec.heads is None:
-        return DomainHeads.match_labels(spec.config, data_labels, model, keep_extra=True)
+        return DomainHeads.match_labels(spec.config, data_labels, model_name, keep_extra=True)
     for domain, labels in data_labels.items():
         known = spec.heads.labels.get(domain)
         if known is None:
             raise DataError(
-                f"{data}: domain {domain!r} is not one of {model}'s: {', '.join(spec.heads.domains)}; exclude it "
-                "with hrkd prepare --domains, or teach a model on it"
+                f"{data_name}: domain {domain!r} is not one of {model_name}'s: {', '.join(spec.heads.domains)}; "
+                "exclude it with hrkd prepare --domains, or train a model on it"
             )
         if missing := sorted(set(labels) - set(known)):
             raise DataError(
-                f"{data}: label {missing[0]!r} of domain {domain!r} is not one of {model}'s: {', '.join(known)}; "
-                "rename it in the data"
+                f"{data_name}: label {missing[0]!r} of domain {domain!r} is not one of {model_name}'s: "
+                f"{', '.join(known)}; rename it in the data"
             )
     return spec.heads
 

@@ -44,7 +44,7 @@ class Backend:
         )
 
     def forward(self, arrays: Mapping[str, Any]) -> FloatArray:
-        """Run the model on one padded batch of arrays [B, T], ignoring inputs that it does not have; return logits."""
+        """Run the model on one padded batch of arrays (B, T), ignoring inputs that it does not have; return logits."""
         raise NotImplementedError
 
     def logits(
@@ -55,7 +55,7 @@ class Backend:
         batch_size: int = 1,
         pad_to: int | None = None,
     ) -> FloatArray:
-        """Return the logits of all outputs, [n, outputs], in the order of the texts (see ``Predictor.logits``).
+        """Return the logits of all outputs, (n, outputs), in the order of the texts (see ``Predictor.logits``).
 
         Raises:
             ModelError: the model cannot run, or its outputs do not match the configuration or are not finite.

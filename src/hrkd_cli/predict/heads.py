@@ -65,12 +65,17 @@ class DomainHeads:
 
     @classmethod
     def match_labels(
-        cls, config: Mapping[str, Any], labels: Mapping[str, Iterable[str]], model: str, *, keep_extra: bool = False
+        cls,
+        config: Mapping[str, Any],
+        labels: Mapping[str, Iterable[str]],
+        model_name: str,
+        *,
+        keep_extra: bool = False,
     ) -> DomainHeads:
         """Match the outputs of a classifier with plain labels to the labels of every domain, by name.
 
         Names match exactly, else ignoring case. With ``keep_extra``, labels that the data does not have remain possible
-        answers, as in prediction. Errors call it ``model``.
+        answers, as in prediction.
 
         Raises:
             ModelError: the model lacks a label of the data.
@@ -84,8 +89,8 @@ class DomainHeads:
                 index = label2id.get(label, case_insensitive.get(label.casefold()))
                 if index is None:
                     raise ModelError(
-                        f"{model}: no label {label!r} (domain {domain!r}), only {', '.join(sorted(label2id))}; "
-                        "teach a model on this data with hrkd teach, or rename the labels"
+                        f"{model_name}: no label {label!r} (domain {domain!r}), only {', '.join(sorted(label2id))}; "
+                        "train a model on this data with hrkd teach, or rename the labels"
                     )
                 matched[label] = index
             if keep_extra:
@@ -119,13 +124,13 @@ def id_to_label(config: Mapping[str, Any]) -> dict[int, str]:
 
 
 def predict_label_indices(logits: FloatArray, heads: DomainHeads, domain: str) -> npt.NDArray[np.intp]:
-    """Return the index of each row's best label in ``heads.labels[domain]``, [n]."""
+    """Return the index of each row's best label in ``heads.labels[domain]``, (n,)."""
     indices: npt.NDArray[np.intp] = logits[:, list(heads.columns[domain])].argmax(axis=1)
     return indices
 
 
 def domain_probabilities(logits: FloatArray, heads: DomainHeads, domain: str) -> DoubleArray:
-    """Return the softmax over the domain's columns, [n, labels], in the order of ``heads.labels[domain]``."""
+    """Return the softmax over the domain's columns, (n, labels), in the order of ``heads.labels[domain]``."""
     domain_logits = logits[:, list(heads.columns[domain])].astype(np.float64)
     exponentials = np.exp(domain_logits - domain_logits.max(axis=1, keepdims=True))
     probabilities: DoubleArray = exponentials / exponentials.sum(axis=1, keepdims=True)
@@ -133,7 +138,7 @@ def domain_probabilities(logits: FloatArray, heads: DomainHeads, domain: str) ->
 
 
 def mean_probabilities(logits: FloatArray, heads: DomainHeads) -> tuple[tuple[str, ...], DoubleArray]:
-    """Return the label names and their probabilities, averaged over domains, [n, labels].
+    """Return the label names and their probabilities, averaged over domains, (n, labels).
 
     Raises:
         UsageError: the domains have different labels.

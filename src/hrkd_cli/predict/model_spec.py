@@ -1,4 +1,4 @@
-"""What a classifier's ``config.json`` and ``tokenizer_config.json`` say: heads, maximum length, truncation."""
+"""A classifier's heads, maximum length and truncation, from ``config.json`` and ``tokenizer_config.json``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from hrkd_cli.errors import ModelError
 from hrkd_cli.layout import ModelFiles
 from hrkd_cli.predict.heads import DomainHeads, id_to_label
 
-ANY_DOMAIN = "any"
-"""Domain name that averages the probabilities of all heads."""
+ANY_DOMAIN = "any"  # domain name that averages the probabilities of all heads
 
 _DEFAULT_MAX_LENGTH = 512  # the length that common encoders were trained with
 

@@ -114,7 +114,7 @@ class Predictor:
         batch_size: int = 1,
         pad_to: int | None = None,
     ) -> FloatArray:
-        """Return the logits of all (domain, label) outputs, [n, outputs].
+        """Return the logits of all (domain, label) outputs, (n, outputs).
 
         Args:
             texts: the texts, or the first texts of pairs.

@@ -114,7 +114,7 @@ def _check_file(
 
 
 def case_logits(backend: Backend, cases: list[dict[str, Any]]) -> FloatArray:
-    """Return the logits of all outputs, [cases, outputs], run one text at a time as on a device."""
+    """Return the logits of all outputs, (cases, outputs), run one text at a time as on a device."""
     pairs = [str(case["text_pair"]) for case in cases] if "text_pair" in cases[0] else None
     return backend.logits([case["text"] for case in cases], pairs, batch_size=1)
 

@@ -50,7 +50,7 @@ class TextTokenizer:
         self._tokenizer = tokenizer
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        # The library truncates only one end. For head-tail, its result tells how many tokens of each text to keep.
+        # The library truncates only one end. For head-tail, its result gives the number of tokens of each text to keep.
         self._untruncated = Tokenizer.from_str(tokenizer.to_str()) if truncate == Truncate.HEAD_TAIL else None
         direction = "left" if truncate == Truncate.TAIL else "right"
         tokenizer.enable_truncation(max_length, strategy="longest_first", direction=direction)
@@ -73,7 +73,7 @@ class TextTokenizer:
         return examples
 
     def pad(self, batch: Sequence[TokenizedExample], pad_to: int | None = None) -> dict[str, IntArray]:
-        """Pad examples into ``input_ids``, ``attention_mask`` and ``token_type_ids``, each [B, T].
+        """Pad examples into ``input_ids``, ``attention_mask`` and ``token_type_ids``, each (B, T).
 
         T is the longest example's length, but at least ``pad_to``.
         """
