@@ -9,13 +9,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render_card(template: str, metadata: Any, **variables: Any) -> str:
-    """Return a card: YAML metadata, then Markdown.
-
-    Args:
-        template: file name of the template.
-        metadata: ``ModelCardData`` or ``DatasetCardData`` of huggingface_hub.
-        variables: the template's variables.
-    """
+    """Return a card: YAML metadata (huggingface_hub's ``ModelCardData`` or ``DatasetCardData``), then Markdown."""
     from huggingface_hub import RepoCard
 
     card = RepoCard.from_template(metadata, template_path=str(_TEMPLATES / template), **variables)

@@ -43,12 +43,9 @@ class OnnxFiles:
     self_check = "self_check.json"
 
 
-CHECKPOINT = "checkpoint.json"
-"""Everything in a checkpoint except the tensors."""
-PREDICTOR_ARCHIVE = "hrkd_runtime.pyz"
-"""Single-file predictor, in the folder of an exported student."""
-TEACHER_CACHE = "teacher-cache"
-"""Folder of cached teacher outputs, next to the student folder."""
+CHECKPOINT = "checkpoint.json"  # everything in a checkpoint except the tensors
+PREDICTOR_ARCHIVE = "hrkd_runtime.pyz"  # single-file predictor, in the folder of an exported student
+TEACHER_CACHE = "teacher-cache"  # folder of cached teacher outputs, next to the student folder
 
 ROOT = Path("hrkd-out")
 DATASET_OUT = ROOT / "dataset"

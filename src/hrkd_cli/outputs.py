@@ -25,7 +25,7 @@ def check_output(out: Path, *, kind: str, is_ours: Callable[[Path], bool], force
         out: the output folder.
         kind: what the folder holds, for messages: "dataset", "model".
         is_ours: tells whether hrkd wrote a folder of this kind.
-        force: replace a folder that is empty or ours.
+        force: replace a folder that is empty or was written by hrkd.
 
     Raises:
         OutputError: the folder exists and may not be replaced.
@@ -84,14 +84,10 @@ def atomic_folder(
 
 
 def check_no_overlap(out: Path, others: Mapping[str, Path]) -> None:
-    """Check that ``out`` does not contain a folder that the same run reads or writes.
-
-    Args:
-        out: the output folder, which will be replaced.
-        others: the other folders, by description ("teacher", "dataset").
+    """Check that ``out``, which will be replaced, contains none of the ``others``: folders by description.
 
     Raises:
-        UsageError: one of the others is ``out`` or lies inside it.
+        UsageError: one of the others is ``out`` or is inside it.
     """
     target = out.resolve()
     for description, other in others.items():
@@ -103,12 +99,7 @@ def check_no_overlap(out: Path, others: Mapping[str, Path]) -> None:
 def explain_write_errors(out: Path, work: Path) -> Iterator[None]:
     """Raise OutputError for a full disk or a missing permission, and remove the empty folders that the block made.
 
-    Args:
-        out: the output, as the user named it.
-        work: the file or folder that the block writes; the block may create its parents.
-
-    Raises:
-        OutputError: writing failed.
+    ``work`` is the file or folder that the block writes; errors name ``out`` instead.
     """
     missing_parents = [folder for folder in work.parents if not folder.exists()]
     try:

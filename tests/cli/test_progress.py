@@ -64,9 +64,9 @@ def test_a_plain_display_writes_lines(plain, capsys):
         "loading",
         "warning: no test split",
         "distill: 1,000 steps (10 epochs, 2 domains: books, dvd [new]), about 13 min and 260 MB on disk",
-        "distill: step 60/1,000 (6 %), epoch 0.60, loss 1.5 (hidden 1, attention 0.25, prediction 0.25), "
+        "distill: step 60/1,000 (6%), epoch 0.60, loss 1.5 (hidden 1, attention 0.25, prediction 0.25), "
         "21.3 examples/s, 61 s left",
-        "distill: step 500, dev accuracy 75.0 % (books 80.0, dvd [new] 70.0), best so far",
+        "distill: step 500, dev accuracy 75.0% (books 80.0, dvd [new] 70.0), best so far",
         "distill: done, 1,000 steps in 12 min, in hrkd-out/student",
     ]
 
@@ -96,9 +96,9 @@ def test_a_slow_run_gets_a_line_after_the_maximum_interval(plain, capsys):
         clock.now += 10
         display(step(number))
     assert [line.split(",")[1] for line in capsys.readouterr().err.splitlines()[1:]] == [
-        "000 (0 %)",
-        "000 (1 %)",
-        "000 (1 %)",
+        "000 (0%)",
+        "000 (1%)",
+        "000 (1%)",
     ]
 
 
@@ -159,7 +159,7 @@ def test_a_terminal_gets_moving_bars(terminal):
     display(step(60))
     picture = drawn(display)
     assert "distill" in picture
-    assert "step 60/1,000 (6 %), epoch 0.60" in picture
+    assert "step 60/1,000 (6%), epoch 0.60" in picture
     assert "loss 1.5 (hidden 1, attention 0.25, prediction 0.25), 21.3 examples/s, 61 s left" in picture
     display(SCORE)
     display(Progress("scoring [dev]", 5, None))
@@ -181,6 +181,6 @@ def test_lines_stay_above_the_bars(terminal):
             display(event)
     stayed = stream.getvalue()
     assert "warning: a warning\n" in stayed
-    assert "distill: step 500, dev accuracy 75.0 % (books 80.0, dvd [new] 70.0), best so far\n" in stayed
+    assert "distill: step 500, dev accuracy 75.0% (books 80.0, dvd [new] 70.0), best so far\n" in stayed
     assert "distill: done, 1,000 steps in 12 min, in hrkd-out/student\n" in stayed
     assert "\x1b[?25h" in stayed  # the cursor is back

@@ -69,7 +69,7 @@ def test_a_model_not_clearly_above_the_linear_baseline_gets_a_note():
     assert lines({"models": [teacher, student]}) == []
     assert lines({"models": [teacher, student, floor_at(0.839)]}) == []
     [text] = lines({"models": [teacher, student, floor_at(0.85)]})
-    assert text.startswith("s is only 1.5 points above tf-idf + logistic regression, within its 95 % interval; ")
+    assert text.startswith("s is only 1.5 points above tf-idf + logistic regression, within its 95% interval; ")
     [text] = lines({"models": [teacher, student, floor_at(0.886)]})
     assert text.startswith("s is 2.1 points below tf-idf + logistic regression; ")
     # The best of several baselines counts.

@@ -61,7 +61,7 @@ def test_a_finished_run_has_all_sections(tmp_path):
         "Layer ratios", "Layer 1", "Layer 2",
         "Exported files", "What each precision costs", "Latency", "Median latency, 1 thread",
     ]  # fmt: skip
-    for said in ("80.0 %", "83 s", "the-teacher (0123456789ab)", "--epochs 4", "default shape, from the teacher",
+    for said in ("80.0%", "83 s", "the-teacher (0123456789ab)", "--epochs 4", "default shape, from the teacher",
                  "hrkd-cli 0.1.0", "best: step 20", "1/2, all domains alike"):  # fmt: skip
         assert said in text, said
     assert (tmp_path / "dataset").as_posix() in text

@@ -151,14 +151,14 @@ def predict(console: Console, options: PredictSettings) -> None:
         from hrkd_cli.predict.predictor import Predictor
 
         predictor = Predictor(options.model, threads=options.threads, device=str(options.device))
-        pair, batch_size = predictor.spec.pair is True, None
+        has_pairs, batch_size = predictor.spec.pair is True, None
         rows: Iterable[predict_input.Text]
         if file is not None:
-            rows = predict_input.from_file(file, options.text, options.text_pair, pair)
+            rows = predict_input.from_file(file, options.text, options.text_pair, has_pairs)
         elif texts:
-            rows = predict_input.from_arguments(texts, pair)
+            rows = predict_input.from_arguments(texts, has_pairs)
         else:
-            rows, batch_size = predict_input.from_stdin(pair, console), 1  # answer each line as it arrives
+            rows, batch_size = predict_input.from_stdin(has_pairs, console), 1  # answer each line as it arrives
         for prediction in predictor.stream(rows, domain=options.domain, batch_size=batch_size):
             console.write_json(prediction.to_json(), indent=None)
 

@@ -80,7 +80,7 @@ def describe(error: BaseException, program: str) -> tuple[str, int]:
 
 
 def _usage_message(error: Any) -> str:
-    """Return the message for a command-line error, in the style of our own messages."""
+    """Return the message for a command-line error, in the style of hrkd's own messages."""
     if hasattr(error, "possibilities"):
         suggestions = " or ".join(sorted(error.possibilities or ()))
         return f"no such option: {error.option_name}" + (f"; did you mean {suggestions}?" if suggestions else "")

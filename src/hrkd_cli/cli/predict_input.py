@@ -14,8 +14,7 @@ from hrkd_cli.cli.console import Console
 from hrkd_cli.command_settings import PredictSettings
 from hrkd_cli.errors import DataError, UsageError
 
-Text = str | tuple[str, str]
-"""A text, or a pair of texts."""
+Text = str | tuple[str, str]  # a text, or a pair of texts
 
 
 def input_file(options: PredictSettings) -> Path | None:
@@ -36,30 +35,30 @@ def input_file(options: PredictSettings) -> Path | None:
     return None
 
 
-def from_arguments(texts: list[str], pair: bool) -> list[Text]:
+def from_arguments(texts: list[str], has_pairs: bool) -> list[Text]:
     """Return the texts, or pairs of texts, of the arguments."""
     rows = [(f"TEXT number {number}", text) for number, text in enumerate(texts, start=1)]
     for where, text in rows:
         if not text.strip():
             raise UsageError(f"{where} is empty")
-    return list(_split_pairs(rows, pair))
+    return list(_split_pairs(rows, has_pairs))
 
 
-def from_file(file: Path, text: str | None, text_pair: str | None, pair: bool) -> list[Text]:
+def from_file(file: Path, text: str | None, text_pair: str | None, has_pairs: bool) -> list[Text]:
     """Return the texts, or pairs of texts, of a file."""
     from hrkd_cli.data.texts import read_texts
 
     texts, seconds = read_texts(file, text=text, text_pair=text_pair)
     # A detected second column is ignored unless the model reads pairs.
-    if seconds is not None and (pair or text_pair is not None):
+    if seconds is not None and (has_pairs or text_pair is not None):
         return list(zip(texts, seconds, strict=True))
     rows = ((f"{file}: text {number}", text) for number, text in enumerate(texts, start=1))
-    return list(_split_pairs(rows, pair))
+    return list(_split_pairs(rows, has_pairs))
 
 
-def from_stdin(pair: bool, console: Console) -> Iterator[Text]:
+def from_stdin(has_pairs: bool, console: Console) -> Iterator[Text]:
     """Yield one text, or pair, per line of stdin as it arrives; empty lines are skipped with a warning."""
-    return _split_pairs(_lines(console), pair)
+    return _split_pairs(_lines(console), has_pairs)
 
 
 def _lines(console: Console) -> Iterator[tuple[str, str]]:
@@ -79,10 +78,10 @@ def _lines(console: Console) -> Iterator[tuple[str, str]]:
         raise DataError("stdin: no text")
 
 
-def _split_pairs(rows: Iterable[tuple[str, str]], pair: bool) -> Iterator[Text]:
-    """Yield the texts of (where, text) rows; with ``pair``, each is split at its TAB."""
+def _split_pairs(rows: Iterable[tuple[str, str]], has_pairs: bool) -> Iterator[Text]:
+    """Yield the texts of (where, text) rows; with ``has_pairs``, each is split at its TAB."""
     for where, text in rows:
         first, tab, second = text.partition("\t")
-        if pair and (not (tab and first.strip() and second.strip()) or "\t" in second):
+        if has_pairs and (not (tab and first.strip() and second.strip()) or "\t" in second):
             raise DataError(f"{where}: this model reads pairs; put one TAB between the two texts")
-        yield (first, second) if pair else text
+        yield (first, second) if has_pairs else text

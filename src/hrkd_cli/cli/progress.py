@@ -15,12 +15,9 @@ from hrkd_cli.formatting import byte_size, duration, percent, plural, thousands
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-LINES_PER_RUN = 20
-"""Approximate number of progress lines of a training run."""
-MAX_INTERVAL = 30.0
-"""Seconds after which a line is written in any case."""
-MIN_INTERVAL = 1.0
-"""Minimum seconds between two progress lines; short runs get fewer lines."""
+LINES_PER_RUN = 20  # approximate number of progress lines of a training run
+MAX_INTERVAL = 30.0  # maximum seconds between two lines
+MIN_INTERVAL = 1.0  # minimum seconds between two progress lines; short runs get fewer lines
 
 Clock = Callable[[], float]
 
@@ -33,7 +30,7 @@ def make_display(console: Console, clock: Clock = time.monotonic) -> AbstractCon
 
 
 class PlainDisplay:
-    """Writes a line to stderr from time to time."""
+    """Writes progress lines to stderr, at limited intervals."""
 
     def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
         self._console = console
@@ -43,7 +40,7 @@ class PlainDisplay:
         self._last_line = clock()
 
     def __call__(self, event: Event) -> None:
-        """Write a line about the event, unless the last line was written only recently."""
+        """Write a line about the event, unless the last progress line is too recent."""
         match event:
             case Note():
                 self._write(event.text, warning=event.warning)
@@ -57,7 +54,7 @@ class PlainDisplay:
                 self._write(f"{event.stage}: {_step_line(event, self._stage)}")
             case DevScored():
                 scores = ", ".join(f"{name} {percent(value)}" for name, value in event.domains.items())
-                score = f"step {thousands(event.step)}, dev {event.metric} {percent(event.average)} % ({scores})"
+                score = f"step {thousands(event.step)}, dev {event.metric} {percent(event.average)}% ({scores})"
                 self._write(f"{event.stage}: {score}{', best so far' if event.is_best else ''}")
             case StageDone():
                 steps = f"{plural(event.steps, 'step')} in {duration(event.seconds)}"
@@ -125,9 +122,8 @@ class LiveDisplay(PlainDisplay):
                 text = f"step 0/{thousands(event.steps)}, {duration(event.seconds)} left"
                 self._show(event.stage, 0, event.steps, text)
             case StepDone():
-                text = _step_line(event, self._stage).replace(
-                    ", loss", "\nloss", 1
-                )  # on two lines, to leave room for the bar
+                # On two lines, to leave room for the bar.
+                text = _step_line(event, self._stage).replace(", loss", "\nloss", 1)
                 self._show(event.stage, event.step, self._stage.steps if self._stage else None, text)
             case StageDone():
                 self._stage = None
@@ -148,7 +144,7 @@ class LiveDisplay(PlainDisplay):
 def _step_line(event: StepDone, stage: StageStarted | None) -> str:
     steps = stage.steps if stage else event.step
     return (
-        f"step {thousands(event.step)}/{thousands(steps)} ({percent(event.step / steps, 0)} %), "
+        f"step {thousands(event.step)}/{thousands(steps)} ({percent(event.step / steps, 0)}%), "
         f"epoch {event.epoch:.2f}, {_loss_line(event.losses)}, {event.examples_per_second:.1f} examples/s, "
         f"{duration(event.seconds_left)} left"
     )

@@ -19,8 +19,7 @@ PREFIX = "HRKD_"
 # Read elsewhere: the traceback switch, and the folder of the tests' golden vectors.
 RESERVED = frozenset({"HRKD_DEBUG", "HRKD_GOLDEN"})
 
-Commands = Mapping[str, Mapping[str, Option]]
-"""Named options by command and name."""
+Commands = Mapping[str, Mapping[str, Option]]  # named options by command and name
 
 
 def resolve_options(

@@ -43,7 +43,7 @@ def training_tables(result: Json) -> list[Table]:
         f"Best step: {thousands(best['step'])} of {thousands(result['steps'])}; {duration(result['seconds'])}, "
         f"{result['examples_per_second']:.1f} examples/s"
     )
-    return [Table(title, ("dev", "accuracy, %  [95 % interval]", "macro-F1, %"), rows)]
+    return [Table(title, ("dev", "accuracy, %  [95% interval]", "macro-F1, %"), rows)]
 
 
 # Values of a whole model. A row without a value for any model is left out.
@@ -63,7 +63,7 @@ def eval_tables(result: Json) -> list[Table]:
     models: Sequence[Json] = result["models"]
     counts = {name: entry["n"] for model in models for name, entry in model["domains"].items()}
     with_counts = {name: f"{name} ({thousands(count)})" for name, count in counts.items()}
-    rows: list[Row] = [("accuracy, %  [95 % interval]",)]
+    rows: list[Row] = [("accuracy, %  [95% interval]",)]
     rows += _domain_rows(models, with_counts, _format_accuracy)
     rows.append(("macro-F1, %",))
     rows += _domain_rows(models, {name: name for name in counts}, lambda scores: percent(scores.get("macro_f1")))
@@ -100,7 +100,7 @@ def linear_baseline_notes(result: Json) -> list[str]:
     if points < 0:
         comparison = f"{-points:.1f} points below {baseline['model']}"
     else:
-        comparison = f"only {points:.1f} points above {baseline['model']}, within its 95 % interval"
+        comparison = f"only {points:.1f} points above {baseline['model']}, within its 95% interval"
     advice = "try more labeled or unlabeled texts, a larger --max-length, a larger student or a better teacher"
     return [f"{small['model']} is {comparison}; {advice}"]
 

@@ -15,10 +15,8 @@ from hrkd_cli.reporting.charts import Chart, format_number
 from hrkd_cli.reporting.run import Run
 from hrkd_cli.version import __version__
 
-MARKER = "<!-- hrkd report -->"
-"""Comment near the top of every page; a file that has it may be replaced."""
-MAX_DOTS = 100
-"""Maximum number of dev scores drawn as dots; if there are more, only the line is drawn."""
+MARKER = "<!-- hrkd report -->"  # comment near the top of every page; a file that has it may be replaced
+MAX_DOTS = 100  # maximum number of dev scores drawn as dots; if there are more, only the line is drawn
 LOSS_WINDOW, RATIO_WINDOW = 0.02, 0.06
 """Smoothing windows as fractions of the steps; the ratios of a frozen graph vary a lot from step to step."""
 

@@ -67,7 +67,7 @@ def report(
     Args:
         runs: output folders of teach or distill, or the ``OUT.partial`` of an unfinished run; None for
             hrkd-out/student.
-        on_event: called with a note for each unfinished run.
+        on_event: called with every event.
         **options: fields of ``hrkd_cli.command_settings.ReportSettings``: ``out`` (None for ``report.html`` in the
             run's folder, or under hrkd-out for several runs) and ``force``.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-NAME = "sample"
-"""Name of the sample as a source: ``--data sample``."""
+NAME = "sample"  # name of the sample as a source: ``--data sample``
 
 FOLDER = Path(__file__).parent
