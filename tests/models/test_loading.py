@@ -4,11 +4,15 @@ import json
 import shutil
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from hrkd_cli.errors import ModelError, UsageError
+from hrkd_cli.models.loading import load_classifier, load_encoder, output_layer
+from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.teaching.teach import teach
 from short_runs import run_teach
+from tiny import write_encoder
 
 
 def test_a_folder_without_a_usable_model_is_refused(tmp_path, encoder, dataset):
@@ -50,3 +54,34 @@ def test_an_incomplete_model_is_refused(tmp_path, encoder, dataset):
         file.unlink()
     with pytest.raises(ModelError, match=r"no tokenizer in it \(tokenizer.json\)"):
         run_teach(broken, dataset, tmp_path / "t")
+
+
+# All that the documentation names.
+@pytest.mark.parametrize(
+    "architecture", ["bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "modernbert"]
+)
+def test_an_encoder_gives_the_same_hidden_states_after_it_got_a_new_head(tmp_path, architecture):
+    folder = write_encoder(tmp_path / "encoder", architecture)
+    heads = DomainHeads.build({"books": ("bad", "good"), "music": ("bad", "fine", "good")})
+    classifier, encoder = load_classifier(folder, heads), load_encoder(folder)
+    inputs = {"input_ids": torch.tensor([[2, 5, 9, 12, 3]]), "attention_mask": torch.ones(1, 5, dtype=torch.long)}
+    with torch.no_grad():
+        before = encoder(**inputs).last_hidden_state
+        after = classifier.base_model(**inputs).last_hidden_state
+    assert torch.equal(before, after)
+    name, layer = output_layer(classifier)
+    assert layer.out_features == heads.num_outputs
+    assert not name.startswith(classifier.base_model_prefix)
+    # A head for other labels of the same number is new too, and again nothing else is.
+    classifier.save_pretrained(folder)
+    others = DomainHeads.build({"dvd": ("a", "b"), "toys": ("a", "b", "c")})
+    again = load_classifier(folder, others)
+    changed = {key for key, value in again.state_dict().items() if not torch.equal(value, classifier.state_dict()[key])}
+    assert changed == {f"{name}.weight"}  # biases start at 0 in both
+
+
+def test_a_classifier_without_an_output_layer_is_refused(tmp_path):
+    classifier = load_classifier(write_encoder(tmp_path / "e"), DomainHeads.build({"books": ("bad", "good")}))
+    classifier.classifier = torch.nn.Identity()
+    with pytest.raises(ModelError, match="BertForSequenceClassification: no linear layer with 2 outputs in its head"):
+        output_layer(classifier)

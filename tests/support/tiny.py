@@ -15,7 +15,7 @@ WORDS = {"good": "fine great lovely solid superb", "bad": "poor awful broken che
 FILLER = "the a this it was thing box part one for my we had and very quite".split()  # noqa: SIM905
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 DOMAINS = ("books", "music")
-ARCHITECTURES = ("bert", "roberta", "electra", "distilbert", "modernbert")
+ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert", "modernbert")
 
 
 def tiny_tokenizer(*, types: bool = True, extra: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:

@@ -122,8 +122,24 @@ def load_encoder(path: Path, role: str = "model") -> Any:
 
 
 def output_layer(model: Any) -> tuple[str, torch.nn.Linear]:
-    """Return name and module of a classifier's last linear layer, which computes its outputs."""
-    return [(name, m) for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)][-1]
+    """Return name and module of the linear layer that computes a classifier's outputs.
+
+    It is not simply the last one: XLM-RoBERTa and CamemBERT register their head before the encoder.
+
+    Raises:
+        ModelError: the classifier has no such layer outside its encoder.
+    """
+    encoder = f"{model.base_model_prefix}."
+    layers = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+        and not name.startswith(encoder)
+        and module.out_features == model.config.num_labels
+    ]
+    if not layers:
+        raise ModelError(f"{type(model).__name__}: no linear layer with {model.config.num_labels} outputs in its head")
+    return layers[-1]
 
 
 def new_classifier(config: Any) -> Any:
