@@ -101,7 +101,7 @@ def prepare_files(files: Sequence[SourceFile], settings: PrepareSettings, on_eve
             if few_shot is not None:
                 train = sum(entry.train for entry in domain_counts.values())
                 on_event(Note(f"few-shot: {train} of {train + left_out} train rows kept"))
-            _warn_of_gaps(counts, on_event)
+            _warn_of_empty_splits(counts, on_event)
             dropped = store.count_dropped()
             has_pairs = bool(store.has_pairs)
             fingerprint = write_splits(folder, store.connection, domain_counts, has_pairs=has_pairs, on_event=on_event)
@@ -173,12 +173,12 @@ def _count_domain(labels: Mapping[str, tuple[int, int, int]]) -> DomainCounts:
     return DomainCounts(train, dev, test, {label: sum(rows) for label, rows in labels.items()})
 
 
-def _warn_of_gaps(counts: _StratumCounts, on_event: OnEvent) -> None:
+def _warn_of_empty_splits(counts: _StratumCounts, on_event: OnEvent) -> None:
     """Warn of domains and labels that have no rows in a split."""
     for index, split in enumerate(SPLITS):
-        gaps: list[str] = []
+        empty: list[str] = []
         for domain, labels in counts.items():
             absent = [f"{domain}/{label}" for label, rows in labels.items() if not rows[index]]
-            gaps += absent if len(absent) < len(labels) else [domain]
-        if gaps:
-            on_event(Note(f"no {split} rows of {join_names(gaps)}", warning=True))
+            empty += absent if len(absent) < len(labels) else [domain]
+        if empty:
+            on_event(Note(f"no {split} rows of {join_names(empty)}", warning=True))

@@ -131,7 +131,6 @@ class RowStore:
         connection: the DuckDB connection. The table ``rows`` has the rows as read, with a ``drop_reason`` if a row
             cannot be used. The view ``final_rows`` has the same rows with their final split, and also a
             ``drop_reason`` for rows that ``assign_splits`` drops.
-        source: the source as named by the user.
         require_label: whether rows without a label are dropped.
         has_pairs: whether rows have two texts; None before the first file.
         files: display names of the files read so far.

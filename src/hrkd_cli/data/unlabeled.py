@@ -60,7 +60,7 @@ class UnlabeledTexts:
         return {"texts": by_domain, "dropped": self.dropped, "fingerprint": self.fingerprint}
 
     def describe_dropped(self) -> str:
-        """Return the end of a message: the dropped texts, if any."""
+        """Return the dropped texts as the end of a message; empty if there are none."""
         counts = ", ".join(f"{count:,} x {reason}" for reason, count in self.dropped.items())
         return f"; left out: {counts}" if counts else ""
 

@@ -35,7 +35,6 @@ class Teachers:
         models: classifier by domain; domains may share one.
         primary: the classifier that is best on average; a pruned student gets its shape and weights from it.
         heads: the outputs of each domain, the same in all models.
-        tokenizer: tokenizer of all models.
         path: folder of ``primary``.
         folders: folder of each domain's teacher.
     """

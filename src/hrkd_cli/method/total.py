@@ -35,13 +35,8 @@ def weighted_terms(
     """Return the terms of the total loss by name; each is a scalar, and the total is their sum.
 
     ``weight sum_d sum_l ratio[l,d] loss[l,d]`` for a loss that compares layers, ``weight sum_d loss[d] / D`` for the
-    others.
-
-    Args:
-        losses: by name (see DomainLosses).
-        ratios: (L+1, D) domain ratios; None for the paper's ablation without a graph, in which every ratio is 1 and
-            nothing is divided by D.
-        weights: by name.
+    others. ``ratios`` are the domain ratios, (L+1, D); None is the paper's ablation without a graph, in which every
+    ratio is 1 and nothing is divided by D.
     """
     terms = {}
     for name, loss in losses.items():

@@ -24,7 +24,6 @@ class PrecisionPolicy:
 
     Attributes:
         mode: ``bf16``, ``fp16`` or ``fp32``.
-        device: the device of the run.
         scaler: gradient scaler of fp16; None otherwise.
     """
 

@@ -159,14 +159,9 @@ def build_student(
 ) -> Any:
     """Build the student, a sequence classifier.
 
-    Args:
-        spec: LAYERSxWIDTH, folder, hub id, or None for the default shape.
-        teacher: the teacher's classifier.
-        heads: outputs of the student.
-        teacher_heads: outputs of the teacher, for the same domains and labels.
-        init: initial weights of a LAYERSxWIDTH student.
-        seed: seed of random weights.
-        note: called with a sentence about the student.
+    ``spec`` is LAYERSxWIDTH, a folder, a hub id, or None for the default shape; ``init`` chooses the weights of a
+    LAYERSxWIDTH student. ``heads`` and ``teacher_heads`` have the same domains and labels. ``note`` is called with a
+    sentence about the student.
 
     Raises:
         UsageError: an unusable shape.

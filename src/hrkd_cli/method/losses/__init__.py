@@ -77,9 +77,7 @@ class Loss:
 def active_losses(weights: Mapping[str, float], *, compare_layers: bool) -> dict[Loss, float]:
     """Return the losses whose weight is not 0, with their effective weights.
 
-    Args:
-        weights: the ``NAME_weight`` options by loss name.
-        compare_layers: whether to include losses that compare layers.
+    ``weights`` are the ``NAME_weight`` options by loss name. Losses that compare layers need ``compare_layers``.
     """
     active = {}
     for loss in LOSSES:
