@@ -47,7 +47,7 @@ class PrepareSettings(Settings):
         metavar="SOURCE",
     )
     out: Path = output_option(layout.DATASET_OUT)
-    format: SourceFormat = option(SourceFormat.AUTO, "Layout of the source; auto looks at the files.")
+    format: SourceFormat = option(SourceFormat.AUTO, "Layout of the source; auto detects it.")
     dev: float = _fraction("Fraction of the rows for dev, if the source has no dev split.")
     test: float = _fraction("Fraction of the rows for test, if the source has no test split.")
     few_shot: float | None = option(

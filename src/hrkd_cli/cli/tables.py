@@ -108,9 +108,7 @@ def linear_baseline_notes(result: Json) -> list[str]:
 def latency_tables(result: Json, models: Sequence[tuple[str, Sequence[Json]]]) -> list[Table]:
     """Return a table of latencies with one column per model; no table if nothing was timed.
 
-    Args:
-        result: the JSON result, which names the machine.
-        models: heading and ``latency`` entries of each model.
+    ``models`` has the heading and the ``latency`` entries of each model; ``result`` names the machine.
     """
     columns = [
         {(entry["tokens"], entry["threads"]): f"{entry['p50']:.2f} / {entry['p95']:.2f}" for entry in latency}

@@ -62,7 +62,6 @@ class ModelResult:
         agreement: fraction of rows with the same label as the first model's.
         file: name of the weight file. This and the next three fields are None for a linear baseline.
         precision: ``"fp32"`` or that of an ONNX file, such as ``"int8"``.
-        parameters: number of parameters.
         bytes: size of the weights on disk.
         padded: accuracy of an ONNX file in padded batches.
         latency: end-to-end latency, if requested.

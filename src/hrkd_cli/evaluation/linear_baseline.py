@@ -87,10 +87,6 @@ class TfidfFeatures:
 class FrozenEncoderFeatures:
     """Mean of an encoder's last hidden states over a row's tokens.
 
-    Args:
-        encoder: folder or hub id of the encoder.
-        device: as for ``TorchBackend``.
-
     Raises:
         ModelError: the encoder cannot be opened.
     """

@@ -122,12 +122,9 @@ class OnnxBackend(Backend):
 
 
 def open_backend(path: str | Path, *, threads: int | None = None, device: str = "auto") -> Backend:
-    """Load the classifier at ``path``; imports torch only if there is no ONNX file.
+    """Load an ``onnx`` folder, ``.onnx`` file, model folder or hub id; imports torch only if there is no ONNX file.
 
-    Args:
-        path: ``onnx`` folder, ``.onnx`` file, model folder, or hub id.
-        threads: threads of one forward pass; None for the library's default.
-        device: device of a torch model; ONNX files run on the CPU.
+    ``threads`` None is the library's default; ``device`` is that of a torch model, ONNX files run on the CPU.
 
     Raises:
         ModelError: there is nothing at ``path``, or it is not a classifier.

@@ -114,13 +114,9 @@ class Predictor:
         batch_size: int = 1,
         pad_to: int | None = None,
     ) -> FloatArray:
-        """Return the logits of all (domain, label) outputs, (n, outputs).
+        """Return the logits of all (domain, label) outputs, (n, outputs); see ``predict``.
 
-        Args:
-            texts: the texts, or the first texts of pairs.
-            pairs: the second texts, if the model reads pairs.
-            batch_size: texts per forward pass.
-            pad_to: length to which every batch is padded; None batches texts of similar length and pads to the longest.
+        Every batch is padded to ``pad_to`` tokens; None batches texts of similar length and pads to the longest.
 
         Raises:
             UsageError: second texts missing or unexpected.

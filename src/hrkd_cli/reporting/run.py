@@ -25,7 +25,7 @@ class Run:
 
     Attributes:
         path: the folder as given by the user; ``name`` is its last part.
-        record: content of ``hrkd.json``; empty for an unfinished run.
+        run_json: content of ``hrkd.json``; empty for an unfinished run.
         options: resolved options; for an unfinished run, those in its last checkpoint.
         metric: the score that selects the best step: ``accuracy`` or ``macro_f1``.
         data: path of the dataset.
@@ -34,7 +34,7 @@ class Run:
         steps: metrics of each step in ``metrics.jsonl``, indexed by step number; never empty.
         last_step: number of the last step.
         losses: losses by step (index) and name (columns), the total first.
-        dev: dev scores in order: step, domains and average.
+        dev: dev scores in order, each with step, domains and average.
         domains: domain names in the order of the ratios; empty before the first dev score.
         stage: ``teach`` or ``distill``; an unfinished run with several losses is a ``distill`` run.
     """
@@ -53,12 +53,12 @@ class Run:
         if not metrics.is_file():
             raise DataError(f"{path}: no {ModelFiles.metrics} in it; {_HINT}")
         self.path, self.name = path, path.name or path.resolve().name
-        self.record = read_json_or_empty(path / ModelFiles.run)
-        self.finished = bool(self.record)
-        given = self.record.get("options") or {}
+        self.run_json = read_json_or_empty(path / ModelFiles.run)
+        self.finished = bool(self.run_json)
+        given = self.run_json.get("options") or {}
         self.options = {name: entry["value"] for name, entry in given.items()} or _checkpoint_options(path)
         self.metric = str(self.options.get("metric", "accuracy")).replace("-", "_")
-        data = (self.record.get("data") or {}).get("path")  # relative to the folder
+        data = (self.run_json.get("data") or {}).get("path")  # relative to the folder
         self.data = Path(os.path.normpath(path / data)).as_posix() if data else ""
         files = read_json_or_empty(path / ModelFiles.onnx / OnnxFiles.export_record).get("files") or {}
         self.exported = dict(sorted(files.items(), key=lambda item: (item[0] != OnnxFiles.fp32, item[0])))
@@ -68,12 +68,12 @@ class Run:
         self.last_step = int(self.steps.index[-1])
         self.losses = pd.DataFrame(self.steps["losses"].tolist(), self.steps.index)
         self.domains = tuple(self.dev[-1]["domains"]) if self.dev else ()
-        self.stage = str(self.record.get("stage") or ("distill" if self.losses.shape[1] > 1 else "teach"))
+        self.stage = str(self.run_json.get("stage") or ("distill" if self.losses.shape[1] > 1 else "teach"))
 
     @property
     def best(self) -> Json | None:
         """Dev score of the best step, the later one of a tie; None before the first dev score."""
-        best_step = ((self.record.get("results") or {}).get("best") or {}).get("step")
+        best_step = ((self.run_json.get("results") or {}).get("best") or {}).get("step")
         recorded = next((score for score in self.dev if score["step"] == best_step), None)
         if recorded:
             return recorded
