@@ -38,7 +38,7 @@ def test_names_in_tables_are_not_markup_on_a_terminal(monkeypatch):
     text = console.out.getvalue()
     assert "[bold]x" in text
     assert "T [red]" in text
-    assert "\x1b[3" not in text  # no colour
+    assert "\x1b[3" not in text  # no color
 
 
 def test_json_is_escaped_only_for_streams_that_are_not_utf8():

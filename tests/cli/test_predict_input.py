@@ -23,7 +23,7 @@ def stdin(monkeypatch):
     return give
 
 
-def labelled(ran) -> list[str]:
+def labeled_texts(ran) -> list[str]:
     assert ran.code == 0, ran.err
     return [json.loads(line)["text"] for line in ran.out.splitlines()]
 
@@ -40,18 +40,18 @@ def test_texts_of_the_arguments_are_labeled(hrkd, predictor):
 
 def test_a_file_is_read_with_input_or_by_its_name(hrkd, predictor):
     Path("new.csv").write_text("id,body\n1,good\n2,bad\n")
-    assert labelled(hrkd("predict", "m", "--input", "new.csv", "--text", "body")) == ["good", "bad"]
-    assert labelled(hrkd("predict", "m", "new.csv", "--text", "body")) == ["good", "bad"]
+    assert labeled_texts(hrkd("predict", "m", "--input", "new.csv", "--text", "body")) == ["good", "bad"]
+    assert labeled_texts(hrkd("predict", "m", "new.csv", "--text", "body")) == ["good", "bad"]
     Path("new.txt").write_text("good\nbad\n")
-    assert labelled(hrkd("predict", "m", "new.txt")) == ["good", "bad"]
+    assert labeled_texts(hrkd("predict", "m", "new.txt")) == ["good", "bad"]
     # Not a file, so a text.
-    assert labelled(hrkd("predict", "m", "gone.csv")) == ["gone.csv"]
+    assert labeled_texts(hrkd("predict", "m", "gone.csv")) == ["gone.csv"]
 
 
 def test_lines_of_stdin_are_labeled_and_empty_ones_skipped(hrkd, predictor, stdin):
     stdin(b"\xef\xbb\xbfgood\r\n\nbad\nlast without an end")
     ran = hrkd("predict", "m", "--quiet")
-    assert labelled(ran) == ["good", "bad", "last without an end"]
+    assert labeled_texts(ran) == ["good", "bad", "last without an end"]
     assert ran.err == "warning: stdin:2: empty line skipped\n"
 
 
@@ -74,14 +74,14 @@ def test_stdin_without_text_or_not_utf8_is_an_error(hrkd, predictor, stdin, data
 
 def test_pairs_come_from_tabs_or_two_columns(hrkd, predictor, stdin):
     predictor.pair = True
-    assert labelled(hrkd("predict", "m", "a\tb", "c\td")) == ["a", "c"]
+    assert labeled_texts(hrkd("predict", "m", "a\tb", "c\td")) == ["a", "c"]
     assert predictor.asked == [("a", "b"), ("c", "d")]
     stdin(b"a\tb\nc d\n")
     ran = hrkd("predict", "m")
     assert ran.code == 1
     assert ran.err == "hrkd predict: stdin:2: this model reads pairs; put one TAB between the two texts\n"
     Path("new.csv").write_text("premise,hypothesis\na,b\n")
-    assert labelled(hrkd("predict", "m", "new.csv", "--text", "premise", "--text-pair", "hypothesis")) == ["a"]
+    assert labeled_texts(hrkd("predict", "m", "new.csv", "--text", "premise", "--text-pair", "hypothesis")) == ["a"]
     assert predictor.asked[-1] == ("a", "b")
 
 
@@ -112,4 +112,4 @@ def test_a_terminal_without_texts_is_a_usage_error(hrkd, predictor, monkeypatch)
 
 def test_a_model_that_does_not_state_pairs_reads_single_texts(hrkd, predictor, monkeypatch):
     monkeypatch.setattr(predictor, "pair", None)
-    assert labelled(hrkd("predict", "m", "a\tb")) == ["a\tb"]
+    assert labeled_texts(hrkd("predict", "m", "a\tb")) == ["a\tb"]

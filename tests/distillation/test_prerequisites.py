@@ -20,7 +20,7 @@ QUICK = {
 }
 
 
-def test_raw_data_is_prepared_and_a_plain_encoder_is_taught_first(tmp_path, encoder):
+def test_raw_data_is_prepared_and_a_plain_encoder_is_fine_tuned_first(tmp_path, encoder):
     raw = write_raw(tmp_path / "raw")
     events = []
     distill(encoder, data=raw, on_event=events.append, **QUICK)
@@ -51,7 +51,7 @@ def test_a_missing_teacher_is_an_error_that_says_what_to_do(tmp_path):
         distill(data="x")
 
 
-def test_an_impossible_student_is_an_error_before_the_teacher_is_taught(tmp_path, encoder):
+def test_an_impossible_student_is_an_error_before_the_teacher_is_trained(tmp_path, encoder):
     raw = write_raw(tmp_path / "raw")
     deep = str(write_encoder(tmp_path / "deep", layers=9))
     for student, words in (("9x32", "the teacher has 4 layers"), (deep, "it has 9 layers, the teacher 4")):

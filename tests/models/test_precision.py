@@ -1,4 +1,4 @@
-"""Which arithmetic a run takes."""
+"""Precision of training runs."""
 
 import pytest
 import torch

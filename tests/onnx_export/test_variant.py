@@ -204,7 +204,7 @@ def test_eval_scores_a_single_domain_export_on_its_domain(student, split_data):
     assert [list(model.domains) for model in result.models] == [["dvd"], ["dvd"]]
     assert result.models[1].agreement == 1.0
     assert any("predicts only dvd" in e.text for e in events if isinstance(e, Note))
-    # Data with one domain fits, whatever its name; labels are matched by name.
+    # Data with one domain fits under any name; labels are matched by name.
     (student.parent / "new.csv").write_text("text,label,domain\na good book,positive,new\n")
     assert list(evaluate([variant], data=student.parent / "new.csv").models[0].domains) == ["new"]
     others = write_splits(student.parent / "others", {"test": ["a film"]}, domains=("cars", "pans"))

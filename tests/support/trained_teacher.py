@@ -22,6 +22,6 @@ def dataset():
 def teacher(tmp_path_factory, encoder, dataset):
     from hrkd_cli.teaching.teach import teach
 
-    out = tmp_path_factory.mktemp("taught") / "teacher"
+    out = tmp_path_factory.mktemp("teachers") / "teacher"
     teach(encoder, data=dataset, out=out, **TEACHING)
     return out

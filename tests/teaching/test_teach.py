@@ -44,7 +44,7 @@ def test_the_seed_decides_the_weights_of_a_teacher(tmp_path, encoder, dataset):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_architecture_can_be_taught_from_half_precision(tmp_path, architecture, dataset):
+def test_every_architecture_can_be_fine_tuned_from_half_precision(tmp_path, architecture, dataset):
     encoder = write_encoder(tmp_path / "e", architecture, dtype=torch.float16)
     events = []
     result = run_teach(encoder, dataset, tmp_path / "t", events.append, epochs=1, learning_rate=1e-3)

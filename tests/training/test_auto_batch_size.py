@@ -29,10 +29,10 @@ OUT_OF_MEMORY = {
 class RowsAsBatches:
     """Makes batches that are their row numbers; some of the rows of a have no label."""
 
-    def __init__(self, labelled):
+    def __init__(self, labeled):
         self.context = None
         examples = {domain: [TokenizedExample(np.zeros(n), []) for n in own] for domain, own in LENGTHS.items()}
-        self.split = TokenizedSplit(None, examples, {"a": np.zeros(labelled), "b": np.zeros(1)})
+        self.split = TokenizedSplit(None, examples, {"a": np.zeros(labeled), "b": np.zeros(1)})
 
     def __call__(self, rows):
         return rows
@@ -41,8 +41,8 @@ class RowsAsBatches:
 class Limited(Objective):
     """Runs out of memory above a number of rows."""
 
-    def __init__(self, holds, error=OUT_OF_MEMORY["cpu"], labelled=3):
-        self.collator = RowsAsBatches(labelled)
+    def __init__(self, holds, error=OUT_OF_MEMORY["cpu"], labeled=3):
+        self.collator = RowsAsBatches(labeled)
         self.module = torch.nn.Linear(1, 1)
         self.modules = [self.module]
         self.holds, self.error, self.seen = holds, error, []
@@ -97,7 +97,7 @@ def test_a_step_smaller_than_the_processes_is_refused(tmp_path):
 
 
 def test_rows_on_top_count(tmp_path):
-    objective = Limited(12, labelled=2)
+    objective = Limited(12, labeled=2)
     assert find(tmp_path, objective, unlabeled_fraction=0.75)[0] == 2  # 2 + 6 of a, 2 of b
 
 

@@ -24,7 +24,7 @@ def test_an_empty_file_is_an_error(tmp_path, read, name, content):
         read(path)
 
 
-def test_formats_are_detected_by_suffix_whatever_the_case_or_compression():
+def test_formats_are_detected_by_suffix_in_any_case_and_compression():
     for name in ("a.csv", "a.CSV", "a.csv.gz", "a.b.csv.zst"):
         assert detect_format(Path(name)) is get_format(SourceFormat.CSV)
     assert detect_format(Path("a.xlsx")) is None

@@ -79,7 +79,7 @@ def test_a_hub_dataset_is_prepared_with_class_names_and_its_splits(tmp_path, rep
 
 
 def test_a_hub_that_cannot_be_reached_is_an_error_of_one_line(tmp_path):
-    # A port on which nobody listens: this server is closed again before it is asked.
+    # Nothing listens on this port: the server is closed before the request.
     with serve_hub({}) as url:
         pass
     message = (
