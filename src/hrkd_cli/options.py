@@ -96,7 +96,7 @@ class Option:
         return str(self.metavar) if self.argument else option_name(self.name)
 
     def parse(self, text: str) -> Any:
-        """Convert a string from the command line or the environment; one that does not parse is returned as it is."""
+        """Convert a string from the command line or the environment; one that does not parse is returned unchanged."""
         if self.kind is bool:
             return _BOOLEANS.get(text.lower(), text)
         try:

@@ -24,7 +24,7 @@ def check_output(out: Path, *, kind: str, is_ours: Callable[[Path], bool], force
     Args:
         out: the output folder.
         kind: what the folder holds, for messages: "dataset", "model".
-        is_ours: tells whether hrkd wrote a folder of this kind.
+        is_ours: returns whether hrkd wrote a folder of this kind.
         force: replace a folder that is empty or was written by hrkd.
 
     Raises:
@@ -54,7 +54,7 @@ def atomic_folder(
 
     Args:
         out: the output folder.
-        is_resumable: tells whether a working folder has a checkpoint, and so must survive a failure.
+        is_resumable: returns whether a working folder has a checkpoint, and so must survive a failure.
         resume: continue in the working folder of an earlier run, if it is resumable.
 
     Raises:
@@ -157,7 +157,7 @@ def _clear_leftover(work: Path, *, keep: bool) -> None:
     """Remove the working folder of a killed run, unless ``keep``.
 
     Raises:
-        OutputError: the folder is not one of hrkd's, or another process is using it.
+        OutputError: hrkd did not create the folder, or another process is using it.
     """
     if not work.exists():
         return

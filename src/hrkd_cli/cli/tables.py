@@ -46,7 +46,7 @@ def training_tables(result: Json) -> list[Table]:
     return [Table(title, ("dev", "accuracy, %  [95% interval]", "macro-F1, %"), rows)]
 
 
-# Values of a whole model. A row without a value for any model is left out.
+# Values of a whole model. A row without a value for any model is omitted.
 _MODEL_ROWS: dict[str, Callable[[Json], str]] = {
     "  agreement with the first, %": lambda m: percent(m.get("agreement")),
     "  parameters": lambda m: thousands(m.get("parameters") or None),

@@ -45,7 +45,7 @@ def ingest(
             reader.columns, named_columns, file=file.display_name, file_names_domain=file.domain is not None
         )
         if file.split is not None and "split" not in named_columns:
-            # A column that merely happens to be called "split" does not override the file's name.
+            # A column that happens to be called "split" does not override the file's name.
             columns.pop("split", None)
         store.add(file, reader, columns, domains=domains, on_event=on_event)
     store.check(domains)

@@ -18,7 +18,7 @@ def read_texts(
     Args:
         source: a file in one of the formats of ``prepare``; any other file has one text per line, and its blank lines
             are skipped.
-        text: column of the text; None looks for the usual names, or takes the only column.
+        text: column of the text; None finds it by common names, or uses the only column.
         text_pair: column of the second text.
 
     Raises:

@@ -138,7 +138,7 @@ def teach_if_needed(
             difference = describe_changed_options(before, teach_settings.options_affecting_result())
             difference = difference or "from another model or on other data"
             raise OutputError(
-                f"{TEACHER_OUT} was trained {difference}; use it as it is with --teacher {TEACHER_OUT}, or replace it "
+                f"{TEACHER_OUT} was trained {difference}; use it as is with --teacher {TEACHER_OUT}, or replace it "
                 "with --force"
             )
     on_event(Note(f"teacher: {name} is a plain encoder; fine-tuning it first, into {TEACHER_OUT}"))

@@ -97,7 +97,7 @@ class DistillSetup:
         return cls(settings, context, teachers, teacher_train, student, heads, train, dev)
 
     def objective(self, checkpointer: Checkpointer, out: Path) -> DistillObjective:
-        """Create the objective, with cached teacher outputs and instance weights if the settings ask for them.
+        """Create the objective, with cached teacher outputs and instance weights if the settings require them.
 
         Cached teacher outputs are stored next to ``out``, the student's folder.
         """

@@ -57,7 +57,7 @@ def open_teachers(
 
     Raises:
         ModelError: the teacher lacks a domain or a label of the data, or cannot be loaded.
-        DataError: the data has text pairs and the teacher takes single texts, or the other way around.
+        DataError: the data has text pairs and the teacher reads single texts, or the other way around.
     """
     heads = _match_heads(read_json(path / ModelFiles.config), dataset, name)
     primary = _load_frozen(path, device)
@@ -88,7 +88,7 @@ def _match_heads(config: Mapping[str, Any], dataset: Dataset, name: str) -> Doma
     pair = bool(config["hrkd"].get("pair", False))
     if pair != dataset.has_pairs:
         expected, actual = ("two texts", "one") if pair else ("one text", "two")
-        raise DataError(f"teacher {name} takes {expected} per row, but the data has {actual}")
+        raise DataError(f"teacher {name} reads {expected} per row, but the data has {actual}")
     columns = {domain: heads.columns[domain] for domain in dataset.domains}
     return DomainHeads(dict(dataset.labels), columns, heads.num_outputs)
 

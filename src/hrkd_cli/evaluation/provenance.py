@@ -48,7 +48,7 @@ def restrict_to_single_domain(
 ) -> Dataset:
     """Return the rows that all models can be scored on: the domain of a single-domain export, if there is one.
 
-    Data with one domain stays as it is: it may be a new file with any name.
+    Data with one domain is returned unchanged: it may be a new file with any name.
 
     Raises:
         DataError: the data has several domains, but not that of a single-domain model.

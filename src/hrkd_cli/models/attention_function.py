@@ -87,7 +87,7 @@ def attention_forward(
         not causal and kwargs.get("position_bias") is None and query.shape[:2] == key.shape[:2] == value.shape[:2]
     )
     mask_trainable = attention_mask is not None and attention_mask.requires_grad
-    # Without dropout, torch's kernel takes twice as long as ours if gradients are needed.
+    # Without dropout, torch's kernel takes twice as long if gradients are needed.
     needs_grad = torch.is_grad_enabled() and query.requires_grad and key.shape[-2] <= _MAX_KEPT_SCORES
     if fast is not None and supported and not mask_trainable and _on_cpu(query) and (0 < dropout < 1 or needs_grad):
         return fast.attention(query, key, value, attention_mask, scale, dropout).transpose(1, 2).contiguous(), None

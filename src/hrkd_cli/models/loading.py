@@ -26,7 +26,7 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "spm.model", "sentencepiece*", "
 def resolve_model(model: str | Path, role: str = "model") -> Path:
     """Return the local folder of a model; a hub id is downloaded.
 
-    ``role`` ("teacher", "student", "model") names the model in error messages, here and below.
+    ``role`` ("teacher", "student", "model") names the model in error messages, also in the functions below.
 
     Raises:
         ModelError: no such folder or hub id, or it has no config or no safetensors weights.

@@ -89,7 +89,7 @@ def token_counts(examples: Sequence[TokenizedExample]) -> np.ndarray:
 
 
 def same_tokenizer(first: Any, second: Any, probe: Sequence[str]) -> bool:
-    """Return whether two tokenizers have equal vocabularies and encode the probe texts alike."""
+    """Return whether two tokenizers have equal vocabularies and give the probe texts the same ids."""
     if first.get_vocab() != second.get_vocab():
         return False
     texts = list(probe)

@@ -28,7 +28,7 @@ class PrecisionPolicy:
     """
 
     def __init__(self, precision: Precision, device: torch.device) -> None:
-        """Choose the mode; ``auto`` takes bf16 if the device supports it in hardware, else fp32.
+        """Choose the mode; ``auto`` is bf16 if the device supports it in hardware, else fp32.
 
         Raises:
             UsageError: the device does not support this precision.

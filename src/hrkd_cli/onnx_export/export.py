@@ -136,7 +136,7 @@ class _Export:
             if self.existing_fp32 is not None:
                 self.on_event(Note(f"{self.existing_fp32} gives the student's logits and is kept"))
             trials = self._quantize(folder)
-            # Earlier files belong to this student for certain only if the fp32 file does.
+            # Earlier files certainly belong to this student only if the fp32 file does.
             entries = read_record(self.onnx_folder) if self.existing_fp32 is not None else {}
             paths = {onnx_format: folder / FILE_NAMES[onnx_format] for onnx_format in self._formats}
             latencies = self._measure_latency(paths, entries) if self.settings.latency else {}
@@ -209,7 +209,7 @@ class _Export:
         )
 
     def _measure_latency(self, paths: Mapping[OnnxFormat, Path], earlier: Iterable[str]) -> Latencies:
-        """Time new and earlier files in turns; times from different hours would compare the load of the machine."""
+        """Time new and earlier files together, because the load of the machine changes over time."""
         files = {path.name: path for path in paths.values()}
         files |= {name: self.onnx_folder / name for name in earlier if name not in files}
         openers = {name: partial(OnnxBackend, self.student, path) for name, path in files.items()}
@@ -312,4 +312,4 @@ def _move_files(folder: Path, names: Sequence[str], target: Path) -> None:
     """Move files into ``target``; files of the same names are replaced, others stay."""
     target.mkdir(parents=True, exist_ok=True)
     for name in names:
-        os.replace(folder / name, target / name)  # noqa: PTH105 - atomic, and its name says that it replaces
+        os.replace(folder / name, target / name)  # noqa: PTH105 - replaces atomically

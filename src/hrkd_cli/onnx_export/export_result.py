@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ExportedFile:
-    """One file in ``onnx/``: its format, its recipe in words (empty for fp32), latency by token count and threads."""
+    """One file in ``onnx/``: format, description of its recipe (empty for fp32), latency by token count and threads."""
 
     path: str
     precision: str
@@ -49,7 +49,7 @@ class Trial:
     """One recipe that was tried.
 
     Attributes:
-        recipe: the recipe in words.
+        recipe: description of the recipe.
         drop: points of average dev accuracy lost.
         passed: whether the gate allows that.
         accuracy: dev accuracy by domain, 0..1.

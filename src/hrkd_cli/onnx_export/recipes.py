@@ -32,7 +32,7 @@ class Recipe:
     """One way to quantize a file.
 
     Attributes:
-        description: the recipe in words.
+        description: a phrase, for messages and JSON.
         quantize: a function of ``quantizers.py``: source, target, ``QuantizerInputs``, and ``options`` by keyword.
         target_specific: whether the file depends on the target CPU.
         only_for_7_bits: whether the recipe is worth trying only on targets with 7-bit weights.

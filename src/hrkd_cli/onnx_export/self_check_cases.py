@@ -93,7 +93,7 @@ def draw_cases(root: Path, backend: OnnxBackend) -> list[dict[str, Any]]:
         counters: dict[str, Iterator[int]] = defaultdict(itertools.count)
         rank_in_label = {n: next(counters[labels[n]]) for n in by_margin}
         chosen = sorted(rank_in_label, key=rank_in_label.__getitem__)[:cases_per_domain]
-        # Include a text that is too long: every client must truncate it alike.
+        # Include a text that is too long: every client must truncate it in the same way.
         if too_long.isdisjoint(chosen):
             chosen[-1] = next(n for n in by_margin if n in too_long)
         cases += [{**candidates[n], "domain": domain} for n in chosen]

@@ -115,7 +115,7 @@ class RandomState:
 
 
 def write_checkpoint(work: Path, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-    """Write a checkpoint folder and remove all but the last two; an error leaves the earlier ones as they are."""
+    """Write a checkpoint folder and remove all but the last two; an error leaves the earlier ones unchanged."""
     target = work / f"checkpoint-{step}"
     unfinished = work / f".{target.name}"
     shutil.rmtree(unfinished, ignore_errors=True)

@@ -18,7 +18,7 @@ class TrainContext:
     """Context of a training run.
 
     Attributes:
-        precision: precision policy, which knows the device.
+        precision: precision policy, with the device.
         processes: the processes of the run.
         on_event: receives events, in the main process only.
     """

@@ -203,7 +203,7 @@ class Trainer:
         self.metrics.restart_clock()
 
     def _estimate_cost(self) -> None:
-        """Emit the estimated time and disk space of the run, by timing a real batch; weights stay as they are.
+        """Emit the estimated time and disk space of the run, by timing a real batch; weights do not change.
 
         Raises:
             OutputError: the disk is too small for the run.

@@ -1,4 +1,4 @@
-"""Common interface of all formats: an opened file gives column names and iterates over rows."""
+"""Common interface of all formats: an opened file has column names and iterates over rows."""
 
 from __future__ import annotations
 
