@@ -81,7 +81,7 @@ def check_stage_output(out: Path, stage: str, *, force: bool, resume: bool) -> N
 
 
 def data_folder(data: str | Path | Dataset) -> dict[str, Path]:
-    """Return the input folder of the data, as ``check_no_overlap`` takes it; empty for a dataset in memory."""
+    """Return the input folder of the data for ``check_no_overlap``; empty for a dataset in memory."""
     return {} if isinstance(data, Dataset) else {"data": Path(data)}
 
 
