@@ -133,7 +133,9 @@ class Bench:
         self.tokenizer = ModelTokenizer(self.student, self.teachers.tokenizer, options.max_length)
         self.rows = tokenize_split(self.dataset, "train", self.tokenizer)
         self.tokenized = self.rows.examples
-        self.loss_config = LossConfig.from_settings(self.settings, self.teachers.primary.config, self.student.config)
+        self.loss_config = LossConfig.from_settings(
+            self.settings, self.teachers.primary.config, self.student.config, options.max_length
+        )
         self.student.train()
 
     def _random_teacher(self) -> Path:
@@ -242,7 +244,7 @@ class Bench:
         objective = self.objective(cache)
         modules = [self.student, objective.projections]
         sampler = self.sampler()
-        optimizer = Optimizer(modules, self.settings, 10**6, cache.context)
+        optimizer = Optimizer(modules, self.settings, 10**6, cache.context, learning_rate=4e-4)
 
         def run(steps: int, *, ahead: bool) -> float:
             batches = prefetch(iter(sampler), objective.collator, ahead=ahead)

@@ -67,15 +67,25 @@ _data = partial(
 class TrainingSettings(Settings):
     """Options that teach and distill share."""
 
-    epochs: int = _count(3, "Passes over the data.")
+    epochs: int | None = _count(
+        None, "Passes over the data.", default_text="3, or as many as 300 steps need; ends when dev stalls"
+    )
     batch_size: int | str = _count(
         8, "Rows per domain per step, over all processes; auto: as many as fit in memory, up to 32.", keyword=AUTO_BATCH
     )
     accumulate: int = _count(1, "Batches per optimizer step; their losses are averaged.")
-    learning_rate: float = _rate(5e-5, "Peak learning rate of AdamW.")
+    learning_rate: float | None = _rate(
+        None, "Peak learning rate of AdamW.", default_text="5e-5 for BERT-base, higher for smaller models"
+    )
     weight_decay: float = _weight(0.01, "AdamW weight decay; not applied to biases and norms.", panel=TRAINING_PANEL)
     warmup: float = _training(0.1, "Fraction of the steps for linear warm-up.", metavar="FRACTION", bounds=FRACTION)
-    max_length: int = _training(128, "Tokens per text; longer texts are truncated.", metavar="TOKENS", bounds=Range(4))
+    max_length: int | None = _training(
+        None,
+        "Tokens per text; longer texts are truncated.",
+        metavar="TOKENS",
+        bounds=Range(4),
+        default_text="enough for 95% of the texts, from 128 to 256",
+    )
     truncate: Truncate = _training(
         Truncate.HEAD, "Tokens of longer texts to keep: the first, the last, or half from each end."
     )
@@ -86,13 +96,15 @@ class TrainingSettings(Settings):
     )
     precision: Precision = _training(Precision.AUTO, "Training arithmetic; auto: bf16 where supported, else fp32.")
     eval_every: int | None = _count(
-        None, "Steps between dev evaluations.", metavar="STEPS", default_text="twice an epoch"
+        None, "Steps between dev evaluations.", metavar="STEPS", default_text="twice an epoch, at most 20 times"
     )
     metric: Metric = _training(Metric.ACCURACY, "Dev score that selects the best step.")
     class_weights: ClassWeights = _training(
         ClassWeights.NONE, "Class weights in the loss; balanced: higher for rare classes."
     )
-    patience: int | None = _count(None, "Stop after N dev evaluations without improvement.", default_text="never")
+    patience: int | None = _count(
+        None, "Stop after N dev evaluations without improvement.", default_text="10; with --epochs, never"
+    )
     checkpoint_every: int | None = _count(
         None,
         "Steps between checkpoints; Ctrl-C and SIGTERM also write one.",
@@ -214,10 +226,15 @@ class DistillSettings(TrainingSettings):
     unlabelled_share: float = _fraction(
         0.5, "Unlabeled fraction of each domain's rows per step, on top of --batch-size.", panel=TEXT_PANEL
     )
-    epochs: int = _count(10, "Passes over the data.")
-    learning_rate: float = _rate(4e-4, "Peak learning rate of AdamW.")
-    teacher_epochs: int = _count(3, "Passes over the data if the teacher is trained first.")
-    teacher_learning_rate: float = _rate(5e-5, "Peak learning rate if the teacher is trained first.")
+    epochs: int | None = _count(
+        None, "Passes over the data.", default_text="10, or as many as 600 steps need; ends when dev stalls"
+    )
+    teacher_epochs: int | None = _count(
+        None, "Passes over the data if the teacher is trained first.", default_text="see teach"
+    )
+    teacher_learning_rate: float | None = _rate(
+        None, "Peak learning rate if the teacher is trained first.", default_text="see teach"
+    )
     cache_teacher: CacheTeacher = _training(
         CacheTeacher.AUTO, "Compute the teacher's outputs once and cache them on disk; auto does so on a CPU."
     )

@@ -58,7 +58,15 @@ def set_up(teacher, dataset, tmp_path, on_event=ignore, **options):
     return (
         setup,
         objective,
-        Trainer("distill", objective, run_settings, run, setup.dev, unlabeled_fraction=run_settings.unlabelled_share),
+        Trainer(
+            "distill",
+            objective,
+            run_settings,
+            setup.plan,
+            run,
+            setup.dev,
+            unlabeled_fraction=run_settings.unlabelled_share,
+        ),
     )
 
 

@@ -20,9 +20,11 @@ from short_runs import run_distill
 @pytest.fixture
 def trained(teacher, dataset):
     """An objective with a learned graph, its student, its optimizer after one step, and a batch."""
-    options = {"graph": "learned", "graph_every": 1, "held_back": 0.2, "learning_rate": 1e-3, "warmup": 0}
+    options = {"graph": "learned", "graph_every": 1, "held_back": 0.2, "warmup": 0}
     objective, _, student = make_objective(teacher, dataset, **options)
-    optimizer = Optimizer([student, objective.projections], objective.settings, 100, objective.collator.context)
+    optimizer = Optimizer(
+        [student, objective.projections], objective.settings, 100, objective.collator.context, learning_rate=1e-3
+    )
     student.train()
     batch = objective.collator({"books": [0, 1, 2], "music": [3, 4, 5]})
     objective.loss(batch).total.backward()
@@ -132,7 +134,11 @@ def test_a_domain_with_a_random_teacher_loses_its_weight(seed):
     graph = LearnedGraph(16, 0, domains, hierarchy=False)
     trainer = GraphTrainer(graph, student, {"hidden": 1.0}, learning_rate=1e-2, seed=seed)
     optimizer = Optimizer(
-        [student], DistillSettings(learning_rate=2e-2, warmup=0), 200, TrainContext.start(DistillSettings(device="cpu"))
+        [student],
+        DistillSettings(warmup=0),
+        200,
+        TrainContext.start(DistillSettings(device="cpu")),
+        learning_rate=2e-2,
     )
 
     def terms():

@@ -9,8 +9,8 @@ from hrkd_cli.settings import DistillSettings
 TEACHER, STUDENT = SimpleNamespace(num_hidden_layers=6, hidden_size=32), SimpleNamespace(num_hidden_layers=2)
 
 
-def loss_config(**options):
-    return LossConfig.from_settings(DistillSettings(**options).resolve(), TEACHER, STUDENT)
+def loss_config(max_length=128, **options):
+    return LossConfig.from_settings(DistillSettings(**options).resolve(), TEACHER, STUDENT, max_length)
 
 
 def weights(config):

@@ -27,7 +27,7 @@ def make_objective(teacher, dataset, *, precision=Precision.FP32, **options):
     torch.manual_seed(0)
     student = new_classifier(teachers.primary.config)
     settings = DistillSettings(max_length=16, **options).resolve()
-    loss_config = LossConfig.from_settings(settings, teachers.primary.config, student.config)
+    loss_config = LossConfig.from_settings(settings, teachers.primary.config, student.config, 16)
     context = TrainContext(PrecisionPolicy(precision, device))
     online = OnlineTeacher(teachers, loss_config, split, own_tokenizer=False, device=device)
     objective = DistillObjective(

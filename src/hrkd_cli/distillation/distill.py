@@ -89,7 +89,9 @@ def distill(
     with run_folder(out, key=key, options=run_options, resume=resume, context=context) as checkpointer:
         objective = setup.objective(checkpointer, out)
         fraction = settings.unlabelled_share
-        trainer = Trainer("distill", objective, settings, checkpointer, setup.dev, unlabeled_fraction=fraction)
+        trainer = Trainer(
+            "distill", objective, settings, setup.plan, checkpointer, setup.dev, unlabeled_fraction=fraction
+        )
         trainer.run()
         result = write_model_folder(
             trainer,

@@ -30,13 +30,15 @@ class LossConfig:
     pad_to: int | None
 
     @classmethod
-    def from_settings(cls, settings: DistillSettings, teacher_config: Any, student_config: Any) -> LossConfig:
-        """Create it from resolved settings and the configs of the models."""
+    def from_settings(
+        cls, settings: DistillSettings, teacher_config: Any, student_config: Any, max_length: int
+    ) -> LossConfig:
+        """Create it from resolved settings, the configs of the models and the tokens per text."""
         weights = {loss.name: getattr(settings, f"{loss.name}_weight") for loss in LOSSES}
         layers: tuple[int, ...] = ()
         if settings.compares_layers:
             layers = layer_map(teacher_config.num_hidden_layers, student_config.num_hidden_layers)
-        pad_to = settings.max_length if settings.means is Means.RELEASED else None
+        pad_to = max_length if settings.means is Means.RELEASED else None
         active = active_losses(weights, compare_layers=settings.compares_layers)
         return cls(active, layers, teacher_config.hidden_size, pad_to)
 

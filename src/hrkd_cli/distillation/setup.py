@@ -26,8 +26,9 @@ from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.checkpoint import Checkpointer
 from hrkd_cli.training.context import TrainContext
+from hrkd_cli.training.plan import DISTILL, TrainingPlan
 from hrkd_cli.training.tokenized_split import TokenizedSplit, tokenize_split
-from hrkd_cli.training.validation import check_length
+from hrkd_cli.training.validation import check_length, token_limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class DistillSetup:
     """
 
     settings: DistillSettings
+    plan: TrainingPlan
     context: TrainContext
     teachers: Teachers
     teacher_train: TokenizedSplit
@@ -74,7 +76,6 @@ class DistillSetup:
         """
         checkpoints, device = settings.teacher_checkpoints, context.device
         teachers = open_teachers(path, dataset, checkpoints=checkpoints, device=device, name=name)
-        teacher_tokenizer = check_teachers(teachers, dataset, settings, name=name, context=context)
         heads = DomainHeads.build(dataset.labels)
         student = build_student(
             settings.student,
@@ -86,15 +87,28 @@ class DistillSetup:
             note=lambda text: context.on_event(Note(text)),
         )
         pretrained = tokenizer or teachers.tokenizer
-        student_tokenizer = ModelTokenizer(student, pretrained, settings.max_length, settings.truncate)
-        check_length(settings.max_length, student, pretrained, "the student")
+        limit = min(token_limit(student, pretrained), token_limit(teachers.primary, teachers.tokenizer))
+        plan = TrainingPlan.make(
+            settings,
+            DISTILL,
+            dataset,
+            config=student.config,
+            tokenizer=pretrained,
+            limit=limit,
+            on_event=context.on_event,
+        )
+        check_length(plan.max_length, student, pretrained, "the student")
+        teacher_tokenizer = check_teachers(
+            teachers, dataset, settings, max_length=plan.max_length, name=name, context=context
+        )
+        student_tokenizer = ModelTokenizer(student, pretrained, plan.max_length, settings.truncate)
         student.to(device)
         texts = unlabeled.rows if unlabeled is not None else None
         train = teacher_train = tokenize_split(dataset, "train", student_tokenizer, texts)
         if tokenizer is not None or student_tokenizer.input_names != teacher_tokenizer.input_names:
             teacher_train = tokenize_split(dataset, "train", teacher_tokenizer, texts)
         dev = tokenize_split(dataset, "dev", student_tokenizer)
-        return cls(settings, context, teachers, teacher_train, student, heads, train, dev)
+        return cls(settings, plan, context, teachers, teacher_train, student, heads, train, dev)
 
     def objective(self, checkpointer: Checkpointer, out: Path) -> DistillObjective:
         """Create the objective, with cached teacher outputs and instance weights if the settings require them.
@@ -102,7 +116,9 @@ class DistillSetup:
         Cached teacher outputs are stored next to ``out``, the student's folder.
         """
         settings, context = self.settings, self.context
-        loss_config = LossConfig.from_settings(settings, self.teachers.primary.config, self.student.config)
+        loss_config = LossConfig.from_settings(
+            settings, self.teachers.primary.config, self.student.config, self.plan.max_length
+        )
         weigh_instances = settings.instance_weights is not InstanceWeights.NONE
         teacher: Teacher | None = None
         if loss_config.requires(Requirement.HIDDEN_STATES, Requirement.QUERIES_KEYS, Requirement.LOGITS):
@@ -114,7 +130,7 @@ class DistillSetup:
                 online,
                 settings.cache_teacher,
                 root=out.resolve().parent / TEACHER_CACHE,
-                reads_per_row=self._epoch_fraction() * settings.epochs + weigh_instances,
+                reads_per_row=self._epoch_fraction() * self.plan.epochs + weigh_instances,
                 checkpointer=checkpointer,
                 context=context,
             )

@@ -94,7 +94,13 @@ def _match_heads(config: Mapping[str, Any], dataset: Dataset, name: str) -> Doma
 
 
 def check_teachers(
-    teachers: Teachers, dataset: Dataset, settings: DistillSettings, *, name: str, context: TrainContext
+    teachers: Teachers,
+    dataset: Dataset,
+    settings: DistillSettings,
+    *,
+    max_length: int,
+    name: str,
+    context: TrainContext,
 ) -> ModelTokenizer:
     """Check that the teachers fit the data and are accurate enough to learn from; return their tokenizer.
 
@@ -105,8 +111,8 @@ def check_teachers(
     if trained_on is not None and dataset.path is not None and trained_on != dataset.fingerprint:
         text = f"teacher {name} was made from other data: rows that are held out here may be among its training rows"
         context.on_event(Note(text, warning=True))
-    check_length(settings.max_length, teachers.primary, teachers.tokenizer, f"teacher {name}")
-    tokenizer = ModelTokenizer(teachers.primary, teachers.tokenizer, settings.max_length, settings.truncate)
+    check_length(max_length, teachers.primary, teachers.tokenizer, f"teacher {name}")
+    tokenizer = ModelTokenizer(teachers.primary, teachers.tokenizer, max_length, settings.truncate)
     truncate = (getattr(teachers.primary.config, "hrkd", None) or {}).get("truncate", settings.truncate)
     if truncate != settings.truncate:
         text = f"teacher {name} was trained with --truncate {truncate}; this run uses --truncate {settings.truncate}"

@@ -28,6 +28,7 @@ from hrkd_cli.settings import TeachSettings
 from hrkd_cli.training.collator import Collator, TrainBatch
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.loop import LossOutput, Objective
+from hrkd_cli.training.plan import TEACH, TrainingPlan
 from hrkd_cli.training.stage_folder import (
     TrainResult,
     check_stage_output,
@@ -39,7 +40,7 @@ from hrkd_cli.training.stage_folder import (
 )
 from hrkd_cli.training.tokenized_split import TokenizedSplit, tokenize_split
 from hrkd_cli.training.trainer import Trainer
-from hrkd_cli.training.validation import check_length, check_trainable
+from hrkd_cli.training.validation import check_length, check_trainable, token_limit
 from hrkd_cli.version import __version__
 
 
@@ -85,14 +86,23 @@ def teach(
     torch.manual_seed(settings.seed)
     heads = DomainHeads.build(dataset.labels)
     pretrained, classifier = load_tokenizer(path), load_classifier(path, heads)
-    check_length(settings.max_length, classifier, pretrained, name)
-    tokenizer = ModelTokenizer(classifier, pretrained, settings.max_length, settings.truncate)
+    plan = TrainingPlan.make(
+        settings,
+        TEACH,
+        dataset,
+        config=classifier.config,
+        tokenizer=pretrained,
+        limit=token_limit(classifier, pretrained),
+        on_event=context.on_event,
+    )
+    check_length(plan.max_length, classifier, pretrained, name)
+    tokenizer = ModelTokenizer(classifier, pretrained, plan.max_length, settings.truncate)
     classifier.to(context.device)
     train, dev = (tokenize_split(dataset, split, tokenizer) for split in ("train", "dev"))
     objective = FineTuningObjective(classifier, train, heads, settings.class_weights, context)
     run_options = settings.options_affecting_result()
     with run_folder(out, key=key, options=run_options, resume=resume, context=context) as checkpointer:
-        trainer = Trainer("teach", objective, settings, checkpointer, dev, best_by_domain=True)
+        trainer = Trainer("teach", objective, settings, plan, checkpointer, dev, best_by_domain=True)
         trainer.run()
         description = f"A multi-domain text classifier, `{name}` fine-tuned with hrkd-cli {__version__}."
         models = {"start": {"name": name, "fingerprint": fingerprint}}

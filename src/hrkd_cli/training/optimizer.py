@@ -20,12 +20,18 @@ class Optimizer:
     """
 
     def __init__(
-        self, modules: Sequence[nn.Module], settings: TrainingSettings, steps: int, context: TrainContext
+        self,
+        modules: Sequence[nn.Module],
+        settings: TrainingSettings,
+        steps: int,
+        context: TrainContext,
+        *,
+        learning_rate: float,
     ) -> None:
         self.parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
         self.scaler = context.precision.scaler
         self.processes = context.processes
-        self.peak_rate, self.steps, self.warmup = settings.learning_rate, steps, int(steps * settings.warmup)
+        self.peak_rate, self.steps, self.warmup = learning_rate, steps, int(steps * settings.warmup)
         self.step_count = 0
         decay = [p for p in self.parameters if p.dim() >= 2 and not getattr(p, "no_decay", False)]
         no_decay = [p for p in self.parameters if p.dim() < 2 or getattr(p, "no_decay", False)]
@@ -35,7 +41,7 @@ class Optimizer:
         ]
         # One kernel for all parameters takes a fifth of the time of a loop over them on a CPU.
         fused = all(p.dtype == torch.float32 for p in self.parameters)
-        self.adamw = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
+        self.adamw = torch.optim.AdamW(groups, lr=learning_rate, fused=fused)
 
     @property
     def learning_rate(self) -> float:

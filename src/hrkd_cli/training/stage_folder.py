@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -180,7 +180,7 @@ def write_model_folder(
     if not trainer.context.processes.is_main:
         return result
     heads, tokenizer = trainer.objective.heads, trainer.objective.collator.split.tokenizer.pretrained
-    truncation: dict[str, Any] = {"max_length": settings.max_length, "truncate": settings.truncate}
+    truncation: dict[str, Any] = {"max_length": trainer.plan.max_length, "truncate": settings.truncate}
     domains = [domain for domain, saved in best_weights.best.items() if saved["step"] != best["step"]]
     for key in (*domains, AVERAGE):
         best_weights.load(key)
@@ -195,6 +195,7 @@ def write_model_folder(
         "format": 1,
         "stage": trainer.stage,
         "options": {name: {"value": v, "from": (sources or {}).get(name, "default")} for name, v in options},
+        "plan": asdict(trainer.plan),
         "models": dict(models),
         "data": {
             "path": relative_path(dataset.path, checkpointer.out),

@@ -27,9 +27,11 @@ from hrkd_cli.training.dev_scoring import score_split
 from hrkd_cli.training.loop import Objective, prefetch, train_step
 from hrkd_cli.training.metrics_log import MetricsLogger
 from hrkd_cli.training.optimizer import AdamMoments, Optimizer
+from hrkd_cli.training.plan import TrainingPlan
 from hrkd_cli.training.tokenized_split import TokenizedSplit
 
 CHECKPOINT_SECONDS = 120.0  # between two checkpoints, without --checkpoint-every
+MAX_EVALS = 20  # dev evaluations of a run, unless --eval-every is given
 MULTI_GPU_SYNC_STEPS = 20  # steps between collective decisions of several GPUs; each makes all of them wait
 
 
@@ -71,6 +73,7 @@ class Trainer:
     stage: str
     objective: Objective
     settings: TrainingSettings
+    plan: TrainingPlan
     checkpointer: Checkpointer
     dev: TokenizedSplit
     best_by_domain: bool = False
@@ -84,8 +87,8 @@ class Trainer:
             settings, objective, self.checkpointer, unlabeled_fraction=self.unlabeled_fraction
         )
         steps_per_epoch = self.make_sampler().batches_per_epoch / settings.accumulate
-        self.steps = max(1, math.ceil(steps_per_epoch * settings.epochs))
-        self.eval_every = settings.eval_every or max(1, round(steps_per_epoch / 2))
+        self.steps = max(1, math.ceil(steps_per_epoch * self.plan.epochs))
+        self.eval_every = settings.eval_every or max(1, round(steps_per_epoch / 2), self.steps // MAX_EVALS)
         is_main, on_cpu = context.processes.is_main, context.device.type == "cpu"
         metric = settings.metric.replace("-", "_")  # its name in scores
         self.best_weights = BestWeights(work, self.model, metric, by_domain=self.best_by_domain, writes=is_main)
@@ -98,7 +101,9 @@ class Trainer:
             on_event=context.on_event,
             eager=on_cpu,
         )
-        self.optimizer = Optimizer(objective.modules, settings, self.steps, context)
+        self.optimizer = Optimizer(
+            objective.modules, settings, self.steps, context, learning_rate=self.plan.learning_rate
+        )
         self.sync_every = 1 if on_cpu or context.processes.size == 1 else MULTI_GPU_SYNC_STEPS
         self.step, self.seconds = 0, 0.0
         parts: dict[str, Any] = {f"module.{index}": module for index, module in enumerate(objective.modules)}
@@ -157,7 +162,7 @@ class Trainer:
                 self.metrics.add(output)
                 if step % self.eval_every == 0 or step == self.steps:
                     self._evaluate(step)
-                without_improvement, patience = self.metrics.evals_since_best, self.settings.patience
+                without_improvement, patience = self.metrics.evals_since_best, self.plan.patience
                 if patience is not None and without_improvement >= patience and step < self.steps:
                     text = f"stopped early at step {step}: no better average in {without_improvement} dev scores"
                     self.context.on_event(Note(text))
@@ -226,4 +231,4 @@ class Trainer:
             check_disk_space(self.checkpointer.out, disk)
         steps_left = self.steps - self.checkpointer.step
         seconds = steps_left * step_seconds + math.ceil(steps_left / self.eval_every) * self.metrics.dev_seconds
-        self.context.on_event(StageStarted(self.stage, self.steps, self.settings.epochs, domains, seconds, disk))
+        self.context.on_event(StageStarted(self.stage, self.steps, self.plan.epochs, domains, seconds, disk))

@@ -25,6 +25,11 @@ def check_trainable(dataset: Dataset) -> None:
 
 def check_length(max_length: int, model: Any, tokenizer: Any, name: str) -> None:
     """Raise UsageError if the model or its tokenizer cannot take that many tokens."""
-    limit = min(tokenizer.model_max_length, position_limit(model.config.to_dict()) or tokenizer.model_max_length)
+    limit = token_limit(model, tokenizer)
     if max_length > limit:
         raise UsageError(f"--max-length {max_length}: {name} takes at most {limit} tokens")
+
+
+def token_limit(model: Any, tokenizer: Any) -> int:
+    """Return the number of tokens that a model and its tokenizer can take."""
+    return int(min(tokenizer.model_max_length, position_limit(model.config.to_dict()) or tokenizer.model_max_length))

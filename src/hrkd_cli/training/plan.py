@@ -1,0 +1,137 @@
+"""The plan of a run: its options, with those that were left open chosen from the data and the model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hrkd_cli.choices import Split
+from hrkd_cli.data.dataset import Dataset
+from hrkd_cli.events import Note, OnEvent
+from hrkd_cli.formatting import plural
+from hrkd_cli.settings import AUTO_BATCH, TrainingSettings
+
+BERT_BASE_SIZE = 12 * 768
+"""Layers times hidden size of BERT-base."""
+BERT_BASE_RATE = 5e-5
+"""The paper's learning rate, chosen for BERT-base."""
+MAX_RATE = 5e-4
+ASSUMED_BATCH_SIZE = 8
+"""Rows per domain and step where the batch size is only found later."""
+PATIENCE = 10
+"""Dev scores without improvement that end a run whose epochs are not given: half of a run's dev scores."""
+
+LENGTHS = (128, 256)
+"""Smallest and largest length that is chosen."""
+COVERED = 95
+"""Percentage of each domain's texts that the chosen length covers."""
+MEASURED_TEXTS = 1000
+"""Texts per domain whose length is measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The least that a stage trains for: passes over the data, and optimizer steps."""
+
+    epochs: int
+    steps: int
+
+
+TEACH = Budget(epochs=3, steps=300)
+DISTILL = Budget(epochs=10, steps=600)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """What a run does where its options leave it open.
+
+    Attributes:
+        epochs: passes over the data.
+        learning_rate: peak learning rate of AdamW.
+        max_length: tokens per text.
+        patience: dev scores without improvement after which the run stops; None for never.
+    """
+
+    epochs: int
+    learning_rate: float
+    max_length: int
+    patience: int | None
+
+    @classmethod
+    def make(
+        cls,
+        settings: TrainingSettings,
+        budget: Budget,
+        dataset: Dataset,
+        *,
+        config: Any,
+        tokenizer: Any,
+        limit: int,
+        on_event: OnEvent,
+    ) -> TrainingPlan:
+        """Choose what the settings leave open, and report the choices and their reasons as one note.
+
+        Args:
+            settings: of the stage.
+            budget: the least that the stage trains for.
+            dataset: the training data.
+            config: transformers config of the model that is trained.
+            tokenizer: that model's tokenizer.
+            limit: most tokens per text that the models of the run can take.
+            on_event: receives the note.
+        """
+        epochs, rate, length, patience = settings.epochs, settings.learning_rate, settings.max_length, settings.patience
+        reasons: list[str] = []
+        if epochs is None:
+            epochs = choose_epochs(settings, budget, dataset)
+            least = f"{budget.epochs} or more" if epochs == budget.epochs else f"for {budget.steps:,} steps"
+            reasons.append(f"{plural(epochs, 'epoch')} ({least})")
+            patience = patience or PATIENCE
+        if rate is None:
+            rate = choose_learning_rate(config)
+            shape = f"{config.num_hidden_layers} layers of width {config.hidden_size}"
+            reasons.append(f"learning rate {rate:g} ({shape})")
+        if length is None:
+            length = choose_max_length(dataset, tokenizer, limit)
+            reasons.append(f"texts up to {length} tokens")
+        if reasons:
+            on_event(Note(f"plan: {', '.join(reasons)}"))
+        return cls(epochs, rate, length, patience)
+
+
+def choose_epochs(settings: TrainingSettings, budget: Budget, dataset: Dataset) -> int:
+    """Return the budget's epochs, or more if the data is so small that they make too few steps."""
+    rows = sum(len(dataset.split(domain, Split.TRAIN)) for domain in dataset.domains)
+    batch_size = ASSUMED_BATCH_SIZE if settings.batch_size == AUTO_BATCH else int(settings.batch_size)
+    rows_per_step = batch_size * len(dataset.domains) * settings.accumulate
+    return max(budget.epochs, math.ceil(budget.steps * min(1.0, rows_per_step / rows)))
+
+
+def choose_learning_rate(config: Any) -> float:
+    """Return the learning rate for a model of this size, with one significant digit.
+
+    It is the paper's rate for BERT-base, in inverse proportion to layers times width.
+    """
+    rate = BERT_BASE_RATE * BERT_BASE_SIZE / (config.num_hidden_layers * config.hidden_size)
+    return float(f"{min(rate, MAX_RATE):.0e}")
+
+
+def choose_max_length(dataset: Dataset, tokenizer: Any, limit: int) -> int:
+    """Return the tokens that cover 95 % of every domain's texts: a multiple of 8 within ``LENGTHS``.
+
+    Padding follows the longest text of a batch, so a larger limit does not make short texts slower.
+    """
+    longest = 0.0
+    for domain in dataset.domains:
+        rows = dataset.split(domain, Split.TRAIN)
+        sample = slice(None, None, max(1, len(rows) // MEASURED_TEXTS))
+        texts: list[Any] = rows.texts[sample]
+        if rows.pairs is not None:
+            texts = list(zip(texts, rows.pairs[sample], strict=True))
+        lengths = [len(encoding) for encoding in tokenizer.backend_tokenizer.encode_batch(texts)]
+        longest = max(longest, float(np.percentile(lengths, COVERED, method="inverted_cdf")))
+    smallest, largest = LENGTHS
+    return min(max(smallest, math.ceil(longest / 8) * 8), largest, limit)
