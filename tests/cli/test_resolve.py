@@ -10,7 +10,7 @@ def write(text: str) -> None:
 def test_defaults_come_from_the_settings(hrkd, engines):
     assert hrkd("distill").code == 0
     options = engines["distill"].options
-    assert (options["epochs"], options["batch_size"], options["graph"]) == (10, 8, None)
+    assert (options["epochs"], options["batch_size"], options["graph"]) == (None, 8, None)
     assert set(options["sources"].values()) == {"default"}
 
 
