@@ -101,3 +101,12 @@ def test_the_gate_line_states_the_change_and_the_limit():
     assert tables.gate_lines({"gate": {"max_drop": 1, "drop": -0.25, "passed": True}}) == [
         "Gate passed: dev accuracy rose by 0.25 points; allowed drop: 1."
     ]
+
+
+def test_the_note_on_baselines_tells_the_margins_and_what_to_do_if_one_is_not_beaten():
+    result = {"best": {"dev": {"average": {"accuracy": 0.9}}}}
+    assert tables.baseline_note(result) is None
+    beaten = {**result, "baselines": {"words": 0.85, "frozen": 0.888}}
+    assert tables.baseline_note(beaten) == "dev accuracy 90.0%: +5.0 points over words and +1.2 points over frozen"
+    behind = {**result, "baselines": {"words": 0.925}}
+    assert tables.baseline_note(behind).startswith("dev accuracy 90.0%: -2.5 points over words; try more labeled")

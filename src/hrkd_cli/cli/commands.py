@@ -77,6 +77,8 @@ def distill(console: Console, options: DistillArguments) -> None:
         result = hrkd_cli.distill(**vars(options), sources=console.sources, on_event=on_event)
     console.write_result(result.to_json(), tables.training_tables(result.to_json()))
     console.write_note(f"student: {result.out}")
+    if note := tables.baseline_note(result.to_json()):
+        console.write_note(note)
     console.write_note(f"next: hrkd export{_flag_unless_default('', options.out, layout.STUDENT_OUT)} --int8")
 
 

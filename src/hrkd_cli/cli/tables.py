@@ -12,6 +12,8 @@ from hrkd_cli.layout import SPLITS
 Json = Mapping[str, Any]
 Row = tuple[str, ...]
 
+_ADVICE = "try more labeled or unlabeled texts, a larger --max-length, a larger student or a better teacher"
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -44,6 +46,17 @@ def training_tables(result: Json) -> list[Table]:
         f"{result['examples_per_second']:.1f} examples/s"
     )
     return [Table(title, ("dev", "accuracy, %  [95% interval]", "macro-F1, %"), rows)]
+
+
+def baseline_note(result: Json) -> str | None:
+    """Return by how much a student's dev accuracy differs from that of the linear baselines; None if there are none."""
+    accuracy, baselines = result["best"]["dev"]["average"]["accuracy"], result.get("baselines")
+    if not baselines:
+        return None
+    margins = {name: 100 * (accuracy - other) for name, other in baselines.items()}
+    comparison = " and ".join(f"{margin:+.1f} points over {name}" for name, margin in margins.items())
+    advice = "" if min(margins.values()) > 0 else f"; {_ADVICE}"
+    return f"dev accuracy {percent(accuracy)}%: {comparison}{advice}"
 
 
 # Values of a whole model. A row without a value for any model is omitted.
@@ -101,8 +114,7 @@ def linear_baseline_notes(result: Json) -> list[str]:
         comparison = f"{-points:.1f} points below {baseline['model']}"
     else:
         comparison = f"only {points:.1f} points above {baseline['model']}, within its 95% interval"
-    advice = "try more labeled or unlabeled texts, a larger --max-length, a larger student or a better teacher"
-    return [f"{small['model']} is {comparison}; {advice}"]
+    return [f"{small['model']} is {comparison}; {_ADVICE}"]
 
 
 def latency_tables(result: Json, models: Sequence[tuple[str, Sequence[Json]]]) -> list[Table]:

@@ -11,6 +11,7 @@ from hrkd_cli.data.dataset_loading import load_for_training
 from hrkd_cli.data.unlabeled import read_unlabeled
 from hrkd_cli.distillation.prerequisites import check_folders, check_student, select_domains, teach_if_needed
 from hrkd_cli.distillation.setup import DistillSetup
+from hrkd_cli.evaluation.baseline_scores import baseline_dev_scores
 from hrkd_cli.events import OnEvent, StageDone, ignore
 from hrkd_cli.json_files import read_json
 from hrkd_cli.layout import DATASET_OUT, STUDENT_OUT, TEACHER_OUT, ModelFiles
@@ -93,6 +94,7 @@ def distill(
             "distill", objective, settings, setup.plan, checkpointer, setup.dev, unlabeled_fraction=fraction
         )
         trainer.run()
+        baselines = baseline_dev_scores(student_data, path, context.on_event) if context.processes.is_main else {}
         result = write_model_folder(
             trainer,
             student_data,
@@ -100,6 +102,7 @@ def distill(
             models={"teacher": {"name": name, "fingerprint": fingerprint}, "student": {"name": settings.student}},
             sources=sources,
             unlabeled=unlabeled.to_json() if unlabeled is not None else None,
+            baselines=baselines,
         )
     context.on_event(StageDone("distill", str(out), result.steps, result.seconds))
     return result

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +103,7 @@ class TrainResult:
         examples_per_second: training speed.
         best_step: step with the best weights, which are the ones saved.
         dev: dev scores of that step, as in ``hrkd eval --json`` (domains and average).
+        baselines: dev accuracy of linear baselines by name; empty for ``teach``.
     """
 
     stage: str
@@ -112,15 +113,18 @@ class TrainResult:
     examples_per_second: float
     best_step: int
     dev: dict[str, Any]
+    baselines: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that ``--json`` prints."""
+        baselines = {"baselines": dict(self.baselines)} if self.baselines else {}
         return {
             "out": str(self.out),
             "steps": self.steps,
             "seconds": self.seconds,
             "examples_per_second": self.examples_per_second,
             "best": {"step": self.best_step, "dev": self.dev},
+            **baselines,
         }
 
 
@@ -148,6 +152,7 @@ def load_finished_result(out: Path, stage: str, key: str, context: TrainContext)
         examples_per_second=results["examples_per_second"],
         best_step=results["best"]["step"],
         dev=results["best"]["dev"],
+        baselines=results.get("baselines", {}),
     )
 
 
@@ -159,12 +164,13 @@ def write_model_folder(
     models: Mapping[str, Any],
     sources: Mapping[str, str] | None,
     unlabeled: Mapping[str, Any] | None = None,
+    baselines: Mapping[str, float] | None = None,
 ) -> TrainResult:
     """Write the model folder of a finished run, and remove the weights saved during training.
 
     If each domain's best weights were saved, those of other steps than the best on average go to ``best/DOMAIN``.
     ``models`` are the models that the run started from; the card's title names the first one. Options that are not in
-    ``sources`` are recorded as defaults.
+    ``sources`` are recorded as defaults. ``baselines`` are dev accuracies of linear baselines by name.
     """
     best_weights, checkpointer, settings = trainer.best_weights, trainer.checkpointer, trainer.settings
     work, best = checkpointer.work, best_weights.best[AVERAGE]
@@ -176,6 +182,7 @@ def write_model_folder(
         examples_per_second=trainer.metrics.rate,
         best_step=best["step"],
         dev=best["dev"],
+        baselines=baselines or {},
     )
     if not trainer.context.processes.is_main:
         return result

@@ -1,0 +1,54 @@
+"""Dev accuracy of the linear baselines, as a yardstick for a student that has just been trained."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+from hrkd_cli.choices import Device, Split
+from hrkd_cli.data.dataset import Dataset, TextRows
+from hrkd_cli.errors import DataError
+from hrkd_cli.evaluation.linear_baseline import train_linear_baselines
+from hrkd_cli.evaluation.metrics import average_scores
+from hrkd_cli.evaluation.provenance import find_start_encoder
+from hrkd_cli.evaluation.scoring import score_labels
+from hrkd_cli.events import Note, OnEvent
+
+SPLITS = (Split.TRAIN, Split.DEV)
+MAX_ROWS = 5000
+"""Train rows and dev rows of all domains together, so that a frozen BERT-base takes minutes on a CPU."""
+
+
+def baseline_dev_scores(dataset: Dataset, teacher: Path, on_event: OnEvent) -> dict[str, float]:
+    """Return the dev accuracy of each baseline by name, the unweighted mean over domains.
+
+    Args:
+        dataset: data of the student. Of more than ``MAX_ROWS`` rows of a split, evenly spaced ones are used.
+        teacher: folder that says which encoder to use.
+        on_event: receives notes, also about a baseline that cannot be trained.
+    """
+    rows = {
+        domain: {str(split): sampled_rows(dataset, domain, split) for split in SPLITS} for domain in dataset.domains
+    }
+    train_data = replace(dataset, rows=rows)
+    dev = {domain: parts[Split.DEV] for domain, parts in rows.items()}
+    encoder = find_start_encoder([teacher], on_event)
+    try:
+        baselines = train_linear_baselines(
+            train_data, dev, Split.DEV, "the data", encoder=encoder, device=Device.AUTO, on_event=on_event
+        )
+    except DataError as error:  # for example, texts without any word
+        on_event(Note(f"not compared with linear baselines: {error}"))
+        return {}
+    return {
+        baseline.features.baseline: average_scores(score_labels(baseline.labels, dataset.labels, dev)).accuracy
+        for baseline in baselines
+    }
+
+
+def sampled_rows(dataset: Dataset, domain: str, split: str) -> TextRows:
+    """Return evenly spaced rows of a domain, so that all domains together have at most about ``MAX_ROWS``."""
+    total = sum(len(dataset.split(name, split)) for name in dataset.domains)
+    rows, step = dataset.split(domain, split), math.ceil(total / MAX_ROWS)
+    return TextRows(rows.texts[::step], rows.pairs[::step] if rows.pairs is not None else None, rows.labels[::step])

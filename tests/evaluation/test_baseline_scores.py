@@ -1,0 +1,52 @@
+"""Dev accuracy of the linear baselines, which a student is compared with after training."""
+
+import json
+
+import pytest
+
+from hrkd_cli.data.dataset import TextRows
+from hrkd_cli.evaluation import baseline_scores
+from hrkd_cli.evaluation.baseline_scores import baseline_dev_scores, sampled_rows
+from hrkd_cli.events import ignore
+from tiny import make_dataset, write_encoder
+from tiny_folder import write_model
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    """A teacher's folder that says which encoder it started from."""
+    folder, encoder = write_model(tmp_path / "teacher"), write_encoder(tmp_path / "tiny")
+    (folder / "hrkd.json").write_text(json.dumps({"models": {"start": {"name": str(encoder)}}}))
+    return folder
+
+
+def test_both_baselines_are_scored_on_dev(teacher):
+    scores = baseline_dev_scores(make_dataset(), teacher, ignore)
+    assert list(scores) == ["tf-idf + logistic regression", "frozen tiny + logistic regression"]
+    assert scores["tf-idf + logistic regression"] == 1  # the words decide
+    assert 0.5 <= scores["frozen tiny + logistic regression"] <= 1
+
+
+def test_the_score_is_the_mean_over_domains(teacher):
+    dataset = make_dataset()
+    dev = dataset.rows["books"]["dev"]
+    other = {"bad": "good", "good": "bad"}
+    dataset.rows["books"]["dev"] = TextRows(dev.texts, None, [other[label] for label in dev.labels])
+    assert baseline_dev_scores(dataset, teacher, ignore)["tf-idf + logistic regression"] == 0.5
+
+
+def test_texts_without_words_are_reported_and_not_an_error(teacher):
+    dataset, events = make_dataset(), []
+    for parts in dataset.rows.values():
+        parts["train"] = TextRows(["!"] * 48, None, parts["train"].labels)
+    assert baseline_dev_scores(dataset, teacher, events.append) == {}
+    assert any("not compared with linear baselines: the data: no words" in event.text for event in events)
+
+
+def test_rows_of_large_data_are_evenly_spaced(monkeypatch):
+    monkeypatch.setattr(baseline_scores, "MAX_ROWS", 40)
+    dataset = make_dataset(train=48)  # 96 rows of two domains: every third one
+    rows = sampled_rows(dataset, "books", "train")
+    assert rows.texts == dataset.rows["books"]["train"].texts[::3]
+    assert rows.labels == dataset.rows["books"]["train"].labels[::3]
+    assert len(sampled_rows(dataset, "books", "dev")) == 16
