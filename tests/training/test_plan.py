@@ -1,10 +1,11 @@
-"""What a run does where its options leave it open: epochs, learning rate, text length, patience."""
+"""Options that a run chooses itself (epochs, learning rate, text length, patience), and checks before training."""
 
 from types import SimpleNamespace
 
 import pytest
 
 from hrkd_cli.data.dataset import Dataset, TextRows
+from hrkd_cli.errors import DataError
 from hrkd_cli.settings import DistillSettings, TeachSettings
 from hrkd_cli.training.plan import (
     DISTILL,
@@ -14,7 +15,8 @@ from hrkd_cli.training.plan import (
     choose_learning_rate,
     choose_max_length,
 )
-from tiny import tiny_config, tiny_tokenizer
+from short_runs import run_teach
+from tiny import make_dataset, tiny_config, tiny_tokenizer
 
 
 def dataset_of(*lengths, pairs=None):
@@ -98,7 +100,7 @@ def test_a_plan_says_in_one_line_what_it_chose_and_why():
     plan, notes = plan_of()
     assert plan == TrainingPlan(epochs=10, learning_rate=5e-4, max_length=128, patience=10)
     assert notes == [
-        "plan: 10 epochs (10 or more), learning rate 0.0005 (2 layers of width 32), texts up to 128 tokens"
+        "plan: at most 10 epochs, learning rate 0.0005 (2 layers of width 32), at most 128 tokens per text"
     ]
 
 
@@ -108,3 +110,14 @@ def test_options_that_are_given_are_the_plan():
     assert plan == TrainingPlan(**given)
     assert notes == []
     assert plan_of(epochs=2)[0].patience is None
+
+
+def test_a_domain_without_dev_rows_or_with_one_label_is_refused(tmp_path, encoder):
+    whole = make_dataset()
+    no_dev = {"books": whole.rows["books"], "music": {"train": whole.rows["music"]["train"]}}
+    data = Dataset(whole.labels, False, "x", None, no_dev)
+    with pytest.raises(DataError, match="domain 'music' has no dev rows"):
+        run_teach(encoder, data, tmp_path / "t")
+    one_label = Dataset({**whole.labels, "music": ("good",)}, False, "x", None, whole.rows)
+    with pytest.raises(DataError, match="domain 'music' has one label only"):
+        run_teach(encoder, one_label, tmp_path / "t")

@@ -19,6 +19,7 @@ from hrkd_cli.models.loading import is_classifier
 from hrkd_cli.models.model_folder import model_fingerprint
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.context import TrainContext
+from hrkd_cli.training.plan import check_trainable
 from hrkd_cli.training.stage_folder import (
     TrainResult,
     check_stage_output,
@@ -28,7 +29,6 @@ from hrkd_cli.training.stage_folder import (
     write_model_folder,
 )
 from hrkd_cli.training.trainer import Trainer
-from hrkd_cli.training.validation import check_trainable
 from hrkd_cli.version import __version__
 
 

@@ -26,9 +26,8 @@ from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.checkpoint import Checkpointer
 from hrkd_cli.training.context import TrainContext
-from hrkd_cli.training.plan import DISTILL, TrainingPlan
+from hrkd_cli.training.plan import DISTILL, TrainingPlan, check_length, token_limit
 from hrkd_cli.training.tokenized_split import TokenizedSplit, tokenize_split
-from hrkd_cli.training.validation import check_length, token_limit
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,8 @@ from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.dev_scoring import score_split
+from hrkd_cli.training.plan import check_length
 from hrkd_cli.training.tokenized_split import tokenize_split
-from hrkd_cli.training.validation import check_length
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from hrkd_cli.settings import TeachSettings
 from hrkd_cli.training.collator import Collator, TrainBatch
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.loop import LossOutput, Objective
-from hrkd_cli.training.plan import TEACH, TrainingPlan
+from hrkd_cli.training.plan import TEACH, TrainingPlan, check_length, check_trainable, token_limit
 from hrkd_cli.training.stage_folder import (
     TrainResult,
     check_stage_output,
@@ -40,7 +40,6 @@ from hrkd_cli.training.stage_folder import (
 )
 from hrkd_cli.training.tokenized_split import TokenizedSplit, tokenize_split
 from hrkd_cli.training.trainer import Trainer
-from hrkd_cli.training.validation import check_length, check_trainable, token_limit
 from hrkd_cli.version import __version__
 
 

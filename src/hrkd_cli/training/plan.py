@@ -1,4 +1,4 @@
-"""The plan of a run: its options, with those that were left open chosen from the data and the model."""
+"""Before training: options that are not given are chosen from the data and the model, and both are checked."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import numpy as np
 
 from hrkd_cli.choices import Split
 from hrkd_cli.data.dataset import Dataset
+from hrkd_cli.errors import DataError, UsageError
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.formatting import plural
+from hrkd_cli.predict.model_spec import position_limit
 from hrkd_cli.settings import AUTO_BATCH, TrainingSettings
 
 BERT_BASE_SIZE = 12 * 768
@@ -20,9 +22,9 @@ BERT_BASE_RATE = 5e-5
 """The paper's learning rate, chosen for BERT-base."""
 MAX_RATE = 5e-4
 ASSUMED_BATCH_SIZE = 8
-"""Rows per domain and step where the batch size is only found later."""
+"""Rows per domain and step if the batch size is not known yet (``--batch-size auto``)."""
 PATIENCE = 10
-"""Dev scores without improvement that end a run whose epochs are not given: half of a run's dev scores."""
+"""Dev evaluations without improvement after which a run stops if its epochs are not given."""
 
 LENGTHS = (128, 256)
 """Smallest and largest length that is chosen."""
@@ -34,7 +36,7 @@ MEASURED_TEXTS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The least that a stage trains for: passes over the data, and optimizer steps."""
+    """The least that a stage trains for: passes over the data and optimizer steps."""
 
     epochs: int
     steps: int
@@ -46,13 +48,13 @@ DISTILL = Budget(epochs=10, steps=600)
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    """What a run does where its options leave it open.
+    """Values of the options that a run can choose itself.
 
     Attributes:
         epochs: passes over the data.
         learning_rate: peak learning rate of AdamW.
         max_length: tokens per text.
-        patience: dev scores without improvement after which the run stops; None for never.
+        patience: dev evaluations without improvement after which the run stops; None for never.
     """
 
     epochs: int
@@ -72,23 +74,17 @@ class TrainingPlan:
         limit: int,
         on_event: OnEvent,
     ) -> TrainingPlan:
-        """Choose what the settings leave open, and report the choices and their reasons as one note.
+        """Choose what the settings leave open, and report the choices in one note.
 
-        Args:
-            settings: of the stage.
-            budget: the least that the stage trains for.
-            dataset: the training data.
-            config: transformers config of the model that is trained.
-            tokenizer: that model's tokenizer.
-            limit: most tokens per text that the models of the run can take.
-            on_event: receives the note.
+        ``config`` and ``tokenizer`` are those of the model to train; ``limit`` is the most tokens per text that the
+        models of the run can take.
         """
         epochs, rate, length, patience = settings.epochs, settings.learning_rate, settings.max_length, settings.patience
         reasons: list[str] = []
         if epochs is None:
             epochs = choose_epochs(settings, budget, dataset)
-            least = f"{budget.epochs} or more" if epochs == budget.epochs else f"for {budget.steps:,} steps"
-            reasons.append(f"{plural(epochs, 'epoch')} ({least})")
+            steps = f" ({budget.steps} steps)" if epochs > budget.epochs else ""
+            reasons.append(f"at most {plural(epochs, 'epoch')}{steps}")
             patience = patience or PATIENCE
         if rate is None:
             rate = choose_learning_rate(config)
@@ -96,14 +92,14 @@ class TrainingPlan:
             reasons.append(f"learning rate {rate:g} ({shape})")
         if length is None:
             length = choose_max_length(dataset, tokenizer, limit)
-            reasons.append(f"texts up to {length} tokens")
+            reasons.append(f"at most {length} tokens per text")
         if reasons:
             on_event(Note(f"plan: {', '.join(reasons)}"))
         return cls(epochs, rate, length, patience)
 
 
 def choose_epochs(settings: TrainingSettings, budget: Budget, dataset: Dataset) -> int:
-    """Return the budget's epochs, or more if the data is so small that they make too few steps."""
+    """Return the epochs of the budget, or more if that is fewer steps than the budget's."""
     rows = sum(len(dataset.split(domain, Split.TRAIN)) for domain in dataset.domains)
     batch_size = ASSUMED_BATCH_SIZE if settings.batch_size == AUTO_BATCH else int(settings.batch_size)
     rows_per_step = batch_size * len(dataset.domains) * settings.accumulate
@@ -135,3 +131,29 @@ def choose_max_length(dataset: Dataset, tokenizer: Any, limit: int) -> int:
         longest = max(longest, float(np.percentile(lengths, COVERED, method="inverted_cdf")))
     smallest, largest = LENGTHS
     return min(max(smallest, math.ceil(longest / 8) * 8), largest, limit)
+
+
+def check_trainable(dataset: Dataset) -> None:
+    """Check that every domain has train rows, dev rows and at least two labels.
+
+    Raises:
+        DataError: a domain does not.
+    """
+    for domain, labels in dataset.labels.items():
+        for split in ("train", "dev"):
+            if not len(dataset.split(domain, split)):
+                raise DataError(f"domain {domain!r} has no {split} rows; add some, or prepare without it (--domains)")
+        if len(labels) < 2:
+            raise DataError(f"domain {domain!r} has one label only ({labels[0]}); prepare without it (--domains)")
+
+
+def check_length(max_length: int, model: Any, tokenizer: Any, name: str) -> None:
+    """Raise UsageError if the model or its tokenizer cannot take that many tokens."""
+    limit = token_limit(model, tokenizer)
+    if max_length > limit:
+        raise UsageError(f"--max-length {max_length}: {name} takes at most {limit} tokens")
+
+
+def token_limit(model: Any, tokenizer: Any) -> int:
+    """Return the number of tokens that a model and its tokenizer can take."""
+    return int(min(tokenizer.model_max_length, position_limit(model.config.to_dict()) or tokenizer.model_max_length))
