@@ -40,7 +40,14 @@ def write_lines(folder: Path, found, *, tail=""):
 
 
 def write_record(folder: Path, *, stage="distill", **options):
-    values = {"epochs": 10, "learning_rate": 4e-4, "method": "hrkd", "graph": "uniform", "hierarchy": False, **options}
+    values = {
+        "epochs": None,
+        "learning_rate": None,
+        "method": "hrkd",
+        "graph": "uniform",
+        "hierarchy": False,
+        **options,
+    }
     record = {
         "format": 1,
         "stage": stage,

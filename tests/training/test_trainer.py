@@ -1,12 +1,14 @@
 """The trainer: early stopping, accumulation, and losses that are not finite."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from hrkd_cli.errors import OutputError, TrainingError
 from hrkd_cli.evaluation.metrics import DomainScores
-from hrkd_cli.teaching.teach import FineTuningObjective
+from hrkd_cli.teaching.teach import FineTuningObjective, teach
 from hrkd_cli.training.loop import LossOutput
 from hrkd_cli.training.trainer import Trainer
 from short_runs import run_teach
@@ -25,6 +27,18 @@ def test_patience_stops_a_run_without_improvement(tmp_path, encoder, dataset, mo
     monkeypatch.setattr("hrkd_cli.training.trainer.score_split", lambda *_: flat)
     result = run_teach(encoder, dataset, tmp_path / "t", epochs=3, eval_every=2, patience=2)
     assert (result.steps, result.best_step) == (6, 6)
+
+
+def test_without_epochs_a_run_is_evaluated_at_most_20_times_and_stops_when_dev_stalls(
+    tmp_path, encoder, dataset, monkeypatch
+):
+    flat = {d: DomainScores(16, 0.5, 0.5, (0.0, 1.0), {}) for d in ("books", "music")}
+    monkeypatch.setattr("hrkd_cli.training.trainer.score_split", lambda *_: flat)
+    result = teach(encoder, data=dataset, out=tmp_path / "t", device="cpu", learning_rate=1e-3, max_length=16)
+    # 6 steps per epoch: 50 epochs for 300 steps, an evaluation every 15. The first is the best, 10 more end the run.
+    assert (result.best_step, result.steps) == (15, 11 * 15)
+    plan = json.loads((tmp_path / "t" / "hrkd.json").read_text())["plan"]
+    assert plan == {"epochs": 50, "learning_rate": 1e-3, "max_length": 16, "patience": 10}
 
 
 def test_accumulated_batches_make_one_step(tmp_path, encoder, dataset):
