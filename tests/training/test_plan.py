@@ -84,15 +84,8 @@ def test_both_texts_of_a_pair_count():
 def plan_of(**options):
     notes = []
     settings = DistillSettings(**options)
-    plan = TrainingPlan.make(
-        settings,
-        DISTILL,
-        dataset_of([3] * 800),
-        config=tiny_config(),
-        tokenizer=tiny_tokenizer(),
-        limit=512,
-        on_event=notes.append,
-    )
+    dataset = dataset_of([3] * 800)
+    plan = TrainingPlan.make(settings, DISTILL, dataset, tiny_config(), tiny_tokenizer(), 512, notes.append)
     return plan, [note.text for note in notes]
 
 

@@ -87,15 +87,7 @@ class DistillSetup:
         )
         pretrained = tokenizer or teachers.tokenizer
         limit = min(token_limit(student, pretrained), token_limit(teachers.primary, teachers.tokenizer))
-        plan = TrainingPlan.make(
-            settings,
-            DISTILL,
-            dataset,
-            config=student.config,
-            tokenizer=pretrained,
-            limit=limit,
-            on_event=context.on_event,
-        )
+        plan = TrainingPlan.make(settings, DISTILL, dataset, student.config, pretrained, limit, context.on_event)
         check_length(plan.max_length, student, pretrained, "the student")
         teacher_tokenizer = check_teachers(
             teachers, dataset, settings, max_length=plan.max_length, name=name, context=context

@@ -85,15 +85,8 @@ def teach(
     torch.manual_seed(settings.seed)
     heads = DomainHeads.build(dataset.labels)
     pretrained, classifier = load_tokenizer(path), load_classifier(path, heads)
-    plan = TrainingPlan.make(
-        settings,
-        TEACH,
-        dataset,
-        config=classifier.config,
-        tokenizer=pretrained,
-        limit=token_limit(classifier, pretrained),
-        on_event=context.on_event,
-    )
+    limit = token_limit(classifier, pretrained)
+    plan = TrainingPlan.make(settings, TEACH, dataset, classifier.config, pretrained, limit, context.on_event)
     check_length(plan.max_length, classifier, pretrained, name)
     tokenizer = ModelTokenizer(classifier, pretrained, plan.max_length, settings.truncate)
     classifier.to(context.device)

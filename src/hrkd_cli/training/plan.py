@@ -68,7 +68,6 @@ class TrainingPlan:
         settings: TrainingSettings,
         budget: Budget,
         dataset: Dataset,
-        *,
         config: Any,
         tokenizer: Any,
         limit: int,
