@@ -36,7 +36,7 @@ def test_an_incomplete_model_is_refused(tmp_path, encoder, dataset):
     broken = tmp_path / "broken"
     weights = load_file(encoder / "model.safetensors")
 
-    def attempt(changed, config=None, words=r"missing or of another shape .*; give the folder of a complete model"):
+    def attempt(changed, config=None, words=r"missing or have another shape .*; give the folder of a complete model"):
         shutil.copytree(encoder, broken)
         save_file(changed, broken / "model.safetensors", metadata={"format": "pt"})
         if config:
