@@ -193,8 +193,12 @@ def test_every_dense_layer_and_embedding_is_quantized(exported):
     architecture, folder, result = exported
     graph = onnx.load(folder / "onnx/model_quantized.onnx").graph
     # A layer has three projections (one in ModernBERT), output and feed-forward; the head has two.
-    dense = {"bert": 14, "distilbert": 14, "roberta": 14, "electra": 15, "modernbert": 14}[architecture]
-    embeddings = {"bert": 3, "distilbert": 2, "roberta": 3, "electra": 3, "modernbert": 1}[architecture]
+    dense = {"bert": 14, "distilbert": 14, "roberta": 14, "xlm-roberta": 14, "electra": 15, "modernbert": 14}[
+        architecture
+    ]
+    embeddings = {"bert": 3, "distilbert": 2, "roberta": 3, "xlm-roberta": 3, "electra": 3, "modernbert": 1}[
+        architecture
+    ]
     assert result.quantized_ops == {"MatMulInteger": dense, "Gather": embeddings}
     # Scores and context are products of two activations, without weights: two per layer.
     products = sum(n.op_type == "MatMul" for n in graph.node)

@@ -53,7 +53,7 @@ CONFIGS: dict[str, Any] = {
     "bert": lambda **kw: BertConfig(**SHAPE, **kw),
     "distilbert": lambda **kw: DistilBertConfig(dim=32, n_layers=2, n_heads=4, hidden_dim=64, **kw),
     "roberta": lambda **kw: RobertaConfig(**SHAPE, **kw),
-    "xlm-roberta": lambda **kw: XLMRobertaConfig(**SHAPE, **kw),
+    "xlm-roberta": lambda **kw: XLMRobertaConfig(type_vocab_size=1, **SHAPE, **kw),
     "electra": lambda **kw: ElectraConfig(embedding_size=16, **SHAPE, **kw),
     # Three layers, so that there is a local one, with a window shorter than the longest inputs.
     "modernbert": lambda **kw: ModernBertConfig(
