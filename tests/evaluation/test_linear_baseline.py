@@ -260,6 +260,8 @@ def test_without_a_frozen_encoder_a_note_says_why(tmp_path, encoder):
     assert notes() == ["no baseline on a frozen encoder: no model says which encoder its teacher was fine-tuned from"]
     run_file(student, models={"teacher": {"name": str(tmp_path / "gone")}})
     assert len(notes()) == 1
+    run_file(student, models={"teacher": {"name": str(student)}})  # retrained from itself
+    assert len(notes()) == 1
     run_file(student, models={"start": {"name": str(tmp_path / "gone")}})
     assert notes() == [f"no baseline on the frozen encoder: model {tmp_path / 'gone'}: no such folder"]
 

@@ -102,8 +102,9 @@ def find_train_data(models: Sequence[str | Path], dataset: Dataset, on_event: On
 def find_start_encoder(models: Sequence[str | Path], on_event: OnEvent) -> str | None:
     """Return the folder or hub id of the encoder that a model or its teacher was fine-tuned from; None if unknown."""
     for model in models:
-        location = locate_model(model)
-        while location is not None:
+        location, visited = locate_model(model), set()
+        while location is not None and location.root not in visited:
+            visited.add(location.root)
             made_from = read_json(location.root / ModelFiles.run, missing_ok=True).get("models") or {}
             if "start" in made_from:
                 return str(made_from["start"]["name"])
