@@ -68,6 +68,13 @@ def test_the_seed_decides_the_weights(tmp_path, teacher, dataset):
     assert any(not torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
 
 
+def test_the_result_has_the_dev_accuracy_of_the_linear_baselines(tmp_path, teacher, dataset):
+    result, _ = run_distill(teacher, dataset, tmp_path / "s")
+    assert result.baselines["tf-idf + logistic regression"] == 1  # the words decide
+    stored = json.loads((tmp_path / "s" / "hrkd.json").read_text())["results"]["baselines"]
+    assert stored == result.baselines == result.to_json()["baselines"]
+
+
 def test_force_does_not_replace_the_output_of_another_stage(tmp_path, teacher, dataset):
     shutil.copytree(teacher, tmp_path / "t")
     with pytest.raises(OutputError, match="not a student folder written by hrkd"):

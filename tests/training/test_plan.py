@@ -103,6 +103,7 @@ def test_options_that_are_given_are_the_plan():
     assert plan == TrainingPlan(**given)
     assert notes == []
     assert plan_of(epochs=2)[0].patience is None
+    assert plan_of(patience=3)[0].patience == 3
 
 
 def test_a_domain_without_dev_rows_or_with_one_label_is_refused(tmp_path, encoder):
