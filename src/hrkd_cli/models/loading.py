@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from hrkd_cli.predict.tokenization import read_tokenizer
 # Files of a classifier: nothing else is downloaded from a hub repository, and never a pickle.
 HUB_FILES = ["config.json", "model*.safetensors*", "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt",
              "spm.model", "sentencepiece*", "added_tokens.json", "hrkd.json", "best/*"]  # fmt: skip
+SHARD_NAME = re.compile(r"model[^/\\]*\.safetensors")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "spm.model", "sentencepiece*", "*.spm")
 
 
@@ -58,7 +60,11 @@ def load_config(path: Path, role: str = "model") -> Any:
     from transformers import AutoConfig
 
     with _opening(f"{role} {path}: transformers cannot read its configuration"):
-        return AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    # Such entries of config.json may name code on the hub or other weights.
+    config._attn_implementation = None
+    vars(config).pop("transformers_weights", None)
+    return config
 
 
 def is_classifier(config: dict[str, Any]) -> bool:
@@ -79,6 +85,7 @@ def load_classifier(path: Path, heads: DomainHeads | None, *, role: str = "model
     from transformers import AutoModelForSequenceClassification
 
     config = load_config(path, role)
+    _check_shards(path, role)
     own_labels = dict(config.id2label)
     if heads is not None:
         set_heads(config, heads)
@@ -90,6 +97,7 @@ def load_classifier(path: Path, heads: DomainHeads | None, *, role: str = "model
             use_safetensors=True,
             ignore_mismatched_sizes=heads is not None,
             output_loading_info=True,
+            trust_remote_code=False,
         )
     unusable = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
     if heads is not None:  # the head may be new, and so may a pooler
@@ -117,8 +125,12 @@ def load_encoder(path: Path, role: str = "model") -> Any:
     """
     from transformers import AutoModel
 
+    config = load_config(path, role)
+    _check_shards(path, role)
     with _opening(f"{role} {path}: transformers cannot open it"):
-        return AutoModel.from_pretrained(path, dtype=torch.float32, use_safetensors=True).eval()
+        return AutoModel.from_pretrained(
+            path, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        ).eval()
 
 
 def output_layer(model: Any) -> tuple[str, torch.nn.Linear]:
@@ -147,7 +159,8 @@ def new_classifier(config: Any) -> Any:
     from transformers import AutoModelForSequenceClassification
 
     with quiet_transformers():
-        return AutoModelForSequenceClassification.from_config(config).to(torch.float32).eval()
+        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+        return model.to(torch.float32).eval()
 
 
 def set_heads(config: Any, heads: DomainHeads) -> None:
@@ -171,7 +184,7 @@ def load_tokenizer(path: Path, role: str = "model") -> Any:
     if not any(next(path.glob(pattern), None) for pattern in TOKENIZER_FILES):
         raise ModelError(f"{role} {path}: no tokenizer in it ({ModelFiles.tokenizer}); save the model's own there")
     with _opening(f"{role} {path}: no tokenizer that transformers can open"):
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise ModelError(f"{role} {path}: its tokenizer has no words; save the model's own tokenizer there")
     if not tokenizer.is_fast:
@@ -225,7 +238,28 @@ def _opening(problem: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # transformers raises many types, and each means that the folder cannot be used
-            raise ModelError(f"{problem}: {one_line(error)}") from error
+            reason = one_line(error)
+            if "trust_remote_code" in str(error):
+                reason = "it needs Python code of its own, which hrkd never runs; give a model that needs none"
+            raise ModelError(f"{problem}: {reason}") from error
+
+
+def _check_shards(path: Path, role: str) -> None:
+    """Check that the index of sharded weights names only files that a model folder may have.
+
+    Raises:
+        ModelError: a file of another format, such as a pickle, or outside the folder.
+    """
+    if (path / ModelFiles.weights).is_file():
+        return
+    index = path / ModelFiles.weights_index
+    weight_map = read_json(index).get("weight_map")
+    names = [str(name) for name in weight_map.values()] if isinstance(weight_map, dict) else ["no weights"]
+    if wrong := [name for name in names if not SHARD_NAME.fullmatch(name)]:
+        raise ModelError(
+            f"{role} {index}: names {wrong[0]!r}, but weights must be model*.safetensors files in the same folder; "
+            "save the model again with transformers' save_pretrained"
+        )
 
 
 def _from_hub(model: str, role: str) -> Path:
