@@ -1,39 +1,78 @@
-"""Statistics and tables of the runs that `study.py` stored."""
+"""Statistics, tables and picture of the results that `study.py` collected."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from study_plan import COLUMNS, METHODS, PLANS, STUDENT, PlanError
+from study_methods import COLUMNS, METHODS, STUDENT, StudyError
 
 RESAMPLES = 10_000
 BLOCK = 500  # bootstrap samples at a time, to limit memory
+LENGTHS = ("16", "64", "128", "256")
 
 Floats = npt.NDArray[np.float64]
 CorrectRows = Mapping[str, str]
 """By domain, one character per test row: 1 if the predicted label is correct, else 0."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredColumn:
-    """The stored results of a column.
+@dataclass(slots=True)
+class Results:
+    """The content of results files.
 
     Attributes:
-        name: name of the column.
-        record: content of column.json: data, teacher and linear model.
-        runs: records of students by method and seed.
+        columns: facts of each column.
+        runs: records by (column, method, seed), with ``right``, which test rows are labeled correctly.
     """
 
-    name: str
-    record: dict[str, Any]
-    runs: dict[str, dict[int, dict[str, Any]]]
+    columns: dict[str, dict[str, Any]] = field(default_factory=dict)
+    runs: dict[tuple[str, str, int], dict[str, Any]] = field(default_factory=dict)
+
+    def methods(self, column: str) -> dict[str, dict[int, dict[str, Any]]]:
+        """Return the records of a column by method, in the order of METHODS, and seed."""
+        found: dict[str, dict[int, dict[str, Any]]] = {}
+        for (of_column, method, seed), record in sorted(self.runs.items()):
+            if of_column == column and "right" in record:
+                found.setdefault(method, {})[seed] = record
+        order = list(METHODS)
+        return {name: found[name] for name in sorted(found, key=lambda name: (*order, name).index(name))}
+
+
+def read_results(files: Sequence[Path]) -> Results:
+    """Read results files. Lines about the same run are merged; later lines replace values of earlier ones.
+
+    Raises:
+        StudyError: a column has different data in two lines, or a run comes before its column.
+    """
+    results = Results()
+    for file in files:
+        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+            record = json.loads(line)
+            name = record["column"]
+            if "method" not in record:
+                if results.columns.setdefault(name, record)["data"] != record["data"]:
+                    raise StudyError(f"{file}: column {name} has other data than in an earlier line")
+                continue
+            if name not in results.columns:
+                raise StudyError(f"{file}: a run of column {name}, but no line with the column's facts before it")
+            if "predicted" in record:
+                record["right"] = mark_correct(record["predicted"], results.columns[name]["truth"])
+            results.runs.setdefault((name, record["method"], record["seed"]), {}).update(record)
+    return results
+
+
+def mark_correct(predicted: Mapping[str, Sequence[int]], truth: Mapping[str, Sequence[int]]) -> dict[str, str]:
+    """Return one character per test row and domain: 1 if the predicted label is correct, else 0."""
+    return {
+        domain: "".join("1" if a == b else "0" for a, b in zip(predicted[domain], labels, strict=True))
+        for domain, labels in truth.items()
+    }
 
 
 def mean_accuracy(correct: CorrectRows) -> float:
@@ -50,11 +89,11 @@ def row_differences(ones: Sequence[CorrectRows], others: Sequence[CorrectRows]) 
     """Return the differences of S pairs of runs on the R test rows of each domain: arrays (S, R) of -1, 0 and 1.
 
     Raises:
-        PlanError: the runs were scored on different rows.
+        StudyError: the runs were scored on different rows.
     """
     sizes = {tuple((domain, len(row)) for domain, row in correct.items()) for correct in (*ones, *others)}
     if len(sizes) != 1:
-        raise PlanError("runs of one column were scored on different test rows")
+        raise StudyError("runs of one column were scored on different test rows")
     return [np.array([_to_array(a[d]) - _to_array(b[d]) for a, b in zip(ones, others, strict=True)]) for d in ones[0]]
 
 
@@ -95,166 +134,146 @@ def _to_array(row: str) -> Floats:
     return np.frombuffer(row.encode(), dtype=np.uint8).astype(float) - ord("0")
 
 
-def read_column(folder: Path) -> StoredColumn:
-    """Read the stored results of a column.
+def difference(
+    reference: Mapping[int, Any], runs: Mapping[int, Any], *, deterministic: bool
+) -> tuple[float, float, float, int] | None:
+    """Return mean and interval of the reference's accuracy minus another method's, and the number of seeds.
+
+    Runs are paired by seed. A deterministic method has one run, which is paired with every seed of the reference. None
+    without a pair.
+    """
+    if deterministic:
+        runs = dict.fromkeys(reference, next(iter(runs.values())))
+    seeds = [seed for seed in reference if seed in runs]
+    if not seeds:
+        return None
+    ones, others = ([side[seed]["right"] for seed in seeds] for side in (reference, runs))
+    return *paired_bootstrap(row_differences(ones, others)), len(seeds)
+
+
+def make_tables(results: Results, against: str) -> str:
+    """Return a Markdown table per column.
 
     Raises:
-        PlanError: a run was made with other data or another teacher.
+        StudyError: there are no results, or no method has the name ``against``.
     """
-    record = json.loads((folder / "column.json").read_text(encoding="utf-8"))
-    shuffled = record["column"].get("shuffled", ())
-    runs: dict[str, dict[int, dict[str, Any]]] = {}
-    for file in sorted(folder.glob("[!.]*-*.json")):
-        run = json.loads(file.read_text(encoding="utf-8"))
-        if run["fingerprints"] != record["fingerprints"]:
-            raise PlanError(f"{file}: made with other data or another teacher than {folder}/column.json; remove it")
-        runs.setdefault(run["method"], {})[run["seed"]] = _without_domains(run, shuffled)
-    order = list(COLUMNS[folder.name].methods) if folder.name in COLUMNS else []
-    methods = sorted(runs, key=lambda name: (order.index(name) if name in order else len(order), name))
-    by_method = {name: dict(sorted(runs[name].items())) for name in methods}
-    return StoredColumn(folder.name, _without_domains(record, shuffled), by_method)
+    columns = [name for name in COLUMNS if name in results.columns and results.methods(name)]
+    if not columns:
+        raise StudyError("no results")
+    if against not in METHODS:
+        raise StudyError(f"--against: {against!r} is not one of {', '.join(METHODS)}")
+    return "\n\n".join(_make_table(name, results, against) for name in columns)
 
 
-def _without_domains(record: dict[str, Any], domains: Collection[str]) -> dict[str, Any]:
-    """Return a record without the test rows of some domains."""
-    scored = {}
-    for name in ("right", "floor"):
-        if record.get(name):
-            scored[name] = {domain: row for domain, row in record[name].items() if domain not in domains}
-    return {**record, **scored}
-
-
-def make_tables(study: Path, against: str) -> dict[str, str]:
-    """Return the Markdown tables of the stored columns, by plan.
-
-    Raises:
-        PlanError: nothing is stored, or the runs of a column differ in data or teacher.
-    """
-    tables = {}
-    for plan, columns in PLANS.items():
-        stored = [study / column for column in columns if (study / column / "column.json").is_file()]
-        if stored:
-            tables[plan] = "\n\n".join(make_table(read_column(folder), against) for folder in stored)
-    if not tables:
-        raise PlanError(f"{study}: nothing stored; make it with study.py run --out {study}")
-    return tables
-
-
-def make_table(column: StoredColumn, against: str) -> str:
-    """Return a column's heading, a description of its runs, and a table with one row per method."""
-    reference = _reference_runs(column, against)
-    if against == "floor" and reference is None:
-        raise PlanError(f"{column.name}: no linear model was stored; it needs scikit-learn when the column is made")
-    name = "the linear model" if against == "floor" else _method_label(against)
-    head = [
-        "method",
-        "test",
-        "SD over seeds",
-        "dev",
-        *([f"difference from {name} [95%]"] if reference else []),
-        "seeds",
-        "training, s",
-        "examples/s",
-    ]
+def _make_table(name: str, results: Results, against: str) -> str:
+    facts, methods = results.columns[name], results.methods(name)
+    rows = " / ".join(f"{count:,}" for count in facts["rows"].values())
+    head = ["method", "test", "SD", f"{METHODS[against].label.strip('*')} minus this [95%]", "seeds"]
+    head += ["MB, weights", "MB, folder", *(f"ms, {tokens} tokens" for tokens in LENGTHS), "training, min"]
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
-    record, blank = column.record, [""] * (len(head) - 7)
-    if record["floor"]:
-        lines.append(["linear model", f"{mean_accuracy(record['floor']):.1f}", "", "", *blank, "", "", ""])
-    speed = [f"{record['seconds']:,.0f}", f"{record['examples_per_second']:,.0f}"]
-    teacher = ["teacher", f"{mean_accuracy(record['right']):.1f}", "", f"{100 * record['dev']:.1f}"]
-    lines.append([*teacher, *blank, "1", *speed])
-    for method, runs in column.runs.items():
-        lines.append(_method_row(method, runs, reference, is_reference=method == against))
-    title = COLUMNS[column.name].title if column.name in COLUMNS else column.name
-    body = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    return f"### {title[0].upper()}{title[1:]}\n\n{_describe_runs(column)}\n\n{body}{_final_ratios(column)}"
-
-
-def _reference_runs(column: StoredColumn, against: str) -> Mapping[int, Any] | None:
-    """Return the runs of the reference by seed: those of a method, or the teacher or linear model for every seed."""
-    if against not in ("teacher", "floor"):
-        return column.runs.get(against)
-    correct = column.record["right" if against == "teacher" else "floor"]
-    seeds = {seed for runs in column.runs.values() for seed in runs}
-    return {seed: {"right": correct} for seed in seeds} if correct else None
-
-
-def _final_ratios(column: StoredColumn) -> str:
-    """Return a list of the final domain ratios of methods with a graph; empty if there are none."""
-    domains = sorted({*column.record["right"], *column.record["column"].get("shuffled", ())})
-    lines = []
-    for method, runs in column.runs.items():
-        ratios = [run["ratios"] for run in runs.values() if len(run.get("ratios") or ()) == len(domains)]
-        if ratios:
-            means = [f"{domain} {mean:.3f}" for domain, mean in zip(domains, np.mean(ratios, axis=0), strict=True)]
-            lines.append(f"- {_method_label(method)}: {', '.join(means)}")
-    if not lines:
-        return ""
-    return "\n\nDomain ratios in the last fifth of training, averaged over layers and seeds:\n\n" + "\n".join(lines)
-
-
-def _method_row(
-    method: str, runs: Mapping[int, Any], reference: Mapping[int, Any] | None, *, is_reference: bool
-) -> list[str]:
-    accuracies = [mean_accuracy(run["right"]) for run in runs.values()]
-    sd = sample_sd(accuracies)
-    cells = [_method_label(method), f"{np.mean(accuracies):.1f}", "" if sd is None else f"{sd:.1f}"]
-    cells.append(f"{100 * np.mean([run['dev'] for run in runs.values()]):.1f}")
-    if reference is not None:
-        seeds = [seed for seed in runs if seed in reference]
-        text = "" if is_reference or not seeds else _difference(runs, reference, seeds)
-        cells.append(f"{text} ({len(seeds)} seeds)" if text and len(seeds) < len(runs) else text)
-    medians = [float(np.median([run[name] for run in runs.values()])) for name in ("seconds", "examples_per_second")]
-    return [*cells, str(len(runs)), *(f"{value:,.0f}" for value in medians)]
-
-
-def _difference(runs: Mapping[int, Any], reference: Mapping[int, Any], seeds: Sequence[int]) -> str:
-    ones, others = ([side[seed]["right"] for seed in seeds] for side in (runs, reference))
-    mean, low, high = paired_bootstrap(row_differences(ones, others))
-    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
-
-
-def _describe_runs(stored: StoredColumn) -> str:
-    """Return the data, models and machine of the runs; where runs differ, all values are listed."""
-    column, record = stored.record["column"], stored.record
-    runs = [run for by_seed in stored.runs.values() for run in by_seed.values()]
-    rows = " / ".join(f"{count:,}" for count in record["rows"].values())
-    truncate = f", truncated with `{column['truncate']}`" if column["truncate"] else ""
-    teacher = f"{record['teacher_model']}, {column['teacher_epochs']} epochs at {column['teacher_rate']:g}"
-    parts = [f"{rows} rows (train / dev / test), {column['max_length']} tokens{truncate}. Teacher: {teacher}."]
-    if column.get("shuffled"):
-        parts.append(
-            f"Test accuracy is that of the domains other than {' and '.join(column['shuffled'])}, dev that of all."
+    for method, runs in methods.items():
+        accuracies = [mean_accuracy(run["right"]) for run in runs.values()]
+        sd, gap = sample_sd(accuracies), ""
+        if method != against and against in methods:
+            found = difference(methods[against], runs, deterministic=METHODS[method].deterministic)
+            gap = "" if found is None else f"{found[0]:+.1f} [{found[1]:+.1f}, {found[2]:+.1f}]"
+            if found and found[3] < len(methods[against]):
+                gap += f" ({found[3]} seed{'s' if found[3] > 1 else ''})"
+        times = _first(runs, "ms") or {}
+        lines.append(
+            [
+                METHODS[method].label,
+                f"{np.mean(accuracies):.1f}",
+                "" if sd is None else f"{sd:.1f}",
+                gap,
+                str(len(runs)),
+                *(
+                    f"{_median(run['bytes'][part] for run in runs.values()) / 1e6:.1f}"
+                    for part in ("weights", "folder")
+                ),
+                *(f"{times[tokens][0]:.2f}" if tokens in times else "" for tokens in LENGTHS),
+                f"{_median(run['minutes'] for run in runs.values()):.1f}",
+            ]
         )
-    if runs:
-        epochs = _join_distinct(run["options"]["epochs"] for run in runs)
-        seeds = ", ".join(str(seed) for seed in sorted({run["seed"] for run in runs}))
-        students = ((run["student"], run["options"]["student"]) for run in runs)
-        names = _join_distinct(model if option == STUDENT else option for model, option in students)
-        parts.append(f"Students: {names}, {epochs} epochs, seeds {seeds}.")
-    machines = _join_distinct(run["device"] for run in [record, *runs])
-    threads = _join_distinct(f"{run['threads']} thread{'' if run['threads'] == 1 else 's'}" for run in runs or [record])
-    versions = _join_distinct(f"torch {run['versions'].get('torch')}" for run in [record, *runs])
-    parts.append(f"{machines}; {threads}; {versions}.")
-    return " ".join(parts)
+    body = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    text = f"{rows} rows (train / dev / test); a test text has {facts['tokens']:.0f} tokens (median)."
+    return f"#### {COLUMNS[name].title}\n\n{text}\n\n{body}"
 
 
-def _method_label(method: str) -> str:
-    """Return a method's label in tables; the name of a stored method that is no longer in the plan."""
-    return METHODS[method].label if method in METHODS else method
+def _first(runs: Mapping[int, Any], key: str) -> Any:
+    """Return the value of the first run that has it."""
+    return next((run[key] for run in runs.values() if key in run), None)
 
 
-def _join_distinct(values: Iterable[Any]) -> str:
-    return " or ".join(dict.fromkeys(str(value) for value in values))
+def _median(values: Iterable[float]) -> float:
+    return float(np.median(list(values)))
 
 
-def replace_tables(text: str, tables: Mapping[str, str]) -> tuple[str, list[str]]:
-    """Replace the text between each plan's markers; return the new text and the plans that have markers."""
-    replaced = []
-    for plan, table in tables.items():
-        begin, end = f"<!-- study:{plan} -->", "<!-- /study -->"
-        before, marker, rest = text.partition(begin)
-        if marker and end in rest:
-            text = f"{before}{begin}\n\n{table}\n\n{end}{rest.partition(end)[2]}"
-            replaced.append(plan)
-    return text, replaced
+def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Return the names of the points (cost, accuracy) that no other point beats, by cost.
+
+    A point is beaten by one that is at least as good in both and better in one.
+    """
+    front = []
+    for name, (cost, accuracy) in points.items():
+        others = [other for key, other in points.items() if key != name]
+        if not any(c <= cost and a >= accuracy and (c, a) != (cost, accuracy) for c, a in others):
+            front.append(name)
+    return sorted(front, key=lambda name: points[name])
+
+
+def draw_picture(results: Results, out: Path) -> None:
+    """Draw accuracy by size and by latency of each column, with the Pareto fronts, as SVG.
+
+    Latency is that of the timed length that is closest to the column's median text.
+    """
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "study"  # the same picture for the same results
+    from matplotlib import pyplot as plt
+
+    names = [name for name in COLUMNS if name in results.columns and results.methods(name)]
+    figure, axes = plt.subplots(len(names), 2, figsize=(10, 3 * len(names)), squeeze=False, layout="constrained")
+    for (left, right), name in zip(axes, names, strict=True):
+        methods = results.methods(name)
+        tokens = min(LENGTHS, key=lambda length: abs(int(length) - results.columns[name]["tokens"]))
+        accuracy = {
+            m: float(np.mean([mean_accuracy(run["right"]) for run in runs.values()])) for m, runs in methods.items()
+        }
+        size = {m: _first(runs, "bytes")["weights"] / 1e6 for m, runs in methods.items()}
+        times = {m: _first(runs, "ms") for m, runs in methods.items()}
+        _draw_points(left, {m: (size[m], accuracy[m]) for m in methods})
+        _draw_points(right, {m: (found[tokens][0], accuracy[m]) for m, found in times.items() if found})
+        left.set(title=COLUMNS[name].title, xlabel="MB of weights", ylabel="test accuracy, %")
+        right.set(title=COLUMNS[name].title, xlabel=f"ms per text of {tokens} tokens, one thread")
+    figure.savefig(out, metadata={"Date": None})
+    plt.close(figure)
+
+
+def _draw_points(axes: Any, points: Mapping[str, tuple[float, float]]) -> None:
+    """Draw named points and connect those of the Pareto front."""
+    front = pareto_front(points)
+    axes.set_xscale("log")
+    axes.margins(0.15)
+    axes.grid(visible=True, alpha=0.3)
+    if front:
+        axes.step(*zip(*(points[name] for name in front), strict=True), where="post", color="tab:orange", zorder=1)
+    for name, (cost, accuracy) in points.items():
+        color = "tab:orange" if name in front else "tab:gray"
+        axes.plot(cost, accuracy, "D" if name == STUDENT else "o", color=color)
+        weight = "bold" if name == STUDENT else "normal"
+        axes.annotate(name, (cost, accuracy), xytext=(4, 4), textcoords="offset points", fontsize=8, weight=weight)
+
+
+def replace_tables(text: str, tables: str) -> str:
+    """Replace the text between the markers.
+
+    Raises:
+        StudyError: there are no markers.
+    """
+    begin, end = "<!-- study -->", "<!-- /study -->"
+    before, marker, rest = text.partition(begin)
+    if not marker or end not in rest:
+        raise StudyError(f"no {begin} with {end} after it")
+    return f"{before}{begin}\n\n{tables}\n\n{end}{rest.partition(end)[2]}"
