@@ -62,10 +62,14 @@ class PrepareSettings(Settings):
     encoding: str | None = option(
         None, "Encoding of text files, such as cp1252.", metavar="NAME", default_text="byte order mark, else UTF-8"
     )
+    no_header: bool = option(False, "CSV and TSV files have no header; their columns are called 1, 2 and so on.")
     text: str | None = _raw_column("Text column.")
     text_pair: str | None = _raw_column("Column of the second text.")
     label: str | None = _raw_column("Label column.")
     domain: str | None = _raw_column("Domain column.")
+    one_domain: str | None = _raw_column(
+        "Domain of all rows.", metavar="NAME", default_text="domains by column or name"
+    )
     split: str | None = _raw_column("Split column (train, dev or val, test).")
     seed: int = seed_option()
     force: bool = force_option()
@@ -77,7 +81,9 @@ class PrepareSettings(Settings):
         return {role: name for role, name in columns.items() if name is not None}
 
     def check(self) -> None:
-        """Check that dev and test leave rows to train on."""
+        """Check that dev and test leave rows to train on, and that one option gives the domain."""
+        if self.one_domain is not None and self.domain is not None:
+            raise UsageError("--one-domain and --domain: give one of them")
         if self.dev + self.test >= 1:
             raise UsageError(
                 f"--dev {self.dev:g} and --test {self.test:g} leave nothing to train on; their sum must be below 1"

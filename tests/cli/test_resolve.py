@@ -102,7 +102,12 @@ def test_an_invalid_file_is_a_one_line_error(hrkd, engines, text, line):
 
 
 @pytest.mark.parametrize(
-    ("name", "line"), [("gone.toml", "--config: gone.toml: cannot be read (No such file"), (".", "(Is a directory)")]
+    ("name", "line"),
+    [
+        ("gone.toml", "--config: gone.toml: cannot be read (No such file"),
+        (".", "(Is a directory)"),
+        ("/dev/zero", "--config: /dev/zero: not a regular file"),
+    ],
 )
 def test_an_unreadable_file_is_an_error(hrkd, name, line):
     ran = hrkd("distill", "--config", name)

@@ -18,11 +18,12 @@ Raw = namedtuple("Raw", "examples dropped has_pairs checksums")
 def read():
     """Read a source into a row store; return its rows and the texts of the notes."""
 
-    def run(source, format="auto", domains=None, encoding=None, **columns):
+    def run(source, format="auto", domains=None, encoding=None, one_domain=None, has_header=True, **columns):
         events = []
         files = find_source_files(source, SourceFormat(format), on_event=events.append)
         with open_row_store(str(source)) as store:
-            ingest(store, files, columns, domains=domains, encoding=encoding, on_event=events.append)
+            options = {"domains": domains, "encoding": encoding, "one_domain": one_domain, "has_header": has_header}
+            ingest(store, files, columns, **options, on_event=events.append)
             rows = store.connection.execute(
                 "SELECT text, text_pair, label, domain, split, file, line FROM rows "
                 "WHERE drop_reason IS NULL ORDER BY rowid"

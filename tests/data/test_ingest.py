@@ -43,6 +43,30 @@ def test_a_split_column_overrides_the_file_name_only_if_it_is_named(tmp_path, re
     assert text_domain_split(read(tmp_path, split="split")[0]) == [("a", "books", "test")]
 
 
+def test_one_domain_is_that_of_all_rows_and_category_may_then_be_the_label(tmp_path, read):
+    write_csv_file(tmp_path / "train.csv", "a,x", header="text,category")
+    with pytest.raises(DataError, match=r"train.csv: no domain column found .*hrkd prepare --one-domain NAME"):
+        read(tmp_path)
+    assert [(e.label, e.domain) for e in read(tmp_path, one_domain="bank")[0].examples] == [("x", "bank")]
+    path = write_csv_file(tmp_path / "two.csv", "a,x,books", "b,y,dvd", header="text,label,domain")
+    assert [(e.label, e.domain) for e in read(path, one_domain="all")[0].examples] == [("x", "all"), ("y", "all")]
+
+
+def test_a_test_file_without_labels_is_a_warning_beside_files_with_labels(tmp_path, read):
+    write_csv_file(tmp_path / "test.csv", "b,d", header="text,domain")
+    with pytest.raises(DataError, match=r"test.csv: no label column found"):
+        read(tmp_path)
+    write_csv_file(tmp_path / "train.csv", "a,x,d", header="text,label,domain")
+    raw, notes = read(tmp_path)
+    assert text_domain_split(raw) == [("a", "d", "train")]
+    assert notes == [
+        f"not read: {tmp_path}/test.csv: no label column found (columns: text, domain); name it with --label"
+    ]
+    write_csv_file(tmp_path / "dev.csv", "a,d", header="text,domain")
+    with pytest.raises(DataError, match=r"dev.csv: no label column found"):
+        read(tmp_path)
+
+
 def test_checksums_are_those_of_the_files(tmp_path, read):
     path = write_csv_file(tmp_path / "books" / "train.csv", "a,x")
     content = path.read_bytes()

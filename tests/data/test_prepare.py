@@ -339,3 +339,17 @@ prepare(sys.argv[1], out=sys.argv[2], on_event=interrupt)
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.stderr.rstrip().endswith("KeyboardInterrupt")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_one_domain_and_no_header_are_recorded_and_change_the_prepared_data(tmp_path):
+    folder = tmp_path / "in"
+    for split in ("train", "test"):
+        write_file(folder / f"{split}.csv", "".join(f"{'xy'[i % 2]},{split} {i}\n" for i in range(20)))
+    options = {"text": "2", "label": "1", "no_header": True, "one_domain": "d"}
+    result = prepare(folder, out=tmp_path / "out", **options)
+    counts = result.domains["d"]
+    assert (counts.train, counts.dev, counts.test, counts.labels) == (18, 2, 20, {"x": 20, "y": 20})
+    recorded = json.loads((tmp_path / "out" / "dataset.json").read_text())["options"]
+    assert (recorded["one_domain"], recorded["no_header"]) == ("d", True)
+    with pytest.raises(UsageError, match="--one-domain and --domain: give one of them"):
+        prepare(folder, out=tmp_path / "out2", domain="1", one_domain="d")

@@ -78,6 +78,8 @@ def _file(file: Path, command: str, commands: Commands) -> dict[str, Any]:
 def _load(file: Path) -> dict[str, Any]:
     import tomllib
 
+    if file.exists() and not (file.is_file() or file.is_dir()):
+        raise UsageError(f"--config: {file}: not a regular file")
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import codecs
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hrkd_cli.data.row_store import RowStore
 from hrkd_cli.data.sources.columns import resolve_columns
-from hrkd_cli.data.sources.row_reader import SourceFile
+from hrkd_cli.data.sources.row_reader import RowReader, SourceFile
 from hrkd_cli.errors import DataError, UsageError
 from hrkd_cli.events import Note, OnEvent
 
@@ -21,12 +22,15 @@ def ingest(
     *,
     domains: Sequence[str] | None = None,
     encoding: str | None = None,
+    one_domain: str | None = None,
+    has_header: bool = True,
     on_event: OnEvent,
 ) -> None:
     """Read the files of a source into an empty store.
 
     ``named_columns`` are the column names that the user gave, by role. ``domains`` are those to keep (None keeps all).
-    ``encoding`` is that of text files; None means that of the byte order mark, else UTF-8.
+    ``encoding`` is that of text files; None means that of the byte order mark, else UTF-8. ``one_domain`` is the domain
+    of all rows, whatever names and columns say. ``has_header``: the first line of CSV and TSV files has column names.
 
     Raises:
         DataError: a file cannot be parsed, or the source or one of its domains has no usable row.
@@ -37,18 +41,47 @@ def ingest(
             codecs.lookup(encoding)
         except LookupError:
             raise UsageError(f"--encoding: {encoding!r} is not a known encoding; try utf-8 or cp1252") from None
-    for file in files:
-        reader = file.open(encoding)
-        if reader.note:
-            on_event(Note(reader.note))
-        columns = resolve_columns(
-            reader.columns, named_columns, file=file.display_name, file_names_domain=file.domain is not None
-        )
+    failures: list[DataError] = []
+    noted: set[str] = set()
+    for source_file in files:
+        file = source_file if one_domain is None else replace(source_file, domain=one_domain, is_only_domain=False)
+        try:
+            reader = file.open(encoding, has_header)
+            columns = resolve_columns(
+                reader.columns,
+                named_columns,
+                file=file.display_name,
+                file_names_domain=file.domain is not None,
+                prefer_domain_column=file.is_only_domain,
+                header_is_line=reader.header_is_line,
+            )
+        except DataError as error:
+            if file.split != "test":
+                raise
+            failures.append(error)  # for example, published test files often have no labels
+            continue
+        if one_domain is not None:
+            columns.pop("domain", None)
         if file.split is not None and "split" not in named_columns:
             # A column that happens to be called "split" does not override the file's name.
             columns.pop("split", None)
+        for note in (reader.note, _describe_columns(reader, columns, named_columns)):
+            if note and note not in noted:
+                on_event(Note(note))
+                noted.add(note)
         store.add(file, reader, columns, domains=domains, on_event=on_event)
+    if failures and not store.files:
+        raise failures[0]
+    for failure in failures:
+        on_event(Note(f"not read: {failure}", warning=True))
     store.check(domains)
+
+
+def _describe_columns(reader: RowReader, columns: Mapping[str, int], named: Mapping[str, str]) -> str | None:
+    """Return which columns were taken, if a name does not contain that of its role."""
+    names = {role: reader.columns[index] for role, index in columns.items() if role not in named}
+    unlike = [f"{role} = {name}" for role, name in names.items() if role not in name.lower()]
+    return f"columns: {', '.join(unlike)}" if unlike else None
 
 
 def compute_checksums(files: Iterable[SourceFile], store: RowStore | None = None) -> list[dict[str, Any]]:

@@ -90,8 +90,17 @@ def prepare_files(files: Sequence[SourceFile], settings: PrepareSettings, on_eve
         scratch = folder / DatasetFiles.scratch
         scratch.mkdir()
         with open_row_store(settings.source, scratch) as store:
-            domains, encoding, seed = settings.domains, settings.encoding, settings.seed
-            ingest(store, files, settings.columns, domains=domains, encoding=encoding, on_event=on_event)
+            seed = settings.seed
+            ingest(
+                store,
+                files,
+                settings.columns,
+                domains=settings.domains,
+                encoding=settings.encoding,
+                one_domain=settings.one_domain,
+                has_header=not settings.no_header,
+                on_event=on_event,
+            )
             checksums = compute_checksums(files, store)
             assign_splits(store.connection, dev=settings.dev, test=settings.test, dedupe=settings.dedupe, seed=seed)
             few_shot = settings.few_shot
@@ -137,6 +146,8 @@ def content_options(settings: PrepareSettings) -> dict[str, Any]:
     """Return the options that determine the rows of a dataset, as stored in ``dataset.json``."""
     names = ("columns", "dev", "test", "few_shot", "domains", "dedupe", "encoding")
     options = {name: getattr(settings, name) for name in names}
+    # Only if given: the datasets of earlier versions do not have these.
+    options |= {name: value for name in ("one_domain", "no_header") if (value := getattr(settings, name))}
     return {**options, "domains": settings.domains and sorted(settings.domains)}
 
 

@@ -59,3 +59,24 @@ def test_a_required_column_that_is_not_found_is_an_error(tmp_path, read, role):
     path = write_file(tmp_path / "a.csv", HEADER.replace(role, "zzz") + "a,b,c\n")
     with pytest.raises(DataError, match=rf"a.csv: no {role} column found .columns: .*zzz.*; name it with --{role}"):
         read(path)
+
+
+def test_a_role_with_two_columns_of_one_name_is_an_error(tmp_path, read):
+    path = write_file(tmp_path / "a.csv", "text,label,Text,domain,x,x\na,b,c,d,e,f\n")
+    with pytest.raises(DataError, match=r"a.csv: 2 columns are called 'text'; rename all but one"):
+        read(path)
+    assert text_label_domain(read(write_file(path, "text,label,domain,x,x\na,b,c,d,e\n"))[0]) == [("a", "b", "c")]
+
+
+def test_columns_with_other_names_than_their_roles_are_noted_once(tmp_path, read):
+    for name in ("train", "test"):
+        write_csv_file(tmp_path / f"{name}.csv", f"{name},x,d", header="review_text,sentiment,category")
+    assert read(tmp_path)[1] == ["columns: domain = category, label = sentiment"]
+
+
+@pytest.mark.parametrize("first", ["0,1467810000,so nice", "I have seen a better one,x,y"])
+def test_a_first_line_that_looks_like_a_row_is_said(tmp_path, read, first):
+    text = first.split(",").index(max(first.split(","), key=len)) + 1
+    hint = rf"; if its first line is a row: hrkd prepare --no-header --text {text} --label N .N: its number.$"
+    with pytest.raises(DataError, match=rf"no text column found .*{hint}"):
+        read(write_file(tmp_path / "a.csv", f"{first}\n{first}\n"))

@@ -1,6 +1,7 @@
 """Layouts of folders, and the domains and splits that names give."""
 
 import gzip
+import os
 
 import pytest
 
@@ -159,3 +160,32 @@ def test_a_folder_called_sample_takes_precedence(tmp_path, monkeypatch):
     (tmp_path / "sample" / "mine.csv").write_text(f"text,label\n{lines}")
     monkeypatch.chdir(tmp_path)
     assert list(prepare("sample", out="out").domains) == ["mine"]
+
+
+def test_the_one_name_of_all_files_gives_the_domain_unless_a_column_does(tmp_path, read):
+    write_csv_file(tmp_path / "nli_train.csv", "a,x,g", header="text,label,genre")
+    write_csv_file(tmp_path / "nli_test.csv", "b,x,h", header="text,label,genre")
+    assert text_domain_split(read(tmp_path)[0]) == [("a", "g", "train"), ("b", "h", "test")]
+    write_csv_file(tmp_path / "nli_train.csv", "a,x")
+    write_csv_file(tmp_path / "nli_test.csv", "b,x")
+    assert text_domain_split(read(tmp_path)[0]) == [("a", "nli", "train"), ("b", "nli", "test")]
+
+
+def test_mismatched_and_submission_files_are_named_and_not_read(tmp_path, read):
+    write_csv_file(tmp_path / "nli_train.csv", "a,x")
+    for name in ("nli_dev_mismatched.csv", "sample_submission.csv"):
+        write_csv_file(tmp_path / name, "b,x")
+    raw, notes = read(tmp_path)
+    assert text_domain_split(raw) == [("a", "nli", "train")]
+    assert f"{tmp_path}: not read: nli_dev_mismatched.csv, sample_submission.csv" in notes
+
+
+def test_what_is_neither_file_nor_folder_is_refused_without_reading_it(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe.csv")
+    for source in (tmp_path / "pipe.csv", "/dev/zero"):
+        with pytest.raises(DataError, match=rf"^{source}: not a regular file or folder"):
+            read(source)
+    write_csv_file(tmp_path / "books.csv", "a,x")
+    raw, notes = read(tmp_path)
+    assert text_domain_split(raw) == [("a", "books", None)]
+    assert f"{tmp_path}: not read: pipe.csv (not a regular file)" in notes

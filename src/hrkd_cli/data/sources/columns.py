@@ -34,6 +34,8 @@ def resolve_columns(
     *,
     file: str,
     file_names_domain: bool = False,
+    prefer_domain_column: bool = False,
+    header_is_line: bool = False,
     require_label: bool = True,
 ) -> dict[str, int]:
     """Find the columns of text, second text, split, domain and label; no column has two roles.
@@ -44,6 +46,8 @@ def resolve_columns(
         file: name of the file in messages.
         file_names_domain: whether the file's name gives the domain; then only a column called exactly "domain" (or
             one named by the user) overrides it.
+        prefer_domain_column: whether any domain column overrides the file's name.
+        header_is_line: whether the column names are the file's first line, which may be a row instead.
         require_label: whether there must be a label; if not, the only column of a file is the text.
 
     Returns:
@@ -57,17 +61,27 @@ def resolve_columns(
         indices["text"] = 0
     normalized = [_normalize(name) for name in columns]
     for role, aliases in COLUMN_ALIASES.items():
-        if role == "domain" and file_names_domain:
+        if role == "domain" and file_names_domain and not prefer_domain_column:
             aliases = ("domain",)
         matches = [normalized.index(alias) for alias in aliases if alias in normalized]
         unused = [index for index in matches if index not in indices.values()]
-        if unused:
-            indices.setdefault(role, unused[0])
+        if unused and role not in indices:
+            indices[role] = unused[0]
+            if (count := normalized.count(normalized[unused[0]])) > 1:
+                raise DataError(f"{file}: {count} columns are called {columns[unused[0]]!r}; rename all but one")
+    domain = indices.get("domain") if require_label and "domain" not in (named or {}) else None
+    if "label" not in indices and domain is not None and normalized[domain] in COLUMN_ALIASES["label"]:
+        indices["label"] = indices.pop("domain")  # "category" is the domain only next to a label
     required = {"text": True, "domain": not file_names_domain, "label": require_label}
     for role, is_required in required.items():
         if is_required and role not in indices:
             hint = "" if named is None else f"; name it with {option_name(role)}"
-            hint += ", or give a folder with one file per domain" if role == "domain" else ""
+            if role == "domain":
+                one = "" if named is None else ", make all rows one domain with hrkd prepare --one-domain NAME"
+                hint += f"{one}, or give a folder with one file per domain"
+            elif header_is_line and any(map(_is_value, columns)):
+                text = max(range(len(columns)), key=lambda index: len(columns[index])) + 1
+                hint = f"; if its first line is a row: hrkd prepare --no-header --text {text} --label N (N: its number)"
             raise DataError(f"{file}: no {role} column found (columns: {_join_columns(columns)}){hint}")
     return indices
 
@@ -80,6 +94,11 @@ def _find_named(wanted: str, role: str, columns: Sequence[str], file: str) -> in
     if len(matches) > 1:
         raise DataError(f"{file}: {len(matches)} columns are called {wanted!r}; rename all but one")
     return matches[0]
+
+
+def _is_value(name: str) -> bool:
+    """Return whether a column name looks like a value: a number or a text."""
+    return name.strip().replace(".", "", 1).isdecimal() or len(name.split()) > 4
 
 
 def _normalize(name: str) -> str:

@@ -25,7 +25,7 @@ def open_csv(file: TextFile) -> RowReader:
     """Open a CSV file with a header, quoted as in RFC 4180; the delimiter is detected from its first records."""
     delimiter = _detect_delimiter(file)
     note = None if delimiter == "," else f"{file.path}: fields are separated by {_DELIMITERS[delimiter]}"
-    return _make_reader(partial(_iter_quoted, file, delimiter), note)
+    return _make_reader(file, partial(_iter_quoted, file, delimiter), note)
 
 
 def open_tsv(file: TextFile) -> RowReader:
@@ -37,23 +37,24 @@ def open_tsv(file: TextFile) -> RowReader:
     """
     tab_counts = {line.count("\t") for number, line in file.lines() if line or number == 1}
     if len(tab_counts) == 1:
-        return _make_reader(partial(_iter_literal, file, _unquote))
-    return _make_reader(partial(_iter_quoted, file, "\t"))
+        return _make_reader(file, partial(_iter_literal, file, _unquote))
+    return _make_reader(file, partial(_iter_quoted, file, "\t"))
 
 
 def open_mnli(file: TextFile) -> RowReader:
     """Open one of GLUE's MNLI files, in which quotation marks are plain text."""
-    return _make_reader(partial(_iter_literal, file, str))
+    return _make_reader(file, partial(_iter_literal, file, str))
 
 
-def _make_reader(iter_records: _IterRecords, note: str | None = None) -> RowReader:
-    _, header = next(iter_records())
+def _make_reader(file: TextFile, iter_records: _IterRecords, note: str | None = None) -> RowReader:
+    _, first = next(iter_records())
+    header = first if file.has_header else [str(number) for number in range(1, len(first) + 1)]
 
     def iter_rows(indices: Sequence[int]) -> Iterator[SourceRow]:
-        for line, fields in islice(iter_records(), 1, None):
+        for line, fields in islice(iter_records(), int(file.has_header), None):
             yield line, [fields[index] for index in indices] if len(fields) == len(header) else None
 
-    return RowReader(header, iter_rows, note)
+    return RowReader(header, iter_rows, note, header_is_line=file.has_header)
 
 
 def _iter_literal(file: TextFile, clean: Callable[[str], str]) -> Iterator[tuple[int, list[str]]]:

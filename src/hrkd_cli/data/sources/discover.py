@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,17 +16,16 @@ from hrkd_cli import sample
 from hrkd_cli.choices import SourceFormat
 from hrkd_cli.data.dataset_folder import is_prepared
 from hrkd_cli.data.sources import amazon, hub_datasets
+from hrkd_cli.data.sources.file_names import check_names, parse_names
 from hrkd_cli.data.sources.formats import FORMATS, PLAIN_TEXT, FileFormat, detect_format, get_format
 from hrkd_cli.data.sources.row_reader import SourceFile
 from hrkd_cli.data.sources.text_file import COMPRESSION_SUFFIXES, split_suffix
-from hrkd_cli.data.sources.values import SPLIT_ALIASES
 from hrkd_cli.errors import DataError
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.formatting import join_names
 from hrkd_cli.layout import SPLITS, DatasetFiles
 
 _MNLI_SPLITS = {"train.tsv": "train", "dev_matched.tsv": "test"}
-_SHARD_SUFFIX = re.compile(r"-\d+-of-\d+$")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.+-]+)?")
 # A mistyped path may end with one of these; a hub id never does.
 _DATA_SUFFIXES = {suffix for entry in FORMATS for suffix in entry.suffixes + entry.standalone_suffixes if suffix}
@@ -34,6 +34,8 @@ _DATA_SUFFIXES |= COMPRESSION_SUFFIXES | {".xml", ".zip", ".xls", ".xlsx"}
 _NO_DATA_NAMES = re.compile(
     r"(readme|licen[cs]e|notice|citation|changelog|attribution|copying|makefile|unlabeled\.review)\b", re.IGNORECASE
 )
+# MNLI's test of other domains, and what Kaggle wants to be sent.
+_NOT_READ = re.compile(r"dev_mismatched$|^sample_?submission", re.IGNORECASE)
 _NO_DATA_SUFFIXES = frozenset({".md", ".rst", ".py", ".sh", ".ipynb", ".pdf", ".html", ".yml", ".yaml", ".toml"})
 
 
@@ -66,6 +68,8 @@ def find_source_files(
     if path is None or hub_datasets.is_saved_dataset(path):
         return hub_datasets.load_splits(name, on_event)
     if not path.is_dir():
+        if not path.is_file():
+            raise DataError(f"{name}: not a regular file or folder; save the data to a file first")
         return [_make_single_file(path, wanted, require_label)]
     return _find_folder_files(path, wanted, require_label, name, on_event)
 
@@ -136,6 +140,13 @@ def _find_folder_files(
         files = [_make_source_file(source, path, parquet, path.parent.name, path.stem) for path in paths]
     else:
         files = _find_raw_files(source, wanted, require_label, skipped)
+        if require_label:
+            check_names(files, name, on_event)
+        # Blitzer's files have a folder's name as domain, even if that folder is the source.
+        by_name = not any(file.domain in (None, *Path(file.relative_path).parts[:-1]) for file in files)
+        reviews = any(split_suffix(Path(file.relative_path))[1] == ".review" for file in files)
+        if by_name and not reviews and len({file.domain for file in files}) == 1:
+            files = [replace(file, is_only_domain=True) for file in files]
     if files:
         if skipped:
             on_event(Note(f"{name}: not read: {join_names(skipped)}", warning=True))
@@ -160,11 +171,13 @@ def _find_raw_files(source: Path, wanted: SourceFormat, require_label: bool, ski
     for path in _walk(mnli or source):
         *folders, _ = path.relative_to(source).parts
         file_format = _detect_format_in_folder(path, wanted, require_label, mnli)
-        if require_label and len(folders) > 1:
+        if path.exists() and not path.is_file():
+            skipped.append(f"{path.relative_to(source).as_posix()} (not a regular file)")
+        elif require_label and len(folders) > 1:
             too_deep = f"{folders[0]}/{folders[1]}/ (too deep)"
             if file_format is not None and too_deep not in skipped:
                 skipped.append(too_deep)
-        elif file_format is not None:
+        elif file_format is not None and not _NOT_READ.search(split_suffix(path)[0]):
             domain, split = _parse_names(path, folders[0] if folders else "", file_format)
             files.append(_make_source_file(source, path, file_format, domain, split))
         elif _looks_like_data(path):
@@ -210,12 +223,4 @@ def _parse_names(path: Path, folder: str, file_format: FileFormat) -> tuple[str 
         return None, _MNLI_SPLITS[path.name]
     if file_format.name is SourceFormat.AMAZON:
         return path.parent.resolve().name, None
-    stem, _ = split_suffix(path)
-    # A folder called "train" contains the train files of several domains.
-    folder_split = SPLIT_ALIASES.get(folder.casefold())
-    prefix, _, last = _SHARD_SUFFIX.sub("", stem).rpartition(".")
-    split = SPLIT_ALIASES.get(last.casefold())
-    domain = prefix if split else stem
-    if folder and not folder_split:
-        domain = folder
-    return domain or None, split or folder_split
+    return parse_names(split_suffix(path)[0], folder)

@@ -10,6 +10,7 @@ from hrkd_cli.choices import SourceFormat
 from hrkd_cli.data.sources import amazon, arrow, delimited, json_objects
 from hrkd_cli.data.sources.row_reader import RowReader, SourceRow
 from hrkd_cli.data.sources.text_file import TextFile, split_suffix
+from hrkd_cli.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +30,17 @@ class FileFormat:
     standalone_suffixes: tuple[str, ...] = ()
     name: SourceFormat | None = None
 
-    def open(self, path: Path, encoding: str | None = None) -> RowReader:
+    def open(self, path: Path, encoding: str | None = None, has_header: bool = True) -> RowReader:
         """Open a file; ``encoding`` None means that of the byte order mark, else UTF-8.
+
+        ``has_header``: whether its first line has the column names; if not, the columns are called 1, 2 and so on.
 
         Raises:
             DataError: it cannot be read or parsed, or is empty.
         """
-        file = TextFile(path, encoding)
+        if not has_header and self.name not in (SourceFormat.CSV, SourceFormat.TSV):
+            raise DataError(f"{path}: --no-header is for CSV and TSV files only")
+        file = TextFile(path, encoding, has_header)
         file.check_not_empty()
         return self.open_file(file)
 

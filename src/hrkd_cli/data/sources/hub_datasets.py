@@ -77,7 +77,7 @@ def _make_source_file(display_name: str, data: Any, split: str | None) -> Source
 
     class_names = {name: feature.names for name, feature in data.features.items() if hasattr(feature, "names")}
     reader = make_arrow_reader(list(data.column_names), iter_batches, class_names)
-    return SourceFile(display_name, lambda _encoding: reader, split=split)
+    return SourceFile(display_name, lambda *_: reader, split=split)
 
 
 @contextmanager

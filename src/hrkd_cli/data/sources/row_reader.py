@@ -19,11 +19,13 @@ class RowReader:
         iter_rows: yields the rows, with the values of the given column indices. The line number is that of the row's
             first line (the row number, from 1, in formats without lines).
         note: a decision of the reader that the user should know about.
+        header_is_line: whether the column names are the first line of the file.
     """
 
     columns: list[str]
     iter_rows: Callable[[Sequence[int]], Iterator[SourceRow]]
     note: str | None = None
+    header_is_line: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +34,23 @@ class SourceFile:
 
     Attributes:
         display_name: name in messages.
-        open: opens it in an encoding; None means that of the byte order mark, else UTF-8.
+        open: opens it. Arguments: its encoding (None means that of the byte order mark, else UTF-8), and whether its
+            first line has the column names (default true).
         domain: domain given by the file or folder name; None if a column must give it.
         split: split given by the name, if any.
         path: the file; None if ``datasets`` reads it.
         relative_path: path relative to the source, with ``/``.
+        is_only_domain: the names of all files give this domain, so it may be the name of the data: any domain column
+            overrides it.
     """
 
     display_name: str
-    open: Callable[[str | None], RowReader]
+    open: Callable[..., RowReader]
     domain: str | None = None
     split: str | None = None
     path: Path | None = None
     relative_path: str = ""
+    is_only_domain: bool = False
 
 
 def make_object_reader(iter_objects: Callable[[], Iterator[tuple[int, Mapping[str, object]]]]) -> RowReader:

@@ -35,10 +35,12 @@ class TextFile:
     Attributes:
         path: its path; ``.gz`` and ``.zst`` files are decompressed while they are read.
         encoding: its encoding; None means that of the byte order mark, else UTF-8.
+        has_header: whether the first line has column names (CSV and TSV).
     """
 
     path: Path
     encoding: str | None = None
+    has_header: bool = True
 
     @contextmanager
     def open(self, newline: str = "\n") -> Iterator[IO[str]]:

@@ -18,6 +18,7 @@ SPLIT_ALIASES = {
     "valid": "dev",
     "validation": "dev",
     "validation_matched": "dev",
+    "dev_matched": "dev",
     "test": "test",
     "testing": "test",
 }
