@@ -1,5 +1,8 @@
+import pytest
+
 from hrkd_cli.data.dataset import Dataset, TextRows
 from hrkd_cli.data.dataset_loading import load_for_evaluation
+from hrkd_cli.errors import DataError
 
 
 def make_rows(*texts, label="a"):
@@ -38,3 +41,9 @@ def test_raw_data_with_equal_rows_has_an_equal_fingerprint(tmp_path, jsonl):
         jsonl(tmp_path / name / "d.jsonl", content)
         fingerprints.append(load_for_evaluation(tmp_path / name, "test").fingerprint)
     assert fingerprints[0] == fingerprints[1] != fingerprints[2]
+
+
+def test_names_of_a_dataset_in_memory_are_checked():
+    for domain, label, message in (("../x", "a", "name '../x' contains a slash"), ("x", "a\n", "label 'a.n' contains")):
+        with pytest.raises(DataError, match=message):
+            Dataset.from_rows({domain: {"train": make_rows("t", label=label)}}, has_pairs=False)

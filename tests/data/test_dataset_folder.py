@@ -43,6 +43,16 @@ def edit(folder, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def test_a_domain_name_cannot_lead_out_of_a_prepared_folder(prepared, tmp_path):
+    """Models trained on it would be written to such places too."""
+    (prepared / "data" / "dvd").rename(tmp_path / "outside")
+    domains = json.loads((prepared / "dataset.json").read_text())["domains"]
+    name = str(tmp_path / "outside")
+    edit(prepared, domains={"books": domains["books"], name: domains["dvd"]})
+    with pytest.raises(DataError, match=r"dataset.json: domain name '/.*outside' contains a slash; rename it"):
+        open_dataset(prepared)
+
+
 def test_a_damaged_folder_is_an_error_of_one_line(prepared, tmp_path):
     with pytest.raises(DataError, match="nowhere: no such folder"):
         open_dataset(tmp_path / "nowhere")

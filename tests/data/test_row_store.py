@@ -39,3 +39,21 @@ def test_a_domain_without_a_usable_row_is_an_error(tmp_path, read):
     write_csv_file(tmp_path / "dvd.csv", "b,")
     with pytest.raises(DataError, match=r"no row of domain 'dvd' can be used: 1 x no label .first: .*dvd.csv:2"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("domain", "label", "message"),
+    [
+        ("a/b", "x", r"domain name 'a/b' contains a slash; rename it"),
+        ("a\\b", "x", r"contains a slash; rename it"),
+        ("a\u2028b", "x", r"domain name 'a.*' contains a control character; rename it"),
+        (".a", "x", r"domain name '.a' starts with a dot; rename it"),
+        ("x" * 300, "x", r"domain name 'x*' is longer than 255 bytes; rename it"),
+        ("BOOKS", "x", r"domain names 'BOOKS' and 'books' differ only in case; rename one"),
+        ("books", "l\u0007m", r"label 'l.*' contains a control character; rename it"),
+    ],
+)
+def test_names_that_cannot_be_folders_or_printed_are_errors(tmp_path, read, jsonl, domain, label, message):
+    rows = [{"text": "s", "label": "x", "domain": "books"}, {"text": "t", "label": label, "domain": domain}]
+    with pytest.raises(DataError, match=message):
+        read(jsonl(tmp_path / "a.jsonl", rows))

@@ -233,6 +233,8 @@ def test_a_variant_records_where_its_data_is(student, tmp_path):
 def test_invalid_domains_models_and_data_are_refused(student, split_data, tmp_path):
     with pytest.raises(ModelError, match=r"no domain 'cars' \(--domain\); it has books, dvd"):
         export(student, domain="cars")
+    with pytest.raises(UsageError, match=r"--domain: domain name .* contains a slash"):
+        export(student, domain="/../x")
     export(student, domain="books")
     variant = student.with_name("student-books")
     with pytest.raises(ModelError, match="it has only the head of 'books' already"):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hrkd_cli.errors import UsageError
+from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.predict.heads import DomainHeads, domain_probabilities, mean_probabilities, predict_label_indices
 
 HEADS = DomainHeads.build({"a": ["no", "yes"], "b": ["no", "yes"]})
@@ -39,3 +39,10 @@ def test_mean_probabilities_need_the_same_labels_in_every_domain():
     heads = DomainHeads.build({"a": ["no", "yes"], "b": ["maybe", "yes"]})
     with pytest.raises(UsageError, match="'b' has maybe, yes"):
         mean_probabilities(logits([0, 0, 0, 0]), heads)
+
+
+def test_a_domain_name_in_a_configuration_cannot_lead_out_of_a_folder():
+    entries = DomainHeads.build({"../../esc": ["no", "yes"], "b": ["no", "yes"]}).to_config()
+    config = {"hrkd": {"domains": entries["domains"]}, "id2label": entries["id2label"]}
+    with pytest.raises(ModelError, match=r"config.json: domain name .*esc. contains a slash; rename it"):
+        DomainHeads.from_config(config)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hrkd_cli.layout import SPLITS
+from hrkd_cli.predict.name_validation import validate_names
 
 ROW_GROUP_SIZE = 1 << 16  # rows of a Parquet row group; also the rows that enter the fingerprint together
 
@@ -43,6 +44,9 @@ class Dataset:
         fingerprint: sha256 over domains, labels and all rows; equal data has an equal fingerprint.
         path: the prepared folder it was read from; None for raw data held in memory.
         rows: rows by domain and split. A domain may lack a split.
+
+    Raises:
+        DataError: a name of a domain or label is not allowed.
     """
 
     labels: dict[str, tuple[str, ...]]
@@ -50,6 +54,9 @@ class Dataset:
     fingerprint: str
     path: Path | None
     rows: dict[str, dict[str, TextRows]]
+
+    def __post_init__(self) -> None:
+        validate_names(self.labels, {label for names in self.labels.values() for label in names}, self.path or "data")
 
     @classmethod
     def from_rows(

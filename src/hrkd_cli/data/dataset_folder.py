@@ -14,6 +14,7 @@ from hrkd_cli.data.dataset import ROW_GROUP_SIZE, Dataset, TextRows, update_fing
 from hrkd_cli.errors import DataError
 from hrkd_cli.events import OnEvent, Progress
 from hrkd_cli.layout import SPLITS, DatasetFiles
+from hrkd_cli.predict.name_validation import validate_names
 
 FORMAT = "hrkd-dataset"
 VERSION = 1
@@ -80,6 +81,7 @@ def open_dataset(folder: str | Path) -> Dataset:
         }
     except (KeyError, TypeError, ValueError, AttributeError):
         raise DataError(f"{folder / DatasetFiles.manifest}: damaged; prepare the data again") from None
+    validate_names({domain for domain, _ in counts}, (), folder / DatasetFiles.manifest)
     rows: dict[str, dict[str, TextRows]] = {}
     for (domain, split), count in counts.items():
         splits = rows.setdefault(domain, {})

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from hrkd_cli.data.drop_reasons import DropReason
-from hrkd_cli.data.name_validation import validate_names
 from hrkd_cli.data.row_batches import UNKNOWN_SPLIT, make_batches
 from hrkd_cli.data.sources.row_reader import RowReader, SourceFile
 from hrkd_cli.errors import DataError
 from hrkd_cli.events import OnEvent, Progress, ignore
 from hrkd_cli.formatting import join_names
+from hrkd_cli.predict.name_validation import validate_names
 
 MAX_LOCATIONS = 1000  # locations that are listed per drop reason; the counts are always complete
 _MEMORY_LIMIT = "800MB"

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from hrkd_cli.choices import Truncate
 from hrkd_cli.command_settings import ExportSettings
 from hrkd_cli.data.dataset import Dataset
-from hrkd_cli.errors import DataError, ModelError
+from hrkd_cli.errors import DataError, ModelError, UsageError
 from hrkd_cli.evaluation.metrics import scores_to_json
 from hrkd_cli.evaluation.provenance import read_provenance
 from hrkd_cli.events import Note, OnEvent
@@ -35,6 +35,7 @@ from hrkd_cli.onnx_export.trimming import TrimReport, trim_embeddings, trim_toke
 from hrkd_cli.outputs import check_no_overlap, check_output, relative_path
 from hrkd_cli.predict.heads import FloatArray
 from hrkd_cli.predict.model_spec import ModelSpec, single_domain
+from hrkd_cli.predict.name_validation import validate_names
 
 STAGE = "export"
 # Vocabulary files of slow tokenizers, which are wrong after trimming; only tokenizer.json is rewritten.
@@ -49,6 +50,7 @@ def variant_folder(settings: ExportSettings) -> Path:
     student = settings.student if settings.student.name not in ("", "..") else settings.student.resolve()
     name = student.name
     if settings.domain is not None:
+        validate_names([settings.domain], (), "--domain", UsageError)
         name += f"-{settings.domain}"
     if settings.trims:
         name += "-trimmed"

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hrkd_cli.errors import ModelError, UsageError
+from hrkd_cli.predict.name_validation import validate_names
 
 FloatArray = npt.NDArray[np.float32]
 DoubleArray = npt.NDArray[np.float64]
@@ -49,7 +51,7 @@ class DomainHeads:
         """Read the heads from a ``config.json``; None if the model is not a multi-domain classifier.
 
         Raises:
-            ModelError: the ``hrkd`` entry and ``id2label`` contradict each other.
+            ModelError: the ``hrkd`` entry and ``id2label`` contradict each other, or a name is not allowed.
         """
         domains = (config.get("hrkd") or {}).get("domains")
         if not domains:
@@ -57,6 +59,7 @@ class DomainHeads:
         id2label = id_to_label(config)
         label2id = {name: index for index, name in id2label.items()}
         labels = {domain: tuple(domains[domain]) for domain in sorted(domains)}
+        validate_names(labels, map(str, chain(*labels.values())), "config.json", ModelError)
         try:
             columns = {d: tuple(label2id[f"{d}/{label}"] for label in names) for d, names in labels.items()}
         except KeyError as error:

@@ -1,0 +1,24 @@
+import pytest
+
+from hrkd_cli.errors import DataError, ModelError
+from hrkd_cli.predict.name_validation import validate_names
+
+
+@pytest.mark.parametrize(
+    ("domain", "label", "message"),
+    [
+        ("", "x", "domain name '' is empty; rename it"),
+        ("../a", "x", "domain name '../a' contains a slash; rename it"),
+        ("..", "x", "domain name '..' starts with a dot; rename it"),
+        ("\ud800", "x", r"domain name '\\ud800' contains a control character; rename it"),
+        ("a\0b", "x", r"domain name 'a\\x00b' contains a control character; rename it"),
+        ("é" * 128, "x", "domain name 'é*' is longer than 255 bytes; rename it"),
+        ("BOOKS", "x", "domain names 'BOOKS' and 'books' differ only in case; rename one"),
+        ("dvd", "l\u0007m", r"label 'l\\x07m' contains a control character; rename it"),
+    ],
+)
+@pytest.mark.parametrize("error", [DataError, ModelError])
+def test_a_name_that_cannot_be_a_folder_or_printed_is_an_error(domain, label, message, error):
+    validate_names(["books", "a b", "lang=en"], ["<b>", "1"], "here")
+    with pytest.raises(error, match=f"^here: {message}$"):
+        validate_names(["books", domain], ["x", label], "here", error)
