@@ -22,6 +22,7 @@ class ModelFiles:
     config = "config.json"
     weights = "model.safetensors"
     weights_index = "model.safetensors.index.json"
+    wide = "model_wide.safetensors"
     tokenizer = "tokenizer.json"
     tokenizer_config = "tokenizer_config.json"
     run = "hrkd.json"

@@ -159,6 +159,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "truncate": Truncate.HEAD,
         "means": Means.RELEASED,
         "label_weight": 0.0,
+        "wide": False,
     }
 }
 
@@ -209,6 +210,9 @@ class DistillSettings(TrainingSettings):
     attention_weight: float = _weight(1.0, "Weight of the attention loss.")
     prediction_weight: float = _weight(1.0, "Weight of the prediction loss.")
     label_weight: float = _weight(0.0, "Weight of the cross-entropy against the labels.")
+    wide: bool = _method(
+        True, "Add linear weights on tokens and token pairs to the student if they improve its dev predictions."
+    )
     instance_weights: InstanceWeights = _method(
         InstanceWeights.NONE,
         "Weight rows by how typical they are across domains and how sure the teacher is of the label.",

@@ -25,7 +25,7 @@ def test_bytes_by_part_match_berts_weights(made, tmp_path):
         outside = "embeddings" if "embeddings" in name else "head"
         expected[in_layer if ".layer." in name else outside] += 4 * tensor.numel()
     torch_model = TorchBackend(made / "student", device="cpu")
-    trace_to_onnx(torch_model.model, torch_model.input_names, tmp_path / "model.onnx")
+    trace_to_onnx(torch_model, tmp_path / "model.onnx")
     sizes = bytes_by_part(tmp_path / "model.onnx")
     for part in ("embeddings", "attention", "feed_forward", "head"):
         # A tensor also has a name and a shape; equal small tensors are stored once.

@@ -31,7 +31,7 @@ def traced(request, tmp_path_factory):
     """An architecture, its torch model, and its traced graph."""
     folder = write_model(tmp_path_factory.mktemp(request.param) / "student", architecture=request.param)
     torch_model = TorchBackend(folder, device="cpu")
-    trace_to_onnx(torch_model.model, torch_model.input_names, folder / "model.onnx")
+    trace_to_onnx(torch_model, folder / "model.onnx")
     return request.param, torch_model, folder / "model.onnx"
 
 
@@ -71,7 +71,7 @@ def test_padding_is_a_bias_of_one_row(traced, tmp_path):
 
 def test_berts_last_layer_computes_one_token(made, tmp_path):
     torch_model = TorchBackend(made / "student", device="cpu")
-    trace_to_onnx(torch_model.model, torch_model.input_names, tmp_path / "model.onnx")
+    trace_to_onnx(torch_model, tmp_path / "model.onnx")
     rewrite_file(tmp_path / "model.onnx")
     model = onnx.load(tmp_path / "model.onnx")
     # The last layer's dense outputs have one token, the first layer's have all.

@@ -1,11 +1,13 @@
 import numpy as np
 import onnx
+import pytest
 
+from exporting import export
 from hrkd_cli import Predictor
 from hrkd_cli.models.torch_backend import TorchBackend
 from hrkd_cli.onnx_export.graph_editor import OPSET
 from hrkd_cli.onnx_export.trace import PARITY_BATCH_SIZES, PARITY_TOLERANCE, check_parity, random_inputs, trace_to_onnx
-from tiny_folder import make_texts
+from tiny_folder import MAX_LENGTH, make_texts, with_wide_branch, write_model
 
 SEGMENTS = {
     "bert",
@@ -32,6 +34,23 @@ def test_logits_are_torchs_at_many_shapes(exported):
     assert graph.opset_import[0].version == OPSET
 
 
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "distilbert"])
+def test_a_wide_branch_is_part_of_the_graph(tmp_path, architecture):
+    student = with_wide_branch(write_model(tmp_path / "plain", architecture=architecture), tmp_path / "student")
+    export(student, int8=True, max_drop=100)
+    texts = [*make_texts(5), *(" ".join(make_texts(6, seed)) for seed in range(3))]
+    assert max(len(one) for one in Predictor(student)._backend.tokenizer.encode(texts)) > 2 * MAX_LENGTH
+    expected = Predictor(student).logits(texts)
+    for batch_size in (1, 8):
+        logits = Predictor(student / "onnx/model.onnx").logits(texts, batch_size=batch_size)
+        np.testing.assert_allclose(logits, expected, atol=PARITY_TOLERANCE)
+    # The table of weights is quantized like the embeddings.
+    int8 = Predictor(student / "onnx/model_quantized.onnx").logits(texts)
+    assert np.corrcoef(int8.ravel(), expected.ravel())[0, 1] > 0.99
+    graph = onnx.load(student / "onnx/model_quantized.onnx").graph
+    assert (96, 4) in {tuple(t.dims) for t in graph.initializer if t.data_type == onnx.TensorProto.INT8}
+
+
 def test_random_inputs_cover_batch_sizes_lengths_and_padding(made):
     torch_model = TorchBackend(made / "student", device="cpu")
     shapes = [arrays["input_ids"].shape for arrays in random_inputs(torch_model)]
@@ -47,7 +66,7 @@ def test_random_inputs_cover_batch_sizes_lengths_and_padding(made):
 def test_tracing_does_not_change_the_model(made, tmp_path):
     torch_model = TorchBackend(made / "student", device="cpu")
     before = torch_model.logits(["a good book"])
-    trace_to_onnx(torch_model.model, torch_model.input_names, tmp_path / "model.onnx")
+    trace_to_onnx(torch_model, tmp_path / "model.onnx")
     assert not torch_model.model.training
     assert torch_model.model.config._attn_implementation == "sdpa"
     np.testing.assert_array_equal(torch_model.logits(["a good book"]), before)

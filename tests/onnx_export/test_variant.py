@@ -12,7 +12,7 @@ from hrkd_cli.errors import DataError, ModelError, OutputError, UsageError
 from hrkd_cli.events import Note
 from hrkd_cli.models.torch_backend import TorchBackend
 from hrkd_cli.predict.selfcheck import self_check
-from tiny_folder import CONFIGS, MAX_LENGTH, make_texts, write_model
+from tiny_folder import CONFIGS, MAX_LENGTH, make_texts, with_wide_branch, write_model
 from vocabularies import SPECIAL, TOKENIZERS, small_data, wrap_tokenizer
 
 FP32, INT8 = "onnx/model.onnx", "onnx/model_quantized.onnx"
@@ -43,6 +43,18 @@ def test_a_single_domain_export_gives_that_heads_logits(any_student):
     assert config["id2label"] == {"0": "negative", "1": "positive"}
     assert config["label2id"] == {"negative": 0, "positive": 1}
     assert "domains" not in config["hrkd"]
+
+
+def test_a_wide_branch_is_reduced_with_its_student(tmp_path):
+    plain = write_model(tmp_path / "plain", tokenizer=wrap_tokenizer(TOKENIZERS["wordpiece"]()))
+    student = with_wide_branch(plain, tmp_path / "student")
+    data = write_splits(tmp_path / "data", small_data())
+    result = export(student, domain="dvd", trim_vocabulary=True, data=str(data), max_drop=100)
+    assert result.vocabulary.after < result.vocabulary.before
+    texts = small_data().split("dvd", "train").texts
+    expected = Predictor(student).logits(texts)[:, [2, 3]]
+    for model in (result.out, f"{result.out}/onnx/model.onnx"):
+        np.testing.assert_allclose(Predictor(model).logits(texts), expected, atol=1e-4)
 
 
 def test_a_transformers_pipeline_opens_a_single_domain_export(any_student):

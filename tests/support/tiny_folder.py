@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import random
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from transformers import (
 )
 
 from hrkd_cli.data.dataset import Dataset, TextRows
+from hrkd_cli.models.wide import WideBranch
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.predict.tokenization import TextTokenizer, read_tokenizer
 
@@ -121,6 +123,18 @@ def write_model(
     run = {"format": 1} | ({"data": dict(data)} if data else {})
     (folder / "hrkd.json").write_text(json.dumps(run))
     return folder
+
+
+def with_wide_branch(student: Path, out: Path, *, buckets: int = 16) -> Path:
+    """Copy a student's folder and add a wide branch with random weights, which reads up to 64 tokens."""
+    shutil.copytree(student, out)
+    config = json.loads((out / "config.json").read_text())
+    config["hrkd"] |= {"max_length": 64, "encoder_length": MAX_LENGTH}
+    (out / "config.json").write_text(json.dumps(config))
+    outputs = len(config["id2label"])
+    weight = torch.randn(config["vocab_size"] + buckets, outputs, generator=torch.Generator().manual_seed(5))
+    WideBranch(weight, config["vocab_size"]).save(out)
+    return out
 
 
 def _balance(model: Any, folder: Path) -> None:

@@ -94,6 +94,7 @@ def distill(
             "distill", objective, settings, setup.plan, checkpointer, setup.dev, unlabeled_fraction=fraction
         )
         trainer.run()
+        wide = setup.wide_branch(trainer)
         baselines = baseline_dev_scores(student_data, path, context.on_event) if context.processes.is_main else {}
         result = write_model_folder(
             trainer,
@@ -103,6 +104,7 @@ def distill(
             sources=sources,
             unlabeled=unlabeled.to_json() if unlabeled is not None else None,
             baselines=baselines,
+            wide=wide,
         )
     context.on_event(StageDone("distill", str(out), result.steps, result.seconds))
     return result

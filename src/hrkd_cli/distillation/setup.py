@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hrkd_cli.choices import Init, InstanceWeights
+from hrkd_cli.choices import Init, InstanceWeights, Truncate
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.sampler import unlabeled_per_labeled
 from hrkd_cli.data.unlabeled import UnlabeledTexts
@@ -17,17 +17,21 @@ from hrkd_cli.distillation.objective import DistillObjective
 from hrkd_cli.distillation.online_teacher import OnlineTeacher
 from hrkd_cli.distillation.teacher_cache import Teacher, cached_or_online
 from hrkd_cli.distillation.teachers import Teachers, check_teachers, open_teachers
+from hrkd_cli.distillation.wide_fit import fit_wide_branch
 from hrkd_cli.events import Note
 from hrkd_cli.layout import TEACHER_CACHE
 from hrkd_cli.method import Requirement
 from hrkd_cli.models.model_tokenizer import ModelTokenizer
 from hrkd_cli.models.student_init import build_student
+from hrkd_cli.models.wide import ScoredWideBranch
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.checkpoint import Checkpointer
 from hrkd_cli.training.context import TrainContext
+from hrkd_cli.training.dev_scoring import predict_split
 from hrkd_cli.training.plan import DISTILL, TrainingPlan, check_length, token_limit
 from hrkd_cli.training.tokenized_split import TokenizedSplit, tokenize_split
+from hrkd_cli.training.trainer import Trainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ class DistillSetup:
     """
 
     settings: DistillSettings
+    dataset: Dataset
     plan: TrainingPlan
     context: TrainContext
     teachers: Teachers
@@ -99,7 +104,7 @@ class DistillSetup:
         if tokenizer is not None or student_tokenizer.input_names != teacher_tokenizer.input_names:
             teacher_train = tokenize_split(dataset, "train", teacher_tokenizer, texts)
         dev = tokenize_split(dataset, "dev", student_tokenizer)
-        return cls(settings, plan, context, teachers, teacher_train, student, heads, train, dev)
+        return cls(settings, dataset, plan, context, teachers, teacher_train, student, heads, train, dev)
 
     def objective(self, checkpointer: Checkpointer, out: Path) -> DistillObjective:
         """Create the objective, with cached teacher outputs and instance weights if the settings require them.
@@ -129,6 +134,20 @@ class DistillSetup:
         if weigh_instances:
             collator.instance_weights = instance_weights(collator, loss_config.teacher_width)
         return DistillObjective(collator, self.student, self.heads, settings, loss_config)
+
+    def wide_branch(self, trainer: Trainer) -> ScoredWideBranch | None:
+        """Fit a wide branch for the student's best weights; None if it does not help or on other processes."""
+        if not self.settings.wide or self.settings.truncate is not Truncate.HEAD:
+            return None
+        self.context.processes.barrier()  # the main process may still be writing the last step's weights
+        trainer.best_weights.load()
+        dev_logits = predict_split(self.student, self.dev, self.heads, self.context)
+        if not self.context.processes.is_main:
+            return None
+        limit = token_limit(self.student, self.train.tokenizer.pretrained)
+        return fit_wide_branch(
+            self.student, self.train, self.dataset, self.heads, limit, dev_logits, self.context.on_event
+        )
 
     def _epoch_fraction(self) -> float:
         """Return the fraction of all rows that an epoch reads, at most 1."""

@@ -40,10 +40,11 @@ def save_model(
     max_length: int,
     has_pairs: bool,
     truncate: Truncate = Truncate.HEAD,
+    encoder_length: int | None = None,
 ) -> None:
     """Write config, weights (safetensors) and the fast tokenizer into ``path``.
 
-    The config also records domains, maximum length, truncation and whether a row has two texts, for later stages.
+    The config also records domains, maximum length, truncation and whether a row has two texts, for later stages. ``encoder_length`` is the encoder's own maximum length if a wide branch reads more.
     """
     path.mkdir(parents=True, exist_ok=True)
     model.config.hrkd = {
@@ -52,6 +53,7 @@ def save_model(
         "max_length": max_length,
         "truncate": str(truncate),
         "pair": has_pairs,
+        **({"encoder_length": encoder_length} if encoder_length is not None else {}),
     }
     with quiet_transformers():
         model.save_pretrained(path)

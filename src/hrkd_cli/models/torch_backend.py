@@ -14,12 +14,19 @@ from hrkd_cli.layout import ModelFiles
 from hrkd_cli.models.device import pick_device
 from hrkd_cli.models.loading import is_classifier, load_backend_tokenizer, load_classifier, resolve_model
 from hrkd_cli.models.model_tokenizer import input_names
+from hrkd_cli.models.wide import WideBranch, WideClassifier
 from hrkd_cli.predict.backend import Backend
 from hrkd_cli.predict.heads import FloatArray
 
 
 class TorchBackend(Backend):
-    """A sequence classifier in float32 and eval mode."""
+    """A sequence classifier in float32 and eval mode.
+
+    Attributes:
+        model: the transformers model.
+        wide: its wide branch; None if it has none.
+        network: what computes the logits: the model, with its wide branch.
+    """
 
     kind = "torch"
     default_batch_size = 32  # fp32 results do not depend on the batch size
@@ -39,15 +46,19 @@ class TorchBackend(Backend):
             what = ", ".join(map(str, config.get("architectures") or ())) or "no architecture given"
             raise ModelError(f"{path}: not a text classifier ({what}); train one with hrkd teach or hrkd distill")
         self.model = load_classifier(folder, None).to(self.device)
+        self.wide = WideBranch.load(folder, self.model.config.vocab_size)
+        self.network = self.model
+        if self.wide is not None:
+            self.network = WideClassifier(self.model, self.wide, config["hrkd"]["encoder_length"]).to(self.device)
         tokenizer_config, tokenizer = load_backend_tokenizer(folder)
         super().__init__(str(path), self.model.config.to_dict(), tokenizer_config, tokenizer)
         self.input_names = input_names(self.model, tokenizer_config.get("model_input_names"))
-        self.parameters = sum(p.numel() for p in self.model.parameters())
+        self.parameters = sum(p.numel() for p in self.network.parameters())
         # Sharded weights are named by their index.
         single = folder / ModelFiles.weights
         self.file = single.name if single.is_file() else ModelFiles.weights_index
         files = [single] if single.is_file() else folder.glob("model-*.safetensors")
-        self.bytes = sum(file.stat().st_size for file in files)
+        self.bytes = sum(file.stat().st_size for file in (*files, *folder.glob(ModelFiles.wide)))
 
     def forward(self, arrays: Mapping[str, Any]) -> FloatArray:
         """Run the model once; see ``Backend``."""
@@ -56,7 +67,7 @@ class TorchBackend(Backend):
         torch.set_num_threads(self.threads or before)
         try:
             with torch.inference_mode():
-                logits: FloatArray = self.model(**tensors).logits.float().cpu().numpy()
+                logits: FloatArray = self.network(**tensors).logits.float().cpu().numpy()
         finally:
             torch.set_num_threads(before)
         return logits

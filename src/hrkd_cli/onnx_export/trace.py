@@ -38,7 +38,7 @@ def write_fp32(torch_model: TorchBackend, path: Path, *, on_event: OnEvent = ign
         ModelError: the architecture cannot be traced, or the file's logits are not torch's.
     """
     on_event(Note("tracing the student into an ONNX graph"))
-    trace_to_onnx(torch_model.model, torch_model.input_names, path)
+    trace_to_onnx(torch_model, path)
     traced = path.read_bytes()
     counts = rewrite_file(path)
     try:
@@ -121,12 +121,13 @@ class _LogitsOnly(torch.nn.Module):
         return logits
 
 
-def trace_to_onnx(model: Any, input_names: Sequence[str], path: Path) -> None:
+def trace_to_onnx(torch_model: TorchBackend, path: Path) -> None:
     """Trace a sequence classifier (eval mode, CPU, float32) into an ONNX file with dynamic batch size and length.
 
     Raises:
         ModelError: the architecture cannot be traced.
     """
+    model, input_names = torch_model.model, torch_model.input_names
     ids = torch.ones(TRACE_SHAPE, dtype=torch.long)
     values = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
     axes = {name: {0: "batch_size", 1: "sequence_length"} for name in input_names}
@@ -137,7 +138,7 @@ def trace_to_onnx(model: Any, input_names: Sequence[str], path: Path) -> None:
             # The TorchScript exporter, because the newer one needs another package, takes ten times as long, and
             # writes graphs that fail in onnxruntime's quantizer.
             torch.onnx.export(
-                _LogitsOnly(model, input_names),
+                _LogitsOnly(torch_model.network, input_names),
                 tuple(values[name] for name in input_names),
                 str(path),
                 input_names=list(input_names),

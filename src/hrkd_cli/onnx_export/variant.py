@@ -98,6 +98,8 @@ def make_variant(
         trim_embeddings(model, old_ids)
         on_event(Note(f"keeping {report.after:,} of {report.before:,} tokens"))
     _write_model(model, trimmed_tokenizer, settings.student, work, max_length=student.spec.max_length)
+    if student.wide is not None:
+        student.wide.select(old_ids, columns).save(work)
     variant = TorchBackend(work, device="cpu")
     _check_parity(student, variant, np.array(old_ids), columns)
     gate = None

@@ -18,6 +18,7 @@ from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.layout import ModelFiles, partial_folder
 from hrkd_cli.machine import package_versions
 from hrkd_cli.models.model_folder import is_stage_folder, model_card, save_model, write_json
+from hrkd_cli.models.wide import ScoredWideBranch
 from hrkd_cli.options import option_name
 from hrkd_cli.outputs import atomic_folder, check_output, relative_path
 from hrkd_cli.training.best_weights import AVERAGE
@@ -165,12 +166,14 @@ def write_model_folder(
     sources: Mapping[str, str] | None,
     unlabeled: Mapping[str, Any] | None = None,
     baselines: Mapping[str, float] | None = None,
+    wide: ScoredWideBranch | None = None,
 ) -> TrainResult:
     """Write the model folder of a finished run, and remove the weights saved during training.
 
     If each domain's best weights were saved, those of other steps than the best on average go to ``best/DOMAIN``.
     ``models`` are the models that the run started from; the card's title names the first one. Options that are not in
     ``sources`` are recorded as defaults. ``baselines`` are dev accuracies of linear baselines by name.
+    ``wide`` is saved with the best weights on average, and its dev scores are the result's.
     """
     best_weights, checkpointer, settings = trainer.best_weights, trainer.checkpointer, trainer.settings
     work, best = checkpointer.work, best_weights.best[AVERAGE]
@@ -181,21 +184,24 @@ def write_model_folder(
         seconds=trainer.seconds,
         examples_per_second=trainer.metrics.rate,
         best_step=best["step"],
-        dev=best["dev"],
+        dev=wide.dev if wide is not None else best["dev"],
         baselines=baselines or {},
     )
     if not trainer.context.processes.is_main:
         return result
     heads, tokenizer = trainer.objective.heads, trainer.objective.collator.split.tokenizer.pretrained
-    truncation: dict[str, Any] = {"max_length": trainer.plan.max_length, "truncate": settings.truncate}
+    lengths: dict[str, Any] = {"max_length": trainer.plan.max_length, "truncate": settings.truncate}
+    if wide is not None:
+        wide.branch.save(work)
+        lengths |= {"max_length": wide.max_length, "encoder_length": trainer.plan.max_length}
     domains = [domain for domain, saved in best_weights.best.items() if saved["step"] != best["step"]]
     for key in (*domains, AVERAGE):
         best_weights.load(key)
         folder = work / ModelFiles.best / key if key in domains else work
-        save_model(trainer.model, tokenizer, folder, heads, has_pairs=dataset.has_pairs, **truncation)
+        save_model(trainer.model, tokenizer, folder, heads, has_pairs=dataset.has_pairs, **lengths)
     title = f"{checkpointer.out.name}: from {Path(next(iter(models.values()))['name']).name}"
     description = f"{description} {sum(p.numel() for p in trainer.model.parameters()) / 1e6:.1f} million parameters."
-    card = model_card(title=title, description=description, heads=heads, scores=best["dev"]["domains"], **truncation)
+    card = model_card(title=title, description=description, heads=heads, scores=result.dev["domains"], **lengths)
     (work / ModelFiles.readme).write_text(card, encoding="utf-8")
     options = settings.to_json().items()
     run_json = {

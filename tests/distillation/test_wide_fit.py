@@ -1,0 +1,152 @@
+"""Training of the wide branch: features by hand, weights against scikit-learn, and when dev accepts it."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from hrkd_cli import Predictor
+from hrkd_cli.data.dataset import TextRows
+from hrkd_cli.distillation import wide_fit
+from hrkd_cli.distillation.wide_fit import choose_share, drops_inner_tokens, fit_weights, token_features
+from hrkd_cli.events import Note
+from hrkd_cli.predict.heads import DomainHeads
+from hrkd_cli.predict.tokenization import TokenizedExample
+from hrkd_cli.training.tokenized_split import TokenizedSplit
+from short_runs import run_distill
+from tiny import make_dataset
+
+RANDOM = np.random.default_rng(0)
+
+
+def example(*ids):
+    return TokenizedExample(np.array(ids, dtype=np.int32), np.zeros(len(ids), dtype=np.int8))
+
+
+def test_features_count_tokens_and_hashed_pairs():
+    features = token_features([example(1, 4, 4, 2), example(3)], 6, 8).toarray()
+    # A pair's column is 6 + (3 a + b) % 8: (1, 4) -> 13, (4, 4) -> 6, (4, 2) -> 12.
+    assert features.tolist() == [
+        [0, 0.5, 0.5, 0, 1, 0, 0.5, 0, 0, 0, 0, 0, 0.5, 0.5],
+        [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    ]
+
+
+def random_rows(count, labels, seed):
+    random = np.random.default_rng(seed)
+    rows = [example(*random.integers(0, 6, size=random.integers(2, 9))) for _ in range(count)]
+    return token_features(rows, 6, 8), random.integers(0, labels, size=count)
+
+
+@pytest.mark.parametrize("labels", [2, 3])
+def test_domains_with_other_labels_have_weights_of_their_own(labels):
+    names = "abc"[:labels]
+    heads = DomainHeads.build({"one": names, "two": "xy"})
+    data = {"one": random_rows(30, labels, 1), "two": random_rows(20, 2, 2)}
+    features, targets = ({domain: part[n] for domain, part in data.items()} for n in (0, 1))
+    weights = fit_weights(features, targets, heads)
+    documents = (np.vstack([rows.toarray() for rows in features.values()]) > 0).sum(axis=0)
+    idf = 1 + np.log(51 / (1 + documents))
+    expected = LogisticRegression(C=4.0, fit_intercept=False, tol=1e-6, max_iter=1000)
+    expected.fit(features["one"].toarray() * idf, targets["one"])
+    logits = features["one"] @ weights[:, list(heads.columns["one"])]
+    exponentials = np.exp(logits)
+    probabilities = expected.predict_proba(features["one"].toarray() * idf)
+    np.testing.assert_allclose(exponentials / exponentials.sum(axis=1, keepdims=True), probabilities, atol=2e-3)
+
+
+def test_domains_with_the_same_labels_share_a_part_of_their_weights():
+    heads = DomainHeads.build({"one": "ab", "two": "ab"})
+    rows, targets = random_rows(30, 2, 3)
+    empty = (token_features([example(0)], 6, 8), np.array([0]))
+    weights = fit_weights({"one": rows, "two": empty[0]}, {"one": targets, "two": empty[1]}, heads)
+    # The second domain has learned from the first.
+    own, other = weights[:, list(heads.columns["one"])], weights[:, list(heads.columns["two"])]
+    assert np.corrcoef(own[:, 1], other[:, 1])[0, 1] > 0.9
+
+
+def test_a_label_without_train_rows_gets_no_weights():
+    heads = DomainHeads.build({"one": "abc", "two": "xy"})
+    rows, targets = random_rows(30, 2, 4)
+    single = (token_features([example(0)], 6, 8), np.array([0]))
+    weights = fit_weights({"one": rows, "two": single[0]}, {"one": targets, "two": single[1]}, heads)
+    assert not weights[:, heads.columns["one"][2]].any()
+    assert not weights[:, list(heads.columns["two"])].any()
+
+
+def test_the_share_is_the_ratio_of_the_scales_of_highest_likelihood():
+    labels = RANDOM.integers(0, 2, size=4000)
+    evidence = RANDOM.normal(size=(2, 4000)) + (2 * labels - 1) * np.array([[1.0], [0.5]])
+    # Log odds of a normal with mean +-m and variance 1 are 2 m x. The first model is twice too sure.
+    logits, wide = (np.stack([-half, half], axis=1) for half in (2 * evidence[0], evidence[1]))
+    share = choose_share({"d": logits}, {"d": wide}, {"d": labels})
+    assert share == pytest.approx(1.0, abs=0.1)  # log odds: 2 x 1.0 x e0 + 2 x 0.5 x e1, here 4 e0 and 2 e1
+
+
+def test_a_branch_that_knows_nothing_gets_no_share():
+    labels = RANDOM.integers(0, 2, size=500)
+    logits = np.stack([1.0 - labels, labels], axis=1) + RANDOM.normal(size=(500, 2))
+    assert choose_share({"d": logits}, {"d": RANDOM.normal(size=(500, 2))}, {"d": labels}) == 0
+
+
+def test_truncation_must_keep_the_first_tokens_and_the_last():
+    def split(*examples):
+        return TokenizedSplit(None, {"d": list(examples)}, {"d": np.zeros(len(examples), dtype=np.int64)})
+
+    whole = split(example(1, 7, 8, 9, 2), example(1, 7, 2))
+    assert drops_inner_tokens(split(example(1, 7, 2), example(1, 7, 2)), whole)
+    assert not drops_inner_tokens(split(example(1, 7, 8), example(1, 7, 2)), whole)
+    assert not drops_inner_tokens(split(example(1, 9, 2), example(1, 7, 2)), whole)
+
+
+@pytest.fixture
+def late_words():
+    """Texts whose label words come after the 8 tokens that the encoder reads."""
+    dataset = make_dataset(train=96, dev=64, test=64)
+    for splits in dataset.rows.values():
+        for name, rows in splits.items():
+            texts = ["the box it was my thing for " + text for text in rows.texts]
+            splits[name] = TextRows(texts, None, rows.labels)
+    return dataset
+
+
+@pytest.fixture
+def notes():
+    return []
+
+
+def distill_with_branch(teacher, dataset, out, notes, **options):
+    result, events = run_distill(teacher, dataset, out, max_length=8, allow_weak_teacher=True, **options)
+    notes += [event.text for event in events if isinstance(event, Note)]
+    return result
+
+
+def test_a_branch_that_helps_is_saved_and_scored(tmp_path, teacher, late_words, notes):
+    result = distill_with_branch(teacher, late_words, tmp_path / "s", notes)
+    assert result.dev["average"]["accuracy"] > 0.9
+    assert [text for text in notes if text.startswith("wide branch added: weights for 64 tokens")]
+    stored = json.loads((tmp_path / "s" / "hrkd.json").read_text())
+    assert stored["results"]["best"]["dev"] == result.dev
+    hrkd = json.loads((tmp_path / "s" / "config.json").read_text())["hrkd"]
+    assert (hrkd["max_length"], hrkd["encoder_length"]) == (64, 8)
+    rows = late_words.split("books", "dev")
+    predicted = Predictor(tmp_path / "s").predict(rows.texts, domain="books")
+    accuracy = np.mean([one.label == label for one, label in zip(predicted, rows.labels, strict=True)])
+    assert accuracy == result.dev["domains"]["books"]["accuracy"]
+
+
+@pytest.mark.parametrize("options", [{"wide": False}, {"truncate": "tail"}, {"recipe": "paper"}])
+def test_there_is_no_branch_where_it_is_not_wanted_or_possible(tmp_path, teacher, late_words, notes, options):
+    distill_with_branch(teacher, late_words, tmp_path / "s", notes, **options)
+    assert not [text for text in notes if "wide branch" in text]
+    assert not (tmp_path / "s" / "model_wide.safetensors").exists()
+    assert "encoder_length" not in json.loads((tmp_path / "s" / "config.json").read_text())["hrkd"]
+
+
+def test_a_branch_that_does_not_help_is_left_out(tmp_path, teacher, dataset, notes, monkeypatch):
+    monkeypatch.setattr(wide_fit, "choose_share", lambda *_: 0.0)
+    distill_with_branch(teacher, dataset, tmp_path / "s", notes)
+    assert "no wide branch: it does not improve the dev predictions" in notes
+    assert not (tmp_path / "s" / "model_wide.safetensors").exists()
+    assert Predictor(tmp_path / "s").spec.max_length == 8
