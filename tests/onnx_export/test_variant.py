@@ -46,15 +46,17 @@ def test_a_single_domain_export_gives_that_heads_logits(any_student):
 
 
 def test_a_wide_branch_is_reduced_with_its_student(tmp_path):
-    plain = write_model(tmp_path / "plain", tokenizer=wrap_tokenizer(TOKENIZERS["wordpiece"]()))
+    plain = write_model(tmp_path / "plain", tokenizer=wrap_tokenizer(TOKENIZERS["WordPiece"]()))
     student = with_wide_branch(plain, tmp_path / "student")
-    data = write_splits(tmp_path / "data", small_data())
-    result = export(student, domain="dvd", trim_vocabulary=True, data=str(data), max_drop=100)
+    rows = small_data().rows["dvd"]
+    train = [*rows["train"].texts, " ".join(rows["train"].texts * 2)]
+    data = write_splits(tmp_path / "raw", {"train": train, "dev": rows["dev"].texts})
+    result = export(student, domain="dvd", trim_vocabulary=True, data=data, max_drop=100)
     assert result.vocabulary.after < result.vocabulary.before
-    texts = small_data().split("dvd", "train").texts
-    expected = Predictor(student).logits(texts)[:, [2, 3]]
-    for model in (result.out, f"{result.out}/onnx/model.onnx"):
-        np.testing.assert_allclose(Predictor(model).logits(texts), expected, atol=1e-4)
+    assert max(len(one) for one in TorchBackend(result.out).tokenizer.encode(train)) > MAX_LENGTH
+    expected = Predictor(student).logits(train)[:, [2, 3]]
+    for model in (result.out, f"{result.out}/{FP32}"):
+        np.testing.assert_allclose(Predictor(model).logits(train), expected, atol=1e-4)
 
 
 def test_a_transformers_pipeline_opens_a_single_domain_export(any_student):

@@ -136,7 +136,8 @@ def fit_weights(features: Mapping[str, Any], labels: Mapping[str, np.ndarray], h
         common, *own = np.split(_fit(copies, np.concatenate(list(labels.values())), size), 1 + len(scaled))
         for domain, part in zip(scaled, own, strict=True):
             weights[:, list(heads.columns[domain])] = common + part
-    return idf[:, None] * weights
+    weights *= idf[:, None]
+    return weights
 
 
 def _fit(rows: Any, labels: np.ndarray, size: int) -> DoubleArray:

@@ -44,7 +44,8 @@ def save_model(
 ) -> None:
     """Write config, weights (safetensors) and the fast tokenizer into ``path``.
 
-    The config also records domains, maximum length, truncation and whether a row has two texts, for later stages. ``encoder_length`` is the encoder's own maximum length if a wide branch reads more.
+    The config also records domains, maximum length, truncation and whether a row has two texts, for later stages.
+    ``encoder_length`` is the encoder's own maximum length if a wide branch reads more.
     """
     path.mkdir(parents=True, exist_ok=True)
     model.config.hrkd = {

@@ -48,7 +48,7 @@ class WideBranch(nn.Module):
 
     def __init__(self, weight: Tensor, vocab_size: int, hash_ids: Tensor | None = None) -> None:
         super().__init__()
-        self.embedding = nn.Embedding.from_pretrained(weight)
+        self.embedding = nn.Embedding(*weight.shape, _weight=weight, _freeze=True)
         self.vocab_size = vocab_size
         self.register_buffer("hash_ids", hash_ids)
 
@@ -60,7 +60,8 @@ class WideBranch(nn.Module):
         rows = torch.cat([input_ids, pair_rows], dim=1)
         valid = torch.cat([attention_mask, attention_mask[:, 1:]], dim=1).to(self.embedding.weight.dtype)
         total = (self.embedding(rows) * valid[:, :, None]).sum(dim=1)
-        return total / attention_mask.sum(dim=1, keepdim=True).to(total.dtype).sqrt()
+        logits: Tensor = total / attention_mask.sum(dim=1, keepdim=True).to(total.dtype).sqrt()
+        return logits
 
     def select(self, token_ids: Sequence[int], columns: Sequence[int]) -> WideBranch:
         """Return a branch for a part of the vocabulary, given by its ids in their new order, and of the outputs."""
