@@ -146,9 +146,9 @@ def _fit(rows: Any, labels: np.ndarray, size: int) -> DoubleArray:
 
     weights = np.zeros((rows.shape[1], size))
     if len(np.unique(labels)) > 1:
-        model = LogisticRegression(
-            C=REGULARIZATION, fit_intercept=False, tol=_TOLERANCE, max_iter=_MAX_ITERATIONS
-        ).fit(rows, labels)
+        model = LogisticRegression(C=REGULARIZATION, fit_intercept=False, tol=_TOLERANCE, max_iter=_MAX_ITERATIONS).fit(
+            rows, labels
+        )
         # Of two labels, scikit-learn returns the difference.
         weights[:, model.classes_] = (model.coef_ if len(model.coef_) > 1 else model.coef_ * [[-0.5], [0.5]]).T
     return weights

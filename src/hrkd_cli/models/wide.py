@@ -48,7 +48,7 @@ class WideBranch(nn.Module):
 
     def __init__(self, weight: Tensor, vocab_size: int, hash_ids: Tensor | None = None) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(*weight.shape, _weight=weight, _freeze=True)
+        self.embedding = nn.Embedding(weight.shape[0], weight.shape[1], _weight=weight, _freeze=True)
         self.vocab_size = vocab_size
         self.register_buffer("hash_ids", hash_ids)
 

@@ -218,8 +218,8 @@ def _check_splits(dataset: Dataset, data_name: str, domain: str | None) -> None:
 def _write_model(model: Any, trimmed: Tokenizer | None, student: Path, work: Path, *, max_length: int) -> None:
     """Write configuration, weights and tokenizer (``trimmed``, or the student's).
 
-    The tokenizer's ``model_max_length`` becomes the student's maximum length, where pipelines of other tools truncate, so
-    that they give the student's predictions for long texts too.
+    The tokenizer's ``model_max_length`` becomes the student's maximum length, where pipelines of other tools truncate,
+    so that they give the student's predictions for long texts too.
     """
     copy_config_files(student, work)
     with quiet_transformers():
