@@ -71,7 +71,10 @@ METHODS = {
     TEACHER: Method("its teacher, torch", STUDENT_SCRIPT),
     "tfidf": Method("TF-IDF, linear", PEERS / "tfidf_peer.py", deterministic=True),
     "frozen": Method("frozen encoder, linear", PEERS / "frozen_peer.py", deterministic=True),
+    "model2vec": Method("model2vec, linear", PEERS / "model2vec_peer.py", deterministic=True),
     "fasttext": Method("fastText", PEERS / "fasttext_peer.py"),
+    "optimum": Method("fine-tuned on labels, optimum int8", PEERS / "optimum_peer.py"),
+    "setfit": Method("SetFit", PEERS / "setfit_peer.py", few_rows_only=True),
     # Students with other options, int8.
     "labels": Method("student without a teacher", STUDENT_SCRIPT, {"method": "labels"}),
     "logits": Method("student from logits only", STUDENT_SCRIPT, {"method": "logits"}),
@@ -79,7 +82,7 @@ METHODS = {
     "learned-graph": Method("student, learned graph", STUDENT_SCRIPT, {"graph": "learned"}),
     "plain": Method("student, float32, no cache", STUDENT_SCRIPT, {"precision": "fp32", "cache_teacher": "off"}),
 }
-DEFAULT_METHODS = (STUDENT, TEACHER, "tfidf", "frozen", "fasttext")
+DEFAULT_METHODS = (STUDENT, TEACHER, "tfidf", "frozen", "model2vec", "fasttext", "optimum", "setfit")
 
 
 def select(names: str | None, known: dict[str, Any], default: tuple[str, ...], option: str) -> list[str]:
