@@ -1,7 +1,8 @@
 """Training of the learned domain graph by a meta-gradient on held-back rows.
 
-Let theta be the student, M its label loss on held-back rows, G the optimizer's preconditioner and v = G grad M. A step
-along the losses of domain d at layer l changes M in proportion to
+Let theta be the trained weights, M the student's label loss on held-back rows, J the Jacobian of the optimizer's update
+with respect to the step's gradients (without the learning rate), and v = J^T grad M. More weight on the losses of
+domain d at layer l changes M after the step in proportion to
 
     - < v , grad_theta (hid[l,d] + w_att att[l,d]) >
 
@@ -33,6 +34,7 @@ class GraphTrainer:
 
     Args:
         graph: the graph, with the same weights in every process.
+        weights: the trained weights that the weighted losses depend on.
         loss_weights: weights of the losses by name.
         learning_rate: learning rate of the graph's Adam.
         seed: seed of the dropout masks in the extra passes.
@@ -41,7 +43,7 @@ class GraphTrainer:
     def __init__(
         self,
         graph: LearnedGraph,
-        student: nn.Module,
+        weights: Sequence[nn.Parameter],
         loss_weights: Mapping[str, float],
         *,
         learning_rate: float,
@@ -50,29 +52,38 @@ class GraphTrainer:
     ) -> None:
         self.graph = graph
         self.loss_weights = loss_weights
-        self.weights = [p for p in student.parameters() if p.requires_grad]
+        self.weights = [weight for weight in weights if weight.requires_grad]
         self.seed = seed
         self.processes = processes
         self.adam = torch.optim.Adam(graph.parameters(), lr=learning_rate, betas=BETAS)
         self.parts: dict[str, Any] = {"graph": graph, "graph_adam": AdamMoments(self.adam)}  # for checkpoints
 
     def update(
-        self, step: int, held_back_loss: Tensor, compute_losses: Callable[[], DomainLosses], optimizer: Optimizer
+        self,
+        step: int,
+        held_back_loss: Tensor,
+        compute_losses: Callable[[], DomainLosses],
+        optimizer: Optimizer,
+        norm: Tensor,
     ) -> None:
-        """Update the graph so that the student's next steps reduce the held-back loss more.
+        """Update the graph so that steps like the present one reduce the held-back loss more.
 
         Args:
             step: number of the step.
             held_back_loss: this process's part of M.
             compute_losses: computes the losses of the step's batch over all processes; it runs without autograd.
-            optimizer: the student's optimizer. Before its first step there is no preconditioner, and no update.
+            optimizer: the student's optimizer, about to update the weights.
+            norm: of the step's gradients, before clipping.
         """
-        gradient = torch.autograd.grad(held_back_loss, self.weights, allow_unused=True, materialize_grads=True)
+        trained = optimizer.parameters
+        gradient = torch.autograd.grad(held_back_loss, trained, allow_unused=True, materialize_grads=True)
         if self.processes.size > 1:
             vector_to_parameters(self.processes.all_reduce(parameters_to_vector(gradient)), gradient)
-        direction = optimizer.precondition(self.weights, gradient)
-        if direction is None:
+        derivatives_of_step = optimizer.backpropagate_update(gradient, norm)
+        if derivatives_of_step is None:
             return
+        by_weight = dict(zip(trained, derivatives_of_step, strict=True))
+        direction = [by_weight[weight] for weight in self.weights]
         derivatives, prototypes = self.directional_derivatives(step, direction, compute_losses)
         self.adam.zero_grad()
         # The graph runs in float32, so its gradients need no loss scaling.

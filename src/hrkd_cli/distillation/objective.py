@@ -92,9 +92,11 @@ class DistillObjective(Objective):
             }
             learned = LearnedGraph(width, layers, self.num_domains, hierarchy=hierarchy).to(self.device)
             self.graph = learned
+            encoder: Any = student.base_model
+            encoder_weights = [w for name, w in encoder.named_parameters() if not name.startswith("pooler.")]
             self.graph_trainer = GraphTrainer(
                 learned,
-                student,
+                [*encoder_weights, *(w for module in self.modules[1:] for w in module.parameters())],
                 self.loss_weights,
                 learning_rate=settings.graph_learning_rate,
                 seed=settings.seed,
@@ -102,10 +104,13 @@ class DistillObjective(Objective):
             )
             self.parts = self.graph_trainer.parts
 
-    def on_step_start(self, step: int, batch: Sequence[DistillBatch], optimizer: Optimizer) -> None:
-        """Seed a frozen graph's dropout equally in all processes; update a learned graph every few steps."""
+    def on_step_start(self, step: int) -> None:
+        """Seed a frozen graph's dropout equally in all processes."""
         if isinstance(self.graph, DomainGraph) and self.graph.generator is not None:
             self.graph.generator.manual_seed(self.settings.seed + step)
+
+    def before_update(self, step: int, batch: Sequence[DistillBatch], optimizer: Optimizer, norm: Tensor) -> None:
+        """Update a learned graph every few steps."""
         if self.graph_trainer is None or step % self.settings.graph_every:
             return
         # The held-back loss is computed without dropout, which would only add noise to it. The losses of the batch
@@ -115,7 +120,7 @@ class DistillObjective(Objective):
             with self.precision.fast_kernels():
                 held_back_loss = self._held_back_loss(step)
             self.student.model.train()
-            self.graph_trainer.update(step, held_back_loss, lambda: self.domain_losses(batch), optimizer)
+            self.graph_trainer.update(step, held_back_loss, lambda: self.domain_losses(batch), optimizer, norm)
 
     def _held_back_loss(self, step: int) -> Tensor:
         """Return this process's part of the label loss on held-back rows, the mean over domains.

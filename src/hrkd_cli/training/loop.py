@@ -60,8 +60,11 @@ class Objective:
         """Return the loss of a batch."""
         raise NotImplementedError
 
-    def on_step_start(self, step: int, batch: Any, optimizer: Optimizer) -> None:
-        """Prepare a step, whose first batch is ``batch``."""
+    def on_step_start(self, step: int) -> None:
+        """Prepare a step."""
+
+    def before_update(self, step: int, batch: Any, optimizer: Optimizer, norm: Tensor) -> None:
+        """Use a step's gradients, clipped from ``norm``, before they change the modules; ``batch`` is its first."""
 
     def dry_run(self, rows: StepRows) -> None:
         """Run a forward and backward pass without keeping gradients."""
@@ -111,10 +114,11 @@ def train_step(
     precision = objective.collator.context.precision
     losses: dict[str, Tensor] = {}
     examples = 0
-    for micro_step in range(accumulate):
+    objective.on_step_start(number)
+    first: Any = None
+    for _ in range(accumulate):
         rows, batch = next(batches)
-        if micro_step == 0:
-            objective.on_step_start(number, batch, optimizer)
+        first = batch if first is None else first
         with precision.autocast():
             loss = objective.loss(batch)
         precision.backward(loss.total / accumulate)
@@ -123,7 +127,8 @@ def train_step(
             losses[kind] = losses[kind] + mean if kind in losses else mean
         examples += sum(len(indices) for indices in rows.values())
     learning_rate = optimizer.learning_rate
-    tensors = {**losses, "gradient_norm": optimizer.step().detach().float()}
+    norm = optimizer.step(lambda norm: objective.before_update(number, first, optimizer, norm))
+    tensors = {**losses, "gradient_norm": norm.detach().float()}
     if loss.ratios is not None:
         tensors["ratios"] = loss.ratios.detach().float()
     tensors |= {f"layer.{n}": r.detach().float().mean(dim=0) for n, r in enumerate(loss.layer_ratios, 1)}

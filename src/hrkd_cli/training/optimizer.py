@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -50,12 +50,17 @@ class Optimizer:
             return self.peak_rate * (self.step_count / self.warmup)
         return self.peak_rate * max(0.0, (self.steps - self.step_count) / max(1, self.steps - self.warmup))
 
-    def step(self) -> Tensor:
-        """Clip gradients, update parameters, advance the schedule, clear gradients; return the norm before clipping."""
+    def step(self, before_update: Callable[[Tensor], None] | None = None) -> Tensor:
+        """Clip gradients, update parameters, advance the schedule, clear gradients; return the norm before clipping.
+
+        ``before_update`` is called with this norm, when the gradients are final and the parameters still the old ones.
+        """
         self.processes.all_reduce_grads(self.parameters)
         if self.scaler is not None:
             self.scaler.unscale_(self.adamw)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, MAX_GRADIENT_NORM)
+        if before_update is not None:
+            before_update(norm)
         for group in self.adamw.param_groups:
             group["lr"] = self.learning_rate
         if self.scaler is None:
@@ -67,27 +72,45 @@ class Optimizer:
         self.adamw.zero_grad()
         return norm
 
-    def precondition(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor] | None:
-        """Divide gradients by AdamW's current denominators; None before its first step.
+    def backpropagate_update(self, gradients: Sequence[Tensor], norm: Tensor) -> list[Tensor] | None:
+        """Backpropagate through the coming update, before it is made: from its parameters to this step's gradients.
 
-        The result is 0 for parameters that have never had a gradient.
+        Differentiates clipping and both of AdamW's moments. Where this step's gradient is 0, so is the result, because
+        no loss of this step depends on the parameter.
+
+        Args:
+            gradients: of a loss after the update, with respect to each of ``parameters``.
+            norm: of this step's gradients, before clipping.
+
+        Returns:
+            The loss's derivative by each of this step's gradients, up to a negative factor. None in AdamW's first
+            step, which depends only on the gradients' signs, and if fp16 gradients overflowed.
         """
         group = self.adamw.param_groups[0]
-        updated = next((self.adamw.state[p] for p in parameters if self.adamw.state.get(p)), None)
+        (beta1, beta2), eps = group["betas"], group["eps"]
+        state = next(iter(self.adamw.state.values()), None)
         # A first step that was skipped because gradients overflowed leaves a state with step 0.
-        steps = 0.0 if updated is None else float(updated["step"])
-        if steps == 0:
+        steps = 0.0 if state is None else float(state["step"])
+        if steps == 0 or (self.scaler is not None and not norm.isfinite()):
             return None
-        bias_correction = 1 - group["betas"][1] ** steps
-        preconditioned = []
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            state = self.adamw.state.get(parameter)
-            if state:
-                denominator = (state["exp_avg_sq"] / bias_correction).sqrt() + group["eps"]
-                preconditioned.append(gradient / denominator)
-            else:
-                preconditioned.append(torch.zeros_like(gradient))
-        return preconditioned
+        mean_rate, square_rate = ((1 - beta) / (1 - beta ** (steps + 1)) for beta in (beta1, beta2))
+        derivatives = []
+        along = torch.zeros_like(norm)  # product of the derivatives and the clipped gradients
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            state, own = self.adamw.state.get(parameter), parameter.grad
+            if not state or own is None:
+                derivatives.append(torch.zeros_like(gradient))
+                continue
+            mean = mean_rate * (beta1 / (1 - beta1) * state["exp_avg"] + own)
+            square = square_rate * (beta2 / (1 - beta2) * state["exp_avg_sq"] + own.square())
+            root = square.sqrt()
+            slope = mean_rate - square_rate * mean * own / square  # 0 for a first gradient: only its sign counts
+            used = (own != 0) & (root > eps)
+            derivatives.append(torch.where(used, gradient * slope / (root + eps), 0.0))
+            along += (derivatives[-1] * own).sum()
+        along.masked_fill_(norm <= MAX_GRADIENT_NORM, 0.0)
+        # Clipped gradients keep their norm, so their length does not count.
+        return [d if p.grad is None else d - along * p.grad for d, p in zip(derivatives, self.parameters, strict=True)]
 
 
 class AdamMoments:
