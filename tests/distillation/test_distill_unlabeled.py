@@ -135,6 +135,13 @@ def test_the_loss_of_an_unlabeled_row_is_that_of_the_same_row_with_a_label(tmp_p
     assert unlabeled_loss.total.item() == labeled_loss.total.item()
 
 
+def test_the_label_loss_is_the_mean_over_labeled_rows(tmp_path, teacher, dataset, folder):
+    _, objective, _ = set_up(teacher, dataset, tmp_path, unlabelled=folder, cache_teacher="off", label_weight=1.0)
+    rows = {"books": [0, 1, 50, 51], "music": [0]}
+    refs = [(domain, row) for domain, indices in rows.items() for row in indices]
+    assert objective.collator.batch(rows, refs).labels.weights.tolist() == [0.5, 0.5, 0, 0, 1]
+
+
 def test_outputs_of_all_rows_are_cached_unless_most_are_read_only_once(tmp_path, teacher, dataset, folder):
     set_up(teacher, dataset, tmp_path, unlabelled=folder, cache_teacher="on")
     files = sorted((tmp_path / "teacher-cache").glob("*/0*.safetensors"))

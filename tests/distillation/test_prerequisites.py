@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from transformers import AutoModel, LlamaConfig
 
 from hrkd_cli.distillation.distill import distill
 from hrkd_cli.errors import HrkdError, ModelError, OutputError, UsageError
@@ -85,3 +86,16 @@ def test_students_with_another_tokenizer_can_learn_from_logits_only(tmp_path, te
 def test_init_is_refused_for_a_student_with_weights(tmp_path, encoder):
     with pytest.raises(UsageError, match=r"--init: --student .* has weights of its own"):
         distill(encoder, data="x", student=str(encoder), init="random")
+
+
+def test_heads_that_share_keys_are_refused_before_the_teacher_is_trained(tmp_path, dataset):
+    """One-line refusal of grouped-query attention; without the attention loss, such a model can be distilled."""
+    config = LlamaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+                         num_key_value_heads=2, intermediate_size=64, pad_token_id=0)  # fmt: skip
+    AutoModel.from_config(config).save_pretrained(tmp_path / "llama")
+    tiny_tokenizer(types=False).save_pretrained(tmp_path / "llama")
+    options = {**QUICK, "student": "1x32", "teacher_epochs": 1}
+    with pytest.raises(ModelError, match=r"4 attention heads and 2 key heads: .*; use --attention-weight 0$"):
+        distill(tmp_path / "llama", data=dataset, out=tmp_path / "s", **options)
+    assert not (tmp_path / "hrkd-out").exists()
+    distill(tmp_path / "llama", data=dataset, out=tmp_path / "s", **options, attention_weight=0)

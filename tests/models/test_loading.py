@@ -71,6 +71,19 @@ def test_an_incomplete_model_is_refused(tmp_path, encoder, dataset):
         run_teach(broken, dataset, tmp_path / "t")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path, encoder, dataset, value):
+    damaged = shutil.copytree(encoder, tmp_path / "damaged")
+    weights = load_file(damaged / "model.safetensors")
+    weights["encoder.layer.1.output.dense.bias"][3] = value
+    save_file(weights, damaged / "model.safetensors", metadata={"format": "pt"})
+    words = r"damaged: 1 of its weights have values that are NaN or infinite \(such as .*layer.1.output.dense.bias\)"
+    with pytest.raises(ModelError, match=words):
+        run_teach(damaged, dataset, tmp_path / "t")
+    with pytest.raises(ModelError, match=words):
+        load_encoder(damaged)
+
+
 # All that the documentation names.
 @pytest.mark.parametrize(
     "architecture", ["bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "modernbert"]

@@ -1,5 +1,6 @@
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hrkd_cli.errors import ModelError
 from hrkd_cli.layout import OnnxFiles
 from hrkd_cli.onnx_export import self_check_cases as module
 from hrkd_cli.onnx_export.self_check_cases import FP32_TOLERANCE, MIN_INT8_TOLERANCE
+from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.predict.selfcheck import self_check
 from tiny_folder import write_model
 
@@ -34,6 +36,16 @@ def test_stored_predictions_are_those_of_each_file(student):
             else:
                 assert prediction.label == label
     assert {label for label in stored["files"][FP32]["labels"] if label} == {"negative", "positive"}
+
+
+def test_labels_within_twice_the_tolerance_are_not_stored():
+    heads = DomainHeads.build({"books": ("bad", "good")})
+    cases = [{"text": text, "domain": "books"} for text in "abc"]
+    logits = np.array([[0.0, 0.09], [0.0, 0.11], [3.0, 0.0]], dtype=np.float32)
+    backend = SimpleNamespace(spec=SimpleNamespace(all_heads=heads, pair=False), logits=lambda *_, **__: logits)
+    entry = module._predict_cases(backend, cases, logits)  # the smallest tolerance of integer arithmetic, 0.05
+    assert entry["tolerance"] == MIN_INT8_TOLERANCE == 0.05
+    assert entry["labels"] == [None, "good", "bad"]
 
 
 def test_every_domain_has_a_text_beyond_the_maximum_length(student):

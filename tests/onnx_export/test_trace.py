@@ -57,6 +57,9 @@ def test_random_inputs_cover_batch_sizes_lengths_and_padding(made):
     shapes = [arrays["input_ids"].shape for arrays in random_inputs(torch_model)]
     # 24 is this student's maximum length.
     assert sorted(set(shapes)) == [(b, t) for b in PARITY_BATCH_SIZES for t in (2, 7, 24)]
+    torch_model.tokenizer.max_length = 200
+    longer = {arrays["input_ids"].shape[1] for arrays in random_inputs(torch_model)}
+    assert longer == {2, 7, 33, 128, 200}
     for arrays in random_inputs(torch_model):
         assert (arrays["input_ids"][arrays["attention_mask"] == 0] == torch_model.tokenizer.pad_id).all()
         assert arrays["attention_mask"].sum(axis=1).min() >= 1

@@ -86,7 +86,8 @@ def check_student(path: Path, dataset: Dataset, settings: DistillSettings) -> An
         ModelError: depths or tokenizers do not match; the message says what to use instead.
     """
     teacher = load_config(path, "teacher")
-    check_dimensions(teacher)
+    attention = settings.compares_layers and settings.attention_weight > 0
+    check_dimensions(teacher, attention=attention)
     shape = default_shape(teacher) if settings.student is None else parse_shape(settings.student)
     if shape is not None:
         student_config(teacher, shape, DomainHeads.build(dataset.labels), init=settings.init or Init.TEACHER)
@@ -94,7 +95,7 @@ def check_student(path: Path, dataset: Dataset, settings: DistillSettings) -> An
     name = str(settings.student)
     folder = resolve_model(name, "student")
     student, tokenizer = load_config(folder, "student"), load_tokenizer(folder, "student")
-    check_dimensions(student)
+    check_dimensions(student, attention=attention)
     layers, teacher_layers = student.num_hidden_layers, teacher.num_hidden_layers
     if settings.compares_layers and layers > teacher_layers:
         raise ModelError(f"student {name}: it has {layers} layers, the teacher {teacher_layers}; use --method logits")

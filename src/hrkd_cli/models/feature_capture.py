@@ -43,7 +43,7 @@ class FeatureCapture:
         if not self.attention:
             return Outputs(hidden, None, None, output.logits)
         config: Any = self.model.config
-        if len(calls) != config.num_hidden_layers:
+        if len(calls) != config.num_hidden_layers or any(q.shape[1] != k.shape[1] for q, k, _ in calls):
             raise ModelError(
                 f"the attention scores of a {config.model_type} model cannot be captured; distill it with "
                 "--attention-weight 0 or --method logits"

@@ -79,8 +79,8 @@ def load_classifier(path: Path, heads: DomainHeads | None, *, role: str = "model
     global generator). None keeps the model's own outputs.
 
     Raises:
-        ModelError: transformers cannot open it, or weights of its body are missing or have another shape, which
-            transformers would silently replace by random ones.
+        ModelError: transformers cannot open it, or weights of its body are not finite, are missing or have another
+            shape, which transformers would silently replace by random ones.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -108,6 +108,7 @@ def load_classifier(path: Path, heads: DomainHeads | None, *, role: str = "model
             f"{role} {path}: {len(unusable)} weights that its config.json requires are missing or have another shape "
             f"(such as {min(unusable)}); give the folder of a complete model"
         )
+    _check_finite(model, f"{role} {path}")
     if own_labels != dict(config.id2label):
         # A head of the same size but for other labels would start from unrelated weights.
         _, layer = output_layer(model)
@@ -121,16 +122,27 @@ def load_encoder(path: Path, role: str = "model") -> Any:
     """Load a plain transformers encoder in float32 and eval mode.
 
     Raises:
-        ModelError: transformers cannot open it.
+        ModelError: transformers cannot open it, or weights are not finite.
     """
     from transformers import AutoModel
 
     config = load_config(path, role)
     _check_shards(path, role)
     with _opening(f"{role} {path}: transformers cannot open it"):
-        return AutoModel.from_pretrained(
+        model = AutoModel.from_pretrained(
             path, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         ).eval()
+    _check_finite(model, f"{role} {path}")
+    return model
+
+
+def _check_finite(model: Any, name: str) -> None:
+    damaged = [weight for weight, tensor in model.named_parameters() if not tensor.isfinite().all()]
+    if damaged:
+        raise ModelError(
+            f"{name}: {len(damaged)} of its weights have values that are NaN or infinite (such as {damaged[0]}); give "
+            "another model, or train or download it again"
+        )
 
 
 def output_layer(model: Any) -> tuple[str, torch.nn.Linear]:

@@ -83,11 +83,21 @@ def layer_map(teacher_layers: int, student_layers: int) -> tuple[int, ...]:
     )
 
 
-def check_dimensions(config: Any) -> None:
-    """Raise ModelError if a config lacks transformers' usual names for layers, width or attention heads."""
+def check_dimensions(config: Any, *, attention: bool) -> None:
+    """Check the dimensions in a config, and with ``attention`` that its attention scores can be compared.
+
+    Raises:
+        ModelError: layers, width or attention heads do not have transformers' usual names, or heads share their keys.
+    """
     for name in ("num_hidden_layers", "hidden_size", "num_attention_heads"):
         if not hasattr(config, name):
             raise ModelError(f"a {config.model_type} model cannot be distilled: its config has no {name}")
+    heads, key_heads = config.num_attention_heads, getattr(config, "num_key_value_heads", None)
+    if attention and key_heads not in (None, heads):
+        raise ModelError(
+            f"a {config.model_type} model with {heads} attention heads and {key_heads} key heads: attention scores "
+            "are only compared if every head has its own keys; use --attention-weight 0"
+        )
 
 
 def student_spec_is_path(spec: str | None) -> bool:

@@ -27,7 +27,7 @@ TRACE_SHAPE = (2, 9)  # two rows, because a batch of one may be traced as a cons
 
 PARITY_TOLERANCE = 1e-4  # the same terms, added in another order
 PARITY_BATCH_SIZES = (1, 2, 5)
-PARITY_LENGTHS = (2, 7, 33, 128)
+PARITY_LENGTHS = (2, 7, 33, 128)  # and the maximum length
 PARITY_SEED = 0
 
 
@@ -86,11 +86,14 @@ def max_logit_difference(batches: Iterable[ModelInputs], expected: Forward, actu
 
 
 def random_inputs(torch_model: TorchBackend) -> Iterator[ModelInputs]:
-    """Yield random batches of ``PARITY_BATCH_SIZES`` x ``PARITY_LENGTHS``: any token ids, later rows padded."""
+    """Yield random batches of ``PARITY_BATCH_SIZES`` x ``PARITY_LENGTHS`` and the model's maximum length.
+
+    They have any token ids, and padding in later rows.
+    """
     random = np.random.default_rng(PARITY_SEED)
     tokenizer = torch_model.tokenizer
     vocab_size = int(torch_model.model.config.vocab_size)
-    lengths = sorted({min(length, tokenizer.max_length) for length in PARITY_LENGTHS})
+    lengths = sorted({min(length, tokenizer.max_length) for length in (*PARITY_LENGTHS, tokenizer.max_length)})
     for batch_size in PARITY_BATCH_SIZES:
         for length in lengths:
             ids = random.integers(0, vocab_size, size=(batch_size, length))

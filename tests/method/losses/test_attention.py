@@ -32,3 +32,16 @@ def test_different_numbers_of_heads_are_merged_into_groups():
     scores = (teacher[0] @ teacher[1].mT)[0, 0]
     merged = torch.stack([scores[0] + scores[1], scores[2] + scores[3]]) / 2**0.5
     assert loss == pytest.approx((merged - (student[0] @ student[1].mT)[0, 0]).square().mean().item())
+
+
+def test_both_numbers_of_heads_may_differ_from_the_number_of_groups():
+    """Four student heads and six teacher heads: the mean runs over two groups."""
+    torch.manual_seed(0)
+    teacher = tuple(torch.randn(1, 1, 6, 3, 5, dtype=torch.float64) for _ in range(2))
+    student = tuple(torch.randn(1, 1, 4, 3, 7, dtype=torch.float64) for _ in range(2))
+    loss = compute_loss("attention", teacher, student, mean_weights([[3]], 3))
+    merged = [
+        (queries @ keys.mT)[0, 0].view(2, -1, 3, 3).sum(dim=1) / (queries.shape[2] / 2) ** 0.5
+        for queries, keys in (teacher, student)
+    ]
+    assert loss == pytest.approx((merged[0] - merged[1]).square().mean().item())
