@@ -36,17 +36,20 @@ def ingest(
         DataError: a file cannot be parsed, or the source or one of its domains has no usable row.
         UsageError: the encoding is unknown.
     """
-    if encoding is not None:
-        try:
-            codecs.lookup(encoding)
-        except LookupError:
-            raise UsageError(f"--encoding: {encoding!r} is not a known encoding; try utf-8 or cp1252") from None
+    _check_encoding(encoding)
     failures: list[DataError] = []
     noted: set[str] = set()
+
+    def note(text: str | None) -> None:
+        if text is not None and text not in noted:
+            on_event(Note(text))
+            noted.add(text)
+
     for source_file in files:
         file = source_file if one_domain is None else replace(source_file, domain=one_domain, is_only_domain=False)
         try:
             reader = file.open(encoding, has_header)
+            note(reader.note)
             columns = resolve_columns(
                 reader.columns,
                 named_columns,
@@ -65,16 +68,23 @@ def ingest(
         if file.split is not None and "split" not in named_columns:
             # A column that happens to be called "split" does not override the file's name.
             columns.pop("split", None)
-        for note in (reader.note, _describe_columns(reader, columns, named_columns)):
-            if note and note not in noted:
-                on_event(Note(note))
-                noted.add(note)
+        note(_describe_columns(reader, columns, named_columns))
+        if file.is_only_domain and file.split is not None and "domain" not in columns:
+            note(f"one domain, {file.domain!r}, by the names of the files; --one-domain NAME gives it another name")
         store.add(file, reader, columns, domains=domains, on_event=on_event)
     if failures and not store.files:
         raise failures[0]
     for failure in failures:
         on_event(Note(f"not read: {failure}", warning=True))
     store.check(domains)
+
+
+def _check_encoding(encoding: str | None) -> None:
+    if encoding is not None:
+        try:
+            codecs.lookup(encoding)
+        except LookupError:
+            raise UsageError(f"--encoding: {encoding!r} is not a known encoding; try utf-8 or cp1252") from None
 
 
 def _describe_columns(reader: RowReader, columns: Mapping[str, int], named: Mapping[str, str]) -> str | None:
@@ -95,9 +105,15 @@ def compute_checksums(files: Iterable[SourceFile], store: RowStore | None = None
         if file.path is None:
             return [] if store is None else [store.checksum()]
         try:
-            with file.path.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-                checksums.append({"path": file.relative_path, "bytes": stream.tell(), "sha256": digest})
+            # A folder of texts is read as one file; the name of each text counts too.
+            digest, size = hashlib.sha256(), 0
+            for path in sorted(file.path.iterdir()) if file.path.is_dir() else [file.path]:
+                with path.open("rb") as stream:
+                    digest.update(path.name.encode() if path != file.path else b"")
+                    while block := stream.read(1 << 20):
+                        digest.update(block)
+                    size += stream.tell()
+            checksums.append({"path": file.relative_path, "bytes": size, "sha256": digest.hexdigest()})
         except OSError as error:
             raise DataError(f"{file.path}: cannot be read: {error.strerror or error}") from None
     return checksums

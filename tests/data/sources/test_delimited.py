@@ -83,3 +83,26 @@ def test_no_header_is_refused_for_formats_with_column_names(tmp_path, read):
     path = write_file(tmp_path / "a.jsonl", '{"text": "a", "label": "b", "domain": "c"}\n')
     with pytest.raises(DataError, match=r"a.jsonl: --no-header is for CSV and TSV files only"):
         read(path, has_header=False)
+
+
+def test_the_separator_line_of_excel_is_not_the_header(tmp_path, read):
+    raw, _ = read(write_file(tmp_path / "all.csv", "sep=;\r\n" + HEADER.replace(",", ";") + '"a, b";x;d\n'))
+    assert text_label_domain(raw) == [("a, b", "x", "d")]
+    assert [row.line for row in raw.examples] == [3]
+
+
+def test_backslashes_before_quotes_and_single_quotes_are_detected_and_noted(tmp_path, read):
+    content = HEADER + '"a \\"good\\", old one",x,d\n"b",y,d\n'
+    raw, notes = read(write_file(tmp_path / "all.csv", content))
+    assert text_label_domain(raw) == [('a "good", old one', "x", "d"), ("b", "y", "d")]
+    assert notes == [f"{tmp_path}/all.csv: quotation marks in fields follow a backslash"]
+    raw, notes = read(write_file(tmp_path / "all.csv", HEADER + "'one, two',x,d\n'it''s',y,d\n"))
+    assert text_label_domain(raw) == [("one, two", "x", "d"), ("it's", "y", "d")]
+    assert notes == [f"{tmp_path}/all.csv: fields are in single quotes"]
+
+
+def test_backslashes_and_apostrophes_in_well_quoted_fields_are_text(tmp_path, read):
+    content = HEADER + '"in C:\\dir\\",x,d\n"say \\""hi\\""",y,d\n\'tis,x,d\n'
+    raw, notes = read(write_file(tmp_path / "all.csv", content))
+    assert [row.text for row in raw.examples] == ["in C:\\dir\\", 'say \\"hi\\"', "'tis"]
+    assert notes == []

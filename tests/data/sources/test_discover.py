@@ -168,7 +168,9 @@ def test_the_one_name_of_all_files_gives_the_domain_unless_a_column_does(tmp_pat
     assert text_domain_split(read(tmp_path)[0]) == [("a", "g", "train"), ("b", "h", "test")]
     write_csv_file(tmp_path / "nli_train.csv", "a,x")
     write_csv_file(tmp_path / "nli_test.csv", "b,x")
-    assert text_domain_split(read(tmp_path)[0]) == [("a", "nli", "train"), ("b", "nli", "test")]
+    raw, notes = read(tmp_path)
+    assert text_domain_split(raw) == [("a", "nli", "train"), ("b", "nli", "test")]
+    assert notes == ["one domain, 'nli', by the names of the files; --one-domain NAME gives it another name"]
 
 
 def test_mismatched_and_submission_files_are_named_and_not_read(tmp_path, read):
@@ -189,3 +191,21 @@ def test_what_is_neither_file_nor_folder_is_refused_without_reading_it(tmp_path,
     raw, notes = read(tmp_path)
     assert text_domain_split(raw) == [("a", "books", None)]
     assert f"{tmp_path}: not read: pipe.csv (not a regular file)" in notes
+
+
+def test_folders_that_only_wrap_the_data_give_no_domain(tmp_path, read):
+    for name in ("books", "dvd"):
+        write_csv_file(tmp_path / "corpus" / "1.0" / "data" / f"{name}.csv", f"{name},x")
+    (tmp_path / "README.md").write_text("x")
+    raw, notes = read(tmp_path)
+    assert text_domain_split(raw) == [("books", "books", None), ("dvd", "dvd", None)]
+    assert raw.checksums[0]["path"] == "corpus/1.0/data/books.csv"
+    assert notes == []
+
+
+def test_the_same_data_as_txt_is_not_read_twice(tmp_path, read, jsonl):
+    jsonl(tmp_path / "nli_train.jsonl", [{"text": "a", "label": "x"}])
+    (tmp_path / "nli_train.txt").write_text("text\tlabel\na\tx\n")
+    raw, notes = read(tmp_path)
+    assert text_domain_split(raw) == [("a", "nli", "train")]
+    assert f"{tmp_path}: not read: nli_train.txt" in notes

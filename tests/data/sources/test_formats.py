@@ -3,9 +3,10 @@ from pathlib import Path
 import pytest
 
 from hrkd_cli.choices import SourceFormat
+from hrkd_cli.data.drop_reasons import DropReason
 from hrkd_cli.data.sources.formats import PLAIN_TEXT, detect_format, get_format
 from hrkd_cli.errors import DataError
-from source_rows import text_domain_split, write_csv_file, write_file
+from source_rows import reason_and_line, text_domain_split, write_csv_file, write_file
 
 
 def test_a_named_format_reads_a_file_with_any_suffix(tmp_path, read):
@@ -38,3 +39,47 @@ def test_some_suffixes_are_read_only_if_the_file_is_the_source():
 def test_plain_text_is_read_only_if_no_label_is_required():
     assert detect_format(Path("a.txt")) is None
     assert detect_format(Path("a.txt"), require_label=False) is PLAIN_TEXT
+
+
+@pytest.mark.parametrize(
+    ("content", "text", "label"),
+    [
+        ("text\tlabel\na, b\tx\n", "a, b", "x"),
+        ('Kommentar\tWertung\n"a\tb"\tx\n'.encode("utf-16"), "a\tb", "x"),
+        ("sentence,label\na,x\n", "a", "x"),
+    ],
+)
+def test_a_table_in_a_txt_file_is_read_as_one(tmp_path, read, content, text, label):
+    write_file(tmp_path / "books.txt", content)
+    named = {} if isinstance(content, str) else {"text": "Kommentar", "label": "Wertung"}
+    for source, options in ((tmp_path, {}), (tmp_path / "books.txt", {"one_domain": "books"})):
+        raw, _ = read(source, **options, **named)
+        assert [(row.text, row.label, row.domain) for row in raw.examples] == [(text, label, "books")]
+
+
+def test_lines_of_text_are_no_table(tmp_path, read):
+    path = write_file(tmp_path / "books.txt", "A text, with a comma\nand\tone with a tab\n")
+    with pytest.raises(DataError, match=r"books.txt: unknown kind of file; name its format"):
+        read(path)
+
+
+def test_a_named_format_also_reads_the_txt_files_of_a_folder(tmp_path, read):
+    for name in ("imdb", "yelp"):
+        write_file(tmp_path / f"{name}.txt", "good one\t1\n")
+    raw, _ = read(tmp_path, format="tsv", has_header=False, text="1", label="2")
+    assert [(row.text, row.label, row.domain) for row in raw.examples] == [
+        ("good one", "1", "imdb"),
+        ("good one", "1", "yelp"),
+    ]
+
+
+FASTTEXT = "__label__x one  two\n\n__label__y __label__x two\nthree __label__y\nfour\n"
+
+
+@pytest.mark.parametrize("name", ["cooking.train", "cooking.train.txt", "cooking_train.ft"])
+def test_fasttext_labels_are_words_with_the_prefix_and_lines_with_several_or_none_are_dropped(tmp_path, read, name):
+    write_file(tmp_path / name, FASTTEXT)
+    raw, _ = read(tmp_path)
+    rows = [(e.text, e.label, e.domain, e.split, e.line) for e in raw.examples]
+    assert rows == [("one  two", "x", "cooking", "train", 1), ("three", "y", "cooking", "train", 4)]
+    assert reason_and_line(raw) == [(DropReason.NOT_TEXT, 3), (DropReason.NO_LABEL, 5)]

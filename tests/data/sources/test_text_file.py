@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import subprocess
 
 import pytest
 
@@ -60,3 +61,32 @@ def test_broken_utf8_is_an_error_with_its_line(tmp_path, read, name):
     path = write_file(tmp_path / name, b"\xef\xbb\xbffirst\nsecond\nth\xffird\n")
     with pytest.raises(DataError, match=rf"^{path}:3: not UTF-8 .byte 0xff."):
         read(path)
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "iso-8859-1"])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_the_advised_encoding_and_conversion_work_as_printed(tmp_path, read, encoding, suffix):
+    content = CSV.replace("zwei", "fünf \x81" if encoding == "iso-8859-1" else "3 €").encode(encoding)
+    path = tmp_path / f"my reviews.csv{suffix}"
+    path.write_bytes(gzip.compress(content) if suffix else content)
+    with pytest.raises(
+        DataError, match=rf"csv{suffix}:2: not UTF-8 .* --encoding {encoding}, or convert it: "
+    ) as error:
+        read(path)
+    rows = text_label_domain(read(path, encoding=encoding)[0])
+    subprocess.run(str(error.value).partition("convert it: ")[2], shell=True, check=True, cwd=tmp_path)
+    assert text_label_domain(read(tmp_path / "utf8-my reviews.csv")[0]) == rows
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_without_a_byte_order_mark_is_named_by_its_byte_order(tmp_path, read, encoding):
+    path = write_file(tmp_path / "all.csv", CSV.encode(encoding))
+    with pytest.raises(DataError, match=rf"contains NUL bytes, .*use hrkd prepare --encoding {encoding}$"):
+        read(path)
+    assert text_label_domain(read(path, encoding=encoding)[0]) == ROWS
+
+
+@pytest.mark.parametrize(("name", "compress"), [("all.csv", gzip.compress), ("all.csv", zstd), ("all.csv.gz", bytes)])
+def test_compression_is_recognized_by_content(tmp_path, read, name, compress):
+    path = write_file(tmp_path / name, compress(CSV.encode()))
+    assert text_label_domain(read(path)[0]) == ROWS

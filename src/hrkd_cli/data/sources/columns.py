@@ -14,16 +14,16 @@ COLUMN_ALIASES = {
     "text": (
         "text", "sentence", "sentence1", "premise", "text1", "text_a", "sentence_a", "review", "review_text",
         "reviewtext", "review_body", "content", "body", "comment", "message", "document", "utterance", "tweet",
-        "query", "question", "question1",
+        "query", "question", "question1", "comment_text", "utt", "summary",
     ),
     "text_pair": (
         "text_pair", "textpair", "sentence2", "hypothesis", "text2", "text_b", "sentence_b", "question2",
     ),
-    "split": ("split",),
+    "split": ("split", "partition"),
     "domain": ("domain", "genre", "category", "product_category", "topic", "product_type"),
     "label": (
         "label", "labels", "gold_label", "sentiment", "class", "target", "category", "intent", "polarity", "stance",
-        "label_text",
+        "label_text", "rating", "star_rating", "stars", "overall",
     ),
 }  # fmt: skip
 
@@ -59,7 +59,7 @@ def resolve_columns(
     indices = {role: _find_named(name, role, columns, file) for role, name in (named or {}).items()}
     if not require_label and len(columns) == 1:
         indices["text"] = 0
-    normalized = [_normalize(name) for name in columns]
+    normalized = [normalize_name(name) for name in columns]
     for role, aliases in COLUMN_ALIASES.items():
         if role == "domain" and file_names_domain and not prefer_domain_column:
             aliases = ("domain",)
@@ -88,7 +88,7 @@ def resolve_columns(
 
 def _find_named(wanted: str, role: str, columns: Sequence[str], file: str) -> int:
     matches = [index for index, name in enumerate(columns) if name == wanted]
-    matches = matches or [index for index, name in enumerate(columns) if _normalize(name) == _normalize(wanted)]
+    matches = matches or [index for index, name in enumerate(columns) if normalize_name(name) == normalize_name(wanted)]
     if not matches:
         raise DataError(f"{file}: no column {wanted!r} ({option_name(role)}); columns: {_join_columns(columns)}")
     if len(matches) > 1:
@@ -101,7 +101,8 @@ def _is_value(name: str) -> bool:
     return name.strip().replace(".", "", 1).isdecimal() or len(name.split()) > 4
 
 
-def _normalize(name: str) -> str:
+def normalize_name(name: str) -> str:
+    """Return a column name in the form in which names are compared."""
     return name.strip().casefold().replace("-", "_").replace(" ", "_")
 
 

@@ -6,7 +6,8 @@ import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import islice, product
+from typing import IO, Any
 
 from hrkd_cli.data.sources.row_reader import RowReader, SourceRow
 from hrkd_cli.data.sources.text_file import TextFile
@@ -15,17 +16,20 @@ from hrkd_cli.errors import DataError
 # The csv module's default is 128 KiB; this is the largest value that all platforms accept.
 _MAX_FIELD_SIZE = 2**31 - 1
 _SAMPLE_SIZE = 1 << 16
-_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_QUOTINGS = {"\\": "quotation marks in fields follow a backslash", "'": "fields are in single quotes"}
 
 _IterRecords = Callable[[], Iterator[tuple[int, list[str]]]]
 """Yields the first line number and the fields of each record; the first record is the header."""
 
 
 def open_csv(file: TextFile) -> RowReader:
-    """Open a CSV file with a header, quoted as in RFC 4180; the delimiter is detected from its first records."""
-    delimiter = _detect_delimiter(file)
-    note = None if delimiter == "," else f"{file.path}: fields are separated by {_DELIMITERS[delimiter]}"
-    return _make_reader(file, partial(_iter_quoted, file, delimiter), note)
+    """Open a CSV file with a header; delimiter and quoting (that of RFC 4180, if possible) are detected."""
+    delimiter, quoting = _detect_dialect(file)
+    said = [] if delimiter == "," else [f"fields are separated by {DELIMITERS[delimiter]}"]
+    said += [_QUOTINGS[quoting]] if quoting else []
+    note = f"{file.path}: {', '.join(said)}" if said else None
+    return _make_reader(file, partial(_iter_quoted, file, delimiter, quoting), note)
 
 
 def open_tsv(file: TextFile) -> RowReader:
@@ -44,6 +48,13 @@ def open_tsv(file: TextFile) -> RowReader:
 def open_mnli(file: TextFile) -> RowReader:
     """Open one of GLUE's MNLI files, in which quotation marks are plain text."""
     return _make_reader(file, partial(_iter_literal, file, str))
+
+
+def is_tab_separated(lines: Sequence[str]) -> bool:
+    """Return whether all lines have the same number of fields, at least two, taken literally or as quoted CSV."""
+    literal = {line.count("\t") for line in lines}
+    quoted = {len(fields) for fields in csv.reader(lines, delimiter="\t")}
+    return "\t" in lines[0] and 1 in (len(literal), len(quoted))
 
 
 def _make_reader(file: TextFile, iter_records: _IterRecords, note: str | None = None) -> RowReader:
@@ -71,9 +82,16 @@ def _unquote(field: str) -> str:
     return field if '"' in inside.replace('""', "") else inside.replace('""', '"')
 
 
-def _iter_quoted(file: TextFile, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _csv_reader(stream: IO[str], delimiter: str, quoting: str) -> Any:
+    """Return a strict reader; ``quoting`` is one of ``_QUOTINGS``, or empty for that of RFC 4180."""
+    escape = "\\" if quoting == "\\" else None
+    quote = "'" if quoting == "'" else '"'
+    return csv.reader(stream, delimiter=delimiter, escapechar=escape, quotechar=quote, strict=True)
+
+
+def _iter_quoted(file: TextFile, delimiter: str, quoting: str = "") -> Iterator[tuple[int, list[str]]]:
     with file.open(newline="") as stream:
-        reader = csv.reader(stream, delimiter=delimiter, strict=True)
+        reader = _csv_reader(stream, delimiter, quoting)
         while True:
             line = reader.line_num + 1
             # The limit is process-wide, so it is raised only while a record is read.
@@ -89,24 +107,35 @@ def _iter_quoted(file: TextFile, delimiter: str) -> Iterator[tuple[int, list[str
                 csv.field_size_limit(limit)
             if fields is None:
                 return
-            if fields:
+            if fields and not (line == 1 and _is_separator_line(fields[0])):
                 yield line, fields
 
 
-def _detect_delimiter(file: TextFile) -> str:
-    """Return the delimiter with which most of the first records are as wide as the header; by default the comma."""
+def _is_separator_line(line: str) -> bool:
+    return line.lower().startswith("sep=")  # "sep=;" tells Excel the delimiter
+
+
+def _detect_dialect(file: TextFile) -> tuple[str, str]:
+    """Return delimiter and quoting with which most of the first records are as wide as the header.
+
+    The default is the comma and the quoting of RFC 4180. Another quoting needs its characters in the file.
+    """
     with file.open(newline="") as stream:
         sample = stream.read(_SAMPLE_SIZE)
     if len(sample) == _SAMPLE_SIZE:
         sample = sample.rpartition("\n")[0] or sample
-    best, best_score = ",", (0.0, 0)
-    for delimiter in _DELIMITERS:
+    if _is_separator_line(sample):
+        sample = sample.partition("\n")[2] or sample
+    others = [*(["\\"] if '\\"' in sample else []), *(["'"] if '"' not in sample else [])]
+    best, best_score = (",", ""), (0.0, 0)
+    for dialect in product(DELIMITERS, ["", *others]):
+        widths = []
         try:
-            records = list(csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter))
+            for fields in _csv_reader(io.StringIO(sample, newline=""), *dialect):
+                widths += [len(fields)] if fields else []
         except csv.Error:
-            continue
-        widths = [len(fields) for fields in records if fields]
+            widths.append(0)  # a record that cannot be read; the sample may also end within one
         score = (widths.count(widths[0]) / len(widths), widths[0])
         if widths[0] > 1 and score > best_score:
-            best, best_score = delimiter, score
+            best, best_score = dialect, score
     return best

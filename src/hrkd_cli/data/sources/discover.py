@@ -16,10 +16,13 @@ from hrkd_cli import sample
 from hrkd_cli.choices import SourceFormat
 from hrkd_cli.data.dataset_folder import is_prepared
 from hrkd_cli.data.sources import amazon, hub_datasets
+from hrkd_cli.data.sources.file_kinds import check_kind
 from hrkd_cli.data.sources.file_names import check_names, parse_names
-from hrkd_cli.data.sources.formats import FORMATS, PLAIN_TEXT, FileFormat, detect_format, get_format
+from hrkd_cli.data.sources.formats import FORMATS, PLAIN_TEXT, FileFormat, detect_format, get_format, sniff_format
 from hrkd_cli.data.sources.row_reader import SourceFile
-from hrkd_cli.data.sources.text_file import COMPRESSION_SUFFIXES, split_suffix
+from hrkd_cli.data.sources.text_file import COMPRESSION_SUFFIXES, TextFile, split_suffix
+from hrkd_cli.data.sources.text_folders import find_text_folders
+from hrkd_cli.data.sources.values import SPLIT_ALIASES
 from hrkd_cli.errors import DataError
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.formatting import join_names
@@ -34,6 +37,7 @@ _DATA_SUFFIXES |= COMPRESSION_SUFFIXES | {".xml", ".zip", ".xls", ".xlsx"}
 _NO_DATA_NAMES = re.compile(
     r"(readme|licen[cs]e|notice|citation|changelog|attribution|copying|makefile|unlabeled\.review)\b", re.IGNORECASE
 )
+_WRAPPERS = frozenset({"data", "dataset", "datasets", "raw", "default"})
 # MNLI's test of other domains, and what Kaggle wants to be sent.
 _NOT_READ = re.compile(r"dev_mismatched$|^sample_?submission", re.IGNORECASE)
 _NO_DATA_SUFFIXES = frozenset({".md", ".rst", ".py", ".sh", ".ipynb", ".pdf", ".html", ".yml", ".yaml", ".toml"})
@@ -94,22 +98,25 @@ def looks_like_hub_id(source: str) -> bool:
 
 
 def _walk(folder: Path, depth: int = 0) -> Iterator[Path]:
-    """Yield all files below a folder, sorted by name, except names that start with . or __.
+    """Yield all files below a folder, sorted by name; see ``_list_folder``."""
+    for entry in _list_folder(folder):
+        if not entry.is_dir():
+            yield entry
+        elif depth < 2 or not entry.is_symlink():  # a link may form a cycle
+            yield from _walk(entry, depth + 1)
+
+
+def _list_folder(folder: Path) -> list[Path]:
+    """Return the files and folders in a folder, sorted by name, except names that start with . or __.
 
     Raises:
-        DataError: a folder cannot be read.
+        DataError: the folder cannot be read.
     """
     try:
         entries = sorted(folder.iterdir(), key=lambda path: path.name)
     except OSError as error:
         raise DataError(f"{folder}: cannot be read: {error.strerror or error}") from None
-    for entry in entries:
-        if entry.name.startswith((".", "__")):
-            continue
-        if not entry.is_dir():
-            yield entry
-        elif depth < 2 or not entry.is_symlink():  # a link may form a cycle
-            yield from _walk(entry, depth + 1)
+    return [entry for entry in entries if not entry.name.startswith((".", "__"))]
 
 
 def _looks_like_data(path: Path) -> bool:
@@ -121,9 +128,11 @@ def _make_single_file(source: Path, wanted: SourceFormat, require_label: bool) -
         raise DataError(f"{source}: --format mnli reads the folder that holds train.tsv and dev_matched.tsv")
     if wanted is SourceFormat.AUTO:
         file_format = detect_format(source, require_label=require_label)
+        file_format = file_format or (sniff_format(source) if require_label else None)
     else:
         file_format = get_format(wanted)
     if file_format is None and require_label:
+        check_kind(source, TextFile(source).head())
         raise DataError(f"{source}: unknown kind of file; name its format with --format csv, tsv, jsonl or parquet")
     file_format = file_format or PLAIN_TEXT
     domain = source.parent.resolve().name if file_format.name is SourceFormat.AMAZON else None
@@ -153,9 +162,12 @@ def _find_folder_files(
         return files
     if wanted is SourceFormat.MNLI:
         raise DataError(f"{source}: no train.tsv or dev_matched.tsv in it")
+    for file_name in skipped if wanted is SourceFormat.AUTO else []:
+        if (source / file_name).is_file():
+            check_kind(source / file_name, TextFile(source / file_name).head())
     data = "data" if wanted is SourceFormat.AUTO else f"{wanted} data"
     formats = "CSV, TSV, JSONL or Parquet" if require_label else "CSV, TSV, JSONL, Parquet or .txt"
-    not_read = f"; not read: {join_names(skipped)}" if skipped else ""
+    not_read = f"; not read: {join_names(skipped)} (hrkd prepare --format may read them)" if skipped else ""
     raise DataError(
         f"{source}: no {data} in this folder; expected one {formats} file per domain, one folder per domain, or "
         f"train/dev/test files{not_read}"
@@ -167,22 +179,44 @@ def _find_raw_files(source: Path, wanted: SourceFormat, require_label: bool, ski
     mnli = None
     if require_label and wanted in (SourceFormat.AUTO, SourceFormat.MNLI):
         mnli = _find_mnli_folder(source, wanted)
+    root = mnli or (_find_root(source) if require_label else source)
+    # Those with a suffix of data first: of a.jsonl and a.txt, the first is read.
+    paths = sorted(_walk(root), key=lambda path: require_label and detect_format(path, standalone=False) is None)
+    stems: set[Path] = set()
     files = []
-    for path in _walk(mnli or source):
-        *folders, _ = path.relative_to(source).parts
-        file_format = _detect_format_in_folder(path, wanted, require_label, mnli)
+    for path in paths:
+        *folders, _ = path.relative_to(root).parts
+        relative_path, stem = path.relative_to(source).as_posix(), path.with_name(split_suffix(path)[0])
         if path.exists() and not path.is_file():
-            skipped.append(f"{path.relative_to(source).as_posix()} (not a regular file)")
-        elif require_label and len(folders) > 1:
-            too_deep = f"{folders[0]}/{folders[1]}/ (too deep)"
+            skipped.append(f"{relative_path} (not a regular file)")
+            continue
+        file_format = _detect_format_in_folder(path, wanted, require_label, mnli)
+        if require_label and file_format is None and stem not in stems and wanted is SourceFormat.AUTO and not mnli:
+            file_format = sniff_format(path) if _looks_like_data(path) else None
+        if require_label and len(folders) > 1:
+            too_deep = f"{path.parent.relative_to(source).as_posix()}/ (too deep)"
             if file_format is not None and too_deep not in skipped:
                 skipped.append(too_deep)
-        elif file_format is not None and not _NOT_READ.search(split_suffix(path)[0]):
+        elif file_format is not None and not _NOT_READ.search(stem.name):
             domain, split = _parse_names(path, folders[0] if folders else "", file_format)
             files.append(_make_source_file(source, path, file_format, domain, split))
+            stems.add(stem)
         elif _looks_like_data(path):
-            skipped.append(path.relative_to(source).as_posix())
+            skipped.append(relative_path)
+    if not files and require_label and wanted is SourceFormat.AUTO:
+        files = find_text_folders(source, paths, skipped)
     return files
+
+
+def _find_root(source: Path) -> Path:
+    """Return the folder that holds the data: below folders that only wrap another one, such as ``data``."""
+    while True:
+        entries = [path for path in _list_folder(source) if path.is_dir() or _looks_like_data(path)]
+        if len(entries) != 1 or not entries[0].is_dir() or entries[0].is_symlink():
+            return source
+        if entries[0].name.lower() not in _WRAPPERS and not all(path.is_dir() for path in _list_folder(entries[0])):
+            return source
+        source = entries[0]
 
 
 def _make_source_file(
@@ -208,6 +242,8 @@ def _detect_format_in_folder(
     """Return the format of a file in a folder; None if the file is not read."""
     if mnli is not None:
         return get_format(SourceFormat.MNLI) if path.parent == mnli and path.name in _MNLI_SPLITS else None
+    if wanted in (SourceFormat.CSV, SourceFormat.TSV) and split_suffix(path)[1] in PLAIN_TEXT.suffixes:
+        return get_format(wanted) if _looks_like_data(path) else None
     standalone = wanted is SourceFormat.JSONL or not require_label
     file_format = detect_format(path, standalone=standalone, require_label=require_label)
     if file_format is None or wanted not in (SourceFormat.AUTO, file_format.name):
@@ -223,4 +259,5 @@ def _parse_names(path: Path, folder: str, file_format: FileFormat) -> tuple[str 
         return None, _MNLI_SPLITS[path.name]
     if file_format.name is SourceFormat.AMAZON:
         return path.parent.resolve().name, None
-    return parse_names(split_suffix(path)[0], folder)
+    stem, suffix = split_suffix(path)
+    return parse_names(stem + suffix if suffix[1:] in SPLIT_ALIASES else stem, folder)  # cooking.train of fastText

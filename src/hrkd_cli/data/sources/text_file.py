@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
+import shlex
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from hrkd_cli.errors import DataError
 
 COMPRESSION_SUFFIXES = frozenset({".gz", ".zst"})
 _BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_HEAD_SIZE = 1 << 16
+_DECOMPRESS_COMMANDS = {".gz": "gzip -dc", ".zst": "zstd -dc"}
 _BLANK_BYTES = b"".join(_BYTE_ORDER_MARKS) + b"\0 \t\r\n\v\f"
 
 
@@ -70,6 +73,18 @@ class TextFile:
                     return
         raise DataError(f"{self.path}: the file is empty")
 
+    def head(self) -> bytes:
+        """Return the first 64 KiB, decompressed."""
+        with self.open_bytes() as raw:
+            return bytes(raw.read(_HEAD_SIZE))
+
+    def head_lines(self) -> list[str]:
+        """Return the whole lines of the head, decoded by the byte order mark or as UTF-8, with ``\ufffd`` if wrong."""
+        head = self.head()
+        encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if head.startswith(mark)), "utf-8")
+        lines = head.decode(encoding, errors="replace").split("\n")
+        return [line.removesuffix("\r") for line in (lines if len(head) < _HEAD_SIZE else lines[:-1])]
+
     @contextmanager
     def open_bytes(self) -> Iterator[Any]:
         """Open the file as decompressed bytes.
@@ -85,33 +100,45 @@ class TextFile:
             raise DataError(f"{self.path}: cannot be read: {reason}") from None
 
     def _open_decompressed(self) -> Any:
-        suffix = self.path.suffix.lower()
-        if suffix == ".zst":
+        # By content: a browser or a download tool may have decompressed a .gz file, or lost the suffix.
+        with self.path.open("rb") as raw:
+            magic = raw.read(4)
+        if magic == b"\x28\xb5\x2f\xfd":
             import pyarrow as pa
 
             return io.BufferedReader(pa.input_stream(str(self.path), compression="zstd"))
-        return gzip.open(self.path) if suffix == ".gz" else self.path.open("rb")
+        return gzip.open(self.path) if magic.startswith(b"\x1f\x8b") else self.path.open("rb")
 
     def _detect_encoding(self, head: bytes) -> str:
         marked = next((name for mark, name in _BYTE_ORDER_MARKS.items() if head.startswith(mark)), None)
         if self.encoding is None and marked is None and b"\0" in head:
+            encoding = "utf-16-be" if head.startswith(b"\0") else "utf-16-le"
             raise DataError(
                 f"{self.path}: contains NUL bytes, like UTF-16 without a byte order mark; if that is its encoding, use "
-                "hrkd prepare --encoding utf-16-le"
+                f"hrkd prepare --encoding {encoding}"
             )
         return self.encoding or marked or "utf-8"
 
     def _decoding_error(self, error: UnicodeDecodeError) -> str:
-        """Return a message with the first line that is not UTF-8."""
+        """Return a message with the first line that is not UTF-8, and an encoding in which the file can be decoded."""
         if self.encoding is not None or not error.encoding.startswith("utf-8"):
             return f"{self.path}: not {self.encoding or error.encoding} ({error.reason}); name another with --encoding"
+        where, encoding = f"{self.path}: not UTF-8", "cp1252"
         with self.open_bytes() as raw:
             for number, line in enumerate(raw, start=1):
+                # cp1252 has no characters for these five bytes.
+                encoding = "iso-8859-1" if line.translate(None, b"\x81\x8d\x8f\x90\x9d") != line else encoding
                 try:
                     line.decode("utf-8")
                 except UnicodeDecodeError as line_error:
-                    return (
-                        f"{self.path}:{number}: not UTF-8 (byte 0x{line[line_error.start]:02x}); name its encoding, "
-                        "for example hrkd prepare --encoding cp1252, or convert it: iconv -f cp1252 -t utf-8"
-                    )
-        return f"{self.path}: not UTF-8"
+                    if where.endswith("not UTF-8"):
+                        where = f"{self.path}:{number}: not UTF-8 (byte 0x{line[line_error.start]:02x})"
+        command = _DECOMPRESS_COMMANDS.get(self.path.suffix.lower())
+        path, new = shlex.quote(str(self.path)), shlex.quote("utf8-" + split_suffix(self.path)[0])
+        start = (
+            f"{command} {path} | iconv -f {encoding} -t utf-8" if command else f"iconv -f {encoding} -t utf-8 {path}"
+        )
+        return (
+            f"{where}; name its encoding, for example hrkd prepare --encoding {encoding}, or convert it: "
+            f"{start} > {new}{split_suffix(self.path)[1]}"
+        )
