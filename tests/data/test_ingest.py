@@ -45,7 +45,7 @@ def test_a_split_column_overrides_the_file_name_only_if_it_is_named(tmp_path, re
 
 def test_one_domain_is_that_of_all_rows_and_category_may_then_be_the_label(tmp_path, read):
     write_csv_file(tmp_path / "train.csv", "a,x", header="text,category")
-    with pytest.raises(DataError, match=r"train.csv: no domain column found .*hrkd prepare --one-domain NAME"):
+    with pytest.raises(DataError, match=r"no domain column found .*prepare --domain, make all .* --one-domain NAME"):
         read(tmp_path)
     assert [(e.label, e.domain) for e in read(tmp_path, one_domain="bank")[0].examples] == [("x", "bank")]
     path = write_csv_file(tmp_path / "two.csv", "a,x,books", "b,y,dvd", header="text,label,domain")
@@ -60,7 +60,8 @@ def test_a_test_file_without_labels_is_a_warning_beside_files_with_labels(tmp_pa
     raw, notes = read(tmp_path)
     assert text_domain_split(raw) == [("a", "d", "train")]
     assert notes == [
-        f"not read: {tmp_path}/test.csv: no label column found (columns: text, domain); name it with --label"
+        f"not read: {tmp_path}/test.csv: no label column found (columns: text, domain); "
+        "name it with hrkd prepare --label"
     ]
     write_csv_file(tmp_path / "dev.csv", "a,d", header="text,domain")
     with pytest.raises(DataError, match=r"dev.csv: no label column found"):

@@ -57,7 +57,9 @@ def test_a_named_column_that_is_missing_is_an_error(tmp_path, read, role):
 @pytest.mark.parametrize("role", ["text", "label", "domain"])
 def test_a_required_column_that_is_not_found_is_an_error(tmp_path, read, role):
     path = write_file(tmp_path / "a.csv", HEADER.replace(role, "zzz") + "a,b,c\n")
-    with pytest.raises(DataError, match=rf"a.csv: no {role} column found .columns: .*zzz.*; name it with --{role}"):
+    with pytest.raises(
+        DataError, match=rf"a.csv: no {role} column found .columns: .*zzz.*; name it with hrkd prepare --{role}"
+    ):
         read(path)
 
 
