@@ -39,17 +39,10 @@ def ingest(
     _check_encoding(encoding)
     failures: list[DataError] = []
     noted: set[str] = set()
-
-    def note(text: str | None) -> None:
-        if text is not None and text not in noted:
-            on_event(Note(text))
-            noted.add(text)
-
     for source_file in files:
         file = source_file if one_domain is None else replace(source_file, domain=one_domain, is_only_domain=False)
         try:
             reader = file.open(encoding, has_header)
-            note(reader.note)
             columns = resolve_columns(
                 reader.columns,
                 named_columns,
@@ -68,9 +61,13 @@ def ingest(
         if file.split is not None and "split" not in named_columns:
             # A column that happens to be called "split" does not override the file's name.
             columns.pop("split", None)
-        note(_describe_columns(reader, columns, named_columns))
-        if file.is_only_domain and file.split is not None and "domain" not in columns:
-            note(f"one domain, {file.domain!r}, by the names of the files; --one-domain NAME gives it another name")
+        for note in (reader.note, _describe_columns(reader, columns, named_columns)):
+            if note and note not in noted:
+                on_event(Note(note))
+                noted.add(note)
+        if file.is_only_domain and file.split is not None and "domain" not in columns and not store.files:
+            by_name = f"one domain, {file.domain!r}, by the names of the files"
+            on_event(Note(f"{by_name}; --one-domain NAME gives it another name"))
         store.add(file, reader, columns, domains=domains, on_event=on_event)
     if failures and not store.files:
         raise failures[0]
