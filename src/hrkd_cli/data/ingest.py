@@ -105,6 +105,8 @@ def compute_checksums(files: Iterable[SourceFile], store: RowStore | None = None
             # A folder of texts is read as one file; the name of each text counts too.
             digest, size = hashlib.sha256(), 0
             for path in sorted(file.path.iterdir()) if file.path.is_dir() else [file.path]:
+                if path != file.path and not path.is_file():
+                    continue
                 with path.open("rb") as stream:
                     digest.update(path.name.encode() if path != file.path else b"")
                     while block := stream.read(1 << 20):

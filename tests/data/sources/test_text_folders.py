@@ -1,5 +1,6 @@
 """A folder for each label, with one text in each file."""
 
+import os
 import shutil
 
 import pytest
@@ -32,6 +33,8 @@ def test_folders_without_labels_and_other_files_are_named_and_not_read(tmp_path,
     )
     with pytest.raises(DataError, match=r"train/neg: no domain column found .*--one-domain NAME"):
         read(tmp_path)
+    os.mkfifo(tmp_path / "train" / "pos" / "pipe.txt")
+    (tmp_path / "train" / "pos" / ".cache").mkdir()
     raw, notes = read(tmp_path, one_domain="imdb")
     assert [(row.label, row.domain, row.split) for row in raw.examples] == [
         ("neg", "imdb", "train"),

@@ -21,7 +21,7 @@ def find_text_folders(source: Path, paths: Sequence[Path], skipped: list[str]) -
     """
     folders: dict[Path, list[Path]] = {}
     for path in paths:
-        if path.parent != source and (path.suffix in _SUFFIXES or path.suffix[1:].isdecimal()):
+        if path.is_file() and path.parent != source and (path.suffix in _SUFFIXES or path.suffix[1:].isdecimal()):
             folders.setdefault(path.parent, []).append(path)
     outer = {parent for folder in folders for parent in folder.parents}
     found = []
