@@ -11,8 +11,9 @@ from typing import Any
 
 from hrkd_cli.cards import render_card
 from hrkd_cli.data.dataset import ROW_GROUP_SIZE, Dataset, TextRows, update_fingerprint
-from hrkd_cli.errors import DataError
+from hrkd_cli.errors import DataError, ModelError
 from hrkd_cli.events import OnEvent, Progress
+from hrkd_cli.json_files import read_any_object, read_json
 from hrkd_cli.layout import SPLITS, DatasetFiles
 from hrkd_cli.predict.name_validation import validate_names
 
@@ -38,10 +39,9 @@ class DomainCounts:
 def is_prepared(folder: Path) -> bool:
     """Return whether a folder was written by ``prepare``, in any version."""
     try:
-        content = json.loads((folder / DatasetFiles.manifest).read_text("utf-8"))
-    except (OSError, ValueError):
+        return bool(read_any_object(folder / DatasetFiles.manifest).get("format") == FORMAT)
+    except ModelError:
         return False
-    return isinstance(content, dict) and content.get("format") == FORMAT
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -57,13 +57,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise DataError(f"{folder}: not a prepared dataset (no {DatasetFiles.manifest}); make one with hrkd prepare")
     if not is_prepared(folder):
         raise DataError(f"{path}: not written by hrkd prepare, or damaged; prepare the data again")
-    content: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    if content.get("version") != VERSION:
+    if (version := read_any_object(path).get("version")) != VERSION:
         raise DataError(
-            f"{path}: version {content.get('version')} of the dataset folder, this hrkd reads version {VERSION}; "
-            "update hrkd-cli or prepare the data again"
+            f"{path}: version {version} of the dataset folder, this hrkd reads version {VERSION}; update hrkd-cli or "
+            "prepare the data again"
         )
-    return content
+    try:
+        return read_json(path)
+    except ModelError as error:
+        raise DataError(f"{error}; prepare the data again") from None
 
 
 def open_dataset(folder: str | Path) -> Dataset:
@@ -74,14 +76,9 @@ def open_dataset(folder: str | Path) -> Dataset:
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    try:
-        has_pairs = bool(manifest["pair"])
-        counts = {
-            (str(domain), split): int(entry[split]) for domain, entry in manifest["domains"].items() for split in SPLITS
-        }
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise DataError(f"{folder / DatasetFiles.manifest}: damaged; prepare the data again") from None
-    validate_names({domain for domain, _ in counts}, (), folder / DatasetFiles.manifest)
+    has_pairs = manifest["pair"]
+    counts = {(domain, split): entry[split] for domain, entry in manifest["domains"].items() for split in SPLITS}
+    validate_names(manifest["domains"], (), folder / DatasetFiles.manifest)
     rows: dict[str, dict[str, TextRows]] = {}
     for (domain, split), count in counts.items():
         splits = rows.setdefault(domain, {})

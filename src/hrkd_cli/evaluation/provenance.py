@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hrkd_cli.choices import Split
 from hrkd_cli.data.dataset import Dataset
@@ -36,8 +35,8 @@ def read_provenance(model: str | Path) -> DataProvenance | None:
     location = locate_model(model)
     if location is None:
         return None
-    entry: Any = read_json(location.root / ModelFiles.run, missing_ok=True).get("data")
-    if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+    entry = read_json(location.root / ModelFiles.run, missing_ok=True).get("data") or {}
+    if not entry.get("path"):
         return None
     # normpath: messages show hrkd-out/dataset, not hrkd-out/student/../dataset.
     return DataProvenance(Path(os.path.normpath(location.root / entry["path"])), entry.get("fingerprint"))

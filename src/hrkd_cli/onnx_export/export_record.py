@@ -29,10 +29,8 @@ FileEntry = dict[str, Any]  # the entry of one file in ``export.json``
 
 def read_record(folder: Path) -> dict[str, FileEntry]:
     """Return the entries of ``export.json`` whose files exist, by file name; empty if it is missing or damaged."""
-    files = read_json_or_empty(folder / OnnxFiles.export_record).get("files")
-    if not isinstance(files, dict):
-        return {}
-    return {name: entry for name, entry in files.items() if isinstance(entry, dict) and (folder / name).is_file()}
+    files = read_json_or_empty(folder / OnnxFiles.export_record).get("files", {})
+    return {name: entry for name, entry in files.items() if (folder / name).is_file()}
 
 
 def write_record(folder: Path, entries: dict[str, FileEntry]) -> None:

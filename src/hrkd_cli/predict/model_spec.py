@@ -15,8 +15,11 @@ ANY_DOMAIN = "any"  # domain name that averages the probabilities of all heads
 
 _DEFAULT_MAX_LENGTH = 512  # the length that common encoders were trained with
 
-# Model types that count positions from the padding id, 1, and so never use the first two rows of the position table.
-OFFSET_POSITION_TYPES = frozenset({"roberta", "camembert", "xlm-roberta", "xlm-roberta-xl", "mpnet", "longformer"})
+# Model types that count positions from the padding id, usually 1, and so never use the first two rows of the table.
+OFFSET_POSITION_TYPES = frozenset(
+    {"camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mpnet"}
+    | {"roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,25 +54,29 @@ def build_spec(config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]) -
     """Build the specification from ``config.json`` and ``tokenizer_config.json``.
 
     Raises:
-        ModelError: the ``hrkd`` entry contradicts ``id2label`` or has an unknown truncation.
+        ModelError: the ``hrkd`` entry contradicts the rest of the configuration or has an unknown truncation.
     """
     config = dict(config)
     # transformers does not write the default labels, LABEL_0 and LABEL_1.
     if not config.get("id2label"):
         config["id2label"] = {str(index): name for index, name in id_to_label(config).items()}
     entry = config.get("hrkd") or {}
-    if not isinstance(entry, dict):
-        raise ModelError(f"{ModelFiles.config}: its hrkd entry is not one that hrkd wrote")
     truncate = entry.get("truncate", Truncate.HEAD)
     if truncate not in tuple(Truncate):
         raise ModelError(
             f"{ModelFiles.config}: its hrkd.truncate, {truncate!r}, is not one of {', '.join(Truncate)}; correct it, "
             "or use the version of hrkd that wrote it"
         )
+    limit, max_length = position_limit(config), entry.get("max_length")
+    encoder_length = entry.get("encoder_length") or max_length  # a wide branch may read more than the encoder
+    if limit is not None and encoder_length is not None and encoder_length > limit:
+        raise ModelError(
+            f"{ModelFiles.config}: hrkd allows {encoder_length} tokens, but the model has {limit} positions"
+        )
     return ModelSpec(
         config=config,
         heads=DomainHeads.from_config(config),
-        max_length=int(entry.get("max_length") or _default_max_length(config, tokenizer_config)),
+        max_length=max_length or _default_max_length(config, tokenizer_config),
         pair=entry.get("pair"),
         truncate=Truncate(truncate),
     )
@@ -77,8 +84,7 @@ def build_spec(config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]) -
 
 def single_domain(config: Mapping[str, Any]) -> str | None:
     """Return the domain of a single-domain export (``hrkd export --domain``); None for any other model."""
-    entry = config.get("hrkd")
-    return entry.get("domain") if isinstance(entry, dict) else None
+    return (config.get("hrkd") or {}).get("domain")
 
 
 def _default_max_length(config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]) -> int:
@@ -89,6 +95,7 @@ def _default_max_length(config: Mapping[str, Any], tokenizer_config: Mapping[str
 
 def position_limit(config: Mapping[str, Any]) -> int | None:
     """Return the number of tokens that a model's position table allows; None if it has no table."""
-    positions = config.get("max_position_embeddings")
-    unused = 2 if config.get("model_type") in OFFSET_POSITION_TYPES else 0
-    return int(positions) - unused if positions else None
+    positions = config.get("max_position_embeddings") or 0
+    # MPNet counts from 1 whatever its padding id is.
+    unused = max(config.get("pad_token_id") or 1, 1) + 1 if config.get("model_type") in OFFSET_POSITION_TYPES else 0
+    return int(positions) - unused if positions > 0 else None

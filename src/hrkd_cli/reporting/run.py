@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from hrkd_cli.errors import DataError
-from hrkd_cli.json_files import read_json_or_empty
+from hrkd_cli.json_files import SHAPES, find_mismatch, read_json_or_empty
 from hrkd_cli.layout import CHECKPOINT, ModelFiles, OnnxFiles, partial_folder
 from hrkd_cli.settings import DistillSettings, TeachSettings
 
@@ -105,11 +105,13 @@ def _read_metrics(file: Path) -> tuple[pd.DataFrame, list[Json]]:
     for number, text in enumerate(lines, start=1):
         try:
             line = json.loads(text)
+            if problem := find_mismatch(line, SHAPES[ModelFiles.metrics]):
+                raise ValueError(problem)
             if "dev" in line:
                 dev.append({"step": line["step"], "domains": line["dev"]["domains"], "average": line["dev"]["average"]})
             else:
                 steps.append({"step": line["step"], "losses": line["losses"], **line})
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, RecursionError):
             if number == len(lines):
                 break  # incomplete: the run is still writing, or was killed
             hint = "delete the line, or run the stage again"
@@ -123,5 +125,4 @@ def _checkpoint_options(work: Path) -> Json:
     """Return the options in the newest checkpoint of an unfinished run; empty without a checkpoint."""
     folders = {folder.name.removeprefix("checkpoint-"): folder for folder in work.glob("checkpoint-*")}
     newest = max(filter(str.isdigit, folders), key=int, default=None)
-    options = read_json_or_empty(folders[newest] / CHECKPOINT).get("options") if newest else None
-    return options if isinstance(options, dict) else {}
+    return read_json_or_empty(folders[newest] / CHECKPOINT).get("options") or {} if newest else {}

@@ -143,16 +143,22 @@ def load_latest_checkpoint(work: Path) -> tuple[dict[str, Any], dict[str, Tensor
     """Return values and tensors of the newest undamaged checkpoint; None if there is no checkpoint.
 
     Raises:
-        TrainingError: there are checkpoints, and all are damaged.
+        TrainingError: there are checkpoints, and all are damaged or of another version.
     """
-    folders = _folders(work)
+    folders, is_other_version = _folders(work), False
     for folder in folders:
         try:
             values, file = read_json(folder / CHECKPOINT), folder / TENSORS
+            is_other_version |= values["format"] != FORMAT
             if values["format"] == FORMAT and values["sha256"] == _checksum(file):
                 return values, load_file(file)
         except (OSError, ModelError, KeyError, SafetensorError):
             continue
+    if is_other_version:
+        raise TrainingError(
+            f"{work}: another version of hrkd made its checkpoints; resume with that version, or start over with "
+            "--force"
+        )
     if folders:
         raise TrainingError(f"{work}: all checkpoints are damaged; start over with --force")
     return None

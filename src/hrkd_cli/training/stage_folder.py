@@ -144,17 +144,20 @@ def load_finished_result(out: Path, stage: str, key: str, context: TrainContext)
             f"{STAGE_OUTPUTS[stage]} with --force or choose another --out"
         )
     context.on_event(Note(f"{out} is already finished"))
-    results = run_json["results"]
-    return TrainResult(
-        stage,
-        out,
-        steps=results["steps"],
-        seconds=results["seconds"],
-        examples_per_second=results["examples_per_second"],
-        best_step=results["best"]["step"],
-        dev=results["best"]["dev"],
-        baselines=results.get("baselines", {}),
-    )
+    results = run_json.get("results") or {}
+    try:
+        return TrainResult(
+            stage,
+            out,
+            steps=results["steps"],
+            seconds=results["seconds"],
+            examples_per_second=results["examples_per_second"],
+            best_step=results["best"]["step"],
+            dev=results["best"]["dev"],
+            baselines=results.get("baselines", {}),
+        )
+    except (KeyError, TypeError):
+        raise OutputError(f"{out / ModelFiles.run}: its results are damaged; replace the folder with --force") from None
 
 
 def write_model_folder(
