@@ -90,7 +90,13 @@ def test_the_bundle_runs_as_a_program(device, student):
     ]
     process = run_isolated(device, RUN, device / "model", "--self-check")
     assert (process.returncode, process.stderr) == (0, "")
-    assert process.stdout.startswith("model.onnx: 16 cases, 0 other labels")
+    assert process.stdout.startswith("model.onnx: 16 cases, 0 of 16 labels differ")
+    changed = shutil.copytree(device / "model", device / "changed")
+    with (changed / "onnx/model.onnx").open("ab") as file:
+        file.write(b"\0")
+    process = run_isolated(device, RUN, changed, "--self-check")
+    assert (process.returncode, process.stdout, process.stderr.count("\n")) == (1, "", 1)
+    assert process.stderr.startswith("self-check FAILED: not the file that was exported (sha256): ")
     process = run_isolated(device, RUN, device / "absent", "a")
     assert (process.returncode, process.stdout) == (1, "")
     assert process.stderr.startswith(f"{device / 'absent'}: no such file or folder")

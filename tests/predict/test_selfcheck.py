@@ -16,6 +16,23 @@ def copied(student, tmp_path):
     return shutil.copytree(student, tmp_path / "copy")
 
 
+def stored(folder):
+    return json.loads((folder / "onnx" / OnnxFiles.self_check).read_text())
+
+
+def store(folder, content):
+    (folder / "onnx" / OnnxFiles.self_check).write_text(json.dumps(content))
+
+
+@pytest.fixture
+def exported_earlier(copied):
+    """A folder exported before checksums were stored."""
+    content = stored(copied)
+    del content["sha256"], content["files"]["model.onnx"]["sha256"]
+    store(copied, content)
+    return copied
+
+
 def change(onnx_file, name, by):
     """Add ``by`` to a weight."""
     model = onnx.load(onnx_file)
@@ -31,61 +48,93 @@ def test_an_unchanged_folder_passes(copied, subfolder, capsys, monkeypatch):
     ]
     assert main(["predict", "--self-check", str(copied / subfolder)]) == 0
     captured = capsys.readouterr()
-    assert captured.out.startswith("self-check passed: model.onnx: 16 cases, 0 other labels, logits within")
+    assert captured.out.startswith("self-check passed: model.onnx: 16 cases, 0 of 16 labels differ, logits within")
+    assert "checksum" not in captured.out
     assert captured.out.count("\n") == 1
     monkeypatch.chdir(copied / subfolder)
     assert self_check(".")[0].passed
 
 
-def test_a_changed_model_fails(copied, capsys):
-    change(copied / "onnx/model.onnx", "classifier.bias", 0.01)
-    with pytest.raises(ModelError, match=r"self-check FAILED: model\.onnx: 16 cases, 0 other labels, .*0\.01 .0\.001 "):
-        self_check(copied)
-    assert main(["predict", str(copied), "--self-check"]) == 1
+def test_a_model_that_computes_other_logits_fails_without_a_checksum_too(exported_earlier, capsys):
+    change(exported_earlier / "onnx/model.onnx", "classifier.bias", 0.01)
+    message = r"self-check FAILED: model\.onnx: 16 cases, 0 of 16 labels differ, .*0\.01 .0\.001 "
+    with pytest.raises(ModelError, match=message):
+        self_check(exported_earlier)
+    assert main(["predict", str(exported_earlier), "--self-check"]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("hrkd predict: ")
     assert captured.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["onnx/model.onnx", "config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_a_file_with_one_other_byte_fails_even_if_it_computes_the_same(copied, name):
+    file = copied / name
+    if file.suffix == ".onnx":
+        model = onnx.load(file)
+        model.doc_string = "edited"
+        onnx.save(model, file)
+    else:
+        file.write_text(file.read_text() + " ")
+    message = rf"self-check FAILED: not the file that was exported \(sha256\): \S*{name}; copy the whole folder again"
+    with pytest.raises(ModelError, match=message):
+        self_check(copied)
+
+
+def test_a_missing_tokenizer_configuration_fails(copied):
+    (copied / "tokenizer_config.json").unlink()
+    with pytest.raises(ModelError, match=r"not the file that was exported \(sha256\): \S*tokenizer_config.json"):
+        self_check(copied)
+
+
+def test_a_folder_without_checksums_passes_and_says_so(exported_earlier, capsys):
+    assert main(["predict", "--self-check", str(exported_earlier)]) == 0
+    assert ", no checksum stored (exported by an earlier version; export again)\n" in capsys.readouterr().out
+
+
+def test_without_a_label_to_compare_the_check_does_not_pass(copied, capsys):
+    content = stored(copied)
+    content["files"]["model.onnx"]["labels"] = [None] * 16
+    store(copied, content)
+    assert main(["predict", "--self-check", str(copied)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "self-check cannot pass: model.onnx: 16 cases, 0 of 0 labels differ" in captured.err
+
+
 def test_another_label_fails_at_any_tolerance(copied):
-    path = copied / "onnx" / OnnxFiles.self_check
-    content = json.loads(path.read_text())
+    content = stored(copied)
     entry = content["files"]["model.onnx"]
     entry["tolerance"] = 100
     entry["labels"] = ["negative" if label == "positive" else label for label in entry["labels"]]
-    flipped = sum(label == "negative" for label in entry["labels"])
-    path.write_text(json.dumps(content))
-    with pytest.raises(ModelError, match=r"\d+ other labels") as caught:
+    store(copied, content)
+    with pytest.raises(ModelError, match=r"[1-9]\d* of 16 labels differ"):
         self_check(copied)
-    assert "0 other labels" not in str(caught.value)
-    assert flipped > 0
 
 
-def test_a_changed_tokenizer_fails(copied):
-    path = copied / "tokenizer.json"
+def test_a_tokenizer_with_other_ids_fails_without_a_checksum_too(exported_earlier):
+    path = exported_earlier / "tokenizer.json"
     content = json.loads(path.read_text())
     vocab = content["model"]["vocab"]
     vocab["good"], vocab["bad"] = vocab["bad"], vocab["good"]
     vocab["a"], vocab["it"] = vocab["it"], vocab["a"]
     path.write_text(json.dumps(content))
-    with pytest.raises(ModelError, match="self-check FAILED"):
-        self_check(copied)
+    with pytest.raises(ModelError, match="self-check FAILED: model"):
+        self_check(exported_earlier)
 
 
 def test_json_output_has_the_documented_keys(copied, capsys):
     assert main(["predict", "--self-check", str(copied), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["passed"] is True
-    assert set(found["files"][0]) == {"file", "cases", "difference", "tolerance", "wrong_labels", "passed"}
+    (entry,) = found["files"]
+    names = {"file", "cases", "difference", "tolerance", "wrong_labels", "compared_labels", "checksum", "passed"}
+    assert set(entry) == names
+    assert (entry["compared_labels"], entry["checksum"]) == (16, True)
 
 
-def test_self_check_with_texts_is_an_error(copied, capsys):
-    assert main(["predict", "--self-check", str(copied), "a text"]) == 2
-    assert "--self-check uses the stored texts" in capsys.readouterr().err
-
-
-def test_a_damaged_or_missing_file_is_an_error(copied, different_labels):
+def test_a_damaged_or_missing_file_is_an_error(exported_earlier, different_labels):
+    copied = exported_earlier
     path = copied / "onnx" / OnnxFiles.self_check
     intact = path.read_text()
     for broken in ("[]", "{}", intact.replace('"format": 1', '"format": 9'), intact.replace('"tolerance"', '"other"')):

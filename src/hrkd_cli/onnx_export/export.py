@@ -265,8 +265,11 @@ class _Export:
         write_bundle(folder / PREDICTOR_ARCHIVE)
         if self.settings.runtime:
             root_files.append(PREDICTOR_ARCHIVE)
-        write_cases(self.student, folder, checked, earlier=self.onnx_folder)
+        unclear = write_cases(self.student, folder, checked, earlier=self.onnx_folder, new=new)
         self.on_event(Note("a fresh process repeated the stored predictions"))
+        if unclear:
+            text = f"{', '.join(unclear)}: the logits of all labels are almost equal, so the self-check cannot pass"
+            self.on_event(Note(text, warning=True))
         if self.out is None:
             card = read_card(self.root, self.student)
         else:
