@@ -3,7 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import FNetConfig
+from transformers import AutoConfig, FNetConfig
 
 from hrkd_cli.choices import Init
 from hrkd_cli.errors import ModelError, UsageError
@@ -207,3 +207,16 @@ def test_a_head_of_another_width_stays_random(tmp_path):
 )
 def test_layer_map_rounds_half_up(teacher, student, expected):
     assert layer_map(teacher, student) == expected
+
+
+def test_a_value_for_each_layer_is_kept_for_the_layers_that_a_student_starts_from():
+    sizes = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, "num_hidden_layers": 4}
+    teacher = AutoConfig.for_model("longformer", vocab_size=64, attention_window=[2, 4, 6, 8], **sizes)
+    config = student_config(teacher, Shape(2, 32), HEADS, init=Init.TEACHER)
+    assert config.attention_window == [4, 8]
+    new_classifier(config)
+
+
+def test_an_encoder_decoder_is_refused_from_its_config():
+    with pytest.raises(ModelError, match="a bart model cannot be distilled: it has a decoder; use an encoder such as"):
+        check_dimensions(AutoConfig.for_model("bart"), attention=False)

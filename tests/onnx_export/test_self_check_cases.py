@@ -43,8 +43,8 @@ def test_labels_within_twice_the_tolerance_are_not_stored():
     cases = [{"text": text, "domain": "books"} for text in "abc"]
     logits = np.array([[0.0, 0.09], [0.0, 0.11], [3.0, 0.0]], dtype=np.float32)
     backend = SimpleNamespace(spec=SimpleNamespace(all_heads=heads, pair=False), logits=lambda *_, **__: logits)
-    entry = module._predict_cases(backend, cases, logits)  # the smallest tolerance of integer arithmetic, 0.05
-    assert entry["tolerance"] == MIN_INT8_TOLERANCE == 0.05
+    entry = module._predict_cases(backend, cases, logits + 0.01)  # the smallest tolerance of integer arithmetic, 0.05
+    assert entry["tolerance"] == module.MIN_INT8_TOLERANCE == 0.05
     assert entry["labels"] == [None, "good", "bad"]
 
 

@@ -9,7 +9,13 @@ from typing import Any
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.dataset_loading import load_for_training
 from hrkd_cli.data.unlabeled import read_unlabeled
-from hrkd_cli.distillation.prerequisites import check_folders, check_student, select_domains, teach_if_needed
+from hrkd_cli.distillation.prerequisites import (
+    check_folders,
+    check_student,
+    check_untrained,
+    select_domains,
+    teach_if_needed,
+)
 from hrkd_cli.distillation.setup import DistillSetup
 from hrkd_cli.evaluation.baseline_scores import baseline_dev_scores
 from hrkd_cli.events import OnEvent, StageDone, ignore
@@ -75,6 +81,7 @@ def distill(
     tokenizer = check_student(path, student_data, settings)  # before the teacher is trained, which is slow
     sources = sources or {}
     if not is_classifier(read_json(path / ModelFiles.config)):
+        check_untrained(path, student_data, settings, tokenizer=tokenizer)
         path = teach_if_needed(
             path, dataset, settings, name=name, force=force, resume=resume, sources=sources, on_event=context.on_event
         )

@@ -7,16 +7,20 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from hrkd_cli.choices import Graph, Init
+from hrkd_cli.choices import Graph, Init, Method
 from hrkd_cli.data.dataset import Dataset
+from hrkd_cli.distillation.loss_config import LossConfig
 from hrkd_cli.errors import ModelError, OutputError, UsageError
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.layout import DATASET_OUT, TEACHER_OUT, ModelFiles
-from hrkd_cli.models.loading import load_config, load_tokenizer, resolve_model
+from hrkd_cli.method import Requirement
+from hrkd_cli.models.feature_capture import FeatureCapture, check_forward
+from hrkd_cli.models.loading import load_classifier, load_config, load_tokenizer, resolve_model
 from hrkd_cli.models.model_folder import model_fingerprint
-from hrkd_cli.models.model_tokenizer import same_tokenizer
+from hrkd_cli.models.model_tokenizer import ModelTokenizer, same_tokenizer
 from hrkd_cli.models.student_init import (
+    build_student,
     check_dimensions,
     default_shape,
     parse_shape,
@@ -30,6 +34,7 @@ from hrkd_cli.teaching.teach import teach, teach_key
 from hrkd_cli.training.stage_folder import data_folder, describe_changed_options
 
 PROBE_TEXTS = 64  # per domain, to compare two tokenizers
+PROBE_LENGTH = 8  # tokens
 
 
 def check_folders(teacher: str | Path, data: str | Path | Dataset, out: Path, settings: DistillSettings) -> Path:
@@ -108,6 +113,38 @@ def check_student(path: Path, dataset: Dataset, settings: DistillSettings) -> An
             f"token; use --method logits, or prune the student from the teacher (--student {default_shape(teacher)})"
         )
     return tokenizer
+
+
+def check_untrained(path: Path, dataset: Dataset, settings: DistillSettings, *, tokenizer: Any | None) -> None:
+    """Build the student from an encoder that is not fine-tuned yet, and run both.
+
+    Raises:
+        HrkdError: the distillation would fail after the teacher was trained.
+    """
+    heads = DomainHeads.build(dataset.labels)
+    teacher, pretrained = load_classifier(path, heads, role="teacher"), load_tokenizer(path, "teacher")
+    init = settings.init or Init.TEACHER
+    student = build_student(
+        settings.student, teacher, heads, teacher_heads=heads, init=init, seed=settings.seed, note=lambda _text: None
+    )
+    check_models(teacher, student, pretrained, tokenizer or pretrained, settings)
+
+
+def check_models(
+    teacher: Any, student: Any, teacher_tokenizer: Any, student_tokenizer: Any, settings: DistillSettings
+) -> None:
+    """Run teacher and student on two short texts.
+
+    Raises:
+        ModelError: one of them cannot run, or does not have what the losses compare.
+    """
+    loss_config = LossConfig.from_settings(settings, teacher.config, student.config, PROBE_LENGTH)
+    attention = loss_config.requires(Requirement.QUERIES_KEYS)
+    if settings.method is not Method.LABELS:  # which never runs the teacher
+        capture = FeatureCapture(teacher, loss_config.matched_layers, attention=attention)
+        check_forward(capture, ModelTokenizer(teacher, teacher_tokenizer, PROBE_LENGTH), "the teacher")
+    capture = FeatureCapture(student, range(1, len(loss_config.matched_layers) + 1), attention=attention)
+    check_forward(capture, ModelTokenizer(student, student_tokenizer, PROBE_LENGTH), "the student")
 
 
 def teach_if_needed(

@@ -15,6 +15,7 @@ from hrkd_cli.distillation.instance_weights import instance_weights
 from hrkd_cli.distillation.loss_config import LossConfig
 from hrkd_cli.distillation.objective import DistillObjective
 from hrkd_cli.distillation.online_teacher import OnlineTeacher
+from hrkd_cli.distillation.prerequisites import check_models
 from hrkd_cli.distillation.teacher_cache import Teacher, cached_or_online
 from hrkd_cli.distillation.teachers import Teachers, check_teachers, open_teachers
 from hrkd_cli.distillation.wide_fit import fit_wide_branch
@@ -94,6 +95,7 @@ class DistillSetup:
         limit = min(token_limit(student, pretrained), token_limit(teachers.primary, teachers.tokenizer))
         plan = TrainingPlan.make(settings, DISTILL, dataset, student.config, pretrained, limit, context.on_event)
         check_length(plan.max_length, student, pretrained, "the student")
+        check_models(teachers.primary, student, teachers.tokenizer, pretrained, settings)
         teacher_tokenizer = check_teachers(
             teachers, dataset, settings, max_length=plan.max_length, name=name, context=context
         )

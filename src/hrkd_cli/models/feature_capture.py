@@ -11,7 +11,8 @@ from torch import nn
 from hrkd_cli.errors import ModelError
 from hrkd_cli.method import Outputs
 from hrkd_cli.models.attention_function import record_attention, use_training_kernels
-from hrkd_cli.models.model_tokenizer import TokenBatch
+from hrkd_cli.models.loading import explain_model_errors
+from hrkd_cli.models.model_tokenizer import ModelTokenizer, TokenBatch
 
 
 class FeatureCapture:
@@ -43,7 +44,10 @@ class FeatureCapture:
         if not self.attention:
             return Outputs(hidden, None, None, output.logits)
         config: Any = self.model.config
-        if len(calls) != config.num_hidden_layers or any(q.shape[1] != k.shape[1] for q, k, _ in calls):
+        # The losses compare (R, A, T, d) with A d = hidden size; key heads that several query heads share have fewer A.
+        shapes = {tuple(tensor.shape[1::2]) for query, key, _ in calls for tensor in (query, key)}
+        fits = all(heads * size == config.hidden_size for heads, size in shapes)
+        if len(calls) != config.num_hidden_layers or len(shapes) != 1 or not fits:
             raise ModelError(
                 f"the attention scores of a {config.model_type} model cannot be captured; distill it with "
                 "--attention-weight 0 or --method logits"
@@ -51,3 +55,18 @@ class FeatureCapture:
         captured = [calls[n - 1] for n in self.layers]
         queries = torch.stack([query * scale for query, _, scale in captured])
         return Outputs(hidden, queries, torch.stack([key for _, key, _ in captured]), output.logits)
+
+
+def check_forward(capture: FeatureCapture, tokenizer: ModelTokenizer, name: str) -> None:
+    """Run a model on two short texts of different length, so that one that cannot be trained is refused early.
+
+    Raises:
+        ModelError: it cannot run, or its hidden states do not have the width in its config.
+    """
+    config: Any = capture.model.config
+    problem = f"{name}: a {config.model_type} model cannot be trained here; use an encoder such as BERT"
+    with explain_model_errors(problem), torch.no_grad():
+        batch = tokenizer.collate(tokenizer.encode(["a", "a longer text"]), next(capture.model.parameters()).device)
+        hidden = capture(batch).hidden
+    if hidden is not None and hidden.shape[-1] != config.hidden_size:
+        raise ModelError(f"{problem}: hidden states of {hidden.shape[-1]} dimensions, not {config.hidden_size}")

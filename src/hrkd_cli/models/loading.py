@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from hrkd_cli.errors import ModelError, one_line
+from hrkd_cli.errors import HrkdError, ModelError, one_line
 from hrkd_cli.json_files import read_json
 from hrkd_cli.layout import ModelFiles
 from hrkd_cli.predict.heads import DomainHeads
@@ -245,15 +245,23 @@ def quiet_transformers() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def explain_model_errors(problem: str) -> Iterator[None]:
+    """Turn every error of the block into a ModelError that starts with ``problem``, except too little memory."""
+    try:
+        yield
+    except (HrkdError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # transformers raises many types, and each means that the model cannot be used
+        reason = one_line(error)
+        if "trust_remote_code" in str(error):
+            reason = "it needs Python code of its own, which hrkd never runs; give a model that needs none"
+        raise ModelError(f"{problem}: {reason}") from error
+
+
+@contextlib.contextmanager
 def _opening(problem: str) -> Iterator[None]:
-    with quiet_transformers():
-        try:
-            yield
-        except Exception as error:  # transformers raises many types, and each means that the folder cannot be used
-            reason = one_line(error)
-            if "trust_remote_code" in str(error):
-                reason = "it needs Python code of its own, which hrkd never runs; give a model that needs none"
-            raise ModelError(f"{problem}: {reason}") from error
+    with quiet_transformers(), explain_model_errors(problem):
+        yield
 
 
 def _check_shards(path: Path, role: str) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hrkd_cli.choices import Truncate
 from hrkd_cli.data.dataset import TextRows
+from hrkd_cli.errors import ModelError
 from hrkd_cli.models.device import to_device
 from hrkd_cli.predict.tokenization import TextTokenizer, TokenizedExample
 
@@ -47,6 +48,7 @@ class ModelTokenizer(TextTokenizer):
         self.input_names = input_names(model, pretrained.model_input_names)
         # A copy, because truncation must not stay on the tokenizer that is saved later.
         backend = Tokenizer.from_str(pretrained.backend_tokenizer.to_str())
+        check_vocabulary(backend, model.config, pretrained.name_or_path)
         super().__init__(backend, max_length=max_length, pad_id=int(pretrained.pad_token_id or 0), truncate=truncate)
 
     def encode_rows(self, rows: TextRows) -> list[TokenizedExample]:
@@ -67,6 +69,16 @@ class ModelTokenizer(TextTokenizer):
         arrays = self.pad(examples, pad_to)
         tensors = {name: to_device(torch.from_numpy(arrays[name]), device) for name in self.input_names}
         return TokenBatch(tensors, tensors["attention_mask"].bool())
+
+
+def check_vocabulary(tokenizer: Tokenizer, config: Any, name: str) -> None:
+    """Raise ModelError if a tokenizer gives ids that a model's embedding table does not have."""
+    largest, rows = max(tokenizer.get_vocab().values()), getattr(config, "vocab_size", None)
+    if isinstance(rows, int) and largest >= rows:
+        raise ModelError(
+            f"{name}: its tokenizer has {largest + 1} tokens, but the model only {rows} embeddings; save the model's "
+            "own tokenizer there, or resize its embeddings (resize_token_embeddings)"
+        )
 
 
 def input_names(model: Any, tokenizer_names: Sequence[str] | None) -> tuple[str, ...]:

@@ -87,8 +87,13 @@ def check_dimensions(config: Any, *, attention: bool) -> None:
     """Check the dimensions in a config, and with ``attention`` that its attention scores can be compared.
 
     Raises:
-        ModelError: layers, width or attention heads do not have transformers' usual names, or heads share their keys.
+        ModelError: it has a decoder; layers, width or attention heads do not have transformers' usual names; or heads
+            share their keys.
     """
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"a {config.model_type} model cannot be distilled: it has a decoder; use an encoder such as BERT"
+        )
     for name in ("num_hidden_layers", "hidden_size", "num_attention_heads"):
         if not hasattr(config, name):
             raise ModelError(f"a {config.model_type} model cannot be distilled: its config has no {name}")
@@ -151,8 +156,9 @@ def student_config(teacher: Any, shape: Shape, heads: DomainHeads, *, init: Init
         name = next(n for n in FEED_FORWARD_NAMES if hasattr(config, n))
         wanted = 1200 if shape.width == DEFAULT_WIDTH else 4 * shape.width
         setattr(config, name, min(wanted, getattr(config, name)))
-    if getattr(config, "layer_types", None):
-        config.layer_types = [config.layer_types[m - 1] for m in layer_map(layers, shape.layers)]
+    for name in ("layer_types", "attention_window"):  # of ModernBERT and Longformer
+        if isinstance(values := getattr(config, name, None), list):
+            setattr(config, name, [values[m - 1] for m in layer_map(layers, shape.layers)])
     set_heads(config, heads)
     return config
 

@@ -12,8 +12,14 @@ from hrkd_cli.errors import ModelError
 from hrkd_cli.json_files import read_json
 from hrkd_cli.layout import ModelFiles
 from hrkd_cli.models.device import pick_device
-from hrkd_cli.models.loading import is_classifier, load_backend_tokenizer, load_classifier, resolve_model
-from hrkd_cli.models.model_tokenizer import input_names
+from hrkd_cli.models.loading import (
+    explain_model_errors,
+    is_classifier,
+    load_backend_tokenizer,
+    load_classifier,
+    resolve_model,
+)
+from hrkd_cli.models.model_tokenizer import check_vocabulary, input_names
 from hrkd_cli.models.wide import WideBranch, WideClassifier
 from hrkd_cli.predict.backend import Backend
 from hrkd_cli.predict.heads import FloatArray
@@ -51,6 +57,7 @@ class TorchBackend(Backend):
         if self.wide is not None:
             self.network = WideClassifier(self.model, self.wide, config["hrkd"]["encoder_length"]).to(self.device)
         tokenizer_config, tokenizer = load_backend_tokenizer(folder)
+        check_vocabulary(tokenizer, self.model.config, str(path))
         super().__init__(str(path), self.model.config.to_dict(), tokenizer_config, tokenizer)
         self.input_names = input_names(self.model, tokenizer_config.get("model_input_names"))
         self.parameters = sum(p.numel() for p in self.network.parameters())
@@ -66,7 +73,7 @@ class TorchBackend(Backend):
         before = torch.get_num_threads()  # process-wide
         torch.set_num_threads(self.threads or before)
         try:
-            with torch.inference_mode():
+            with explain_model_errors(f"{self.name_or_path}: transformers cannot run it"), torch.inference_mode():
                 logits: FloatArray = self.network(**tensors).logits.float().cpu().numpy()
         finally:
             torch.set_num_threads(before)

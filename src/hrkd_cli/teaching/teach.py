@@ -17,7 +17,7 @@ from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.dataset_loading import load_for_training
 from hrkd_cli.events import OnEvent, StageDone, ignore
 from hrkd_cli.layout import DATASET_OUT, TEACHER_OUT
-from hrkd_cli.models.feature_capture import FeatureCapture
+from hrkd_cli.models.feature_capture import FeatureCapture, check_forward
 from hrkd_cli.models.label_gather import LabelGather
 from hrkd_cli.models.loading import load_classifier, load_tokenizer, resolve_model
 from hrkd_cli.models.model_folder import model_fingerprint
@@ -90,6 +90,7 @@ def teach(
     check_length(plan.max_length, classifier, pretrained, name)
     tokenizer = ModelTokenizer(classifier, pretrained, plan.max_length, settings.truncate)
     classifier.to(context.device)
+    check_forward(FeatureCapture(classifier, (), attention=False), tokenizer, name)
     train, dev = (tokenize_split(dataset, split, tokenizer) for split in ("train", "dev"))
     objective = FineTuningObjective(classifier, train, heads, settings.class_weights, context)
     run_options = settings.options_affecting_result()
