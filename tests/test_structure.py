@@ -37,6 +37,7 @@ TESTED_ELSEWHERE = {
 SEVERAL_MODULES = {
     "test_structure.py",
     "benchmarks/test_study.py",
+    "cli/test_bad_inputs.py",
     "cli/test_cli_generated.py",
     "cli/test_cli_startup.py",
     "distillation/test_distill_unlabeled.py",

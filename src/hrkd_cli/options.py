@@ -19,6 +19,7 @@ from typing import Any, Self
 from hrkd_cli.errors import UsageError
 
 _TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number"}
+_INT_LIMIT = 2**63  # larger numbers do not fit into the types that they are computed with
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
@@ -138,6 +139,8 @@ class Option:
         alternative = f", or {self.keyword}" if self.keyword else ""
         if isinstance(value, bool) or not isinstance(value, Integral if self.kind is int else Real):
             raise ValueError(f"{value!r} is not {_TYPE_NAMES[self.kind]}{alternative}")
+        if isinstance(value, Integral) and abs(int(value)) >= _INT_LIMIT:
+            raise ValueError("the number is too large")
         number: int | float = self.kind(value)
         if not math.isfinite(number) or (self.bounds is not None and number not in self.bounds):
             raise ValueError(f"{value} is not {self.bounds or 'a finite number'}{alternative}")
@@ -147,6 +150,8 @@ class Option:
         """Return a list of strings from a list, a single argument, or an option's value with commas."""
         if isinstance(value, str | PathLike):
             value = [value] if self.argument else str(value).split(",")
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{value!r} is not a list of texts")
         items = [str(item).strip() for item in value]
         if not self.argument and not (items and all(items)):
             raise ValueError(f"{','.join(items)!r} has an empty name; separate the names by commas")

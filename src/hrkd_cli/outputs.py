@@ -28,8 +28,12 @@ def check_output(out: Path, *, kind: str, is_ours: Callable[[Path], bool], force
         force: replace a folder that is empty or was written by hrkd.
 
     Raises:
-        OutputError: the folder exists and may not be replaced.
+        OutputError: the folder exists and may not be replaced, or cannot be made.
     """
+    existing = next(folder for folder in out.absolute().parents if os.path.lexists(folder))
+    if not (existing.is_dir() and os.access(existing, os.W_OK)):
+        reason = os.strerror(errno.EACCES if existing.is_dir() else errno.ENOTDIR)
+        raise OutputError(f"{out}: cannot be written ({reason}); choose another place with --out")
     try:
         if not (out.exists() or out.is_symlink()):
             return

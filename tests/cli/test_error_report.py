@@ -8,40 +8,6 @@ from hrkd_cli import errors
 
 
 @pytest.mark.parametrize(
-    ("words", "line"),
-    [
-        (["distil"], "hrkd: no such command 'distil'. Did you mean 'distill'? (see hrkd --help)"),
-        (["--foo"], "hrkd: no such option: --foo (see hrkd --help)"),
-        (
-            ["distill", "--means-of", "x"],
-            "no such option: --means-of; did you mean --domains or --means? (see hrkd distill --help)",
-        ),
-        (
-            ["distill", "--graph", "froze"],
-            "--graph: 'froze' is not one of learned, frozen, uniform, none; did you mean frozen?",
-        ),
-        (["distill", "--epochs", "abc"], "hrkd distill: --epochs: 'abc' is not a whole number"),
-        (["teach", "--learning-rate", "fast"], "--learning-rate: 'fast' is not a number"),
-        (["distill", "--epochs", "0"], "--epochs: 0 is not at least 1"),
-        (["distill", "--epochs"], "hrkd distill: option '--epochs' requires an argument"),
-        (["eval", "--threads", "0"], "hrkd eval: --threads: 0 is "),
-        (["prepare"], "hrkd prepare: missing argument SOURCE"),
-        (["prepare", "a", "b"], "got unexpected extra argument(s) (b)"),
-        (["prepare", "a", "--domains", "x,,y"], "--domains: 'x,,y' has an empty name"),
-        (["teach"], "hrkd teach: --model is required"),
-        (["distill", "--method", "tinybert", "--graph", "frozen"], "--graph"),
-    ],
-)
-def test_usage_errors_are_one_line(hrkd, engines, words, line):
-    ran = hrkd(*words)
-    assert ran.code == 2
-    assert ran.out == ""
-    assert line in ran.err
-    assert ran.err.count("\n") == 1
-    assert not any(engine.calls for engine in engines.values())
-
-
-@pytest.mark.parametrize(
     ("error", "code", "line"),
     [
         (errors.DataError("a.csv:3: no label"), 1, "hrkd teach: a.csv:3: no label\n"),

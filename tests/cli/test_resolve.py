@@ -1,7 +1,5 @@
 from pathlib import Path
 
-import pytest
-
 
 def write(text: str) -> None:
     Path("c.toml").write_text(text)
@@ -65,83 +63,6 @@ def test_the_file_itself_can_come_from_the_environment(hrkd, engines, monkeypatc
     monkeypatch.setenv("HRKD_CONFIG", "c.toml")
     assert hrkd("distill").code == 0
     assert engines["distill"].options["epochs"] == 4
-
-
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        ("epoch = 3", "c.toml: unknown key 'epoch'; did you mean epochs?"),
-        ("[distill]\nbach-size = 3", "c.toml: [distill]: unknown key 'bach-size'; did you mean batch-size?"),
-        ("[teach]\ngraph = 'none'", "c.toml: [teach]: unknown key 'graph'"),
-        ("[distil]\nepochs = 3", "c.toml: no command for table [distil]; did you mean distill?"),
-        ("[xyz]\nepochs = 3", "the commands are prepare, teach, distill, eval, export, predict, report, info"),
-        ("epochs = '3'", "c.toml: epochs: '3' is not a whole number"),
-        ("epochs = true", "c.toml: epochs: True is not a whole number"),
-        ("epochs = 2.5", "c.toml: epochs: 2.5 is not a whole number"),
-        ("warmup = 'much'", "c.toml: warmup: 'much' is not a number"),
-        ("force = 1", "c.toml: force: 1 is not true or false"),
-        ("out = 3", "c.toml: out: 3 is not text in quotes"),
-        (
-            "graph = 'froze'",
-            "c.toml: graph: 'froze' is not one of learned, frozen, uniform, none; did you mean frozen?",
-        ),
-        ("[teach]\nsampling = 3", "c.toml: [teach]: sampling: 3 is not one of cover"),
-        ("batch-size = 3\nbatch_size = 4", "'batch_size' is given twice"),
-        ("config = 'x'", "c.toml: unknown key 'config'"),
-        ("epochs = ", "c.toml: not TOML in UTF-8:"),
-        ("epochs = 0", "c.toml: epochs: 0 is not at least 1"),
-    ],
-)
-def test_an_invalid_file_is_a_one_line_error(hrkd, engines, text, line):
-    write(text)
-    ran = hrkd("distill", "--config", "c.toml")
-    assert ran.code == 2
-    assert line in ran.err
-    assert ran.err.count("\n") == 1
-    assert not engines["distill"].calls
-
-
-@pytest.mark.parametrize(
-    ("name", "line"),
-    [
-        ("gone.toml", "--config: gone.toml: cannot be read (No such file"),
-        (".", "(Is a directory)"),
-        ("/dev/zero", "--config: /dev/zero: not a regular file"),
-    ],
-)
-def test_an_unreadable_file_is_an_error(hrkd, name, line):
-    ran = hrkd("distill", "--config", name)
-    assert (ran.code, ran.err.count("\n")) == (2, 1)
-    assert line in ran.err
-
-
-def test_a_file_that_is_not_utf8_is_an_error(hrkd):
-    Path("c.toml").write_bytes(b"out = '\xff'")
-    ran = hrkd("distill", "--config", "c.toml")
-    assert ran.code == 2
-    assert "c.toml: not TOML in UTF-8" in ran.err
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "line"),
-    [
-        (
-            "HRKD_EPOCH",
-            "3",
-            "environment variable HRKD_EPOCH: no command has this option; did you mean HRKD_EPOCHS?",
-        ),
-        ("HRKD_TEACH_GRAPH", "none", "environment variable HRKD_TEACH_GRAPH"),
-        ("HRKD_EPOCHS", "x", "hrkd distill: HRKD_EPOCHS: 'x' is not a whole number"),
-        ("HRKD_DISTILL_GRAPH", "no", "HRKD_DISTILL_GRAPH: 'no' is not one of"),
-    ],
-)
-def test_an_invalid_variable_is_a_one_line_error(hrkd, engines, monkeypatch, name, value, line):
-    monkeypatch.setenv(name, value)
-    ran = hrkd("distill")
-    assert ran.code == 2
-    assert line in ran.err
-    assert ran.err.count("\n") == 1
-    assert not engines["distill"].calls
 
 
 def test_reserved_and_empty_variables_are_ignored(hrkd, engines, monkeypatch):

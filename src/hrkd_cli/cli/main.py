@@ -14,6 +14,7 @@ from typer.main import get_command
 
 from hrkd_cli.cli import commands, error_report  # noqa: F401 - importing commands registers them
 from hrkd_cli.cli.command import COMMANDS, PlainHelpCommand, typer_callback
+from hrkd_cli.errors import UsageError
 from hrkd_cli.version import __version__
 
 _HELP_OPTIONS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -73,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Rich wraps help texts to the terminal, but a completion must stay on one line.
         os.environ["COLUMNS"] = "1000"
     try:
+        _check_encoding(words)
         signal.signal(signal.SIGTERM, _terminate)
         code = command_tree(names).main(args=words, prog_name=error_report.PROGRAM, standalone_mode=False)
         sys.stdout.flush()
@@ -85,6 +87,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if code == error_report.INTERRUPTED:  # Typer turns Ctrl-C into an exit code
         return error_report.report_error(KeyboardInterrupt(), program)
     return code if isinstance(code, int) else 0
+
+
+def _check_encoding(words: Sequence[str]) -> None:
+    """Raise UsageError for an argument or variable that is not UTF-8, whose bytes Python passes on as surrogates."""
+    variables = [f"{name}={text}" for name, text in os.environ.items() if name.startswith("HRKD_")]
+    for text in (*words, *variables):
+        shown = text.encode("utf-8", "backslashreplace").decode()
+        if shown != text:
+            raise UsageError(f"{shown}: not UTF-8; convert it")
 
 
 def run() -> None:

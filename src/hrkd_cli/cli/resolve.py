@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hrkd_cli.errors import UsageError
+from hrkd_cli.errors import UsageError, one_line
 from hrkd_cli.options import Option, did_you_mean
 
 PREFIX = "HRKD_"
@@ -84,8 +84,8 @@ def _load(file: Path) -> dict[str, Any]:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"--config: {file}: cannot be read ({error.strerror or error})") from None
-    except ValueError as error:
-        raise UsageError(f"{file}: not TOML in UTF-8: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{file}: not TOML in UTF-8: {one_line(error)}") from None
 
 
 def _section(table: dict[str, Any], where: str, options: Mapping[str, Option]) -> dict[str, Any]:
