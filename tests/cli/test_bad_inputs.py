@@ -51,8 +51,8 @@ def test_a_bad_input_is_one_line_and_leaves_nothing_behind(valid_inputs, tmp_pat
         valid_inputs.copy(name.split("/")[0], tmp_path)
     environment = apply(changes, tmp_path)
     before = list_files(tmp_path)
-    quiet = ["-q"] if words[0] in COMMANDS and not words[-1].startswith("--") else []
+    quiet = ["-q"] if words[0] in COMMANDS else []
     with working_folder(tmp_path, environment):
-        found = run_program(*words, *quiet)
+        found = run_program(words[0], *quiet, *words[1:])
     assert found == (code, "", f"{error}\n")
     assert list_files(tmp_path) == before
