@@ -16,6 +16,11 @@ def render_card(template: str, metadata: Any, **variables: Any) -> str:
     return str(card).strip() + "\n"
 
 
+def code_span(text: str) -> str:
+    """Return text as Markdown code, in which HTML has no effect."""
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
+
+
 def render_section(template: str, **variables: Any) -> str:
     """Return a section of a card, without metadata."""
     import jinja2

@@ -14,6 +14,7 @@ class DatasetFiles:
     data = "data"
     readme = "README.md"
     scratch = "scratch"
+    written = (manifest, readme, f"{data}/*/*.parquet")  # patterns of all files that hrkd writes into the folder
 
 
 class ModelFiles:
@@ -30,6 +31,10 @@ class ModelFiles:
     readme = "README.md"
     best = "best"
     onnx = "onnx"
+    written = (config, "model*.safetensors", weights_index, "tokenizer*", "special_tokens_map.json", "vocab.*",
+               "merges.txt", "added_tokens.json", "*.model", "chat_template.jinja", run, metrics, readme, "report.html",
+               "hrkd_runtime.pyz", f"{best}/*/*", f"{onnx}/*.onnx", f"{onnx}/export.json",
+               f"{onnx}/self_check.json")  # fmt: skip
 
 
 class OnnxFiles:

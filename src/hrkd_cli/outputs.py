@@ -7,7 +7,8 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO
 
@@ -18,13 +19,14 @@ _MARKER = ".hrkd-partial"
 _MIN_FREE_BYTES = 1 << 20  # with fewer, an unexplained write error is reported as a full disk
 
 
-def check_output(out: Path, *, kind: str, is_ours: Callable[[Path], bool], force: bool) -> None:
+def check_output(out: Path, *, kind: str, is_ours: Callable[[Path], bool], written: Sequence[str], force: bool) -> None:
     """Check, before any work is done, that ``out`` does not exist or may be replaced.
 
     Args:
         out: the output folder.
         kind: what the folder holds, for messages: "dataset", "model".
         is_ours: returns whether hrkd wrote a folder of this kind.
+        written: patterns of the files that hrkd writes into such a folder.
         force: replace a folder that is empty or was written by hrkd.
 
     Raises:
@@ -46,6 +48,17 @@ def check_output(out: Path, *, kind: str, is_ours: Callable[[Path], bool], force
         )
     if not force:
         raise OutputError(f"{out} exists already; replace it with --force or choose another --out")
+    for path in sorted(out.rglob("*")):
+        if not _matches(path.relative_to(out), written) and (path.is_symlink() or not path.is_dir()):
+            raise OutputError(f"{path} was not written by hrkd, and --force would delete it; move it elsewhere first")
+
+
+def _matches(path: Path, patterns: Sequence[str]) -> bool:
+    """Return whether a relative path matches a pattern part by part."""
+    return any(
+        len(path.parts) == len(parts) and all(map(fnmatchcase, path.parts, parts))
+        for parts in (pattern.split("/") for pattern in patterns)
+    )
 
 
 @contextlib.contextmanager
@@ -76,15 +89,30 @@ def atomic_folder(
                 _lock(marker)
                 yield work
             (work / _MARKER).unlink()
-            if target.exists() and not existed:
-                raise OutputError(
-                    f"{out} appeared while it was being written and will not be replaced; choose another --out"
-                )
-            _replace_folder(target, work)
+            apply_umask(work.rglob("*"))
         except BaseException:  # Ctrl-C too
             if not is_resumable(work):
                 shutil.rmtree(work, ignore_errors=True)
             raise
+    # The result is complete: from here on nothing removes it.
+    if target.exists() and not existed:
+        raise OutputError(f"{out} appeared while it was being written, and stays; the finished result is in {work}")
+    try:
+        _replace_folder(target, work)
+    except OSError as error:
+        raise OutputError(
+            f"{out}: cannot be replaced ({error.strerror or error}); the finished result is in {work}"
+        ) from error
+
+
+def apply_umask(paths: Iterable[Path]) -> None:
+    """Give files the permissions that new files have; safetensors makes them readable for their owner only."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in paths:
+        if path.is_file():
+            with contextlib.suppress(OSError):  # a file system without permissions
+                path.chmod(0o666 & ~mask)
 
 
 def check_no_overlap(out: Path, others: Mapping[str, Path]) -> None:

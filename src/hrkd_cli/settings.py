@@ -54,6 +54,9 @@ shared_option = partial(option, panel=None)
 output_option = partial(option, help="Folder to write; must not exist unless --force is given.", metavar="DIR")
 seed_option = partial(shared_option, DEFAULT_SEED, "Random seed.", metavar="N", bounds=Range(0, 2**63 - 1))
 force_option = partial(shared_option, False, "Replace an existing output of this command.")
+_force = partial(
+    shared_option, False, "Replace an existing output of this command, and of the stages that it runs first."
+)
 _resume = partial(_training, False, "Resume an interrupted run, or start a new one if there is none.")
 _data = partial(
     option,
@@ -137,7 +140,7 @@ class TeachArguments(TeachSettings):
     data: str = _data()
     out: Path = output_option(layout.TEACHER_OUT)
     resume: bool = _resume()
-    force: bool = force_option()
+    force: bool = _force()
 
     def check(self) -> None:
         """Check that there is an encoder."""
@@ -318,4 +321,4 @@ class DistillArguments(DistillSettings):
     data: str = _data()
     out: Path = output_option(layout.STUDENT_OUT)
     resume: bool = _resume()
-    force: bool = force_option()
+    force: bool = _force()

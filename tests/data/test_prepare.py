@@ -13,6 +13,7 @@ import pytest
 
 from hrkd_cli import prepare
 from hrkd_cli.data import dataset_folder
+from hrkd_cli.data.dataset_folder import open_dataset
 from hrkd_cli.errors import DataError, OutputError, UsageError
 from hrkd_cli.events import Progress
 from hrkd_cli.layout import SPLITS
@@ -136,10 +137,14 @@ def test_the_leftover_of_a_killed_run_is_removed_but_nothing_else(reviews, tmp_p
     assert (tmp_path / "two.partial" / "mine.txt").exists()
 
 
-def test_a_prepared_folder_can_be_prepared_again_over_itself(reviews, tmp_path):
+def test_a_prepared_folder_can_be_prepared_again_but_does_not_replace_itself(reviews, tmp_path):
     out = tmp_path / "out"
     first = prepare(reviews, out=out)
-    again = prepare(out, out=out, force=True, few_shot=0.5)
+    for source in (out, out / "data", out / "data" / "books" / "train.parquet"):
+        with pytest.raises(UsageError, match=r"--out .*out: it would replace the source \(.*\); choose another folder"):
+            prepare(source, out=out, force=True, few_shot=0.5)
+    assert open_dataset(out).fingerprint == first.fingerprint
+    again = prepare(out, out=tmp_path / "again", few_shot=0.5)
     assert {name: (c.train, c.dev, c.test) for name, c in again.domains.items()} == {
         "books": (16, 4, 4),
         "dvd": (16, 4, 4),

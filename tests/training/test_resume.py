@@ -153,14 +153,22 @@ def test_resuming_with_other_options_names_them(tmp_path, teacher, encoder, data
     run("teach", teacher, encoder, dataset, out, resume=True)
 
 
-def test_resuming_with_another_precision_is_an_error(tmp_path, teacher, encoder, dataset, monkeypatch):
-    out = tmp_path / "t"
-    monkeypatch.setattr("hrkd_cli.models.precision.cpu_has_bf16", lambda: True)
+@pytest.mark.parametrize("stage", ["teach", "distill"])
+def test_a_resumed_run_keeps_its_precision_on_a_machine_that_would_choose_another(
+    tmp_path, teacher, encoder, dataset, monkeypatch, stage
+):
+    has_bf16, out = [True], tmp_path / "t"
+    monkeypatch.setattr("hrkd_cli.models.precision.cpu_has_bf16", lambda: has_bf16[0])
+    run(stage, teacher, encoder, dataset, tmp_path / "whole")
     with pytest.raises(StopError):
-        run("teach", teacher, encoder, dataset, out, on_event=stop_at(3))
-    monkeypatch.setattr("hrkd_cli.models.precision.cpu_has_bf16", lambda: False)
-    with pytest.raises(TrainingError, match="was made with --precision bf16; resume it with the same options"):
-        run("teach", teacher, encoder, dataset, out, resume=True)
+        run(stage, teacher, encoder, dataset, out, on_event=stop_at(3))
+    has_bf16[0] = False
+    for precision, message in (("fp32", "with --precision bf16; resume"), ("bf16", "or with another --precision; res")):
+        with pytest.raises(TrainingError, match=message):
+            run(stage, teacher, encoder, dataset, out, resume=True, precision=precision)
+    run(stage, teacher, encoder, dataset, out, resume=True)
+    assert json.loads((out / "hrkd.json").read_text())["precision"] == "bf16"
+    assert same(weights(out), weights(tmp_path / "whole"))
 
 
 def wait_for_step(process, work, step):

@@ -16,7 +16,7 @@ from hrkd_cli.data.sources.discover import find_source_files
 from hrkd_cli.data.sources.row_reader import SourceFile
 from hrkd_cli.errors import DataError, OutputError
 from hrkd_cli.events import Note, OnEvent, ignore
-from hrkd_cli.layout import SPLITS
+from hrkd_cli.layout import SPLITS, DatasetFiles
 from hrkd_cli.outputs import check_output
 
 
@@ -48,7 +48,7 @@ def load_for_training(data: str | Path | Dataset, *, force: bool = False, on_eve
         if not force:
             raise OutputError(f"{out} exists and {difference}; use it with --data {out}, or replace it with --force")
     on_event(Note(f"preparing {data} into {out}"))
-    check_output(out, kind="dataset", is_ours=is_prepared, force=force)
+    check_output(out, kind="dataset", is_ours=is_prepared, written=DatasetFiles.written, force=force)
     prepare_files(files, settings, on_event)
     return open_dataset(out)
 

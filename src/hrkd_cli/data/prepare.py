@@ -23,7 +23,7 @@ from hrkd_cli.errors import DataError
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.formatting import join_names
 from hrkd_cli.layout import SPLITS, DatasetFiles
-from hrkd_cli.outputs import atomic_folder, check_output
+from hrkd_cli.outputs import atomic_folder, check_no_overlap, check_output
 from hrkd_cli.version import __version__
 
 _StratumCounts = dict[str, dict[str, tuple[int, int, int]]]
@@ -79,13 +79,15 @@ def prepare(source: str | Path, *, on_event: OnEvent = ignore, **options: Any) -
         OutputError: the output exists or cannot be written.
     """
     settings = PrepareSettings(source=str(source), **options)
-    check_output(settings.out, kind="dataset", is_ours=is_prepared, force=settings.force)
+    check_output(settings.out, kind="dataset", is_ours=is_prepared, written=DatasetFiles.written, force=settings.force)
     return prepare_files(find_source_files(source, settings.format, on_event=on_event), settings, on_event)
 
 
 def prepare_files(files: Sequence[SourceFile], settings: PrepareSettings, on_event: OnEvent) -> PrepareResult:
     """Prepare the files of a source, replacing any output; see ``prepare``."""
     out = settings.out
+    if Path(settings.source).exists():  # else it is a hub id
+        check_no_overlap(out, {"source": Path(settings.source)})
     with atomic_folder(out) as folder:
         scratch = folder / DatasetFiles.scratch
         scratch.mkdir()

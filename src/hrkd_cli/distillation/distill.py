@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hrkd_cli.cards import code_span
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.dataset_loading import load_for_training
 from hrkd_cli.data.unlabeled import read_unlabeled
@@ -70,7 +71,7 @@ def distill(
     out, name = Path(out), str(teacher)
     check_stage_output(out, "distill", force=force, resume=resume)
     path = check_folders(teacher, data, out, settings)
-    context = TrainContext.start(settings, on_event)
+    context = TrainContext.start(settings, on_event, out if resume else None)
     dataset = context.processes.main_first(lambda: load_for_training(data, force=force, on_event=context.on_event))
     settings = settings.resolve()
     student_data = select_domains(dataset, settings)  # the teacher is trained on all domains
@@ -106,7 +107,8 @@ def distill(
         result = write_model_folder(
             trainer,
             student_data,
-            description=f"A multi-domain text classifier, distilled from `{name}` with hrkd-cli {__version__}.",
+            description=f"A multi-domain text classifier, distilled from {code_span(name)} with hrkd-cli "
+            f"{__version__}.",
             models={"teacher": {"name": name, "fingerprint": fingerprint}, "student": {"name": settings.student}},
             sources=sources,
             unlabeled=unlabeled.to_json() if unlabeled is not None else None,

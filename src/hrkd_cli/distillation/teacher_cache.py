@@ -36,6 +36,7 @@ from hrkd_cli.method import Outputs
 from hrkd_cli.models.device import to_device
 from hrkd_cli.models.model_folder import model_fingerprint
 from hrkd_cli.models.model_tokenizer import TokenBatch, token_counts
+from hrkd_cli.outputs import apply_umask
 from hrkd_cli.predict.tokenization import TokenizedExample
 from hrkd_cli.training.checkpoint import Checkpointer
 from hrkd_cli.training.collator import RowRef
@@ -254,6 +255,7 @@ class CachedTeacher:
         unfinished = target.with_name(f".{target.name}")
         try:
             save_file(tensors, unfinished)
+            apply_umask([unfinished])
             with unfinished.open("rb+") as file:
                 os.fsync(file.fileno())
             unfinished.replace(target)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hrkd_cli.cards import render_card
+from hrkd_cli.cards import code_span, render_card
 from hrkd_cli.choices import Truncate
 from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.layout import ModelFiles
@@ -111,7 +112,12 @@ def model_card(
         eval_results=results or None,
     )
     domain = heads.domains[0]
-    facts |= {"domain": domain, "columns": heads.columns[domain], "labels": heads.labels[domain]}
+    facts |= {
+        "domain_code": code_span(domain),
+        "domain_word": shlex.quote(domain),
+        "columns": heads.columns[domain],
+        "labels": heads.labels[domain],
+    }
     facts |= {"title": title, "description": description, "scores": scores, "single_domain": single_domain}
     return render_card("model.md.j2", metadata, **facts)
 

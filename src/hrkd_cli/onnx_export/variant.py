@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import html
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from hrkd_cli.cards import code_span
 from hrkd_cli.choices import Truncate
 from hrkd_cli.command_settings import ExportSettings
 from hrkd_cli.data.dataset import Dataset
@@ -56,7 +59,8 @@ def variant_folder(settings: ExportSettings) -> Path:
         name += "-trimmed"
     root = settings.out or student.with_name(name)
     check_no_overlap(root, {"student": student})
-    check_output(root, kind="model", is_ours=lambda folder: is_stage_folder(folder, STAGE), force=settings.force)
+    is_ours = partial(is_stage_folder, stage=STAGE)
+    check_output(root, kind="model", is_ours=is_ours, written=ModelFiles.written, force=settings.force)
     return root
 
 
@@ -138,10 +142,10 @@ def variant_card(
 ) -> str:
     """Return the README.md of a variant; ``gate_result`` covers trimming and quantization together."""
     spec, domain = model.spec, settings.domain
-    what = [f"Made from the student `{settings.student.resolve().name}` with hrkd-cli."]
+    what = [f"Made from the student {code_span(settings.student.resolve().name)} with hrkd-cli."]
     if domain is not None:
-        labels = ", ".join(spec.all_heads.labels[domain])
-        what.append(f"It has only the head of the domain `{domain}`, with one output per label ({labels}).")
+        labels = html.escape(", ".join(spec.all_heads.labels[domain]), quote=False)
+        what.append(f"It has only the head of the domain {code_span(domain)}, with one output per label ({labels}).")
         what += ["Its logits are the student's."] if report is None else []
     trimming: dict[str, Any] = {}
     if report is not None and gate is not None:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hrkd_cli.cards import code_span
 from hrkd_cli.choices import ClassWeights
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.dataset_loading import load_for_training
@@ -75,7 +76,7 @@ def teach(
     check_stage_output(out, "teach", force=force, resume=resume)
     path, name = resolve_model(model), str(model)
     check_no_overlap(out, {"model": path, "dataset": DATASET_OUT, **data_folder(data)})
-    context = TrainContext.start(settings, on_event)
+    context = TrainContext.start(settings, on_event, out if resume else None)
     dataset = context.processes.main_first(lambda: load_for_training(data, force=force, on_event=context.on_event))
     check_trainable(dataset)
     fingerprint = model_fingerprint(path)
@@ -97,7 +98,7 @@ def teach(
     with run_folder(out, key=key, options=run_options, resume=resume, context=context) as checkpointer:
         trainer = Trainer("teach", objective, settings, plan, checkpointer, dev, best_by_domain=True)
         trainer.run()
-        description = f"A multi-domain text classifier, `{name}` fine-tuned with hrkd-cli {__version__}."
+        description = f"A multi-domain text classifier, {code_span(name)} fine-tuned with hrkd-cli {__version__}."
         models = {"start": {"name": name, "fingerprint": fingerprint}}
         result = write_model_folder(trainer, dataset, description=description, models=models, sources=sources)
     context.on_event(StageDone("teach", str(out), result.steps, result.seconds))

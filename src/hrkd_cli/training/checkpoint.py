@@ -180,6 +180,12 @@ def saved_values(work: Path, name: str) -> list[dict[str, Any]]:
     return [checkpoint["parts"][name] for checkpoint in checkpoints if name in checkpoint.get("parts", ())]
 
 
+def saved_precision(work: Path) -> str | None:
+    """Return the precision of the run that left checkpoints; None if there are none."""
+    checkpoints = (read_json_or_empty(folder / CHECKPOINT) for folder in _folders(work))
+    return next((str(values["options"]["precision"]) for values in checkpoints if "options" in values), None)
+
+
 def remove_checkpoints(work: Path) -> None:
     """Remove all checkpoints of a finished run."""
     for folder in _folders(work):

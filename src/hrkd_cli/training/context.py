@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from hrkd_cli.choices import Precision
 from hrkd_cli.events import OnEvent, ignore
+from hrkd_cli.layout import partial_folder
 from hrkd_cli.models.device import pick_device
 from hrkd_cli.models.precision import PrecisionPolicy
 from hrkd_cli.settings import TrainingSettings
+from hrkd_cli.training.checkpoint import saved_precision
 from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup, join_process_group
 
 
@@ -28,14 +32,21 @@ class TrainContext:
     on_event: OnEvent = ignore
 
     @classmethod
-    def start(cls, settings: TrainingSettings, on_event: OnEvent = ignore) -> TrainContext:
+    def start(
+        cls, settings: TrainingSettings, on_event: OnEvent = ignore, resume_from: Path | None = None
+    ) -> TrainContext:
         """Choose device and precision, join the other processes of the run and set process-wide options.
+
+        An interrupted run that left checkpoints for the output ``resume_from`` keeps the precision that ``auto`` chose.
 
         Raises:
             UsageError: the device, precision or number of processes is not available.
         """
         processes, device = join_process_group(settings.processes, pick_device(settings.device))
-        precision = PrecisionPolicy(settings.precision, device)
+        chosen = settings.precision
+        if chosen is Precision.AUTO and resume_from is not None:
+            chosen = Precision(saved_precision(partial_folder(resume_from.resolve())) or chosen)
+        precision = PrecisionPolicy(chosen, device)
         precision.configure_process()
         return cls(precision, processes, on_event if processes.is_main else ignore)
 

@@ -51,9 +51,10 @@ def run_folder(
         resumed = checkpointer.resumed
         if resumed is not None and any(resumed[name] != value for name, value in header.items()):
             difference = describe_changed_options(resumed["options"], header["options"])
+            difference = difference or "with other data or another model, or with another --precision"
             raise TrainingError(
-                f"{out}: the interrupted run was made {difference or 'with other data or another model'}; resume it "
-                "with the same options, data and model, or start over with --force"
+                f"{out}: the interrupted run was made {difference}; resume it with the same options, data and "
+                "model, or start over with --force"
             )
         yield checkpointer
         if processes.is_main:
@@ -72,7 +73,7 @@ def check_stage_output(out: Path, stage: str, *, force: bool, resume: bool) -> N
         raise UsageError("--force --resume: one starts over, the other continues a run; leave one out")
     if not (resume and is_stage_folder(out, stage)):
         is_ours = functools.partial(is_stage_folder, stage=stage)
-        check_output(out, kind=STAGE_OUTPUTS[stage], is_ours=is_ours, force=force)
+        check_output(out, kind=STAGE_OUTPUTS[stage], is_ours=is_ours, written=ModelFiles.written, force=force)
     step = latest_checkpoint_step(partial_folder(out.resolve()))
     if step is not None and not (force or resume):
         raise OutputError(
