@@ -26,3 +26,13 @@ def test_one_line_is_the_first_line_or_the_name_of_the_type():
     assert errors.one_line(ValueError("\nfirst\nsecond")) == "first"
     assert errors.one_line(ValueError()) == "ValueError"
     assert len(errors.one_line(ValueError("x" * 500))) == 200
+
+
+def test_passwords_in_urls_are_never_shown():
+    url = "https://me:s3cret@hub.example/api (https://t0ken@hub.example)"
+    assert (
+        str(errors.DataError(f"cannot reach {url}"))
+        == "cannot reach https://***@hub.example/api (https://***@hub.example)"
+    )
+    assert errors.one_line(OSError(f"{'x' * 170} {url}")) == f"{'x' * 170} https://***@hub.example/api ("
+    assert errors.hide_passwords("a://b c@d e@f http://x/y@z") == "a://b c@d e@f http://x/y@z"

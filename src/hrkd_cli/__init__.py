@@ -8,6 +8,7 @@ Every command has a function of the same name (``evaluate`` for ``eval``), impor
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from hrkd_cli.version import __version__
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from hrkd_cli.teaching.teach import teach
 
 __all__ = ["Predictor", "__version__", "distill", "evaluate", "export", "prepare", "report", "teach"]
+
+# onnxruntime reads this when it is imported. Without it, some releases write to the home folder and send usage data.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _MODULES = {
     "prepare": "hrkd_cli.data.prepare",

@@ -4,6 +4,7 @@ A message is one line: what is wrong, where (``file:line``, column or option), w
 the exception; the command line prints the message to stderr and exits with ``exit_code``.
 """
 
+import re
 from typing import Any
 
 
@@ -11,6 +12,9 @@ class HrkdError(Exception):
     """Base of all errors that a user can cause; exit code 1 unless a subclass overrides it."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return hide_passwords(super().__str__())
 
 
 class UsageError(HrkdError):
@@ -55,5 +59,10 @@ class GateError(HrkdError):
 
 def one_line(error: BaseException) -> str:
     """Return the first line of an exception's message, at most 200 characters."""
-    text = str(error).strip() or type(error).__name__
+    text = hide_passwords(str(error)).strip() or type(error).__name__
     return text.splitlines()[0][:200]
+
+
+def hide_passwords(text: str) -> str:
+    """Return a text without the user names and passwords of its URLs."""
+    return re.sub(r"(?<=://)[^/\s]+@", "***@", text)

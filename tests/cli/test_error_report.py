@@ -18,6 +18,8 @@ from hrkd_cli import errors
         (OSError(errno.ENOSPC, "No space left on device", "x/y"), 1, "no space left on the disk: x/y; free some"),
         (PermissionError(errno.EACCES, "Permission denied", "x"), 1, "hrkd teach: permission denied: x\n"),
         (FileNotFoundError(errno.ENOENT, "No such file", "x"), 1, "hrkd teach: No such file: x\n"),
+        (FileNotFoundError(errno.ENOENT, "No such file"), 1, "teach: the current folder no longer exists; change to a"),
+        (ValueError("no https://me:s3cret@hub.example"), 1, "hrkd teach: internal error: ValueError: no https://***@h"),
         (MemoryError(), 1, "hrkd teach: out of memory; free some memory and continue from a checkpoint with --resume"),
         (EOFError("torn file"), 1, "internal error: EOFError: torn file"),
         (ValueError("odd\nthing"), 1, "hrkd teach: internal error: ValueError: odd thing; set HRKD_DEBUG=1"),

@@ -25,9 +25,11 @@ def test_a_missing_path_is_an_error(tmp_path, monkeypatch):
             Predictor(path)
 
 
-def test_fewer_than_one_thread_is_an_error(student):
-    with pytest.raises(UsageError, match="--threads"):
-        Predictor(student / "onnx", threads=0)
+@pytest.mark.parametrize("threads", [0, 9, 100_000])
+def test_fewer_than_one_thread_or_far_more_than_cores_is_an_error(student, monkeypatch, threads):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    with pytest.raises(UsageError, match=rf"--threads: {threads} is not .* at most 8 \(4 for each of .* 2 cores\)"):
+        Predictor(student / "onnx", threads=threads)
 
 
 def test_a_file_that_is_not_onnx_is_an_error(student, tmp_path):

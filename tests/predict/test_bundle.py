@@ -82,6 +82,19 @@ def test_the_bundle_truncates_as_configured(device, truncate):
     assert result != Predictor(device / "model", threads=1).logits(long).tolist()
 
 
+@pytest.mark.parametrize("code", ["import hrkd_runtime", "import hrkd_cli.onnx_export.quantizers"])
+def test_onnxruntime_leaves_nothing_in_the_home_folder(device, tmp_path, monkeypatch, code):
+    """Some releases write an id and a database of usage data there, which they upload."""
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY")
+    if "runtime" in code:
+        assert run_isolated(device, code).stderr == ""
+    else:
+        subprocess.run([sys.executable, "-c", code], check=True)
+    assert not list(tmp_path.rglob("*onnxruntime*"))
+
+
 def test_the_bundle_runs_as_a_program(device, student):
     process = run_isolated(device, RUN, device / "model", "--domain", "books", stdin="a good book\n\nnot hot\n")
     result = [json.loads(line) for line in process.stdout.splitlines()]

@@ -1,6 +1,7 @@
 """Run the program in separate processes."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -15,7 +16,13 @@ def start(*words, cwd, program=("-m", "hrkd_cli"), env=None):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=_default_sigint,
     )
+
+
+def _default_sigint():
+    """Let SIGINT interrupt a process, also if the tests run in the background, where shells have it ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finish(process, code=0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -123,7 +124,7 @@ def export(console: Console, options: ExportSettings) -> None:
     console.write_result(result, tables.export_tables(result), tables.gate_lines(result))
     folder = Path(result["files"][0]["path"]).parent
     console.write_note(f"files: {folder}")
-    console.write_note(f'next: hrkd predict {folder} "a text to classify"')
+    console.write_note(f'next: hrkd predict {shlex.quote(str(folder))} "a text to classify"')
 
 
 @command(
@@ -207,4 +208,4 @@ def _self_check(console: Console, options: PredictSettings) -> None:
 
 def _flag_unless_default(option: str, value: Path, default: Path) -> str:
     """Return `` --option value`` for a hint, or an empty string for the default."""
-    return "" if value == default else f" {option} {value}".replace("  ", " ")
+    return "" if value == default else f" {option} {shlex.quote(str(value))}".replace("  ", " ")

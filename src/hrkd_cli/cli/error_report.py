@@ -13,13 +13,13 @@ from typing import Any
 
 import typer
 
-from hrkd_cli.errors import HrkdError, ProcessError, UsageError
+from hrkd_cli.errors import HrkdError, ProcessError, UsageError, hide_passwords
 
 INTERRUPTED = 130
 TERMINATED = 143
 PROGRAM = "hrkd"
 LAUNCHED = "_HRKD_LAUNCHED"
-"""Variable set for the processes of ``--processes``, whose errors go to the launcher; it reports one of them."""
+"""Variable with the launcher's process id, for the processes of ``--processes``: it reports one of their errors."""
 RESUMABLE = (" teach", " distill")  # commands with --resume
 
 # Base class of all command-line errors; Typer exports only BadParameter.
@@ -36,9 +36,9 @@ class Terminated(SystemExit):
 def report_error(error: BaseException, program: str) -> int:
     """Write an error to stderr as one line that starts with ``program``, and return the exit code."""
     if os.environ.get("HRKD_DEBUG") == "1":
-        sys.stderr.write("".join(traceback.format_exception(error)))
+        sys.stderr.write(hide_passwords("".join(traceback.format_exception(error))))
     text, code = describe(error, program)
-    line = " ".join(text.split())
+    line = " ".join(hide_passwords(text).split())
     if LAUNCHED in os.environ and (file := os.environ.get("TORCHELASTIC_ERROR_FILE")):
         # The launcher terminates the other processes once one has failed; their errors are only consequences.
         secondary = isinstance(error, ProcessError | Terminated)
@@ -64,6 +64,8 @@ def describe(error: BaseException, program: str) -> tuple[str, int]:
     if isinstance(error, KeyboardInterrupt) or (isinstance(error, typer.Abort) and error.__cause__ is None):
         return "interrupted", INTERRUPTED
     if isinstance(error, OSError) and error.strerror:
+        if isinstance(error, FileNotFoundError) and error.filename is None:  # os.getcwd
+            return "the current folder no longer exists; change to another one", 1
         where = f": {error.filename}" if error.filename else ""
         if error.errno == errno.ENOSPC:
             return f"no space left on the disk{where}; free some space or write to another disk with --out", 1

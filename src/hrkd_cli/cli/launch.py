@@ -8,24 +8,35 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import typer
 
 from hrkd_cli.cli.error_report import LAUNCHED, Terminated
-from hrkd_cli.errors import ProcessError
+from hrkd_cli.errors import ProcessError, UsageError
+from hrkd_cli.formatting import plural
+from hrkd_cli.machine import usable_cpus
+
+PROCESSES_PER_CORE = 4  # more would exhaust the machine's memory before they are slower
 
 
 def launch_processes(processes: int | None) -> None:
     """Run the command in several processes and exit; do nothing for one process or in a launched process.
 
     Raises:
+        UsageError: far more processes than cores.
         ProcessError: the error of the process that failed first, with its exit code.
         typer.Exit: all processes succeeded.
     """
     if processes is None or processes < 2 or "WORLD_SIZE" in os.environ:
         return
+    if processes > (most := PROCESSES_PER_CORE * usable_cpus()):
+        raise UsageError(
+            f"--processes {processes}: this machine has {plural(usable_cpus(), 'core')}, so give at most {most}"
+        )
     import logging
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
@@ -33,7 +44,7 @@ def launch_processes(processes: int | None) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    os.environ[LAUNCHED] = "1"
+    os.environ[LAUNCHED] = str(os.getpid())
     # By default, each process would use all cores.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     arguments = ["--standalone", f"--nproc-per-node={processes}", "--module", "hrkd_cli", *sys.argv[1:]]
@@ -44,6 +55,17 @@ def launch_processes(processes: int | None) -> None:
     except SignalException as error:
         raise (KeyboardInterrupt if error.sigval == signal.SIGINT else Terminated) from None
     raise typer.Exit
+
+
+def end_with_launcher(launcher: int) -> None:
+    """Send this process SIGTERM when its parent, the launcher, has ended; also if it was killed."""
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _first_error(failures: Mapping[int, Any]) -> ProcessError:

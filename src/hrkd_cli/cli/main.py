@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
@@ -14,6 +13,8 @@ from typer.main import get_command
 
 from hrkd_cli.cli import commands, error_report  # noqa: F401 - importing commands registers them
 from hrkd_cli.cli.command import COMMANDS, PlainHelpCommand, typer_callback
+from hrkd_cli.cli.launch import end_with_launcher
+from hrkd_cli.cli.standard_streams import discard_unwritten_output, open_standard_streams
 from hrkd_cli.errors import UsageError
 from hrkd_cli.version import __version__
 
@@ -62,10 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = next((word for word in words if not word.startswith("-")), "")
     program = f"{error_report.PROGRAM} {command}" if command in COMMANDS else error_report.PROGRAM
     names: Container[str] = [command]
-    for stream in (sys.stdout, sys.stderr):
-        # Escape characters that the stream cannot encode instead of failing.
-        if reconfigure := getattr(stream, "reconfigure", None):
-            reconfigure(errors="backslashreplace")
+    # Escape characters that the stream cannot encode instead of failing.
+    if reconfigure := getattr(sys.stdout, "reconfigure", None):
+        reconfigure(errors="backslashreplace")
     if f"_{error_report.PROGRAM.upper()}_COMPLETE" in os.environ:
         from typer.completion import completion_init  # type: ignore[attr-defined]
 
@@ -78,9 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, _terminate)
         code = command_tree(names).main(args=words, prog_name=error_report.PROGRAM, standalone_mode=False)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader is gone (hrkd predict ... | head). Flushing the buffer at exit would fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader is gone (hrkd predict ... | head)
         return 1
     except (Exception, KeyboardInterrupt, error_report.Terminated) as error:
         return error_report.report_error(error, program)
@@ -100,14 +98,15 @@ def _check_encoding(words: Sequence[str]) -> None:
 
 def run() -> None:
     """Run the program as a console script."""
+    open_standard_streams()
+    if launcher := os.environ.get(error_report.LAUNCHED):
+        end_with_launcher(int(launcher))
     code = main()
+    discard_unwritten_output()
     if os.environ.get("WORLD_SIZE", "1") != "1":
         # In a distributed run, communication threads may still be running. A normal interpreter exit can abort because
         # of them, or because of the launcher's SIGTERM.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
         os._exit(code)
     sys.exit(code)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +20,7 @@ from hrkd_cli.predict.model_location import locate_model
 from hrkd_cli.predict.model_spec import build_spec
 from hrkd_cli.predict.tokenization import TextTokenizer, find_pad_id, read_tokenizer
 
+THREADS_PER_CORE = 4
 _ERRORS_ONLY = 3  # onnxruntime log level; 2 would print warnings to stderr
 
 
@@ -129,8 +131,10 @@ def open_backend(path: str | Path, *, threads: int | None = None, device: str = 
     Raises:
         ModelError: there is nothing at ``path``, or it is not a classifier.
     """
-    if threads is not None and threads < 1:
-        raise UsageError(f"--threads: {threads} is not at least 1")
+    most = THREADS_PER_CORE * (os.cpu_count() or 1)
+    if threads is not None and not 1 <= threads <= most:
+        cores = f"{most} ({THREADS_PER_CORE} for each of the machine's {os.cpu_count()} cores)"
+        raise UsageError(f"--threads: {threads} is not at least 1 and at most {cores}")
     location = locate_model(path)
     if location is not None and location.onnx_file is not None:
         return OnnxBackend(location.root, location.onnx_file, threads=threads)
