@@ -55,6 +55,7 @@ def test_values_get_the_type_of_the_option():
         ({"count": True}, "--count: True is not a whole number, or auto"),
         ({"rate": 0}, "--rate: 0 is not above 0 and at most 1"),
         ({"rate": float("nan")}, "--rate: nan is not above 0 and at most 1"),
+        ({"names": 5}, "--names: 5 is not a list of texts"),
         ({"graph": "frosen"}, "--graph: 'frosen' is not one of learned, frozen, uniform, none; did you mean frozen?"),
         ({"names": "a,,b"}, "--names: 'a,,b' has an empty name; separate the names by commas"),
         ({"folder": 3}, "--folder: 3 is not text in quotes"),

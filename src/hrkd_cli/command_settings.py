@@ -187,7 +187,12 @@ class PredictSettings(Settings):
     input: Path | None = option(None, "File of texts: one per line, or columns.", metavar="FILE")
     text: str | None = _column("Column of the text.")
     text_pair: str | None = _column("Column of the second text.")
-    domain: str = option("any", "Domain head to use; any: average of all heads.", metavar="NAME")
+    domain: str = option(
+        "any",
+        "Domain head to use; any: average of all heads.",
+        metavar="NAME",
+        default_text="that of the file's domain column, else any",
+    )
     self_check: bool = option(
         False, "Repeat the predictions stored in an exported folder; exit code 1 if they differ on this machine."
     )

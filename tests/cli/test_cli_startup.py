@@ -30,7 +30,7 @@ from hrkd_cli.cli.main import main
 
 class Predictor:
     def __init__(self, path, **options):
-        self.spec = types.SimpleNamespace(pair=False)
+        self.spec, self.domains = types.SimpleNamespace(pair=False), ()
     def stream(self, texts, **options):
         return [types.SimpleNamespace(to_json=lambda: {"text": text}) for text in texts]
 

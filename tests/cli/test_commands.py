@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from cli_fakes import COMPARED, EXPORTED, PREPARED, TRAINED
+from cli_fakes import COMPARED, EXPORTED, PREPARED, TRAINED, result
 from hrkd_cli import errors
 
 RUNS = {
@@ -62,6 +62,34 @@ def test_prepare_shows_counts_dropped_rows_and_the_next_step(hrkd, engines):
     assert "books   1,600  200   200  neg 1,000, pos 1,000" in ran.out
     assert "not used: 5 rows, empty text (a.csv:7, a.csv:9, ...)" in ran.err
     assert "next: hrkd teach --model MODEL --data o" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("config", "command"),
+    [
+        ({}, "hrkd predict 'my student/onnx' \"a text to classify\""),
+        (
+            {"id2label": {"0": "b/x", "1": "d/y"}, "hrkd": {"domains": {"b": ["x"], "d": ["y"]}}},
+            "hrkd predict 'my student/onnx' --domain b \"a text to classify\"",
+        ),
+        (
+            {"id2label": {"0": "b/x", "1": "d/x"}, "hrkd": {"domains": {"b": ["x"], "d": ["x"]}, "pair": True}},
+            "printf 'a text\\tits second text\\n' | hrkd predict 'my student/onnx'",
+        ),
+    ],
+)
+def test_the_next_step_after_an_export_works_as_printed(hrkd, engines, config, command):
+    Path("my student").mkdir()
+    Path("my student/config.json").write_text(json.dumps(config))
+    files = [{**entry, "path": f"my student/onnx/{n}"} for n, entry in enumerate(EXPORTED["files"])]
+    engines["export"].result = result({**EXPORTED, "files": files})
+    assert f"next: {command}\n" in hrkd("export", "my student").err
+
+
+def test_the_next_step_after_teach_names_other_data(hrkd, engines):
+    assert "next: hrkd distill\n" in hrkd("teach", "--model", "m").err
+    ran = hrkd("teach", "--model", "m", "--data", "my data", "--out", "t")
+    assert "next: hrkd distill --teacher t --data 'my data'\n" in ran.err
 
 
 def test_distill_reads_the_output_of_teach_by_default(hrkd, engines):

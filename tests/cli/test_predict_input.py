@@ -23,9 +23,13 @@ def stdin(monkeypatch):
     return give
 
 
-def labeled_texts(ran) -> list[str]:
+def records(ran, *keys: str) -> list[tuple]:
     assert ran.code == 0, ran.err
-    return [json.loads(line)["text"] for line in ran.out.splitlines()]
+    return [tuple(json.loads(line)[key] for key in keys) for line in ran.out.splitlines()]
+
+
+def labeled_texts(ran) -> list[str]:
+    return [text for (text,) in records(ran, "text")]
 
 
 def test_texts_of_the_arguments_are_labeled(hrkd, predictor):
@@ -44,15 +48,59 @@ def test_a_file_is_read_with_input_or_by_its_name(hrkd, predictor):
     assert labeled_texts(hrkd("predict", "m", "new.csv", "--text", "body")) == ["good", "bad"]
     Path("new.txt").write_text("good\nbad\n")
     assert labeled_texts(hrkd("predict", "m", "new.txt")) == ["good", "bad"]
-    # Not a file, so a text.
-    assert labeled_texts(hrkd("predict", "m", "gone.csv")) == ["gone.csv"]
+    # Names of no file, so texts.
+    assert labeled_texts(hrkd("predict", "m", "and/or", "lost in gone.csv")) == ["and/or", "lost in gone.csv"]
 
 
-def test_lines_of_stdin_are_labeled_and_empty_ones_skipped(hrkd, predictor, stdin):
+@pytest.mark.parametrize(
+    ("texts", "line"),
+    [
+        (["gone.csv"], "TEXT number 1: no such file: gone.csv; pipe a text to stdin to label it"),
+        (["good", "sub/gone.txt"], "TEXT number 2: no such file: sub/gone.txt"),
+        (["a.csv", "a.csv"], "TEXT number 1: give one file of texts, with --input, and not a.csv"),
+        (["./sub"], "TEXT number 1: give one file of texts, with --input, and not ./sub"),
+        (["a.xyz"], "TEXT number 1: give one file of texts, with --input, and not a.xyz"),
+    ],
+)
+def test_the_name_of_a_file_that_is_not_read_is_not_labeled_as_a_text(hrkd, predictor, texts, line):
+    Path("sub").mkdir()
+    for name in ("a.csv", "a.xyz"):
+        Path(name).write_text("text\ngood\n")
+    ran = hrkd("predict", "m", *texts)
+    assert (ran.code, ran.out) == (2, "")
+    assert line in ran.err
+
+
+def test_rows_of_a_file_have_the_domain_of_its_column_unless_an_option_names_one(hrkd, predictor):
+    Path("new.csv").write_text("text,domain\ngood,books\nbad,\nugly,dvd\n")
+    ran = hrkd("predict", "m", "--input", "new.csv")
+    assert records(ran, "line", "text", "domain") == [(2, "good", "books"), (3, "bad", "any"), (4, "ugly", "dvd")]
+    for domain in ("dvd", "any"):
+        assert records(hrkd("predict", "m", "new.csv", "--domain", domain), "domain") == [(domain,)] * 3
+    Path("new.csv").write_text("text,domain\ngood,books\nbad,cars\n")
+    ran = hrkd("predict", "m", "--input", "new.csv")
+    assert (ran.code, ran.out) == (1, "")
+    assert "hrkd predict: new.csv:3: domain 'cars' (column 'domain') is not one of the model's: books, dvd" in ran.err
+
+
+def test_rows_without_text_are_counted_and_get_a_record(hrkd, predictor):
+    Path("new.csv").write_text("text,text_pair\ngood,x\n,y\n ,z\n")
+    ran = hrkd("predict", "m", "new.csv", "--quiet")
+    assert records(ran, "line", "text") == [(2, "good"), (3, ""), (4, " ")]
+    assert ran.err == "warning: new.csv: no text and so no label in 2 rows (line 3, 4)\n"
+    predictor.pair = True
+    Path("new.csv").write_text("text,text_pair\ngood,x\nbad,\n")
+    assert "new.csv: no text and so no label in 1 row (line 3)" in hrkd("predict", "m", "new.csv").err
+    Path("new.txt").write_text("\ngood\tx\n")
+    ran = hrkd("predict", "m", "new.txt")
+    assert records(ran, "line", "text") == [(1, ""), (2, "good")]
+
+
+def test_each_line_of_stdin_gives_a_record_and_empty_ones_a_warning(hrkd, predictor, stdin):
     stdin(b"\xef\xbb\xbfgood\r\n\nbad\nlast without an end")
     ran = hrkd("predict", "m", "--quiet")
-    assert labeled_texts(ran) == ["good", "bad", "last without an end"]
-    assert ran.err == "warning: stdin:2: empty line skipped\n"
+    assert records(ran, "line", "text") == [(1, "good"), (2, ""), (3, "bad"), (4, "last without an end")]
+    assert ran.err == "warning: stdin:2: empty line, no label\n"
 
 
 def test_stdin_is_read_as_it_arrives(monkeypatch):

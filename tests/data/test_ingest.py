@@ -74,3 +74,18 @@ def test_checksums_are_those_of_the_files(tmp_path, read):
     assert read(tmp_path)[0].checksums == [
         {"path": "books/train.csv", "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     ]
+
+
+def test_several_columns_of_zeros_and_ones_are_named_as_several_labels(tmp_path, read):
+    path = write_csv_file(tmp_path / "d.csv", "a,0,1,1,7", "b,1,0,0,8", header="text,toxic,insult,threat,id")
+    message = (
+        "no label column found .*; toxic, insult, threat have one yes-or-no label each, .*name one of them with --label"
+    )
+    with pytest.raises(DataError, match=message):
+        read(path.parent)
+    assert [row.label for row in read(path.parent, label="toxic")[0].examples] == ["0", "1"]
+    with pytest.raises(DataError, match="no column 'gone'"):
+        read(path.parent, label="gone")
+    path = write_csv_file(tmp_path / "d.csv", "a,0,1,1,x", header="opinion,helpful,verified,vine,label")
+    with pytest.raises(DataError, match=r"no text column found .*--text$"):
+        read(path.parent)

@@ -238,8 +238,54 @@ def test_a_domain_whose_texts_are_all_in_anothers_test_split_is_an_error(tmp_pat
     rows = [{"text": f"t{i}", "label": "ab"[i % 2]} for i in range(9)]
     jsonl(tmp_path / "in" / "d.jsonl", rows)
     jsonl(tmp_path / "in" / "e.test.jsonl", rows)
+    with pytest.raises(DataError, match="9 of 9 train rows of d are also in a test or dev split"):
+        prepare(tmp_path / "in", out=tmp_path / "out")
+    (tmp_path / "in" / "d.jsonl").rename(tmp_path / "in" / "d.dev.jsonl")
     with pytest.raises(DataError, match="every text of domain 'd' is also in a test or dev split"):
         prepare(tmp_path / "in", out=tmp_path / "out")
+
+
+def test_train_rows_that_are_nearly_all_in_the_test_split_are_an_error_with_the_count(tmp_path, jsonl):
+    for domain in "de":
+        rows = [{"text": f"{domain}{i}", "label": "ab"[i % 2]} for i in range(100)]
+        jsonl(tmp_path / "in" / f"{domain}.test.jsonl", rows[:95])
+        jsonl(tmp_path / "in" / f"{domain}.train.jsonl", rows)
+    message = "190 of 200 train rows of d, e are also in a test or dev split, .*take them out .*leave it out.*--domains"
+    with pytest.raises(DataError, match=message):
+        prepare(tmp_path / "in", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_split_that_loses_most_of_its_rows_for_one_reason_is_a_warning(tmp_path, jsonl):
+    rows = [{"text": f"t{i}", "label": "ab"[i % 2]} for i in range(100)]
+    jsonl(tmp_path / "in" / "d.train.jsonl", rows)
+    jsonl(tmp_path / "in" / "d.dev.jsonl", [{"text": f"dev {i}", "label": "ab"[i % 2]} for i in range(20)])
+    jsonl(tmp_path / "in" / "d.test.jsonl", rows[:60] + [{"text": "", "label": "a"}] * 61)
+    events = []
+    result = prepare(tmp_path / "in", out=tmp_path / "out", on_event=events.append)
+    assert result.domains["d"].train == 40
+    assert [event.text for event in events if getattr(event, "warning", False)][2:] == [
+        "most rows are not used: 61 of 121 test rows of d, empty text",
+        "most rows are not used: 60 of 100 train rows of d, text also in test",
+    ]
+
+
+def test_rejected_and_ignored_annotations_are_not_used_and_counted(tmp_path, jsonl):
+    rows = [{"text": f"t{i}", "label": "ab"[i % 2], "answer": "accept"} for i in range(40)]
+    rows[5]["answer"], rows[6]["answer"], rows[7]["answer"] = "reject", "ignore", ["other"]
+    source = jsonl(tmp_path / "in" / "d.jsonl", rows).parent
+    assert prepare(source, out=tmp_path / "out").dropped == {"rejected annotation": 2}
+    # A column that has another role is not an annotator's answer.
+    jsonl(source / "d.jsonl", [{"text": f"t{i}", "answer": ("reject", "accept")[i % 2]} for i in range(40)])
+    result = prepare(source, out=tmp_path / "two", label="answer")
+    assert (result.dropped, result.domains["d"].labels) == ({}, {"accept": 20, "reject": 20})
+
+
+def test_a_prepared_folder_with_a_missing_file_is_not_prepared_without_it(reviews, tmp_path):
+    prepare(reviews, out=tmp_path / "one")
+    (tmp_path / "one" / "data" / "dvd" / "train.parquet").unlink()
+    with pytest.raises(DataError, match=r"data/dvd/train.parquet: missing; prepare the data again"):
+        prepare(tmp_path / "one", out=tmp_path / "two")
 
 
 def test_labels_and_domains_missing_in_a_split_are_noted(tmp_path, jsonl):

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hrkd_cli.data.texts import read_texts
+from hrkd_cli.data.texts import TextRow, read_texts
 from hrkd_cli.errors import DataError, UsageError
 
 
@@ -14,9 +14,10 @@ def write(path, content):
     return path
 
 
-def test_each_line_of_a_text_file_is_a_text_and_blank_lines_are_skipped(tmp_path):
+def test_each_line_of_a_text_file_is_a_row_even_if_it_is_blank(tmp_path):
     content = "one\u0085still one\r\n\n  \ntwo, with commas\n"
-    assert read_texts(write(tmp_path / "a.txt", content)) == (["one\u0085still one", "two, with commas"], None)
+    rows = [TextRow(1, "one\u0085still one"), TextRow(2, ""), TextRow(3, "  "), TextRow(4, "two, with commas")]
+    assert read_texts(write(tmp_path / "a.txt", content)) == rows
 
 
 @pytest.mark.parametrize(
@@ -28,18 +29,19 @@ def test_each_line_of_a_text_file_is_a_text_and_blank_lines_are_skipped(tmp_path
     ],
 )
 def test_files_with_columns_need_no_label_and_keep_every_row(tmp_path, name, content):
-    assert read_texts(write(tmp_path / name, content)) == (["a, b", ""], ["p", "q"])
+    first = 1 if name.endswith(".jsonl") else 2  # line 1 is the header
+    assert read_texts(write(tmp_path / name, content)) == [TextRow(first, "a, b", "p"), TextRow(first + 1, "", "q")]
 
 
 def test_parquet_files_are_read(tmp_path):
     pq.write_table(pa.table({"sentence": ["a", "b"]}), tmp_path / "a.parquet")
-    assert read_texts(tmp_path / "a.parquet") == (["a", "b"], None)
+    assert read_texts(tmp_path / "a.parquet") == [TextRow(1, "a"), TextRow(2, "b")]
 
 
 def test_columns_can_be_named_and_the_only_column_is_the_text(tmp_path):
     path = write(tmp_path / "a.csv", "x,y\na,b\n")
-    assert read_texts(path, text="y", text_pair="x") == (["b"], ["a"])
-    assert read_texts(write(tmp_path / "b.csv", "opinion\na\n")) == (["a"], None)
+    assert read_texts(path, text="y", text_pair="x") == [TextRow(2, "b", "a")]
+    assert read_texts(write(tmp_path / "b.csv", "opinion\na\n")) == [TextRow(2, "a")]
     with pytest.raises(DataError, match=r"no text column found .columns: x, y"):
         read_texts(path)
     with pytest.raises(DataError, match=r"no column 'z' .--text.; columns: x, y"):
@@ -57,6 +59,49 @@ def test_unusable_input_is_an_error_of_one_line(tmp_path):
         read_texts(tmp_path / "a.txt", text_pair="b")
 
 
+@pytest.mark.parametrize(
+    ("content", "domains"),
+    [
+        ("text,domain\na,books\nb, dvd \nc,\n", ["books", "dvd", None]),
+        ("text,domain\na,any\n", ["any"]),
+        ("text,genre\na,books\nb,dvd\n", ["books", "dvd"]),
+        ("text,topic\na,cars\nb,tea\n", [None, None]),  # about something else
+        ("text\na\n", [None]),
+    ],
+)
+def test_rows_have_the_domain_of_their_column(tmp_path, content, domains):
+    path = write(tmp_path / "a.csv", content)
+    assert [row.domain for row in read_texts(path, domains=["books", "dvd"])] == domains
+    assert {row.domain for row in read_texts(path)} == {None}
+
+
+def test_a_domain_that_the_model_does_not_have_is_an_error_with_file_and_line(tmp_path):
+    message = r"a.csv:3: domain 'cars' .column 'domain'. is not one of the model's: books, dvd; .*--domain"
+    with pytest.raises(DataError, match=message):
+        read_texts(write(tmp_path / "a.csv", "text,domain\na,books\nb,cars\n"), domains=["books", "dvd"])
+    with pytest.raises(DataError, match=r"a.jsonl:1: domain \"\['books'\]\" .column 'domain'."):
+        read_texts(write(tmp_path / "a.jsonl", '{"text": "a", "domain": ["books"]}\n'), domains=["books"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "separator"),
+    [
+        ("a.txt", "text;domain\ngood, yes;books\n", ";"),
+        ("a.txt", "good;books;1\nbad;dvd;2\n", ";"),
+        ("a.tsv", "text,label\ngood,1\n", ","),
+        ("a.txt", "id\tbody\n1\tgood\n", r"\t"),
+        ("a.txt", "good\nbad; and ugly\n", None),
+        ("a.txt", "good, yes\nbad, no\n", None),
+        ("a.txt", "good; yes\n", None),
+    ],
+)
+def test_a_table_read_as_lines_of_text_gives_a_warning(tmp_path, name, content, separator):
+    notes = []
+    read_texts(write(tmp_path / name, content), on_event=notes.append)
+    assert [note.warning for note in notes] == [True] * (separator is not None)
+    assert separator is None or f"look like rows of a table separated by '{separator}'" in notes[0].text
+
+
 def test_no_heavy_library_is_imported(tmp_path):
     paths = [
         write(tmp_path / "a.txt", "a\n"),
@@ -66,7 +111,7 @@ def test_no_heavy_library_is_imported(tmp_path):
     ]
     code = (
         "import sys, pathlib\nfrom hrkd_cli.data.texts import read_texts\n"
-        "for p in sys.argv[1:]: assert read_texts(pathlib.Path(p)) == (['a'], None), p\n"
+        "for p in sys.argv[1:]: assert read_texts(pathlib.Path(p)) [0].text == 'a', p\n"
         "print({'pyarrow', 'duckdb', 'datasets', 'pandas', 'torch', 'transformers'} & set(sys.modules))"
     )
     shown = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True, check=True)

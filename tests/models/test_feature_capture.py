@@ -56,7 +56,7 @@ def test_an_architecture_without_the_attention_interface_is_an_error():
     model = new_classifier(MPNetConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
                                        intermediate_size=64))  # fmt: skip
     assert FeatureCapture(model, (), attention=False)(make_batch()).logits.shape == (3, 2)
-    with pytest.raises(ModelError, match=r"scores of a mpnet model .*--attention-weight 0.*--method logits"):
+    with pytest.raises(ModelError, match=r"scores of mpnet models .*--attention-weight 0.*--method logits"):
         FeatureCapture(model, (1,), attention=True)(make_batch())
 
 
@@ -100,7 +100,7 @@ def test_attention_of_another_form_cannot_be_compared(model_type, sizes):
     model = new_classifier(AutoConfig.for_model(model_type, vocab_size=64, pad_token_id=0, **sizes))
     tokenizer = ModelTokenizer(model, tiny_tokenizer(types=False), 8)
     check_forward(FeatureCapture(model, (1, 2), attention=False), tokenizer, "the model")
-    with pytest.raises(ModelError, match=f"the attention scores of a {model_type} model cannot be captured"):
+    with pytest.raises(ModelError, match=f"the attention scores of {model_type} models cannot be captured"):
         check_forward(FeatureCapture(model, (1, 2), attention=True), tokenizer, "the model")
 
 

@@ -142,12 +142,12 @@ def alive_axis(have: int, want: int, alive: torch.Tensor) -> torch.Tensor:
 
 def test_architectures_without_attention_cannot_be_distilled():
     check_dimensions(tiny_config("distilbert"), attention=True)
-    with pytest.raises(ModelError, match="a fnet model cannot be distilled: its config has no num_attention_heads"):
+    with pytest.raises(ModelError, match="fnet models cannot be distilled: the config has no num_attention_heads"):
         check_dimensions(FNetConfig(), attention=False)
 
 
 def test_narrowing_what_is_not_known_names_what_works():
-    with pytest.raises(UsageError, match=r"modernbert teacher cannot be narrowed; use 2x32, --init random"):
+    with pytest.raises(UsageError, match=r"modernbert teachers cannot be narrowed; use 2x32, --init random"):
         build("2x16", make_teacher("modernbert"))
 
 
@@ -218,5 +218,7 @@ def test_a_value_for_each_layer_is_kept_for_the_layers_that_a_student_starts_fro
 
 
 def test_an_encoder_decoder_is_refused_from_its_config():
-    with pytest.raises(ModelError, match="a bart model cannot be distilled: it has a decoder; use an encoder such as"):
+    with pytest.raises(
+        ModelError, match="bart models cannot be distilled: they have a decoder; use an encoder such as"
+    ):
         check_dimensions(AutoConfig.for_model("bart"), attention=False)

@@ -7,7 +7,7 @@ import pytest
 
 from exporting import FP32, INT8, export, list_files
 from hrkd_cli import Predictor, evaluate
-from hrkd_cli.errors import GateError, ModelError, OutputError, UsageError
+from hrkd_cli.errors import DataError, GateError, ModelError, OutputError, UsageError
 from hrkd_cli.events import Note
 from hrkd_cli.onnx_export import recipe_search
 from hrkd_cli.onnx_export.recipes import apply_recipe
@@ -34,6 +34,12 @@ def test_fp32_alone_needs_no_data(student):
         "bytes_by_part": result.bytes_by_part,
         "gate": None,
     }
+
+
+def test_data_that_does_not_exist_is_refused_even_if_it_is_not_needed(student):
+    with pytest.raises(DataError, match=r"'./nope': no such file or folder"):
+        export(student, data="./nope")
+    assert "onnx" not in list_files(student)
 
 
 def test_int8_is_written_next_to_fp32(student):
@@ -175,7 +181,7 @@ def test_a_graph_with_other_logits_is_not_kept(student, monkeypatch):
 
 def test_an_architecture_that_cannot_be_traced_is_an_error_of_one_line(student, monkeypatch):
     monkeypatch.setattr("torch.onnx.export", raising(RuntimeError("unsupported operator\nmore lines")))
-    with pytest.raises(ModelError, match="a bert model cannot be traced") as caught:
+    with pytest.raises(ModelError, match="bert models cannot be traced") as caught:
         export(student)
     assert "\n" not in str(caught.value)
     assert "onnx" not in list_files(student)

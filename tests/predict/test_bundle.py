@@ -99,7 +99,7 @@ def test_the_bundle_runs_as_a_program(device, student):
     process = run_isolated(device, RUN, device / "model", "--domain", "books", stdin="a good book\n\nnot hot\n")
     result = [json.loads(line) for line in process.stdout.splitlines()]
     assert result == [
-        p.to_json() for p in Predictor(student / "onnx").predict(["a good book", "not hot"], domain="books")
+        p.to_json() for p in Predictor(student / "onnx").predict(["a good book", "", "not hot"], domain="books")
     ]
     process = run_isolated(device, RUN, device / "model", "--self-check")
     assert (process.returncode, process.stderr) == (0, "")

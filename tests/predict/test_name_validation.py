@@ -14,6 +14,9 @@ from hrkd_cli.predict.name_validation import validate_names
         ("a\0b", "x", r"domain name 'a\\x00b' contains a control character; rename it"),
         ("é" * 128, "x", "domain name 'é*' is longer than 255 bytes; rename it"),
         ("BOOKS", "x", "domain names 'BOOKS' and 'books' differ only in case; rename one"),
+        ("b\u200boOks", "x", r"domain names 'books' and 'b\\u200boOks' .U.200B. look equal; rename one"),
+        ("\u200b\u3164", "x", r"domain name '.*' has no visible character .U.200B U.3164.; rename it"),
+        ("dvd", "\u2060", r"label '\\u2060' has no visible character .U.2060.; rename it"),
         ("dvd", "l\u0007m", r"label 'l\\x07m' contains a control character; rename it"),
     ],
 )

@@ -46,6 +46,30 @@ def test_any_is_the_mean_over_domains(student):
         assert score == pytest.approx((books.scores[label] + dvd.scores[label]) / 2)
 
 
+def test_each_text_can_have_a_domain_of_its_own(student, different_labels):
+    predictor = Predictor(student / "onnx")
+    texts, domains = TEXTS[:4], ["dvd", "books", "any", "dvd"]
+    found = predictor.predict(texts, domain=domains)
+    assert found == [predictor.predict([text], domain=name)[0] for text, name in zip(texts, domains, strict=True)]
+    assert list(predictor.stream(texts, domain=iter(domains))) == found
+    assert len(Predictor(different_labels / "onnx").predict(["a", "b"], domain=["news", "books"])[0].scores) == 3
+    with pytest.raises(UsageError, match="2 texts but 1 domains"):
+        predictor.predict(["a", "b"], domain=["books"])
+    with pytest.raises(UsageError, match="domain 'cars' is not one of the model's"):
+        predictor.predict(["a", "b"], domain=["books", "cars"])
+
+
+def test_a_blank_text_has_no_label(student, paired):
+    predictor = Predictor(student / "onnx")
+    good, blank, bad = predictor.predict(["good", " \n", "bad"], domain="dvd")
+    assert (blank.text, blank.domain, blank.label, blank.scores) == (" \n", "dvd", None, {})
+    assert [good, bad] == predictor.predict(["good", "bad"], domain="dvd")
+    assert [p.label for p in predictor.predict(["", " "])] == [None, None]
+    labels = [p.label for p in Predictor(paired / "onnx").predict(["good", "good", ""], ["bad", "", "bad"])]
+    assert labels[0] is not None
+    assert labels[1:] == [None, None]
+
+
 def test_no_texts_give_no_predictions(student):
     assert Predictor(student / "onnx").predict([]) == []
     assert Predictor(student).predict([]) == []

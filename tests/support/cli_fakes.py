@@ -1,6 +1,7 @@
 """Fakes of the functions behind the commands, and of their results."""
 
 import io
+import itertools
 import sys
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -109,12 +110,13 @@ class FakePredictor:
     def __init__(self, path, *, threads=None, device="auto"):
         type(self).made.append((path, threads, device))
         self.spec = SimpleNamespace(pair=type(self).pair)
+        self.domains = ("books", "dvd")
 
     def stream(self, texts, *, domain="any", batch_size=1):
-        for text in texts:
+        for text, name in zip(texts, itertools.repeat(domain) if isinstance(domain, str) else domain, strict=False):
             type(self).asked.append(text)
             first = text if isinstance(text, str) else text[0]
-            yield result({"text": first, "domain": domain, "label": str(len(first)), "scores": {"a": 0.25, "b": 0.75}})
+            yield result({"text": first, "domain": name, "label": str(len(first)), "scores": {"a": 0.25, "b": 0.75}})
 
 
 def to_text(table: Table) -> str:

@@ -97,6 +97,17 @@ def test_a_plan_says_in_one_line_what_it_chose_and_why():
     ]
 
 
+def test_texts_with_unknown_tokens_are_a_warning_with_their_share():
+    texts = [" ".join(["box"] * 3)] * 90 + ["box \u2728"] * 10
+    rows = {"d": {"train": TextRows(texts, None, ["a", "b"] * 50)}}
+    dataset, tokenizer, notes = Dataset.from_rows(rows, has_pairs=False), tiny_tokenizer(), []
+    options = {"epochs": 1, "learning_rate": 1.0, "max_length": 8}
+    TrainingPlan.make(TeachSettings(**options), TEACH, dataset, tiny_config(), tokenizer, 512, notes.append)
+    assert [(note.text, note.warning) for note in notes] == [
+        ("the tokenizer lacks characters: [UNK] in 10.0% of the texts of d", True)
+    ]
+
+
 def test_options_that_are_given_are_the_plan():
     given = {"epochs": 2, "learning_rate": 1e-3, "max_length": 40, "patience": 4}
     plan, notes = plan_of(**given)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterable
+from itertools import count, repeat
 from pathlib import Path
 
 import hrkd_cli
@@ -16,6 +17,7 @@ from hrkd_cli.cli.progress import make_display
 from hrkd_cli.command_settings import EvalSettings, ExportSettings, PredictSettings, PrepareSettings, ReportSettings
 from hrkd_cli.errors import UsageError
 from hrkd_cli.formatting import byte_size
+from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.options import Settings, option_name
 from hrkd_cli.settings import DistillArguments, TeachArguments
 
@@ -58,7 +60,9 @@ def teach(console: Console, options: TeachArguments) -> None:
         result = hrkd_cli.teach(**vars(options), sources=console.sources, on_event=on_event)
     console.write_result(result.to_json(), tables.training_tables(result.to_json()))
     console.write_note(f"teacher: {result.out}")
-    console.write_note("next: hrkd distill" + _flag_unless_default("--teacher", options.out, layout.TEACHER_OUT))
+    teacher = _flag_unless_default("--teacher", options.out, layout.TEACHER_OUT)
+    data = _flag_unless_default("--data", options.data, layout.DATASET_OUT)
+    console.write_note(f"next: hrkd distill{teacher}{data}")
 
 
 @command(
@@ -124,7 +128,7 @@ def export(console: Console, options: ExportSettings) -> None:
     console.write_result(result, tables.export_tables(result), tables.gate_lines(result))
     folder = Path(result["files"][0]["path"]).parent
     console.write_note(f"files: {folder}")
-    console.write_note(f'next: hrkd predict {shlex.quote(str(folder))} "a text to classify"')
+    console.write_note(f"next: {_predict_command(folder)}")
 
 
 @command(
@@ -138,7 +142,8 @@ def export(console: Console, options: ExportSettings) -> None:
 def predict(console: Console, options: PredictSettings) -> None:
     """Label texts.
 
-    Writes one JSON object per line: text, domain, label, scores. Exported folders do not need torch.
+    Writes one JSON object per row: text, domain, label, scores, and the line in a file or stdin. The label of a row
+    without text is null. Exported folders do not need torch.
     """
     if options.self_check:
         _self_check(console, options)
@@ -156,14 +161,20 @@ def predict(console: Console, options: PredictSettings) -> None:
         predictor = Predictor(options.model, threads=options.threads, device=str(options.device))
         has_pairs, batch_size = predictor.spec.pair is True, None
         rows: Iterable[predict_input.Text]
+        lines: Iterable[int | None] = repeat(None)
+        domain: str | list[str] = options.domain
         if file is not None:
-            rows = predict_input.from_file(file, options.text, options.text_pair, has_pairs)
+            # --domain overrides a domain column.
+            domains = predictor.domains if console.sources["domain"] == "default" else ()
+            rows, lines, domain = predict_input.from_file(file, options, domains, has_pairs, console)
         elif texts:
             rows = predict_input.from_arguments(texts, has_pairs)
         else:
             rows, batch_size = predict_input.from_stdin(has_pairs, console), 1  # answer each line as it arrives
-        for prediction in predictor.stream(rows, domain=options.domain, batch_size=batch_size):
-            console.write_json(prediction.to_json(), indent=None)
+            lines = count(1)
+        for line, prediction in zip(lines, predictor.stream(rows, domain=domain, batch_size=batch_size), strict=False):
+            record = prediction.to_json()
+            console.write_json(record if line is None else {"line": line, **record}, indent=None)
 
 
 @command(
@@ -206,6 +217,19 @@ def _self_check(console: Console, options: PredictSettings) -> None:
     console.write_result(result, lines=[f"self-check passed: {'; '.join(map(str, checked))}"])
 
 
-def _flag_unless_default(option: str, value: Path, default: Path) -> str:
+def _predict_command(folder: Path) -> str:
+    """Return a command that labels an example text, or pair, with the model in an ``onnx`` folder."""
+    from hrkd_cli.predict.model_spec import build_spec
+
+    spec = build_spec(read_json_or_empty(folder.parent / layout.ModelFiles.config), {})
+    command, labels = f"hrkd predict {shlex.quote(str(folder))}", spec.all_heads.labels
+    if len(set(map(frozenset, labels.values()))) > 1:  # no average over all heads
+        command += f" --domain {shlex.quote(next(iter(labels)))}"
+    if spec.pair:
+        return f"printf 'a text\\tits second text\\n' | {command}"
+    return f'{command} "a text to classify"'
+
+
+def _flag_unless_default(option: str, value: Path | str, default: Path) -> str:
     """Return `` --option value`` for a hint, or an empty string for the default."""
-    return "" if value == default else f" {option} {shlex.quote(str(value))}".replace("  ", " ")
+    return "" if str(value) == str(default) else f" {option} {shlex.quote(str(value))}".replace("  ", " ")

@@ -68,6 +68,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise DataError(f"{error}; prepare the data again") from None
 
 
+def list_data_files(folder: Path) -> list[Path]:
+    """Return the Parquet files of a dataset folder, sorted by path.
+
+    Raises:
+        DataError: it is not such a folder, or a file is missing.
+    """
+    return sorted(_list_files(folder, read_manifest(folder)))
+
+
 def open_dataset(folder: str | Path) -> Dataset:
     """Read a dataset folder written by ``prepare``.
 
@@ -76,24 +85,37 @@ def open_dataset(folder: str | Path) -> Dataset:
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
+    files = _list_files(folder, manifest)
     has_pairs = manifest["pair"]
-    counts = {(domain, split): entry[split] for domain, entry in manifest["domains"].items() for split in SPLITS}
-    validate_names(manifest["domains"], (), folder / DatasetFiles.manifest)
-    rows: dict[str, dict[str, TextRows]] = {}
-    for (domain, split), count in counts.items():
-        splits = rows.setdefault(domain, {})
-        if count:
-            path = folder / DatasetFiles.data / domain / f"{split}.parquet"
-            splits[split] = _read_rows(path, count, has_pairs=has_pairs)
+    rows: dict[str, dict[str, TextRows]] = {domain: {} for domain in manifest["domains"]}
+    for path, count in files.items():
+        rows[path.parent.name][path.stem] = _read_rows(path, count, has_pairs=has_pairs)
     return Dataset.from_rows(rows, has_pairs=has_pairs, path=folder)
+
+
+def _list_files(folder: Path, manifest: Mapping[str, Any]) -> dict[Path, int]:
+    """Return the number of rows of each Parquet file that the manifest lists.
+
+    Raises:
+        DataError: a name is not allowed, or a file is missing.
+    """
+    validate_names(manifest["domains"], (), folder / DatasetFiles.manifest)
+    files = {
+        folder / DatasetFiles.data / domain / f"{split}.parquet": entry[split]
+        for domain, entry in manifest["domains"].items()
+        for split in SPLITS
+        if entry[split]
+    }
+    for path in files:
+        if not path.is_file():
+            raise DataError(f"{path}: missing; prepare the data again")
+    return files
 
 
 def _read_rows(path: Path, count: int, *, has_pairs: bool) -> TextRows:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if not path.is_file():
-        raise DataError(f"{path}: missing; prepare the data again")
     columns = _text_columns(has_pairs=has_pairs)
     try:
         # Not read_table, which interprets a folder name such as "lang=en" as a partition.

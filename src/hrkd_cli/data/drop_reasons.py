@@ -14,6 +14,8 @@ class DropReason(StrEnum):
     EMPTY_TEXT = "empty text"
     EMPTY_PAIR = "empty second text"
     NO_LABEL = "no label"
+    NOT_ONE_LABEL = "not one label"
+    REJECTED = "rejected annotation"
     NO_DOMAIN = "no domain"
     UNKNOWN_SPLIT = "unknown split"
     IN_TEST = "text also in test"

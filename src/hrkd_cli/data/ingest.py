@@ -6,13 +6,19 @@ import codecs
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
+from hrkd_cli.data.label_checks import ONE_LABEL, find_confusing_labels
+from hrkd_cli.data.row_batches import ANSWER
 from hrkd_cli.data.row_store import RowStore
-from hrkd_cli.data.sources.columns import resolve_columns
+from hrkd_cli.data.sources.columns import COLUMN_ALIASES, normalize_name, resolve_columns
 from hrkd_cli.data.sources.row_reader import RowReader, SourceFile
 from hrkd_cli.errors import DataError, UsageError
 from hrkd_cli.events import Note, OnEvent
+from hrkd_cli.formatting import join_names
+
+_FLAGS = frozenset({"0", "1", "0.0", "1.0", "False", "True"})
 
 
 def ingest(
@@ -43,14 +49,7 @@ def ingest(
         file = source_file if one_domain is None else replace(source_file, domain=one_domain, is_only_domain=False)
         try:
             reader = file.open(encoding, has_header)
-            columns = resolve_columns(
-                reader.columns,
-                named_columns,
-                file=file.display_name,
-                file_names_domain=file.domain is not None,
-                prefer_domain_column=file.is_only_domain,
-                header_is_line=reader.header_is_line,
-            )
+            columns = _find_columns(reader, file, named_columns)
         except DataError as error:
             if file.split != "test":
                 raise
@@ -58,9 +57,6 @@ def ingest(
             continue
         if one_domain is not None:
             columns.pop("domain", None)
-        if file.split is not None and "split" not in named_columns:
-            # A column that happens to be called "split" does not override the file's name.
-            columns.pop("split", None)
         for note in (reader.note, _describe_columns(reader, columns, named_columns)):
             if note and note not in noted:
                 on_event(Note(note))
@@ -74,6 +70,43 @@ def ingest(
     for failure in failures:
         on_event(Note(f"not read: {failure}", warning=True))
     store.check(domains)
+    for warning in find_confusing_labels(store.labels()):
+        on_event(Note(warning, warning=True))
+
+
+def _find_columns(reader: RowReader, file: SourceFile, named: Mapping[str, str]) -> dict[str, int]:
+    """Return column indices by role, also that of annotators' answers."""
+    try:
+        columns = resolve_columns(
+            reader.columns,
+            named,
+            file=file.display_name,
+            file_names_domain=file.domain is not None,
+            prefer_domain_column=file.is_only_domain,
+            header_is_line=reader.header_is_line,
+        )
+    except DataError as error:
+        names_label = not set(map(normalize_name, reader.columns)).isdisjoint(COLUMN_ALIASES["label"])
+        flags = [] if names_label or "label" in named else _find_flags(reader)
+        if len(flags) < 3:  # one or two may be about something else
+            raise
+        names = f"{join_names(flags)} have one yes-or-no label each"
+        raise DataError(f"{error}; {names}, and {ONE_LABEL}, so name one of them with --label") from None
+    if file.split is not None and "split" not in named:
+        # A column that happens to be called "split" does not override the file's name.
+        columns.pop("split", None)
+    if ANSWER in reader.columns and (index := reader.columns.index(ANSWER)) not in columns.values():
+        columns[ANSWER] = index
+    return columns
+
+
+def _find_flags(reader: RowReader) -> list[str]:
+    """Return the columns that have only zeros and ones in the first rows."""
+    seen: list[set[str]] = [set() for _ in reader.columns]
+    for _, row in islice(reader.iter_rows(range(len(seen))), 100):
+        for values, value in zip(seen, row or (), strict=False):
+            values.add(str(value))
+    return [name for name, values in zip(reader.columns, seen, strict=True) if values and values <= _FLAGS]
 
 
 def _check_encoding(encoding: str | None) -> None:

@@ -14,7 +14,9 @@ from typing import Any
 
 from hrkd_cli.command_settings import PrepareSettings
 from hrkd_cli.data.dataset_folder import FORMAT, VERSION, DomainCounts, is_prepared, write_manifest, write_splits
+from hrkd_cli.data.drop_reasons import DropReason
 from hrkd_cli.data.ingest import compute_checksums, ingest
+from hrkd_cli.data.row_batches import UNKNOWN_SPLIT
 from hrkd_cli.data.row_store import RowStore, open_row_store
 from hrkd_cli.data.sources.discover import find_source_files
 from hrkd_cli.data.sources.row_reader import SourceFile
@@ -26,6 +28,16 @@ from hrkd_cli.layout import SPLITS, DatasetFiles
 from hrkd_cli.outputs import atomic_folder, check_no_overlap, check_output
 from hrkd_cli.version import __version__
 
+_LEAKS = (DropReason.IN_TEST, DropReason.IN_DEV)
+_MAX_LEAKING = 0.9  # fraction of a domain's train rows; with more, the source's splits are surely wrong
+_COUNT_BY_SPLIT = f"""
+SELECT rows.domain, coalesce(rows.split, 'train') AS source_split,
+  coalesce(rows.drop_reason, dropped_rows.drop_reason) AS reason, count(*)
+FROM rows LEFT JOIN dropped_rows ON dropped_rows.id = rows.rowid
+WHERE rows.domain IS NOT NULL AND source_split != '{UNKNOWN_SPLIT}'
+  AND reason IS DISTINCT FROM '{DropReason.OTHER_DOMAIN}'
+GROUP BY ALL ORDER BY ALL
+"""
 _StratumCounts = dict[str, dict[str, tuple[int, int, int]]]
 """Train, dev and test rows by domain and label, sorted by name."""
 
@@ -105,6 +117,11 @@ def prepare_files(files: Sequence[SourceFile], settings: PrepareSettings, on_eve
             )
             checksums = compute_checksums(files, store)
             assign_splits(store.connection, dev=settings.dev, test=settings.test, dedupe=settings.dedupe, seed=seed)
+            dropped = store.count_dropped()
+            for reason, (count, locations) in dropped.items():
+                warning = not reason.startswith("duplicate")
+                on_event(Note(describe_dropped(reason, count, locations), warning=warning))
+            _check_losses(store, on_event)
             few_shot = settings.few_shot
             left_out = 0 if few_shot is None else subsample_train(store.connection, few_shot, seed)
             counts = _count_strata(store)
@@ -113,7 +130,6 @@ def prepare_files(files: Sequence[SourceFile], settings: PrepareSettings, on_eve
                 train = sum(entry.train for entry in domain_counts.values())
                 on_event(Note(f"few-shot: {train} of {train + left_out} train rows kept"))
             _warn_of_empty_splits(counts, on_event)
-            dropped = store.count_dropped()
             has_pairs = bool(store.has_pairs)
             fingerprint = write_splits(folder, store.connection, domain_counts, has_pairs=has_pairs, on_event=on_event)
         shutil.rmtree(scratch)
@@ -139,8 +155,6 @@ def prepare_files(files: Sequence[SourceFile], settings: PrepareSettings, on_eve
             "dropped": {reason: {"count": count, "rows": locations} for reason, (count, locations) in dropped.items()},
         }
         write_manifest(folder, manifest)
-    for reason, line in zip(result.dropped, result.dropped_lines(), strict=True):
-        on_event(Note(line, warning=not reason.startswith("duplicate")))
     return result
 
 
@@ -151,6 +165,33 @@ def content_options(settings: PrepareSettings) -> dict[str, Any]:
     # Only if given: the datasets of earlier versions do not have these.
     options |= {name: value for name in ("one_domain", "no_header") if (value := getattr(settings, name))}
     return {**options, "domains": settings.domains and sorted(settings.domains)}
+
+
+def _check_losses(store: RowStore, on_event: OnEvent) -> None:
+    """Warn of splits of the source that lost most of their rows for one reason.
+
+    Raises:
+        DataError: nearly all train rows of some domains are also in a test or dev split.
+    """
+    counts: dict[tuple[str, str], dict[str | None, int]] = {}
+    for domain, split, reason, count in store.connection.execute(_COUNT_BY_SPLIT).fetchall():
+        counts.setdefault((domain, split), {})[reason] = count
+    leaking: dict[str, tuple[int, int]] = {}
+    for (domain, split), by_reason in counts.items():
+        total = sum(by_reason.values())
+        reason, count = max(by_reason.items(), key=lambda item: (item[0] is not None, item[1]))
+        if split == "train" and reason in _LEAKS and count >= _MAX_LEAKING * total:
+            leaking[domain] = count, total
+        elif reason is not None and count > total / 2:
+            rows = f"{count:,} of {total:,} {split} rows of {domain}"
+            on_event(Note(f"most rows are not used: {rows}, {reason}", warning=True))
+    if leaking:
+        count, total = map(sum, zip(*leaking.values(), strict=True))
+        raise DataError(
+            f"{store.source}: {count:,} of {total:,} train rows of {join_names([*leaking])} are also in a test or dev "
+            "split, and nothing is left to learn from; take them out of that split, leave it out (prepare then makes "
+            "one from train), or leave the domain out with --domains"
+        )
 
 
 def _count_strata(store: RowStore) -> _StratumCounts:

@@ -16,22 +16,32 @@ from hrkd_cli.data.sources.values import SPLIT_ALIASES, InvalidTextError, to_tex
 _BATCH_ROWS = 512
 _MISSING = ("", "nan", "null", "<na>")
 _WHOLE_NUMBER = re.compile(r"([+-]?[0-9]+)\.0+")
+ANSWER = "answer"  # role of the column in which annotation tools such as Prodigy store the annotator's decision
+_REJECTED = frozenset({"reject", "ignore"})
 UNKNOWN_SPLIT = "?"  # stands for the name of a split that is not train, dev or test
 
 
 def make_batches(rows: Iterator[SourceRow], roles: Sequence[str], constants: Mapping[str, str | None]) -> Iterator[Any]:
     """Yield rows as Arrow tables with the columns ``line``, ``drop_reason`` and one per role ("text", "label", ...).
 
-    ``roles`` are those of the values in ``rows``; the other roles have the values in ``constants``, else null.
+    ``roles`` are those of the values in ``rows``; the other roles have the values in ``constants``, else null. With
+    ``ANSWER`` among them, rows that an annotator rejected or ignored have a drop reason.
     """
     import pyarrow as pa
 
     missing_fields = (None,) * len(roles)
     while batch := list(islice(rows, _BATCH_ROWS)):
-        reasons: list[str | None] = [DropReason.FIELD_COUNT if values is None else None for _, values in batch]
-        columns = zip(*(missing_fields if values is None else values for _, values in batch), strict=True)
+        columns = list(zip(*(missing_fields if values is None else values for _, values in batch), strict=True))
+        reasons = [DropReason.FIELD_COUNT if values is None else None for _, values in batch]
+        by_role = dict(zip(roles, columns, strict=True))
+        for index, answer in enumerate(by_role.pop(ANSWER, ())):
+            if isinstance(answer, str) and answer.strip().lower() in _REJECTED:
+                reasons[index] = DropReason.REJECTED
+        for index, label in enumerate(by_role.get("label", ())):
+            if isinstance(label, list | tuple | dict):
+                reasons[index] = reasons[index] or DropReason.NOT_ONE_LABEL
         arrays = {"line": pa.array([line for line, _ in batch], pa.int64())}
-        for role, column in zip(roles, columns, strict=True):
+        for role, column in by_role.items():
             try:
                 arrays[role] = pa.array(column, pa.string())
             except (pa.ArrowException, UnicodeError):  # some values are not strings
@@ -45,17 +55,17 @@ def make_batches(rows: Iterator[SourceRow], roles: Sequence[str], constants: Map
         yield pa.table({**arrays, "drop_reason": pa.array(reasons, pa.string())})
 
 
-def _to_texts(values: Iterable[object], reasons: list[str | None]) -> Iterator[str | None]:
+def _to_texts(values: Iterable[object], reasons: list[DropReason | None]) -> Iterator[str | None]:
     """Yield values as texts; for those that are not texts, yield None and set the reason."""
     for index, value in enumerate(values):
         try:
             yield to_text(value)
         except InvalidTextError as error:
-            reasons[index] = str(error)
+            reasons[index] = reasons[index] or DropReason(str(error))
             yield None
 
 
-def _clean_name(text: str) -> str | None:
+def clean_name(text: str) -> str | None:
     """Return a domain or label without outer spaces and without the ``.0`` of a whole number; None if missing."""
     name = text.strip()
     if name.lower() in _MISSING:
@@ -69,4 +79,4 @@ def _clean_split(text: str) -> str | None:
     return None if name in _MISSING else SPLIT_ALIASES.get(name, UNKNOWN_SPLIT)
 
 
-_CLEAN: dict[str, Callable[[str], str | None]] = {"label": _clean_name, "domain": _clean_name, "split": _clean_split}
+_CLEAN: dict[str, Callable[[str], str | None]] = {"label": clean_name, "domain": clean_name, "split": _clean_split}

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from hrkd_cli.data.drop_reasons import DropReason
+from hrkd_cli.data.label_checks import ONE_LABEL, check_single_labels
 from hrkd_cli.data.row_batches import UNKNOWN_SPLIT, make_batches
 from hrkd_cli.data.sources.row_reader import RowReader, SourceFile
 from hrkd_cli.errors import DataError
 from hrkd_cli.events import OnEvent, Progress, ignore
-from hrkd_cli.formatting import join_names
+from hrkd_cli.formatting import join_names, plural
 from hrkd_cli.predict.name_validation import validate_names
 
 MAX_LOCATIONS = 1000  # locations that are listed per drop reason; the counts are always complete
@@ -204,6 +205,10 @@ class RowStore:
         """Return the domains that have usable rows, sorted by name."""
         return self._distinct("domain", "drop_reason IS NULL")
 
+    def labels(self) -> list[str]:
+        """Return the labels of usable rows, sorted by name."""
+        return self._distinct("label", "drop_reason IS NULL AND label IS NOT NULL")
+
     def check(self, domains: Iterable[str] | None) -> None:
         """Check that there are usable rows, that each domain has some, and that names are valid.
 
@@ -214,6 +219,11 @@ class RowStore:
         for name in domains or ():
             if name not in existing:
                 raise DataError(f"{self.source}: no domain {name!r} (--domains); there are {join_names(existing, 50)}")
+        if several := self.count_dropped().get(DropReason.NOT_ONE_LABEL):
+            raise DataError(
+                f"{several[1][0]}: a list or object as label (in {plural(several[0], 'row')}); {ONE_LABEL}, so give a "
+                "column with a single label"
+            )
         unusable = [name for name in existing if name not in usable and name in (domains or existing)]
         if unusable or not usable:
             domain = unusable[0] if usable else None
@@ -222,7 +232,8 @@ class RowStore:
             _, locations = next(iter(dropped.values()))
             row = "row" if domain is None else f"row of domain {domain!r}"
             raise DataError(f"{self.source}: no {row} can be used: {reasons} (first: {locations[0]})")
-        validate_names(usable, self._distinct("label", "drop_reason IS NULL"), self.source)
+        validate_names(usable, self.labels(), self.source)
+        check_single_labels(self.labels(), self.source)
 
     def count_dropped(self, domain: str | None = None) -> dict[str, tuple[int, list[str]]]:
         """Return count and first locations (``file:line``) of dropped rows, by reason; of one domain or all.

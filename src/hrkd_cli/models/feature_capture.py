@@ -49,7 +49,7 @@ class FeatureCapture:
         fits = all(heads * size == config.hidden_size for heads, size in shapes)
         if len(calls) != config.num_hidden_layers or len(shapes) != 1 or not fits:
             raise ModelError(
-                f"the attention scores of a {config.model_type} model cannot be captured; distill it with "
+                f"the attention scores of {config.model_type} models cannot be captured; distill with "
                 "--attention-weight 0 or --method logits"
             )
         captured = [calls[n - 1] for n in self.layers]

@@ -92,15 +92,15 @@ def check_dimensions(config: Any, *, attention: bool) -> None:
     """
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(
-            f"a {config.model_type} model cannot be distilled: it has a decoder; use an encoder such as BERT"
+            f"{config.model_type} models cannot be distilled: they have a decoder; use an encoder such as BERT"
         )
     for name in ("num_hidden_layers", "hidden_size", "num_attention_heads"):
         if not hasattr(config, name):
-            raise ModelError(f"a {config.model_type} model cannot be distilled: its config has no {name}")
+            raise ModelError(f"{config.model_type} models cannot be distilled: the config has no {name}")
     heads, key_heads = config.num_attention_heads, getattr(config, "num_key_value_heads", None)
     if attention and key_heads not in (None, heads):
         raise ModelError(
-            f"a {config.model_type} model with {heads} attention heads and {key_heads} key heads: attention scores "
+            f"{config.model_type} model with {heads} attention heads and {key_heads} key heads: attention scores "
             "are only compared if every head has its own keys; use --attention-weight 0"
         )
 
@@ -142,7 +142,7 @@ def student_config(teacher: Any, shape: Shape, heads: DomainHeads, *, init: Init
         )
     if init is Init.TEACHER and shape.width < width and teacher.model_type not in NARROWED:
         raise UsageError(
-            f"--student {shape}: a {teacher.model_type} teacher cannot be narrowed; use {shape.layers}x{width}, --init "
+            f"--student {shape}: {teacher.model_type} teachers cannot be narrowed; use {shape.layers}x{width}, --init "
             "random, or a pretrained --student"
         )
     if init is Init.TEACHER and shape.width > width:
@@ -298,7 +298,7 @@ class _Pruning:
                 tensor = tensor.index_select(axis, self.hidden)
         if tensor.shape != shape:
             raise ModelError(
-                f"a {self.config.model_type} teacher cannot be narrowed ({name} is {tuple(tensor.shape)}); use a "
+                f"this {self.config.model_type} teacher cannot be narrowed ({name} is {tuple(tensor.shape)}); use a "
                 f"LAYERSxWIDTH student of the teacher's width {self.width}, --init random, or a pretrained --student"
             )
         return tensor

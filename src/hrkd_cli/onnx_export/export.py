@@ -81,7 +81,10 @@ def export(student: str | Path = STUDENT_OUT, *, on_event: OnEvent = ignore, **o
         file_names = [FILE_NAMES[onnx_format] for onnx_format in smaller_formats or [OnnxFormat.FP32]]
         _check_output(folder, root, file_names, force=settings.force)
     model = TorchBackend(folder, device="cpu")
-    data = load_gate_data(settings, on_event=on_event) if smaller_formats or settings.trims else None
+    needs_data = bool(smaller_formats) or settings.trims
+    # Data that is named must exist, even if only fp32 is written, which needs none.
+    loaded = load_gate_data(settings, on_event=on_event) if needs_data or settings.data is not None else None
+    data = loaded if needs_data else None
     if not is_variant:
         gate = AccuracyGate(settings, model, *data, on_event=on_event) if data is not None else None
         return _Export(settings, folder, root, model, gate, on_event).run()

@@ -155,7 +155,7 @@ def trace_to_onnx(torch_model: TorchBackend, path: Path) -> None:
     # Tracing runs the architecture's own code, which may raise anything.
     except Exception as error:
         raise ModelError(
-            f"a {model.config.model_type} model cannot be traced into an ONNX graph ({one_line(error)}); its torch "
+            f"{model.config.model_type} models cannot be traced into an ONNX graph ({one_line(error)}); the torch "
             "weights still work with hrkd eval and hrkd predict"
         ) from error
     finally:

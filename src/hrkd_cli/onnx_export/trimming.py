@@ -248,8 +248,8 @@ def _check_padding(config: Mapping[str, Any], old_ids: Sequence[int]) -> None:
     counts_from_padding = config.get("model_type") in OFFSET_POSITION_TYPES
     if counts_from_padding and pad is not None and tuple(old_ids[pad : pad + 1]) != (pad,):
         raise ModelError(
-            f"a {config['model_type']} model counts positions from its padding id {pad}, which the trimmed vocabulary "
-            "would change; it cannot be trimmed"
+            f"this {config['model_type']} model counts positions from its padding id {pad}, which trimming would "
+            "change; it cannot be trimmed"
         )
 
 

@@ -192,7 +192,7 @@ def extract_head(model: Any, spec: ModelSpec, domain: str, model_name: str) -> l
     name, layer = output_layer(model)
     if layer.out_features != spec.heads.num_outputs:
         raise ModelError(
-            f"a {model.config.model_type} model: its last linear layer ({name}) has {layer.out_features} outputs, not "
+            f"{model.config.model_type} model: its last linear layer ({name}) has {layer.out_features} outputs, not "
             f"the {spec.heads.num_outputs} of its labels; its heads cannot be separated"
         )
     layer.weight = torch.nn.Parameter(layer.weight.detach()[columns])

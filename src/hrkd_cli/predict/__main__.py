@@ -32,8 +32,7 @@ def main() -> int:
                 sys.stdout.write(f"{result}\n")
             return 0
         lines = (line.rstrip("\r\n") for line in sys.stdin)
-        texts = args.texts or (line for line in lines if line.strip())
-        for prediction in Predictor(args.model, threads=args.threads).stream(texts, domain=args.domain):
+        for prediction in Predictor(args.model, threads=args.threads).stream(args.texts or lines, domain=args.domain):
             sys.stdout.write(json.dumps(prediction.to_json(), ensure_ascii=False) + "\n")
             sys.stdout.flush()
     except HrkdError as error:

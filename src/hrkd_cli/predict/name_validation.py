@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from hrkd_cli.errors import DataError, HrkdError
 
+_FILLERS = "\u115f\u1160\u2800"  # blank characters that Unicode counts as letters or symbols
 _MAX_BYTES = 255  # the longest file name on common file systems
 # Control characters, the line and paragraph separators, and surrogates, which no encoding has.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -16,28 +17,50 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 def validate_names(
     domains: Iterable[str], labels: Iterable[str], source: object, error: type[HrkdError] = DataError
 ) -> None:
-    """Check that domains can be folder names, that no two of them differ only in case, and that labels are printable.
+    """Check that domains can be folder names, that no two of them look equal, and that labels are printable.
 
     Every name that is read from a file or given by a caller passes this check, so that none leads out of a folder.
 
     Raises:
         HrkdError: a name is not allowed; an ``error``, whose message starts with ``source``.
     """
-    by_folded_name: dict[str, str] = {}
+    by_appearance: dict[str, str] = {}
     for name in sorted(set(domains)):
         problems = {
             "is empty": not name,
             "contains a slash": "/" in name or "\\" in name,
             "contains a control character": _CONTROL.search(name),
+            f"has no visible character{_code_points(name)}": not appearance(name),
             "starts with a dot": name.startswith("."),
             f"is longer than {_MAX_BYTES} bytes": len(name.encode(errors="replace")) > _MAX_BYTES,
         }
         for problem, applies in problems.items():
             if applies:
                 raise error(f"{source}: domain name {name[:80]!r} {problem}; rename it")
-        other = by_folded_name.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        other = by_appearance.setdefault(appearance(name), name)
         if other != name:
-            raise error(f"{source}: domain names {other!r} and {name!r} differ only in case; rename one")
+            same = unicodedata.normalize("NFC", other).casefold() == unicodedata.normalize("NFC", name).casefold()
+            problem = "differ only in case" if same else "look equal"
+            raise error(f"{source}: domain names {quote(other)} and {quote(name)} {problem}; rename one")
     for label in labels:
         if _CONTROL.search(label):
             raise error(f"{source}: label {label[:80]!r} contains a control character; rename it")
+        if not appearance(label):
+            raise error(f"{source}: label {label[:80]!r} has no visible character{_code_points(label)}; rename it")
+
+
+def appearance(name: str) -> str:
+    """Return a name without differences that are hard to see: case, accents in one or two characters, spaces."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    visible = (char for char in folded if unicodedata.category(char) != "Cf" and char not in _FILLERS)
+    return " ".join("".join(visible).split())
+
+
+def quote(name: str) -> str:
+    """Return a name in quotes, with the code points of its characters outside ASCII."""
+    return f"{name!r}{_code_points(name)}"
+
+
+def _code_points(name: str) -> str:
+    points = " ".join(f"U+{ord(char):04X}" for char in name[:80] if not char.isascii())
+    return f" ({points})" if points else ""

@@ -6,24 +6,28 @@ An exported folder needs only onnxruntime, tokenizers and numpy. Opening a folde
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import asdict, dataclass, replace
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
 from hrkd_cli.errors import UsageError
 from hrkd_cli.predict.backend import open_backend
-from hrkd_cli.predict.heads import FloatArray, domain_probabilities, mean_probabilities
+from hrkd_cli.predict.heads import DoubleArray, FloatArray, domain_probabilities, mean_probabilities
 from hrkd_cli.predict.model_spec import ANY_DOMAIN, ModelSpec
+from hrkd_cli.predict.tokenization import check_texts
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A text (the first of a pair), its most probable label, and the probability of each label."""
+    """A text (the first of a pair), its most probable label, and the probability of each label.
+
+    A blank text, or a pair with a blank text, has the label None and no scores.
+    """
 
     text: str
     domain: str
-    label: str
+    label: str | None
     scores: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
@@ -63,7 +67,7 @@ class Predictor:
         texts: Sequence[str],
         pairs: Sequence[str] | None = None,
         *,
-        domain: str = ANY_DOMAIN,
+        domain: str | Sequence[str] = ANY_DOMAIN,
         batch_size: int | None = None,
     ) -> list[Prediction]:
         """Label texts.
@@ -71,41 +75,63 @@ class Predictor:
         Args:
             texts: the texts, or the first texts of pairs.
             pairs: the second texts, if the model reads pairs.
-            domain: the domain whose head predicts; ``any`` averages the probabilities of all heads.
+            domain: the domain whose head predicts, or that of each text; ``any`` averages the probabilities of all
+                heads.
             batch_size: texts per forward pass; None for 1 with an ONNX file (int8 results depend on the other texts in
                 the batch) and 32 with torch.
 
         Raises:
             UsageError: unknown domain, ``any`` over domains with different labels, second texts missing or unexpected.
         """
+        check_texts(texts, pairs)
+        domains = [domain] * len(texts) if isinstance(domain, str) else list(domain)
+        if len(domains) != len(texts):
+            raise UsageError(f"{len(texts)} texts but {len(domains)} domains; give one for each text")
         # A domain may itself be named "any"; its head then takes precedence.
-        if domain not in (*self._heads.labels, ANY_DOMAIN):
-            raise UsageError(f"domain {domain!r} is not one of the model's: {', '.join((*self.domains, ANY_DOMAIN))}")
+        for name in dict.fromkeys([domain] if isinstance(domain, str) else domains):
+            if name not in (*self._heads.labels, ANY_DOMAIN):
+                known = ", ".join((*self.domains, ANY_DOMAIN))
+                raise UsageError(f"domain {name!r} is not one of the model's: {known}")
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"batch_size: {batch_size} is not at least 1")
-        logits = self.logits(texts, pairs, batch_size=batch_size or self._backend.default_batch_size)
+        predictions = [Prediction(text, name, None, {}) for text, name in zip(texts, domains, strict=True)]
+        rows = [n for n, text in enumerate(texts) if text.strip() and (pairs is None or pairs[n].strip())]
+        logits = self.logits(
+            [texts[n] for n in rows],
+            None if pairs is None else [pairs[n] for n in rows],
+            batch_size=batch_size or self._backend.default_batch_size,
+        )
+        by_domain = {name: self._probabilities(logits, name) for name in {domains[n] for n in rows}}
+        for index, n in enumerate(rows):
+            labels, probabilities = by_domain[domains[n]]
+            row = probabilities[index]
+            scores = dict(zip(labels, row.tolist(), strict=True))
+            predictions[n] = replace(predictions[n], label=labels[row.argmax()], scores=scores)
+        return predictions
+
+    def _probabilities(self, logits: FloatArray, domain: str) -> tuple[tuple[str, ...], DoubleArray]:
         if domain in self._heads.labels:
-            labels, probabilities = self._heads.labels[domain], domain_probabilities(logits, self._heads, domain)
-        else:
-            labels, probabilities = mean_probabilities(logits, self._heads)
-        return [
-            Prediction(text, domain, labels[row.argmax()], dict(zip(labels, row.tolist(), strict=True)))
-            for text, row in zip(texts, probabilities, strict=True)
-        ]
+            return self._heads.labels[domain], domain_probabilities(logits, self._heads, domain)
+        return mean_probabilities(logits, self._heads)
 
     def stream(
-        self, texts: Iterable[str | tuple[str, str]], *, domain: str = ANY_DOMAIN, batch_size: int | None = 1
+        self,
+        texts: Iterable[str | tuple[str, str]],
+        *,
+        domain: str | Iterable[str] = ANY_DOMAIN,
+        batch_size: int | None = 1,
     ) -> Iterator[Prediction]:
         """Label an iterable of texts (or of pairs, if the model reads pairs) of any length.
 
         Yields the predictions of ``batch_size`` texts before it reads the next ones. With None, it reads 64 texts at a
         time and batches as ``predict`` does. Raises the errors of ``predict``.
         """
-        remaining, chunk_size = iter(texts), 64 if batch_size is None else max(batch_size, 1)
+        remaining = zip(texts, repeat(domain)) if isinstance(domain, str) else zip(texts, domain, strict=True)
+        chunk_size = 64 if batch_size is None else max(batch_size, 1)
         while chunk := list(islice(remaining, chunk_size)):
-            firsts = [text if isinstance(text, str) else text[0] for text in chunk]
-            pairs = [text[1] for text in chunk if not isinstance(text, str)]
-            yield from self.predict(firsts, pairs or None, domain=domain, batch_size=batch_size)
+            firsts = [text if isinstance(text, str) else text[0] for text, _ in chunk]
+            pairs = [text[1] for text, _ in chunk if not isinstance(text, str)]
+            yield from self.predict(firsts, pairs or None, domain=[name for _, name in chunk], batch_size=batch_size)
 
     def logits(
         self,

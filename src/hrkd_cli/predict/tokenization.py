@@ -61,7 +61,7 @@ class TextTokenizer:
         Raises:
             UsageError: a text is not a string, or the numbers of texts and pairs differ.
         """
-        _check_texts(texts, pairs)
+        check_texts(texts, pairs)
         inputs: Sequence[Any] = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
         encodings = self._tokenizer.encode_batch(inputs)
         examples = [TokenizedExample(encoding.ids, encoding.type_ids) for encoding in encodings]
@@ -129,7 +129,8 @@ def _head_tail_positions(full: list[int | None], truncated: list[int | None]) ->
     return sorted(keep)
 
 
-def _check_texts(texts: Sequence[str], pairs: Sequence[str] | None) -> None:
+def check_texts(texts: Sequence[str], pairs: Sequence[str] | None) -> None:
+    """Raise a UsageError if a text is not a string, or the numbers of texts and pairs differ."""
     for name, column in (("texts", texts), ("pairs", pairs)):
         if isinstance(column, str):
             raise UsageError(f"{name}: one string was given; give a list of strings")

@@ -12,7 +12,7 @@ from hrkd_cli.choices import Split
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError, UsageError
 from hrkd_cli.events import Note, OnEvent
-from hrkd_cli.formatting import plural
+from hrkd_cli.formatting import join_names, percent, plural
 from hrkd_cli.predict.model_spec import position_limit
 from hrkd_cli.settings import AUTO_BATCH, TrainingSettings
 
@@ -31,7 +31,9 @@ LENGTHS = (128, 256)
 COVERED = 95
 """Percentage of each domain's texts that the chosen length covers."""
 MEASURED_TEXTS = 1000
-"""Texts per domain whose length is measured."""
+"""Texts per domain whose length and unknown tokens are measured."""
+UNKNOWN = 0.05
+"""Fraction of a domain's texts with unknown tokens above which a warning says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,9 @@ class TrainingPlan:
             reasons.append(f"at most {length} tokens per text")
         if reasons:
             on_event(Note(f"plan: {', '.join(reasons)}"))
+        if shares := find_unknown_characters(dataset, tokenizer):
+            texts = join_names([f"{percent(share)}% of the texts of {domain}" for domain, share in shares.items()])
+            on_event(Note(f"the tokenizer lacks characters: {tokenizer.unk_token} in {texts}", warning=True))
         return cls(epochs, rate, length, patience)
 
 
@@ -120,16 +125,34 @@ def choose_max_length(dataset: Dataset, tokenizer: Any, limit: int) -> int:
     Padding follows the longest text of a batch, so a larger limit does not make short texts slower.
     """
     longest = 0.0
+    for encodings in _encode_sample(dataset, tokenizer).values():
+        lengths = [len(encoding) for encoding in encodings]
+        longest = max(longest, float(np.percentile(lengths, COVERED, method="inverted_cdf")))
+    smallest, largest = LENGTHS
+    return min(max(smallest, math.ceil(longest / 8) * 8), largest, limit)
+
+
+def find_unknown_characters(dataset: Dataset, tokenizer: Any) -> dict[str, float]:
+    """Return the fraction of texts with unknown tokens, by domain; only of domains where it is above ``UNKNOWN``."""
+    unknown, shares = tokenizer.unk_token_id, {}
+    for domain, encodings in _encode_sample(dataset, tokenizer).items():
+        share = sum(unknown in encoding.ids for encoding in encodings) / len(encodings)
+        if unknown is not None and share > UNKNOWN:
+            shares[domain] = share
+    return shares
+
+
+def _encode_sample(dataset: Dataset, tokenizer: Any) -> dict[str, list[Any]]:
+    """Tokenize up to about ``MEASURED_TEXTS`` train texts, or pairs, of every domain, without truncation."""
+    encodings = {}
     for domain in dataset.domains:
         rows = dataset.split(domain, Split.TRAIN)
         sample = slice(None, None, max(1, len(rows) // MEASURED_TEXTS))
         texts: list[Any] = rows.texts[sample]
         if rows.pairs is not None:
             texts = list(zip(texts, rows.pairs[sample], strict=True))
-        lengths = [len(encoding) for encoding in tokenizer.backend_tokenizer.encode_batch(texts)]
-        longest = max(longest, float(np.percentile(lengths, COVERED, method="inverted_cdf")))
-    smallest, largest = LENGTHS
-    return min(max(smallest, math.ceil(longest / 8) * 8), largest, limit)
+        encodings[domain] = tokenizer.backend_tokenizer.encode_batch(texts)
+    return encodings
 
 
 def check_trainable(dataset: Dataset) -> None:

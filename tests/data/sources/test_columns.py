@@ -1,7 +1,7 @@
 import pytest
 
 from hrkd_cli.data.drop_reasons import DropReason
-from hrkd_cli.errors import DataError
+from hrkd_cli.errors import DataError, UsageError
 from source_rows import HEADER, reason_and_line, text_domain_split, text_label_domain, write_csv_file, write_file
 
 
@@ -61,6 +61,12 @@ def test_a_required_column_that_is_not_found_is_an_error(tmp_path, read, role):
         DataError, match=rf"a.csv: no {role} column found .columns: .*zzz.*; name it with hrkd prepare --{role}"
     ):
         read(path)
+
+
+def test_one_column_named_for_two_roles_is_an_error(tmp_path, read):
+    path = write_csv_file(tmp_path / "a.csv", "a,x,d", header="Body,label,domain")
+    with pytest.raises(UsageError, match=r"--text and --label are the same column, 'Body'; name two columns"):
+        read(path, text="body", label="Body")
 
 
 def test_a_role_with_two_columns_of_one_name_is_an_error(tmp_path, read):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from hrkd_cli.errors import DataError
+from hrkd_cli.errors import DataError, UsageError
 from hrkd_cli.formatting import join_names
 from hrkd_cli.options import option_name
 
@@ -55,8 +55,14 @@ def resolve_columns(
 
     Raises:
         DataError: a named column does not exist, or a required one is not found.
+        UsageError: the user named one column for two roles.
     """
     indices = {role: _find_named(name, role, columns, file) for role, name in (named or {}).items()}
+    for role, index in indices.items():
+        first = next(other for other, taken in indices.items() if taken == index)
+        if first != role:
+            names = f"{option_name(first)} and {option_name(role)}"
+            raise UsageError(f"{names} are the same column, {columns[index]!r}; name two columns")
     if not require_label and len(columns) == 1:
         indices["text"] = 0
     normalized = [normalize_name(name) for name in columns]

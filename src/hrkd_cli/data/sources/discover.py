@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hrkd_cli import sample
 from hrkd_cli.choices import SourceFormat
-from hrkd_cli.data.dataset_folder import is_prepared
+from hrkd_cli.data.dataset_folder import is_prepared, list_data_files
 from hrkd_cli.data.sources import amazon, hub_datasets
 from hrkd_cli.data.sources.file_kinds import check_kind
 from hrkd_cli.data.sources.file_names import check_names, parse_names
@@ -26,7 +26,6 @@ from hrkd_cli.data.sources.values import SPLIT_ALIASES
 from hrkd_cli.errors import DataError
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.formatting import join_names
-from hrkd_cli.layout import SPLITS, DatasetFiles
 
 _MNLI_SPLITS = {"train.tsv": "train", "dev_matched.tsv": "test"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.+-]+)?")
@@ -144,7 +143,7 @@ def _find_folder_files(
 ) -> list[SourceFile]:
     skipped: list[str] = []
     if is_prepared(source):
-        paths = sorted(path for split in SPLITS for path in (source / DatasetFiles.data).glob(f"*/{split}.parquet"))
+        paths = list_data_files(source)
         parquet = get_format(SourceFormat.PARQUET)
         files = [_make_source_file(source, path, parquet, path.parent.name, path.stem) for path in paths]
     else:

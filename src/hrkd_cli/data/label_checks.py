@@ -1,0 +1,70 @@
+"""Labels that are probably a mistake: several labels in one, labels that look equal, and numbers to predict."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from decimal import Decimal, InvalidOperation
+
+from hrkd_cli.errors import DataError
+from hrkd_cli.formatting import join_names
+from hrkd_cli.predict.name_validation import appearance, quote
+
+ONE_LABEL = "hrkd learns exactly one label per text"
+_MAX_NUMBERS = 20  # with more numbers than this as labels, they are probably quantities
+_LIST = re.compile(r"[\[{].*,.*[\]}]|\[[\d. ]+\]", re.DOTALL)  # a list as text, such as "['a', 'b']" or "[0 1]"
+
+
+def check_single_labels(labels: Sequence[str], source: str) -> None:
+    """Raise DataError if a label is several labels."""
+    if several := _find_several(set(labels)):
+        raise DataError(
+            f"{source}: label {several[:80]!r} looks like several labels; {ONE_LABEL}, so keep one of them, or prepare "
+            "a column with one yes-or-no label (--label)"
+        )
+
+
+def find_confusing_labels(labels: Sequence[str]) -> list[str]:
+    """Return a warning for each group of labels that look equal, and one for many numbers."""
+    warnings: list[str] = []
+    groups: dict[object, list[str]] = defaultdict(list)
+    for label in labels:
+        number = _number(label)
+        groups[appearance(label) if number is None else number].append(label)
+    for names in groups.values():
+        if len(names) > 1:
+            quoted = join_names([quote(name[:80]) for name in names])
+            warnings.append(f"labels that look equal are different classes: {quoted}; make them equal in the source")
+    if len(labels) > _MAX_NUMBERS and None not in map(_number, labels):
+        warnings.append(
+            f"{len(labels)} labels, all of them numbers: each is a class of its own, and hrkd does not predict "
+            "quantities; if they are quantities, replace them by a few ranges"
+        )
+    return warnings
+
+
+def _number(label: str) -> Decimal | None:
+    try:
+        number = Decimal(label)
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() else None
+
+
+def _find_several(labels: set[str]) -> str | None:
+    """Return a label that is a list or is made of other labels, such as ``a|b`` next to ``a``, if there is one."""
+    for label in sorted(labels):
+        if _LIST.fullmatch(label):
+            return label
+    for separator in "|;,":
+        compounds = {label: [part.strip() for part in label.split(separator)] for label in sorted(labels)}
+        firsts = labels | {parts[0] for parts in compounds.values()}
+        for label, parts in compounds.items():
+            if len(parts) == 1:
+                continue
+            # A comma may be part of a name, and "a|b" next to "a|c" may be subcategories.
+            is_made_of_others = not labels.isdisjoint(parts) or not firsts.isdisjoint(parts[1:])
+            if labels.issuperset(parts) or (separator != "," and is_made_of_others):
+                return label
+    return None
