@@ -10,7 +10,7 @@ from hrkd_cli.choices import Precision
 from hrkd_cli.data.unlabeled import read_unlabeled
 from hrkd_cli.distillation.distill import distill
 from hrkd_cli.distillation.setup import DistillSetup
-from hrkd_cli.errors import OutputError, TrainingError, UsageError
+from hrkd_cli.errors import OutputError, TrainingError
 from hrkd_cli.events import Note, StageStarted, ignore
 from hrkd_cli.models.precision import PrecisionPolicy
 from hrkd_cli.settings import DistillSettings
@@ -165,5 +165,5 @@ def test_auto_batch_size_counts_the_unlabeled_rows(tmp_path, teacher, dataset, f
 def test_the_output_must_not_replace_the_texts(tmp_path, teacher, folder):
     raw = write_raw(tmp_path / "raw")
     (folder / "hrkd.json").write_text('{"stage": "distill"}', encoding="utf-8")
-    with pytest.raises(UsageError, match="it would replace the unlabeled texts"):
+    with pytest.raises(OutputError, match="was not written by hrkd, and --force would delete it"):
         distill(teacher, data=raw, out=folder, unlabelled=folder, force=True)

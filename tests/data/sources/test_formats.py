@@ -73,13 +73,19 @@ def test_a_named_format_also_reads_the_txt_files_of_a_folder(tmp_path, read):
     ]
 
 
-FASTTEXT = "__label__x one  two\n\n__label__y __label__x two\nthree __label__y\nfour\n"
+FASTTEXT = "__label__x one  two\n\nthree __label__y\nfour\n"
 
 
 @pytest.mark.parametrize("name", ["cooking.train", "cooking.train.txt", "cooking_train.ft"])
-def test_fasttext_labels_are_words_with_the_prefix_and_lines_with_several_or_none_are_dropped(tmp_path, read, name):
+def test_fasttext_labels_are_words_with_the_prefix_and_lines_without_one_are_dropped(tmp_path, read, name):
     write_file(tmp_path / name, FASTTEXT)
     raw, _ = read(tmp_path)
     rows = [(e.text, e.label, e.domain, e.split, e.line) for e in raw.examples]
-    assert rows == [("one  two", "x", "cooking", "train", 1), ("three", "y", "cooking", "train", 4)]
-    assert reason_and_line(raw) == [(DropReason.NOT_TEXT, 3), (DropReason.NO_LABEL, 5)]
+    assert rows == [("one  two", "x", "cooking", "train", 1), ("three", "y", "cooking", "train", 3)]
+    assert reason_and_line(raw) == [(DropReason.NO_LABEL, 4)]
+
+
+def test_a_fasttext_line_with_several_labels_is_an_error(tmp_path, read):
+    write_file(tmp_path / "cooking.txt", FASTTEXT + "__label__y __label__x two\n")
+    with pytest.raises(DataError, match=r"cooking\.txt:5: a list or object as label .*exactly one label per text"):
+        read(tmp_path)
