@@ -56,10 +56,16 @@ def test_a_saved_branch_is_read_back(branch, tmp_path):
     loaded = WideBranch.load(tmp_path, 4)
     torch.testing.assert_close(loaded.embedding.weight, part.embedding.weight)
     assert loaded.hash_ids.tolist() == [1, 2, 4, 5]
-    assert WideBranch.load(tmp_path / "nowhere", 4) is None
     (tmp_path / "model_wide.safetensors").write_bytes(b"cut off")
-    with pytest.raises(ModelError, match=r"model_wide\.safetensors: cannot be read .*copy it again"):
+    with pytest.raises(ModelError, match=r"model_wide\.safetensors: cannot be read .*copy the whole folder again"):
         WideBranch.load(tmp_path, 4)
+
+
+def test_a_student_whose_branch_was_not_copied_cannot_be_opened(tmp_path):
+    wide = with_wide_branch(write_model(tmp_path / "plain"), tmp_path / "wide")
+    (wide / "model_wide.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"model_wide\.safetensors: cannot be read .*No such file"):
+        Predictor(wide)
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "distilbert"])

@@ -52,10 +52,11 @@ class TorchBackend(Backend):
             what = ", ".join(map(str, config.get("architectures") or ())) or "no architecture given"
             raise ModelError(f"{path}: not a text classifier ({what}); train one with hrkd teach or hrkd distill")
         self.model = load_classifier(folder, None).to(self.device)
-        self.wide = WideBranch.load(folder, self.model.config.vocab_size)
+        self.wide: WideBranch | None = None
         self.network = self.model
-        if self.wide is not None:
-            self.network = WideClassifier(self.model, self.wide, config["hrkd"]["encoder_length"]).to(self.device)
+        if encoder_length := (config.get("hrkd") or {}).get("encoder_length"):
+            self.wide = WideBranch.load(folder, self.model.config.vocab_size)
+            self.network = WideClassifier(self.model, self.wide, encoder_length).to(self.device)
         tokenizer_config, tokenizer = load_backend_tokenizer(folder)
         check_vocabulary(tokenizer, self.model.config, str(path))
         super().__init__(str(path), self.model.config.to_dict(), tokenizer_config, tokenizer)

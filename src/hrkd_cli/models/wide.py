@@ -79,20 +79,18 @@ class WideBranch(nn.Module):
         save_file(tensors, folder / ModelFiles.wide)
 
     @classmethod
-    def load(cls, folder: Path, vocab_size: int) -> WideBranch | None:
-        """Read the branch of a model folder; None if there is none. ``vocab_size`` is the model's.
+    def load(cls, folder: Path, vocab_size: int) -> WideBranch:
+        """Read the branch of a model folder; ``vocab_size`` is the model's.
 
         Raises:
-            ModelError: the file is damaged.
+            ModelError: the file is missing or damaged.
         """
         path = folder / ModelFiles.wide
-        if not path.is_file():
-            return None
         try:
             tensors = load_file(path)
             return cls(tensors["weight"], vocab_size, tensors.get("hash_ids"))
         except Exception as error:  # safetensors has its own error type
-            raise ModelError(f"{path}: cannot be read ({one_line(error)}); copy it again") from None
+            raise ModelError(f"{path}: cannot be read ({one_line(error)}); copy the whole folder again") from None
 
 
 @dataclass(frozen=True, slots=True)
