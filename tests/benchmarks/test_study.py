@@ -278,4 +278,5 @@ def test_timed_texts_have_the_number_of_tokens(tmp_path, pair):
 
 
 def test_results_md_has_markers_for_the_tables():
-    replace_tables((BENCHMARKS.parent / "docs" / "results.md").read_text(encoding="utf-8"), "new")
+    text = (BENCHMARKS.parent / "docs" / "results.md").read_text(encoding="utf-8")
+    assert "<!-- study -->\n\nnew tables\n\n<!-- /study -->" in replace_tables(text, "new tables")
