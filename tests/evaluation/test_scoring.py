@@ -3,7 +3,7 @@ import pytest
 
 from hrkd_cli.data.dataset import Dataset, TextRows
 from hrkd_cli.errors import DataError, ModelError
-from hrkd_cli.evaluation.scoring import agreement, match_heads, predict_labels, select_split
+from hrkd_cli.evaluation.scoring import agreement, best_labels, match_heads, predict_logits, select_split
 from hrkd_cli.events import Progress
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.predict.model_spec import ModelSpec
@@ -79,17 +79,18 @@ def test_an_empty_split_is_an_error():
 def test_onnx_files_run_at_batch_size_1_and_padded_to_the_maximum_length():
     backend = FakeBackend()
     seen = []
-    labels = predict_labels(backend, OURS, {"books": TextRows(["a good text"] * 2, None, [])}, on_event=seen.append)
-    predict_labels(backend, OURS, {"books": TextRows(["a good text"], None, [])}, padded=True)
+    logits = predict_logits(backend, {"books": TextRows(["a good text"] * 2, None, [])}, on_event=seen.append)
+    predict_logits(backend, {"books": TextRows(["a good text"], None, [])}, padded=True)
     assert backend.calls == [(1, None), (32, 24)]
-    assert labels["books"].tolist() == ["positive", "positive"]
+    assert best_labels(logits, OURS)["books"].tolist() == ["positive", "positive"]
     assert seen == [Progress("scoring", 2, 2)]
 
 
 def test_many_rows_keep_their_order():
     texts = ["good" if i % 3 else "bad" for i in range(700)]
-    labels = predict_labels(FakeBackend(default_batch_size=32), OURS, {"books": TextRows(texts, None, [])})
-    assert labels["books"].tolist() == ["positive" if text == "good" else "negative" for text in texts]
+    logits = predict_logits(FakeBackend(default_batch_size=32), {"books": TextRows(texts, None, [])})
+    expected = ["positive" if text == "good" else "negative" for text in texts]
+    assert best_labels(logits, OURS)["books"].tolist() == expected
 
 
 def test_agreement_counts_the_rows_of_all_domains_alike():

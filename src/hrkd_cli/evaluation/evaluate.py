@@ -27,8 +27,9 @@ from hrkd_cli.evaluation.provenance import (
 from hrkd_cli.evaluation.scoring import (
     PredictedLabels,
     agreement,
+    best_labels,
     match_heads,
-    predict_labels,
+    predict_logits,
     score_labels,
     select_split,
 )
@@ -203,7 +204,7 @@ def evaluate_on(
     for model in models:
         backend = open_backend(model, threads=threads, device=device)
         heads = match_heads(backend, dataset, rows, str(model), data_name)
-        labels = predict_labels(backend, heads, rows, task=f"scoring {model}", on_event=on_event)
+        labels = best_labels(predict_logits(backend, rows, task=f"scoring {model}", on_event=on_event), heads)
         first_labels = first_labels or labels
         precision, parameters = "fp32", backend.parameters
         padded = latency = None
@@ -251,7 +252,7 @@ def _score_padded(
     on_event: OnEvent,
 ) -> PaddedScores:
     """Score a backend in padded batches and compare with ``labels``, those at batch size 1."""
-    padded_labels = predict_labels(backend, heads, rows, padded=True, task=task, on_event=on_event)
+    padded_labels = best_labels(predict_logits(backend, rows, padded=True, task=task, on_event=on_event), heads)
     accuracy = average_scores(score_labels(padded_labels, heads.labels, rows)).accuracy
     differs = np.concatenate([labels[domain] != padded_labels[domain] for domain in rows])
     return PaddedScores(accuracy, float(differs.mean()))

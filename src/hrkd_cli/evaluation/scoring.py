@@ -1,4 +1,4 @@
-"""Run one model over labeled rows: predicted labels, then scores."""
+"""Run one model over labeled rows: logits, labels, then scores."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from hrkd_cli.errors import DataError
 from hrkd_cli.evaluation.metrics import DomainScores, score_domain
 from hrkd_cli.events import OnEvent, Progress, ignore
 from hrkd_cli.predict.backend import Backend
-from hrkd_cli.predict.heads import DomainHeads, predict_label_indices
+from hrkd_cli.predict.heads import DomainHeads, FloatArray, predict_label_indices
 
 PADDED_BATCH_SIZE = 32
 """Batch size of padded scoring. Rows are padded to the maximum length, the worst case of a batching server."""
 
+DomainLogits = dict[str, FloatArray]  # logits of all outputs for the rows of each domain, (n, outputs)
 PredictedLabels = dict[str, npt.NDArray[np.str_]]  # predicted label names of the rows, by domain
 
 _CHUNK_SIZE = 8 * PADDED_BATCH_SIZE  # rows between progress events
@@ -70,16 +71,15 @@ def match_heads(
     return spec.heads
 
 
-def predict_labels(
+def predict_logits(
     backend: Backend,
-    heads: DomainHeads,
     rows: Mapping[str, TextRows],
     *,
     padded: bool = False,
     task: str = "scoring",
     on_event: OnEvent = ignore,
-) -> PredictedLabels:
-    """Predict the labels of rows in batches of the backend's default size (1 for an ONNX file).
+) -> DomainLogits:
+    """Run a model over rows in batches of the backend's default size (1 for an ONNX file).
 
     With ``padded``, in batches of ``PADDED_BATCH_SIZE`` rows that are padded to the model's maximum length. ``task``
     names the job in progress events.
@@ -87,18 +87,25 @@ def predict_labels(
     total, done = sum(map(len, rows.values())), 0
     batch_size = PADDED_BATCH_SIZE if padded else backend.default_batch_size
     pad_to = backend.tokenizer.max_length if padded else None
-    labels: PredictedLabels = {}
+    logits: DomainLogits = {}
     for domain, domain_rows in rows.items():
-        indices = []
+        chunks = []
         for start in range(0, len(domain_rows), _CHUNK_SIZE):
             texts = domain_rows.texts[start : start + _CHUNK_SIZE]
             pairs = domain_rows.pairs[start : start + _CHUNK_SIZE] if domain_rows.pairs is not None else None
-            logits = backend.logits(texts, pairs, batch_size=batch_size, pad_to=pad_to)
-            indices.append(predict_label_indices(logits, heads, domain))
+            chunks.append(backend.logits(texts, pairs, batch_size=batch_size, pad_to=pad_to))
             done += len(texts)
             on_event(Progress(task, done, total))
-        labels[domain] = np.array(heads.labels[domain], dtype=np.str_)[np.concatenate(indices)]
-    return labels
+        logits[domain] = np.concatenate(chunks)
+    return logits
+
+
+def best_labels(logits: DomainLogits, heads: DomainHeads) -> PredictedLabels:
+    """Return the best label of each row in the head of its domain."""
+    return {
+        domain: np.array(heads.labels[domain], dtype=np.str_)[predict_label_indices(own, heads, domain)]
+        for domain, own in logits.items()
+    }
 
 
 def score_labels(

@@ -11,7 +11,7 @@ from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.evaluation.latency import sample_texts
 from hrkd_cli.evaluation.metrics import DomainScores
 from hrkd_cli.evaluation.provenance import default_data, read_provenance, restrict_to_single_domain
-from hrkd_cli.evaluation.scoring import match_heads, predict_labels, score_labels, select_split
+from hrkd_cli.evaluation.scoring import best_labels, match_heads, predict_logits, score_labels, select_split
 from hrkd_cli.events import Note, OnEvent, Progress
 from hrkd_cli.models.torch_backend import TorchBackend
 from hrkd_cli.onnx_export.export_result import accuracies, accuracy_drop
@@ -71,8 +71,8 @@ class AccuracyGate:
     def score(self, backend: Backend, task: str, *, padded: bool = False) -> dict[str, DomainScores]:
         """Return scores by domain; an ONNX file reads one text at a time, as on a device, unless ``padded``."""
         heads = match_heads(backend, self.dataset, self.rows, str(self.settings.student), self.data_name)
-        labels = predict_labels(backend, heads, self.rows, padded=padded, task=task, on_event=self.on_event)
-        return score_labels(labels, heads.labels, self.rows)
+        logits = predict_logits(backend, self.rows, padded=padded, task=task, on_event=self.on_event)
+        return score_labels(best_labels(logits, heads), heads.labels, self.rows)
 
     def accuracy_drop(self, scores: Mapping[str, DomainScores]) -> float:
         """Return the points of average accuracy lost relative to the student."""
