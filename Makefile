@@ -23,8 +23,8 @@ $(READY): pyproject.toml constraints.txt
 test: lint types package unit
 
 lint: setup
-	$(BIN)/ruff check src tests benchmarks scripts
-	$(BIN)/ruff format --check src tests benchmarks scripts
+	$(BIN)/ruff check src tests benchmarks scripts runtime
+	$(BIN)/ruff format --check src tests benchmarks scripts runtime
 	$(BIN)/lint-imports --no-logo --no-cache
 
 types: setup
@@ -36,7 +36,9 @@ unit: setup
 package: setup
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist . >/dev/null
+	$(BIN)/python -m build --wheel --outdir dist runtime >/dev/null
 	$(BIN)/twine check --strict dist/*
+	$(BIN)/python scripts/check_runtime.py dist/hrkd_runtime-*.whl
 
 # The folder is named by the package, not by this file: models are data to pip.
 TEACHER = $$(../$(BIN)/python -c 'import pathlib, importlib.util as u; \

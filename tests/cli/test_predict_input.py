@@ -1,13 +1,9 @@
 import io
 import json
-import os
 import sys
 from pathlib import Path
 
 import pytest
-
-from hrkd_cli.cli import predict_input
-from hrkd_cli.cli.console import Console
 
 
 class Terminal(io.StringIO):
@@ -101,16 +97,6 @@ def test_each_line_of_stdin_gives_a_record_and_empty_ones_a_warning(hrkd, predic
     ran = hrkd("predict", "m", "--quiet")
     assert records(ran, "line", "text") == [(1, "good"), (2, ""), (3, "bad"), (4, "last without an end")]
     assert ran.err == "warning: stdin:2: empty line, no label\n"
-
-
-def test_stdin_is_read_as_it_arrives(monkeypatch):
-    read, write = os.pipe()
-    with os.fdopen(read) as stdin, os.fdopen(write, "wb", buffering=0) as pipe:
-        monkeypatch.setattr(sys, "stdin", stdin)
-        texts = predict_input.from_stdin(False, Console())
-        for piece in (b"one\ntw", b"o\n"):
-            pipe.write(piece)
-            assert next(texts) == ("one" if piece.startswith(b"one") else "two")
 
 
 @pytest.mark.parametrize(("data", "line"), [(b"ok\n\xff\n", "stdin:2: not UTF-8"), (b"", "stdin: no text")])

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -9,14 +10,14 @@ import onnxruntime
 import pytest
 import tokenizers
 
-from hrkd_cli import Predictor, export
+from hrkd_cli import Predictor, __version__, export
 from hrkd_cli.layout import PREDICTOR_ARCHIVE
-from hrkd_cli.predict.bundle import write_bundle
+from hrkd_cli.predict.bundle import runtime_sources, write_bundle
 from tiny_folder import make_texts, write_model
 
 TEXTS = make_texts(12)
 
-# A process with onnxruntime, tokenizers and numpy, and nothing else of this environment: not even hrkd_cli.
+# A process with onnxruntime, tokenizers and numpy, and nothing else of this environment.
 ISOLATED = """
 import sys
 paths = {paths!r}
@@ -30,7 +31,7 @@ sys.path.insert(0, sys.argv.pop(1))
 """
 # Equivalent to: python hrkd_runtime.pyz ...
 RUN = "import runpy; sys.argv[0] = sys.path[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
-ABSENT = ("torch", "transformers", "onnx", "typer", "rich", "datasets", "pyarrow", "safetensors")
+ABSENT = ("hrkd_cli", "torch", "transformers", "onnx", "typer", "rich", "datasets", "pyarrow", "safetensors")
 
 
 def run_isolated(folder, code, *args, stdin=None):
@@ -57,8 +58,7 @@ def test_the_bundle_is_reproducible(device, tmp_path):
 
 def test_the_bundle_predicts_as_the_package_does(device, student):
     code = (
-        "import json, hrkd_runtime, hrkd_cli\n"
-        "assert hrkd_cli.__file__.startswith(hrkd_runtime.__file__.removesuffix('hrkd_runtime.py'))\n"
+        "import json, hrkd_runtime\n"
         "model = hrkd_runtime.Predictor(sys.argv[1], threads=1)\n"
         "print(json.dumps([p.to_json() for p in model.predict(json.loads(sys.argv[2]), domain='dvd')]))"
     )
@@ -97,10 +97,10 @@ def test_onnxruntime_leaves_nothing_in_the_home_folder(device, tmp_path, monkeyp
 
 def test_the_bundle_runs_as_a_program(device, student):
     process = run_isolated(device, RUN, device / "model", "--domain", "books", stdin="a good book\n\nnot hot\n")
+    own = Predictor(student / "onnx").predict(["a good book", "", "not hot"], domain="books")
     result = [json.loads(line) for line in process.stdout.splitlines()]
-    assert result == [
-        p.to_json() for p in Predictor(student / "onnx").predict(["a good book", "", "not hot"], domain="books")
-    ]
+    assert result == [{"line": n, **prediction.to_json()} for n, prediction in enumerate(own, start=1)]
+    assert process.stderr == "warning: stdin:2: empty line, no label\n"
     process = run_isolated(device, RUN, device / "model", "--self-check")
     assert (process.returncode, process.stderr) == (0, "")
     assert process.stdout.startswith("model.onnx: 16 cases, 0 of 16 labels differ")
@@ -114,6 +114,56 @@ def test_the_bundle_runs_as_a_program(device, student):
     assert (process.returncode, process.stdout) == (1, "")
     assert process.stderr.startswith(f"{device / 'absent'}: no such file or folder")
     assert run_isolated(device, RUN, device / "model", "a", "--domain", "cars").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin"),
+    [
+        (["a good book", "not hot", "--domain", "dvd"], None),
+        (["texts.txt", "--domain", "books"], None),
+        ([], "\ufeffa good book\r\n\nnot hot"),
+        ([" "], None),
+        (["gone.txt"], None),
+        (["a", "--input", "texts.txt"], None),
+        (["a", "--threads", "9999"], None),
+        (["a", "--domain", "cars"], None),
+        ([], ""),
+    ],
+)
+def test_the_bundle_answers_as_hrkd_predict_does(device, student, tmp_path, words, stdin):
+    (tmp_path / "texts.txt").write_text("a good book\nvery old\n")
+    process = run_isolated(device, RUN, device / "model", *words, stdin=stdin)
+    command = [sys.executable, "-m", "hrkd_cli", "predict", str(student / "onnx"), *words]
+    full = subprocess.run(command, capture_output=True, text=True, check=False, input=stdin)
+    message = full.stderr.removeprefix("hrkd predict: ").removesuffix(" (see hrkd predict --help)\n")
+    assert (process.returncode, process.stdout) == (full.returncode, full.stdout)
+    assert process.stderr.removesuffix("\n") == message.removesuffix("\n")
+
+
+def test_the_bundle_refuses_tables_instead_of_labeling_their_lines(device, tmp_path):
+    (tmp_path / "new.csv").write_text("text,domain\ngood,books\n")
+    for words in (["new.csv"], ["--input", "new.csv"]):
+        process = run_isolated(device, RUN, device / "model", *words)
+        assert (process.returncode, process.stdout) == (2, "")
+        assert process.stderr == (
+            "new.csv: hrkd-runtime reads files with one text per line; convert it, or install hrkd-cli\n"
+        )
+
+
+def test_the_bundle_ends_quietly_when_its_reader_does(device):
+    closed_pipe = "import os; read, write = os.pipe(); os.close(read); os.dup2(write, 1)\n"
+    process = run_isolated(device, closed_pipe + RUN, device / "model", "a")
+    assert (process.returncode, process.stderr) == (1, "")
+
+
+def test_the_bundle_shows_its_version(device):
+    assert run_isolated(device, RUN, "--version").stdout == f"hrkd-runtime {__version__}\n"
+
+
+def test_no_module_of_the_bundle_imports_hrkd_cli():
+    sources = runtime_sources()
+    assert "hrkd_runtime/predict/predictor.py" in sources
+    assert [name for name, text in sources.items() if re.search(r"\bhrkd_cli\b", text)] == []
 
 
 def test_a_folder_with_torch_weights_asks_for_hrkd_cli(device, student):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterable
+from functools import partial
 from itertools import count, repeat
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from hrkd_cli.errors import UsageError
 from hrkd_cli.formatting import byte_size
 from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.options import Settings, option_name
+from hrkd_cli.predict import text_input
 from hrkd_cli.settings import DistillArguments, TeachArguments
 
 
@@ -148,7 +150,8 @@ def predict(console: Console, options: PredictSettings) -> None:
     if options.self_check:
         _self_check(console, options)
         return
-    texts, file = options.texts or [], predict_input.input_file(options)
+    texts = options.texts or []
+    file = text_input.input_file(texts, options.input, predict_input.has_data_suffix)
     if file is None:
         for name in ("text", "text_pair"):
             if console.sources[name] == "flag":
@@ -160,7 +163,7 @@ def predict(console: Console, options: PredictSettings) -> None:
 
         predictor = Predictor(options.model, threads=options.threads, device=str(options.device))
         has_pairs, batch_size = predictor.spec.pair is True, None
-        rows: Iterable[predict_input.Text]
+        rows: Iterable[text_input.Text]
         lines: Iterable[int | None] = repeat(None)
         domain: str | list[str] = options.domain
         if file is not None:
@@ -168,10 +171,11 @@ def predict(console: Console, options: PredictSettings) -> None:
             domains = predictor.domains if console.sources["domain"] == "default" else ()
             rows, lines, domain = predict_input.from_file(file, options, domains, has_pairs, console)
         elif texts:
-            rows = predict_input.from_arguments(texts, has_pairs)
+            rows = text_input.from_arguments(texts, has_pairs)
         else:
-            rows, batch_size = predict_input.from_stdin(has_pairs, console), 1  # answer each line as it arrives
-            lines = count(1)
+            warn = partial(console.write_note, warning=True)
+            rows, batch_size = text_input.from_lines(sys.stdin.buffer, "stdin", has_pairs, warn), 1
+            lines = count(1)  # each line is answered as it arrives
         for line, prediction in zip(lines, predictor.stream(rows, domain=domain, batch_size=batch_size), strict=False):
             record = prediction.to_json()
             console.write_json(record if line is None else {"line": line, **record}, indent=None)

@@ -1,44 +1,98 @@
-"""Label texts with an exported student: ``python hrkd_runtime.pyz DIR TEXT...`` prints one JSON object per line.
-
-``hrkd predict`` for devices without hrkd-cli's packages.
-"""
+"""The program ``hrkd-runtime``, and of ``hrkd_runtime.pyz``: ``hrkd predict`` for devices without hrkd-cli."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+from collections.abc import Iterable, Sequence
+from itertools import count, repeat
+from pathlib import Path
 
-from hrkd_cli.errors import HrkdError
+from hrkd_cli.errors import HrkdError, UsageError
+from hrkd_cli.predict import text_input
 from hrkd_cli.predict.model_spec import ANY_DOMAIN
 from hrkd_cli.predict.predictor import Predictor
 from hrkd_cli.predict.selfcheck import self_check
+from hrkd_cli.version import __version__
+
+_INTERRUPTED = 130
+_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".gz", ".zst")  # common formats that need hrkd-cli
 
 
-def main() -> int:
-    """Label texts from the arguments, or lines of stdin as they arrive; return the exit code."""
-    parser = argparse.ArgumentParser(description="Label texts with an exported student: one JSON object per line.")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program with the given arguments, by default those of the process, and return the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.self_check:
+            _self_check(options)
+        else:
+            _label(options)
+        sys.stdout.flush()
+    except HrkdError as error:
+        _write_error(str(error))
+        return error.exit_code
+    except BrokenPipeError:  # the reader is gone (hrkd-runtime ... | head)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        _write_error(f"{error.filename or 'stdout'}: {error.strerror or error}")
+        return 1
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hrkd-runtime", description="Label texts with an exported student: one JSON object per line."
+    )
     parser.add_argument("model", help="folder of an exported student, its onnx folder, or one .onnx file")
     parser.add_argument("texts", nargs="*", metavar="text", help="texts to label (default: lines of stdin)")
+    parser.add_argument("--input", type=Path, metavar="FILE", help="file with one text per line")
     parser.add_argument(
         "--domain", default=ANY_DOMAIN, help="domain whose head predicts (default: the mean of all heads)"
     )
     parser.add_argument("--threads", type=int, help="CPU threads (default: chosen by onnxruntime)")
     parser.add_argument("--self-check", action="store_true", help="repeat the folder's stored predictions")
-    args = parser.parse_args()
-    try:
-        if args.self_check:
-            for result in self_check(args.model, threads=args.threads):
-                sys.stdout.write(f"{result}\n")
-            return 0
-        lines = (line.rstrip("\r\n") for line in sys.stdin)
-        for prediction in Predictor(args.model, threads=args.threads).stream(args.texts or lines, domain=args.domain):
-            sys.stdout.write(json.dumps(prediction.to_json(), ensure_ascii=False) + "\n")
-            sys.stdout.flush()
-    except HrkdError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-    return 0
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser
+
+
+def _self_check(options: argparse.Namespace) -> None:
+    if options.texts or options.input:
+        raise UsageError("--self-check uses the stored texts; remove TEXT and --input")
+    for result in self_check(options.model, threads=options.threads):
+        sys.stdout.write(f"{result}\n")
+
+
+def _label(options: argparse.Namespace) -> None:
+    """Label the arguments, or each line of a file or of stdin as it arrives."""
+    file = text_input.input_file(options.texts, options.input, lambda text: text.endswith((".txt", *_TABLES)))
+    if file is not None and file.suffix in _TABLES:
+        raise UsageError(f"{file}: hrkd-runtime reads files with one text per line; convert it, or install hrkd-cli")
+    if file is None and not options.texts and sys.stdin.isatty():
+        raise UsageError("nothing to label; give texts as arguments, a file with --input, or lines on stdin")
+    predictor = Predictor(options.model, threads=options.threads)
+    has_pairs = predictor.spec.pair is True
+    lines: Iterable[int | None] = count(1)
+    if options.texts and file is None:
+        rows: Iterable[text_input.Text] = text_input.from_arguments(options.texts, has_pairs)
+        lines = repeat(None)
+    else:
+        stream, name = (sys.stdin.buffer, "stdin") if file is None else (file.open("rb"), str(file))
+        rows = text_input.from_lines(stream, name, has_pairs, lambda text: _write_error(f"warning: {text}"))
+    for line, prediction in zip(lines, predictor.stream(rows, domain=options.domain), strict=False):
+        record = prediction.to_json()
+        content = record if line is None else {"line": line, **record}
+        sys.stdout.write(json.dumps(content, ensure_ascii=not sys.stdout.encoding.lower().startswith("utf")) + "\n")
+        sys.stdout.flush()
+
+
+def _write_error(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
 
 
 if __name__ == "__main__":

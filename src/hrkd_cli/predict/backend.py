@@ -142,5 +142,7 @@ def open_backend(path: str | Path, *, threads: int | None = None, device: str = 
     try:
         module = importlib.import_module("hrkd_cli.models.torch_backend")
     except ModuleNotFoundError as error:
-        raise ModelError(f"{path}: reading it needs {error.name}; pip install hrkd-cli, or export the model") from None
+        raise ModelError(
+            f"{path}: torch weights need hrkd-cli (no module {error.name}); pip install hrkd-cli, or export the model"
+        ) from None
     return cast(Backend, module.TorchBackend(path, threads=threads, device=device))
