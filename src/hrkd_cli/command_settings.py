@@ -58,6 +58,12 @@ class PrepareSettings(Settings):
         bounds=Range(0, 1, exclude_low=True),
     )
     domains: list[str] | None = option(None, "Keep only these domains.", metavar="A,B", default_text="all")
+    rename_label: list[str] | None = option(
+        None,
+        "Rename a label, for example to correct a typing error; OLD= drops its rows. Repeatable.",
+        metavar="OLD=NEW",
+        repeatable=True,
+    )
     dedupe: bool = option(True, "Drop duplicate texts within a domain.")
     encoding: str | None = option(
         None, "Encoding of text files, such as cp1252.", metavar="NAME", default_text="byte order mark, else UTF-8"
@@ -80,8 +86,18 @@ class PrepareSettings(Settings):
         columns = {role: getattr(self, role) for role in ("text", "text_pair", "label", "domain", "split")}
         return {role: name for role, name in columns.items() if name is not None}
 
+    @property
+    def renames(self) -> dict[str, str]:
+        """New label names by old name; an empty one drops the rows."""
+        return {old.strip(): new.strip() for old, _, new in (item.partition("=") for item in self.rename_label or ())}
+
     def check(self) -> None:
-        """Check that dev and test leave rows to train on, and that one option gives the domain."""
+        """Check that dev and test leave rows to train on, that one option gives the domain, and how labels change."""
+        for item in self.rename_label or ():
+            if item.count("=") != 1 or item.startswith("="):
+                raise UsageError(f"--rename-label: {item!r} is not OLD=NEW; repeat the option for every label")
+        if len(self.renames) < len(self.rename_label or ()):
+            raise UsageError("--rename-label: a label is renamed twice; give every OLD once")
         if self.one_domain is not None and self.domain is not None:
             raise UsageError("--one-domain and --domain: give one of them")
         if self.dev + self.test >= 1:

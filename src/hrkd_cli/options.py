@@ -58,6 +58,7 @@ class Option:
         keyword: a string allowed in place of a number.
         default_text: what the help page shows instead of the default value; empty to show nothing.
         argument: a positional argument instead of an option.
+        repeatable: a list option that is given once per item, so that items may contain commas.
         affects_result: the trained weights depend on it (beyond rounding).
     """
 
@@ -73,6 +74,7 @@ class Option:
     default_text: str | None = None
     short: str | None = None
     argument: bool = False
+    repeatable: bool = False
     affects_result: bool = True
 
     @property
@@ -147,13 +149,14 @@ class Option:
         return number
 
     def _convert_list(self, value: Any) -> list[str]:
-        """Return a list of strings from a list, a single argument, or an option's value with commas."""
+        """Return a list of strings from a list, a single item, or an option's value with commas."""
+        has_items = self.argument or self.repeatable
         if isinstance(value, str | PathLike):
-            value = [value] if self.argument else str(value).split(",")
+            value = [value] if has_items else str(value).split(",")
         if not isinstance(value, list | tuple):
             raise ValueError(f"{value!r} is not a list of texts")
         items = [str(item).strip() for item in value]
-        if not self.argument and not (items and all(items)):
+        if not has_items and not (items and all(items)):
             raise ValueError(f"{','.join(items)!r} has an empty name; separate the names by commas")
         return items
 

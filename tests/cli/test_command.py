@@ -24,7 +24,8 @@ def test_every_option_has_a_help_text():
 # Words of the command line, and the arguments of the function that differ from their defaults.
 GIVEN = {
     "prepare raw --out o --format csv --dev 0.2 --test 0 --few-shot 0.5 --domains books,dvd --no-dedupe --text t "
-    "--text-pair p --label l --domain d --split s --seed 7 --force --encoding cp1252": {
+    "--text-pair p --label l --domain d --split s --seed 7 --force --encoding cp1252 "
+    "--rename-label a,b=b --rename-label c=": {
         "source": "raw",
         "out": Path("o"),
         "format": "csv",
@@ -37,6 +38,7 @@ GIVEN = {
         "test": 0.0,
         "few_shot": 0.5,
         "domains": ["books", "dvd"],
+        "rename_label": ["a,b=b", "c="],
         "dedupe": False,
         "seed": 7,
         "force": True,

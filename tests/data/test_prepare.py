@@ -300,6 +300,20 @@ def test_labels_and_domains_missing_in_a_split_are_noted(tmp_path, jsonl):
     assert "no dev rows of d" in [event.text for event in events if getattr(event, "warning", False)]
 
 
+def test_labels_are_renamed_as_they_are_read_and_those_without_a_new_name_are_dropped(tmp_path, jsonl):
+    stars = [{"text": f"t{i}", "label": float(i % 5 + 1)} for i in range(100)]
+    path = jsonl(tmp_path / "in" / "d.jsonl", stars)
+    renames = ["1=bad", "2 = bad", "3=", "4=good", "5=good"]
+    result = prepare(path.parent, out=tmp_path / "out", rename_label=renames)
+    assert (result.domains["d"].labels, result.dropped) == ({"bad": 40, "good": 40}, {"no label": 20})
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["options"]["rename_label"] == renames
+    with pytest.raises(DataError, match=r"in: no label '6' \(--rename-label\); there are 1, 2, bad, good"):
+        prepare(path.parent, out=tmp_path / "two", rename_label=["6=good", "3=", "4=good", "5=bad"])
+    # A new name is not renamed again.
+    swapped = prepare(path.parent, out=tmp_path / "two", rename_label=["1=2", "2=1", "3=", "4=", "5=1"])
+    assert swapped.domains["d"].labels == {"1": 40, "2": 20}
+
+
 @pytest.fixture
 def source(tmp_path, jsonl):
     """Three domains in three formats, with repeats, shared texts, line breaks, a given test split and unusable rows."""

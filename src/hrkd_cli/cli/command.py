@@ -96,7 +96,8 @@ def _typer_parameter(option: Option) -> inspect.Parameter:
             rich_help_panel=option.panel,
             autocompletion=(lambda: choices) if choices else None,
         )
-    annotation: Any = bool if option.kind is bool else list[str] if option.kind is list and option.argument else str
+    takes_list = option.kind is list and (option.argument or option.repeatable)
+    annotation: Any = bool if option.kind is bool else list[str] if takes_list else str
     return inspect.Parameter(
         option.name,
         kind=inspect.Parameter.KEYWORD_ONLY,

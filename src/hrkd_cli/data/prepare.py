@@ -103,7 +103,7 @@ def prepare_files(files: Sequence[SourceFile], settings: PrepareSettings, on_eve
     with atomic_folder(out) as folder:
         scratch = folder / DatasetFiles.scratch
         scratch.mkdir()
-        with open_row_store(settings.source, scratch) as store:
+        with open_row_store(settings.source, scratch, renames=settings.renames) as store:
             seed = settings.seed
             ingest(
                 store,
@@ -163,7 +163,9 @@ def content_options(settings: PrepareSettings) -> dict[str, Any]:
     names = ("columns", "dev", "test", "few_shot", "domains", "dedupe", "encoding")
     options = {name: getattr(settings, name) for name in names}
     # Only if given: the datasets of earlier versions do not have these.
-    options |= {name: value for name in ("one_domain", "no_header") if (value := getattr(settings, name))}
+    options |= {
+        name: value for name in ("one_domain", "no_header", "rename_label") if (value := getattr(settings, name))
+    }
     return {**options, "domains": settings.domains and sorted(settings.domains)}
 
 

@@ -18,17 +18,34 @@ _MISSING = ("", "nan", "null", "<na>")
 _WHOLE_NUMBER = re.compile(r"([+-]?[0-9]+)\.0+")
 ANSWER = "answer"  # role of the column in which annotation tools such as Prodigy store the annotator's decision
 _REJECTED = frozenset({"reject", "ignore"})
+CleanName = Callable[[str], str | None]
 UNKNOWN_SPLIT = "?"  # stands for the name of a split that is not train, dev or test
 
 
-def make_batches(rows: Iterator[SourceRow], roles: Sequence[str], constants: Mapping[str, str | None]) -> Iterator[Any]:
+def clean_name(text: str) -> str | None:
+    """Return a domain or label without outer spaces and without the ``.0`` of a whole number; None if missing."""
+    name = text.strip()
+    if name.lower() in _MISSING:
+        return None
+    number = _WHOLE_NUMBER.fullmatch(name)
+    return number[1] if number else name
+
+
+def make_batches(
+    rows: Iterator[SourceRow],
+    roles: Sequence[str],
+    constants: Mapping[str, str | None],
+    clean_label: CleanName = clean_name,
+) -> Iterator[Any]:
     """Yield rows as Arrow tables with the columns ``line``, ``drop_reason`` and one per role ("text", "label", ...).
 
     ``roles`` are those of the values in ``rows``; the other roles have the values in ``constants``, else null. With
-    ``ANSWER`` among them, rows that an annotator rejected or ignored have a drop reason.
+    ``ANSWER`` among them, rows that an annotator rejected or ignored have a drop reason. ``clean_label`` returns the
+    name of a label, or None.
     """
     import pyarrow as pa
 
+    clean = {"label": clean_label, "domain": clean_name, "split": _clean_split}
     missing_fields = (None,) * len(roles)
     while batch := list(islice(rows, _BATCH_ROWS)):
         columns = list(zip(*(missing_fields if values is None else values for _, values in batch), strict=True))
@@ -46,9 +63,9 @@ def make_batches(rows: Iterator[SourceRow], roles: Sequence[str], constants: Map
                 arrays[role] = pa.array(column, pa.string())
             except (pa.ArrowException, UnicodeError):  # some values are not strings
                 arrays[role] = pa.array(list(_to_texts(column, reasons)), pa.string())
-            if role in _CLEAN:
+            if role in clean:
                 encoded = arrays[role].dictionary_encode()
-                cleaned = pa.array([_CLEAN[role](name) for name in encoded.dictionary.to_pylist()], pa.string())
+                cleaned = pa.array([clean[role](name) for name in encoded.dictionary.to_pylist()], pa.string())
                 arrays[role] = cleaned.take(encoded.indices)
         for role in COLUMN_ALIASES.keys() - arrays.keys():
             arrays[role] = pa.repeat(pa.scalar(constants.get(role), pa.string()), len(batch))
@@ -65,18 +82,6 @@ def _to_texts(values: Iterable[object], reasons: list[DropReason | None]) -> Ite
             yield None
 
 
-def clean_name(text: str) -> str | None:
-    """Return a domain or label without outer spaces and without the ``.0`` of a whole number; None if missing."""
-    name = text.strip()
-    if name.lower() in _MISSING:
-        return None
-    number = _WHOLE_NUMBER.fullmatch(name)
-    return number[1] if number else name
-
-
 def _clean_split(text: str) -> str | None:
     name = text.strip().lower()
     return None if name in _MISSING else SPLIT_ALIASES.get(name, UNKNOWN_SPLIT)
-
-
-_CLEAN: dict[str, Callable[[str], str | None]] = {"label": clean_name, "domain": clean_name, "split": _clean_split}

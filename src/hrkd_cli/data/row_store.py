@@ -17,7 +17,7 @@ from typing import Any
 
 from hrkd_cli.data.drop_reasons import DropReason
 from hrkd_cli.data.label_checks import ONE_LABEL, check_single_labels
-from hrkd_cli.data.row_batches import UNKNOWN_SPLIT, make_batches
+from hrkd_cli.data.row_batches import UNKNOWN_SPLIT, clean_name, make_batches
 from hrkd_cli.data.sources.row_reader import RowReader, SourceFile
 from hrkd_cli.errors import DataError
 from hrkd_cli.events import OnEvent, Progress, ignore
@@ -98,10 +98,13 @@ def normalize_text(text: str) -> str:
 
 
 @contextmanager
-def open_row_store(source: str, folder: Path | None = None, *, require_label: bool = True) -> Iterator[RowStore]:
+def open_row_store(
+    source: str, folder: Path | None = None, *, require_label: bool = True, renames: Mapping[str, str] | None = None
+) -> Iterator[RowStore]:
     """Open an empty row store.
 
-    ``folder`` is for the database and data that do not fit in memory; None keeps everything in memory.
+    ``folder`` is for the database and data that do not fit in memory; None keeps everything in memory. ``renames`` are
+    new names of labels by old name; an empty one drops the rows.
 
     Raises:
         OSError: the database cannot be written.
@@ -119,7 +122,7 @@ def open_row_store(source: str, folder: Path | None = None, *, require_label: bo
                 connection.execute("SET temp_directory = ?", [str(folder / "spill")])
             connection.create_function("normalize_text", normalize_array, ["VARCHAR"], "VARCHAR", type="arrow")
             connection.execute(_CREATE_TABLES)
-            yield RowStore(connection, source, require_label)
+            yield RowStore(connection, source, require_label, renames or {})
     except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
         raise OSError(" ".join(str(error).split())[:200]) from error
 
@@ -133,6 +136,7 @@ class RowStore:
             cannot be used. The view ``final_rows`` has the same rows with their final split, and also a
             ``drop_reason`` for rows that ``assign_splits`` drops.
         require_label: whether rows without a label are dropped.
+        renames: new names of labels by old name; an empty one drops the rows.
         has_pairs: whether rows have two texts; None before the first file.
         files: display names of the files read so far.
     """
@@ -140,8 +144,10 @@ class RowStore:
     connection: Any
     source: str
     require_label: bool = True
+    renames: Mapping[str, str] = field(default_factory=dict)
     has_pairs: bool | None = None
     files: list[str] = field(default_factory=list)
+    _renamed: set[str] = field(default_factory=set)
 
     def add(
         self,
@@ -180,7 +186,7 @@ class RowStore:
             "domains": None if domains is None else list(domains),
         }
         rows = reader.iter_rows(list(columns.values()))
-        batches = make_batches(rows, list(columns), {"domain": file.domain, "split": file.split})
+        batches = make_batches(rows, list(columns), {"domain": file.domain, "split": file.split}, self._clean_label)
         count = 0
         # DuckDB inserts while Python reads the next batches.
         with ThreadPoolExecutor(1) as thread:
@@ -193,6 +199,13 @@ class RowStore:
             insertion.result()
         if not count:
             raise DataError(f"{file.display_name}: no rows in it")
+
+    def _clean_label(self, text: str) -> str | None:
+        name = clean_name(text)
+        if name is None or name not in self.renames:
+            return name
+        self._renamed.add(name)
+        return self.renames[name] or None
 
     def _insert(self, batches: Sequence[Any], parameters: Mapping[str, Any]) -> None:
         import pyarrow as pa
@@ -213,8 +226,13 @@ class RowStore:
         """Check that there are usable rows, that each domain has some, and that names are valid.
 
         Raises:
-            DataError: a check fails, or one of the domains to keep does not exist.
+            DataError: a check fails, or one of the domains to keep or labels to rename does not exist.
         """
+        for name in self.renames:
+            if name not in self._renamed:
+                raise DataError(
+                    f"{self.source}: no label {name!r} (--rename-label); there are {join_names(self.labels(), 50)}"
+                )
         existing, usable = self._distinct("domain", "domain IS NOT NULL"), self.domains()
         for name in domains or ():
             if name not in existing:
