@@ -36,3 +36,8 @@ def test_passwords_in_urls_are_never_shown():
     )
     assert errors.one_line(OSError(f"{'x' * 170} {url}")) == f"{'x' * 170} https://***@hub.example/api ("
     assert errors.hide_passwords("a://b c@d e@f http://x/y@z") == "a://b c@d e@f http://x/y@z"
+
+
+def test_a_similar_name_is_suggested():
+    assert errors.did_you_mean("epoch", ["epochs", "seed"]) == "; did you mean epochs?"
+    assert errors.did_you_mean("xyz", ["epochs", "seed"]) == ""

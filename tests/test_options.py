@@ -6,7 +6,7 @@ import pytest
 
 from hrkd_cli.choices import Graph
 from hrkd_cli.errors import UsageError
-from hrkd_cli.options import Range, Settings, did_you_mean, option, option_name, options_of
+from hrkd_cli.options import Range, Settings, option, option_name, options_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,5 @@ def test_options_that_do_not_affect_the_result_are_left_out():
     assert "count" in Example().options_affecting_result()
 
 
-def test_names_and_suggestions():
+def test_an_option_is_named_as_on_the_command_line():
     assert option_name("batch_size") == "--batch-size"
-    assert did_you_mean("epoch", ["epochs", "seed"]) == "; did you mean epochs?"
-    assert did_you_mean("xyz", ["epochs", "seed"]) == ""

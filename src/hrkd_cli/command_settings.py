@@ -204,10 +204,10 @@ class PredictSettings(Settings):
     text: str | None = _column("Column of the text.")
     text_pair: str | None = _column("Column of the second text.")
     domain: str = option(
-        "any",
-        "Domain head to use; any: average of all heads.",
+        "auto",
+        "Domain of the texts, whose head predicts; auto: find it for each text.",
         metavar="NAME",
-        default_text="that of the file's domain column, else any",
+        default_text="that of the file's domain column, else auto",
     )
     self_check: bool = option(
         False, "Repeat the predictions stored in an exported folder; exit code 1 if they differ on this machine."

@@ -5,6 +5,7 @@ the exception; the command line prints the message to stderr and exits with ``ex
 """
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -66,3 +67,11 @@ def one_line(error: BaseException) -> str:
 def hide_passwords(text: str) -> str:
     """Return a text without the user names and passwords of its URLs."""
     return re.sub(r"(?<=://)[^/\s]+@", "***@", text)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean X?``, or an empty string if no known word is similar."""
+    from difflib import get_close_matches
+
+    matches = get_close_matches(word, list(known), n=1)
+    return f"; did you mean {matches[0]}?" if matches else ""

@@ -21,7 +21,7 @@ SHAPES: dict[str, Any] = {
         "pad_token_id": int,
         "vocab_size": int,
         "max_position_embeddings": int,
-        "hrkd": {"domains": {str: [str]}, "truncate": str, "pair": bool, "domain": str}
+        "hrkd": {"domains": {str: [str]}, "truncate": str, "pair": bool, "domain": str, "domain_posterior": bool}
         | dict.fromkeys(("max_length", "encoder_length"), _LENGTH),
     },
     ModelFiles.tokenizer_config: {"model_max_length": float, "model_input_names": [str]},

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from numbers import Integral, Real
@@ -16,7 +16,7 @@ from os import PathLike
 from types import NoneType, UnionType
 from typing import Any, Self
 
-from hrkd_cli.errors import UsageError
+from hrkd_cli.errors import UsageError, did_you_mean
 
 _TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number"}
 _INT_LIMIT = 2**63  # larger numbers do not fit into the types that they are computed with
@@ -212,11 +212,3 @@ def options_of(settings: type[Settings]) -> dict[str, Option]:
 def option_name(name: str) -> str:
     """Return the command-line spelling of an option, for error messages."""
     return "--" + name.replace("_", "-")
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean X?``, or an empty string if no known word is similar."""
-    from difflib import get_close_matches
-
-    matches = get_close_matches(word, list(known), n=1)
-    return f"; did you mean {matches[0]}?" if matches else ""

@@ -73,6 +73,13 @@ def test_prepare_shows_counts_dropped_rows_and_the_next_step(hrkd, engines):
             "hrkd predict 'my student/onnx' --domain b \"a text to classify\"",
         ),
         (
+            {
+                "id2label": {"0": "b/x", "1": "d/y"},
+                "hrkd": {"domains": {"b": ["x"], "d": ["y"]}, "domain_posterior": True},
+            },
+            "hrkd predict 'my student/onnx' \"a text to classify\"",
+        ),
+        (
             {"id2label": {"0": "b/x", "1": "d/x"}, "hrkd": {"domains": {"b": ["x"], "d": ["x"]}, "pair": True}},
             "printf 'a text\\tits second text\\n' | hrkd predict 'my student/onnx'",
         ),

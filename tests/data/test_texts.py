@@ -63,7 +63,7 @@ def test_unusable_input_is_an_error_of_one_line(tmp_path):
     ("content", "domains"),
     [
         ("text,domain\na,books\nb, dvd \nc,\n", ["books", "dvd", None]),
-        ("text,domain\na,any\n", ["any"]),
+        ("text,domain\na,auto\n", ["auto"]),
         ("text,genre\na,books\nb,dvd\n", ["books", "dvd"]),
         ("text,topic\na,cars\nb,tea\n", [None, None]),  # about something else
         ("text\na\n", [None]),
@@ -79,6 +79,8 @@ def test_a_domain_that_the_model_does_not_have_is_an_error_with_file_and_line(tm
     message = r"a.csv:3: domain 'cars' .column 'domain'. is not one of the model's: books, dvd; .*--domain"
     with pytest.raises(DataError, match=message):
         read_texts(write(tmp_path / "a.csv", "text,domain\na,books\nb,cars\n"), domains=["books", "dvd"])
+    with pytest.raises(DataError, match=r"a.csv:2: .*; did you mean books.$"):
+        read_texts(write(tmp_path / "a.csv", "text,domain\na,book\n"), domains=["books", "dvd"])
     with pytest.raises(DataError, match=r"a.jsonl:1: domain \"\['books'\]\" .column 'domain'."):
         read_texts(write(tmp_path / "a.jsonl", '{"text": "a", "domain": ["books"]}\n'), domains=["books"])
 

@@ -191,7 +191,7 @@ def test_text_pairs_and_plain_classifiers_have_cases(tmp_path):
     assert all(case["text"] and case["text_pair"] for case in read_self_check(student)["cases"])
     foreign = write_model(tmp_path / "foreign", plain_labels=["a", "b"])
     export(foreign)
-    assert {case["domain"] for case in read_self_check(foreign)["cases"]} == {"any"}
+    assert {case["domain"] for case in read_self_check(foreign)["cases"]} == {"auto"}
     for folder in (student, foreign):
         assert [entry.passed for entry in self_check(folder)] == [True]
 

@@ -1,16 +1,21 @@
 import pytest
 
 from hrkd_cli import export
-from tiny_folder import write_model
+from tiny_folder import LABELS, make_dataset, make_texts, write_csv, write_model
+
+DIFFERENT_LABELS = {"books": ("negative", "positive"), "news": ("politics", "sport", "weather")}
 
 
-def exported(name, **options):
-    """Return a fixture: a model folder, exported to fp32."""
+def exported(name, int8=False, **options):
+    """Return a fixture: a model folder, exported to fp32, and to int8 on request."""
 
     @pytest.fixture(scope="session", name=name)
     def make(tmp_path_factory):
-        folder = write_model(tmp_path_factory.mktemp("exported") / name, **options)
-        export(folder, latency=False)
+        root = tmp_path_factory.mktemp("exported")
+        folder = write_model(root / name, **options)
+        dev = make_dataset({d: {"dev": (make_texts(4), ["negative", "positive"] * 2)} for d in LABELS})
+        data = write_csv(root / "dev.csv", dev, "dev") if int8 else None
+        export(folder, latency=False, int8=int8, data=data, max_drop=100)
         return folder
 
     return make
@@ -19,6 +24,6 @@ def exported(name, **options):
 student = exported("student")
 plain = exported("plain", plain_labels=["positive", "negative"])
 paired = exported("paired", pair=True)
-different_labels = exported(
-    "different_labels", labels={"books": ("negative", "positive"), "news": ("politics", "sport", "weather")}
-)
+different_labels = exported("different_labels", labels=DIFFERENT_LABELS)
+finding = exported("finding", int8=True, domain_posterior=True)
+finding_different_labels = exported("finding_different_labels", labels=DIFFERENT_LABELS, domain_posterior=True)

@@ -68,6 +68,17 @@ def test_the_bundle_predicts_as_the_package_does(device, student):
     assert json.loads(process.stdout) == [p.to_json() for p in own]
 
 
+def test_the_bundle_finds_domains_without_training_libraries(device, finding, finding_different_labels):
+    for folder in (finding, finding_different_labels):
+        process = run_isolated(device, RUN, folder / "onnx", *TEXTS)
+        found = [json.loads(line) for line in process.stdout.splitlines()]
+        assert found == [prediction.to_json() for prediction in Predictor(folder / "onnx").predict(TEXTS)]
+        assert all("domain_probability" in record for record in found)
+    process = run_isolated(device, RUN, finding / "onnx", "a", "--domain", "book")
+    assert process.returncode == 2
+    assert process.stderr.endswith("books, dvd, auto; did you mean books?\n")
+
+
 @pytest.mark.parametrize("truncate", ["tail", "head-tail"])
 def test_the_bundle_truncates_as_configured(device, truncate):
     folder = device / truncate

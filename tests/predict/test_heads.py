@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 
 from hrkd_cli.errors import ModelError, UsageError
-from hrkd_cli.predict.heads import DomainHeads, domain_probabilities, mean_probabilities, predict_label_indices
+from hrkd_cli.predict.heads import (
+    DomainHeads,
+    domain_probabilities,
+    joint_probabilities,
+    mean_probabilities,
+    predict_label_indices,
+)
 
 HEADS = DomainHeads.build({"a": ["no", "yes"], "b": ["no", "yes"]})
 
@@ -25,6 +31,16 @@ def test_predicted_indices_are_positions_in_the_domains_labels():
     rows = logits([0, 1, 9, 0], [1, 0, 0, 9])
     assert predict_label_indices(rows, HEADS, "a").tolist() == [1, 0]
     assert predict_label_indices(rows, HEADS, "b").tolist() == [0, 1]
+
+
+def test_joint_probabilities_are_a_softmax_over_all_outputs():
+    # Columns of b come first.
+    heads = DomainHeads({"a": ("no", "yes"), "b": ("no", "yes")}, {"a": (2, 3), "b": (0, 1)}, 4)
+    found = joint_probabilities(logits(np.log([4, 3, 1, 2])), heads)
+    np.testing.assert_allclose(found["a"], [[0.1, 0.2]], rtol=1e-6)
+    np.testing.assert_allclose(found["b"], [[0.4, 0.3]], rtol=1e-6)
+    huge = joint_probabilities(logits([1e4, 0, 0, 0], [-1e4, -1e4, -1e4, -1e4]), heads)
+    np.testing.assert_allclose(huge["b"], [[1, 0], [0.25, 0.25]])
 
 
 def test_mean_probabilities_match_labels_by_name():

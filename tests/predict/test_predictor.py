@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from hrkd_cli import Predictor
+from hrkd_cli import Predictor, export
 from hrkd_cli.errors import UsageError
 from tiny_folder import make_texts
 
@@ -17,7 +17,7 @@ TEXTS = make_texts(30)
 def test_torch_and_onnx_agree(student):
     ours, graph = Predictor(student), Predictor(student / "onnx")
     np.testing.assert_allclose(ours.logits(TEXTS), graph.logits(TEXTS), atol=1e-4)
-    for domain in ("books", "dvd", "any"):
+    for domain in ("books", "dvd", "auto"):
         labels = [p.label for p in ours.predict(TEXTS, domain=domain)]
         assert labels == [p.label for p in graph.predict(TEXTS, domain=domain)]
         assert len(set(labels)) == 2  # otherwise the test proves nothing
@@ -39,23 +39,69 @@ def test_a_prediction_has_text_domain_label_and_scores(student):
     assert set(json.loads(json.dumps(prediction.to_json()))) == {"text", "domain", "label", "scores"}
 
 
-def test_any_is_the_mean_over_domains(student):
+def test_auto_is_the_mean_over_domains_if_the_model_does_not_find_them(student):
     predictor = Predictor(student / "onnx")
-    [books], [dvd], [mean] = (predictor.predict(["a cold pan"], domain=d) for d in ("books", "dvd", "any"))
+    [books], [dvd], [mean] = (predictor.predict(["a cold pan"], domain=d) for d in ("books", "dvd", "auto"))
+    assert (mean.domain, mean.domain_probability) == ("auto", None)
     for label, score in mean.scores.items():
         assert score == pytest.approx((books.scores[label] + dvd.scores[label]) / 2)
 
 
+@pytest.mark.parametrize("file", ["", "onnx/model.onnx", "onnx/model_quantized.onnx"])
+def test_auto_finds_the_domain_and_gives_its_probability(finding, file):
+    predictor = Predictor(finding / file)
+    exponentials = np.exp(predictor.logits(TEXTS).astype(np.float64))  # books/negative, books/positive, dvd/...
+    joint = exponentials / exponentials.sum(axis=1, keepdims=True)
+    found = list(predictor.stream(TEXTS))
+    assert found == predictor.predict(TEXTS, domain="auto", batch_size=1)
+    assert {prediction.domain for prediction in found} == {"books", "dvd"}
+    for prediction, row in zip(found, joint, strict=True):
+        by_label = {"negative": row[0] + row[2], "positive": row[1] + row[3]}
+        by_domain = {"books": row[0] + row[1], "dvd": row[2] + row[3]}
+        assert prediction.scores == pytest.approx(by_label)
+        assert prediction.label == max(by_label, key=by_label.get)
+        assert prediction.domain == max(by_domain, key=by_domain.get)
+        assert prediction.domain_probability == pytest.approx(by_domain[prediction.domain])
+        assert prediction.to_json()["domain_probability"] == prediction.domain_probability
+    [given, blank] = predictor.predict(["good", " "], domain=["dvd", "auto"])
+    assert given == Predictor(finding / file).predict(["good"], domain="dvd")[0]
+    assert blank.to_json() == {"text": " ", "domain": "auto", "label": None, "scores": {}}
+
+
+@pytest.mark.parametrize("subfolder", ["", "onnx"])
+def test_auto_finds_the_pair_of_domain_and_label_if_domains_have_different_labels(finding_different_labels, subfolder):
+    predictor = Predictor(finding_different_labels / subfolder)
+    names = [predictor.spec.config["id2label"][key] for key in sorted(predictor.spec.config["id2label"])]
+    found = predictor.predict(TEXTS, batch_size=1)
+    assert {prediction.domain for prediction in found} == {"books", "news"}
+    for prediction, row in zip(found, np.exp(predictor.logits(TEXTS).astype(np.float64)), strict=True):
+        joint = dict(zip(names, (row / row.sum()).tolist(), strict=True))
+        assert prediction.scores == pytest.approx(joint)
+        assert list(prediction.scores.values()) == sorted(prediction.scores.values(), reverse=True)
+        assert f"{prediction.domain}/{prediction.label}" == next(iter(prediction.scores)) == max(joint, key=joint.get)
+        of_domain = sum(score for name, score in joint.items() if name.startswith(prediction.domain))
+        assert prediction.domain_probability == pytest.approx(of_domain)
+
+
+def test_a_single_domain_is_not_searched_for(finding, tmp_path):
+    export(finding, domain="dvd", out=tmp_path / "dvd", latency=False)
+    only, all_heads = Predictor(tmp_path / "dvd/onnx"), Predictor(finding / "onnx/model.onnx")
+    found = only.predict(["good", ""])
+    assert [(one.domain, one.domain_probability) for one in found] == [("dvd", None)] * 2
+    assert found == only.predict(["good", ""], domain="dvd")
+    assert found[0].scores == pytest.approx(all_heads.predict(["good"], domain="dvd")[0].scores, abs=1e-4)
+
+
 def test_each_text_can_have_a_domain_of_its_own(student, different_labels):
     predictor = Predictor(student / "onnx")
-    texts, domains = TEXTS[:4], ["dvd", "books", "any", "dvd"]
+    texts, domains = TEXTS[:4], ["dvd", "books", "auto", "dvd"]
     found = predictor.predict(texts, domain=domains)
     assert found == [predictor.predict([text], domain=name)[0] for text, name in zip(texts, domains, strict=True)]
     assert list(predictor.stream(texts, domain=iter(domains))) == found
     assert len(Predictor(different_labels / "onnx").predict(["a", "b"], domain=["news", "books"])[0].scores) == 3
     with pytest.raises(UsageError, match="2 texts but 1 domains"):
         predictor.predict(["a", "b"], domain=["books"])
-    with pytest.raises(UsageError, match="domain 'cars' is not one of the model's"):
+    with pytest.raises(UsageError, match=r"domain 'cars' is not one of the model's"):
         predictor.predict(["a", "b"], domain=["books", "cars"])
 
 
@@ -75,9 +121,11 @@ def test_no_texts_give_no_predictions(student):
     assert Predictor(student).predict([]) == []
 
 
-def test_an_unknown_domain_and_any_over_different_labels_are_errors(student, different_labels):
-    with pytest.raises(UsageError, match="domain 'cars' is not one of the model's: books, dvd, any"):
+def test_an_unknown_domain_and_auto_over_different_labels_are_errors(student, different_labels):
+    with pytest.raises(UsageError, match=r"domain 'cars' is not one of the model's: books, dvd, auto$"):
         Predictor(student / "onnx").predict(["a"], domain="cars")
+    with pytest.raises(UsageError, match=r"domain 'book' is not .*; did you mean books?"):
+        Predictor(student / "onnx").predict(["a"], domain="book")
     with pytest.raises(UsageError, match="name one domain"):
         Predictor(different_labels / "onnx").predict(["a"])
     assert set(Predictor(different_labels / "onnx").predict(["a"], domain="news")[0].scores) == {
@@ -96,11 +144,11 @@ def test_missing_or_unexpected_pairs_are_errors(student, paired):
     np.testing.assert_allclose(one, other, atol=1e-4)
 
 
-def test_a_classifier_with_plain_labels_has_only_the_domain_any(plain):
+def test_a_classifier_with_plain_labels_has_only_the_domain_auto(plain):
     predictor = Predictor(plain / "onnx")
     assert predictor.domains == ()
     assert set(predictor.predict(["good"])[0].scores) == {"positive", "negative"}
-    with pytest.raises(UsageError, match="is not one of the model's: any"):
+    with pytest.raises(UsageError, match="is not one of the model's: auto"):
         predictor.predict(["good"], domain="books")
     labels = [p.label for p in predictor.predict(TEXTS)]
     logits = predictor.logits(TEXTS)

@@ -55,6 +55,14 @@ def test_an_unchanged_folder_passes(copied, subfolder, capsys, monkeypatch):
     assert self_check(".")[0].passed
 
 
+def test_cases_of_a_plain_classifier_from_an_earlier_version_name_another_domain(plain, tmp_path):
+    folder = shutil.copytree(plain, tmp_path / "copy")
+    content = stored(folder)
+    assert {case.pop("domain") for case in content["cases"]} == {"auto"}
+    store(folder, content | {"cases": [case | {"domain": "any"} for case in content["cases"]]})
+    assert self_check(folder)[0].passed
+
+
 def test_a_model_that_computes_other_logits_fails_without_a_checksum_too(exported_earlier, capsys):
     change(exported_earlier / "onnx/model.onnx", "classifier.bias", 0.01)
     message = r"self-check FAILED: model\.onnx: 16 cases, 0 of 16 labels differ, .*0\.01 .0\.001 "

@@ -112,7 +112,7 @@ class FakePredictor:
         self.spec = SimpleNamespace(pair=type(self).pair)
         self.domains = ("books", "dvd")
 
-    def stream(self, texts, *, domain="any", batch_size=1):
+    def stream(self, texts, *, domain="auto", batch_size=1):
         for text, name in zip(texts, itertools.repeat(domain) if isinstance(domain, str) else domain, strict=False):
             type(self).asked.append(text)
             first = text if isinstance(text, str) else text[0]

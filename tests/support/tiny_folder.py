@@ -90,6 +90,7 @@ def write_model(
     labels: Mapping[str, Sequence[str]] = LABELS,
     plain_labels: Sequence[str] | None = None,
     pair: bool = False,
+    domain_posterior: bool = False,
     seed: int = 0,
     data: Mapping[str, Any] | None = None,
     tokenizer: PreTrainedTokenizerFast | None = None,
@@ -114,6 +115,8 @@ def write_model(
     model = AutoModelForSequenceClassification.from_config(config)
     if not plain_labels:
         model.config.hrkd = {"format": 1, "domains": entries["domains"], "max_length": MAX_LENGTH, "pair": pair}
+    if domain_posterior:
+        model.config.hrkd["domain_posterior"] = True
     if tokenizer is None:
         write_tokenizer(folder)
     else:

@@ -144,8 +144,9 @@ def export(console: Console, options: ExportSettings) -> None:
 def predict(console: Console, options: PredictSettings) -> None:
     """Label texts.
 
-    Writes one JSON object per row: text, domain, label, scores, and the line in a file or stdin. The label of a row
-    without text is null. Exported folders do not need torch.
+    Writes one JSON object per row: text, domain, label, scores, and the line in a file or stdin. Without --domain, the
+    model finds the domain of each text; the object then has the domain's probability. The label of a row without text
+    is null. Exported folders do not need torch.
     """
     if options.self_check:
         _self_check(console, options)
@@ -226,9 +227,9 @@ def _predict_command(folder: Path) -> str:
     from hrkd_cli.predict.model_spec import build_spec
 
     spec = build_spec(read_json_or_empty(folder.parent / layout.ModelFiles.config), {})
-    command, labels = f"hrkd predict {shlex.quote(str(folder))}", spec.all_heads.labels
-    if len(set(map(frozenset, labels.values()))) > 1:  # no average over all heads
-        command += f" --domain {shlex.quote(next(iter(labels)))}"
+    command, heads = f"hrkd predict {shlex.quote(str(folder))}", spec.all_heads
+    if not (spec.finds_domains or heads.share_labels):
+        command += f" --domain {shlex.quote(heads.domains[0])}"
     if spec.pair:
         return f"printf 'a text\\tits second text\\n' | {command}"
     return f'{command} "a text to classify"'

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hrkd_cli.errors import UsageError, one_line
-from hrkd_cli.options import Option, did_you_mean
+from hrkd_cli.errors import UsageError, did_you_mean, one_line
+from hrkd_cli.options import Option
 
 PREFIX = "HRKD_"
 # Read elsewhere: the traceback switch, and the folder of the tests' golden vectors.

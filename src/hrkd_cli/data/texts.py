@@ -11,10 +11,10 @@ from hrkd_cli.data.sources.columns import COLUMN_ALIASES, normalize_name, resolv
 from hrkd_cli.data.sources.formats import PLAIN_TEXT, detect_format
 from hrkd_cli.data.sources.text_file import TextFile
 from hrkd_cli.data.sources.values import InvalidTextError, to_text
-from hrkd_cli.errors import DataError, UsageError
+from hrkd_cli.errors import DataError, UsageError, did_you_mean
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.formatting import join_names
-from hrkd_cli.predict.model_spec import ANY_DOMAIN
+from hrkd_cli.predict.model_spec import AUTO_DOMAIN
 
 _CHECKED_LINES = 1000
 
@@ -102,7 +102,7 @@ def _to_domain(value: object) -> str | None:
 
 def _check_domains(source: Path, rows: list[TextRow], domains: Sequence[str], column: str) -> list[TextRow]:
     """Return rows with valid domains; without domains if the column is about something else."""
-    known = {*domains, ANY_DOMAIN, None}
+    known = {*domains, AUTO_DOMAIN, None}
     if normalize_name(column) != "domain" and not any(row.domain in domains for row in rows):
         return [replace(row, domain=None) for row in rows]
     for row in rows:
@@ -110,6 +110,7 @@ def _check_domains(source: Path, rows: list[TextRow], domains: Sequence[str], co
             raise DataError(
                 f"{source}:{row.line}: domain {row.domain!r} (column {column!r}) is not one of the model's: "
                 f"{join_names(domains, 20)}; correct it, or choose one for all rows with --domain"
+                f"{did_you_mean(str(row.domain), domains)}"
             )
     return rows
 

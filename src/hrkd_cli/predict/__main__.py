@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hrkd_cli.errors import HrkdError, UsageError
 from hrkd_cli.predict import text_input
-from hrkd_cli.predict.model_spec import ANY_DOMAIN
+from hrkd_cli.predict.model_spec import AUTO_DOMAIN
 from hrkd_cli.predict.predictor import Predictor
 from hrkd_cli.predict.selfcheck import self_check
 from hrkd_cli.version import __version__
@@ -51,9 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("model", help="folder of an exported student, its onnx folder, or one .onnx file")
     parser.add_argument("texts", nargs="*", metavar="text", help="texts to label (default: lines of stdin)")
     parser.add_argument("--input", type=Path, metavar="FILE", help="file with one text per line")
-    parser.add_argument(
-        "--domain", default=ANY_DOMAIN, help="domain whose head predicts (default: the mean of all heads)"
-    )
+    parser.add_argument("--domain", default=AUTO_DOMAIN, help="domain of the texts (default: auto, find it)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: chosen by onnxruntime)")
     parser.add_argument("--self-check", action="store_true", help="repeat the folder's stored predictions")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")

@@ -107,6 +107,11 @@ class DomainHeads:
         """Domain names, sorted."""
         return tuple(self.labels)
 
+    @property
+    def share_labels(self) -> bool:
+        """Whether all domains have the same labels."""
+        return len(set(map(frozenset, self.labels.values()))) == 1
+
     def to_config(self) -> dict[str, Any]:
         """Return the entries for ``config.json``: ``id2label``, ``label2id`` and ``hrkd.domains``."""
         id2label = {}
@@ -134,8 +139,22 @@ def predict_label_indices(logits: FloatArray, heads: DomainHeads, domain: str) -
 
 def domain_probabilities(logits: FloatArray, heads: DomainHeads, domain: str) -> DoubleArray:
     """Return the softmax over the domain's columns, (n, labels), in the order of ``heads.labels[domain]``."""
-    domain_logits = logits[:, list(heads.columns[domain])].astype(np.float64)
-    exponentials = np.exp(domain_logits - domain_logits.max(axis=1, keepdims=True))
+    return _softmax(logits[:, list(heads.columns[domain])].astype(np.float64))
+
+
+def joint_probabilities(logits: FloatArray, heads: DomainHeads) -> dict[str, DoubleArray]:
+    """Return p(domain, label | text) by domain, each (n, labels) in the order of ``heads.labels``.
+
+    They sum to 1 over all domains, and over one domain's labels to p(domain | text).
+    """
+    wide = logits.astype(np.float64)
+    sums = [np.logaddexp.reduce(wide[:, list(columns)], axis=1) for columns in heads.columns.values()]
+    of_domains = _softmax(np.stack(sums, axis=1))
+    return {d: of_domains[:, [n]] * domain_probabilities(logits, heads, d) for n, d in enumerate(heads.columns)}
+
+
+def _softmax(logits: DoubleArray) -> DoubleArray:
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities: DoubleArray = exponentials / exponentials.sum(axis=1, keepdims=True)
     return probabilities
 
@@ -148,14 +167,20 @@ def mean_probabilities(logits: FloatArray, heads: DomainHeads) -> tuple[tuple[st
     """
     first = heads.domains[0]
     names = heads.labels[first]
-    by_domain = []
     for domain, labels in heads.labels.items():
         if set(labels) != set(names):
             raise UsageError(
-                f"domain 'any' needs the same labels in every domain, but {first!r} has {', '.join(names)} and "
-                f"{domain!r} has {', '.join(labels)}; name one domain (--domain): {', '.join(heads.domains)}"
+                f"this model was not trained to find the domain of a text, and {first!r} has the labels "
+                f"{', '.join(names)} but {domain!r} has {', '.join(labels)}; name one domain (--domain): "
+                f"{', '.join(heads.domains)}, or train it again"
             )
-        # By name: domains may list the same labels in different orders.
-        by_domain.append(domain_probabilities(logits, heads, domain)[:, [labels.index(name) for name in names]])
-    mean: DoubleArray = np.mean(by_domain, axis=0)
-    return names, mean
+    by_domain = {domain: domain_probabilities(logits, heads, domain) for domain in heads.domains}
+    return names, sum_over_domains(by_domain, heads) / len(by_domain)
+
+
+def sum_over_domains(probabilities: Mapping[str, DoubleArray], heads: DomainHeads) -> DoubleArray:
+    """Return the sums for each label of the first domain, (n, labels). All domains have the same labels."""
+    # By name: domains may list the same labels in different orders.
+    orders = {d: [labels.index(name) for name in heads.labels[heads.domains[0]]] for d, labels in heads.labels.items()}
+    total: DoubleArray = np.sum([own[:, orders[domain]] for domain, own in probabilities.items()], axis=0)
+    return total

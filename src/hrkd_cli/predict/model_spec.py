@@ -11,7 +11,7 @@ from hrkd_cli.errors import ModelError
 from hrkd_cli.layout import ModelFiles
 from hrkd_cli.predict.heads import DomainHeads, id_to_label
 
-ANY_DOMAIN = "any"  # domain name that averages the probabilities of all heads
+AUTO_DOMAIN = "auto"  # domain name for texts whose domain is unknown
 
 _DEFAULT_MAX_LENGTH = 512  # the length that common encoders were trained with
 
@@ -42,12 +42,17 @@ class ModelSpec:
 
     @property
     def all_heads(self) -> DomainHeads:
-        """The heads; plain labels are one head, of the exported domain or of ``any``."""
+        """The heads; plain labels are one head, of the exported domain or of ``auto``."""
         if self.heads is not None:
             return self.heads
         id2label = dict(sorted(id_to_label(self.config).items()))
-        domain = single_domain(self.config) or ANY_DOMAIN
+        domain = single_domain(self.config) or AUTO_DOMAIN
         return DomainHeads({domain: tuple(id2label.values())}, {domain: tuple(id2label)}, len(id2label))
+
+    @property
+    def finds_domains(self) -> bool:
+        """Whether the model was trained to find domains: a softmax over all outputs is p(domain, label | text)."""
+        return self.heads is not None and bool(self.config["hrkd"].get("domain_posterior"))
 
 
 def build_spec(config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]) -> ModelSpec:

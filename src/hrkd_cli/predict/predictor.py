@@ -11,28 +11,36 @@ from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
-from hrkd_cli.errors import UsageError
+from hrkd_cli.errors import UsageError, did_you_mean
+from hrkd_cli.predict.answers import answer
 from hrkd_cli.predict.backend import open_backend
-from hrkd_cli.predict.heads import DoubleArray, FloatArray, domain_probabilities, mean_probabilities
-from hrkd_cli.predict.model_spec import ANY_DOMAIN, ModelSpec
+from hrkd_cli.predict.heads import FloatArray
+from hrkd_cli.predict.model_spec import AUTO_DOMAIN, ModelSpec
 from hrkd_cli.predict.tokenization import check_texts
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A text (the first of a pair), its most probable label, and the probability of each label.
+    """A text (the first of a pair), its domain, its most probable label, and the probability of each label.
 
     A blank text, or a pair with a blank text, has the label None and no scores.
+
+    Attributes:
+        domain: the domain that was given or found; ``auto`` if none was found.
+        scores: probabilities by label. If a domain was found among domains with different labels: those of the most
+            probable pairs ``DOMAIN/LABEL``, best first.
+        domain_probability: probability of the domain that was found; None if none was.
     """
 
     text: str
     domain: str
     label: str | None
     scores: dict[str, float]
+    domain_probability: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the prediction as plain values."""
-        return asdict(self)
+        """Return the prediction as plain values, without ``domain_probability`` if no domain was found."""
+        return {name: value for name, value in asdict(self).items() if value is not None or name == "label"}
 
 
 class Predictor:
@@ -59,15 +67,15 @@ class Predictor:
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """Domains that ``predict`` accepts besides ``any``; none for a classifier that is not multi-domain."""
-        return tuple(domain for domain in self._heads.domains if self.spec.heads or domain != ANY_DOMAIN)
+        """Domains that ``predict`` accepts besides ``auto``; none for a classifier that is not multi-domain."""
+        return tuple(domain for domain in self._heads.domains if self.spec.heads or domain != AUTO_DOMAIN)
 
     def predict(
         self,
         texts: Sequence[str],
         pairs: Sequence[str] | None = None,
         *,
-        domain: str | Sequence[str] = ANY_DOMAIN,
+        domain: str | Sequence[str] = AUTO_DOMAIN,
         batch_size: int | None = None,
     ) -> list[Prediction]:
         """Label texts.
@@ -75,23 +83,27 @@ class Predictor:
         Args:
             texts: the texts, or the first texts of pairs.
             pairs: the second texts, if the model reads pairs.
-            domain: the domain whose head predicts, or that of each text; ``any`` averages the probabilities of all
-                heads.
+            domain: the domain whose head predicts, or that of each text. ``auto`` finds the domain, or averages the
+                probabilities of all heads if the model was not trained to find it.
             batch_size: texts per forward pass; None for 1 with an ONNX file (int8 results depend on the other texts in
                 the batch) and 32 with torch.
 
         Raises:
-            UsageError: unknown domain, ``any`` over domains with different labels, second texts missing or unexpected.
+            UsageError: unknown domain, ``auto`` if the model does not find domains and their labels differ, second
+                texts missing or unexpected.
         """
         check_texts(texts, pairs)
         domains = [domain] * len(texts) if isinstance(domain, str) else list(domain)
         if len(domains) != len(texts):
             raise UsageError(f"{len(texts)} texts but {len(domains)} domains; give one for each text")
-        # A domain may itself be named "any"; its head then takes precedence.
         for name in dict.fromkeys([domain] if isinstance(domain, str) else domains):
-            if name not in (*self._heads.labels, ANY_DOMAIN):
-                known = ", ".join((*self.domains, ANY_DOMAIN))
-                raise UsageError(f"domain {name!r} is not one of the model's: {known}")
+            if name not in (*self._heads.labels, AUTO_DOMAIN):
+                known = (*self.domains, AUTO_DOMAIN)
+                raise UsageError(
+                    f"domain {name!r} is not one of the model's: {', '.join(known)}{did_you_mean(name, known)}"
+                )
+        if len(self._heads.domains) == 1:  # nothing to find
+            domains = list(self._heads.domains) * len(texts)
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"batch_size: {batch_size} is not at least 1")
         predictions = [Prediction(text, name, None, {}) for text, name in zip(texts, domains, strict=True)]
@@ -101,24 +113,17 @@ class Predictor:
             None if pairs is None else [pairs[n] for n in rows],
             batch_size=batch_size or self._backend.default_batch_size,
         )
-        by_domain = {name: self._probabilities(logits, name) for name in {domains[n] for n in rows}}
-        for index, n in enumerate(rows):
-            labels, probabilities = by_domain[domains[n]]
-            row = probabilities[index]
-            scores = dict(zip(labels, row.tolist(), strict=True))
-            predictions[n] = replace(predictions[n], label=labels[row.argmax()], scores=scores)
+        for name in dict.fromkeys(domains[n] for n in rows):
+            own = [index for index, n in enumerate(rows) if domains[n] == name]
+            for index, found in zip(own, answer(logits[own], self.spec, name), strict=True):
+                predictions[rows[index]] = replace(predictions[rows[index]], **asdict(found))
         return predictions
-
-    def _probabilities(self, logits: FloatArray, domain: str) -> tuple[tuple[str, ...], DoubleArray]:
-        if domain in self._heads.labels:
-            return self._heads.labels[domain], domain_probabilities(logits, self._heads, domain)
-        return mean_probabilities(logits, self._heads)
 
     def stream(
         self,
         texts: Iterable[str | tuple[str, str]],
         *,
-        domain: str | Iterable[str] = ANY_DOMAIN,
+        domain: str | Iterable[str] = AUTO_DOMAIN,
         batch_size: int | None = 1,
     ) -> Iterator[Prediction]:
         """Label an iterable of texts (or of pairs, if the model reads pairs) of any length.

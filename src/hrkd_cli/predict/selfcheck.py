@@ -29,6 +29,7 @@ from hrkd_cli.layout import ModelFiles, OnnxFiles
 from hrkd_cli.predict.backend import Backend, open_backend
 from hrkd_cli.predict.heads import FloatArray, predict_label_indices
 from hrkd_cli.predict.model_location import locate_model
+from hrkd_cli.predict.model_spec import AUTO_DOMAIN
 
 SELF_CHECK_FORMAT = 1
 ROOT_FILES = (ModelFiles.config, ModelFiles.tokenizer, ModelFiles.tokenizer_config)
@@ -179,11 +180,14 @@ def case_logits(backend: Backend, cases: list[dict[str, Any]]) -> FloatArray:
 def case_labels(backend: Backend, cases: list[dict[str, Any]], logits: FloatArray) -> list[str]:
     """Return each case's label in its domain; ModelError if the model does not have the domain."""
     heads = backend.spec.all_heads
-    if unknown := sorted({case["domain"] for case in cases} - set(heads.labels)):
+    domains = [case["domain"] for case in cases]
+    if heads.domains == (AUTO_DOMAIN,):  # plain labels; earlier versions stored another name
+        domains = [AUTO_DOMAIN] * len(cases)
+    if unknown := sorted(set(domains) - set(heads.labels)):
         raise ModelError(
             f"{backend.name_or_path}: the stored cases name a domain {unknown[0]!r} that config.json does not"
         )
     return [
-        heads.labels[case["domain"]][int(predict_label_indices(row[None], heads, case["domain"])[0])]
-        for case, row in zip(cases, logits, strict=True)
+        heads.labels[domain][int(predict_label_indices(row[None], heads, domain)[0])]
+        for domain, row in zip(domains, logits, strict=True)
     ]
