@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
+from file_modes import unusual_modes
 from hrkd_cli.choices import Graph, Means, Method
 from hrkd_cli.distillation.distill import distill
 from hrkd_cli.errors import OutputError
@@ -30,6 +31,7 @@ def test_a_student_learns_from_its_teacher(tmp_path, teacher, dataset):
     assert not any("projection" in name or "graph" in name for name in load_file(tmp_path / "s" / "model.safetensors"))
     assert json.loads((tmp_path / "s" / "hrkd.json").read_text())["data"]["fingerprint"] == "made-up"
     assert "accuracy" in (tmp_path / "s" / "README.md").read_text()
+    assert unusual_modes(tmp_path / "s") == {}
 
 
 @pytest.mark.parametrize(

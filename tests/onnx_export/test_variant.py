@@ -7,6 +7,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from exporting import export, write_splits
+from file_modes import unusual_modes
 from hrkd_cli import Predictor, evaluate
 from hrkd_cli.errors import DataError, ModelError, OutputError, UsageError
 from hrkd_cli.events import Note
@@ -166,6 +167,7 @@ def test_every_format_of_a_variant(student, split_data, options):
         [*FILES.values(), "export.json", "self_check.json"]
     )
     assert (out / "hrkd_runtime.pyz").is_file()
+    assert unusual_modes(out) == {}
     stored = json.loads((out / "onnx/self_check.json").read_text())
     assert set(stored["files"]) == set(FILES.values())
     # Static int8 of random weights is so far from fp32 that no label may be clear, and then the check cannot pass.

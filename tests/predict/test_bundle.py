@@ -174,6 +174,7 @@ def test_the_bundle_shows_its_version(device):
 def test_no_module_of_the_bundle_imports_hrkd_cli():
     sources = runtime_sources()
     assert "hrkd_runtime/predict/predictor.py" in sources
+    assert {name.split("/")[0] for name in sources} == {"hrkd_runtime"}  # no file of hrkd-cli is replaced
     assert [name for name, text in sources.items() if re.search(r"\bhrkd_cli\b", text)] == []
 
 

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from file_modes import unusual_modes
 from hrkd_cli.choices import ClassWeights
 from hrkd_cli.events import DevScored, StageDone, StageStarted, StepDone
 from hrkd_cli.models.loading import load_classifier, load_tokenizer
@@ -32,6 +33,10 @@ def test_a_teacher_learns_and_transformers_opens_its_folder(teacher, dataset):
     inputs = tokenizer(["this thing was great lovely"], return_tensors="pt")
     assert model(**inputs).logits[0, :2].argmax() == 1
     assert not list(teacher.glob("*.partial")) + list(teacher.glob("weights-*"))
+
+
+def test_other_users_can_read_a_teacher(teacher):
+    assert unusual_modes(teacher) == {}
 
 
 def test_the_seed_decides_the_weights_of_a_teacher(tmp_path, encoder, dataset):
