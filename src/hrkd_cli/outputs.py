@@ -5,16 +5,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from hrkd_cli.errors import OutputError, UsageError
-from hrkd_cli.layout import partial_folder
+from hrkd_cli.json_files import read_json_or_empty
+from hrkd_cli.layout import ModelFiles, partial_folder
 
+STAGE_OUTPUTS = {"teach": "teacher", "distill": "student"}
+_CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 _MARKER = ".hrkd-partial"
 _MIN_FREE_BYTES = 1 << 20  # with fewer, an unexplained write error is reported as a full disk
 
@@ -103,6 +108,53 @@ def atomic_folder(
         raise OutputError(
             f"{out}: cannot be replaced ({error.strerror or error}); the finished result is in {work}"
         ) from error
+
+
+def check_stage_output(out: Path, stage: str, *, force: bool, resume: bool) -> None:
+    """Check that a stage may write its output, and that no interrupted run would be discarded.
+
+    Raises:
+        UsageError: ``force`` and ``resume`` together.
+        OutputError: the output or a checkpoint of an interrupted run exists.
+    """
+    if force and resume:
+        raise UsageError("--force --resume: one starts over, the other continues a run; leave one out")
+    if not (resume and is_stage_folder(out, stage)):
+        is_ours = partial(is_stage_folder, stage=stage)
+        check_output(out, kind=STAGE_OUTPUTS[stage], is_ours=is_ours, written=ModelFiles.written, force=force)
+    step = latest_checkpoint_step(partial_folder(out.resolve()))
+    if step is not None and not (force or resume):
+        raise OutputError(
+            f"{out}: an interrupted run left a checkpoint after step {step}; continue it with --resume, or start over "
+            "with --force"
+        )
+
+
+def is_stage_folder(path: Path, stage: str) -> bool:
+    """Return whether ``stage`` ("teach" or "distill") wrote a folder."""
+    return bool(read_json_or_empty(path / ModelFiles.run).get("stage") == stage)
+
+
+def has_checkpoint(work: Path) -> bool:
+    """Return whether a working folder has a checkpoint, damaged or not."""
+    return bool(checkpoint_folders(work))
+
+
+def latest_checkpoint_step(work: Path) -> int | None:
+    """Return the step of the newest checkpoint without reading it; None if there is none."""
+    return next(map(_step, checkpoint_folders(work)), None)
+
+
+def checkpoint_folders(work: Path) -> list[Path]:
+    """Return the checkpoint folders, newest first."""
+    if not work.is_dir():
+        return []
+    folders = [path for path in work.iterdir() if _CHECKPOINT_NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(folders, key=_step, reverse=True)
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("checkpoint-"))
 
 
 def apply_umask(paths: Iterable[Path]) -> None:

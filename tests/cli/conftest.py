@@ -7,6 +7,7 @@ from types import ModuleType
 import pytest
 
 from cli_fakes import COMPARED, EXPORTED, PREPARED, TRAINED, Engine, FakePredictor, Ran, result
+from hrkd_cli.cli import input_checks
 from hrkd_cli.cli.main import main
 from hrkd_cli.events import Note
 
@@ -50,6 +51,8 @@ def engines(monkeypatch):
         "eval": Engine(result(COMPARED)),
         "export": Engine(result(EXPORTED)),
     }
+    for check in ("check_teach", "check_distill", "check_export"):  # of files, which the tests do not make
+        monkeypatch.setattr(input_checks, check, lambda _options: None)
     homes = {
         "prepare": ("hrkd_cli.data.prepare", "prepare"),
         "teach": ("hrkd_cli.teaching.teach", "teach"),

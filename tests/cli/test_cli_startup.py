@@ -72,6 +72,77 @@ def test_predict_imports_no_training_libraries(tmp_path):
     assert not modules & HEAVY
 
 
+@pytest.fixture
+def run_all(tmp_path):
+    """Run command lines in one new process; return what they wrote to stderr, and the modules imported in the end."""
+
+    def run(*lines):
+        program = "import sys\nfrom hrkd_cli.cli.main import main\nfor line in sys.argv[1:]:\n    main(line.split())\n"
+        program += "sys.stdout.write(','.join({name.partition('.')[0] for name in sys.modules}))"
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("COV", "HRKD_"))}
+        command = [sys.executable, "-c", program, *lines]
+        ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, cwd=tmp_path)
+        return ran.stderr.splitlines(), set(ran.stdout.split(","))
+
+    return run
+
+
+def test_a_mistyped_name_is_reported_before_torch_is_imported(run_all, tmp_path):
+    for name in ("encoder", "teacher"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "model.safetensors").touch()
+    no_hub = "and the hub cannot be reached; give a local folder"
+    no_dataset = (
+        "no such file or folder here, and the hub (https://huggingface.co) cannot be reached; check path and network"
+    )
+    no_file = "no such file or folder; check the path (a hub dataset is named owner/name)"
+    no_student = "no such folder; name a student's folder, or run hrkd distill first"
+    errors, modules = run_all(
+        "teach --model no",
+        "teach --model ./no",
+        "teach --model encoder",
+        "teach --model encoder --data no.csv",
+        "teach --model encoder --data no",
+        "teach --model encoder --out encoder",
+        "distill",
+        "distill --teacher no",
+        "distill --teacher teacher --data no.csv",
+        "distill --teacher teacher --student ./no --data no.csv",
+        "distill --teacher teacher --data encoder --unlabelled no.csv",
+        "distill --config no",
+        "distill --epochs ten",
+        "export no --int8",
+        "export encoder --int8 --data no.csv",
+        "eval no --data no.csv",
+        "eval ./no",
+        "predict no text",
+        "predict ./no text",
+    )
+    assert errors == [
+        f"hrkd teach: model no: no such folder here, {no_hub}",
+        "hrkd teach: model ./no: no such folder",
+        "hrkd teach: there is no hrkd-out/dataset yet; run hrkd prepare first, or name the data with --data",
+        f"hrkd teach: 'no.csv': {no_file}",
+        f"hrkd teach: no: {no_dataset}",
+        "hrkd teach: encoder is not a teacher folder written by hrkd and will not be replaced; choose another --out",
+        "hrkd distill: --teacher: there is no hrkd-out/teacher yet; run hrkd teach first, or give a plain encoder",
+        f"hrkd distill: teacher no: no such folder here, {no_hub}",
+        f"hrkd distill: 'no.csv': {no_file}",
+        "hrkd distill: student ./no: no such folder",
+        f"hrkd distill: 'no.csv': {no_file}",
+        "hrkd distill: --config: no: cannot be read (No such file or directory) (see hrkd distill --help)",
+        "hrkd distill: --epochs: 'ten' is not a whole number (see hrkd distill --help)",
+        f"hrkd export: no: {no_student}",
+        f"hrkd export: 'no.csv': {no_file}",
+        f"hrkd eval: model no: no such folder here, {no_hub}",
+        "hrkd eval: no: no such file or folder; name a model folder, an onnx folder or one .onnx file",
+        f"hrkd predict: model no: no such folder here, {no_hub}",
+        "hrkd predict: no: no such file or folder; name a model folder, an onnx folder or one .onnx file",
+    ]
+    assert modules & {"torch", "transformers", "datasets", "scipy", "sklearn", "optimum"} == set()
+
+
 def test_report_needs_no_training_libraries(tmp_path):
     (tmp_path / "run").mkdir()
     line = {"step": 1, "epoch": 0.5, "losses": {"total": 1.0}, "learning_rate": 1e-4, "gradient_norm": 2.0}

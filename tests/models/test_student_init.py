@@ -8,13 +8,12 @@ from transformers import AutoConfig, FNetConfig
 from hrkd_cli.choices import Init
 from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.models.loading import new_classifier, output_layer, set_heads
+from hrkd_cli.models.model_source import Shape, parse_shape
 from hrkd_cli.models.student_init import (
-    Shape,
     build_student,
     check_dimensions,
     default_shape,
     layer_map,
-    parse_shape,
     prune_weights,
     student_config,
 )
@@ -40,13 +39,6 @@ def run(model):
     ids = torch.arange(5, 14).view(1, 9)
     with torch.no_grad():
         return model(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True)
-
-
-def test_parse_shape():
-    assert parse_shape("4x312") == Shape(4, 312)
-    assert parse_shape("3X384") == Shape(3, 384)
-    assert parse_shape("models/4x312") is None
-    assert parse_shape("huawei-noah/TinyBERT_General_4L_312D") is None
 
 
 @pytest.mark.parametrize(

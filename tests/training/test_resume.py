@@ -13,8 +13,9 @@ from hrkd_cli.cli.main import main
 from hrkd_cli.distillation.distill import distill
 from hrkd_cli.errors import HrkdError, OutputError, TrainingError, UsageError
 from hrkd_cli.events import Note
+from hrkd_cli.outputs import latest_checkpoint_step
 from hrkd_cli.teaching.teach import teach
-from hrkd_cli.training.checkpoint import latest_checkpoint_step, load_latest_checkpoint, write_checkpoint
+from hrkd_cli.training.checkpoint import load_latest_checkpoint, write_checkpoint
 from interrupted import StopError, run, same, stop_at, weights
 from processes import finish, start
 from tiny import write_raw

@@ -57,6 +57,9 @@ def teach(console: Console, options: TeachArguments) -> None:
 
     Keeps the weights that score best on average, and those that score best for each domain.
     """
+    from hrkd_cli.cli.input_checks import check_teach
+
+    check_teach(options)
     launch.launch_processes(options.processes)
     with console.engine_output(make_display) as on_event:
         result = hrkd_cli.teach(**vars(options), sources=console.sources, on_event=on_event)
@@ -79,6 +82,9 @@ def distill(console: Console, options: DistillArguments) -> None:
 
     If --teacher is a plain encoder or --data is raw, the earlier stages run first. Their results are reused.
     """
+    from hrkd_cli.cli.input_checks import check_distill
+
+    check_distill(options)
     launch.launch_processes(options.processes)
     with console.engine_output(make_display) as on_event:
         result = hrkd_cli.distill(**vars(options), sources=console.sources, on_event=on_event)
@@ -125,6 +131,9 @@ def export(console: Console, options: ExportSettings) -> None:
     Always writes fp32, whose logits must equal the student's. Smaller files must pass the accuracy gate. Accuracy, size
     and latency are added to the student's README.md.
     """
+    from hrkd_cli.cli.input_checks import check_export
+
+    check_export(options)
     with console.engine_output(make_display) as on_event:
         result = hrkd_cli.export(**vars(options), on_event=on_event).to_json()
     console.write_result(result, tables.export_tables(result), tables.gate_lines(result))

@@ -24,12 +24,12 @@ from hrkd_cli.json_files import read_json
 from hrkd_cli.layout import DATASET_OUT, STUDENT_OUT, TEACHER_OUT, ModelFiles
 from hrkd_cli.models.loading import is_classifier
 from hrkd_cli.models.model_folder import model_fingerprint
+from hrkd_cli.outputs import check_stage_output
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.plan import check_trainable
 from hrkd_cli.training.stage_folder import (
     TrainResult,
-    check_stage_output,
     load_finished_result,
     run_folder,
     run_key,

@@ -16,16 +16,15 @@ from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.layout import DATASET_OUT, TEACHER_OUT, ModelFiles
 from hrkd_cli.method import Requirement
 from hrkd_cli.models.feature_capture import FeatureCapture, check_forward
-from hrkd_cli.models.loading import load_classifier, load_config, load_tokenizer, resolve_model
+from hrkd_cli.models.loading import load_classifier, load_config, load_tokenizer
 from hrkd_cli.models.model_folder import model_fingerprint
+from hrkd_cli.models.model_source import parse_shape, resolve_model, resolve_teacher, student_spec_is_path
 from hrkd_cli.models.model_tokenizer import ModelTokenizer, same_tokenizer
 from hrkd_cli.models.student_init import (
     build_student,
     check_dimensions,
     default_shape,
-    parse_shape,
     student_config,
-    student_spec_is_path,
 )
 from hrkd_cli.outputs import check_no_overlap
 from hrkd_cli.predict.heads import DomainHeads
@@ -48,9 +47,7 @@ def check_folders(teacher: str | Path, data: str | Path | Dataset, out: Path, se
     has_weights = student_spec_is_path(settings.student)
     if has_weights and settings.init is not None:
         raise UsageError(f"--init: --student {settings.student} has weights of its own; leave out --init")
-    if Path(teacher) == TEACHER_OUT and not TEACHER_OUT.exists():
-        raise ModelError(f"--teacher: there is no {TEACHER_OUT} yet; run hrkd teach first, or give a plain encoder")
-    path = resolve_model(teacher, "teacher")
+    path = resolve_teacher(teacher)
     inputs = {"teacher": path, "dataset": DATASET_OUT, "trained teacher": TEACHER_OUT, **data_folder(data)}
     if has_weights:
         inputs["initial student"] = resolve_model(str(settings.student), "student")

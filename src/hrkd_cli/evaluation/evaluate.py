@@ -36,9 +36,9 @@ from hrkd_cli.evaluation.scoring import (
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.layout import STUDENT_OUT, TEACHER_OUT, ModelFiles, OnnxFiles
 from hrkd_cli.machine import machine_name, usable_cpus
+from hrkd_cli.models.model_source import check_classifier
 from hrkd_cli.predict.backend import Backend, open_backend
 from hrkd_cli.predict.heads import DomainHeads
-from hrkd_cli.predict.model_location import locate_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ def evaluate(
         models = [models]
     names = list(models) if models else _default_models()
     for name in names:
-        locate_model(name)  # Report a mistyped name before the first model is scored.
+        check_classifier(name)  # Report a mistyped name before the first model is scored.
     source = settings.data if settings.data is not None else default_data(names)
     dataset = load_for_evaluation(source, settings.split, on_event=on_event)
     for name in names:

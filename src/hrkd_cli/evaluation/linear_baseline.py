@@ -96,7 +96,8 @@ class FrozenEncoderFeatures:
 
     def __init__(self, encoder: str | Path, *, device: str = "auto") -> None:
         from hrkd_cli.models.device import pick_device
-        from hrkd_cli.models.loading import load_encoder, load_tokenizer, resolve_model
+        from hrkd_cli.models.loading import load_encoder, load_tokenizer
+        from hrkd_cli.models.model_source import resolve_model
 
         folder = resolve_model(encoder)
         self.baseline = f"frozen {Path(encoder).name} + logistic regression"

@@ -18,37 +18,8 @@ from hrkd_cli.layout import ModelFiles
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.predict.tokenization import read_tokenizer
 
-# Files of a classifier: nothing else is downloaded from a hub repository, and never a pickle.
-HUB_FILES = ["config.json", "model*.safetensors*", "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt",
-             "spm.model", "sentencepiece*", "added_tokens.json", "hrkd.json", "best/*"]  # fmt: skip
 SHARD_NAME = re.compile(r"model[^/\\]*\.safetensors")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "spm.model", "sentencepiece*", "*.spm")
-
-
-def resolve_model(model: str | Path, role: str = "model") -> Path:
-    """Return the local folder of a model; a hub id is downloaded.
-
-    ``role`` ("teacher", "student", "model") names the model in error messages, also in the functions below.
-
-    Raises:
-        ModelError: no such folder or hub id, or it has no config or no safetensors weights.
-    """
-    path = Path(model)
-    if not path.is_dir():
-        path = _from_hub(str(model), role)
-    if not (path / ModelFiles.config).is_file():
-        raise ModelError(
-            f"{role} {model}: no {ModelFiles.config} in it; give a folder that save_pretrained wrote, or a hub id"
-        )
-    if not any((path / name).is_file() for name in (ModelFiles.weights, ModelFiles.weights_index)):
-        hint = "its download or copy may be incomplete"
-        if pickles := sorted(p.name for p in path.glob("*.bin")):
-            hint = (
-                f"only {pickles[0]}, a pickle, which hrkd never opens; convert it with transformers' "
-                "save_pretrained(safe_serialization=True)"
-            )
-        raise ModelError(f"{role} {model}: no weights ({ModelFiles.weights}): {hint}")
-    return path
 
 
 def load_config(path: Path, role: str = "model") -> Any:
@@ -280,29 +251,3 @@ def _check_shards(path: Path, role: str) -> None:
             f"{role} {index}: names {wrong[0]!r}, but weights must be model*.safetensors files in the same folder; "
             "save the model again with transformers' save_pretrained"
         )
-
-
-def _from_hub(model: str, role: str) -> Path:
-    if Path(model).exists():
-        raise ModelError(f"{role} {model}: this is a file; give its folder")
-    if model.startswith((".", "/", "~")) or "\\" in model or model.count("/") > 1 or not model.strip():
-        raise ModelError(f"{role} {model}: no such folder")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    try:
-        return Path(snapshot_download(model, allow_patterns=HUB_FILES))  # without a network: from the cache
-    except GatedRepoError:
-        problem = "accept its terms on the hub first, then run hf auth login"
-    except (RepositoryNotFoundError, HFValidationError):
-        problem = "no such folder here and no such model on the hub"
-    except LocalEntryNotFoundError:
-        problem = "no such folder here, and the hub cannot be reached; give a local folder"
-    except Exception as error:  # the HTTP client has many error types
-        problem = f"no such folder here, and the hub answered: {one_line(error)}"
-    raise ModelError(f"{role} {model}: {problem}")

@@ -127,11 +127,6 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def is_stage_folder(path: Path, stage: str) -> bool:
-    """Return whether ``stage`` ("teach" or "distill") wrote a folder."""
-    return bool(read_json_or_empty(path / ModelFiles.run).get("stage") == stage)
-
-
 def model_fingerprint(path: Path) -> str:
     """Return a sha256 over a model's config, weights and tokenizer."""
     digest = hashlib.sha256()

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,13 +29,12 @@ from hrkd_cli.models.loading import (
     load_classifier,
     new_classifier,
     output_layer,
-    resolve_model,
     set_heads,
 )
+from hrkd_cli.models.model_source import Shape, parse_shape, resolve_model
 from hrkd_cli.predict.heads import DomainHeads
 
 DEFAULT_WIDTH = 312  # of TinyBERT's general 4-layer model, the paper's student
-SHAPE = re.compile(r"(\d+)x(\d+)", re.IGNORECASE)
 FEED_FORWARD_NAMES = ("intermediate_size", "hidden_dim")
 
 # Architectures whose weights have the names below.
@@ -53,24 +50,6 @@ ATTENTION_OUT = (re.compile(r"\.attention\.(output\.dense|out_lin)\.weight$"), 1
 FFN_IN = (re.compile(r"\.(intermediate\.dense|ffn\.lin1)\.(weight|bias)$"), 0)
 FFN_OUT = (re.compile(r"\.(?<!attention\.)(output\.dense|ffn\.lin2)\.weight$"), 1)
 PAIRS = ((QUERY, KEY), (VALUE, ATTENTION_OUT), (FFN_IN, FFN_OUT))
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Layers and width of a student."""
-
-    layers: int
-    width: int
-
-    def __str__(self) -> str:
-        """Return the command line's spelling, LAYERSxWIDTH."""
-        return f"{self.layers}x{self.width}"
-
-
-def parse_shape(text: str) -> Shape | None:
-    """Read LAYERSxWIDTH; None when ``text`` is something else (a folder or a hub id)."""
-    match = SHAPE.fullmatch(text.strip())
-    return Shape(int(match[1]), int(match[2])) if match else None
 
 
 def layer_map(teacher_layers: int, student_layers: int) -> tuple[int, ...]:
@@ -103,11 +82,6 @@ def check_dimensions(config: Any, *, attention: bool) -> None:
             f"{config.model_type} model with {heads} attention heads and {key_heads} key heads: attention scores "
             "are only compared if every head has its own keys; use --attention-weight 0"
         )
-
-
-def student_spec_is_path(spec: str | None) -> bool:
-    """Return whether ``--student`` names a model rather than a shape."""
-    return spec is not None and parse_shape(spec) is None and bool(Path(spec).name)
 
 
 def default_shape(teacher: Any) -> Shape:

@@ -17,8 +17,8 @@ from hrkd_cli.models.loading import (
     is_classifier,
     load_backend_tokenizer,
     load_classifier,
-    resolve_model,
 )
+from hrkd_cli.models.model_source import resolve_model
 from hrkd_cli.models.model_tokenizer import check_vocabulary, input_names
 from hrkd_cli.models.wide import WideBranch, WideClassifier
 from hrkd_cli.predict.backend import Backend

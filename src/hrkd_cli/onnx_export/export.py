@@ -19,6 +19,7 @@ from hrkd_cli.evaluation.onnx_inspect import count_quantized_ops, load_onnx
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.layout import PREDICTOR_ARCHIVE, STUDENT_OUT, ModelFiles, OnnxFiles, partial_folder
 from hrkd_cli.machine import machine_name, usable_cpus
+from hrkd_cli.models.model_source import check_student
 from hrkd_cli.models.torch_backend import TorchBackend
 from hrkd_cli.onnx_export.cpu_targets import weight_format_for
 from hrkd_cli.onnx_export.export_record import (
@@ -70,8 +71,7 @@ def export(student: str | Path = STUDENT_OUT, *, on_event: OnEvent = ignore, **o
     """
     settings = ExportSettings(student=Path(student), **options)
     folder = settings.student
-    if not folder.is_dir():
-        raise ModelError(f"{folder}: no such folder; name a student's folder, or run hrkd distill first")
+    check_student(folder)
     smaller_formats = _smaller_formats(settings)
     is_variant = settings.domain is not None or settings.trims
     if is_variant:

@@ -27,7 +27,7 @@ from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.layout import ModelFiles
 from hrkd_cli.machine import package_versions
 from hrkd_cli.models.loading import load_backend_tokenizer, load_tokenizer, output_layer, quiet_transformers
-from hrkd_cli.models.model_folder import PORTABLE_TOKENIZER, is_stage_folder, model_card, model_fingerprint, write_json
+from hrkd_cli.models.model_folder import PORTABLE_TOKENIZER, model_card, model_fingerprint, write_json
 from hrkd_cli.models.model_tokenizer import input_names
 from hrkd_cli.models.torch_backend import TorchBackend
 from hrkd_cli.onnx_export.export_result import Gate
@@ -35,7 +35,7 @@ from hrkd_cli.onnx_export.gate import GATE_SPLIT, AccuracyGate
 from hrkd_cli.onnx_export.graph_editor import ModelInputs
 from hrkd_cli.onnx_export.trace import PARITY_TOLERANCE, max_logit_difference, random_inputs
 from hrkd_cli.onnx_export.trimming import TrimReport, trim_embeddings, trim_tokenizer
-from hrkd_cli.outputs import check_no_overlap, check_output, relative_path
+from hrkd_cli.outputs import check_no_overlap, check_output, is_stage_folder, relative_path
 from hrkd_cli.predict.heads import FloatArray
 from hrkd_cli.predict.model_spec import ModelSpec, single_domain
 from hrkd_cli.predict.name_validation import validate_names

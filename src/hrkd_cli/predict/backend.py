@@ -140,6 +140,8 @@ def open_backend(path: str | Path, *, threads: int | None = None, device: str = 
         return OnnxBackend(location.root, location.onnx_file, threads=threads)
     # Imported by name so that this package works, and type-checks, without torch.
     try:
+        if location is None:  # reports a mistyped name before torch is imported, which takes seconds
+            importlib.import_module("hrkd_cli.models.model_source").resolve_model(path)
         module = importlib.import_module("hrkd_cli.models.torch_backend")
     except ModuleNotFoundError as error:
         raise ModelError(

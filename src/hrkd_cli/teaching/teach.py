@@ -20,10 +20,11 @@ from hrkd_cli.events import OnEvent, StageDone, ignore
 from hrkd_cli.layout import DATASET_OUT, TEACHER_OUT
 from hrkd_cli.models.feature_capture import FeatureCapture, check_forward
 from hrkd_cli.models.label_gather import LabelGather
-from hrkd_cli.models.loading import load_classifier, load_tokenizer, resolve_model
+from hrkd_cli.models.loading import load_classifier, load_tokenizer
 from hrkd_cli.models.model_folder import model_fingerprint
+from hrkd_cli.models.model_source import resolve_model
 from hrkd_cli.models.model_tokenizer import ModelTokenizer
-from hrkd_cli.outputs import check_no_overlap
+from hrkd_cli.outputs import check_no_overlap, check_stage_output
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import TeachSettings
 from hrkd_cli.training.collator import Collator, TrainBatch
@@ -32,7 +33,6 @@ from hrkd_cli.training.loop import LossOutput, Objective
 from hrkd_cli.training.plan import TEACH, TrainingPlan, check_length, check_trainable, token_limit
 from hrkd_cli.training.stage_folder import (
     TrainResult,
-    check_stage_output,
     data_folder,
     load_finished_result,
     run_folder,

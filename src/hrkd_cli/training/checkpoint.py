@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from torch import Tensor
 from hrkd_cli.errors import ModelError, TrainingError
 from hrkd_cli.json_files import read_json, read_json_or_empty
 from hrkd_cli.layout import CHECKPOINT, partial_folder
+from hrkd_cli.outputs import checkpoint_folders
 from hrkd_cli.training.process_group import ProcessGroup
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 KEPT_CHECKPOINTS = 2
 FORMAT = 4
 TENSORS = "state.safetensors"
-_NAME = re.compile(r"checkpoint-(\d+)")
 
 
 class Checkpointer:
@@ -130,7 +129,7 @@ def write_checkpoint(work: Path, step: int, tensors: Mapping[str, Tensor], value
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    for old in _folders(work)[KEPT_CHECKPOINTS:]:
+    for old in checkpoint_folders(work)[KEPT_CHECKPOINTS:]:
         shutil.rmtree(old, ignore_errors=True)
 
 
@@ -145,7 +144,7 @@ def load_latest_checkpoint(work: Path) -> tuple[dict[str, Any], dict[str, Tensor
     Raises:
         TrainingError: there are checkpoints, and all are damaged or of another version.
     """
-    folders, is_other_version = _folders(work), False
+    folders, is_other_version = checkpoint_folders(work), False
     for folder in folders:
         try:
             values, file = read_json(folder / CHECKPOINT), folder / TENSORS
@@ -164,44 +163,22 @@ def load_latest_checkpoint(work: Path) -> tuple[dict[str, Any], dict[str, Tensor
     return None
 
 
-def has_checkpoint(work: Path) -> bool:
-    """Return whether a working folder has a checkpoint, damaged or not."""
-    return bool(_folders(work))
-
-
-def latest_checkpoint_step(work: Path) -> int | None:
-    """Return the step of the newest checkpoint without reading it; None if there is none."""
-    return next(map(_step, _folders(work)), None)
-
-
 def saved_values(work: Path, name: str) -> list[dict[str, Any]]:
     """Return the plain values of one part in every readable checkpoint."""
-    checkpoints = (read_json_or_empty(folder / CHECKPOINT) for folder in _folders(work))
+    checkpoints = (read_json_or_empty(folder / CHECKPOINT) for folder in checkpoint_folders(work))
     return [checkpoint["parts"][name] for checkpoint in checkpoints if name in checkpoint.get("parts", ())]
 
 
 def saved_precision(work: Path) -> str | None:
     """Return the precision of the run that left checkpoints; None if there are none."""
-    checkpoints = (read_json_or_empty(folder / CHECKPOINT) for folder in _folders(work))
+    checkpoints = (read_json_or_empty(folder / CHECKPOINT) for folder in checkpoint_folders(work))
     return next((str(values["options"]["precision"]) for values in checkpoints if "options" in values), None)
 
 
 def remove_checkpoints(work: Path) -> None:
     """Remove all checkpoints of a finished run."""
-    for folder in _folders(work):
+    for folder in checkpoint_folders(work):
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _folders(work: Path) -> list[Path]:
-    """Return the checkpoint folders, newest first."""
-    if not work.is_dir():
-        return []
-    folders = [path for path in work.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
-    return sorted(folders, key=_step, reverse=True)
-
-
-def _step(folder: Path) -> int:
-    return int(folder.name.removeprefix("checkpoint-"))
 
 
 def _checksum(file: Path) -> str:

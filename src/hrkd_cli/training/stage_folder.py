@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -12,23 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hrkd_cli.data.dataset import Dataset
-from hrkd_cli.errors import OutputError, TrainingError, UsageError
+from hrkd_cli.errors import OutputError, TrainingError
 from hrkd_cli.events import Note
 from hrkd_cli.json_files import read_json_or_empty
-from hrkd_cli.layout import ModelFiles, partial_folder
+from hrkd_cli.layout import ModelFiles
 from hrkd_cli.machine import package_versions
-from hrkd_cli.models.model_folder import is_stage_folder, model_card, save_model, write_json
+from hrkd_cli.models.model_folder import model_card, save_model, write_json
 from hrkd_cli.models.wide import ScoredWideBranch
 from hrkd_cli.options import option_name
-from hrkd_cli.outputs import atomic_folder, check_output, relative_path
+from hrkd_cli.outputs import STAGE_OUTPUTS, atomic_folder, has_checkpoint, relative_path
 from hrkd_cli.training.best_weights import AVERAGE
-from hrkd_cli.training.checkpoint import Checkpointer, has_checkpoint, latest_checkpoint_step, remove_checkpoints
+from hrkd_cli.training.checkpoint import Checkpointer, remove_checkpoints
 from hrkd_cli.training.context import TrainContext
 
 if TYPE_CHECKING:
     from hrkd_cli.training.trainer import Trainer
-
-STAGE_OUTPUTS = {"teach": "teacher", "distill": "student"}
 
 
 @contextlib.contextmanager
@@ -60,26 +57,6 @@ def run_folder(
         if processes.is_main:
             remove_checkpoints(checkpointer.work)
     processes.barrier()
-
-
-def check_stage_output(out: Path, stage: str, *, force: bool, resume: bool) -> None:
-    """Check that a stage may write its output, and that no interrupted run would be discarded.
-
-    Raises:
-        UsageError: ``force`` and ``resume`` together.
-        OutputError: the output or a checkpoint of an interrupted run exists.
-    """
-    if force and resume:
-        raise UsageError("--force --resume: one starts over, the other continues a run; leave one out")
-    if not (resume and is_stage_folder(out, stage)):
-        is_ours = functools.partial(is_stage_folder, stage=stage)
-        check_output(out, kind=STAGE_OUTPUTS[stage], is_ours=is_ours, written=ModelFiles.written, force=force)
-    step = latest_checkpoint_step(partial_folder(out.resolve()))
-    if step is not None and not (force or resume):
-        raise OutputError(
-            f"{out}: an interrupted run left a checkpoint after step {step}; continue it with --resume, or start over "
-            "with --force"
-        )
 
 
 def data_folder(data: str | Path | Dataset) -> dict[str, Path]:

@@ -26,6 +26,7 @@ from hrkd_cli.data.sources.values import SPLIT_ALIASES
 from hrkd_cli.errors import DataError
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.formatting import join_names
+from hrkd_cli.layout import DATASET_OUT
 
 _MNLI_SPLITS = {"train.tsv": "train", "dev_matched.tsv": "test"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.+-]+)?")
@@ -64,10 +65,7 @@ def find_source_files(
         DataError: the source does not exist, or has no data in the wanted format.
     """
     name = str(source)
-    path = None if wanted is SourceFormat.HUB else _find_path(name)
-    may_be_hub_id = wanted is SourceFormat.HUB or (wanted is SourceFormat.AUTO and looks_like_hub_id(name))
-    if path is None and not may_be_hub_id:
-        raise DataError(f"{name!r}: no such file or folder; check the path (a hub dataset is named owner/name)")
+    path = check_source(name, wanted)
     if path is None or hub_datasets.is_saved_dataset(path):
         return hub_datasets.load_splits(name, on_event)
     if not path.is_dir():
@@ -75,6 +73,23 @@ def find_source_files(
             raise DataError(f"{name}: not a regular file or folder; save the data to a file first")
         return [_make_single_file(path, wanted, require_label)]
     return _find_folder_files(path, wanted, require_label, name, on_event)
+
+
+def check_source(source: str, wanted: SourceFormat = SourceFormat.AUTO) -> Path | None:
+    """Return the file or folder of a source; None for a hub dataset, which the hub or its cache has.
+
+    Raises:
+        DataError: there is no such file, folder or hub dataset.
+    """
+    path = None if wanted is SourceFormat.HUB else _find_path(source)
+    if path is None:
+        if Path(source) == DATASET_OUT:
+            raise DataError(f"there is no {DATASET_OUT} yet; run hrkd prepare first, or name the data with --data")
+        may_be_hub_id = wanted is SourceFormat.HUB or (wanted is SourceFormat.AUTO and looks_like_hub_id(source))
+        if not may_be_hub_id:
+            raise DataError(f"{source!r}: no such file or folder; check the path (a hub dataset is named owner/name)")
+        hub_datasets.check_hub(source)
+    return path
 
 
 def _find_path(source: str) -> Path | None:

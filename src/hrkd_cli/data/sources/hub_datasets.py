@@ -44,7 +44,6 @@ def load_splits(source: str, on_event: OnEvent) -> list[SourceFile]:
                 loaded = loaded if isinstance(loaded, dict) else {"train": loaded}
             else:
                 name, _, config = source.partition(":")
-                _fail_fast(datasets, name)
                 loaded = datasets.load_dataset(name, config or None)
         # datasets, huggingface_hub, httpx, fsspec and pyarrow raise unrelated exceptions here.
         except Exception as error:
@@ -59,16 +58,22 @@ def load_splits(source: str, on_event: OnEvent) -> list[SourceFile]:
     return [_make_source_file(f"{source}/{name}", loaded[name], split) for name, split in splits.items()]
 
 
-def _fail_fast(datasets: Any, name: str) -> None:
-    """Without network and cached copy, raise the error for which ``load_dataset`` needs half a minute of retries."""
-    from huggingface_hub import HfApi
+def check_hub(source: str) -> None:
+    """Raise DataError if the hub has no such dataset, or cannot be reached and no copy is cached.
 
+    ``load_dataset`` would need half a minute of retries, after some seconds for the import of ``datasets``.
+    """
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    name = source.partition(":")[0]
     try:
         HfApi().dataset_info(name, timeout=_TIMEOUT_SECONDS)
     except Exception as error:
-        cached = Path(datasets.config.HF_DATASETS_CACHE) / name.replace("/", "___")
-        if _is_connection_error(error) and not cached.is_dir():
-            raise
+        cache = Path(os.environ.get("HF_DATASETS_CACHE", Path(constants.HF_HOME) / "datasets"))
+        is_missing = isinstance(error, RepositoryNotFoundError | HFValidationError)
+        if is_missing or (_is_connection_error(error) and not (cache / name.replace("/", "___")).is_dir()):
+            raise DataError(f"{source}: {_explain(error)}") from None
 
 
 def _make_source_file(display_name: str, data: Any, split: str | None) -> SourceFile:
@@ -101,7 +106,7 @@ def _silenced_datasets() -> Iterator[Any]:
 
 
 def _explain(error: Exception) -> str:
-    if type(error).__name__ == "DatasetNotFoundError":
+    if type(error).__name__ in ("DatasetNotFoundError", "RepositoryNotFoundError", "HFValidationError"):
         return "no such file or folder here, and no such dataset on the hub (if private: hf auth login)"
     if _is_connection_error(error):
         hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")

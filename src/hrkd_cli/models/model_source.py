@@ -1,0 +1,110 @@
+"""Where a model comes from: a local folder, the hub, or a student's shape. Needs neither torch nor transformers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from hrkd_cli.errors import ModelError, one_line
+from hrkd_cli.layout import TEACHER_OUT, ModelFiles
+from hrkd_cli.predict.model_location import locate_model
+
+# Files of a classifier: nothing else is downloaded from a hub repository, and never a pickle.
+HUB_FILES = ["config.json", "model*.safetensors*", "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt",
+             "spm.model", "sentencepiece*", "added_tokens.json", "hrkd.json", "best/*"]  # fmt: skip
+SHAPE = re.compile(r"(\d+)x(\d+)", re.IGNORECASE)
+
+
+def resolve_model(model: str | Path, role: str = "model") -> Path:
+    """Return the local folder of a model; a hub id is downloaded.
+
+    ``role`` ("teacher", "student", "model") names the model in error messages, also in the functions below.
+
+    Raises:
+        ModelError: no such folder or hub id, or it has no config or no safetensors weights.
+    """
+    path = Path(model)
+    if not path.is_dir():
+        path = _from_hub(str(model), role)
+    if not (path / ModelFiles.config).is_file():
+        raise ModelError(
+            f"{role} {model}: no {ModelFiles.config} in it; give a folder that save_pretrained wrote, or a hub id"
+        )
+    if not any((path / name).is_file() for name in (ModelFiles.weights, ModelFiles.weights_index)):
+        hint = "its download or copy may be incomplete"
+        if pickles := sorted(p.name for p in path.glob("*.bin")):
+            hint = (
+                f"only {pickles[0]}, a pickle, which hrkd never opens; convert it with transformers' "
+                "save_pretrained(safe_serialization=True)"
+            )
+        raise ModelError(f"{role} {model}: no weights ({ModelFiles.weights}): {hint}")
+    return path
+
+
+def resolve_teacher(teacher: str | Path) -> Path:
+    """Return the local folder of a teacher, see ``resolve_model``."""
+    if Path(teacher) == TEACHER_OUT and not TEACHER_OUT.exists():
+        raise ModelError(f"--teacher: there is no {TEACHER_OUT} yet; run hrkd teach first, or give a plain encoder")
+    return resolve_model(teacher, "teacher")
+
+
+def check_student(folder: Path) -> None:
+    """Raise ModelError if there is no such student folder."""
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: no such folder; name a student's folder, or run hrkd distill first")
+
+
+def check_classifier(path: str | Path) -> None:
+    """Raise ModelError unless there is a model folder, an ``onnx`` folder, an ``.onnx`` file or a hub id."""
+    if locate_model(path) is None:
+        resolve_model(path)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Layers and width of a student."""
+
+    layers: int
+    width: int
+
+    def __str__(self) -> str:
+        """Return the command line's spelling, LAYERSxWIDTH."""
+        return f"{self.layers}x{self.width}"
+
+
+def parse_shape(text: str) -> Shape | None:
+    """Read LAYERSxWIDTH; None when ``text`` is something else (a folder or a hub id)."""
+    match = SHAPE.fullmatch(text.strip())
+    return Shape(int(match[1]), int(match[2])) if match else None
+
+
+def student_spec_is_path(spec: str | None) -> bool:
+    """Return whether ``--student`` names a model rather than a shape."""
+    return spec is not None and parse_shape(spec) is None and bool(Path(spec).name)
+
+
+def _from_hub(model: str, role: str) -> Path:
+    if Path(model).exists():
+        raise ModelError(f"{role} {model}: this is a file; give its folder")
+    if model.startswith((".", "/", "~")) or "\\" in model or model.count("/") > 1 or not model.strip():
+        raise ModelError(f"{role} {model}: no such folder")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=HUB_FILES))  # without a network: from the cache
+    except GatedRepoError:
+        problem = "accept its terms on the hub first, then run hf auth login"
+    except (RepositoryNotFoundError, HFValidationError):
+        problem = "no such folder here and no such model on the hub"
+    except LocalEntryNotFoundError:
+        problem = "no such folder here, and the hub cannot be reached; give a local folder"
+    except Exception as error:  # the HTTP client has many error types
+        problem = f"no such folder here, and the hub answered: {one_line(error)}"
+    raise ModelError(f"{role} {model}: {problem}")
