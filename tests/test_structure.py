@@ -28,7 +28,6 @@ TESTED_ELSEWHERE = {
     "data/sources/row_reader.py": "data/sources/test_json_objects.py",
     # models
     "models/device.py": "models/test_student_init.py",
-    "models/label_gather.py": "distillation/test_objective.py",
     "models/model_tokenizer.py": "predict/test_tokenization.py",
     "models/torch_backend.py": "models/test_student_init.py",
     # training

@@ -105,6 +105,11 @@ class TrainingSettings(Settings):
     class_weights: ClassWeights = _training(
         ClassWeights.NONE, "Class weights in the loss; balanced: higher for rare classes."
     )
+    domain_weight: float = _weight(
+        0.1,
+        "Weight of the loss that trains the model to tell the domains apart, for texts of unknown domain; 0: off.",
+        panel=TRAINING_PANEL,
+    )
     patience: int | None = _count(
         None, "Stop after N dev evaluations without improvement.", default_text="10; with --epochs, never"
     )
@@ -162,6 +167,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "truncate": Truncate.HEAD,
         "means": Means.RELEASED,
         "label_weight": 0.0,
+        "domain_weight": 0.0,
         "wide": False,
     }
 }

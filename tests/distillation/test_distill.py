@@ -24,7 +24,7 @@ def test_a_student_learns_from_its_teacher(tmp_path, teacher, dataset):
     steps = [e for e in events if isinstance(e, StepDone)]
     for kind in ("hidden", "attention", "prediction"):
         assert steps[-1].losses[kind] < steps[0].losses[kind]
-    total = sum(steps[0].losses[kind] for kind in ("hidden", "attention", "prediction"))
+    total = sum(steps[0].losses[kind] for kind in ("hidden", "attention", "prediction", "domain"))
     assert steps[0].losses["total"] == pytest.approx(total, rel=1e-5)
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "s")
     assert model.config.num_hidden_layers == 2
@@ -90,3 +90,48 @@ def test_every_architecture_can_be_distilled(tmp_path, architecture, dataset):
     result, events = run_distill(tmp_path / "t", dataset, tmp_path / "s", student="1x32", allow_weak_teacher=True)
     assert result.steps == 6
     assert first_step(events).losses["attention"] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, True),
+        ({"method": "labels"}, True),
+        ({"domain_weight": 0}, False),
+        ({"recipe": "paper"}, False),
+        ({"domains": "books"}, False),
+    ],
+)
+def test_a_student_of_several_domains_learns_their_posterior(tmp_path, teacher, dataset, options, expected):
+    _, events = run_distill(teacher, dataset, tmp_path / "s", wide=False, **options)
+    assert ("domain" in first_step(events).losses) == expected
+    config = json.loads((tmp_path / "s" / "config.json").read_text())
+    assert config["hrkd"].get("domain_posterior", False) == expected
+    card = (tmp_path / "s" / "README.md").read_text()
+    assert ("A softmax over all outputs has no meaning." in card) == (not expected)
+    assert ("A softmax over all outputs is the probability of each domain and label" in card) == expected
+
+
+def test_the_domain_loss_changes_no_other_loss(tmp_path, teacher, dataset):
+    losses = []
+    for weight in (0, 2.0, 4.0):
+        _, events = run_distill(teacher, dataset, tmp_path / str(weight), wide=False, domain_weight=weight)
+        losses.append(first_step(events).losses)  # all runs start from the same weights and rows
+    for kind in ("hidden", "attention", "prediction"):
+        assert losses[0][kind] == losses[1][kind] == losses[2][kind]
+    assert losses[2]["domain"] == pytest.approx(2 * losses[1]["domain"])
+    assert losses[1]["total"] == pytest.approx(losses[0]["total"] + losses[1]["domain"])
+
+
+def test_a_student_learns_its_teachers_posterior_only_if_there_is_one(tmp_path, teacher, dataset):
+    plain = tmp_path / "plain"
+    shutil.copytree(teacher, plain)
+    config = json.loads((plain / "config.json").read_text())
+    assert config["hrkd"].pop("domain_posterior") is True
+    (plain / "config.json").write_text(json.dumps(config))
+    losses = []
+    for folder in (teacher, plain):
+        _, events = run_distill(folder, dataset, tmp_path / f"s-{folder.name}", wide=False, cache_teacher="off")
+        losses.append(first_step(events).losses)
+    assert losses[0]["domain"] != losses[1]["domain"]
+    assert losses[0]["prediction"] == losses[1]["prediction"]

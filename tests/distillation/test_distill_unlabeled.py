@@ -133,6 +133,17 @@ def test_the_loss_of_an_unlabeled_row_is_that_of_the_same_row_with_a_label(tmp_p
     examples[5], lengths[5] = examples[unlabeled_row], lengths[unlabeled_row]
     labeled_loss = objective.loss(objective.collator({"books": [5], "music": [0]}))
     assert unlabeled_loss.total.item() == labeled_loss.total.item()
+    assert unlabeled_loss.by_kind["domain"].item() > 0  # its domain is known
+
+
+def test_unlabeled_rows_count_in_the_domain_loss(tmp_path, teacher, dataset, folder):
+    setup, objective, _ = set_up(teacher, dataset, tmp_path, unlabelled=folder, cache_teacher="off")
+    setup.student.eval()
+    assert len(dataset.split("books", "train").texts) == 48  # rows 48 and 49 have no label
+    parts = [objective.domain_losses(objective.collator({"books": rows})).losses["domain"] for rows in ([0, 48], [48])]
+    (first,) = objective.collator({"books": [0]})
+    alone = objective.domain_losses([first]).losses["domain"]
+    torch.testing.assert_close(parts[0], (alone + parts[1]) / 2)
 
 
 def test_the_label_loss_is_the_mean_over_labeled_rows(tmp_path, teacher, dataset, folder):

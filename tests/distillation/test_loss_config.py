@@ -7,6 +7,7 @@ from hrkd_cli.method import Requirement
 from hrkd_cli.settings import DistillSettings
 
 TEACHER, STUDENT = SimpleNamespace(num_hidden_layers=6, hidden_size=32), SimpleNamespace(num_hidden_layers=2)
+DOMAIN_WEIGHT = DistillSettings().domain_weight
 
 
 def loss_config(max_length=128, **options):
@@ -21,7 +22,7 @@ def test_layers_of_the_teacher_are_matched_with_the_students():
     config = loss_config()
     assert config.matched_layers == (3, 6)
     assert config.teacher_width == 32
-    assert weights(config) == {"hidden": 1.0, "attention": 1.0, "prediction": 1.0}
+    assert weights(config) == {"hidden": 1.0, "attention": 1.0, "prediction": 1.0, "domain": DOMAIN_WEIGHT}
     assert config.requires(Requirement.QUERIES_KEYS)
     assert not config.requires(Requirement.LABELS)
 
@@ -29,13 +30,19 @@ def test_layers_of_the_teacher_are_matched_with_the_students():
 def test_logits_need_no_layers_and_labels_no_teacher():
     config = loss_config(method="logits", label_weight=0.5)
     assert config.matched_layers == ()
-    assert weights(config) == {"prediction": 1.0, "label": 0.5}
+    assert weights(config) == {"prediction": 1.0, "label": 0.5, "domain": DOMAIN_WEIGHT}
     assert not config.requires(Requirement.HIDDEN_STATES, Requirement.QUERIES_KEYS)
     config = loss_config(method="labels")
-    assert weights(config) == {"label": 1.0}
+    assert weights(config) == {"label": 1.0, "domain": DOMAIN_WEIGHT}
     assert not config.requires(Requirement.HIDDEN_STATES, Requirement.QUERIES_KEYS, Requirement.LOGITS)
 
 
 def test_rows_are_padded_to_max_length_for_released_means_only():
     assert loss_config(max_length=16).pad_to is None
     assert loss_config(max_length=16, means="released").pad_to == 16
+
+
+def test_the_recipe_of_the_paper_has_no_domain_loss():
+    config = LossConfig.from_settings(DistillSettings.from_options(recipe="paper").resolve(), TEACHER, STUDENT, 128)
+    assert weights(config) == {"hidden": 1.0, "attention": 1.0, "prediction": 1.0}
+    assert not config.requires(Requirement.DOMAINS)

@@ -1,5 +1,6 @@
 """Cached teacher outputs: equal to the online teacher's, repaired when damaged, and built only when it is worth it."""
 
+import json
 import threading
 import time
 from dataclasses import replace
@@ -35,15 +36,17 @@ REFS = [("books", 5), ("books", 0), ("books", 17), ("music", 3), ("music", 30)]
 BY_NAME = {loss.name: loss for loss in LOSSES}
 
 
-def make_cache(root, teacher, dataset, *, layers=(2, 4), attention=True, precision=Precision.FP32, change=None):
+def make_cache(
+    root, teacher, dataset, *, layers=(2, 4), attention=True, domain=False, precision=Precision.FP32, change=None
+):
     """Return a cache that is not built yet; ``change`` changes the examples of each domain."""
     teachers = open_teachers(teacher, dataset, checkpoints=TeacherCheckpoints.DOMAIN, device=CPU, name="t")
     tokenizer = ModelTokenizer(teachers.primary, teachers.tokenizer, 16)
     split = tokenize_split(dataset, "train", tokenizer)
     if change is not None:
         split = replace(split, examples={domain: change(examples) for domain, examples in split.examples.items()})
-    losses = {BY_NAME[name]: 1.0 for name in (["prediction", "attention"] if attention else ["prediction"])}
-    loss_config = LossConfig(losses, layers, 32, pad_to=None)
+    names = ["prediction", *(["attention"] if attention else []), *(["domain"] if domain else [])]
+    loss_config = LossConfig({BY_NAME[name]: 1.0 for name in names}, layers, 32, pad_to=None)
     online = OnlineTeacher(teachers, loss_config, split, own_tokenizer=False, device=CPU)
     return CachedTeacher(root, online, TrainContext(PrecisionPolicy(precision, CPU)))
 
@@ -131,6 +134,35 @@ def test_without_compared_layers_only_logits_are_stored(tmp_path, teacher, datas
     outputs = cache.load(REFS, None)()
     assert outputs.hidden is outputs.queries is outputs.keys is None
     assert outputs.logits.shape == (5, 2)
+
+
+def test_domain_logits_are_cached_if_the_teacher_has_a_posterior_and_a_loss_compares_it(tmp_path, teacher, dataset):
+    plain = make_cache(tmp_path / "cache", teacher, dataset, layers=(), attention=False)
+    cache = make_cache(tmp_path / "cache", teacher, dataset, layers=(), attention=False, domain=True)
+    assert cache.folder != plain.folder
+    assert cache.bytes - plain.bytes == 4 * 2 * sum(map(len, cache.online.split.examples.values()))
+    cache.build()
+    batch = cache.online.split.tokenizer.collate([cache.online.split.examples[d][row] for d, row in REFS], CPU)
+    cached, online = (source.load(REFS, batch)() for source in (cache, cache.online))
+    assert cached.domain_logits.shape == (5, 2)
+    torch.testing.assert_close(cached.domain_logits, online.domain_logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(cached.logits, online.logits, atol=1e-5, rtol=0)
+    with torch.no_grad():
+        outputs = cache.online.teachers.primary(**batch.inputs).logits
+    expected = outputs.view(5, 2, 2).logsumexp(dim=2)  # two domains of two labels
+    best = [n for n, (domain, _) in enumerate(REFS) if cache.online.teachers.folders[domain] == teacher]
+    torch.testing.assert_close(online.domain_logits[best], expected[best])
+
+
+def test_a_teacher_without_a_posterior_has_no_domain_logits(tmp_path, teacher, dataset):
+    folder = scale_weights(teacher, tmp_path / "t", 1.0)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["hrkd"].pop("domain_posterior") is True
+    (folder / "config.json").write_text(json.dumps(config))
+    cache = make_cache(tmp_path / "cache", folder, dataset, layers=(), attention=False, domain=True)
+    cache.build()
+    assert [list(tensors) for tensors in cache.tensors] == [["logits"], ["logits"]]
+    assert cache.load(REFS, None)().domain_logits is None
 
 
 def test_shards_are_mapped_into_memory(tmp_path, teacher, dataset):

@@ -9,7 +9,13 @@ from sklearn.linear_model import LogisticRegression
 from hrkd_cli import Predictor
 from hrkd_cli.data.dataset import TextRows
 from hrkd_cli.distillation import wide_fit
-from hrkd_cli.distillation.wide_fit import choose_share, drops_inner_tokens, fit_weights, token_features
+from hrkd_cli.distillation.wide_fit import (
+    choose_share,
+    drops_inner_tokens,
+    fit_domain_weights,
+    fit_weights,
+    token_features,
+)
 from hrkd_cli.events import Note
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.predict.tokenization import TokenizedExample
@@ -90,6 +96,25 @@ def test_a_branch_that_knows_nothing_gets_no_share():
     assert choose_share({"d": logits}, {"d": RANDOM.normal(size=(500, 2))}, {"d": labels}) == 0
 
 
+def test_domain_weights_are_evidence_of_the_domain_and_of_no_label():
+    heads = DomainHeads.build({"one": "abc", "two": "xy"})
+    rows = {"one": [example(4, n % 4, 5) for n in range(30)], "two": [example(4, n % 4, 3) for n in range(30)]}
+    features = {domain: token_features(own, 6, 8) for domain, own in rows.items()}
+    nothing = {domain: np.zeros((30, 5)) for domain in rows}
+    weights = fit_domain_weights(features, features, nothing, heads)
+    for columns in heads.columns.values():
+        assert (weights[:, list(columns)] == weights[:, [columns[0]]]).all()
+    for sign, domain in ((1, "one"), (-1, "two")):
+        logits = features[domain] @ weights
+        assert (sign * (logits[:, 0] - logits[:, 4]) > 0).all()
+    # A student that knows the domains already needs no evidence.
+    sure = {
+        domain: np.tile(np.repeat([30.0 * (domain == "one"), 30.0 * (domain == "two")], [3, 2]), (30, 1))
+        for domain in rows
+    }
+    assert not fit_domain_weights(features, features, sure, heads).any()
+
+
 def test_truncation_must_keep_the_first_tokens_and_the_last():
     def split(*examples):
         return TokenizedSplit(None, {"d": list(examples)}, {"d": np.zeros(len(examples), dtype=np.int64)})
@@ -134,6 +159,26 @@ def test_a_branch_that_helps_is_saved_and_scored(tmp_path, teacher, late_words, 
     predicted = Predictor(tmp_path / "s").predict(rows.texts, domain="books")
     accuracy = np.mean([one.label == label for one, label in zip(predicted, rows.labels, strict=True)])
     assert accuracy == result.dev["domains"]["books"]["accuracy"]
+
+
+def test_a_branch_keeps_the_domain_posterior(tmp_path, teacher, late_words, notes):
+    """Words of the domain come after the tokens that the encoder reads, as those of the label do."""
+    words = {"books": " part one part one", "music": " very quite very quite"}
+    for domain, splits in late_words.rows.items():
+        for name, rows in splits.items():
+            splits[name] = TextRows([text + words[domain] for text in rows.texts], None, rows.labels)
+    likelihood = {}
+    for name, options in {"with": {}, "without": {"wide": False}, "untrained": {"domain_weight": 0}}.items():
+        distill_with_branch(teacher, late_words, tmp_path / name, notes, **options)
+        predictor, total = Predictor(tmp_path / name), 0.0
+        for domain, own in {"books": slice(0, 2), "music": slice(2, 4)}.items():
+            logits = predictor.logits(late_words.split(domain, "dev").texts).astype(np.float64)
+            odds = np.exp(logits)
+            total += np.log(odds[:, own].sum(axis=1) / odds.sum(axis=1)).mean() / 2
+        likelihood[name] = total
+    assert likelihood["without"] == pytest.approx(np.log(1 / 2), abs=0.1)
+    assert likelihood["with"] > -0.3
+    assert likelihood["untrained"] < likelihood["with"]
 
 
 @pytest.mark.parametrize("options", [{"wide": False}, {"truncate": "tail"}, {"recipe": "paper"}])

@@ -18,6 +18,7 @@ from plain_losses import (
     loss_inputs,
     mean_weights,
     plain_attention,
+    plain_domain,
     plain_hidden,
     plain_prediction,
     plain_prototype,
@@ -29,7 +30,7 @@ LAYERS, HEADS, TOKENS = 2, 3, 7
 CLASSES = (2, 3, 2)
 MEAN_CLASSES = sum(CLASSES) / len(CLASSES)
 RATIOS = torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1], [0.1, 0.1, 0.8]], dtype=torch.float64)
-WEIGHTS = {"hidden": 1.0, "attention": 0.7, "prediction": 1.0}
+WEIGHTS = {"hidden": 1.0, "attention": 0.7, "prediction": 1.0, "domain": 0.3}
 ROWS = range(sum(map(len, LENGTHS)))
 
 
@@ -45,23 +46,30 @@ class Step:
         self.hidden = tensors(LAYERS + 1, TOKENS, 6).requires_grad_()
         self.queries, self.keys = (tensors(LAYERS, HEADS, TOKENS, 2).requires_grad_() for _ in range(2))
         self.logits = tensors(1, max(CLASSES))[0].requires_grad_()
+        self.domain_logits = tensors(1, len(LENGTHS))[0].requires_grad_()
         self.projections = Projections(6, 10, LAYERS).double()
         qk = (tensors(LAYERS, HEADS, TOKENS, 4) for _ in range(2))
-        self.teacher = Outputs(tensors(LAYERS + 1, TOKENS, 10), *qk, tensors(1, max(CLASSES))[0])
+        logits = (tensors(1, size)[0] for size in (max(CLASSES), len(LENGTHS)))
+        self.teacher = Outputs(tensors(LAYERS + 1, TOKENS, 10), *qk, *logits)
         domains = [d for d, rows in enumerate(LENGTHS) for _ in rows]
         self.absent = torch.arange(max(CLASSES)) >= torch.tensor([CLASSES[d] for d in domains])[:, None]
 
     def inputs(self):
-        return [self.hidden, self.queries, self.keys, self.logits, *self.projections.parameters()]
+        student = [self.hidden, self.queries, self.keys, self.logits, self.domain_logits]
+        return [*student, *self.projections.parameters()]
 
     def losses(self, weights, rows=ROWS):
         """Losses and prototypes of some rows."""
         rows = list(rows)
         student, teacher = (
-            Outputs(o.hidden[:, rows], o.queries[:, rows], o.keys[:, rows], logits[rows])
-            for o, logits in (
-                (Outputs(self.projections(self.hidden), self.queries, self.keys, None), self.masked(self.logits)),
-                (self.teacher, self.masked(self.teacher.logits)),
+            Outputs(o.hidden[:, rows], o.queries[:, rows], o.keys[:, rows], logits[rows], domain_logits[rows])
+            for o, logits, domain_logits in (
+                (
+                    Outputs(self.projections(self.hidden), self.queries, self.keys, None),
+                    self.masked(self.logits),
+                    self.domain_logits,
+                ),
+                (self.teacher, self.masked(self.teacher.logits), self.teacher.domain_logits),
             )
         )
         part_weights = take(weights, rows)
@@ -75,7 +83,7 @@ class Step:
     def plain(self, *, padded):
         """The same, domain after domain."""
         projected, first, columns = self.projections(self.hidden), 0, []
-        for classes, lengths in zip(CLASSES, LENGTHS, strict=True):
+        for domain, (classes, lengths) in enumerate(zip(CLASSES, LENGTHS, strict=True)):
             part = slice(first, first + len(lengths))
             first += len(lengths)
             mask = torch.arange(TOKENS) < torch.tensor(lengths)[:, None]
@@ -85,6 +93,7 @@ class Step:
             )
             hidden_pairs = zip(self.teacher.hidden, projected, strict=True)
             logits = (t[part, :classes] for t in (self.teacher.logits, self.logits))
+            domain_logits = (t[part] for t in (self.teacher.domain_logits, self.domain_logits))
             columns.append(
                 {
                     "hidden": torch.stack(
@@ -97,12 +106,14 @@ class Step:
                         ]
                     ),
                     "prediction": plain_prediction(*logits, temperature=2.0, mean_classes=MEAN_CLASSES),
+                    "domain": plain_domain(*domain_logits, domain),
                     "prototypes": torch.stack([plain_prototype(s[part], mask, padded=padded) for s in projected]),
                 }
             )
         stacked = {n: torch.stack([c[n] for c in columns], dim=1) for n in ("hidden", "attention", "prototypes")}
         prototypes = stacked.pop("prototypes")
-        return DomainLosses({**stacked, "prediction": torch.stack([c["prediction"] for c in columns])}, prototypes)
+        by_domain = {name: torch.stack([c[name] for c in columns]) for name in ("prediction", "domain")}
+        return DomainLosses({**stacked, **by_domain}, prototypes)
 
 
 @pytest.mark.parametrize("padded", [False, True])

@@ -46,6 +46,21 @@ def test_a_single_domain_export_gives_that_heads_logits(any_student):
     assert "domains" not in config["hrkd"]
 
 
+def test_only_a_model_of_all_domains_keeps_the_posterior(student, split_data):
+    config = json.loads((student / "config.json").read_text())
+    config["hrkd"]["domain_posterior"] = True
+    (student / "config.json").write_text(json.dumps(config))
+    export(student, domain="dvd")
+    export(student, trim_vocabulary=True, data=split_data, max_drop=100)
+    single, trimmed = (
+        json.loads((student.with_name(name) / "config.json").read_text()) for name in ("student-dvd", "student-trimmed")
+    )
+    assert "domain_posterior" not in single["hrkd"]
+    assert trimmed["hrkd"]["domain_posterior"] is True
+    card = (student.with_name("student-trimmed") / "README.md").read_text()
+    assert "A softmax over all outputs is the probability" in card
+
+
 def test_a_wide_branch_is_reduced_with_its_student(tmp_path):
     plain = write_model(tmp_path / "plain", tokenizer=wrap_tokenizer(TOKENIZERS["WordPiece"]()))
     student = with_wide_branch(plain, tmp_path / "student")

@@ -92,7 +92,20 @@ def test_changed_options_differ_from_the_defaults(tmp_path, given, changed):
     assert list(Run(write_run(tmp_path, **given)).changed_options()) == changed
 
 
-def test_a_teach_run_has_only_the_total_loss(tmp_path):
-    run = Run(write_lines(tmp_path, [step_line(1, losses={"total": 1.0}, ratios=False)]))
-    assert run.stage == "teach"
+@pytest.mark.parametrize(
+    ("names", "stage"),
+    [
+        (["total"], "teach"),
+        (["total", "label", "domain"], "teach"),
+        (["total", "prediction", "domain"], "distill"),
+        (["total", "hidden"], "distill"),
+    ],
+)
+def test_the_losses_of_an_unfinished_run_tell_its_stage(tmp_path, names, stage):
+    run = Run(write_lines(tmp_path, [step_line(1, losses=dict.fromkeys(names, 1.0), ratios=False)]))
+    assert run.stage == stage
+
+
+def test_the_record_of_a_run_names_its_stage(tmp_path):
+    write_lines(tmp_path, lines())
     assert Run(write_record(tmp_path, stage="teach")).stage == "teach"

@@ -39,7 +39,7 @@ def take(weights, rows):
 
 def loss_inputs(teacher, student, weights, *, labels=None, temperature=1.0, mean_classes=1.0, class_weights=None):
     """``teacher`` and ``student`` are Outputs, (queries, keys), hidden states (4 dimensions) or logits (2)."""
-    sides = [side if isinstance(side, Outputs) else _outputs(side) for side in (teacher, student)]
+    sides = [side if isinstance(side, Outputs | None) else _outputs(side) for side in (teacher, student)]
     return LossInputs(*sides, weights, labels, temperature, mean_classes, class_weights)
 
 
@@ -73,6 +73,14 @@ def plain_attention(teacher, student, mask, *, padded=False):
 def plain_prediction(teacher, student, *, temperature=1.0, mean_classes):
     terms = -F.softmax(teacher / temperature, dim=-1) * F.log_softmax(student / temperature, dim=-1)
     return terms.sum(dim=-1).mean() / mean_classes
+
+
+def plain_domain(teacher, student, domain):
+    """Domain logits (B, D) of rows of ``domain``."""
+    truth = torch.zeros(student.shape[1], dtype=student.dtype)
+    truth[domain] = 1
+    targets = [(truth + row.softmax(dim=0)) / 2 for row in teacher]
+    return -torch.stack([t @ row.log_softmax(dim=0) for t, row in zip(targets, student, strict=True)]).mean()
 
 
 def plain_prototype(hidden, mask, *, padded=False):

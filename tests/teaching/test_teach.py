@@ -8,7 +8,6 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from file_modes import unusual_modes
-from hrkd_cli.choices import ClassWeights
 from hrkd_cli.events import DevScored, StageDone, StageStarted, StepDone
 from hrkd_cli.models.loading import load_classifier, load_tokenizer
 from hrkd_cli.models.model_tokenizer import ModelTokenizer
@@ -18,8 +17,8 @@ from hrkd_cli.teaching.teach import FineTuningObjective
 from hrkd_cli.training import collator
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.tokenized_split import tokenize_split
-from short_runs import run_teach
-from tiny import ARCHITECTURES, write_encoder
+from short_runs import first_step, run_teach
+from tiny import ARCHITECTURES, make_dataset, write_encoder
 
 
 def test_a_teacher_learns_and_transformers_opens_its_folder(teacher, dataset):
@@ -61,26 +60,47 @@ def test_every_architecture_can_be_fine_tuned_from_half_precision(tmp_path, arch
     assert (kinds.count(StepDone), kinds.count(DevScored)) == (6, 2)
 
 
-@pytest.mark.parametrize("split_by_length", [False, True])
-def test_the_loss_is_the_sum_of_the_domains_cross_entropies(encoder, dataset, monkeypatch, split_by_length):
+@pytest.mark.parametrize(("split_by_length", "domain_weight"), [(False, 0.0), (True, 0.0), (True, 0.5)])
+def test_the_loss_is_the_sum_of_the_domains_cross_entropies(
+    encoder, dataset, monkeypatch, split_by_length, domain_weight
+):
     heads = DomainHeads.build(dataset.labels)
     torch.manual_seed(0)
     model = load_classifier(encoder, heads)
     tokenizer = ModelTokenizer(model, load_tokenizer(encoder), 16)
-    rows, context = tokenize_split(dataset, "train", tokenizer), TrainContext.start(TeachSettings())
-    objective = FineTuningObjective(model, rows, heads, ClassWeights.NONE, context)
+    settings = TeachSettings(domain_weight=domain_weight)
+    rows, context = tokenize_split(dataset, "train", tokenizer), TrainContext.start(settings)
+    objective = FineTuningObjective(model, rows, heads, settings, context)
     if split_by_length:
         monkeypatch.setattr(collator, "MIN_SAVED_TOKENS", 0)
         monkeypatch.setattr(collator, "MIN_SAVED_FRACTION", 0)
     with torch.no_grad():
         batch = objective.collator({"books": [0, 1, 2], "music": [3]})
         assert (len(batch) > 1) == split_by_length
-        actual = objective.loss(batch).total.item()
-        expected = 0.0
+        actual = objective.loss(batch)
+        label_loss = domain_loss = 0.0
         for domain, indices, first in (("books", [0, 1, 2], 0), ("music", [3], 2)):
             rows = dataset.split(domain, "train")
             inputs = tokenizer.pretrained([rows.texts[i] for i in indices], padding=True, return_tensors="pt")
             labels = torch.tensor([("bad", "good").index(rows.labels[i]) for i in indices])
-            logits = model(**inputs).logits[:, first : first + 2]
-            expected += torch.nn.functional.cross_entropy(logits, labels).item()
-    assert actual == pytest.approx(expected, rel=1e-5)
+            logits = model(**inputs).logits
+            own = slice(first, first + 2)
+            label_loss += torch.nn.functional.cross_entropy(logits[:, own], labels).item()
+            domain_loss += -logits.softmax(dim=1)[:, own].sum(dim=1).log().mean().item()
+    assert actual.total.item() == pytest.approx(label_loss + domain_weight * domain_loss, rel=1e-5)
+    by_kind = {name: term.item() for name, term in actual.by_kind.items()}
+    expected = {"label": label_loss, "domain": domain_weight * domain_loss} if domain_weight else {}
+    assert by_kind == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("domains", "domain_weight"), [(("books", "music"), 0.5), (("books", "music"), 0), (("books",), 0.5)]
+)
+def test_a_teacher_of_several_domains_learns_their_posterior(tmp_path, encoder, domains, domain_weight):
+    events = []
+    dataset, expected = make_dataset(domains=domains), domain_weight > 0 and len(domains) > 1
+    run_teach(encoder, dataset, tmp_path / "t", events.append, epochs=1, domain_weight=domain_weight)
+    losses = {"total", "label", "domain"} if expected else {"total"}
+    assert set(first_step(events).losses) == losses
+    for config in (tmp_path / "t").rglob("config.json"):  # also those of the best step of a domain
+        assert json.loads(config.read_text())["hrkd"].get("domain_posterior", False) == expected

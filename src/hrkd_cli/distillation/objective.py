@@ -57,6 +57,7 @@ class DistillObjective(Objective):
         self.losses = list(loss_config.weights)
         self.loss_weights = {loss.name: weight for loss, weight in loss_config.weights.items()}
         self.num_domains = len(heads.domains)
+        self.domain_posterior = loss_config.requires(Requirement.DOMAINS)
         self.mean_classes = sum(map(len, heads.labels.values())) / self.num_domains
         self.label_gather = LabelGather(heads, self.device)
         class_weights = collator.split.class_weights(heads, settings.class_weights)
@@ -165,9 +166,10 @@ class DistillObjective(Objective):
         if student.hidden is not None and self.projections is not None:
             projected = self.projections(student.hidden)
         logits = self.label_gather.take(student.logits, bucket.domains)
+        domain_logits = self.label_gather.domain_logits(student.logits) if self.domain_posterior else None
         inputs = LossInputs(
             teacher,
-            Outputs(projected, student.queries, student.keys, logits),
+            Outputs(projected, student.queries, student.keys, logits, domain_logits),
             bucket.weights,
             bucket.labels,
             temperature=self.settings.temperature,

@@ -42,6 +42,7 @@ class OnlineTeacher:
         self.teachers = teachers
         self.layers = loss_config.matched_layers
         self.attention = loss_config.requires(Requirement.QUERIES_KEYS)
+        self.domain_posterior = teachers.domain_posterior and loss_config.requires(Requirement.DOMAINS)
         self.split = split
         self.own_tokenizer = own_tokenizer
         self.pad_to = loss_config.pad_to
@@ -78,7 +79,8 @@ class OnlineTeacher:
                 inputs = {name: tensor[rows] for name, tensor in batch.inputs.items()}
                 parts.append(self.captures[model_id](TokenBatch(inputs, batch.mask[rows])))
             outputs = _in_batch_order(parts, torch.cat(list(rows_by_model.values())).argsort())
-        return replace(outputs, logits=self.label_gather.take(outputs.logits, domains))
+        domain_logits = self.label_gather.domain_logits(outputs.logits) if self.domain_posterior else None
+        return replace(outputs, logits=self.label_gather.take(outputs.logits, domains), domain_logits=domain_logits)
 
 
 def _in_batch_order(parts: Sequence[Outputs], order: Tensor) -> Outputs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,8 @@ class DistillSetup:
         Cached teacher outputs are stored next to ``out``, the student's folder.
         """
         settings, context = self.settings, self.context
+        if len(self.heads.domains) == 1:
+            settings = replace(settings, domain_weight=0.0)  # its posterior is always 1
         loss_config = LossConfig.from_settings(
             settings, self.teachers.primary.config, self.student.config, self.plan.max_length
         )
@@ -143,12 +145,19 @@ class DistillSetup:
             return None
         self.context.processes.barrier()  # the main process may still be writing the last step's weights
         trainer.best_weights.load()
-        dev_logits = predict_split(self.student, self.dev, self.heads, self.context)
+        dev_logits = predict_split(self.student, self.dev, self.context)
         if not self.context.processes.is_main:
             return None
         limit = token_limit(self.student, self.train.tokenizer.pretrained)
         return fit_wide_branch(
-            self.student, self.train, self.dataset, self.heads, limit, dev_logits, self.context.on_event
+            self.student,
+            self.train,
+            self.dataset,
+            self.heads,
+            limit,
+            dev_logits,
+            self.context.on_event,
+            domain_posterior=trainer.objective.domain_posterior,
         )
 
     def _epoch_fraction(self) -> float:

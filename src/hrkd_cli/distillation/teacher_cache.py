@@ -7,6 +7,7 @@ on. A shard (one safetensors file) has R rows of one domain, of similar length, 
     queries  (L, N, A d)  divided by sqrt(d), 16-bit; absent without the attention loss
     keys     (L, N, A d)  16-bit; absent without the attention loss
     logits   (R, C)       logits of the row's domain, float32
+    domain_logits (R, D)  logits of the domains, float32; absent if no loss compares them
 """
 
 from __future__ import annotations
@@ -113,6 +114,8 @@ class CachedTeacher:
         layers = len(online.layers)
         self.num_layers = {"hidden": layers + 1} if layers else {}  # of each kind of states
         self.num_layers |= dict.fromkeys(("queries", "keys"), layers) if online.attention else {}
+        self.row_widths = {"logits": online.label_gather.classes}  # of tensors with a number of values per row
+        self.row_widths |= {"domain_logits": len(online.domains)} if online.domain_posterior else {}
         self.lengths = online.split.lengths
         self.shards: list[tuple[str, np.ndarray]] = []  # domain and row indices
         # By domain, (rows, 4): each row's shard, its index there, and the start and end of its tokens there.
@@ -121,7 +124,7 @@ class CachedTeacher:
         per_token = 2 * sum(self.num_layers.values()) * self.config.hidden_size
         self.bytes = 0
         for domain, lengths in self.lengths.items():
-            self.bytes += int(lengths.sum()) * per_token + len(lengths) * 4 * online.label_gather.classes
+            self.bytes += int(lengths.sum()) * per_token + len(lengths) * 4 * sum(self.row_widths.values())
             for rows in batches_by_length(lengths, SHARD_BYTES // max(1, per_token)):
                 ends = np.cumsum(lengths[rows])
                 columns = (np.full_like(rows, len(self.shards)), np.arange(len(rows)), ends - lengths[rows], ends)
@@ -140,6 +143,7 @@ class CachedTeacher:
             "labels": {domain: list(teachers.heads.labels[domain]) for domain in online.domains},
             "layers": list(online.layers),
             "attention": online.attention,
+            "domain_posterior": online.domain_posterior,
             "precision": str(self.context.precision.mode),
             "device": self.context.device.type,
         }
@@ -195,7 +199,7 @@ class CachedTeacher:
     def _compute(self, domain: str, rows: np.ndarray) -> dict[str, Tensor]:
         """Run the teacher on the rows of a shard, in batches that depend only on the shard; return its tensors."""
         online, precision = self.online, self.context.precision
-        parts: dict[str, list[Tensor]] = {name: [] for name in (*self.num_layers, "logits")}
+        parts: dict[str, list[Tensor]] = {name: [] for name in (*self.num_layers, *self.row_widths)}
         for indices in inference_batches(self.lengths[domain][rows], precision.device):
             batch_rows = rows[indices].tolist()
             examples = [online.split.examples[domain][row] for row in batch_rows]
@@ -203,7 +207,8 @@ class CachedTeacher:
             run_teacher = online.load([(domain, row) for row in batch_rows], batch)
             with precision.autocast():
                 outputs = run_teacher()
-            parts["logits"].append(outputs.logits.float().cpu())
+            for name in self.row_widths:
+                parts[name].append(getattr(outputs, name).float().cpu())
             for name in self.num_layers:
                 states = getattr(outputs, name)
                 if name != "hidden":
@@ -212,7 +217,7 @@ class CachedTeacher:
             self.done += len(batch_rows)
             done = min(self.total, self.done * self.context.processes.size)
             self.context.on_event(Progress("teacher outputs", done, self.total))
-        return {name: torch.cat(tensors, dim=0 if name == "logits" else 1) for name, tensors in parts.items()}
+        return {name: torch.cat(tensors, dim=0 if name in self.row_widths else 1) for name, tensors in parts.items()}
 
     def load(self, refs: Sequence[RowRef], batch: TokenBatch) -> Callable[[], Outputs]:
         """Read the outputs of some rows, with 0 at padding; return a function that returns them."""
@@ -228,14 +233,16 @@ class CachedTeacher:
             for name, out in padded.items():
                 out[:, row, : end - start] = self.tensors[shard][name][:, start:end]
                 out[:, row, end - start :] = 0
-        logits = torch.stack([self.tensors[shard]["logits"][index] for shard, index in locations[:, :2].tolist()])
+        rows = locations[:, :2].tolist()
+        stacked = {name: torch.stack([self.tensors[n][name][i] for n, i in rows]) for name in self.row_widths}
+        by_row = {name: to_device(t, device) for name, t in stacked.items()}
         states = {name: to_device(t, device) for name, t in padded.items()}
         heads = self.config.num_attention_heads
         queries, keys = (
             states[name].view(*states[name].shape[:3], heads, -1).transpose(2, 3) if name in states else None
             for name in ("queries", "keys")
         )
-        outputs = Outputs(states.get("hidden"), queries, keys, to_device(logits, device))
+        outputs = Outputs(states.get("hidden"), queries, keys, **by_row)
         return lambda: outputs
 
     def _file(self, number: int) -> Path:

@@ -37,6 +37,7 @@ class Teachers:
         heads: the outputs of each domain, the same in all models.
         path: folder of ``primary``.
         folders: folder of each domain's teacher.
+        domain_posterior: whether the softmax over all outputs of each model is p(domain, label | text).
     """
 
     models: dict[str, Any]
@@ -45,6 +46,7 @@ class Teachers:
     tokenizer: Any
     path: Path
     folders: dict[str, Path]
+    domain_posterior: bool
 
 
 def open_teachers(
@@ -59,7 +61,8 @@ def open_teachers(
         ModelError: the teacher lacks a domain or a label of the data, or cannot be loaded.
         DataError: the data has text pairs and the teacher reads single texts, or the other way around.
     """
-    heads = _match_heads(read_json(path / ModelFiles.config), dataset, name)
+    config = read_json(path / ModelFiles.config)
+    heads = _match_heads(config, dataset, name)
     primary = _load_frozen(path, device)
     models, folders = dict.fromkeys(dataset.domains, primary), dict.fromkeys(dataset.domains, path)
     if checkpoints is TeacherCheckpoints.DOMAIN:
@@ -67,7 +70,8 @@ def open_teachers(
             best = path / ModelFiles.best / domain
             if best.is_dir():
                 models[domain], folders[domain] = _load_frozen(best, device), best
-    return Teachers(models, primary, heads, load_tokenizer(path, "teacher"), path, folders)
+    posterior = bool((config.get("hrkd") or {}).get("domain_posterior"))  # the best step's of a domain, too
+    return Teachers(models, primary, heads, load_tokenizer(path, "teacher"), path, folders, posterior)
 
 
 def _match_heads(config: Mapping[str, Any], dataset: Dataset, name: str) -> DomainHeads:

@@ -1,7 +1,7 @@
 """Training of a student's wide branch: logistic regression on token counts, added to the student if that helps on dev.
 
-The branch learns from the labels alone, apart from the encoder, and dev determines its share in the logits. Trained
-jointly it would learn little, because an encoder soon fits nearly all train texts without it.
+The branch learns from labels and domains alone, apart from the encoder, and dev determines its share in the logits.
+Trained jointly it would learn little, because an encoder soon fits nearly all train texts without it.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ MAX_ROWS = 50_000
 SIGNIFICANT = 3.84
 """Twice the gain in log-likelihood on dev that a useless branch exceeds in 5 % of cases (chi-squared, 1 degree)."""
 
+Logits = Mapping[str, FloatArray]
+
 _TOLERANCE, _MAX_ITERATIONS = 1e-4, 1000
 _SCALE_BOUNDS = ((0.02, 10.0), (0.0, 10.0))
 
@@ -43,8 +45,10 @@ def fit_wide_branch(
     dataset: Dataset,
     heads: DomainHeads,
     limit: int,
-    dev_logits: Mapping[str, FloatArray],
+    dev_logits: Logits,
     on_event: OnEvent,
+    *,
+    domain_posterior: bool = False,
 ) -> ScoredWideBranch | None:
     """Train a wide branch for a student; return None if it does not help on dev.
 
@@ -54,8 +58,9 @@ def fit_wide_branch(
         dataset: the student's data. Pairs get no branch: what counts is how the words of two texts relate.
         heads: the student's outputs by domain.
         limit: tokens of a text that the branch reads.
-        dev_logits: the student's logits for the dev rows of each domain, (n, labels).
+        dev_logits: the student's logits for the dev rows of each domain, (n, outputs).
         on_event: receives notes on the outcome.
+        domain_posterior: whether the softmax over all outputs is p(domain, label | text), and must remain so.
     """
     if dataset.has_pairs:
         return None
@@ -67,25 +72,26 @@ def fit_wide_branch(
     vocab_size = int(student.config.vocab_size)
     buckets = 2 ** int(np.log2(MAX_PAIR_WEIGHTS / heads.num_outputs))
     step = -(-whole.count // MAX_ROWS)
-    weights = fit_weights(
-        {domain: token_features(rows[::step], vocab_size, buckets) for domain, rows in whole.examples.items()},
-        {domain: labels[::step] for domain, labels in whole.labels.items()},
-        heads,
+    features, dev_features = (
+        {domain: token_features(rows[::every], vocab_size, buckets) for domain, rows in split.examples.items()}
+        for split, every in ((whole, step), (dev, 1))
     )
-    wide_logits = {
-        domain: token_features(rows, vocab_size, buckets) @ weights[:, list(heads.columns[domain])]
-        for domain, rows in dev.examples.items()
-    }
-    share = choose_share(dev_logits, wide_logits, dev.labels)
+    labels = {domain: labels[::step] for domain, labels in whole.labels.items()}
+    weights = fit_weights(features, labels, heads)
+    wide_logits = _products(dev_features, weights)
+    share = choose_share(_own_logits(dev_logits, heads), _own_logits(wide_logits, heads), dev.labels)
     if not share:
         on_event(Note("no wide branch: it does not improve the dev predictions"))
         return None
-    sums = {domain: own + share * wide_logits[domain] for domain, own in dev_logits.items()}
+    weights *= share
+    sums = {domain: dev_logits[domain] + np.float32(share) * rows for domain, rows in wide_logits.items()}
+    if domain_posterior:
+        weights += fit_domain_weights(features, dev_features, sums, heads)
     before, after = (scores_to_json(score_logits(logits, dev, heads)) for logits in (dev_logits, sums))
     change = " -> ".join(f"{100 * scores['average']['accuracy']:.1f}%" for scores in (before, after))
     text = f"wide branch added: weights for {vocab_size:,} tokens and {buckets:,} token pairs, dev accuracy {change}"
     on_event(Note(text))
-    branch = WideBranch(torch.from_numpy((share * weights).astype(np.float32)), vocab_size)
+    branch = WideBranch(torch.from_numpy(weights.astype(np.float32)), vocab_size)
     return ScoredWideBranch(branch, limit, after)
 
 
@@ -123,8 +129,7 @@ def fit_weights(features: Mapping[str, Any], labels: Mapping[str, np.ndarray], h
     """
     import scipy.sparse as sp
 
-    present = sp.vstack(list(features.values())) > 0
-    idf = 1 + np.log((1 + present.shape[0]) / (1 + present.sum(axis=0)))
+    idf = _inverse_document_frequency(features)
     scaled = {domain: rows * idf[None, :] for domain, rows in features.items()}
     weights = np.zeros((len(idf), heads.num_outputs))
     if len(set(heads.labels.values())) > 1:
@@ -138,6 +143,45 @@ def fit_weights(features: Mapping[str, Any], labels: Mapping[str, np.ndarray], h
             weights[:, list(heads.columns[domain])] = common + part
     weights *= idf[:, None]
     return weights
+
+
+def fit_domain_weights(
+    features: Mapping[str, Any], dev_features: Mapping[str, Any], dev_logits: Logits, heads: DomainHeads
+) -> DoubleArray:
+    """Return weights (F, O) that are evidence of the domain, equal for all outputs of a domain.
+
+    They are those of logistic regression of the domain on the features, times the share that predicts the domains of
+    dev best together with ``dev_logits``, (n, outputs). The softmax over the labels of a domain does not change.
+    """
+    import scipy.sparse as sp
+    from scipy.special import logsumexp
+
+    idf = _inverse_document_frequency(features)
+    domains = np.repeat(np.arange(len(features)), [rows.shape[0] for rows in features.values()])
+    weights = idf[:, None] * _fit(sp.vstack(list(features.values())) * idf[None, :], domains, len(features))
+    domain_logits = {
+        domain: np.stack([logsumexp(rows[:, list(own)], axis=1) for own in heads.columns.values()], axis=1)
+        for domain, rows in dev_logits.items()
+    }
+    targets = {domain: np.full(len(rows), heads.domains.index(domain)) for domain, rows in dev_logits.items()}
+    share = choose_share(domain_logits, _products(dev_features, weights), targets)
+    return share * weights[:, np.repeat(np.arange(len(heads.domains)), list(map(len, heads.columns.values())))]
+
+
+def _own_logits(logits: Logits, heads: DomainHeads) -> Logits:
+    return {domain: rows[:, list(heads.columns[domain])] for domain, rows in logits.items()}
+
+
+def _products(features: Mapping[str, Any], weights: DoubleArray) -> Logits:
+    return {domain: (rows @ weights).astype(np.float32) for domain, rows in features.items()}
+
+
+def _inverse_document_frequency(features: Mapping[str, Any]) -> DoubleArray:
+    import scipy.sparse as sp
+
+    present = sp.vstack(list(features.values())) > 0
+    frequency: DoubleArray = 1 + np.log((1 + present.shape[0]) / (1 + present.sum(axis=0)))
+    return frequency
 
 
 def _fit(rows: Any, labels: np.ndarray, size: int) -> DoubleArray:
@@ -154,19 +198,18 @@ def _fit(rows: Any, labels: np.ndarray, size: int) -> DoubleArray:
     return weights
 
 
-def choose_share(
-    logits: Mapping[str, FloatArray], wide_logits: Mapping[str, DoubleArray], labels: Mapping[str, np.ndarray]
-) -> float:
+def choose_share(logits: Logits, wide_logits: Logits, labels: Mapping[str, np.ndarray]) -> float:
     """Return the factor of the wide logits in the sum that predicts dev best; 0 if its gain may be chance.
 
     The sum ``a x logits + b x wide_logits`` of the highest likelihood determines the factor b / a. The scale of the
-    logits is free because a student is often too sure of its answers.
+    logits is free because a student is often too sure of its answers. A normal prior around (1, 0) keeps both finite if
+    the sum answers all of dev correctly, when larger ones would always be likelier.
     """
     from scipy.optimize import minimize
     from scipy.special import log_softmax
 
     def loss(scales: npt.NDArray[np.float64]) -> float:
-        total = 0.0
+        total = float((scales[0] - 1) ** 2 + scales[1] ** 2) / 2
         for domain, own in logits.items():
             sums = log_softmax(scales[0] * own + scales[1] * wide_logits[domain], axis=1)
             total -= float(sums[np.arange(len(own)), labels[domain]].sum())

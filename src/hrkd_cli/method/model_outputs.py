@@ -20,12 +20,14 @@ class Outputs:
         queries: (L, R, A, T, d), already divided by sqrt(d); None if attention is not compared.
         keys: (L, R, A, T, d); None if attention is not compared.
         logits: (R, C), for the labels of each row's domain; ``MASKED_LOGIT`` where the domain has fewer than C.
+        domain_logits: (R, D), whose softmax is the domain posterior; None if the model has none or no loss needs it.
     """
 
     hidden: Tensor | None
     queries: Tensor | None
     keys: Tensor | None
     logits: Tensor
+    domain_logits: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The logits of each row's own domain, out of the outputs of all domains."""
+"""Out of the outputs of all domains: the logits of each row's own domain, and the logits of the domains."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hrkd_cli.method import MASKED_LOGIT
+from hrkd_cli.method.model_outputs import upcast
 from hrkd_cli.predict.heads import DomainHeads
 
 
@@ -24,3 +25,13 @@ class LabelGather:
         """Return (R, C) logits of (R, outputs): row r for domain ``domains[r]``; MASKED_LOGIT beyond its labels."""
         own = logits.gather(1, self.columns[domains])
         return own if self.absent is None else own.masked_fill(self.absent[domains], MASKED_LOGIT)
+
+    def domain_logits(self, logits: Tensor) -> Tensor:
+        """Return (R, D) of (R, outputs): for each domain, the logsumexp of its outputs.
+
+        The softmax over domains is the sum of the domain's probabilities in a softmax over all outputs.
+        """
+        by_domain = upcast(logits)[:, self.columns]  # (R, D, C)
+        if self.absent is not None:
+            by_domain = by_domain.masked_fill(self.absent, MASKED_LOGIT)
+        return by_domain.logsumexp(dim=-1)

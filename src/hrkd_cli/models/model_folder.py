@@ -41,12 +41,13 @@ def save_model(
     max_length: int,
     has_pairs: bool,
     truncate: Truncate = Truncate.HEAD,
-    encoder_length: int | None = None,
+    **facts: Any,
 ) -> None:
     """Write config, weights (safetensors) and the fast tokenizer into ``path``.
 
     The config also records domains, maximum length, truncation and whether a row has two texts, for later stages.
-    ``encoder_length`` is the encoder's own maximum length if a wide branch reads more.
+    ``facts`` are recorded too: ``encoder_length``, the encoder's own maximum length if a wide branch reads more, and
+    ``domain_posterior`` if the softmax over all outputs is p(domain, label | text).
     """
     path.mkdir(parents=True, exist_ok=True)
     model.config.hrkd = {
@@ -55,7 +56,7 @@ def save_model(
         "max_length": max_length,
         "truncate": str(truncate),
         "pair": has_pairs,
-        **({"encoder_length": encoder_length} if encoder_length is not None else {}),
+        **facts,
     }
     with quiet_transformers():
         model.save_pretrained(path)
@@ -86,8 +87,9 @@ def model_card(
         heads: its domain heads.
         scores: dev scores by domain, each with ``n``, ``accuracy`` and ``macro_f1``; empty if unknown.
         single_domain: the domain of a single-domain export; None for all heads.
-        **facts: other variables of ``templates/model.md.j2``: ``max_length`` and ``truncate``; for a trimmed
-            vocabulary also ``student_scores``, ``gate`` (drop and max_drop) and ``vocabulary``.
+        **facts: other variables of ``templates/model.md.j2``: ``max_length``, ``truncate`` and ``domain_posterior``
+            (see ``save_model``); for a trimmed vocabulary also ``student_scores``, ``gate`` (drop and max_drop) and
+            ``vocabulary``.
     """
     from huggingface_hub import EvalResult, ModelCardData
 

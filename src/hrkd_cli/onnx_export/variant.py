@@ -163,6 +163,7 @@ def variant_card(
         scores=scores,
         max_length=spec.max_length,
         truncate=Truncate(spec.truncate),
+        domain_posterior=(spec.config.get("hrkd") or {}).get("domain_posterior"),
         single_domain=domain,
         **trimming,
     )
@@ -202,7 +203,8 @@ def extract_head(model: Any, spec: ModelSpec, domain: str, model_name: str) -> l
     config = model.config
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
-    config.hrkd = {**{key: value for key, value in config.hrkd.items() if key != "domains"}, "domain": domain}
+    kept = {key: value for key, value in config.hrkd.items() if key not in ("domains", "domain_posterior")}
+    config.hrkd = {**kept, "domain": domain}
     return columns
 
 

@@ -36,7 +36,7 @@ class Run:
         losses: losses by step (index) and name (columns), the total first.
         dev: dev scores in order, each with step, domains and average.
         domains: domain names in the order of the ratios; empty before the first dev score.
-        stage: ``teach`` or ``distill``; an unfinished run with several losses is a ``distill`` run.
+        stage: ``teach`` or ``distill``; of an unfinished run, from its options and the names of its losses.
     """
 
     def __init__(self, path: Path) -> None:
@@ -68,7 +68,8 @@ class Run:
         self.last_step = int(self.steps.index[-1])
         self.losses = pd.DataFrame(self.steps["losses"].tolist(), self.steps.index)
         self.domains = tuple(self.dev[-1]["domains"]) if self.dev else ()
-        self.stage = str(self.run_json.get("stage") or ("distill" if self.losses.shape[1] > 1 else "teach"))
+        distills = "student" in self.options or not {"total", "label", "domain"} >= {*self.losses}
+        self.stage = str(self.run_json.get("stage") or ("distill" if distills else "teach"))
 
     @property
     def best(self) -> Json | None:

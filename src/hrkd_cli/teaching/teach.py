@@ -93,7 +93,7 @@ def teach(
     classifier.to(context.device)
     check_forward(FeatureCapture(classifier, (), attention=False), tokenizer, name)
     train, dev = (tokenize_split(dataset, split, tokenizer) for split in ("train", "dev"))
-    objective = FineTuningObjective(classifier, train, heads, settings.class_weights, context)
+    objective = FineTuningObjective(classifier, train, heads, settings, context)
     run_options = settings.options_affecting_result()
     with run_folder(out, key=key, options=run_options, resume=resume, context=context) as checkpointer:
         trainer = Trainer("teach", objective, settings, plan, checkpointer, dev, best_by_domain=True)
@@ -113,29 +113,40 @@ def teach_key(fingerprint: str, dataset: Dataset, settings: TeachSettings) -> st
 
 
 class FineTuningObjective(Objective):
-    """The sum over domains of the mean cross-entropy of the domain's rows in a step.
+    """The sum over domains of the mean cross-entropy of the domain's rows in a step, with their labels and domains.
 
-    With class weights, the mean is a weighted mean.
+    With class weights, the means are weighted means.
     """
 
     def __init__(
-        self, model: Any, train: TokenizedSplit, heads: DomainHeads, class_weights: ClassWeights, context: TrainContext
+        self, model: Any, train: TokenizedSplit, heads: DomainHeads, settings: TeachSettings, context: TrainContext
     ) -> None:
         self.modules, self.heads = [model], heads
         self.capture = FeatureCapture(model, (), attention=False)
         self.label_gather = LabelGather(heads, context.device)
         weights = None
-        if class_weights is ClassWeights.BALANCED:
+        if settings.class_weights is ClassWeights.BALANCED:
             from sklearn.utils.class_weight import compute_sample_weight
 
             weights = {domain: compute_sample_weight("balanced", labels) for domain, labels in train.labels.items()}
         self.collator = Collator(train, context, label_weights=weights)
+        self.loss_weights = {"label": 1.0}
+        self.domain_posterior = settings.domain_weight > 0 and len(heads.domains) > 1
+        if self.domain_posterior:
+            self.loss_weights["domain"] = settings.domain_weight
 
     def loss(self, batch: Sequence[TrainBatch]) -> LossOutput:
         """Return the loss of one step's rows, given as length buckets."""
-        local = reduce(operator.add, map(self._bucket_loss, batch))
-        return LossOutput(self.collator.context.processes.all_reduce(local))
+        local = reduce(operator.add, map(self._bucket_losses, batch))
+        losses = self.collator.context.processes.all_reduce(local)
+        terms = {name: w * loss for (name, w), loss in zip(self.loss_weights.items(), losses, strict=True)}
+        return LossOutput(reduce(operator.add, terms.values()), terms if len(terms) > 1 else {})
 
-    def _bucket_loss(self, bucket: TrainBatch) -> Tensor:
-        logits = self.label_gather.take(self.capture(bucket.tokens).logits.float(), bucket.domains)
-        return (F.cross_entropy(logits, bucket.labels.targets, reduction="none") * bucket.labels.weights).sum()
+    def _bucket_losses(self, bucket: TrainBatch) -> Tensor:
+        """Return the label loss and, if it has a weight, the domain loss, (1,) or (2,)."""
+        logits = self.capture(bucket.tokens).logits.float()
+        pairs = [(self.label_gather.take(logits, bucket.domains), bucket.labels.targets)]
+        if self.domain_posterior:
+            pairs.append((self.label_gather.domain_logits(logits), bucket.domains))
+        per_row = torch.stack([F.cross_entropy(*pair, reduction="none") for pair in pairs])
+        return (per_row * bucket.labels.weights).sum(dim=-1)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from hrkd_cli.evaluation.metrics import DomainScores, score_domain
-from hrkd_cli.predict.heads import DomainHeads, FloatArray
+from hrkd_cli.predict.heads import DomainHeads, FloatArray, predict_label_indices
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.tokenized_split import TokenizedSplit
 
@@ -20,27 +20,26 @@ def score_split(
     models: Any | Mapping[str, Any], split: TokenizedSplit, heads: DomainHeads, context: TrainContext
 ) -> dict[str, DomainScores]:
     """Score one model, or one model per domain, in the precision of the run; train or eval mode is restored."""
-    return score_logits(predict_split(models, split, heads, context), split, heads)
+    return score_logits(predict_split(models, split, context), split, heads)
 
 
 def predict_split(
-    models: Any | Mapping[str, Any], split: TokenizedSplit, heads: DomainHeads, context: TrainContext
+    models: Any | Mapping[str, Any], split: TokenizedSplit, context: TrainContext
 ) -> dict[str, FloatArray]:
-    """Return the logits of each domain's head for its rows, (n, labels), on every process; see ``score_split``."""
+    """Return all logits of the rows of each domain, (n, outputs), on every process; see ``score_split``."""
     all_logits, processes = {}, context.processes
     for domain, examples in split.examples.items():
         model = models[domain] if isinstance(models, Mapping) else models
-        columns = list(heads.columns[domain])
         longest_first = np.argsort(-split.lengths[domain], kind="stable")
         # Each process predicts its own batches and leaves 0 elsewhere, so that the sum has all predictions.
-        logits = torch.zeros(len(examples), len(columns), device=context.device)
+        logits = torch.zeros(len(examples), model.config.num_labels, device=context.device)
         was_training = model.training
         model.eval()
         with torch.no_grad(), context.precision.autocast():
             for start in processes.shard(range(0, len(longest_first), SCORING_BATCH_SIZE)):
                 rows = longest_first[start : start + SCORING_BATCH_SIZE]
                 batch = split.tokenizer.collate([examples[row] for row in rows], context.device)
-                logits[torch.from_numpy(rows).to(context.device)] = model(**batch.inputs).logits[:, columns].float()
+                logits[torch.from_numpy(rows).to(context.device)] = model(**batch.inputs).logits.float()
         model.train(was_training)
         all_logits[domain] = processes.all_reduce(logits).cpu().numpy()
     return all_logits
@@ -49,9 +48,9 @@ def predict_split(
 def score_logits(
     logits: Mapping[str, FloatArray], split: TokenizedSplit, heads: DomainHeads
 ) -> dict[str, DomainScores]:
-    """Score the most probable label of each row."""
+    """Score the most probable label of each row in its domain; ``logits`` are (n, outputs) by domain."""
     scores = {}
-    for domain, own in logits.items():
-        names = np.array(heads.labels[domain])
-        scores[domain] = score_domain(names[split.labels[domain]], names[own.argmax(axis=1)], heads.labels[domain])
+    for domain, rows in logits.items():
+        names, predicted = np.array(heads.labels[domain]), predict_label_indices(rows, heads, domain)
+        scores[domain] = score_domain(names[split.labels[domain]], names[predicted], heads.labels[domain])
     return scores

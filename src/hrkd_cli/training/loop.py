@@ -47,6 +47,7 @@ class Objective:
         heads: domain heads of that model.
         collator: makes batches, possibly in another thread.
         held_back: indices of train rows by domain that are never sampled.
+        domain_posterior: whether the softmax over all outputs is trained to be p(domain, label | text).
         parts: objects that a checkpoint saves besides the modules, by name (see ``hrkd_cli.training.checkpoint``).
     """
 
@@ -54,6 +55,7 @@ class Objective:
     heads: DomainHeads
     collator: Collator
     held_back: Mapping[str, Sequence[int]] = {}
+    domain_posterior = False
     parts: Mapping[str, Stateful] = {}
 
     def loss(self, batch: Any) -> LossOutput:

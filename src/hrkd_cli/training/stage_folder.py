@@ -171,18 +171,20 @@ def write_model_folder(
     if not trainer.context.processes.is_main:
         return result
     heads, tokenizer = trainer.objective.heads, trainer.objective.collator.split.tokenizer.pretrained
-    lengths: dict[str, Any] = {"max_length": trainer.plan.max_length, "truncate": settings.truncate}
+    facts: dict[str, Any] = {"max_length": trainer.plan.max_length, "truncate": settings.truncate}
+    if trainer.objective.domain_posterior:
+        facts["domain_posterior"] = True
     if wide is not None:
         wide.branch.save(work)
-        lengths |= {"max_length": wide.max_length, "encoder_length": trainer.plan.max_length}
+        facts |= {"max_length": wide.max_length, "encoder_length": trainer.plan.max_length}
     domains = [domain for domain, saved in best_weights.best.items() if saved["step"] != best["step"]]
     for key in (*domains, AVERAGE):
         best_weights.load(key)
         folder = work / ModelFiles.best / key if key in domains else work
-        save_model(trainer.model, tokenizer, folder, heads, has_pairs=dataset.has_pairs, **lengths)
+        save_model(trainer.model, tokenizer, folder, heads, has_pairs=dataset.has_pairs, **facts)
     title = f"{checkpointer.out.name}: from {Path(next(iter(models.values()))['name']).name}"
     description = f"{description} {sum(p.numel() for p in trainer.model.parameters()) / 1e6:.1f} million parameters."
-    card = model_card(title=title, description=description, heads=heads, scores=result.dev["domains"], **lengths)
+    card = model_card(title=title, description=description, heads=heads, scores=result.dev["domains"], **facts)
     (work / ModelFiles.readme).write_text(card, encoding="utf-8")
     options = settings.to_json().items()
     run_json = {

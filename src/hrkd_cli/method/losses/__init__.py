@@ -25,6 +25,7 @@ class Requirement(StrEnum):
     QUERIES_KEYS = "queries and keys"
     LOGITS = "logits"
     LABELS = "labels"
+    DOMAINS = "domains"
 
 
 @dataclass(frozen=True, slots=True)
