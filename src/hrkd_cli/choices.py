@@ -10,6 +10,9 @@ SourceFormat = StrEnum("SourceFormat", ["AUTO", "AMAZON", "MNLI", "CSV", "TSV", 
 Split = StrEnum("Split", ["TRAIN", "DEV", "TEST", "ALL"])
 """Split of a dataset."""
 
+EvalDomain = StrEnum("EvalDomain", ["GIVEN", "AUTO"])
+"""What ``eval`` tells a model about the domain of a row: its name (``given``), or nothing."""
+
 Device = StrEnum("Device", ["AUTO", "CPU", "CUDA", "MPS"])
 """Torch device; ``auto`` prefers CUDA, then MPS, then the CPU."""
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from hrkd_cli import layout
-from hrkd_cli.choices import Device, SourceFormat, Split, Target
+from hrkd_cli.choices import Device, EvalDomain, SourceFormat, Split, Target
 from hrkd_cli.errors import UsageError
 from hrkd_cli.options import Range, Settings, option
 from hrkd_cli.settings import AT_LEAST_0, AT_LEAST_1, force_option, output_option, seed_option, shared_option
@@ -121,6 +121,11 @@ class EvalSettings(Settings):
         default_text="hrkd-out/dataset, else the data of the first model",
     )
     split: Split = option(Split.TEST, "Split to score.")
+    domain: EvalDomain = option(
+        EvalDomain.GIVEN,
+        "given: the head of each row's domain predicts. auto: models must find the domain, and how often they do is "
+        "shown too.",
+    )
     by_label: bool = option(False, "Also show scores per label.")
     latency: bool = option(False, "Measure milliseconds per text (median and 95th percentile, batch 1).")
     floor: bool = option(

@@ -43,6 +43,19 @@ def test_scores_by_label_are_a_separate_table():
     assert ["books", "pos", "100", "90.0", "80.0", "84.7"] in [line.split() for line in text.splitlines()]
 
 
+def test_domains_that_models_find_are_a_row_and_a_confusion_matrix():
+    matrix = {"books": {"books": 1800, "dvd": 200}, "dvd": {"books": 50, "dvd": 150}}
+    models = [model_entry("a", domain_accuracy=0.825, found_domains=matrix), model_entry("b", "int8")]
+    whole, confusion = tables.eval_tables({"split": "test", "domain": "auto", "models": models})
+    assert whole.title == "Split: test; domain unknown"
+    assert ("  domain found, %", "82.5", "-") in whole.rows
+    assert confusion.title == "Domains found by a (fp32)"
+    assert confusion.columns == ("rows of", "books", "dvd")
+    assert confusion.rows == [("books", "1,800", "200"), ("dvd", "50", "150")]
+    matrix["books"] = {f"d{n}": n for n in range(11)}
+    assert len(tables.eval_tables({"split": "test", "domain": "auto", "models": models})) == 1
+
+
 FLOOR = {"model": "tf-idf + logistic regression", "kind": "floor", "file": None, "precision": None}
 
 

@@ -9,7 +9,7 @@ from hrkd_cli.errors import DataError, ModelError, UsageError
 from hrkd_cli.evaluation import latency
 from hrkd_cli.evaluation.evaluate import evaluate_on
 from hrkd_cli.events import Note
-from tiny_folder import make_texts, write_csv
+from tiny_folder import make_dataset, make_texts, write_csv
 
 
 def run(models, dataset, *names, **options):
@@ -58,6 +58,41 @@ def test_agreement_precision_and_size_of_several_models(models, dataset):
     same = sum(a == b for a, b in zip(labels["teacher"], labels["student"], strict=True))
     assert student.agreement == pytest.approx(same / 80)
     assert 0 < student.agreement < 1
+
+
+def test_models_that_must_find_the_domain_are_scored_on_what_predict_answers(models, dataset, tmp_path):
+    for name in ("student", "plain"):
+        shutil.copytree(models / name, tmp_path / name)
+    config = json.loads((tmp_path / "student/config.json").read_text())
+    config["hrkd"]["domain_posterior"] = True
+    (tmp_path / "student/config.json").write_text(json.dumps(config))
+    names = ("student", "student/onnx", "plain")
+    result = run(tmp_path, dataset, *names, domain="auto")
+    for name, model in zip(names, result.models, strict=True):
+        for domain, scores in model.domains.items():
+            rows = dataset.split(domain, "test")
+            answers = Predictor(tmp_path / name).predict(rows.texts)
+            right = [one.label.lower() == label for one, label in zip(answers, rows.labels, strict=True)]
+            assert scores.accuracy == sum(right) / 40
+            if name != "plain":
+                counts = {known: [one.domain for one in answers].count(known) for known in ("books", "dvd")}
+                assert model.found_domains[domain] == counts
+                assert 0 < counts["books"] < 40  # otherwise the test proves little
+    student, _, plain = result.to_json()["models"]
+    assert result.to_json()["domain"] == "auto"
+    assert plain.keys() == student.keys() - {"found_domains", "domain_accuracy"}
+    assert run(tmp_path, dataset, "student").to_json()["domain"] == "given"
+    assert "found_domains" not in run(tmp_path, dataset, "student").to_json()["models"][0]
+    padded = run(tmp_path, dataset, "student/onnx/model.onnx", domain="auto").models[0].padded
+    assert padded.disagreement == 0
+    assert padded.accuracy == pytest.approx(result.models[0].average.accuracy)
+
+
+def test_linear_baselines_need_the_domain_if_labels_differ(models):
+    rows = make_texts(4), ["negative", "positive"] * 2
+    different = make_dataset({"books": {"test": rows}, "dvd": {"test": (rows[0], ["bad", "good"] * 2)}})
+    with pytest.raises(UsageError, match="--floor: domains with different labels have a linear model each"):
+        run(models, different, "teacher", domain="auto", floor=True)
 
 
 def test_a_classifier_with_plain_labels_is_matched_by_name(models, dataset):

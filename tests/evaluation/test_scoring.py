@@ -2,8 +2,18 @@ import numpy as np
 import pytest
 
 from hrkd_cli.data.dataset import Dataset, TextRows
-from hrkd_cli.errors import DataError, ModelError
-from hrkd_cli.evaluation.scoring import agreement, best_labels, match_heads, predict_logits, select_split
+from hrkd_cli.errors import DataError, ModelError, UsageError
+from hrkd_cli.evaluation.evaluate import ModelResult
+from hrkd_cli.evaluation.metrics import score_domain
+from hrkd_cli.evaluation.scoring import (
+    agreement,
+    best_labels,
+    count_domains,
+    labels_without_domain,
+    match_heads,
+    predict_logits,
+    select_split,
+)
 from hrkd_cli.events import Progress
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.predict.model_spec import ModelSpec
@@ -96,3 +106,48 @@ def test_many_rows_keep_their_order():
 def test_agreement_counts_the_rows_of_all_domains_alike():
     one = {"a": np.array(["x", "x", "x"]), "b": np.array(["y"])}
     assert agreement(one, {"a": np.array(["x", "y", "x"]), "b": np.array(["x"])}) == 0.5
+
+
+def spec_of(labels, **entry):
+    heads = DomainHeads.build(labels)
+    return ModelSpec({"hrkd": entry}, heads, 24, False)
+
+
+def without_domains(spec, probabilities):
+    logits = {domain: np.log(np.array(rows, dtype=np.float32)) for domain, rows in probabilities.items()}
+    labels, domains = labels_without_domain(logits, spec.heads, spec, "m")
+    return tuple({name: own.tolist() for name, own in found.items()} for found in (labels, domains))
+
+
+def test_labels_without_the_domain_are_those_of_all_domains_if_they_are_the_same():
+    spec = spec_of({"a": ["no", "yes"], "b": ["no", "yes"]}, domain_posterior=True)
+    rows = {"a": [[0.5, 0.1, 0.1, 0.3], [0.1, 0.2, 0.1, 0.6]], "b": [[0.2, 0.4, 0.35, 0.05]]}
+    assert without_domains(spec, rows) == ({"a": ["no", "yes"], "b": ["no"]}, {"a": ["a", "b"], "b": ["a"]})
+
+
+def test_a_label_of_another_domain_is_wrong_if_domains_have_different_labels():
+    spec = spec_of({"a": ["no", "yes"], "b": ["maybe", "yes"]}, domain_posterior=True)
+    rows = {"a": [[0.1, 0.5, 0.1, 0.3], [0.1, 0.3, 0.1, 0.5]], "b": [[0.1, 0.3, 0.1, 0.5]]}
+    labels = {"a": ["yes", "b/yes"], "b": ["yes"]}
+    assert without_domains(spec, rows) == (labels, {"a": ["a", "b"], "b": ["b"]})
+
+
+def test_no_domains_are_found_by_a_model_that_was_not_trained_to_find_them():
+    rows = {"a": [[0.1, 0.9, 0.6, 0.3]]}
+    assert without_domains(spec_of({"a": ["no", "yes"], "b": ["no", "yes"]}), rows) == ({"a": ["yes"]}, {})
+    message = "--domain auto: m was not trained to find the domain of a text, .*; leave the option out, or train"
+    with pytest.raises(UsageError, match=message):
+        without_domains(spec_of({"a": ["no", "yes"], "b": ["maybe", "yes"]}), rows)
+
+
+def test_the_only_domain_is_not_searched_for():
+    spec = spec_of({"a": ["no", "yes"]}, domain_posterior=True)
+    assert without_domains(spec, {"a": [[0.1, 0.9]]}) == ({"a": ["yes"]}, {})
+
+
+def test_a_confusion_matrix_of_domains_counted_by_hand():
+    found = {"a": np.array(["a", "a", "b", "c"]), "b": np.array(["a", "b"])}
+    counts = count_domains(found, ["a", "b", "c"])  # no rows of c
+    assert counts == {"a": {"a": 2, "b": 1, "c": 1}, "b": {"a": 1, "b": 1, "c": 0}}
+    model = ModelResult("m", "torch", {"a": score_domain(["x"], np.array(["x"]), ["x"])}, 1.0, found_domains=counts)
+    assert (model.to_json()["domain_accuracy"], model.to_json()["found_domains"]) == (0.5, counts)

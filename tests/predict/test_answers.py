@@ -78,6 +78,6 @@ def test_a_domain_named_auto_is_answered_by_its_head():
 def test_a_model_that_does_not_find_domains_averages_its_heads_if_they_have_the_same_labels():
     found = answer(logits_of([0.1, 0.3, 0.1, 0.5]), spec(SHARED), "auto")
     check(found, [Answer("auto", "no", {"no": (0.25 + 5 / 6) / 2, "yes": (0.75 + 1 / 6) / 2})])
-    message = "was not trained to find the domain .*'b' has sport; name one domain .--domain.: a, b, or train it again"
+    message = "not trained to find the domain .* different labels; name one domain .--domain.: a, b, or train it again"
     with pytest.raises(UsageError, match=message):
         answer(logits_of([0.1, 0.3, 0.6]), spec(DIFFERENT), "auto")

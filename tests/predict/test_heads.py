@@ -1,12 +1,11 @@
 import numpy as np
 import pytest
 
-from hrkd_cli.errors import ModelError, UsageError
+from hrkd_cli.errors import ModelError
 from hrkd_cli.predict.heads import (
     DomainHeads,
     domain_probabilities,
     joint_probabilities,
-    mean_probabilities,
     predict_label_indices,
 )
 
@@ -41,20 +40,6 @@ def test_joint_probabilities_are_a_softmax_over_all_outputs():
     np.testing.assert_allclose(found["b"], [[0.4, 0.3]], rtol=1e-6)
     huge = joint_probabilities(logits([1e4, 0, 0, 0], [-1e4, -1e4, -1e4, -1e4]), heads)
     np.testing.assert_allclose(huge["b"], [[1, 0], [0.25, 0.25]])
-
-
-def test_mean_probabilities_match_labels_by_name():
-    # b lists its labels in reverse order, and its columns come first.
-    heads = DomainHeads({"a": ("no", "yes"), "b": ("yes", "no")}, {"a": (2, 3), "b": (0, 1)}, 4)
-    names, mean = mean_probabilities(logits([np.log(9.0), 0.0, 0.0, np.log(3.0)]), heads)
-    assert names == ("no", "yes")
-    np.testing.assert_allclose(mean, [[(0.25 + 0.1) / 2, (0.75 + 0.9) / 2]], rtol=1e-6)
-
-
-def test_mean_probabilities_need_the_same_labels_in_every_domain():
-    heads = DomainHeads.build({"a": ["no", "yes"], "b": ["maybe", "yes"]})
-    with pytest.raises(UsageError, match="'b' has maybe, yes"):
-        mean_probabilities(logits([0, 0, 0, 0]), heads)
 
 
 def test_a_domain_name_in_a_configuration_cannot_lead_out_of_a_folder():

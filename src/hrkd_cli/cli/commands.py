@@ -101,6 +101,7 @@ def distill(console: Console, options: DistillArguments) -> None:
     "hrkd eval",
     "hrkd eval hrkd-out/teacher hrkd-out/student hrkd-out/student/onnx --latency",
     "hrkd eval hrkd-out/student --floor",
+    "hrkd eval hrkd-out/student/onnx --domain auto",
     "hrkd eval hrkd-out/student/onnx --data new.csv --split all --by-label",
 )
 def evaluate(console: Console, options: EvalSettings) -> None:

@@ -59,9 +59,12 @@ def baseline_note(result: Json) -> str | None:
     return f"dev accuracy {percent(accuracy)}%: {comparison}{advice}"
 
 
+_MOST_CONFUSED = 10  # domains in a table of their confusion
+
 # Values of a whole model. A row without a value for any model is omitted.
 _MODEL_ROWS: dict[str, Callable[[Json], str]] = {
     "  agreement with the first, %": lambda m: percent(m.get("agreement")),
+    "  domain found, %": lambda m: percent(m.get("domain_accuracy")),
     "  parameters": lambda m: thousands(m.get("parameters") or None),
     "  size, MB": lambda m: megabytes(m.get("bytes")),
     "  accuracy padded in batches, %": lambda m: percent((m.get("padded") or {}).get("accuracy")),
@@ -83,7 +86,7 @@ def eval_tables(result: Json) -> list[Table]:
     rows.append(("model",))
     model_rows = [(name, *map(cell, models)) for name, cell in _MODEL_ROWS.items()]
     rows += [row for row in model_rows if set(row[1:]) != {"-"}]
-    title = f"Split: {result['split']}"
+    title = f"Split: {result['split']}" + ("; domain unknown" if result.get("domain") == "auto" else "")
     if timed := next((model["latency_ms"] for model in models if model.get("latency_ms")), None):
         threads, tokens = plural(timed["threads"], "thread"), plural(timed["tokens"], "token")
         title += f"; latency with batch {timed.get('batch', 1)}, {threads}, {tokens}"
@@ -91,7 +94,7 @@ def eval_tables(result: Json) -> list[Table]:
     tables += latency_tables(
         result, [(_heading(m), m.get("latency", ())) for m in models if not _is_linear_baseline(m)]
     )
-    return tables + _label_tables(models)
+    return tables + _confusion_tables(models) + _label_tables(models)
 
 
 def linear_baseline_notes(result: Json) -> list[str]:
@@ -226,6 +229,18 @@ def _domain_rows(models: Sequence[Json], domains: Mapping[str, str], cell: Calla
     for name, label in domains.items():
         rows.append((f"  {label}", *(cell(model["domains"].get(name, {})) for model in models)))
     return [*rows, ("  average", *(cell(model["average"]) for model in models))]
+
+
+def _confusion_tables(models: Sequence[Json]) -> list[Table]:
+    """Return a confusion matrix of domains for each model that finds them, if they are few."""
+    tables = []
+    for model in models:
+        matrix: Mapping[str, Mapping[str, int]] = model.get("found_domains", {})
+        found = [*next(iter(matrix.values()), ())]
+        if 0 < len(found) <= _MOST_CONFUSED:
+            rows = [(name, *map(thousands, counts.values())) for name, counts in matrix.items()]
+            tables.append(Table(f"Domains found by {model['model']} ({model['precision']})", ("rows of", *found), rows))
+    return tables
 
 
 def _label_tables(models: Sequence[Json]) -> list[Table]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hrkd_cli.choices import EvalDomain
 from hrkd_cli.command_settings import EvalSettings
 from hrkd_cli.data.dataset import Dataset, TextRows
-from hrkd_cli.errors import ModelError
+from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.evaluation.latency import Latency, measure_end_to_end, measure_forward, median_length_text
 from hrkd_cli.evaluation.linear_baseline import BASELINE_KIND, LinearBaseline, train_linear_baselines
 from hrkd_cli.evaluation.metrics import AverageScores, DomainScores, average_scores, scores_to_json
@@ -25,9 +26,12 @@ from hrkd_cli.evaluation.provenance import (
     restrict_to_single_domain,
 )
 from hrkd_cli.evaluation.scoring import (
+    DomainLogits,
     PredictedLabels,
     agreement,
     best_labels,
+    count_domains,
+    labels_without_domain,
     match_heads,
     predict_logits,
     score_labels,
@@ -64,6 +68,7 @@ class ModelResult:
         file: name of the weight file. This and the next three fields are None for a linear baseline.
         precision: ``"fp32"`` or that of an ONNX file, such as ``"int8"``.
         bytes: size of the weights on disk.
+        found_domains: rows of each domain by the domain found; empty unless the model had to find it.
         padded: accuracy of an ONNX file in padded batches.
         latency: end-to-end latency, if requested.
         latency_lengths: latency of a forward pass by number of tokens and threads, if requested.
@@ -78,6 +83,7 @@ class ModelResult:
     precision: str | None = None
     parameters: int | None = None
     bytes: int | None = None
+    found_domains: dict[str, dict[str, int]] = field(default_factory=dict)
     padded: PaddedScores | None = None
     latency: Latency | None = None
     latency_lengths: tuple[Latency, ...] = ()
@@ -97,6 +103,9 @@ class ModelResult:
         if self.padded is not None:
             entry["padded"] = asdict(self.padded)
         entry |= {**scores_to_json(self.domains, by_label=by_label), "agreement": self.agreement}
+        if self.found_domains:
+            right = [counts[domain] / sum(counts.values()) for domain, counts in self.found_domains.items()]
+            entry |= {"domain_accuracy": sum(right) / len(right), "found_domains": self.found_domains}
         if self.latency is not None:
             entry["latency_ms"] = self.latency.to_json()
         if self.latency_lengths:
@@ -110,6 +119,7 @@ class EvalResult:
 
     Attributes:
         split: the split that was scored.
+        domain: ``"given"``, or ``"auto"`` if the models had to find the domain of each row.
         models: results in the order of the arguments.
         by_label: whether ``to_json`` includes the scores of each label.
         machine: the machine on which latencies were measured; empty without latencies.
@@ -117,13 +127,16 @@ class EvalResult:
 
     split: str
     models: tuple[ModelResult, ...]
+    domain: str = EvalDomain.GIVEN
     by_label: bool = False
     machine: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as plain values."""
         models = [model.to_json(by_label=self.by_label) for model in self.models]
-        return {"split": self.split, "models": models} | ({"machine": self.machine} if self.machine else {})
+        return {"split": self.split, "domain": str(self.domain), "models": models} | (
+            {"machine": self.machine} if self.machine else {}
+        )
 
 
 def evaluate(
@@ -134,9 +147,9 @@ def evaluate(
     Args:
         models: model folders, ``onnx`` folders, ``.onnx`` files or hub ids; None for those in ``hrkd-out``.
         on_event: called with every event.
-        **options: the other fields of ``hrkd_cli.command_settings.EvalSettings``: ``data``, ``split``, ``by_label``,
-            ``latency``, ``threads``, ``device`` and ``floor``. Without ``data``, evaluates on hrkd-out/dataset, else on
-            the data that the first model was made from.
+        **options: the other fields of ``hrkd_cli.command_settings.EvalSettings``: ``data``, ``split``, ``domain``,
+            ``by_label``, ``latency``, ``threads``, ``device`` and ``floor``. Without ``data``, evaluates on
+            hrkd-out/dataset, else on the data that the first model was made from.
 
     Raises:
         UsageError: an option is invalid.
@@ -194,6 +207,11 @@ def evaluate_on(
     rows = select_split(dataset, split, data_name)
     baselines: list[LinearBaseline] = []
     if settings.floor:
+        if settings.domain == EvalDomain.AUTO and len(set((train_data or dataset).labels.values())) > 1:
+            raise UsageError(
+                "--floor: domains with different labels have a linear model each, which needs the domain; leave out "
+                "--floor or --domain auto"
+            )
         encoder = find_start_encoder(models, on_event)
         baselines = train_linear_baselines(
             train_data or dataset, rows, split, data_name, encoder=encoder, device=device, on_event=on_event
@@ -204,14 +222,17 @@ def evaluate_on(
     for model in models:
         backend = open_backend(model, threads=threads, device=device)
         heads = match_heads(backend, dataset, rows, str(model), data_name)
-        labels = best_labels(predict_logits(backend, rows, task=f"scoring {model}", on_event=on_event), heads)
+        logits = predict_logits(backend, rows, task=f"scoring {model}", on_event=on_event)
+        labels, found = _answer(logits, heads, backend, settings)
         first_labels = first_labels or labels
         precision, parameters = "fp32", backend.parameters
         padded = latency = None
         if backend.kind == "onnx":
             onnx_model = load_onnx(Path(backend.name_or_path))
             precision, parameters = weight_precision(onnx_model), count_parameters(onnx_model)
-            padded = _score_padded(backend, heads, rows, labels, f"scoring {model} in padded batches", on_event)
+            task = f"scoring {model} in padded batches"
+            padded_logits = predict_logits(backend, rows, padded=True, task=task, on_event=on_event)
+            padded = _compare_padded(_answer(padded_logits, heads, backend, settings)[0], labels, heads, rows)
         if settings.latency:
             timed_text = timed_text or median_length_text(backend, rows)
             on_event(Note(f"timing {model}"))
@@ -225,6 +246,7 @@ def evaluate_on(
             precision=precision,
             parameters=parameters,
             bytes=backend.bytes,
+            found_domains=count_domains(found, heads.domains),
             padded=padded,
             latency=latency,
         )
@@ -240,19 +262,22 @@ def evaluate_on(
         common = agreement(baseline.labels, first_labels)
         results.append(ModelResult(baseline.features.baseline, BASELINE_KIND, scores, common, floor=baseline))
     machine = machine_name() if settings.latency else ""
-    return EvalResult(split, tuple(results), by_label=settings.by_label, machine=machine)
+    return EvalResult(split, tuple(results), domain=settings.domain, by_label=settings.by_label, machine=machine)
 
 
-def _score_padded(
-    backend: Backend,
-    heads: DomainHeads,
-    rows: Mapping[str, TextRows],
-    labels: PredictedLabels,
-    task: str,
-    on_event: OnEvent,
+def _answer(
+    logits: DomainLogits, heads: DomainHeads, backend: Backend, settings: EvalSettings
+) -> tuple[PredictedLabels, PredictedLabels]:
+    """Return the labels of rows, and the domains if the model had to find them."""
+    if settings.domain == EvalDomain.AUTO:
+        return labels_without_domain(logits, heads, backend.spec, backend.name_or_path)
+    return best_labels(logits, heads), {}
+
+
+def _compare_padded(
+    padded: PredictedLabels, labels: PredictedLabels, heads: DomainHeads, rows: Mapping[str, TextRows]
 ) -> PaddedScores:
-    """Score a backend in padded batches and compare with ``labels``, those at batch size 1."""
-    padded_labels = best_labels(predict_logits(backend, rows, padded=True, task=task, on_event=on_event), heads)
-    accuracy = average_scores(score_labels(padded_labels, heads.labels, rows)).accuracy
-    differs = np.concatenate([labels[domain] != padded_labels[domain] for domain in rows])
+    """Score the labels of padded batches and compare them with those at batch size 1."""
+    accuracy = average_scores(score_labels(padded, heads.labels, rows)).accuracy
+    differs = np.concatenate([labels[domain] != padded[domain] for domain in rows])
     return PaddedScores(accuracy, float(differs.mean()))

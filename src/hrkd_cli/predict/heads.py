@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hrkd_cli.errors import ModelError, UsageError
+from hrkd_cli.errors import ModelError
 from hrkd_cli.predict.name_validation import validate_names
 
 FloatArray = npt.NDArray[np.float32]
@@ -157,30 +157,3 @@ def _softmax(logits: DoubleArray) -> DoubleArray:
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities: DoubleArray = exponentials / exponentials.sum(axis=1, keepdims=True)
     return probabilities
-
-
-def mean_probabilities(logits: FloatArray, heads: DomainHeads) -> tuple[tuple[str, ...], DoubleArray]:
-    """Return the label names and their probabilities, averaged over domains, (n, labels).
-
-    Raises:
-        UsageError: the domains have different labels.
-    """
-    first = heads.domains[0]
-    names = heads.labels[first]
-    for domain, labels in heads.labels.items():
-        if set(labels) != set(names):
-            raise UsageError(
-                f"this model was not trained to find the domain of a text, and {first!r} has the labels "
-                f"{', '.join(names)} but {domain!r} has {', '.join(labels)}; name one domain (--domain): "
-                f"{', '.join(heads.domains)}, or train it again"
-            )
-    by_domain = {domain: domain_probabilities(logits, heads, domain) for domain in heads.domains}
-    return names, sum_over_domains(by_domain, heads) / len(by_domain)
-
-
-def sum_over_domains(probabilities: Mapping[str, DoubleArray], heads: DomainHeads) -> DoubleArray:
-    """Return the sums for each label of the first domain, (n, labels). All domains have the same labels."""
-    # By name: domains may list the same labels in different orders.
-    orders = {d: [labels.index(name) for name in heads.labels[heads.domains[0]]] for d, labels in heads.labels.items()}
-    total: DoubleArray = np.sum([own[:, orders[domain]] for domain, own in probabilities.items()], axis=0)
-    return total
