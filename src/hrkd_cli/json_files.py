@@ -12,6 +12,13 @@ from hrkd_cli.layout import CHECKPOINT, SPLITS, DatasetFiles, ModelFiles, OnnxFi
 
 _SCORES = {str: {"accuracy!": float, "macro_f1!": float}}
 _LENGTH = range(1, 2**31)
+_THRESHOLD = dict.fromkeys(("threshold!", "lower_bound!", "coverage!", "accuracy!"), float)
+_CALIBRATION = {
+    "rows!": int,
+    "temperatures!": {str: float},
+    "domain_temperature!": float,
+    "thresholds!": {str: [_THRESHOLD]},
+}
 SHAPES: dict[str, Any] = {
     ModelFiles.config: {
         "architectures": [str],
@@ -22,7 +29,8 @@ SHAPES: dict[str, Any] = {
         "vocab_size": int,
         "max_position_embeddings": int,
         "hrkd": {"domains": {str: [str]}, "truncate": str, "pair": bool, "domain": str, "domain_posterior": bool}
-        | dict.fromkeys(("max_length", "encoder_length"), _LENGTH),
+        | dict.fromkeys(("max_length", "encoder_length"), _LENGTH)
+        | {"calibration": {str: _CALIBRATION}},
     },
     ModelFiles.tokenizer_config: {"model_max_length": float, "model_input_names": [str]},
     ModelFiles.run: {

@@ -3,14 +3,17 @@ import json
 import shutil
 import warnings
 
+import numpy as np
 import pytest
 
 from exporting import FP32, INT8, export, list_files
-from hrkd_cli import Predictor, evaluate
+from hrkd_cli import Predictor, evaluate, prepare
 from hrkd_cli.errors import DataError, GateError, ModelError, OutputError, UsageError
 from hrkd_cli.events import Note
+from hrkd_cli.models.model_folder import with_calibration
 from hrkd_cli.onnx_export import recipe_search
 from hrkd_cli.onnx_export.recipes import apply_recipe
+from hrkd_cli.predict.selfcheck import self_check
 from tiny_folder import write_model
 
 RECORD, SELF_CHECK = "export.json", "self_check.json"
@@ -227,3 +230,83 @@ def test_a_format_is_added_to_existing_ones(student):
     card = (student / "README.md").read_text()
     assert card.count("## ONNX files") == 1
     assert all(f"`onnx/{name}`" in card for name in record)
+
+
+def read_calibration(folder):
+    return json.loads((folder / "config.json").read_text())["hrkd"].get("calibration")
+
+
+def test_every_exported_file_is_calibrated_on_its_own_dev_logits(student):
+    config = (student / "config.json").read_bytes()
+    export(student, int8=True, max_drop=100)
+    entries = read_calibration(student)
+    assert set(entries) == {FP32, INT8}
+    assert entries[FP32]["temperatures"] != entries[INT8]["temperatures"]
+    assert self_check(student)[0].passed
+    int8 = dict(entries)[INT8]
+    # Another format leaves the calibration of the files that stay.
+    export(student, fp16=True, max_drop=100)
+    assert set(read_calibration(student)) == {FP32, INT8, "model_fp16.onnx"}
+    assert read_calibration(student)[INT8] == int8
+    assert len(self_check(student)) == 3
+    assert with_calibration(student / "config.json", {}) == config
+    # Predictions use the temperatures of their file, and torch weights those of fp32.
+    for path, name in (("onnx/" + INT8, INT8), ("onnx/" + FP32, FP32), ("", FP32)):
+        predictor = Predictor(student / path)
+        [logits], [prediction] = predictor.logits(["a cold pan"]), predictor.predict(["a cold pan"], domain="dvd")
+        columns = list(predictor.spec.heads.columns["dvd"])
+        scaled = np.exp(logits[columns] / entries[name]["temperatures"]["dvd"])
+        np.testing.assert_allclose(list(prediction.scores.values()), scaled / scaled.sum(), rtol=1e-5)
+
+
+def test_without_dev_data_nothing_is_calibrated_and_a_note_says_so(student, tmp_path):
+    config, events = (student / "config.json").read_bytes(), []
+    export(student, on_event=events.append)
+    assert (student / "config.json").read_bytes() == config
+    notes = [event.text for event in events if isinstance(event, Note)]
+    assert notes[0] == "no dev rows, so confidences are not calibrated; name the student's data with --data"
+    # The prepared dataset that the student was made from is used even if only fp32 is written.
+    fingerprint = prepare(tmp_path / "dev.csv", out=tmp_path / "data", dev=0.5).fingerprint
+    for recorded, files in (("another", None), (fingerprint, {FP32})):
+        record = {"data": {"path": "../data", "fingerprint": recorded}}
+        (student / "hrkd.json").write_text(json.dumps(record))
+        export(student, force=True)
+        assert (read_calibration(student) and set(read_calibration(student))) == files
+    # A new fp32 file may be that of other weights: without data, the calibration is gone.
+    (student / "hrkd.json").unlink()
+    export(student, force=True)
+    assert (student / "config.json").read_bytes() == config
+
+
+def test_out_has_the_calibration_of_its_own_files(student, tmp_path):
+    export(student, int8=True, max_drop=100)
+    config = (student / "config.json").read_bytes()
+    export(student, fp16=True, max_drop=100, out=tmp_path / "out")
+    assert set(read_calibration(tmp_path / "out")) == {FP32, "model_fp16.onnx"}
+    export(student, int4=True, max_drop=100, out=tmp_path / "out")  # not another model
+    assert set(read_calibration(tmp_path / "out")) == {FP32, "model_fp16.onnx", "model_q4.onnx"}
+    assert self_check(tmp_path / "out")[0].passed
+    assert (student / "config.json").read_bytes() == config
+
+
+def test_a_single_domain_export_is_calibrated_anew(student):
+    export(student, int8=True, max_drop=100)
+    out = student.parent / "student-dvd"
+    export(student, domain="dvd", int8=True, max_drop=100)
+    own, whole = read_calibration(out)[FP32], read_calibration(student)[FP32]
+    assert (own["rows"], whole["rows"]) == (40, 80)
+    assert list(own["temperatures"]) == ["dvd"]
+    assert self_check(out)[0].passed
+
+
+def test_a_failed_gate_and_an_interrupt_leave_the_configuration_alone(student, other_weights, monkeypatch):
+    export(student, fp16=True, max_drop=100)
+    config = (student / "config.json").read_bytes()
+    with pytest.raises(GateError):
+        export(student, int8=True, max_drop=1)
+    assert (student / "config.json").read_bytes() == config
+    monkeypatch.setattr("hrkd_cli.onnx_export.export.write_cases", raising(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        export(student, int8=True, max_drop=100)
+    assert (student / "config.json").read_bytes() == config
+    assert self_check(student)[0].passed

@@ -62,8 +62,8 @@ def test_the_more_accurate_recipe_of_a_tier_is_kept(student, other_weights, monk
 
 def test_a_drop_in_padded_batches_gives_a_warning(student, monkeypatch):
     def score(self, backend, task, *, padded=False):
-        scores = original(self, backend, task, padded=padded)
-        return {d: replace(s, accuracy=0.495) for d, s in scores.items()} if padded else scores
+        scores, logits = original(self, backend, task, padded=padded)
+        return {d: replace(s, accuracy=0.495) for d, s in scores.items()} if padded else scores, logits
 
     original = gate.AccuracyGate.score
     monkeypatch.setattr(gate.AccuracyGate, "score", score)
@@ -108,9 +108,9 @@ def test_trimming_and_quantization_share_max_drop(student, split_data, monkeypat
     trials = []
 
     def fail(self, onnx_format, recipe):
-        trial = original(self, onnx_format, recipe)
+        trial, logits = original(self, onnx_format, recipe)
         trials.append(replace(trial, drop=trial.drop + 50, passed=False))
-        return trials[-1]
+        return trials[-1], logits
 
     original = RecipeSearch._try
     monkeypatch.setattr(RecipeSearch, "_try", fail)

@@ -38,7 +38,7 @@ def test_a_single_domain_export_gives_that_heads_logits(any_student):
         expected = Predictor(any_student).predict(texts, domain="dvd")
         assert [p.label for p in variant.predict(texts)] == [p.label for p in expected]
         assert [p.label for p in variant.predict(texts, domain="dvd")] == [p.label for p in expected]
-        with pytest.raises(UsageError, match="not one of the model's: dvd, any"):
+        with pytest.raises(UsageError, match="not one of the model's: dvd, auto"):
             variant.predict(texts, domain="books")
     config = json.loads((out / "config.json").read_text())
     assert config["id2label"] == {"0": "negative", "1": "positive"}

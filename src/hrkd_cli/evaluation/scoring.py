@@ -13,13 +13,13 @@ from hrkd_cli.evaluation.metrics import DomainScores, score_domain
 from hrkd_cli.events import OnEvent, Progress, ignore
 from hrkd_cli.predict.answers import answer_without_domain
 from hrkd_cli.predict.backend import Backend
-from hrkd_cli.predict.heads import DomainHeads, FloatArray, predict_label_indices
+from hrkd_cli.predict.heads import DomainHeads, Logits, predict_label_indices
 from hrkd_cli.predict.model_spec import ModelSpec
 
 PADDED_BATCH_SIZE = 32
 """Batch size of padded scoring. Rows are padded to the maximum length, the worst case of a batching server."""
 
-DomainLogits = dict[str, FloatArray]  # logits of all outputs for the rows of each domain, (n, outputs)
+DomainLogits = Mapping[str, Logits]  # logits of all outputs for the rows of each domain, (n, outputs)
 PredictedLabels = dict[str, npt.NDArray[np.str_]]  # predicted label names of the rows, by domain
 
 _CHUNK_SIZE = 8 * PADDED_BATCH_SIZE  # rows between progress events
@@ -89,7 +89,7 @@ def predict_logits(
     total, done = sum(map(len, rows.values())), 0
     batch_size = PADDED_BATCH_SIZE if padded else backend.default_batch_size
     pad_to = backend.tokenizer.max_length if padded else None
-    logits: DomainLogits = {}
+    logits = {}
     for domain, domain_rows in rows.items():
         chunks = []
         for start in range(0, len(domain_rows), _CHUNK_SIZE):

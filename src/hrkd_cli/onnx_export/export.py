@@ -17,8 +17,10 @@ from hrkd_cli.errors import GateError, ModelError, OutputError
 from hrkd_cli.evaluation.latency import Latency, measure_forward
 from hrkd_cli.evaluation.onnx_inspect import count_quantized_ops, load_onnx
 from hrkd_cli.events import Note, OnEvent, ignore
+from hrkd_cli.json_files import read_json
 from hrkd_cli.layout import PREDICTOR_ARCHIVE, STUDENT_OUT, ModelFiles, OnnxFiles, partial_folder
 from hrkd_cli.machine import machine_name, usable_cpus
+from hrkd_cli.models.model_folder import with_calibration
 from hrkd_cli.models.model_source import check_student
 from hrkd_cli.models.torch_backend import TorchBackend
 from hrkd_cli.onnx_export.cpu_targets import weight_format_for
@@ -81,10 +83,9 @@ def export(student: str | Path = STUDENT_OUT, *, on_event: OnEvent = ignore, **o
         file_names = [FILE_NAMES[onnx_format] for onnx_format in smaller_formats or [OnnxFormat.FP32]]
         _check_output(folder, root, file_names, force=settings.force)
     model = TorchBackend(folder, device="cpu")
-    needs_data = bool(smaller_formats) or settings.trims
-    # Data that is named must exist, even if only fp32 is written, which needs none.
-    loaded = load_gate_data(settings, on_event=on_event) if needs_data or settings.data is not None else None
-    data = loaded if needs_data else None
+    data = load_gate_data(settings, required=bool(smaller_formats) or settings.trims, on_event=on_event)
+    if data is None:
+        on_event(Note("no dev rows, so confidences are not calibrated; name the student's data with --data"))
     if not is_variant:
         gate = AccuracyGate(settings, model, *data, on_event=on_event) if data is not None else None
         return _Export(settings, folder, root, model, gate, on_event).run()
@@ -147,6 +148,7 @@ class _Export:
                 paths[OnnxFormat.FP32] = self.existing_fp32
             files = self._describe_files(paths, trials, latencies, entries)
             smallest = min(folder.glob("*.onnx"), key=lambda path: path.stat().st_size)
+            calibration = self._calibrations(trials, entries)
             result = self._result(
                 trials,
                 files=files,
@@ -155,7 +157,7 @@ class _Export:
                 machine=machine_name() if latencies else "",
                 out=str(self.out or ""),
             )
-            self._publish(folder, entries, result.gate)
+            self._publish(folder, entries, calibration, result.gate)
         return result
 
     @property
@@ -211,6 +213,16 @@ class _Export:
             result=self._result(trials, files=files).to_json(),
         )
 
+    def _calibrations(self, trials: Trials, earlier: Iterable[str]) -> dict[str, Any]:
+        """Return the calibration of each file, also of ``earlier`` ones that stay; nothing without dev data."""
+        stored: Mapping[str, Any] = {}
+        if self.existing_fp32 is not None:
+            stored = (read_json(self.root / ModelFiles.config).get("hrkd") or {}).get("calibration") or {}
+        entries = {name: entry for name, entry in stored.items() if name in earlier}
+        if self.gate is not None:
+            entries[OnnxFiles.fp32] = self.gate.calibrate(self.gate.logits)
+        return entries | {FILE_NAMES[name]: best_trial(tried).calibration for name, tried in trials.items()}
+
     def _measure_latency(self, paths: Mapping[OnnxFormat, Path], earlier: Iterable[str]) -> Latencies:
         """Time new and earlier files together, because the load of the machine changes over time."""
         files = {path.name: path for path in paths.values()}
@@ -252,8 +264,10 @@ class _Export:
             **fields,
         )
 
-    def _publish(self, folder: Path, entries: dict[str, FileEntry], gate: Gate | None) -> None:
-        """Write export.json, self-check cases and card, and move all finished files into place."""
+    def _publish(
+        self, folder: Path, entries: dict[str, FileEntry], calibration: Mapping[str, Any], gate: Gate | None
+    ) -> None:
+        """Write configuration, export.json, self-check cases and card, and move all finished files into place."""
         # A new fp32 file is checked even if an existing one stays: the smaller files' tolerances depend on it.
         checked = [FILE_NAMES[onnx_format] for onnx_format in self._formats]
         new = checked if self.existing_fp32 is None else checked[1:]
@@ -262,13 +276,17 @@ class _Export:
             text = f"{', '.join(stale)} in {self.onnx_folder}: left from an earlier export, unchanged"
             self.on_event(Note(text, warning=True))
         write_record(folder, entries)
-        root_files = [ModelFiles.readme]
-        if self.root.resolve() != self.student.resolve():
-            root_files += copy_config_files(self.student, folder)
+        # The fresh process, and the checksums, need the final configuration.
+        root_files = copy_config_files(self.student, folder)
+        config = folder / ModelFiles.config
+        config.write_bytes(with_calibration(config, calibration))
+        if self.root.resolve() == self.student.resolve():
+            root_files = [ModelFiles.config]
+        root_files.append(ModelFiles.readme)
         write_bundle(folder / PREDICTOR_ARCHIVE)
         if self.settings.runtime:
             root_files.append(PREDICTOR_ARCHIVE)
-        unclear = write_cases(self.student, folder, checked, earlier=self.onnx_folder, new=new)
+        unclear = write_cases(folder, checked, earlier=self.onnx_folder, new=new)
         self.on_event(Note("a fresh process repeated the stored predictions"))
         if unclear:
             text = f"{', '.join(unclear)}: the logits of all labels are almost equal, so the self-check cannot pass"
@@ -294,7 +312,7 @@ def _check_output(student: Path, root: Path, file_names: Sequence[str], *, force
         if file.exists():
             raise OutputError(f"{file}: exists already; replace it with --force, or write elsewhere with --out")
     config, existing = student / ModelFiles.config, root / ModelFiles.config
-    if root.resolve() != student.resolve() and existing.is_file() and existing.read_bytes() != config.read_bytes():
+    if existing.is_file() and with_calibration(existing, {}) != with_calibration(config, {}):
         raise OutputError(
             f"{root}: holds another model ({ModelFiles.config} differs); write elsewhere with --out, or --force"
         )

@@ -55,6 +55,7 @@ class Trial:
         accuracy: dev accuracy by domain, 0..1.
         kept: whether this file was written.
         padded_drop: points lost in padded batches; None unless kept.
+        calibration: the file's entry of ``hrkd.calibration`` in ``config.json``; None unless kept.
     """
 
     precision: str
@@ -65,6 +66,7 @@ class Trial:
     accuracy: Mapping[str, float]
     kept: bool = False
     padded_drop: float | None = None
+    calibration: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that JSON output lists."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from hrkd_cli.evaluation.scoring import DomainLogits
 from hrkd_cli.events import Note
 from hrkd_cli.onnx_export.cpu_targets import WeightFormat
 from hrkd_cli.onnx_export.export_result import Trial, accuracies, accuracy_drop
@@ -36,32 +37,35 @@ class RecipeSearch:
         for tier in FORMATS[onnx_format].tiers_for(self.inputs.weight_format):
             best: Trial | None = None
             for recipe in tier:
-                trial = self._try(onnx_format, recipe)
+                trial, logits = self._try(onnx_format, recipe)
                 trials.append(trial)
                 if trial.passed and (best is None or trial.drop < best.drop):
-                    best = trial
+                    best, best_logits = trial, logits
                     self._trial_path.replace(target)
             self._trial_path.unlink(missing_ok=True)
             if best is not None:
-                kept = replace(best, kept=True, padded_drop=self._padded_drop(onnx_format, target))
+                padded_drop = self._padded_drop(onnx_format, target)
+                calibration = self.gate.calibrate(best_logits)
+                kept = replace(best, kept=True, padded_drop=padded_drop, calibration=calibration)
                 return [kept if trial is best else trial for trial in trials]
         return trials
 
-    def _try(self, onnx_format: OnnxFormat, recipe: Recipe) -> Trial:
+    def _try(self, onnx_format: OnnxFormat, recipe: Recipe) -> tuple[Trial, DomainLogits]:
         gate, path = self.gate, self._trial_path
         gate.on_event(Note(f"{onnx_format}: {recipe.description}"))
         apply_recipe(self.folder / FILE_NAMES[OnnxFormat.FP32], path, onnx_format, recipe, self.inputs)
-        scores = gate.score(OnnxBackend(self.root, path), f"scoring {onnx_format} on dev")
+        scores, logits = gate.score(OnnxBackend(self.root, path), f"scoring {onnx_format} on dev")
         drop = gate.accuracy_drop(scores)
         gate.on_event(Note(f"{onnx_format}: {recipe.description}: {drop:+.2f} points lost on dev"))
         passed = drop <= gate.settings.max_drop
-        return Trial(onnx_format, recipe.description, path.stat().st_size, drop, passed, accuracies(scores))
+        size = path.stat().st_size
+        return Trial(onnx_format, recipe.description, size, drop, passed, accuracies(scores)), logits
 
     def _padded_drop(self, onnx_format: OnnxFormat, path: Path) -> float:
         """Return the points lost in batches padded to the maximum length, the worst case on a server."""
         gate = self.gate
         task = f"scoring {onnx_format} on dev in padded batches"
-        scores = gate.score(OnnxBackend(self.root, path), task, padded=True)
+        scores, _ = gate.score(OnnxBackend(self.root, path), task, padded=True)
         drop = accuracy_drop(accuracies(gate.scores), accuracies(scores))
         if drop > gate.settings.max_drop:
             text = f"{onnx_format} loses {drop:.2f} points in padded batches of dev texts; run it one text at a time"

@@ -54,12 +54,12 @@ _SEED = 0
 _DECIMALS = 6
 
 
-def write_cases(root: Path, folder: Path, file_names: Sequence[str], *, earlier: Path, new: Sequence[str]) -> list[str]:
+def write_cases(folder: Path, file_names: Sequence[str], *, earlier: Path, new: Sequence[str]) -> list[str]:
     """Write the self-check file with the predictions of ONNX files, and have a fresh process repeat them.
 
-    The files (fp32 included) and the runtime are in ``folder``; configuration and tokenizer are in ``root``, which
-    contains ``folder`` or was copied into it. ``earlier`` is the ``onnx`` folder that the files in ``new`` will be
-    moved to. The predictions of its other files stay, and with them their texts.
+    The files (fp32 included), configuration, tokenizer and runtime are in ``folder``. ``earlier`` is the ``onnx``
+    folder that the files in ``new`` will be moved to. The predictions of its other files stay, and with them their
+    texts.
 
     Returns:
         The files of which no label is clear enough to be compared.
@@ -67,19 +67,19 @@ def write_cases(root: Path, folder: Path, file_names: Sequence[str], *, earlier:
     Raises:
         ModelError: the fresh process gets other predictions.
     """
-    backends = {name: OnnxBackend(root, folder / name) for name in file_names}
+    backends = {name: OnnxBackend(folder, folder / name) for name in file_names}
     fp32 = backends[OnnxFiles.fp32]
     stored = _read_earlier(earlier / OnnxFiles.self_check, fp32)
     others = {name: entry for name, entry in stored.get("files", {}).items() if (earlier / name).is_file()}
     others = {name: entry for name, entry in others.items() if name not in file_names}
-    cases = stored["cases"] if others else draw_cases(root, fp32)
+    cases = stored["cases"] if others else draw_cases(folder, fp32)
     fp32_logits = case_logits(fp32, cases)
     entries = {
         name: {"sha256": sha256_of(folder / name)}
-        | _predict_cases(backend, cases, _exact_logits(root, folder / name, cases, fp32_logits))
+        | _predict_cases(backend, cases, _exact_logits(folder / name, cases, fp32_logits))
         for name, backend in backends.items()
     }
-    checksums = {name: sha256_of(root / name) for name in ROOT_FILES if (root / name).is_file()}
+    checksums = {name: sha256_of(folder / name) for name in ROOT_FILES if (folder / name).is_file()}
     # First the new files alone, because the fresh process finds only these in the folder.
     _write(folder, cases, entries, checksums)
     _run_self_check(folder)
@@ -144,7 +144,7 @@ def _margins(logits: FloatArray, heads: DomainHeads, domain: str) -> FloatArray:
     return margins
 
 
-def _exact_logits(root: Path, path: Path, cases: list[dict[str, Any]], fp32_logits: FloatArray) -> FloatArray | None:
+def _exact_logits(path: Path, cases: list[dict[str, Any]], fp32_logits: FloatArray) -> FloatArray | None:
     """Return the logits of an ONNX file without the error of 8-bit arithmetic; None if it has none.
 
     Rounded weights that are multiplied in fp32 give the same logits on every CPU. For 4-bit weights, these logits are
@@ -161,7 +161,7 @@ def _exact_logits(root: Path, path: Path, cases: list[dict[str, Any]], fp32_logi
         level.i = _FP32_ARITHMETIC
     exact = path.with_name("exact.onnx")
     onnx.save(model, str(exact))
-    logits = case_logits(OnnxBackend(root, exact), cases)
+    logits = case_logits(OnnxBackend(path.parent, exact), cases)
     exact.unlink()
     return logits
 

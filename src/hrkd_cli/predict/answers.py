@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hrkd_cli.errors import UsageError
-from hrkd_cli.predict.heads import DoubleArray, FloatArray, domain_probabilities, joint_probabilities
+from hrkd_cli.predict.heads import DoubleArray, Logits, domain_probabilities, joint_probabilities
 from hrkd_cli.predict.model_spec import AUTO_DOMAIN, ModelSpec
 
 MOST_PAIRS = 10
@@ -25,7 +25,7 @@ class Answer:
     domain_probability: float | None = None
 
 
-def answer(logits: FloatArray, spec: ModelSpec, domain: str) -> list[Answer]:
+def answer(logits: Logits, spec: ModelSpec, domain: str) -> list[Answer]:
     """Return an answer for each row of logits, (n, outputs); ``domain`` is one of the model's, or ``auto``.
 
     Raises the errors of ``answer_without_domain``.
@@ -36,7 +36,7 @@ def answer(logits: FloatArray, spec: ModelSpec, domain: str) -> list[Answer]:
     return answer_without_domain(logits, spec)
 
 
-def answer_without_domain(logits: FloatArray, spec: ModelSpec) -> list[Answer]:
+def answer_without_domain(logits: Logits, spec: ModelSpec) -> list[Answer]:
     """Return an answer for each row of logits, (n, outputs), of a model with several domains.
 
     If the domains have the same labels, p(label | text) is the sum of p(domain, label | text) over domains, and the

@@ -20,6 +20,7 @@ from hrkd_cli.predict.name_validation import validate_names
 
 FloatArray = npt.NDArray[np.float32]
 DoubleArray = npt.NDArray[np.float64]
+Logits = FloatArray | DoubleArray  # of a model, or calibrated
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,18 +132,18 @@ def id_to_label(config: Mapping[str, Any]) -> dict[int, str]:
     return {int(index): str(name) for index, name in entries.items()}
 
 
-def predict_label_indices(logits: FloatArray, heads: DomainHeads, domain: str) -> npt.NDArray[np.intp]:
+def predict_label_indices(logits: Logits, heads: DomainHeads, domain: str) -> npt.NDArray[np.intp]:
     """Return the index of each row's best label in ``heads.labels[domain]``, (n,)."""
     indices: npt.NDArray[np.intp] = logits[:, list(heads.columns[domain])].argmax(axis=1)
     return indices
 
 
-def domain_probabilities(logits: FloatArray, heads: DomainHeads, domain: str) -> DoubleArray:
+def domain_probabilities(logits: Logits, heads: DomainHeads, domain: str) -> DoubleArray:
     """Return the softmax over the domain's columns, (n, labels), in the order of ``heads.labels[domain]``."""
     return _softmax(logits[:, list(heads.columns[domain])].astype(np.float64))
 
 
-def joint_probabilities(logits: FloatArray, heads: DomainHeads) -> dict[str, DoubleArray]:
+def joint_probabilities(logits: Logits, heads: DomainHeads) -> dict[str, DoubleArray]:
     """Return p(domain, label | text) by domain, each (n, labels) in the order of ``heads.labels``.
 
     They sum to 1 over all domains, and over one domain's labels to p(domain | text).

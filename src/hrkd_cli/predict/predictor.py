@@ -14,7 +14,8 @@ from typing import Any
 from hrkd_cli.errors import UsageError, did_you_mean
 from hrkd_cli.predict.answers import answer
 from hrkd_cli.predict.backend import open_backend
-from hrkd_cli.predict.heads import FloatArray
+from hrkd_cli.predict.calibration import Calibration
+from hrkd_cli.predict.heads import FloatArray, Logits
 from hrkd_cli.predict.model_spec import AUTO_DOMAIN, ModelSpec
 from hrkd_cli.predict.tokenization import check_texts
 
@@ -59,6 +60,7 @@ class Predictor:
         """
         self._backend = open_backend(path, threads=threads, device=device)
         self._heads = self.spec.all_heads
+        self._calibration = Calibration.read(self.spec.config, self._backend.file)
 
     @property
     def spec(self) -> ModelSpec:
@@ -108,11 +110,13 @@ class Predictor:
             raise UsageError(f"batch_size: {batch_size} is not at least 1")
         predictions = [Prediction(text, name, None, {}) for text, name in zip(texts, domains, strict=True)]
         rows = [n for n, text in enumerate(texts) if text.strip() and (pairs is None or pairs[n].strip())]
-        logits = self.logits(
+        logits: Logits = self.logits(
             [texts[n] for n in rows],
             None if pairs is None else [pairs[n] for n in rows],
             batch_size=batch_size or self._backend.default_batch_size,
         )
+        if self._calibration is not None:
+            logits = self._calibration.apply(logits, self._heads)
         for name in dict.fromkeys(domains[n] for n in rows):
             own = [index for index, n in enumerate(rows) if domains[n] == name]
             for index, found in zip(own, answer(logits[own], self.spec, name), strict=True):

@@ -1,0 +1,110 @@
+"""Calibrated confidence: temperatures that export fitted on dev, and thresholds that promise an accuracy.
+
+``config.json`` has one entry per exported file. Logits in the files are never changed. Torch weights use the entry of
+the fp32 file, which has their logits::
+
+    {"hrkd": {"calibration": {"model_quantized.onnx": {
+        "rows": 620, "temperatures": {"books": 1.31, ...}, "domain_temperature": 1.1,
+        "thresholds": {"given": [{"threshold": 0.83, "lower_bound": 0.95, "coverage": 0.7, "accuracy": 0.97}, ...],
+                       "auto": [...]}}}}}
+
+``thresholds`` are those of texts whose domain is given, and of texts whose domain is unknown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hrkd_cli.errors import ModelError
+from hrkd_cli.layout import ModelFiles, OnnxFiles
+from hrkd_cli.predict.heads import DomainHeads, DoubleArray, Logits
+
+GIVEN, AUTO = "given", "auto"  # names in ``thresholds``
+LEVEL = 0.025
+"""Probability that one of the two walks over thresholds promises too much (``evaluation/calibration_fit.py``)."""
+_LEVEL_Z = 1.96  # standard normal quantile of 1 - LEVEL
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The calibration of one file.
+
+    Attributes:
+        rows: dev rows that it was fitted on.
+        temperatures: temperature of each domain's softmax.
+        domain_temperature: temperature of the softmax over domains.
+        thresholds: ``threshold``, ``lower_bound``, ``coverage`` and ``accuracy``, by what is known of the domain. At
+            least the fraction ``lower_bound`` of the answers above a threshold is right, with 95% confidence; on dev,
+            it was ``accuracy``, of the fraction ``coverage`` of the rows.
+    """
+
+    rows: int
+    temperatures: Mapping[str, float]
+    domain_temperature: float
+    thresholds: Mapping[str, Sequence[Mapping[str, float]]]
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any], file: str) -> Calibration | None:
+        """Return the calibration of an ONNX file, or of torch weights; None if none is stored.
+
+        Raises:
+            ModelError: a temperature is not above 0.
+        """
+        entries = (config.get("hrkd") or {}).get("calibration") or {}
+        entry = entries.get(file if file.endswith(".onnx") else OnnxFiles.fp32)
+        if entry is None:
+            return None
+        calibration = cls(**{name: entry[name] for name in cls.__dataclass_fields__})
+        if min([calibration.domain_temperature, *calibration.temperatures.values()]) <= 0:
+            raise ModelError(f"{ModelFiles.config}: a temperature of {file} is not above 0; export again")
+        return calibration
+
+    def apply(self, logits: Logits, heads: DomainHeads) -> DoubleArray:
+        """Return calibrated logits: their softmax over a domain's columns, or over all, gives calibrated probabilities.
+
+        Each head becomes its log-probabilities at the domain's temperature plus the logarithm of the head's sum of
+        exponentials at ``domain_temperature``. Neither changes the best label of a domain.
+        """
+        calibrated = logits.astype(np.float64)
+        for domain, own in heads.columns.items():
+            head = calibrated[:, list(own)]
+            evidence = np.logaddexp.reduce(head, axis=1, keepdims=True) / self.domain_temperature
+            head = head / self.temperatures.get(domain, 1.0)
+            calibrated[:, list(own)] = head - np.logaddexp.reduce(head, axis=1, keepdims=True) + evidence
+        return calibrated
+
+    def find_threshold(self, target: float, domain: str) -> float:
+        """Return the lowest threshold that promises an accuracy, 0 to 1; ``domain`` is ``given`` or ``auto``.
+
+        Raises:
+            ModelError: none does; the message says how many dev rows it would take.
+        """
+        entries = self.thresholds.get(domain) or []
+        if enough := [entry["threshold"] for entry in entries if entry["lower_bound"] >= target]:
+            return min(enough)
+        most = max((entry["lower_bound"] for entry in entries), default=0.0)
+        rows = [needed for entry in entries if (needed := _rows_needed(entry, target))]
+        advice = (
+            f"it would take about {min(rows):,}, and an export with them (--data)"
+            if rows
+            else "more would not help, because even its most confident answers are less accurate on them"
+        )
+        raise ModelError(
+            f"--target-accuracy {100 * target:g}: the {self.rows:,} dev rows of the export promise at most "
+            f"{100 * most:.1f}; {advice}"
+        )
+
+
+def _rows_needed(entry: Mapping[str, float], target: float) -> int | None:
+    """Return about how many dev rows promise a target if accuracy and coverage stay as they are; None if none do."""
+    accuracy = entry["accuracy"]
+    if accuracy <= target:
+        return None
+    without_errors = math.log(LEVEL) / math.log(target)
+    with_errors = _LEVEL_Z**2 * accuracy * (1 - accuracy) / (accuracy - target) ** 2
+    return math.ceil(max(without_errors, with_errors) / entry["coverage"])

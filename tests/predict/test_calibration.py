@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+
+from hrkd_cli.errors import ModelError
+from hrkd_cli.predict.calibration import Calibration
+from hrkd_cli.predict.heads import DomainHeads
+
+HEADS = DomainHeads.build({"books": ["bad", "good"], "news": ["art", "film", "war"]})
+LOGITS = np.array([[1.0, 3.0, 0.5, 2.0, -1.0]], dtype=np.float32)
+ENTRY = {"rows": 500, "temperatures": {"books": 2.0, "news": 0.5}, "domain_temperature": 4.0, "thresholds": {}}
+
+
+def softmax(values):
+    exponentials = np.exp(np.array(values, dtype=float))
+    return exponentials / exponentials.sum()
+
+
+def promise(threshold, lower_bound, coverage=0.5, accuracy=0.99):
+    return {"threshold": threshold, "lower_bound": lower_bound, "coverage": coverage, "accuracy": accuracy}
+
+
+def read(entry, file="model.onnx"):
+    return Calibration.read({"hrkd": {"calibration": {"model.onnx": entry}}}, file)
+
+
+def test_calibrated_logits_have_the_calibrated_probabilities_of_domains_and_labels():
+    [calibrated] = read(ENTRY).apply(LOGITS, HEADS)
+    books, news = softmax([1 / 2, 3 / 2]), softmax([0.5 / 0.5, 2 / 0.5, -1 / 0.5])
+    np.testing.assert_allclose(softmax(calibrated[:2]), books)
+    np.testing.assert_allclose(softmax(calibrated[2:]), news)
+    evidence = [np.log(np.exp([1, 3]).sum()), np.log(np.exp([0.5, 2, -1]).sum())]
+    domains = softmax([value / 4 for value in evidence])
+    np.testing.assert_allclose(softmax(calibrated), [*(domains[0] * books), *(domains[1] * news)])
+
+
+def test_temperatures_of_1_change_no_probability():
+    entry = ENTRY | {"temperatures": {}, "domain_temperature": 1.0}
+    np.testing.assert_allclose(read(entry).apply(LOGITS, HEADS), LOGITS, atol=1e-6)
+
+
+def test_torch_weights_use_the_entry_of_fp32_and_other_files_their_own():
+    assert read(ENTRY, "model.safetensors") == read(ENTRY, "model.onnx") is not None
+    assert read(ENTRY, "model_quantized.onnx") is None
+    assert Calibration.read({}, "model.onnx") is None
+
+
+@pytest.mark.parametrize("change", [{"domain_temperature": 0}, {"temperatures": {"books": -1.0}}])
+def test_a_temperature_that_is_not_above_0_is_an_error(change):
+    with pytest.raises(ModelError, match=r"config\.json: a temperature of model\.onnx is not above 0; export again"):
+        read(ENTRY | change)
+
+
+def test_the_lowest_threshold_that_promises_the_target_is_found():
+    rows = [promise(0.6, 0.9), promise(0.7, 0.95), promise(0.8, 0.97)]
+    calibration = read(ENTRY | {"thresholds": {"given": rows, "auto": rows[2:]}})
+    assert calibration.find_threshold(0.95, "given") == 0.7
+    assert calibration.find_threshold(0.93, "given") == 0.7
+    assert calibration.find_threshold(0.95, "auto") == 0.8
+
+
+def test_a_target_that_dev_does_not_promise_says_how_many_rows_would():
+    # With 2 wrong of 100: 1.96^2 * 0.98 * 0.02 / 0.01^2 = 752.95 rows above the threshold, half of all rows.
+    calibration = read(ENTRY | {"thresholds": {"given": [promise(0.6, 0.93, accuracy=0.98)]}})
+    message = r"--target-accuracy 97: the 500 dev rows of the export promise at most 93\.0; it would take about 1,506, "
+    with pytest.raises(ModelError, match=message):
+        calibration.find_threshold(0.97, "given")
+    # Without an error, ln 0.025 / ln 0.99 = 367.04 rows.
+    calibration = read(ENTRY | {"thresholds": {"given": [promise(0.6, 0.93, accuracy=1.0)]}})
+    with pytest.raises(ModelError, match="it would take about 735,"):
+        calibration.find_threshold(0.99, "given")
+    with pytest.raises(ModelError, match=r"promise at most 0\.0; more would not help"):
+        calibration.find_threshold(0.99, "auto")
