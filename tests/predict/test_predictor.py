@@ -9,7 +9,7 @@ import pytest
 
 from hrkd_cli import Predictor, export
 from hrkd_cli.errors import UsageError
-from tiny_folder import make_texts
+from tiny_folder import MAX_LENGTH, make_texts
 
 TEXTS = make_texts(30)
 
@@ -81,6 +81,19 @@ def test_auto_finds_the_pair_of_domain_and_label_if_domains_have_different_label
         assert f"{prediction.domain}/{prediction.label}" == next(iter(prediction.scores)) == max(joint, key=joint.get)
         of_domain = sum(score for name, score in joint.items() if name.startswith(prediction.domain))
         assert prediction.domain_probability == pytest.approx(of_domain)
+
+
+def test_a_transformers_pipeline_gives_the_same_pair_and_probability(finding_different_labels):
+    from transformers import pipeline
+
+    classify = pipeline(
+        "text-classification", model=str(finding_different_labels), truncation=True, max_length=MAX_LENGTH
+    )
+    texts = [*TEXTS, " ".join(TEXTS)]
+    found = Predictor(finding_different_labels).predict(texts)
+    for prediction, piped in zip(found, classify(texts, batch_size=1), strict=True):
+        assert piped["label"] == f"{prediction.domain}/{prediction.label}"
+        assert piped["score"] == pytest.approx(prediction.scores[piped["label"]], abs=1e-5)
 
 
 def test_a_single_domain_is_not_searched_for(finding, tmp_path):
