@@ -123,6 +123,14 @@ def damage_json(rng: random.Random, value: Any) -> Any:
     return copy
 
 
+def read_valid(content: bytes) -> Any:
+    """Return a JSON document; None if it was damaged before."""
+    try:
+        return json.loads(content)
+    except ValueError:
+        return None
+
+
 def damage_lines(rng: random.Random, text: str) -> str:
     """Repeat, remove, swap or extend lines."""
     lines = text.split("\n")
@@ -145,8 +153,8 @@ def damage_file(rng: random.Random, file: Path) -> str:
         file.mkdir()
         return "is a folder"
     content = file.read_bytes()
-    if file.suffix == ".json" and kind < 0.8:
-        damaged = json.dumps(damage_json(rng, json.loads(content))).encode()
+    if file.suffix == ".json" and kind < 0.8 and (document := read_valid(content)) is not None:
+        damaged = json.dumps(damage_json(rng, document)).encode()
     elif file.suffix in (".csv", ".toml", ".jsonl") and kind < 0.7:
         damaged = damage_lines(rng, content.decode("utf-8", "replace")).encode("utf-8", "surrogatepass")
     else:

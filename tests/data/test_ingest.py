@@ -45,7 +45,9 @@ def test_a_split_column_overrides_the_file_name_only_if_it_is_named(tmp_path, re
 
 def test_one_domain_is_that_of_all_rows_and_category_may_then_be_the_label(tmp_path, read):
     write_csv_file(tmp_path / "train.csv", "a,x", header="text,category")
-    with pytest.raises(DataError, match=r"no domain column found .*prepare --domain, make all .* --one-domain NAME"):
+    with pytest.raises(
+        DataError, match=r"no domain column found .*prepare --domain, make all .* with hrkd prepare --one-domain NAME"
+    ):
         read(tmp_path)
     assert [(e.label, e.domain) for e in read(tmp_path, one_domain="bank")[0].examples] == [("x", "bank")]
     path = write_csv_file(tmp_path / "two.csv", "a,x,books", "b,y,dvd", header="text,label,domain")
@@ -78,9 +80,7 @@ def test_checksums_are_those_of_the_files(tmp_path, read):
 
 def test_several_columns_of_zeros_and_ones_are_named_as_several_labels(tmp_path, read):
     path = write_csv_file(tmp_path / "d.csv", "a,0,1,1,7", "b,1,0,0,8", header="text,toxic,insult,threat,id")
-    message = (
-        "no label column found .*; toxic, insult, threat have one yes-or-no label each, .*name one of them with --label"
-    )
+    message = r"d.csv: several labels per row .toxic, insult, threat.; .*with hrkd prepare --label; no label column"
     with pytest.raises(DataError, match=message):
         read(path.parent)
     assert [row.label for row in read(path.parent, label="toxic")[0].examples] == ["0", "1"]

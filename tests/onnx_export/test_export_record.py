@@ -8,7 +8,7 @@ from hrkd_cli import evaluate
 from hrkd_cli.evaluation import latency
 from hrkd_cli.evaluation.latency import Latency
 from hrkd_cli.events import Note
-from hrkd_cli.onnx_export.export_record import SECTION_BEGIN, SECTION_END, describe_slowdown, insert_section
+from hrkd_cli.onnx_export.export_record import SECTION_BEGIN, SECTION_END, describe_slowdown, insert_section, read_card
 
 export = functools.partial(hrkd_cli.export, max_drop=100)
 
@@ -126,3 +126,8 @@ def test_a_slowdown_below_5_percent_is_ignored():
 
     assert describe_slowdown(timed(1.04, 1.0), timed(1.0, 1.0)) == ""
     assert describe_slowdown(timed(1.06, 1.2), timed(1.0, 1.0)) == "16, 32 tokens with 1 thread"
+
+
+def test_a_card_in_another_encoding_is_kept_as_far_as_it_can_be_read(tmp_path):
+    (tmp_path / "README.md").write_bytes("# A café\n".encode("cp1252"))
+    assert read_card(tmp_path / "none", tmp_path) == "# A caf\ufffd\n"

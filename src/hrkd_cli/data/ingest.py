@@ -63,7 +63,7 @@ def ingest(
                 noted.add(note)
         if file.is_only_domain and file.split is not None and "domain" not in columns and not store.files:
             by_name = f"one domain, {file.domain!r}, by the names of the files"
-            on_event(Note(f"{by_name}; --one-domain NAME gives it another name"))
+            on_event(Note(f"{by_name}; hrkd prepare --one-domain NAME gives it another name"))
         store.add(file, reader, columns, domains=domains, on_event=on_event)
     if failures and not store.files:
         raise failures[0]
@@ -90,8 +90,11 @@ def _find_columns(reader: RowReader, file: SourceFile, named: Mapping[str, str])
         flags = [] if names_label or "label" in named else _find_flags(reader)
         if len(flags) < 3:  # one or two may be about something else
             raise
-        names = f"{join_names(flags)} have one yes-or-no label each"
-        raise DataError(f"{error}; {names}, and {ONE_LABEL}, so name one of them with --label") from None
+        problem = str(error).removeprefix(f"{file.display_name}: ")
+        raise DataError(
+            f"{file.display_name}: several labels per row ({join_names(flags)}); {ONE_LABEL}, so name one of them with "
+            f"hrkd prepare --label; {problem}"
+        ) from None
     if file.split is not None and "split" not in named:
         # A column that happens to be called "split" does not override the file's name.
         columns.pop("split", None)

@@ -166,6 +166,7 @@ def load_tokenizer(path: Path, role: str = "model") -> Any:
     # Without tokenizer files, transformers 5 returns a tokenizer that knows only its special tokens.
     if not any(next(path.glob(pattern), None) for pattern in TOKENIZER_FILES):
         raise ModelError(f"{role} {path}: no tokenizer in it ({ModelFiles.tokenizer}); save the model's own there")
+    read_json(path / ModelFiles.tokenizer_config, missing_ok=True)  # checks its values
     with _opening(f"{role} {path}: no tokenizer that transformers can open"):
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):

@@ -91,7 +91,7 @@ def read_card(*folders: Path) -> str:
     """Return the README.md of the first folder that has one, else a title."""
     for folder in folders:
         if (folder / ModelFiles.readme).is_file():
-            return (folder / ModelFiles.readme).read_text(encoding="utf-8")
+            return (folder / ModelFiles.readme).read_text(encoding="utf-8", errors="replace")
     return "# Text classifier\n"
 
 

@@ -91,6 +91,11 @@ def test_files_about_the_data_are_skipped_and_other_files_noted(tmp_path, read):
     raw, notes = read(tmp_path)
     assert text_domain_split(raw) == [("a", "books", None)]
     assert notes == [f"{tmp_path}: not read: extra.xlsx, notes.txt"]
+    (tmp_path / "extra.xlsx").write_bytes(b"PK\x03\x04____[Content_Types].xml")
+    workbook, _ = read(tmp_path)[1]
+    assert workbook.startswith(
+        f"not read: {tmp_path}/extra.xlsx: an Excel workbook; to convert it: pip install openpyxl"
+    )
 
 
 def test_data_in_too_deep_folders_is_noted(tmp_path, read):
@@ -170,7 +175,9 @@ def test_the_one_name_of_all_files_gives_the_domain_unless_a_column_does(tmp_pat
     write_csv_file(tmp_path / "nli_test.csv", "b,x")
     raw, notes = read(tmp_path)
     assert text_domain_split(raw) == [("a", "nli", "train"), ("b", "nli", "test")]
-    assert notes == ["one domain, 'nli', by the names of the files; --one-domain NAME gives it another name"]
+    assert notes == [
+        "one domain, 'nli', by the names of the files; hrkd prepare --one-domain NAME gives it another name"
+    ]
 
 
 def test_mismatched_and_submission_files_are_named_and_not_read(tmp_path, read):

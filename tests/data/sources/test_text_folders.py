@@ -61,3 +61,35 @@ def test_a_folder_of_texts_in_another_encoding_is_read(tmp_path):
     with pytest.raises(DataError, match=r"neg/1\.txt:1: not UTF-8 .byte 0xfc.; .*--encoding cp1252"):
         prepare(tmp_path / "in", out=tmp_path / "out", one_domain="x")
     assert prepare(tmp_path / "in", out=tmp_path / "out", one_domain="x", encoding="cp1252").domains["x"].train == 16
+
+
+def test_files_named_like_labels_have_a_text_in_each_line(tmp_path, read):
+    for folder in ("books/train", "dvd/test"):
+        for label in ("Return", "refund"):
+            write_file(tmp_path / folder / f"{label}.txt", f"one {label}\n\ntwo {label}\n")
+    write_file(tmp_path / "books" / "README.txt", "About these files.\n")
+    raw, notes = read(tmp_path)
+    rows = [(row.domain, row.split, row.label, row.text) for row in raw.examples]
+    assert rows == [
+        (domain, split, label, f"{number} {label}")
+        for domain, split in (("books", "train"), ("dvd", "test"))
+        for label in ("Return", "refund")
+        for number in ("one", "two")
+    ]
+    assert notes == ["each file has the texts of one label, its name, one per line"]
+    assert {row.domain for row in read(tmp_path, one_domain="x")[0].examples} == {"x"}
+
+
+def test_text_files_of_one_folder_are_labels_only_if_named_like_sentiments(tmp_path, read):
+    for name in ("pos", "neg", "notes"):
+        write_file(tmp_path / f"{name}.txt", f"about {name}\n")
+    with pytest.raises(DataError, match=r"no data in this folder; .*; not read: neg.txt, notes.txt, pos.txt"):
+        read(tmp_path)
+    (tmp_path / "notes.txt").unlink()
+    raw, _ = read(tmp_path, one_domain="x")
+    assert [(row.label, row.text) for row in raw.examples] == [("neg", "about neg"), ("pos", "about pos")]
+
+
+def test_equal_names_that_are_no_words_are_texts_in_folders_of_labels(tmp_path, read):
+    _write_texts(tmp_path, "pos/1.txt", "pos/2.txt", "neg/1.txt", "neg/2.txt")
+    assert [row.label for row in read(tmp_path, one_domain="x")[0].examples] == ["neg", "neg", "pos", "pos"]

@@ -84,7 +84,7 @@ def resolve_columns(
             command = "hrkd prepare " if require_label else ""  # teach and distill have no such options
             hint = "" if named is None else f"; name it with {command}{option_name(role)}"
             if role == "domain":
-                one = "" if named is None else ", make all rows one domain with --one-domain NAME"
+                one = "" if named is None else ", make all rows one domain with hrkd prepare --one-domain NAME"
                 hint += f"{one}, or give a folder with one file per domain"
             elif header_is_line and any(map(_is_value, columns)):
                 text = max(range(len(columns)), key=lambda index: len(columns[index])) + 1

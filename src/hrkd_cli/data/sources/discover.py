@@ -170,15 +170,20 @@ def _find_folder_files(
         reviews = any(split_suffix(Path(file.relative_path))[1] == ".review" for file in files)
         if by_name and not reviews and len({file.domain for file in files}) == 1:
             files = [replace(file, is_only_domain=True) for file in files]
+    if not files and wanted is SourceFormat.MNLI:
+        raise DataError(f"{source}: no train.tsv or dev_matched.tsv in it")
+    for file_name in skipped if wanted is SourceFormat.AUTO else []:
+        if (source / file_name).is_file():
+            try:
+                check_kind(source / file_name, TextFile(source / file_name).head())
+            except DataError as error:
+                if not files:
+                    raise
+                on_event(Note(f"not read: {error}", warning=True))
     if files:
         if skipped:
             on_event(Note(f"{name}: not read: {join_names(skipped)}", warning=True))
         return files
-    if wanted is SourceFormat.MNLI:
-        raise DataError(f"{source}: no train.tsv or dev_matched.tsv in it")
-    for file_name in skipped if wanted is SourceFormat.AUTO else []:
-        if (source / file_name).is_file():
-            check_kind(source / file_name, TextFile(source / file_name).head())
     data = "data" if wanted is SourceFormat.AUTO else f"{wanted} data"
     formats = "CSV, TSV, JSONL or Parquet" if require_label else "CSV, TSV, JSONL, Parquet or .txt"
     not_read = f"; not read: {join_names(skipped)} (hrkd prepare --format may read them)" if skipped else ""
@@ -218,7 +223,7 @@ def _find_raw_files(source: Path, wanted: SourceFormat, require_label: bool, ski
         elif _looks_like_data(path):
             skipped.append(relative_path)
     if not files and require_label and wanted is SourceFormat.AUTO:
-        files = find_text_folders(source, paths, skipped)
+        files = find_text_folders(source, [path for path in paths if _looks_like_data(path)], skipped)
     return files
 
 

@@ -1,4 +1,7 @@
-"""Folders of texts: a folder for each label, with one text in each file, as in aclImdb and 20 Newsgroups."""
+"""Texts whose label is a name: a folder for each label with one text per file, or a file with one text per line.
+
+aclImdb and 20 Newsgroups have such folders.
+"""
 
 from __future__ import annotations
 
@@ -11,37 +14,60 @@ from hrkd_cli.data.sources.row_reader import RowReader, SourceFile, SourceRow
 from hrkd_cli.data.sources.text_file import TextFile
 
 _SUFFIXES = (".txt", "")
+_SENTIMENTS = frozenset({"pos", "neg", "positive", "negative", "neutral"})
 _UNLABELED = frozenset({"unsup", "unsupervised", "unlabeled", "unlabelled"})
 
 
 def find_text_folders(source: Path, paths: Sequence[Path], skipped: list[str]) -> list[SourceFile]:
-    """Return the innermost folders of text files, each as one file of a label; none if all have the same label.
+    """Return the files named like labels, else the innermost folders of text files, each as one file of a label.
 
-    The folders above give the domain and the split. Folders without labels are added to ``skipped``.
+    The folders above give the domain and the split. Returns none if all have the same label. Folders without labels are
+    added to ``skipped``.
     """
     folders: dict[Path, list[Path]] = {}
     for path in paths:
-        if path.is_file() and path.parent != source and (path.suffix in _SUFFIXES or path.suffix[1:].isdecimal()):
+        if path.is_file() and (path.suffix in _SUFFIXES or path.suffix[1:].isdecimal()):
             folders.setdefault(path.parent, []).append(path)
-    outer = {parent for folder in folders for parent in folder.parents}
+    if _are_labels([{path.stem for path in texts} for texts in folders.values()]):
+        openers = {path: partial(_open_lines, path) for texts in folders.values() for path in texts}
+    else:
+        outer = {source} | {parent for folder in folders for parent in folder.parents}
+        openers = {folder: partial(_open_folder, texts) for folder, texts in folders.items() if folder not in outer}
     found = []
-    for folder, texts in folders.items():
-        relative_path = folder.relative_to(source).as_posix()
-        if folder.name.lower() in _UNLABELED:
+    for path, opener in openers.items():
+        relative_path = path.relative_to(source).as_posix()
+        if path.name.lower() in _UNLABELED:
             skipped.append(f"{relative_path}/")
-        elif folder not in outer:
-            *above, label = relative_path.split("/")
-            domain, split = parse_names(above.pop() if above else "", above[-1] if above else "")
-            opener = partial(_open_folder, label, texts)
-            found.append(SourceFile(str(folder), opener, domain, split, folder, relative_path))
+            continue
+        *above, name = relative_path.split("/")
+        domain, split = parse_names(above.pop() if above else "", above[-1] if above else "")
+        label = path.stem if path.is_file() else name
+        found.append(SourceFile(str(path), partial(opener, label), domain, split, path, relative_path))
     if len({Path(file.relative_path).name for file in found}) < 2:
         return []
-    read = tuple(f"{file.relative_path}/" for file in found)
+    read = tuple(name if (source / name).is_file() else f"{name}/" for name in (file.relative_path for file in found))
     skipped[:] = [name for name in skipped if not name.startswith(read)]
     return found
 
 
-def _open_folder(label: str, texts: Sequence[Path], encoding: str | None = None, has_header: bool = True) -> RowReader:
+def _are_labels(names: Sequence[set[str]]) -> bool:
+    """Return whether files are named like labels: the same words in several folders, or usual sentiments in one."""
+    if not names or len(names[0]) < 2 or any(other != names[0] for other in names):
+        return False
+    return all(map(str.isalpha, names[0])) if len(names) > 1 else names[0] <= _SENTIMENTS
+
+
+def _open_lines(path: Path, label: str, encoding: str | None = None, has_header: bool = True) -> RowReader:
+    file = TextFile(path, encoding)
+    file.check_not_empty()
+
+    def iter_rows(indices: Sequence[int]) -> Iterator[SourceRow]:
+        return ((n, [(line, label)[index] for index in indices]) for n, line in file.lines() if line.strip())
+
+    return RowReader(["text", "label"], iter_rows, note="each file has the texts of one label, its name, one per line")
+
+
+def _open_folder(texts: Sequence[Path], label: str, encoding: str | None = None, has_header: bool = True) -> RowReader:
     def iter_rows(indices: Sequence[int]) -> Iterator[SourceRow]:
         for number, path in enumerate(texts, start=1):
             with TextFile(path, encoding).open() as stream:
