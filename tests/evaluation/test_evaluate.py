@@ -65,6 +65,8 @@ def test_models_that_must_find_the_domain_are_scored_on_what_predict_answers(mod
         shutil.copytree(models / name, tmp_path / name)
     config = json.loads((tmp_path / "student/config.json").read_text())
     config["hrkd"]["domain_posterior"] = True
+    calibration = {"rows": 9, "temperatures": {"books": 0.1, "dvd": 4.0}, "domain_temperature": 0.5, "thresholds": {}}
+    config["hrkd"]["calibration"] = {"model_quantized.onnx": calibration}
     (tmp_path / "student/config.json").write_text(json.dumps(config))
     names = ("student", "student/onnx", "plain")
     result = run(tmp_path, dataset, *names, domain="auto")

@@ -42,6 +42,7 @@ from hrkd_cli.layout import STUDENT_OUT, TEACHER_OUT, ModelFiles, OnnxFiles
 from hrkd_cli.machine import machine_name, usable_cpus
 from hrkd_cli.models.model_source import check_classifier
 from hrkd_cli.predict.backend import Backend, open_backend
+from hrkd_cli.predict.calibration import Calibration
 from hrkd_cli.predict.heads import DomainHeads
 
 
@@ -270,6 +271,8 @@ def _answer(
 ) -> tuple[PredictedLabels, PredictedLabels]:
     """Return the labels of rows, and the domains if the model had to find them."""
     if settings.domain == EvalDomain.AUTO:
+        if calibration := Calibration.read(backend.spec.config, backend.file):  # changes which domain is found
+            logits = {name: calibration.apply(own, backend.spec.all_heads) for name, own in logits.items()}
         return labels_without_domain(logits, heads, backend.spec, backend.name_or_path)
     return best_labels(logits, heads), {}
 
