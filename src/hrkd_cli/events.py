@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A message for the user about the current task or a decision; ``warning`` if it needs attention."""
+    """A message for the user about a result or a decision; ``warning`` if it needs attention."""
 
     text: str
     warning: bool = False
@@ -68,6 +68,7 @@ class DevScored:
         domains: score of each domain, 0 to 1.
         average: unweighted mean over domains.
         is_best: whether the average is the best so far.
+        is_kept: whether these weights are kept: the best average, or the last of several that are equal.
     """
 
     stage: str
@@ -76,6 +77,7 @@ class DevScored:
     domains: Mapping[str, float]
     average: float
     is_best: bool
+    is_kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +92,10 @@ class StageDone:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Progress of a task other than training, such as rows read or scored; ``total`` is None if unknown."""
+    """Progress of a task other than training, such as rows read or scored, from 0; ``total`` is None if unknown."""
 
     task: str
-    done: int
+    done: int = 0
     total: int | None = None
 
 

@@ -4,7 +4,9 @@ import sys
 import pytest
 
 from hrkd_cli.cli.console import Console
+from hrkd_cli.cli.error_report import report_error
 from hrkd_cli.cli.progress import LINES_PER_RUN, LiveDisplay, PlainDisplay, make_display
+from hrkd_cli.errors import DataError
 from hrkd_cli.events import DevScored, Note, Progress, StageDone, StageStarted, StepDone
 
 DOMAINS = ("books", "dvd [new]")
@@ -111,6 +113,55 @@ def test_progress_of_a_short_task_is_not_written(plain, capsys):
     assert capsys.readouterr().err == "reading: 1,000\n"
 
 
+def test_a_task_without_a_count_is_named_when_it_starts(plain, capsys):
+    display, _clock = plain
+    display(Progress("loading the teacher"))
+    display(Progress("scoring dev", 0, 100))
+    assert capsys.readouterr().err == "loading the teacher\n"
+
+
+def test_a_counted_task_shows_the_time_left_since_its_own_start(plain, capsys):
+    display, clock = plain
+    clock.now += 500
+    for done, seconds in ((40, 0), (60, 40), (90, 40), (10, 40), (20, 40)):  # a second round starts with 10
+        clock.now += seconds
+        display(Progress("scoring dev", done, 100))
+    assert capsys.readouterr().err.splitlines() == [
+        "scoring dev: 40/100",
+        "scoring dev: 60/100, 80 s left",
+        "scoring dev: 90/100, 16 s left",
+        "scoring dev: 10/100",
+        "scoring dev: 20/100, 5 min left",
+    ]
+
+
+def test_of_equal_dev_scores_the_last_is_called_kept(plain, capsys):
+    display, _clock = plain
+    display(DevScored("distill", 60, "accuracy", {"books": 0.8}, 0.8, is_best=True, is_kept=True))
+    display(DevScored("distill", 70, "accuracy", {"books": 0.8}, 0.8, is_best=False, is_kept=True))
+    display(DevScored("distill", 80, "accuracy", {"books": 0.7}, 0.7, is_best=False))
+    endings = [line.rpartition(")")[2] for line in capsys.readouterr().err.splitlines()]
+    assert endings == [", best so far", ", equal to the best and kept", ""]
+
+
+def test_a_bar_names_the_current_task_with_its_own_seconds(terminal):
+    terminal()
+    display = make_display(Console(), Clock())
+    now = 100.0
+    display.bars.get_time = lambda: now
+    display(Progress("loading the teacher"))
+    now += 60
+    display(Note("teacher: 12 layers"))
+    assert "loading the teacher" in drawn(display)
+    assert "0:01:00" in drawn(display)
+    display(Progress("tokenizing"))
+    now += 3
+    picture = drawn(display)
+    assert "loading" not in picture
+    assert "tokenizing" in picture
+    assert "0:00:03" in picture
+
+
 def test_verbose_shows_every_step(capsys):
     display = PlainDisplay(Console(verbose=True), Clock())
     display(START)
@@ -172,6 +223,19 @@ def test_a_terminal_gets_moving_bars(terminal):
     picture = drawn(display)
     assert "finishing" in picture
     assert "step" not in picture
+
+
+def test_long_lines_are_wrapped_at_words_on_a_terminal_only(terminal):
+    line = "warning: teacher ./a-folder/with-hyphens was made from other data"
+    stream = terminal(COLUMNS="40")
+    with make_display(Console()) as display:
+        display(Note(line.removeprefix("warning: "), warning=True))
+    assert "warning: teacher\n./a-folder/with-hyphens was made from\nother data\n" in stream.getvalue()
+    assert report_error(DataError("a/long/path/that-is-broken: no such file or folder"), "hrkd eval") == 1
+    assert stream.getvalue().endswith("hrkd eval: a/long/path/that-is-broken:\nno such file or folder\n")
+    terminal(COLUMNS="40", TERM="dumb")
+    PlainDisplay(Console())(Note(line))
+    assert sys.stderr.getvalue() == f"{line}\n"
 
 
 def test_lines_stay_above_the_bars(terminal):

@@ -219,11 +219,11 @@ def folders(tmp_path):
 def test_a_run_with_an_existing_cache_gives_the_same_weights(tmp_path, teacher, dataset):
     first, notes, events = run(teacher, dataset, tmp_path / "a")
     assert any("computed once and stored in" in n for n in notes)
-    built = [e for e in events if isinstance(e, Progress)]
+    built = [e for e in events if isinstance(e, Progress) and e.task == "teacher outputs"]
     assert built[-1].done == built[-1].total > 0
     second, notes, events = run(teacher, dataset, tmp_path / "b")
     assert any("read from" in n for n in notes)
-    assert not [e for e in events if isinstance(e, Progress)]
+    assert not [e for e in events if isinstance(e, Progress) and e.task == "teacher outputs"]
     assert same(first, second)
     before = folders(tmp_path)
     run(teacher, dataset, tmp_path / "c", max_length=12)
@@ -243,7 +243,8 @@ def test_damaged_shards_are_computed_again(tmp_path, teacher, dataset, damage):
     if damage in ("missing", "leftover"):
         file.unlink()
     weights, _, events = run(teacher, dataset, tmp_path / "b")
-    assert [e for e in events if isinstance(e, Progress)][-1].total == len(dataset.split("music", "train"))
+    computed = [e for e in events if isinstance(e, Progress) and e.task == "teacher outputs"]
+    assert computed[-1].total == len(dataset.split("music", "train"))
     assert same(weights, expected)
     assert file.read_bytes() == content
     assert not list(folder.glob(".0*"))

@@ -196,10 +196,8 @@ def test_progress_events_name_the_model(models, dataset):
     seen = []
     evaluate_on([models / "student/onnx"], dataset, EvalSettings(), on_event=seen.append)
     tasks = [event.task for event in seen if not isinstance(event, Note)]
-    assert (
-        tasks
-        == [f"scoring {models / 'student/onnx'}"] * 2 + [f"scoring {models / 'student/onnx'} in padded batches"] * 2
-    )
+    scoring = f"scoring {models / 'student/onnx'}"
+    assert tasks == [f"loading {models / 'student/onnx'}", scoring, scoring, *[f"{scoring} in padded batches"] * 2]
 
 
 def test_a_tokenizer_without_tokenizer_json_gives_the_same_predictions(models, tmp_path):

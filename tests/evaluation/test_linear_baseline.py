@@ -17,7 +17,7 @@ from hrkd_cli.errors import DataError, UsageError
 from hrkd_cli.evaluation.evaluate import evaluate_on
 from hrkd_cli.evaluation.linear_baseline import FrozenEncoderFeatures, TfidfFeatures, train_linear_baseline
 from hrkd_cli.evaluation.scoring import select_split
-from hrkd_cli.events import Note, ignore
+from hrkd_cli.events import Note, Progress, ignore
 from tiny import write_encoder
 from tiny_folder import LABELS, make_dataset, write_csv, write_model
 
@@ -116,7 +116,7 @@ def test_domains_with_different_labels_have_separate_models():
         "news": ["old", "new"],
         "void": ["only"],
     }
-    assert [e.text for e in events if isinstance(e, Note)] == [
+    assert [e.task for e in events if e == Progress(e.task)] == [
         "training tf-idf + logistic regression on 20 rows of books",
         "training tf-idf + logistic regression on 20 rows of news",
         "training tf-idf + logistic regression on 2 rows of void",

@@ -10,7 +10,9 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -114,8 +116,15 @@ class Console:
     def write_note(self, text: str, *, warning: bool = False) -> None:
         """Write a line to stderr; with ``--quiet``, only if it is a warning."""
         if warning or not self.quiet:
-            self.err.write(f"warning: {text}\n" if warning else text + "\n")
+            self.err.write(wrap(f"warning: {text}" if warning else text, self.err) + "\n")
             self.err.flush()
+
+
+def wrap(line: str, stream: TextIO) -> str:
+    """Wrap a line at words to the width of a terminal; leave it as it is for anything else."""
+    if not is_terminal(stream):
+        return line
+    return textwrap.fill(line, shutil.get_terminal_size().columns - 1, break_long_words=False, break_on_hyphens=False)
 
 
 def is_terminal(stream: TextIO) -> bool:

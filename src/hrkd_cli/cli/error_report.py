@@ -13,6 +13,7 @@ from typing import Any
 
 import typer
 
+from hrkd_cli.cli.console import wrap
 from hrkd_cli.errors import HrkdError, ProcessError, UsageError, hide_passwords
 
 INTERRUPTED = 130
@@ -46,7 +47,8 @@ def report_error(error: BaseException, program: str) -> int:
         Path(file).write_text(json.dumps({"message": content}), encoding="utf-8")
         return code
     rank = os.environ.get("RANK", "0")
-    sys.stderr.write(f"{program}: {line}\n" if rank == "0" else f"{program}: rank {rank}: {line}\n")
+    line = f"{program}: {line}" if rank == "0" else f"{program}: rank {rank}: {line}"
+    sys.stderr.write(wrap(line, sys.stderr) + "\n")
     sys.stderr.flush()
     return code
 

@@ -37,10 +37,13 @@ class PlainDisplay:
         self._clock = clock
         self._stage: StageStarted | None = None
         self._lines_due = 0
-        self._last_line = clock()
+        self._last_line = self._task_start = clock()
+        self._first = Progress("")  # event of the current task
 
     def __call__(self, event: Event) -> None:
         """Write a line about the event, unless the last progress line is too recent."""
+        if isinstance(event, Progress) and (event.task != self._first.task or event.done <= self._first.done):
+            self._first, self._task_start = event, self._clock()
         match event:
             case Note():
                 self._write(event.text, warning=event.warning)
@@ -55,12 +58,24 @@ class PlainDisplay:
             case DevScored():
                 scores = ", ".join(f"{name} {percent(value)}" for name, value in event.domains.items())
                 score = f"step {thousands(event.step)}, dev {event.metric} {percent(event.average)}% ({scores})"
-                self._write(f"{event.stage}: {score}{', best so far' if event.is_best else ''}")
+                rank = ", best so far" if event.is_best else ", equal to the best and kept" if event.is_kept else ""
+                self._write(f"{event.stage}: {score}{rank}")
             case StageDone():
                 steps = f"{plural(event.steps, 'step')} in {duration(event.seconds)}"
                 self._write(f"{event.stage}: done, {steps}, in {event.out}")
             case Progress() if self._is_due(event):
-                self._write(f"{event.task}: {_count_line(event)}")
+                self._write(": ".join(filter(None, (event.task, self._count_line(event)))))
+
+    def _count_line(self, event: Progress) -> str:
+        """Return count, total and time left of a task; empty for a task that cannot be counted."""
+        if event.total is None:
+            return thousands(event.done) if event.done else ""
+        line = f"{thousands(event.done)}/{thousands(event.total)}"
+        if not self._first.done < event.done < event.total:
+            return line
+        seconds_per_unit = (self._clock() - self._task_start) / (event.done - self._first.done)
+        seconds_left = seconds_per_unit * (event.total - event.done)
+        return f"{line}, {duration(seconds_left)} left"
 
     def _write(self, text: str, *, warning: bool = False) -> None:
         self._last_line = self._clock()
@@ -71,7 +86,8 @@ class PlainDisplay:
         elapsed = self._clock() - self._last_line
         if isinstance(event, Progress):
             is_complete = event.total is not None and event.done >= event.total
-            return elapsed >= MAX_INTERVAL or (is_complete and self._console.verbose)
+            is_start = event == Progress(event.task)
+            return is_start or elapsed >= MAX_INTERVAL or (is_complete and self._console.verbose)
         lines_due = event.step * LINES_PER_RUN // self._stage.steps if self._stage else 0
         is_due = elapsed >= MAX_INTERVAL or (lines_due > self._lines_due and elapsed >= MIN_INTERVAL)
         if is_due:
@@ -114,10 +130,8 @@ class LiveDisplay(PlainDisplay):
         """Write a line about the event, if any, and update the bars."""
         super().__call__(event)
         match event:
-            case Note(warning=False):
-                self._show(event.text)
             case Progress():
-                self._show(event.task, event.done, event.total, _count_line(event))
+                self._show(event.task, event.done, event.total, self._count_line(event))
             case StageStarted():
                 text = f"step 0/{thousands(event.steps)}, {duration(event.seconds)} left"
                 self._show(event.stage, 0, event.steps, text)
@@ -148,11 +162,6 @@ def _step_line(event: StepDone, stage: StageStarted | None) -> str:
         f"epoch {event.epoch:.2f}, {_loss_line(event.losses)}, {event.examples_per_second:.1f} examples/s, "
         f"{duration(event.seconds_left)} left"
     )
-
-
-def _count_line(event: Progress) -> str:
-    total = f"/{thousands(event.total)}" if event.total is not None else ""
-    return f"{thousands(event.done)}{total}"
 
 
 def _loss_line(losses: Mapping[str, float]) -> str:

@@ -82,7 +82,7 @@ def distill(
     tokenizer = check_student(path, student_data, settings)  # before the teacher is trained, which is slow
     sources = sources or {}
     if not is_classifier(read_json(path / ModelFiles.config)):
-        check_untrained(path, student_data, settings, tokenizer=tokenizer)
+        check_untrained(path, student_data, settings, tokenizer=tokenizer, on_event=context.on_event)
         path = teach_if_needed(
             path, dataset, settings, name=name, force=force, resume=resume, sources=sources, on_event=context.on_event
         )

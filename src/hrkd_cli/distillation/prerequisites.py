@@ -11,7 +11,7 @@ from hrkd_cli.choices import Graph, Init, Method
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.distillation.loss_config import LossConfig
 from hrkd_cli.errors import ModelError, OutputError, UsageError
-from hrkd_cli.events import Note, OnEvent
+from hrkd_cli.events import Note, OnEvent, Progress
 from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.layout import DATASET_OUT, TEACHER_OUT, ModelFiles
 from hrkd_cli.method import Requirement
@@ -112,12 +112,15 @@ def check_student(path: Path, dataset: Dataset, settings: DistillSettings) -> An
     return tokenizer
 
 
-def check_untrained(path: Path, dataset: Dataset, settings: DistillSettings, *, tokenizer: Any | None) -> None:
+def check_untrained(
+    path: Path, dataset: Dataset, settings: DistillSettings, *, tokenizer: Any | None, on_event: OnEvent
+) -> None:
     """Build the student from an encoder that is not fine-tuned yet, and run both.
 
     Raises:
         HrkdError: the distillation would fail after the teacher was trained.
     """
+    on_event(Progress("trying out encoder and student"))
     heads = DomainHeads.build(dataset.labels)
     teacher, pretrained = load_classifier(path, heads, role="teacher"), load_tokenizer(path, "teacher")
     init = settings.init or Init.TEACHER

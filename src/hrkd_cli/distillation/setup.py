@@ -19,7 +19,7 @@ from hrkd_cli.distillation.prerequisites import check_models
 from hrkd_cli.distillation.teacher_cache import Teacher, cached_or_online
 from hrkd_cli.distillation.teachers import Teachers, check_teachers, open_teachers
 from hrkd_cli.distillation.wide_fit import fit_wide_branch
-from hrkd_cli.events import Note
+from hrkd_cli.events import Note, Progress
 from hrkd_cli.layout import TEACHER_CACHE
 from hrkd_cli.method import Requirement
 from hrkd_cli.models.model_tokenizer import ModelTokenizer
@@ -79,6 +79,7 @@ class DistillSetup:
         Raises:
             HrkdError: teacher, student and data do not fit together.
         """
+        context.on_event(Progress("loading the teacher"))
         checkpoints, device = settings.teacher_checkpoints, context.device
         teachers = open_teachers(path, dataset, checkpoints=checkpoints, device=device, name=name)
         heads = DomainHeads.build(dataset.labels)
@@ -91,6 +92,7 @@ class DistillSetup:
             seed=settings.seed,
             note=lambda text: context.on_event(Note(text)),
         )
+        context.on_event(Progress("tokenizing the texts"))
         pretrained = tokenizer or teachers.tokenizer
         limit = min(token_limit(student, pretrained), token_limit(teachers.primary, teachers.tokenizer))
         plan = TrainingPlan.make(settings, DISTILL, dataset, student.config, pretrained, limit, context.on_event)

@@ -16,7 +16,7 @@ import torch
 from hrkd_cli.choices import Split
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.evaluation.metrics import scores_to_json
-from hrkd_cli.events import Note, OnEvent
+from hrkd_cli.events import Note, OnEvent, Progress
 from hrkd_cli.models.model_tokenizer import ModelTokenizer
 from hrkd_cli.models.wide import ScoredWideBranch, WideBranch, hash_pairs
 from hrkd_cli.predict.heads import DomainHeads, DoubleArray, FloatArray
@@ -64,6 +64,7 @@ def fit_wide_branch(
     """
     if dataset.has_pairs:
         return None
+    on_event(Progress("fitting the wide branch"))
     tokenizer = ModelTokenizer(student, train.tokenizer.pretrained, limit)
     whole, dev = (tokenize_split(dataset, split, tokenizer) for split in (Split.TRAIN, Split.DEV))
     if not drops_inner_tokens(train, whole):

@@ -37,7 +37,7 @@ from hrkd_cli.evaluation.scoring import (
     score_labels,
     select_split,
 )
-from hrkd_cli.events import Note, OnEvent, ignore
+from hrkd_cli.events import Note, OnEvent, Progress, ignore
 from hrkd_cli.layout import STUDENT_OUT, TEACHER_OUT, ModelFiles, OnnxFiles
 from hrkd_cli.machine import machine_name, usable_cpus
 from hrkd_cli.models.model_source import check_classifier
@@ -221,6 +221,7 @@ def evaluate_on(
     first_labels: PredictedLabels = {}
     timed_text: tuple[str, str | None] | None = None  # the same for all models, so that times are comparable
     for model in models:
+        on_event(Progress(f"loading {model}"))
         backend = open_backend(model, threads=threads, device=device)
         heads = match_heads(backend, dataset, rows, str(model), data_name)
         logits = predict_logits(backend, rows, task=f"scoring {model}", on_event=on_event)
@@ -236,7 +237,7 @@ def evaluate_on(
             padded = _compare_padded(_answer(padded_logits, heads, backend, settings)[0], labels, heads, rows)
         if settings.latency:
             timed_text = timed_text or median_length_text(backend, rows)
-            on_event(Note(f"timing {model}"))
+            on_event(Progress(f"timing {model}"))
             latency = measure_end_to_end(backend, *timed_text, threads=threads)
         result = ModelResult(
             str(model),
@@ -253,7 +254,7 @@ def evaluate_on(
         )
         results.append(result)
     if settings.latency:
-        on_event(Note("timing by number of tokens"))
+        on_event(Progress("timing by number of tokens"))
         # Keyed by position: the same model may be named twice.
         openers = {str(n): partial(open_backend, model, device=device) for n, model in enumerate(models)}
         latencies = measure_forward(openers, threads=sorted({1, threads}), on_event=on_event)

@@ -20,7 +20,8 @@ from hrkd_cli.choices import Split
 from hrkd_cli.data.dataset import Dataset, TextRows
 from hrkd_cli.errors import DataError, ModelError, UsageError
 from hrkd_cli.evaluation.scoring import PredictedLabels
-from hrkd_cli.events import Note, OnEvent
+from hrkd_cli.events import Note, OnEvent, Progress
+from hrkd_cli.formatting import join_names
 
 BASELINE_KIND = "floor"
 
@@ -207,12 +208,24 @@ def train_linear_baseline(
                 f"{data_name}: no train rows{of_domain} for --floor; use data with a train split (hrkd prepare makes "
                 "one), or omit --floor"
             )
-        on_event(Note(f"training {features.baseline} on {len(train_labels):,} rows of {', '.join(domains)}"))
-        inputs = np.concatenate([features.inputs(part) for part in parts if len(part)])
+        inputs = np.concatenate(_inputs(features, [part for part in parts if len(part)], on_event))
+        on_event(Progress(f"training {features.baseline} on {len(train_labels):,} rows of {join_names(domains)}"))
         model, size = _fit(features, inputs, train_labels, data_name)
         num_rows, num_features = num_rows + len(train_labels), num_features + size
-        labels |= {domain: model.predict(features.inputs(rows[domain])) for domain in domains if domain in rows}
+        scored = [domain for domain in domains if domain in rows]
+        scored_inputs = _inputs(features, [rows[domain] for domain in scored], on_event)
+        labels |= {domain: model.predict(own) for domain, own in zip(scored, scored_inputs, strict=True)}
     return LinearBaseline(features, labels, num_rows, num_features)
+
+
+def _inputs(features: Features, parts: Sequence[TextRows], on_event: OnEvent) -> list[npt.NDArray[Any]]:
+    """Return the inputs of the rows of each domain."""
+    done, total, inputs = 0, sum(map(len, parts)), []
+    for part in parts:
+        on_event(Progress(f"encoding texts for {features.baseline}", done, total))
+        inputs.append(features.inputs(part))
+        done += len(part)
+    return inputs
 
 
 def _fit(features: Features, inputs: npt.NDArray[Any], labels: Sequence[str], data_name: str) -> tuple[Any, int]:

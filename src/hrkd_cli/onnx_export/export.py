@@ -16,7 +16,7 @@ from hrkd_cli.command_settings import ExportSettings
 from hrkd_cli.errors import GateError, ModelError, OutputError
 from hrkd_cli.evaluation.latency import Latency, measure_forward
 from hrkd_cli.evaluation.onnx_inspect import count_quantized_ops, load_onnx
-from hrkd_cli.events import Note, OnEvent, ignore
+from hrkd_cli.events import Note, OnEvent, Progress, ignore
 from hrkd_cli.json_files import read_json
 from hrkd_cli.layout import PREDICTOR_ARCHIVE, STUDENT_OUT, ModelFiles, OnnxFiles, partial_folder
 from hrkd_cli.machine import machine_name, usable_cpus
@@ -82,6 +82,7 @@ def export(student: str | Path = STUDENT_OUT, *, on_event: OnEvent = ignore, **o
         root = settings.out or folder
         file_names = [FILE_NAMES[onnx_format] for onnx_format in smaller_formats or [OnnxFormat.FP32]]
         _check_output(folder, root, file_names, force=settings.force)
+    on_event(Progress("loading the student"))
     model = TorchBackend(folder, device="cpu")
     data = load_gate_data(settings, required=bool(smaller_formats) or settings.trims, on_event=on_event)
     if data is None:
@@ -286,6 +287,7 @@ class _Export:
         write_bundle(folder / PREDICTOR_ARCHIVE)
         if self.settings.runtime:
             root_files.append(PREDICTOR_ARCHIVE)
+        self.on_event(Progress("self-check in a fresh process"))
         unclear = write_cases(folder, checked, earlier=self.onnx_folder, new=new)
         self.on_event(Note("a fresh process repeated the stored predictions"))
         if unclear:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hrkd_cli.evaluation.scoring import DomainLogits
-from hrkd_cli.events import Note
+from hrkd_cli.events import Note, Progress
 from hrkd_cli.onnx_export.cpu_targets import WeightFormat
 from hrkd_cli.onnx_export.export_result import Trial, accuracies, accuracy_drop
 from hrkd_cli.onnx_export.gate import AccuracyGate
@@ -52,7 +52,7 @@ class RecipeSearch:
 
     def _try(self, onnx_format: OnnxFormat, recipe: Recipe) -> tuple[Trial, DomainLogits]:
         gate, path = self.gate, self._trial_path
-        gate.on_event(Note(f"{onnx_format}: {recipe.description}"))
+        gate.on_event(Progress(f"{onnx_format}: {recipe.description}"))
         apply_recipe(self.folder / FILE_NAMES[OnnxFormat.FP32], path, onnx_format, recipe, self.inputs)
         scores, logits = gate.score(OnnxBackend(self.root, path), f"scoring {onnx_format} on dev")
         drop = gate.accuracy_drop(scores)

@@ -13,7 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import bidirectional_mask_function, eager_mask
 
 from hrkd_cli.errors import ModelError, one_line
-from hrkd_cli.events import Note, OnEvent, ignore
+from hrkd_cli.events import Note, OnEvent, Progress, ignore
 from hrkd_cli.models.torch_backend import TorchBackend
 from hrkd_cli.onnx_export.graph_editor import OPSET, ModelInputs, silence_libraries
 from hrkd_cli.onnx_export.rewrites import rewrite_file
@@ -37,7 +37,7 @@ def write_fp32(torch_model: TorchBackend, path: Path, *, on_event: OnEvent = ign
     Raises:
         ModelError: the architecture cannot be traced, or the file's logits are not torch's.
     """
-    on_event(Note("tracing the student into an ONNX graph"))
+    on_event(Progress("tracing the student into an ONNX graph"))
     trace_to_onnx(torch_model, path)
     traced = path.read_bytes()
     counts = rewrite_file(path)

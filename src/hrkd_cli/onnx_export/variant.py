@@ -22,7 +22,7 @@ from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError, ModelError, UsageError
 from hrkd_cli.evaluation.metrics import scores_to_json
 from hrkd_cli.evaluation.provenance import read_provenance
-from hrkd_cli.events import Note, OnEvent
+from hrkd_cli.events import Note, OnEvent, Progress
 from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.layout import ModelFiles
 from hrkd_cli.machine import package_versions
@@ -94,7 +94,7 @@ def make_variant(
     old_ids: Sequence[int] = range(int(model.config.vocab_size))
     if settings.trims and data is not None:
         _check_splits(*data, domain)
-        on_event(Note("counting the tokens of the train split"))
+        on_event(Progress("counting the tokens of the train split"))
         _, tokenizer = load_backend_tokenizer(settings.student)
         trimmed_tokenizer, old_ids, report = trim_tokenizer(
             tokenizer, model.config.to_dict(), data[0], settings.vocabulary_size, domain=domain

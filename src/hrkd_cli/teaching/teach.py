@@ -16,7 +16,7 @@ from hrkd_cli.cards import code_span
 from hrkd_cli.choices import ClassWeights
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.dataset_loading import load_for_training
-from hrkd_cli.events import OnEvent, StageDone, ignore
+from hrkd_cli.events import OnEvent, Progress, StageDone, ignore
 from hrkd_cli.layout import DATASET_OUT, TEACHER_OUT
 from hrkd_cli.models.feature_capture import FeatureCapture, check_forward
 from hrkd_cli.models.label_gather import LabelGather
@@ -85,8 +85,10 @@ def teach(
         return finished
     torch.manual_seed(settings.seed)
     heads = DomainHeads.build(dataset.labels)
+    context.on_event(Progress("loading the encoder"))
     pretrained, classifier = load_tokenizer(path), load_classifier(path, heads)
     limit = token_limit(classifier, pretrained)
+    context.on_event(Progress("tokenizing the texts"))
     plan = TrainingPlan.make(settings, TEACH, dataset, classifier.config, pretrained, limit, context.on_event)
     check_length(plan.max_length, classifier, pretrained, name)
     tokenizer = ModelTokenizer(classifier, pretrained, plan.max_length, settings.truncate)

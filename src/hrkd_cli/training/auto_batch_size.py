@@ -10,7 +10,7 @@ import torch
 
 from hrkd_cli.data.sampler import unlabeled_per_labeled
 from hrkd_cli.errors import TrainingError, UsageError
-from hrkd_cli.events import Note
+from hrkd_cli.events import Note, Progress
 from hrkd_cli.settings import AUTO_BATCH, TrainingSettings
 from hrkd_cli.training.checkpoint import Checkpointer
 from hrkd_cli.training.collator import StepRows
@@ -38,6 +38,7 @@ def resolve_batch_size(
     split, context = objective.collator.split, objective.collator.context
 
     def find() -> int:
+        context.on_event(Progress("finding the largest batch that fits in memory"))
         longest_first = {domain: np.argsort(-lengths, kind="stable") for domain, lengths in split.lengths.items()}
         unlabeled_per_row = dict.fromkeys(split.unlabeled, unlabeled_per_labeled(unlabeled_fraction))
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from hrkd_cli.evaluation.metrics import DomainScores, score_domain
+from hrkd_cli.events import Progress
 from hrkd_cli.predict.heads import DomainHeads, FloatArray, predict_label_indices
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.tokenized_split import TokenizedSplit
@@ -28,6 +29,7 @@ def predict_split(
 ) -> dict[str, FloatArray]:
     """Return all logits of the rows of each domain, (n, outputs), on every process; see ``score_split``."""
     all_logits, processes = {}, context.processes
+    done, total = 0, sum(map(len, split.examples.values()))
     for domain, examples in split.examples.items():
         model = models[domain] if isinstance(models, Mapping) else models
         longest_first = np.argsort(-split.lengths[domain], kind="stable")
@@ -37,10 +39,12 @@ def predict_split(
         model.eval()
         with torch.no_grad(), context.precision.autocast():
             for start in processes.shard(range(0, len(longest_first), SCORING_BATCH_SIZE)):
+                context.on_event(Progress("scoring dev", done + start, total))
                 rows = longest_first[start : start + SCORING_BATCH_SIZE]
                 batch = split.tokenizer.collate([examples[row] for row in rows], context.device)
                 logits[torch.from_numpy(rows).to(context.device)] = model(**batch.inputs).logits.float()
         model.train(was_training)
+        done += len(examples)
         all_logits[domain] = processes.all_reduce(logits).cpu().numpy()
     return all_logits
 

@@ -16,12 +16,12 @@ import torch
 
 from hrkd_cli.data.sampler import DomainBatchSampler
 from hrkd_cli.evaluation.metrics import scores_to_json
-from hrkd_cli.events import DevScored, Note, StageStarted
+from hrkd_cli.events import DevScored, Note, Progress, StageStarted
 from hrkd_cli.layout import ModelFiles
 from hrkd_cli.outputs import check_disk_space
 from hrkd_cli.settings import TrainingSettings
 from hrkd_cli.training.auto_batch_size import resolve_batch_size
-from hrkd_cli.training.best_weights import BestWeights
+from hrkd_cli.training.best_weights import AVERAGE, BestWeights
 from hrkd_cli.training.checkpoint import Checkpointer, RandomState
 from hrkd_cli.training.dev_scoring import score_split
 from hrkd_cli.training.loop import Objective, prefetch, train_step
@@ -204,7 +204,8 @@ class Trainer:
         self.metrics.add_dev(step, scores, is_best=is_best, seconds=seconds)
         metric, name = self.best_weights.metric, str(self.settings.metric)
         by_domain = {domain: domain_scores[metric] for domain, domain_scores in scores["domains"].items()}
-        self.context.on_event(DevScored(self.stage, step, name, by_domain, scores["average"][metric], is_best))
+        is_kept = self.best_weights.best[AVERAGE]["step"] == step
+        self.context.on_event(DevScored(self.stage, step, name, by_domain, scores["average"][metric], is_best, is_kept))
         self.metrics.restart_clock()
 
     def _estimate_cost(self) -> None:
@@ -213,6 +214,7 @@ class Trainer:
         Raises:
             OutputError: the disk is too small for the run.
         """
+        self.context.on_event(Progress("timing a training step"))
         rows, accumulate = next(self.make_sampler()), self.settings.accumulate
         for _ in range(2):  # the first pass only warms up
             start = time.perf_counter()

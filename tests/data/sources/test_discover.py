@@ -156,6 +156,7 @@ def test_the_built_in_sample_is_a_source(tmp_path):
     result = prepare("sample", out=tmp_path / "out")
     assert list(result.domains) == ["camera", "dvdplayer", "phone", "router"]
     assert sum(c.train + c.dev + c.test for c in result.domains.values()) == 2014
+    assert result.dropped == {}
     assert "CC BY 4.0" in (FOLDER / "LICENSE.md").read_text()
 
 

@@ -12,7 +12,7 @@ from hrkd_cli.data.sources.arrow import BATCH_ROWS, make_arrow_reader
 from hrkd_cli.data.sources.row_reader import SourceFile
 from hrkd_cli.data.sources.values import SPLIT_ALIASES
 from hrkd_cli.errors import DataError, one_line
-from hrkd_cli.events import Note, OnEvent
+from hrkd_cli.events import Note, OnEvent, Progress
 from hrkd_cli.formatting import join_names
 
 _SAVED_DATASET_FILES = ("dataset_dict.json", "state.json")
@@ -36,7 +36,7 @@ def load_splits(source: str, on_event: OnEvent) -> list[SourceFile]:
     Raises:
         DataError: it does not exist, or cannot be reached or read.
     """
-    on_event(Note(f"loading {source}"))
+    on_event(Progress(f"loading {source}"))
     with _silenced_datasets() as datasets:
         try:
             if is_saved_dataset(Path(source)):
