@@ -175,7 +175,9 @@ class ExportSettings(Settings):
         default_text="all used tokens",
         bounds=AT_LEAST_1,
     )
-    runtime: bool = option(False, "Also write hrkd_runtime.pyz, which predicts without hrkd-cli.")
+    runtime: bool = option(
+        False, "Also write hrkd_runtime.pyz, which predicts without hrkd-cli; after an export, only that."
+    )
     latency: bool = option(True, "Measure latency for the model card (a few seconds per file).")
     data: str | None = _data(
         "Data for the gate and calibration (dev split) and for trimming (train split).",

@@ -231,7 +231,7 @@ class DistillSettings(TrainingSettings):
         Means.MASKED, "Average over valid tokens only, or over padding too, as the released code does."
     )
     allow_weak_teacher: bool = _method(
-        False, "Continue if the teacher does not beat the majority class in some domain."
+        False, "Continue if the teacher does not beat the majority class in some domain.", affects_result=False
     )
     unlabelled: str | None = _text(
         None, "Unlabeled texts of the same domains, to train the student on as well.", metavar="DIR"

@@ -57,6 +57,8 @@ def test_a_weak_teacher_stops_the_run_unless_it_is_allowed(tmp_path, encoder, da
     assert not (tmp_path / "s").exists()
     _, events = run_distill(tmp_path / "t", dataset, tmp_path / "s", allow_weak_teacher=True)
     assert any(isinstance(e, Note) and e.warning and "most common label" in e.text for e in events)
+    _, events = run_distill(tmp_path / "t", dataset, tmp_path / "s", resume=True)  # the option is no other run
+    assert any(isinstance(e, Note) and "is already finished" in e.text for e in events)
 
 
 def test_a_teacher_is_not_checked_on_a_dev_split_with_one_label(tmp_path, teacher):

@@ -82,7 +82,7 @@ def fakes(clock):
     """Models that take 1 ms a token, or twice as much; and the order in which they ran."""
     ran = []
 
-    def opener(model, positions=1000, factor=1):
+    def opener(model, max_length=1000, factor=1):
         def open_model(threads):
             def forward(arrays):
                 assert arrays["input_ids"].shape == arrays["attention_mask"].shape == arrays["token_type_ids"].shape
@@ -90,11 +90,12 @@ def fakes(clock):
                 ran.append((model, threads, arrays["input_ids"].shape))
                 clock.now += arrays["input_ids"].size * factor * 0.001 / threads
 
-            return SimpleNamespace(forward=forward, spec=SimpleNamespace(config={"max_position_embeddings": positions}))
+            return SimpleNamespace(forward=forward, spec=SimpleNamespace(max_length=max_length))
 
         return open_model
 
-    return {"fast": opener("fast"), "slow": opener("slow", factor=2), "short": opener("short", 70)}, ran
+    models = {"fast": opener("fast"), "slow": opener("slow", factor=2)}
+    return {**models, "short": opener("short", 70), "tiny": opener("tiny", 12)}, ran
 
 
 def test_every_length_is_timed_with_every_number_of_threads(fakes):
@@ -117,7 +118,9 @@ def test_models_alternate_in_bursts(fakes):
     assert changes == len(order) // (latency.BURST + latency.BURST_WARM_UP) - 1 >= 3
 
 
-def test_lengths_beyond_a_models_positions_are_skipped_for_all_models(fakes):
+def test_lengths_that_a_model_truncates_are_skipped_for_all_models(fakes):
     models, _ = fakes
     found = measure_forward({"a": models["short"], "b": models["fast"]}, threads=(1,))
     assert [f.tokens for f in found["a"]] == [f.tokens for f in found["b"]] == [16, 32, 64]
+    found = measure_forward({"a": models["tiny"], "b": models["fast"]}, threads=(1,))
+    assert [f.tokens for f in found["b"]] == [12]

@@ -310,3 +310,17 @@ def test_a_failed_gate_and_an_interrupt_leave_the_configuration_alone(student, o
         export(student, int8=True, max_drop=100)
     assert (student / "config.json").read_bytes() == config
     assert self_check(student)[0].passed
+
+
+def test_runtime_after_an_export_writes_only_the_runtime(student):
+    export(student, int8=True)
+    before = {path: path.stat().st_mtime_ns for path in student.rglob("*") if path.is_file()}
+    events = []
+    result = export(student, runtime=True, on_event=events.append)
+    new = {path.name for path in student.rglob("*") if path.is_file() and before.get(path) != path.stat().st_mtime_ns}
+    assert new == {"hrkd_runtime.pyz"}
+    assert events == []
+    assert [(file.path, file.precision) for file in result.files] == [
+        (str(student / "onnx/model.onnx"), "fp32"),
+        (str(student / "onnx/model_quantized.onnx"), "int8"),
+    ]

@@ -70,7 +70,7 @@ def test_the_largest_power_of_two_that_fits(tmp_path, holds, size, error):
     objective = Limited(holds, error)
     found, notes, _ = find(tmp_path, objective)
     assert found == size
-    assert f"--batch-size auto: {size} rows" in notes[0].text
+    assert f"--batch-size auto: {size} rows" in notes[-1].text
     assert objective.seen[-1]["a"] == ([1, 2, 0] * 11)[:size]  # the longest first
 
 

@@ -11,6 +11,7 @@ from hrkd_cli.layout import SPLITS
 
 Json = Mapping[str, Any]
 Row = tuple[str, ...]
+RUNTIMES = {"torch": "torch", "onnx": "onnxruntime"}  # by kind of model
 
 _ADVICE = "try more labeled or unlabeled texts, a larger --max-length, a larger student or a better teacher"
 
@@ -92,7 +93,8 @@ def eval_tables(result: Json) -> list[Table]:
         title += f"; latency with batch {timed.get('batch', 1)}, {threads}, {tokens}"
     tables = [Table(title, ("", *map(_heading, models)), rows)]
     tables += latency_tables(
-        result, [(_heading(m), m.get("latency", ())) for m in models if not _is_linear_baseline(m)]
+        result,
+        [(f"{_heading(m)}, {RUNTIMES[m['kind']]}", m.get("latency", ())) for m in models if not _is_linear_baseline(m)],
     )
     return tables + _confusion_tables(models) + _label_tables(models)
 
@@ -163,7 +165,9 @@ def export_tables(result: Json) -> list[Table]:
         tables.append(
             key_value_table("Vocabulary", {**vocabulary, "accuracy_drop": f"{vocabulary['accuracy_drop']:.2f}"})
         )
-    return tables + latency_tables(result, [(f["precision"], f.get("latency", ())) for f in files])
+    return tables + latency_tables(
+        result, [(f"{f['precision']}, {RUNTIMES['onnx']}", f.get("latency", ())) for f in files]
+    )
 
 
 def gate_lines(result: Json) -> list[str]:

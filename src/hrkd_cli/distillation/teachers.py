@@ -142,14 +142,16 @@ def _check_accuracy(
         text = f"all dev rows of domain {domain!r} have the same label, so its teacher cannot be checked"
         context.on_event(Note(text, warning=True))
         return
-    if accuracy > majority + math.sqrt(majority * (1 - majority) / len(labels)):
+    margin = math.sqrt(majority * (1 - majority) / len(labels))
+    if accuracy > majority + margin:
         return
     problem = (
         f"teacher {name}: in domain {domain!r} its dev accuracy is {accuracy:.1%}, not clearly above the "
-        f"{majority:.1%} of the most common label (n={len(labels)})"
+        f"{majority:.1%} of the most common label: {len(labels):,} dev rows require a margin of {100 * margin:.1f} "
+        "points (a standard error)"
     )
     if not allow_weak:
-        raise TrainingError(f"{problem}; train it longer, or continue with --allow-weak-teacher")
+        raise TrainingError(f"{problem}; train it longer, or add --allow-weak-teacher to the same command")
     context.on_event(Note(problem, warning=True))
 
 

@@ -14,7 +14,6 @@ import numpy as np
 from hrkd_cli.data.dataset import TextRows
 from hrkd_cli.events import OnEvent, Progress, ignore
 from hrkd_cli.predict.backend import Backend
-from hrkd_cli.predict.model_spec import position_limit
 
 LENGTHS = (16, 32, 64, 128, 256)
 WARM_UP = 10
@@ -70,7 +69,7 @@ def measure_end_to_end(backend: Backend, text: str, pair: str | None, *, threads
 def measure_forward(
     models: Mapping[str, Callable[..., Backend]], *, threads: Sequence[int], on_event: OnEvent = ignore
 ) -> dict[str, tuple[Latency, ...]]:
-    """Time forward passes of several models at batch size 1, for the ``LENGTHS`` that all of them support.
+    """Time forward passes of several models at batch size 1, for the ``LENGTHS`` that none of them truncates.
 
     ``models`` maps names to functions that open a model with a number of threads.
     """
@@ -78,8 +77,8 @@ def measure_forward(
     done = 0
     for count in threads:
         backends = {name: open_model(threads=count) for name, open_model in models.items()}
-        max_tokens = min(position_limit(backend.spec.config) or LENGTHS[-1] for backend in backends.values())
-        lengths = [tokens for tokens in LENGTHS if tokens <= max_tokens]
+        max_tokens = min(backend.spec.max_length for backend in backends.values())
+        lengths = [tokens for tokens in LENGTHS if tokens <= max_tokens] or [max_tokens]
         for tokens in lengths:
             # The ids do not affect the time, and every vocabulary has id 1.
             ids = np.ones((1, tokens), dtype=np.int64)

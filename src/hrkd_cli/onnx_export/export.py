@@ -59,6 +59,8 @@ def export(student: str | Path = STUDENT_OUT, *, on_event: OnEvent = ignore, **o
     checks have passed. Other files in ``onnx/`` stay, also an existing fp32 file with the student's logits. With
     ``domain`` or a trimmed vocabulary, the output is a separate model folder.
 
+    After an export, ``runtime`` alone only adds the single-file runtime.
+
     Args:
         student: local model folder.
         on_event: called with every event.
@@ -80,6 +82,8 @@ def export(student: str | Path = STUDENT_OUT, *, on_event: OnEvent = ignore, **o
         root = variant_folder(settings)
     else:
         root = settings.out or folder
+        if settings.runtime and not (smaller_formats or settings.force) and read_record(root / ModelFiles.onnx):
+            return _add_runtime(root)
         file_names = [FILE_NAMES[onnx_format] for onnx_format in smaller_formats or [OnnxFormat.FP32]]
         _check_output(folder, root, file_names, force=settings.force)
     on_event(Progress("loading the student"))
@@ -302,6 +306,18 @@ class _Export:
         (folder / ModelFiles.readme).write_text(insert_section(card, render_onnx_section(entries)), encoding="utf-8")
         _move_files(folder, root_files, self.root)
         _move_files(folder, [*new, OnnxFiles.export_record, OnnxFiles.self_check], self.onnx_folder)
+
+
+def _add_runtime(root: Path) -> ExportResult:
+    """Write the single-file runtime next to the files of an earlier export."""
+    onnx_folder = root / ModelFiles.onnx
+    with _working_folder(onnx_folder) as work:
+        write_bundle(work / PREDICTOR_ARCHIVE)
+        _move_files(work, [PREDICTOR_ARCHIVE], root)
+    entries = read_record(onnx_folder).items()
+    return ExportResult(
+        tuple(ExportedFile(str(onnx_folder / name), entry["precision"], entry["bytes"]) for name, entry in entries)
+    )
 
 
 def _check_output(student: Path, root: Path, file_names: Sequence[str], *, force: bool) -> None:
