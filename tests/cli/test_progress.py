@@ -162,6 +162,32 @@ def test_a_bar_names_the_current_task_with_its_own_seconds(terminal):
     assert "0:00:03" in picture
 
 
+def test_many_domains_fit_on_one_line(plain, capsys):
+    display, _clock = plain
+    scores = {f"domain{n}": 0.8 + n / 100 for n in (3, 1, 2, 6, 5, 4)}
+    display(StageStarted("distill", 1000, 10, tuple(scores), 754.0, 260_000_000))
+    display(DevScored("distill", 500, "accuracy", scores, 0.835, is_best=False))
+    assert capsys.readouterr().err.splitlines() == [
+        "distill: 1,000 steps (10 epochs, 6 domains), about 13 min and 260 MB on disk",
+        "distill: step 500, dev accuracy 83.5% (domain1 81.0 to domain6 86.0)",
+    ]
+
+
+def test_a_bar_fits_into_80_columns(terminal):
+    terminal(COLUMNS="80")
+    display = make_display(Console(), Clock())
+    display(START)
+    display(step(60))
+    display(Progress("encoding texts for the linear baseline on a frozen encoder", 1000, 2000))
+    lines = drawn(display).splitlines()
+    assert max(map(len, lines)) <= 80
+    text = " ".join(lines)
+    assert "…" not in text.replace("encoding texts for the li…", "")
+    for part in ("step 60/1,000 (6%), epoch 0.60", "loss 1.5, 61 s left", "1,000/2,000"):
+        assert part in text
+    assert text.count("0:00:00") == 2
+
+
 def test_verbose_shows_every_step(capsys):
     display = PlainDisplay(Console(verbose=True), Clock())
     display(START)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 LINES_PER_RUN = 20  # approximate number of progress lines of a training run
 MAX_INTERVAL = 30.0  # maximum seconds between two lines
+WIDE = 130  # columns of a terminal that has room for a long bar and all losses
+MAX_NAMED = 5  # domains that a line names; of more, the worst and the best
 MIN_INTERVAL = 1.0  # minimum seconds between two progress lines; short runs get fewer lines
 
 Clock = Callable[[], float]
@@ -49,14 +51,20 @@ class PlainDisplay:
                 self._write(event.text, warning=event.warning)
             case StageStarted():
                 self._stage, self._lines_due = event, 0
-                domains = f"{plural(len(event.domains), 'domain')}: {', '.join(event.domains)}"
+                domains = plural(len(event.domains), "domain")
+                if len(event.domains) <= MAX_NAMED:
+                    domains += f": {', '.join(event.domains)}"
                 steps = f"{plural(event.steps, 'step')} ({plural(event.epochs, 'epoch')}, {domains})"
                 cost = f"about {duration(event.seconds)} and {byte_size(event.disk_bytes)} on disk"
                 self._write(f"{event.stage}: {steps}, {cost}")
             case StepDone() if self._is_due(event):
                 self._write(f"{event.stage}: {_step_line(event, self._stage)}")
             case DevScored():
-                scores = ", ".join(f"{name} {percent(value)}" for name, value in event.domains.items())
+                named = sorted(event.domains.items(), key=lambda item: item[1])
+                shown, separator = (
+                    (event.domains.items(), ", ") if len(named) <= MAX_NAMED else (named[:: len(named) - 1], " to ")
+                )
+                scores = separator.join(f"{name} {percent(value)}" for name, value in shown)
                 score = f"step {thousands(event.step)}, dev {event.metric} {percent(event.average)}% ({scores})"
                 rank = ", best so far" if event.is_best else ", equal to the best and kept" if event.is_kept else ""
                 self._write(f"{event.stage}: {score}{rank}")
@@ -102,17 +110,21 @@ class LiveDisplay(PlainDisplay):
         from rich.console import Console as RichConsole
         from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bars
+        from rich.table import Column
 
         super().__init__(console, clock)
+        # While the bars are shown, Rich writes lines for sys.stderr above them.
+        rich = RichConsole(file=console.err, highlight=False)
+        self._is_wide = rich.width >= WIDE
         columns = (
             SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=30),
+            TextColumn(
+                "{task.description}", markup=False, table_column=Column(max_width=rich.width // 3, no_wrap=True)
+            ),
+            BarColumn(bar_width=30 if self._is_wide else 10),
             TextColumn("{task.fields[text]}", markup=False),
             TimeElapsedColumn(),
         )
-        # While the bars are shown, Rich writes lines for sys.stderr above them.
-        rich = RichConsole(file=console.err, highlight=False)
         self.bars = Bars(*columns, console=rich, transient=True, redirect_stdout=False, refresh_per_second=8)
         self._tasks: dict[str, TaskID] = {}
         self._show("starting")
@@ -137,7 +149,7 @@ class LiveDisplay(PlainDisplay):
                 self._show(event.stage, 0, event.steps, text)
             case StepDone():
                 # On two lines, to leave room for the bar.
-                text = _step_line(event, self._stage).replace(", loss", "\nloss", 1)
+                text = _step_line(event, self._stage, is_short=not self._is_wide).replace(", loss", "\nloss", 1)
                 self._show(event.stage, event.step, self._stage.steps if self._stage else None, text)
             case StageDone():
                 self._stage = None
@@ -155,11 +167,13 @@ class LiveDisplay(PlainDisplay):
         return self._console.verbose and isinstance(event, StepDone)
 
 
-def _step_line(event: StepDone, stage: StageStarted | None) -> str:
+def _step_line(event: StepDone, stage: StageStarted | None, *, is_short: bool = False) -> str:
+    losses = {"total": event.losses["total"]} if is_short else event.losses
+    speed = "" if is_short else f"{event.examples_per_second:.1f} examples/s, "
     steps = stage.steps if stage else event.step
     return (
         f"step {thousands(event.step)}/{thousands(steps)} ({percent(event.step / steps, 0)}%), "
-        f"epoch {event.epoch:.2f}, {_loss_line(event.losses)}, {event.examples_per_second:.1f} examples/s, "
+        f"epoch {event.epoch:.2f}, {_loss_line(losses)}, {speed}"
         f"{duration(event.seconds_left)} left"
     )
 

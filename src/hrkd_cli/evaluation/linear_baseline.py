@@ -21,7 +21,6 @@ from hrkd_cli.data.dataset import Dataset, TextRows
 from hrkd_cli.errors import DataError, ModelError, UsageError
 from hrkd_cli.evaluation.scoring import PredictedLabels
 from hrkd_cli.events import Note, OnEvent, Progress
-from hrkd_cli.formatting import join_names
 
 BASELINE_KIND = "floor"
 
@@ -202,14 +201,14 @@ def train_linear_baseline(
     for domains in groups:
         parts = [train_data.split(domain, Split.TRAIN) for domain in domains]
         train_labels = [label for part in parts for label in part.labels]
+        of_domain = "" if same_labels else f" of {domains[0]}"
         if not train_labels:
-            of_domain = "" if same_labels else f" of {domains[0]}"
             raise DataError(
                 f"{data_name}: no train rows{of_domain} for --floor; use data with a train split (hrkd prepare makes "
                 "one), or omit --floor"
             )
         inputs = np.concatenate(_inputs(features, [part for part in parts if len(part)], on_event))
-        on_event(Progress(f"training {features.baseline} on {len(train_labels):,} rows of {join_names(domains)}"))
+        on_event(Progress(f"training {features.baseline} on {len(train_labels):,} rows{of_domain}"))
         model, size = _fit(features, inputs, train_labels, data_name)
         num_rows, num_features = num_rows + len(train_labels), num_features + size
         scored = [domain for domain in domains if domain in rows]

@@ -46,6 +46,7 @@ def predict_split(
         model.train(was_training)
         done += len(examples)
         all_logits[domain] = processes.all_reduce(logits).cpu().numpy()
+    context.on_event(Progress("scoring dev", total, total))
     return all_logits
 
 
