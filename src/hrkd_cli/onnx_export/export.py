@@ -291,9 +291,8 @@ class _Export:
         write_bundle(folder / PREDICTOR_ARCHIVE)
         if self.settings.runtime:
             root_files.append(PREDICTOR_ARCHIVE)
-        self.on_event(Progress("self-check in a fresh process"))
+        self.on_event(Progress("repeating the stored predictions in a fresh process"))
         unclear = write_cases(folder, checked, earlier=self.onnx_folder, new=new)
-        self.on_event(Note("a fresh process repeated the stored predictions"))
         if unclear:
             text = f"{', '.join(unclear)}: the logits of all labels are almost equal, so the self-check cannot pass"
             self.on_event(Note(text, warning=True))
