@@ -6,6 +6,7 @@ If no int8 file passes the accuracy gate, the fp32 file is used. The teacher is 
 
 from __future__ import annotations
 
+import resource
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,10 @@ def train(data: Data, folder: Path, options: Options) -> Mapping[str, Any]:
         options.teacher, data=data.folder, out=weights, resume=True, seed=options.seed, on_event=print_event, **given
     )
     folder.rmdir()
-    facts: dict[str, Any] = {"minutes": (taught.seconds + distilled.seconds) / 60}
+    facts: dict[str, Any] = {
+        "minutes": (taught.seconds + distilled.seconds) / 60,
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
     try:
         export(weights, int8=True, out=folder, latency=False)
         (folder / "onnx" / "model.onnx").unlink()

@@ -172,6 +172,23 @@ def test_shards_are_mapped_into_memory(tmp_path, teacher, dataset):
         assert str(cache.folder / "00000.safetensors") in maps.read()
 
 
+def test_pages_that_were_read_leave_the_process_and_can_be_read_again(tmp_path, teacher, dataset):
+    cache = make_cache(tmp_path / "cache", teacher, dataset)
+    cache.build()
+
+    def resident_kilobytes():
+        lines = Path("/proc/self/smaps").read_text().splitlines()
+        mapped = [n for n, line in enumerate(lines) if str(cache.folder) in line]
+        return sum(int(next(line for line in lines[n:] if line.startswith("Rss:")).split()[1]) for n in mapped)
+
+    for tensors in cache.tensors:
+        assert all(tensor.isfinite().all() for tensor in tensors.values())
+    read = resident_kilobytes()
+    cache.load(REFS, None)
+    assert resident_kilobytes() < read / 4 < cache.bytes / 4 / 2**9
+    check_equal(cache)
+
+
 def test_the_key_depends_on_everything_that_outputs_depend_on(tmp_path, teacher, dataset):
     def name(folder=teacher, **options):
         return make_cache(tmp_path / "cache", folder, dataset, **options).folder.name

@@ -5,8 +5,12 @@ import pytest
 import torch
 
 from hrkd_cli.choices import Precision
+from hrkd_cli.models.precision import PrecisionPolicy
+from hrkd_cli.predict.tokenization import TokenizedExample
 from hrkd_cli.training import collator
-from hrkd_cli.training.collator import length_buckets
+from hrkd_cli.training.collator import Collator, length_buckets
+from hrkd_cli.training.context import TrainContext
+from hrkd_cli.training.tokenized_split import TokenizedSplit
 from objectives import make_objective
 
 CPU = torch.device("cpu")
@@ -94,3 +98,21 @@ def test_bf16_pieces_are_bf16_whole(teacher, dataset, monkeypatch):
         found.append([*loss.by_kind.values(), *gradients])
     for whole, pieces in zip(*found, strict=True):
         assert (whole - pieces).norm() <= 0.02 * whole.norm()
+
+
+class NoTokens:
+    """A tokenizer that makes no tensors."""
+
+    def collate(self, examples, device, *, pad_to):
+        return None
+
+
+@pytest.mark.parametrize("label_weights", [None, {"a": np.array([1.0, 9, 3]), "b": np.array([5.0, 5])}])
+def test_labels_share_the_weight_of_their_domain_over_the_labeled_rows_of_the_step(label_weights):
+    examples = {domain: [TokenizedExample(np.zeros(4), [])] * 5 for domain in "ab"}
+    split = TokenizedSplit(NoTokens(), examples, {"a": np.array([1, 0, 2]), "b": np.array([1, 1])})
+    context = TrainContext(PrecisionPolicy(Precision.FP32, CPU))
+    rows = {"a": [0, 2, 4], "b": [3, 4]}  # a's row 4 and both of b have no label
+    (batch,) = Collator(split, context, label_weights=label_weights)(rows)
+    assert batch.labels.targets.tolist() == [1, 2, 0, 0, 0]
+    assert batch.labels.weights.tolist() == ([0.5, 0.5, 0, 0, 0] if label_weights is None else [0.25, 0.75, 0, 0, 0])

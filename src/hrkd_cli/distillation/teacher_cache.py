@@ -13,11 +13,14 @@ on. A shard (one safetensors file) has R rows of one domain, of similar length, 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import json
+import mmap
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -233,6 +236,9 @@ class CachedTeacher:
             for name, out in padded.items():
                 out[:, row, : end - start] = self.tensors[shard][name][:, start:end]
                 out[:, row, end - start :] = 0
+        for shard in set(locations[:, 0].tolist()):
+            for name in padded:
+                _unmap_pages(self.tensors[shard][name])
         rows = locations[:, :2].tolist()
         stacked = {name: torch.stack([self.tensors[n][name][i] for n, i in rows]) for name in self.row_widths}
         by_row = {name: to_device(t, device) for name, t in stacked.items()}
@@ -272,6 +278,18 @@ class CachedTeacher:
 
 
 Teacher = OnlineTeacher | CachedTeacher
+
+
+def _unmap_pages(tensor: Tensor) -> None:
+    """Take the pages of a mapped tensor out of this process; the system still caches them, and reading maps them again.
+
+    Otherwise the process would grow by the size of the cache.
+    """
+    start, end = -(-tensor.data_ptr() // mmap.PAGESIZE), (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE
+    # Elsewhere, safetensors may have changed the pages (the order of their bytes), or the call does something else.
+    if sys.platform == "linux" and sys.byteorder == "little" and start < end:
+        address, size = ctypes.c_void_p(start * mmap.PAGESIZE), ctypes.c_size_t((end - start) * mmap.PAGESIZE)
+        ctypes.CDLL(None).madvise(address, size, mmap.MADV_DONTNEED)
 
 
 def _to_16_bit(states: Tensor, dtype: torch.dtype) -> Tensor:
