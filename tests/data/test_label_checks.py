@@ -1,6 +1,6 @@
 import pytest
 
-from hrkd_cli.data.label_checks import check_single_labels, find_confusing_labels
+from hrkd_cli.data.label_checks import are_numbers, check_single_labels, group_equal_labels
 from hrkd_cli.errors import DataError
 
 
@@ -36,29 +36,21 @@ def test_a_list_or_object_as_label_is_an_error_with_its_line(tmp_path, read, jso
 
 
 @pytest.mark.parametrize(
-    ("labels", "quoted"),
+    ("labels", "equal"),
     [
-        (["POSITIVE", "Positive", "bad"], "'POSITIVE', 'Positive'"),
-        (["cafe\u0301", "caf\u00e9", "tea"], "'cafe\u0301' (U+0301), 'caf\u00e9' (U+00E9)"),
-        (["a", "a\u200b"], "'a', 'a\\u200b' (U+200B)"),
-        (["1.5", "1.50", "2"], "'1.5', '1.50'"),
-        (["007", "7", "8"], "'007', '7'"),
-        (["100000", "1E5", "1e5"], "'100000', '1E5', '1e5'"),
+        (["POSITIVE", "Positive", "bad"], [["POSITIVE", "Positive"]]),
+        (["cafe\u0301", "caf\u00e9", "tea"], [["cafe\u0301", "caf\u00e9"]]),
+        (["a", "a\u200b"], [["a", "a\u200b"]]),
+        (["1.5", "1.50", "2"], [["1.5", "1.50"]]),
+        (["007", "7", "8", "x", "X"], [["007", "7"], ["x", "X"]]),
+        (["100000", "1E5", "1e5"], [["100000", "1E5", "1e5"]]),
+        (["1" * 40, "1" * 39 + "2", "1e9999999", "nan", "inf", "0", "00x"], []),
     ],
 )
-def test_labels_that_look_equal_are_a_warning_with_their_code_points(labels, quoted):
-    expected = f"labels that look equal are different classes: {quoted}; make them equal in the source"
-    assert find_confusing_labels(labels) == [expected]
+def test_labels_that_look_equal_or_are_the_same_number_are_grouped(labels, equal):
+    assert group_equal_labels(labels) == equal
 
 
-def test_many_numbers_as_labels_are_a_warning_with_their_count(tmp_path, read, jsonl):
-    numbers = [f"{number / 10}" for number in range(1, 41)]
-    rows = [{"text": f"t{number}", "label": number, "domain": "d"} for number in numbers]
-    assert read(jsonl(tmp_path / "a.jsonl", rows))[1] == [
-        "40 labels, all of them numbers: each is a class of its own, and hrkd does not predict quantities; if they are "
-        "quantities, replace them by a few ranges"
-    ]
-    assert find_confusing_labels([*numbers, "other"]) == []
-    assert find_confusing_labels(numbers[:20]) == []
-    long = ["1" * 40, "1" * 39 + "2", "1e9999999", "nan", "inf", "0", "00x"]
-    assert find_confusing_labels(long) == []
+def test_infinite_and_other_labels_are_not_numbers():
+    assert are_numbers(["1", "-2.5", "1e3"])
+    assert not any(are_numbers(["1", other]) for other in ("nan", "inf", "00x", "one"))

@@ -35,6 +35,19 @@ def test_the_result_counts_rows_and_the_folder_has_one_file_per_domain_and_split
             name: {"train": 32, "dev": 4, "test": 4, "labels": {"bad": 20, "good": 20}} for name in ("books", "dvd")
         },
         "dropped": {"empty text": 1, "duplicate": 1, "duplicate with another label": 1},
+        "characters": {
+            "books": {"median": 15, "p95": 15, "max": 15},
+            "dvd": {"median": 13, "p95": 13, "max": 13},
+        },
+        "findings": [
+            {
+                "kind": "label conflicts",
+                "message": "1 text with several labels, of which at most one is right; correct them",
+                "count": 2,
+                "rows": (f"{reviews}/books.jsonl:43 and {reviews}/books.jsonl:2",),
+                "warning": True,
+            }
+        ],
     }
     assert result.dropped_lines() == [
         f"not used: 1 row, empty text ({reviews}/books.jsonl:42)",
@@ -294,10 +307,10 @@ def test_labels_and_domains_missing_in_a_split_are_noted(tmp_path, jsonl):
     events = []
     prepare(tmp_path / "in", out=tmp_path / "out", on_event=events.append)
     warnings = [event.text for event in events if getattr(event, "warning", False)]
-    assert warnings == ["no dev rows of d/c", "no test rows of d/c"]
+    assert [warning.partition(",")[0] for warning in warnings] == ["classes with fewer than 10 rows: d/c (1 row)"]
     events.clear()
     prepare(tmp_path / "in", out=tmp_path / "out", force=True, dev=0, on_event=events.append)
-    assert "no dev rows of d" in [event.text for event in events if getattr(event, "warning", False)]
+    assert "no dev rows: d" in [event.text for event in events if getattr(event, "warning", False)]
 
 
 def test_labels_are_renamed_as_they_are_read_and_those_without_a_new_name_are_dropped(tmp_path, jsonl):

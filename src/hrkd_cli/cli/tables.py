@@ -27,14 +27,15 @@ class Table:
 
 
 def prepare_tables(result: Json) -> list[Table]:
-    """Return the number of rows of each domain and split."""
+    """Return the number of rows of each domain and split, their length, and the rows of each label."""
     domains: Mapping[str, Json] = result["domains"]
     rows: list[Row] = []
     for name, entry in domains.items():
         labels = ", ".join(f"{label} {thousands(count)}" for label, count in entry["labels"].items())
-        rows.append((name, *(thousands(entry[split]) for split in SPLITS), labels))
+        characters = "{median:,} / {p95:,}".format(**result["characters"][name])
+        rows.append((name, *(thousands(entry[split]) for split in SPLITS), characters, labels))
     rows.append(("total", *(thousands(sum(entry[split] for entry in domains.values())) for split in SPLITS)))
-    return [Table("Rows", ("domain", *SPLITS, "labels"), rows, left_aligned=(0, 4))]
+    return [Table("Rows", ("domain", *SPLITS, "characters (median / 95%)", "labels"), rows, left_aligned=(0, 5))]
 
 
 def training_tables(result: Json) -> list[Table]:

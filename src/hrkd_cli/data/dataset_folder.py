@@ -185,6 +185,8 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
             task_categories=["text-classification"], configs=[{"config_name": "default", "data_files": data_files}]
         ),
         domains=domains,
+        characters=manifest["characters"],
+        findings=manifest["findings"],
         columns=[*_text_columns(has_pairs=manifest["pair"]), "domain"],
         splits=SPLITS,
         manifest=DatasetFiles.manifest,

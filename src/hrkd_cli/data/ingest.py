@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from hrkd_cli.data.label_checks import ONE_LABEL, find_confusing_labels
+from hrkd_cli.data.label_checks import ONE_LABEL
 from hrkd_cli.data.row_batches import ANSWER
 from hrkd_cli.data.row_store import RowStore
 from hrkd_cli.data.sources.columns import COLUMN_ALIASES, normalize_name, resolve_columns
@@ -70,8 +70,6 @@ def ingest(
     for failure in failures:
         on_event(Note(f"not read: {failure}", warning=True))
     store.check(domains)
-    for warning in find_confusing_labels(store.labels()):
-        on_event(Note(warning, warning=True))
 
 
 def _find_columns(reader: RowReader, file: SourceFile, named: Mapping[str, str]) -> dict[str, int]:

@@ -1,18 +1,16 @@
-"""Labels that are probably a mistake: several labels in one, labels that look equal, and numbers to predict."""
+"""Labels that are not what they seem: several labels in one, labels that look equal, and numbers."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal, InvalidOperation
 
 from hrkd_cli.errors import DataError
-from hrkd_cli.formatting import join_names
-from hrkd_cli.predict.name_validation import appearance, quote
+from hrkd_cli.predict.name_validation import appearance
 
 ONE_LABEL = "hrkd learns exactly one label per text"
-_MAX_NUMBERS = 20  # with more numbers than this as labels, they are probably quantities
 _LIST = re.compile(r"[\[{].*,.*[\]}]|\[[\d. ]+\]", re.DOTALL)  # a list as text, such as "['a', 'b']" or "[0 1]"
 
 
@@ -25,23 +23,18 @@ def check_single_labels(labels: Sequence[str], source: str) -> None:
         )
 
 
-def find_confusing_labels(labels: Sequence[str]) -> list[str]:
-    """Return a warning for each group of labels that look equal, and one for many numbers."""
-    warnings: list[str] = []
+def group_equal_labels(labels: Iterable[str]) -> list[list[str]]:
+    """Return the groups of labels that look equal or are the same number."""
     groups: dict[object, list[str]] = defaultdict(list)
     for label in labels:
         number = _number(label)
         groups[appearance(label) if number is None else number].append(label)
-    for names in groups.values():
-        if len(names) > 1:
-            quoted = join_names([quote(name[:80]) for name in names])
-            warnings.append(f"labels that look equal are different classes: {quoted}; make them equal in the source")
-    if len(labels) > _MAX_NUMBERS and None not in map(_number, labels):
-        warnings.append(
-            f"{len(labels)} labels, all of them numbers: each is a class of its own, and hrkd does not predict "
-            "quantities; if they are quantities, replace them by a few ranges"
-        )
-    return warnings
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def are_numbers(labels: Iterable[str]) -> bool:
+    """Return whether all labels are numbers."""
+    return None not in map(_number, labels)
 
 
 def _number(label: str) -> Decimal | None:

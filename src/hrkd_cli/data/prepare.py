@@ -7,7 +7,7 @@ may be larger than memory.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from hrkd_cli.command_settings import PrepareSettings
 from hrkd_cli.data.dataset_folder import FORMAT, VERSION, DomainCounts, is_prepared, write_manifest, write_splits
 from hrkd_cli.data.drop_reasons import DropReason
+from hrkd_cli.data.findings import Finding, find_label_problems, find_text_problems, measure_lengths
 from hrkd_cli.data.ingest import compute_checksums, ingest
 from hrkd_cli.data.row_batches import UNKNOWN_SPLIT
 from hrkd_cli.data.row_store import RowStore, open_row_store
@@ -38,8 +39,6 @@ WHERE rows.domain IS NOT NULL AND source_split != '{UNKNOWN_SPLIT}'
   AND reason IS DISTINCT FROM '{DropReason.OTHER_DOMAIN}'
 GROUP BY ALL ORDER BY ALL
 """
-_StratumCounts = dict[str, dict[str, tuple[int, int, int]]]
-"""Train, dev and test rows by domain and label, sorted by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +51,8 @@ class PrepareResult:
         dropped: number of dropped rows by reason.
         dropped_rows: locations (``file:line``) of the first dropped rows by reason.
         fingerprint: the dataset's fingerprint.
+        lengths: median, 95th percentile and maximum of the characters of a row, by domain.
+        findings: probable mistakes in the data.
     """
 
     out: Path
@@ -59,10 +60,17 @@ class PrepareResult:
     dropped: dict[str, int]
     dropped_rows: dict[str, tuple[str, ...]]
     fingerprint: str
+    lengths: dict[str, dict[str, int]]
+    findings: tuple[Finding, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return the output of ``hrkd prepare --json``."""
-        return {"domains": {name: asdict(c) for name, c in self.domains.items()}, "dropped": dict(self.dropped)}
+        return {
+            "domains": {name: asdict(c) for name, c in self.domains.items()},
+            "dropped": dict(self.dropped),
+            "characters": self.lengths,
+            "findings": [{**asdict(finding), "rows": finding.rows[:1]} for finding in self.findings],
+        }
 
     def dropped_lines(self, limit: int = 3) -> list[str]:
         """Return one line per drop reason, with the number of rows and their first locations."""
@@ -121,7 +129,7 @@ def prepare_files(files: Sequence[SourceFile], settings: PrepareSettings, on_eve
             for reason, (count, locations) in dropped.items():
                 warning = not reason.startswith("duplicate")
                 on_event(Note(describe_dropped(reason, count, locations), warning=warning))
-            _check_losses(store, on_event)
+            findings = list(_check_losses(store))
             few_shot = settings.few_shot
             left_out = 0 if few_shot is None else subsample_train(store.connection, few_shot, seed)
             counts = _count_strata(store)
@@ -129,7 +137,11 @@ def prepare_files(files: Sequence[SourceFile], settings: PrepareSettings, on_eve
             if few_shot is not None:
                 train = sum(entry.train for entry in domain_counts.values())
                 on_event(Note(f"few-shot: {train} of {train + left_out} train rows kept"))
-            _warn_of_empty_splits(counts, on_event)
+            findings += find_label_problems(store, counts)
+            lengths, unusual_lengths = measure_lengths(store)
+            findings += [*find_text_problems(store, counts, on_event), *unusual_lengths]
+            for finding in findings:
+                on_event(Note(str(finding), warning=finding.warning))
             has_pairs = bool(store.has_pairs)
             fingerprint = write_splits(folder, store.connection, domain_counts, has_pairs=has_pairs, on_event=on_event)
         shutil.rmtree(scratch)
@@ -139,6 +151,8 @@ def prepare_files(files: Sequence[SourceFile], settings: PrepareSettings, on_eve
             dropped={reason: count for reason, (count, _) in dropped.items()},
             dropped_rows={reason: tuple(locations) for reason, (_, locations) in dropped.items()},
             fingerprint=fingerprint,
+            lengths=lengths,
+            findings=tuple(findings),
         )
         manifest = {
             "format": FORMAT,
@@ -153,6 +167,8 @@ def prepare_files(files: Sequence[SourceFile], settings: PrepareSettings, on_eve
             "seed": seed,
             "options": {"format": str(settings.format), **content_options(settings)},
             "dropped": {reason: {"count": count, "rows": locations} for reason, (count, locations) in dropped.items()},
+            "characters": lengths,
+            "findings": [asdict(finding) for finding in findings],
         }
         write_manifest(folder, manifest)
     return result
@@ -169,8 +185,8 @@ def content_options(settings: PrepareSettings) -> dict[str, Any]:
     return {**options, "domains": settings.domains and sorted(settings.domains)}
 
 
-def _check_losses(store: RowStore, on_event: OnEvent) -> None:
-    """Warn of splits of the source that lost most of their rows for one reason.
+def _check_losses(store: RowStore) -> Iterator[Finding]:
+    """Yield findings about splits of the source that lost most of their rows for one reason.
 
     Raises:
         DataError: nearly all train rows of some domains are also in a test or dev split.
@@ -186,7 +202,7 @@ def _check_losses(store: RowStore, on_event: OnEvent) -> None:
             leaking[domain] = count, total
         elif reason is not None and count > total / 2:
             rows = f"{count:,} of {total:,} {split} rows of {domain}"
-            on_event(Note(f"most rows are not used: {rows}, {reason}", warning=True))
+            yield Finding("most rows are not used", f"{rows}, {reason}", count)
     if leaking:
         count, total = map(sum, zip(*leaking.values(), strict=True))
         raise DataError(
@@ -196,13 +212,13 @@ def _check_losses(store: RowStore, on_event: OnEvent) -> None:
         )
 
 
-def _count_strata(store: RowStore) -> _StratumCounts:
+def _count_strata(store: RowStore) -> dict[str, dict[str, tuple[int, int, int]]]:
     """Count the rows that are not dropped.
 
     Raises:
         DataError: a domain has no rows, or a single class.
     """
-    counts: _StratumCounts = {name: {} for name in store.domains()}
+    counts: dict[str, dict[str, tuple[int, int, int]]] = {name: {} for name in store.domains()}
     split_counts = ", ".join(f"count(*) FILTER (split = '{split}')" for split in SPLITS)
     query = f"SELECT domain, label, {split_counts} FROM final_rows WHERE drop_reason IS NULL GROUP BY ALL ORDER BY ALL"
     for domain, label, *rows in store.connection.execute(query).fetchall():
@@ -227,14 +243,3 @@ def _count_strata(store: RowStore) -> _StratumCounts:
 def _count_domain(labels: Mapping[str, tuple[int, int, int]]) -> DomainCounts:
     train, dev, test = map(sum, zip(*labels.values(), strict=True))
     return DomainCounts(train, dev, test, {label: sum(rows) for label, rows in labels.items()})
-
-
-def _warn_of_empty_splits(counts: _StratumCounts, on_event: OnEvent) -> None:
-    """Warn of domains and labels that have no rows in a split."""
-    for index, split in enumerate(SPLITS):
-        empty: list[str] = []
-        for domain, labels in counts.items():
-            absent = [f"{domain}/{label}" for label, rows in labels.items() if not rows[index]]
-            empty += absent if len(absent) < len(labels) else [domain]
-        if empty:
-            on_event(Note(f"no {split} rows of {join_names(empty)}", warning=True))

@@ -66,10 +66,8 @@ def test_a_hub_dataset_is_prepared_with_class_names_and_its_splits(tmp_path, rep
         "books": {"train": 18, "dev": 4, "test": 2, "labels": {"neg": 12, "pos": 12}},
         "dvd": {"train": 18, "dev": 4, "test": 2, "labels": {"neg": 12, "pos": 12}},
     }
-    assert (
-        lines[0]
-        == f"{ {'domains': domains, 'dropped': {'no label': 1}} } ['not used: 1 row, no label (acme/reviews/train:41)']"
-    )
+    assert lines[0].startswith(str({"domains": domains, "dropped": {"no label": 1}})[:-1])
+    assert lines[0].endswith("['not used: 1 row, no label (acme/reviews/train:41)']")
     assert lines[1].startswith("{'domains': {'g': {'train': 16, 'dev': 2, 'test': 2, 'labels': {'0': 10, '1': 10}}}")
     assert lines[2].startswith("acme/none: no such file or folder here, and no such dataset on the hub")
     assert lines[3].startswith("acme/reviews:odd: this dataset cannot be loaded: BuilderConfig 'odd' not found")
