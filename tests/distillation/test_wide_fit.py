@@ -115,6 +115,19 @@ def test_domain_weights_are_evidence_of_the_domain_and_of_no_label():
     assert not fit_domain_weights(features, features, sure, heads).any()
 
 
+def test_domain_weights_do_not_depend_on_how_frequent_a_domain_is():
+    """Texts that are equally likely in both domains are evidence of neither, even if one has more rows."""
+    heads = DomainHeads.build({"one": "ab", "two": "xy"})
+    kinds = [example(4, 5), example(4, 3), example(4, 1)]  # the first is typical of one, the second of two
+    rows = {"one": [*[kinds[0]] * 40, *[kinds[2]] * 40], "two": [*[kinds[1]] * 10, *[kinds[2]] * 10]}
+    features = {domain: token_features(own, 6, 8) for domain, own in rows.items()}
+    nothing = {domain: np.zeros((len(own), 4)) for domain, own in rows.items()}
+    logits = token_features(kinds, 6, 8) @ fit_domain_weights(features, features, nothing, heads)
+    odds = logits[:, 0] - logits[:, 2]
+    assert odds[0] > 1 > -1 > odds[1]
+    assert abs(odds[2]) < 0.2
+
+
 def test_truncation_must_keep_the_first_tokens_and_the_last():
     def split(*examples):
         return TokenizedSplit(None, {"d": list(examples)}, {"d": np.zeros(len(examples), dtype=np.int64)})

@@ -151,15 +151,17 @@ def fit_domain_weights(
 ) -> DoubleArray:
     """Return weights (F, O) that are evidence of the domain, equal for all outputs of a domain.
 
-    They are those of logistic regression of the domain on the features, times the share that predicts the domains of
-    dev best together with ``dev_logits``, (n, outputs). The softmax over the labels of a domain does not change.
+    They are those of logistic regression on the features, in which all domains are equally frequent, times the share
+    that predicts the domains of dev best together with ``dev_logits``, (n, outputs). The softmax over the labels of a
+    domain does not change.
     """
     import scipy.sparse as sp
     from scipy.special import logsumexp
 
     idf = _inverse_document_frequency(features)
+    scaled = sp.vstack(list(features.values())) * idf[None, :]
     domains = np.repeat(np.arange(len(features)), [rows.shape[0] for rows in features.values()])
-    weights = idf[:, None] * _fit(sp.vstack(list(features.values())) * idf[None, :], domains, len(features))
+    weights = idf[:, None] * _fit(scaled, domains, len(features), class_weight="balanced")
     domain_logits = {
         domain: np.stack([logsumexp(rows[:, list(own)], axis=1) for own in heads.columns.values()], axis=1)
         for domain, rows in dev_logits.items()
@@ -185,15 +187,14 @@ def _inverse_document_frequency(features: Mapping[str, Any]) -> DoubleArray:
     return frequency
 
 
-def _fit(rows: Any, labels: np.ndarray, size: int) -> DoubleArray:
+def _fit(rows: Any, labels: np.ndarray, size: int, **options: Any) -> DoubleArray:
     """Return the weights (F, ``size``) of multinomial logistic regression without intercepts."""
     from sklearn.linear_model import LogisticRegression
 
     weights = np.zeros((rows.shape[1], size))
     if len(np.unique(labels)) > 1:
-        model = LogisticRegression(C=REGULARIZATION, fit_intercept=False, tol=_TOLERANCE, max_iter=_MAX_ITERATIONS).fit(
-            rows, labels
-        )
+        options |= {"C": REGULARIZATION, "fit_intercept": False, "tol": _TOLERANCE, "max_iter": _MAX_ITERATIONS}
+        model = LogisticRegression(**options).fit(rows, labels)
         # Of two labels, scikit-learn returns the difference.
         weights[:, model.classes_] = (model.coef_ if len(model.coef_) > 1 else model.coef_ * [[-0.5], [0.5]]).T
     return weights
