@@ -167,9 +167,11 @@ def test_many_domains_fit_on_one_line(plain, capsys):
     scores = {f"domain{n}": 0.8 + n / 100 for n in (3, 1, 2, 6, 5, 4)}
     display(StageStarted("distill", 1000, 10, tuple(scores), 754.0, 260_000_000))
     display(DevScored("distill", 500, "accuracy", scores, 0.835, is_best=False))
+    display(DevScored("distill", 501, "accuracy", dict.fromkeys(scores, 0.5), 0.5, is_best=False))
     assert capsys.readouterr().err.splitlines() == [
         "distill: 1,000 steps (10 epochs, 6 domains), about 13 min and 260 MB on disk",
         "distill: step 500, dev accuracy 83.5% (domain1 81.0 to domain6 86.0)",
+        "distill: step 501, dev accuracy 50.0% (all 6 domains the same)",
     ]
 
 

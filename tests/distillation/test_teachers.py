@@ -52,11 +52,13 @@ def test_a_teacher_of_other_domains_or_labels_is_refused(tmp_path, teacher):
 
 def test_a_weak_teacher_stops_the_run_unless_it_is_allowed(tmp_path, encoder, dataset):
     teach(encoder, data=dataset, out=tmp_path / "t", epochs=1, learning_rate=1e-9, max_length=16)
-    with pytest.raises(TrainingError, match=r"in domain '\w+' its dev accuracy is .* --allow-weak-teacher"):
+    with pytest.raises(
+        TrainingError, match=r"in domain '\w+' its dev accuracy is .* require a margin of .* --allow-weak-teacher"
+    ):
         run_distill(tmp_path / "t", dataset, tmp_path / "s")
     assert not (tmp_path / "s").exists()
     _, events = run_distill(tmp_path / "t", dataset, tmp_path / "s", allow_weak_teacher=True)
-    assert any(isinstance(e, Note) and e.warning and "most common label" in e.text for e in events)
+    assert sum("most common label" in e.text for e in events if isinstance(e, Note) and e.warning) == 1
     _, events = run_distill(tmp_path / "t", dataset, tmp_path / "s", resume=True)  # the option is no other run
     assert any(isinstance(e, Note) and "is already finished" in e.text for e in events)
 

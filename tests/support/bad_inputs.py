@@ -540,7 +540,7 @@ CASES: list[tuple[str, dict[str, Any], int, str]] = [
     ("distill --teacher student --data dataset --out student", {}, 1,
      "hrkd distill: student is not a student folder written by hrkd and will not be replaced; choose another --out"),
     ("distill --teacher plain --data dataset", {}, 1,
-     "hrkd distill: teacher plain: in domain 'books' its dev accuracy is 25.0%, not clearly above the 50.0% of the most common label: 4 dev rows require a margin of 25.0 points (a standard error); train it longer, or add --allow-weak-teacher to the same command"),
+     "hrkd distill: teacher plain: in domain 'books' its dev accuracy is 25.0%, not clearly above the 50.0% of the most common label: 4 dev rows require a margin of 25.0 points (a standard error); also too low in dvd; train it longer, or add --allow-weak-teacher to the same command"),
     ("distill --teacher encoder --data dataset --unlabelled nowhere", {}, 1,
      "hrkd distill: nowhere: no such file or folder here, and the hub (https://huggingface.co) cannot be reached; check path and network"),
     ("distill --teacher encoder --data dataset --unlabelled x.txt", {"x.txt": ""}, 1,

@@ -60,12 +60,8 @@ class PlainDisplay:
             case StepDone() if self._is_due(event):
                 self._write(f"{event.stage}: {_step_line(event, self._stage)}")
             case DevScored():
-                named = sorted(event.domains.items(), key=lambda item: item[1])
-                shown, separator = (
-                    (event.domains.items(), ", ") if len(named) <= MAX_NAMED else (named[:: len(named) - 1], " to ")
-                )
-                scores = separator.join(f"{name} {percent(value)}" for name, value in shown)
-                score = f"step {thousands(event.step)}, dev {event.metric} {percent(event.average)}% ({scores})"
+                average = f"dev {event.metric} {percent(event.average)}%"
+                score = f"step {thousands(event.step)}, {average} ({_domain_scores(event.domains)})"
                 rank = ", best so far" if event.is_best else ", equal to the best and kept" if event.is_kept else ""
                 self._write(f"{event.stage}: {score}{rank}")
             case StageDone():
@@ -176,6 +172,18 @@ def _step_line(event: StepDone, stage: StageStarted | None, *, is_short: bool = 
         f"epoch {event.epoch:.2f}, {_loss_line(losses)}, {speed}"
         f"{duration(event.seconds_left)} left"
     )
+
+
+def _domain_scores(scores: Mapping[str, float]) -> str:
+    """Return the score of each domain, or of many domains the lowest and the highest."""
+    named = [f"{name} {percent(value)}" for name, value in scores.items()]
+    if len(scores) <= MAX_NAMED:
+        return ", ".join(named)
+    values = [*scores.values()]
+    lowest, highest = min(values), max(values)
+    if lowest == highest:
+        return f"all {len(scores)} domains the same"
+    return f"{named[values.index(lowest)]} to {named[values.index(highest)]}"
 
 
 def _loss_line(losses: Mapping[str, float]) -> str:

@@ -36,6 +36,7 @@ from hrkd_cli.choices import CacheTeacher
 from hrkd_cli.distillation.online_teacher import OnlineTeacher, batches_by_length, inference_batches
 from hrkd_cli.errors import OutputError
 from hrkd_cli.events import Note, Progress
+from hrkd_cli.formatting import byte_size
 from hrkd_cli.method import Outputs
 from hrkd_cli.models.device import to_device
 from hrkd_cli.models.model_folder import model_fingerprint
@@ -84,7 +85,7 @@ def cached_or_online(
         checkpointer.decisions["cached"] = not context.processes.any(problem is not None)
         if checkpointer.decisions["cached"]:
             if cache.build():
-                text = f"computed once and stored in {root} ({cache.bytes / 1e9:.2f} GB)"
+                text = f"computed once and stored in {root} ({byte_size(cache.bytes)})"
             else:
                 text = f"read from {cache.folder}"
             context.on_event(Note(f"teacher outputs: {text}"))

@@ -15,6 +15,7 @@ from hrkd_cli.choices import Method, TeacherCheckpoints
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError, ModelError, TrainingError
 from hrkd_cli.events import Note
+from hrkd_cli.formatting import join_names
 from hrkd_cli.json_files import read_json, read_json_or_empty
 from hrkd_cli.layout import ModelFiles
 from hrkd_cli.models.loading import load_classifier, load_tokenizer
@@ -124,16 +125,23 @@ def check_teachers(
     if settings.method is not Method.LABELS:  # it needs only the teacher's weights and tokenizer
         dev = tokenize_split(dataset, "dev", tokenizer)
         context.on_event(Note("scoring the teacher on the dev split"))
-        allow_weak = settings.allow_weak_teacher
-        for domain, scores in score_split(teachers.models, dev, teachers.heads, context).items():
-            _check_accuracy(domain, scores.accuracy, dev.labels[domain], allow_weak, name, context)
+        scores = score_split(teachers.models, dev, teachers.heads, context)
+        weak = {
+            domain: problem
+            for domain, own in scores.items()
+            if (problem := _find_weakness(domain, own.accuracy, dev.labels[domain], context))
+        }
+        if weak:
+            first, *others = weak
+            problem = f"teacher {name}: {weak[first]}" + (f"; also too low in {join_names(others)}" if others else "")
+            if not settings.allow_weak_teacher:
+                raise TrainingError(f"{problem}; train it longer, or add --allow-weak-teacher to the same command")
+            context.on_event(Note(problem, warning=True))
     return tokenizer
 
 
-def _check_accuracy(
-    domain: str, accuracy: float, labels: np.ndarray, allow_weak: bool, name: str, context: TrainContext
-) -> None:
-    """Check that a teacher's accuracy exceeds the majority class's by more than one standard error.
+def _find_weakness(domain: str, accuracy: float, labels: np.ndarray, context: TrainContext) -> str | None:
+    """Return a message if a teacher's accuracy does not exceed the majority class's by more than one standard error.
 
     With m the fraction of the most common label among n dev rows, the limit is ``m + sqrt(m (1 - m) / n)``.
     """
@@ -141,18 +149,15 @@ def _check_accuracy(
     if majority == 1:
         text = f"all dev rows of domain {domain!r} have the same label, so its teacher cannot be checked"
         context.on_event(Note(text, warning=True))
-        return
+        return None
     margin = math.sqrt(majority * (1 - majority) / len(labels))
     if accuracy > majority + margin:
-        return
-    problem = (
-        f"teacher {name}: in domain {domain!r} its dev accuracy is {accuracy:.1%}, not clearly above the "
+        return None
+    return (
+        f"in domain {domain!r} its dev accuracy is {accuracy:.1%}, not clearly above the "
         f"{majority:.1%} of the most common label: {len(labels):,} dev rows require a margin of {100 * margin:.1f} "
         "points (a standard error)"
     )
-    if not allow_weak:
-        raise TrainingError(f"{problem}; train it longer, or add --allow-weak-teacher to the same command")
-    context.on_event(Note(problem, warning=True))
 
 
 def _load_frozen(path: Path, device: torch.device) -> Any:

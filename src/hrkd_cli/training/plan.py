@@ -89,7 +89,7 @@ class TrainingPlan:
             patience = patience or PATIENCE
         if rate is None:
             rate = choose_learning_rate(config)
-            shape = f"{config.num_hidden_layers} layers of width {config.hidden_size}"
+            shape = f"{plural(config.num_hidden_layers, 'layer')} of width {config.hidden_size}"
             reasons.append(f"learning rate {rate:g} ({shape})")
         if length is None:
             length = choose_max_length(dataset, tokenizer, limit)
