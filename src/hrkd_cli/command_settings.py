@@ -216,6 +216,19 @@ class PredictSettings(Settings):
         metavar="NAME",
         default_text="that of the file's domain column, else auto",
     )
+    min_confidence: float | None = option(
+        None,
+        'Mark answers with a probability below P, 0 to 1, with "abstain": true.',
+        metavar="P",
+        default_text="no answer is marked",
+    )
+    target_accuracy: float | None = option(
+        None,
+        "Mark answers so that at least this percentage of the others is right, with 95% confidence; export finds the "
+        "threshold on dev.",
+        metavar="PERCENT",
+        default_text="no answer is marked",
+    )
     self_check: bool = option(
         False, "Repeat the predictions stored in an exported folder; exit code 1 if they differ on this machine."
     )

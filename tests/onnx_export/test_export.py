@@ -263,8 +263,8 @@ def test_without_dev_data_nothing_is_calibrated_and_a_note_says_so(student, tmp_
     config, events = (student / "config.json").read_bytes(), []
     export(student, on_event=events.append)
     assert (student / "config.json").read_bytes() == config
-    notes = [event.text for event in events if isinstance(event, Note)]
-    assert notes[0] == "no dev rows, so confidences are not calibrated; name the student's data with --data"
+    note = "no dev rows, so probabilities are not calibrated; name the student's data with --data"
+    assert [event.text for event in events if isinstance(event, Note)].count(note) == 1
     # The prepared dataset that the student was made from is used even if only fp32 is written.
     fingerprint = prepare(tmp_path / "dev.csv", out=tmp_path / "data", dev=0.5).fingerprint
     for recorded, files in (("another", None), (fingerprint, {FP32})):
@@ -297,6 +297,12 @@ def test_a_single_domain_export_is_calibrated_anew(student):
     assert (own["rows"], whole["rows"]) == (40, 80)
     assert list(own["temperatures"]) == ["dvd"]
     assert self_check(out)[0].passed
+    # Without dev data, it has the student's temperature; its thresholds were those of all domains.
+    (student / "hrkd.json").unlink()
+    export(student, domain="dvd", force=True)
+    entry = read_calibration(out)[FP32]
+    assert entry["temperatures"]["dvd"] == whole["temperatures"]["dvd"]
+    assert entry["thresholds"] == {}
 
 
 def test_a_failed_gate_and_an_interrupt_leave_the_configuration_alone(student, other_weights, monkeypatch):

@@ -133,6 +133,8 @@ def test_the_bundle_runs_as_a_program(device, student):
         (["a good book", "not hot", "--domain", "dvd"], None),
         (["texts.txt", "--domain", "books"], None),
         ([], "\ufeffa good book\r\n\nnot hot"),
+        (["a good book", "not hot", "--min-confidence", "0.8"], None),
+        (["a good book", "--target-accuracy", "95", "--min-confidence", "0.8"], None),
         ([" "], None),
         (["gone.txt"], None),
         (["a", "--input", "texts.txt"], None),

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from hrkd_cli import Predictor, export
-from hrkd_cli.errors import UsageError
+from hrkd_cli.errors import ModelError, UsageError
+from hrkd_cli.predict.calibration import Calibration
 from tiny_folder import MAX_LENGTH, make_texts
 
 TEXTS = make_texts(30)
@@ -50,7 +51,10 @@ def test_auto_is_the_mean_over_domains_if_the_model_does_not_find_them(student):
 @pytest.mark.parametrize("file", ["", "onnx/model.onnx", "onnx/model_quantized.onnx"])
 def test_auto_finds_the_domain_and_gives_its_probability(finding, file):
     predictor = Predictor(finding / file)
-    exponentials = np.exp(predictor.logits(TEXTS).astype(np.float64))  # books/negative, books/positive, dvd/...
+    calibration = Calibration.read(predictor.spec.config, file.removeprefix("onnx/"))
+    exponentials = np.exp(
+        calibration.apply(predictor.logits(TEXTS), predictor.spec.heads)
+    )  # books/negative, books/positive, dvd/...
     joint = exponentials / exponentials.sum(axis=1, keepdims=True)
     found = list(predictor.stream(TEXTS))
     assert found == predictor.predict(TEXTS, domain="auto", batch_size=1)
@@ -217,3 +221,50 @@ def test_batch_size_does_not_change_fp32_predictions(student):
         assert one.scores == pytest.approx(other.scores, abs=1e-4)
     with pytest.raises(UsageError, match="batch_size: 0"):
         predictor.predict(TEXTS, batch_size=0)
+
+
+def calibrate(folder, **thresholds):
+    """Store a calibration without effect on probabilities, with thresholds as (threshold, lower bound)."""
+    config = json.loads((folder / "config.json").read_text())
+    rows = {
+        name: [{"threshold": t, "lower_bound": bound, "coverage": 1.0, "accuracy": 1.0} for t, bound in pairs]
+        for name, pairs in thresholds.items()
+    }
+    entry = {"rows": 40, "temperatures": {}, "domain_temperature": 1.0, "thresholds": rows}
+    config["hrkd"]["calibration"] = {"model.onnx": entry}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder / "onnx"
+
+
+def test_answers_below_a_confidence_are_marked_and_keep_their_label(student):
+    plain = Predictor(student / "onnx").predict(TEXTS, domain="dvd")
+    confidences = [max(p.scores.values()) for p in plain]
+    limit = sorted(confidences)[10]
+    marked = Predictor(student / "onnx", min_confidence=limit).predict([*TEXTS, " "], domain="dvd")
+    assert [p.abstain for p in marked] == [*(c < limit for c in confidences), True]  # no answer for a blank text
+    assert sum(p.abstain for p in marked) == 11
+    assert [p.label for p in marked] == [*(p.label for p in plain), None]
+    assert marked[0].to_json() == {**plain[0].to_json(), "abstain": confidences[0] < limit}
+    assert plain[0].abstain is None
+    assert not any(p.abstain for p in Predictor(student / "onnx", min_confidence=0).predict(TEXTS, domain="dvd"))
+
+
+def test_a_target_accuracy_uses_the_threshold_of_given_or_unknown_domains(student, tmp_path):
+    shutil.copytree(student, tmp_path / "student")
+    onnx = calibrate(tmp_path / "student", given=[(0.6, 0.9), (0.75, 0.96)], auto=[(0.7, 0.97)])
+    target = Predictor(onnx, target_accuracy=95)
+    for domain, threshold in (("dvd", 0.75), ("auto", 0.7)):
+        same = Predictor(onnx, min_confidence=threshold).predict(TEXTS, domain=domain)
+        assert target.predict(TEXTS, domain=domain) == same
+        assert {p.abstain for p in same} == {True, False}
+    mixed = target.predict(TEXTS[:2], domain=["auto", "dvd"])
+    assert mixed == [target.predict(TEXTS[:1])[0], target.predict(TEXTS[1:2], domain="dvd")[0]]
+    # Torch weights have the thresholds of the fp32 file.
+    torch = Predictor(tmp_path / "student", target_accuracy=95).predict(TEXTS, domain="dvd")
+    assert [p.abstain for p in torch] == [p.abstain for p in target.predict(TEXTS, domain="dvd")]
+    with pytest.raises(ModelError, match=r"promise at most 97\.0"):
+        Predictor(onnx, target_accuracy=99).predict(TEXTS)
+    with pytest.raises(ModelError, match="has no thresholds, because it was exported without dev data"):
+        Predictor(student / "onnx", target_accuracy=95)
+    with pytest.raises(UsageError, match="give one of them"):
+        Predictor(onnx, target_accuracy=95, min_confidence=0.5)

@@ -10,6 +10,8 @@ that ends with ``/`` is a new folder; names in capitals are environment variable
 from typing import Any
 
 ONE_LABEL = "text,label\n" + "".join(f"word {n},same\n" for n in range(60))
+PROMISE = {"threshold": 0.5, "lower_bound": 0.8, "coverage": 1.0, "accuracy": 1.0}
+CALIBRATION = {"model.onnx": {"rows": 40, "temperatures": {}, "domain_temperature": 1.0, "thresholds": {"given": [PROMISE]}}}
 
 CASES: list[tuple[str, dict[str, Any], int, str]] = [
     ("distil", {}, 2,
@@ -134,6 +136,18 @@ CASES: list[tuple[str, dict[str, Any], int, str]] = [
      "hrkd predict: give texts as arguments or a file with --input, not both (see hrkd predict --help)"),
     ("predict --self-check student text", {}, 2,
      "hrkd predict: --self-check uses the stored texts; remove TEXT and --input (see hrkd predict --help)"),
+    ("predict student/onnx a --min-confidence 1.5", {}, 2,
+     "hrkd predict: --min-confidence: 1.5 is not at least 0 and at most 1 (see hrkd predict --help)"),
+    ("predict student/onnx a --target-accuracy 100", {}, 2,
+     "hrkd predict: --target-accuracy: 100.0 is not above 0 and below 100 (percent) (see hrkd predict --help)"),
+    ("predict student/onnx a --target-accuracy 95 --min-confidence 0.9", {}, 2,
+     "hrkd predict: --min-confidence and --target-accuracy: give one of them (see hrkd predict --help)"),
+    ("predict student/onnx a --target-accuracy 95", {}, 1,
+     "hrkd predict: --target-accuracy: student/onnx has no thresholds, because it was exported without dev data or by an earlier version; export it again with --data"),
+    ("predict student/onnx a --domain books --target-accuracy 95", {"student/config.json": {"hrkd.calibration": CALIBRATION}}, 1,
+     "hrkd predict: --target-accuracy 95: the 40 dev rows of the export promise at most 80.0; it would take about 72, and an export with them (--data)"),
+    ("predict student/onnx a", {"student/config.json": {"hrkd.calibration": {"model.onnx": {"rows": 40}}}}, 1,
+     "hrkd predict: student/config.json: hrkd.calibration.model.onnx.domain_temperature is missing; it was edited or damaged, or another version of hrkd wrote it"),
     ("predict student/onnx a --text body", {}, 2,
      "hrkd predict: --text names a column of a file; give the file with --input (see hrkd predict --help)"),
     ("predict student/onnx --threads 0 a", {}, 2,

@@ -148,6 +148,7 @@ def export(console: Console, options: ExportSettings) -> None:
     PredictSettings,
     'hrkd predict hrkd-out/student/onnx "a lovely book" "it broke in a week"',
     "hrkd predict hrkd-out/student/onnx new.csv --text body --domain books",
+    "hrkd predict hrkd-out/student/onnx new.csv --target-accuracy 95",
     "hrkd predict --self-check hrkd-out/student",
     "tail -f messages.txt | hrkd predict hrkd-out/student/onnx",
 )
@@ -172,7 +173,13 @@ def predict(console: Console, options: PredictSettings) -> None:
     with console.engine_output():
         from hrkd_cli.predict.predictor import Predictor
 
-        predictor = Predictor(options.model, threads=options.threads, device=str(options.device))
+        predictor = Predictor(
+            options.model,
+            threads=options.threads,
+            device=str(options.device),
+            min_confidence=options.min_confidence,
+            target_accuracy=options.target_accuracy,
+        )
         has_pairs, batch_size = predictor.spec.pair is True, None
         rows: Iterable[text_input.Text]
         lines: Iterable[int | None] = repeat(None)

@@ -89,8 +89,6 @@ def export(student: str | Path = STUDENT_OUT, *, on_event: OnEvent = ignore, **o
     on_event(Progress("loading the student"))
     model = TorchBackend(folder, device="cpu")
     data = load_gate_data(settings, required=bool(smaller_formats) or settings.trims, on_event=on_event)
-    if data is None:
-        on_event(Note("no dev rows, so confidences are not calibrated; name the student's data with --data"))
     if not is_variant:
         gate = AccuracyGate(settings, model, *data, on_event=on_event) if data is not None else None
         return _Export(settings, folder, root, model, gate, on_event).run()
@@ -219,13 +217,19 @@ class _Export:
         )
 
     def _calibrations(self, trials: Trials, earlier: Iterable[str]) -> dict[str, Any]:
-        """Return the calibration of each file, also of ``earlier`` ones that stay; nothing without dev data."""
-        stored: Mapping[str, Any] = {}
-        if self.existing_fp32 is not None:
-            stored = (read_json(self.root / ModelFiles.config).get("hrkd") or {}).get("calibration") or {}
-        entries = {name: entry for name, entry in stored.items() if name in earlier}
+        """Return the calibration of each file, also of ``earlier`` ones that stay.
+
+        Without dev data, a single-domain export has the student's temperature, but no thresholds.
+        """
+        config = read_json(self.root / ModelFiles.config, missing_ok=True)
+        stored = (config.get("hrkd") or {}).get("calibration") or {}
+        entries = {name: stored[name] for name in stored if self.existing_fp32 is not None and name in earlier}
         if self.gate is not None:
             entries[OnnxFiles.fp32] = self.gate.calibrate(self.gate.logits)
+        elif self.out is not None and OnnxFiles.fp32 in stored:
+            entries[OnnxFiles.fp32] = stored[OnnxFiles.fp32] | {"thresholds": {}}
+        else:
+            self.on_event(Note("no dev rows, so probabilities are not calibrated; name the student's data with --data"))
         return entries | {FILE_NAMES[name]: best_trial(tried).calibration for name, tried in trials.items()}
 
     def _measure_latency(self, paths: Mapping[OnnxFormat, Path], earlier: Iterable[str]) -> Latencies:

@@ -52,6 +52,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("texts", nargs="*", metavar="text", help="texts to label (default: lines of stdin)")
     parser.add_argument("--input", type=Path, metavar="FILE", help="file with one text per line")
     parser.add_argument("--domain", default=AUTO_DOMAIN, help="domain of the texts (default: auto, find it)")
+    parser.add_argument("--min-confidence", type=float, metavar="P", help="mark answers with a probability below P")
+    parser.add_argument(
+        "--target-accuracy",
+        type=float,
+        metavar="PERCENT",
+        help="mark answers so that this many of the others are right",
+    )
     parser.add_argument("--threads", type=int, help="CPU threads (default: chosen by onnxruntime)")
     parser.add_argument("--self-check", action="store_true", help="repeat the folder's stored predictions")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
@@ -72,7 +79,12 @@ def _label(options: argparse.Namespace) -> None:
         raise UsageError(f"{file}: hrkd-runtime reads files with one text per line; convert it, or install hrkd-cli")
     if file is None and not options.texts and sys.stdin.isatty():
         raise UsageError("nothing to label; give texts as arguments, a file with --input, or lines on stdin")
-    predictor = Predictor(options.model, threads=options.threads)
+    predictor = Predictor(
+        options.model,
+        threads=options.threads,
+        min_confidence=options.min_confidence,
+        target_accuracy=options.target_accuracy,
+    )
     has_pairs = predictor.spec.pair is True
     lines: Iterable[int | None] = count(1)
     if options.texts and file is None:

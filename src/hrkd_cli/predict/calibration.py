@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from hrkd_cli.errors import ModelError
+from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.layout import ModelFiles, OnnxFiles
 from hrkd_cli.predict.heads import DomainHeads, DoubleArray, Logits
 
@@ -98,6 +98,16 @@ class Calibration:
             f"--target-accuracy {100 * target:g}: the {self.rows:,} dev rows of the export promise at most "
             f"{100 * most:.1f}; {advice}"
         )
+
+
+def check_limits(min_confidence: float | None, target_accuracy: float | None) -> None:
+    """Raise a UsageError unless at most one of the two is given, and that one is possible."""
+    if min_confidence is not None and target_accuracy is not None:
+        raise UsageError("--min-confidence and --target-accuracy: give one of them")
+    if min_confidence is not None and not 0 <= min_confidence <= 1:
+        raise UsageError(f"--min-confidence: {min_confidence} is not at least 0 and at most 1")
+    if target_accuracy is not None and not 0 < target_accuracy < 100:
+        raise UsageError(f"--target-accuracy: {target_accuracy} is not above 0 and below 100 (percent)")
 
 
 def _rows_needed(entry: Mapping[str, float], target: float) -> int | None:

@@ -11,10 +11,10 @@ from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
-from hrkd_cli.errors import UsageError, did_you_mean
+from hrkd_cli.errors import ModelError, UsageError, did_you_mean
 from hrkd_cli.predict.answers import answer
 from hrkd_cli.predict.backend import open_backend
-from hrkd_cli.predict.calibration import Calibration
+from hrkd_cli.predict.calibration import AUTO, GIVEN, Calibration, check_limits
 from hrkd_cli.predict.heads import FloatArray, Logits
 from hrkd_cli.predict.model_spec import AUTO_DOMAIN, ModelSpec
 from hrkd_cli.predict.tokenization import check_texts
@@ -31,6 +31,8 @@ class Prediction:
         scores: probabilities by label. If a domain was found among domains with different labels: those of the most
             probable pairs ``DOMAIN/LABEL``, best first.
         domain_probability: probability of the domain that was found; None if none was.
+        abstain: whether the largest score is below the limit of the predictor, or there is no label; None without a
+            limit.
     """
 
     text: str
@@ -38,29 +40,49 @@ class Prediction:
     label: str | None
     scores: dict[str, float]
     domain_probability: float | None = None
+    abstain: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the prediction as plain values, without ``domain_probability`` if no domain was found."""
+        """Return the prediction as plain values, without ``domain_probability`` and ``abstain`` if they are None."""
         return {name: value for name, value in asdict(self).items() if value is not None or name == "label"}
 
 
 class Predictor:
     """A loaded classifier that labels texts."""
 
-    def __init__(self, path: str | Path, *, threads: int | None = None, device: str = "auto") -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        threads: int | None = None,
+        device: str = "auto",
+        min_confidence: float | None = None,
+        target_accuracy: float | None = None,
+    ) -> None:
         """Load a classifier.
 
         Args:
             path: ``onnx`` folder (int8 if it has one, else fp32), one ``.onnx`` file, model folder, or hub id.
             threads: threads of one forward pass; None for the library's default.
             device: device of torch weights; ONNX files run on the CPU.
+            min_confidence: mark answers with a smaller probability as abstentions.
+            target_accuracy: mark answers below the threshold that promises this percentage of right answers among the
+                others. Export finds it on dev.
 
         Raises:
-            ModelError: there is nothing at ``path``, or it is not a classifier.
+            ModelError: there is nothing at ``path``, it is not a classifier, or it has no thresholds for a target.
+            UsageError: both limits, or an impossible one.
         """
+        check_limits(min_confidence, target_accuracy)
+        self._min_confidence, self._target_accuracy = min_confidence, target_accuracy
         self._backend = open_backend(path, threads=threads, device=device)
         self._heads = self.spec.all_heads
         self._calibration = Calibration.read(self.spec.config, self._backend.file)
+        if target_accuracy is not None and self._calibration is None:
+            raise ModelError(
+                f"--target-accuracy: {path} has no thresholds, because it was exported without dev data or by an "
+                "earlier version; export it again with --data"
+            )
 
     @property
     def spec(self) -> ModelSpec:
@@ -91,6 +113,7 @@ class Predictor:
                 the batch) and 32 with torch.
 
         Raises:
+            ModelError: no threshold promises the target accuracy.
             UsageError: unknown domain, ``auto`` if the model does not find domains and their labels differ, second
                 texts missing or unexpected.
         """
@@ -108,7 +131,9 @@ class Predictor:
             domains = list(self._heads.domains) * len(texts)
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"batch_size: {batch_size} is not at least 1")
-        predictions = [Prediction(text, name, None, {}) for text, name in zip(texts, domains, strict=True)]
+        has_limit = self._min_confidence is not None or self._target_accuracy is not None
+        blank = Prediction("", "", None, {}, abstain=True if has_limit else None)
+        predictions = [replace(blank, text=text, domain=name) for text, name in zip(texts, domains, strict=True)]
         rows = [n for n, text in enumerate(texts) if text.strip() and (pairs is None or pairs[n].strip())]
         logits: Logits = self.logits(
             [texts[n] for n in rows],
@@ -118,10 +143,20 @@ class Predictor:
         if self._calibration is not None:
             logits = self._calibration.apply(logits, self._heads)
         for name in dict.fromkeys(domains[n] for n in rows):
+            threshold = self._threshold(name)
             own = [index for index, n in enumerate(rows) if domains[n] == name]
             for index, found in zip(own, answer(logits[own], self.spec, name), strict=True):
-                predictions[rows[index]] = replace(predictions[rows[index]], **asdict(found))
+                abstain = None if threshold is None else max(found.scores.values()) < threshold
+                predictions[rows[index]] = replace(predictions[rows[index]], **asdict(found), abstain=abstain)
         return predictions
+
+    def _threshold(self, domain: str) -> float | None:
+        """Return the probability below which an answer for a domain, or ``auto``, is marked."""
+        if self._target_accuracy is None or self._calibration is None:
+            return self._min_confidence
+        return self._calibration.find_threshold(
+            self._target_accuracy / 100, GIVEN if domain in self._heads.labels else AUTO
+        )
 
     def stream(
         self,
