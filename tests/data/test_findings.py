@@ -59,10 +59,16 @@ def test_a_rare_label_with_one_typing_error_is_found_with_its_option(find, tmp_p
 
 @pytest.mark.parametrize(
     ("rare", "others"),
-    [("class 1", ("class 2", "class 3")), ("yes", ("yet", "no")), ("unsaid", ("said", "other")), ("mail", ("main",))],
+    [
+        ("class 1", ("class 2", "class 3")),
+        ("yes", ("yet", "no")),
+        ("x" * 51, ("x" * 52, "y")),
+        ("unsaid", ("said", "other")),
+        ("mail", ("main",)),
+    ],
 )
 def test_labels_that_only_resemble_are_not_typing_errors(find, rare, others):
-    # Another number, too short, two differences, not rare.
+    # Another number, too short, too long, two differences, not rare.
     count = 20 if len(others) == 1 else 1
     assert "label misspelled" not in find([("d", rare, f"rare {i}") for i in range(count)] + rows_of("d", 60, others))
 
@@ -164,6 +170,7 @@ def test_domains_are_similar_only_if_their_words_are(find):
         "similar domains": "similar domains: the words of a and b do not differ; if they are one domain, give them one "
         "name in the source"
     }
+    assert find([(domain, label, text.replace(" ", "")) for domain, label, text in same]) == {}
 
 
 def test_large_data_is_examined_in_a_sample_that_keeps_equal_texts_together(tmp_path, jsonl, monkeypatch):

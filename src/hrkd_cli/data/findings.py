@@ -27,6 +27,7 @@ StratumCounts = Mapping[str, Mapping[str, tuple[int, int, int]]]
 MAX_SAMPLE = 100_000  # rows whose texts are compared
 _MAX_LABELS = 1000  # more labels are not compared with each other
 _MAX_DOMAINS = 200  # more domains are not compared with each other
+_MAX_DISTANCE = 0.7  # with few words in common, as without spaces between them, halves of one domain differ as much
 _MAX_NUMBERS = 20  # with more numbers than this as labels, they are probably quantities
 _MIN_CLASS = 10  # rows of a class; of fewer, --dev 0.1 and --test 0.1 take none
 _MAX_MAJORITY = 0.9
@@ -40,8 +41,8 @@ WITH labels AS (
     regexp_replace(label, '\D', '', 'g') AS digits
   FROM rows WHERE drop_reason IS NULL GROUP BY label)
 SELECT a.label, a.number, a.location, arg_max(b.label, b.number)
-FROM labels AS a JOIN labels AS b ON a.digits = b.digits AND 10 * a.number <= b.number AND length(a.label) > 3
-  AND damerau_levenshtein(lower(a.label), lower(b.label)) = 1
+FROM labels AS a JOIN labels AS b ON a.digits = b.digits AND 10 * a.number <= b.number
+  AND length(a.label) BETWEEN 4 AND 50 AND damerau_levenshtein(lower(a.label), lower(b.label)) = 1
 GROUP BY ALL ORDER BY a.label
 """
 _LENGTHS = """
@@ -74,7 +75,7 @@ GROUP BY text_hash HAVING min(domain) != max(domain) ORDER BY min(number)
 _SHINGLES = r"""
 WITH hashed AS (
   SELECT number, list_transform(
-    string_split(regexp_replace(lower(concat_ws(' ', text, text_pair)), '\s*[.,;:!?"()]+', '', 'g'), ' '),
+    string_split(regexp_replace(lower(left(concat_ws(' ', text, text_pair), 2000)), '\s*[.,;:!?"()]+', '', 'g'), ' '),
     lambda word: hash(word)) AS words
   FROM sampled_rows WHERE drop_reason IS NULL {condition}),
 shingled AS (
@@ -277,8 +278,8 @@ def _find_similar_domains(store: RowStore) -> list[str]:
     roots = np.sqrt(frequencies / frequencies.sum(axis=2, keepdims=True)).reshape(2 * len(names), -1)
     blocks = (1 - roots @ roots.T).reshape(len(names), 2, len(names), 2)
     between, within = blocks.mean(axis=(1, 3)), blocks[:, 0, :, 1].diagonal()
-    pairs = combinations(range(len(names)), 2)
-    return [f"{names[a]} and {names[b]}" for a, b in pairs if 2 * between[a, b] < 1.1 * (within[a] + within[b])]
+    similar = (between < 0.55 * np.add.outer(within, within)) & (between < _MAX_DISTANCE)
+    return [f"{names[a]} and {names[b]}" for a, b in combinations(range(len(names)), 2) if similar[a, b]]
 
 
 def _fetch(store: RowStore, query: str, parameters: Any = ()) -> list[Any]:
