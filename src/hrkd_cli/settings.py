@@ -236,6 +236,12 @@ class DistillSettings(TrainingSettings):
     unlabelled: str | None = _text(
         None, "Unlabeled texts of the same domains, to train the student on as well.", metavar="DIR"
     )
+    new_domains: str | None = _text(
+        None,
+        "Domains that have only --unlabelled texts. The student learns them from the teacher's other heads.",
+        metavar="A,B",
+        default_text="none",
+    )
     unlabelled_share: float = _fraction(
         0.5, "Unlabeled fraction of each domain's rows per step, on top of --batch-size.", panel=TEXT_PANEL
     )
@@ -299,6 +305,10 @@ class DistillSettings(TrainingSettings):
             problem = f"{hidden}--prediction-weight 0: no loss is left; set at least one loss weight above 0"
         elif self.unlabelled is not None and not uses_teacher:
             problem = "--unlabelled: only labels are learned from, and these texts have none; remove it"
+        elif self.new_domains is not None and self.unlabelled is None:
+            problem = "--new-domains: it requires texts of these domains; add --unlabelled"
+        elif self.new_domains is not None and not self.compares_predictions:
+            problem = "--new-domains: only the prediction loss trains their heads; remove --prediction-weight 0"
         elif not has_graph and self.graph not in (None, Graph.NONE):
             problem = f"--graph: --method {self.method} has no domain graph; remove it"
         elif not has_graph and self.hierarchy:

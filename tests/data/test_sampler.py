@@ -156,3 +156,20 @@ def test_skipping_batches_with_unlabeled_rows_gives_the_same_batches():
     batches = [next(one) for _ in range(40)]
     other.skip(23)
     assert [next(other) for _ in range(17)] == batches[23:]
+
+
+@pytest.mark.parametrize("sampling", list(Sampling))
+@pytest.mark.parametrize("fraction", [0.0, 0.5])
+def test_a_domain_without_labeled_rows_has_unlabeled_ones_in_every_batch(sampling, fraction):
+    rows, unlabeled = {"a": 8, "b": 0, "c": 6}, {"a": 5, "b": 40}
+    options = {"batch_size": 4, "sampling": sampling, "seed": 3, "unlabeled_fraction": fraction}
+    lengths = {d: [1 + i * 7 % 13 for i in range(n + unlabeled.get(d, 0))] for d, n in rows.items()}
+    one, other = (DomainBatchSampler(rows, **options, lengths=lengths, unlabeled=unlabeled) for _ in range(2))
+    labeled = DomainBatchSampler({"a": 8, "c": 6}, batch_size=4, sampling=sampling, seed=3)
+    assert one.batches_per_epoch == labeled.batches_per_epoch  # epochs are counted in labeled rows
+    batches = list(islice(one, 10))
+    assert [list(batch) for batch in batches] == [["a", "b", "c"]] * 10
+    assert all(len(batch["b"]) == 4 for batch in batches)
+    assert sorted(row for batch in batches for row in batch["b"]) == list(range(40))  # a pass goes on in later epochs
+    other.skip(3)
+    assert list(islice(other, 7)) == batches[3:]

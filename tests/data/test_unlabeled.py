@@ -141,3 +141,27 @@ def test_a_single_file_needs_a_domain_column(tmp_path, data):
             read_unlabeled(folder / name, data, on_event=ignore)
     with pytest.raises(DataError, match="no such file or folder"):
         read_unlabeled(folder / "nowhere", data, on_event=ignore)
+
+
+def test_texts_of_a_domain_without_labels_are_read_if_there_are_any(tmp_path, data):
+    folder = write(tmp_path / "u", garden__txt="one\ntest two\n", books__txt="two\n")
+    more = data.add_domains("garden")
+    found = read_unlabeled(folder, more, on_event=ignore)
+    assert {domain: rows.texts for domain, rows in found.rows.items()} == {"books": ["two"], "garden": ["one"]}
+    (folder / "garden.txt").write_text("test two\n", encoding="utf-8")
+    message = (
+        f"--new-domains garden: --unlabelled {folder} has no new text of it; it has new texts of books; left out: "
+    )
+    with pytest.raises(DataError, match=message):
+        read_unlabeled(folder, more, on_event=ignore)
+
+
+def test_a_domain_that_looks_like_one_of_the_data_gets_a_warning(tmp_path, data):
+    folder = write(tmp_path / "u", Books__txt="one\n", more__csv="domain,text\nbooks,x\n DVD,y\ngarden,z\n")
+    notes = []
+    found = read_unlabeled(folder, data, on_event=notes.append)
+    assert list(found.rows) == ["books"]
+    assert [note.text for note in notes if note.warning] == [
+        f"{folder}: texts of 'Books' are not read; the data spells it 'books': rename one",
+        f"{folder}: texts of 'DVD' are not read; the data spells it 'dvd': rename one",
+    ]

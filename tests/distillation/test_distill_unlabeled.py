@@ -1,16 +1,20 @@
 """Distillation with unlabeled texts in addition to the labeled rows."""
 
+import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from hrkd_cli.choices import Precision
+from hrkd_cli.command_settings import EvalSettings
 from hrkd_cli.data.unlabeled import read_unlabeled
 from hrkd_cli.distillation.distill import distill
 from hrkd_cli.distillation.setup import DistillSetup
-from hrkd_cli.errors import OutputError, TrainingError
+from hrkd_cli.errors import DataError, OutputError, TrainingError
+from hrkd_cli.evaluation.evaluate import evaluate_on
 from hrkd_cli.events import Note, StageStarted, ignore
 from hrkd_cli.models.precision import PrecisionPolicy
 from hrkd_cli.settings import DistillSettings
@@ -21,7 +25,7 @@ from hrkd_cli.training.process_group import SINGLE_PROCESS
 from hrkd_cli.training.tokenized_split import tokenize_split
 from hrkd_cli.training.trainer import Trainer
 from interrupted import StopError, stop_at
-from tiny import make_texts, write_raw
+from tiny import make_dataset, make_texts, write_raw
 
 OPTIONS = {"epochs": 2, "batch_size": 4, "max_length": 16, "learning_rate": 1e-3, "student": "2x32"}
 
@@ -178,3 +182,82 @@ def test_the_output_must_not_replace_the_texts(tmp_path, teacher, folder):
     (folder / "hrkd.json").write_text('{"stage": "distill"}', encoding="utf-8")
     with pytest.raises(OutputError, match="was not written by hrkd, and --force would delete it"):
         distill(teacher, data=raw, out=folder, unlabelled=folder, force=True)
+
+
+@pytest.fixture
+def garden(folder):
+    """Texts of a domain without labels, besides those of books."""
+    texts = [f"{text} {n}" for n, text in enumerate(make_texts(60, 77)[0])]
+    (folder / "garden.txt").write_text("\n".join(texts), encoding="utf-8")
+    return {"unlabelled": folder, "new_domains": "garden"}
+
+
+@pytest.mark.parametrize("cache", ["off", "on"])
+@pytest.mark.parametrize("posterior", [True, False])
+def test_the_teacher_answers_for_a_domain_without_labels_with_the_mean_of_its_heads(
+    tmp_path, teacher, dataset, garden, cache, posterior
+):
+    if not posterior:
+        shutil.copytree(teacher, tmp_path / "t")
+        config = json.loads((teacher / "config.json").read_text())
+        del config["hrkd"]["domain_posterior"]
+        (tmp_path / "t" / "config.json").write_text(json.dumps(config))
+        teacher = tmp_path / "t"
+    more = dataset.add_domains("garden")
+    setup, objective, _ = set_up(teacher, more, tmp_path, **garden, cache_teacher=cache)
+    (batch,) = objective.collator({"books": [0], "garden": [7, 9], "music": [3]})
+    outputs = batch.teacher()
+    model = setup.teachers.primary
+    with torch.no_grad():
+        logits = model(**batch.tokens.inputs).logits.double()[1:3]
+    books, music = logits[:, :2].exp(), logits[:, 2:].exp()
+    if posterior:
+        expected = (books + music) / (books.sum(1, keepdim=True) + music.sum(1, keepdim=True))
+    else:
+        expected = (books / books.sum(1, keepdim=True) + music / music.sum(1, keepdim=True)) / 2
+    torch.testing.assert_close(outputs.logits[1:3].exp().double(), expected, rtol=1e-4, atol=1e-5)
+    assert (outputs.domain_logits is None) is not posterior
+    if posterior:  # books, garden, music
+        probabilities = outputs.domain_logits.softmax(dim=-1)
+        assert probabilities[1:3].tolist() == [[0, 1, 0]] * 2
+        assert probabilities[[0, 3], 1].tolist() == [0, 0]
+
+
+def test_a_domain_without_labels_gets_a_head_and_no_dev_score(tmp_path, teacher, dataset, garden):
+    notes = []
+    options = {**garden, "epochs": 4, "checkpoint_every": 1, "label_weight": 1.0, "class_weights": "balanced"}
+    whole = run(teacher, dataset, tmp_path / "whole", on_event=notes.append, **options)
+    assert whole.steps == 48  # of labeled rows, as without the new domain
+    assert list(whole.dev["domains"]) == ["books", "music"]
+    text = "garden: no labels; learned from the mean of the teacher's other heads, weighted by its domain posterior"
+    assert text in [note.text for note in notes if isinstance(note, Note)]
+    with pytest.raises(StopError):
+        run(teacher, dataset, tmp_path / "cut", on_event=stop_at(7), **options)
+    run(teacher, dataset, tmp_path / "cut", resume=True, **options)
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    config = json.loads((tmp_path / "whole" / "config.json").read_text())
+    assert config["hrkd"]["domains"] == {name: ["bad", "good"] for name in ("books", "garden", "music")}
+    assert config["id2label"]["3"] == "garden/good"
+    # Its labels come later: the texts are as easy as those of the other domains.
+    later = make_dataset(domains=("books", "garden", "music"), seed=5)
+    scores = evaluate_on([tmp_path / "whole"], later, EvalSettings()).models[0].domains
+    assert scores["garden"].n == 16
+    assert scores["garden"].accuracy > 0.8
+
+
+@pytest.mark.parametrize(
+    "options", [{"method": "logits"}, {"graph": "learned"}, {"instance_weights": "meta-kd"}, {"recipe": "paper"}]
+)
+def test_a_domain_without_labels_is_learned_with_every_method(tmp_path, teacher, dataset, garden, options):
+    options = {**options, "max_length": 8, "epochs": 1, "sampling": "temperature"}
+    run(teacher, dataset, tmp_path / "s", **garden, **options)
+    weights, before = (load_file(tmp_path / "s" / "model.safetensors")["classifier.bias"][2:4], torch.zeros(2))
+    assert not torch.equal(weights, before)
+
+
+def test_domains_without_labels_need_domains_that_share_theirs(tmp_path, teacher, dataset, garden):
+    other = dataclasses.replace(dataset, labels={"books": ("bad", "good"), "music": ("bad", "good", "odd")})
+    message = "--new-domains garden: .* all have the same labels, but 'music' and 'books' differ; leave out"
+    with pytest.raises(DataError, match=message):
+        run(teacher, other, tmp_path / "s", **garden)

@@ -72,6 +72,17 @@ def test_domains_with_the_same_labels_share_a_part_of_their_weights():
     assert np.corrcoef(own[:, 1], other[:, 1])[0, 1] > 0.9
 
 
+def test_a_domain_without_rows_gets_the_weights_that_all_domains_share():
+    heads = DomainHeads.build({"one": "ab", "three": "ab", "two": "ab"})
+    parts = {"one": random_rows(30, 2, 3), "two": random_rows(30, 2, 5)}
+    features, targets = ({domain: part[n] for domain, part in parts.items()} for n in (0, 1))
+    weights = fit_weights(features, targets, heads)
+    one, new, two = (weights[:, list(columns)] for columns in heads.columns.values())
+    # With equal regularization, the common weights are the sum of the domains' own ones: one + two = 2 new + new.
+    np.testing.assert_allclose(3 * new, one + two, atol=2e-3)
+    assert np.abs(new).max() > 0.1
+
+
 def test_a_label_without_train_rows_gets_no_weights():
     heads = DomainHeads.build({"one": "abc", "two": "xy"})
     rows, targets = random_rows(30, 2, 4)

@@ -22,6 +22,12 @@ def test_a_finished_run_is_read(tmp_path):
     assert run.scores("accuracy").loc[20].tolist() == [70, 90]
 
 
+def test_domains_without_labels_have_ratios_and_no_dev_scores(tmp_path):
+    run = Run(write_run(tmp_path / "student", new_domains="camera, zoo"))
+    assert run.domains == ("books", "camera", "dvd", "zoo")
+    assert list(run.scores("accuracy")) == ["books", "dvd"]
+
+
 def test_the_later_of_equal_scores_is_the_best(tmp_path):
     found = [step_line(1), *(dev_line(n, 0.5, books, best=n == 2) for n, books in ((1, 0.6), (2, 0.9), (3, 0.9)))]
     assert Run(write_lines(tmp_path, [*found, dev_line(4, 0.5, 0.7, best=False)])).best["step"] == 3

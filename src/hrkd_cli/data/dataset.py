@@ -80,6 +80,22 @@ class Dataset:
         selected = [domain for domain in self.domains if domain in domains]
         return replace(self, labels={d: self.labels[d] for d in selected}, rows={d: self.rows[d] for d in selected})
 
+    def add_domains(self, *domains: str) -> Dataset:
+        """Return a dataset with more domains, which have no rows, and the labels of its first domain."""
+        labels = self.labels | dict.fromkeys(domains, self.labels[self.domains[0]])
+        ordered = sorted(labels)
+        return replace(self, labels={d: labels[d] for d in ordered}, rows={d: self.rows.get(d, {}) for d in ordered})
+
+    @property
+    def new_domains(self) -> tuple[str, ...]:
+        """Domains without rows."""
+        return tuple(domain for domain, splits in self.rows.items() if not splits)
+
+    @property
+    def without_new_domains(self) -> Dataset:
+        """The dataset without the domains that have no rows."""
+        return self.select_domains(*(set(self.domains) - set(self.new_domains)))
+
     def split(self, domain: str, split: str) -> TextRows:
         """Return the rows of one domain and split (``all`` joins the splits), which may be empty."""
         parts = [self.rows[domain][s] for s in SPLITS if s in self.rows[domain] and split in (s, "all")]

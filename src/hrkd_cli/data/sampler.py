@@ -15,7 +15,7 @@ temperature    D B, in proportion to sqrt(N),  ceil(sum N / (D B))   as balanced
 =============  ==============================  ====================  ================================================
 
 Unlabeled rows come in addition: they are a fixed fraction of a domain's rows in each batch and are shuffled separately.
-Batches and epochs are counted in labeled rows only.
+Batches and epochs are counted in labeled rows only. A domain without labeled rows has B unlabeled rows in every batch.
 """
 
 from __future__ import annotations
@@ -104,9 +104,13 @@ class DomainBatchSampler:
         self._sampling = Sampling(sampling)
         self._seed = seed
         self._lengths = lengths
+        self._domains = list(rows)
         self._labeled: dict[str, ShuffledStream] = {}
         sizes: dict[str, int] = {}
+        unlabeled = {domain: count for domain, count in (unlabeled or {}).items() if count}
         for domain, count in rows.items():
+            if not count and domain in unlabeled:
+                continue
             excluded = frozenset((held_back or {}).get(domain, ()))
             indices = [index for index in range(count) if index not in excluded]
             if not indices:
@@ -117,11 +121,11 @@ class DomainBatchSampler:
             sizes[domain] = len(indices)
         self._unlabeled = {
             domain: ShuffledStream(_unlabeled_stream(domain), range(rows[domain], rows[domain] + count), seed)
-            for domain, count in (unlabeled or {}).items()
-            if count and unlabeled_fraction
+            for domain, count in unlabeled.items()
+            if unlabeled_fraction or domain not in self._labeled
         }
         self._unlabeled_per_labeled = unlabeled_per_labeled(unlabeled_fraction)
-        # Labeled rows drawn so far, of domains that have unlabeled ones.
+        # Labeled rows drawn so far, of domains that have both kinds.
         self._labeled_drawn = dict.fromkeys(self._unlabeled, 0)
         self._mean_counts = _temperature_mean_counts(sizes, batch_size * len(sizes))
         self._carried = dict.fromkeys(sizes, 0.0)
@@ -136,7 +140,7 @@ class DomainBatchSampler:
 
     def __next__(self) -> dict[str, list[int]]:
         batch = next(self._batches)
-        return {domain: batch[domain] + batch.get(_unlabeled_stream(domain), []) for domain in self._labeled}
+        return {d: batch.get(d, []) + batch.get(_unlabeled_stream(d), []) for d in self._domains}
 
     def skip(self, count: int) -> None:
         """Skip the next ``count`` batches."""
@@ -166,6 +170,9 @@ class DomainBatchSampler:
             counts = dict.fromkeys(self._labeled, self._batch_size)
         batch = {domain: self._labeled[domain].take(count) for domain, count in counts.items()}
         for domain, stream in self._unlabeled.items():
+            if domain not in counts:
+                batch[_unlabeled_stream(domain)] = stream.take(self._batch_size)
+                continue
             # Rounding the running totals keeps the fraction exact over many batches.
             before = self._labeled_drawn[domain]
             after = self._labeled_drawn[domain] = before + counts[domain]

@@ -17,6 +17,7 @@ from hrkd_cli.errors import DataError
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.formatting import join_names
 from hrkd_cli.layout import SPLITS
+from hrkd_cli.predict.name_validation import appearance, quote
 
 _CHECK_ROWS = f"""
 CREATE TABLE checked_rows AS
@@ -35,6 +36,7 @@ _SELECT_TEXTS = """
 SELECT domain, list(text ORDER BY id), list(text_pair ORDER BY id)
 FROM checked_rows WHERE drop_reason IS NULL GROUP BY domain
 """
+_SELECT_OTHER_DOMAINS = "SELECT DISTINCT domain FROM checked_rows WHERE drop_reason = 'other domain'"
 _COUNT_DROPPED = """
 SELECT drop_reason, count(*) FROM checked_rows WHERE drop_reason IS NOT NULL GROUP BY drop_reason ORDER BY min(id)
 """
@@ -69,10 +71,11 @@ def read_unlabeled(source: str | Path, dataset: Dataset, *, on_event: OnEvent) -
     """Read texts of a dataset's domains from any source of ``hrkd prepare``; labels are not needed.
 
     Dropped: rows whose first text is in a dev or test split of any domain, rows that are in a train split, and
-    duplicates within a domain. Texts are compared as in ``hrkd prepare``.
+    duplicates within a domain. Texts are compared as in ``hrkd prepare``. Domains whose names look like one of the
+    dataset's get a warning.
 
     Raises:
-        DataError: the source cannot be read, or has no usable text.
+        DataError: the source cannot be read, or has no usable text, or none of a domain without rows in the dataset.
     """
     skipped = []
     with open_row_store(str(source), require_label=False) as store:
@@ -90,6 +93,12 @@ def read_unlabeled(source: str | Path, dataset: Dataset, *, on_event: OnEvent) -
             roles = ("text", "text_pair", "domain") if dataset.has_pairs else ("text", "domain")
             store.add(file, reader, {role: columns[role] for role in roles if role in columns})
         texts = _select_new_texts(store, dataset)
+        others = {name for (name,) in store.connection.execute(_SELECT_OTHER_DOMAINS).fetchall() if name}
+    by_appearance = {appearance(domain): domain for domain in dataset.domains}
+    for name in sorted(others.union(*map(_names, skipped))):
+        if (domain := by_appearance.get(appearance(name))) is not None:
+            text = f"{source}: texts of {quote(name)} are not read; the data spells it {quote(domain)}: rename one"
+            on_event(Note(text, warning=True))
     if skipped:
         on_event(Note(f"{source}: not read, because the data has no domain of that name: {join_names(skipped)}"))
     if not texts.rows:
@@ -97,6 +106,10 @@ def read_unlabeled(source: str | Path, dataset: Dataset, *, on_event: OnEvent) -
         raise DataError(
             f"--unlabelled {source}: no new text for the domains of the data ({names}){texts.describe_dropped()}"
         )
+    for domain in dataset.new_domains:
+        if domain not in texts.rows:
+            found = f"it has new texts of {join_names(list(texts.rows), 20)}{texts.describe_dropped()}"
+            raise DataError(f"--new-domains {domain}: --unlabelled {source} has no new text of it; {found}")
     counts = ", ".join(f"{domain} {len(rows):,}" for domain, rows in texts.rows.items())
     on_event(Note(f"unlabeled texts: {counts}{texts.describe_dropped()}"))
     if without := [domain for domain in dataset.domains if domain not in texts.rows]:
@@ -106,10 +119,14 @@ def read_unlabeled(source: str | Path, dataset: Dataset, *, on_event: OnEvent) -
 
 def _find_domain(file: SourceFile, dataset: Dataset) -> str | None:
     """Return the dataset's domain that a file or its folder is named after, if any."""
-    path = Path(file.relative_path)
+    return next((name for name in _names(file.relative_path) if name in dataset.labels), None)
+
+
+def _names(relative_path: str) -> tuple[str, ...]:
+    """Return the possible domains of a file without a domain column."""
+    path = Path(relative_path)
     stem, _ = split_suffix(path)
-    candidates = (stem, stem.rpartition(".")[0], path.parent.name)
-    return next((name for name in candidates if name in dataset.labels), None)
+    return stem, stem.rpartition(".")[0], path.parent.name
 
 
 def _select_new_texts(store: RowStore, dataset: Dataset) -> UnlabeledTexts:

@@ -11,6 +11,7 @@ from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.dataset_loading import load_for_training
 from hrkd_cli.data.unlabeled import read_unlabeled
 from hrkd_cli.distillation.prerequisites import (
+    add_new_domains,
     check_folders,
     check_student,
     check_untrained,
@@ -76,6 +77,7 @@ def distill(
     settings = settings.resolve()
     student_data = select_domains(dataset, settings)  # the teacher is trained on all domains
     check_trainable(student_data)
+    student_data = add_new_domains(student_data, settings)
     unlabeled = None
     if settings.unlabelled is not None:
         unlabeled = read_unlabeled(settings.unlabelled, student_data, on_event=context.on_event)
@@ -103,7 +105,8 @@ def distill(
         )
         trainer.run()
         wide = setup.wide_branch(trainer)
-        baselines = baseline_dev_scores(student_data, path, context.on_event) if context.processes.is_main else {}
+        labeled = student_data.without_new_domains
+        baselines = baseline_dev_scores(labeled, path, context.on_event) if context.processes.is_main else {}
         result = write_model_folder(
             trainer,
             student_data,

@@ -123,6 +123,8 @@ class GraphTrainer:
 
 def hold_back(labels: np.ndarray, fraction: float, seed: str) -> list[int]:
     """Choose rows to hold back: a stratified sample that leaves at least one row of every label."""
+    if not len(labels):
+        return []
     rng = random.Random(seed)
     names, sizes = np.unique(labels, return_counts=True)
     wanted = max(1, round(fraction * len(labels)))

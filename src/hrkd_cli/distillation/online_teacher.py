@@ -8,11 +8,12 @@ from functools import partial
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hrkd_cli.distillation.loss_config import LossConfig
 from hrkd_cli.distillation.teachers import Teachers
-from hrkd_cli.method import Outputs, Requirement
+from hrkd_cli.method import MASKED_LOGIT, Outputs, Requirement
 from hrkd_cli.models.device import to_device
 from hrkd_cli.models.feature_capture import FeatureCapture
 from hrkd_cli.models.label_gather import LabelGather
@@ -26,6 +27,9 @@ INFERENCE_TOKENS = {"cpu": 1024, "cuda": 65536, "mps": 8192}
 
 class OnlineTeacher:
     """Runs the teachers on each batch. Domains that share a teacher share a forward pass.
+
+    If the teacher lacks a row's domain, the row's logits are the log of the mean of its heads' probabilities, and its
+    domain posterior is 1 for the row's domain.
 
     ``split`` is the training data in the teachers' tokenization; with ``own_tokenizer``, the student's differs.
     """
@@ -79,8 +83,17 @@ class OnlineTeacher:
                 inputs = {name: tensor[rows] for name, tensor in batch.inputs.items()}
                 parts.append(self.captures[model_id](TokenBatch(inputs, batch.mask[rows])))
             outputs = _in_batch_order(parts, torch.cat(list(rows_by_model.values())).argsort())
-        domain_logits = self.label_gather.domain_logits(outputs.logits) if self.domain_posterior else None
-        return replace(outputs, logits=self.label_gather.take(outputs.logits, domains), domain_logits=domain_logits)
+        gather = self.label_gather
+        logits = gather.take(outputs.logits, domains)
+        domain_logits = gather.domain_logits(outputs.logits) if self.domain_posterior else None
+        if gather.no_head is not None:
+            new = gather.no_head[domains][:, None]
+            mixture = gather.mixture(outputs.logits, posterior=self.teachers.domain_posterior)
+            logits = torch.where(new, mixture, logits)
+            if domain_logits is not None:
+                certain = (1 - F.one_hot(domains, len(self.domains))) * MASKED_LOGIT
+                domain_logits = torch.where(new, certain, domain_logits)
+        return replace(outputs, logits=logits, domain_logits=domain_logits)
 
 
 def _in_batch_order(parts: Sequence[Outputs], order: Tensor) -> Outputs:

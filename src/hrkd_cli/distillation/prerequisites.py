@@ -10,7 +10,7 @@ from typing import Any
 from hrkd_cli.choices import Graph, Init, Method
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.distillation.loss_config import LossConfig
-from hrkd_cli.errors import ModelError, OutputError, UsageError
+from hrkd_cli.errors import DataError, ModelError, OutputError, UsageError
 from hrkd_cli.events import Note, OnEvent, Progress
 from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.layout import DATASET_OUT, TEACHER_OUT, ModelFiles
@@ -28,6 +28,7 @@ from hrkd_cli.models.student_init import (
 )
 from hrkd_cli.outputs import check_no_overlap
 from hrkd_cli.predict.heads import DomainHeads
+from hrkd_cli.predict.name_validation import validate_names
 from hrkd_cli.settings import DistillSettings, TeachSettings
 from hrkd_cli.teaching.teach import teach, teach_key
 from hrkd_cli.training.stage_folder import data_folder, describe_changed_options
@@ -73,6 +74,31 @@ def select_domains(dataset: Dataset, settings: DistillSettings) -> Dataset:
     if settings.graph is Graph.LEARNED and len(dataset.domains) == 1:
         raise UsageError("--graph learned: it needs at least two domains; use --graph uniform")
     return dataset
+
+
+def add_new_domains(dataset: Dataset, settings: DistillSettings) -> Dataset:
+    """Return the dataset with the ``--new-domains``, which have no rows, and the labels of all other domains.
+
+    Raises:
+        UsageError: a name is not allowed, or the data has rows of a domain.
+        DataError: the domains of the data have different labels.
+    """
+    if settings.new_domains is None:
+        return dataset
+    names = [name.strip() for name in settings.new_domains.split(",")]
+    option = f"--new-domains {settings.new_domains}"
+    for name in names:
+        if name in dataset.domains:
+            raise UsageError(f"{option}: the data has labeled rows of {name!r}; leave it out")
+    validate_names([*dataset.domains, *names], (), option, UsageError)
+    first, *others = dataset.domains
+    for other in others:
+        if dataset.labels[other] != dataset.labels[first]:
+            raise DataError(
+                f"{option}: a domain without labels needs domains that all have the same labels, but {other!r} and "
+                f"{first!r} differ; leave out --new-domains, or choose domains with --domains"
+            )
+    return dataset.add_domains(*names)
 
 
 def check_student(path: Path, dataset: Dataset, settings: DistillSettings) -> Any | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hrkd_cli.choices import Init, InstanceWeights, Truncate
-from hrkd_cli.data.dataset import Dataset
+from hrkd_cli.data.dataset import Dataset, TextRows
 from hrkd_cli.data.sampler import unlabeled_per_labeled
 from hrkd_cli.data.unlabeled import UnlabeledTexts
 from hrkd_cli.distillation.distill_collator import DistillCollator
@@ -44,6 +44,7 @@ class DistillSetup:
         teacher_train: the training data in the teachers' tokenization; the same object as ``train`` if that is also
             the student's.
         heads: the student's outputs by domain.
+        texts: unlabeled texts by domain.
         train: the training data in the student's tokenization: for each domain the train split, then unlabeled texts.
         dev: the dev split in the student's tokenization.
     """
@@ -56,6 +57,7 @@ class DistillSetup:
     teacher_train: TokenizedSplit
     student: Any
     heads: DomainHeads
+    texts: dict[str, TextRows]
     train: TokenizedSplit
     dev: TokenizedSplit
 
@@ -95,7 +97,8 @@ class DistillSetup:
         context.on_event(Progress("tokenizing the texts"))
         pretrained = tokenizer or teachers.tokenizer
         limit = min(token_limit(student, pretrained), token_limit(teachers.primary, teachers.tokenizer))
-        plan = TrainingPlan.make(settings, DISTILL, dataset, student.config, pretrained, limit, context.on_event)
+        labeled = dataset.without_new_domains
+        plan = TrainingPlan.make(settings, DISTILL, labeled, student.config, pretrained, limit, context.on_event)
         check_length(plan.max_length, student, pretrained, "the student")
         check_models(teachers.primary, student, teachers.tokenizer, pretrained, settings)
         teacher_tokenizer = check_teachers(
@@ -103,12 +106,12 @@ class DistillSetup:
         )
         student_tokenizer = ModelTokenizer(student, pretrained, plan.max_length, settings.truncate)
         student.to(device)
-        texts = unlabeled.rows if unlabeled is not None else None
+        texts = unlabeled.rows if unlabeled is not None else {}
         train = teacher_train = tokenize_split(dataset, "train", student_tokenizer, texts)
         if tokenizer is not None or student_tokenizer.input_names != teacher_tokenizer.input_names:
             teacher_train = tokenize_split(dataset, "train", teacher_tokenizer, texts)
         dev = tokenize_split(dataset, "dev", student_tokenizer)
-        return cls(settings, dataset, plan, context, teachers, teacher_train, student, heads, train, dev)
+        return cls(settings, dataset, plan, context, teachers, teacher_train, student, heads, texts, train, dev)
 
     def objective(self, checkpointer: Checkpointer, out: Path) -> DistillObjective:
         """Create the objective, with cached teacher outputs and instance weights if the settings require them.
@@ -150,22 +153,22 @@ class DistillSetup:
         dev_logits = predict_split(self.student, self.dev, self.context)
         if not self.context.processes.is_main:
             return None
-        limit = token_limit(self.student, self.train.tokenizer.pretrained)
         return fit_wide_branch(
             self.student,
             self.train,
             self.dataset,
             self.heads,
-            limit,
             dev_logits,
             self.context.on_event,
             domain_posterior=trainer.objective.domain_posterior,
+            new_domains={domain: self.texts[domain] for domain in self.dataset.new_domains},
         )
 
     def _epoch_fraction(self) -> float:
         """Return the fraction of all rows that an epoch reads, at most 1."""
         unlabeled_rate = unlabeled_per_labeled(self.settings.unlabelled_share)
         rows_read = 0.0
+        largest = max(map(len, self.train.labels.values()))  # about as many rows of a domain without labels are read
         for domain, labels in self.train.labels.items():
-            rows_read += len(labels) * (1 + unlabeled_rate * (domain in self.train.unlabeled))
+            rows_read += len(labels) * (1 + unlabeled_rate * (domain in self.train.unlabeled)) or largest
         return min(1.0, rows_read / self.train.count)

@@ -33,9 +33,9 @@ class Teachers:
     """A teacher for every domain, frozen and in eval mode.
 
     Attributes:
-        models: classifier by domain; domains may share one.
+        models: classifier by domain; domains may share one. A domain that no teacher knows has ``primary``.
         primary: the classifier that is best on average; a pruned student gets its shape and weights from it.
-        heads: the outputs of each domain, the same in all models.
+        heads: the outputs of each domain, the same in all models; without labels for a domain that they do not know.
         path: folder of ``primary``.
         folders: folder of each domain's teacher.
         domain_posterior: whether the softmax over all outputs of each model is p(domain, label | text).
@@ -59,7 +59,7 @@ def open_teachers(
     is the teacher's name in messages.
 
     Raises:
-        ModelError: the teacher lacks a domain or a label of the data, or cannot be loaded.
+        ModelError: the teacher lacks a domain that has rows, or a label of the data, or cannot be loaded.
         DataError: the data has text pairs and the teacher reads single texts, or the other way around.
     """
     config = read_json(path / ModelFiles.config)
@@ -80,7 +80,9 @@ def _match_heads(config: Mapping[str, Any], dataset: Dataset, name: str) -> Doma
     heads = DomainHeads.from_config(config)
     if heads is None:
         return DomainHeads.match_labels(config, dataset.labels, f"teacher {name}")
-    for domain, labels in dataset.labels.items():
+    known = [domain for domain in dataset.domains if domain in heads.labels or domain not in dataset.new_domains]
+    for domain in known:
+        labels = dataset.labels[domain]
         if domain not in heads.labels:
             raise ModelError(
                 f"teacher {name}: it was not trained on domain {domain!r}; its domains are {', '.join(heads.domains)}"
@@ -94,8 +96,9 @@ def _match_heads(config: Mapping[str, Any], dataset: Dataset, name: str) -> Doma
     if pair != dataset.has_pairs:
         expected, actual = ("two texts", "one") if pair else ("one text", "two")
         raise DataError(f"teacher {name} reads {expected} per row, but the data has {actual}")
-    columns = {domain: heads.columns[domain] for domain in dataset.domains}
-    return DomainHeads(dict(dataset.labels), columns, heads.num_outputs)
+    labels_by_domain = {domain: dataset.labels[domain] if domain in known else () for domain in dataset.domains}
+    columns = {domain: heads.columns[domain] if domain in known else () for domain in dataset.domains}
+    return DomainHeads(labels_by_domain, columns, heads.num_outputs)
 
 
 def check_teachers(
@@ -116,6 +119,10 @@ def check_teachers(
     if trained_on is not None and dataset.path is not None and trained_on != dataset.fingerprint:
         text = f"teacher {name} was made from other data: rows that are held out here may be among its training rows"
         context.on_event(Note(text, warning=True))
+    if new := [domain for domain, labels in teachers.heads.labels.items() if not labels]:
+        weights = "weighted by its domain posterior" if teachers.domain_posterior else "with equal weights"
+        text = f"{join_names(new)}: no labels; learned from the mean of the teacher's other heads, {weights}"
+        context.on_event(Note(text))
     check_length(max_length, teachers.primary, teachers.tokenizer, f"teacher {name}")
     tokenizer = ModelTokenizer(teachers.primary, teachers.tokenizer, max_length, settings.truncate)
     truncate = (getattr(teachers.primary.config, "hrkd", None) or {}).get("truncate", settings.truncate)

@@ -7,6 +7,7 @@ Trained jointly it would learn little, because an encoder soon fits nearly all t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from hrkd_cli.choices import Split
-from hrkd_cli.data.dataset import Dataset
+from hrkd_cli.data.dataset import Dataset, TextRows
 from hrkd_cli.evaluation.metrics import scores_to_json
 from hrkd_cli.events import Note, OnEvent, Progress
 from hrkd_cli.models.model_tokenizer import ModelTokenizer
@@ -22,6 +23,7 @@ from hrkd_cli.models.wide import ScoredWideBranch, WideBranch, hash_pairs
 from hrkd_cli.predict.heads import DomainHeads, DoubleArray, FloatArray
 from hrkd_cli.predict.tokenization import TokenizedExample
 from hrkd_cli.training.dev_scoring import score_logits
+from hrkd_cli.training.plan import token_limit
 from hrkd_cli.training.tokenized_split import TokenizedSplit, tokenize_split
 
 REGULARIZATION = 4.0
@@ -44,11 +46,11 @@ def fit_wide_branch(
     train: TokenizedSplit,
     dataset: Dataset,
     heads: DomainHeads,
-    limit: int,
     dev_logits: Logits,
     on_event: OnEvent,
     *,
     domain_posterior: bool = False,
+    new_domains: Mapping[str, TextRows] | None = None,
 ) -> ScoredWideBranch | None:
     """Train a wide branch for a student; return None if it does not help on dev.
 
@@ -57,14 +59,16 @@ def fit_wide_branch(
         train: the train split, tokenized as for the encoder.
         dataset: the student's data. Pairs get no branch: what counts is how the words of two texts relate.
         heads: the student's outputs by domain.
-        limit: tokens of a text that the branch reads.
         dev_logits: the student's logits for the dev rows of each domain, (n, outputs).
         on_event: receives notes on the outcome.
         domain_posterior: whether the softmax over all outputs is p(domain, label | text), and must remain so.
+        new_domains: unlabeled texts of the domains without labels, as evidence of these domains; at most as many are
+            used as the largest domain has train rows.
     """
     if dataset.has_pairs:
         return None
     on_event(Progress("fitting the wide branch"))
+    limit = token_limit(student, train.tokenizer.pretrained)
     tokenizer = ModelTokenizer(student, train.tokenizer.pretrained, limit)
     whole, dev = (tokenize_split(dataset, split, tokenizer) for split in (Split.TRAIN, Split.DEV))
     if not drops_inner_tokens(train, whole):
@@ -87,7 +91,12 @@ def fit_wide_branch(
     weights *= share
     sums = {domain: dev_logits[domain] + np.float32(share) * rows for domain, rows in wide_logits.items()}
     if domain_posterior:
-        weights += fit_domain_weights(features, dev_features, sums, heads)
+        most = max(map(len, labels.values()))
+        for domain, rows in (new_domains or {}).items():
+            examples = tokenizer.encode_rows(replace(rows, texts=rows.texts[:most]))
+            features[domain] = token_features(examples, vocab_size, buckets)
+        by_domain = {domain: features[domain] for domain in heads.domains}
+        weights += fit_domain_weights(by_domain, dev_features, sums, heads)
     before, after = (scores_to_json(score_logits(logits, dev, heads)) for logits in (dev_logits, sums))
     change = " -> ".join(f"{100 * scores['average']['accuracy']:.1f}%" for scores in (before, after))
     text = f"wide branch added: weights for {vocab_size:,} tokens and {buckets:,} token pairs, dev accuracy {change}"
@@ -126,7 +135,8 @@ def fit_weights(features: Mapping[str, Any], labels: Mapping[str, np.ndarray], h
     """Return the weights (F, O) of logistic regression on the features (n, F) of each domain.
 
     Features are scaled by inverse document frequency. Domains with the same labels share a part of their weights: each
-    has its own copy of the features besides a common one ("Frustratingly Easy Domain Adaptation", Daumé, 2007).
+    has its own copy of the features besides a common one ("Frustratingly Easy Domain Adaptation", Daumé, 2007). A
+    domain without features gets the common weights.
     """
     import scipy.sparse as sp
 
@@ -140,8 +150,9 @@ def fit_weights(features: Mapping[str, Any], labels: Mapping[str, np.ndarray], h
         copies = sp.hstack([sp.vstack(list(scaled.values())), sp.block_diag(list(scaled.values()))], format="csr")
         size = len(heads.labels[heads.domains[0]])
         common, *own = np.split(_fit(copies, np.concatenate(list(labels.values())), size), 1 + len(scaled))
-        for domain, part in zip(scaled, own, strict=True):
-            weights[:, list(heads.columns[domain])] = common + part
+        own_part = dict(zip(scaled, own, strict=True))
+        for domain, columns in heads.columns.items():
+            weights[:, list(columns)] = common + own_part.get(domain, 0.0)
     weights *= idf[:, None]
     return weights
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -11,10 +13,17 @@ from hrkd_cli.predict.heads import DomainHeads
 
 
 class LabelGather:
-    """Gathers the logits of each row's domain from all outputs, in one operation."""
+    """Gathers the logits of each row's domain from all outputs, in one operation.
+
+    Attributes:
+        no_head: (D,), whether the model has no outputs for the domain; None if it has some for every domain.
+    """
 
     def __init__(self, heads: DomainHeads, device: torch.device) -> None:
-        columns = [torch.tensor(heads.columns[domain]) for domain in heads.domains]
+        columns = [torch.tensor(heads.columns[domain], dtype=torch.long) for domain in heads.domains]
+        no_head = torch.tensor([not len(own) for own in columns])
+        self.no_head = no_head.to(device) if bool(no_head.any()) else None
+        self.with_head = torch.nonzero(~no_head)[:, 0].to(device)
         padded = torch.nn.utils.rnn.pad_sequence(columns, batch_first=True, padding_value=-1)
         absent = padded < 0
         self.absent = absent.to(device) if bool(absent.any()) else None
@@ -35,3 +44,14 @@ class LabelGather:
         if self.absent is not None:
             by_domain = by_domain.masked_fill(self.absent, MASKED_LOGIT)
         return by_domain.logsumexp(dim=-1)
+
+    def mixture(self, logits: Tensor, *, posterior: bool) -> Tensor:
+        """Return (R, C) of (R, outputs): the log of the mean of all heads' label probabilities.
+
+        All heads have the same labels. Their weights are the domain posterior if the softmax over all outputs is
+        p(domain, label | text), else equal.
+        """
+        by_domain = upcast(logits)[:, self.columns[self.with_head]]  # (R, domains, C)
+        if posterior:
+            return by_domain.flatten(1).log_softmax(dim=-1).view_as(by_domain).logsumexp(dim=1)
+        return by_domain.log_softmax(dim=-1).logsumexp(dim=1) - math.log(len(self.with_head))

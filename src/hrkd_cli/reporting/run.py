@@ -67,7 +67,8 @@ class Run:
         self.steps, self.dev = _read_metrics(metrics)
         self.last_step = int(self.steps.index[-1])
         self.losses = pd.DataFrame(self.steps["losses"].tolist(), self.steps.index)
-        self.domains = tuple(self.dev[-1]["domains"]) if self.dev else ()
+        new = [name.strip() for name in str(self.options.get("new_domains") or "").split(",") if name.strip()]
+        self.domains = tuple(sorted({*self.dev[-1]["domains"], *new})) if self.dev else ()
         distills = "student" in self.options or not {"total", "label", "domain"} >= {*self.losses}
         self.stage = str(self.run_json.get("stage") or ("distill" if distills else "teach"))
 

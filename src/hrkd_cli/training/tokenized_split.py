@@ -61,13 +61,14 @@ class TokenizedSplit:
 def tokenize_split(
     dataset: Dataset, split: str, tokenizer: ModelTokenizer, unlabeled: Mapping[str, TextRows] | None = None
 ) -> TokenizedSplit:
-    """Tokenize one split of every domain that has it, followed by the domain's unlabeled rows."""
+    """Tokenize one split of every domain that has it or unlabeled rows, which follow."""
     examples, labels = {}, {}
     for domain, names in dataset.labels.items():
         rows = dataset.split(domain, split)
-        if len(rows):
+        texts = (unlabeled or {}).get(domain)
+        if len(rows) or texts:
             examples[domain] = tokenizer.encode_rows(rows)
             labels[domain] = np.array([names.index(label) for label in rows.labels], dtype=np.int64)
-            if unlabeled and domain in unlabeled:
-                examples[domain] += tokenizer.encode_rows(unlabeled[domain])
+            if texts:
+                examples[domain] += tokenizer.encode_rows(texts)
     return TokenizedSplit(tokenizer, examples, labels)
