@@ -13,6 +13,7 @@ from pathlib import Path
 # Typer's public module re-exports this function without listing it in __all__.
 from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
+from hrkd_cli.cli.completion import VARIABLE, improve_zsh_script
 from hrkd_cli.cli.error_report import PROGRAM
 from hrkd_cli.cli.main import command_tree
 
@@ -23,8 +24,9 @@ WIDTH = 100
 def generate_files() -> dict[str, str]:
     """Return the text of each generated file by its path in a checkout."""
     files = {"docs/help.md": render_help_page()}
+    improve_zsh_script()
     for name, shell in SHELLS.items():
-        script = get_completion_script(prog_name=PROGRAM, complete_var=f"_{PROGRAM.upper()}_COMPLETE", shell=shell)
+        script = get_completion_script(prog_name=PROGRAM, complete_var=VARIABLE, shell=shell)
         files[f"completions/{name}"] = script + "\n"
     return files
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 from collections.abc import Container, Sequence
+from contextlib import AbstractContextManager
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +15,7 @@ from typer.main import get_command
 
 from hrkd_cli.cli import commands, error_report  # noqa: F401 - importing commands registers them
 from hrkd_cli.cli.command import COMMANDS, PlainHelpCommand, typer_callback
+from hrkd_cli.cli.completion import VARIABLE, completion, install
 from hrkd_cli.cli.launch import end_with_launcher
 from hrkd_cli.cli.standard_streams import discard_unwritten_output, open_standard_streams
 from hrkd_cli.errors import UsageError
@@ -36,10 +39,16 @@ HRKD_DEBUG=1 shows tracebacks."""
 def root(
     ctx: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
-    # Typer's own --help imports pydantic.
+    # Typer's own --install-completion and --help import pydantic.
+    install_completion: Annotated[
+        bool, typer.Option("--install-completion", help="Install completion for the current shell and exit.")
+    ] = False,
     help: Annotated[bool, typer.Option("-h", "--help", help="Show this message and exit.")] = False,
 ) -> None:
     """Distill a multi-domain text classifier into a small student for edge CPUs."""
+    if install_completion:
+        sys.stdout.write(install() + "\n")
+        raise typer.Exit
     if version or help or ctx.invoked_subcommand is None:
         sys.stdout.write(f"{error_report.PROGRAM} {__version__}\n" if version else ctx.get_help() + "\n")
         raise typer.Exit
@@ -66,17 +75,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Escape characters that the stream cannot encode instead of failing.
     if reconfigure := getattr(sys.stdout, "reconfigure", None):
         reconfigure(errors="backslashreplace")
-    if f"_{error_report.PROGRAM.upper()}_COMPLETE" in os.environ:
-        from typer.completion import completion_init  # type: ignore[attr-defined]
-
-        completion_init()
-        names = COMMANDS
-        # Rich wraps help texts to the terminal, but a completion must stay on one line.
-        os.environ["COLUMNS"] = "1000"
+    completing: AbstractContextManager[None] = contextlib.nullcontext()
+    if VARIABLE in os.environ:
+        names, completing = COMMANDS, completion()
     try:
         _check_encoding(words)
         signal.signal(signal.SIGTERM, _terminate)
-        code = command_tree(names).main(args=words, prog_name=error_report.PROGRAM, standalone_mode=False)
+        with completing:
+            code = command_tree(names).main(args=words, prog_name=error_report.PROGRAM, standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader is gone (hrkd predict ... | head)
         return 1
