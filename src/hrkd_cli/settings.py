@@ -126,6 +126,12 @@ class TrainingSettings(Settings):
         default_text="those of torchrun, or one",
         affects_result=False,
     )
+    threads: int | None = _count(
+        None,
+        "CPU threads of each process; 1 is often faster if other programs use the CPU.",
+        default_text="chosen by torch, usually one per core",
+        affects_result=False,
+    )
     seed: int = seed_option()
     device: Device = shared_option(
         Device.AUTO, "Device to run on; auto prefers CUDA, then MPS, then CPU.", affects_result=False

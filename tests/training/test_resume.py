@@ -8,11 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from hrkd_cli.cli.main import main
 from hrkd_cli.distillation.distill import distill
 from hrkd_cli.errors import HrkdError, OutputError, TrainingError, UsageError
 from hrkd_cli.events import Note
+from hrkd_cli.machine import usable_cpus
 from hrkd_cli.outputs import latest_checkpoint_step
 from hrkd_cli.teaching.teach import teach
 from hrkd_cli.training.checkpoint import load_latest_checkpoint, write_checkpoint
@@ -237,3 +239,28 @@ def test_resume_without_a_checkpoint_starts_a_new_run(tmp_path, encoder, raw):
     assert teach(encoder, data=raw, epochs=1, max_length=16, resume=True).steps == result.steps
     with pytest.raises(HrkdError):
         distill("hrkd-out/teacher", epochs=1, student="9x32", resume=True)
+
+
+def test_a_resumed_run_keeps_its_threads_unless_it_is_given_others(tmp_path, teacher, encoder, dataset):
+    default = torch.get_num_threads()
+    threads = default + 1  # at least 2: above what a machine with one core restores, and torch allows it
+    seen = []
+
+    def record(event):
+        seen.append(torch.get_num_threads())
+        stop_at(2)(event)
+
+    with pytest.raises(StopError):
+        run("teach", teacher, encoder, dataset, tmp_path / "t", on_event=record, threads=threads)
+    assert seen[-1] == threads
+    assert torch.get_num_threads() == default
+    seen.clear()
+    with pytest.raises(StopError):
+        run("teach", teacher, encoder, dataset, tmp_path / "t", on_event=record, resume=True)
+    restored = threads if threads <= max(default, usable_cpus()) else default
+    assert seen[-1] == restored
+    notes = []
+    run("teach", teacher, encoder, dataset, tmp_path / "t", resume=True, threads=default, on_event=notes.append)
+    text = f"the run had {restored} threads before, and has {default} now: the weights can differ by rounding"
+    assert (Note(text, warning=True) in notes) == (restored != default)
+    assert torch.get_num_threads() == default

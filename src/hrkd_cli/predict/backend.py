@@ -123,6 +123,14 @@ class OnnxBackend(Backend):
         return logits
 
 
+def check_threads(threads: int | None) -> None:
+    """Raise UsageError for a number of threads that is far above the number of cores."""
+    most = THREADS_PER_CORE * (os.cpu_count() or 1)
+    if threads is not None and not 1 <= threads <= most:
+        cores = f"{most} ({THREADS_PER_CORE} for each of the machine's {os.cpu_count()} cores)"
+        raise UsageError(f"--threads: {threads} is not at least 1 and at most {cores}")
+
+
 def open_backend(path: str | Path, *, threads: int | None = None, device: str = "auto") -> Backend:
     """Load an ``onnx`` folder, ``.onnx`` file, model folder or hub id; imports torch only if there is no ONNX file.
 
@@ -131,10 +139,7 @@ def open_backend(path: str | Path, *, threads: int | None = None, device: str = 
     Raises:
         ModelError: there is nothing at ``path``, or it is not a classifier.
     """
-    most = THREADS_PER_CORE * (os.cpu_count() or 1)
-    if threads is not None and not 1 <= threads <= most:
-        cores = f"{most} ({THREADS_PER_CORE} for each of the machine's {os.cpu_count()} cores)"
-        raise UsageError(f"--threads: {threads} is not at least 1 and at most {cores}")
+    check_threads(threads)
     location = locate_model(path)
     if location is not None and location.onnx_file is not None:
         return OnnxBackend(location.root, location.onnx_file, threads=threads)

@@ -12,6 +12,7 @@ from hrkd_cli.events import OnEvent, ignore
 from hrkd_cli.layout import partial_folder
 from hrkd_cli.models.device import pick_device
 from hrkd_cli.models.precision import PrecisionPolicy
+from hrkd_cli.predict.backend import check_threads
 from hrkd_cli.settings import TrainingSettings
 from hrkd_cli.training.checkpoint import saved_precision
 from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup, join_process_group
@@ -25,11 +26,13 @@ class TrainContext:
         precision: precision policy, with the device.
         processes: the processes of the run.
         on_event: receives events, in the main process only.
+        threads: CPU threads of this process; None for torch's default.
     """
 
     precision: PrecisionPolicy
     processes: ProcessGroup = SINGLE_PROCESS
     on_event: OnEvent = ignore
+    threads: int | None = None
 
     @classmethod
     def start(
@@ -40,15 +43,16 @@ class TrainContext:
         An interrupted run that left checkpoints for the output ``resume_from`` keeps the precision that ``auto`` chose.
 
         Raises:
-            UsageError: the device, precision or number of processes is not available.
+            UsageError: the device, precision or number of processes or threads is not available.
         """
+        check_threads(settings.threads)
         processes, device = join_process_group(settings.processes, pick_device(settings.device))
         chosen = settings.precision
         if chosen is Precision.AUTO and resume_from is not None:
             chosen = Precision(saved_precision(partial_folder(resume_from.resolve())) or chosen)
         precision = PrecisionPolicy(chosen, device)
         precision.configure_process()
-        return cls(precision, processes, on_event if processes.is_main else ignore)
+        return cls(precision, processes, on_event if processes.is_main else ignore, settings.threads)
 
     @property
     def device(self) -> torch.device:

@@ -10,12 +10,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import OutputError, TrainingError
 from hrkd_cli.events import Note
+from hrkd_cli.formatting import plural
 from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.layout import ModelFiles
-from hrkd_cli.machine import package_versions
+from hrkd_cli.machine import package_versions, usable_cpus
 from hrkd_cli.models.model_folder import model_card, save_model, write_json
 from hrkd_cli.models.wide import ScoredWideBranch
 from hrkd_cli.options import option_name
@@ -53,10 +56,24 @@ def run_folder(
                 f"{out}: the interrupted run was made {difference}; resume it with the same options, data and "
                 "model, or start over with --force"
             )
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        _set_threads(context, checkpointer)
         yield checkpointer
         if processes.is_main:
             remove_checkpoints(checkpointer.work)
     processes.barrier()
+
+
+def _set_threads(context: TrainContext, checkpointer: Checkpointer) -> None:
+    """Set the number of CPU threads: as given, else as before the interruption, because sums depend on it."""
+    default: int = torch.get_num_threads()
+    before = checkpointer.decisions.get("threads", default)
+    threads = context.threads or (before if before <= max(default, usable_cpus()) else default)
+    if checkpointer.resumed is not None and threads != before:
+        text = f"the run had {plural(before, 'thread')} before, and has {threads} now"
+        context.on_event(Note(f"{text}: the weights can differ by rounding", warning=True))
+    checkpointer.decisions["threads"] = threads
+    torch.set_num_threads(threads)
 
 
 def data_folder(data: str | Path | Dataset) -> dict[str, Path]:
