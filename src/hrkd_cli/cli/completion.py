@@ -37,17 +37,16 @@ def improve_zsh_script() -> None:
 def install() -> str:
     """Install completion for the shell that runs this process, and return what was done."""
     import shellingham
-    from typer.completion import Shells
-    from typer.completion import install as install_script  # type: ignore[attr-defined]
+    from typer import completion as typer_completion
 
     try:
         shell = shellingham.detect_shell()[0]
     except shellingham.ShellDetectionFailure:
         shell = "an unknown shell"
-    if shell not in tuple(Shells):
+    if shell not in ("bash", "zsh", "fish", "powershell", "pwsh"):
         raise UsageError(f"--install-completion: {shell} is not supported; run it in bash, zsh, fish or PowerShell")
     improve_zsh_script()
-    _, path = install_script(shell=shell)
+    _, path = typer_completion.install(shell=shell)  # type: ignore[attr-defined]
     return f"{shell} completion installed in {path}; it takes effect in a new terminal"
 
 
