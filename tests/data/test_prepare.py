@@ -283,17 +283,6 @@ def test_a_split_that_loses_most_of_its_rows_for_one_reason_is_a_warning(tmp_pat
     ]
 
 
-def test_rejected_and_ignored_annotations_are_not_used_and_counted(tmp_path, jsonl):
-    rows = [{"text": f"t{i}", "label": "ab"[i % 2], "answer": "accept"} for i in range(40)]
-    rows[5]["answer"], rows[6]["answer"], rows[7]["answer"] = "reject", "ignore", ["other"]
-    source = jsonl(tmp_path / "in" / "d.jsonl", rows).parent
-    assert prepare(source, out=tmp_path / "out").dropped == {"rejected annotation": 2}
-    # A column that has another role is not an annotator's answer.
-    jsonl(source / "d.jsonl", [{"text": f"t{i}", "answer": ("reject", "accept")[i % 2]} for i in range(40)])
-    result = prepare(source, out=tmp_path / "two", label="answer")
-    assert (result.dropped, result.domains["d"].labels) == ({}, {"accept": 20, "reject": 20})
-
-
 def test_a_prepared_folder_with_a_missing_file_is_not_prepared_without_it(reviews, tmp_path):
     prepare(reviews, out=tmp_path / "one")
     (tmp_path / "one" / "data" / "dvd" / "train.parquet").unlink()
@@ -311,20 +300,6 @@ def test_labels_and_domains_missing_in_a_split_are_noted(tmp_path, jsonl):
     events.clear()
     prepare(tmp_path / "in", out=tmp_path / "out", force=True, dev=0, on_event=events.append)
     assert "no dev rows: d" in [event.text for event in events if getattr(event, "warning", False)]
-
-
-def test_labels_are_renamed_as_they_are_read_and_those_without_a_new_name_are_dropped(tmp_path, jsonl):
-    stars = [{"text": f"t{i}", "label": float(i % 5 + 1)} for i in range(100)]
-    path = jsonl(tmp_path / "in" / "d.jsonl", stars)
-    renames = ["1=bad", "2 = bad", "3=", "4=good", "5=good"]
-    result = prepare(path.parent, out=tmp_path / "out", rename_label=renames)
-    assert (result.domains["d"].labels, result.dropped) == ({"bad": 40, "good": 40}, {"no label": 20})
-    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["options"]["rename_label"] == renames
-    with pytest.raises(DataError, match=r"in: no label '6' \(--rename-label\); there are 1, 2, bad, good"):
-        prepare(path.parent, out=tmp_path / "two", rename_label=["6=good", "3=", "4=good", "5=bad"])
-    # A new name is not renamed again.
-    swapped = prepare(path.parent, out=tmp_path / "two", rename_label=["1=2", "2=1", "3=", "4=", "5=1"])
-    assert swapped.domains["d"].labels == {"1": 40, "2": 20}
 
 
 @pytest.fixture

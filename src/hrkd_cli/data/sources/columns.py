@@ -83,14 +83,20 @@ def resolve_columns(
         if is_required and role not in indices:
             command = "hrkd prepare " if require_label else ""  # teach and distill have no such options
             hint = "" if named is None else f"; name it with {command}{option_name(role)}"
-            if role == "domain":
-                one = "" if named is None else ", make all rows one domain with hrkd prepare --one-domain NAME"
-                hint += f"{one}, or give a folder with one file per domain"
-            elif header_is_line and any(map(_is_value, columns)):
-                text = max(range(len(columns)), key=lambda index: len(columns[index])) + 1
-                hint = f"; if its first line is a row: hrkd prepare --no-header --text {text} --label N (N: its number)"
+            hint = _remedy(role, columns, hint, header_is_line)
             raise DataError(f"{file}: no {role} column found (columns: {_join_columns(columns)}){hint}")
     return indices
+
+
+def _remedy(role: str, columns: Sequence[str], hint: str, header_is_line: bool) -> str:
+    """Return what to do about a missing column; ``hint`` says how to name it, if that is possible."""
+    if role == "domain":
+        one = ", make all rows one domain with hrkd prepare --one-domain NAME" if hint else ""
+        return f"{hint}{one}, or give a folder with one file per domain"
+    if header_is_line and any(map(_is_value, columns)):
+        text = max(range(len(columns)), key=lambda index: len(columns[index])) + 1
+        return f"; if its first line is a row: hrkd prepare --no-header --text {text} --label N (N: its number)"
+    return hint
 
 
 def _find_named(wanted: str, role: str, columns: Sequence[str], file: str) -> int:

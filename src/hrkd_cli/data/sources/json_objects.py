@@ -18,6 +18,7 @@ from hrkd_cli.errors import DataError
 Row = dict[str, Any]
 _decode = json.JSONDecoder().raw_decode
 _TEXT_NAMES = frozenset(COLUMN_ALIASES["text"])
+_CONTAINERS = frozenset({dict, list})
 _SEPARATORS = re.compile(r"[\s,]*")
 
 
@@ -145,6 +146,8 @@ def to_row(item: Any) -> Row | None:
         return to_row({"text": item[0], **extra})
     if not isinstance(item, dict):
         return None
+    if _CONTAINERS.isdisjoint(map(type, item.values())) and "answer" not in item:  # nearly always
+        return item
     row = item
     if isinstance(item.get("data"), dict) and isinstance(item.get("annotations"), list):
         row = {**item["data"], **_label_studio_choices(item["annotations"])}
