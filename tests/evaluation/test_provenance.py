@@ -6,7 +6,13 @@ import pytest
 
 from hrkd_cli import evaluate
 from hrkd_cli.errors import DataError, UsageError
-from hrkd_cli.evaluation.provenance import DataProvenance, default_data, read_provenance, restrict_to_single_domain
+from hrkd_cli.evaluation.provenance import (
+    DataProvenance,
+    default_data,
+    find_start_encoder,
+    read_provenance,
+    restrict_to_single_domain,
+)
 from hrkd_cli.events import Note
 from tiny_folder import make_dataset, make_texts
 
@@ -95,3 +101,16 @@ def test_data_without_the_domain_of_a_model_is_an_error(single):
 def test_models_of_different_single_domains_are_an_error(single):
     with pytest.raises(UsageError, match=r"predicts only 'books' and .* only 'dvd', so they have no rows in common"):
         restrict_to_single_domain([single("books"), single("dvd")], dataset_of("books", "dvd"), "data")
+
+
+@pytest.mark.parametrize("damaged", ["{", '{"models": {"start": 5}}'])
+def test_a_damaged_record_of_a_teacher_does_not_end_a_run_that_compares_baselines(tmp_path, damaged):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "hrkd.json").write_text('{"models": {"start": {"name": "encoder"}}}')
+    events = []
+    assert find_start_encoder([tmp_path], events.append) == "encoder"
+    (tmp_path / "hrkd.json").write_text(damaged)
+    assert find_start_encoder([tmp_path], events.append) is None
+    assert [event.text for event in events] == [
+        "no baseline on a frozen encoder: no model says which encoder its teacher was fine-tuned from"
+    ]

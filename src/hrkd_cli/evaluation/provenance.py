@@ -12,7 +12,7 @@ from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.dataset_folder import is_prepared, open_dataset
 from hrkd_cli.errors import DataError, UsageError
 from hrkd_cli.events import Note, OnEvent, ignore
-from hrkd_cli.json_files import read_json
+from hrkd_cli.json_files import read_json, read_json_or_empty
 from hrkd_cli.layout import DATASET_OUT, DatasetFiles, ModelFiles
 from hrkd_cli.predict.model_location import locate_model
 from hrkd_cli.predict.model_spec import single_domain
@@ -104,7 +104,7 @@ def find_start_encoder(models: Sequence[str | Path], on_event: OnEvent) -> str |
         location, visited = locate_model(model), set()
         while location is not None and location.root not in visited:
             visited.add(location.root)
-            made_from = read_json(location.root / ModelFiles.run, missing_ok=True).get("models") or {}
+            made_from = read_json_or_empty(location.root / ModelFiles.run).get("models") or {}
             if "start" in made_from:
                 return str(made_from["start"]["name"])
             teacher = (made_from.get("teacher") or {}).get("name")
