@@ -123,3 +123,18 @@ def test_the_note_on_baselines_tells_the_margins_and_what_to_do_if_one_is_not_be
     assert tables.baseline_note(beaten) == "dev accuracy 90.0%: +5.0 points over words and +1.2 points over frozen"
     behind = {**result, "baselines": {"words": 0.925}}
     assert tables.baseline_note(behind).startswith("dev accuracy 90.0%: -2.5 points over words; try more labeled")
+
+
+def test_calibration_errors_are_shown_before_and_after_and_certain_answers_in_a_table():
+    row = {"target": 95, "threshold": 0.8714, "coverage": 0.61, "accuracy": 0.968}
+    none = {"target": 99, "threshold": None, "coverage": None, "accuracy": None}
+    calibrated = {"ece": 0.027, "brier": 0.181, "uncalibrated": {"ece": 0.061, "brier": 0.192}, "coverage": [row, none]}
+    models = [model_entry("a", confidence={"ece": 0.05, "brier": 0.2}), model_entry("b", confidence=calibrated)]
+    scores, certain = tables.eval_tables({"split": "test", "models": models})
+    lines = [line.split() for line in to_text(scores).splitlines()]
+    assert ["calibration", "error,", "%", "[before]", "5.0", "2.7", "[6.1]"] in lines
+    assert ["Brier", "score", "[before]", "0.200", "0.181", "[0.192]"] in lines
+    assert [line.split() for line in to_text(certain).splitlines()][-2:] == [
+        ["95", "0.871", "61.0", "96.8"],
+        ["99", "not", "promised", "-", "-"],
+    ]

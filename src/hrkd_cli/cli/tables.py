@@ -63,10 +63,21 @@ def baseline_note(result: Json) -> str | None:
 
 _MOST_CONFUSED = 10  # domains in a table of their confusion
 
+
+def _format_confidence(model: Json, name: str, form: str, factor: float = 1.0) -> str:
+    """Return a value of ``confidence``, and the one without calibration in brackets."""
+    confidence = model.get("confidence") or {}
+    values = [entry[name] for entry in (confidence, confidence.get("uncalibrated") or {}) if name in entry]
+    texts = [format(factor * value, form) for value in values]
+    return "  ".join([*texts[:1], *(f"[{text}]" for text in texts[1:])]) or "-"
+
+
 # Values of a whole model. A row without a value for any model is omitted.
 _MODEL_ROWS: dict[str, Callable[[Json], str]] = {
     "  agreement with the first, %": lambda m: percent(m.get("agreement")),
     "  domain found, %": lambda m: percent(m.get("domain_accuracy")),
+    "  calibration error, %  [before]": lambda m: _format_confidence(m, "ece", ".1f", 100),
+    "  Brier score  [before]": lambda m: _format_confidence(m, "brier", ".3f"),
     "  parameters": lambda m: thousands(m.get("parameters") or None),
     "  size, MB": lambda m: megabytes(m.get("bytes")),
     "  accuracy padded in batches, %": lambda m: percent((m.get("padded") or {}).get("accuracy")),
@@ -97,7 +108,21 @@ def eval_tables(result: Json) -> list[Table]:
         result,
         [(f"{_heading(m)}, {RUNTIMES[m['kind']]}", m.get("latency", ())) for m in models if not _is_linear_baseline(m)],
     )
-    return tables + _confusion_tables(models) + _label_tables(models)
+    return tables + _coverage_tables(models) + _confusion_tables(models) + _label_tables(models)
+
+
+def _coverage_tables(models: Sequence[Json]) -> list[Table]:
+    """Return the share of texts that are answered with ``--target-accuracy``, and the accuracy of these answers."""
+    rows: list[Row] = []
+    for model in models:
+        entries = (model.get("confidence") or {}).get("coverage") or ()
+        if entries and len(models) > 1:
+            rows.append((f"{model['model']} ({model['precision']})",))
+        for entry in entries:
+            threshold = "not promised" if entry["threshold"] is None else f"{entry['threshold']:.3f}"
+            rows.append((str(entry["target"]), threshold, percent(entry["coverage"]), percent(entry["accuracy"])))
+    columns = ("--target-accuracy", "threshold", "answered, %", "of these right, %")
+    return [Table("Certain answers", columns, rows, left_aligned=())] if rows else []
 
 
 def linear_baseline_notes(result: Json) -> list[str]:

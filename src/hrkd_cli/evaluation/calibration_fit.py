@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hrkd_cli.evaluation.reliability import judge, judge_without_domain
 from hrkd_cli.evaluation.scoring import DomainLogits
-from hrkd_cli.predict.answers import answer_without_domain
 from hrkd_cli.predict.calibration import AUTO, GIVEN, LEVEL, Calibration
-from hrkd_cli.predict.heads import DomainHeads, DoubleArray, domain_probabilities
+from hrkd_cli.predict.heads import DomainHeads, DoubleArray
 from hrkd_cli.predict.model_spec import ModelSpec
 
 POOLED_DEVIATION = 1.0  # standard deviation of the logarithm of the temperature of all domains
@@ -54,17 +54,11 @@ def fit_calibration(
     rows = sum(map(len, targets.values()))
     calibration = Calibration(rows, temperatures, _fit_domain_temperature(logits, spec), {})
     calibrated = {domain: calibration.apply(own, spec.all_heads) for domain, own in logits.items()}
-    probabilities = {domain: domain_probabilities(own, heads, domain) for domain, own in calibrated.items()}
-    confidences = np.concatenate([own.max(axis=1) for own in probabilities.values()])
-    correct = np.concatenate([own.argmax(axis=1) == targets[domain] for domain, own in probabilities.items()])
-    thresholds = {GIVEN: find_promises(confidences, correct)}
+    answers = judge(calibrated, labels, heads)
+    thresholds = {GIVEN: find_promises(answers.confidences, answers.correct)}
     if spec.heads is not None and len(spec.heads.domains) > 1 and (spec.finds_domains or spec.heads.share_labels):
-        answers, right = [], []
-        for domain, own in calibrated.items():
-            for label, found in zip(labels[domain], answer_without_domain(own, spec), strict=True):
-                answers.append(max(found.scores.values()))
-                right.append(found.label == label and (spec.heads.share_labels or found.domain == domain))
-        thresholds[AUTO] = find_promises(np.array(answers), np.array(right))
+        answers = judge_without_domain(calibrated, labels, spec)
+        thresholds[AUTO] = find_promises(answers.confidences, answers.correct)
     return asdict(replace(calibration, thresholds=thresholds))
 
 

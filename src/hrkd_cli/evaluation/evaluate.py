@@ -25,6 +25,7 @@ from hrkd_cli.evaluation.provenance import (
     read_provenance,
     restrict_to_single_domain,
 )
+from hrkd_cli.evaluation.reliability import describe_confidence
 from hrkd_cli.evaluation.scoring import (
     DomainLogits,
     PredictedLabels,
@@ -69,6 +70,7 @@ class ModelResult:
         file: name of the weight file. This and the next three fields are None for a linear baseline.
         precision: ``"fp32"`` or that of an ONNX file, such as ``"int8"``.
         bytes: size of the weights on disk.
+        confidence: how far probabilities can be trusted; empty for a linear baseline.
         found_domains: rows of each domain by the domain found; empty unless the model had to find it.
         padded: accuracy of an ONNX file in padded batches.
         latency: end-to-end latency, if requested.
@@ -84,6 +86,7 @@ class ModelResult:
     precision: str | None = None
     parameters: int | None = None
     bytes: int | None = None
+    confidence: dict[str, Any] = field(default_factory=dict)
     found_domains: dict[str, dict[str, int]] = field(default_factory=dict)
     padded: PaddedScores | None = None
     latency: Latency | None = None
@@ -104,6 +107,8 @@ class ModelResult:
         if self.padded is not None:
             entry["padded"] = asdict(self.padded)
         entry |= {**scores_to_json(self.domains, by_label=by_label), "agreement": self.agreement}
+        if self.confidence:
+            entry["confidence"] = self.confidence
         if self.found_domains:
             right = [counts[domain] / sum(counts.values()) for domain, counts in self.found_domains.items()]
             entry |= {"domain_accuracy": sum(right) / len(right), "found_domains": self.found_domains}
@@ -226,6 +231,14 @@ def evaluate_on(
         heads = match_heads(backend, dataset, rows, str(model), data_name)
         logits = predict_logits(backend, rows, task=f"scoring {model}", on_event=on_event)
         labels, found = _answer(logits, heads, backend, settings)
+        confidence = describe_confidence(
+            logits,
+            {domain: part.labels for domain, part in rows.items()},
+            heads,
+            backend.spec,
+            Calibration.read(backend.spec.config, backend.file),
+            find_domains=settings.domain == EvalDomain.AUTO,
+        )
         first_labels = first_labels or labels
         precision, parameters = "fp32", backend.parameters
         padded = latency = None
@@ -248,6 +261,7 @@ def evaluate_on(
             precision=precision,
             parameters=parameters,
             bytes=backend.bytes,
+            confidence=confidence,
             found_domains=count_domains(found, heads.domains),
             padded=padded,
             latency=latency,

@@ -1,0 +1,116 @@
+"""How far probabilities can be trusted: calibration error, Brier score, and accuracy of the more certain answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hrkd_cli.evaluation.scoring import DomainLogits
+from hrkd_cli.predict.answers import answer_without_domain
+from hrkd_cli.predict.calibration import AUTO, GIVEN, Calibration
+from hrkd_cli.predict.heads import DomainHeads, DoubleArray, domain_probabilities
+from hrkd_cli.predict.model_spec import ModelSpec
+
+BINS = 15  # of equal width, as in Guo et al. 2017
+TARGETS = (90, 95, 98, 99)
+CURVE_POINTS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Answers to labeled rows: probability of each answer, whether it is right, and the Brier score of each row.
+
+    The Brier score is the sum over labels of ``(p - truth)^2``, 0 to 2; empty if the domain was not given.
+    """
+
+    confidences: DoubleArray
+    correct: npt.NDArray[np.bool_]
+    brier: DoubleArray
+
+
+def judge(logits: DomainLogits, labels: Mapping[str, Sequence[str]], heads: DomainHeads) -> Answers:
+    """Return the answers to rows whose domain is given; ``labels`` are the true labels of each domain's rows."""
+    confidences, correct, brier = [], [], []
+    for domain, own in logits.items():
+        probabilities = domain_probabilities(own, heads, domain)
+        truth = np.array(labels[domain])[:, None] == np.array(heads.labels[domain])
+        confidences.append(probabilities.max(axis=1))
+        correct.append(truth[np.arange(len(truth)), probabilities.argmax(axis=1)])
+        brier.append(((probabilities - truth) ** 2).sum(axis=1))
+    return Answers(np.concatenate(confidences), np.concatenate(correct), np.concatenate(brier))
+
+
+def judge_without_domain(logits: DomainLogits, labels: Mapping[str, Sequence[str]], spec: ModelSpec) -> Answers:
+    """Return the answers to rows whose domain the model has to find (see ``answer_without_domain``)."""
+    confidences, correct, share_labels = [], [], spec.all_heads.share_labels
+    for domain, own in logits.items():
+        for label, found in zip(labels[domain], answer_without_domain(own, spec), strict=True):
+            confidences.append(max(found.scores.values()))
+            correct.append(found.label == label and (share_labels or found.domain == domain))
+    return Answers(np.array(confidences), np.array(correct), np.array([]))
+
+
+def calibration_error(answers: Answers) -> float:
+    """Return the expected calibration error: the mean difference of probability and accuracy in ``BINS`` bins."""
+    bins = np.minimum((answers.confidences * BINS).astype(int), BINS - 1)
+    gaps = np.bincount(bins, weights=answers.confidences - answers.correct, minlength=BINS)
+    return float(np.abs(gaps).sum() / len(bins))
+
+
+def describe_confidence(
+    logits: DomainLogits,
+    labels: Mapping[str, Sequence[str]],
+    heads: DomainHeads,
+    spec: ModelSpec,
+    calibration: Calibration | None,
+    *,
+    find_domains: bool = False,
+) -> dict[str, Any]:
+    """Return the ``confidence`` entry of a model in the JSON of ``eval``; docs/outputs.md describes it."""
+    find_domains = find_domains and len(spec.all_heads.domains) > 1
+
+    def answers_of(values: DomainLogits) -> Answers:
+        return judge_without_domain(values, labels, spec) if find_domains else judge(values, labels, heads)
+
+    raw = answers = answers_of(logits)
+    entry: dict[str, Any] = {"bins": BINS}
+    if calibration is not None:
+        answers = answers_of({name: calibration.apply(own, spec.all_heads) for name, own in logits.items()})
+        entry["uncalibrated"] = _summarize(raw)
+        promises = calibration.thresholds.get(AUTO if find_domains else GIVEN) or ()
+        entry["coverage"] = [_coverage(answers, promises, target) for target in TARGETS]
+    return entry | _summarize(answers) | {"risk_coverage": risk_coverage(answers)}
+
+
+def _summarize(answers: Answers) -> dict[str, float]:
+    brier = {"brier": float(answers.brier.mean())} if len(answers.brier) else {}
+    return {"ece": calibration_error(answers)} | brier
+
+
+def _coverage(answers: Answers, promises: Sequence[Mapping[str, float]], target: int) -> dict[str, Any]:
+    """Return the share of rows above the threshold for a target in percent, and their accuracy."""
+    enough = [promise["threshold"] for promise in promises if promise["lower_bound"] >= target / 100]
+    if not enough:
+        return {"target": target, "threshold": None, "coverage": None, "accuracy": None}
+    answered = answers.confidences >= min(enough)
+    accuracy = float(answers.correct[answered].mean()) if answered.any() else None
+    return {"target": target, "threshold": min(enough), "coverage": float(answered.mean()), "accuracy": accuracy}
+
+
+def risk_coverage(answers: Answers) -> list[dict[str, float]]:
+    """Return the accuracy of the most certain answers, for up to ``CURVE_POINTS`` shares of the rows."""
+    order = np.argsort(-answers.confidences, kind="stable")
+    right, count = np.cumsum(answers.correct[order]), len(order)
+    ends = np.unique(np.ceil(count * np.arange(1, CURVE_POINTS + 1) / CURVE_POINTS).astype(int))
+    return [
+        {
+            "coverage": float(end / count),
+            "accuracy": float(right[end - 1] / end),
+            "threshold": float(answers.confidences[order[end - 1]]),
+        }
+        for end in ends
+    ]

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+
+from hrkd_cli.evaluation.reliability import (
+    Answers,
+    calibration_error,
+    describe_confidence,
+    judge,
+    judge_without_domain,
+    risk_coverage,
+)
+from hrkd_cli.predict.calibration import Calibration
+from hrkd_cli.predict.heads import DomainHeads
+from hrkd_cli.predict.model_spec import ModelSpec
+
+HEADS = DomainHeads.build({"books": ["bad", "good"], "dvd": ["bad", "good"]})
+SPEC = ModelSpec({"id2label": {}, "hrkd": {"domain_posterior": True}}, HEADS, 24, pair=False)
+# p(good) is 0.8 and 0.6 in books; p(bad) is 0.9 in dvd.
+LOGITS = {
+    "books": np.log(np.array([[0.2, 0.8, 0.1, 0.1], [0.4, 0.6, 0.1, 0.1]])),
+    "dvd": np.log(np.array([[0.1, 0.1, 0.9, 0.1]])),
+}
+LABELS = {"books": ["good", "bad"], "dvd": ["bad"]}
+
+
+def answers(confidences, correct):
+    return Answers(np.array(confidences), np.array(correct, dtype=bool), np.array([]))
+
+
+def test_the_brier_score_is_the_squared_distance_to_the_truth():
+    judged = judge(LOGITS, LABELS, HEADS)
+    assert judged.correct.tolist() == [True, False, True]
+    np.testing.assert_allclose(judged.confidences, [0.8, 0.6, 0.9])
+    np.testing.assert_allclose(judged.brier, [0.2**2 + 0.2**2, 0.6**2 + 0.6**2, 0.1**2 + 0.1**2])
+
+
+def test_calibration_error_by_hand():
+    # Bins of width 1/15: 0.61 and 0.65 share one, 0.95 and 1.0 another.
+    error = calibration_error(answers([0.61, 0.65, 0.95, 1.0], [1, 0, 1, 1]))
+    assert error == pytest.approx((abs(0.61 + 0.65 - 1) + abs(0.95 + 1.0 - 2)) / 4)
+    assert calibration_error(answers([1.0, 1.0], [1, 1])) == 0
+
+
+def test_risk_coverage_by_hand():
+    assert risk_coverage(answers([0.6, 0.9, 0.8], [0, 1, 0])) == [
+        {"coverage": pytest.approx(1 / 3), "accuracy": 1.0, "threshold": 0.9},
+        {"coverage": pytest.approx(2 / 3), "accuracy": 0.5, "threshold": 0.8},
+        {"coverage": 1.0, "accuracy": pytest.approx(1 / 3), "threshold": 0.6},
+    ]
+    assert len(risk_coverage(answers(np.linspace(0, 1, 1234), np.ones(1234)))) == 100
+
+
+def test_without_a_domain_the_answer_is_that_of_predict():
+    judged = judge_without_domain(LOGITS, LABELS, SPEC)
+    # p(label) is summed over domains: (0.8 + 0.1) / 1.2, (0.6 + 0.1) / 1.2, (0.1 + 0.9) / 1.2.
+    np.testing.assert_allclose(judged.confidences, [0.75, 0.7 / 1.2, 1 / 1.2])
+    assert judged.correct.tolist() == [True, False, True]
+
+
+def test_the_coverage_of_a_target_counts_the_rows_above_its_threshold():
+    promises = [
+        {"threshold": 0.7, "lower_bound": 0.92, "coverage": 0.5, "accuracy": 0.95},
+        {"threshold": 0.85, "lower_bound": 0.96, "coverage": 0.3, "accuracy": 0.99},
+    ]
+    calibration = Calibration(40, {}, 1.0, {"given": promises, "auto": []})
+    entry = describe_confidence(LOGITS, LABELS, HEADS, SPEC, calibration)
+    assert entry["coverage"] == [
+        {"target": 90, "threshold": 0.7, "coverage": pytest.approx(2 / 3), "accuracy": 1.0},
+        {"target": 95, "threshold": 0.85, "coverage": pytest.approx(1 / 3), "accuracy": 1.0},
+        *({"target": t, "threshold": None, "coverage": None, "accuracy": None} for t in (98, 99)),
+    ]
+    assert entry["uncalibrated"]["brier"] == pytest.approx(entry["brier"]) == pytest.approx((0.08 + 0.72 + 0.02) / 3)
+    found = describe_confidence(LOGITS, LABELS, HEADS, SPEC, calibration, find_domains=True)
+    assert [row["threshold"] for row in found["coverage"]] == [None] * 4
+    assert "brier" not in found
+    assert "coverage" not in describe_confidence(LOGITS, LABELS, HEADS, SPEC, None)
+
+
+def test_temperatures_change_the_errors_after_calibration_only():
+    calibration = Calibration(40, {"books": 2.0}, 1.0, {})
+    before = describe_confidence(LOGITS, LABELS, HEADS, SPEC, None)
+    after = describe_confidence(LOGITS, LABELS, HEADS, SPEC, calibration)
+    assert after["uncalibrated"] == {"ece": before["ece"], "brier": before["brier"]}
+    # At temperature 2, p(good) is 2/3 and sqrt(0.6) / (sqrt(0.4) + sqrt(0.6)).
+    second = 0.6**0.5 / (0.4**0.5 + 0.6**0.5)
+    assert after["brier"] == pytest.approx((2 / 9 + 2 * second**2 + 0.02) / 3)
