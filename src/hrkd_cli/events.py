@@ -23,6 +23,10 @@ class StageStarted:
         domains: domain names, in the order of all per-domain lists in later events.
         seconds: estimated duration, from timing one batch on this machine.
         disk_bytes: estimated peak disk usage.
+        rows: train rows of all domains.
+        batch_size: rows per domain and step.
+        max_length: tokens per text.
+        parameters: weights of the trained model.
     """
 
     stage: str
@@ -31,6 +35,11 @@ class StageStarted:
     domains: tuple[str, ...]
     seconds: float
     disk_bytes: int
+    rows: int = 0
+    batch_size: int = 0
+    max_length: int = 0
+    learning_rate: float = 0.0
+    parameters: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -342,5 +342,6 @@ class DistillArguments(DistillSettings):
     )
     data: str = _data()
     out: Path = output_option(layout.STUDENT_OUT)
+    dry_run: bool = option(False, "Show steps, time, memory and sizes of the run, and write nothing.")
     resume: bool = _resume()
     force: bool = _force()

@@ -85,9 +85,17 @@ def distill(console: Console, options: DistillArguments) -> None:
     from hrkd_cli.cli.input_checks import check_distill
 
     check_distill(options)
+    if options.dry_run:
+        from hrkd_cli.cli.dry_run import plan_distill, plan_table
+
+        with console.engine_output(make_display) as on_event:
+            plan = plan_distill(options, on_event)
+        console.write_result(plan, [plan_table(plan)])
+        return
     launch.launch_processes(options.processes)
+    arguments = {name: value for name, value in vars(options).items() if name != "dry_run"}
     with console.engine_output(make_display) as on_event:
-        result = hrkd_cli.distill(**vars(options), sources=console.sources, on_event=on_event)
+        result = hrkd_cli.distill(**arguments, sources=console.sources, on_event=on_event)
     console.write_result(result.to_json(), tables.training_tables(result.to_json()))
     console.write_note(f"student: {result.out}")
     if note := tables.baseline_note(result.to_json()):

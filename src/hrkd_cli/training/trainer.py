@@ -233,4 +233,6 @@ class Trainer:
             check_disk_space(self.checkpointer.out, disk)
         steps_left = self.steps - self.checkpointer.step
         seconds = steps_left * step_seconds + math.ceil(steps_left / self.eval_every) * self.metrics.dev_seconds
-        self.context.on_event(StageStarted(self.stage, self.steps, self.plan.epochs, domains, seconds, disk))
+        plan, parameters = self.plan, sum(p.numel() for p in self.model.parameters())
+        more = (self.objective.collator.split.count, self.batch_size, plan.max_length, plan.learning_rate, parameters)
+        self.context.on_event(StageStarted(self.stage, self.steps, plan.epochs, domains, seconds, disk, *more))
