@@ -82,15 +82,7 @@ shingled AS (
   SELECT * REPLACE (list_transform(list_zip(words, words[2:], words[3:], true), lambda three: hash(three)) AS words)
   FROM hashed WHERE len(words) >= 5)
 """
-_SEEDS = (
-    0x1B873593CC9E2D51,
-    0x38B34AE5A1E38B93,
-    0x52DCE729F1BBCDCB,
-    0x6A09E667BB67AE85,
-    0x2545F4914F6CDD1D,
-    0x7F4A7C15,
-)
-_MINIMA = [f"list_min(list_transform(words, lambda three: xor(three, {seed}::UBIGINT)))" for seed in _SEEDS]
+_MINIMA = [f"list_min(list_transform(words, lambda three: xor(three, hash({seed}))))" for seed in range(6)]
 _BANDS = ", ".join(f"hash({first}, {second})" for first, second in zip(_MINIMA[::2], _MINIMA[1::2], strict=True))
 # MinHash: texts that share a band, two of six minima. Each is compared with the first of them; train rows come first.
 _CANDIDATES = f"""
