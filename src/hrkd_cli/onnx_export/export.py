@@ -102,6 +102,12 @@ def _smaller_formats(settings: ExportSettings) -> list[OnnxFormat]:
     return [onnx_format for onnx_format in FORMATS if getattr(settings, onnx_format.replace("-", "_"), False)]
 
 
+def _measure_latency(student: Path, files: Mapping[str, Path], on_event: OnEvent) -> Latencies:
+    """Time new and earlier files together, because the load of the machine changes over time."""
+    openers = {name: partial(OnnxBackend, student, path) for name, path in files.items()}
+    return measure_forward(openers, threads=sorted({1, usable_cpus()}), on_event=on_event)
+
+
 @dataclass
 class _Export:
     """One export: makes all files in a working folder and moves them into ``root/onnx`` after all checks.
@@ -146,7 +152,8 @@ class _Export:
             # Earlier files certainly belong to this student only if the fp32 file does.
             entries = read_record(self.onnx_folder) if self.existing_fp32 is not None else {}
             paths = {onnx_format: folder / FILE_NAMES[onnx_format] for onnx_format in self._formats}
-            latencies = self._measure_latency(paths, entries) if self.settings.latency else {}
+            timed = {name: self.onnx_folder / name for name in entries} | {path.name: path for path in paths.values()}
+            latencies = _measure_latency(self.student, timed, self.on_event) if self.settings.latency else {}
             if self.existing_fp32 is not None:
                 paths[OnnxFormat.FP32] = self.existing_fp32
             files = self._describe_files(paths, trials, latencies, entries)
@@ -231,13 +238,6 @@ class _Export:
         else:
             self.on_event(Note("no dev rows, so probabilities are not calibrated; name the student's data with --data"))
         return entries | {FILE_NAMES[name]: best_trial(tried).calibration for name, tried in trials.items()}
-
-    def _measure_latency(self, paths: Mapping[OnnxFormat, Path], earlier: Iterable[str]) -> Latencies:
-        """Time new and earlier files together, because the load of the machine changes over time."""
-        files = {path.name: path for path in paths.values()}
-        files |= {name: self.onnx_folder / name for name in earlier if name not in files}
-        openers = {name: partial(OnnxBackend, self.student, path) for name, path in files.items()}
-        return measure_forward(openers, threads=sorted({1, usable_cpus()}), on_event=self.on_event)
 
     def _describe_files(
         self, paths: Mapping[OnnxFormat, Path], trials: Trials, latencies: Latencies, entries: dict[str, FileEntry]
