@@ -138,3 +138,22 @@ def test_calibration_errors_are_shown_before_and_after_and_certain_answers_in_a_
         ["95", "0.871", "61.0", "96.8"],
         ["99", "not", "promised", "-", "-"],
     ]
+
+
+def test_a_likely_label_error_is_noted_if_the_first_model_is_sure():
+    suspect = {
+        "domain": "books",
+        "row": 7,
+        "text": "so\nbad" * 30,
+        "label": "pos",
+        "answer": "neg",
+        "probability": 0.99,
+    }
+    models = [model_entry("a", confidence={"suspects": [suspect, suspect, suspect | {"probability": 0.9}]})]
+    text = " ".join(("so bad" * 30).split())[:60]
+    assert tables.suspect_notes({"models": models}) == [
+        "2 likely label errors (confidence.suspects of --json), such as row 7 of books, pos, "
+        f"which a calls neg (99.0%): {text}"
+    ]
+    unsure = model_entry("b", confidence={"suspects": [suspect | {"probability": 0.9}]})
+    assert tables.suspect_notes({"models": [unsure, *models]}) == []

@@ -112,8 +112,8 @@ def test_json_has_the_documented_keys(models, dataset, monkeypatch):
     teacher, int8 = result["models"]
     common = {"model", "file", "kind", "precision", "parameters", "bytes", "domains", "average", "agreement"}
     common.add("confidence")
-    assert set(teacher["confidence"]) == {"bins", "ece", "brier", "risk_coverage"}
-    assert set(int8["confidence"]) == {"bins", "ece", "brier", "risk_coverage", "uncalibrated", "coverage"}
+    assert set(teacher["confidence"]) == {"bins", "ece", "brier", "risk_coverage", "suspects"}
+    assert set(int8["confidence"]) == {"bins", "ece", "brier", "risk_coverage", "suspects", "uncalibrated", "coverage"}
     assert result["split"] == "test"
     assert set(teacher) == common | {"latency_ms", "latency"}
     assert set(int8) == common | {"latency_ms", "latency", "padded"}

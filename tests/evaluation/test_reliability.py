@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 
+from hrkd_cli.data.dataset import TextRows
 from hrkd_cli.evaluation.reliability import (
     Answers,
     calibration_error,
     describe_confidence,
+    find_suspects,
     judge,
     judge_without_domain,
     risk_coverage,
@@ -21,6 +23,10 @@ LOGITS = {
     "dvd": np.log(np.array([[0.1, 0.1, 0.9, 0.1]])),
 }
 LABELS = {"books": ["good", "bad"], "dvd": ["bad"]}
+ROWS = {
+    "books": TextRows(["a", "b" * 300], None, LABELS["books"]),
+    "dvd": TextRows(["c"], None, LABELS["dvd"]),
+}
 
 
 def answers(confidences, correct):
@@ -63,24 +69,34 @@ def test_the_coverage_of_a_target_counts_the_rows_above_its_threshold():
         {"threshold": 0.85, "lower_bound": 0.96, "coverage": 0.3, "accuracy": 0.99},
     ]
     calibration = Calibration(40, {}, 1.0, {"given": promises, "auto": []})
-    entry = describe_confidence(LOGITS, LABELS, HEADS, SPEC, calibration)
+    entry = describe_confidence(LOGITS, ROWS, HEADS, SPEC, calibration)
     assert entry["coverage"] == [
         {"target": 90, "threshold": 0.7, "coverage": pytest.approx(2 / 3), "accuracy": 1.0},
         {"target": 95, "threshold": 0.85, "coverage": pytest.approx(1 / 3), "accuracy": 1.0},
         *({"target": t, "threshold": None, "coverage": None, "accuracy": None} for t in (98, 99)),
     ]
     assert entry["uncalibrated"]["brier"] == pytest.approx(entry["brier"]) == pytest.approx((0.08 + 0.72 + 0.02) / 3)
-    found = describe_confidence(LOGITS, LABELS, HEADS, SPEC, calibration, find_domains=True)
+    found = describe_confidence(LOGITS, ROWS, HEADS, SPEC, calibration, find_domains=True)
     assert [row["threshold"] for row in found["coverage"]] == [None] * 4
     assert "brier" not in found
-    assert "coverage" not in describe_confidence(LOGITS, LABELS, HEADS, SPEC, None)
+    assert "coverage" not in describe_confidence(LOGITS, ROWS, HEADS, SPEC, None)
 
 
 def test_temperatures_change_the_errors_after_calibration_only():
     calibration = Calibration(40, {"books": 2.0}, 1.0, {})
-    before = describe_confidence(LOGITS, LABELS, HEADS, SPEC, None)
-    after = describe_confidence(LOGITS, LABELS, HEADS, SPEC, calibration)
+    before = describe_confidence(LOGITS, ROWS, HEADS, SPEC, None)
+    after = describe_confidence(LOGITS, ROWS, HEADS, SPEC, calibration)
     assert after["uncalibrated"] == {"ece": before["ece"], "brier": before["brier"]}
     # At temperature 2, p(good) is 2/3 and sqrt(0.6) / (sqrt(0.4) + sqrt(0.6)).
     second = 0.6**0.5 / (0.4**0.5 + 0.6**0.5)
     assert after["brier"] == pytest.approx((2 / 9 + 2 * second**2 + 0.02) / 3)
+
+
+def test_suspects_are_the_rows_that_the_surest_answers_contradict():
+    suspect = {"domain": "books", "row": 2, "text": "b" * 200, "label": "bad", "answer": "good"}
+    assert find_suspects(LOGITS, ROWS, HEADS) == [suspect | {"probability": pytest.approx(0.6)}]
+    wrong = {domain: TextRows(part.texts, None, ["worse"] * len(part)) for domain, part in ROWS.items()}
+    found = find_suspects(LOGITS, wrong, HEADS)
+    assert [(s["domain"], s["row"]) for s in found] == [("dvd", 1), ("books", 1), ("books", 2)]
+    many = {"books": TextRows(["a"] * 50, None, ["bad"] * 50)}
+    assert len(find_suspects({"books": np.repeat(LOGITS["books"][:1], 50, axis=0)}, many, HEADS)) == 20

@@ -121,7 +121,7 @@ def evaluate(console: Console, options: EvalSettings) -> None:
     with console.engine_output(make_display) as on_event:
         result = hrkd_cli.evaluate(**vars(options), on_event=on_event).to_json()
     console.write_result(result, tables.eval_tables(result))
-    for line in tables.linear_baseline_notes(result):
+    for line in [*tables.suspect_notes(result), *tables.linear_baseline_notes(result)]:
         console.write_note(line)
 
 

@@ -61,6 +61,8 @@ def baseline_note(result: Json) -> str | None:
     return f"dev accuracy {percent(accuracy)}%: {comparison}{advice}"
 
 
+_SURE = 0.95  # probability of an answer that makes another label a likely error
+_TEXT_START = 60  # characters of a text in a note
 _MOST_CONFUSED = 10  # domains in a table of their confusion
 
 
@@ -146,6 +148,19 @@ def linear_baseline_notes(result: Json) -> list[str]:
     else:
         comparison = f"only {points:.1f} points above {baseline['model']}, within its 95% interval"
     return [f"{small['model']} is {comparison}; {_ADVICE}"]
+
+
+def suspect_notes(result: Json) -> list[str]:
+    """Return a note about the row whose label the first model contradicts most, if it is sure."""
+    suspects = [s for s in result["models"][0].get("confidence", {}).get("suspects", ()) if s["probability"] > _SURE]
+    if not suspects:
+        return []
+    first, text = suspects[0], " ".join(suspects[0]["text"].split())
+    return [
+        f"{plural(len(suspects), 'likely label error')} (confidence.suspects of --json), such as row {first['row']} of "
+        f"{first['domain']}, {first['label']}, which {result['models'][0]['model']} calls {first['answer']} "
+        f"({percent(first['probability'])}%): {text[:_TEXT_START]}"
+    ]
 
 
 def latency_tables(result: Json, models: Sequence[tuple[str, Sequence[Json]]]) -> list[Table]:

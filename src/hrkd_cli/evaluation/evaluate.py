@@ -233,7 +233,7 @@ def evaluate_on(
         labels, found = _answer(logits, heads, backend, settings)
         confidence = describe_confidence(
             logits,
-            {domain: part.labels for domain, part in rows.items()},
+            rows,
             heads,
             backend.spec,
             Calibration.read(backend.spec.config, backend.file),

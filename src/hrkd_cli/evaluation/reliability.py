@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hrkd_cli.data.dataset import TextRows
 from hrkd_cli.evaluation.scoring import DomainLogits
 from hrkd_cli.predict.answers import answer_without_domain
 from hrkd_cli.predict.calibration import AUTO, GIVEN, Calibration
@@ -18,6 +19,8 @@ from hrkd_cli.predict.model_spec import ModelSpec
 BINS = 15  # of equal width, as in Guo et al. 2017
 TARGETS = (90, 95, 98, 99)
 CURVE_POINTS = 100
+MOST_SUSPECTS = 20
+_TEXT_START = 200  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ def calibration_error(answers: Answers) -> float:
 
 def describe_confidence(
     logits: DomainLogits,
-    labels: Mapping[str, Sequence[str]],
+    rows: Mapping[str, TextRows],
     heads: DomainHeads,
     spec: ModelSpec,
     calibration: Calibration | None,
@@ -72,6 +75,7 @@ def describe_confidence(
 ) -> dict[str, Any]:
     """Return the ``confidence`` entry of a model in the JSON of ``eval``; docs/outputs.md describes it."""
     find_domains = find_domains and len(spec.all_heads.domains) > 1
+    labels = {domain: part.labels for domain, part in rows.items()}
 
     def answers_of(values: DomainLogits) -> Answers:
         return judge_without_domain(values, labels, spec) if find_domains else judge(values, labels, heads)
@@ -79,11 +83,13 @@ def describe_confidence(
     raw = answers = answers_of(logits)
     entry: dict[str, Any] = {"bins": BINS}
     if calibration is not None:
-        answers = answers_of({name: calibration.apply(own, spec.all_heads) for name, own in logits.items()})
+        logits = {name: calibration.apply(own, spec.all_heads) for name, own in logits.items()}
+        answers = answers_of(logits)
         entry["uncalibrated"] = _summarize(raw)
         promises = calibration.thresholds.get(AUTO if find_domains else GIVEN) or ()
         entry["coverage"] = [_coverage(answers, promises, target) for target in TARGETS]
-    return entry | _summarize(answers) | {"risk_coverage": risk_coverage(answers)}
+    lists = {"risk_coverage": risk_coverage(answers), "suspects": find_suspects(logits, rows, heads)}
+    return entry | _summarize(answers) | lists
 
 
 def _summarize(answers: Answers) -> dict[str, float]:
@@ -99,6 +105,31 @@ def _coverage(answers: Answers, promises: Sequence[Mapping[str, float]], target:
     answered = answers.confidences >= min(enough)
     accuracy = float(answers.correct[answered].mean()) if answered.any() else None
     return {"target": target, "threshold": min(enough), "coverage": float(answered.mean()), "accuracy": accuracy}
+
+
+def find_suspects(
+    logits: DomainLogits, rows: Mapping[str, TextRows], heads: DomainHeads
+) -> list[dict[str, str | int | float]]:
+    """Return the rows whose label the most certain answers contradict: likely label errors, most certain ones first."""
+    suspects: list[tuple[float, str, int, str]] = []
+    for domain, own in logits.items():
+        probabilities, names = domain_probabilities(own, heads, domain), heads.labels[domain]
+        best = [names[index] for index in probabilities.argmax(axis=1)]
+        for n, (label, answer) in enumerate(zip(rows[domain].labels, best, strict=True)):
+            if label != answer:
+                suspects.append((float(probabilities[n].max()), domain, n, answer))
+    suspects.sort(key=lambda suspect: -suspect[0])
+    return [
+        {
+            "domain": domain,
+            "row": n + 1,
+            "text": rows[domain].texts[n][:_TEXT_START],
+            "label": rows[domain].labels[n],
+            "answer": answer,
+            "probability": probability,
+        }
+        for probability, domain, n, answer in suspects[:MOST_SUSPECTS]
+    ]
 
 
 def risk_coverage(answers: Answers) -> list[dict[str, float]]:
