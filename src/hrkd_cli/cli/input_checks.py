@@ -6,9 +6,15 @@ once.
 
 from __future__ import annotations
 
-from hrkd_cli.command_settings import ExportSettings
+from hrkd_cli.command_settings import EvalSettings, ExportSettings
 from hrkd_cli.data.sources.discover import check_source
-from hrkd_cli.models.model_source import check_student, resolve_model, resolve_teacher, student_spec_is_path
+from hrkd_cli.models.model_source import (
+    check_classifier,
+    check_student,
+    resolve_model,
+    resolve_teacher,
+    student_spec_is_path,
+)
 from hrkd_cli.outputs import check_stage_output
 from hrkd_cli.settings import DistillArguments, TeachArguments
 
@@ -33,5 +39,13 @@ def check_distill(options: DistillArguments) -> None:
 def check_export(options: ExportSettings) -> None:
     """Raise HrkdError if the student or the data does not exist."""
     check_student(options.student)
+    if options.data is not None:
+        check_source(options.data)
+
+
+def check_eval(options: EvalSettings) -> None:
+    """Raise HrkdError if a model or the data does not exist."""
+    for model in options.models or ():
+        check_classifier(model)
     if options.data is not None:
         check_source(options.data)
