@@ -21,7 +21,7 @@ from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.predict.tokenization import TokenizedExample
 from hrkd_cli.training.tokenized_split import TokenizedSplit
 from short_runs import run_distill
-from tiny import make_dataset
+from tiny import make_dataset, make_texts
 
 RANDOM = np.random.default_rng(0)
 
@@ -203,6 +203,25 @@ def test_a_branch_keeps_the_domain_posterior(tmp_path, teacher, late_words, note
     assert likelihood["without"] == pytest.approx(np.log(1 / 2), abs=0.1)
     assert likelihood["with"] > -0.3
     assert likelihood["untrained"] < likelihood["with"]
+
+
+def test_a_branch_tells_a_domain_without_labels_from_the_others(tmp_path, teacher, late_words, notes):
+    """Words of the domain come after the tokens that the encoder reads, as those of the label do."""
+    words = {"books": " part one part one", "music": " very quite very quite", "garden": " had we had we"}
+    dev = {}
+    for domain, splits in late_words.rows.items():
+        for name, rows in splits.items():
+            splits[name] = TextRows([text + words[domain] for text in rows.texts], None, rows.labels)
+        dev[domain] = splits["dev"].texts
+    texts = [f"the box it was my thing for {text} {words['garden']}" for text in make_texts(160, 9)[0]]
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "garden.txt").write_text("\n".join(texts[:120]), encoding="utf-8")
+    options = {"unlabelled": tmp_path / "texts", "new_domains": "garden"}
+    distill_with_branch(teacher, late_words, tmp_path / "s", notes, **options)
+    assert [text for text in notes if text.startswith("wide branch added")]
+    for domain, own in {**dev, "garden": texts[120:]}.items():
+        found = [one.domain for one in Predictor(tmp_path / "s").predict(own, domain="auto")]
+        assert found.count(domain) / len(found) > 0.9, domain
 
 
 @pytest.mark.parametrize("options", [{"wide": False}, {"truncate": "tail"}, {"recipe": "paper"}])
