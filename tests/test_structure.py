@@ -20,8 +20,6 @@ TESTED_ELSEWHERE = {
     "events.py": "cli/test_progress.py",
     "layout.py": "test_outputs.py",
     "version.py": "cli/test_main.py",
-    # cli
-    "cli/input_checks.py": "cli/test_cli_startup.py",
     # data
     "data/drop_reasons.py": "data/test_row_batches.py",
     # data/sources

@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 
 from cli_fakes import COMPARED, EXPORTED, PREPARED, TRAINED, Engine, FakePredictor, Ran, result
-from hrkd_cli.cli import input_checks
+from hrkd_cli.cli import preflight
 from hrkd_cli.cli.main import main
 from hrkd_cli.events import Note
 
@@ -57,7 +57,7 @@ def engines(monkeypatch):
         "check_export",
         "check_eval",
     ):  # of files, which the tests do not make
-        monkeypatch.setattr(input_checks, check, lambda _options: None)
+        monkeypatch.setattr(preflight, check, lambda _options: None)
     homes = {
         "prepare": ("hrkd_cli.data.prepare", "prepare"),
         "teach": ("hrkd_cli.teaching.teach", "teach"),

@@ -57,7 +57,7 @@ def teach(console: Console, options: TeachArguments) -> None:
 
     Keeps the weights that score best on average, and those that score best for each domain.
     """
-    from hrkd_cli.cli.input_checks import check_teach
+    from hrkd_cli.cli.preflight import check_teach
 
     check_teach(options)
     launch.launch_processes(options.processes)
@@ -82,12 +82,10 @@ def distill(console: Console, options: DistillArguments) -> None:
 
     If --teacher is a plain encoder or --data is raw, the earlier stages run first. Their results are reused.
     """
-    from hrkd_cli.cli.input_checks import check_distill
+    from hrkd_cli.cli.preflight import check_distill, plan_distill, plan_table
 
     check_distill(options)
     if options.dry_run:
-        from hrkd_cli.cli.dry_run import plan_distill, plan_table
-
         with console.engine_output(make_display) as on_event:
             plan = plan_distill(options, on_event)
         console.write_result(plan, [plan_table(plan)])
@@ -118,7 +116,7 @@ def evaluate(console: Console, options: EvalSettings) -> None:
     Shows scores per domain and on average, and 95% intervals of the accuracy. ONNX models are scored one text at a time
     and also in padded batches.
     """
-    from hrkd_cli.cli.input_checks import check_eval
+    from hrkd_cli.cli.preflight import check_eval
 
     check_eval(options)
     with console.engine_output(make_display) as on_event:
@@ -143,7 +141,7 @@ def export(console: Console, options: ExportSettings) -> None:
     Always writes fp32, whose logits must equal the student's. Smaller files must pass the accuracy gate. Accuracy, size
     and latency are added to the student's README.md.
     """
-    from hrkd_cli.cli.input_checks import check_export
+    from hrkd_cli.cli.preflight import check_export
 
     check_export(options)
     with console.engine_output(make_display) as on_event:

@@ -1,4 +1,9 @@
-"""``hrkd distill --dry-run``: what a run would do and cost, from the run itself, which stops before its first step."""
+"""Before a run: checks of a command's inputs, and ``hrkd distill --dry-run``.
+
+The checks need neither torch nor transformers, which take seconds to import, so that a mistyped name is reported at
+once. The functions behind the commands make the same checks. A dry run is the run itself, which stops before its first
+step.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +15,57 @@ from typing import Any
 import hrkd_cli
 from hrkd_cli.choices import CacheTeacher
 from hrkd_cli.cli.tables import Table, key_value_table
+from hrkd_cli.command_settings import EvalSettings, ExportSettings
 from hrkd_cli.data.dataset_folder import is_prepared
+from hrkd_cli.data.sources.discover import check_source
 from hrkd_cli.errors import UsageError
 from hrkd_cli.events import Event, OnEvent, StageStarted
 from hrkd_cli.formatting import byte_size, duration, join_names, thousands
 from hrkd_cli.json_files import read_json
 from hrkd_cli.layout import ModelFiles
-from hrkd_cli.models.model_source import resolve_teacher
-from hrkd_cli.settings import DistillArguments
+from hrkd_cli.models.model_source import (
+    check_classifier,
+    check_student,
+    resolve_model,
+    resolve_teacher,
+    student_spec_is_path,
+)
+from hrkd_cli.outputs import check_stage_output
+from hrkd_cli.settings import DistillArguments, TeachArguments
 
 _ADAM_BYTES = 8  # of the two moments of a weight, which the first step adds
+
+
+def check_teach(options: TeachArguments) -> None:
+    """Raise HrkdError if the output exists, or the model or the data does not."""
+    check_stage_output(options.out, "teach", force=options.force, resume=options.resume)
+    resolve_model(options.model)
+    check_source(options.data)
+
+
+def check_distill(options: DistillArguments) -> None:
+    """Raise HrkdError if the output exists, or the teacher, the student or the data does not."""
+    check_stage_output(options.out, "distill", force=options.force, resume=options.resume)
+    resolve_teacher(options.teacher)
+    if student_spec_is_path(options.student):
+        resolve_model(str(options.student), "student")
+    for source in filter(None, (options.data, options.unlabelled)):
+        check_source(source)
+
+
+def check_export(options: ExportSettings) -> None:
+    """Raise HrkdError if the student or the data does not exist."""
+    check_student(options.student)
+    if options.data is not None:
+        check_source(options.data)
+
+
+def check_eval(options: EvalSettings) -> None:
+    """Raise HrkdError if a model or the data does not exist."""
+    for model in options.models or ():
+        check_classifier(model)
+    if options.data is not None:
+        check_source(options.data)
 
 
 class _Started(BaseException):
