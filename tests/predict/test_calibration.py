@@ -68,5 +68,8 @@ def test_a_target_that_dev_does_not_promise_says_how_many_rows_would():
     calibration = read(ENTRY | {"thresholds": {"given": [promise(0.6, 0.93, accuracy=1.0)]}})
     with pytest.raises(ModelError, match="it would take about 735,"):
         calibration.find_threshold(0.99, "given")
-    with pytest.raises(ModelError, match=r"promise at most 0\.0; more would not help"):
+    calibration = read(ENTRY | {"thresholds": {"given": [promise(0.6, 0.93, accuracy=0.96)]}})
+    with pytest.raises(ModelError, match=r"promise at most 93\.0; more would not help"):
+        calibration.find_threshold(0.97, "given")
+    with pytest.raises(ModelError, match="no threshold promises anything; export with"):
         calibration.find_threshold(0.99, "auto")

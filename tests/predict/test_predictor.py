@@ -268,3 +268,10 @@ def test_a_target_accuracy_uses_the_threshold_of_given_or_unknown_domains(studen
         Predictor(student / "onnx", target_accuracy=95)
     with pytest.raises(UsageError, match="give one of them"):
         Predictor(onnx, target_accuracy=95, min_confidence=0.5)
+
+
+def test_a_model_that_finds_no_domain_says_so_before_it_looks_for_a_threshold(different_labels, tmp_path):
+    shutil.copytree(different_labels, tmp_path / "student")
+    onnx = calibrate(tmp_path / "student", given=[(0.6, 0.9)])
+    with pytest.raises(UsageError, match="name one domain"):
+        Predictor(onnx, target_accuracy=90).predict(["a"])

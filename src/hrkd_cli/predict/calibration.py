@@ -85,9 +85,11 @@ class Calibration:
             ModelError: none does; the message says how many dev rows it would take.
         """
         entries = self.thresholds.get(domain) or []
+        if not entries:
+            raise ModelError("--target-accuracy: no threshold promises anything; export with (more) dev rows (--data)")
         if enough := [entry["threshold"] for entry in entries if entry["lower_bound"] >= target]:
             return min(enough)
-        most = max((entry["lower_bound"] for entry in entries), default=0.0)
+        most = max(entry["lower_bound"] for entry in entries)
         rows = [needed for entry in entries if (needed := _rows_needed(entry, target))]
         advice = (
             f"it would take about {min(rows):,}, and an export with them (--data)"

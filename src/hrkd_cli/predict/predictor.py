@@ -143,9 +143,10 @@ class Predictor:
         if self._calibration is not None:
             logits = self._calibration.apply(logits, self._heads)
         for name in dict.fromkeys(domains[n] for n in rows):
-            threshold = self._threshold(name)
             own = [index for index, n in enumerate(rows) if domains[n] == name]
-            for index, found in zip(own, answer(logits[own], self.spec, name), strict=True):
+            answers = answer(logits[own], self.spec, name)
+            threshold = self._threshold(name)
+            for index, found in zip(own, answers, strict=True):
                 abstain = None if threshold is None else max(found.scores.values()) < threshold
                 predictions[rows[index]] = replace(predictions[rows[index]], **asdict(found), abstain=abstain)
         return predictions
