@@ -133,6 +133,12 @@ class EvalSettings(Settings):
         "Also train linear models on the train split and score them: on words (TF-IDF), and on the frozen encoder that "
         "the teacher started from.",
     )
+    fallback: str | None = option(
+        None,
+        "Also show how accurate the first model is if this one, such as the teacher, answers what the first is not "
+        "certain of.",
+        metavar="MODEL",
+    )
     threads: int | None = _threads()
     device: Device = _device()
 
@@ -228,6 +234,12 @@ class PredictSettings(Settings):
         "threshold on dev.",
         metavar="PERCENT",
         default_text="no answer is marked",
+    )
+    fallback: str | None = option(
+        None,
+        "Model that answers the texts that would be marked, such as the teacher.",
+        metavar="MODEL",
+        default_text="they are marked",
     )
     self_check: bool = option(
         False, "Repeat the predictions stored in an exported folder; exit code 1 if they differ on this machine."

@@ -140,6 +140,26 @@ def test_calibration_errors_are_shown_before_and_after_and_certain_answers_in_a_
     ]
 
 
+def test_the_accuracy_with_a_fallback_is_shown_by_threshold():
+    steps = [
+        {"threshold": 0.5, "sent": 0.0, "accuracy": 0.9, "latency_ms": 2.0},
+        {"threshold": 0.75, "sent": 0.2, "accuracy": 0.95, "latency_ms": 4.5},
+    ]
+    cascade = {"model": "small", "fallback": "large", "fallback_accuracy": 0.94, "equal_at": 0.75, "steps": steps}
+    result = {"split": "test", "models": [model_entry("small")], "cascade": cascade}
+    table = tables.eval_tables(result)[-1]
+    assert table.title == "small with --fallback large"
+    assert table.columns == ("--min-confidence", "sent on, %", "accuracy, %", "ms per text")
+    assert table.rows == [("0.500", "0.0", "90.0", "2.00"), ("0.750", "20.0", "95.0", "4.50")]
+    assert tables.cascade_notes(result) == [
+        "as accurate as large alone (94.0% of all rows): --min-confidence 0.750, which sends on 20.0% of the texts"
+    ]
+    assert tables.cascade_notes({"cascade": {**cascade, "equal_at": None}}) == [
+        "no threshold in the table makes small as accurate as large alone (94.0% of all rows)"
+    ]
+    assert tables.cascade_notes({"models": []}) == []
+
+
 def test_a_likely_label_error_is_noted_if_the_first_model_is_sure():
     suspect = {
         "domain": "books",

@@ -90,6 +90,26 @@ def test_models_that_must_find_the_domain_are_scored_on_what_predict_answers(mod
     assert padded.accuracy == pytest.approx(result.models[0].average.accuracy)
 
 
+def test_a_fallback_is_scored_with_the_first_model_as_predict_uses_it(models, dataset, tmp_path):
+    student, teacher = str(models / "student/onnx"), str(models / "teacher")
+    cascade = run(models, dataset, "student/onnx", "teacher", fallback=teacher).to_json()["cascade"]
+    assert (cascade["model"], cascade["fallback"]) == (student, teacher)
+    step = cascade["steps"][5]
+    predictor = Predictor(student, min_confidence=step["threshold"], fallback=teacher)
+    right, sent, count = 0, 0, 0
+    for domain in dataset.domains:
+        rows = dataset.split(domain, "test")
+        for prediction, label in zip(predictor.predict(rows.texts, domain=domain), rows.labels, strict=True):
+            right, sent, count = right + (prediction.label == label), sent + prediction.fallback, count + 1
+    assert 0 < sent < count
+    assert (step["accuracy"], step["sent"]) == pytest.approx((right / count, sent / count))
+    file = str(write_csv(tmp_path / "new.csv", dataset, "test"))
+    result = evaluate(student, data=file, split="all", fallback=teacher)
+    assert [model.model for model in result.models] == [student, teacher]
+    with pytest.raises(UsageError, match="is the first model; name another one"):
+        evaluate([teacher], data=file, split="all", fallback=teacher)
+
+
 def test_linear_baselines_need_the_domain_if_labels_differ(models):
     rows = make_texts(4), ["negative", "positive"] * 2
     different = make_dataset({"books": {"test": rows}, "dvd": {"test": (rows[0], ["bad", "good"] * 2)}})

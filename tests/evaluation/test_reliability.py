@@ -5,6 +5,7 @@ from hrkd_cli.data.dataset import TextRows
 from hrkd_cli.evaluation.reliability import (
     Answers,
     calibration_error,
+    describe_cascade,
     describe_confidence,
     find_suspects,
     judge,
@@ -54,6 +55,23 @@ def test_risk_coverage_by_hand():
         {"coverage": 1.0, "accuracy": pytest.approx(1 / 3), "threshold": 0.6},
     ]
     assert len(risk_coverage(answers(np.linspace(0, 1, 1234), np.ones(1234)))) == 100
+
+
+def test_a_cascade_by_hand():
+    first = answers([0.9, 0.6, 0.8, 0.55], [1, 0, 1, 0])
+    larger = answers([0.9, 0.9, 0.9, 0.9], [1, 1, 0, 0])
+    cascade = describe_cascade(first, larger, milliseconds=(2.0, 10.0))
+    assert cascade["fallback_accuracy"] == 0.5
+    assert cascade["equal_at"] == 0.55  # nothing is sent on, and two of four are right
+    by_threshold = {step["threshold"]: step for step in cascade["steps"]}
+    assert by_threshold[0.55] == {"threshold": 0.55, "sent": 0.0, "accuracy": 0.5, "latency_ms": 2.0}
+    assert by_threshold[0.6] == {"threshold": 0.6, "sent": 0.25, "accuracy": 0.5, "latency_ms": 4.5}
+    assert by_threshold[0.8] == {"threshold": 0.8, "sent": 0.5, "accuracy": 0.75, "latency_ms": 7.0}
+    assert by_threshold[0.9] == {"threshold": 0.9, "sent": 0.75, "accuracy": 0.5, "latency_ms": 9.5}
+    better = describe_cascade(first, answers([0.9] * 4, [1, 1, 1, 0]))
+    assert better["equal_at"] == 0.8
+    assert "latency_ms" not in better["steps"][0]
+    assert describe_cascade(answers([0.9, 0.8], [0, 0]), answers([0.9, 0.8], [1, 1]))["equal_at"] is None
 
 
 def test_without_a_domain_the_answer_is_that_of_predict():

@@ -134,6 +134,7 @@ def test_the_bundle_runs_as_a_program(device, student):
         (["texts.txt", "--domain", "books"], None),
         ([], "\ufeffa good book\r\n\nnot hot"),
         (["a good book", "not hot", "--min-confidence", "0.8"], None),
+        (["a good book", "not hot", "--min-confidence", "0.8", "--fallback", "FOLDER"], None),
         (["a good book", "--target-accuracy", "95", "--min-confidence", "0.8"], None),
         ([" "], None),
         (["gone.txt"], None),
@@ -145,6 +146,7 @@ def test_the_bundle_runs_as_a_program(device, student):
 )
 def test_the_bundle_answers_as_hrkd_predict_does(device, student, tmp_path, words, stdin):
     (tmp_path / "texts.txt").write_text("a good book\nvery old\n")
+    words = [str(student / "onnx") if word == "FOLDER" else word for word in words]
     process = run_isolated(device, RUN, device / "model", *words, stdin=stdin)
     command = [sys.executable, "-m", "hrkd_cli", "predict", str(student / "onnx"), *words]
     full = subprocess.run(command, capture_output=True, text=True, check=False, input=stdin)

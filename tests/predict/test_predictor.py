@@ -249,6 +249,38 @@ def test_answers_below_a_confidence_are_marked_and_keep_their_label(student):
     assert not any(p.abstain for p in Predictor(student / "onnx", min_confidence=0).predict(TEXTS, domain="dvd"))
 
 
+def test_a_fallback_answers_what_the_model_is_not_certain_of(student, finding):
+    plain, larger = (
+        Predictor(path).predict([*TEXTS, " "], domain="dvd") for path in (student / "onnx", finding / "onnx/model.onnx")
+    )
+    limit = sorted(max(p.scores.values()) for p in plain[:-1])[10]
+    predictor = Predictor(student / "onnx", min_confidence=limit, fallback=finding / "onnx/model.onnx")
+    together = predictor.predict([*TEXTS, " "], domain="dvd")
+    uncertain = [bool(p.scores) and max(p.scores.values()) < limit for p in plain]
+    assert sum(uncertain) == 10
+    assert [p.fallback for p in together] == uncertain
+    expected = zip(uncertain, plain, larger, strict=True)
+    assert [p.scores for p in together] == [big.scores if sent else small.scores for sent, small, big in expected]
+    assert [p.abstain for p in together] == [*([False] * len(TEXTS)), True]  # no model answers a blank text
+    assert plain[0].fallback is None
+    assert list(predictor.stream(TEXTS, domain="dvd")) == together[:-1]
+
+
+def test_a_fallback_needs_a_limit_and_the_same_labels(student, different_labels, tmp_path):
+    with pytest.raises(UsageError, match="say how certain it must be with --min-confidence or --target-accuracy"):
+        Predictor(student / "onnx", fallback=student)
+    with pytest.raises(UsageError, match="it has no domain 'dvd', only books, news"):
+        Predictor(student / "onnx", min_confidence=0.5, fallback=different_labels)
+    shutil.copytree(student, tmp_path / "student")
+    config = (tmp_path / "student/config.json").read_text()
+    (tmp_path / "student/config.json").write_text(config.replace("positive", "fine"))
+    with pytest.raises(UsageError, match="'books' its labels are negative, fine, but the model's are negative, pos"):
+        Predictor(student / "onnx", min_confidence=0.5, fallback=tmp_path / "student/onnx")
+    (tmp_path / "student/config.json").write_text(config.replace('"pair": false', '"pair": true'))
+    with pytest.raises(UsageError, match="it reads two texts, unlike the model"):
+        Predictor(student / "onnx", min_confidence=0.5, fallback=tmp_path / "student/onnx")
+
+
 def test_a_target_accuracy_uses_the_threshold_of_given_or_unknown_domains(student, tmp_path):
     shutil.copytree(student, tmp_path / "student")
     onnx = calibrate(tmp_path / "student", given=[(0.6, 0.9), (0.75, 0.96)], auto=[(0.7, 0.97)])

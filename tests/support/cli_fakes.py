@@ -108,7 +108,7 @@ class FakePredictor:
     asked: list[Any]
     pair: bool | None = False
 
-    def __init__(self, path, *, threads=None, device="auto", min_confidence=None, target_accuracy=None):
+    def __init__(self, path, *, threads=None, device="auto", min_confidence=None, target_accuracy=None, fallback=None):
         type(self).made.append((path, threads, device))
         self.spec = SimpleNamespace(pair=type(self).pair)
         self.domains = ("books", "dvd")

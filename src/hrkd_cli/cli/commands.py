@@ -108,6 +108,7 @@ def distill(console: Console, options: DistillArguments) -> None:
     "hrkd eval hrkd-out/teacher hrkd-out/student hrkd-out/student/onnx --latency",
     "hrkd eval hrkd-out/student --floor",
     "hrkd eval hrkd-out/student/onnx --domain auto",
+    "hrkd eval hrkd-out/student/onnx --fallback hrkd-out/teacher",
     "hrkd eval hrkd-out/student/onnx --data new.csv --split all --by-label",
 )
 def evaluate(console: Console, options: EvalSettings) -> None:
@@ -122,7 +123,7 @@ def evaluate(console: Console, options: EvalSettings) -> None:
     with console.engine_output(make_display) as on_event:
         result = hrkd_cli.evaluate(**vars(options), on_event=on_event).to_json()
     console.write_result(result, tables.eval_tables(result))
-    for line in [*tables.suspect_notes(result), *tables.linear_baseline_notes(result)]:
+    for line in [*tables.cascade_notes(result), *tables.suspect_notes(result), *tables.linear_baseline_notes(result)]:
         console.write_note(line)
 
 
@@ -188,6 +189,7 @@ def predict(console: Console, options: PredictSettings) -> None:
             device=str(options.device),
             min_confidence=options.min_confidence,
             target_accuracy=options.target_accuracy,
+            fallback=options.fallback,
         )
         has_pairs, batch_size = predictor.spec.pair is True, None
         rows: Iterable[text_input.Text]

@@ -62,7 +62,7 @@ def check_export(options: ExportSettings) -> None:
 
 def check_eval(options: EvalSettings) -> None:
     """Raise HrkdError if a model or the data does not exist."""
-    for model in options.models or ():
+    for model in (*(options.models or ()), *filter(None, [options.fallback])):
         check_classifier(model)
     if options.data is not None:
         check_source(options.data)

@@ -110,7 +110,9 @@ def eval_tables(result: Json) -> list[Table]:
         result,
         [(f"{_heading(m)}, {RUNTIMES[m['kind']]}", m.get("latency", ())) for m in models if not _is_linear_baseline(m)],
     )
-    return tables + _coverage_tables(models) + _confusion_tables(models) + _label_tables(models)
+    return (
+        tables + _coverage_tables(models) + _cascade_tables(result) + _confusion_tables(models) + _label_tables(models)
+    )
 
 
 def _coverage_tables(models: Sequence[Json]) -> list[Table]:
@@ -125,6 +127,33 @@ def _coverage_tables(models: Sequence[Json]) -> list[Table]:
             rows.append((str(entry["target"]), threshold, percent(entry["coverage"]), percent(entry["accuracy"])))
     columns = ("--target-accuracy", "threshold", "answered, %", "of these right, %")
     return [Table("Certain answers", columns, rows, left_aligned=())] if rows else []
+
+
+def _cascade_tables(result: Json) -> list[Table]:
+    """Return the accuracy of the first model with its fallback, by the threshold of the confidence."""
+    if not (cascade := result.get("cascade")):
+        return []
+    rows = []
+    for step in cascade["steps"]:
+        times = (f"{step['latency_ms']:.2f}",) if "latency_ms" in step else ()
+        rows.append((f"{step['threshold']:.3f}", percent(step["sent"]), percent(step["accuracy"]), *times))
+    times = ("ms per text",) if "latency_ms" in cascade["steps"][0] else ()
+    columns = ("--min-confidence", "sent on, %", "accuracy, %", *times)
+    return [Table(f"{cascade['model']} with --fallback {cascade['fallback']}", columns, rows, left_aligned=())]
+
+
+def cascade_notes(result: Json) -> list[str]:
+    """Return a note about the threshold with which the first model and its fallback equal the fallback alone."""
+    if not (cascade := result.get("cascade")):
+        return []
+    alone = f"{cascade['fallback']} alone ({percent(cascade['fallback_accuracy'])}% of all rows)"
+    equal = next((step for step in cascade["steps"] if step["threshold"] == cascade["equal_at"]), None)
+    if equal is None:
+        return [f"no threshold in the table makes {cascade['model']} as accurate as {alone}"]
+    return [
+        f"as accurate as {alone}: --min-confidence {equal['threshold']:.3f}, which sends on "
+        f"{percent(equal['sent'])}% of the texts"
+    ]
 
 
 def linear_baseline_notes(result: Json) -> list[str]:

@@ -15,7 +15,13 @@ from typing import Any
 from hrkd_cli.command_settings import PrepareSettings
 from hrkd_cli.data.dataset_folder import FORMAT, VERSION, DomainCounts, is_prepared, write_manifest, write_splits
 from hrkd_cli.data.drop_reasons import DropReason
-from hrkd_cli.data.findings import Finding, find_label_problems, find_text_problems, measure_lengths
+from hrkd_cli.data.findings import (
+    Finding,
+    StratumCounts,
+    find_label_problems,
+    find_text_problems,
+    measure_lengths,
+)
 from hrkd_cli.data.ingest import compute_checksums, ingest
 from hrkd_cli.data.row_batches import UNKNOWN_SPLIT
 from hrkd_cli.data.row_store import RowStore, open_row_store
@@ -129,7 +135,7 @@ def prepare_files(files: Sequence[SourceFile], settings: PrepareSettings, on_eve
             for reason, (count, locations) in dropped.items():
                 warning = not reason.startswith("duplicate")
                 on_event(Note(describe_dropped(reason, count, locations), warning=warning))
-            findings = list(_check_losses(store))
+            losses = list(_check_losses(store))
             few_shot = settings.few_shot
             left_out = 0 if few_shot is None else subsample_train(store.connection, few_shot, seed)
             counts = _count_strata(store)
@@ -137,11 +143,7 @@ def prepare_files(files: Sequence[SourceFile], settings: PrepareSettings, on_eve
             if few_shot is not None:
                 train = sum(entry.train for entry in domain_counts.values())
                 on_event(Note(f"few-shot: {train} of {train + left_out} train rows kept"))
-            findings += find_label_problems(store, counts)
-            lengths, unusual_lengths = measure_lengths(store)
-            findings += [*find_text_problems(store, counts, on_event), *unusual_lengths]
-            for finding in findings:
-                on_event(Note(str(finding), warning=finding.warning))
+            lengths, findings = _find_problems(store, counts, losses, on_event)
             has_pairs = bool(store.has_pairs)
             fingerprint = write_splits(folder, store.connection, domain_counts, has_pairs=has_pairs, on_event=on_event)
         shutil.rmtree(scratch)
@@ -152,7 +154,7 @@ def prepare_files(files: Sequence[SourceFile], settings: PrepareSettings, on_eve
             dropped_rows={reason: tuple(locations) for reason, (_, locations) in dropped.items()},
             fingerprint=fingerprint,
             lengths=lengths,
-            findings=tuple(findings),
+            findings=findings,
         )
         manifest = {
             "format": FORMAT,
@@ -183,6 +185,18 @@ def content_options(settings: PrepareSettings) -> dict[str, Any]:
         name: value for name in ("one_domain", "no_header", "rename_label") if (value := getattr(settings, name))
     }
     return {**options, "domains": settings.domains and sorted(settings.domains)}
+
+
+def _find_problems(
+    store: RowStore, counts: StratumCounts, losses: Sequence[Finding], on_event: OnEvent
+) -> tuple[dict[str, dict[str, int]], tuple[Finding, ...]]:
+    """Report ``losses`` and what is found in the final rows; return the lengths by domain and all findings."""
+    lengths, unusual_lengths = measure_lengths(store)
+    labels = find_label_problems(store, counts)
+    findings = (*losses, *labels, *find_text_problems(store, counts, on_event), *unusual_lengths)
+    for finding in findings:
+        on_event(Note(str(finding), warning=finding.warning))
+    return lengths, findings
 
 
 def _check_losses(store: RowStore) -> Iterator[Finding]:

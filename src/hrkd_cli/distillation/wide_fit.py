@@ -92,9 +92,8 @@ def fit_wide_branch(
     sums = {domain: dev_logits[domain] + np.float32(share) * rows for domain, rows in wide_logits.items()}
     if domain_posterior:
         most = max(map(len, labels.values()))
-        for domain, rows in (new_domains or {}).items():
-            examples = tokenizer.encode_rows(replace(rows, texts=rows.texts[:most]))
-            features[domain] = token_features(examples, vocab_size, buckets)
+        cut = {domain: replace(rows, texts=rows.texts[:most]) for domain, rows in (new_domains or {}).items()}
+        features |= {d: token_features(tokenizer.encode_rows(rows), vocab_size, buckets) for d, rows in cut.items()}
         by_domain = {domain: features[domain] for domain in heads.domains}
         weights += fit_domain_weights(by_domain, dev_features, sums, heads)
     before, after = (scores_to_json(score_logits(logits, dev, heads)) for logits in (dev_logits, sums))

@@ -25,7 +25,7 @@ from hrkd_cli.evaluation.provenance import (
     read_provenance,
     restrict_to_single_domain,
 )
-from hrkd_cli.evaluation.reliability import describe_confidence
+from hrkd_cli.evaluation.reliability import Answers, describe_cascade, describe_confidence, judge_answers
 from hrkd_cli.evaluation.scoring import (
     DomainLogits,
     PredictedLabels,
@@ -129,6 +129,7 @@ class EvalResult:
         models: results in the order of the arguments.
         by_label: whether ``to_json`` includes the scores of each label.
         machine: the machine on which latencies were measured; empty without latencies.
+        cascade: the first model with a fallback for what it is not certain of (see ``describe_cascade``), if requested.
     """
 
     split: str
@@ -136,13 +137,14 @@ class EvalResult:
     domain: str = EvalDomain.GIVEN
     by_label: bool = False
     machine: str = ""
+    cascade: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as plain values."""
         models = [model.to_json(by_label=self.by_label) for model in self.models]
-        return {"split": self.split, "domain": str(self.domain), "models": models} | (
-            {"machine": self.machine} if self.machine else {}
-        )
+        optional = {"machine": self.machine, "cascade": self.cascade}
+        present = {name: value for name, value in optional.items() if value}
+        return {"split": self.split, "domain": str(self.domain), "models": models, **present}
 
 
 def evaluate(
@@ -154,8 +156,8 @@ def evaluate(
         models: model folders, ``onnx`` folders, ``.onnx`` files or hub ids; None for those in ``hrkd-out``.
         on_event: called with every event.
         **options: the other fields of ``hrkd_cli.command_settings.EvalSettings``: ``data``, ``split``, ``domain``,
-            ``by_label``, ``latency``, ``threads``, ``device`` and ``floor``. Without ``data``, evaluates on
-            hrkd-out/dataset, else on the data that the first model was made from.
+            ``by_label``, ``latency``, ``threads``, ``device``, ``floor`` and ``fallback``. Without ``data``, evaluates
+            on hrkd-out/dataset, else on the data that the first model was made from.
 
     Raises:
         UsageError: an option is invalid.
@@ -167,7 +169,11 @@ def evaluate(
     settings = EvalSettings(**options)
     if isinstance(models, (str, Path)):
         models = [models]
-    names = list(models) if models else _default_models()
+    names: list[str | Path] = [*models] if models else [*_default_models()]
+    if settings.fallback is not None and settings.fallback not in map(str, names):
+        names.append(settings.fallback)
+    if settings.fallback is not None and settings.fallback == str(names[0]):
+        raise UsageError(f"--fallback: {settings.fallback} is the first model; name another one")
     for name in names:
         check_classifier(name)  # Report a mistyped name before the first model is scored.
     source = settings.data if settings.data is not None else default_data(names)
@@ -207,66 +213,34 @@ def evaluate_on(
     """Evaluate models (at least one) on a dataset in memory, which errors call ``data_name``.
 
     Linear baselines are trained on the train rows of ``train_data``, by default the dataset. ``models`` and ``data`` in
-    the settings are ignored.
+    the settings are ignored; a ``fallback`` must be among the models.
     """
     split, device, threads = str(settings.split), str(settings.device), settings.threads or usable_cpus()
     rows = select_split(dataset, split, data_name)
     baselines: list[LinearBaseline] = []
     if settings.floor:
-        if settings.domain == EvalDomain.AUTO and len(set((train_data or dataset).labels.values())) > 1:
-            raise UsageError(
-                "--floor: domains with different labels have a linear model each, which needs the domain; leave out "
-                "--floor or --domain auto"
-            )
+        train_data = train_data or dataset
+        _check_baselines(train_data, settings)
         encoder = find_start_encoder(models, on_event)
         baselines = train_linear_baselines(
-            train_data or dataset, rows, split, data_name, encoder=encoder, device=device, on_event=on_event
+            train_data, rows, split, data_name, encoder=encoder, device=device, on_event=on_event
         )
     results: list[ModelResult] = []
+    answers: dict[str, Answers] = {}
     first_labels: PredictedLabels = {}
     timed_text: tuple[str, str | None] | None = None  # the same for all models, so that times are comparable
     for model in models:
         on_event(Progress(f"loading {model}"))
         backend = open_backend(model, threads=threads, device=device)
         heads = match_heads(backend, dataset, rows, str(model), data_name)
-        logits = predict_logits(backend, rows, task=f"scoring {model}", on_event=on_event)
-        labels, found = _answer(logits, heads, backend, settings)
-        confidence = describe_confidence(
-            logits,
-            rows,
-            heads,
-            backend.spec,
-            Calibration.read(backend.spec.config, backend.file),
-            find_domains=settings.domain == EvalDomain.AUTO,
-        )
+        result, labels, answers[str(model)] = _score_model(str(model), backend, heads, rows, settings, on_event)
         first_labels = first_labels or labels
-        precision, parameters = "fp32", backend.parameters
-        padded = latency = None
-        if backend.kind == "onnx":
-            onnx_model = load_onnx(Path(backend.name_or_path))
-            precision, parameters = weight_precision(onnx_model), count_parameters(onnx_model)
-            task = f"scoring {model} in padded batches"
-            padded_logits = predict_logits(backend, rows, padded=True, task=task, on_event=on_event)
-            padded = _compare_padded(_answer(padded_logits, heads, backend, settings)[0], labels, heads, rows)
+        latency = None
         if settings.latency:
             timed_text = timed_text or median_length_text(backend, rows)
             on_event(Progress(f"timing {model}"))
             latency = measure_end_to_end(backend, *timed_text, threads=threads)
-        result = ModelResult(
-            str(model),
-            backend.kind,
-            score_labels(labels, heads.labels, rows),
-            agreement(labels, first_labels),
-            file=backend.file,
-            precision=precision,
-            parameters=parameters,
-            bytes=backend.bytes,
-            confidence=confidence,
-            found_domains=count_domains(found, heads.domains),
-            padded=padded,
-            latency=latency,
-        )
-        results.append(result)
+        results.append(replace(result, agreement=agreement(labels, first_labels), latency=latency))
     if settings.latency:
         on_event(Progress("timing by number of tokens"))
         # Keyed by position: the same model may be named twice.
@@ -277,8 +251,67 @@ def evaluate_on(
         scores = score_labels(baseline.labels, dataset.labels, rows)
         common = agreement(baseline.labels, first_labels)
         results.append(ModelResult(baseline.features.baseline, BASELINE_KIND, scores, common, floor=baseline))
-    machine = machine_name() if settings.latency else ""
-    return EvalResult(split, tuple(results), domain=settings.domain, by_label=settings.by_label, machine=machine)
+    return EvalResult(
+        split,
+        tuple(results),
+        domain=settings.domain,
+        by_label=settings.by_label,
+        machine=machine_name() if settings.latency else "",
+        cascade=None if settings.fallback is None else _describe_cascade(results, answers, settings.fallback),
+    )
+
+
+def _describe_cascade(results: Sequence[ModelResult], answers: Mapping[str, Answers], fallback: str) -> dict[str, Any]:
+    """Return the cascade of the first model and the fallback, with the latency of a text of median length."""
+    first, larger = results[0], next(result for result in results if result.model == fallback)
+    times = [result.latency.p50 for result in (first, larger) if result.latency is not None]
+    cascade = describe_cascade(answers[first.model], answers[fallback], (times[0], times[1]) if times else None)
+    return {"model": first.model, "fallback": fallback, **cascade}
+
+
+def _check_baselines(train_data: Dataset, settings: EvalSettings) -> None:
+    if settings.domain == EvalDomain.AUTO and len(set(train_data.labels.values())) > 1:
+        raise UsageError(
+            "--floor: domains with different labels have a linear model each, which needs the domain; leave out "
+            "--floor or --domain auto"
+        )
+
+
+def _score_model(
+    name: str,
+    backend: Backend,
+    heads: DomainHeads,
+    rows: Mapping[str, TextRows],
+    settings: EvalSettings,
+    on_event: OnEvent,
+) -> tuple[ModelResult, PredictedLabels, Answers]:
+    """Return the result of a model, without latency and with full agreement, its labels, and its answers."""
+    find_domains = settings.domain == EvalDomain.AUTO
+    logits = predict_logits(backend, rows, task=f"scoring {name}", on_event=on_event)
+    labels, found = _answer(logits, heads, backend, settings)
+    calibration = Calibration.read(backend.spec.config, backend.file)
+    precision, parameters, padded = "fp32", backend.parameters, None
+    if backend.kind == "onnx":
+        onnx_model = load_onnx(Path(backend.name_or_path))
+        precision, parameters = weight_precision(onnx_model), count_parameters(onnx_model)
+        task = f"scoring {name} in padded batches"
+        padded_logits = predict_logits(backend, rows, padded=True, task=task, on_event=on_event)
+        padded = _compare_padded(_answer(padded_logits, heads, backend, settings)[0], labels, heads, rows)
+    result = ModelResult(
+        name,
+        backend.kind,
+        score_labels(labels, heads.labels, rows),
+        agreement=1.0,
+        file=backend.file,
+        precision=precision,
+        parameters=parameters,
+        bytes=backend.bytes,
+        confidence=describe_confidence(logits, rows, heads, backend.spec, calibration, find_domains=find_domains),
+        found_domains=count_domains(found, heads.domains),
+        padded=padded,
+    )
+    answers = judge_answers(logits, rows, heads, backend.spec, calibration, find_domains=find_domains)
+    return result, labels, answers
 
 
 def _answer(

@@ -20,6 +20,8 @@ BINS = 15  # of equal width, as in Guo et al. 2017
 TARGETS = (90, 95, 98, 99)
 CURVE_POINTS = 100
 MOST_SUSPECTS = 20
+CASCADE_SHARES = (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75)
+"""Shares of the rows that thresholds of a cascade send on; with equal confidences, fewer."""
 _TEXT_START = 200  # characters
 
 
@@ -64,6 +66,24 @@ def calibration_error(answers: Answers) -> float:
     return float(np.abs(gaps).sum() / len(bins))
 
 
+def judge_answers(
+    logits: DomainLogits,
+    rows: Mapping[str, TextRows],
+    heads: DomainHeads,
+    spec: ModelSpec,
+    calibration: Calibration | None,
+    *,
+    find_domains: bool,
+) -> Answers:
+    """Return the answers of a model to labeled rows, as ``predict`` gives them."""
+    labels = {domain: part.labels for domain, part in rows.items()}
+    if calibration is not None:
+        logits = {name: calibration.apply(own, spec.all_heads) for name, own in logits.items()}
+    if find_domains and len(spec.all_heads.domains) > 1:
+        return judge_without_domain(logits, labels, spec)
+    return judge(logits, labels, heads)
+
+
 def describe_confidence(
     logits: DomainLogits,
     rows: Mapping[str, TextRows],
@@ -75,16 +95,11 @@ def describe_confidence(
 ) -> dict[str, Any]:
     """Return the ``confidence`` entry of a model in the JSON of ``eval``; docs/outputs.md describes it."""
     find_domains = find_domains and len(spec.all_heads.domains) > 1
-    labels = {domain: part.labels for domain, part in rows.items()}
-
-    def answers_of(values: DomainLogits) -> Answers:
-        return judge_without_domain(values, labels, spec) if find_domains else judge(values, labels, heads)
-
-    raw = answers = answers_of(logits)
+    answers = judge_answers(logits, rows, heads, spec, calibration, find_domains=find_domains)
     entry: dict[str, Any] = {"bins": BINS}
     if calibration is not None:
+        raw = judge_answers(logits, rows, heads, spec, None, find_domains=find_domains)
         logits = {name: calibration.apply(own, spec.all_heads) for name, own in logits.items()}
-        answers = answers_of(logits)
         entry["uncalibrated"] = _summarize(raw)
         promises = calibration.thresholds.get(AUTO if find_domains else GIVEN) or ()
         entry["coverage"] = [_coverage(answers, promises, target) for target in TARGETS]
@@ -130,6 +145,31 @@ def find_suspects(
         }
         for probability, domain, n, answer in suspects[:MOST_SUSPECTS]
     ]
+
+
+def describe_cascade(
+    first: Answers, fallback: Answers, milliseconds: tuple[float, float] | None = None
+) -> dict[str, Any]:
+    """Return the ``cascade`` entry of the JSON of ``eval``: a fallback model answers what the first is not certain of.
+
+    Args:
+        first: answers of the first model.
+        fallback: answers of the fallback model to the same rows.
+        milliseconds: latency of a text in both models, if it was measured. A text that is sent on takes both.
+    """
+    ordered = np.sort(first.confidences)
+    steps: list[dict[str, float]] = []
+    for share in CASCADE_SHARES:
+        threshold = float(ordered[int(share * len(ordered))])
+        sent = first.confidences < threshold
+        accuracy = float(np.where(sent, fallback.correct, first.correct).mean())
+        step = {"threshold": threshold, "sent": float(sent.mean()), "accuracy": accuracy}
+        if milliseconds is not None:
+            step["latency_ms"] = milliseconds[0] + step["sent"] * milliseconds[1]
+        steps.append(step)
+    alone = float(fallback.correct.mean())
+    enough = [step["threshold"] for step in steps if step["accuracy"] >= alone]
+    return {"fallback_accuracy": alone, "equal_at": enough[0] if enough else None, "steps": steps}
 
 
 def risk_coverage(answers: Answers) -> list[dict[str, float]]:

@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PERCENT",
         help="mark answers so that this many of the others are right",
     )
+    parser.add_argument("--fallback", metavar="MODEL", help="larger model that answers the marked texts instead")
     parser.add_argument("--threads", type=int, help="CPU threads (default: chosen by onnxruntime)")
     parser.add_argument("--self-check", action="store_true", help="repeat the folder's stored predictions")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
@@ -84,6 +85,7 @@ def _label(options: argparse.Namespace) -> None:
         threads=options.threads,
         min_confidence=options.min_confidence,
         target_accuracy=options.target_accuracy,
+        fallback=options.fallback,
     )
     has_pairs = predictor.spec.pair is True
     lines: Iterable[int | None] = count(1)

@@ -32,7 +32,8 @@ class Prediction:
             probable pairs ``DOMAIN/LABEL``, best first.
         domain_probability: probability of the domain that was found; None if none was.
         abstain: whether the largest score is below the limit of the predictor, or there is no label; None without a
-            limit.
+            limit, and False for an answer of the fallback model.
+        fallback: whether the fallback model answered; None without one.
     """
 
     text: str
@@ -41,9 +42,10 @@ class Prediction:
     scores: dict[str, float]
     domain_probability: float | None = None
     abstain: bool | None = None
+    fallback: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the prediction as plain values, without ``domain_probability`` and ``abstain`` if they are None."""
+        """Return the prediction as plain values, without those of the last three fields that are None."""
         return {name: value for name, value in asdict(self).items() if value is not None or name == "label"}
 
 
@@ -58,6 +60,7 @@ class Predictor:
         device: str = "auto",
         min_confidence: float | None = None,
         target_accuracy: float | None = None,
+        fallback: str | Path | None = None,
     ) -> None:
         """Load a classifier.
 
@@ -68,12 +71,18 @@ class Predictor:
             min_confidence: mark answers with a smaller probability as abstentions.
             target_accuracy: mark answers below the threshold that promises this percentage of right answers among the
                 others. Export finds it on dev.
+            fallback: a model that answers instead of an abstention, usually a larger one.
 
         Raises:
             ModelError: there is nothing at ``path``, it is not a classifier, or it has no thresholds for a target.
-            UsageError: both limits, or an impossible one.
+            UsageError: both limits, an impossible one, a fallback without a limit, or one with other labels.
         """
         check_limits(min_confidence, target_accuracy)
+        if fallback is not None and min_confidence is None and target_accuracy is None:
+            raise UsageError(
+                "--fallback: it answers the texts that the model is not certain of; say how certain it must be with "
+                "--min-confidence or --target-accuracy"
+            )
         self._min_confidence, self._target_accuracy = min_confidence, target_accuracy
         self._backend = open_backend(path, threads=threads, device=device)
         self._heads = self.spec.all_heads
@@ -83,6 +92,10 @@ class Predictor:
                 f"--target-accuracy: {path} has no thresholds, because it was exported without dev data or by an "
                 "earlier version; export it again with --data"
             )
+        self._fallback: Predictor | None = None
+        if fallback is not None:
+            self._fallback = Predictor(fallback, threads=threads, device=device)
+            _check_fallback(self.spec, self._fallback.spec, fallback)
 
     @property
     def spec(self) -> ModelSpec:
@@ -132,7 +145,8 @@ class Predictor:
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"batch_size: {batch_size} is not at least 1")
         has_limit = self._min_confidence is not None or self._target_accuracy is not None
-        blank = Prediction("", "", None, {}, abstain=True if has_limit else None)
+        has_fallback = None if self._fallback is None else False
+        blank = Prediction("", "", None, {}, abstain=True if has_limit else None, fallback=has_fallback)
         predictions = [replace(blank, text=text, domain=name) for text, name in zip(texts, domains, strict=True)]
         rows = [n for n, text in enumerate(texts) if text.strip() and (pairs is None or pairs[n].strip())]
         logits: Logits = self.logits(
@@ -149,6 +163,16 @@ class Predictor:
             for index, found in zip(own, answers, strict=True):
                 abstain = None if threshold is None else max(found.scores.values()) < threshold
                 predictions[rows[index]] = replace(predictions[rows[index]], **asdict(found), abstain=abstain)
+        if self._fallback is not None:
+            sent = [n for n in rows if predictions[n].abstain]
+            larger = self._fallback.predict(
+                [texts[n] for n in sent],
+                None if pairs is None else [pairs[n] for n in sent],
+                domain=[domains[n] for n in sent],
+                batch_size=batch_size,
+            )
+            for n, prediction in zip(sent, larger, strict=True):
+                predictions[n] = replace(prediction, abstain=False, fallback=True)
         return predictions
 
     def _threshold(self, domain: str) -> float | None:
@@ -197,3 +221,19 @@ class Predictor:
         if self.spec.pair is False and pairs is not None:
             raise UsageError("this model reads one text: leave out the second texts (pairs, --text-pair)")
         return self._backend.logits(texts, pairs, batch_size=batch_size, pad_to=pad_to)
+
+
+def _check_fallback(spec: ModelSpec, fallback: ModelSpec, path: str | Path) -> None:
+    """Raise UsageError if a fallback model does not read the same inputs or lacks a domain or label of the model."""
+    known = fallback.all_heads.labels
+    for domain, labels in spec.all_heads.labels.items():
+        if set(known.get(domain, ())) != set(labels):
+            if domain not in known:
+                raise UsageError(f"--fallback {path}: it has no domain {domain!r}, only {', '.join(known)}")
+            raise UsageError(
+                f"--fallback {path}: in domain {domain!r} its labels are {', '.join(known[domain])}, but the model's "
+                f"are {', '.join(labels)}"
+            )
+    if spec.pair is not None and fallback.pair is not None and spec.pair != fallback.pair:
+        reads = "two texts" if fallback.pair else "one text"
+        raise UsageError(f"--fallback {path}: it reads {reads}, unlike the model")
