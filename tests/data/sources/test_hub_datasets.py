@@ -101,7 +101,7 @@ print([n.text.split()[0] for n in notes if hasattr(n, "text")])
 print(len(load_for_evaluation("acme/plain", "test").split("g", "test")))
 """
     with serve_hub({"datasets/acme/plain": folder}) as url:
-        assert run(tmp_path, url, code=code) == ["['loading', 'preparing', 'columns:', 'loading', 'using']", "20"]
+        assert run(tmp_path, url, code=code) == ["['preparing', 'columns:', 'using']", "20"]
 
 
 def test_the_fake_hub_serves_models_too(tmp_path):
