@@ -48,6 +48,17 @@ def test_labels_within_twice_the_tolerance_are_not_stored():
     assert entry["labels"] == [None, "good", "bad"]
 
 
+def test_a_badly_rounded_text_does_not_make_the_labels_of_others_unclear():
+    heads = DomainHeads.build({"books": ("bad", "good")})
+    cases = [{"text": text, "domain": "books"} for text in "abc"]
+    logits = np.array([[0.0, 0.7], [0.0, 0.5], [3.0, 0.0]], dtype=np.float32)
+    errors = np.array([[0.1], [0.1], [1.0]], dtype=np.float32)
+    backend = SimpleNamespace(spec=SimpleNamespace(all_heads=heads, pair=False), logits=lambda *_, **__: logits)
+    entry = module._predict_cases(backend, cases, logits + errors)
+    assert entry["tolerance"] == pytest.approx(3.0)
+    assert entry["labels"] == ["good", None, None]  # margins of 0.7, 0.5 and 3 against 0.6, 0.6 and 6
+
+
 def test_every_domain_has_a_text_beyond_the_maximum_length(student):
     from hrkd_cli.predict.tokenization import read_tokenizer
 

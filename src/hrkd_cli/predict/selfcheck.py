@@ -9,7 +9,7 @@
      "sha256": {"config.json": "...", "tokenizer.json": "...", "tokenizer_config.json": "..."}}
 
 ``labels`` and ``logits`` have one entry per case: the label in the case's domain, and all outputs of the file, run one
-text at a time. A label is null if the tolerance alone could swap the two best labels; then only logits are compared.
+text at a time. A label is null if rounding alone could swap the two best labels; then only logits are compared.
 Folders of earlier versions have no ``sha256``.
 """
 
