@@ -145,7 +145,7 @@ CASES: list[tuple[str, dict[str, Any], int, str]] = [
     ("predict student/onnx a --fallback teacher", {}, 2,
      "hrkd predict: --fallback: it answers the texts that the model is not certain of; say how certain it must be with --min-confidence or --target-accuracy (see hrkd predict --help)"),
     ("predict student/onnx a --min-confidence 0.9 --fallback nope", {}, 1,
-     "hrkd predict: nope: no such file or folder; name a model folder, an onnx folder or one .onnx file"),
+     "hrkd predict: model nope: no such folder here, and the hub cannot be reached; give a local folder"),
     ("eval student --fallback student", {}, 2,
      "hrkd eval: --fallback: student is the first model; name another one (see hrkd eval --help)"),
     ("predict student/onnx a --target-accuracy 95", {}, 1,
