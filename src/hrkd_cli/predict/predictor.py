@@ -131,17 +131,7 @@ class Predictor:
                 texts missing or unexpected.
         """
         check_texts(texts, pairs)
-        domains = [domain] * len(texts) if isinstance(domain, str) else list(domain)
-        if len(domains) != len(texts):
-            raise UsageError(f"{len(texts)} texts but {len(domains)} domains; give one for each text")
-        for name in dict.fromkeys([domain] if isinstance(domain, str) else domains):
-            if name not in (*self._heads.labels, AUTO_DOMAIN):
-                known = (*self.domains, AUTO_DOMAIN)
-                raise UsageError(
-                    f"domain {name!r} is not one of the model's: {', '.join(known)}{did_you_mean(name, known)}"
-                )
-        if len(self._heads.domains) == 1:  # nothing to find
-            domains = list(self._heads.domains) * len(texts)
+        domains = self._domains_of(texts, domain)
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"batch_size: {batch_size} is not at least 1")
         has_limit = self._min_confidence is not None or self._target_accuracy is not None
@@ -174,6 +164,21 @@ class Predictor:
             for n, prediction in zip(sent, larger, strict=True):
                 predictions[n] = replace(prediction, abstain=False, fallback=True)
         return predictions
+
+    def _domains_of(self, texts: Sequence[str], domain: str | Sequence[str]) -> list[str]:
+        """Return the domain of each text; raise UsageError if one is unknown."""
+        domains = [domain] * len(texts) if isinstance(domain, str) else list(domain)
+        if len(domains) != len(texts):
+            raise UsageError(f"{len(texts)} texts but {len(domains)} domains; give one for each text")
+        for name in dict.fromkeys([domain] if isinstance(domain, str) else domains):
+            if name not in (*self._heads.labels, AUTO_DOMAIN):
+                known = (*self.domains, AUTO_DOMAIN)
+                raise UsageError(
+                    f"domain {name!r} is not one of the model's: {', '.join(known)}{did_you_mean(name, known)}"
+                )
+        if len(self._heads.domains) == 1:  # nothing to find
+            domains = list(self._heads.domains) * len(texts)
+        return domains
 
     def _threshold(self, domain: str) -> float | None:
         """Return the probability below which an answer for a domain, or ``auto``, is marked."""
