@@ -36,6 +36,14 @@ def test_it_shows_what_the_run_then_does_and_writes_nothing(folder):
     assert plan["seconds"] > 0
 
 
+def test_it_leaves_an_interrupted_run_alone(folder):
+    (folder / "half.partial").mkdir()
+    (folder / "half.partial/metrics.jsonl").write_text("kept\n")
+    with working_folder(folder):
+        assert run_program(*WORDS, "--dry-run", "--resume", "--out", "half")[0] == 0
+    assert {path.name: path.read_text() for path in (folder / "half.partial").iterdir()} == {"metrics.jsonl": "kept\n"}
+
+
 def test_the_table_has_no_raw_numbers(folder):
     with working_folder(folder):
         code, out, _ = run_program(*[word for word in WORDS if word != "--json"], "--dry-run", "--out", "other")

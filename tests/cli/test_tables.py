@@ -154,6 +154,9 @@ def test_the_accuracy_with_a_fallback_is_shown_by_threshold():
     assert tables.cascade_notes(result) == [
         "as accurate as large alone (94.0% of all rows): --min-confidence 0.750, which sends on 20.0% of the texts"
     ]
+    assert tables.cascade_notes({"cascade": {**cascade, "fallback_accuracy": 0.9, "equal_at": 0.5}}) == [
+        "small needs no fallback to be as accurate as large alone (90.0% of all rows)"
+    ]
     assert tables.cascade_notes({"cascade": {**cascade, "equal_at": None}}) == [
         "no threshold in the table makes small as accurate as large alone (94.0% of all rows)"
     ]

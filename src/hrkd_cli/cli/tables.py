@@ -150,6 +150,8 @@ def cascade_notes(result: Json) -> list[str]:
     equal = next((step for step in cascade["steps"] if step["threshold"] == cascade["equal_at"]), None)
     if equal is None:
         return [f"no threshold in the table makes {cascade['model']} as accurate as {alone}"]
+    if not equal["sent"]:
+        return [f"{cascade['model']} needs no fallback to be as accurate as {alone}"]
     return [
         f"as accurate as {alone}: --min-confidence {equal['threshold']:.3f}, which sends on "
         f"{percent(equal['sent'])}% of the texts"
