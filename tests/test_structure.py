@@ -41,6 +41,7 @@ SEVERAL_MODULES = {
     "cli/test_cli_startup.py",
     "distillation/test_distill_unlabeled.py",
     "distillation/test_hub_models.py",
+    "docs/test_links.py",
     "method/test_golden.py",
     "method/test_losses.py",
     "reporting/test_real_runs.py",

@@ -1,0 +1,58 @@
+"""Pages of the documentation: their links, anchors and code blocks."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+
+ROOT = Path(__file__).parents[2]
+REPOSITORY = "https://github.com/hrkd-cli/hrkd-cli"
+# Folders of generated and installed files.
+_IGNORED = {".venv", "node_modules", "dist", "build", "site", "demo", ".pytest_cache", "hrkd-out"}
+_MARKDOWN = MarkdownIt("commonmark").enable("table")
+
+
+@dataclass(frozen=True)
+class Code:
+    """A code block: its language (empty if indented), text and the line where it starts."""
+
+    language: str
+    text: str
+    line: int
+
+
+def pages() -> list[str]:
+    """Return all Markdown files of the checkout, by path."""
+    found = (path.relative_to(ROOT) for path in ROOT.rglob("*.md"))
+    return sorted(path.as_posix() for path in found if not _IGNORED & set(path.parts))
+
+
+def code_blocks(page: str) -> list[Code]:
+    """Return the fenced and indented code of a page."""
+    tokens = _MARKDOWN.parse((ROOT / page).read_text(encoding="utf-8"))
+    return [Code(t.info.strip(), t.content, t.map[0] + 1) for t in tokens if t.type in ("fence", "code_block")]
+
+
+def links(page: str) -> list[str]:
+    """Return the targets of all links and pictures of a page."""
+    tokens = _MARKDOWN.parse((ROOT / page).read_text(encoding="utf-8"))
+    inline = [child for token in tokens for child in token.children or ()]
+    targets = [token.attrGet("href") or token.attrGet("src") for token in inline]
+    html = "".join(token.content for token in [*tokens, *inline] if token.type in ("html_block", "html_inline"))
+    return [*map(str, filter(None, targets)), *re.findall(r'(?:src|srcset|href)="([^"]+)"', html)]
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    tokens = _MARKDOWN.parse(page.read_text(encoding="utf-8"))
+    found: list[str] = []
+    for heading, inline in pairwise(tokens):
+        if heading.type == "heading_open":
+            text = "".join(child.content for child in inline.children or ())
+            slug = re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
+            found.append(slug if slug not in found else f"{slug}-{found.count(slug)}")
+    return set(found)
