@@ -178,5 +178,7 @@ def test_a_likely_label_error_is_noted_if_the_first_model_is_sure():
         "2 likely label errors (confidence.suspects of --json), such as row 7 of books, pos, "
         f"which a calls neg (99.0%): {text}"
     ]
+    located = model_entry("a", confidence={"suspects": [suspect | {"location": "books.csv:82"}]})
+    assert "such as books.csv:82 of books, pos, which" in tables.suspect_notes({"models": [located]})[0]
     unsure = model_entry("b", confidence={"suspects": [suspect | {"probability": 0.9}]})
     assert tables.suspect_notes({"models": [unsure, *models]}) == []

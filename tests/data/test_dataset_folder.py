@@ -86,16 +86,16 @@ def test_pandas_and_datasets_open_the_folder(tmp_path, jsonl):
     out = tmp_path / "out"
     prepare(tmp_path / "in", out=out)
     frame = pd.read_parquet(out / "data" / "a" / "train.parquet")
-    assert list(frame.columns) == ["text", "text_pair", "label", "domain"]
+    assert list(frame.columns) == ["text", "text_pair", "label", "domain", "location"]
     assert set(frame["label"]) == {"0", "1"}
-    assert pq.read_schema(out / "data" / "a" / "train.parquet").types == ["string"] * 4
+    assert pq.read_schema(out / "data" / "a" / "train.parquet").types == ["string"] * 5
     code = (
         "import datasets, sys; d = datasets.load_dataset(sys.argv[1]); "
         "print({k: (v.num_rows, v.column_names, sorted(set(v['domain']))) for k, v in d.items()})"
     )
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
     shown = subprocess.run([sys.executable, "-c", code, out], env=env, capture_output=True, text=True, check=True)
-    columns = ["text", "text_pair", "label", "domain"]
+    columns = ["text", "text_pair", "label", "domain", "location"]
     expected = {k: (n, columns, ["a", "b=c"]) for k, n in (("train", 32), ("dev", 4), ("test", 4))}
     assert shown.stdout.strip() == str(expected)
 

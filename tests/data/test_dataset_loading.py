@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from hrkd_cli import prepare
@@ -87,3 +88,25 @@ def test_evaluation_keeps_the_splits_of_raw_data(tmp_path, jsonl):
 
 def test_evaluation_of_a_prepared_folder(prepared):
     assert load_for_evaluation(prepared, "dev") == open_dataset(prepared)
+
+
+@pytest.mark.parametrize("source", ["reviews", "prepared"])
+def test_evaluation_knows_the_file_and_line_of_each_row(source, reviews, prepared):
+    dataset = load_for_evaluation({"reviews": reviews, "prepared": prepared}[source])
+    for domain in ("books", "dvd"):
+        rows = dataset.split(domain, "all")
+        numbers = [int(text.split()[-1]) + 1 for text in rows.texts]
+        assert sorted(numbers) == list(range(1, 41))
+        assert rows.locations == [f"{reviews / domain}.jsonl:{number}" for number in numbers]
+
+
+def test_training_does_not_read_the_locations(prepared):
+    assert load_for_training(prepared).split("books", "all").locations == []
+
+
+def test_evaluation_opens_a_dataset_of_an_earlier_version_without_locations(prepared):
+    for path in prepared.glob("data/*/*.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns(["location"]), path)
+    dataset = load_for_evaluation(prepared)
+    assert dataset.split("books", "all").locations == []
+    assert dataset.fingerprint == open_dataset(prepared).fingerprint

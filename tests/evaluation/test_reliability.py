@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -116,5 +118,7 @@ def test_suspects_are_the_rows_that_the_surest_answers_contradict():
     wrong = {domain: TextRows(part.texts, None, ["worse"] * len(part)) for domain, part in ROWS.items()}
     found = find_suspects(LOGITS, wrong, HEADS)
     assert [(s["domain"], s["row"]) for s in found] == [("dvd", 1), ("books", 1), ("books", 2)]
+    located = {d: replace(part, locations=[f"{d}.csv:{n}" for n in range(len(part))]) for d, part in ROWS.items()}
+    assert [found["location"] for found in find_suspects(LOGITS, located, HEADS)] == ["books.csv:1"]
     many = {"books": TextRows(["a"] * 50, None, ["bad"] * 50)}
     assert len(find_suspects({"books": np.repeat(LOGITS["books"][:1], 50, axis=0)}, many, HEADS)) == 20

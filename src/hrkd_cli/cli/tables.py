@@ -187,8 +187,9 @@ def suspect_notes(result: Json) -> list[str]:
     if not suspects:
         return []
     first, text = suspects[0], " ".join(suspects[0]["text"].split())
+    where = first.get("location") or f"row {first['row']}"
     return [
-        f"{plural(len(suspects), 'likely label error')} (confidence.suspects of --json), such as row {first['row']} of "
+        f"{plural(len(suspects), 'likely label error')} (confidence.suspects of --json), such as {where} of "
         f"{first['domain']}, {first['label']}, which {result['models'][0]['model']} calls {first['answer']} "
         f"({percent(first['probability'])}%): {text[:_TEXT_START]}"
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,13 @@ class TextRows:
         texts: first texts.
         pairs: second texts, or None for single-text tasks.
         labels: label names.
+        locations: where each row was in the source (``file:line``); empty if unknown or not read.
     """
 
     texts: list[str]
     pairs: list[str] | None
     labels: list[str]
+    locations: list[str] = field(default_factory=list, compare=False)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -103,6 +105,7 @@ class Dataset:
             texts=[text for part in parts for text in part.texts],
             pairs=[pair for part in parts for pair in part.pairs or ()] if self.has_pairs else None,
             labels=[label for part in parts for label in part.labels],
+            locations=[location for part in parts for location in part.locations],
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,12 @@ from hrkd_cli.predict.name_validation import validate_names
 FORMAT = "hrkd-dataset"
 VERSION = 1
 
-_SELECT_ROWS = """
-SELECT {columns} FROM final_rows WHERE drop_reason IS NULL
+LOCATION = "location"  # column of the Parquet files; datasets of earlier versions lack it
+SELECT_LOCATION = f"$files[file + 1] || ':' || line AS {LOCATION}"
+"""SQL of the location (``file:line``) of a row in a row store; ``$files`` are the store's files."""
+
+_SELECT_ROWS = f"""
+SELECT {{columns}}, {SELECT_LOCATION} FROM final_rows WHERE drop_reason IS NULL
 ORDER BY domain, CASE split WHEN 'train' THEN 0 WHEN 'dev' THEN 1 ELSE 2 END, id
 """
 
@@ -77,8 +81,8 @@ def list_data_files(folder: Path) -> list[Path]:
     return sorted(_list_files(folder, read_manifest(folder)))
 
 
-def open_dataset(folder: str | Path) -> Dataset:
-    """Read a dataset folder written by ``prepare``.
+def open_dataset(folder: str | Path, *, with_locations: bool = False) -> Dataset:
+    """Read a dataset folder written by ``prepare``; the locations of rows only if requested.
 
     Raises:
         DataError: it is not such a folder, or is incomplete.
@@ -89,7 +93,7 @@ def open_dataset(folder: str | Path) -> Dataset:
     has_pairs = manifest["pair"]
     rows: dict[str, dict[str, TextRows]] = {domain: {} for domain in manifest["domains"]}
     for path, count in files.items():
-        rows[path.parent.name][path.stem] = _read_rows(path, count, has_pairs=has_pairs)
+        rows[path.parent.name][path.stem] = _read_rows(path, count, has_pairs=has_pairs, with_locations=with_locations)
     return Dataset.from_rows(rows, has_pairs=has_pairs, path=folder)
 
 
@@ -112,7 +116,7 @@ def _list_files(folder: Path, manifest: Mapping[str, Any]) -> dict[Path, int]:
     return files
 
 
-def _read_rows(path: Path, count: int, *, has_pairs: bool) -> TextRows:
+def _read_rows(path: Path, count: int, *, has_pairs: bool, with_locations: bool) -> TextRows:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -120,8 +124,9 @@ def _read_rows(path: Path, count: int, *, has_pairs: bool) -> TextRows:
     try:
         # Not read_table, which interprets a folder name such as "lang=en" as a partition.
         with pq.ParquetFile(str(path)) as file:
+            columns += [name for name in file.schema_arrow.names if with_locations and name == LOCATION]
             values = file.read(columns=columns).to_pydict()
-        rows = TextRows(texts=values["text"], pairs=values.get("text_pair"), labels=values["label"])
+        rows = TextRows(values["text"], values.get("text_pair"), values["label"], values.get(LOCATION, []))
     except (pa.ArrowException, OSError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{path}: cannot be read ({reason}); prepare the data again") from None
@@ -131,20 +136,28 @@ def _read_rows(path: Path, count: int, *, has_pairs: bool) -> TextRows:
 
 
 def write_splits(
-    folder: Path, connection: Any, domains: Mapping[str, DomainCounts], *, has_pairs: bool, on_event: OnEvent
+    folder: Path,
+    connection: Any,
+    domains: Mapping[str, DomainCounts],
+    *,
+    source_files: Sequence[str],
+    has_pairs: bool,
+    on_event: OnEvent,
 ) -> str:
     """Write a row store to one Parquet file per domain and split, and return the dataset's fingerprint.
 
-    ``connection`` is that of a row store whose rows have splits; ``domains`` are the counts, sorted by name.
+    ``connection`` is that of a row store whose rows have splits, read from ``source_files``; ``domains`` are the
+    counts, sorted by name.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     columns = _text_columns(has_pairs=has_pairs)
-    schema = pa.schema([(name, pa.string()) for name in (*columns, "domain")])
+    schema = pa.schema([(name, pa.string()) for name in (*columns, "domain", LOCATION)])
     files = [(domain, split, getattr(counts, split)) for domain, counts in domains.items() for split in SPLITS]
     # A relation, because a connection has a single pending result.
-    relation = connection.sql(_SELECT_ROWS.format(columns=", ".join(schema.names)))
+    query = _SELECT_ROWS.format(columns=", ".join((*columns, "domain")))
+    relation = connection.sql(query, params={"files": list(source_files)})
     batches = relation.to_arrow_reader(ROW_GROUP_SIZE)
     buffered = batches.schema.empty_table()
     digest, written, total = hashlib.sha256(), 0, sum(count for _, _, count in files)
@@ -187,7 +200,7 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
         domains=domains,
         characters=manifest["characters"],
         findings=manifest["findings"],
-        columns=[*_text_columns(has_pairs=manifest["pair"]), "domain"],
+        columns=[*_text_columns(has_pairs=manifest["pair"]), "domain", LOCATION],
         splits=SPLITS,
         manifest=DatasetFiles.manifest,
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from hrkd_cli.choices import Split
 from hrkd_cli.command_settings import PrepareSettings
 from hrkd_cli.data.dataset import Dataset, TextRows
-from hrkd_cli.data.dataset_folder import is_prepared, open_dataset, read_manifest
+from hrkd_cli.data.dataset_folder import LOCATION, SELECT_LOCATION, is_prepared, open_dataset, read_manifest
 from hrkd_cli.data.ingest import compute_checksums, ingest
 from hrkd_cli.data.prepare import content_options, describe_dropped, prepare_files
 from hrkd_cli.data.row_store import RowStore, open_row_store
@@ -62,7 +62,7 @@ def load_for_evaluation(data: str | Path, split: Split = Split.TEST, *, on_event
         DataError: something is wrong with the data, or it has no rows in the split.
     """
     if is_prepared(Path(data)):
-        dataset = open_dataset(Path(data))
+        dataset = open_dataset(data, with_locations=True)
     else:
         with open_row_store(str(data)) as store:
             ingest(store, find_source_files(data, on_event=on_event), {}, on_event=on_event)
@@ -86,11 +86,12 @@ def _read_usable_rows(store: RowStore, default_split: Split) -> dict[str, dict[s
     else:
         # For "all" any split will do.
         split = "'test'" if default_split == Split.ALL else f"'{default_split}'"
-    columns = ", ".join(f"list({column} ORDER BY rowid)" for column in ("text", "text_pair", "label"))
-    query = f"SELECT domain, {split}, {columns} FROM rows WHERE drop_reason IS NULL GROUP BY ALL"
+    columns = ", ".join(f"list({column} ORDER BY rowid)" for column in ("text", "text_pair", "label", LOCATION))
+    located = f"SELECT *, rowid, {SELECT_LOCATION} FROM rows WHERE drop_reason IS NULL"
+    query = f"SELECT domain, {split}, {columns} FROM ({located}) GROUP BY ALL"
     rows: dict[str, dict[str, TextRows]] = {}
-    for domain, name, texts, pairs, labels in store.connection.execute(query).fetchall():
-        rows.setdefault(domain, {})[name] = TextRows(texts, pairs if store.has_pairs else None, labels)
+    for domain, name, texts, pairs, *others in store.connection.execute(query, {"files": store.files}).fetchall():
+        rows.setdefault(domain, {})[name] = TextRows(texts, pairs if store.has_pairs else None, *others)
     return rows
 
 

@@ -145,7 +145,14 @@ def prepare_files(files: Sequence[SourceFile], settings: PrepareSettings, on_eve
                 on_event(Note(f"few-shot: {train} of {train + left_out} train rows kept"))
             lengths, findings = _find_problems(store, counts, losses, on_event)
             has_pairs = bool(store.has_pairs)
-            fingerprint = write_splits(folder, store.connection, domain_counts, has_pairs=has_pairs, on_event=on_event)
+            fingerprint = write_splits(
+                folder,
+                store.connection,
+                domain_counts,
+                source_files=store.files,
+                has_pairs=has_pairs,
+                on_event=on_event,
+            )
         shutil.rmtree(scratch)
         result = PrepareResult(
             out=out,

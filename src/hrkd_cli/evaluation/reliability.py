@@ -138,6 +138,7 @@ def find_suspects(
         {
             "domain": domain,
             "row": n + 1,
+            **({"location": rows[domain].locations[n]} if rows[domain].locations else {}),
             "text": rows[domain].texts[n][:_TEXT_START],
             "label": rows[domain].labels[n],
             "answer": answer,
