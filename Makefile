@@ -1,6 +1,7 @@
 # make setup   a virtual environment in .venv with the tested versions, and hrkd-cli in it
 # make test    setup, then linters, types, packaging and tests
 # make demo    setup, then the main job on the built-in sample: distill, export to int8, compare
+# make docs    setup, then the documentation site, in site/
 # make generated   rewrite what is made from the app: completions/ and docs/help.md
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: setup test lint types unit package demo generated clean
+.PHONY: setup test lint types unit package docs demo generated clean
 
 setup: $(READY)
 
@@ -52,8 +53,11 @@ demo: setup
 	cd demo && ../$(BIN)/hrkd export --int8 --max-drop 1.5
 	cd demo && ../$(BIN)/hrkd eval hrkd-out/teacher hrkd-out/student hrkd-out/student/onnx --latency
 
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 generated: setup
 	$(BIN)/python scripts/generated.py
 
 clean:
-	rm -rf $(VENV) demo dist build
+	rm -rf $(VENV) demo dist build site

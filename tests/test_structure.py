@@ -42,6 +42,7 @@ SEVERAL_MODULES = {
     "distillation/test_distill_unlabeled.py",
     "distillation/test_hub_models.py",
     "docs/test_links.py",
+    "docs/test_site.py",
     "method/test_golden.py",
     "method/test_losses.py",
     "reporting/test_real_runs.py",
