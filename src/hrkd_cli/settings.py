@@ -189,11 +189,11 @@ class DistillSettings(TrainingSettings):
 
     student: str | None = option(
         None,
-        "A folder, a hub id, or LAYERSxWIDTH like 4x312.",
-        metavar="ID_OR_DIR_OR_LxW",
-        default_text="4x312 from a 12-layer teacher, else half its layers",
+        "tiny, small, base, or LAYERSxWIDTH like 4x312; or a pretrained student, a folder or a hub id.",
+        metavar="SIZE_OR_ID_OR_DIR",
+        default_text="small: 4x312 from a 12-layer teacher, else half its layers",
     )
-    init: Init | None = option(None, "Initial weights of a LAYERSxWIDTH student.", default_text="teacher")
+    init: Init | None = option(None, "Initial weights of a student that is not pretrained.", default_text="teacher")
     recipe: Recipe = _method(
         Recipe.OURS,
         "Defaults for options that are not set; paper: those of the authors' released code.",

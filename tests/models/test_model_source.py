@@ -1,6 +1,6 @@
 """Where a model comes from: folders, the hub, and the shapes of students."""
 
-from hrkd_cli.models.model_source import Shape, parse_shape
+from hrkd_cli.models.model_source import Shape, parse_shape, student_spec_is_path
 
 
 def test_parse_shape():
@@ -8,3 +8,8 @@ def test_parse_shape():
     assert parse_shape("3X384") == Shape(3, 384)
     assert parse_shape("models/4x312") is None
     assert parse_shape("huawei-noah/TinyBERT_General_4L_312D") is None
+
+
+def test_a_student_is_a_model_unless_it_is_a_size_or_a_shape():
+    assert not any(map(student_spec_is_path, ("tiny", "small", "base", "4x312", None)))
+    assert all(map(student_spec_is_path, ("./tiny", "owner/small", "bases")))

@@ -8,14 +8,14 @@ from transformers import AutoConfig, FNetConfig
 from hrkd_cli.choices import Init
 from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.models.loading import new_classifier, output_layer, set_heads
-from hrkd_cli.models.model_source import Shape, parse_shape
+from hrkd_cli.models.model_source import SIZES, Shape, parse_shape
 from hrkd_cli.models.student_init import (
     build_student,
     check_dimensions,
-    default_shape,
     layer_map,
     prune_weights,
     student_config,
+    student_shape,
 )
 from hrkd_cli.predict.heads import DomainHeads
 from tiny import ARCHITECTURES, tiny_config, write_encoder
@@ -42,17 +42,29 @@ def run(model):
 
 
 @pytest.mark.parametrize(
-    ("layers", "width", "heads", "expected"),
+    ("layers", "width", "heads", "tiny", "small", "base"),
     [
-        (12, 768, 12, "4x312"),
-        (6, 384, 12, "3x312"),
-        (12, 256, 4, "4x256"),
-        (1, 64, 4, "1x64"),
-        (24, 1024, 16, "12x304"),
+        (12, 768, 12, "2x120", "4x312", "6x768"),
+        (6, 384, 12, "2x120", "3x312", "3x384"),
+        (12, 256, 4, "2x128", "4x256", "6x256"),
+        (1, 64, 4, "1x64", "1x64", "1x64"),
+        (24, 1024, 16, "2x128", "12x304", "12x1024"),
     ],
 )
-def test_default_shape(layers, width, heads, expected):
-    assert str(default_shape(tiny_config(layers=layers, width=width, heads=heads))) == expected
+def test_sizes_depend_on_the_teacher(layers, width, heads, tiny, small, base):
+    teacher = tiny_config(layers=layers, width=width, heads=heads)
+    assert [str(student_shape(spec, teacher)) for spec in (*SIZES, None)] == [tiny, small, base, small]
+
+
+def test_sizes_of_teachers_that_cannot_be_narrowed_differ_in_layers_only():
+    teacher = tiny_config("modernbert", layers=12, width=768, heads=12)
+    assert [str(student_shape(spec, teacher)) for spec in SIZES] == ["2x768", "4x768", "6x768"]
+
+
+def test_a_shape_or_a_model_is_no_size():
+    teacher = tiny_config(layers=12, width=768, heads=12)
+    assert student_shape("5x384", teacher) == Shape(5, 384)
+    assert student_shape("./tiny", teacher) is None
 
 
 def test_feed_forward_width_of_students():

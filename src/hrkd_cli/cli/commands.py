@@ -74,6 +74,7 @@ def teach(console: Console, options: TeachArguments) -> None:
     "distill",
     DistillArguments,
     "hrkd distill",
+    "hrkd distill --student tiny",
     "hrkd distill --student 4x312 --epochs 5",
     "hrkd distill --teacher google-bert/bert-base-uncased --data ./reviews",
 )

@@ -18,13 +18,13 @@ from hrkd_cli.method import Requirement
 from hrkd_cli.models.feature_capture import FeatureCapture, check_forward
 from hrkd_cli.models.loading import load_classifier, load_config, load_tokenizer
 from hrkd_cli.models.model_folder import model_fingerprint
-from hrkd_cli.models.model_source import parse_shape, resolve_model, resolve_teacher, student_spec_is_path
+from hrkd_cli.models.model_source import resolve_model, resolve_teacher, student_spec_is_path
 from hrkd_cli.models.model_tokenizer import ModelTokenizer, same_tokenizer
 from hrkd_cli.models.student_init import (
     build_student,
     check_dimensions,
-    default_shape,
     student_config,
+    student_shape,
 )
 from hrkd_cli.outputs import check_no_overlap
 from hrkd_cli.predict.heads import DomainHeads
@@ -116,7 +116,7 @@ def check_student(path: Path, dataset: Dataset, settings: DistillSettings) -> An
     teacher = load_config(path, "teacher")
     attention = settings.compares_layers and settings.attention_weight > 0
     check_dimensions(teacher, attention=attention)
-    shape = default_shape(teacher) if settings.student is None else parse_shape(settings.student)
+    shape = student_shape(settings.student, teacher)
     if shape is not None:
         student_config(teacher, shape, DomainHeads.build(dataset.labels), init=settings.init or Init.TEACHER)
         return None
@@ -133,7 +133,7 @@ def check_student(path: Path, dataset: Dataset, settings: DistillSettings) -> An
     if settings.compares_layers:
         raise ModelError(
             f"student {name}: its tokenizer is not the teacher's, so their hidden states cannot be compared token by "
-            f"token; use --method logits, or prune the student from the teacher (--student {default_shape(teacher)})"
+            f"token; use --method logits, or prune the student from the teacher (--student small)"
         )
     return tokenizer
 

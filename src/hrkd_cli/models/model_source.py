@@ -13,6 +13,7 @@ from hrkd_cli.predict.model_location import locate_model
 # Files of a classifier: nothing else is downloaded from a hub repository, and never a pickle.
 HUB_FILES = ["config.json", "model*.safetensors*", "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt",
              "spm.model", "sentencepiece*", "added_tokens.json", "hrkd.json", "best/*"]  # fmt: skip
+SIZES = ("tiny", "small", "base")  # names of student shapes that depend on the teacher
 SHAPE = re.compile(r"(\d+)x(\d+)", re.IGNORECASE)
 
 
@@ -81,7 +82,7 @@ def parse_shape(text: str) -> Shape | None:
 
 def student_spec_is_path(spec: str | None) -> bool:
     """Return whether ``--student`` names a model rather than a shape."""
-    return spec is not None and parse_shape(spec) is None and bool(Path(spec).name)
+    return spec is not None and spec not in SIZES and parse_shape(spec) is None and bool(Path(spec).name)
 
 
 def _from_hub(model: str, role: str) -> Path:

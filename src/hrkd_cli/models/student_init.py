@@ -31,7 +31,7 @@ from hrkd_cli.models.loading import (
     output_layer,
     set_heads,
 )
-from hrkd_cli.models.model_source import Shape, parse_shape, resolve_model
+from hrkd_cli.models.model_source import SIZES, Shape, parse_shape, resolve_model
 from hrkd_cli.predict.heads import DomainHeads
 
 DEFAULT_WIDTH = 312  # of TinyBERT's general 4-layer model, the paper's student
@@ -84,16 +84,21 @@ def check_dimensions(config: Any, *, attention: bool) -> None:
         )
 
 
-def default_shape(teacher: Any) -> Shape:
-    """Return the default student of a teacher config.
+def student_shape(spec: str | None, teacher: Any) -> Shape | None:
+    """Return the shape that ``--student`` gives, for a teacher config; None if it names a model.
 
-    4 layers for a 12-layer teacher, else half the teacher's layers. The width is 312 (or the next lower multiple of the
-    teacher's attention heads), but at most the teacher's, and the teacher's if its architecture cannot be narrowed.
+    A size (None: small) is a number of layers and the largest width: ``tiny`` is 2x128; ``small`` is 4x312 for a
+    12-layer teacher, else half the teacher's layers; ``base`` is half its layers at its width. The width is rounded
+    down to a multiple of the teacher's attention heads and is at most the teacher's. It is the teacher's if its
+    architecture cannot be narrowed.
     """
     layers, width, heads = teacher.num_hidden_layers, teacher.hidden_size, teacher.num_attention_heads
-    if teacher.model_type in NARROWED:
-        width = min(width, DEFAULT_WIDTH // heads * heads)
-    return Shape(4 if layers == 12 else max(1, layers // 2), width)
+    half = max(1, layers // 2)
+    sizes = (min(2, layers), 128), (4 if layers == 12 else half, DEFAULT_WIDTH), (half, width)
+    size = dict(zip(SIZES, sizes, strict=True)).get(spec or "small")
+    if size is None:
+        return parse_shape(str(spec))
+    return Shape(size[0], min(width, size[1] // heads * heads) if teacher.model_type in NARROWED else width)
 
 
 def student_config(teacher: Any, shape: Shape, heads: DomainHeads, *, init: Init) -> Any:
@@ -149,8 +154,8 @@ def build_student(
 ) -> Any:
     """Build the student, a sequence classifier.
 
-    ``spec`` is LAYERSxWIDTH, a folder, a hub id, or None for the default shape; ``init`` chooses the weights of a
-    LAYERSxWIDTH student. ``heads`` and ``teacher_heads`` have the same domains and labels. ``note`` is called with a
+    ``spec`` is that of ``student_shape``, a folder or a hub id; ``init`` chooses the weights of a student that is
+    given by its shape. ``heads`` and ``teacher_heads`` have the same domains and labels. ``note`` is called with a
     sentence about the student.
 
     Raises:
@@ -158,7 +163,7 @@ def build_student(
         ModelError: a folder or hub id that cannot be opened.
     """
     torch.manual_seed(seed)
-    shape = default_shape(teacher.config) if spec is None else parse_shape(spec)
+    shape = student_shape(spec, teacher.config)
     if shape is None:
         path = resolve_model(str(spec), "student")
         student = load_classifier(path, heads, role="student")
