@@ -37,7 +37,7 @@ SHAPES: dict[str, Any] = {
         "stage": str,
         "key": str,
         "options": {str: {"value!": object}},
-        "models": {"start": {"name!": str}, "teacher": {"name": str}},
+        "models": {"start": {"name!": str}, "teacher": {"name": str}, "extended": {"name": str}},
         "data": {"path": str, "fingerprint": str},
         "results": {
             "steps": int,
@@ -45,6 +45,7 @@ SHAPES: dict[str, Any] = {
             "examples_per_second": float,
             "best": {"step": int, "dev": {"domains": _SCORES, "average": {str: object}}},
             "baselines": {str: float},
+            "old_domains": {str: {"n!": int, "before!": float, "after!": float, "by!": str}},
         },
     },
     ModelFiles.metrics: {

@@ -60,6 +60,15 @@ STUDENT_OUT = ROOT / "student"
 REPORT = "report.html"
 
 
+def student_folder(out: str | Path | None, extended: str | None) -> Path:
+    """Return the output of ``distill``; if it is not given, STUDENT_OUT, or a folder next to the extended student."""
+    if out is not None or extended is None:
+        return Path(out or STUDENT_OUT)
+    folder = Path(extended) if Path(extended).is_dir() else ROOT / Path(extended).name
+    folder = folder if folder.name.strip(".") else folder.resolve()
+    return folder.with_name(f"{folder.name}-extended")
+
+
 def partial_folder(out: Path) -> Path:
     """Return the working folder of a stage, which is renamed to ``out`` at the end."""
     return out.with_name(out.name + ".partial")

@@ -42,6 +42,7 @@ ABOVE_0 = Range(0, exclude_low=True)
 FRACTION, OPEN_FRACTION = Range(0, 1), Range(0, 1, exclude_low=True, exclude_high=True)
 
 METHOD_PANEL, TEXT_PANEL, TRAINING_PANEL = "Method", "Unlabeled text", "Training options"
+EXTENSION_PANEL = "New domains for a finished student"
 
 _training = partial(option, panel=TRAINING_PANEL)
 _count = partial(_training, metavar="N", bounds=AT_LEAST_1)
@@ -50,6 +51,7 @@ _method = partial(option, panel=METHOD_PANEL)
 _weight = partial(_method, metavar="X", bounds=AT_LEAST_0)
 _fraction = partial(_method, metavar="FRACTION", bounds=OPEN_FRACTION)
 _text = partial(option, panel=TEXT_PANEL)
+_extension = partial(option, panel=EXTENSION_PANEL)
 shared_option = partial(option, panel=None)
 output_option = partial(option, help="Folder to write; must not exist unless --force is given.", metavar="DIR")
 seed_option = partial(shared_option, DEFAULT_SEED, "Random seed.", metavar="N", bounds=Range(0, 2**63 - 1))
@@ -179,6 +181,23 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
+# With --extend, a student learns from labels. These options must keep their defaults, or have the values that follow.
+TEACHER_OPTIONS = (
+    "recipe", "student", "init", "method", "graph", "hierarchy", "graph_every", "graph_learning_rate", "held_back",
+    "hidden_weight", "attention_weight", "prediction_weight", "instance_weights", "means", "teacher_checkpoints",
+    "allow_weak_teacher", "new_domains", "teacher_epochs", "teacher_learning_rate",
+)  # fmt: skip
+EXTENSION_VALUES: dict[str, Any] = {
+    "init": Init.TEACHER,
+    "method": Method.LABELS,
+    "graph": Graph.NONE,
+    "hierarchy": False,
+    "hidden_weight": 0.0,
+    "prediction_weight": 0.0,
+}
+EXTENSION_OPTIONS = ("retention_weight", "max_drop")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DistillSettings(TrainingSettings):
     """Options that a ``distill`` run records.
@@ -251,6 +270,22 @@ class DistillSettings(TrainingSettings):
     unlabelled_share: float = _fraction(
         0.5, "Unlabeled fraction of each domain's rows per step, on top of --batch-size.", panel=TEXT_PANEL
     )
+    extend: str | None = _extension(
+        None,
+        "A finished student, to which the new domains of --data are added. They are learned from their labels, without "
+        "--teacher.",
+        metavar="ID_OR_DIR",
+    )
+    retention_weight: float = _weight(
+        1.0, "Weight of the loss that keeps the student's answers for its old domains.", panel=EXTENSION_PANEL
+    )
+    max_drop: float = _extension(
+        0.5,
+        "Points of accuracy that an old domain may lose. If one loses more: exit code 3 and no student.",
+        metavar="POINTS",
+        bounds=AT_LEAST_0,
+        affects_result=False,
+    )
     epochs: int | None = _count(
         None, "Passes over the data.", default_text="10, or as many as 600 steps need; ends when dev stalls"
     )
@@ -287,6 +322,8 @@ class DistillSettings(TrainingSettings):
 
     def resolve(self) -> Self:
         """Return settings with the defaults that depend on other options: graph, hierarchy, init, loss weights."""
+        if self.extend is not None:
+            return replace(self, label_weight=self.label_weight or 1.0, **EXTENSION_VALUES)
         graph = self.graph or (Graph.UNIFORM if self.method is Method.HRKD else Graph.NONE)
         hierarchy = graph in PROTOTYPE_GRAPHS if self.hierarchy is None else self.hierarchy
         weights: dict[str, Any] = {}
@@ -303,8 +340,18 @@ class DistillSettings(TrainingSettings):
         defaults = {name: definition.default for name, definition in options_of(type(self)).items()}
         learned_graph_options = ("graph_every", "graph_learning_rate", "held_back")
         changed = [name for name in learned_graph_options if getattr(self, name) != defaults[name]]
+        without_effect = EXTENSION_OPTIONS if self.extend is None else TEACHER_OPTIONS
+        wrong = [
+            n for n in without_effect if getattr(self, n) not in (defaults[n], EXTENSION_VALUES.get(n, defaults[n]))
+        ]
         problem = None
-        if self.means is Means.RELEASED and self.cache_teacher is CacheTeacher.ON:
+        if wrong and self.extend is None:
+            problem = f"{option_name(wrong[0])}: it requires --extend; remove it"
+        elif wrong:
+            problem = f"{option_name(wrong[0])}: --extend learns from labels, in the student's shape; remove it"
+        elif self.extend is not None:
+            return
+        elif self.means is Means.RELEASED and self.cache_teacher is CacheTeacher.ON:
             problem = "--cache-teacher on: --means released uses padding, which is not cached; remove one of them"
         elif not has_loss:
             hidden = "" if self.method is Method.LOGITS else "--hidden-weight 0 "
@@ -341,7 +388,7 @@ class DistillArguments(DistillSettings):
         metavar="ID_OR_DIR",
     )
     data: str = _data()
-    out: Path = output_option(layout.STUDENT_OUT)
+    out: Path | None = output_option(None, default_text="hrkd-out/student; STUDENT-extended with --extend STUDENT")
     dry_run: bool = option(False, "Show steps, time, memory and sizes of the run, and write nothing.")
     resume: bool = _resume()
     force: bool = _force()

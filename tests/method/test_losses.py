@@ -9,7 +9,6 @@ from hrkd_cli.method import (
     DomainLosses,
     Outputs,
     Projections,
-    Requirement,
     active_losses,
     weighted_terms,
 )
@@ -74,7 +73,7 @@ class Step:
         )
         part_weights = take(weights, rows)
         inputs = loss_inputs(teacher, student, part_weights, temperature=2.0, mean_classes=MEAN_CLASSES)
-        losses = {loss.name: loss.compute(inputs) for loss in LOSSES if Requirement.LABELS not in loss.requires}
+        losses = {loss.name: loss.compute(inputs) for loss in LOSSES if loss.name in WEIGHTS}
         return DomainLosses(losses, self.projections.prototypes(self.hidden[:, rows], part_weights))
 
     def masked(self, logits):

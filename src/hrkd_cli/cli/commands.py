@@ -93,13 +93,14 @@ def distill(console: Console, options: DistillArguments) -> None:
         return
     launch.launch_processes(options.processes)
     arguments = {name: value for name, value in vars(options).items() if name != "dry_run"}
+    arguments["out"] = out = layout.student_folder(options.out, options.extend)
     with console.engine_output(make_display) as on_event:
         result = hrkd_cli.distill(**arguments, sources=console.sources, on_event=on_event)
     console.write_result(result.to_json(), tables.training_tables(result.to_json()))
     console.write_note(f"student: {result.out}")
     if note := tables.baseline_note(result.to_json()):
         console.write_note(note)
-    console.write_note(f"next: hrkd export{_flag_unless_default('', options.out, layout.STUDENT_OUT)} --int8")
+    console.write_note(f"next: hrkd export{_flag_unless_default('', out, layout.STUDENT_OUT)} --int8")
 
 
 @command(

@@ -22,15 +22,16 @@ from hrkd_cli.errors import UsageError
 from hrkd_cli.events import Event, OnEvent, StageStarted
 from hrkd_cli.formatting import byte_size, duration, join_names, thousands
 from hrkd_cli.json_files import read_json
-from hrkd_cli.layout import ModelFiles
+from hrkd_cli.layout import ModelFiles, student_folder
 from hrkd_cli.models.model_source import (
     check_classifier,
     check_student,
+    resolve_extended,
     resolve_model,
     resolve_teacher,
     student_spec_is_path,
 )
-from hrkd_cli.outputs import check_stage_output
+from hrkd_cli.outputs import check_no_overlap, check_stage_output
 from hrkd_cli.settings import DistillArguments, TeachArguments
 
 _ADAM_BYTES = 8  # of the two moments of a weight, which the first step adds
@@ -45,8 +46,13 @@ def check_teach(options: TeachArguments) -> None:
 
 def check_distill(options: DistillArguments) -> None:
     """Raise HrkdError if the output exists, or the teacher, the student or the data does not."""
-    check_stage_output(options.out, "distill", force=options.force, resume=options.resume)
-    resolve_teacher(options.teacher)
+    out = student_folder(options.out, options.extend)
+    if options.extend is None:
+        check_stage_output(out, "distill", force=options.force, resume=options.resume)
+        resolve_teacher(options.teacher)
+    else:
+        check_no_overlap(out, {"student to extend": resolve_extended(options.extend, options.teacher)})
+        check_stage_output(out, "distill", force=options.force, resume=options.resume)
     if student_spec_is_path(options.student):
         resolve_model(str(options.student), "student")
     for source in filter(None, (options.data, options.unlabelled)):
@@ -86,7 +92,7 @@ def plan_distill(options: DistillArguments, on_event: OnEvent) -> dict[str, Any]
 
     if not is_prepared(Path(options.data)):
         raise UsageError(f"--dry-run: {options.data} is not prepared yet; run hrkd prepare first")
-    if not is_classifier(read_json(resolve_teacher(options.teacher) / ModelFiles.config)):
+    if options.extend is None and not is_classifier(read_json(resolve_teacher(options.teacher) / ModelFiles.config)):
         raise UsageError(f"--dry-run: {options.teacher} is not fine-tuned yet; run hrkd teach first")
 
     def stop(event: Event) -> None:

@@ -47,7 +47,13 @@ def training_tables(result: Json) -> list[Table]:
         f"Best step: {thousands(best['step'])} of {thousands(result['steps'])}; {duration(result['seconds'])}, "
         f"{result['examples_per_second']:.1f} examples/s"
     )
-    return [Table(title, ("dev", "accuracy, %  [95% interval]", "macro-F1, %"), rows)]
+    tables = [Table(title, ("dev", "accuracy, %  [95% interval]", "macro-F1, %"), rows)]
+    if old := result.get("old_domains"):
+        by = {"labels": "dev labels", "student": "the old student's probabilities"}
+        columns = ("old domain", "texts", "before, %", "after, %", "according to")
+        cells = [(d, thousands(e["n"]), percent(e["before"]), percent(e["after"]), by[e["by"]]) for d, e in old.items()]
+        tables.append(Table("Accuracy of the old domains", columns, cells, left_aligned=(0, 4)))
+    return tables
 
 
 def baseline_note(result: Json) -> str | None:

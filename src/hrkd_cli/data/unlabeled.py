@@ -67,7 +67,7 @@ class UnlabeledTexts:
         return f"; left out: {counts}" if counts else ""
 
 
-def read_unlabeled(source: str | Path, dataset: Dataset, *, on_event: OnEvent) -> UnlabeledTexts:
+def read_unlabeled(source: str | Path, dataset: Dataset, *, need_all: bool = True, on_event: OnEvent) -> UnlabeledTexts:
     """Read texts of a dataset's domains from any source of ``hrkd prepare``; labels are not needed.
 
     Dropped: rows whose first text is in a dev or test split of any domain, rows that are in a train split, and
@@ -75,7 +75,8 @@ def read_unlabeled(source: str | Path, dataset: Dataset, *, on_event: OnEvent) -
     dataset's get a warning.
 
     Raises:
-        DataError: the source cannot be read, or has no usable text, or none of a domain without rows in the dataset.
+        DataError: the source cannot be read, or has no usable text, or, with ``need_all``, none of a domain without
+            rows in the dataset.
     """
     skipped = []
     with open_row_store(str(source), require_label=False) as store:
@@ -106,7 +107,7 @@ def read_unlabeled(source: str | Path, dataset: Dataset, *, on_event: OnEvent) -
         raise DataError(
             f"--unlabelled {source}: no new text for the domains of the data ({names}){texts.describe_dropped()}"
         )
-    for domain in dataset.new_domains:
+    for domain in dataset.new_domains if need_all else ():
         if domain not in texts.rows:
             found = f"it has new texts of {join_names(list(texts.rows), 20)}{texts.describe_dropped()}"
             raise DataError(f"--new-domains {domain}: --unlabelled {source} has no new text of it; {found}")

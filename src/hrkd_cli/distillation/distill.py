@@ -10,6 +10,7 @@ from hrkd_cli.cards import code_span
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.dataset_loading import load_for_training
 from hrkd_cli.data.unlabeled import read_unlabeled
+from hrkd_cli.distillation.extension import check_old_domains, extend_dataset
 from hrkd_cli.distillation.prerequisites import (
     add_new_domains,
     check_folders,
@@ -22,7 +23,7 @@ from hrkd_cli.distillation.setup import DistillSetup
 from hrkd_cli.evaluation.baseline_scores import baseline_dev_scores
 from hrkd_cli.events import OnEvent, StageDone, ignore
 from hrkd_cli.json_files import read_json
-from hrkd_cli.layout import DATASET_OUT, STUDENT_OUT, TEACHER_OUT, ModelFiles
+from hrkd_cli.layout import DATASET_OUT, TEACHER_OUT, ModelFiles, student_folder
 from hrkd_cli.models.loading import is_classifier
 from hrkd_cli.models.model_folder import model_fingerprint
 from hrkd_cli.outputs import check_stage_output
@@ -44,7 +45,7 @@ def distill(
     teacher: str | Path = TEACHER_OUT,
     *,
     data: str | Path | Dataset = DATASET_OUT,
-    out: str | Path = STUDENT_OUT,
+    out: str | Path | None = None,
     force: bool = False,
     resume: bool = False,
     on_event: OnEvent = ignore,
@@ -57,7 +58,7 @@ def distill(
         teacher: folder or hub id of a teacher, of a classifier with the data's label names, or of a plain encoder,
             which is fine-tuned first (into ``hrkd-out/teacher``, which is reused if nothing changed).
         data: prepared dataset folder, a raw source (prepared into ``hrkd-out/dataset`` first), or a dataset in memory.
-        out: folder to write.
+        out: folder to write; by default ``hrkd-out/student``, or STUDENT-extended with ``extend``.
         force: replace an existing output, and earlier stages' outputs that no longer fit.
         resume: continue an interrupted run, including its teach stage; start from the beginning if there is none;
             return the result if the run is finished.
@@ -69,7 +70,8 @@ def distill(
         HrkdError: an error that the user can fix, in one line (see ``hrkd_cli.errors``).
     """
     settings = DistillSettings.from_options(**options)
-    out, name = Path(out), str(teacher)
+    extending = settings.extend is not None
+    out, name = student_folder(out, settings.extend), settings.extend or str(teacher)
     check_stage_output(out, "distill", force=force, resume=resume)
     path = check_folders(teacher, data, out, settings)
     context = TrainContext.start(settings, on_event, out if resume else None)
@@ -77,10 +79,13 @@ def distill(
     settings = settings.resolve()
     student_data = select_domains(dataset, settings)  # the teacher is trained on all domains
     check_trainable(student_data)
-    student_data = add_new_domains(student_data, settings)
+    if extending:
+        student_data, settings = extend_dataset(student_data, path, settings)
+    else:
+        student_data = add_new_domains(student_data, settings)
     unlabeled = None
     if settings.unlabelled is not None:
-        unlabeled = read_unlabeled(settings.unlabelled, student_data, on_event=context.on_event)
+        unlabeled = read_unlabeled(settings.unlabelled, student_data, need_all=not extending, on_event=context.on_event)
     tokenizer = check_student(path, student_data, settings)  # before the teacher is trained, which is slow
     sources = sources or {}
     if not is_classifier(read_json(path / ModelFiles.config)):
@@ -104,18 +109,24 @@ def distill(
             "distill", objective, settings, setup.plan, checkpointer, setup.dev, unlabeled_fraction=fraction
         )
         trainer.run()
+        if extending:
+            checkpointer.save(trainer.step)  # for --resume with a larger --max-drop
         wide = setup.wide_branch(trainer)
+        old_domains = check_old_domains(setup, trainer, wide) if extending else {}
         labeled = student_data.without_new_domains
         baselines = baseline_dev_scores(labeled, path, context.on_event) if context.processes.is_main else {}
         result = write_model_folder(
             trainer,
             student_data,
-            description=f"A multi-domain text classifier, distilled from {code_span(name)} with hrkd-cli "
-            f"{__version__}.",
-            models={"teacher": {"name": name, "fingerprint": fingerprint}, "student": {"name": settings.student}},
+            description=f"A multi-domain text classifier, {'extended' if extending else 'distilled'} from "
+            f"{code_span(name)} with hrkd-cli {__version__}.",
+            models={
+                "extended" if extending else "teacher": {"name": name, "fingerprint": fingerprint},
+                "student": {"name": settings.student},
+            },
             sources=sources,
             unlabeled=unlabeled.to_json() if unlabeled is not None else None,
-            baselines=baselines,
+            results={"baselines": baselines, "old_domains": old_domains},
             wide=wide,
         )
     context.on_event(StageDone("distill", str(out), result.steps, result.seconds))

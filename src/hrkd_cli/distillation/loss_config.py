@@ -35,6 +35,8 @@ class LossConfig:
     ) -> LossConfig:
         """Create it from resolved settings, the configs of the models and the tokens per text."""
         weights = {loss.name: getattr(settings, f"{loss.name}_weight") for loss in LOSSES}
+        if settings.extend is None:
+            weights["retention"] = 0.0
         layers: tuple[int, ...] = ()
         if settings.compares_layers:
             layers = layer_map(teacher_config.num_hidden_layers, student_config.num_hidden_layers)

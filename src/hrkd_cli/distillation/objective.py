@@ -39,7 +39,10 @@ HELD_BACK_ROWS = 16  # per domain, in one update of a learned graph
 
 
 class DistillObjective(Objective):
-    """Compares the student with its teachers (paper, sections 3.1 to 3.4); ``settings`` are resolved ones."""
+    """Compares the student with its teachers (paper, sections 3.1 to 3.4).
+
+    ``settings`` are resolved ones; ``extended`` is the frozen student that this one extends, with its heads.
+    """
 
     def __init__(
         self,
@@ -48,6 +51,7 @@ class DistillObjective(Objective):
         heads: DomainHeads,
         settings: DistillSettings,
         loss_config: LossConfig,
+        extended: tuple[Any, DomainHeads] | None = None,
     ) -> None:
         self.collator: DistillCollator = collator
         self.heads = heads
@@ -60,6 +64,10 @@ class DistillObjective(Objective):
         self.domain_posterior = loss_config.requires(Requirement.DOMAINS)
         self.mean_classes = sum(map(len, heads.labels.values())) / self.num_domains
         self.label_gather = LabelGather(heads, self.device)
+        self.extended: Any = None
+        if extended is not None:
+            self.extended, old = extended
+            self.old_gathers = [LabelGather(h, self.device) for h in (old, heads.select(old.domains))]
         class_weights = collator.split.class_weights(heads, settings.class_weights)
         self.class_weights = None if class_weights is None else class_weights.to(self.device)  # (D, C)
         layers = len(loss_config.matched_layers)
@@ -175,6 +183,7 @@ class DistillObjective(Objective):
             temperature=self.settings.temperature,
             mean_classes=self.mean_classes,
             class_weights=self._class_weights(bucket),
+            old_domains=self._old_domains(bucket, student.logits),
         )
         with self.precision.no_autocast():
             losses = {loss.name: loss.compute(inputs) for loss in self.losses}
@@ -192,6 +201,15 @@ class DistillObjective(Objective):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.graph_trainer is None):
             ratios: GraphRatios = self.graph(prototypes)
         return ratios.domain, ratios.layer
+
+    def _old_domains(self, bucket: DistillBatch, logits: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return the logits of the extended student and of this one for the old domains, each (R, K, C)."""
+        if self.extended is None:
+            return None
+        with torch.no_grad():
+            before = self.extended(**bucket.tokens.inputs).logits
+        first, second = self.old_gathers
+        return first.by_domain(before), second.by_domain(logits)
 
     def _class_weights(self, batch: DistillBatch) -> Tensor | None:
         return None if self.class_weights is None else self.class_weights[batch.domains]

@@ -18,7 +18,7 @@ from hrkd_cli.method import Requirement
 from hrkd_cli.models.feature_capture import FeatureCapture, check_forward
 from hrkd_cli.models.loading import load_classifier, load_config, load_tokenizer
 from hrkd_cli.models.model_folder import model_fingerprint
-from hrkd_cli.models.model_source import resolve_model, resolve_teacher, student_spec_is_path
+from hrkd_cli.models.model_source import resolve_extended, resolve_model, resolve_teacher, student_spec_is_path
 from hrkd_cli.models.model_tokenizer import ModelTokenizer, same_tokenizer
 from hrkd_cli.models.student_init import (
     build_student,
@@ -38,18 +38,23 @@ PROBE_LENGTH = 8  # tokens
 
 
 def check_folders(teacher: str | Path, data: str | Path | Dataset, out: Path, settings: DistillSettings) -> Path:
-    """Check that the folders do not overlap; return the teacher's folder.
+    """Check that the folders do not overlap; return the folder of the teacher, or of the student to extend.
 
     Raises:
         UsageError: ``out`` would replace something that the run reads, or the student has weights and ``--init`` is
             given.
-        ModelError: there is no teacher.
+        ModelError: there is no teacher, or no student to extend.
     """
     has_weights = student_spec_is_path(settings.student)
     if has_weights and settings.init is not None:
         raise UsageError(f"--init: --student {settings.student} has weights of its own; leave out --init")
-    path = resolve_teacher(teacher)
-    inputs = {"teacher": path, "dataset": DATASET_OUT, "trained teacher": TEACHER_OUT, **data_folder(data)}
+    path = resolve_teacher(teacher) if settings.extend is None else resolve_extended(settings.extend, teacher)
+    inputs = {
+        "teacher" if settings.extend is None else "student to extend": path,
+        "dataset": DATASET_OUT,
+        "trained teacher": TEACHER_OUT,
+        **data_folder(data),
+    }
     if has_weights:
         inputs["initial student"] = resolve_model(str(settings.student), "student")
     if settings.unlabelled is not None:
@@ -113,6 +118,8 @@ def check_student(path: Path, dataset: Dataset, settings: DistillSettings) -> An
         UsageError: the student's shape is not possible.
         ModelError: depths or tokenizers do not match; the message says what to use instead.
     """
+    if settings.extend is not None:  # it has the shape and the tokenizer of the student in ``path``
+        return None
     teacher = load_config(path, "teacher")
     attention = settings.compares_layers and settings.attention_weight > 0
     check_dimensions(teacher, attention=attention)

@@ -20,11 +20,13 @@ from hrkd_cli.distillation.teacher_cache import Teacher, cached_or_online
 from hrkd_cli.distillation.teachers import Teachers, check_teachers, open_teachers
 from hrkd_cli.distillation.wide_fit import fit_wide_branch
 from hrkd_cli.events import Note, Progress
-from hrkd_cli.layout import TEACHER_CACHE
+from hrkd_cli.formatting import join_names
+from hrkd_cli.json_files import read_json
+from hrkd_cli.layout import TEACHER_CACHE, ModelFiles
 from hrkd_cli.method import Requirement
 from hrkd_cli.models.model_tokenizer import ModelTokenizer
-from hrkd_cli.models.student_init import build_student
-from hrkd_cli.models.wide import ScoredWideBranch
+from hrkd_cli.models.student_init import build_student, same_shape
+from hrkd_cli.models.wide import ScoredWideBranch, WideBranch
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.checkpoint import Checkpointer
@@ -44,6 +46,7 @@ class DistillSetup:
         teacher_train: the training data in the teachers' tokenization; the same object as ``train`` if that is also
             the student's.
         heads: the student's outputs by domain.
+        old_branch: the wide branch of the student that is extended; that student is then the only teacher.
         texts: unlabeled texts by domain.
         train: the training data in the student's tokenization: for each domain the train split, then unlabeled texts.
         dev: the dev split in the student's tokenization.
@@ -57,6 +60,7 @@ class DistillSetup:
     teacher_train: TokenizedSplit
     student: Any
     heads: DomainHeads
+    old_branch: WideBranch | None
     texts: dict[str, TextRows]
     train: TokenizedSplit
     dev: TokenizedSplit
@@ -83,16 +87,20 @@ class DistillSetup:
         """
         context.on_event(Progress("loading the teacher"))
         checkpoints, device = settings.teacher_checkpoints, context.device
-        teachers = open_teachers(path, dataset, checkpoints=checkpoints, device=device, name=name)
-        heads = DomainHeads.build(dataset.labels)
+        extending = settings.extend is not None
+        known = dataset
+        if extending:
+            known = dataset.select_domains(*read_json(path / ModelFiles.config)["hrkd"]["domains"])
+        teachers = open_teachers(path, known, checkpoints=checkpoints, device=device, name=name)
+        heads, new = DomainHeads.build(dataset.labels), sorted(set(dataset.domains) - set(known.domains))
         student = build_student(
-            settings.student,
+            same_shape(teachers.primary.config) if extending else settings.student,
             teachers.primary,
             heads,
             teacher_heads=teachers.heads,
             init=settings.init or Init.TEACHER,
             seed=settings.seed,
-            note=lambda text: context.on_event(Note(text)),
+            note=lambda text: context.on_event(Note(f"new in {name}: {join_names(new)}" if extending else text)),
         )
         context.on_event(Progress("tokenizing the texts"))
         pretrained = tokenizer or teachers.tokenizer
@@ -111,7 +119,10 @@ class DistillSetup:
         if tokenizer is not None or student_tokenizer.input_names != teacher_tokenizer.input_names:
             teacher_train = tokenize_split(dataset, "train", teacher_tokenizer, texts)
         dev = tokenize_split(dataset, "dev", student_tokenizer)
-        return cls(settings, dataset, plan, context, teachers, teacher_train, student, heads, texts, train, dev)
+        branch = None
+        if extending and (path / ModelFiles.wide).is_file():
+            branch = WideBranch.load(path, student.config.vocab_size)
+        return cls(settings, dataset, plan, context, teachers, teacher_train, student, heads, branch, texts, train, dev)
 
     def objective(self, checkpointer: Checkpointer, out: Path) -> DistillObjective:
         """Create the objective, with cached teacher outputs and instance weights if the settings require them.
@@ -121,6 +132,10 @@ class DistillSetup:
         settings, context = self.settings, self.context
         if len(self.heads.domains) == 1:
             settings = replace(settings, domain_weight=0.0)  # its posterior is always 1
+        if missing := [domain for domain in self.heads.domains if domain not in self.train.examples]:
+            settings = replace(settings, domain_weight=0.0)
+            text = f"no texts of {join_names(missing)}: the student does not learn to find the domain of a text"
+            context.on_event(Note(text, warning=True))
         loss_config = LossConfig.from_settings(
             settings, self.teachers.primary.config, self.student.config, self.plan.max_length
         )
@@ -139,10 +154,11 @@ class DistillSetup:
                 checkpointer=checkpointer,
                 context=context,
             )
-        collator = DistillCollator(teacher, self.train, context, pad_to=loss_config.pad_to)
+        collator = DistillCollator(teacher, self.train, context, pad_to=loss_config.pad_to, domains=self.heads.domains)
         if weigh_instances:
             collator.instance_weights = instance_weights(collator, loss_config.teacher_width)
-        return DistillObjective(collator, self.student, self.heads, settings, loss_config)
+        extended = (self.teachers.primary, self.teachers.heads) if settings.extend is not None else None
+        return DistillObjective(collator, self.student, self.heads, settings, loss_config, extended)
 
     def wide_branch(self, trainer: Trainer) -> ScoredWideBranch | None:
         """Fit a wide branch for the student's best weights; None if it does not help or on other processes."""
@@ -153,6 +169,7 @@ class DistillSetup:
         dev_logits = predict_split(self.student, self.dev, self.context)
         if not self.context.processes.is_main:
             return None
+        posterior = trainer.objective.domain_posterior
         return fit_wide_branch(
             self.student,
             self.train,
@@ -160,9 +177,16 @@ class DistillSetup:
             self.heads,
             dev_logits,
             self.context.on_event,
-            domain_posterior=trainer.objective.domain_posterior,
-            new_domains={domain: self.texts[domain] for domain in self.dataset.new_domains},
+            domain_texts={d: self.texts[d] for d in self.dataset.new_domains} if posterior else None,
+            kept=(self._kept_columns(), self.old_branch),
         )
+
+    def _kept_columns(self) -> dict[int, int]:
+        """Return the extended student's column for each column of an old domain without rows."""
+        if self.settings.extend is None:
+            return {}
+        old, new = self.teachers.heads.columns, self.heads.columns
+        return {column: own for d in self.dataset.new_domains for column, own in zip(new[d], old[d], strict=True)}
 
     def _epoch_fraction(self) -> float:
         """Return the fraction of all rows that an epoch reads, at most 1."""

@@ -116,8 +116,10 @@ def check_teachers(
         TrainingError: a teacher is not clearly better than the majority class of its domain.
     """
     trained_on = (read_json_or_empty(teachers.path / ModelFiles.run).get("data") or {}).get("fingerprint")
-    if trained_on is not None and dataset.path is not None and trained_on != dataset.fingerprint:
-        text = f"teacher {name} was made from other data: rows that are held out here may be among its training rows"
+    has_rows = set(teachers.heads.domains) - set(dataset.new_domains)
+    if trained_on is not None and dataset.path is not None and trained_on != dataset.fingerprint and has_rows:
+        role = "teacher" if settings.extend is None else "student"
+        text = f"{role} {name} was made from other data: rows that are held out here may be among its training rows"
         context.on_event(Note(text, warning=True))
     if new := [domain for domain, labels in teachers.heads.labels.items() if not labels]:
         weights = "weighted by its domain posterior" if teachers.domain_posterior else "with equal weights"

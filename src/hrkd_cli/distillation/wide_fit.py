@@ -49,8 +49,8 @@ def fit_wide_branch(
     dev_logits: Logits,
     on_event: OnEvent,
     *,
-    domain_posterior: bool = False,
-    new_domains: Mapping[str, TextRows] | None = None,
+    domain_texts: Mapping[str, TextRows] | None = None,
+    kept: tuple[Mapping[int, int], WideBranch | None] = ({}, None),
 ) -> ScoredWideBranch | None:
     """Train a wide branch for a student; return None if it does not help on dev.
 
@@ -61,9 +61,11 @@ def fit_wide_branch(
         heads: the student's outputs by domain.
         dev_logits: the student's logits for the dev rows of each domain, (n, outputs).
         on_event: receives notes on the outcome.
-        domain_posterior: whether the softmax over all outputs is p(domain, label | text), and must remain so.
-        new_domains: unlabeled texts of the domains without labels, as evidence of these domains; at most as many are
-            used as the largest domain has train rows.
+        domain_texts: unlabeled texts of the domains without labels, as evidence of these domains; at most as many are
+            used as the largest domain has train rows. None if the softmax over all outputs is not p(domain, label |
+            text), and need not remain so.
+        kept: for each column that stays as it is, because its domain has no train rows, the column of the student that
+            this one extends; and that student's branch.
     """
     if dataset.has_pairs:
         return None
@@ -75,7 +77,10 @@ def fit_wide_branch(
         on_event(Note("no wide branch: truncated texts do not end with the last token of the whole text"))
         return None
     vocab_size = int(student.config.vocab_size)
+    kept_columns, old = kept
     buckets = 2 ** int(np.log2(MAX_PAIR_WEIGHTS / heads.num_outputs))
+    if kept_columns and old is not None:
+        buckets = len(old.embedding.weight) - vocab_size
     step = -(-whole.count // MAX_ROWS)
     features, dev_features = (
         {domain: token_features(rows[::every], vocab_size, buckets) for domain, rows in split.examples.items()}
@@ -83,16 +88,20 @@ def fit_wide_branch(
     )
     labels = {domain: labels[::step] for domain, labels in whole.labels.items()}
     weights = fit_weights(features, labels, heads)
+    weights[:, list(kept_columns)] = 0
     wide_logits = _products(dev_features, weights)
     share = choose_share(_own_logits(dev_logits, heads), _own_logits(wide_logits, heads), dev.labels)
-    if not share:
+    if not share and (not kept_columns or old is None):
         on_event(Note("no wide branch: it does not improve the dev predictions"))
         return None
     weights *= share
     sums = {domain: dev_logits[domain] + np.float32(share) * rows for domain, rows in wide_logits.items()}
-    if domain_posterior:
+    if kept_columns and old is not None:
+        weights[:, list(kept_columns)] = old.embedding.weight.detach().numpy()[:, list(kept_columns.values())]
+        sums = {domain: dev_logits[domain] + rows for domain, rows in _products(dev_features, weights).items()}
+    if domain_texts is not None:
         most = max(map(len, labels.values()))
-        cut = {domain: replace(rows, texts=rows.texts[:most]) for domain, rows in (new_domains or {}).items()}
+        cut = {domain: replace(rows, texts=rows.texts[:most]) for domain, rows in domain_texts.items()}
         features |= {d: token_features(tokenizer.encode_rows(rows), vocab_size, buckets) for d, rows in cut.items()}
         by_domain = {domain: features[domain] for domain in heads.domains}
         weights += fit_domain_weights(by_domain, dev_features, sums, heads)
@@ -128,6 +137,13 @@ def token_features(examples: Sequence[TokenizedExample], vocab_size: int, bucket
     )
     matrix.sum_duplicates()
     return matrix
+
+
+def branch_logits(branch: WideBranch, examples: Sequence[TokenizedExample]) -> FloatArray:
+    """Return the logits of a branch, (n, outputs)."""
+    weight = branch.embedding.weight.detach().numpy()
+    features = token_features(examples, branch.vocab_size, len(weight) - branch.vocab_size)
+    return np.asarray(features @ weight, dtype=np.float32)
 
 
 def fit_weights(features: Mapping[str, Any], labels: Mapping[str, np.ndarray], heads: DomainHeads) -> DoubleArray:

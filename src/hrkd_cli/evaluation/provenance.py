@@ -107,7 +107,7 @@ def find_start_encoder(models: Sequence[str | Path], on_event: OnEvent) -> str |
             made_from = read_json_or_empty(location.root / ModelFiles.run).get("models") or {}
             if "start" in made_from:
                 return str(made_from["start"]["name"])
-            teacher = (made_from.get("teacher") or {}).get("name")
+            teacher = (made_from.get("teacher") or made_from.get("extended") or {}).get("name")
             location = locate_model(teacher) if teacher and Path(teacher).is_dir() else None
     on_event(Note("no baseline on a frozen encoder: no model says which encoder its teacher was fine-tuned from"))
     return None

@@ -40,10 +40,12 @@ class LabelGather:
 
         The softmax over domains is the sum of the domain's probabilities in a softmax over all outputs.
         """
-        by_domain = upcast(logits)[:, self.columns]  # (R, D, C)
-        if self.absent is not None:
-            by_domain = by_domain.masked_fill(self.absent, MASKED_LOGIT)
-        return by_domain.logsumexp(dim=-1)
+        return self.by_domain(logits).logsumexp(dim=-1)
+
+    def by_domain(self, logits: Tensor) -> Tensor:
+        """Return (R, D, C) of (R, outputs): the logits of all domains; MASKED_LOGIT beyond a domain's labels."""
+        by_domain = upcast(logits)[:, self.columns]
+        return by_domain if self.absent is None else by_domain.masked_fill(self.absent, MASKED_LOGIT)
 
     def mixture(self, logits: Tensor, *, posterior: bool) -> Tensor:
         """Return (R, C) of (R, outputs): the log of the mean of all heads' label probabilities.

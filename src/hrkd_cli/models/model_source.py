@@ -6,8 +6,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from hrkd_cli.errors import ModelError, one_line
+from hrkd_cli.errors import ModelError, UsageError, one_line
+from hrkd_cli.json_files import read_json
 from hrkd_cli.layout import TEACHER_OUT, ModelFiles
+from hrkd_cli.outputs import is_stage_folder
+from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.predict.model_location import locate_model
 
 # Files of a classifier: nothing else is downloaded from a hub repository, and never a pickle.
@@ -48,6 +51,28 @@ def resolve_teacher(teacher: str | Path) -> Path:
     if Path(teacher) == TEACHER_OUT and not TEACHER_OUT.exists():
         raise ModelError(f"--teacher: there is no {TEACHER_OUT} yet; run hrkd teach first, or give a plain encoder")
     return resolve_model(teacher, "teacher")
+
+
+def resolve_extended(student: str, teacher: str | Path) -> Path:
+    """Return the local folder of the student of ``--extend``.
+
+    Raises:
+        UsageError: a teacher is given too.
+        ModelError: it is not a student with torch weights that hrkd distilled.
+    """
+    if Path(teacher) != TEACHER_OUT:
+        raise UsageError(f"--teacher {teacher}: --extend learns from labels and the student itself; remove --teacher")
+    folder = Path(student)
+    if folder.is_dir() and not any(folder.glob("model*.safetensors*")) and any(folder.rglob("*.onnx")):
+        raise ModelError(
+            f"--extend {student}: it has only ONNX files, which cannot be trained; give the student's own folder, with "
+            f"{ModelFiles.weights}"
+        )
+    folder = resolve_model(student, "student")
+    config = read_json(folder / ModelFiles.config)
+    if not is_stage_folder(folder, "distill") or DomainHeads.from_config(config) is None:
+        raise ModelError(f"--extend {student}: not a student that hrkd distilled; give the folder of one")
+    return folder
 
 
 def check_student(folder: Path) -> None:

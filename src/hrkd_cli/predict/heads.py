@@ -103,6 +103,11 @@ class DomainHeads:
             columns[domain] = tuple(matched[label] for label in ordered[domain])
         return cls(ordered, columns, len(label2id))
 
+    def select(self, domains: Iterable[str]) -> DomainHeads:
+        """Return the heads of these domains, with the same columns."""
+        names = sorted(domains)
+        return DomainHeads({d: self.labels[d] for d in names}, {d: self.columns[d] for d in names}, self.num_outputs)
+
     @property
     def domains(self) -> tuple[str, ...]:
         """Domain names, sorted."""

@@ -100,6 +100,7 @@ class TrainResult:
         best_step: step with the best weights, which are the ones saved.
         dev: dev scores of that step, as in ``hrkd eval --json`` (domains and average).
         baselines: dev accuracy of linear baselines by name; empty for ``teach``.
+        old_domains: with ``--extend``, texts and accuracy before and after of each old domain.
     """
 
     stage: str
@@ -110,17 +111,18 @@ class TrainResult:
     best_step: int
     dev: dict[str, Any]
     baselines: Mapping[str, float] = field(default_factory=dict)
+    old_domains: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that ``--json`` prints."""
-        baselines = {"baselines": dict(self.baselines)} if self.baselines else {}
+        more = {"baselines": dict(self.baselines), "old_domains": dict(self.old_domains)}
         return {
             "out": str(self.out),
             "steps": self.steps,
             "seconds": self.seconds,
             "examples_per_second": self.examples_per_second,
             "best": {"step": self.best_step, "dev": self.dev},
-            **baselines,
+            **{name: values for name, values in more.items() if values},
         }
 
 
@@ -150,6 +152,7 @@ def load_finished_result(out: Path, stage: str, key: str, context: TrainContext)
             best_step=results["best"]["step"],
             dev=results["best"]["dev"],
             baselines=results.get("baselines", {}),
+            old_domains=results.get("old_domains", {}),
         )
     except (KeyError, TypeError):
         raise OutputError(f"{out / ModelFiles.run}: its results are damaged; replace the folder with --force") from None
@@ -163,14 +166,14 @@ def write_model_folder(
     models: Mapping[str, Any],
     sources: Mapping[str, str] | None,
     unlabeled: Mapping[str, Any] | None = None,
-    baselines: Mapping[str, float] | None = None,
+    results: Mapping[str, Mapping[str, Any]] | None = None,
     wide: ScoredWideBranch | None = None,
 ) -> TrainResult:
     """Write the model folder of a finished run, and remove the weights saved during training.
 
     If each domain's best weights were saved, those of other steps than the best on average go to ``best/DOMAIN``.
     ``models`` are the models that the run started from; the card's title names the first one. Options that are not in
-    ``sources`` are recorded as defaults. ``baselines`` are dev accuracies of linear baselines by name.
+    ``sources`` are recorded as defaults. ``results`` are ``baselines`` and ``old_domains`` of the result.
     ``wide`` is saved with the best weights on average, and its dev scores are the result's.
     """
     best_weights, checkpointer, settings = trainer.best_weights, trainer.checkpointer, trainer.settings
@@ -183,7 +186,7 @@ def write_model_folder(
         examples_per_second=trainer.metrics.rate,
         best_step=best["step"],
         dev=wide.dev if wide is not None else best["dev"],
-        baselines=baselines or {},
+        **(results or {}),
     )
     if not trainer.context.processes.is_main:
         return result

@@ -26,6 +26,7 @@ class Requirement(StrEnum):
     LOGITS = "logits"
     LABELS = "labels"
     DOMAINS = "domains"
+    OLD_DOMAINS = "old domains"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,8 @@ class LossInputs:
         temperature: divides the logits of both in the prediction loss.
         mean_classes: mean number of classes per domain; the prediction loss's sum over classes is divided by it.
         class_weights: (R, C), factor of each class's term; None for no class weights.
+        old_domains: (R, K, C), the logits of the extended student and of this one for the former's K domains, with
+            ``MASKED_LOGIT`` where one has fewer than C labels; None if no student is extended.
     """
 
     teacher: Outputs | None
@@ -49,6 +52,7 @@ class LossInputs:
     temperature: float
     mean_classes: float
     class_weights: Tensor | None
+    old_domains: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True, slots=True)
