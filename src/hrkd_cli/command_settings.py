@@ -18,6 +18,14 @@ _raw_column = partial(_column, panel="Columns of raw data")
 _fraction = partial(option, 0.1, metavar="FRACTION", bounds=Range(0, 1, exclude_high=True))
 _data = partial(option, None, metavar="DIR_OR_RAW")
 _device = partial(shared_option, Device.AUTO, "Device for model folders; ONNX files run on the CPU.")
+_batch_size = partial(
+    option,
+    None,
+    "Texts per forward pass. The answers of an int8 file depend a little on the texts in a batch.",
+    metavar="N",
+    bounds=AT_LEAST_1,
+    default_text="1 for ONNX files, 32 for model folders",
+)
 _threads = partial(option, None, "CPU threads.", metavar="N", bounds=AT_LEAST_1, default_text="chosen by the runtime")
 
 
@@ -222,6 +230,14 @@ class PredictSettings(Settings):
         metavar="NAME",
         default_text="that of the file's domain column, else auto",
     )
+    output: Path | None = option(
+        None,
+        "Write the rows to this .jsonl, .csv or .parquet file.",
+        metavar="FILE",
+        default_text="JSON lines on stdout",
+    )
+    force: bool = shared_option(False, "Replace the file of --output.")
+    batch_size: int | None = _batch_size()
     min_confidence: float | None = option(
         None,
         'Mark answers with a probability below P, 0 to 1, with "abstain": true.',

@@ -44,6 +44,17 @@ class ProcessError(TrainingError):
     """Another process of the same run failed; that process reports the cause."""
 
 
+class MissingPackageError(HrkdError):
+    """A package that only some jobs need is not installed."""
+
+    def __init__(self, job: str, *packages: str, extra: str | None = None) -> None:
+        program, names = __name__.partition(".")[0].replace("_", "-"), " ".join(packages)
+        pip = f"'{program}[{extra}]'" if extra else names
+        super().__init__(
+            f"{job} needs {', '.join(packages)}: pip install {pip}, or with pipx: pipx inject {program} {names}"
+        )
+
+
 class GateError(HrkdError):
     """The accuracy gate failed and nothing was written; exit code 3.
 

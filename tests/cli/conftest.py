@@ -74,7 +74,7 @@ def engines(monkeypatch):
 
 @pytest.fixture
 def predictor(monkeypatch):
-    kind = type("Predictor", (FakePredictor,), {"made": [], "asked": [], "pair": False})
+    kind = type("Predictor", (FakePredictor,), {"made": [], "asked": [], "batches": [], "pair": False})
     stand_in = ModuleType("hrkd_cli.predict.predictor")
     stand_in.Predictor = kind
     monkeypatch.setitem(sys.modules, "hrkd_cli.predict.predictor", stand_in)

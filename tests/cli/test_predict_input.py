@@ -3,6 +3,7 @@ import json
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 
@@ -147,3 +148,56 @@ def test_a_terminal_without_texts_is_a_usage_error(hrkd, predictor, monkeypatch)
 def test_a_model_that_does_not_state_pairs_reads_single_texts(hrkd, predictor, monkeypatch):
     monkeypatch.setattr(predictor, "pair", None)
     assert labeled_texts(hrkd("predict", "m", "a\tb")) == ["a\tb"]
+
+
+def test_records_keep_the_other_columns_of_a_file(hrkd, predictor):
+    Path("new.jsonl").write_text('{"id": 7, "text": "good", "label": "x"}\n{"id": "8", "text": "", "tags": [1]}\n')
+    found = [json.loads(line) for line in hrkd("predict", "m", "new.jsonl").out.splitlines()]
+    assert [{key: record[key] for key in list(record)[:4]} for record in found] == [
+        {"line": 1, "id": 7, "input_label": "x", "tags": None},
+        {"line": 2, "id": "8", "input_label": None, "tags": [1]},
+    ]
+    assert [record["label"] for record in found] == ["4", "0"]
+
+
+def test_output_writes_every_record_to_a_file_and_none_to_stdout(hrkd, predictor):
+    Path("new.csv").write_text("id,text\n1,good\n2,\n")
+    expected = [json.loads(line) for line in hrkd("predict", "m", "new.csv").out.splitlines()]
+    ran = hrkd("predict", "m", "new.csv", "--output", "a.jsonl")
+    assert (ran.code, ran.out, ran.err.splitlines()[-1]) == (0, "", "predictions: a.jsonl")
+    assert [json.loads(line) for line in Path("a.jsonl").read_text().splitlines()] == expected
+    Path("new.jsonl").write_text('{"id": 1, "text": "good"}\n{"id": 2.5, "text": "bad"}\n')
+    ran = hrkd("predict", "m", "new.jsonl", "--output", "a.parquet", "--json")
+    assert json.loads(ran.out) == {"output": "a.parquet", "rows": 2}
+    assert pq.read_table("a.parquet").select(["line", "id", "label"]).to_pylist() == [
+        {"line": 1, "id": 1.0, "label": "4"},
+        {"line": 2, "id": 2.5, "label": "3"},
+    ]
+    ran = hrkd("predict", "m", "x", "--output", "a.jsonl")
+    assert (ran.code, ran.out) == (1, "")
+    assert "a.jsonl exists already; replace it with --force or choose another --output" in ran.err
+    assert hrkd("predict", "m", "x", "--output", "a.jsonl", "--force").code == 0
+    assert json.loads(Path("a.jsonl").read_text())["text"] == "x"
+
+
+def test_errors_of_a_file_come_before_the_first_text_is_labeled(hrkd, predictor):
+    Path("new.csv").write_text("id,text\n" + "1,good\n" * 200 + "2\n")
+    ran = hrkd("predict", "m", "new.csv", "--output", "a.csv")
+    assert (ran.code, ran.err) == (1, "hrkd predict: new.csv:202: wrong number of fields; expected 2\n")
+    assert predictor.asked == []
+    assert [path.name for path in Path().iterdir()] == ["new.csv"]
+
+
+def test_rows_of_a_file_and_of_stdin_are_read_in_batches(hrkd, predictor, stdin):
+    Path("new.csv").write_text("text\ngood\n")
+    for words, options in (
+        (["new.csv"], [(None, None)]),
+        (["new.csv", "--batch-size", "8"], [(8, 128)]),
+        (["a text"], [(None, None)]),
+        ([], [(1, None)]),
+        (["--batch-size", "8"], [(8, None)]),
+    ):
+        predictor.batches = []
+        stdin(b"a\n")
+        assert hrkd("predict", "m", *words).code == 0
+        assert predictor.batches == options

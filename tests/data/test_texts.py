@@ -1,5 +1,8 @@
+import datetime
 import subprocess
 import sys
+import tracemalloc
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +20,7 @@ def write(path, content):
 def test_each_line_of_a_text_file_is_a_row_even_if_it_is_blank(tmp_path):
     content = "one\u0085still one\r\n\n  \ntwo, with commas\n"
     rows = [TextRow(1, "one\u0085still one"), TextRow(2, ""), TextRow(3, "  "), TextRow(4, "two, with commas")]
-    assert read_texts(write(tmp_path / "a.txt", content)) == rows
+    assert list(read_texts(write(tmp_path / "a.txt", content))) == rows
 
 
 @pytest.mark.parametrize(
@@ -30,31 +33,62 @@ def test_each_line_of_a_text_file_is_a_row_even_if_it_is_blank(tmp_path):
 )
 def test_files_with_columns_need_no_label_and_keep_every_row(tmp_path, name, content):
     first = 1 if name.endswith(".jsonl") else 2  # line 1 is the header
-    assert read_texts(write(tmp_path / name, content)) == [TextRow(first, "a, b", "p"), TextRow(first + 1, "", "q")]
+    rows = [replace(row, kept={}) for row in read_texts(write(tmp_path / name, content))]
+    assert rows == [TextRow(first, "a, b", "p"), TextRow(first + 1, "", "q")]
 
 
 def test_parquet_files_are_read(tmp_path):
     pq.write_table(pa.table({"sentence": ["a", "b"]}), tmp_path / "a.parquet")
-    assert read_texts(tmp_path / "a.parquet") == [TextRow(1, "a"), TextRow(2, "b")]
+    assert list(read_texts(tmp_path / "a.parquet")) == [TextRow(1, "a"), TextRow(2, "b")]
 
 
 def test_columns_can_be_named_and_the_only_column_is_the_text(tmp_path):
     path = write(tmp_path / "a.csv", "x,y\na,b\n")
-    assert read_texts(path, text="y", text_pair="x") == [TextRow(2, "b", "a")]
-    assert read_texts(write(tmp_path / "b.csv", "opinion\na\n")) == [TextRow(2, "a")]
+    assert list(read_texts(path, text="y", text_pair="x")) == [TextRow(2, "b", "a", kept={"x": "a"})]
+    assert list(read_texts(write(tmp_path / "b.csv", "opinion\na\n"))) == [TextRow(2, "a")]
     with pytest.raises(DataError, match=r"no text column found .columns: x, y"):
         read_texts(path)
     with pytest.raises(DataError, match=r"no column 'z' .--text.; columns: x, y"):
         read_texts(path, text="z")
 
 
+def test_other_columns_are_kept_and_renamed_if_a_key_of_the_record_has_their_name(tmp_path):
+    path = write(tmp_path / "a.csv", "id,body,domain,label,input_label,id\n007,a,books,pos,x,8\n")
+    kept = {"id": "007", "input_label": "pos", "input_input_label": "x", "input_id": "8"}
+    assert [row.kept for row in read_texts(path, domains=["books"])] == [kept]
+    # A column of domains that gives no row its domain is another column.
+    assert [row.kept for row in read_texts(path)] == [
+        {"id": "007", "input_domain": "books", "input_label": "pos", "input_input_label": "x", "input_id": "8"}
+    ]
+
+
+def test_kept_values_are_as_in_the_file_unless_json_has_no_such_value(tmp_path):
+    lines = '{"text": "a", "id": 1, "tags": ["x", {"y": NaN}], "name": "\\ud800é"}\n{"text": "b", "id": null}\n'
+    rows = list(read_texts(write(tmp_path / "a.jsonl", lines)))
+    assert rows[0].kept == {"id": 1, "tags": ["x", {"y": None}], "name": "\\ud800é"}
+    assert rows[1].kept == {"id": None, "tags": None, "name": None}
+    day = datetime.date(2026, 1, 2)
+    pq.write_table(
+        pa.table({"text": ["a"], "day": [day], "n": [float("inf")], "s": [{"k": 1}]}), tmp_path / "a.parquet"
+    )
+    assert [row.kept for row in read_texts(tmp_path / "a.parquet")] == [{"day": "2026-01-02", "n": None, "s": {"k": 1}}]
+
+
+def test_rows_are_read_one_after_the_other_and_again_each_time(tmp_path):
+    rows = read_texts(write(tmp_path / "a.csv", "text\n" + "a\n" * 50_000))
+    tracemalloc.start()
+    assert sum(1 for _ in rows) == sum(1 for _ in rows) == 50_000
+    assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    tracemalloc.stop()
+
+
 def test_unusable_input_is_an_error_of_one_line(tmp_path):
     with pytest.raises(DataError, match=r"nowhere.csv: cannot be read: No such file"):
         read_texts(tmp_path / "nowhere.csv")
     with pytest.raises(DataError, match=r"a.txt:2: not UTF-8"):
-        read_texts(write(tmp_path / "a.txt", b"a\n\xff\n"))
+        list(read_texts(write(tmp_path / "a.txt", b"a\n\xff\n")))
     with pytest.raises(DataError, match=r"a.csv:3: wrong number of fields; expected 2"):
-        read_texts(write(tmp_path / "a.csv", "text,b\na,b\nc\n"))
+        list(read_texts(write(tmp_path / "a.csv", "text,b\na,b\nc\n")))
     with pytest.raises(UsageError, match="--text-pair: lines of text have no columns"):
         read_texts(tmp_path / "a.txt", text_pair="b")
 
@@ -78,11 +112,11 @@ def test_rows_have_the_domain_of_their_column(tmp_path, content, domains):
 def test_a_domain_that_the_model_does_not_have_is_an_error_with_file_and_line(tmp_path):
     message = r"a.csv:3: domain 'cars' .column 'domain'. is not one of the model's: books, dvd; .*--domain"
     with pytest.raises(DataError, match=message):
-        read_texts(write(tmp_path / "a.csv", "text,domain\na,books\nb,cars\n"), domains=["books", "dvd"])
+        list(read_texts(write(tmp_path / "a.csv", "text,domain\na,books\nb,cars\n"), domains=["books", "dvd"]))
     with pytest.raises(DataError, match=r"a.csv:2: .*; did you mean books.$"):
-        read_texts(write(tmp_path / "a.csv", "text,domain\na,book\n"), domains=["books", "dvd"])
+        list(read_texts(write(tmp_path / "a.csv", "text,domain\na,book\n"), domains=["books", "dvd"]))
     with pytest.raises(DataError, match=r"a.jsonl:1: domain \"\['books'\]\" .column 'domain'."):
-        read_texts(write(tmp_path / "a.jsonl", '{"text": "a", "domain": ["books"]}\n'), domains=["books"])
+        list(read_texts(write(tmp_path / "a.jsonl", '{"text": "a", "domain": ["books"]}\n'), domains=["books"]))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +147,7 @@ def test_no_heavy_library_is_imported(tmp_path):
     ]
     code = (
         "import sys, pathlib\nfrom hrkd_cli.data.texts import read_texts\n"
-        "for p in sys.argv[1:]: assert read_texts(pathlib.Path(p)) [0].text == 'a', p\n"
+        "for p in sys.argv[1:]: assert [row.text for row in read_texts(pathlib.Path(p))] == ['a'], p\n"
         "print({'pyarrow', 'duckdb', 'datasets', 'pandas', 'torch', 'transformers'} & set(sys.modules))"
     )
     shown = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True, check=True)

@@ -139,6 +139,9 @@ def test_the_bundle_runs_as_a_program(device, student):
         ([" "], None),
         (["gone.txt"], None),
         (["a", "--input", "texts.txt"], None),
+        (["texts.txt", "--batch-size", "2"], None),
+        (["a", "--output", "texts.txt"], None),
+        (["a", "--output", "no/a.csv"], None),
         (["a", "--threads", "9999"], None),
         (["a", "--domain", "cars"], None),
         ([], ""),
@@ -153,6 +156,26 @@ def test_the_bundle_answers_as_hrkd_predict_does(device, student, tmp_path, word
     message = full.stderr.removeprefix("hrkd predict: ").removesuffix(" (see hrkd predict --help)\n")
     assert (process.returncode, process.stdout) == (full.returncode, full.stdout)
     assert process.stderr.removesuffix("\n") == message.removesuffix("\n")
+
+
+def test_the_bundle_writes_files_as_hrkd_predict_does(device, student, tmp_path):
+    (tmp_path / "texts.txt").write_text("a good book\n\nvery old\n")
+    for name in ("a.csv", "a.jsonl"):
+        words = ["texts.txt", "--output", name]
+        process = run_isolated(device, RUN, device / "model", *words)
+        assert (process.returncode, process.stdout, process.stderr) == (
+            0,
+            "",
+            "warning: texts.txt:2: empty line, no label\n",
+        )
+        content = (tmp_path / name).read_text()
+        assert run_isolated(device, RUN, device / "model", *words).returncode == 1
+        command = [sys.executable, "-m", "hrkd_cli", "predict", str(student / "onnx"), *words, "--force"]
+        subprocess.run(command, capture_output=True, check=True)
+        assert content == (tmp_path / name).read_text()
+    process = run_isolated(device, RUN, device / "model", "a", "--output", "a.parquet")
+    line = "a Parquet file needs pyarrow: pip install pyarrow, or with pipx: pipx inject hrkd-runtime pyarrow\n"
+    assert (process.returncode, process.stderr) == (1, line)
 
 
 def test_the_bundle_refuses_tables_instead_of_labeling_their_lines(device, tmp_path):

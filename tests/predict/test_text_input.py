@@ -9,22 +9,24 @@ from hrkd_cli.predict import text_input
 def test_lines_are_read_as_they_arrive():
     read, write = os.pipe()
     with os.fdopen(read, "rb") as stream, os.fdopen(write, "wb", buffering=0) as pipe:
-        texts = text_input.from_lines(stream, "stdin", False, pytest.fail)
-        for piece in (b"one\ntw", b"o\n"):
+        rows = text_input.from_lines(stream, "stdin", False, "auto", pytest.fail)
+        for line, piece in enumerate((b"one\ntw", b"o\n"), start=1):
             pipe.write(piece)
-            assert next(texts) == ("one" if piece.startswith(b"one") else "two")
+            assert next(rows) == ("one" if line == 1 else "two", "auto", {"line": line})
 
 
 def test_an_empty_line_is_a_text_with_a_warning(tmp_path):
     (tmp_path / "t.txt").write_bytes(b"\xef\xbb\xbfgood\r\n \nlast")
     warnings = []
     with (tmp_path / "t.txt").open("rb") as stream:
-        assert list(text_input.from_lines(stream, "t.txt", False, warnings.append)) == ["good", " ", "last"]
+        rows = text_input.from_lines(stream, "t.txt", False, "auto", warnings.append)
+        assert [row.text for row in rows] == ["good", " ", "last"]
     assert warnings == ["t.txt:2: empty line, no label"]
 
 
 @pytest.mark.parametrize("row", ["a", "a\t", "\tb", "a\tb\tc"])
 def test_a_pair_needs_one_tab_between_two_texts(row):
-    assert list(text_input.split_pairs([("t.txt:1", "a\tb"), ("t.txt:2", " ")], True)) == [("a", "b"), (" ", "")]
+    assert text_input.split_pair("t.txt:1", "a\tb", True) == ("a", "b")
+    assert text_input.split_pair("t.txt:2", " ", True) == (" ", "")
     with pytest.raises(DataError, match=r"^t.txt:3: this model reads pairs; put one TAB between the two texts$"):
-        list(text_input.split_pairs([("t.txt:3", row)], True))
+        text_input.split_pair("t.txt:3", row, True)

@@ -106,6 +106,7 @@ class FakePredictor:
 
     made: list[tuple[Any, ...]]
     asked: list[Any]
+    batches: list[tuple[int | None, int | None]]
     pair: bool | None = False
 
     def __init__(self, path, *, threads=None, device="auto", min_confidence=None, target_accuracy=None, fallback=None):
@@ -113,7 +114,8 @@ class FakePredictor:
         self.spec = SimpleNamespace(pair=type(self).pair)
         self.domains = ("books", "dvd")
 
-    def stream(self, texts, *, domain="auto", batch_size=1):
+    def stream(self, texts, *, domain="auto", batch_size=1, read_ahead=None):
+        type(self).batches.append((batch_size, read_ahead))
         for text, name in zip(texts, itertools.repeat(domain) if isinstance(domain, str) else domain, strict=False):
             type(self).asked.append(text)
             first = text if isinstance(text, str) else text[0]

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterable
-from functools import partial
-from itertools import count, repeat
 from pathlib import Path
 
 import hrkd_cli
@@ -20,7 +17,7 @@ from hrkd_cli.errors import UsageError
 from hrkd_cli.formatting import byte_size
 from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.options import Settings, option_name
-from hrkd_cli.predict import text_input
+from hrkd_cli.predict import records, text_input
 from hrkd_cli.settings import DistillArguments, TeachArguments
 
 
@@ -160,28 +157,29 @@ def export(console: Console, options: ExportSettings) -> None:
     PredictSettings,
     'hrkd predict hrkd-out/student/onnx "a lovely book" "it broke in a week"',
     "hrkd predict hrkd-out/student/onnx new.csv --text body --domain books",
-    "hrkd predict hrkd-out/student/onnx new.csv --target-accuracy 95",
+    "hrkd predict hrkd-out/student/onnx new.csv --target-accuracy 95 --output labeled.csv",
     "hrkd predict --self-check hrkd-out/student",
     "tail -f messages.txt | hrkd predict hrkd-out/student/onnx",
 )
 def predict(console: Console, options: PredictSettings) -> None:
     """Label texts.
 
-    Writes one JSON object per row: text, domain, label, scores, and the line in a file or stdin. Without --domain, the
-    model finds the domain of each text; the object then has the domain's probability. The label of a row without text
-    is null. Exported folders do not need torch.
+    Writes one JSON object per row: the line in a file or stdin, the other columns of the file, text, domain, label and
+    scores. Without --domain, the model finds the domain of each text; the object then has the domain's probability. The
+    label of a row without text is null. Exported folders do not need torch.
     """
     if options.self_check:
         _self_check(console, options)
         return
-    texts = options.texts or []
-    file = text_input.input_file(texts, options.input, predict_input.has_data_suffix)
+    file = text_input.input_file(options.texts or [], options.input, predict_input.has_data_suffix)
     if file is None:
         for name in ("text", "text_pair"):
             if console.sources[name] == "flag":
                 raise UsageError(f"{option_name(name)} names a column of a file; give the file with --input")
-        if not texts and is_terminal(sys.stdin):
+        if not options.texts and is_terminal(sys.stdin):
             raise UsageError("nothing to label; give texts as arguments, a file with --input, or lines on stdin")
+    if options.output is not None:
+        records.check_output(options.output, file, force=options.force)
     with console.engine_output():
         from hrkd_cli.predict.predictor import Predictor
 
@@ -193,23 +191,22 @@ def predict(console: Console, options: PredictSettings) -> None:
             target_accuracy=options.target_accuracy,
             fallback=options.fallback,
         )
-        has_pairs, batch_size = predictor.spec.pair is True, None
-        rows: Iterable[text_input.Text]
-        lines: Iterable[int | None] = repeat(None)
-        domain: str | list[str] = options.domain
-        if file is not None:
-            # --domain overrides a domain column.
-            domains = predictor.domains if console.sources["domain"] == "default" else ()
-            rows, lines, domain = predict_input.from_file(file, options, domains, has_pairs, console)
-        elif texts:
-            rows = text_input.from_arguments(texts, has_pairs)
-        else:
-            warn = partial(console.write_note, warning=True)
-            rows, batch_size = text_input.from_lines(sys.stdin.buffer, "stdin", has_pairs, warn), 1
-            lines = count(1)  # each line is answered as it arrives
-        for line, prediction in zip(lines, predictor.stream(rows, domain=domain, batch_size=batch_size), strict=False):
-            record = prediction.to_json()
-            console.write_json(record if line is None else {"line": line, **record}, indent=None)
+        # --domain overrides a domain column.
+        domains = predictor.domains if console.sources["domain"] == "default" else ()
+        rows, kept = predict_input.read_rows(file, options, domains, predictor.spec.pair is True, console)
+        made = records.make_records(
+            predictor, rows, batch_size=options.batch_size, as_they_arrive=file is None and not options.texts
+        )
+        if options.output is None:
+            for record in made:
+                console.write_json(record, indent=None)
+            return
+        count = 0
+        with records.open_output(options.output, kept) as write:
+            for count, record in enumerate(made, start=1):  # noqa: B007 - the last one counts
+                write(record)
+    console.write_result({"output": str(options.output), "rows": count})
+    console.write_note(f"predictions: {options.output}")
 
 
 @command(

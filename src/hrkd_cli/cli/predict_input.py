@@ -1,15 +1,19 @@
-"""Input files of ``hrkd predict``: any format of ``prepare``, with columns for second texts and domains."""
+"""The rows that ``hrkd predict`` labels: texts of the command line, lines of stdin, or a file in any format."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from hrkd_cli.cli.console import Console
 from hrkd_cli.command_settings import PredictSettings
 from hrkd_cli.events import Event, Note
 from hrkd_cli.formatting import join_names, plural
-from hrkd_cli.predict.text_input import Text, split_pairs
+from hrkd_cli.predict import text_input
+from hrkd_cli.predict.records import common_type, value_type
+from hrkd_cli.predict.text_input import InputRow, split_pair
 
 
 def has_data_suffix(text: str) -> bool:
@@ -21,30 +25,49 @@ def has_data_suffix(text: str) -> bool:
     return detect_format(path, require_label=False) is not None
 
 
-def from_file(
-    file: Path, options: PredictSettings, domains: Sequence[str], has_pairs: bool, console: Console
-) -> tuple[list[Text], list[int], list[str]]:
-    """Return the texts, or pairs of texts, of a file, and the line number and domain of each.
+def read_rows(
+    file: Path | None, options: PredictSettings, domains: Sequence[str], has_pairs: bool, console: Console
+) -> tuple[Iterable[InputRow], dict[str, type]]:
+    """Return the rows to label, and the types of the columns that their records keep.
 
     ``domains`` are those that a column of the file may have; rows without one get the domain of the options.
     """
+    if file is not None:
+        return _from_file(file, options, domains, has_pairs, console)
+    if options.texts:
+        return text_input.from_arguments(options.texts, has_pairs, options.domain), {}
+    warn = partial(console.write_note, warning=True)
+    return text_input.from_lines(sys.stdin.buffer, "stdin", has_pairs, options.domain, warn), {}
+
+
+def _from_file(
+    file: Path, options: PredictSettings, domains: Sequence[str], has_pairs: bool, console: Console
+) -> tuple[Iterable[InputRow], dict[str, type]]:
     from hrkd_cli.data.texts import read_texts
 
     def on_event(event: Event) -> None:
         if isinstance(event, Note):
             console.write_note(event.text, warning=event.warning)
 
-    rows = read_texts(file, text=options.text, text_pair=options.text_pair, domains=domains, on_event=on_event)
+    table = read_texts(file, text=options.text, text_pair=options.text_pair, domains=domains, on_event=on_event)
     # A detected second column is ignored unless the model reads pairs.
-    if rows[0].pair is not None and (has_pairs or options.text_pair is not None):
-        texts: list[Text] = [(row.text, row.pair or "") for row in rows]
-    else:
-        texts = list(split_pairs(((f"{file}:{row.line}", row.text) for row in rows), has_pairs))
-    if blank := [row.line for row, text in zip(rows, texts, strict=True) if _is_blank(text)]:
-        where = f"{plural(len(blank), 'row')} (line {join_names([str(line) for line in blank])})"
-        console.write_note(f"{file}: no text and so no label in {where}", warning=True)
-    return texts, [row.line for row in rows], [row.domain or options.domain for row in rows]
+    has_second = "text_pair" in table.roles and (has_pairs or options.text_pair is not None)
 
+    def iter_rows() -> Iterator[InputRow]:
+        for row in table:
+            pair = (row.text, row.pair or "") if has_second else split_pair(f"{file}:{row.line}", row.text, has_pairs)
+            yield InputRow(pair, row.domain or options.domain, {"line": row.line, **row.kept})
 
-def _is_blank(text: Text) -> bool:
-    return not all(part.strip() for part in ([text] if isinstance(text, str) else text))
+    # The file is read twice, so that its errors are reported before the first text is labeled.
+    blank: list[str] = []
+    types: dict[str, set[type]] = {}
+    for row in iter_rows():
+        if not all(part.strip() for part in ([row.text] if isinstance(row.text, str) else row.text)):
+            blank.append(str(row.fields["line"]))
+        for name, value in row.fields.items():
+            types.setdefault(name, set()).update([] if value is None else [value_type(value)])
+    if blank:
+        rows = f"{plural(len(blank), 'row')} (line {join_names(blank)})"
+        console.write_note(f"{file}: no text and so no label in {rows}", warning=True)
+    del types["line"]
+    return iter_rows(), {name: common_type(found) for name, found in types.items()}

@@ -2,31 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from hrkd_cli.data.row_batches import clean_name
 from hrkd_cli.data.sources.columns import COLUMN_ALIASES, normalize_name, resolve_columns
 from hrkd_cli.data.sources.formats import PLAIN_TEXT, detect_format
+from hrkd_cli.data.sources.row_reader import RowReader
 from hrkd_cli.data.sources.text_file import TextFile
 from hrkd_cli.data.sources.values import InvalidTextError, to_text
 from hrkd_cli.errors import DataError, UsageError, did_you_mean
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.formatting import join_names
 from hrkd_cli.predict.model_spec import AUTO_DOMAIN
+from hrkd_cli.predict.records import kept_names
 
 _CHECKED_LINES = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class TextRow:
-    """A row to predict: its line number, its texts (empty if missing), and its domain, if it has one."""
+    """A row to predict.
+
+    Attributes:
+        line: its line number.
+        text, pair: its texts, empty if missing.
+        domain: its domain, if it has one.
+        kept: the values of the other columns, by the names of ``kept_names``.
+    """
 
     line: int
     text: str
     pair: str | None = None
     domain: str | None = None
+    kept: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TextTable:
+    """The rows of a file. Nothing is cached: each iteration reads the file again, and raises its errors.
+
+    Attributes:
+        source: the file.
+        reader: its reader.
+        roles: column indices of text, second text and domain.
+        domains: the domains that rows may have.
+    """
+
+    source: Path
+    reader: RowReader
+    roles: Mapping[str, int]
+    domains: Sequence[str]
+
+    def __iter__(self) -> Iterator[TextRow]:
+        """Yield all rows, in order.
+
+        Raises:
+            DataError: the file cannot be read, or a row has a value that is not a text, or a domain that is not the
+                model's.
+        """
+        # The second text is kept too, because the record of a pair has only the first.
+        others = [n for n in range(len(self.reader.columns)) if n not in (self.roles["text"], self.roles.get("domain"))]
+        names = kept_names(self.reader.columns[n] for n in others)
+        for line, values in self.reader.iter_rows([*self.roles.values(), *others]):
+            # Skipping a row would assign all later predictions to the wrong rows.
+            if values is None:
+                raise DataError(f"{self.source}:{line}: wrong number of fields; expected {len(self.reader.columns)}")
+            found = dict(zip(self.roles, values, strict=False))
+            domain = _to_domain(found.pop("domain", None))
+            try:
+                texts = {role: to_text(value) or "" for role, value in found.items()}
+            except InvalidTextError as error:
+                raise DataError(f"{self.source}:{line}: {error}") from None
+            kept = dict(zip(names, map(_to_json, values[len(self.roles) :]), strict=True))
+            yield TextRow(line, texts["text"], texts.get("text_pair"), self._check_domain(line, domain), kept)
+
+    def _check_domain(self, line: int, domain: str | None) -> str | None:
+        if domain in (*self.domains, AUTO_DOMAIN, None):
+            return domain
+        column = self.reader.columns[self.roles["domain"]]
+        raise DataError(
+            f"{self.source}:{line}: domain {domain!r} (column {column!r}) is not one of the model's: "
+            f"{join_names(self.domains, 20)}; correct it, or choose one for all rows with --domain"
+            f"{did_you_mean(str(domain), self.domains)}"
+        )
 
 
 def read_texts(
@@ -36,8 +99,8 @@ def read_texts(
     text_pair: str | None = None,
     domains: Sequence[str] = (),
     on_event: OnEvent = ignore,
-) -> list[TextRow]:
-    """Return all rows of a file, in order.
+) -> TextTable:
+    """Open a file of texts.
 
     Args:
         source: a file in one of the formats of ``prepare``; any other file has one text per line.
@@ -48,8 +111,7 @@ def read_texts(
         on_event: receives a warning if the lines look like rows of a table.
 
     Raises:
-        DataError: the file cannot be read, a column does not exist, or a row has a value that is not a text, or a
-            domain that is not the model's.
+        DataError: the file cannot be read or has no rows, or a column does not exist.
         UsageError: a column is named for a file without columns.
     """
     named = {role: name for role, name in (("text", text), ("text_pair", text_pair)) if name is not None}
@@ -69,28 +131,24 @@ def read_texts(
         prefer_domain_column=bool(domains),
         require_label=False,
     )
-    roles = {role: columns[role] for role in ("text", "text_pair") if role in columns}
-    domain_column = columns.get("domain") if domains else None
-    indices = [*roles.values(), *([] if domain_column is None else [domain_column])]
-    rows = []
-    for line, values in reader.iter_rows(indices):
-        # Skipping a row would assign all later predictions to the wrong rows.
-        if values is None:
-            raise DataError(f"{source}:{line}: wrong number of fields; expected {len(reader.columns)}")
-        try:
-            texts = {role: to_text(value) or "" for role, value in zip(roles, values, strict=False)}
-        except InvalidTextError as error:
-            raise DataError(f"{source}:{line}: {error}") from None
-        domain = None if domain_column is None else _to_domain(values[-1])
-        rows.append(TextRow(line, texts["text"], texts.get("text_pair"), domain))
-    if not rows:
+    used = {"text", "text_pair"}
+    if domains and "domain" in columns and _holds_domains(reader, columns["domain"], domains):
+        used.add("domain")
+    table = TextTable(source, reader, {role: index for role, index in columns.items() if role in used}, domains)
+    first = [row.text for row in islice(table, _CHECKED_LINES)]
+    if not first:
         raise DataError(f"{source}: no rows in it")
     if len(reader.columns) == 1:
         header = [] if file_format is PLAIN_TEXT else reader.columns
-        _warn_of_table(source, [*header, *(row.text for row in rows[:_CHECKED_LINES])], on_event)
-    if domain_column is None:
-        return rows
-    return _check_domains(source, rows, domains, reader.columns[domain_column])
+        _warn_of_table(source, [*header, *first], on_event)
+    return table
+
+
+def _holds_domains(reader: RowReader, column: int, domains: Sequence[str]) -> bool:
+    """Return whether a column has the rows' domains; one called "genre" or the like may be about something else."""
+    if normalize_name(reader.columns[column]) == "domain":
+        return True
+    return any(values is not None and _to_domain(values[0]) in domains for _, values in reader.iter_rows([column]))
 
 
 def _to_domain(value: object) -> str | None:
@@ -100,19 +158,11 @@ def _to_domain(value: object) -> str | None:
         return str(value)
 
 
-def _check_domains(source: Path, rows: list[TextRow], domains: Sequence[str], column: str) -> list[TextRow]:
-    """Return rows with valid domains; without domains if the column is about something else."""
-    known = {*domains, AUTO_DOMAIN, None}
-    if normalize_name(column) != "domain" and not any(row.domain in domains for row in rows):
-        return [replace(row, domain=None) for row in rows]
-    for row in rows:
-        if row.domain not in known:
-            raise DataError(
-                f"{source}:{row.line}: domain {row.domain!r} (column {column!r}) is not one of the model's: "
-                f"{join_names(domains, 20)}; correct it, or choose one for all rows with --domain"
-                f"{did_you_mean(str(row.domain), domains)}"
-            )
-    return rows
+def _to_json(value: object) -> Any:
+    """Return a value that JSON and UTF-8 can represent: dates become text; NaN and infinity, null."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode("utf-8")
+    return json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
 
 
 def _warn_of_table(source: Path, lines: Sequence[str], on_event: OnEvent) -> None:

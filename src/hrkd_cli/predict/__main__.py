@@ -7,11 +7,11 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from itertools import count, repeat
+from contextlib import nullcontext
 from pathlib import Path
 
 from hrkd_cli.errors import HrkdError, UsageError
-from hrkd_cli.predict import text_input
+from hrkd_cli.predict import records, text_input
 from hrkd_cli.predict.model_spec import AUTO_DOMAIN
 from hrkd_cli.predict.predictor import Predictor
 from hrkd_cli.predict.selfcheck import self_check
@@ -51,6 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("model", help="folder of an exported student, its onnx folder, or one .onnx file")
     parser.add_argument("texts", nargs="*", metavar="text", help="texts to label (default: lines of stdin)")
     parser.add_argument("--input", type=Path, metavar="FILE", help="file with one text per line")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write to a .jsonl, .csv or .parquet file")
+    parser.add_argument("--force", action="store_true", help="replace the file of --output")
     parser.add_argument("--domain", default=AUTO_DOMAIN, help="domain of the texts (default: auto, find it)")
     parser.add_argument("--min-confidence", type=float, metavar="P", help="mark answers with a probability below P")
     parser.add_argument(
@@ -60,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         help="mark answers so that this many of the others are right",
     )
     parser.add_argument("--fallback", metavar="MODEL", help="larger model that answers the marked texts instead")
+    parser.add_argument("--batch-size", type=int, help="texts per forward pass (default: 1)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: chosen by onnxruntime)")
     parser.add_argument("--self-check", action="store_true", help="repeat the folder's stored predictions")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
@@ -80,6 +83,8 @@ def _label(options: argparse.Namespace) -> None:
         raise UsageError(f"{file}: hrkd-runtime reads files with one text per line; convert it, or install hrkd-cli")
     if file is None and not options.texts and sys.stdin.isatty():
         raise UsageError("nothing to label; give texts as arguments, a file with --input, or lines on stdin")
+    if options.output is not None:
+        records.check_output(options.output, file, force=options.force)
     predictor = Predictor(
         options.model,
         threads=options.threads,
@@ -88,18 +93,23 @@ def _label(options: argparse.Namespace) -> None:
         fallback=options.fallback,
     )
     has_pairs = predictor.spec.pair is True
-    lines: Iterable[int | None] = count(1)
     if options.texts and file is None:
-        rows: Iterable[text_input.Text] = text_input.from_arguments(options.texts, has_pairs)
-        lines = repeat(None)
+        rows: Iterable[text_input.InputRow] = text_input.from_arguments(options.texts, has_pairs, options.domain)
     else:
         stream, name = (sys.stdin.buffer, "stdin") if file is None else (file.open("rb"), str(file))
-        rows = text_input.from_lines(stream, name, has_pairs, lambda text: _write_error(f"warning: {text}"))
-    for line, prediction in zip(lines, predictor.stream(rows, domain=options.domain), strict=False):
-        record = prediction.to_json()
-        content = record if line is None else {"line": line, **record}
-        sys.stdout.write(json.dumps(content, ensure_ascii=not sys.stdout.encoding.lower().startswith("utf")) + "\n")
-        sys.stdout.flush()
+        rows = text_input.from_lines(
+            stream, name, has_pairs, options.domain, lambda text: _write_error(f"warning: {text}")
+        )
+    made = records.make_records(predictor, rows, batch_size=options.batch_size, as_they_arrive=file is None)
+    output = nullcontext(_write_line) if options.output is None else records.open_output(options.output, {})
+    with output as write:
+        for record in made:
+            write(record)
+
+
+def _write_line(record: records.Record) -> None:
+    sys.stdout.write(json.dumps(record, ensure_ascii=not sys.stdout.encoding.lower().startswith("utf")) + "\n")
+    sys.stdout.flush()
 
 
 def _write_error(text: str) -> None:

@@ -194,14 +194,16 @@ class Predictor:
         *,
         domain: str | Iterable[str] = AUTO_DOMAIN,
         batch_size: int | None = 1,
+        read_ahead: int | None = None,
     ) -> Iterator[Prediction]:
         """Label an iterable of texts (or of pairs, if the model reads pairs) of any length.
 
-        Yields the predictions of ``batch_size`` texts before it reads the next ones. With None, it reads 64 texts at a
-        time and batches as ``predict`` does. Raises the errors of ``predict``.
+        Yields the predictions of ``read_ahead`` texts before it reads the next ones; by default, of ``batch_size``
+        texts. With None for both, it reads 64 texts at a time and batches as ``predict`` does. Raises the errors of
+        ``predict``.
         """
         remaining = zip(texts, repeat(domain)) if isinstance(domain, str) else zip(texts, domain, strict=True)
-        chunk_size = 64 if batch_size is None else max(batch_size, 1)
+        chunk_size = max(read_ahead or (64 if batch_size is None else batch_size), 1)
         while chunk := list(islice(remaining, chunk_size)):
             firsts = [text if isinstance(text, str) else text[0] for text, _ in chunk]
             pairs = [text[1] for text, _ in chunk if not isinstance(text, str)]

@@ -7,13 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from hrkd_cli.errors import DataError, UsageError
 
 Text = str | tuple[str, str]  # a text, or a pair of texts
+
+
+class InputRow(NamedTuple):
+    """A row to label: its text, its domain, and the fields that its record gets from it."""
+
+    text: Text
+    domain: str
+    fields: dict[str, Any]
 
 
 def input_file(texts: list[str], file: Path | None, has_data_suffix: Callable[[str], bool]) -> Path | None:
@@ -40,22 +48,20 @@ def input_file(texts: list[str], file: Path | None, has_data_suffix: Callable[[s
     return None
 
 
-def from_arguments(texts: list[str], has_pairs: bool) -> list[Text]:
-    """Return the texts, or pairs of texts, of the arguments."""
+def from_arguments(texts: list[str], has_pairs: bool, domain: str) -> list[InputRow]:
+    """Return a row for each argument."""
     rows = [(f"TEXT number {number}", text) for number, text in enumerate(texts, start=1)]
     for where, text in rows:
         if not text.strip():
             raise UsageError(f"{where} is empty")
-    return list(split_pairs(rows, has_pairs))
+    return [InputRow(split_pair(where, text, has_pairs), domain, {}) for where, text in rows]
 
 
-def from_lines(stream: BinaryIO, name: str, has_pairs: bool, warn: Callable[[str], None]) -> Iterator[Text]:
-    """Yield one text, or pair, per line as it arrives; ``warn`` receives a message about each empty line."""
-    return split_pairs(_lines(stream, name, warn), has_pairs)
-
-
-def _lines(stream: BinaryIO, name: str, warn: Callable[[str], None]) -> Iterator[tuple[str, str]]:
-    is_empty = True
+def from_lines(
+    stream: BinaryIO, name: str, has_pairs: bool, domain: str, warn: Callable[[str], None]
+) -> Iterator[InputRow]:
+    """Yield a row for each line as it arrives; ``warn`` receives a message about each empty line."""
+    number = 0
     for number, raw in enumerate(stream, start=1):
         where = f"{name}:{number}"
         try:
@@ -64,16 +70,14 @@ def _lines(stream: BinaryIO, name: str, warn: Callable[[str], None]) -> Iterator
             raise DataError(f"{where}: not UTF-8") from None
         if not line.strip():
             warn(f"{where}: empty line, no label")
-        is_empty = False
-        yield where, line
-    if is_empty:
+        yield InputRow(split_pair(where, line, has_pairs), domain, {"line": number})
+    if not number:
         raise DataError(f"{name}: no text")
 
 
-def split_pairs(rows: Iterable[tuple[str, str]], has_pairs: bool) -> Iterator[Text]:
-    """Yield the texts of (where, text) rows; with ``has_pairs``, each that is not blank is split at its TAB."""
-    for where, text in rows:
-        first, tab, second = text.partition("\t")
-        if has_pairs and text.strip() and (not (tab and first.strip() and second.strip()) or "\t" in second):
-            raise DataError(f"{where}: this model reads pairs; put one TAB between the two texts")
-        yield (first, second) if has_pairs else text
+def split_pair(where: str, text: str, has_pairs: bool) -> Text:
+    """Return a text; with ``has_pairs``, split one that is not blank at its TAB."""
+    first, tab, second = text.partition("\t")
+    if has_pairs and text.strip() and (not (tab and first.strip() and second.strip()) or "\t" in second):
+        raise DataError(f"{where}: this model reads pairs; put one TAB between the two texts")
+    return (first, second) if has_pairs else text
