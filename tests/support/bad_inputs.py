@@ -635,4 +635,10 @@ CASES: list[tuple[str, dict[str, Any], int, str]] = [
      "hrkd report: run/metrics.jsonl:1: not a line written by hrkd; delete the line, or run the stage again"),
     ("report", {}, 1,
      "hrkd report: hrkd-out/student: no such folder; give the output folder of hrkd teach or hrkd distill"),
+    ("demo --out raw", {}, 1,
+     "hrkd demo: raw exists already; delete it or choose another --out"),
+    ("demo --out f/out --teacher student", {"f": "a file"}, 1,
+     "hrkd demo: f/out: cannot be written (Not a directory); choose another place with --out"),
+    ("demo --teacher ./nowhere", {}, 1,
+     "hrkd demo: teacher ./nowhere: no such folder"),
 ]
