@@ -18,13 +18,8 @@ _raw_column = partial(_column, panel="Columns of raw data")
 _fraction = partial(option, 0.1, metavar="FRACTION", bounds=Range(0, 1, exclude_high=True))
 _data = partial(option, None, metavar="DIR_OR_RAW")
 _device = partial(shared_option, Device.AUTO, "Device for model folders; ONNX files run on the CPU.")
-_batch_size = partial(
-    option,
-    None,
-    "Texts per forward pass. The answers of an int8 file depend a little on the texts in a batch.",
-    metavar="N",
-    bounds=AT_LEAST_1,
-    default_text="1 for ONNX files, 32 for model folders",
+_model = partial(
+    _argument, MISSING, "Exported onnx folder or .onnx file (no torch needed), or a model folder.", metavar="MODEL"
 )
 _threads = partial(option, None, "CPU threads.", metavar="N", bounds=AT_LEAST_1, default_text="chosen by the runtime")
 
@@ -209,12 +204,44 @@ class ExportSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictSettings(Settings):
+class PredictorSettings(Settings):
+    """Options of the commands that open a predictor."""
+
+    batch_size: int | None = option(
+        None,
+        "Texts per forward pass. The answers of an int8 file depend a little on the other texts in a batch.",
+        metavar="N",
+        bounds=AT_LEAST_1,
+        default_text="1 for ONNX files, 32 for model folders",
+    )
+    min_confidence: float | None = option(
+        None,
+        'Mark answers with a probability below P, 0 to 1, with "abstain": true.',
+        metavar="P",
+        default_text="no answer is marked",
+    )
+    target_accuracy: float | None = option(
+        None,
+        "Mark answers so that at least this percentage of the others is right, with 95% confidence; export finds the "
+        "threshold on dev.",
+        metavar="PERCENT",
+        default_text="no answer is marked",
+    )
+    fallback: str | None = option(
+        None,
+        "Model that answers the texts that would be marked, such as the teacher.",
+        metavar="MODEL",
+        default_text="they are marked",
+    )
+    threads: int | None = _threads()
+    device: Device = _device()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings(PredictorSettings):
     """Arguments of ``hrkd predict``."""
 
-    model: str = _argument(
-        MISSING, "Exported onnx folder or .onnx file (no torch needed), or a model folder.", metavar="MODEL"
-    )
+    model: str = _model()
     texts: list[str] | None = _argument(
         None,
         "Texts to label, or one .txt, .csv, .tsv, .jsonl or .parquet file. For pairs: two texts separated by a TAB.",
@@ -237,36 +264,29 @@ class PredictSettings(Settings):
         default_text="JSON lines on stdout",
     )
     force: bool = shared_option(False, "Replace the file of --output.")
-    batch_size: int | None = _batch_size()
-    min_confidence: float | None = option(
-        None,
-        'Mark answers with a probability below P, 0 to 1, with "abstain": true.',
-        metavar="P",
-        default_text="no answer is marked",
-    )
-    target_accuracy: float | None = option(
-        None,
-        "Mark answers so that at least this percentage of the others is right, with 95% confidence; export finds the "
-        "threshold on dev.",
-        metavar="PERCENT",
-        default_text="no answer is marked",
-    )
-    fallback: str | None = option(
-        None,
-        "Model that answers the texts that would be marked, such as the teacher.",
-        metavar="MODEL",
-        default_text="they are marked",
-    )
     self_check: bool = option(
         False, "Repeat the predictions stored in an exported folder; exit code 1 if they differ on this machine."
     )
-    threads: int | None = _threads()
-    device: Device = _device()
 
     def check(self) -> None:
         """Check that no texts are given with ``--self-check``."""
         if self.self_check and (self.texts or self.input is not None):
             raise UsageError("--self-check uses the stored texts; remove TEXT and --input")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeSettings(PredictorSettings):
+    """Arguments of ``hrkd serve``."""
+
+    model: str = _model()
+    host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0: all of this machine.", metavar="ADDRESS")
+    port: int = option(8000, "Port to listen on; 0: any free one.", metavar="N", bounds=Range(0, 65535))
+    concurrency: int = option(
+        64, "Requests in progress or waiting; further ones get the status 503.", metavar="N", bounds=AT_LEAST_1
+    )
+    max_body: int = option(
+        1_000_000, "Largest request in bytes; larger ones get the status 413.", metavar="BYTES", bounds=AT_LEAST_1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from importlib import metadata
 
 import hrkd_cli
 
-COMMANDS = ["prepare", "teach", "distill", "eval", "export", "predict", "report", "info", "demo"]
+COMMANDS = ["prepare", "teach", "distill", "eval", "export", "predict", "serve", "report", "info", "demo"]
 
 
 def test_without_arguments_the_help_is_shown(hrkd):

@@ -8,7 +8,7 @@ import shlex
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hrkd_cli
 from hrkd_cli import layout
@@ -23,6 +23,7 @@ from hrkd_cli.command_settings import (
     PredictSettings,
     PrepareSettings,
     ReportSettings,
+    ServeSettings,
 )
 from hrkd_cli.errors import ModelError, OutputError, UsageError
 from hrkd_cli.formatting import byte_size
@@ -31,6 +32,9 @@ from hrkd_cli.options import Settings, option_name
 from hrkd_cli.outputs import check_output
 from hrkd_cli.predict import records, text_input
 from hrkd_cli.settings import DistillArguments, TeachArguments
+
+if TYPE_CHECKING:
+    from hrkd_cli.predict.predictor import Predictor
 
 
 @command(
@@ -193,16 +197,7 @@ def predict(console: Console, options: PredictSettings) -> None:
     if options.output is not None:
         records.check_output(options.output, file, force=options.force)
     with console.engine_output():
-        from hrkd_cli.predict.predictor import Predictor
-
-        predictor = Predictor(
-            options.model,
-            threads=options.threads,
-            device=str(options.device),
-            min_confidence=options.min_confidence,
-            target_accuracy=options.target_accuracy,
-            fallback=options.fallback,
-        )
+        predictor = _open_predictor(options)
         # --domain overrides a domain column.
         domains = predictor.domains if console.sources["domain"] == "default" else ()
         rows, kept = predict_input.read_rows(file, options, domains, predictor.spec.pair is True, console)
@@ -219,6 +214,40 @@ def predict(console: Console, options: PredictSettings) -> None:
                 write(record)
     console.write_result({"output": str(options.output), "rows": count})
     console.write_note(f"predictions: {options.output}")
+
+
+@command(
+    "serve",
+    ServeSettings,
+    "hrkd serve hrkd-out/student/onnx",
+    "hrkd serve hrkd-out/student/onnx --port 9000 --target-accuracy 95",
+    """curl localhost:8000/predict -d '{"text": "a lovely book", "domain": "books"}'""",
+)
+def serve(console: Console, options: ServeSettings) -> None:
+    """Label texts over HTTP.
+
+    POST /predict takes {"text": ...}, one text or a list, and optionally "text_pair" and "domain"; it answers
+    {"predictions": [...]} with the records of hrkd predict. GET /health describes the model, GET /metrics is for
+    Prometheus. SIGTERM ends the server after the requests in progress. Needs the extra packages of hrkd-cli[serve].
+    """
+
+    def announce(url: str) -> None:
+        console.write_result({"url": url})
+        console.write_note(f"serving {options.model} at {url}")
+
+    with console.engine_output():
+        from hrkd_cli.predict import server
+
+        server.serve(
+            _open_predictor(options),
+            model=options.model,
+            host=options.host,
+            port=options.port,
+            announce=announce,
+            batch_size=options.batch_size,
+            concurrency=options.concurrency,
+            max_body=options.max_body,
+        )
 
 
 @command(
@@ -309,6 +338,19 @@ def _command_line(name: str, values: dict[str, Any]) -> str:
     for option, value in values.items():
         words += value if isinstance(value, list) else [option_name(option), *([] if value is True else [str(value)])]
     return shlex.join(words)
+
+
+def _open_predictor(options: PredictSettings | ServeSettings) -> Predictor:
+    from hrkd_cli.predict.predictor import Predictor
+
+    return Predictor(
+        options.model,
+        threads=options.threads,
+        device=str(options.device),
+        min_confidence=options.min_confidence,
+        target_accuracy=options.target_accuracy,
+        fallback=options.fallback,
+    )
 
 
 def _self_check(console: Console, options: PredictSettings) -> None:

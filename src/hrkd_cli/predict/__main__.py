@@ -23,9 +23,13 @@ _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".gz", ".zst")  # comm
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program with the given arguments, by default those of the process, and return the exit code."""
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else [*arguments]
+    serves = words[:1] == ["serve"]
+    options = _serve_parser().parse_args(words[1:]) if serves else _parser().parse_args(words)
     try:
-        if options.self_check:
+        if serves:
+            _serve(options)
+        elif options.self_check:
             _self_check(options)
         else:
             _label(options)
@@ -48,12 +52,31 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hrkd-runtime", description="Label texts with an exported student: one JSON object per line."
     )
-    parser.add_argument("model", help="folder of an exported student, its onnx folder, or one .onnx file")
+    _add_model_options(parser)
     parser.add_argument("texts", nargs="*", metavar="text", help="texts to label (default: lines of stdin)")
     parser.add_argument("--input", type=Path, metavar="FILE", help="file with one text per line")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write to a .jsonl, .csv or .parquet file")
     parser.add_argument("--force", action="store_true", help="replace the file of --output")
     parser.add_argument("--domain", default=AUTO_DOMAIN, help="domain of the texts (default: auto, find it)")
+    parser.add_argument("--self-check", action="store_true", help="repeat the folder's stored predictions")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser
+
+
+def _serve_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hrkd-runtime serve", description="Label texts over HTTP: POST /predict, GET /health, GET /metrics."
+    )
+    _add_model_options(parser)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0: any free one (default: 8000)")
+    parser.add_argument("--concurrency", type=int, default=64, help="requests at a time (default: 64)")
+    parser.add_argument("--max-body", type=int, default=1_000_000, help="largest request in bytes (default: 1000000)")
+    return parser
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="folder of an exported student, its onnx folder, or one .onnx file")
     parser.add_argument("--min-confidence", type=float, metavar="P", help="mark answers with a probability below P")
     parser.add_argument(
         "--target-accuracy",
@@ -64,9 +87,31 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fallback", metavar="MODEL", help="larger model that answers the marked texts instead")
     parser.add_argument("--batch-size", type=int, help="texts per forward pass (default: 1)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: chosen by onnxruntime)")
-    parser.add_argument("--self-check", action="store_true", help="repeat the folder's stored predictions")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    return parser
+
+
+def _open_predictor(options: argparse.Namespace) -> Predictor:
+    return Predictor(
+        options.model,
+        threads=options.threads,
+        min_confidence=options.min_confidence,
+        target_accuracy=options.target_accuracy,
+        fallback=options.fallback,
+    )
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from hrkd_cli.predict import server
+
+    server.serve(
+        _open_predictor(options),
+        model=options.model,
+        host=options.host,
+        port=options.port,
+        announce=lambda url: _write_error(f"serving {options.model} at {url}"),
+        batch_size=options.batch_size,
+        concurrency=options.concurrency,
+        max_body=options.max_body,
+    )
 
 
 def _self_check(options: argparse.Namespace) -> None:
@@ -85,13 +130,7 @@ def _label(options: argparse.Namespace) -> None:
         raise UsageError("nothing to label; give texts as arguments, a file with --input, or lines on stdin")
     if options.output is not None:
         records.check_output(options.output, file, force=options.force)
-    predictor = Predictor(
-        options.model,
-        threads=options.threads,
-        min_confidence=options.min_confidence,
-        target_accuracy=options.target_accuracy,
-        fallback=options.fallback,
-    )
+    predictor = _open_predictor(options)
     has_pairs = predictor.spec.pair is True
     if options.texts and file is None:
         rows: Iterable[text_input.InputRow] = text_input.from_arguments(options.texts, has_pairs, options.domain)

@@ -103,6 +103,16 @@ class Predictor:
         return self._backend.spec
 
     @property
+    def file(self) -> str:
+        """Name of the file with the weights."""
+        return self._backend.file
+
+    @property
+    def batch_size(self) -> int:
+        """Texts per forward pass by default."""
+        return self._backend.default_batch_size
+
+    @property
     def domains(self) -> tuple[str, ...]:
         """Domains that ``predict`` accepts besides ``auto``; none for a classifier that is not multi-domain."""
         return tuple(domain for domain in self._heads.domains if self.spec.heads or domain != AUTO_DOMAIN)
@@ -142,7 +152,7 @@ class Predictor:
         logits: Logits = self.logits(
             [texts[n] for n in rows],
             None if pairs is None else [pairs[n] for n in rows],
-            batch_size=batch_size or self._backend.default_batch_size,
+            batch_size=batch_size or self.batch_size,
         )
         if self._calibration is not None:
             logits = self._calibration.apply(logits, self._heads)

@@ -1,0 +1,238 @@
+"""``hrkd serve``: an HTTP server around a predictor.
+
+``POST /predict`` answers texts, ``GET /health`` describes the model, ``GET /metrics`` is for Prometheus. The predictor
+runs in one thread. Requests that wait for it are answered in one call, up to the batch size.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from hrkd_cli.errors import HrkdError, MissingPackageError, UsageError, one_line
+from hrkd_cli.predict.model_spec import AUTO_DOMAIN
+from hrkd_cli.predict.predictor import Prediction, Predictor
+
+try:
+    import uvicorn
+    from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+    from starlette.applications import Starlette
+    from starlette.requests import ClientDisconnect, Request
+    from starlette.responses import JSONResponse, Response
+    from starlette.routing import Route
+except ModuleNotFoundError:
+    raise MissingPackageError("serve", "starlette", "uvicorn", "prometheus-client", extra="serve") from None
+
+_BODY_SECONDS = 10  # a client that sends nothing must not occupy a place, nor delay the end
+_SECONDS = (0.001, 0.0025, *Histogram.DEFAULT_BUCKETS)
+_BATCHES = tuple(2**n for n in range(11))
+
+
+class _RefusedError(Exception):
+    """A request that is answered with a status and a message."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """The texts of one request, and the future of their predictions."""
+
+    texts: list[str]
+    pairs: list[str] | None
+    domains: list[str]
+    result: asyncio.Future[list[Prediction]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Batcher:
+    """Runs a predictor in a thread, with the texts of several waiting requests at a time."""
+
+    def __init__(self, predictor: Predictor, batch_size: int, observe: Callable[[int], None]) -> None:
+        """``observe`` receives the number of texts of each call."""
+        self._predictor, self._batch_size, self._observe = predictor, batch_size, observe
+        self._waiting: deque[_Job] = deque()
+        self._arrived = asyncio.Event()
+
+    async def predict(self, texts: list[str], pairs: list[str] | None, domains: list[str]) -> list[Prediction]:
+        """Label the texts of a request; raises the errors of ``Predictor.predict``."""
+        job = _Job(texts, pairs, domains)
+        self._waiting.append(job)
+        self._arrived.set()
+        return await job.result
+
+    async def run(self) -> None:
+        """Answer requests until cancelled."""
+        while True:
+            await self._arrived.wait()
+            jobs = [self._waiting.popleft()]
+            count = len(jobs[0].texts)
+            while self._waiting and count + len(self._waiting[0].texts) <= self._batch_size:
+                jobs.append(self._waiting.popleft())
+                count += len(jobs[-1].texts)
+            if not self._waiting:
+                self._arrived.clear()
+            self._observe(count)
+            await self._answer(jobs)
+
+    async def _answer(self, jobs: Sequence[_Job]) -> None:
+        texts, domains = [t for job in jobs for t in job.texts], [d for job in jobs for d in job.domains]
+        pairs = [pair for job in jobs for pair in job.pairs or ()] or None
+        try:
+            predictions = await asyncio.to_thread(
+                self._predictor.predict, texts, pairs, domain=domains, batch_size=self._batch_size
+            )
+        except Exception as error:
+            if len(jobs) == 1:
+                jobs[0].result.set_exception(error)
+                return
+            for job in jobs:  # one of them is at fault
+                await self._answer([job])
+            return
+        rest = iter(predictions)
+        for job in jobs:
+            job.result.set_result([next(rest) for _ in job.texts])
+
+
+def create_app(
+    predictor: Predictor,
+    *,
+    model: str,
+    batch_size: int | None,
+    concurrency: int,
+    max_body: int,
+) -> Starlette:
+    """Return the application.
+
+    Args:
+        predictor: labels the texts.
+        model: its name, for ``/health``.
+        batch_size: texts per forward pass and per call; None for the predictor's default.
+        concurrency: requests at a time; others get the status 503.
+        max_body: bytes of the largest request; larger ones get the status 413.
+    """
+    registry = CollectorRegistry()
+    requests = Counter("hrkd_requests", "Requests to /predict by status.", ["status"], registry=registry)
+    labeled = Counter("hrkd_texts", "Texts in answered requests.", registry=registry)
+    seconds = Histogram("hrkd_request_seconds", "Time to answer a request.", buckets=_SECONDS, registry=registry)
+    batches = Histogram("hrkd_batch_texts", "Texts per call of the model.", buckets=_BATCHES, registry=registry)
+    in_flight = Gauge("hrkd_requests_in_flight", "Requests that are read, wait or are answered.", registry=registry)
+    batcher = Batcher(predictor, batch_size or predictor.batch_size, batches.observe)
+    places = asyncio.Semaphore(concurrency)
+
+    async def answer(request: Request) -> Response:
+        if places.locked():
+            raise _RefusedError(503, f"{concurrency} requests are in progress, the most at a time; try again")
+        async with places:
+            with in_flight.track_inprogress(), seconds.time():
+                job = _parse(await _read_body(request, max_body))
+                predictions = await batcher.predict(*job)
+        labeled.inc(len(predictions))
+        return JSONResponse({"predictions": [prediction.to_json() for prediction in predictions]})
+
+    async def predict(request: Request) -> Response:
+        status = 500
+        try:
+            response = await answer(request)
+            status = response.status_code
+        except (_RefusedError, HrkdError) as error:
+            status = error.status if isinstance(error, _RefusedError) else 422 if isinstance(error, UsageError) else 500
+            headers = {"Retry-After": "1"} if status == 503 else None
+            return JSONResponse({"error": one_line(error)}, status, headers)
+        finally:
+            requests.labels(str(status)).inc()
+        return response
+
+    def health(_request: Request) -> Response:
+        domains = {domain: list(labels) for domain, labels in predictor.spec.all_heads.labels.items()}
+        return JSONResponse({"status": "ok", "model": model, "file": predictor.file, "domains": domains})
+
+    def metrics(_request: Request) -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        task = asyncio.create_task(batcher.run())
+        yield
+        task.cancel()
+
+    routes = [Route("/predict", predict, methods=["POST"]), Route("/health", health), Route("/metrics", metrics)]
+    return Starlette(routes=routes, lifespan=lifespan)
+
+
+async def _read_body(request: Request, most: int) -> bytes:
+    """Return the body of a request; stop reading one that is too large."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > most:
+                    raise _RefusedError(413, f"the request is larger than {most} bytes; send fewer texts at a time")
+    except TimeoutError:
+        raise _RefusedError(408, f"the request took longer than {_BODY_SECONDS} seconds to arrive") from None
+    except ClientDisconnect:
+        raise _RefusedError(400, "the request ended too early") from None
+    return bytes(body)
+
+
+def _parse(body: bytes) -> tuple[list[str], list[str] | None, list[str]]:
+    """Return the texts, second texts and domains of a request."""
+    try:
+        content = json.loads(body)
+        json.dumps(content, ensure_ascii=False).encode()  # half a surrogate pair is valid JSON, but no text
+    except (ValueError, RecursionError) as error:
+        raise _RefusedError(400, f"the request is not JSON in UTF-8: {one_line(error)}") from None
+    if not isinstance(content, dict) or content.get("text") is None:
+        raise _RefusedError(422, 'the request is not an object with the key "text", such as {"text": "it works"}')
+    values: dict[str, list[str] | None] = {"text": None, "text_pair": None, "domain": None}
+    for key, value in content.items():
+        if key not in values:
+            raise _RefusedError(422, f"unknown key {key!r}; the keys are {', '.join(values)}")
+        items = [value] if isinstance(value, str) else value
+        if items is not None and not (isinstance(items, list) and all(isinstance(item, str) for item in items)):
+            raise _RefusedError(422, f"{key}: neither a text nor a list of texts")
+        values[key] = items
+    texts, pairs, domains = values["text"] or [], values["text_pair"], values["domain"] or [AUTO_DOMAIN]
+    domains = domains * len(texts) if len(domains) == 1 else domains
+    for key, other in (("text_pair", pairs), ("domain", domains)):
+        if other is not None and len(other) != len(texts):
+            raise _RefusedError(422, f"{len(texts)} texts but {len(other)} in {key}; give one for each text")
+    return texts, pairs, domains
+
+
+def serve(
+    predictor: Predictor, *, model: str, host: str, port: int, announce: Callable[[str], None], **options: Any
+) -> None:
+    """Serve until SIGTERM or Ctrl-C, and then answer the requests in progress.
+
+    ``port`` 0 is any free port; ``announce`` receives the address; ``options`` are those of ``create_app``.
+
+    Raises:
+        HrkdError: the address is in use or not this machine's, or the predictor cannot answer.
+    """
+    # Finds a target accuracy that no threshold promises, and makes the first answer as fast as the others.
+    text = ["a text"]
+    for domain in predictor.domains or (AUTO_DOMAIN,):
+        predictor.predict(text, text if predictor.spec.pair else None, domain=domain)
+    try:
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError) as error:
+        reason, _, _ = str(getattr(error, "strerror", None) or error).partition(" (")  # Python repeats the address
+        raise HrkdError(f"--port {port}: cannot listen on {host} ({reason}); choose another port or --host") from None
+    app = create_app(predictor, model=model, **options)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="on"))
+    # uvicorn raises SIGTERM again when all is done.
+    signal.signal(signal.SIGTERM, lambda *_: setattr(server, "should_exit", True))
+    with listener:
+        name = f"[{host}]" if ":" in host else host
+        announce(f"http://{name}:{listener.getsockname()[1]}")
+        server.run(sockets=[listener])
