@@ -57,16 +57,13 @@ ROOT = Path("hrkd-out")
 DATASET_OUT = ROOT / "dataset"
 TEACHER_OUT = ROOT / "teacher"
 STUDENT_OUT = ROOT / "student"
+EXTENDED_OUT, EXTENSION_DATASET_OUT = ROOT / "student-extended", ROOT / "dataset-extension"  # of --extend
 REPORT = "report.html"
 
 
 def student_folder(out: str | Path | None, extended: str | None) -> Path:
-    """Return the output of ``distill``; if it is not given, STUDENT_OUT, or a folder next to the extended student."""
-    if out is not None or extended is None:
-        return Path(out or STUDENT_OUT)
-    folder = Path(extended) if Path(extended).is_dir() else ROOT / Path(extended).name
-    folder = folder if folder.name.strip(".") else folder.resolve()
-    return folder.with_name(f"{folder.name}-extended")
+    """Return the output of ``distill``, given the options ``--out`` and ``--extend``."""
+    return Path(out or (STUDENT_OUT if extended is None else EXTENDED_OUT))
 
 
 def partial_folder(out: Path) -> Path:

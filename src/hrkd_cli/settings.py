@@ -181,21 +181,8 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-# With --extend, a student learns from labels. These options must keep their defaults, or have the values that follow.
-TEACHER_OPTIONS = (
-    "recipe", "student", "init", "method", "graph", "hierarchy", "graph_every", "graph_learning_rate", "held_back",
-    "hidden_weight", "attention_weight", "prediction_weight", "instance_weights", "means", "teacher_checkpoints",
-    "allow_weak_teacher", "new_domains", "teacher_epochs", "teacher_learning_rate",
-)  # fmt: skip
-EXTENSION_VALUES: dict[str, Any] = {
-    "init": Init.TEACHER,
-    "method": Method.LABELS,
-    "graph": Graph.NONE,
-    "hierarchy": False,
-    "hidden_weight": 0.0,
-    "prediction_weight": 0.0,
-}
-EXTENSION_OPTIONS = ("retention_weight", "max_drop")
+# Options that change nothing with --extend, or only with it.
+NOT_EXTENDING, ONLY_EXTENDING = ("student", "teacher_epochs", "teacher_learning_rate"), ("retention_weight", "max_drop")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,8 +290,10 @@ class DistillSettings(TrainingSettings):
     def recipe_defaults(cls, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return the recipe's values for options that are not given, except those that the given options rule out."""
         recipe = RECIPES.get(options.get("recipe", ""), {})
+        if options.get("extend") is not None:
+            recipe = recipe | {"method": Method.LABELS}
         defaults = {name: value for name, value in recipe.items() if name not in options}
-        if options.get("method", Method.HRKD) != Method.HRKD or options.get("hidden_weight", 1.0) == 0:
+        if {**defaults, **options}.get("method", Method.HRKD) != Method.HRKD or options.get("hidden_weight", 1.0) == 0:
             defaults.pop("graph", None)
         if options.get("cache_teacher") == CacheTeacher.ON:
             defaults.pop("means", None)
@@ -322,8 +311,6 @@ class DistillSettings(TrainingSettings):
 
     def resolve(self) -> Self:
         """Return settings with the defaults that depend on other options: graph, hierarchy, init, loss weights."""
-        if self.extend is not None:
-            return replace(self, label_weight=self.label_weight or 1.0, **EXTENSION_VALUES)
         graph = self.graph or (Graph.UNIFORM if self.method is Method.HRKD else Graph.NONE)
         hierarchy = graph in PROTOTYPE_GRAPHS if self.hierarchy is None else self.hierarchy
         weights: dict[str, Any] = {}
@@ -340,23 +327,22 @@ class DistillSettings(TrainingSettings):
         defaults = {name: definition.default for name, definition in options_of(type(self)).items()}
         learned_graph_options = ("graph_every", "graph_learning_rate", "held_back")
         changed = [name for name in learned_graph_options if getattr(self, name) != defaults[name]]
-        without_effect = EXTENSION_OPTIONS if self.extend is None else TEACHER_OPTIONS
-        wrong = [
-            n for n in without_effect if getattr(self, n) not in (defaults[n], EXTENSION_VALUES.get(n, defaults[n]))
+        unused = [
+            n for n in (ONLY_EXTENDING if self.extend is None else NOT_EXTENDING) if getattr(self, n) != defaults[n]
         ]
         problem = None
-        if wrong and self.extend is None:
-            problem = f"{option_name(wrong[0])}: it requires --extend; remove it"
-        elif wrong:
-            problem = f"{option_name(wrong[0])}: --extend learns from labels, in the student's shape; remove it"
-        elif self.extend is not None:
-            return
+        if unused:
+            problem = (
+                f"{option_name(unused[0])}: it {'requires' if self.extend is None else 'excludes'} --extend; remove it"
+            )
+        elif self.extend is not None and (self.method is not Method.LABELS or self.init is Init.RANDOM):
+            problem = "--extend: it learns from labels, from the student's own weights; remove --method and --init"
         elif self.means is Means.RELEASED and self.cache_teacher is CacheTeacher.ON:
             problem = "--cache-teacher on: --means released uses padding, which is not cached; remove one of them"
         elif not has_loss:
             hidden = "" if self.method is Method.LOGITS else "--hidden-weight 0 "
             problem = f"{hidden}--prediction-weight 0: no loss is left; set at least one loss weight above 0"
-        elif self.unlabelled is not None and not uses_teacher:
+        elif self.unlabelled is not None and not uses_teacher and self.extend is None:
             problem = "--unlabelled: only labels are learned from, and these texts have none; remove it"
         elif self.new_domains is not None and self.unlabelled is None:
             problem = "--new-domains: it requires texts of these domains; add --unlabelled"
@@ -388,7 +374,7 @@ class DistillArguments(DistillSettings):
         metavar="ID_OR_DIR",
     )
     data: str = _data()
-    out: Path | None = output_option(None, default_text="hrkd-out/student; STUDENT-extended with --extend STUDENT")
+    out: Path | None = output_option(None, default_text="hrkd-out/student; hrkd-out/student-extended with --extend")
     dry_run: bool = option(False, "Show steps, time, memory and sizes of the run, and write nothing.")
     resume: bool = _resume()
     force: bool = _force()

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -232,7 +233,10 @@ def test_an_old_domain_may_lack_rows_of_some_labels(tmp_path, student):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: (f / "model.safetensors").rename(f / "model.onnx"), "it has only ONNX files, which cannot be"),
+        (
+            lambda f: (f / "model.safetensors").rename(f / "model.onnx"),
+            "no weights .model.safetensors.: only ONNX files, which",
+        ),
         (lambda f: (f / "hrkd.json").unlink(), "not a student that hrkd distilled; give the folder of one"),
     ],
 )
@@ -244,23 +248,32 @@ def test_a_folder_that_is_no_student_is_refused(tmp_path, student, change, messa
         extend(tmp_path / "old", NEW, tmp_path / "s")
 
 
-def test_the_command_writes_next_to_the_student_and_shows_the_old_domains(tmp_path, student):
-    shutil.copytree(student, tmp_path / "old")
+def test_an_export_says_which_domains_it_cannot_check(tmp_path, student):
+    extend(student, NEW, tmp_path / "s", epochs=1)
+    raw, events = write_raw(tmp_path / "raw", domains=("garden",)), []
+    export(tmp_path / "s", int8=True, data=raw, latency=False, max_drop=100, on_event=events.append)
+    assert f"{raw} has no dev rows of books, music: no file is checked on them" in warnings(events)[0]
+    answers = Predictor(tmp_path / "s" / "onnx").predict(["a good box"], domain="books")
+    assert answers[0].label == Predictor(tmp_path / "s").predict(["a good box"], domain="books")[0].label
+
+
+def test_the_command_leaves_data_and_student_alone_and_shows_the_old_domains(tmp_path, student):
     write_raw(tmp_path / "raw", domains=("garden",))
-    words = ["distill", "-q", "--extend", "old", "--epochs", "2"]
+    words = ["distill", "-q", "--extend", "hrkd-out/student", "--epochs", "2", "--data"]
     with working_folder(tmp_path):
-        prepared = run_program("prepare", "-q", "raw", "--out", "new")
-        assert prepared[0] == 0, prepared
-        code, out, err = run_program(*words, "--data", "new", "--dry-run", "--json")
-        assert code == 0, err
-        assert (code, json.loads(out)["domains"]) == (0, ["books", "garden", "music"])
-        assert not (tmp_path / "old-extended").exists()
-        code, out, err = run_program(*words, "--data", "new", "--max-drop", "100")
+        shutil.copytree(student, "hrkd-out/student")
+        write_raw(Path("before"))
+        assert run_program("prepare", "-q", "before")[0] == 0
+        before = {path: path.stat().st_mtime_ns for path in Path("hrkd-out").rglob("*")}
+        code, out, err = run_program(*words, "raw", "--max-drop", "100")
         assert (code, "Accuracy of the old domains" in out) == (0, True), err
-        assert run_json(tmp_path / "old-extended")["models"]["extended"]["name"] == "old"
-        code, out, err = run_program(*words, "--data", "new", "--out", "old", "--force")
-        assert (code, err.splitlines()[-1]) == (
-            2,
-            "hrkd distill: --out old: it would replace the student to extend (old); choose another folder "
-            "(see hrkd distill --help)",
+        assert {path: path.stat().st_mtime_ns for path in before} == before
+        assert run_json(Path("hrkd-out/student-extended"))["models"]["extended"]["name"] == "hrkd-out/student"
+        code, out, err = run_program(*words, "hrkd-out/dataset-extension", "--dry-run", "--out", "more", "--json")
+        assert (code, json.loads(out)["domains"]) == (0, ["books", "garden", "music"]), err
+        code, out, err = run_program(*words, "raw", "--force", "--out", "hrkd-out/student")
+        assert (code, out) == (2, "")
+        assert err == (
+            "hrkd distill: --out hrkd-out/student: it would replace the student to extend (hrkd-out/student); choose "
+            "another folder (see hrkd distill --help)\n"
         )

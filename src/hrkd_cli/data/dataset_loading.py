@@ -16,30 +16,31 @@ from hrkd_cli.data.sources.discover import find_source_files
 from hrkd_cli.data.sources.row_reader import SourceFile
 from hrkd_cli.errors import DataError, OutputError
 from hrkd_cli.events import Note, OnEvent, ignore
-from hrkd_cli.layout import SPLITS, DatasetFiles
+from hrkd_cli.layout import DATASET_OUT, SPLITS, DatasetFiles
 from hrkd_cli.outputs import check_output
 
 
-def load_for_training(data: str | Path | Dataset, *, force: bool = False, on_event: OnEvent = ignore) -> Dataset:
+def load_for_training(
+    data: str | Path | Dataset, *, out: Path = DATASET_OUT, force: bool = False, on_event: OnEvent = ignore
+) -> Dataset:
     """Return data to train on: read from a prepared folder, or prepared from a raw source with default options.
 
     An earlier dataset from the same files and options is reused. The split's seed is always the default one, so that
     the seed of a training run never changes the test split.
 
-    ``data`` is a dataset in memory, a prepared folder, or a raw source, which is prepared into ``hrkd-out/dataset``;
-    with ``force``, another dataset there is replaced.
+    ``data`` is a dataset in memory, a prepared folder, or a raw source, which is prepared into ``out``; with
+    ``force``, another dataset there is replaced.
 
     Raises:
         DataError: something is wrong with the data.
-        OutputError: ``hrkd-out/dataset`` contains something else.
+        OutputError: ``out`` contains something else.
     """
     if isinstance(data, Dataset):
         return data
     if is_prepared(Path(data)):
         return open_dataset(data)
     files = find_source_files(data, on_event=on_event)
-    settings = PrepareSettings(source=str(data), force=force)
-    out = settings.out
+    settings = PrepareSettings(source=str(data), out=out, force=force)
     if is_prepared(out):
         difference = _find_difference(files, settings)
         if difference is None:

@@ -23,7 +23,7 @@ from hrkd_cli.distillation.setup import DistillSetup
 from hrkd_cli.evaluation.baseline_scores import baseline_dev_scores
 from hrkd_cli.events import OnEvent, StageDone, ignore
 from hrkd_cli.json_files import read_json
-from hrkd_cli.layout import DATASET_OUT, TEACHER_OUT, ModelFiles, student_folder
+from hrkd_cli.layout import DATASET_OUT, EXTENSION_DATASET_OUT, TEACHER_OUT, ModelFiles, student_folder
 from hrkd_cli.models.loading import is_classifier
 from hrkd_cli.models.model_folder import model_fingerprint
 from hrkd_cli.outputs import check_stage_output
@@ -57,8 +57,9 @@ def distill(
     Args:
         teacher: folder or hub id of a teacher, of a classifier with the data's label names, or of a plain encoder,
             which is fine-tuned first (into ``hrkd-out/teacher``, which is reused if nothing changed).
-        data: prepared dataset folder, a raw source (prepared into ``hrkd-out/dataset`` first), or a dataset in memory.
-        out: folder to write; by default ``hrkd-out/student``, or STUDENT-extended with ``extend``.
+        data: prepared dataset folder, a raw source (prepared into ``hrkd-out/dataset`` first, or with ``extend`` into
+            ``hrkd-out/dataset-extension``), or a dataset in memory.
+        out: folder to write; by default ``hrkd-out/student``, or ``hrkd-out/student-extended`` with ``extend``.
         force: replace an existing output, and earlier stages' outputs that no longer fit.
         resume: continue an interrupted run, including its teach stage; start from the beginning if there is none;
             return the result if the run is finished.
@@ -75,7 +76,10 @@ def distill(
     check_stage_output(out, "distill", force=force, resume=resume)
     path = check_folders(teacher, data, out, settings)
     context = TrainContext.start(settings, on_event, out if resume else None)
-    dataset = context.processes.main_first(lambda: load_for_training(data, force=force, on_event=context.on_event))
+    prepared = EXTENSION_DATASET_OUT if extending else DATASET_OUT
+    dataset = context.processes.main_first(
+        lambda: load_for_training(data, out=prepared, force=force, on_event=context.on_event)
+    )
     settings = settings.resolve()
     student_data = select_domains(dataset, settings)  # the teacher is trained on all domains
     check_trainable(student_data)

@@ -35,15 +35,9 @@ class DistillCollator(Collator):
     """
 
     def __init__(
-        self,
-        teacher: Teacher | None,
-        split: TokenizedSplit,
-        context: TrainContext,
-        *,
-        pad_to: int | None = None,
-        domains: Sequence[str] | None = None,
+        self, teacher: Teacher | None, split: TokenizedSplit, context: TrainContext, *, pad_to: int | None = None
     ) -> None:
-        super().__init__(split, context, pad_to=pad_to, domains=domains)
+        super().__init__(split, context, pad_to=pad_to)
         self.teacher = teacher
         self.instance_weights: Mapping[str, np.ndarray] | None = None
         self._equal_weights = {domain: np.ones(len(examples)) for domain, examples in split.examples.items()}

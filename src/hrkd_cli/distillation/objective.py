@@ -60,6 +60,7 @@ class DistillObjective(Objective):
         self.device = collator.context.device
         self.losses = list(loss_config.weights)
         self.loss_weights = {loss.name: weight for loss, weight in loss_config.weights.items()}
+        heads = heads.select(collator.domains)  # without those that have no texts
         self.num_domains = len(heads.domains)
         self.domain_posterior = loss_config.requires(Requirement.DOMAINS)
         self.mean_classes = sum(map(len, heads.labels.values())) / self.num_domains
@@ -67,7 +68,7 @@ class DistillObjective(Objective):
         self.extended: Any = None
         if extended is not None:
             self.extended, old = extended
-            self.old_gathers = [LabelGather(h, self.device) for h in (old, heads.select(old.domains))]
+            self.old_gathers = [LabelGather(h, self.device) for h in (old, self.heads.select(old.domains))]
         class_weights = collator.split.class_weights(heads, settings.class_weights)
         self.class_weights = None if class_weights is None else class_weights.to(self.device)  # (D, C)
         layers = len(loss_config.matched_layers)

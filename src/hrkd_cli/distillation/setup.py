@@ -25,7 +25,7 @@ from hrkd_cli.json_files import read_json
 from hrkd_cli.layout import TEACHER_CACHE, ModelFiles
 from hrkd_cli.method import Requirement
 from hrkd_cli.models.model_tokenizer import ModelTokenizer
-from hrkd_cli.models.student_init import build_student, same_shape
+from hrkd_cli.models.student_init import build_student
 from hrkd_cli.models.wide import ScoredWideBranch, WideBranch
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
@@ -92,9 +92,10 @@ class DistillSetup:
         if extending:
             known = dataset.select_domains(*read_json(path / ModelFiles.config)["hrkd"]["domains"])
         teachers = open_teachers(path, known, checkpoints=checkpoints, device=device, name=name)
+        config = teachers.primary.config
         heads, new = DomainHeads.build(dataset.labels), sorted(set(dataset.domains) - set(known.domains))
         student = build_student(
-            same_shape(teachers.primary.config) if extending else settings.student,
+            f"{config.num_hidden_layers}x{config.hidden_size}" if extending else settings.student,
             teachers.primary,
             heads,
             teacher_heads=teachers.heads,
@@ -154,7 +155,7 @@ class DistillSetup:
                 checkpointer=checkpointer,
                 context=context,
             )
-        collator = DistillCollator(teacher, self.train, context, pad_to=loss_config.pad_to, domains=self.heads.domains)
+        collator = DistillCollator(teacher, self.train, context, pad_to=loss_config.pad_to)
         if weigh_instances:
             collator.instance_weights = instance_weights(collator, loss_config.teacher_width)
         extended = (self.teachers.primary, self.teachers.heads) if settings.extend is not None else None

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hrkd_cli.errors import ModelError, UsageError, one_line
-from hrkd_cli.json_files import read_json
 from hrkd_cli.layout import TEACHER_OUT, ModelFiles
 from hrkd_cli.outputs import is_stage_folder
-from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.predict.model_location import locate_model
 
 # Files of a classifier: nothing else is downloaded from a hub repository, and never a pickle.
@@ -42,6 +40,8 @@ def resolve_model(model: str | Path, role: str = "model") -> Path:
                 f"only {pickles[0]}, a pickle, which hrkd never opens; convert it with transformers' "
                 "save_pretrained(safe_serialization=True)"
             )
+        if any(path.rglob("*.onnx")):
+            hint = "only ONNX files, which hrkd does not train; give the folder that they were exported from"
         raise ModelError(f"{role} {model}: no weights ({ModelFiles.weights}): {hint}")
     return path
 
@@ -58,19 +58,12 @@ def resolve_extended(student: str, teacher: str | Path) -> Path:
 
     Raises:
         UsageError: a teacher is given too.
-        ModelError: it is not a student with torch weights that hrkd distilled.
+        ModelError: it is not a student that hrkd distilled.
     """
     if Path(teacher) != TEACHER_OUT:
         raise UsageError(f"--teacher {teacher}: --extend learns from labels and the student itself; remove --teacher")
-    folder = Path(student)
-    if folder.is_dir() and not any(folder.glob("model*.safetensors*")) and any(folder.rglob("*.onnx")):
-        raise ModelError(
-            f"--extend {student}: it has only ONNX files, which cannot be trained; give the student's own folder, with "
-            f"{ModelFiles.weights}"
-        )
     folder = resolve_model(student, "student")
-    config = read_json(folder / ModelFiles.config)
-    if not is_stage_folder(folder, "distill") or DomainHeads.from_config(config) is None:
+    if not is_stage_folder(folder, "distill"):
         raise ModelError(f"--extend {student}: not a student that hrkd distilled; give the folder of one")
     return folder
 

@@ -101,11 +101,6 @@ def student_shape(spec: str | None, teacher: Any) -> Shape | None:
     return Shape(size[0], min(width, size[1] // heads * heads) if teacher.model_type in NARROWED else width)
 
 
-def same_shape(config: Any) -> str:
-    """Return the shape of a model as LAYERSxWIDTH."""
-    return str(Shape(config.num_hidden_layers, config.hidden_size))
-
-
 def student_config(teacher: Any, shape: Shape, heads: DomainHeads, *, init: Init) -> Any:
     """Return a config of the teacher's architecture in the student's shape.
 

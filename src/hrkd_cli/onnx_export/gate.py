@@ -23,6 +23,7 @@ from hrkd_cli.evaluation.scoring import (
     select_split,
 )
 from hrkd_cli.events import Note, OnEvent, Progress, ignore
+from hrkd_cli.formatting import join_names
 from hrkd_cli.models.torch_backend import TorchBackend
 from hrkd_cli.onnx_export.export_result import accuracies, accuracy_drop
 from hrkd_cli.onnx_export.graph_editor import ModelInputs
@@ -83,6 +84,12 @@ class AccuracyGate:
         self.data_name = data_name
         self.on_event = on_event
         self.rows = select_split(self.dataset, GATE_SPLIT, data_name)
+        heads = model.spec.heads
+        if heads is not None and settings.domain is None and (unchecked := sorted(set(heads.domains) - set(self.rows))):
+            text = f"{data_name} has no dev rows of {join_names(unchecked)}: no file is checked on them"
+            on_event(
+                Note(f"{text}, nor are their probabilities calibrated; use --data with rows of them", warning=True)
+            )
         self.scores, self.logits = self.score(model, "scoring the student on dev")
         self.student_scores = self.scores
         if student is not None:

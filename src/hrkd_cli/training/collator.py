@@ -45,7 +45,6 @@ class Collator:
 
     Args:
         pad_to: pad all rows to this many tokens; None pads to the longest row of each batch.
-        domains: all domains of the model, in order; None if the split has rows of each.
         label_weights: weight of each labeled row in the mean of the label loss, by domain; None for equal weights.
     """
 
@@ -55,11 +54,10 @@ class Collator:
         context: TrainContext,
         *,
         pad_to: int | None = None,
-        domains: Sequence[str] | None = None,
         label_weights: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self.split, self.context, self.pad_to = split, context, pad_to
-        self.domains = list(domains or split.examples)
+        self.domains = list(split.examples)
         self._targets, self._label_weights = {}, {}
         for domain, labels in split.labels.items():
             weights = np.ones(len(labels)) if label_weights is None else label_weights[domain]

@@ -53,7 +53,7 @@ class TokenizedSplit:
             return None
         weights = []
         for domain, names in heads.labels.items():
-            counts = np.bincount(self.labels.get(domain, np.zeros(0, dtype=np.int64)), minlength=len(names)).clip(min=1)
+            counts = np.bincount(self.labels[domain], minlength=len(names)).clip(min=1)
             weights.append(torch.tensor(counts.sum() / (len(names) * counts), dtype=torch.float32))
         return torch.nn.utils.rnn.pad_sequence(weights, batch_first=True, padding_value=1.0)
 
