@@ -1,8 +1,9 @@
 """Load test of ``hrkd serve``: ``python benchmarks/serve_load.py MODEL [--batch-size N]``.
 
 Starts the server on a free port and sends one sentence of the built-in sample per request, from as many connections at
-a time as ``--levels`` says. It prints requests per second, latency (p50, p99) and the texts per call of the model.
-Client and server share the machine.
+a time as ``--levels`` says. It prints requests per second, latency (p50, p99), the processor time of the server per
+request (which other programs hardly change; Linux only), the texts per call of the model and the requests that were
+sent away. Client and server share the machine.
 """
 
 import argparse
@@ -44,11 +45,11 @@ def send(port: int, texts: list[str], end: float, milliseconds: list[float], ref
             refused.append(answer.status)
 
 
-def calls_and_texts(url: str) -> tuple[float, float]:
-    """Return the number of calls of the model so far, and of their texts."""
+def read_metrics(url: str) -> list[float]:
+    """Return calls of the model so far, texts in them, and seconds of processor time."""
     text = urllib.request.urlopen(f"{url}/metrics").read().decode()
-    count, total = (re.search(rf"^hrkd_batch_texts_{name} (.*)$", text, re.MULTILINE) for name in ("count", "sum"))
-    return float(count[1]), float(total[1])
+    names = ("hrkd_batch_texts_count", "hrkd_batch_texts_sum", "process_cpu_seconds_total")
+    return [float(re.search(rf"^{name} (.*)$", text, re.MULTILINE)[1]) for name in names]
 
 
 def main() -> None:
@@ -64,15 +65,15 @@ def main() -> None:
     command += ["--batch-size", options.batch_size, "--threads", options.threads]
     texts = read_texts()
     print(f"batch size {options.batch_size}, {options.threads} thread(s), load before: {os.getloadavg()[0]:.1f}\n")
-    print("| connections | requests/s | p50, ms | p99, ms | texts per call | status 503 |")
-    print("| ---: | ---: | ---: | ---: | ---: | ---: |")
+    print("| connections | requests/s | p50, ms | p99, ms | processor, ms | texts per call | status 503 |")
+    print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             url = re.search(r"http://\S+", process.stderr.readline())[0]
             for level in options.levels:
                 milliseconds: list[float] = []
                 refused: list[int] = []
-                before, start = calls_and_texts(url), time.perf_counter()
+                before, start = read_metrics(url), time.perf_counter()
                 arguments = (int(url.rpartition(":")[2]), texts, start + options.seconds, milliseconds, refused)
                 threads = [threading.Thread(target=send, args=arguments) for _ in range(level)]
                 for thread in threads:
@@ -80,12 +81,16 @@ def main() -> None:
                 for thread in threads:
                     thread.join()
                 rate = len(milliseconds) / (time.perf_counter() - start)
-                calls, count = (new - old for new, old in zip(calls_and_texts(url), before, strict=True))
+                calls, count, cpu = (new - old for new, old in zip(read_metrics(url), before, strict=True))
                 p50, p99 = (statistics.quantiles(milliseconds, n=100)[n] for n in (49, 98))
-                print(
-                    f"| {level} | {rate:.0f} | {p50:.0f} | {p99:.0f} | {count / calls:.1f} | {len(refused)} |",
-                    flush=True,
+                values = (
+                    f"{rate:.0f}",
+                    f"{p50:.0f}",
+                    f"{p99:.0f}",
+                    f"{1000 * cpu / count:.1f}",
+                    f"{count / calls:.1f}",
                 )
+                print(f"| {level} | {' | '.join(values)} | {len(refused)} |", flush=True)
         finally:
             process.terminate()
 

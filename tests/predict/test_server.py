@@ -135,6 +135,7 @@ def test_metrics_count_requests_texts_calls_and_time(client):
         "hrkd_batch_texts_sum 4.0",
         'hrkd_batch_texts_bucket{le="2.0"} 1.0',
         "hrkd_requests_in_flight 0.0",
+        "# TYPE process_cpu_seconds_total counter",
     ):
         assert line in lines
 

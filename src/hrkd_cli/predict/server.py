@@ -22,7 +22,8 @@ from hrkd_cli.predict.predictor import Prediction, Predictor
 
 try:
     import uvicorn
-    from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+    from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+    from prometheus_client.registry import CollectorRegistry
     from starlette.applications import Starlette
     from starlette.requests import ClientDisconnect, Request
     from starlette.responses import JSONResponse, Response
@@ -120,6 +121,7 @@ def create_app(
         max_body: bytes of the largest request; larger ones get the status 413.
     """
     registry = CollectorRegistry()
+    ProcessCollector(registry=registry)  # processor time, memory and open files
     requests = Counter("hrkd_requests", "Requests to /predict by status.", ["status"], registry=registry)
     labeled = Counter("hrkd_texts", "Texts in answered requests.", registry=registry)
     seconds = Histogram("hrkd_request_seconds", "Time to answer a request.", buckets=_SECONDS, registry=registry)
