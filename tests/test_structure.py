@@ -43,6 +43,7 @@ SEVERAL_MODULES = {
     "distillation/test_hub_models.py",
     "docs/test_links.py",
     "docs/test_site.py",
+    "docs/test_snippets.py",
     "method/test_golden.py",
     "method/test_losses.py",
     "reporting/test_real_runs.py",

@@ -37,6 +37,12 @@ def code_blocks(page: str) -> list[Code]:
     return [Code(t.info.strip(), t.content, t.map[0] + 1) for t in tokens if t.type in ("fence", "code_block")]
 
 
+def inline_code(page: str) -> list[str]:
+    """Return the code within the sentences of a page."""
+    tokens = _MARKDOWN.parse((ROOT / page).read_text(encoding="utf-8"))
+    return [child.content for token in tokens for child in token.children or () if child.type == "code_inline"]
+
+
 def links(page: str) -> list[str]:
     """Return the targets of all links and pictures of a page."""
     tokens = _MARKDOWN.parse((ROOT / page).read_text(encoding="utf-8"))
