@@ -17,6 +17,7 @@ from hrkd_cli.distillation.distill import distill
 from hrkd_cli.distillation.extension import _score, describe_drop
 from hrkd_cli.errors import DataError, GateError, ModelError, TrainingError, UsageError
 from hrkd_cli.events import Note, StageStarted, ignore
+from hrkd_cli.models.model_folder import model_fingerprint
 from hrkd_cli.predict.heads import DomainHeads
 from interrupted import StopError, same, stop_at, weights
 from short_runs import first_step, run_distill, warnings
@@ -70,7 +71,7 @@ def test_a_new_domain_is_learned_and_the_old_ones_stay_without_their_rows(tmp_pa
     )
     record = run_json(tmp_path / "s")
     assert record["results"]["old_domains"] == result.old_domains
-    assert record["models"]["extended"]["name"] == str(student)
+    assert record["models"] == {"extended": {"name": str(student), "fingerprint": model_fingerprint(student)}}
     # The old domains' own test rows are still answered correctly.
     test = make_dataset().split("books", "test")
     labels = [answer.label for answer in Predictor(tmp_path / "s").predict(test.texts, domain="books")]

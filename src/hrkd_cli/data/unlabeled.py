@@ -113,7 +113,7 @@ def read_unlabeled(source: str | Path, dataset: Dataset, *, need_all: bool = Tru
             raise DataError(f"--new-domains {domain}: --unlabelled {source} has no new text of it; {found}")
     counts = ", ".join(f"{domain} {len(rows):,}" for domain, rows in texts.rows.items())
     on_event(Note(f"unlabeled texts: {counts}{texts.describe_dropped()}"))
-    if without := [domain for domain in dataset.domains if domain not in texts.rows]:
+    if without := [domain for domain in dataset.domains if domain not in (*texts.rows, *dataset.new_domains)]:
         on_event(Note(f"unlabeled texts: none for {join_names(without)}, which learn from labeled rows alone"))
     return texts
 

@@ -117,6 +117,7 @@ def distill(
             checkpointer.save(trainer.step)  # for --resume with a larger --max-drop
         wide = setup.wide_branch(trainer)
         old_domains = check_old_domains(setup, trainer, wide) if extending else {}
+        start = {"name": name, "fingerprint": fingerprint}
         labeled = student_data.without_new_domains
         baselines = baseline_dev_scores(labeled, path, context.on_event) if context.processes.is_main else {}
         result = write_model_folder(
@@ -124,10 +125,7 @@ def distill(
             student_data,
             description=f"A multi-domain text classifier, {'extended' if extending else 'distilled'} from "
             f"{code_span(name)} with hrkd-cli {__version__}.",
-            models={
-                "extended" if extending else "teacher": {"name": name, "fingerprint": fingerprint},
-                "student": {"name": settings.student},
-            },
+            models={"extended": start} if extending else {"teacher": start, "student": {"name": settings.student}},
             sources=sources,
             unlabeled=unlabeled.to_json() if unlabeled is not None else None,
             results={"baselines": baselines, "old_domains": old_domains},
