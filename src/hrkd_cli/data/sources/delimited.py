@@ -9,7 +9,7 @@ from functools import partial
 from itertools import islice, product
 from typing import IO, Any
 
-from hrkd_cli.data.sources.row_reader import RowReader, SourceRow
+from hrkd_cli.data.sources.row_reader import RowReader, make_reader
 from hrkd_cli.data.sources.text_file import TextFile
 from hrkd_cli.errors import DataError
 
@@ -60,12 +60,8 @@ def is_tab_separated(lines: Sequence[str]) -> bool:
 def _make_reader(file: TextFile, iter_records: _IterRecords, note: str | None = None) -> RowReader:
     _, first = next(iter_records())
     header = first if file.has_header else [str(number) for number in range(1, len(first) + 1)]
-
-    def iter_rows(indices: Sequence[int]) -> Iterator[SourceRow]:
-        for line, fields in islice(iter_records(), int(file.has_header), None):
-            yield line, [fields[index] for index in indices] if len(fields) == len(header) else None
-
-    return RowReader(header, iter_rows, note, header_is_line=file.has_header)
+    first_row = 1 if file.has_header else 0
+    return make_reader(header, lambda: islice(iter_records(), first_row, None), note, header_is_line=file.has_header)
 
 
 def _iter_literal(file: TextFile, clean: Callable[[str], str]) -> Iterator[tuple[int, list[str]]]:

@@ -10,7 +10,7 @@ from hrkd_cli.choices import SourceFormat
 from hrkd_cli.data.sources import amazon, arrow, delimited, json_objects
 from hrkd_cli.data.sources.columns import COLUMN_ALIASES, normalize_name
 from hrkd_cli.data.sources.file_kinds import check_kind
-from hrkd_cli.data.sources.row_reader import RowReader, SourceRow
+from hrkd_cli.data.sources.row_reader import RowReader, make_reader
 from hrkd_cli.data.sources.text_file import TextFile, split_suffix
 from hrkd_cli.errors import DataError
 
@@ -55,26 +55,21 @@ class FileFormat:
 
 def _open_plain_text(file: TextFile) -> RowReader:
     """Open a file with one text per line; blank lines are skipped."""
-
-    def iter_rows(indices: Sequence[int]) -> Iterator[SourceRow]:
-        return ((number, [line for _ in indices]) for number, line in file.lines() if line.strip())
-
-    return RowReader(["text"], iter_rows)
+    return make_reader(["text"], lambda: ((number, [line]) for number, line in file.lines() if line.strip()))
 
 
 def _open_fasttext(file: TextFile) -> RowReader:
     """Open a fastText file; the label of a line with several is a list."""
 
-    def iter_rows(indices: Sequence[int]) -> Iterator[SourceRow]:
+    def iter_rows() -> Iterator[tuple[int, Sequence[object]]]:
         for number, line in file.lines():
             words = line.split(" ")
             labels = [word.removeprefix(_FASTTEXT_PREFIX) for word in words if word.startswith(_FASTTEXT_PREFIX)]
             text = " ".join(word for word in words if not word.startswith(_FASTTEXT_PREFIX))
-            values = (text, labels[0] if len(labels) == 1 else labels or None)
             if line.strip():
-                yield number, [values[index] for index in indices]
+                yield number, (text, labels[0] if len(labels) == 1 else labels or None)
 
-    return RowReader(["text", "label"], iter_rows)
+    return make_reader(["text", "label"], iter_rows)
 
 
 PLAIN_TEXT = FileFormat(_open_plain_text, (".txt", ""))  # texts without labels

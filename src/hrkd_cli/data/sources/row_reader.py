@@ -53,6 +53,22 @@ class SourceFile:
     is_only_domain: bool = False
 
 
+def make_reader(
+    columns: list[str],
+    iter_rows: Callable[[], Iterator[tuple[int, Sequence[object]]]],
+    note: str | None = None,
+    *,
+    header_is_line: bool = False,
+) -> RowReader:
+    """Return a reader of (line number, values of all columns) pairs."""
+
+    def select(indices: Sequence[int]) -> Iterator[SourceRow]:
+        for line, values in iter_rows():
+            yield line, [values[index] for index in indices] if len(values) == len(columns) else None
+
+    return RowReader(columns, select, note, header_is_line)
+
+
 def make_object_reader(iter_objects: Callable[[], Iterator[tuple[int, Mapping[str, object]]]]) -> RowReader:
     """Return a reader of (line number, object) pairs; a key that an object lacks is null."""
     columns = list(dict.fromkeys(key for _, item in iter_objects() for key in item))

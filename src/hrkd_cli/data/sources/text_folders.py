@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from hrkd_cli.data.sources.file_names import parse_names
-from hrkd_cli.data.sources.row_reader import RowReader, SourceFile, SourceRow
+from hrkd_cli.data.sources.row_reader import RowReader, SourceFile, make_reader
 from hrkd_cli.data.sources.text_file import TextFile
 
 _SUFFIXES = (".txt", "")
@@ -61,17 +61,17 @@ def _open_lines(path: Path, label: str, encoding: str | None = None, has_header:
     file = TextFile(path, encoding)
     file.check_not_empty()
 
-    def iter_rows(indices: Sequence[int]) -> Iterator[SourceRow]:
-        return ((n, [(line, label)[index] for index in indices]) for n, line in file.lines() if line.strip())
+    def iter_rows() -> Iterator[tuple[int, Sequence[object]]]:
+        return ((number, (line, label)) for number, line in file.lines() if line.strip())
 
-    return RowReader(["text", "label"], iter_rows, note="each file has the texts of one label, its name, one per line")
+    return make_reader(["text", "label"], iter_rows, "each file has the texts of one label, its name, one per line")
 
 
 def _open_folder(texts: Sequence[Path], label: str, encoding: str | None = None, has_header: bool = True) -> RowReader:
-    def iter_rows(indices: Sequence[int]) -> Iterator[SourceRow]:
+    def iter_rows() -> Iterator[tuple[int, Sequence[object]]]:
         for number, path in enumerate(texts, start=1):
             with TextFile(path, encoding).open() as stream:
-                values = (stream.read().strip(), label)
-            yield number, [values[index] for index in indices]
+                text = stream.read().strip()
+            yield number, (text, label)
 
-    return RowReader(["text", "label"], iter_rows)
+    return make_reader(["text", "label"], iter_rows)
