@@ -13,7 +13,7 @@ import socket
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from hrkd_cli.errors import HrkdError, MissingPackageError, UsageError, one_line
@@ -25,6 +25,7 @@ try:
     from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, ProcessCollector, generate_latest
     from prometheus_client.registry import CollectorRegistry
     from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect, Request
     from starlette.responses import JSONResponse, Response
     from starlette.routing import Route
@@ -36,14 +37,6 @@ _SECONDS = (0.001, 0.0025, *Histogram.DEFAULT_BUCKETS)
 _BATCHES = tuple(2**n for n in range(11))
 
 
-class _RefusedError(Exception):
-    """A request that is answered with a status and a message."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
 @dataclass(frozen=True, slots=True)
 class _Job:
     """The texts of one request, and the future of their predictions."""
@@ -51,7 +44,7 @@ class _Job:
     texts: list[str]
     pairs: list[str] | None
     domains: list[str]
-    result: asyncio.Future[list[Prediction]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    result: asyncio.Future[list[Prediction]]
 
 
 class Batcher:
@@ -65,7 +58,7 @@ class Batcher:
 
     async def predict(self, texts: list[str], pairs: list[str] | None, domains: list[str]) -> list[Prediction]:
         """Label the texts of a request; raises the errors of ``Predictor.predict``."""
-        job = _Job(texts, pairs, domains)
+        job = _Job(texts, pairs, domains, asyncio.get_running_loop().create_future())
         self._waiting.append(job)
         self._arrived.set()
         return await job.result
@@ -104,12 +97,7 @@ class Batcher:
 
 
 def create_app(
-    predictor: Predictor,
-    *,
-    model: str,
-    batch_size: int | None,
-    concurrency: int,
-    max_body: int,
+    predictor: Predictor, *, model: str, batch_size: int | None, concurrency: int, max_body: int
 ) -> Starlette:
     """Return the application.
 
@@ -132,26 +120,28 @@ def create_app(
 
     async def answer(request: Request) -> Response:
         if places.locked():
-            raise _RefusedError(503, f"{concurrency} requests are in progress, the most at a time; try again")
+            problem = f"{concurrency} requests are in progress, the most at a time; try again"
+            raise HTTPException(503, problem, {"Retry-After": "1"})
         async with places:
             with in_flight.track_inprogress(), seconds.time():
-                job = _parse(await _read_body(request, max_body))
-                predictions = await batcher.predict(*job)
+                predictions = await batcher.predict(*_parse(await _read_body(request, max_body)))
         labeled.inc(len(predictions))
         return JSONResponse({"predictions": [prediction.to_json() for prediction in predictions]})
 
     async def predict(request: Request) -> Response:
-        status = 500
+        status = 500  # of an unexpected error
         try:
             response = await answer(request)
             status = response.status_code
-        except (_RefusedError, HrkdError) as error:
-            status = error.status if isinstance(error, _RefusedError) else 422 if isinstance(error, UsageError) else 500
-            headers = {"Retry-After": "1"} if status == 503 else None
-            return JSONResponse({"error": one_line(error)}, status, headers)
+            return response
+        except HTTPException as error:
+            status = error.status_code
+            return JSONResponse({"error": error.detail}, status, error.headers)
+        except HrkdError as error:
+            status = 422 if isinstance(error, UsageError) else 500
+            return JSONResponse({"error": one_line(error)}, status)
         finally:
             requests.labels(str(status)).inc()
-        return response
 
     def health(_request: Request) -> Response:
         domains = {domain: list(labels) for domain, labels in predictor.spec.all_heads.labels.items()}
@@ -178,11 +168,11 @@ async def _read_body(request: Request, most: int) -> bytes:
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > most:
-                    raise _RefusedError(413, f"the request is larger than {most} bytes; send fewer texts at a time")
+                    raise HTTPException(413, f"the request is larger than {most} bytes; send fewer texts at a time")
     except TimeoutError:
-        raise _RefusedError(408, f"the request took longer than {_BODY_SECONDS} seconds to arrive") from None
+        raise HTTPException(408, f"the request took longer than {_BODY_SECONDS} seconds to arrive") from None
     except ClientDisconnect:
-        raise _RefusedError(400, "the request ended too early") from None
+        raise HTTPException(400, "the request ended too early") from None
     return bytes(body)
 
 
@@ -192,22 +182,22 @@ def _parse(body: bytes) -> tuple[list[str], list[str] | None, list[str]]:
         content = json.loads(body)
         json.dumps(content, ensure_ascii=False).encode()  # half a surrogate pair is valid JSON, but no text
     except (ValueError, RecursionError) as error:
-        raise _RefusedError(400, f"the request is not JSON in UTF-8: {one_line(error)}") from None
+        raise HTTPException(400, f"the request is not JSON in UTF-8: {one_line(error)}") from None
     if not isinstance(content, dict) or content.get("text") is None:
-        raise _RefusedError(422, 'the request is not an object with the key "text", such as {"text": "it works"}')
+        raise HTTPException(422, 'the request is not an object with the key "text", such as {"text": "it works"}')
     values: dict[str, list[str] | None] = {"text": None, "text_pair": None, "domain": None}
     for key, value in content.items():
         if key not in values:
-            raise _RefusedError(422, f"unknown key {key!r}; the keys are {', '.join(values)}")
+            raise HTTPException(422, f"unknown key {key!r}; the keys are {', '.join(values)}")
         items = [value] if isinstance(value, str) else value
         if items is not None and not (isinstance(items, list) and all(isinstance(item, str) for item in items)):
-            raise _RefusedError(422, f"{key}: neither a text nor a list of texts")
+            raise HTTPException(422, f"{key}: neither a text nor a list of texts")
         values[key] = items
     texts, pairs, domains = values["text"] or [], values["text_pair"], values["domain"] or [AUTO_DOMAIN]
     domains = domains * len(texts) if len(domains) == 1 else domains
     for key, other in (("text_pair", pairs), ("domain", domains)):
         if other is not None and len(other) != len(texts):
-            raise _RefusedError(422, f"{len(texts)} texts but {len(other)} in {key}; give one for each text")
+            raise HTTPException(422, f"{len(texts)} texts but {len(other)} in {key}; give one for each text")
     return texts, pairs, domains
 
 

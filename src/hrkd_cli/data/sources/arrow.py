@@ -50,12 +50,22 @@ def make_arrow_reader(
     def iter_rows(indices: Sequence[int]) -> Iterator[SourceRow]:
         names, number = [columns[index] for index in indices], 0
         for batch in iter_batches(list(dict.fromkeys(names))):
-            values = [_decode_classes(batch.column(name).to_pylist(), class_names.get(name)) for name in names]
+            found = [_find_column(batch.schema.names, columns, index) for index in indices]
+            values = [
+                _decode_classes(batch.column(place).to_pylist(), class_names.get(name))
+                for place, name in zip(found, names, strict=True)
+            ]
             for row in zip(*values, strict=True):
                 number += 1
                 yield number, row
 
     return RowReader(columns, iter_rows)
+
+
+def _find_column(present: Sequence[str], columns: Sequence[str], index: int) -> int:
+    """Return where a column of the file is among those present; several may have the same name."""
+    same = [place for place, name in enumerate(present) if name == columns[index]]
+    return same[columns[:index].count(columns[index])]
 
 
 def _decode_classes(values: list[Any], class_names: Sequence[str] | None) -> Iterable[Any]:
