@@ -44,6 +44,7 @@ SEVERAL_MODULES = {
     "docs/test_links.py",
     "docs/test_site.py",
     "docs/test_snippets.py",
+    "docs/test_troubleshooting.py",
     "method/test_golden.py",
     "method/test_losses.py",
     "reporting/test_real_runs.py",

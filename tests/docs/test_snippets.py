@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import inspect
+import json
 import os
 import random
 import re
@@ -131,6 +132,39 @@ def run_shell(line, capsys):
         assert main(shlex.split(line, comments=True)[1:]) == 0, capsys.readouterr().err
         return capsys.readouterr().out
     return subprocess.run(["bash", "-c", line], check=True, capture_output=True, text=True).stdout
+
+
+def test_the_tutorial_runs(stand_ins, capsys, monkeypatch):
+    blocks = code_blocks("docs/tutorial.md")
+    outputs = []
+    for block in blocks:
+        if block.language == "python":
+            exec(compile(block.text, "tutorial.md", "exec"), {})
+            assert Path("reviews.csv").read_text(encoding="utf-8").startswith(blocks[2].text)
+            write_table(Path("reviews.csv"))  # which a tiny model can learn
+        for line in block.text.splitlines() if not block.language else ():
+            if not line.startswith(("pip ", "python3 -m venv", "source ")):  # installation
+                outputs.append(run_shell(line, capsys))
+    answers = [json.loads(line) for output in outputs for line in output.splitlines() if line.startswith("{")]
+    shown = [json.loads(line) for block in blocks for line in block.text.splitlines() if line.startswith("{")]
+    assert [answer.keys() for answer in answers] == [answer.keys() for answer in shown]
+    assert [answer["text"] for answer in answers] == [answer["text"] for answer in shown]
+
+
+def test_the_tutorial_shows_what_prepare_says_about_its_table(tmp_path, capsys):
+    (program,) = programs("docs/tutorial.md")
+    exec(compile(program, "tutorial.md", "exec"), {})
+    assert main(["prepare", "reviews.csv"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.rstrip() + "\n\n" + captured.err in [block.text for block in code_blocks("docs/tutorial.md")]
+
+
+def write_table(file):
+    """Write texts of two domains with the columns of the tutorial's table."""
+    rows = []
+    for path in sorted(Path("sample").glob("*.csv")):
+        rows += [f"{line},{path.stem}" for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+    file.write_text("text,label,domain\n" + "\n".join(rows) + "\n", encoding="utf-8")
 
 
 def test_the_program_of_the_readme_runs(stand_ins, capsys):
