@@ -54,6 +54,9 @@ Truncate = StrEnum("Truncate", {"HEAD": "head", "TAIL": "tail", "HEAD_TAIL": "he
 Precision = StrEnum("Precision", ["AUTO", "FP32", "BF16", "FP16"])
 """Precision of the forward and backward passes in training; the weights are float32."""
 
+Tracker = StrEnum("Tracker", ["TENSORBOARD", "WANDB", "MLFLOW", "TRACKIO"])
+"""Experiment trackers (see ``hrkd_cli.trackers``)."""
+
 CacheTeacher = StrEnum("CacheTeacher", ["AUTO", "ON", "OFF"])
 """Whether teacher outputs are computed once and cached on disk."""
 

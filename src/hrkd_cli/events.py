@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,10 @@ class StageStarted:
         batch_size: rows per domain and step.
         max_length: tokens per text.
         parameters: weights of the trained model.
+        out: output folder.
+        run_id: random name of the run, which a resumed run keeps.
+        first_step: number of the last step before this start; 0 unless the run is resumed.
+        options: all options of the run.
     """
 
     stage: str
@@ -40,6 +45,10 @@ class StageStarted:
     max_length: int = 0
     learning_rate: float = 0.0
     parameters: int = 0
+    out: str = ""
+    run_id: str = ""
+    first_step: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +100,18 @@ class DevScored:
 
 @dataclass(frozen=True, slots=True)
 class StageDone:
-    """A training run has ended and its folder is complete."""
+    """A training run has ended and its folder is complete; ``dev`` are its dev scores, as in ``hrkd eval --json``."""
 
     stage: str
     out: str
     steps: int
     seconds: float
+    dev: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StageStopped:
+    """A training run has ended without a result: an error, Ctrl-C or SIGTERM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +123,7 @@ class Progress:
     total: int | None = None
 
 
-Event = Note | StageStarted | StepDone | DevScored | StageDone | Progress
+Event = Note | StageStarted | StepDone | DevScored | StageDone | StageStopped | Progress
 OnEvent = Callable[[Event], None]
 
 

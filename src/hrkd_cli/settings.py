@@ -27,6 +27,7 @@ from hrkd_cli.choices import (
     Recipe,
     Sampling,
     TeacherCheckpoints,
+    Tracker,
     Truncate,
 )
 from hrkd_cli.errors import UsageError
@@ -132,6 +133,12 @@ class TrainingSettings(Settings):
         None,
         "CPU threads of each process; 1 is often faster if other programs use the CPU.",
         default_text="chosen by torch, usually one per core",
+        affects_result=False,
+    )
+    log_to: Tracker | None = _training(
+        None,
+        "Also log metrics, options and final scores to this experiment tracker, which must be installed.",
+        default_text="metrics.jsonl only",
         affects_result=False,
     )
     seed: int = seed_option()

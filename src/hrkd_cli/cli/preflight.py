@@ -33,19 +33,22 @@ from hrkd_cli.models.model_source import (
 )
 from hrkd_cli.outputs import check_no_overlap, check_stage_output
 from hrkd_cli.settings import DistillArguments, TeachArguments
+from hrkd_cli.trackers import check_tracker
 
 _ADAM_BYTES = 8  # of the two moments of a weight, which the first step adds
 
 
 def check_teach(options: TeachArguments) -> None:
-    """Raise HrkdError if the output exists, or the model or the data does not."""
+    """Raise HrkdError if the output exists, or the model, the data or the tracker does not."""
+    check_tracker(options.log_to)
     check_stage_output(options.out, "teach", force=options.force, resume=options.resume)
     resolve_model(options.model)
     check_source(options.data)
 
 
 def check_distill(options: DistillArguments) -> None:
-    """Raise HrkdError if the output exists, or the teacher, the student or the data does not."""
+    """Raise HrkdError if the output exists, or the teacher, the student, the data or the tracker does not."""
+    check_tracker(options.log_to)
     out = student_folder(options.out, options.extend)
     if options.extend is None:
         check_stage_output(out, "distill", force=options.force, resume=options.resume)
@@ -101,7 +104,8 @@ def plan_distill(options: DistillArguments, on_event: OnEvent) -> dict[str, Any]
         on_event(event)
 
     with tempfile.TemporaryDirectory() as folder:
-        changed = {"cache_teacher": CacheTeacher.OFF, "processes": None, "force": False, "resume": False}
+        changed: dict[str, Any] = {"cache_teacher": CacheTeacher.OFF, "processes": None, "log_to": None}
+        changed |= {"force": False, "resume": False}
         values = {**vars(options), **changed, "out": Path(folder) / "student"}
         del values["dry_run"]
         try:

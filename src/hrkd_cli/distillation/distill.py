@@ -131,5 +131,5 @@ def distill(
             results={"baselines": baselines, "old_domains": old_domains},
             wide=wide,
         )
-    context.on_event(StageDone("distill", str(out), result.steps, result.seconds))
+    context.on_event(StageDone("distill", str(out), result.steps, result.seconds, result.dev))
     return result

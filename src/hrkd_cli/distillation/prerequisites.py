@@ -214,5 +214,6 @@ def teach_if_needed(
             )
     on_event(Note(f"teacher: {name} is a plain encoder; fine-tuning it first, into {TEACHER_OUT}"))
     sources = {**sources, **{name: sources.get(f"teacher_{name}", "default") for name in teacher_options}}
+    options["log_to"] = None  # on_event logs this run too
     teach(name, data=dataset, force=force, resume=resume, on_event=on_event, sources=sources, **options)
     return TEACHER_OUT

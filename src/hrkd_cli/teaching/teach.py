@@ -103,7 +103,7 @@ def teach(
         description = f"A multi-domain text classifier, {code_span(name)} fine-tuned with hrkd-cli {__version__}."
         models = {"start": {"name": name, "fingerprint": fingerprint}}
         result = write_model_folder(trainer, dataset, description=description, models=models, sources=sources)
-    context.on_event(StageDone("teach", str(out), result.steps, result.seconds))
+    context.on_event(StageDone("teach", str(out), result.steps, result.seconds, result.dev))
     return result
 
 

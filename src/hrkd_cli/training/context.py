@@ -14,6 +14,7 @@ from hrkd_cli.models.device import pick_device
 from hrkd_cli.models.precision import PrecisionPolicy
 from hrkd_cli.predict.backend import check_threads
 from hrkd_cli.settings import TrainingSettings
+from hrkd_cli.trackers import RunTracker, check_tracker
 from hrkd_cli.training.checkpoint import saved_precision
 from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup, join_process_group
 
@@ -43,15 +44,18 @@ class TrainContext:
         An interrupted run that left checkpoints for the output ``resume_from`` keeps the precision that ``auto`` chose.
 
         Raises:
-            UsageError: the device, precision or number of processes or threads is not available.
+            UsageError: the device, precision, tracker or number of processes or threads is not available.
         """
         check_threads(settings.threads)
+        check_tracker(settings.log_to)
         processes, device = join_process_group(settings.processes, pick_device(settings.device))
         chosen = settings.precision
         if chosen is Precision.AUTO and resume_from is not None:
             chosen = Precision(saved_precision(partial_folder(resume_from.resolve())) or chosen)
         precision = PrecisionPolicy(chosen, device)
         precision.configure_process()
+        if settings.log_to is not None:
+            on_event = RunTracker(settings.log_to, on_event)
         return cls(precision, processes, on_event if processes.is_main else ignore, settings.threads)
 
     @property

@@ -14,7 +14,7 @@ import torch
 
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import OutputError, TrainingError
-from hrkd_cli.events import Note
+from hrkd_cli.events import Note, StageStopped
 from hrkd_cli.formatting import plural
 from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.layout import ModelFiles
@@ -43,6 +43,7 @@ def run_folder(
     """
     processes = context.processes
     with contextlib.ExitStack() as stack:
+        stack.push(lambda kind, *_: context.on_event(StageStopped()) if kind else None)
         if processes.is_main:
             stack.enter_context(atomic_folder(out, is_resumable=has_checkpoint, resume=resume))
         processes.barrier()

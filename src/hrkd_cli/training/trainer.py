@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import secrets
 import signal
 import threading
 import time
@@ -233,6 +234,23 @@ class Trainer:
             check_disk_space(self.checkpointer.out, disk)
         steps_left = self.steps - self.checkpointer.step
         seconds = steps_left * step_seconds + math.ceil(steps_left / self.eval_every) * self.metrics.dev_seconds
-        plan, parameters = self.plan, sum(p.numel() for p in self.model.parameters())
-        more = (self.objective.collator.split.count, self.batch_size, plan.max_length, plan.learning_rate, parameters)
-        self.context.on_event(StageStarted(self.stage, self.steps, plan.epochs, domains, seconds, disk, *more))
+        plan = self.plan
+        self.context.on_event(
+            StageStarted(
+                self.stage,
+                self.steps,
+                plan.epochs,
+                domains,
+                seconds,
+                disk,
+                rows=self.objective.collator.split.count,
+                batch_size=self.batch_size,
+                max_length=plan.max_length,
+                learning_rate=plan.learning_rate,
+                parameters=sum(p.numel() for p in self.model.parameters()),
+                out=str(self.checkpointer.out),
+                run_id=self.checkpointer.decisions.setdefault("run_id", secrets.token_hex(4)),
+                first_step=self.checkpointer.step,
+                options=self.settings.to_json(),
+            )
+        )
