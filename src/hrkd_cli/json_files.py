@@ -11,6 +11,21 @@ from hrkd_cli.errors import ModelError, one_line
 from hrkd_cli.layout import CHECKPOINT, SPLITS, DatasetFiles, ModelFiles, OnnxFiles
 
 _SCORES = {str: {"accuracy!": float, "macro_f1!": float}}
+_SUSPECT = dict.fromkeys(("domain!", "text!", "label!", "answer!", "location"), str)
+_CONFIDENCE = {
+    "bins!": int,
+    "reliability!": [{"confidence!": float, "accuracy!": float, "n!": int}],
+    "risk_coverage!": [{"coverage!": float, "accuracy!": float}],
+    "suspects!": [_SUSPECT | {"row!": int, "probability!": float}],
+}
+_EVALUATED = dict.fromkeys(("model!", "kind!", "precision", "file"), str) | {
+    "bytes": float,
+    "domains!": {str: {"accuracy!": float, "interval!": [float], "labels!": {str: {"answers!": {str: int}}}}},
+    "average!": {"accuracy!": float, "interval!": [float]},
+    "found_domains": {str: {str: int}},
+    "latency_ms": {"p50!": float, "tokens!": int, "threads!": int},
+    "confidence": _CONFIDENCE,
+}
 _LENGTH = range(1, 2**31)
 _THRESHOLD = dict.fromkeys(("threshold!", "lower_bound!", "coverage!", "accuracy!"), float)
 _CALIBRATION = {
@@ -55,6 +70,7 @@ SHAPES: dict[str, Any] = {
         "layer_ratios": [[float]],
         "dev": {"domains!": _SCORES, "average!": {str: object}},
     },
+    ModelFiles.evaluation: {"split!": str, "data!": str, "domain!": str, "models!": [_EVALUATED], "machine": str},
     OnnxFiles.export_record: {
         "files!": {
             str: {

@@ -28,12 +28,13 @@ class ModelFiles:
     tokenizer_config = "tokenizer_config.json"
     run = "hrkd.json"
     metrics = "metrics.jsonl"
+    evaluation = "eval.json"
     readme = "README.md"
     best = "best"
     onnx = "onnx"
     written = (config, "model*.safetensors", weights_index, "tokenizer*", "special_tokens_map.json", "vocab.*",
-               "merges.txt", "added_tokens.json", "*.model", "chat_template.jinja", run, metrics, readme, "report.html",
-               "hrkd_runtime.pyz", f"{best}/*/*", f"{onnx}/*.onnx", f"{onnx}/export.json",
+               "merges.txt", "added_tokens.json", "*.model", "chat_template.jinja", run, metrics, evaluation, readme,
+               "report.html", "hrkd_runtime.pyz", f"{best}/*/*", f"{onnx}/*.onnx", f"{onnx}/export.json",
                f"{onnx}/self_check.json")  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from hrkd_cli.errors import DataError, ModelError, UsageError
 from hrkd_cli.evaluation import latency
 from hrkd_cli.evaluation.evaluate import evaluate_on
 from hrkd_cli.events import Note
+from hrkd_cli.json_files import read_json
 from tiny_folder import make_dataset, make_texts, write_csv
 
 
@@ -132,8 +133,9 @@ def test_json_has_the_documented_keys(models, dataset, monkeypatch):
     teacher, int8 = result["models"]
     common = {"model", "file", "kind", "precision", "parameters", "bytes", "domains", "average", "agreement"}
     common.add("confidence")
-    assert set(teacher["confidence"]) == {"bins", "ece", "brier", "risk_coverage", "suspects"}
-    assert set(int8["confidence"]) == {"bins", "ece", "brier", "risk_coverage", "suspects", "uncalibrated", "coverage"}
+    confidence = {"bins", "ece", "brier", "reliability", "risk_coverage", "suspects"}
+    assert set(teacher["confidence"]) == confidence
+    assert set(int8["confidence"]) == confidence | {"uncalibrated", "coverage"}
     assert result["split"] == "test"
     assert set(teacher) == common | {"latency_ms", "latency"}
     assert set(int8) == common | {"latency_ms", "latency", "padded"}
@@ -150,6 +152,31 @@ def test_json_has_the_documented_keys(models, dataset, monkeypatch):
     assert teacher["latency_ms"]["threads"] == 1
     assert teacher["model"] == str(models / "teacher")
     assert "labels" not in run(models, dataset, "teacher").to_json()["models"][0]["domains"]["dvd"]
+
+
+def test_the_result_is_stored_in_the_folders_that_hrkd_made(models, dataset, tmp_path):
+    for name in ("teacher", "student", "plain"):
+        shutil.copytree(models / name, tmp_path / name)
+    (tmp_path / "plain" / "hrkd.json").unlink()
+    source = write_csv(tmp_path / "reviews.csv", dataset, "test")
+    result = evaluate([tmp_path / name for name in ("teacher", "plain", "student/onnx")], data=source).to_json()
+    assert not (tmp_path / "plain" / "eval.json").exists()
+    relative = {"teacher": [".", "../plain", "../student/onnx"], "student": ["../teacher", "../plain", "onnx"]}
+    for folder, names in relative.items():
+        stored = read_json(tmp_path / folder / "eval.json")
+        assert (stored["split"], stored["data"]) == ("test", str(source))
+        assert [entry["model"] for entry in stored["models"]] == names
+        assert [entry["average"] for entry in stored["models"]] == [entry["average"] for entry in result["models"]]
+        assert set(stored["models"][0]["domains"]["dvd"]["labels"]) == {"negative", "positive"}
+
+
+def test_a_folder_that_cannot_be_written_does_not_stop_the_evaluation(models, dataset, tmp_path):
+    shutil.copytree(models / "student", tmp_path / "student")
+    (tmp_path / "student" / "eval.json").unlink(missing_ok=True)
+    (tmp_path / "student" / "eval.json").mkdir()
+    source, told = write_csv(tmp_path / "reviews.csv", dataset, "test"), []
+    assert len(evaluate(tmp_path / "student", data=source, on_event=told.append).models) == 1
+    assert [event.text for event in told if isinstance(event, Note) and "eval.json: cannot be written" in event.text]
 
 
 def test_raw_data_is_read_from_a_file(models, dataset, tmp_path):

@@ -76,4 +76,13 @@ def test_json_has_the_scores_of_each_label_only_if_requested():
     found = {"books": scores([0, 1], [0, 1])}
     assert set(scores_to_json(found)["domains"]["books"]) == {"n", "accuracy", "macro_f1", "interval"}
     by_label = scores_to_json(found, by_label=True)["domains"]["books"]["labels"]["yes"]
-    assert by_label == {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 1}
+    assert by_label == {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 1, "answers": {"yes": 1}}
+
+
+def test_the_answers_of_each_label_are_its_row_of_the_confusion_matrix():
+    found = scores([0, 0, 0, 1, 1], [0, 2, 2, 2, 1], ("no", "yes", "maybe"))
+    assert {name: entry.answers for name, entry in found.labels.items()} == {
+        "no": {"maybe": 2, "no": 1},
+        "yes": {"maybe": 1, "yes": 1},
+        "maybe": {},
+    }

@@ -12,6 +12,7 @@ from hrkd_cli.evaluation.reliability import (
     find_suspects,
     judge,
     judge_without_domain,
+    reliability,
     risk_coverage,
 )
 from hrkd_cli.predict.calibration import Calibration
@@ -48,6 +49,13 @@ def test_calibration_error_by_hand():
     error = calibration_error(answers([0.61, 0.65, 0.95, 1.0], [1, 0, 1, 1]))
     assert error == pytest.approx((abs(0.61 + 0.65 - 1) + abs(0.95 + 1.0 - 2)) / 4)
     assert calibration_error(answers([1.0, 1.0], [1, 1])) == 0
+
+
+def test_reliability_by_hand():
+    assert reliability(answers([0.61, 0.65, 0.95, 1.0], [1, 0, 1, 1])) == [
+        {"confidence": pytest.approx(0.63), "accuracy": 0.5, "n": 2},
+        {"confidence": pytest.approx(0.975), "accuracy": 1.0, "n": 2},
+    ]
 
 
 def test_risk_coverage_by_hand():

@@ -111,6 +111,18 @@ def test_the_axis_is_logarithmic_for_positive_values_over_a_large_range(values, 
         assert {"1", "10", "100", "1,000"} <= set(found)
 
 
+def test_a_logarithmic_x_axis_has_a_label_at_each_value():
+    data = pd.DataFrame({"ms": [1.0, 2.0, 4.0]}, [16, 64, 256])
+    text = Chart("title", "tokens", "ms", data, x_log=True, limits=(0, 4)).svg("a")
+    assert [x for x, _ in paths(text, "c0")[0]] == [54, 217, 380]
+    assert labels(text)[:4] == ["16", "64", "256", "tokens, log scale"]
+
+
+def test_the_diagonal_is_where_y_equals_x():
+    text = svg([0, 4], first=0, limits=(0, 1), x_end=1, diagonal=True)
+    assert [(54, 204), (380, 28)] in paths(text, "soft")
+
+
 def test_drawing_does_not_change_matplotlib_settings():
     code = (
         "import matplotlib; before = dict(dict.items(matplotlib.rcParams))\n"

@@ -6,8 +6,18 @@ from html.parser import HTMLParser
 
 import pytest
 
-from fake_runs import dev_line, lines, step_line, write_export, write_lines, write_run
-from hrkd_cli.reporting.page import domain_ratios, losses, optimization, render_page
+from fake_runs import (
+    dev_line,
+    evaluated,
+    lines,
+    step_line,
+    write_evaluation,
+    write_export,
+    write_lines,
+    write_run,
+)
+from hrkd_cli.reporting.model_comparison import compare_models
+from hrkd_cli.reporting.page import certainty, domain_ratios, losses, optimization, render_page
 from hrkd_cli.reporting.run import Run
 
 VOID = {"meta", "path", "rect", "use"}
@@ -54,14 +64,16 @@ def test_a_finished_run_has_all_sections(tmp_path):
     found, text = outline(write_export(write_run(tmp_path / "student", epochs=4)))
     assert found.titles == [
         "Distillation: student",
-        "Dev scores", "Dev accuracy by domain", "Best dev scores: step 20",
+        "Accuracy, size and speed",
+        "Dev scores during training", "Dev accuracy by domain",
         "Losses", "Loss: total", "Loss: hidden", "Loss: prediction",
-        "Optimization", "Learning rate", "Gradient norm, before clipping", "Speed, over 20 steps",
-        "Domain ratios by layer", "Embedding", "Layer 1", "Layer 2",
-        "Layer ratios", "Layer 1", "Layer 2",
-        "Exported files", "What each precision costs", "Latency", "Median latency, 1 thread",
+        "Steps", "Learning rate", "Gradient norm, before clipping", "Speed, over 20 steps",
+        "Weight of each domain, by layer", "Embedding", "Layer 1", "Layer 2",
+        "Weight of lower layers", "Layer 1", "Layer 2",
+        "Exported files", "Latency", "Median latency, 1 thread",
+        "How it was made",
     ]  # fmt: skip
-    for said in ("80.0%", "83 s", "the-teacher (0123456789ab)", "--epochs 4", "default shape, from the teacher",
+    for said in ("83 s", "the-teacher (0123456789ab)", "--epochs 4", "default shape, from the teacher",
                  "hrkd-cli 0.1.0", "best: step 20", "1/2, all domains alike"):  # fmt: skip
         assert said in text, said
     assert (tmp_path / "dataset").as_posix() in text
@@ -72,7 +84,7 @@ def test_missing_metrics_are_left_out(tmp_path):
     for line in bare:
         del line["learning_rate"], line["gradient_norm"], line["examples_per_second"]
     found, _ = outline(write_lines(tmp_path / "t.partial", bare))
-    assert found.titles == ["Teacher (not finished): t.partial", "Losses", "Loss: total"]
+    assert found.titles == ["Teacher (not finished): t.partial", "Losses", "Loss: total", "How it was made"]
 
 
 def test_malicious_names_are_escaped(tmp_path):
@@ -112,20 +124,69 @@ def test_several_runs_start_with_a_comparison(tmp_path):
     ]  # fmt: skip
 
 
-def test_exported_files_show_accuracy_changes_by_domain(tmp_path):
-    found, _ = outline(write_export(write_run(tmp_path / "s")))
-    first = found.cells.index("change, points") + 1
-    assert found.cells[first : first + 12] == [
-        "books", "70.0", "72.0", "+2.00", "dvd", "90.0", "87.0", "-3.00", "average, padded in batches", "-0.75",
-        "average", "80.0",
+def test_without_an_evaluation_the_page_opens_with_the_dev_scores_of_student_and_files(tmp_path):
+    found, text = outline(write_export(write_run(tmp_path / "s")))
+    assert found.cells[:11] == [
+        "student", "int8", "books", "70.0", "72.0", "dvd", "90.0", "87.0", "average", "80.0", "79.5",
     ]  # fmt: skip
-    assert "passed (0.50 of 1)" in found.cells
+    assert "<code>hrkd eval</code>" in text
+    assert "passed (0.50 of 1; 0.75 in padded batches)" in found.cells
+
+
+def test_an_evaluated_run_opens_with_its_models_then_mistakes_then_curves(tmp_path):
+    run = write_export(write_run(tmp_path / "s"))
+    int8 = {"kind": "onnx", "precision": "int8", "file": "model_quantized.onnx", "bytes": 2e6}
+    timed = {"latency_ms": {"p50": 3.21, "tokens": 11, "threads": 2}}
+    floor = evaluated("tf-idf + logistic regression", 0.75, kind="floor")
+    write_evaluation(
+        run, evaluated("../the-teacher", 0.9, **timed), evaluated(".", 0.88), evaluated("onnx", 0.86, **int8), floor
+    )
+    found, text = outline(run)
+    assert found.titles[:10] == [
+        "Distillation: s", "Accuracy, size and speed", "What int8 confuses", "books", "dvd",
+        "Worst mistakes, or wrong labels",
+        "How far to trust a probability", "Are answers right as often as stated?",
+        "Accuracy of the most certain answers", "Dev scores during training",
+    ]  # fmt: skip
+    assert found.cells[:24] == [
+        "teacher", "student", "int8", "linear on words",
+        "books", "90.0", "88.0", "86.0", "75.0", "dvd", "90.0", "88.0", "86.0", "75.0",
+        "average", "90.0", "88.0", "86.0", "75.0", "average on dev", "80.0", "79.5", "MB", "5.0",
+    ]  # fmt: skip
+    for said in ("test split of the-data", "80.0&ndash;95.0", "text of 11 tokens, 2 threads", "dvd.csv:18", "98.7",
+                 "a &lt;b&gt; film", "2 more", "--share:90.0%"):  # fmt: skip
+        assert said in text, said
+    assert "To fill the gaps" not in text
+
+
+def test_a_matrix_of_many_labels_is_a_list_of_its_most_frequent_confusions(tmp_path):
+    run, names = write_run(tmp_path / "s"), [f"intent {n:02}" for n in range(75)]
+    entry = evaluated(".", 0.9)
+    labels = {name: {"answers": {name: 20, names[n - 1]: n % 7 or 0.5}} for n, name in enumerate(names)}
+    entry["domains"]["books"]["labels"] = {name: {"answers": {k: int(v) for k, v in e["answers"].items() if v >= 1}}
+                                           for name, e in labels.items()}  # fmt: skip
+    found, text = outline(write_evaluation(run, entry))
+    first = found.cells.index("intent 06")
+    assert found.cells[first : first + 3] == ["intent 06", "intent 05", "6 of 26"]
+    assert "The most frequent confusions of 64, among 75 labels." in text
+    assert "intent 01" not in found.cells
+
+
+def test_points_of_few_answers_are_left_out_of_the_reliability_diagram(tmp_path):
+    run = Run(write_evaluation(write_run(tmp_path / "s"), evaluated(".", 0.9)))
+    reliability, coverage = certainty(compare_models(run).models)
+    assert reliability.data["student"].to_dict() == {95.0: 95.0}
+    assert coverage.data["student"].to_dict() == {50.0: 100.0, 100.0: 90.0}
+
+
+def test_exported_files_name_their_cpu(tmp_path):
+    found, _ = outline(write_export(write_run(tmp_path / "s")))
     assert "avx2, 7-bit weights" in found.cells
 
 
 def test_macro_f1_is_drawn_if_it_selects_the_best_step(tmp_path):
     found, _ = outline(write_run(tmp_path / "s", metric="macro-f1"))
-    assert found.titles[2:4] == ["Dev accuracy by domain", "Dev macro-F1 by domain"]
+    assert found.titles[3:5] == ["Dev accuracy by domain", "Dev macro-F1 by domain"]
 
 
 def test_a_loss_with_a_large_range_has_a_logarithmic_axis(tmp_path):

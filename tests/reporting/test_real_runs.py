@@ -21,7 +21,7 @@ def test_runs_of_teach_and_distill_are_reported(tmp_path):
         assert (run.best["step"], run.last_step) == (done.best_step, done.steps)
         assert run.domains == tuple(dataset.domains)
         assert "attention" in run.losses
-        assert ("Domain ratios by layer" in render_page([run])) is sections
+        assert ("Weight of each domain, by layer" in render_page([run])) is sections
         changed = {"epochs", "max_length", "student", "allow_weak_teacher", "graph"}
         assert set(run.changed_options()) == changed | ({"hierarchy"} if sections else set())
     result = report([tmp_path / "teacher", tmp_path / "frozen"], out=tmp_path / "both.html")

@@ -98,5 +98,35 @@ def write_export(folder: Path):
     return folder
 
 
+def evaluated(model, accuracy, *, kind="torch", **more):
+    """An entry of eval.json."""
+    answers = {"neg": {"neg": 9, "pos": 1}, "pos": {"pos": 10}}
+    labels = {"labels": {label: {"support": 10, "answers": own} for label, own in answers.items()}}
+    by_domain = {domain: scores(accuracy) | labels for domain in DOMAINS}
+    common = {"model": model, "kind": kind, "domains": by_domain, "average": scores(accuracy)}
+    if kind == "floor":
+        return common
+    suspect = {"domain": "dvd", "row": 3, "text": "a <b> film", "label": "neg", "answer": "pos", "probability": 0.987}
+    confidence = {
+        "bins": 10,
+        "reliability": [
+            {"confidence": 0.52, "accuracy": 0.5, "n": 9},
+            {"confidence": 0.97, "accuracy": 0.9, "n": 11},
+            {"confidence": 1.0, "accuracy": 0.95, "n": 80},
+        ],
+        "risk_coverage": [{"coverage": 0.5, "accuracy": 1.0}, {"coverage": 1.0, "accuracy": 0.9}],
+        "suspects": [suspect | {"location": "dvd.csv:18"}] * 12,
+    }
+    return {**common, "precision": "fp32", "file": "model.safetensors", "bytes": 5e6, "confidence": confidence, **more}
+
+
+def write_evaluation(folder: Path, *entries, **more):
+    for entry in entries:
+        (folder / entry["model"]).mkdir(parents=True, exist_ok=True) if entry["kind"] != "floor" else None
+    content = {"split": "test", "data": "the-data", "domain": "given", "models": entries, **more}
+    (folder / "eval.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
 def wave(count):
     return [math.sin(n / 9) for n in range(count)]

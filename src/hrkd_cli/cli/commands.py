@@ -130,7 +130,7 @@ def evaluate(console: Console, options: EvalSettings) -> None:
     """Score teacher, student and ONNX models side by side.
 
     Shows scores per domain and on average, and 95% intervals of the accuracy. ONNX models are scored one text at a time
-    and also in padded batches.
+    and also in padded batches. hrkd report shows the last result.
     """
     from hrkd_cli.cli.preflight import check_eval
 
@@ -259,9 +259,9 @@ def serve(console: Console, options: ServeSettings) -> None:
     "hrkd report ./frozen ./uniform --out compared.html",
 )
 def report(console: Console, options: ReportSettings) -> None:
-    """Write one HTML page about a run: losses, dev scores, ratios, exported files.
+    """Write one HTML page about a run: accuracy of all models, mistakes, curves.
 
-    The page is self-contained. It also works for a run in progress.
+    The page is self-contained. It shows the last result of hrkd eval, and also works for a run in progress.
     """
     with console.engine_output(make_display) as on_event:
         result = hrkd_cli.report(**vars(options), on_event=on_event)

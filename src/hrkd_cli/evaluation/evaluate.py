@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -42,9 +43,11 @@ from hrkd_cli.events import Note, OnEvent, Progress, ignore
 from hrkd_cli.layout import STUDENT_OUT, TEACHER_OUT, ModelFiles, OnnxFiles
 from hrkd_cli.machine import machine_name, usable_cpus
 from hrkd_cli.models.model_source import check_classifier
+from hrkd_cli.outputs import relative_path
 from hrkd_cli.predict.backend import Backend, open_backend
 from hrkd_cli.predict.calibration import Calibration
 from hrkd_cli.predict.heads import DomainHeads
+from hrkd_cli.predict.model_location import locate_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,7 @@ class EvalResult:
 
     Attributes:
         split: the split that was scored.
+        data: name of the data.
         domain: ``"given"``, or ``"auto"`` if the models had to find the domain of each row.
         models: results in the order of the arguments.
         by_label: whether ``to_json`` includes the scores of each label.
@@ -134,6 +138,7 @@ class EvalResult:
 
     split: str
     models: tuple[ModelResult, ...]
+    data: str = ""
     domain: str = EvalDomain.GIVEN
     by_label: bool = False
     machine: str = ""
@@ -144,13 +149,28 @@ class EvalResult:
         models = [model.to_json(by_label=self.by_label) for model in self.models]
         optional = {"machine": self.machine, "cascade": self.cascade}
         present = {name: value for name, value in optional.items() if value}
-        return {"split": self.split, "domain": str(self.domain), "models": models, **present}
+        return {"split": self.split, "data": self.data, "domain": str(self.domain), "models": models, **present}
+
+    def store(self, on_event: OnEvent = ignore) -> None:
+        """Write the result to the folder of each model that hrkd made, for ``report``."""
+        locations = [None if model.floor else locate_model(model.model) for model in self.models]
+        roots = [location.root for location in locations if location is not None]
+        for folder in {root for root in roots if (root / ModelFiles.run).is_file()}:
+            content = replace(self, by_label=True).to_json()
+            for entry, location in zip(content["models"], locations, strict=True):
+                if location is not None:  # relative to the folder, which may be moved
+                    entry["model"] = relative_path(Path(entry["model"]), folder)
+            file = folder / ModelFiles.evaluation
+            try:
+                file.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+            except OSError as error:
+                on_event(Note(f"{file}: cannot be written ({error.strerror}), so hrkd report will not show this"))
 
 
 def evaluate(
     models: Sequence[str | Path] | str | Path | None = None, *, on_event: OnEvent = ignore, **options: Any
 ) -> EvalResult:
-    """Evaluate models on the same rows.
+    """Evaluate models on the same rows, and store the result in the folders of teachers and students.
 
     Args:
         models: model folders, ``onnx`` folders, ``.onnx`` files or hub ids; None for those in ``hrkd-out``.
@@ -185,7 +205,9 @@ def evaluate(
             on_event(Note(text, warning=True))
     common = restrict_to_single_domain(names, dataset, str(source), on_event=on_event)
     train_data = find_train_data(names, dataset, on_event) if settings.floor else dataset
-    return evaluate_on(names, common, settings, data_name=str(source), train_data=train_data, on_event=on_event)
+    result = evaluate_on(names, common, settings, data_name=str(source), train_data=train_data, on_event=on_event)
+    result.store(on_event)
+    return result
 
 
 def _default_models() -> list[Path]:
@@ -254,6 +276,7 @@ def evaluate_on(
     return EvalResult(
         split,
         tuple(results),
+        data=data_name,
         domain=settings.domain,
         by_label=settings.by_label,
         machine=machine_name() if settings.latency else "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,12 +16,16 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class LabelScores:
-    """Precision, recall and F1 of one label (0 if undefined), and its number of rows."""
+    """Precision, recall and F1 of one label (0 if undefined), its number of rows, and how often each answer was given.
+
+    ``answers`` is a row of the confusion matrix, without zeros.
+    """
 
     precision: float
     recall: float
     f1: float
     support: int
+    answers: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +66,9 @@ def score_domain(
     precision, recall, f1, support = precision_recall_fscore_support(
         true_labels, predicted, labels=labels, zero_division=0
     )
+    answers = {name: dict(Counter(predicted[true_labels == name].tolist()).most_common()) for name in labels}
     scores = {
-        name: LabelScores(float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
+        name: LabelScores(float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]), answers[name])
         for i, name in enumerate(labels)
     }
     macro_f1 = float(f1[np.isin(labels, np.union1d(true_labels, predicted))].mean())

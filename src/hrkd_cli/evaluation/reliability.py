@@ -59,11 +59,23 @@ def judge_without_domain(logits: DomainLogits, labels: Mapping[str, Sequence[str
     return Answers(np.array(confidences), np.array(correct), np.array([]))
 
 
+def reliability(answers: Answers) -> list[dict[str, float]]:
+    """Return the mean probability, the accuracy and the number of answers in each bin that has any."""
+    bins = np.minimum((answers.confidences * BINS).astype(int), BINS - 1)
+    return [
+        {
+            "confidence": float(answers.confidences[inside].mean()),
+            "accuracy": float(answers.correct[inside].mean()),
+            "n": int(inside.sum()),
+        }
+        for inside in (bins == number for number in np.unique(bins))
+    ]
+
+
 def calibration_error(answers: Answers) -> float:
     """Return the expected calibration error: the mean difference of probability and accuracy in ``BINS`` bins."""
-    bins = np.minimum((answers.confidences * BINS).astype(int), BINS - 1)
-    gaps = np.bincount(bins, weights=answers.confidences - answers.correct, minlength=BINS)
-    return float(np.abs(gaps).sum() / len(bins))
+    gaps = [entry["n"] * abs(entry["confidence"] - entry["accuracy"]) for entry in reliability(answers)]
+    return sum(gaps) / len(answers.confidences)
 
 
 def judge_answers(
@@ -103,8 +115,8 @@ def describe_confidence(
         entry["uncalibrated"] = _summarize(raw)
         promises = calibration.thresholds.get(AUTO if find_domains else GIVEN) or ()
         entry["coverage"] = [_coverage(answers, promises, target) for target in TARGETS]
-    lists = {"risk_coverage": risk_coverage(answers), "suspects": find_suspects(logits, rows, heads)}
-    return entry | _summarize(answers) | lists
+    curves = {"reliability": reliability(answers), "risk_coverage": risk_coverage(answers)}
+    return entry | _summarize(answers) | curves | {"suspects": find_suspects(logits, rows, heads)}
 
 
 def _summarize(answers: Answers) -> dict[str, float]:

@@ -42,6 +42,8 @@ class Chart:
         dots: mark every point.
         horizontal: a y value to mark with a horizontal line.
         vertical: an x value to mark with a vertical line, and the label of the line.
+        diagonal: mark the line where y equals x.
+        x_log: use a logarithmic x axis, from the first to the last value, with a label at each value.
     """
 
     title: str
@@ -56,6 +58,8 @@ class Chart:
     dots: bool = False
     horizontal: float | None = None
     vertical: tuple[float, str] | None = None
+    diagonal: bool = False
+    x_log: bool = False
 
     @property
     def lines(self) -> list[Line]:
@@ -97,10 +101,17 @@ class Chart:
         if self.window > 1:
             for line, (_, column) in zip(self.lines, self.data.items(), strict=True):
                 axes.plot(column.index, column, color=_VARIABLES[line.color], linewidth=1, alpha=0.2, zorder=2)
-        axes.set_xlim(0, self.x_end)
+        if self.x_log:
+            axes.set_xscale("log")
+            axes.set_xticks(self.data.index)
+        else:
+            axes.set_xlim(0, self.x_end)
+            axes.locator_params("x", nbins=5)
 
     def _draw_axes(self, axes: Any) -> None:
         style = {"color": _VARIABLES["soft"], "linewidth": 1, "linestyle": (0, (4, 3))}
+        if self.diagonal:
+            axes.axline((0, 0), slope=1, **style)
         if self.horizontal is not None:
             axes.axhline(self.horizontal, **style)
         if self.vertical:
@@ -108,8 +119,7 @@ class Chart:
             axes.axvline(x, **style)
             alignment = "right" if x > sum(axes.get_xlim()) / 2 else "left"
             axes.text(x, 1.02, label, transform=axes.get_xaxis_transform(), ha=alignment)
-        axes.set_xlabel(self.x_label)
-        axes.locator_params("x", nbins=5)
+        axes.set_xlabel(f"{self.x_label}, log scale" if self.x_log else self.x_label)
         y_label = self.y_label
         if axes.get_yscale() == "log":
             y_label += ", log scale"

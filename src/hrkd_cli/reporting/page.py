@@ -1,8 +1,8 @@
-"""The HTML page: a comparison of several runs, then the options, charts and exported files of each run."""
+"""The HTML page: a comparison of several runs, then the results, mistakes, charts and options of each run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,21 @@ import pandas as pd
 
 from hrkd_cli.formatting import duration, percent, plural
 from hrkd_cli.reporting.charts import Chart, format_number
+from hrkd_cli.reporting.model_comparison import ComparedModel, compare_models
 from hrkd_cli.reporting.run import Run
 from hrkd_cli.version import __version__
 
 MARKER = "<!-- hrkd report -->"  # comment near the top of every page; a file that has it may be replaced
+MAX_LABELS = 10  # labels of a confusion matrix; with more, the most frequent confusions are listed
+MIN_ANSWERS = 10  # answers of a point of the reliability diagram
+SHOWN_MISTAKES = 10  # mistakes and confusions that are shown at once
+LOSSES = {
+    "hidden": "hidden states of student and teacher",
+    "attention": "their attention scores",
+    "prediction": "their predictions",
+    "label": "predictions and true labels",
+    "domain": "domains found and true domains",
+}  # what each loss compares
 MAX_DOTS = 100  # maximum number of dev scores drawn as dots; if there are more, only the line is drawn
 LOSS_WINDOW, RATIO_WINDOW = 0.02, 0.06
 """Smoothing windows as fractions of the steps; the ratios of a frozen graph vary a lot from step to step."""
@@ -29,9 +40,47 @@ def render_page(runs: Sequence[Run]) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"percent": percent, "number": format_number, "duration": duration}
-    functions = (comparison, dev_scores, losses, optimization, domain_ratios, layer_ratios, latency)
-    charts = {function.__name__: function for function in functions}
-    return str(environment.get_template("page.html.j2").render(marker=MARKER, version=__version__, runs=runs, **charts))
+    functions = (compare_models, confusions, comparison, certainty, dev_scores, losses, optimization, domain_ratios)
+    names = {function.__name__: function for function in (*functions, layer_ratios, latency)}
+    constants = {name: globals()[name] for name in ("LOSSES", "MAX_LABELS", "MIN_ANSWERS", "SHOWN_MISTAKES")}
+    template = environment.get_template("page.html.j2")
+    return str(template.render(marker=MARKER, version=__version__, runs=runs, **names, **constants))
+
+
+def confusions(entry: Mapping[str, Any]) -> dict[str, dict[str, dict[str, int]]]:
+    """Return the confusion matrices of an entry of ``eval.json`` by title: answers, without zeros, by true label."""
+    domains = {
+        domain: {label: counts["answers"] for label, counts in scores["labels"].items() if counts["answers"]}
+        for domain, scores in entry["domains"].items()
+    }
+    return domains | ({"domain found": entry["found_domains"]} if entry.get("found_domains") else {})
+
+
+def certainty(models: Sequence[ComparedModel]) -> list[Chart]:
+    """Return the reliability diagram and the risk-coverage curve of the evaluated models."""
+    reliability, coverage = {}, {}
+    for model in models:
+        if confidence := model.entry.get("confidence"):
+            bins = confidence["bins"]
+            reliability[model.name] = pd.Series(
+                {
+                    100 * (min(int(entry["confidence"] * bins), bins - 1) + 0.5) / bins: 100 * entry["accuracy"]
+                    for entry in confidence["reliability"]
+                    if entry["n"] >= MIN_ANSWERS
+                }
+            )
+            coverage[model.name] = pd.Series(
+                {100 * entry["coverage"]: 100 * entry["accuracy"] for entry in confidence["risk_coverage"]}
+            )
+    if not coverage:
+        return []
+    percent_right = "of these right, %"
+    reliable, covered = (pd.concat(lines, axis=1).sort_index() for lines in (reliability, coverage))
+    return [
+        Chart("Are answers right as often as stated?", "stated probability, %", percent_right, reliable, 100,
+              diagonal=True, dots=True),
+        Chart("Accuracy of the most certain answers", "most certain answers, %", percent_right, covered, 100),
+    ]  # fmt: skip
 
 
 def comparison(runs: Sequence[Run]) -> Chart:
@@ -95,7 +144,7 @@ def latency(run: Run) -> list[Chart]:
     for threads, group in pd.DataFrame(rows).groupby("threads") if rows else ():
         times = group.pivot_table("p50", "tokens", "precision", sort=False)
         title = f"Median latency, {plural(threads, 'thread')}"
-        charts.append(Chart(title, "tokens of the text", "milliseconds", times, dots=True))
+        charts.append(Chart(title, "tokens of the text", "milliseconds", times, x_log=True, dots=True))
     return charts
 
 

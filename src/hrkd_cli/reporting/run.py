@@ -30,6 +30,7 @@ class Run:
         metric: the score that selects the best step: ``accuracy`` or ``macro_f1``.
         data: path of the dataset.
         exported: entries of ``onnx/export.json`` by file name, the fp32 file first; empty without exported files.
+        evaluation: content of ``eval.json``, the last result of ``hrkd eval``; empty if there is none.
         written: local time of the last write.
         steps: metrics of each step in ``metrics.jsonl``, indexed by step number; never empty.
         last_step: number of the last step.
@@ -62,6 +63,7 @@ class Run:
         self.data = Path(os.path.normpath(path / data)).as_posix() if data else ""
         files = read_json_or_empty(path / ModelFiles.onnx / OnnxFiles.export_record).get("files") or {}
         self.exported = dict(sorted(files.items(), key=lambda item: (item[0] != OnnxFiles.fp32, item[0])))
+        self.evaluation = read_json_or_empty(path / ModelFiles.evaluation)
         last = path / ModelFiles.run if self.finished else metrics
         self.written = datetime.datetime.fromtimestamp(last.stat().st_mtime).astimezone()
         self.steps, self.dev = _read_metrics(metrics)
