@@ -175,6 +175,18 @@ def test_the_program_of_the_readme_runs(stand_ins, capsys):
     assert label in ("bad", "good")
 
 
+def test_the_notebook_runs(stand_ins):
+    names = {}
+    for cell in json.loads((ROOT / "examples/quickstart.ipynb").read_text(encoding="utf-8"))["cells"]:
+        program = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            assert not cell["outputs"]
+        if cell["cell_type"] == "code" and not program.startswith("%pip"):
+            exec(compile(program, "quickstart.ipynb", "exec"), names)
+    assert [model.precision for model in names["result"].models] == ["fp32", "fp32", "int8"]
+    assert names["exported"].gate.passed
+
+
 def test_the_programs_of_the_page_on_python_run_in_order(tmp_path, capsys):
     write_labeled_texts(tmp_path / "reviews")
     config = tiny_folder.CONFIGS["bert"](vocab_size=80, max_position_embeddings=160, pad_token_id=0)
