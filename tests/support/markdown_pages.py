@@ -11,8 +11,7 @@ from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY = "https://github.com/hrkd-cli/hrkd-cli"
-# Folders of generated and installed files.
-_IGNORED = {".venv", "node_modules", "dist", "build", "site", "demo", ".pytest_cache", "hrkd-out"}
+FOLDERS = ("docs", "runtime", "scripts", "tests", "src", "benchmarks", "examples", ".github")
 _MARKDOWN = MarkdownIt("commonmark").enable("table")
 
 
@@ -26,9 +25,9 @@ class Code:
 
 
 def pages() -> list[str]:
-    """Return all Markdown files of the checkout, by path."""
-    found = (path.relative_to(ROOT) for path in ROOT.rglob("*.md"))
-    return sorted(path.as_posix() for path in found if not _IGNORED & set(path.parts))
+    """Return all Markdown files of the checkout, by path; virtual environments in it have others."""
+    found = [*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))]
+    return sorted(path.relative_to(ROOT).as_posix() for path in found if "node_modules" not in path.parts)
 
 
 def code_blocks(page: str) -> list[Code]:
