@@ -162,7 +162,7 @@ class EvalResult:
                     entry["model"] = relative_path(Path(entry["model"]), folder)
             file = folder / ModelFiles.evaluation
             try:
-                file.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+                file.write_text(json.dumps(content) + "\n", encoding="utf-8")
             except OSError as error:
                 on_event(Note(f"{file}: cannot be written ({error.strerror}), so hrkd report will not show this"))
 
