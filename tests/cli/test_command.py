@@ -74,6 +74,7 @@ GIVEN = {
     "--teacher-checkpoints average --teacher-epochs 2 --hidden-weight 0.5 --attention-weight 0 --means released "
     "--prediction-weight 3 --allow-weak-teacher": {
         "teacher": "t",
+        "out": Path("hrkd-out/student"),  # the default depends on --extend
         "student": "4x312",
         "init": "random",
         "graph": "uniform",
