@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from hrkd_cli.data.prepare import prepare
     from hrkd_cli.distillation.distill import distill
     from hrkd_cli.evaluation.evaluate import evaluate
+    from hrkd_cli.hub_upload import push
     from hrkd_cli.onnx_export.export import export
     from hrkd_cli.predict.predictor import Predictor
     from hrkd_cli.reporting.report import report
     from hrkd_cli.teaching.teach import teach
 
-__all__ = ["Predictor", "__version__", "distill", "evaluate", "export", "prepare", "report", "teach"]
+__all__ = ["Predictor", "__version__", "distill", "evaluate", "export", "prepare", "push", "report", "teach"]
 
 # onnxruntime reads this when it is imported. Without it, some releases write to the home folder and send usage data.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -34,6 +35,7 @@ _MODULES = {
     "evaluate": "hrkd_cli.evaluation.evaluate",
     "export": "hrkd_cli.onnx_export.export",
     "report": "hrkd_cli.reporting.report",
+    "push": "hrkd_cli.hub_upload",
     "Predictor": "hrkd_cli.predict.predictor",
 }
 

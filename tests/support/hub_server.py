@@ -8,6 +8,7 @@ The client must run in a subprocess: huggingface_hub reads its endpoint when it 
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -21,11 +22,17 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 
 @contextmanager
-def serve_hub(repos: Mapping[str, Path]) -> Iterator[str]:
-    """Serve folders under their repository ids (``datasets/OWNER/NAME`` or ``OWNER/NAME``); yield the endpoint."""
+def serve_hub(repos: Mapping[str, Path], uploads: Path | None = None, token: str = "hf_secret") -> Iterator[str]:
+    """Serve folders under their repository ids (``datasets/OWNER/NAME`` or ``OWNER/NAME``); yield the endpoint.
+
+    Whoever has the token can create repositories and commit to them; they are folders in ``uploads``, under their ids.
+    """
 
     class Handler(_HubHandler):
-        folders: ClassVar[Mapping[str, Path]] = {name: Path(path) for name, path in repos.items()}
+        folders: ClassVar[dict[str, Path]] = {name: Path(path) for name, path in repos.items()}
+        uploads_to = uploads
+        write_token = token
+        private: ClassVar[set[str]] = set()
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
@@ -53,7 +60,10 @@ def hub_environment(url: str, home: Path) -> dict[str, str]:
 
 class _HubHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    folders: ClassVar[Mapping[str, Path]] = {}
+    folders: ClassVar[dict[str, Path]] = {}
+    uploads_to: ClassVar[Path | None] = None
+    write_token: ClassVar[str] = ""
+    private: ClassVar[set[str]] = set()
 
     def do_HEAD(self) -> None:
         self._answer(body=False)
@@ -63,7 +73,45 @@ class _HubHandler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         length = int(self.headers.get("Content-Length", 0))
-        self._answer(body=True, posted=self.rfile.read(length))
+        posted, path = self.rfile.read(length), urlsplit(self.path).path
+        if path == "/api/validate-yaml":
+            return self._json(200, {"errors": [], "warnings": []}, True)
+        kind = path.rpartition("/")[0].rpartition("/")[2]
+        if path != "/api/repos/create" and kind not in ("preupload", "commit"):
+            return self._answer(body=True, posted=posted)
+        if self.headers.get("Authorization") != f"Bearer {self.write_token}" or self.uploads_to is None:
+            return self._json(401, {"error": "Invalid username or password."}, True)
+        if kind == "preupload":
+            files = [
+                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for file in json.loads(posted)["files"]
+            ]
+            return self._json(200, {"files": files}, True)
+        if kind == "commit":
+            return self._commit(unquote(path).split("/")[2:5], [json.loads(line) for line in posted.splitlines()])
+        return self._create(json.loads(posted))
+
+    def _create(self, asked: dict[str, Any]) -> None:
+        repo = f"{asked.get('organization') or 'me'}/{asked['name']}"
+        name = f"datasets/{repo}" if asked.get("type") == "dataset" else repo
+        status, url = 409 if name in self.folders else 200, f"http://{self.headers['Host']}/{name}"
+        self.folders.setdefault(name, self.uploads_to / name).mkdir(parents=True, exist_ok=True)
+        if status == 200 and (asked.get("private") or asked.get("visibility") == "private"):
+            self.private.add(name)
+        self._json(status, {"url": url, "error": "You already created this repository"}, True)
+
+    def _commit(self, repo: list[str], operations: list[dict[str, Any]]) -> None:
+        kind, *rest = repo
+        name = "/".join(([kind] if kind == "datasets" else []) + rest)
+        for operation in operations:
+            path = self.folders[name] / operation["value"].get("path", "")
+            if operation["key"] == "file":
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(base64.b64decode(operation["value"]["content"]))
+            elif operation["key"] == "deletedFile":
+                path.unlink()
+        url = f"http://{self.headers['Host']}/{name}/commit/{_commit(self.folders[name])}"
+        self._json(200, {"success": True, "commitUrl": url, "commitOid": _commit(self.folders[name])}, True)
 
     def log_message(self, *_: Any) -> None:
         """Log nothing."""
@@ -83,7 +131,7 @@ class _HubHandler(BaseHTTPRequestHandler):
     def _api(self, name: str, folder: Path, rest: str, posted: bytes, query: str, body: bool) -> None:
         kind, _, inside = rest.partition("/")
         if kind in ("", "revision"):
-            return self._json(200, _repo_info(name, folder), body)
+            return self._json(200, _repo_info(name, folder) | {"private": name in self.private}, body)
         if kind == "tree":
             _, _, below = inside.partition("/")
             if not (folder / below).is_dir():
@@ -147,7 +195,6 @@ def _repo_info(name: str, folder: Path) -> dict[str, Any]:
         "author": repo.partition("/")[0],
         "sha": _commit(folder),
         "lastModified": "2024-01-01T00:00:00.000Z",
-        "private": False,
         "gated": False,
         "disabled": False,
         "downloads": 0,

@@ -22,6 +22,7 @@ from hrkd_cli.command_settings import (
     ExportSettings,
     PredictSettings,
     PrepareSettings,
+    PushSettings,
     ReportSettings,
     ServeSettings,
 )
@@ -267,6 +268,24 @@ def report(console: Console, options: ReportSettings) -> None:
         result = hrkd_cli.report(**vars(options), on_event=on_event)
     console.write_result(result.to_json(), tables.report_tables(result.to_json()))
     console.write_note(f"page: {result.out}")
+
+
+@command(
+    "push",
+    PushSettings,
+    "hrkd push hrkd-out/student acme/reviews-student",
+    "hrkd push hrkd-out/dataset acme/reviews --private",
+)
+def push(console: Console, options: PushSettings) -> None:
+    """Upload a model or dataset folder to the Hugging Face hub.
+
+    The folder's README.md becomes the card; it has the dev scores of each domain and exported file.
+    """
+    with console.engine_output(make_display) as on_event:
+        result = hrkd_cli.push(**vars(options), on_event=on_event)
+    console.write_result(result.to_json(), lines=[result.url])
+    if result.kind == "model":
+        console.write_note(f"next: hrkd predict {shlex.quote(result.id)}")
 
 
 @command("info", Settings)

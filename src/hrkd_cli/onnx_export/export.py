@@ -27,11 +27,10 @@ from hrkd_cli.onnx_export.cpu_targets import weight_format_for
 from hrkd_cli.onnx_export.export_record import (
     FileEntry,
     describe_file,
+    describe_in_card,
     describe_slowdown,
-    insert_section,
     read_card,
     read_record,
-    render_onnx_section,
     write_record,
 )
 from hrkd_cli.onnx_export.export_result import ExportedFile, ExportResult, Gate, Trial, best_trial
@@ -306,7 +305,7 @@ class _Export:
             card = variant_card(
                 self.settings, self.model, self.gate, self.vocabulary, title=self.out.name, gate_result=gate
             )
-        (folder / ModelFiles.readme).write_text(insert_section(card, render_onnx_section(entries)), encoding="utf-8")
+        (folder / ModelFiles.readme).write_text(describe_in_card(card, entries), encoding="utf-8")
         _move_files(folder, root_files, self.root)
         _move_files(folder, [*new, OnnxFiles.export_record, OnnxFiles.self_check], self.onnx_folder)
 

@@ -95,6 +95,11 @@ def read_card(*folders: Path) -> str:
     return "# Text classifier\n"
 
 
+def describe_in_card(card: str, entries: dict[str, FileEntry]) -> str:
+    """Return a card with the exported files, in its metadata and in a section of its own."""
+    return add_results(insert_section(card, render_onnx_section(entries)), entries)
+
+
 def insert_section(card: str, section: str) -> str:
     """Return a card with the ONNX section, which replaces an earlier one or is appended."""
     marked = f"{SECTION_BEGIN}\n{section.strip()}\n{SECTION_END}"
@@ -103,6 +108,38 @@ def insert_section(card: str, section: str) -> str:
     if begin and end:
         return before + marked + after
     return f"{card.rstrip()}\n\n{marked}\n"
+
+
+def add_results(card: str, entries: Mapping[str, FileEntry]) -> str:
+    """Return a card whose metadata (``model-index``) has the dev accuracy of every file by domain; others stay."""
+    import yaml
+    from huggingface_hub import EvalResult, ModelCard
+
+    if not card.startswith("---"):
+        return card
+    try:
+        parsed = ModelCard(card, ignore_metadata_errors=True)
+    except (ValueError, yaml.YAMLError):  # edited by hand
+        return card
+    if parsed.data.model_name is None:  # not a card that hrkd wrote
+        return card
+    prefix = f"accuracy of {ModelFiles.onnx}/"
+    results = [each for each in parsed.data.eval_results or () if not (each.metric_name or "").startswith(prefix)]
+    results += [
+        EvalResult(
+            "text-classification",
+            domain,
+            domain,
+            "accuracy",
+            round(accuracy, 4),
+            dataset_split="dev",
+            metric_name=f"{prefix}{name}",
+        )
+        for name, entry in sorted(entries.items())
+        for domain, accuracy in (entry.get("dev") or {}).get("accuracy", {}).items()
+    ]
+    parsed.data.eval_results = results or None
+    return str(parsed)
 
 
 def render_onnx_section(entries: dict[str, FileEntry]) -> str:
