@@ -247,7 +247,7 @@ def call(application, messages):
         "query_string": b"",
         "http_version": "1.1",
     }
-    asyncio.run(application(scope, receive, send))
+    asyncio.run(asyncio.wait_for(application(scope, receive, send), 10))
     return sent[0]["status"]
 
 
