@@ -275,7 +275,8 @@ class DistillSettings(TrainingSettings):
     )
     max_drop: float = _extension(
         0.5,
-        "Points of accuracy that an old domain may lose. If one loses more: exit code 3 and no student.",
+        "Points of accuracy that an old domain may lose on texts of its own. If one loses more: exit code 3 and no "
+        "student.",
         metavar="POINTS",
         bounds=AT_LEAST_0,
         affects_result=False,

@@ -65,9 +65,12 @@ def test_a_new_domain_is_learned_and_the_old_ones_stay_without_their_rows(tmp_pa
     config = json.loads((tmp_path / "s" / "config.json").read_text())
     assert config["hrkd"]["domains"] == {d: ["bad", "good"] for d in ("books", "garden", "music")}
     assert "domain_posterior" not in config["hrkd"]  # no texts of the old domains
-    assert "no texts of books, music: the student does not learn to find" in warnings(events)[0]
+    assert (
+        "no texts of books, music: their accuracy is not checked, and the student does not learn to find"
+        in warnings(events)[0]
+    )
     assert {d: (s["n"], s["by"]) for d, s in result.old_domains.items()} == dict.fromkeys(
-        ("books", "music"), (16, "student")
+        ("books", "music"), (16, "other domains")
     )
     record = run_json(tmp_path / "s")
     assert record["results"]["old_domains"] == result.old_domains
@@ -131,7 +134,7 @@ def test_unlabeled_texts_of_an_old_domain_stand_in_for_its_rows(tmp_path, studen
         (tmp_path / "texts" / f"{domain}.txt").write_text("\n".join(texts), encoding="utf-8")
     events = []
     result = extend(student, NEW, tmp_path / "s", unlabelled=tmp_path / "texts", on_event=events.append)
-    scored = {domain: (30 if domain in domains else 16, "student") for domain in ("books", "music")}
+    scored = {domain: (30, "student") if domain in domains else (16, "other domains") for domain in ("books", "music")}
     assert {domain: (scores["n"], scores["by"]) for domain, scores in result.old_domains.items()} == scored
     hrkd = json.loads((tmp_path / "s" / "config.json").read_text())["hrkd"]
     assert hrkd.get("domain_posterior", False) == (len(domains) == 2)
@@ -197,13 +200,18 @@ def test_without_labels_an_answer_counts_by_the_old_students_probability_of_it()
     after = {"garden": np.array([[2.0, 1, 9, 9], [2, 1, 0, 0]]), "toys": np.array([[1.0, 2, 5, 0]])}  # a, a, b
     scores = _score("books", setup, before, after)
     assert scores == {"n": 3, "before": pytest.approx((0.75 + 0.8 + 0.6) / 3),
-                      "after": pytest.approx((0.75 + 0.2 + 0.6) / 3), "by": "student"}  # fmt: skip
+                      "after": pytest.approx((0.75 + 0.2 + 0.6) / 3), "by": "other domains"}  # fmt: skip
 
 
 def test_a_drop_of_exactly_the_limit_is_allowed():
-    scores = {"books": {"before": 0.9, "after": 0.895, "by": "labels"}, "dvd": {"before": 0.1, "after": 0.9}}
+    scores = {
+        "books": {"before": 0.9, "after": 0.895, "by": "labels"},
+        "dvd": {"before": 0.1, "after": 0.9, "by": "student"},
+        "toys": {"before": 0.9, "after": 0.1, "by": "other domains"},
+    }
     assert describe_drop(scores, 0.5) == ""
     assert describe_drop(scores, 0.49).startswith("domain 'books' falls from 90.0% to 89.5%, by 0.50 points, more than")
+    assert describe_drop({"toys": scores["toys"]}, 0) == ""
 
 
 def relabel(domain, label):

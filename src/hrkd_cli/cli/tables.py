@@ -49,7 +49,11 @@ def training_tables(result: Json) -> list[Table]:
     )
     tables = [Table(title, ("dev", "accuracy, %  [95% interval]", "macro-F1, %"), rows)]
     if old := result.get("old_domains"):
-        by = {"labels": "dev labels", "student": "the old student's probabilities"}
+        by = {
+            "labels": "dev labels",
+            "student": "the old student's probabilities",
+            "other domains": "those, on other domains",
+        }
         columns = ("old domain", "texts", "before, %", "after, %", "according to")
         cells = [(d, thousands(e["n"]), percent(e["before"]), percent(e["after"]), by[e["by"]]) for d, e in old.items()]
         tables.append(Table("Accuracy of the old domains", columns, cells, left_aligned=(0, 4)))

@@ -135,8 +135,10 @@ class DistillSetup:
             settings = replace(settings, domain_weight=0.0)  # its posterior is always 1
         if missing := [domain for domain in self.heads.domains if domain not in self.train.examples]:
             settings = replace(settings, domain_weight=0.0)
-            text = f"no texts of {join_names(missing)}: the student does not learn to find the domain of a text"
-            context.on_event(Note(text, warning=True))
+            text = (
+                f"no texts of {join_names(missing)}: their accuracy is not checked, and the student does not learn to"
+            )
+            context.on_event(Note(f"{text} find the domain of a text; add rows or --unlabelled texts", warning=True))
         loss_config = LossConfig.from_settings(
             settings, self.teachers.primary.config, self.student.config, self.plan.max_length
         )
