@@ -67,17 +67,11 @@ def _matches(path: Path, patterns: Sequence[str]) -> bool:
 
 
 @contextlib.contextmanager
-def atomic_folder(
-    out: Path, *, is_resumable: Callable[[Path], bool] = lambda _: False, resume: bool = False
-) -> Iterator[Path]:
-    """Yield a working folder that is renamed to ``out`` when the block ends and deleted when it fails.
+def atomic_folder(out: Path, *, resume: bool = False) -> Iterator[Path]:
+    """Yield a working folder: renamed to ``out`` when the block ends, deleted if it fails without a checkpoint.
 
     An existing ``out`` is replaced at the end (call ``check_output`` first); if the block fails, it stays as it was.
-
-    Args:
-        out: the output folder.
-        is_resumable: returns whether a working folder has a checkpoint, and so must survive a failure.
-        resume: continue in the working folder of an earlier run, if it is resumable.
+    With ``resume``, the working folder of an earlier run is continued if it has a checkpoint.
 
     Raises:
         OutputError: the disk is full, or the folder cannot be written.
@@ -87,7 +81,7 @@ def atomic_folder(
     work = partial_folder(target)
     existed = target.exists()
     with explain_write_errors(out, work):
-        _clear_leftover(work, keep=resume and is_resumable(work))
+        _clear_leftover(work, keep=resume and bool(checkpoint_folders(work)))
         try:
             work.mkdir(parents=True, exist_ok=True)
             with (work / _MARKER).open("w") as marker:
@@ -96,7 +90,7 @@ def atomic_folder(
             (work / _MARKER).unlink()
             apply_umask(work.rglob("*"))
         except BaseException:  # Ctrl-C too
-            if not is_resumable(work):
+            if not checkpoint_folders(work):
                 shutil.rmtree(work, ignore_errors=True)
             raise
     # The result is complete: from here on nothing removes it.
@@ -135,18 +129,13 @@ def is_stage_folder(path: Path, stage: str) -> bool:
     return bool(read_json_or_empty(path / ModelFiles.run).get("stage") == stage)
 
 
-def has_checkpoint(work: Path) -> bool:
-    """Return whether a working folder has a checkpoint, damaged or not."""
-    return bool(checkpoint_folders(work))
-
-
 def latest_checkpoint_step(work: Path) -> int | None:
     """Return the step of the newest checkpoint without reading it; None if there is none."""
     return next(map(_step, checkpoint_folders(work)), None)
 
 
 def checkpoint_folders(work: Path) -> list[Path]:
-    """Return the checkpoint folders, newest first."""
+    """Return the checkpoint folders, newest first, damaged ones too."""
     if not work.is_dir():
         return []
     folders = [path for path in work.iterdir() if _CHECKPOINT_NAME.fullmatch(path.name) and path.is_dir()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
@@ -19,26 +20,20 @@ from hrkd_cli.formatting import join_names
 from hrkd_cli.layout import SPLITS
 from hrkd_cli.predict.name_validation import appearance, quote
 
-_CHECK_ROWS = f"""
-CREATE TABLE checked_rows AS
+_SELECT_ROWS = f"""
 WITH known AS (
-  SELECT split, {TEXT_HASH} AS text_hash, coalesce({PAIR_HASH}, {TEXT_HASH}) AS input_hash FROM dataset)
-SELECT rowid AS id, domain, text, text_pair, CASE
+  SELECT split, {TEXT_HASH} AS text_hash, coalesce({PAIR_HASH}, {TEXT_HASH}) AS input_hash FROM dataset),
+checked_rows AS (SELECT rowid AS id, domain, text, text_pair, CASE
   WHEN NOT coalesce(list_contains($domains, domain), false) THEN 'other domain'
   WHEN drop_reason IS NOT NULL THEN 'no text'
   WHEN text_hash IN (SELECT text_hash FROM known WHERE split != 'train') THEN 'in the data'
   WHEN input_hash IN (SELECT input_hash FROM known WHERE split = 'train') THEN 'in the data'
   WHEN row_number() OVER (PARTITION BY domain, input_hash ORDER BY rowid) > 1 THEN 'duplicate'
   END AS drop_reason
-FROM rows
-"""
-_SELECT_TEXTS = """
-SELECT domain, list(text ORDER BY id), list(text_pair ORDER BY id)
-FROM checked_rows WHERE drop_reason IS NULL GROUP BY domain
-"""
-_SELECT_OTHER_DOMAINS = "SELECT DISTINCT domain FROM checked_rows WHERE drop_reason = 'other domain'"
-_COUNT_DROPPED = """
-SELECT drop_reason, count(*) FROM checked_rows WHERE drop_reason IS NOT NULL GROUP BY drop_reason ORDER BY min(id)
+  FROM rows)
+SELECT drop_reason, domain, count(*), list(text ORDER BY id) FILTER (drop_reason IS NULL),
+  list(text_pair ORDER BY id) FILTER (drop_reason IS NULL)
+FROM checked_rows GROUP BY ALL ORDER BY min(id)
 """
 
 
@@ -93,8 +88,7 @@ def read_unlabeled(source: str | Path, dataset: Dataset, *, need_all: bool = Tru
                 raise DataError(f"{name}: no second text found (columns: {names}), and the data has two")
             roles = ("text", "text_pair", "domain") if dataset.has_pairs else ("text", "domain")
             store.add(file, reader, {role: columns[role] for role in roles if role in columns})
-        texts = _select_new_texts(store, dataset)
-        others = {name for (name,) in store.connection.execute(_SELECT_OTHER_DOMAINS).fetchall() if name}
+        texts, others = _select_new_texts(store, dataset)
     by_appearance = {appearance(domain): domain for domain in dataset.domains}
     for name in sorted(others.union(*map(_names, skipped))):
         if (domain := by_appearance.get(appearance(name))) is not None:
@@ -130,8 +124,8 @@ def _names(relative_path: str) -> tuple[str, ...]:
     return stem, stem.rpartition(".")[0], path.parent.name
 
 
-def _select_new_texts(store: RowStore, dataset: Dataset) -> UnlabeledTexts:
-    """Return the texts of a dataset's domains that the dataset does not contain."""
+def _select_new_texts(store: RowStore, dataset: Dataset) -> tuple[UnlabeledTexts, set[str]]:
+    """Return the texts of a dataset's domains that the dataset does not contain, and the names of other domains."""
     import pyarrow as pa
 
     parts = [(split, dataset.split(domain, split)) for domain in dataset.domains for split in SPLITS]
@@ -141,12 +135,17 @@ def _select_new_texts(store: RowStore, dataset: Dataset) -> UnlabeledTexts:
         "text_pair": [pair for _, rows in parts for pair in rows.pairs or repeat(None, len(rows))],
     }
     store.connection.register("dataset", pa.table(columns, schema=pa.schema([(name, pa.string()) for name in columns])))
-    store.connection.execute(_CHECK_ROWS, {"domains": list(dataset.domains)})
-    texts = {domain: (first, second) for domain, first, second in store.connection.execute(_SELECT_TEXTS).fetchall()}
-    rows = {}
-    for domain in dataset.domains:
-        if domain in texts:
-            first, second = texts[domain]
-            rows[domain] = TextRows(first, second if store.has_pairs else None, labels=[])
+    found: dict[str, TextRows] = {}
+    others: set[str] = set()
+    dropped: Counter[str] = Counter()
+    selected = store.connection.execute(_SELECT_ROWS, {"domains": list(dataset.domains)}).fetchall()
+    for reason, domain, count, first, second in selected:
+        if reason is None:
+            found[domain] = TextRows(first, second if store.has_pairs else None, labels=[])
+            continue
+        dropped[reason] += count
+        if reason == "other domain" and domain:
+            others.add(domain)
+    rows = {domain: found[domain] for domain in dataset.domains if domain in found}
     fingerprint = compute_fingerprint({domain: {"": part} for domain, part in rows.items()})
-    return UnlabeledTexts(rows, dict(store.connection.execute(_COUNT_DROPPED).fetchall()), fingerprint)
+    return UnlabeledTexts(rows, dict(dropped), fingerprint), others

@@ -22,7 +22,7 @@ from hrkd_cli.machine import package_versions, usable_cpus
 from hrkd_cli.models.model_folder import model_card, save_model, write_json
 from hrkd_cli.models.wide import ScoredWideBranch
 from hrkd_cli.options import option_name
-from hrkd_cli.outputs import STAGE_OUTPUTS, atomic_folder, has_checkpoint, relative_path
+from hrkd_cli.outputs import STAGE_OUTPUTS, atomic_folder, relative_path
 from hrkd_cli.training.best_weights import AVERAGE
 from hrkd_cli.training.checkpoint import Checkpointer, remove_checkpoints
 from hrkd_cli.training.context import TrainContext
@@ -45,7 +45,7 @@ def run_folder(
     with contextlib.ExitStack() as stack:
         stack.push(lambda kind, *_: context.on_event(StageStopped()) if kind else None)
         if processes.is_main:
-            stack.enter_context(atomic_folder(out, is_resumable=has_checkpoint, resume=resume))
+            stack.enter_context(atomic_folder(out, resume=resume))
         processes.barrier()
         header: dict[str, Any] = {"key": key, "options": {**options, "precision": str(context.precision.mode)}}
         checkpointer = Checkpointer(out, processes, header, resume=resume)

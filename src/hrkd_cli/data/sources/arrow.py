@@ -72,12 +72,8 @@ def _decode_classes(values: list[Any], class_names: Sequence[str] | None) -> Ite
     """Replace class indices by their names."""
     if class_names is None:
         return values
-    decoded = []
-    for value in values:
-        if isinstance(value, int):
-            value = class_names[value] if 0 <= value < len(class_names) else None
-        decoded.append(value)
-    return decoded
+    names = dict(enumerate(class_names))
+    return [names.get(value) if isinstance(value, int) else value for value in values]
 
 
 def _read_class_names(metadata: dict[bytes, bytes] | None) -> dict[str, Sequence[str]]:

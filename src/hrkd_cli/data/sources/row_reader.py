@@ -72,10 +72,4 @@ def make_reader(
 def make_object_reader(iter_objects: Callable[[], Iterator[tuple[int, Mapping[str, object]]]]) -> RowReader:
     """Return a reader of (line number, object) pairs; a key that an object lacks is null."""
     columns = list(dict.fromkeys(key for _, item in iter_objects() for key in item))
-
-    def iter_rows(indices: Sequence[int]) -> Iterator[SourceRow]:
-        names = [columns[index] for index in indices]
-        for line, item in iter_objects():
-            yield line, [item.get(name) for name in names]
-
-    return RowReader(columns, iter_rows)
+    return make_reader(columns, lambda: ((line, [*map(item.get, columns)]) for line, item in iter_objects()))
