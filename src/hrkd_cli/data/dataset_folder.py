@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hrkd_cli.cards import render_card
 from hrkd_cli.data.dataset import ROW_GROUP_SIZE, Dataset, TextRows, update_fingerprint
-from hrkd_cli.data.row_store import RowStore
 from hrkd_cli.errors import DataError, ModelError
 from hrkd_cli.events import OnEvent, Progress
 from hrkd_cli.json_files import read_any_object, read_json
@@ -136,20 +135,29 @@ def _read_rows(path: Path, count: int, *, has_pairs: bool, with_locations: bool)
     return rows
 
 
-def write_splits(folder: Path, store: RowStore, domains: Mapping[str, DomainCounts], on_event: OnEvent) -> str:
+def write_splits(
+    folder: Path,
+    connection: Any,
+    domains: Mapping[str, DomainCounts],
+    *,
+    source_files: Sequence[str],
+    has_pairs: bool,
+    on_event: OnEvent,
+) -> str:
     """Write a row store to one Parquet file per domain and split, and return the dataset's fingerprint.
 
-    ``domains`` are the counts, sorted by name.
+    ``connection`` is that of a row store whose rows have splits, read from ``source_files``; ``domains`` are the
+    counts, sorted by name.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = _text_columns(has_pairs=bool(store.has_pairs))
+    columns = _text_columns(has_pairs=has_pairs)
     schema = pa.schema([(name, pa.string()) for name in (*columns, "domain", LOCATION)])
     files = [(domain, split, getattr(counts, split)) for domain, counts in domains.items() for split in SPLITS]
     # A relation, because a connection has a single pending result.
     query = _SELECT_ROWS.format(columns=", ".join((*columns, "domain")))
-    relation = store.connection.sql(query, params={"files": store.files})
+    relation = connection.sql(query, params={"files": list(source_files)})
     batches = relation.to_arrow_reader(ROW_GROUP_SIZE)
     buffered = batches.schema.empty_table()
     digest, written, total = hashlib.sha256(), 0, sum(count for _, _, count in files)

@@ -144,7 +144,15 @@ def prepare_files(files: Sequence[SourceFile], settings: PrepareSettings, on_eve
                 train = sum(entry.train for entry in domain_counts.values())
                 on_event(Note(f"few-shot: {train} of {train + left_out} train rows kept"))
             lengths, findings = _find_problems(store, counts, losses, on_event)
-            fingerprint = write_splits(folder, store, domain_counts, on_event)
+            has_pairs = bool(store.has_pairs)
+            fingerprint = write_splits(
+                folder,
+                store.connection,
+                domain_counts,
+                source_files=store.files,
+                has_pairs=has_pairs,
+                on_event=on_event,
+            )
         shutil.rmtree(scratch)
         result = PrepareResult(
             out=out,
@@ -160,7 +168,7 @@ def prepare_files(files: Sequence[SourceFile], settings: PrepareSettings, on_eve
             "version": VERSION,
             "hrkd_cli": __version__,
             "fingerprint": fingerprint,
-            "pair": bool(store.has_pairs),
+            "pair": has_pairs,
             "labels": {name: list(entry.labels) for name, entry in domain_counts.items()},
             "domains": result.to_json()["domains"],
             "source": settings.source,
