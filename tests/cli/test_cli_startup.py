@@ -87,6 +87,16 @@ def run_all(tmp_path):
     return run
 
 
+def test_a_mistyped_folder_is_reported_before_any_library_is_imported(run_all):
+    errors, modules = run_all("predict ./no text", "serve ./no", "push ./no acme/reviews")
+    assert [line.partition(";")[0] for line in errors] == [
+        "hrkd predict: no: no such file or folder",
+        "hrkd serve: no: no such file or folder",
+        "hrkd push: no: no such folder",
+    ]
+    assert not modules & {*HEAVY, "huggingface_hub"}
+
+
 def test_a_mistyped_name_is_reported_before_torch_is_imported(run_all, tmp_path):
     for name in ("encoder", "teacher"):
         (tmp_path / name).mkdir()

@@ -32,6 +32,7 @@ from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.options import Settings, option_name
 from hrkd_cli.outputs import check_output
 from hrkd_cli.predict import records, text_input
+from hrkd_cli.predict.model_location import locate_model
 from hrkd_cli.settings import DistillArguments, TeachArguments
 
 if TYPE_CHECKING:
@@ -237,10 +238,11 @@ def serve(console: Console, options: ServeSettings) -> None:
         console.write_note(f"serving {options.model} at {url}")
 
     with console.engine_output():
+        predictor = _open_predictor(options)
         from hrkd_cli.predict import server
 
         server.serve(
-            _open_predictor(options),
+            predictor,
             model=options.model,
             host=options.host,
             port=options.port,
@@ -360,6 +362,7 @@ def _command_line(name: str, values: dict[str, Any]) -> str:
 
 
 def _open_predictor(options: PredictSettings | ServeSettings) -> Predictor:
+    locate_model(options.model)  # a mistyped name is reported before onnxruntime is imported
     from hrkd_cli.predict.predictor import Predictor
 
     return Predictor(
