@@ -7,8 +7,11 @@ import threading
 import pytest
 import torch
 
+from hrkd_cli.choices import Precision
 from hrkd_cli.errors import TrainingError
-from hrkd_cli.training.loop import PREFETCH, StepOutput, prefetch
+from hrkd_cli.models.precision import PrecisionPolicy
+from hrkd_cli.training.context import TrainContext
+from hrkd_cli.training.loop import PREFETCH, LossOutput, Objective, StepOutput, prefetch
 from hrkd_cli.training.metrics_log import MetricsLogger
 
 
@@ -43,6 +46,31 @@ def test_closing_ends_the_thread_and_little_is_made_in_advance():
     made.close()
     assert threading.active_count() == before
     assert len(loaded) <= PREFETCH + 3
+
+
+class Weighted(Objective):
+    """The product of a weight and the sum of the batch's buckets."""
+
+    def __init__(self, *, is_additive):
+        self.is_additive = is_additive
+        self.weight = torch.nn.Parameter(torch.tensor(3.0))
+        self.collator = lambda rows: [rows["a"], rows["b"]]
+        self.collator.context = TrainContext(PrecisionPolicy(Precision.FP32, torch.device("cpu")))
+        self.modules, self.seen = [], []
+
+    def loss(self, batch):
+        self.seen.append(batch)
+        total = self.weight * sum(map(sum, batch))
+        return LossOutput(total, {"one": total / 4, "other": total * 3 / 4})
+
+
+@pytest.mark.parametrize(("is_additive", "seen"), [(True, [[[1, 2]], [[5]]]), (False, [[[1, 2], [5]]])])
+def test_an_additive_loss_is_backpropagated_bucket_by_bucket(is_additive, seen):
+    objective = Weighted(is_additive=is_additive)
+    loss = objective.backward([[1, 2], [5]], 0.5)
+    assert (objective.seen, loss.total.item(), objective.weight.grad.item()) == (seen, 24, 4)
+    assert loss.by_kind == {"one": 6, "other": 18}
+    assert not loss.total.requires_grad
 
 
 GRAPH = {"ratios": torch.tensor([[0.5, 0.5], [0.125, 0.875]]), "layer.1": torch.tensor([0.25, 0.75])}

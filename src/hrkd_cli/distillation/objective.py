@@ -87,6 +87,7 @@ class DistillObjective(Objective):
             self.projections = projections.to(self.device)
             self.modules.append(self.projections)
             self._build_graph(student, teacher_width, layers)
+        self.is_additive = self.graph is None  # a domain graph compares domains over all rows of a step
 
     def _build_graph(self, student: nn.Module, width: int, layers: int) -> None:
         settings, hierarchy = self.settings, bool(self.settings.hierarchy)

@@ -120,6 +120,8 @@ class FineTuningObjective(Objective):
     With class weights, the means are weighted means.
     """
 
+    is_additive = True
+
     def __init__(
         self, model: Any, train: TokenizedSplit, heads: DomainHeads, settings: TeachSettings, context: TrainContext
     ) -> None:

@@ -23,6 +23,7 @@ RowRef = tuple[str, int]  # domain, row index
 # Padding that another length bucket must save on a CPU to be worth a forward pass (docs/performance.md).
 MIN_SAVED_TOKENS = 128.0
 MIN_SAVED_FRACTION = 0.1
+MAX_BUCKET_TOKENS = 4096  # padded tokens of a bucket on a CPU, which bound the memory of a step
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ def local_rows(rows: StepRows, processes: ProcessGroup) -> list[RowRef]:
 def length_buckets(
     refs: Sequence[RowRef], lengths: Mapping[str, np.ndarray], device: torch.device
 ) -> list[list[RowRef]]:
-    """Split rows recursively into buckets of similar length, as long as a split saves enough padding.
+    """Split rows recursively into buckets of similar length, as long as a split saves enough padding or memory.
 
     On a GPU there is one bucket, because small matrix products take as long as large ones. ``lengths`` are tokens of
     each row by domain. Within a bucket rows keep their order, so that rows of a domain stay together.
@@ -114,6 +115,6 @@ def _split_by_length(lengths: np.ndarray, order: np.ndarray) -> list[np.ndarray]
     saved = sizes * (longest - lengths[order[:-1]])  # by a split after the first n positions
     padded = len(order) * longest
     if not len(saved) or saved.max() < max(MIN_SAVED_TOKENS, MIN_SAVED_FRACTION * padded):
-        return [order]
+        return np.array_split(order, min(len(order), -(-padded // MAX_BUCKET_TOKENS)))
     split = int(saved.argmax()) + 1
     return _split_by_length(lengths, order[:split]) + _split_by_length(lengths, order[split:])

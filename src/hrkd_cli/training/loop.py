@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor, nn
@@ -38,6 +40,16 @@ class LossOutput:
     ratios: Tensor | None = None
     layer_ratios: tuple[Tensor, ...] = ()
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> LossOutput:
+        """Return this output with ``function`` applied to the total and its terms."""
+        by_kind = {kind: function(loss) for kind, loss in self.by_kind.items()}
+        return replace(self, total=function(self.total), by_kind=by_kind)
+
+    def __add__(self, other: LossOutput) -> LossOutput:
+        """Add the loss of other rows of the same batch."""
+        by_kind = {kind: loss + other.by_kind[kind] for kind, loss in self.by_kind.items()}
+        return replace(self, total=self.total + other.total, by_kind=by_kind)
+
 
 class Objective:
     """A loss with its models and data, independent of the schedule.
@@ -47,6 +59,7 @@ class Objective:
         heads: domain heads of that model.
         collator: makes batches, possibly in another thread.
         held_back: indices of train rows by domain that are never sampled.
+        is_additive: whether the loss of a batch is the sum of the losses of its length buckets.
         domain_posterior: whether the softmax over all outputs is trained to be p(domain, label | text).
         parts: objects that a checkpoint saves besides the modules, by name (see ``hrkd_cli.training.checkpoint``).
     """
@@ -55,12 +68,32 @@ class Objective:
     heads: DomainHeads
     collator: Collator
     held_back: Mapping[str, Sequence[int]] = {}
+    is_additive = False
     domain_posterior = False
     parts: Mapping[str, Stateful] = {}
 
     def loss(self, batch: Any) -> LossOutput:
         """Return the loss of a batch."""
         raise NotImplementedError
+
+    def backward(self, batch: Any, fraction: float = 1.0) -> LossOutput:
+        """Backpropagate a fraction of the loss of a batch; return the loss, detached.
+
+        An additive loss is backpropagated bucket by bucket, so that only one bucket's activations are in memory.
+        """
+        precision, processes = self.collator.context.precision, self.collator.context.processes
+
+        def backward(part: Any) -> LossOutput:
+            with precision.autocast():
+                loss = self.loss(part)
+            precision.backward(loss.total * fraction)
+            return loss.map(lambda tensor: tensor.detach().float())
+
+        if not self.is_additive:
+            return backward(batch)
+        with processes.no_sync():  # processes may have different numbers of buckets
+            loss = reduce(operator.add, [backward([bucket]) for bucket in batch])
+        return loss.map(processes.all_reduce)
 
     def on_step_start(self, step: int) -> None:
         """Prepare a step."""
@@ -71,10 +104,7 @@ class Objective:
     def dry_run(self, rows: StepRows) -> None:
         """Run a forward and backward pass without keeping gradients."""
         try:
-            with self.collator.context.precision.autocast():
-                loss = self.loss(self.collator(rows)).total
-            loss.backward()  # type: ignore[no-untyped-call]
-            float(loss.detach())  # waits for a GPU
+            float(self.backward(self.collator(rows)).total)  # waits for a GPU
         finally:
             for module in self.modules:
                 module.zero_grad()
@@ -113,7 +143,6 @@ def train_step(
 
     ``batches`` yields pairs of row indices and batches, see ``prefetch``.
     """
-    precision = objective.collator.context.precision
     losses: dict[str, Tensor] = {}
     examples = 0
     objective.on_step_start(number)
@@ -121,11 +150,9 @@ def train_step(
     for _ in range(accumulate):
         rows, batch = next(batches)
         first = batch if first is None else first
-        with precision.autocast():
-            loss = objective.loss(batch)
-        precision.backward(loss.total / accumulate)
+        loss = objective.backward(batch, 1 / accumulate)
         for kind, value in {"total": loss.total, **loss.by_kind}.items():
-            mean = value.detach().float() / accumulate
+            mean = value / accumulate
             losses[kind] = losses[kind] + mean if kind in losses else mean
         examples += sum(len(indices) for indices in rows.values())
     learning_rate = optimizer.learning_rate
@@ -134,7 +161,7 @@ def train_step(
     if loss.ratios is not None:
         tensors["ratios"] = loss.ratios.detach().float()
     tensors |= {f"layer.{n}": r.detach().float().mean(dim=0) for n, r in enumerate(loss.layer_ratios, 1)}
-    return StepOutput(number, learning_rate, examples, tuple(losses), tensors, precision.scaler is not None)
+    return StepOutput(number, learning_rate, examples, tuple(losses), tensors, optimizer.scaler is not None)
 
 
 def prefetch(

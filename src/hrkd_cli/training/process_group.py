@@ -81,11 +81,11 @@ class ProcessGroup:
     @contextlib.contextmanager
     def no_sync(self) -> Iterator[None]:
         """Make ``all_reduce`` return the process's own tensor, so that no process waits for another."""
-        self.sync = False
+        before, self.sync = self.sync, False
         try:
             yield
         finally:
-            self.sync = True
+            self.sync = before
 
     def all_reduce_grads(self, parameters: Sequence[Tensor]) -> None:
         """Replace every gradient with its sum over processes."""
