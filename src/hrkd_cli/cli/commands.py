@@ -31,8 +31,7 @@ from hrkd_cli.formatting import byte_size
 from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.options import Settings, option_name
 from hrkd_cli.outputs import check_output
-from hrkd_cli.predict import records, text_input
-from hrkd_cli.predict.model_location import locate_model
+from hrkd_cli.predict import model_location, records, text_input
 from hrkd_cli.settings import DistillArguments, TeachArguments
 
 if TYPE_CHECKING:
@@ -286,8 +285,6 @@ def push(console: Console, options: PushSettings) -> None:
     with console.engine_output(make_display) as on_event:
         result = hrkd_cli.push(**vars(options), on_event=on_event)
     console.write_result(result.to_json(), lines=[result.url])
-    if result.kind == "model":
-        console.write_note(f"next: hrkd predict {shlex.quote(result.id)}")
 
 
 @command("info", Settings)
@@ -362,7 +359,7 @@ def _command_line(name: str, values: dict[str, Any]) -> str:
 
 
 def _open_predictor(options: PredictSettings | ServeSettings) -> Predictor:
-    locate_model(options.model)  # a mistyped name is reported before onnxruntime is imported
+    model_location.locate_model(options.model)  # a mistyped name is reported before onnxruntime is imported
     from hrkd_cli.predict.predictor import Predictor
 
     return Predictor(
