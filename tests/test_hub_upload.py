@@ -23,7 +23,8 @@ def write_student(folder):
     for name in ("model.onnx", "model_q4.onnx"):
         (folder / "onnx" / name).write_text(name)
     (folder / "README.md").write_text("# A student\n")
-    (folder / "secret-notes.txt").write_text("mine")
+    for name in ("secret-notes.txt", "eval.json", "report.html"):
+        (folder / name).write_text("mine")
     (folder / "checkpoint-5").mkdir()
     (folder / "checkpoint-5/checkpoint.json").write_text("{}")
     return folder
@@ -51,7 +52,7 @@ def test_a_model_is_uploaded_without_foreign_files_and_follows_its_folder(tmp_pa
     student, remote = write_student(tmp_path / "student"), tmp_path / "hub/acme/small"
     code, out, _ = push(student, "acme/small", "--json")
     assert code == 0
-    expected = files(student) - {"secret-notes.txt", "checkpoint-5/checkpoint.json"}
+    expected = files(student) - {"secret-notes.txt", "eval.json", "report.html", "checkpoint-5/checkpoint.json"}
     assert files(remote) == set(json.loads(out)["files"]) == expected
     assert (remote / "model.safetensors").read_bytes() == (student / "model.safetensors").read_bytes()
     (student / "onnx/model_q4.onnx").unlink()

@@ -8,8 +8,9 @@ from typing import Any
 
 from hrkd_cli.errors import OutputError, UsageError, one_line
 from hrkd_cli.events import OnEvent, Progress, ignore
-from hrkd_cli.layout import DatasetFiles, ModelFiles, OnnxFiles
+from hrkd_cli.layout import REPORT, DatasetFiles, ModelFiles, OnnxFiles
 
+_NOT_UPLOADED = {ModelFiles.evaluation, REPORT}  # they quote test texts
 _LOG_IN = "log in with: hf auth login (or set HF_TOKEN to a token with write access)"
 
 
@@ -47,7 +48,8 @@ def check_pushable(folder: Path) -> str:
 def push(folder: str | Path, id: str, *, private: bool = False, on_event: OnEvent = ignore) -> PushResult:
     """Upload a folder to the hub as one commit, with its README.md as the card.
 
-    Only files that hrkd writes are uploaded; those that an earlier push uploaded and that are gone are removed.
+    Only files that hrkd writes are uploaded, without results of ``evaluate`` and reports, which quote test texts. Those
+    that an earlier push uploaded and that are gone are removed.
 
     Args:
         folder: output of prepare (becomes a dataset repository), teach, distill or export (a model repository).
@@ -65,7 +67,9 @@ def push(folder: str | Path, id: str, *, private: bool = False, on_event: OnEven
     from huggingface_hub.errors import HFValidationError
 
     patterns = list((DatasetFiles if kind == "dataset" else ModelFiles).written)
-    files = sorted({path.relative_to(folder).as_posix() for each in patterns for path in folder.glob(each)})
+    files = sorted(
+        {path.relative_to(folder).as_posix() for each in patterns for path in folder.glob(each)} - _NOT_UPLOADED
+    )
     if get_token() is None:
         raise OutputError(f"{id}: no token for the hub; {_LOG_IN}")
     api = HfApi(library_name="hrkd-cli")

@@ -202,6 +202,24 @@ def test_a_bad_request_does_not_spoil_those_that_it_waits_with():
         assert client.post("/predict", json={"text": "again"}).status_code == 200
 
 
+@pytest.mark.parametrize("text", ["first", "bad"])
+def test_a_request_that_is_cancelled_does_not_stop_the_others(text):
+    async def cancel_one():
+        predictor = FakePredictor()
+        batcher = server.Batcher(predictor, 4, lambda _: None)
+        running = asyncio.create_task(batcher.run())
+        cancelled = asyncio.create_task(batcher.predict([text], None, ["auto"]))
+        while not predictor.calls:
+            await asyncio.sleep(0.01)
+        cancelled.cancel()
+        predictor.go.set()
+        answer = await asyncio.wait_for(batcher.predict(["next"], None, ["auto"]), 20)
+        running.cancel()
+        return [prediction.to_json() for prediction in answer]
+
+    assert asyncio.run(cancel_one()) == [{"text": "next"}]
+
+
 def test_an_unexpected_error_is_an_answer_and_the_next_request_is_served():
     predictor = FakePredictor()
     predictor.go.set()

@@ -86,14 +86,17 @@ class Batcher:
             )
         except Exception as error:
             if len(jobs) == 1:
-                jobs[0].result.set_exception(error)
+                if not jobs[0].result.done():
+                    jobs[0].result.set_exception(error)
                 return
             for job in jobs:  # one of them is at fault
                 await self._answer([job])
             return
         rest = iter(predictions)
         for job in jobs:
-            job.result.set_result([next(rest) for _ in job.texts])
+            answer = [next(rest) for _ in job.texts]
+            if not job.result.done():  # cancelled while it waited
+                job.result.set_result(answer)
 
 
 def create_app(
