@@ -39,6 +39,10 @@ def test_the_best_step_comes_from_the_record_of_a_finished_run(tmp_path):
     record["results"]["best"] = {"step": 40}
     (tmp_path / "hrkd.json").write_text(json.dumps(record))
     assert Run(tmp_path).best["step"] == 40
+    dev = dev_line(40, 0.9, 0.9, best=True)["dev"]  # with a wide branch
+    record["results"]["best"]["dev"] = dev
+    (tmp_path / "hrkd.json").write_text(json.dumps(record))
+    assert Run(tmp_path).best == {"step": 40, **dev}
 
 
 def test_an_incomplete_last_line_is_skipped(tmp_path):

@@ -67,7 +67,7 @@ def baseline_note(result: Json) -> str | None:
         return None
     margins = {name: 100 * (accuracy - other) for name, other in baselines.items()}
     comparison = " and ".join(f"{margin:+.1f} points over {name}" for name, margin in margins.items())
-    advice = "" if min(margins.values()) > 0 else f"; {_ADVICE}"
+    advice = "" if accuracy == 1 or min(margins.values()) > 0 else f"; {_ADVICE}"
     return f"dev accuracy {percent(accuracy)}%: {comparison}{advice}"
 
 

@@ -76,11 +76,14 @@ class Run:
 
     @property
     def best(self) -> Json | None:
-        """Dev score of the best step, the later one of a tie; None before the first dev score."""
-        best_step = ((self.run_json.get("results") or {}).get("best") or {}).get("step")
-        recorded = next((score for score in self.dev if score["step"] == best_step), None)
+        """Dev score of the best step, with a wide branch if the model has one; None before the first dev score.
+
+        Of an unfinished run, the later step of a tie.
+        """
+        best = (self.run_json.get("results") or {}).get("best") or {}
+        recorded = next((score for score in self.dev if score["step"] == best.get("step")), None)
         if recorded:
-            return recorded
+            return {**recorded, **(best.get("dev") or {})}
         return max(reversed(self.dev), key=lambda score: score["average"].get(self.metric, 0.0), default=None)
 
     def changed_options(self) -> Json:
