@@ -238,3 +238,10 @@ def test_a_branch_that_does_not_help_is_left_out(tmp_path, teacher, dataset, not
     assert "no wide branch: it does not improve the dev predictions" in notes
     assert not (tmp_path / "s" / "model_wide.safetensors").exists()
     assert Predictor(tmp_path / "s").spec.max_length == 8
+
+
+def test_a_branch_that_lowers_dev_accuracy_is_left_out(tmp_path, teacher, late_words, notes, monkeypatch):
+    monkeypatch.setattr(wide_fit, "choose_share", lambda *_: -5.0)
+    distill_with_branch(teacher, late_words, tmp_path / "s", notes)
+    assert [text for text in notes if text.startswith("no wide branch: it lowers dev accuracy (")]
+    assert not (tmp_path / "s" / "model_wide.safetensors").exists()

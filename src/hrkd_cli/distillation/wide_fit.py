@@ -18,6 +18,7 @@ from hrkd_cli.choices import Split
 from hrkd_cli.data.dataset import Dataset, TextRows
 from hrkd_cli.evaluation.metrics import scores_to_json
 from hrkd_cli.events import Note, OnEvent, Progress
+from hrkd_cli.formatting import percent
 from hrkd_cli.models.model_tokenizer import ModelTokenizer
 from hrkd_cli.models.wide import ScoredWideBranch, WideBranch, hash_pairs
 from hrkd_cli.predict.heads import DomainHeads, DoubleArray, FloatArray
@@ -96,6 +97,12 @@ def fit_wide_branch(
         return None
     weights *= share
     sums = {domain: dev_logits[domain] + np.float32(share) * rows for domain, rows in wide_logits.items()}
+    before, after = (scores_to_json(score_logits(logits, dev, heads))["average"] for logits in (dev_logits, sums))
+    change = f"{percent(before['accuracy'])}% -> {percent(after['accuracy'])}%"
+    if after["accuracy"] < before["accuracy"] and not kept_columns:
+        # From a few rows per label, a branch may improve the probabilities of its student's wrong answers only.
+        on_event(Note(f"no wide branch: it lowers dev accuracy ({change})"))
+        return None
     if kept_columns and old is not None:
         weights[:, list(kept_columns)] = old.embedding.weight.detach().numpy()[:, list(kept_columns.values())]
         sums = {domain: dev_logits[domain] + rows for domain, rows in _products(dev_features, weights).items()}
@@ -105,12 +112,10 @@ def fit_wide_branch(
         features |= {d: token_features(tokenizer.encode_rows(rows), vocab_size, buckets) for d, rows in cut.items()}
         by_domain = {domain: features[domain] for domain in heads.domains}
         weights += fit_domain_weights(by_domain, dev_features, sums, heads)
-    before, after = (scores_to_json(score_logits(logits, dev, heads)) for logits in (dev_logits, sums))
-    change = " -> ".join(f"{100 * scores['average']['accuracy']:.1f}%" for scores in (before, after))
     text = f"wide branch added: weights for {vocab_size:,} tokens and {buckets:,} token pairs, dev accuracy {change}"
     on_event(Note(text))
     branch = WideBranch(torch.from_numpy(weights.astype(np.float32)), vocab_size)
-    return ScoredWideBranch(branch, limit, after)
+    return ScoredWideBranch(branch, limit, scores_to_json(score_logits(sums, dev, heads)))
 
 
 def drops_inner_tokens(truncated: TokenizedSplit, whole: TokenizedSplit) -> bool:
