@@ -107,6 +107,30 @@ def test_a_branch_that_knows_nothing_gets_no_share():
     assert choose_share({"d": logits}, {"d": RANDOM.normal(size=(500, 2))}, {"d": labels}) == 0
 
 
+@pytest.mark.parametrize(
+    ("lost", "won", "expected"),
+    [
+        (4, 0, False),
+        (5, 0, True),
+        (5, 1, False),
+        (8, 1, True),
+        (1, 8, False),
+        (0, 0, False),
+    ],  # 1/16, 1/32, 7/64, 10/512
+)
+def test_accuracy_is_lowered_if_significantly_more_rows_become_wrong(lost, won, expected):
+    heads = DomainHeads.build({"a": ("bad", "good"), "b": ("bad", "good")})
+
+    def logits(*right):  # of label 1, in the domain's own columns
+        rows = np.array(right, dtype=np.float32)[:, None]
+        return np.hstack([1 - rows, rows, 1 - rows, rows])
+
+    before = {"a": logits(*[1] * lost, *[0] * won, 1), "b": logits(0, 1)}
+    after = {"a": logits(*[0] * lost, *[1] * won, 1), "b": logits(0, 1)}
+    labels = {"a": np.ones(lost + won + 1, dtype=int), "b": np.ones(2, dtype=int)}
+    assert wide_fit.lowers_accuracy(before, after, labels, heads) == expected
+
+
 def test_domain_weights_are_evidence_of_the_domain_and_of_no_label():
     heads = DomainHeads.build({"one": "abc", "two": "xy"})
     rows = {"one": [example(4, n % 4, 5) for n in range(30)], "two": [example(4, n % 4, 3) for n in range(30)]}

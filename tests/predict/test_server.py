@@ -18,6 +18,7 @@ from hrkd_cli.errors import HrkdError, ModelError, UsageError
 from hrkd_cli.predict import server
 from hrkd_cli.predict.bundle import write_bundle
 from hrkd_cli.predict.predictor import Predictor
+from processes import start as start_process
 from tiny_folder import make_texts
 
 LIMITS = {"batch_size": None, "concurrency": 8, "max_body": 2000}
@@ -304,9 +305,8 @@ def ask(url, content=None):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_a_signal_ends_the_server_after_the_requests_in_progress(program, student, number, code):
-    command = [*program, student / "onnx", "--port", "0", "--threads", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+def test_a_signal_ends_the_server_after_the_requests_in_progress(program, student, tmp_path, number, code):
+    process = start_process(student / "onnx", "--port", "0", "--threads", "1", cwd=tmp_path, program=program[1:])
     try:
         line = process.stderr.readline()
         url = re.fullmatch(rf"serving {student / 'onnx'} at (http://127\.0\.0\.1:\d+)\n", line)[1]
@@ -327,6 +327,7 @@ def test_a_signal_ends_the_server_after_the_requests_in_progress(program, studen
         process.kill()
         process.wait()
         process.stderr.close()
+        process.stdout.close()
     with pytest.raises(urllib.error.URLError):
         ask(f"{url}/health")
 

@@ -226,7 +226,7 @@ CASES: list[tuple[str, dict[str, Any], int, str]] = [
     ("distill --config c.toml", {"c.toml": "[distil]\nepochs = 3"}, 2,
      "hrkd distill: c.toml: no command for table [distil]; did you mean distill? (see hrkd distill --help)"),
     ("distill --config c.toml", {"c.toml": "[xyz]\nepochs = 3"}, 2,
-     "hrkd distill: c.toml: no command for table [xyz]; the commands are prepare, teach, distill, eval, export, predict, serve, report, info, demo (see hrkd distill --help)"),
+     "hrkd distill: c.toml: no command for table [xyz]; the commands are prepare, teach, distill, eval, export, predict, serve, report, push, info, demo (see hrkd distill --help)"),
     ("distill --config c.toml", {"c.toml": "epochs = '3'"}, 2,
      "hrkd distill: c.toml: epochs: '3' is not a whole number (see hrkd distill --help)"),
     ("distill --config c.toml", {"c.toml": "epochs = true"}, 2,

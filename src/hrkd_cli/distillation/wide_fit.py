@@ -21,7 +21,7 @@ from hrkd_cli.events import Note, OnEvent, Progress
 from hrkd_cli.formatting import percent
 from hrkd_cli.models.model_tokenizer import ModelTokenizer
 from hrkd_cli.models.wide import ScoredWideBranch, WideBranch, hash_pairs
-from hrkd_cli.predict.heads import DomainHeads, DoubleArray, FloatArray
+from hrkd_cli.predict.heads import DomainHeads, DoubleArray, FloatArray, predict_label_indices
 from hrkd_cli.predict.tokenization import TokenizedExample
 from hrkd_cli.training.dev_scoring import score_logits
 from hrkd_cli.training.plan import token_limit
@@ -33,6 +33,7 @@ MAX_PAIR_WEIGHTS = 2**20
 """Weights of token pairs over all outputs: 1 MB in int8."""
 MAX_ROWS = 50_000
 """Train rows of all domains together; of more, evenly spaced ones are used."""
+ERROR_RATE = 0.05
 SIGNIFICANT = 3.84
 """Twice the gain in log-likelihood on dev that a useless branch exceeds in 5 % of cases (chi-squared, 1 degree)."""
 
@@ -99,7 +100,7 @@ def fit_wide_branch(
     sums = {domain: dev_logits[domain] + np.float32(share) * rows for domain, rows in wide_logits.items()}
     before, after = (scores_to_json(score_logits(logits, dev, heads))["average"] for logits in (dev_logits, sums))
     change = f"{percent(before['accuracy'])}% -> {percent(after['accuracy'])}%"
-    if after["accuracy"] < before["accuracy"] and not kept_columns:
+    if lowers_accuracy(dev_logits, sums, dev.labels, heads) and not kept_columns:
         # From a few rows per label, a branch may improve the probabilities of its student's wrong answers only.
         on_event(Note(f"no wide branch: it lowers dev accuracy ({change})"))
         return None
@@ -116,6 +117,18 @@ def fit_wide_branch(
     on_event(Note(text))
     branch = WideBranch(torch.from_numpy(weights.astype(np.float32)), vocab_size)
     return ScoredWideBranch(branch, limit, scores_to_json(score_logits(sums, dev, heads)))
+
+
+def lowers_accuracy(before: Logits, after: Logits, labels: Mapping[str, np.ndarray], heads: DomainHeads) -> bool:
+    """Return whether significantly more rows become wrong than right (sign test, p < 0.05)."""
+    from scipy.stats import binomtest
+
+    was_right, is_right = (
+        np.concatenate([predict_label_indices(rows, heads, d) == labels[d] for d, rows in logits.items()])
+        for logits in (before, after)
+    )
+    lost, won = int((was_right & ~is_right).sum()), int((is_right & ~was_right).sum())
+    return lost > won and float(binomtest(lost, lost + won, alternative="greater").pvalue) < ERROR_RATE
 
 
 def drops_inner_tokens(truncated: TokenizedSplit, whole: TokenizedSplit) -> bool:
