@@ -285,8 +285,11 @@ def judge_success(plan: Round, out: str, folder: Path) -> str | None:
         if changed := checked & {path for path in plan.changed if "unchanged" not in " ".join(plan.changes)}:
             return f"the self-check passed, but {min(changed)} was changed"
     elif words[0] == "predict" and "--json" not in words:
-        for line in out.splitlines():
-            scores = json.loads(line)["scores"].values()
+        for line in out.rstrip("\n").split("\n"):  # splitlines() also splits at characters that JSON may contain
+            record = json.loads(line)
+            if record["label"] is None:
+                continue
+            scores = record["scores"].values()
             if not all(0 <= score <= 1 for score in scores) or abs(sum(scores) - 1) > 1e-3:
                 return "a prediction that is not a probability"
     elif words[0] == "prepare":
