@@ -261,8 +261,9 @@ def judge(plan: Round, end: str, out: str, err: str, before: dict[str, str], fol
         return "internal error"
     after = snapshot(folder)
     if end != "0":
-        if not USAGE.match(err) or err.count("\n") != 1:
-            return "an error that is not one line" if err.strip() else "an error without a message"
+        error = re.sub(r"^warning: .*\n", "", err, flags=re.MULTILINE)
+        if not USAGE.match(error) or error.count("\n") != 1:
+            return "an error that is not one line" if error.strip() else "an error without a message"
         left = {path for path in {*before, *after} if before.get(path) != after.get(path)}
         return f"an error left {', '.join(sorted(left)[:5])}" if left else None
     if left := [path for path in after if ".partial" in path and path not in before]:

@@ -203,6 +203,14 @@ def test_short_runs_are_not_smoothed_and_windows_are_odd(tmp_path, steps, window
     assert {chart.window for chart in charts} == windows
 
 
+def test_ratios_of_another_number_of_domains_are_numbered(tmp_path):
+    """A damaged dev line can name fewer domains."""
+    damaged = dev_line(2, 0.5, 0.7, best=True)
+    del damaged["dev"]["domains"]["dvd"]
+    run = Run(write_lines(tmp_path, [step_line(1), damaged, step_line(3)]))
+    assert [list(chart.data.columns) for chart in domain_ratios(run)] == [["domain 1", "domain 2"]] * 3
+
+
 @pytest.mark.parametrize(("steps", "layers", "domains"), [(3000, 3, 5), (60, 25, 20)])
 def test_pages_of_long_runs_and_of_many_domains_stay_small(tmp_path, steps, layers, domains):
     ratios = [[1 / domains] * domains] * layers

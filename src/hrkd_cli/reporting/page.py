@@ -126,9 +126,12 @@ def optimization(run: Run) -> list[Chart]:
 
 def domain_ratios(run: Run) -> list[Chart]:
     """Return one chart per student layer of the weight of each domain in its loss."""
-    tables = run.layers("ratios")
-    names = run.domains or [f"domain {n + 1}" for table in tables[:1] for n in table]
-    return _by_layer(run, [table.set_axis(names, axis=1) for table in tables], first=0)
+    tables = []
+    for table in run.layers("ratios"):
+        # Unknown before the first dev score, and of another number in damaged metrics.
+        are_known = len(run.domains) == table.shape[1]
+        tables.append(table.set_axis(run.domains if are_known else [f"domain {n + 1}" for n in table], axis=1))
+    return _by_layer(run, tables, first=0)
 
 
 def layer_ratios(run: Run) -> list[Chart]:
