@@ -163,24 +163,30 @@ def prepare_files(files: Sequence[SourceFile], settings: PrepareSettings, on_eve
             lengths=lengths,
             findings=findings,
         )
-        manifest = {
-            "format": FORMAT,
-            "version": VERSION,
-            "hrkd_cli": __version__,
-            "fingerprint": fingerprint,
-            "pair": has_pairs,
-            "labels": {name: list(entry.labels) for name, entry in domain_counts.items()},
-            "domains": result.to_json()["domains"],
-            "source": settings.source,
-            "sources": checksums,
-            "seed": seed,
-            "options": {"format": str(settings.format), **content_options(settings)},
-            "dropped": {reason: {"count": count, "rows": locations} for reason, (count, locations) in dropped.items()},
-            "characters": lengths,
-            "findings": [asdict(finding) for finding in findings],
-        }
-        write_manifest(folder, manifest)
+        write_manifest(folder, _manifest(result, settings, checksums, has_pairs=has_pairs))
     return result
+
+
+def _manifest(
+    result: PrepareResult, settings: PrepareSettings, checksums: list[dict[str, Any]], *, has_pairs: bool
+) -> dict[str, Any]:
+    """Return the content of ``dataset.json``."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "hrkd_cli": __version__,
+        "fingerprint": result.fingerprint,
+        "pair": has_pairs,
+        "labels": {name: list(entry.labels) for name, entry in result.domains.items()},
+        "domains": result.to_json()["domains"],
+        "source": settings.source,
+        "sources": checksums,
+        "seed": settings.seed,
+        "options": {"format": str(settings.format), **content_options(settings)},
+        "dropped": {name: {"count": n, "rows": result.dropped_rows[name]} for name, n in result.dropped.items()},
+        "characters": result.lengths,
+        "findings": [asdict(finding) for finding in result.findings],
+    }
 
 
 def content_options(settings: PrepareSettings) -> dict[str, Any]:

@@ -115,21 +115,43 @@ def distill(
         trainer.run()
         if extending:
             checkpointer.save(trainer.step)  # for --resume with a larger --max-drop
-        wide = setup.wide_branch(trainer)
-        old_domains = check_old_domains(setup, trainer, wide) if extending else {}
         start = {"name": name, "fingerprint": fingerprint}
-        labeled = student_data.without_new_domains
-        baselines = baseline_dev_scores(labeled, path, context.on_event) if context.processes.is_main else {}
-        result = write_model_folder(
-            trainer,
-            student_data,
-            description=f"A multi-domain text classifier, {'extended' if extending else 'distilled'} from "
-            f"{code_span(name)} with hrkd-cli {__version__}.",
-            models={"extended": start} if extending else {"teacher": start, "student": {"name": settings.student}},
-            sources=sources,
-            unlabeled=unlabeled.to_json() if unlabeled is not None else None,
-            results={"baselines": baselines, "old_domains": old_domains},
-            wide=wide,
-        )
+        more = unlabeled.to_json() if unlabeled is not None else None
+        result = _write_student(setup, trainer, path, start=start, sources=sources, unlabeled=more)
     context.on_event(StageDone("distill", str(out), result.steps, result.seconds, result.dev))
     return result
+
+
+def _write_student(
+    setup: DistillSetup,
+    trainer: Trainer,
+    path: Path,
+    *,
+    start: Mapping[str, str],
+    sources: Mapping[str, str],
+    unlabeled: Mapping[str, Any] | None,
+) -> TrainResult:
+    """Fit the wide branch after the training, score, and write the student's folder.
+
+    ``path`` is the folder of the teacher or of the student that was extended; ``start`` is its name and fingerprint.
+
+    Raises:
+        GateError: with ``--extend``, an old domain lost too much accuracy.
+    """
+    settings, context = setup.settings, setup.context
+    extending = settings.extend is not None
+    wide = setup.wide_branch(trainer)
+    old_domains = check_old_domains(setup, trainer, wide) if extending else {}
+    labeled = setup.dataset.without_new_domains
+    baselines = baseline_dev_scores(labeled, path, context.on_event) if context.processes.is_main else {}
+    return write_model_folder(
+        trainer,
+        setup.dataset,
+        description=f"A multi-domain text classifier, {'extended' if extending else 'distilled'} from "
+        f"{code_span(start['name'])} with hrkd-cli {__version__}.",
+        models={"extended": start} if extending else {"teacher": start, "student": {"name": settings.student}},
+        sources=sources,
+        unlabeled=unlabeled,
+        results={"baselines": baselines, "old_domains": old_domains},
+        wide=wide,
+    )
