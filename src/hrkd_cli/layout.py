@@ -60,6 +60,7 @@ TEACHER_OUT = ROOT / "teacher"
 STUDENT_OUT = ROOT / "student"
 EXTENDED_OUT, EXTENSION_DATASET_OUT = ROOT / "student-extended", ROOT / "dataset-extension"  # of --extend
 REPORT = "report.html"
+REPORT_MARKER = "<!-- hrkd report -->"  # near the top of every report; a file that has it may be replaced
 
 
 def student_folder(out: str | Path | None, extended: str | None) -> Path:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from hrkd_cli.errors import OutputError, UsageError
+from hrkd_cli.errors import DataError, OutputError, UsageError
 from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.layout import ModelFiles, partial_folder
 
@@ -127,6 +127,18 @@ def check_stage_output(out: Path, stage: str, *, force: bool, resume: bool) -> N
 def is_stage_folder(path: Path, stage: str) -> bool:
     """Return whether ``stage`` ("teach" or "distill") wrote a folder."""
     return bool(read_json_or_empty(path / ModelFiles.run).get("stage") == stage)
+
+
+def metrics_file(run: Path) -> Path:
+    """Return the metrics of a run's folder, finished or not; raise DataError if it is none."""
+    hint = "give the output folder of hrkd teach or hrkd distill"
+    if not run.is_dir():
+        if (work := partial_folder(run)).is_dir():
+            hint = f"to report the unfinished run, give {work}"
+        raise DataError(f"{run}: {'not a' if run.exists() else 'no such'} folder; {hint}")
+    if not (run / ModelFiles.metrics).is_file():
+        raise DataError(f"{run}: no {ModelFiles.metrics} in it; {hint}")
+    return run / ModelFiles.metrics
 
 
 def latest_checkpoint_step(work: Path) -> int | None:

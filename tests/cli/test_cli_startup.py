@@ -15,6 +15,7 @@ HEAVY = {
     "scipy",
     "sklearn",
     "numpy",
+    "pandas",
     "onnx",
     "onnxruntime",
     "optimum",
@@ -87,12 +88,24 @@ def run_all(tmp_path):
     return run
 
 
-def test_a_mistyped_folder_is_reported_before_any_library_is_imported(run_all):
-    errors, modules = run_all("predict ./no text", "serve ./no", "push ./no acme/reviews")
+def test_a_mistyped_folder_is_reported_before_any_library_is_imported(run_all, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").touch()
+    errors, modules = run_all(
+        "predict ./no text",
+        "serve ./no",
+        "push ./no acme/reviews",
+        "report no",
+        "report run run/../run",
+        "report run --out run/metrics.jsonl",
+    )
     assert [line.partition(";")[0] for line in errors] == [
         "hrkd predict: no: no such file or folder",
         "hrkd serve: no: no such file or folder",
         "hrkd push: no: no such folder",
+        "hrkd report: no: no such folder",
+        "hrkd report: RUN: the same folder is given twice",
+        "hrkd report: run/metrics.jsonl is a file of the run run and will not be replaced",
     ]
     assert not modules & {*HEAVY, "huggingface_hub"}
 

@@ -495,6 +495,8 @@ CASES: list[tuple[str, dict[str, Any], int, str]] = [
      "hrkd predict: x.bin: the file is empty"),
     ("predict --self-check raw", {}, 1,
      "hrkd predict: raw: no self_check.json in it or in its onnx folder; hrkd export writes one"),
+    ("predict --self-check nowhere", {}, 1,
+     "hrkd predict: nowhere: no such folder; name a student's folder or its onnx folder"),
     ("predict --self-check student", {"student/onnx/self_check.json": {"format": 9}}, 1,
      "hrkd predict: student/onnx/self_check.json: damaged, or another version of hrkd wrote it; export again"),
     ("predict --self-check student", {"student/onnx/self_check.json": {"format": "1"}}, 1,

@@ -89,6 +89,8 @@ def self_check(folder: str | Path, *, threads: int | None = None) -> list[SelfCh
     path = Path(folder) / OnnxFiles.self_check
     if not path.is_file():
         path = Path(folder) / ModelFiles.onnx / OnnxFiles.self_check
+    if not Path(folder).is_dir():
+        raise ModelError(f"{folder}: no such folder; name a student's folder or its {ModelFiles.onnx} folder")
     if not path.is_file():
         raise ModelError(
             f"{folder}: no {OnnxFiles.self_check} in it or in its {ModelFiles.onnx} folder; hrkd export writes one"

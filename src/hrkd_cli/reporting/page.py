@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 
 from hrkd_cli.formatting import duration, percent, plural
+from hrkd_cli.layout import REPORT_MARKER
 from hrkd_cli.reporting.charts import Chart, format_number
 from hrkd_cli.reporting.model_comparison import ComparedModel, compare_models
 from hrkd_cli.reporting.run import Run
 from hrkd_cli.version import __version__
 
-MARKER = "<!-- hrkd report -->"  # comment near the top of every page; a file that has it may be replaced
 MAX_LABELS = 10  # labels of a confusion matrix; with more, the most frequent confusions are listed
 MIN_ANSWERS = 10  # answers of a point of the reliability diagram
 SHOWN_MISTAKES = 10  # mistakes and confusions that are shown at once
@@ -44,7 +44,7 @@ def render_page(runs: Sequence[Run]) -> str:
     names = {function.__name__: function for function in (*functions, layer_ratios, latency)}
     constants = {name: globals()[name] for name in ("LOSSES", "MAX_LABELS", "MIN_ANSWERS", "SHOWN_MISTAKES")}
     template = environment.get_template("page.html.j2")
-    return str(template.render(marker=MARKER, version=__version__, runs=runs, **names, **constants))
+    return str(template.render(marker=REPORT_MARKER, version=__version__, runs=runs, **names, **constants))
 
 
 def confusions(entry: Mapping[str, Any]) -> dict[str, dict[str, dict[str, int]]]:

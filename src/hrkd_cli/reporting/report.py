@@ -6,15 +6,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hrkd_cli.command_settings import ReportSettings
 from hrkd_cli.errors import OutputError, UsageError
 from hrkd_cli.events import Note, OnEvent, ignore
-from hrkd_cli.layout import REPORT, ROOT, STUDENT_OUT
-from hrkd_cli.outputs import explain_write_errors
-from hrkd_cli.reporting.page import MARKER, render_page
-from hrkd_cli.reporting.run import Run
+from hrkd_cli.layout import REPORT, REPORT_MARKER, ROOT, STUDENT_OUT
+from hrkd_cli.outputs import explain_write_errors, metrics_file
+
+if TYPE_CHECKING:
+    from hrkd_cli.reporting.run import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +84,14 @@ def report(
     if len({path.resolve() for path in paths}) < len(paths):
         raise UsageError("RUN: the same folder is given twice; give each once")
     target = settings.out or (paths[0] if len(paths) == 1 else ROOT) / REPORT
-    loaded = [Run(path) for path in paths]
+    for path in paths:
+        metrics_file(path)
     _check_target(target, paths, force=settings.force)
+    # After the checks, because they import pandas.
+    from hrkd_cli.reporting.page import render_page
+    from hrkd_cli.reporting.run import Run
+
+    loaded = [Run(path) for path in paths]
     for run in loaded:
         if not run.finished:
             on_event(Note(f"{run.path}: not finished; the report covers its first {run.last_step:,} steps"))
@@ -106,7 +113,7 @@ def _check_target(target: Path, runs: Sequence[Path], *, force: bool) -> None:
         return
     if not target.is_file():
         raise OutputError(f"{target} is not a file and will not be replaced; choose another --out")
-    if MARKER.encode() in target.read_bytes()[:256]:
+    if REPORT_MARKER.encode() in target.read_bytes()[:256]:
         return
     folders = {target.resolve().parent, *target.resolve().parents}
     if owner := next((run for run in runs if run.resolve() in folders), None):

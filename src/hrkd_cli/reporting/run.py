@@ -12,12 +12,11 @@ import pandas as pd
 
 from hrkd_cli.errors import DataError
 from hrkd_cli.json_files import SHAPES, find_mismatch, read_json_or_empty
-from hrkd_cli.layout import CHECKPOINT, ModelFiles, OnnxFiles, partial_folder
+from hrkd_cli.layout import CHECKPOINT, ModelFiles, OnnxFiles
+from hrkd_cli.outputs import metrics_file
 from hrkd_cli.settings import DistillSettings, TeachSettings
 
 Json = dict[str, Any]
-
-_HINT = "give the output folder of hrkd teach or hrkd distill"
 
 
 class Run:
@@ -46,13 +45,7 @@ class Run:
         Raises:
             DataError: the folder is not a run, a line of its metrics is damaged, or there is no step yet.
         """
-        if not path.is_dir():
-            work = partial_folder(path)
-            hint = f"; to report the unfinished run, give {work}" if work.is_dir() else f"; {_HINT}"
-            raise DataError(f"{path}: {'not a' if path.exists() else 'no such'} folder{hint}")
-        metrics = path / ModelFiles.metrics
-        if not metrics.is_file():
-            raise DataError(f"{path}: no {ModelFiles.metrics} in it; {_HINT}")
+        metrics = metrics_file(path)
         self.path, self.name = path, path.name or path.resolve().name
         self.run_json = read_json_or_empty(path / ModelFiles.run)
         self.finished = bool(self.run_json)
