@@ -79,3 +79,22 @@ def test_options_of_a_recipe_have_the_source_recipe(hrkd, engines):
     assert (options["graph"], options["means"], options["learning_rate"]) == ("frozen", "released", 1e-4)
     assert options["sources"]["graph"] == "recipe"
     assert options["sources"]["learning_rate"] == "flag"
+
+
+def test_a_shared_value_that_only_other_commands_can_take_is_ignored(hrkd, engines, monkeypatch):
+    write('batch-size = "auto"\n')
+    assert hrkd("distill", "--config", "c.toml").code == 0
+    assert engines["distill"].options["batch_size"] == "auto"
+    Path("folder").mkdir()
+    missing = "hrkd predict: folder: no model in this folder (no config.json, model.safetensors or model.onnx)\n"
+    assert hrkd("predict", "folder", "text", "--config", "c.toml").err == missing
+    monkeypatch.setenv("HRKD_BATCH_SIZE", "auto")
+    assert hrkd("predict", "folder", "text").err == missing
+    monkeypatch.setenv("HRKD_DOMAIN", "books")  # for eval: given or auto
+    assert hrkd("eval").code == 0
+    assert str(engines["eval"].options["domain"]) == "given"
+    monkeypatch.setenv("HRKD_PREDICT_BATCH_SIZE", "auto")
+    assert hrkd("predict", "folder", "text").err.startswith("hrkd predict: HRKD_PREDICT_BATCH_SIZE: 'auto' is not")
+    monkeypatch.setenv("HRKD_BATCH_SIZE", "many")
+    wrong = "hrkd distill: HRKD_BATCH_SIZE: 'many' is not a whole number, or auto (see hrkd distill --help)\n"
+    assert hrkd("distill").err == wrong

@@ -8,7 +8,7 @@ misspelled option is not ignored.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,25 +53,51 @@ def _environment(command: str, commands: Commands) -> dict[str, Any]:
             raise UsageError(f"environment variable {variable}: no command has this option{suggestion}")
     values = {}
     for name, option in commands[command].items():
-        for variable in (f"{PREFIX}{name}".upper(), f"{PREFIX}{command}_{name}".upper()):  # the second one wins
-            if text := os.environ.get(variable):
-                values[name] = option.validate(option.parse(text), variable)
+        shared, own = f"{PREFIX}{name}".upper(), f"{PREFIX}{command}_{name}".upper()
+        if text := os.environ.get(own):
+            values[name] = option.validate(option.parse(text), own)
+        elif text := os.environ.get(shared):
+            values |= _shared_value(name, text, shared, command, commands, is_text=True)
     return values
+
+
+def _shared_value(
+    name: str, value: Any, where: str, command: str, commands: Commands, *, is_text: bool = False
+) -> dict[str, Any]:
+    """Return a value for all commands in the type of one command's option; empty if only other commands can take it.
+
+    ``batch_size`` can be ``auto`` for ``distill``, but not for ``predict``, which then has its default.
+
+    Raises:
+        UsageError: no command can take the value.
+    """
+    accepted, errors = {}, []
+    for each in sorted(commands, key=lambda other: other != command):  # the command's own error comes first
+        if option := commands[each].get(name):
+            try:
+                accepted[each] = option.validate(option.parse(value) if is_text else value, where)
+            except UsageError as error:
+                errors.append(error)
+    if not accepted:
+        raise errors[0]
+    return {name: accepted[command]} if command in accepted else {}
 
 
 def _file(file: Path, command: str, commands: Commands) -> dict[str, Any]:
     """Validate the whole file and return its values for one command."""
     document = _load(file)
-    tables = {key: value for key, value in document.items() if isinstance(value, dict)}
-    all_options = {name: option for options in commands.values() for name, option in options.items()}
-    top = _section({key: value for key, value in document.items() if key not in tables}, str(file), all_options)
-    values = {name: value for name, value in top.items() if name in commands[command]}
-    for name, table in tables.items():
-        if name not in commands:
-            suggestion = did_you_mean(name, commands) or f"; the commands are {', '.join(commands)}"
-            raise UsageError(f"{file}: no command for table [{name}]{suggestion}")
-        section = _section(table, f"{file}: [{name}]", commands[name])
-        values |= section if name == command else {}
+    tables = {key: document.pop(key) for key, value in [*document.items()] if isinstance(value, dict)}
+    values: dict[str, Any] = {}
+    for name, key, value in _section(document, str(file), [name for options in commands.values() for name in options]):
+        values |= _shared_value(name, value, f"{file}: {key}", command, commands)
+    for table, content in tables.items():
+        if table not in commands:
+            suggestion = did_you_mean(table, commands) or f"; the commands are {', '.join(commands)}"
+            raise UsageError(f"{file}: no command for table [{table}]{suggestion}")
+        where = f"{file}: [{table}]"
+        for name, key, value in _section(content, where, commands[table]):
+            checked = commands[table][name].validate(value, f"{where}: {key}")
+            values |= {name: checked} if table == command else {}
     return values
 
 
@@ -88,14 +114,14 @@ def _load(file: Path) -> dict[str, Any]:
         raise UsageError(f"{file}: not TOML in UTF-8: {one_line(error)}") from None
 
 
-def _section(table: dict[str, Any], where: str, options: Mapping[str, Option]) -> dict[str, Any]:
-    """Validate the keys and values of one table; hyphens in keys are underscores."""
-    values: dict[str, Any] = {}
+def _section(table: dict[str, Any], where: str, names: Collection[str]) -> Iterator[tuple[str, str, Any]]:
+    """Yield name, key and value of each option in a table; hyphens in keys are underscores."""
+    seen = set()
     for key, value in table.items():
         name = key.replace("-", "_")
-        if name not in options or name == "config":
-            raise UsageError(f"{where}: unknown key {key!r}{did_you_mean(name, options).replace('_', '-')}")
-        if name in values:
+        if name not in names or name == "config":
+            raise UsageError(f"{where}: unknown key {key!r}{did_you_mean(name, names).replace('_', '-')}")
+        if name in seen:
             raise UsageError(f"{where}: {key!r} is given twice, with a hyphen and with an underscore")
-        values[name] = options[name].validate(value, f"{where}: {key}")
-    return values
+        seen.add(name)
+        yield name, key, value
