@@ -1,7 +1,10 @@
 """Rules about the shape of the code that no linter has."""
 
 import ast
+import re
+import tomllib
 from collections import Counter
+from importlib import metadata
 from pathlib import Path
 
 import hrkd_cli
@@ -76,6 +79,17 @@ def test_modules_and_classes_are_short():
     nodes = [(module, node) for module, text in lines.items() for node in ast.walk(ast.parse(text))]
     classes = [(module, node) for module, node in nodes if isinstance(node, ast.ClassDef)]
     assert [f"{module}: {c.name}" for module, c in classes if c.end_lineno - c.lineno >= MOST_LINES_OF_A_CLASS] == []
+
+
+def test_every_dependency_is_imported():
+    project = tomllib.loads((TESTS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {re.split(r"[^\w-]", line)[0] for line in project["dependencies"]}
+    nodes = [node for path in MODULES for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+    modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    distributions = metadata.packages_distributions()
+    found = {name for module in modules for name in distributions.get(module.partition(".")[0], [])}
+    assert declared - {re.sub(r"[-_.]+", "-", name).lower() for name in found} == set()
 
 
 def test_every_module_has_a_test_module_or_is_listed():

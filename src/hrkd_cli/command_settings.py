@@ -19,7 +19,10 @@ _fraction = partial(option, 0.1, metavar="FRACTION", bounds=Range(0, 1, exclude_
 _data = partial(option, None, metavar="DIR_OR_RAW")
 _device = partial(shared_option, Device.AUTO, "Device for model folders; ONNX files run on the CPU.")
 _model = partial(
-    _argument, MISSING, "Exported onnx folder or .onnx file (no torch needed), or a model folder.", metavar="MODEL"
+    _argument,
+    MISSING,
+    "Exported onnx folder or .onnx file (no torch needed), or a model folder or hub id (torch weights).",
+    metavar="MODEL",
 )
 _threads = partial(option, None, "CPU threads.", metavar="N", bounds=AT_LEAST_1, default_text="chosen by the runtime")
 
