@@ -14,6 +14,7 @@ def test_without_arguments_the_help_is_shown(hrkd):
     assert ran.code == 0
     assert ran.out.startswith("Usage: hrkd [OPTIONS] COMMAND")
     assert all(f"  {name} " in ran.out for name in COMMANDS)
+    assert "..." not in ran.out.partition("Commands:")[2]  # no help text is cut off
     assert ran.err == ""
 
 

@@ -153,7 +153,7 @@ def evaluate(console: Console, options: EvalSettings) -> None:
     "hrkd export --int8 --domain books --trim-vocabulary --out ./books",
 )
 def export(console: Console, options: ExportSettings) -> None:
-    """Export a student to ONNX, verified and checked against an accuracy gate.
+    """Export a student to ONNX, checked against an accuracy gate.
 
     Always writes fp32, whose logits must equal the student's. Smaller files must pass the accuracy gate. Accuracy, size
     and latency are added to the student's README.md.
@@ -261,7 +261,7 @@ def serve(console: Console, options: ServeSettings) -> None:
     "hrkd report ./frozen ./uniform --out compared.html",
 )
 def report(console: Console, options: ReportSettings) -> None:
-    """Write one HTML page about a run: accuracy of all models, mistakes, curves.
+    """Write an HTML page about a run: accuracy, mistakes, curves.
 
     The page is self-contained. It shows the last result of hrkd eval, and also works for a run in progress.
     """
