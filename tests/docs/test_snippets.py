@@ -43,6 +43,12 @@ def programs(page):
     return [block.text for block in code_blocks(page) if block.language == "python"]
 
 
+def json_lines(page):
+    """Return the lines with a whole JSON object in a page's indented blocks."""
+    lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
+    return [line.strip() for line in lines if line.startswith("    {") and line.endswith("}") and "..." not in line]
+
+
 COMMAND_LINES = [(page, line) for page in USER_PAGES for line in commands(page)]
 PROGRAMS = [(page, text) for page in USER_PAGES for text in programs(page)]
 
@@ -209,3 +215,9 @@ def write_labeled_texts(folder):
             for word, label in (("good", "positive"), ("bad", "negative"))
         ]
         (folder / f"{domain}.csv").write_text("text,label\n" + "\n".join(rows) + "\n", encoding="utf-8")
+
+
+def test_the_server_on_the_deployment_page_answers_as_predict_does_in_the_readme():
+    shown = [json.loads(line) for page in ("README.md", "docs/deployment.md") for line in json_lines(page)]
+    predicted, served = (record for record in shown if record.get("domain") == "camera" or "predictions" in record)
+    assert served == {"predictions": [predicted]}
