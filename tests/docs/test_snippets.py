@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -221,3 +222,11 @@ def test_the_server_on_the_deployment_page_answers_as_predict_does_in_the_readme
     shown = [json.loads(line) for page in ("README.md", "docs/deployment.md") for line in json_lines(page)]
     predicted, served = (record for record in shown if record.get("domain") == "camera" or "predictions" in record)
     assert served == {"predictions": [predicted]}
+
+
+def test_the_commands_of_the_compatibility_script_are_valid(parsed, capsys):
+    script = runpy.run_path(str(ROOT / "scripts/compatibility.py"))
+    Path("options.toml").write_text(script["OPTIONS"])
+    for words in (*map(str.split, script["STEPS"].strip().splitlines()), script["PREDICT"]):
+        assert main(words) == 0, capsys.readouterr().err
+    assert len(parsed) == len(script["STEPS"].strip().splitlines())  # all but --version, and the prediction
