@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hrkd_cli.errors import ModelError, UsageError, one_line
-from hrkd_cli.layout import TEACHER_OUT, ModelFiles
-from hrkd_cli.outputs import is_stage_folder
+from hrkd_cli.layout import TEACHER_OUT, ModelFiles, partial_folder
+from hrkd_cli.outputs import is_stage_folder, latest_checkpoint_step
 from hrkd_cli.predict.model_location import locate_model
 
 # Files of a classifier: nothing else is downloaded from a hub repository, and never a pickle.
@@ -71,7 +71,10 @@ def resolve_extended(student: str, teacher: str | Path) -> Path:
 def check_student(folder: Path) -> None:
     """Raise ModelError if there is no such student folder."""
     if not folder.is_dir():
-        raise ModelError(f"{folder}: no such folder; name a student's folder, or run hrkd distill first")
+        hint = "name a student's folder, or run hrkd distill first"
+        if latest_checkpoint_step(partial_folder(folder)) is not None:
+            hint = "an interrupted run left a checkpoint; finish it with hrkd distill --resume"
+        raise ModelError(f"{folder}: no such folder; {hint}")
 
 
 def check_classifier(path: str | Path) -> None:
