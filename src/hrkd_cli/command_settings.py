@@ -207,6 +207,13 @@ class ExportSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportArguments(ExportSettings):
+    """Arguments of ``export`` on the command line."""
+
+    dry_run: bool = option(False, "Show files, sizes, time and memory of the export, and write nothing.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PredictorSettings(Settings):
     """Options of the commands that open a predictor."""
 

@@ -52,6 +52,29 @@ class StageStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class ExportStarted:
+    """An export is about to write its files. Bytes and seconds are estimates.
+
+    Attributes:
+        files: bytes of each model file by path, if the first recipe of its format passes the gate.
+        recipes: recipes that may be tried, by format.
+        dev_rows: rows that the accuracy gate scores; 0 without a gate.
+        seconds: duration if a recipe of the first tier passes.
+        max_seconds: duration if all recipes are tried.
+        disk_bytes: peak disk usage.
+        parameters: weights of the model.
+    """
+
+    files: Mapping[str, int]
+    recipes: Mapping[str, int] = field(default_factory=dict)
+    dev_rows: int = 0
+    seconds: float = 0.0
+    max_seconds: float = 0.0
+    disk_bytes: int = 0
+    parameters: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class StepDone:
     """One optimizer step.
 
@@ -123,7 +146,7 @@ class Progress:
     total: int | None = None
 
 
-Event = Note | StageStarted | StepDone | DevScored | StageDone | StageStopped | Progress
+Event = Note | StageStarted | ExportStarted | StepDone | DevScored | StageDone | StageStopped | Progress
 OnEvent = Callable[[Event], None]
 
 

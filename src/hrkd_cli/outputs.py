@@ -195,7 +195,7 @@ def explain_write_errors(out: Path, work: Path) -> Iterator[None]:
         is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if not isinstance(error, OSError):
             # Native libraries (safetensors, DuckDB, onnx) report a full disk as errors of their own.
-            is_full = "No space left" in str(error) or _free_bytes(work) < _MIN_FREE_BYTES
+            is_full = "No space left" in str(error) or free_bytes(work) < _MIN_FREE_BYTES
         if is_full:
             raise OutputError(
                 f"{out}: the disk is full; nothing was written; free some space or choose another place with --out"
@@ -223,7 +223,7 @@ def relative_path(path: Path | None, start: Path) -> str | None:
 
 def check_disk_space(out: Path, needed: int) -> None:
     """Raise OutputError if fewer than ``needed`` bytes are free on the disk of ``out``."""
-    free = _free_bytes(out)
+    free = free_bytes(out)
     if free < needed:
         raise OutputError(
             f"{out}: the run needs about {needed / 1e6:,.0f} MB of disk, but only {free / 1e6:,.0f} MB are free; free "
@@ -231,7 +231,7 @@ def check_disk_space(out: Path, needed: int) -> None:
         )
 
 
-def _free_bytes(path: Path) -> int:
+def free_bytes(path: Path) -> int:
     """Return the free bytes on the disk of ``path``, which need not exist."""
     path = path.absolute()
     existing = next(folder for folder in (path, *path.parents) if folder.exists())

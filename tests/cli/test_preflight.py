@@ -1,9 +1,12 @@
 """A dry run: the plan of the run itself, without a trace of it."""
 
 import json
+from pathlib import Path
 
 import pytest
 
+from hrkd_cli import outputs
+from tiny_folder import with_wide_branch, write_model
 from valid_inputs import ValidInputs, run_program, working_folder
 
 WORDS = ["distill", "-q", "--teacher", "plain", "--data", "dataset", "--student", "1x32", "--allow-weak-teacher"]
@@ -63,3 +66,61 @@ def test_it_does_not_run_earlier_stages(folder, option, value, error):
     with working_folder(folder):
         found = run_program(*WORDS, "--dry-run", "--out", "other", option, value)
     assert found == (2, "", f"hrkd distill: --dry-run: {error} (see hrkd distill --help)\n")
+
+
+EXPORT = ["export", "student", "-q", "--data", "dataset", "--no-latency", "--max-drop", "100"]
+FORMATS = ["--fp16", "--int8", "--int8-static", "--int4"]
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    """A student whose weights are much larger than its graph."""
+    folder = tmp_path_factory.mktemp("export")
+    inputs = ValidInputs(tmp_path_factory.mktemp("valid"))
+    inputs.copy("dataset", folder)
+    sizes = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 4096}
+    write_model(folder / "encoder", initializer_range=0.02, **sizes)
+    with_wide_branch(folder / "encoder", folder / "student", buckets=50_000)
+    return folder
+
+
+def test_the_plan_of_an_export_has_its_files_and_nothing_is_written(student):
+    before = {path: path.stat().st_mtime_ns for path in student.rglob("*")}
+    with working_folder(student):
+        code, out, err = run_program(*EXPORT, *FORMATS, "--json", "--dry-run")
+        assert (code, err) == (0, "")
+        assert {path: path.stat().st_mtime_ns for path in student.rglob("*")} == before
+        plan = json.loads(out)
+        assert run_program(*EXPORT, *FORMATS)[::2] == (0, "")
+        sizes = {f["path"]: f["bytes"] for f in plan["files"]}
+        assert set(sizes) == {str(path) for path in Path("student/onnx").glob("*.onnx")}
+        assert sizes == {path: pytest.approx(Path(path).stat().st_size, rel=0.03) for path in sizes}
+        assert run_program(*EXPORT, "--int8", "--dry-run")[0] == 1  # it exists
+    assert plan["recipes"] in ({"fp16": 1, "int8": n, "int8-static": 6, "int4": 4} for n in (5, 6))  # by CPU
+    assert (plan["dev_rows"], plan["max_drop"]) == (8, 100)
+    assert plan["max_seconds"] > plan["seconds"] > 5
+    assert plan["disk_bytes"] == pytest.approx(sum(sizes.values()) + max(list(sizes.values())[1:]))
+    assert plan["free_bytes"] > plan["disk_bytes"]
+
+
+def test_the_plan_of_a_separate_folder_leaves_no_folder(student):
+    with working_folder(student):
+        code, out, _ = run_program(*EXPORT, "--domain", "books", "--dry-run")
+    assert code == 0
+    assert out.startswith("Plan; nothing was written\nstudent-books/onnx/model.onnx")
+    assert {path.name for path in student.iterdir()} == {"dataset", "encoder", "student"}
+
+
+def test_a_full_disk_ends_an_export_before_it_starts(student, monkeypatch):
+    monkeypatch.setattr(outputs, "free_bytes", lambda _path: 1000)
+    with working_folder(student):
+        code, _, err = run_program(*EXPORT, "--out", "elsewhere")
+    assert code == 1
+    assert "elsewhere: the run needs about" in err
+
+
+def test_the_plan_of_the_runtime_alone(student, monkeypatch):
+    with working_folder(student):
+        code, out, _ = run_program(*EXPORT, "--runtime", "--dry-run", "--out", "student")
+    assert (code, (student / "student/hrkd_runtime.pyz").exists()) == (0, False)
+    assert "hrkd_runtime.pyz" in out

@@ -9,7 +9,7 @@ import pytest
 from exporting import FP32, INT8, export, list_files
 from hrkd_cli import Predictor, evaluate, prepare
 from hrkd_cli.errors import DataError, GateError, ModelError, OutputError, UsageError
-from hrkd_cli.events import Note
+from hrkd_cli.events import ExportStarted, Note
 from hrkd_cli.models.model_folder import with_calibration
 from hrkd_cli.onnx_export import recipe_search
 from hrkd_cli.onnx_export.recipes import apply_recipe
@@ -161,7 +161,12 @@ def test_a_library_error_on_a_full_disk_is_reported_as_a_full_disk(student, monk
     monkeypatch.setattr(recipe_search, "apply_recipe", raising(ModelError("the graph cannot be quantized (corrupt)")))
     with pytest.raises(ModelError, match="corrupt"):
         export(student, int8=True)
-    monkeypatch.setattr("hrkd_cli.outputs.shutil.disk_usage", lambda _: type("Usage", (), {"free": 0}))
+
+    def fill_disk(*_args):
+        monkeypatch.setattr("hrkd_cli.outputs.shutil.disk_usage", lambda _: type("Usage", (), {"free": 0}))
+        raise RuntimeError("cannot serialize")
+
+    monkeypatch.setattr(recipe_search, "apply_recipe", fill_disk)
     with pytest.raises(OutputError, match="the disk is full"):
         export(student, int8=True)
 
@@ -325,7 +330,7 @@ def test_runtime_after_an_export_writes_only_the_runtime(student):
     result = export(student, runtime=True, on_event=events.append)
     new = {path.name for path in student.rglob("*") if path.is_file() and before.get(path) != path.stat().st_mtime_ns}
     assert new == {"hrkd_runtime.pyz"}
-    assert events == []
+    assert events == [ExportStarted({})]
     assert [(file.path, file.precision) for file in result.files] == [
         (str(student / "onnx/model.onnx"), "fp32"),
         (str(student / "onnx/model_quantized.onnx"), "int8"),

@@ -52,7 +52,7 @@ MAX_LENGTH = 24
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 CONFIGS: dict[str, Any] = {
-    "bert": lambda **kw: BertConfig(**SHAPE, **kw),
+    "bert": lambda **kw: BertConfig(**{**SHAPE, **kw}),
     "distilbert": lambda **kw: DistilBertConfig(dim=32, n_layers=2, n_heads=4, hidden_dim=64, **kw),
     "roberta": lambda **kw: RobertaConfig(**SHAPE, **kw),
     "xlm-roberta": lambda **kw: XLMRobertaConfig(type_vocab_size=1, **SHAPE, **kw),
@@ -94,23 +94,25 @@ def write_model(
     seed: int = 0,
     data: Mapping[str, Any] | None = None,
     tokenizer: PreTrainedTokenizerFast | None = None,
+    **options: Any,
 ) -> Path:
-    """Write a classifier's folder; with ``plain_labels`` one that is not a multi-domain one.
+    """Write a classifier's folder; with ``plain_labels`` one that is not a multi-domain one. ``options`` are BERT's.
 
     With a ``tokenizer`` of its own, the embedding table has a few rows more than it has tokens.
     """
     heads = DomainHeads.build(labels)
     entries = heads.to_config()
     id2label = dict(enumerate(plain_labels)) if plain_labels else entries["id2label"]
-    config = CONFIGS[architecture](
-        vocab_size=80 if tokenizer is None else len(tokenizer) + 3,
-        max_position_embeddings=160,
-        pad_token_id=0 if tokenizer is None else tokenizer.pad_token_id,
+    settings = {
+        "vocab_size": 80 if tokenizer is None else len(tokenizer) + 3,
+        "max_position_embeddings": 160,
+        "pad_token_id": 0 if tokenizer is None else tokenizer.pad_token_id,
         # Wide, so that random weights disagree with each other and a wrong graph shows.
-        initializer_range=0.3,
-        id2label=id2label,
-        label2id={name: index for index, name in id2label.items()},
-    )
+        "initializer_range": 0.3,
+        "id2label": id2label,
+        "label2id": {name: index for index, name in id2label.items()},
+    }
+    config = CONFIGS[architecture](**settings | options)
     torch.manual_seed(seed)
     model = AutoModelForSequenceClassification.from_config(config)
     if not plain_labels:

@@ -34,7 +34,7 @@ class CommandSpec:
         classes = self.settings.__mro__
         names = dict.fromkeys(name for each in classes for name in vars(each).get("__annotations__", ()))
         options = {name: definitions[name] for name in names if name in definitions} | options_of(SharedOptions)
-        return dict(sorted(options.items(), key=lambda item: item[1].panel is None))
+        return dict(sorted(options.items(), key=lambda item: (not item[1].argument, item[1].panel is None)))
 
     @property
     def named_options(self) -> dict[str, Option]:

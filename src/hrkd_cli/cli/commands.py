@@ -19,7 +19,7 @@ from hrkd_cli.cli.progress import make_display
 from hrkd_cli.command_settings import (
     DemoSettings,
     EvalSettings,
-    ExportSettings,
+    ExportArguments,
     PredictSettings,
     PrepareSettings,
     PushSettings,
@@ -55,9 +55,8 @@ def prepare(console: Console, options: PrepareSettings) -> None:
         result = hrkd_cli.prepare(**vars(options), on_event=on_event)
     console.write_result(result.to_json(), tables.prepare_tables(result.to_json()))
     console.write_note(f"dataset: {result.out}")
-    console.write_note(
-        "next: hrkd teach --model MODEL" + _flag_unless_default("--data", options.out, layout.DATASET_OUT)
-    )
+    data = _flag_unless_default("--data", options.out, layout.DATASET_OUT)
+    console.write_note(f"next: hrkd teach --model MODEL{data}")
 
 
 @command(
@@ -97,16 +96,14 @@ def distill(console: Console, options: DistillArguments) -> None:
 
     If --teacher is a plain encoder or --data is raw, the earlier stages run first. Their results are reused.
     """
-    from hrkd_cli.cli.preflight import check_distill, plan_distill, plan_table
+    from hrkd_cli.cli import preflight
 
-    check_distill(options)
+    preflight.check_distill(options)
     if options.dry_run:
-        with console.engine_output(make_display) as on_event:
-            plan = plan_distill(options, on_event)
-        console.write_result(plan, [plan_table(plan)])
+        preflight.show_plan(console, preflight.plan_distill, options)
         return
     launch.launch_processes(options.processes)
-    arguments = {name: value for name, value in vars(options).items() if name != "dry_run"}
+    arguments = preflight.run_arguments(options)
     arguments["out"] = out = layout.student_folder(options.out, options.extend)
     with console.engine_output(make_display) as on_event:
         result = hrkd_cli.distill(**arguments, sources=console.sources, on_event=on_event)
@@ -145,24 +142,27 @@ def evaluate(console: Console, options: EvalSettings) -> None:
 
 @command(
     "export",
-    ExportSettings,
+    ExportArguments,
     "hrkd export --int8",
     "hrkd export ./student --int8 --max-drop 1.0",
     "hrkd export ./student --int8 --target avx2 --out ./for-old-pcs",
     "hrkd export --fp16 --int4",
     "hrkd export --int8 --domain books --trim-vocabulary --out ./books",
 )
-def export(console: Console, options: ExportSettings) -> None:
+def export(console: Console, options: ExportArguments) -> None:
     """Export a student to ONNX, checked against an accuracy gate.
 
     Always writes fp32, whose logits must equal the student's. Smaller files must pass the accuracy gate. Accuracy, size
     and latency are added to the student's README.md.
     """
-    from hrkd_cli.cli.preflight import check_export
+    from hrkd_cli.cli import preflight
 
-    check_export(options)
+    preflight.check_export(options)
+    if options.dry_run:
+        preflight.show_plan(console, preflight.plan_export, options)
+        return
     with console.engine_output(make_display) as on_event:
-        result = hrkd_cli.export(**vars(options), on_event=on_event).to_json()
+        result = hrkd_cli.export(**preflight.run_arguments(options), on_event=on_event).to_json()
     console.write_result(result, tables.export_tables(result), tables.gate_lines(result))
     folder = Path(result["files"][0]["path"]).parent
     console.write_note(f"files: {folder}")

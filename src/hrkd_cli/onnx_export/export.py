@@ -16,7 +16,7 @@ from hrkd_cli.command_settings import ExportSettings
 from hrkd_cli.errors import GateError, ModelError, OutputError
 from hrkd_cli.evaluation.latency import Latency, measure_forward
 from hrkd_cli.evaluation.onnx_inspect import count_quantized_ops, load_onnx
-from hrkd_cli.events import Note, OnEvent, Progress, ignore
+from hrkd_cli.events import ExportStarted, Note, OnEvent, Progress, ignore
 from hrkd_cli.json_files import read_json
 from hrkd_cli.layout import PREDICTOR_ARCHIVE, STUDENT_OUT, ModelFiles, OnnxFiles, partial_folder
 from hrkd_cli.machine import machine_name, usable_cpus
@@ -36,13 +36,13 @@ from hrkd_cli.onnx_export.export_record import (
 from hrkd_cli.onnx_export.export_result import ExportedFile, ExportResult, Gate, Trial, best_trial
 from hrkd_cli.onnx_export.gate import AccuracyGate, load_gate_data
 from hrkd_cli.onnx_export.graph_editor import OnnxFormat, bytes_by_part
-from hrkd_cli.onnx_export.recipe_search import RecipeSearch
+from hrkd_cli.onnx_export.recipe_search import RecipeSearch, estimate_seconds
 from hrkd_cli.onnx_export.recipes import FILE_NAMES, FORMATS
 from hrkd_cli.onnx_export.self_check_cases import write_cases
 from hrkd_cli.onnx_export.trace import check_parity, write_fp32
 from hrkd_cli.onnx_export.trimming import TrimReport
 from hrkd_cli.onnx_export.variant import copy_config_files, make_variant, variant_card, variant_folder
-from hrkd_cli.outputs import atomic_folder, explain_write_errors
+from hrkd_cli.outputs import atomic_folder, check_disk_space, explain_write_errors
 from hrkd_cli.predict.backend import OnnxBackend
 from hrkd_cli.predict.bundle import write_bundle
 
@@ -82,6 +82,7 @@ def export(student: str | Path = STUDENT_OUT, *, on_event: OnEvent = ignore, **o
     else:
         root = settings.out or folder
         if settings.runtime and not (smaller_formats or settings.force) and read_record(root / ModelFiles.onnx):
+            on_event(ExportStarted({}))
             return _add_runtime(root)
         file_names = [FILE_NAMES[onnx_format] for onnx_format in smaller_formats or [OnnxFormat.FP32]]
         _check_output(folder, root, file_names, force=settings.force)
@@ -143,6 +144,7 @@ class _Export:
         """Write the files and return what was written."""
         self._check_trimming()
         self._check_existing_fp32()
+        _announce(self)
         with _working_folder(self.onnx_folder) as folder:
             write_fp32(self.model, folder / OnnxFiles.fp32, on_event=self.on_event)
             if self.existing_fp32 is not None:
@@ -150,7 +152,7 @@ class _Export:
             trials = self._quantize(folder)
             # Earlier files certainly belong to this student only if the fp32 file does.
             entries = read_record(self.onnx_folder) if self.existing_fp32 is not None else {}
-            paths = {onnx_format: folder / FILE_NAMES[onnx_format] for onnx_format in self._formats}
+            paths = {onnx_format: folder / FILE_NAMES[onnx_format] for onnx_format in self.formats}
             timed = {name: self.onnx_folder / name for name in entries} | {path.name: path for path in paths.values()}
             latencies = _measure_latency(self.student, timed, self.on_event) if self.settings.latency else {}
             if self.existing_fp32 is not None:
@@ -170,7 +172,7 @@ class _Export:
         return result
 
     @property
-    def _formats(self) -> tuple[OnnxFormat, ...]:
+    def formats(self) -> tuple[OnnxFormat, ...]:
         return (OnnxFormat.FP32, *self.smaller_formats)
 
     def _check_trimming(self) -> None:
@@ -186,8 +188,7 @@ class _Export:
 
     def _check_existing_fp32(self) -> None:
         """Raise OutputError if an fp32 file that would stay is not the student's."""
-        path = self.existing_fp32
-        if path is not None:
+        if (path := self.existing_fp32) is not None:
             try:
                 check_parity(self.model, path)
             except ModelError as error:
@@ -277,7 +278,7 @@ class _Export:
     ) -> None:
         """Write configuration, export.json, self-check cases and card, and move all finished files into place."""
         # A new fp32 file is checked even if an existing one stays: the smaller files' tolerances depend on it.
-        checked = [FILE_NAMES[onnx_format] for onnx_format in self._formats]
+        checked = [FILE_NAMES[onnx_format] for onnx_format in self.formats]
         new = checked if self.existing_fp32 is None else checked[1:]
         stale = sorted(file.name for file in self.onnx_folder.glob("*.onnx") if file.name not in checked)
         if stale and self.existing_fp32 is None:
@@ -308,6 +309,29 @@ class _Export:
         (folder / ModelFiles.readme).write_text(describe_in_card(card, entries), encoding="utf-8")
         _move_files(folder, root_files, self.root)
         _move_files(folder, [*new, OnnxFiles.export_record, OnnxFiles.self_check], self.onnx_folder)
+
+
+def _announce(export: _Export) -> None:
+    """Emit what the export will write and what it takes; raise OutputError if the disk is too small."""
+    sizes = {name: FORMATS[name].estimate_bytes(export.model.network) for name in export.formats}
+    out = export.out or export.root
+    files = {str(out / ModelFiles.onnx / FILE_NAMES[name]): size for name, size in sizes.items()}
+    if export.existing_fp32 is not None:
+        del files[str(export.existing_fp32)]
+    if export.out is not None:
+        files |= {str(out / path.name): path.stat().st_size for path in export.root.glob("*.safetensors")}
+    tiers = {name: FORMATS[name].tiers_for(export.weight_format) for name in export.smaller_formats}
+    recipes = {str(name): sum(map(len, each)) for name, each in tiers.items()}
+    timed = len(sizes) * export.settings.latency
+    # In the working folder: all files, and the one that is tried.
+    disk = sum(sizes.values()) + max([sizes[name] for name in tiers], default=0)
+    check_disk_space(out, disk)
+    dev_rows, scoring = (export.gate.row_count, export.gate.seconds) if export.gate is not None else (0, 0.0)
+    first, last = (
+        estimate_seconds(sizes[OnnxFormat.FP32], scoring, len(tiers), trials, timed)
+        for trials in (sum(len(each[0]) for each in tiers.values()), sum(recipes.values()))
+    )
+    export.on_event(ExportStarted(files, recipes, dev_rows, first, last, disk, export.model.parameters or 0))
 
 
 def _add_runtime(root: Path) -> ExportResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,8 @@ class AccuracyGate:
     """Scores files on the dev split of the model's domains and compares them with the student.
 
     ``model`` is the torch model that the files are made from. If its vocabulary is trimmed, drops are relative to
-    ``student``, else to ``model`` itself. ``data_name`` names the dataset in error messages.
+    ``student``, else to ``model`` itself. ``data_name`` names the dataset in error messages. ``seconds`` is the time
+    that scoring ``model`` took.
 
     Raises:
         DataError, ModelError: the data has no rows, or does not fit the model.
@@ -84,13 +86,16 @@ class AccuracyGate:
         self.data_name = data_name
         self.on_event = on_event
         self.rows = select_split(self.dataset, GATE_SPLIT, data_name)
+        self.row_count = sum(map(len, self.rows.values()))
         heads = model.spec.heads
         if heads is not None and settings.domain is None and (unchecked := sorted(set(heads.domains) - set(self.rows))):
             text = f"{data_name} has no dev rows of {join_names(unchecked)}: no file is checked on them"
             on_event(
                 Note(f"{text}, nor are their probabilities calibrated; use --data with rows of them", warning=True)
             )
+        start = time.perf_counter()
         self.scores, self.logits = self.score(model, "scoring the student on dev")
+        self.seconds = time.perf_counter() - start
         self.student_scores = self.scores
         if student is not None:
             self.student_scores, _ = self.score(student, "scoring the student on dev")

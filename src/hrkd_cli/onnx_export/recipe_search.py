@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from hrkd_cli.evaluation.latency import FORWARD_SECONDS, LENGTHS
 from hrkd_cli.evaluation.scoring import DomainLogits
 from hrkd_cli.events import Note, Progress
 from hrkd_cli.onnx_export.cpu_targets import WeightFormat
@@ -14,6 +15,13 @@ from hrkd_cli.onnx_export.graph_editor import OnnxFormat
 from hrkd_cli.onnx_export.quantizers import QuantizerInputs
 from hrkd_cli.onnx_export.recipes import FILE_NAMES, FORMATS, Recipe, apply_recipe
 from hrkd_cli.predict.backend import OnnxBackend
+
+
+def estimate_seconds(fp32_bytes: int, scoring: float, formats: int, trials: int, timed: int) -> float:
+    """Return the duration of an export; ``scoring`` is that of scoring the student, ``timed`` the files to be timed."""
+    trial = 1.5 * scoring + 0.04e-6 * fp32_bytes
+    latency = 2 * len(LENGTHS) * FORWARD_SECONDS  # two numbers of threads
+    return 5 + 0.1e-6 * fp32_bytes + formats * 2.5 * scoring + trials * trial + timed * latency
 
 
 class RecipeSearch:

@@ -6,12 +6,14 @@ used is stored in ``export.json`` and in the file's metadata; within a format, n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import onnx
+from torch import nn
 
 from hrkd_cli.errors import ModelError
 from hrkd_cli.evaluation.onnx_inspect import count_quantized_ops, load_onnx
@@ -19,6 +21,7 @@ from hrkd_cli.layout import OnnxFiles
 from hrkd_cli.onnx_export.cpu_targets import WeightFormat
 from hrkd_cli.onnx_export.graph_editor import OnnxFormat, set_metadata, silence_libraries
 from hrkd_cli.onnx_export.quantizers import (
+    EMBEDDING_BLOCK,
     QuantizerInputs,
     write_fp16,
     write_int4,
@@ -45,6 +48,7 @@ class Recipe:
     only_for_7_bits: bool = False
 
 
+_BLOCK_BITS = 32 + 4  # of the scale and the zero point of a block of 4-bit weights
 Tier = tuple[Recipe, ...]  # recipes of about equal speed; the most accurate one is taken
 
 
@@ -56,16 +60,33 @@ class FormatSpec:
         file_name: name inside ``onnx/``.
         oldest_onnxruntime: the oldest version that such a file ran with; older versions were not tried.
         tiers: a tier is tried if no recipe of the tiers before it passes the gate; empty for fp32.
+        bits: of a weight, with the first recipe.
+        blocks: weights that share a scale and a zero point, in dense layers and in embeddings.
     """
 
     file_name: str
     oldest_onnxruntime: str
     tiers: tuple[Tier, ...] = ()
+    bits: int = 32
+    blocks: tuple[float, float] = (math.inf, math.inf)
 
     def tiers_for(self, weight_format: WeightFormat) -> list[Tier]:
         """Return the tiers without the recipes that a target does not need."""
         tiers = [tuple(r for r in tier if weight_format.bits < 8 or not r.only_for_7_bits) for tier in self.tiers]
         return [tier for tier in tiers if tier]
+
+    def estimate_bytes(self, model: nn.Module) -> int:
+        """Return the size of a model's file with the first recipe, without that of the graph."""
+        bits = 0
+        for module in model.modules():
+            for weight in module.parameters(recurse=False):
+                if weight.ndim < 2:  # biases and norms
+                    bits += weight.numel() * (16 if self.bits == 16 else 32)
+                    continue
+                rows, columns = weight.flatten(1).shape
+                blocks = math.ceil(columns / self.blocks[isinstance(module, nn.Embedding)])
+                bits += rows * (columns * self.bits + blocks * _BLOCK_BITS)
+        return bits // 8
 
 
 _FP32_ATTENTION = {"embeddings": "per_row", "attention": False}
@@ -119,10 +140,10 @@ _FP16: tuple[Tier, ...] = ((Recipe("weights in fp16, arithmetic in fp32", write_
 
 FORMATS = {
     OnnxFormat.FP32: FormatSpec(OnnxFiles.fp32, "1.15.1"),
-    OnnxFormat.FP16: FormatSpec(OnnxFiles.fp16, "1.15.1", _FP16),
-    OnnxFormat.INT8: FormatSpec(OnnxFiles.int8, "1.15.1", _INT8),
-    OnnxFormat.INT8_STATIC: FormatSpec(OnnxFiles.int8_static, "1.15.1", _INT8_STATIC),
-    OnnxFormat.INT4: FormatSpec(OnnxFiles.int4, "1.20.1", _INT4),
+    OnnxFormat.FP16: FormatSpec(OnnxFiles.fp16, "1.15.1", _FP16, bits=16),
+    OnnxFormat.INT8: FormatSpec(OnnxFiles.int8, "1.15.1", _INT8, bits=8),
+    OnnxFormat.INT8_STATIC: FormatSpec(OnnxFiles.int8_static, "1.15.1", _INT8_STATIC, bits=8),
+    OnnxFormat.INT4: FormatSpec(OnnxFiles.int4, "1.20.1", _INT4, bits=4, blocks=(128, EMBEDDING_BLOCK)),
 }
 FILE_NAMES = {onnx_format: spec.file_name for onnx_format, spec in FORMATS.items()}
 
