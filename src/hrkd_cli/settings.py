@@ -113,6 +113,11 @@ class TrainingSettings(Settings):
         "Weight of the loss that trains the model to tell the domains apart, for texts of unknown domain; 0: off.",
         panel=TRAINING_PANEL,
     )
+    probe: bool = _training(
+        True,
+        "Start a teacher from logistic regression on the frozen encoder, which also chooses between the first token "
+        "and the mean of all tokens.",
+    )
     patience: int | None = _count(
         None, "Stop after N dev evaluations without improvement.", default_text="10; with --epochs, never"
     )
@@ -183,13 +188,18 @@ RECIPES: dict[str, dict[str, Any]] = {
         "means": Means.RELEASED,
         "label_weight": 0.0,
         "domain_weight": 0.0,
+        "augment": 0,
+        "probe": False,
         "wide": False,
     }
 }
 
 
 # Options that change nothing with --extend, or only with it.
-NOT_EXTENDING, ONLY_EXTENDING = ("student", "teacher_epochs", "teacher_learning_rate"), ("retention_weight", "max_drop")
+NOT_EXTENDING, ONLY_EXTENDING = (
+    ("student", "probe", "teacher_epochs", "teacher_learning_rate"),
+    ("retention_weight", "max_drop"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,6 +265,13 @@ class DistillSettings(TrainingSettings):
     unlabelled: str | None = _text(
         None, "Unlabeled texts of the same domains, to train the student on as well.", metavar="DIR"
     )
+    augment: int | None = _text(
+        None,
+        "Texts per train row to mix from train texts, to learn the teacher's answers on.",
+        metavar="N",
+        bounds=AT_LEAST_0,
+        default_text="up to 10, for at most 4,000 texts in all; 0 with --unlabelled",
+    )
     new_domains: str | None = _text(
         None,
         "Domains that have only --unlabelled texts. The student learns them from the teacher's other heads.",
@@ -317,6 +334,12 @@ class DistillSettings(TrainingSettings):
         """Whether the predictions of student and teacher are compared."""
         return self.prediction_weight > 0 and self.method is not Method.LABELS
 
+    @property
+    def can_augment(self) -> bool:
+        """Whether the student can learn from texts mixed from train texts; a learned graph may not see all of those."""
+        uses_teacher = self.compares_layers or self.compares_predictions
+        return uses_teacher and self.extend is None and self.unlabelled is None and self.graph is not Graph.LEARNED
+
     def resolve(self) -> Self:
         """Return settings with the defaults that depend on other options: graph, hierarchy, init, loss weights."""
         graph = self.graph or (Graph.UNIFORM if self.method is Method.HRKD else Graph.NONE)
@@ -352,6 +375,8 @@ class DistillSettings(TrainingSettings):
             problem = f"{hidden}--prediction-weight 0: no loss is left; set at least one loss weight above 0"
         elif self.unlabelled is not None and not uses_teacher and self.extend is None:
             problem = "--unlabelled: only labels are learned from, and these texts have none; remove it"
+        elif self.augment and not self.can_augment:
+            problem = "--augment: it excludes --unlabelled, --extend, --graph learned and learning from labels only"
         elif self.new_domains is not None and self.unlabelled is None:
             problem = "--new-domains: it requires texts of these domains; add --unlabelled"
         elif self.new_domains is not None and not self.compares_predictions:

@@ -45,16 +45,19 @@ class UnlabeledTexts:
         rows: rows without labels by domain; only domains that have some.
         dropped: number of dropped texts by reason.
         fingerprint: sha256 over the texts by domain, in order.
+        synthetic: whether they were mixed from train texts (``--augment``).
     """
 
     rows: dict[str, TextRows]
     dropped: dict[str, int]
     fingerprint: str
+    synthetic: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry of ``hrkd.json``."""
         by_domain = {domain: len(rows) for domain, rows in self.rows.items()}
-        return {"texts": by_domain, "dropped": self.dropped, "fingerprint": self.fingerprint}
+        facts = {"texts": by_domain, "dropped": self.dropped, "fingerprint": self.fingerprint}
+        return facts | ({"synthetic": True} if self.synthetic else {})
 
     def describe_dropped(self) -> str:
         """Return the dropped texts as the end of a message; empty if there are none."""

@@ -9,7 +9,7 @@ from typing import Any
 from hrkd_cli.cards import code_span
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.dataset_loading import load_for_training
-from hrkd_cli.data.unlabeled import read_unlabeled
+from hrkd_cli.distillation.augmentation import more_texts
 from hrkd_cli.distillation.extension import check_old_domains, extend_dataset
 from hrkd_cli.distillation.prerequisites import (
     add_new_domains,
@@ -87,9 +87,7 @@ def distill(
         student_data, settings = extend_dataset(student_data, path, settings)
     else:
         student_data = add_new_domains(student_data, settings)
-    unlabeled = None
-    if settings.unlabelled is not None:
-        unlabeled = read_unlabeled(settings.unlabelled, student_data, need_all=not extending, on_event=context.on_event)
+    unlabeled = more_texts(student_data, settings, context.on_event)
     tokenizer = check_student(path, student_data, settings)  # before the teacher is trained, which is slow
     sources = sources or {}
     if not is_classifier(read_json(path / ModelFiles.config)):

@@ -8,6 +8,7 @@ from typing import Any
 
 from hrkd_cli.choices import Means
 from hrkd_cli.method import LOSSES, Loss, Requirement, active_losses
+from hrkd_cli.models.mean_pooling import encoder_layers
 from hrkd_cli.models.student_init import layer_map
 from hrkd_cli.settings import DistillSettings
 
@@ -39,7 +40,7 @@ class LossConfig:
             weights["retention"] = 0.0
         layers: tuple[int, ...] = ()
         if settings.compares_layers:
-            layers = layer_map(teacher_config.num_hidden_layers, student_config.num_hidden_layers)
+            layers = layer_map(encoder_layers(teacher_config), encoder_layers(student_config))
         pad_to = max_length if settings.means is Means.RELEASED else None
         active = active_losses(weights, compare_layers=settings.compares_layers)
         return cls(active, layers, teacher_config.hidden_size, pad_to)

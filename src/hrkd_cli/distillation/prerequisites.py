@@ -17,6 +17,7 @@ from hrkd_cli.layout import DATASET_OUT, TEACHER_OUT, ModelFiles
 from hrkd_cli.method import Requirement
 from hrkd_cli.models.feature_capture import FeatureCapture, check_forward
 from hrkd_cli.models.loading import load_classifier, load_config, load_tokenizer
+from hrkd_cli.models.mean_pooling import encoder_layers
 from hrkd_cli.models.model_folder import model_fingerprint
 from hrkd_cli.models.model_source import resolve_extended, resolve_model, resolve_teacher, student_spec_is_path
 from hrkd_cli.models.model_tokenizer import ModelTokenizer, same_tokenizer
@@ -131,7 +132,7 @@ def check_student(path: Path, dataset: Dataset, settings: DistillSettings) -> An
     folder = resolve_model(name, "student")
     student, tokenizer = load_config(folder, "student"), load_tokenizer(folder, "student")
     check_dimensions(student, attention=attention)
-    layers, teacher_layers = student.num_hidden_layers, teacher.num_hidden_layers
+    layers, teacher_layers = encoder_layers(student), encoder_layers(teacher)
     if settings.compares_layers and layers > teacher_layers:
         raise ModelError(f"student {name}: it has {layers} layers, the teacher {teacher_layers}; use --method logits")
     texts = [text for domain in dataset.domains for text in dataset.split(domain, "dev").texts[:PROBE_TEXTS]]

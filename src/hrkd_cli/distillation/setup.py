@@ -24,6 +24,7 @@ from hrkd_cli.formatting import join_names
 from hrkd_cli.json_files import read_json
 from hrkd_cli.layout import TEACHER_CACHE, ModelFiles
 from hrkd_cli.method import Requirement
+from hrkd_cli.models.mean_pooling import encoder_layers
 from hrkd_cli.models.model_tokenizer import ModelTokenizer
 from hrkd_cli.models.student_init import build_student
 from hrkd_cli.models.wide import ScoredWideBranch, WideBranch
@@ -95,7 +96,7 @@ class DistillSetup:
         config = teachers.primary.config
         heads, new = DomainHeads.build(dataset.labels), sorted(set(dataset.domains) - set(known.domains))
         student = build_student(
-            f"{config.num_hidden_layers}x{config.hidden_size}" if extending else settings.student,
+            f"{encoder_layers(config)}x{config.hidden_size}" if extending else settings.student,
             teachers.primary,
             heads,
             teacher_heads=teachers.heads,

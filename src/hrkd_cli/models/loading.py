@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from hrkd_cli.errors import HrkdError, ModelError, one_line
 from hrkd_cli.json_files import read_json
 from hrkd_cli.layout import ModelFiles
+from hrkd_cli.models.mean_pooling import skip_constants
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.predict.tokenization import read_tokenizer
 
@@ -80,6 +81,7 @@ def load_classifier(path: Path, heads: DomainHeads | None, *, role: str = "model
             f"(such as {min(unusable)}); give the folder of a complete model"
         )
     _check_finite(model, f"{role} {path}")
+    skip_constants(model)
     if own_labels != dict(config.id2label):
         # A head of the same size but for other labels would start from unrelated weights.
         _, layer = output_layer(model)

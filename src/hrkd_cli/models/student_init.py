@@ -31,6 +31,13 @@ from hrkd_cli.models.loading import (
     output_layer,
     set_heads,
 )
+from hrkd_cli.models.mean_pooling import (
+    POOLED,
+    encoder_layers,
+    has_pooling_layer,
+    set_pooling_layer,
+    with_pooling_layer,
+)
 from hrkd_cli.models.model_source import SIZES, Shape, parse_shape, resolve_model
 from hrkd_cli.predict.heads import DomainHeads
 
@@ -92,7 +99,7 @@ def student_shape(spec: str | None, teacher: Any) -> Shape | None:
     down to a multiple of the teacher's attention heads and is at most the teacher's. It is the teacher's if its
     architecture cannot be narrowed.
     """
-    layers, width, heads = teacher.num_hidden_layers, teacher.hidden_size, teacher.num_attention_heads
+    layers, width, heads = encoder_layers(teacher), teacher.hidden_size, teacher.num_attention_heads
     half = max(1, layers // 2)
     sizes = (min(2, layers), 128), (4 if layers == 12 else half, DEFAULT_WIDTH), (half, width)
     size = dict(zip(SIZES, sizes, strict=True)).get(spec or "small")
@@ -110,7 +117,7 @@ def student_config(teacher: Any, shape: Shape, heads: DomainHeads, *, init: Init
     Raises:
         UsageError: the shape does not fit the teacher; the message names shapes that do.
     """
-    layers, width, attention_heads = teacher.num_hidden_layers, teacher.hidden_size, teacher.num_attention_heads
+    layers, width, attention_heads = encoder_layers(teacher), teacher.hidden_size, teacher.num_attention_heads
     if not 1 <= shape.layers <= layers:
         raise UsageError(f"--student {shape}: the teacher has {layers} layers; give 1 to {layers}")
     if shape.width < attention_heads or shape.width % attention_heads:
@@ -127,7 +134,7 @@ def student_config(teacher: Any, shape: Shape, heads: DomainHeads, *, init: Init
     if init is Init.TEACHER and shape.width > width:
         raise UsageError(f"--student {shape}: wider than the teacher ({width}); use {layers}x{width} or --init random")
     config = type(teacher).from_dict(teacher.to_dict())
-    config.num_hidden_layers = shape.layers
+    config.num_hidden_layers = shape.layers + has_pooling_layer(teacher)
     if shape.width != width:
         if getattr(config, "embedding_size", None) == width:
             config.embedding_size = shape.width
@@ -168,6 +175,8 @@ def build_student(
         path = resolve_model(str(spec), "student")
         student = load_classifier(path, heads, role="student")
         if not is_classifier(read_json(path / ModelFiles.config)):
+            if has_pooling_layer(teacher.config) and student.config.model_type in POOLED:
+                student = with_pooling_layer(student)
             copied = copy_head(teacher, student, _same_outputs(teacher_heads, heads))
             whose = "its teacher's" if copied else "a random"
             note(f"student {spec}: its own layers, and {whose} head")
@@ -175,11 +184,15 @@ def build_student(
     student = new_classifier(student_config(teacher.config, shape, heads, init=init))
     if init is Init.RANDOM:
         note(f"student {shape}: random weights")
-        return student
-    layers = layer_map(teacher.config.num_hidden_layers, shape.layers)
-    student.load_state_dict(prune_weights(teacher, student, layers, _same_outputs(teacher_heads, heads)))
-    width = "" if shape.width == teacher.config.hidden_size else f", narrowed to {shape.width}"
-    note(f"student {shape}: starts from the teacher's layers {', '.join(map(str, layers))}{width}")
+    else:
+        layers = layer_map(encoder_layers(teacher.config), shape.layers)
+        # A pooling layer is cut from the teacher's too, and then gets its fixed weights.
+        sources = (*layers, teacher.config.num_hidden_layers)[: student.config.num_hidden_layers]
+        student.load_state_dict(prune_weights(teacher, student, sources, _same_outputs(teacher_heads, heads)))
+        width = "" if shape.width == teacher.config.hidden_size else f", narrowed to {shape.width}"
+        note(f"student {shape}: starts from the teacher's layers {', '.join(map(str, layers))}{width}")
+    if has_pooling_layer(student.config):
+        set_pooling_layer(student)
     return student
 
 

@@ -27,6 +27,7 @@ from hrkd_cli.models.model_tokenizer import ModelTokenizer
 from hrkd_cli.outputs import check_no_overlap, check_stage_output
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import TeachSettings
+from hrkd_cli.teaching.linear_probe import start_from_probe
 from hrkd_cli.training.collator import Collator, TrainBatch
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.loop import LossOutput, Objective
@@ -95,6 +96,8 @@ def teach(
     classifier.to(context.device)
     check_forward(FeatureCapture(classifier, (), attention=False), tokenizer, name)
     train, dev = (tokenize_split(dataset, split, tokenizer) for split in ("train", "dev"))
+    if settings.probe:
+        classifier = start_from_probe(classifier, train, dev, heads, context)
     objective = FineTuningObjective(classifier, train, heads, settings, context)
     run_options = settings.options_affecting_result()
     with run_folder(out, key=key, options=run_options, resume=resume, context=context) as checkpointer:

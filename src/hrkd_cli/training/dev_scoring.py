@@ -25,16 +25,19 @@ def score_split(
 
 
 def predict_split(
-    models: Any | Mapping[str, Any], split: TokenizedSplit, context: TrainContext
+    models: Any | Mapping[str, Any], split: TokenizedSplit, context: TrainContext, *, width: int | None = None
 ) -> dict[str, FloatArray]:
-    """Return all logits of the rows of each domain, (n, outputs), on every process; see ``score_split``."""
+    """Return all logits of the rows of each domain, (n, outputs), on every process; see ``score_split``.
+
+    ``width`` is the number of outputs if it is not that in the model's config.
+    """
     all_logits, processes = {}, context.processes
     done, total = 0, sum(map(len, split.examples.values()))
     for domain, examples in split.examples.items():
         model = models[domain] if isinstance(models, Mapping) else models
         longest_first = np.argsort(-split.lengths[domain], kind="stable")
         # Each process predicts its own batches and leaves 0 elsewhere, so that the sum has all predictions.
-        logits = torch.zeros(len(examples), model.config.num_labels, device=context.device)
+        logits = torch.zeros(len(examples), width or model.config.num_labels, device=context.device)
         was_training = model.training
         model.eval()
         with torch.no_grad(), context.precision.autocast():

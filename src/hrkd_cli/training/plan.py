@@ -13,6 +13,7 @@ from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError, UsageError
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.formatting import join_names, percent, plural
+from hrkd_cli.models.mean_pooling import encoder_layers
 from hrkd_cli.predict.model_spec import position_limit
 from hrkd_cli.settings import AUTO_BATCH, TrainingSettings
 
@@ -89,7 +90,7 @@ class TrainingPlan:
             patience = patience or PATIENCE
         if rate is None:
             rate = choose_learning_rate(config)
-            shape = f"{plural(config.num_hidden_layers, 'layer')} of width {config.hidden_size}"
+            shape = f"{plural(encoder_layers(config), 'layer')} of width {config.hidden_size}"
             reasons.append(f"learning rate {rate:g} ({shape})")
         if length is None:
             length = choose_max_length(dataset, tokenizer, limit)
@@ -115,7 +116,7 @@ def choose_learning_rate(config: Any) -> float:
 
     It is the paper's rate for BERT-base, in inverse proportion to layers times width.
     """
-    rate = BERT_BASE_RATE * BERT_BASE_SIZE / (config.num_hidden_layers * config.hidden_size)
+    rate = BERT_BASE_RATE * BERT_BASE_SIZE / (encoder_layers(config) * config.hidden_size)
     return float(f"{min(rate, MAX_RATE):.0e}")
 
 

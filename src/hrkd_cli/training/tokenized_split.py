@@ -47,6 +47,13 @@ class TokenizedSplit:
         counts = {domain: len(examples) - len(self.labels[domain]) for domain, examples in self.examples.items()}
         return {domain: count for domain, count in counts.items() if count}
 
+    def subsample(self, rows: int) -> TokenizedSplit:
+        """Return about ``rows`` labeled rows, evenly spaced in every domain, or all if there are no more."""
+        every = slice(None, None, max(1, sum(map(len, self.labels.values())) // rows))
+        labels = {domain: own[every] for domain, own in self.labels.items()}
+        examples = {domain: self.examples[domain][: len(own)][every] for domain, own in self.labels.items()}
+        return TokenizedSplit(self.tokenizer, examples, labels)
+
     def class_weights(self, heads: DomainHeads, choice: ClassWeights) -> Tensor | None:
         """Return (D, C) class weights, rows / (classes x rows of the class), or None for equal weights."""
         if choice is ClassWeights.NONE:

@@ -1,0 +1,99 @@
+"""Synthetic texts for distillation: mixed from train texts, for the teacher to label.
+
+With few rows, a student sees too few texts to learn its teacher's function. Texts need not be good prose for that,
+because the teacher answers for each of them: the idea of TinyBERT's data augmentation (section 4.2), here without a
+language model.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+
+from hrkd_cli.choices import Split
+from hrkd_cli.data.dataset import Dataset, TextRows, compute_fingerprint
+from hrkd_cli.data.unlabeled import UnlabeledTexts, read_unlabeled
+from hrkd_cli.events import Note, OnEvent
+from hrkd_cli.settings import DistillSettings
+
+MAX_PER_ROW = 10
+"""Most synthetic texts for each train row, unless ``--augment`` says otherwise."""
+ENOUGH_TEXTS = 4000
+"""Texts, with the train rows, up to which synthetic ones are added unless ``--augment`` says otherwise."""
+
+SPLICE = 0.5
+"""Fraction of the texts that are the start of one text and the end of another of the same domain."""
+DROP, REPLACE = 0.1, 0.15
+"""Fractions of the words that are dropped, and replaced by a random word of any domain's texts."""
+
+# A word with the space before it; one character in scripts without spaces.
+_WORD = re.compile(r"\s*(?:[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+)")
+_Words = list[str]
+
+
+def more_texts(dataset: Dataset, settings: DistillSettings, on_event: OnEvent) -> UnlabeledTexts | None:
+    """Return the unlabeled texts of the settings, or else synthetic ones if there are few train rows.
+
+    Raises:
+        DataError: the unlabeled texts cannot be used, see ``read_unlabeled``.
+    """
+    if settings.unlabelled is not None:
+        return read_unlabeled(settings.unlabelled, dataset, need_all=settings.extend is None, on_event=on_event)
+    rows = sum(len(dataset.split(domain, Split.TRAIN)) for domain in dataset.domains)
+    factor = settings.augment
+    if factor is None:
+        factor = min(MAX_PER_ROW, max(0, ENOUGH_TEXTS - rows) // rows) if settings.can_augment else 0
+    if factor == 0:
+        return None
+    texts = augment(dataset, factor, seed=settings.seed)
+    made = sum(map(len, (part.texts for part in texts.rows.values())))
+    on_event(Note(f"few rows ({rows:,}): the teacher also answers for {made:,} texts mixed from them (--augment)"))
+    return texts
+
+
+def augment(dataset: Dataset, factor: int, *, seed: int) -> UnlabeledTexts:
+    """Return about ``factor`` synthetic texts, or pairs, for each train row; fewer if some come out alike."""
+    generator = random.Random(seed)
+    train = {domain: dataset.split(domain, Split.TRAIN) for domain in dataset.domains}
+    texts = [text for rows in train.values() for text in (*rows.texts, *(rows.pairs or ()))]
+    vocabulary = [word for text in texts for word in _split(text)]
+
+    def mix(own: str, other: str) -> str:
+        return "".join(_replace_words(_splice(_split(own), _split(other), generator), vocabulary, generator)).strip()
+
+    made = {domain: _make(rows, factor, mix, generator) for domain, rows in train.items() if len(rows)}
+    rows = {domain: own for domain, own in made.items() if len(own.texts)}
+    fingerprint = compute_fingerprint({domain: {"": part} for domain, part in rows.items()})
+    return UnlabeledTexts(rows, {}, fingerprint, synthetic=True)
+
+
+def _make(rows: TextRows, factor: int, mix: Callable[[str, str], str], generator: random.Random) -> TextRows:
+    """Return synthetic rows of one domain, without duplicates and train rows."""
+    inputs = list(zip(rows.texts, rows.pairs or [""] * len(rows.texts), strict=True))
+    found: dict[tuple[str, str], None] = {}
+    for own in inputs * factor:
+        other = generator.choice(inputs)
+        row = mix(own[0], other[0]), mix(own[1], other[1])
+        if all(row[: 1 if rows.pairs is None else 2]):
+            found[row] = None
+    made = [row for row in found if row not in set(inputs)]
+    pairs = None if rows.pairs is None else [pair for _, pair in made]
+    return TextRows([text for text, _ in made], pairs, labels=[])
+
+
+def _split(text: str) -> _Words:
+    return _WORD.findall(text)
+
+
+def _splice(own: _Words, other: _Words, generator: random.Random) -> _Words:
+    """Return the start of one text and the end of another, half of the time; else the first text."""
+    if generator.random() >= SPLICE or len(own) < 2 or len(other) < 2:
+        return own
+    return own[: generator.randrange(1, len(own))] + other[generator.randrange(1, len(other)) :]
+
+
+def _replace_words(words: _Words, vocabulary: _Words, generator: random.Random) -> _Words:
+    """Return words without some of them, and with others replaced."""
+    kept = [word for word in words if generator.random() >= DROP] or words
+    return [generator.choice(vocabulary) if generator.random() < REPLACE else word for word in kept]
