@@ -27,8 +27,8 @@ SPLICE = 0.5
 DROP, REPLACE = 0.1, 0.15
 """Fractions of the words that are dropped, and replaced by a random word of any domain's texts."""
 
-# A word with the space before it; one character in scripts without spaces.
-_WORD = re.compile(r"\s*(?:[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+)")
+# A word with the space before it, or one character of a script without spaces.
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|\s+[^\s\u3040-\u30ff\u3400-\u9fff]+")
 _Words = list[str]
 
 
@@ -83,7 +83,7 @@ def _make(rows: TextRows, factor: int, mix: Callable[[str, str], str], generator
 
 
 def _split(text: str) -> _Words:
-    return _WORD.findall(text)
+    return _WORD.findall(f" {text}")
 
 
 def _splice(own: _Words, other: _Words, generator: random.Random) -> _Words:

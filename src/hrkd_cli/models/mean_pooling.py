@@ -81,5 +81,5 @@ def _pool(layer: Any, hidden: Tensor, attention_mask: Tensor | None = None, *_: 
     zeros = torch.zeros_like(states)
     mean, _ = attend(attention, zeros, zeros, states, attention_mask, dropout=0.0, scaling=1.0, **options)
     norm = layer.attention.output.LayerNorm
-    pooled: Tensor = layer.output.LayerNorm(norm(MEAN_FACTOR * mean.reshape(hidden.shape) + hidden))
+    pooled: Tensor = layer.output.LayerNorm(norm(MEAN_FACTOR * mean.reshape(*hidden.shape[:2], -1) + hidden))
     return pooled

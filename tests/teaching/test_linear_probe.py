@@ -1,0 +1,113 @@
+"""The linear probe: heads equal scikit-learn's, and the better pooling is chosen on dev."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from hrkd_cli.data.dataset import Dataset, TextRows
+from hrkd_cli.events import Note
+from hrkd_cli.models.loading import load_classifier, load_tokenizer, output_layer
+from hrkd_cli.models.mean_pooling import has_pooling_layer
+from hrkd_cli.models.model_tokenizer import ModelTokenizer
+from hrkd_cli.predict.heads import DomainHeads
+from hrkd_cli.settings import TeachSettings
+from hrkd_cli.teaching.linear_probe import REGULARIZATION, start_from_probe
+from hrkd_cli.training.context import TrainContext
+from hrkd_cli.training.dev_scoring import predict_split
+from hrkd_cli.training.tokenized_split import tokenize_split
+from short_runs import read_metrics, run_teach
+from tiny import make_dataset, write_encoder
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Return a function that starts a classifier from a probe on a dataset; it returns all that went into it."""
+
+    def start(dataset, architecture="bert"):
+        folder = write_encoder(tmp_path / "encoder", architecture)
+        torch.manual_seed(0)
+        heads, events = DomainHeads.build(dataset.labels), []
+        classifier = load_classifier(folder, heads)
+        tokenizer = ModelTokenizer(classifier, load_tokenizer(folder), 16)
+        train, dev = (tokenize_split(dataset, split, tokenizer) for split in ("train", "dev"))
+        context = TrainContext.start(TeachSettings(precision="fp32"), events.append)
+        model = start_from_probe(classifier, train, dev, heads, context)
+        return model, train, dev, context, [event.text for event in events if isinstance(event, Note)]
+
+    return start
+
+
+def head_inputs(model, split, context):
+    """Return the inputs of a classifier's output layer by domain."""
+    seen = []
+    _, layer = output_layer(model)
+    hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].numpy()))
+    found = {}
+    for domain, examples in split.examples.items():
+        for example in examples:
+            with torch.no_grad():
+                model(**split.tokenizer.collate([example], context.device).inputs)
+        found[domain], seen[:] = np.concatenate(seen), []
+    hook.remove()
+    return found
+
+
+@pytest.mark.parametrize("labels", [("bad", "good"), ("bad", "good", "odd")])
+def test_the_heads_are_logistic_regressions_of_the_frozen_encoder(start, labels):
+    dataset = make_dataset()
+    if len(labels) == 3:
+        rows = {
+            domain: {
+                split: TextRows(part.texts, None, [labels[n % 3] for n in range(len(part))])
+                for split, part in parts.items()
+            }
+            for domain, parts in dataset.rows.items()
+        }
+        dataset = Dataset.from_rows(rows, has_pairs=False)
+    model, train, dev, context, _ = start(dataset)
+    inputs, dev_inputs = (head_inputs(model, split, context) for split in (train, dev))
+    scale = np.sqrt(np.mean([np.square(rows).mean() for rows in inputs.values()]))
+    logits = predict_split(model, dev, context)
+    for number, (domain, rows) in enumerate(inputs.items()):
+        regression = LogisticRegression(C=REGULARIZATION / rows.shape[1], max_iter=1000)
+        regression.fit(rows / scale, train.labels[domain])
+        own = logits[domain][:, number * len(labels) : (number + 1) * len(labels)]
+        expected = regression.predict_log_proba(dev_inputs[domain] / scale)
+        actual = own - np.log(np.exp(own).sum(axis=1, keepdims=True))
+        np.testing.assert_allclose(actual, expected, atol=5e-3)  # the tolerance of the solver
+
+
+def test_the_mean_is_chosen_where_the_first_token_says_nothing(start):
+    # In an untrained encoder the first token hardly depends on the words, and their mean does.
+    model, _, _, _, notes = start(make_dataset(train=96, dev=48))
+    assert has_pooling_layer(model.config)
+    assert notes[-1].endswith("with the mean, which is chosen")
+
+
+def test_a_label_without_rows_gets_the_smallest_bias(start):
+    dataset = make_dataset()
+    labels = dict.fromkeys(dataset.domains, ("bad", "good", "unseen"))
+    dataset = Dataset(labels, False, "made-up", None, dataset.rows)
+    model, _, dev, context, _ = start(dataset, "distilbert")
+    _, layer = output_layer(model)
+    assert torch.equal(layer.bias[2], layer.bias[:2].min())
+    assert not layer.weight[2].any()
+    assert not (predict_split(model, dev, context)["books"][:, :3].argmax(axis=1) == 2).all()
+
+
+def test_architectures_without_a_pooling_layer_start_from_the_probe_too(start):
+    model, _, _, _, notes = start(make_dataset(), "distilbert")
+    assert not has_pooling_layer(model.config)
+    assert notes[-1].startswith("heads start from a linear probe, ")
+    assert "mean" not in notes[-1]
+
+
+def test_the_paper_starts_from_random_heads_and_the_first_token(tmp_path, dataset):
+    encoder = write_encoder(tmp_path / "encoder")
+    with_probe, without = (
+        run_teach(encoder, dataset, tmp_path / str(probe), epochs=1, probe=probe) for probe in (True, False)
+    )
+    losses = [read_metrics(tmp_path / name)[0]["losses"]["label"] for name in ("True", "False")]
+    assert losses[0] < losses[1]
+    assert with_probe.steps == without.steps
