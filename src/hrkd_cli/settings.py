@@ -188,6 +188,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "means": Means.RELEASED,
         "label_weight": 0.0,
         "domain_weight": 0.0,
+        "student": "small",
         "augment": 0,
         "probe": False,
         "wide": False,
@@ -212,9 +213,9 @@ class DistillSettings(TrainingSettings):
 
     student: str | None = option(
         None,
-        "tiny, small, base, or LAYERSxWIDTH like 4x312; or a pretrained student, a folder or a hub id.",
+        "tiny, small, base, large, or LAYERSxWIDTH like 4x312; or a pretrained student, a folder or a hub id.",
         metavar="SIZE_OR_ID_OR_DIR",
-        default_text="small: 4x312 from a 12-layer teacher, else half its layers",
+        default_text="small: 4x312 from a 12-layer teacher, else half its layers; large with up to 2,000 train rows",
     )
     init: Init | None = option(None, "Initial weights of a student that is not pretrained.", default_text="teacher")
     recipe: Recipe = _method(

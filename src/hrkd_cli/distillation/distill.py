@@ -9,8 +9,8 @@ from typing import Any
 from hrkd_cli.cards import code_span
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.dataset_loading import load_for_training
-from hrkd_cli.distillation.augmentation import more_texts
 from hrkd_cli.distillation.extension import check_old_domains, extend_dataset
+from hrkd_cli.distillation.few_rows import choose_size, more_texts
 from hrkd_cli.distillation.prerequisites import (
     add_new_domains,
     check_folders,
@@ -87,6 +87,7 @@ def distill(
         student_data, settings = extend_dataset(student_data, path, settings)
     else:
         student_data = add_new_domains(student_data, settings)
+    settings = choose_size(student_data, settings, context.on_event)
     unlabeled = more_texts(student_data, settings, context.on_event)
     tokenizer = check_student(path, student_data, settings)  # before the teacher is trained, which is slow
     sources = sources or {}

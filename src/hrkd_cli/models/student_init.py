@@ -13,6 +13,7 @@ index:
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -95,13 +96,14 @@ def student_shape(spec: str | None, teacher: Any) -> Shape | None:
     """Return the shape that ``--student`` gives, for a teacher config; None if it names a model.
 
     A size (None: small) is a number of layers and the largest width: ``tiny`` is 2x128; ``small`` is 4x312 for a
-    12-layer teacher, else half the teacher's layers; ``base`` is half its layers at its width. The width is rounded
-    down to a multiple of the teacher's attention heads and is at most the teacher's. It is the teacher's if its
-    architecture cannot be narrowed.
+    12-layer teacher, else half the teacher's layers; ``base`` is half its layers at its width, and ``large`` two thirds
+    of them, rounded up. The width is rounded down to a multiple of the teacher's attention heads and is at most the
+    teacher's. It is the teacher's if its architecture cannot be narrowed.
     """
     layers, width, heads = encoder_layers(teacher), teacher.hidden_size, teacher.num_attention_heads
     half = max(1, layers // 2)
-    sizes = (min(2, layers), 128), (4 if layers == 12 else half, DEFAULT_WIDTH), (half, width)
+    small, large = 4 if layers == 12 else half, math.ceil(layers * 2 / 3)
+    sizes = (min(2, layers), 128), (small, DEFAULT_WIDTH), (half, width), (large, width)
     size = dict(zip(SIZES, sizes, strict=True)).get(spec or "small")
     if size is None:
         return parse_shape(str(spec))

@@ -1,12 +1,12 @@
-"""Texts mixed from train texts: what they are made of, how many there are, and which runs use them."""
+"""Few rows: texts mixed from train texts and which runs use them, and the size of the student."""
 
 import json
 
 import pytest
 
 from hrkd_cli.data.dataset import Dataset, TextRows
-from hrkd_cli.distillation import augmentation
-from hrkd_cli.distillation.augmentation import augment, more_texts
+from hrkd_cli.distillation import few_rows
+from hrkd_cli.distillation.few_rows import FEW_ROWS, augment, choose_size, more_texts
 from hrkd_cli.errors import UsageError
 from hrkd_cli.events import Note, ignore
 from hrkd_cli.settings import DistillSettings
@@ -35,9 +35,9 @@ def test_words_come_from_the_train_texts_and_texts_differ_from_them():
 
 
 def test_a_splice_is_the_start_of_one_text_and_the_end_of_another(monkeypatch):
-    monkeypatch.setattr(augmentation, "DROP", 0.0)
-    monkeypatch.setattr(augmentation, "REPLACE", 0.0)
-    monkeypatch.setattr(augmentation, "SPLICE", 1.0)
+    monkeypatch.setattr(few_rows, "DROP", 0.0)
+    monkeypatch.setattr(few_rows, "REPLACE", 0.0)
+    monkeypatch.setattr(few_rows, "SPLICE", 1.0)
     texts = ["a b c", "1 2  3\n4"]
     starts, ends = ("a", "a b", "1", "1 2", "1 2  3"), (" b c", " c", " 2  3\n4", "  3\n4", "\n4")
     made = augment(make_rows(texts), 100, seed=1).rows["books"].texts
@@ -46,7 +46,7 @@ def test_a_splice_is_the_start_of_one_text_and_the_end_of_another(monkeypatch):
 
 def test_without_any_change_there_are_no_texts(monkeypatch):
     for name in ("DROP", "REPLACE", "SPLICE"):
-        monkeypatch.setattr(augmentation, name, 0.0)
+        monkeypatch.setattr(few_rows, name, 0.0)
     assert augment(make_rows(["a b", "c d"]), 10, seed=1).rows == {}
 
 
@@ -87,7 +87,7 @@ def test_the_seed_decides_the_texts():
 def test_small_data_gets_up_to_ten_texts_a_row(monkeypatch, rows, options, factor):
     asked = []
     monkeypatch.setattr(
-        augmentation, "augment", lambda _, factor, seed: asked.append(factor) or augment(dataset, 0, seed=0)
+        few_rows, "augment", lambda _, factor, seed: asked.append(factor) or augment(dataset, 0, seed=0)
     )
     dataset = make_rows(["a"] * rows, labels=["x"] * rows)
     more_texts(dataset, DistillSettings.from_options(**options).resolve(), ignore)
@@ -107,3 +107,19 @@ def test_a_student_learns_from_them_and_says_so(tmp_path, teacher, dataset):
     record = json.loads((tmp_path / "s" / "hrkd.json").read_text())
     assert record["data"]["unlabelled"]["synthetic"] is True
     assert result.steps == 6
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "student"),
+    [
+        (FEW_ROWS, {}, "large"),
+        (FEW_ROWS + 1, {}, None),
+        (FEW_ROWS, {"student": "small"}, "small"),
+        (FEW_ROWS, {"recipe": "paper"}, "small"),
+        (FEW_ROWS, {"extend": "student", "method": "labels"}, None),
+    ],
+)
+def test_few_rows_choose_a_large_student(rows, options, student):
+    settings = DistillSettings.from_options(**options)
+    dataset = make_rows(["a"] * rows, labels=["x"] * rows)
+    assert choose_size(dataset, settings, ignore).student == student

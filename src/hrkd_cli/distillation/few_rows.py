@@ -1,8 +1,8 @@
-"""Synthetic texts for distillation: mixed from train texts, for the teacher to label.
+"""What distill does differently with few train rows: a larger student, and synthetic texts.
 
-With few rows, a student sees too few texts to learn its teacher's function. Texts need not be good prose for that,
-because the teacher answers for each of them: the idea of TinyBERT's data augmentation (section 4.2), here without a
-language model.
+With few rows, a student sees too few texts to learn its teacher's function. A student that keeps more of the teacher
+has less to learn. Texts can be mixed from train texts: they need not be good prose, because the teacher answers for
+each of them. This is the idea of TinyBERT's data augmentation (section 4.2), here without a language model.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 from hrkd_cli.choices import Split
 from hrkd_cli.data.dataset import Dataset, TextRows, compute_fingerprint
@@ -17,9 +18,11 @@ from hrkd_cli.data.unlabeled import UnlabeledTexts, read_unlabeled
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.settings import DistillSettings
 
+FEW_ROWS = 2000
+"""Train rows of all domains up to which there are few."""
 MAX_PER_ROW = 10
 """Most synthetic texts for each train row, unless ``--augment`` says otherwise."""
-ENOUGH_TEXTS = 4000
+ENOUGH_TEXTS = 2 * FEW_ROWS
 """Texts, with the train rows, up to which synthetic ones are added unless ``--augment`` says otherwise."""
 
 SPLICE = 0.5
@@ -32,6 +35,15 @@ _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|\s+[^\s\u3040-\u30ff\u3400-\u9
 _Words = list[str]
 
 
+def choose_size(dataset: Dataset, settings: DistillSettings, on_event: OnEvent) -> DistillSettings:
+    """Return the settings with a large student if there are few train rows and no size is given."""
+    rows = _count_rows(dataset)
+    if settings.student is not None or settings.extend is not None or rows > FEW_ROWS:
+        return settings
+    on_event(Note(f"few rows ({rows:,}): the student keeps two thirds of the teacher's layers (--student large)"))
+    return replace(settings, student="large")
+
+
 def more_texts(dataset: Dataset, settings: DistillSettings, on_event: OnEvent) -> UnlabeledTexts | None:
     """Return the unlabeled texts of the settings, or else synthetic ones if there are few train rows.
 
@@ -40,8 +52,7 @@ def more_texts(dataset: Dataset, settings: DistillSettings, on_event: OnEvent) -
     """
     if settings.unlabelled is not None:
         return read_unlabeled(settings.unlabelled, dataset, need_all=settings.extend is None, on_event=on_event)
-    rows = sum(len(dataset.split(domain, Split.TRAIN)) for domain in dataset.domains)
-    factor = settings.augment
+    rows, factor = _count_rows(dataset), settings.augment
     if factor is None:
         factor = min(MAX_PER_ROW, max(0, ENOUGH_TEXTS - rows) // rows) if settings.can_augment else 0
     if factor == 0:
@@ -50,6 +61,10 @@ def more_texts(dataset: Dataset, settings: DistillSettings, on_event: OnEvent) -
     made = sum(map(len, (part.texts for part in texts.rows.values())))
     on_event(Note(f"few rows ({rows:,}): the teacher also answers for {made:,} texts mixed from them (--augment)"))
     return texts
+
+
+def _count_rows(dataset: Dataset) -> int:
+    return sum(len(dataset.split(domain, Split.TRAIN)) for domain in dataset.domains)
 
 
 def augment(dataset: Dataset, factor: int, *, seed: int) -> UnlabeledTexts:
