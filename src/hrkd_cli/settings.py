@@ -215,7 +215,7 @@ class DistillSettings(TrainingSettings):
         None,
         "tiny, small, base, large, or LAYERSxWIDTH like 4x312; or a pretrained student, a folder or a hub id.",
         metavar="SIZE_OR_ID_OR_DIR",
-        default_text="small: 4x312 from a 12-layer teacher, else half its layers; large with up to 2,000 train rows",
+        default_text="small: 4x312 from a 12-layer teacher, else half its layers; large with up to 1,000 train rows",
     )
     init: Init | None = option(None, "Initial weights of a student that is not pretrained.", default_text="teacher")
     recipe: Recipe = _method(
@@ -271,7 +271,7 @@ class DistillSettings(TrainingSettings):
         "Texts per train row to mix from train texts, to learn the teacher's answers on.",
         metavar="N",
         bounds=AT_LEAST_0,
-        default_text="up to 10, for at most 4,000 texts in all; 0 with --unlabelled",
+        default_text="3 to 10 with up to 1,000 train rows, else 0; 0 with --unlabelled",
     )
     new_domains: str | None = _text(
         None,

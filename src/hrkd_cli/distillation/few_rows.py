@@ -18,12 +18,12 @@ from hrkd_cli.data.unlabeled import UnlabeledTexts, read_unlabeled
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.settings import DistillSettings
 
-FEW_ROWS = 2000
+FEW_ROWS = 1000
 """Train rows of all domains up to which there are few."""
 MAX_PER_ROW = 10
 """Most synthetic texts for each train row, unless ``--augment`` says otherwise."""
-ENOUGH_TEXTS = 2 * FEW_ROWS
-"""Texts, with the train rows, up to which synthetic ones are added unless ``--augment`` says otherwise."""
+ENOUGH_TEXTS = 4000
+"""Texts, with the train rows, up to which synthetic ones are added to few rows unless ``--augment`` says otherwise."""
 
 SPLICE = 0.5
 """Fraction of the texts that are the start of one text and the end of another of the same domain."""
@@ -54,7 +54,8 @@ def more_texts(dataset: Dataset, settings: DistillSettings, on_event: OnEvent) -
         return read_unlabeled(settings.unlabelled, dataset, need_all=settings.extend is None, on_event=on_event)
     rows, factor = _count_rows(dataset), settings.augment
     if factor is None:
-        factor = min(MAX_PER_ROW, max(0, ENOUGH_TEXTS - rows) // rows) if settings.can_augment else 0
+        is_useful = rows <= FEW_ROWS and settings.can_augment
+        factor = min(MAX_PER_ROW, ENOUGH_TEXTS // rows - 1) if is_useful else 0
     if factor == 0:
         return None
     texts = augment(dataset, factor, seed=settings.seed)
