@@ -32,7 +32,10 @@ def start(tmp_path):
         tokenizer = ModelTokenizer(classifier, load_tokenizer(folder), 16)
         train, dev = (tokenize_split(dataset, split, tokenizer) for split in ("train", "dev"))
         context = TrainContext.start(TeachSettings(precision="fp32"), events.append)
-        model = start_from_probe(classifier, train, dev, heads, context)
+        decisions = {}
+        model = start_from_probe(classifier, train, dev, heads, context, decisions)
+        resumed = start_from_probe(classifier, train, dev, heads, context, decisions)
+        assert has_pooling_layer(resumed.config) == has_pooling_layer(model.config) == decisions["mean_pooling"]
         return model, train, dev, context, [event.text for event in events if isinstance(event, Note)]
 
     return start

@@ -53,12 +53,19 @@ class LinearProbe:
 
 
 def start_from_probe(
-    classifier: Any, train: TokenizedSplit, dev: TokenizedSplit, heads: DomainHeads, context: TrainContext
+    classifier: Any,
+    train: TokenizedSplit,
+    dev: TokenizedSplit,
+    heads: DomainHeads,
+    context: TrainContext,
+    decisions: dict[str, Any],
 ) -> Any:
     """Return the classifier, or one that reads the mean of the hidden states if its probe is better on dev.
 
-    Its heads have the probe's weights.
+    Its heads have the probe's weights. A resumed run has its choice in ``decisions``, and its weights in a checkpoint.
     """
+    if "mean_pooling" in decisions:
+        return with_pooling_layer(classifier).to(context.device) if decisions["mean_pooling"] else classifier
     train, dev = train.subsample(TRAIN_ROWS), dev.subsample(DEV_ROWS)
     probe = _fit_probe(classifier, train, dev, heads, context)
     chosen, text = probe, f"heads start from a linear probe, {percent(probe.accuracy)}% on dev"
@@ -68,6 +75,7 @@ def start_from_probe(
         if mean_probe.accuracy > probe.accuracy:
             chosen = mean_probe
             text = f"{text} with the first token and {percent(mean_probe.accuracy)}% with the mean, which is chosen"
+    decisions["mean_pooling"] = chosen is not probe
     context.on_event(Note(text))
     chosen.apply()
     return chosen.model

@@ -96,11 +96,11 @@ def teach(
     classifier.to(context.device)
     check_forward(FeatureCapture(classifier, (), attention=False), tokenizer, name)
     train, dev = (tokenize_split(dataset, split, tokenizer) for split in ("train", "dev"))
-    if settings.probe:
-        classifier = start_from_probe(classifier, train, dev, heads, context)
-    objective = FineTuningObjective(classifier, train, heads, settings, context)
     run_options = settings.options_affecting_result()
     with run_folder(out, key=key, options=run_options, resume=resume, context=context) as checkpointer:
+        if settings.probe:
+            classifier = start_from_probe(classifier, train, dev, heads, context, checkpointer.decisions)
+        objective = FineTuningObjective(classifier, train, heads, settings, context)
         trainer = Trainer("teach", objective, settings, plan, checkpointer, dev, best_by_domain=True)
         trainer.run()
         description = f"A multi-domain text classifier, {code_span(name)} fine-tuned with hrkd-cli {__version__}."
