@@ -9,14 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from hrkd_cli.events import Note, Progress
 from hrkd_cli.formatting import percent
 from hrkd_cli.models.loading import output_layer
 from hrkd_cli.models.mean_pooling import POOLED, with_pooling_layer
-from hrkd_cli.predict.heads import DomainHeads, FloatArray
+from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.dev_scoring import predict_split
 from hrkd_cli.training.tokenized_split import TokenizedSplit
@@ -25,6 +26,7 @@ TRAIN_ROWS, DEV_ROWS = 2000, 1000
 """Rows of all domains that a probe reads; more would not change its choice, and each costs a forward pass."""
 REGULARIZATION = 16.0
 """C of scikit-learn times the number of features, as of the baseline on a frozen encoder."""
+MAX_ITERATIONS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,23 +35,23 @@ class LinearProbe:
 
     Attributes:
         model: the classifier, unchanged.
-        weight: (outputs, H), for the output layer.
+        weight: (outputs, H) float64, for the output layer.
         bias: (outputs,).
         accuracy: on dev rows, averaged over domains.
     """
 
     model: Any
-    weight: FloatArray
-    bias: FloatArray
+    weight: Tensor
+    bias: Tensor
     accuracy: float
 
     def apply(self) -> None:
         """Give the model's output layer the probe's weights."""
         _, layer = output_layer(self.model)
         with torch.no_grad():
-            layer.weight.copy_(torch.from_numpy(self.weight))
+            layer.weight.copy_(self.weight)
             if layer.bias is not None:
-                layer.bias.copy_(torch.from_numpy(self.bias))
+                layer.bias.copy_(self.bias)
 
 
 def start_from_probe(
@@ -85,38 +87,60 @@ def _fit_probe(
     model: Any, train: TokenizedSplit, dev: TokenizedSplit, heads: DomainHeads, context: TrainContext
 ) -> LinearProbe:
     """Fit a probe for each domain to its train rows, and score it on dev."""
-    from sklearn.linear_model import LogisticRegression
-
     context.on_event(Progress("linear probe of the encoder"))
     inputs, dev_inputs = (_head_inputs(model, split, context) for split in (train, dev))
-    scale = float(np.sqrt(np.mean([np.mean(np.square(rows)) for rows in inputs.values()])))
+    scale = torch.cat([rows.flatten() for rows in inputs.values()]).square().mean().sqrt()
     size = next(iter(inputs.values())).shape[1]
-    weight, bias, correct = np.zeros((heads.num_outputs, size)), np.zeros(heads.num_outputs), []
+    weight = torch.zeros(heads.num_outputs, size, dtype=torch.float64)
+    bias, correct = torch.zeros(heads.num_outputs, dtype=torch.float64), []
     for domain, rows in inputs.items():
-        if len(np.unique(train.labels[domain])) < 2:  # of a sample of very unequal classes
-            continue
-        regression = LogisticRegression(C=REGULARIZATION / size, max_iter=1000)
-        regression.fit(rows / scale, train.labels[domain])
-        columns = np.array(heads.columns[domain])
-        if len(regression.classes_) == 2:
-            half, offset = regression.coef_[0] / 2, regression.intercept_[0] / 2
-            own_weight, own_bias = np.stack([-half, half]), np.array([-offset, offset])
-        else:
-            own_weight, own_bias = regression.coef_, regression.intercept_
-        weight[columns[regression.classes_]] = own_weight / scale
-        bias[columns] = own_bias.min()  # labels without rows
-        bias[columns[regression.classes_]] = own_bias
-        predicted = (dev_inputs[domain] @ weight[columns].T + bias[columns]).argmax(axis=1)
-        correct.append(np.mean(predicted == dev.labels[domain]))
-    return LinearProbe(model, weight.astype(np.float32), bias.astype(np.float32), float(np.mean(correct)))
+        columns, labels = torch.tensor(heads.columns[domain]), torch.from_numpy(train.labels[domain])
+        own_weight, own_bias = fit_logistic_regression(rows / scale, labels, len(columns), REGULARIZATION / size)
+        weight[columns], bias[columns] = own_weight / scale, own_bias
+        predicted = (dev_inputs[domain] @ weight[columns].T + bias[columns]).argmax(dim=1)
+        correct.append((predicted == torch.from_numpy(dev.labels[domain])).double().mean())
+    return LinearProbe(model, weight, bias, float(torch.stack(correct).mean()))
 
 
-def _head_inputs(model: Any, split: TokenizedSplit, context: TrainContext) -> dict[str, FloatArray]:
-    """Return the inputs of the output layer by domain, (n, H)."""
+def fit_logistic_regression(rows: Tensor, labels: Tensor, classes: int, regularization: float) -> tuple[Tensor, Tensor]:
+    """Return weight (classes, H) and bias (classes,) of a multinomial logistic regression on ``rows``, (n, H) float64.
+
+    It is scikit-learn's with ``C=regularization`` (twice that for two classes, of which it keeps only one weight), but
+    equal to the bit in every process, so that a run that is started again is the same.
+    Classes without rows get weights of 0 and the smallest bias.
+    """
+    weight = torch.zeros(classes, rows.shape[1], dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
+    seen = torch.unique(labels)
+    positions = torch.searchsorted(seen, labels)
+    solver = torch.optim.LBFGS(
+        [weight, bias],
+        max_iter=MAX_ITERATIONS,
+        tolerance_grad=1e-6,
+        tolerance_change=1e-12,
+        line_search_fn="strong_wolfe",
+    )
+
+    def loss() -> Tensor:
+        solver.zero_grad()
+        logits = rows @ weight[seen].T + bias[seen]
+        value = F.cross_entropy(logits, positions, reduction="sum") + weight.square().sum() / (2 * regularization)
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    solver.step(loss)  # type: ignore[no-untyped-call]
+    found = bias.detach().clone()
+    found[~torch.isin(torch.arange(classes), seen)] = found[seen].min()
+    return weight.detach(), found
+
+
+def _head_inputs(model: Any, split: TokenizedSplit, context: TrainContext) -> dict[str, Tensor]:
+    """Return the inputs of the output layer by domain, (n, H) float64."""
     name, layer = output_layer(model)
     parent = model.get_submodule(name.rpartition(".")[0])
     setattr(parent, name.rpartition(".")[2], torch.nn.Identity())
     try:
-        return predict_split(model, split, context, width=layer.in_features)
+        found = predict_split(model, split, context, width=layer.in_features)
+        return {domain: torch.from_numpy(rows).double() for domain, rows in found.items()}
     finally:
         setattr(parent, name.rpartition(".")[2], layer)
