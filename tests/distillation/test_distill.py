@@ -13,6 +13,7 @@ from hrkd_cli.choices import Graph, Means, Method
 from hrkd_cli.distillation.distill import distill
 from hrkd_cli.errors import OutputError
 from hrkd_cli.events import StepDone
+from hrkd_cli.models.mean_pooling import encoder_layers
 from hrkd_cli.teaching.teach import teach
 from short_runs import first_step, run_distill
 from tiny import ARCHITECTURES, write_encoder
@@ -27,7 +28,7 @@ def test_a_student_learns_from_its_teacher(tmp_path, teacher, dataset):
     total = sum(steps[0].losses[kind] for kind in ("hidden", "attention", "prediction", "domain"))
     assert steps[0].losses["total"] == pytest.approx(total, rel=1e-5)
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "s")
-    assert model.config.num_hidden_layers == 2
+    assert encoder_layers(model.config) == 2
     assert not any("projection" in name or "graph" in name for name in load_file(tmp_path / "s" / "model.safetensors"))
     assert json.loads((tmp_path / "s" / "hrkd.json").read_text())["data"]["fingerprint"] == "made-up"
     assert "accuracy" in (tmp_path / "s" / "README.md").read_text()
