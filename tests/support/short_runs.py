@@ -15,7 +15,7 @@ def run_teach(encoder, dataset, out, on_event=ignore, **options):
 def run_distill(teacher, dataset, out, **options):
     """Distill in a few steps; return the result and the events."""
     events = []
-    options = {"epochs": 1, "batch_size": 8, "max_length": 16, "student": "2x32", **options}
+    options = {"epochs": 1, "batch_size": 8, "max_length": 16, "student": "2x32", "augment": 0, **options}
     result = distill(teacher, data=dataset, out=out, on_event=events.append, **options)
     return result, events
 
