@@ -29,7 +29,8 @@ def run(stage, teacher, encoder, dataset, out, *, on_event=lambda _: None, resum
     options = {**OPTIONS, **options}
     if stage == "teach":
         return teach(encoder, data=dataset, out=out, on_event=on_event, resume=resume, **options)
-    return distill(teacher, data=dataset, out=out, on_event=on_event, resume=resume, student="2x32", augment=0, **options)
+    options = {"student": "2x32", "augment": 0, **options}
+    return distill(teacher, data=dataset, out=out, on_event=on_event, resume=resume, **options)
 
 
 def weights(folder):
