@@ -79,6 +79,19 @@ def test_the_pooling_layer_is_not_trained_and_gradients_reach_the_encoder():
     assert all(p.grad is not None for p in layers[-2].parameters())
 
 
+def test_a_pooling_layer_that_was_trained_elsewhere_is_a_layer_like_the_others(tmp_path):
+    pooled = with_pooling_layer(make_classifier())
+    pooled.save_pretrained(tmp_path)
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    with torch.no_grad():
+        plain.bert.encoder.layer[-1].attention.self.query.weight += torch.randn(32, 32)
+    plain.save_pretrained(tmp_path)
+    loaded = load_classifier(tmp_path, None)
+    torch.testing.assert_close(logits(loaded), logits(plain), atol=0, rtol=0)
+    assert encoder_layers(loaded.config) == loaded.config.num_hidden_layers == 5
+    assert all(p.requires_grad for p in loaded.parameters())
+
+
 @pytest.mark.parametrize("width", [32, 16])
 def test_students_pool_like_their_teacher(tmp_path, width):
     teacher = with_pooling_layer(make_classifier())

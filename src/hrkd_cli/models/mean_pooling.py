@@ -15,8 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 MEAN_FACTOR = 32.0
 POOLER_FACTOR = 0.5  # keeps normalized states where tanh is nearly linear
@@ -53,28 +51,43 @@ def with_pooling_layer(classifier: Any) -> Any:
 
 def set_pooling_layer(classifier: Any) -> None:
     """Write the fixed weights of the pooling layer, which the last layer is to be."""
-    layer = classifier.base_model.encoder.layer[-1]
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.zero_()
-        identity = torch.eye(classifier.config.hidden_size)
-        layer.attention.self.value.weight.copy_(identity)
-        layer.attention.output.dense.weight.copy_(MEAN_FACTOR * identity)
-        layer.attention.output.LayerNorm.weight.fill_(1.0)
-        layer.output.LayerNorm.weight.fill_(1.0)
+    classifier.base_model.encoder.layer[-1].load_state_dict(_fixed_weights(classifier))
     skip_constants(classifier)
 
 
 def skip_constants(classifier: Any) -> None:
-    """Make the pooling layer, if there is one, fixed and fast; this is not saved with the model."""
-    if has_pooling_layer(classifier.config):
-        layer = classifier.base_model.encoder.layer[-1].requires_grad_(False)
-        # A subclass, because transformers finds the hidden states to return by the class of the layers.
-        layer.__class__ = type("MeanPooling", (type(layer),), {"forward": _pool})
+    """Make the pooling layer, if there is one, fixed and fast; this is not saved with the model.
+
+    If the layer was trained elsewhere, it becomes a layer like the others.
+    """
+    if not has_pooling_layer(classifier.config):
+        return
+    layer, fixed = classifier.base_model.encoder.layer[-1], _fixed_weights(classifier)
+    if any(not torch.equal(own, fixed[name]) for name, own in layer.state_dict().items()):
+        setattr(classifier.config, _FLAG, False)
+        return
+    layer.requires_grad_(False)
+    # A subclass, because transformers finds the hidden states to return by the class of the layers.
+    layer.__class__ = type("MeanPooling", (type(layer),), {"forward": _pool})
+
+
+def _fixed_weights(classifier: Any) -> dict[str, Tensor]:
+    """Return the weights of the pooling layer by name."""
+    layer, identity = classifier.base_model.encoder.layer[-1], torch.eye(classifier.config.hidden_size)
+    ones = torch.ones(classifier.config.hidden_size)
+    return {name: torch.zeros_like(own) for name, own in layer.state_dict().items()} | {
+        "attention.self.value.weight": identity,
+        "attention.output.dense.weight": MEAN_FACTOR * identity,
+        "attention.output.LayerNorm.weight": ones,
+        "output.LayerNorm.weight": ones,
+    }
 
 
 def _pool(layer: Any, hidden: Tensor, attention_mask: Tensor | None = None, *_: Any, **options: Any) -> Tensor:
     """Return the layer's output, (R, T, H), from attention with scores of 0, two norms and no other product."""
+    from transformers import AttentionInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
     attention = layer.attention.self
     states = hidden.view(*hidden.shape[:2], -1, attention.attention_head_size).transpose(1, 2)
     attend = AttentionInterface().get(attention.config._attn_implementation, sdpa_attention_forward)
