@@ -5,6 +5,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hrkd_cli.events import Note
+from hrkd_cli.models.loading import load_classifier
+from hrkd_cli.models.mean_pooling import with_pooling_layer
 from hrkd_cli.models.torch_backend import TorchBackend
 from hrkd_cli.onnx_export import rewrites, trace
 from hrkd_cli.onnx_export.graph_editor import to_proto
@@ -136,3 +138,21 @@ def test_a_rewrite_that_changes_the_logits_is_undone(made, tmp_path, monkeypatch
     trace.write_fp32(torch_model, tmp_path / "model.onnx", on_event=events.append)
     assert check_parity(torch_model, tmp_path / "model.onnx") < 1e-4
     assert any("kept as traced" in e.text for e in events if isinstance(e, Note) and e.warning)
+
+
+def test_a_pooling_layer_costs_one_mean(tmp_path):
+    """Its constant weights are not in the graph, and only the first token's output is computed."""
+    folder = write_model(tmp_path / "student")
+    pooled = with_pooling_layer(load_classifier(folder, None))
+    pooled.save_pretrained(folder)
+    torch_model = TorchBackend(folder, device="cpu")
+    trace_to_onnx(torch_model, tmp_path / "model.onnx")
+    counts = rewrite_file(tmp_path / "model.onnx")
+    assert counts["first_token"] == 1
+    assert check_parity(torch_model, tmp_path / "model.onnx") < 2e-5
+    graph, last = onnx.load(tmp_path / "model.onnx").graph, pooled.config.num_hidden_layers - 1
+    own = [node for node in graph.node if f"layer.{last}" in node.name]
+    constants = {tensor.name for tensor in graph.initializer}
+    products = [node for node in own if node.op_type in ("MatMul", "Gemm")]
+    assert len(products) == 2  # attention scores, of zeros, and the mean
+    assert not any(name in constants for node in products for name in node.input)
