@@ -54,6 +54,11 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def system_load() -> float:
+    """Return the number of processes that ran or waited for a CPU in the last minute; 0 where it is not known."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
 def _cpuinfo() -> dict[str, str]:
     """Return the first value of each key in /proc/cpuinfo; empty outside Linux."""
     if not CPU_INFO.is_file():

@@ -137,7 +137,7 @@ class TrainingSettings(Settings):
     threads: int | None = _count(
         None,
         "CPU threads of each process; 1 is often faster if other programs use the CPU.",
-        default_text="chosen by torch, usually one per core",
+        default_text="one per core, or one if a trial on a busy CPU shows that it is faster",
         affects_result=False,
     )
     log_to: Tracker | None = _training(

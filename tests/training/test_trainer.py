@@ -1,6 +1,7 @@
 """The trainer: early stopping, accumulation, and losses that are not finite."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from safetensors.torch import load_file
 from hrkd_cli.errors import OutputError, TrainingError
 from hrkd_cli.evaluation.metrics import DomainScores
 from hrkd_cli.teaching.teach import FineTuningObjective, teach
+from hrkd_cli.training import trainer
 from hrkd_cli.training.loop import LossOutput
 from hrkd_cli.training.trainer import Trainer
 from short_runs import run_teach
@@ -61,3 +63,42 @@ def test_too_little_disk_space_is_an_error_before_training(tmp_path, encoder, da
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10})())
     with pytest.raises(OutputError, match="MB of disk, but only 0 MB are free"):
         run_teach(encoder, dataset, tmp_path / "t", epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "load", "changes", "threads"),
+    [
+        ({2: 3.0, 1: 1.0}, 99.0, {}, 1),
+        ({2: 1.0, 1: 1.5}, 99.0, {}, 2),
+        ({2: 3.0, 1: 1.0}, 0.5, {}, 2),
+        ({2: 3.0, 1: 1.0}, 99.0, {"given": 2}, 2),
+        ({2: 3.0, 1: 1.0}, 99.0, {"environment": "2"}, 2),
+        ({2: 3.0, 1: 1.0}, 99.0, {"step": 5}, 2),
+        ({2: 3.0, 1: 1.0}, 99.0, {"device": "cuda"}, 2),
+    ],
+)
+def test_a_busy_cpu_gets_one_thread_if_a_step_is_faster_with_it(monkeypatch, seconds, load, changes, threads):
+    before, clock, notes = torch.get_num_threads(), [0.0], []
+
+    def dry_run(_rows):
+        clock[0] += seconds[torch.get_num_threads()]
+
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(trainer, "system_load", lambda: load)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if "environment" in changes:
+        monkeypatch.setenv("OMP_NUM_THREADS", changes["environment"])
+    device = torch.device(changes.get("device", "cpu"))
+    context = SimpleNamespace(threads=changes.get("given"), device=device, on_event=notes.append)
+    checkpointer = SimpleNamespace(step=changes.get("step", 0), decisions={})
+    run = SimpleNamespace(objective=SimpleNamespace(dry_run=dry_run), context=context, checkpointer=checkpointer)
+    torch.set_num_threads(2)
+    try:
+        assert Trainer._choose_threads(run, {}) == seconds[threads]
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert checkpointer.decisions == ({"threads": 1} if threads == 1 else {})
+    assert [note.text for note in notes] == (
+        ["the CPU is busy: one thread is 3.0 times as fast as 2 and is used (--threads)"] if threads == 1 else []
+    )

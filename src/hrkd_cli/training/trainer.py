@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import secrets
 import signal
 import threading
@@ -19,11 +20,13 @@ from hrkd_cli.data.sampler import DomainBatchSampler
 from hrkd_cli.evaluation.metrics import scores_to_json
 from hrkd_cli.events import DevScored, Note, Progress, StageStarted
 from hrkd_cli.layout import ModelFiles
+from hrkd_cli.machine import system_load, usable_cpus
 from hrkd_cli.outputs import check_disk_space
 from hrkd_cli.settings import TrainingSettings
 from hrkd_cli.training.auto_batch_size import resolve_batch_size
 from hrkd_cli.training.best_weights import AVERAGE, BestWeights
 from hrkd_cli.training.checkpoint import Checkpointer, RandomState
+from hrkd_cli.training.collator import StepRows
 from hrkd_cli.training.dev_scoring import score_split
 from hrkd_cli.training.loop import Objective, prefetch, train_step
 from hrkd_cli.training.metrics_log import MetricsLogger
@@ -209,6 +212,31 @@ class Trainer:
         self.context.on_event(DevScored(self.stage, step, name, by_domain, scores["average"][metric], is_best, is_kept))
         self.metrics.restart_clock()
 
+    def _choose_threads(self, rows: StepRows) -> float:
+        """Time a batch, and on a busy CPU also with one thread, which is kept if it is faster; return the seconds.
+
+        Threads wait for each other after every operation, so other programs slow all of them down.
+        """
+        start = time.perf_counter()
+        self.objective.dry_run(rows)
+        seconds, threads = time.perf_counter() - start, torch.get_num_threads()
+        is_open = self.context.threads is None and "OMP_NUM_THREADS" not in os.environ and not self.checkpointer.step
+        if not is_open or threads == 1 or self.context.device.type != "cpu" or system_load() < usable_cpus():
+            return seconds
+        torch.set_num_threads(1)
+        start = time.perf_counter()
+        self.objective.dry_run(rows)
+        alone = time.perf_counter() - start
+        if alone >= seconds:
+            torch.set_num_threads(threads)
+            return seconds
+        self.checkpointer.decisions["threads"] = 1
+        text = (
+            f"the CPU is busy: one thread is {seconds / alone:.1f} times as fast as {threads} and is used (--threads)"
+        )
+        self.context.on_event(Note(text))
+        return alone
+
     def _estimate_cost(self) -> None:
         """Emit the estimated time and disk space of the run, by timing a real batch; weights do not change.
 
@@ -217,10 +245,8 @@ class Trainer:
         """
         self.context.on_event(Progress("timing a training step"))
         rows, accumulate = next(self.make_sampler()), self.settings.accumulate
-        for _ in range(2):  # the first pass only warms up
-            start = time.perf_counter()
-            self.objective.dry_run(rows)
-            step_seconds = (time.perf_counter() - start) * accumulate
+        self.objective.dry_run(rows)  # warms up
+        step_seconds = self._choose_threads(rows) * accumulate
         # A forward pass is about a third of a training step; replaced by measurements after the first dev score.
         examples = sum(len(indices) for indices in rows.values()) * accumulate
         self.metrics.dev_seconds = step_seconds / 3 * self.dev.count / examples
