@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 SourceFormat = StrEnum("SourceFormat", ["AUTO", "AMAZON", "MNLI", "CSV", "TSV", "JSONL", "PARQUET", "HUB"])
 """Layout of a raw source; ``auto`` detects it from the files."""
@@ -62,3 +63,24 @@ CacheTeacher = StrEnum("CacheTeacher", ["AUTO", "ON", "OFF"])
 
 TeacherCheckpoints = StrEnum("TeacherCheckpoints", ["DOMAIN", "AVERAGE"])
 """Teacher weights for a domain: best on that domain, or best on average."""
+
+
+# Values that a recipe sets unless the option is given. Current defaults are listed too, in case those change.
+RECIPES: dict[str, dict[str, Any]] = {
+    Recipe.PAPER: {
+        "graph": Graph.FROZEN,
+        "learning_rate": 5e-5,
+        "epochs": 10,
+        "teacher_learning_rate": 5e-5,
+        "teacher_epochs": 3,
+        "max_length": 128,
+        "truncate": Truncate.HEAD,
+        "means": Means.RELEASED,
+        "label_weight": 0.0,
+        "domain_weight": 0.0,
+        "student": "small",
+        "augment": 0,
+        "probe": False,
+        "wide": False,
+    }
+}

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from hrkd_cli import layout
 from hrkd_cli.choices import (
+    RECIPES,
     CacheTeacher,
     ClassWeights,
     Device,
@@ -173,27 +174,6 @@ class TeachArguments(TeachSettings):
             raise UsageError(
                 "--model is required: the encoder to start from, such as --model google-bert/bert-base-uncased"
             )
-
-
-# Values that a recipe sets unless the option is given. Current defaults are listed too, in case those change.
-RECIPES: dict[str, dict[str, Any]] = {
-    Recipe.PAPER: {
-        "graph": Graph.FROZEN,
-        "learning_rate": 5e-5,
-        "epochs": 10,
-        "teacher_learning_rate": 5e-5,
-        "teacher_epochs": 3,
-        "max_length": 128,
-        "truncate": Truncate.HEAD,
-        "means": Means.RELEASED,
-        "label_weight": 0.0,
-        "domain_weight": 0.0,
-        "student": "small",
-        "augment": 0,
-        "probe": False,
-        "wide": False,
-    }
-}
 
 
 # Options that change nothing with --extend, or only with it.

@@ -11,7 +11,7 @@ def test_info_lists_versions_and_machine(hrkd, monkeypatch):
     monkeypatch.setattr(machine_info, "_devices", lambda: [{"device": "cpu", "name": "a cpu"}])
     found = json.loads(hrkd("info", "--json").out)
     assert found["devices"] == [{"device": "cpu", "name": "a cpu"}]
-    assert set(found["packages"]) >= {"torch", "transformers", "datasets", "onnx", "onnxruntime"}
+    assert set(found["packages"]) >= {"torch", "transformers", "datasets", "onnx", "onnxruntime", "optimum"}
     assert found["cpu"]["cores"] >= 1
     ran = hrkd("info")
     assert "hrkd-cli" in ran.out

@@ -22,7 +22,7 @@ def test_teacher_and_student_are_fetched_by_id(tmp_path):
         record = json.loads((tmp_path / "hrkd-out" / "teacher" / "hrkd.json").read_text())
         assert record["models"]["start"]["name"] == "acme/tiny-bert"
         config = json.loads((tmp_path / "hrkd-out" / "student" / "config.json").read_text())
-        assert config["num_hidden_layers"] == 1
+        assert config["num_hidden_layers"] - config.get("mean_pooling_layer", False) == 1
 
         gone = start("teach", "--model", "acme/no-such", "--data", raw, "--out", "t", cwd=tmp_path, env=env)
         out, err = finish(gone, code=1)

@@ -220,7 +220,15 @@ def test_the_key_depends_on_everything_that_outputs_depend_on(tmp_path, teacher,
 
 def run(teacher, dataset, out, **options):
     events = []
-    options = {"epochs": 2, "batch_size": 8, "max_length": 16, "student": "2x32", "cache_teacher": "on", **options}
+    options = {
+        "epochs": 2,
+        "batch_size": 8,
+        "max_length": 16,
+        "student": "2x32",
+        "cache_teacher": "on",
+        "augment": 0,
+        **options,
+    }
     distill(teacher, data=dataset, out=out, on_event=events.append, **options)
     return load_file(out / "model.safetensors"), [e.text for e in events if isinstance(e, Note)], events
 
