@@ -12,7 +12,7 @@ from hrkd_cli.evaluation.metrics import DomainScores
 from hrkd_cli.teaching.teach import FineTuningObjective, teach
 from hrkd_cli.training import trainer
 from hrkd_cli.training.loop import LossOutput
-from hrkd_cli.training.trainer import Trainer
+from hrkd_cli.training.trainer import Trainer, choose_threads
 from short_runs import run_teach
 
 
@@ -94,7 +94,7 @@ def test_a_busy_cpu_gets_one_thread_if_a_step_is_faster_with_it(monkeypatch, sec
     run = SimpleNamespace(objective=SimpleNamespace(dry_run=dry_run), context=context, checkpointer=checkpointer)
     torch.set_num_threads(2)
     try:
-        assert Trainer._choose_threads(run, {}) == seconds[threads]
+        assert choose_threads(run, {}) == seconds[threads]
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)

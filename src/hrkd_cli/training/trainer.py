@@ -212,31 +212,6 @@ class Trainer:
         self.context.on_event(DevScored(self.stage, step, name, by_domain, scores["average"][metric], is_best, is_kept))
         self.metrics.restart_clock()
 
-    def _choose_threads(self, rows: StepRows) -> float:
-        """Time a batch, and on a busy CPU also with one thread, which is kept if it is faster; return the seconds.
-
-        Threads wait for each other after every operation, so other programs slow all of them down.
-        """
-        start = time.perf_counter()
-        self.objective.dry_run(rows)
-        seconds, threads = time.perf_counter() - start, torch.get_num_threads()
-        is_open = self.context.threads is None and "OMP_NUM_THREADS" not in os.environ and not self.checkpointer.step
-        if not is_open or threads == 1 or self.context.device.type != "cpu" or system_load() < usable_cpus():
-            return seconds
-        torch.set_num_threads(1)
-        start = time.perf_counter()
-        self.objective.dry_run(rows)
-        alone = time.perf_counter() - start
-        if alone >= seconds:
-            torch.set_num_threads(threads)
-            return seconds
-        self.checkpointer.decisions["threads"] = 1
-        text = (
-            f"the CPU is busy: one thread is {seconds / alone:.1f} times as fast as {threads} and is used (--threads)"
-        )
-        self.context.on_event(Note(text))
-        return alone
-
     def _estimate_cost(self) -> None:
         """Emit the estimated time and disk space of the run, by timing a real batch; weights do not change.
 
@@ -246,7 +221,7 @@ class Trainer:
         self.context.on_event(Progress("timing a training step"))
         rows, accumulate = next(self.make_sampler()), self.settings.accumulate
         self.objective.dry_run(rows)  # warms up
-        step_seconds = self._choose_threads(rows) * accumulate
+        step_seconds = choose_threads(self, rows) * accumulate
         # A forward pass is about a third of a training step; replaced by measurements after the first dev score.
         examples = sum(len(indices) for indices in rows.values()) * accumulate
         self.metrics.dev_seconds = step_seconds / 3 * self.dev.count / examples
@@ -280,3 +255,27 @@ class Trainer:
                 options=self.settings.to_json(),
             )
         )
+
+
+def choose_threads(trainer: Trainer, rows: StepRows) -> float:
+    """Time a batch, and on a busy CPU also with one thread, which is kept if it is faster; return the seconds.
+
+    Threads wait for each other after every operation, so other programs slow all of them down.
+    """
+    start = time.perf_counter()
+    trainer.objective.dry_run(rows)
+    seconds, threads = time.perf_counter() - start, torch.get_num_threads()
+    is_open = trainer.context.threads is None and "OMP_NUM_THREADS" not in os.environ and not trainer.checkpointer.step
+    if not is_open or threads == 1 or trainer.context.device.type != "cpu" or system_load() < usable_cpus():
+        return seconds
+    torch.set_num_threads(1)
+    start = time.perf_counter()
+    trainer.objective.dry_run(rows)
+    alone = time.perf_counter() - start
+    if alone >= seconds:
+        torch.set_num_threads(threads)
+        return seconds
+    trainer.checkpointer.decisions["threads"] = 1
+    text = f"the CPU is busy: one thread is {seconds / alone:.1f} times as fast as {threads} and is used (--threads)"
+    trainer.context.on_event(Note(text))
+    return alone
