@@ -27,7 +27,7 @@ class StageStarted:
         rows: train rows of all domains.
         batch_size: rows per domain and step.
         max_length: tokens per text.
-        parameters: weights of the trained model.
+        parameters: weights that are trained, without those of a pooling layer.
         out: output folder.
         run_id: random name of the run, which a resumed run keeps.
         first_step: number of the last step before this start; 0 unless the run is resumed.

@@ -177,10 +177,8 @@ class TeachArguments(TeachSettings):
 
 
 # Options that change nothing with --extend, or only with it.
-NOT_EXTENDING, ONLY_EXTENDING = (
-    ("student", "probe", "teacher_epochs", "teacher_learning_rate"),
-    ("retention_weight", "max_drop"),
-)
+NOT_EXTENDING = ("student", "probe", "teacher_epochs", "teacher_learning_rate")
+ONLY_EXTENDING = ("retention_weight", "max_drop")
 
 
 @dataclass(frozen=True, kw_only=True)

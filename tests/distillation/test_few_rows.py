@@ -51,9 +51,10 @@ def test_without_any_change_there_are_no_texts(monkeypatch):
 
 
 def test_scripts_without_spaces_are_mixed_by_character():
-    made = augment(make_rows(["今日は晴れです", "明日は雨でしょう"]), 20, seed=1).rows["books"].texts
+    made = augment(make_rows(["今日はsunnyです", "明日は雨でしょう"]), 20, seed=1).rows["books"].texts
     assert len(made) > 10
-    assert {character for text in made for character in text} <= set("今日は晴れです明日は雨でしょう")
+    assert {character for text in made for character in text} == set("今日はsunnyです明日は雨でしょう")
+    assert all("sunny" in text or not set("suny") & set(text) for text in made)
 
 
 def test_both_texts_of_a_pair_are_mixed():
@@ -103,7 +104,8 @@ def test_options_that_exclude_it_are_named(options):
 def test_a_student_learns_from_them_and_says_so(tmp_path, teacher, dataset):
     result, events = run_distill(teacher, dataset, tmp_path / "s", augment=2)
     note = next(event.text for event in events if isinstance(event, Note) and "--augment" in event.text)
-    assert note.startswith("few rows (96): the teacher also answers for ")
+    assert note.startswith("the teacher also answers for ")
+    assert note.endswith(" texts mixed from the 96 train rows (--augment)")
     record = json.loads((tmp_path / "s" / "hrkd.json").read_text())
     assert record["data"]["unlabelled"]["synthetic"] is True
     assert result.steps == 6

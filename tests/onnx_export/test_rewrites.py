@@ -9,7 +9,8 @@ from hrkd_cli.models.loading import load_classifier
 from hrkd_cli.models.mean_pooling import with_pooling_layer
 from hrkd_cli.models.torch_backend import TorchBackend
 from hrkd_cli.onnx_export import rewrites, trace
-from hrkd_cli.onnx_export.graph_editor import to_proto
+from hrkd_cli.onnx_export.graph_editor import OnnxFormat, to_proto
+from hrkd_cli.onnx_export.recipes import FORMATS
 from hrkd_cli.onnx_export.rewrites import rewrite_file
 from hrkd_cli.onnx_export.trace import check_parity, trace_to_onnx
 from tiny_folder import CONFIGS, write_model
@@ -143,7 +144,9 @@ def test_a_rewrite_that_changes_the_logits_is_undone(made, tmp_path, monkeypatch
 def test_a_pooling_layer_costs_one_mean(tmp_path):
     """Its constant weights are not in the graph, and only the first token's output is computed."""
     folder = write_model(tmp_path / "student")
-    pooled = with_pooling_layer(load_classifier(folder, None))
+    classifier = load_classifier(folder, None)
+    pooled = with_pooling_layer(classifier)
+    assert FORMATS[OnnxFormat.INT8].estimate_bytes(pooled) == FORMATS[OnnxFormat.INT8].estimate_bytes(classifier)
     pooled.save_pretrained(folder)
     torch_model = TorchBackend(folder, device="cpu")
     trace_to_onnx(torch_model, tmp_path / "model.onnx")

@@ -31,7 +31,7 @@ DROP, REPLACE = 0.1, 0.15
 """Fractions of the words that are dropped, and replaced by a random word of any domain's texts."""
 
 # A word with the space before it, or one character of a script without spaces.
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|\s+[^\s\u3040-\u30ff\u3400-\u9fff]+")
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|\s*[^\s\u3040-\u30ff\u3400-\u9fff]+")
 _Words = list[str]
 
 
@@ -60,7 +60,7 @@ def more_texts(dataset: Dataset, settings: DistillSettings, on_event: OnEvent) -
         return None
     texts = augment(dataset, factor, seed=settings.seed)
     made = sum(map(len, (part.texts for part in texts.rows.values())))
-    on_event(Note(f"few rows ({rows:,}): the teacher also answers for {made:,} texts mixed from them (--augment)"))
+    on_event(Note(f"the teacher also answers for {made:,} texts mixed from the {rows:,} train rows (--augment)"))
     return texts
 
 
@@ -93,7 +93,8 @@ def _make(rows: TextRows, factor: int, mix: Callable[[str, str], str], generator
         row = mix(own[0], other[0]), mix(own[1], other[1])
         if all(row[: 1 if rows.pairs is None else 2]):
             found[row] = None
-    made = [row for row in found if row not in set(inputs)]
+    known = set(inputs)
+    made = [row for row in found if row not in known]
     pairs = None if rows.pairs is None else [pair for _, pair in made]
     return TextRows([text for text, _ in made], pairs, labels=[])
 

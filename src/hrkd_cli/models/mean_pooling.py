@@ -24,6 +24,27 @@ POOLED = ("bert", "roberta", "xlm-roberta", "camembert")
 _FLAG = "mean_pooling_layer"
 
 
+class MeanPooling:
+    """Forward pass of a pooling layer without its products with constants."""
+
+    attention: Any
+    output: Any
+
+    def forward(self, hidden: Tensor, attention_mask: Tensor | None = None, *_: Any, **options: Any) -> Tensor:
+        """Return the layer's output, (R, T, H), from attention with scores of 0 and two norms."""
+        from transformers import AttentionInterface
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        attention = self.attention.self
+        states = hidden.view(*hidden.shape[:2], -1, attention.attention_head_size).transpose(1, 2)
+        attend = AttentionInterface().get(attention.config._attn_implementation, sdpa_attention_forward)
+        zeros = torch.zeros_like(states)
+        mean, _ = attend(attention, zeros, zeros, states, attention_mask, dropout=0.0, scaling=1.0, **options)
+        norm = self.attention.output.LayerNorm
+        pooled: Tensor = self.output.LayerNorm(norm(MEAN_FACTOR * mean.reshape(*hidden.shape[:2], -1) + hidden))
+        return pooled
+
+
 def has_pooling_layer(config: Any) -> bool:
     """Return whether the last of a model's hidden layers is a pooling layer."""
     return bool(getattr(config, _FLAG, False))
@@ -68,7 +89,7 @@ def skip_constants(classifier: Any) -> None:
         return
     layer.requires_grad_(False)
     # A subclass, because transformers finds the hidden states to return by the class of the layers.
-    layer.__class__ = type("MeanPooling", (type(layer),), {"forward": _pool})
+    layer.__class__ = type("MeanPoolingLayer", (MeanPooling, type(layer)), {})
 
 
 def _fixed_weights(classifier: Any) -> dict[str, Tensor]:
@@ -81,18 +102,3 @@ def _fixed_weights(classifier: Any) -> dict[str, Tensor]:
         "attention.output.LayerNorm.weight": ones,
         "output.LayerNorm.weight": ones,
     }
-
-
-def _pool(layer: Any, hidden: Tensor, attention_mask: Tensor | None = None, *_: Any, **options: Any) -> Tensor:
-    """Return the layer's output, (R, T, H), from attention with scores of 0, two norms and no other product."""
-    from transformers import AttentionInterface
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-    attention = layer.attention.self
-    states = hidden.view(*hidden.shape[:2], -1, attention.attention_head_size).transpose(1, 2)
-    attend = AttentionInterface().get(attention.config._attn_implementation, sdpa_attention_forward)
-    zeros = torch.zeros_like(states)
-    mean, _ = attend(attention, zeros, zeros, states, attention_mask, dropout=0.0, scaling=1.0, **options)
-    norm = layer.attention.output.LayerNorm
-    pooled: Tensor = layer.output.LayerNorm(norm(MEAN_FACTOR * mean.reshape(*hidden.shape[:2], -1) + hidden))
-    return pooled

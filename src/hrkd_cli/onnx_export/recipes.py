@@ -18,6 +18,7 @@ from torch import nn
 from hrkd_cli.errors import ModelError
 from hrkd_cli.evaluation.onnx_inspect import count_quantized_ops, load_onnx
 from hrkd_cli.layout import OnnxFiles
+from hrkd_cli.models.mean_pooling import MeanPooling
 from hrkd_cli.onnx_export.cpu_targets import WeightFormat
 from hrkd_cli.onnx_export.graph_editor import OnnxFormat, set_metadata, silence_libraries
 from hrkd_cli.onnx_export.quantizers import (
@@ -76,9 +77,13 @@ class FormatSpec:
         return [tier for tier in tiers if tier]
 
     def estimate_bytes(self, model: nn.Module) -> int:
-        """Return the size of a model's file with the first recipe, without that of the graph."""
+        """Return the size of a model's file with the first recipe, without that of the graph.
+
+        The weights of a pooling layer are not in the file.
+        """
         bits = 0
-        for module in model.modules():
+        pooling = {each for module in model.modules() if isinstance(module, MeanPooling) for each in module.modules()}
+        for module in (each for each in model.modules() if each not in pooling):
             for weight in module.parameters(recurse=False):
                 if weight.ndim < 2:  # biases and norms
                     bits += weight.numel() * (16 if self.bits == 16 else 32)

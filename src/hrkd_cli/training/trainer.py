@@ -248,7 +248,7 @@ class Trainer:
                 batch_size=self.batch_size,
                 max_length=plan.max_length,
                 learning_rate=plan.learning_rate,
-                parameters=sum(p.numel() for p in self.model.parameters()),
+                parameters=sum(p.numel() for p in self.model.parameters() if p.requires_grad),
                 out=str(self.checkpointer.out),
                 run_id=self.checkpointer.decisions.setdefault("run_id", secrets.token_hex(4)),
                 first_step=self.checkpointer.step,
