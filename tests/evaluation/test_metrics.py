@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from hrkd_cli.evaluation.metrics import average_scores, score_domain, scores_to_json, wilson_interval
+from hrkd_cli.evaluation.metrics import average_scores, is_more_accurate, score_domain, scores_to_json, wilson_interval
 
 
 def scores(truth, predicted, labels=("no", "yes")):
@@ -86,3 +86,14 @@ def test_the_answers_of_each_label_are_its_row_of_the_confusion_matrix():
         "yes": {"maybe": 1, "yes": 1},
         "maybe": {},
     }
+
+
+@pytest.mark.parametrize(
+    ("won", "lost", "both", "expected"),
+    [(5, 0, 100, True), (4, 0, 100, False), (15, 6, 0, True), (14, 6, 0, False), (6, 15, 0, False), (0, 0, 9, False)],
+)
+def test_more_accurate_is_a_sign_test_of_rows_on_which_models_differ(won, lost, both, expected):
+    """0.5^5 = 0.031 and 0.5^4 = 0.063; of 21 and 20 fair coins, P(15 or more) = 0.039 and P(14 or more) = 0.058."""
+    one = np.array([True] * won + [False] * lost + [True] * both)
+    other = np.array([False] * won + [True] * lost + [True] * both)
+    assert is_more_accurate(one, other) == expected

@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 Interval = tuple[float, float]
 
+ERROR_RATE = 0.05  # of a sign test
+
 
 @dataclass(frozen=True, slots=True)
 class LabelScores:
@@ -104,3 +106,14 @@ def wilson_interval(correct: int, n: int) -> Interval:
 
     low, high = binomtest(correct, n).proportion_ci(method="wilson")
     return float(low), float(high)
+
+
+def is_more_accurate(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> bool:
+    """Return whether one model is right on significantly more rows than another (sign test, p < ``ERROR_RATE``).
+
+    The arrays say for the same rows whether each model is right.
+    """
+    from scipy.stats import binomtest
+
+    won, lost = int((one & ~other).sum()), int((other & ~one).sum())
+    return won > lost and float(binomtest(won, won + lost, alternative="greater").pvalue) < ERROR_RATE

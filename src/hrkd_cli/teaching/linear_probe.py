@@ -9,10 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hrkd_cli.evaluation.metrics import is_more_accurate
 from hrkd_cli.events import Note, Progress
 from hrkd_cli.formatting import percent
 from hrkd_cli.models.loading import output_layer
@@ -37,13 +40,13 @@ class LinearProbe:
         model: the classifier, unchanged.
         weight: (outputs, H) float64, for the output layer.
         bias: (outputs,).
-        accuracy: on dev rows, averaged over domains.
+        correct: whether it is right, for the dev rows of all domains.
     """
 
     model: Any
     weight: Tensor
     bias: Tensor
-    accuracy: float
+    correct: npt.NDArray[np.bool_]
 
     def apply(self) -> None:
         """Give the model's output layer the probe's weights."""
@@ -62,7 +65,7 @@ def start_from_probe(
     context: TrainContext,
     decisions: dict[str, Any],
 ) -> Any:
-    """Return the classifier, or one that reads the mean of the hidden states if its probe is better on dev.
+    """Return the classifier, or one that reads the mean of the hidden states if its probe is clearly better on dev.
 
     Its heads have the probe's weights. A resumed run has its choice in ``decisions``, and its weights in a checkpoint.
     """
@@ -70,13 +73,14 @@ def start_from_probe(
         return with_pooling_layer(classifier).to(context.device) if decisions["mean_pooling"] else classifier
     train, dev = train.subsample(TRAIN_ROWS), dev.subsample(DEV_ROWS)
     probe = _fit_probe(classifier, train, dev, heads, context)
-    chosen, text = probe, f"heads start from a linear probe, {percent(probe.accuracy)}% on dev"
+    chosen, text = probe, f"heads start from a linear probe, {percent(probe.correct.mean())}% on dev"
     if classifier.config.model_type in POOLED:
         with_mean = with_pooling_layer(classifier).to(context.device)
         mean_probe = _fit_probe(with_mean, train, dev, heads, context)
-        if mean_probe.accuracy > probe.accuracy:
+        if is_more_accurate(mean_probe.correct, probe.correct):
             chosen = mean_probe
-            text = f"{text} with the first token and {percent(mean_probe.accuracy)}% with the mean, which is chosen"
+        kept = "the mean" if chosen is mean_probe else "the first token"
+        text = f"{text} with the first token and {percent(mean_probe.correct.mean())}% with the mean: {kept} is used"
     decisions["mean_pooling"] = chosen is not probe
     context.on_event(Note(text))
     chosen.apply()
@@ -98,8 +102,8 @@ def _fit_probe(
         own_weight, own_bias = fit_logistic_regression(rows / scale, labels, len(columns), REGULARIZATION / size)
         weight[columns], bias[columns] = own_weight / scale, own_bias
         predicted = (dev_inputs[domain] @ weight[columns].T + bias[columns]).argmax(dim=1)
-        correct.append((predicted == torch.from_numpy(dev.labels[domain])).double().mean())
-    return LinearProbe(model, weight, bias, float(torch.stack(correct).mean()))
+        correct.append(predicted.numpy() == dev.labels[domain])
+    return LinearProbe(model, weight, bias, np.concatenate(correct))
 
 
 def fit_logistic_regression(rows: Tensor, labels: Tensor, classes: int, regularization: float) -> tuple[Tensor, Tensor]:
