@@ -205,6 +205,14 @@ def test_an_index_may_name_only_safetensors_files_of_its_folder(tmp_path, entry)
             load(folder)
 
 
+def test_a_configuration_with_endless_layers_is_refused(tmp_path):
+    folder = write_model(tmp_path / "student")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 10**400}))
+    with pytest.raises(ModelError, match=r"model .*student: config.json has over 1,000 layers; give a complete"):
+        load_classifier(folder, None)
+
+
 def test_a_configuration_cannot_choose_other_weights_or_attention_code(tmp_path):
     folder = write_model(tmp_path / "m")
     weights = load_classifier(folder, None).state_dict()

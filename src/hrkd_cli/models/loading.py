@@ -20,6 +20,7 @@ from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.predict.tokenization import read_tokenizer
 
 SHARD_NAME = re.compile(r"model[^/\\]*\.safetensors")
+MAX_LAYERS = 1000
 TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "spm.model", "sentencepiece*", "*.spm")
 
 
@@ -27,12 +28,15 @@ def load_config(path: Path, role: str = "model") -> Any:
     """Load the transformers configuration of a folder.
 
     Raises:
-        ModelError: transformers cannot read it.
+        ModelError: transformers cannot read it, or it has more layers than any model.
     """
     from transformers import AutoConfig
 
     with _opening(f"{role} {path}: transformers cannot read its configuration"):
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    layers = getattr(config, "num_hidden_layers", 0)
+    if isinstance(layers, int) and layers > MAX_LAYERS:  # transformers would add layers until memory runs out
+        raise ModelError(f"{role} {path}: {ModelFiles.config} has over {MAX_LAYERS:,} layers; give a complete model")
     # Such entries of config.json may name code on the hub or other weights.
     config._attn_implementation = None
     vars(config).pop("transformers_weights", None)
