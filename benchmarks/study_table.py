@@ -28,7 +28,7 @@ class Results:
 
     Attributes:
         columns: facts of each column.
-        runs: records by (column, method, seed), with ``right``, which test rows are labeled correctly.
+        runs: records by (column, method, seed); ``right`` has one character per test row and domain, 1 if correct.
     """
 
     columns: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -61,18 +61,11 @@ def read_results(files: Sequence[Path]) -> Results:
                 continue
             if name not in results.columns:
                 raise StudyError(f"{file}: a run of column {name}, but no line with the column's facts before it")
-            if "predicted" in record:
-                record["right"] = mark_correct(record["predicted"], results.columns[name]["truth"])
+            if "right" in record:
+                sizes = results.columns[name]["test_rows"]
+                record["right"] = {domain: f"{int(record['right'][domain], 16):0{sizes[domain]}b}" for domain in sizes}
             results.runs.setdefault((name, record["method"], record["seed"]), {}).update(record)
     return results
-
-
-def mark_correct(predicted: Mapping[str, Sequence[int]], truth: Mapping[str, Sequence[int]]) -> dict[str, str]:
-    """Return one character per test row and domain: 1 if the predicted label is correct, else 0."""
-    return {
-        domain: "".join("1" if a == b else "0" for a, b in zip(predicted[domain], labels, strict=True))
-        for domain, labels in truth.items()
-    }
 
 
 def mean_accuracy(correct: CorrectRows) -> float:

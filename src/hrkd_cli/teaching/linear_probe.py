@@ -115,8 +115,7 @@ def fit_logistic_regression(rows: Tensor, labels: Tensor, classes: int, regulari
     """
     weight = torch.zeros(classes, rows.shape[1], dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
-    seen = torch.unique(labels)
-    positions = torch.searchsorted(seen, labels)
+    seen, positions = torch.unique(labels, return_inverse=True)
     solver = torch.optim.LBFGS(
         [weight, bias],
         max_iter=MAX_ITERATIONS,
