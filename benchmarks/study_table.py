@@ -145,17 +145,40 @@ def difference(
 
 
 def make_tables(results: Results, against: str) -> str:
-    """Return a Markdown table per column.
+    """Return a Markdown table of all columns, and one for each.
 
     Raises:
         StudyError: there are no results, or no method has the name ``against``.
     """
-    columns = [name for name in COLUMNS if name in results.columns and results.methods(name)]
+    columns = _columns(results)
     if not columns:
         raise StudyError("no results")
     if against not in METHODS:
         raise StudyError(f"--against: {against!r} is not one of {', '.join(METHODS)}")
-    return "\n\n".join(_make_table(name, results, against) for name in columns)
+    return "\n\n".join([make_summary(columns, results), *(_make_table(name, results, against) for name in columns)])
+
+
+def make_summary(columns: Sequence[str], results: Results) -> str:
+    """Return a table of test accuracy by method and column, with the means of the methods that have all columns."""
+    head = ["method", *(COLUMNS[name].title for name in columns), "mean", "MB, weights", "ms"]
+    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
+    lines.append(["train rows", *(f"{results.columns[name]['rows']['train']:,}" for name in columns), "", "", ""])
+    accuracy = {name: {m: _mean_of_seeds(runs) for m, runs in results.methods(name).items()} for name in columns}
+    for method in METHODS:
+        own = [accuracy[name].get(method) for name in columns]
+        if any(own):
+            best = [max(by_method.values()) for by_method in accuracy.values()]
+            cells = [
+                "" if value is None else f"**{value:.1f}**" if value == top else f"{value:.1f}"
+                for value, top in zip(own, best, strict=True)
+            ]
+            summary = _summarize(method, columns, results)
+            means = [
+                f"{summary[key]:.{digits}f}" if key in summary else ""
+                for key, digits in (("test", 1), ("mb", 1), ("ms", 2))
+            ]
+            lines.append([METHODS[method].label, *cells, *means])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _make_table(name: str, results: Results, against: str) -> str:
@@ -216,9 +239,9 @@ def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
 
 
 def draw_picture(results: Results, out: Path) -> None:
-    """Draw accuracy by size and by latency of each column, with the Pareto fronts, as SVG.
+    """Draw accuracy by size and by latency as SVG, averaged over the columns, with the Pareto fronts.
 
-    Latency is that of the timed length that is closest to the column's median text.
+    Only methods that have results (in the right half, also times) for every column are drawn.
     """
     import matplotlib as mpl
 
@@ -226,22 +249,45 @@ def draw_picture(results: Results, out: Path) -> None:
     mpl.rcParams["svg.hashsalt"] = "study"  # the same picture for the same results
     from matplotlib import pyplot as plt
 
-    names = [name for name in COLUMNS if name in results.columns and results.methods(name)]
-    figure, axes = plt.subplots(len(names), 2, figsize=(10, 3 * len(names)), squeeze=False, layout="constrained")
-    for (left, right), name in zip(axes, names, strict=True):
-        methods = results.methods(name)
-        tokens = min(LENGTHS, key=lambda length: abs(int(length) - results.columns[name]["tokens"]))
-        accuracy = {
-            m: float(np.mean([mean_accuracy(run["right"]) for run in runs.values()])) for m, runs in methods.items()
-        }
-        size = {m: _first(runs, "bytes")["weights"] / 1e6 for m, runs in methods.items()}
-        times = {m: _first(runs, "ms") for m, runs in methods.items()}
-        _draw_points(left, {m: (size[m], accuracy[m]) for m in methods})
-        _draw_points(right, {m: (found[tokens][0], accuracy[m]) for m, found in times.items() if found})
-        left.set(title=COLUMNS[name].title, xlabel="MB of weights", ylabel="test accuracy, %")
-        right.set(title=COLUMNS[name].title, xlabel=f"ms per text of {tokens} tokens, one thread")
+    columns = _columns(results)
+    summary = {method: _summarize(method, columns, results) for method in METHODS}
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
+    _draw_points(left, {name: (found["mb"], found["test"]) for name, found in summary.items() if "mb" in found})
+    _draw_points(right, {name: (found["ms"], found["test"]) for name, found in summary.items() if "ms" in found})
+    left.set(xlabel="MB of weights", ylabel=f"test accuracy, %, mean of {len(columns)} data sets")
+    right.set(xlabel="ms per text of median length, one thread")
     figure.savefig(out, metadata={"Date": None})
     plt.close(figure)
+
+
+def _columns(results: Results) -> list[str]:
+    """Return the columns with results, in the order of COLUMNS."""
+    return [name for name in COLUMNS if name in results.columns and results.methods(name)]
+
+
+def _summarize(method: str, columns: Sequence[str], results: Results) -> dict[str, float]:
+    """Return a method's test accuracy, MB of weights and milliseconds, averaged over the columns.
+
+    Milliseconds are those of the timed length that is closest to the column's median text. Empty if a column has no
+    result; without ``ms`` if one has no times.
+    """
+    found = [results.methods(column).get(method) for column in columns]
+    if not all(found):
+        return {}
+    runs = [by_seed for by_seed in found if by_seed]
+    summary = {
+        "test": float(np.mean([_mean_of_seeds(by_seed) for by_seed in runs])),
+        "mb": float(np.mean([_first(by_seed, "bytes")["weights"] for by_seed in runs])) / 1e6,
+    }
+    times = [_first(by_seed, "ms") for by_seed in runs]
+    if all(times):
+        tokens = [min(LENGTHS, key=lambda n: abs(int(n) - results.columns[column]["tokens"])) for column in columns]
+        summary["ms"] = float(np.mean([by_length[n][0] for by_length, n in zip(times, tokens, strict=True)]))
+    return summary
+
+
+def _mean_of_seeds(runs: Mapping[int, Any]) -> float:
+    return float(np.mean([mean_accuracy(run["right"]) for run in runs.values()]))
 
 
 def _draw_points(axes: Any, points: Mapping[str, tuple[float, float]]) -> None:

@@ -17,6 +17,7 @@ from study_table import (
     Results,
     difference,
     draw_picture,
+    make_summary,
     make_tables,
     mean_accuracy,
     paired_bootstrap,
@@ -168,6 +169,23 @@ def test_the_table_of_results(results):
     assert f"| fastText | 50.0 |  | +8.3 [{low:+.1f}, {high:+.1f}] (1 seed) | 1 |" in text
 
 
+def test_the_summary_averages_over_columns(tmp_path):
+    lines = [FACTS, *RUNS]
+    # The other column has one domain with two rows, texts of 20 tokens, and no fastText.
+    lines.append({**FACTS, "column": "intents", "test_rows": {"c": 2}, "rows": {"train": 1000}, "tokens": 20})
+    for method, right, size, ms in (("student", "3", 4_000_000, 0.25), ("tfidf", "2", 1_000_000, 0.5)):
+        run = make_run(method, 1, "", "") | {"column": "intents", "right": {"c": right}, "bytes": {"weights": size}}
+        lines.append(run | {"ms": {"16": [ms, 1.0], "64": [9.0, 9.0]}})
+    file = tmp_path / "results.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    columns, results = ["products", "intents"], read_results([file])
+    text = make_summary(columns, results)
+    assert "| train rows | 8 | 1,000 |  |  |  |" in text
+    assert "| **hrkd student, int8** | **62.5** | **100.0** | 81.2 | 3.0 | 0.75 |" in text
+    assert "| TF-IDF, linear | 25.0 | 50.0 | 37.5 | 1.5 | 0.31 |" in text
+    assert "| fastText | 50.0 |  |  |  |  |" in text
+
+
 def test_no_results_and_unknown_methods_are_errors(results):
     with pytest.raises(StudyError, match="no results"):
         make_tables(Results(), "student")
@@ -194,8 +212,9 @@ def test_the_picture_has_the_names_of_the_methods_and_is_reproducible(results, t
     draw_picture(results, out)
     assert out.read_bytes() == first
     assert b"<!-- student -->" in first
-    assert b"<!-- Product reviews, sentences -->" in first
-    assert b"<!-- ms per text of 64 tokens, one thread -->" in first
+    assert first.count(b"<!-- tfidf -->") == 2
+    assert first.count(b"<!-- fasttext -->") == 1  # it has no times
+    assert b"mean of 1 data sets" in first
 
 
 def test_only_the_text_between_the_markers_is_replaced():
