@@ -1,6 +1,8 @@
 """The teach stage: its loss, its folder, and runs with the same seed."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,17 +10,18 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from file_modes import unusual_modes
+from hrkd_cli.errors import ModelError
 from hrkd_cli.events import DevScored, Note, Progress, StageDone, StageStarted, StepDone
 from hrkd_cli.models.loading import load_classifier, load_tokenizer
 from hrkd_cli.models.model_tokenizer import ModelTokenizer
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import TeachSettings
-from hrkd_cli.teaching.teach import FineTuningObjective
+from hrkd_cli.teaching.teach import FineTuningObjective, teach
 from hrkd_cli.training import collator
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.tokenized_split import tokenize_split
 from short_runs import first_step, run_teach
-from tiny import ARCHITECTURES, make_dataset, write_encoder
+from tiny import ARCHITECTURES, make_dataset, write_encoder, write_raw
 
 
 def test_a_teacher_learns_and_transformers_opens_its_folder(teacher, dataset):
@@ -32,6 +35,15 @@ def test_a_teacher_learns_and_transformers_opens_its_folder(teacher, dataset):
     inputs = tokenizer(["this thing was great lovely"], return_tensors="pt")
     assert model(**inputs).logits[0, :2].argmax() == 1
     assert not list(teacher.glob("*.partial")) + list(teacher.glob("weights-*"))
+
+
+def test_a_damaged_tokenizer_is_an_error_before_the_data_is_prepared(tmp_path, encoder):
+    damaged = shutil.copytree(encoder, tmp_path / "damaged")
+    (damaged / "tokenizer.json").write_text('{"a":')
+    raw = write_raw(tmp_path / "raw")
+    with pytest.raises(ModelError, match="damaged: no tokenizer that transformers can open"):
+        teach(damaged, data=raw)
+    assert not Path("hrkd-out").exists()
 
 
 def test_other_users_can_read_a_teacher(teacher):

@@ -77,6 +77,7 @@ def teach(
     check_stage_output(out, "teach", force=force, resume=resume)
     path, name = resolve_model(model), str(model)
     check_no_overlap(out, {"model": path, "dataset": DATASET_OUT, **data_folder(data)})
+    pretrained = load_tokenizer(path)  # a damaged one is an error before the data is prepared
     context = TrainContext.start(settings, on_event, out if resume else None)
     dataset = context.processes.main_first(lambda: load_for_training(data, force=force, on_event=context.on_event))
     check_trainable(dataset)
@@ -87,7 +88,7 @@ def teach(
     torch.manual_seed(settings.seed)
     heads = DomainHeads.build(dataset.labels)
     context.on_event(Progress("loading the encoder"))
-    pretrained, classifier = load_tokenizer(path), load_classifier(path, heads)
+    classifier = load_classifier(path, heads)
     limit = token_limit(classifier, pretrained)
     context.on_event(Progress("tokenizing the texts"))
     plan = TrainingPlan.make(settings, TEACH, dataset, classifier.config, pretrained, limit, context.on_event)
