@@ -59,6 +59,7 @@ def test_values_get_the_type_of_the_option():
         ({"graph": "frosen"}, "--graph: 'frosen' is not one of learned, frozen, uniform, none; did you mean frozen?"),
         ({"names": "a,,b"}, "--names: 'a,,b' has an empty name; separate the names by commas"),
         ({"folder": 3}, "--folder: 3 is not text in quotes"),
+        ({"folder": range(10**40, 10**41)}, "--folder: range(1000000...0000000000000) is not text in quotes"),
         ({"force": 1}, "--force: 1 is not true or false"),
     ],
 )

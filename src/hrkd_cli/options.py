@@ -7,6 +7,7 @@ module imports nothing heavy because ``hrkd --help`` reads it.
 from __future__ import annotations
 
 import math
+import reprlib
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
@@ -133,14 +134,14 @@ class Option:
         if isinstance(value, list | tuple) and self.kind is str and all(isinstance(item, str) for item in value):
             return ",".join(value)  # domains = ["books", "dvd"] is the same as --domains books,dvd
         if not isinstance(value, bool if self.kind is bool else str | PathLike):
-            raise ValueError(f"{value!r} is not {_TYPE_NAMES.get(self.kind, 'text in quotes')}")
+            raise ValueError(f"{reprlib.repr(value)} is not {_TYPE_NAMES.get(self.kind, 'text in quotes')}")
         kind: Any = self.kind
         return kind(value)
 
     def _convert_number(self, value: Any) -> int | float:
         alternative = f", or {self.keyword}" if self.keyword else ""
         if isinstance(value, bool) or not isinstance(value, Integral if self.kind is int else Real):
-            raise ValueError(f"{value!r} is not {_TYPE_NAMES[self.kind]}{alternative}")
+            raise ValueError(f"{reprlib.repr(value)} is not {_TYPE_NAMES[self.kind]}{alternative}")
         if isinstance(value, Integral) and abs(int(value)) >= _INT_LIMIT:
             raise ValueError("the number is too large")
         number: int | float = self.kind(value)
@@ -154,7 +155,7 @@ class Option:
         if isinstance(value, str | PathLike):
             value = [value] if has_items else str(value).split(",")
         if not isinstance(value, list | tuple):
-            raise ValueError(f"{value!r} is not a list of texts")
+            raise ValueError(f"{reprlib.repr(value)} is not a list of texts")
         items = [str(item).strip() for item in value]
         if not has_items and not (items and all(items)):
             raise ValueError(f"{','.join(items)!r} has an empty name; separate the names by commas")
