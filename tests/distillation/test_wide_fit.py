@@ -229,7 +229,7 @@ def test_a_branch_keeps_the_domain_posterior(tmp_path, teacher, late_words, note
     assert likelihood["untrained"] < likelihood["with"]
 
 
-def test_a_branch_tells_a_domain_without_labels_from_the_others(tmp_path, teacher, late_words, notes):
+def test_a_branch_tells_a_domain_without_labels_from_the_others(tmp_path, teacher, late_words, notes, monkeypatch):
     """Words of the domain come after the tokens that the encoder reads, as those of the label do."""
     words = {"books": " part one part one", "music": " very quite very quite", "garden": " had we had we"}
     dev = {}
@@ -240,9 +240,17 @@ def test_a_branch_tells_a_domain_without_labels_from_the_others(tmp_path, teache
     texts = [f"the box it was my thing for {text} {words['garden']}" for text in make_texts(160, 9)[0]]
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "garden.txt").write_text("\n".join(texts[:120]), encoding="utf-8")
+    rows, fit = {}, wide_fit.fit_domain_weights
+
+    def count_rows(features, *rest):
+        rows.update({domain: matrix.shape[0] for domain, matrix in features.items()})
+        return fit(features, *rest)
+
+    monkeypatch.setattr(wide_fit, "fit_domain_weights", count_rows)
     options = {"unlabelled": tmp_path / "texts", "new_domains": "garden"}
     distill_with_branch(teacher, late_words, tmp_path / "s", notes, **options)
     assert [text for text in notes if text.startswith("wide branch added")]
+    assert rows == {"books": 96, "music": 96, "garden": 96}  # of its 120 texts, as many as the others have
     for domain, own in {**dev, "garden": texts[120:]}.items():
         found = [one.domain for one in Predictor(tmp_path / "s").predict(own, domain="auto")]
         assert found.count(domain) / len(found) > 0.9, domain
