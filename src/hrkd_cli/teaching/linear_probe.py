@@ -90,17 +90,26 @@ def start_from_probe(
 def _fit_probe(
     model: Any, train: TokenizedSplit, dev: TokenizedSplit, heads: DomainHeads, context: TrainContext
 ) -> LinearProbe:
-    """Fit a probe for each domain to its train rows, and score it on dev."""
+    """Fit a probe for each domain to its train rows, and score it on dev.
+
+    To all outputs of a domain, it adds those of another probe, which tells the domains apart. That changes no softmax
+    over a domain's own labels, and the softmax over all outputs starts as p(domain, label | text).
+    """
     context.on_event(Progress("linear probe of the encoder"))
     inputs, dev_inputs = (_head_inputs(model, split, context) for split in (train, dev))
     scale = torch.cat([rows.flatten() for rows in inputs.values()]).square().mean().sqrt()
     size = next(iter(inputs.values())).shape[1]
     weight = torch.zeros(heads.num_outputs, size, dtype=torch.float64)
     bias, correct = torch.zeros(heads.num_outputs, dtype=torch.float64), []
-    for domain, rows in inputs.items():
+    domains = torch.repeat_interleave(torch.tensor([len(rows) for rows in inputs.values()]))
+    domain_weights, domain_biases = fit_logistic_regression(
+        torch.cat([*inputs.values()]) / scale, domains, len(inputs), REGULARIZATION / size
+    )
+    for number, (domain, rows) in enumerate(inputs.items()):
         columns, labels = torch.tensor(heads.columns[domain]), torch.from_numpy(train.labels[domain])
         own_weight, own_bias = fit_logistic_regression(rows / scale, labels, len(columns), REGULARIZATION / size)
-        weight[columns], bias[columns] = own_weight / scale, own_bias
+        weight[columns] = (own_weight + domain_weights[number]) / scale
+        bias[columns] = own_bias + domain_biases[number]
         predicted = (dev_inputs[domain] @ weight[columns].T + bias[columns]).argmax(dim=1)
         correct.append(predicted.numpy() == dev.labels[domain])
     return LinearProbe(model, weight, bias, np.concatenate(correct))
