@@ -12,12 +12,18 @@ def file(tmp_path):
 
 
 def test_an_object_is_read(file):
-    file.write_text('{"name": "é"}', encoding="utf-8")
-    assert read_json(file) == read_json_or_empty(file) == {"name": "é"}
+    file.write_text('{"name": "é \\ud83d\\ude00"}', encoding="utf-8")
+    assert read_json(file) == read_json_or_empty(file) == {"name": "é 😀"}
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("[1, 2", "cannot be read as JSON"), ("[1]", "not a JSON object"), ("\xff", "cannot be read")]
+    ("text", "message"),
+    [
+        ("[1, 2", "cannot be read as JSON"),
+        ("[1]", "not a JSON object"),
+        ("\xff", "cannot be read"),
+        ('{"name": "\\uD800"}', "cannot be read as JSON .*surrogates not allowed"),
+    ],
 )
 def test_a_damaged_file_is_an_error_or_empty(file, text, message):
     file.write_text(text, encoding="latin-1")

@@ -124,7 +124,10 @@ def read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
 def read_any_object(path: Path) -> dict[str, Any]:
     """Read a JSON object without a check of its values; ModelError if it is missing or is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
+        if "\\ud" in text.lower():
+            json.dumps(content, ensure_ascii=False).encode()  # half a surrogate pair is valid JSON, but no text
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; name a whole model folder") from None
     except (OSError, ValueError, RecursionError) as error:
