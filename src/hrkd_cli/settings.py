@@ -270,7 +270,7 @@ class DistillSettings(TrainingSettings):
         1.0, "Weight of the loss that keeps the student's answers for its old domains.", panel=EXTENSION_PANEL
     )
     max_drop: float = _extension(
-        0.5,
+        2.0,
         "Points of accuracy that an old domain may lose on texts of its own. If one loses more: exit code 3 and no "
         "student.",
         metavar="POINTS",
