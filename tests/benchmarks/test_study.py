@@ -211,10 +211,16 @@ def test_the_picture_has_the_names_of_the_methods_and_is_reproducible(results, t
     first = out.read_bytes()
     draw_picture(results, out)
     assert out.read_bytes() == first
-    assert b"<!-- student -->" in first
-    assert first.count(b"<!-- tfidf -->") == 2
-    assert first.count(b"<!-- fasttext -->") == 1  # it has no times
+    assert first.count(b"<!-- hrkd student, int8 -->") == 2
+    assert first.count(b"<!-- TF-IDF, linear -->") == 2
+    assert first.count(b"<!-- fastText -->") == 1  # it has no times
     assert b"mean of 1 data sets" in first
+
+
+def test_the_documented_summary_is_that_of_the_stored_results():
+    results = read_results([BENCHMARKS / "study.jsonl"])
+    documented = (BENCHMARKS.parent / "docs/results.md").read_text(encoding="utf-8")
+    assert make_summary([name for name in COLUMNS if name in results.columns], results) in documented
 
 
 def test_only_the_text_between_the_markers_is_replaced():
