@@ -266,7 +266,7 @@ def judge(plan: Round, end: str, out: str, err: str, before: dict[str, str], fol
             return "an error that is not one line" if error.strip() else "an error without a message"
         left = {path for path in {*before, *after} if before.get(path) != after.get(path)}
         if "hrkd-out/dataset/dataset.json" in left:  # the stage prepare is finished; its output is kept
-            left = {path for path in left if path != "hrkd-out" and not path.startswith("hrkd-out/dataset")}
+            left = {path for path in left if not f"{path}/".startswith("hrkd-out/dataset/") and path != "hrkd-out"}
         return f"an error left {', '.join(sorted(left)[:5])}" if left else None
     if left := [path for path in after if ".partial" in path and path not in before]:
         return f"a success left {left[0]}"

@@ -93,7 +93,7 @@ def _fit_probe(
     """Fit a probe for each domain to its train rows, and score it on dev.
 
     To all outputs of a domain, it adds those of another probe, which tells the domains apart. That changes no softmax
-    over a domain's own labels, and the softmax over all outputs starts as p(domain, label | text).
+    over a domain's own labels, and the softmax over all outputs starts close to p(domain, label | text).
     """
     context.on_event(Progress("linear probe of the encoder"))
     inputs, dev_inputs = (_head_inputs(model, split, context) for split in (train, dev))
