@@ -294,7 +294,7 @@ def _draw_points(axes: Any, points: Mapping[str, tuple[float, float]]) -> None:
     """Draw named points and connect those of the Pareto front."""
     front = pareto_front(points)
     axes.set_xscale("log")
-    axes.margins(x=0.35, y=0.15)
+    axes.margins(x=0.25, y=0.15)
     axes.grid(visible=True, alpha=0.3)
     if front:
         axes.step(*zip(*(points[name] for name in front), strict=True), where="post", color="tab:orange", zorder=1)
@@ -303,7 +303,8 @@ def _draw_points(axes: Any, points: Mapping[str, tuple[float, float]]) -> None:
         axes.plot(cost, accuracy, "D" if name == STUDENT else "o", color=color)
         weight = "bold" if name == STUDENT else "normal"
         label = METHODS[name].label.strip("*")
-        axes.annotate(label, (cost, accuracy), xytext=(4, 4), textcoords="offset points", fontsize=8, weight=weight)
+        place = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center"}
+        axes.annotate(label, (cost, accuracy), fontsize=8, weight=weight, **place)
 
 
 def replace_tables(text: str, tables: str) -> str:
