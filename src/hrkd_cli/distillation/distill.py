@@ -28,6 +28,7 @@ from hrkd_cli.models.loading import is_classifier
 from hrkd_cli.models.model_folder import model_fingerprint
 from hrkd_cli.outputs import check_stage_output
 from hrkd_cli.settings import DistillSettings
+from hrkd_cli.training.checkpoint import Checkpointer
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.plan import check_trainable
 from hrkd_cli.training.stage_folder import (
@@ -71,54 +72,63 @@ def distill(
         HrkdError: an error that the user can fix, in one line (see ``hrkd_cli.errors``).
     """
     settings = DistillSettings.from_options(**options)
-    extending = settings.extend is not None
-    out, name = student_folder(out, settings.extend), settings.extend or str(teacher)
+    out = student_folder(out, settings.extend)
     check_stage_output(out, "distill", force=force, resume=resume)
     path = check_folders(teacher, data, out, settings)
     context = TrainContext.start(settings, on_event, out if resume else None)
-    prepared = EXTENSION_DATASET_OUT if extending else DATASET_OUT
+    prepared = DATASET_OUT if settings.extend is None else EXTENSION_DATASET_OUT
     dataset = context.processes.main_first(
         lambda: load_for_training(data, out=prepared, force=force, on_event=context.on_event)
     )
-    settings = settings.resolve()
-    student_data = select_domains(dataset, settings)  # the teacher is trained on all domains
-    check_trainable(student_data)
-    if extending:
-        student_data, settings = extend_dataset(student_data, path, settings)
-    else:
-        student_data = add_new_domains(student_data, settings)
-    settings = choose_size(student_data, settings, context.on_event)
+    student_data, settings = _student_data(dataset, path, settings.resolve(), context)
     unlabeled = more_texts(student_data, settings, context.on_event)
     tokenizer = check_student(path, student_data, settings)  # before the teacher is trained, which is slow
-    sources = sources or {}
+    name, sources = settings.extend or str(teacher), sources or {}
     if not is_classifier(read_json(path / ModelFiles.config)):
         check_untrained(path, student_data, settings, tokenizer=tokenizer, on_event=context.on_event)
         path = teach_if_needed(
             path, dataset, settings, name=name, force=force, resume=resume, sources=sources, on_event=context.on_event
         )
         name = str(path)
-    fingerprint, run_options = model_fingerprint(path), settings.options_affecting_result()
+    start = {"name": name, "fingerprint": model_fingerprint(path)}
+    run_options, data_key = settings.options_affecting_result(), student_data.fingerprint
     texts = None if unlabeled is None else unlabeled.fingerprint
-    key = run_key(stage="distill", model=fingerprint, data=student_data.fingerprint, options=run_options, texts=texts)
+    key = run_key(stage="distill", model=start["fingerprint"], data=data_key, options=run_options, texts=texts)
     if resume and (finished := load_finished_result(out, "distill", key, context)):
         return finished
     setup = DistillSetup.open(
         path, student_data, settings, tokenizer=tokenizer, unlabeled=unlabeled, name=name, context=context
     )
     with run_folder(out, key=key, options=run_options, resume=resume, context=context) as checkpointer:
-        objective = setup.objective(checkpointer, out)
-        fraction = settings.unlabelled_share
-        trainer = Trainer(
-            "distill", objective, settings, setup.plan, checkpointer, setup.dev, unlabeled_fraction=fraction
-        )
-        trainer.run()
-        if extending:
-            checkpointer.save(trainer.step)  # for --resume with a larger --max-drop
-        start = {"name": name, "fingerprint": fingerprint}
+        trainer = _train(setup, checkpointer, out)
         more = unlabeled.to_json() if unlabeled is not None else None
         result = _write_student(setup, trainer, path, start=start, sources=sources, unlabeled=more)
     context.on_event(StageDone("distill", str(out), result.steps, result.seconds, result.dev))
     return result
+
+
+def _student_data(
+    dataset: Dataset, path: Path, settings: DistillSettings, context: TrainContext
+) -> tuple[Dataset, DistillSettings]:
+    """Return the data that the student learns from, and the settings for it; the teacher is trained on all domains."""
+    data = select_domains(dataset, settings)
+    check_trainable(data)
+    if settings.extend is None:
+        data = add_new_domains(data, settings)
+    else:
+        data, settings = extend_dataset(data, path, settings)
+    return data, choose_size(data, settings, context.on_event)
+
+
+def _train(setup: DistillSetup, checkpointer: Checkpointer, out: Path) -> Trainer:
+    """Train the student until the plan ends or dev stalls."""
+    settings = setup.settings
+    objective, fraction = setup.objective(checkpointer, out), settings.unlabelled_share
+    trainer = Trainer("distill", objective, settings, setup.plan, checkpointer, setup.dev, unlabeled_fraction=fraction)
+    trainer.run()
+    if settings.extend is not None:
+        checkpointer.save(trainer.step)  # for --resume with a larger --max-drop
+    return trainer
 
 
 def _write_student(

@@ -18,7 +18,7 @@ from hrkd_cli.distillation.online_teacher import OnlineTeacher
 from hrkd_cli.distillation.prerequisites import check_models
 from hrkd_cli.distillation.teacher_cache import Teacher, cached_or_online
 from hrkd_cli.distillation.teachers import Teachers, check_teachers, open_teachers
-from hrkd_cli.distillation.wide_fit import fit_wide_branch
+from hrkd_cli.distillation.wide_fit import KeptColumns, fit_wide_branch
 from hrkd_cli.events import Note, Progress
 from hrkd_cli.formatting import join_names
 from hrkd_cli.json_files import read_json
@@ -182,15 +182,16 @@ class DistillSetup:
             dev_logits,
             self.context.on_event,
             domain_texts={d: self.texts[d] for d in self.dataset.new_domains} if posterior else None,
-            kept=(self._kept_columns(), self.old_branch),
+            kept=self._kept_columns(),
         )
 
-    def _kept_columns(self) -> dict[int, int]:
-        """Return the extended student's column for each column of an old domain without rows."""
-        if self.settings.extend is None:
-            return {}
+    def _kept_columns(self) -> KeptColumns | None:
+        """Return the columns of the old domains that have no rows; None if there are none."""
+        if self.settings.extend is None or not self.dataset.new_domains:
+            return None
         old, new = self.teachers.heads.columns, self.heads.columns
-        return {column: own for d in self.dataset.new_domains for column, own in zip(new[d], old[d], strict=True)}
+        pairs = (pair for domain in self.dataset.new_domains for pair in zip(new[domain], old[domain], strict=True))
+        return KeptColumns(dict(pairs), self.old_branch)
 
     def _epoch_fraction(self) -> float:
         """Return the fraction of all rows that an epoch reads, at most 1."""

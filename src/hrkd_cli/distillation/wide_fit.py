@@ -7,8 +7,8 @@ Trained jointly it would learn little, because an encoder soon fits nearly all t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,18 @@ _TOLERANCE, _MAX_ITERATIONS = 1e-4, 1000
 _SCALE_BOUNDS = ((0.02, 10.0), (0.0, 10.0))
 
 
+class KeptColumns(NamedTuple):
+    """Columns that stay as they are when a student is extended.
+
+    Attributes:
+        columns: for each of these columns, its column in the student that is extended.
+        branch: the wide branch of that student, if it has one.
+    """
+
+    columns: dict[int, int]
+    branch: WideBranch | None
+
+
 def fit_wide_branch(
     student: Any,
     train: TokenizedSplit,
@@ -51,7 +63,7 @@ def fit_wide_branch(
     on_event: OnEvent,
     *,
     domain_texts: Mapping[str, TextRows] | None = None,
-    kept: tuple[Mapping[int, int], WideBranch | None] = ({}, None),
+    kept: KeptColumns | None = None,
 ) -> ScoredWideBranch | None:
     """Train a wide branch for a student; return None if it does not help on dev.
 
@@ -65,8 +77,7 @@ def fit_wide_branch(
         domain_texts: unlabeled texts of the domains without labels, as evidence of these domains; at most as many are
             used as the largest domain has train rows. None if the softmax over all outputs is not p(domain, label |
             text), and need not remain so.
-        kept: for each column that stays as it is, because its domain has no train rows, the column of the student that
-            this one extends; and that student's branch.
+        kept: columns of a branch that is extended, whose domains have no train rows.
     """
     if dataset.has_pairs:
         return None
@@ -77,45 +88,78 @@ def fit_wide_branch(
     if not drops_inner_tokens(train, whole):
         on_event(Note("no wide branch: truncated texts do not end with the last token of the whole text"))
         return None
-    vocab_size = int(student.config.vocab_size)
-    kept_columns, old = kept
-    buckets = 2 ** int(np.log2(MAX_PAIR_WEIGHTS / heads.num_outputs))
-    if kept_columns and old is not None:
-        buckets = len(old.embedding.weight) - vocab_size
-    step = -(-whole.count // MAX_ROWS)
-    features, dev_features = (
-        {domain: token_features(rows[::every], vocab_size, buckets) for domain, rows in split.examples.items()}
-        for split, every in ((whole, step), (dev, 1))
-    )
-    labels = {domain: labels[::step] for domain, labels in whole.labels.items()}
-    weights = fit_weights(features, labels, heads)
-    weights[:, list(kept_columns)] = 0
-    wide_logits = _products(dev_features, weights)
+    features = WideFeatures.count(whole, dev, heads, int(student.config.vocab_size), kept)
+    weights = fit_weights(features.train, features.labels, heads)
+    if kept is not None:
+        weights[:, list(kept.columns)] = 0
+    wide_logits = _products(features.dev, weights)
     share = choose_share(_own_logits(dev_logits, heads), _own_logits(wide_logits, heads), dev.labels)
-    if not share and (not kept_columns or old is None):
+    if not share and (kept is None or kept.branch is None):
         on_event(Note("no wide branch: it does not improve the dev predictions"))
         return None
     weights *= share
     sums = {domain: dev_logits[domain] + np.float32(share) * rows for domain, rows in wide_logits.items()}
     before, after = (scores_to_json(score_logits(logits, dev, heads))["average"] for logits in (dev_logits, sums))
     change = f"{percent(before['accuracy'])}% -> {percent(after['accuracy'])}%"
-    if lowers_accuracy(dev_logits, sums, dev.labels, heads) and not kept_columns:
+    if lowers_accuracy(dev_logits, sums, dev.labels, heads) and kept is None:
         # From a few rows per label, a branch may improve the probabilities of its student's wrong answers only.
         on_event(Note(f"no wide branch: it lowers dev accuracy ({change})"))
         return None
-    if kept_columns and old is not None:
-        weights[:, list(kept_columns)] = old.embedding.weight.detach().numpy()[:, list(kept_columns.values())]
-        sums = {domain: dev_logits[domain] + rows for domain, rows in _products(dev_features, weights).items()}
+    if kept is not None and kept.branch is not None:
+        old_weights = kept.branch.embedding.weight.detach().numpy()
+        weights[:, list(kept.columns)] = old_weights[:, list(kept.columns.values())]
+        sums = {domain: dev_logits[domain] + rows for domain, rows in _products(features.dev, weights).items()}
     if domain_texts is not None:
-        most = max(map(len, labels.values()))
-        cut = {domain: replace(rows, texts=rows.texts[:most]) for domain, rows in domain_texts.items()}
-        features |= {d: token_features(tokenizer.encode_rows(rows), vocab_size, buckets) for d, rows in cut.items()}
-        by_domain = {domain: features[domain] for domain in heads.domains}
-        weights += fit_domain_weights(by_domain, dev_features, sums, heads)
-    text = f"wide branch added: weights for {vocab_size:,} tokens and {buckets:,} token pairs, dev accuracy {change}"
-    on_event(Note(text))
-    branch = WideBranch(torch.from_numpy(weights.astype(np.float32)), vocab_size)
+        weights += fit_domain_weights(features.with_texts(domain_texts, tokenizer, heads), features.dev, sums, heads)
+    sizes = f"{features.vocab_size:,} tokens and {features.buckets:,} token pairs"
+    on_event(Note(f"wide branch added: weights for {sizes}, dev accuracy {change}"))
+    branch = WideBranch(torch.from_numpy(weights.astype(np.float32)), features.vocab_size)
     return ScoredWideBranch(branch, limit, scores_to_json(score_logits(sums, dev, heads)))
+
+
+@dataclass(frozen=True, slots=True)
+class WideFeatures:
+    """The input of a wide branch by domain, from whole texts.
+
+    Attributes:
+        vocab_size, buckets: numbers of token and of pair columns.
+        train: counts for at most ``MAX_ROWS`` train rows, (n, vocab_size + buckets), sparse.
+        labels: label indices of these rows, (n,).
+        dev: counts for all dev rows.
+    """
+
+    vocab_size: int
+    buckets: int
+    train: dict[str, Any]
+    labels: dict[str, np.ndarray]
+    dev: dict[str, Any]
+
+    @classmethod
+    def count(
+        cls, train: TokenizedSplit, dev: TokenizedSplit, heads: DomainHeads, vocab_size: int, kept: KeptColumns | None
+    ) -> WideFeatures:
+        """Count tokens and pairs; with as many buckets as a branch that is extended."""
+        buckets = 2 ** int(np.log2(MAX_PAIR_WEIGHTS / heads.num_outputs))
+        if kept is not None and kept.branch is not None:
+            buckets = len(kept.branch.embedding.weight) - vocab_size
+        step = -(-train.count // MAX_ROWS)
+        return cls(
+            vocab_size,
+            buckets,
+            {domain: token_features(rows[::step], vocab_size, buckets) for domain, rows in train.examples.items()},
+            {domain: labels[::step] for domain, labels in train.labels.items()},
+            {domain: token_features(rows, vocab_size, buckets) for domain, rows in dev.examples.items()},
+        )
+
+    def with_texts(
+        self, texts: Mapping[str, TextRows], tokenizer: ModelTokenizer, heads: DomainHeads
+    ) -> dict[str, Any]:
+        """Return the counts of the train rows and of the texts of further domains, in the order of the heads."""
+        most = max(map(len, self.labels.values()))
+        cut = {domain: replace(rows, texts=rows.texts[:most]) for domain, rows in texts.items()}
+        more = {d: token_features(tokenizer.encode_rows(r), self.vocab_size, self.buckets) for d, r in cut.items()}
+        features = self.train | more
+        return {domain: features[domain] for domain in heads.domains}
 
 
 def lowers_accuracy(before: Logits, after: Logits, labels: Mapping[str, np.ndarray], heads: DomainHeads) -> bool:
