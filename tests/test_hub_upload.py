@@ -56,10 +56,13 @@ def test_a_model_is_uploaded_without_foreign_files_and_follows_its_folder(tmp_pa
     assert files(remote) == set(json.loads(out)["files"]) == expected
     assert (remote / "model.safetensors").read_bytes() == (student / "model.safetensors").read_bytes()
     (student / "onnx/model_q4.onnx").unlink()
-    (remote / "by-hand.md").write_text("added on the hub")
+    added = {"by-hand.md", "onnx/model_bnb4.onnx", "onnx/sub/model.onnx", "tokenizer_notes/a.md", "best/a/b/c.bin"}
+    for name in added:
+        (remote / name).parent.mkdir(parents=True, exist_ok=True)
+        (remote / name).write_text("added on the hub")
     code, out, _ = push(student, "acme/small")
     assert (code, out.endswith("/acme/small\n")) == (0, True)
-    assert files(remote) == expected - {"onnx/model_q4.onnx"} | {"by-hand.md"}
+    assert files(remote) == expected - {"onnx/model_q4.onnx"} | added
 
 
 def test_a_dataset_is_private_if_asked_and_never_silently_public(tmp_path, push):
@@ -68,8 +71,10 @@ def test_a_dataset_is_private_if_asked_and_never_silently_public(tmp_path, push)
     assert push(tmp_path / "dataset", "acme/reviews", "--private")[0] == 0
     assert files(remote) == files(tmp_path / "dataset")
     (remote / "dataset.json").write_text("old")
+    (tmp_path / "dataset/data/books").rename(tmp_path / "dataset/data/home [garden]")  # not a pattern
     assert push(tmp_path / "dataset", "acme/reviews", "--private")[0] == 0
     assert (remote / "dataset.json").read_text() == (tmp_path / "dataset/dataset.json").read_text()
+    assert files(remote) == files(tmp_path / "dataset")
     student = write_student(tmp_path / "student")
     assert push(student, "acme/open")[0] == 0
     (student / "README.md").write_text("# Confidential\n")

@@ -67,3 +67,10 @@ def test_a_recipe_sets_options_that_are_not_given():
 )
 def test_a_recipe_leaves_out_what_the_given_options_rule_out(options):
     assert DistillSettings.from_options(recipe="paper", **options).learning_rate == 5e-5
+
+
+def test_with_extend_a_recipe_leaves_the_student_as_it_is():
+    settings = DistillSettings.from_options(recipe="paper", extend="student")
+    assert (settings.student, settings.max_length, settings.method) == (None, None, "labels")
+    with pytest.raises(UsageError, match="--new-domains: it excludes --extend; remove it"):
+        DistillSettings.from_options(extend="student", new_domains="toys", unlabelled="texts")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hrkd_cli.errors import OutputError, UsageError, one_line
 from hrkd_cli.events import OnEvent, Progress, ignore
 from hrkd_cli.layout import REPORT, DatasetFiles, ModelFiles, OnnxFiles
+from hrkd_cli.outputs import matches
 
 _NOT_UPLOADED = {ModelFiles.evaluation, REPORT}  # they quote test texts
 _LOG_IN = "log in with: hf auth login (or set HF_TOKEN to a token with write access)"
@@ -78,12 +80,15 @@ def push(folder: str | Path, id: str, *, private: bool = False, on_event: OnEven
         repo = api.create_repo(id, repo_type=kind, private=private or None, exist_ok=True)
         if private and not api.repo_info(repo.repo_id, repo_type=kind).private:
             raise OutputError(f"{id}: exists and is public; make it private on the hub first, or leave out --private")
+        # The library's own patterns would also match files of subfolders.
+        names = api.list_repo_files(repo.repo_id, repo_type=kind)
+        gone = [name for name in names if matches(PurePosixPath(name), patterns) and name not in files]
         api.upload_folder(
             repo_id=repo.repo_id,
             repo_type=kind,
             folder_path=folder,
-            allow_patterns=files,
-            delete_patterns=patterns,
+            allow_patterns=[glob.escape(name) for name in files],
+            delete_patterns=[glob.escape(name) for name in gone],
             commit_message="Upload with hrkd push",
         )
     except OutputError:

@@ -14,7 +14,21 @@ class DatasetFiles:
     data = "data"
     readme = "README.md"
     scratch = "scratch"
-    written = (manifest, readme, f"{data}/*/*.parquet")  # patterns of all files that hrkd writes into the folder
+    # Patterns of all files that hrkd writes into the folder.
+    written = (manifest, readme, *map(f"{data}/*/{{}}.parquet".format, SPLITS))
+
+
+class OnnxFiles:
+    """Names inside ``onnx/``; transformers.js and optimum look for most of them."""
+
+    fp32 = "model.onnx"
+    fp16 = "model_fp16.onnx"
+    int8 = "model_quantized.onnx"
+    int8_static = "model_int8_static.onnx"
+    int4 = "model_q4.onnx"
+    export_record = "export.json"
+    self_check = "self_check.json"
+    written = (fp32, fp16, int8, int8_static, int4, export_record, self_check)
 
 
 class ModelFiles:
@@ -32,22 +46,11 @@ class ModelFiles:
     readme = "README.md"
     best = "best"
     onnx = "onnx"
-    written = (config, "model*.safetensors", weights_index, "tokenizer*", "special_tokens_map.json", "vocab.*",
-               "merges.txt", "added_tokens.json", "*.model", "chat_template.jinja", run, metrics, evaluation, readme,
-               "report.html", "hrkd_runtime.pyz", f"{best}/*/*", f"{onnx}/*.onnx", f"{onnx}/export.json",
-               f"{onnx}/self_check.json")  # fmt: skip
-
-
-class OnnxFiles:
-    """Names inside ``onnx/``; transformers.js and optimum look for most of them."""
-
-    fp32 = "model.onnx"
-    fp16 = "model_fp16.onnx"
-    int8 = "model_quantized.onnx"
-    int8_static = "model_int8_static.onnx"
-    int4 = "model_q4.onnx"
-    export_record = "export.json"
-    self_check = "self_check.json"
+    tokenizers = ("tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "added_tokens.json", "*.model",
+                  "chat_template.jinja")  # fmt: skip
+    written = (config, "model*.safetensors", weights_index, *tokenizers, run, metrics, evaluation, readme,
+               "report.html", "hrkd_runtime.pyz", f"{best}/*/*",
+               *map(f"{onnx}/{{}}".format, OnnxFiles.written))  # fmt: skip
 
 
 CHECKPOINT = "checkpoint.json"  # everything in a checkpoint except the tensors

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO
 
 from hrkd_cli.errors import DataError, OutputError, UsageError
@@ -54,11 +54,11 @@ def check_output(out: Path, *, kind: str, is_ours: Callable[[Path], bool], writt
     if not force:
         raise OutputError(f"{out} exists already; replace it with --force or choose another --out")
     for path in sorted(out.rglob("*")):
-        if not _matches(path.relative_to(out), written) and (path.is_symlink() or not path.is_dir()):
+        if not matches(path.relative_to(out), written) and (path.is_symlink() or not path.is_dir()):
             raise OutputError(f"{path} was not written by hrkd, and --force would delete it; move it elsewhere first")
 
 
-def _matches(path: Path, patterns: Sequence[str]) -> bool:
+def matches(path: PurePath, patterns: Sequence[str]) -> bool:
     """Return whether a relative path matches a pattern part by part."""
     return any(
         len(path.parts) == len(parts) and all(map(fnmatchcase, path.parts, parts))

@@ -177,7 +177,7 @@ class TeachArguments(TeachSettings):
 
 
 # Options that change nothing with --extend, or only with it.
-NOT_EXTENDING = ("student", "probe", "teacher_epochs", "teacher_learning_rate")
+NOT_EXTENDING = ("student", "new_domains", "probe", "teacher_epochs", "teacher_learning_rate")
 ONLY_EXTENDING = ("retention_weight", "max_drop")
 
 
@@ -295,7 +295,9 @@ class DistillSettings(TrainingSettings):
         """Return the recipe's values for options that are not given, except those that the given options rule out."""
         recipe = RECIPES.get(options.get("recipe", ""), {})
         if options.get("extend") is not None:
-            recipe = recipe | {"method": Method.LABELS}
+            of_student = (*NOT_EXTENDING, "max_length", "truncate")
+            recipe = {name: value for name, value in recipe.items() if name not in of_student}
+            recipe["method"] = Method.LABELS
         defaults = {name: value for name, value in recipe.items() if name not in options}
         if {**defaults, **options}.get("method", Method.HRKD) != Method.HRKD or options.get("hidden_weight", 1.0) == 0:
             defaults.pop("graph", None)

@@ -111,6 +111,13 @@ def test_the_plan_of_a_separate_folder_leaves_no_folder(student):
     assert {path.name for path in student.iterdir()} == {"dataset", "encoder", "student"}
 
 
+def test_the_plan_of_a_trimmed_model_has_its_check_on_dev(student):
+    with working_folder(student):
+        code, out, _ = run_program(*EXPORT, "--trim-vocabulary", "--dry-run")
+    assert code == 0
+    assert "8 dev rows, at most 100 points lost" in out
+
+
 def test_a_full_disk_ends_an_export_before_it_starts(student, monkeypatch):
     monkeypatch.setattr(outputs, "free_bytes", lambda _path: 1000)
     with working_folder(student):

@@ -63,10 +63,11 @@ def test_other_columns_are_kept_and_renamed_if_a_key_of_the_record_has_their_nam
 
 
 def test_kept_values_are_as_in_the_file_unless_json_has_no_such_value(tmp_path):
-    lines = '{"text": "a", "id": 1, "tags": ["x", {"y": NaN}], "name": "\\ud800é"}\n{"text": "b", "id": null}\n'
+    first = '{"text": "a", "id": 1, "tags": ["\\ud800é", {"y": NaN}], "name\\ud800": "\\ud800é"}'
+    lines = f'{first}\n{{"text": "b", "id": null}}\n'
     rows = list(read_texts(write(tmp_path / "a.jsonl", lines)))
-    assert rows[0].kept == {"id": 1, "tags": ["x", {"y": None}], "name": "\\ud800é"}
-    assert rows[1].kept == {"id": None, "tags": None, "name": None}
+    assert rows[0].kept == {"id": 1, "tags": ["\\ud800é", {"y": None}], "name\\ud800": "\\ud800é"}
+    assert rows[1].kept == {"id": None, "tags": None, "name\\ud800": None}
     day = datetime.date(2026, 1, 2)
     pq.write_table(
         pa.table({"text": ["a"], "day": [day], "n": [float("inf")], "s": [{"k": 1}]}), tmp_path / "a.parquet"

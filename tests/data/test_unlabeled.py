@@ -165,3 +165,10 @@ def test_a_domain_that_looks_like_one_of_the_data_gets_a_warning(tmp_path, data)
         f"{folder}: texts of 'Books' are not read; the data spells it 'books': rename one",
         f"{folder}: texts of 'DVD' are not read; the data spells it 'dvd': rename one",
     ]
+
+
+def test_held_out_texts_of_domains_that_are_left_out_are_not_used(tmp_path, data):
+    folder = write(tmp_path / "u", books__jsonl=lines("new", "test two"))
+    selected = data.select_domains("books")
+    assert read_unlabeled(folder, selected, on_event=ignore).rows["books"].texts == ["new", "test two"]
+    assert read_unlabeled(folder, selected, whole=data, on_event=ignore).rows["books"].texts == ["new"]

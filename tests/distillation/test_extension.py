@@ -287,3 +287,13 @@ def test_the_command_leaves_data_and_student_alone_and_shows_the_old_domains(tmp
             "hrkd distill: --out hrkd-out/student: it would replace the student to extend (hrkd-out/student); choose "
             "another folder (see hrkd distill --help)\n"
         )
+
+
+def test_a_run_that_stopped_early_and_was_refused_is_accepted_without_another_step(tmp_path, student):
+    data = flipped(ALL, "books", dev=ALL.rows["books"]["dev"])
+    options = {"retention_weight": 0, "learning_rate": 5e-3, "wide": False, "eval_every": 4, "patience": 1, "epochs": 8}
+    with pytest.raises(GateError, match="more than --max-drop 0:"):
+        extend(student, data, tmp_path / "s", max_drop=0, **options)
+    (checkpoint,) = (tmp_path / "s.partial").glob("checkpoint-*")
+    result = extend(student, data, tmp_path / "s", resume=True, max_drop=100, **options)
+    assert f"checkpoint-{result.steps}" == checkpoint.name != "checkpoint-48"

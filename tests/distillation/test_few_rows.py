@@ -91,7 +91,7 @@ def test_small_data_gets_up_to_ten_texts_a_row(monkeypatch, rows, options, facto
         few_rows, "augment", lambda _, factor, seed: asked.append(factor) or augment(dataset, 0, seed=0)
     )
     dataset = make_rows(["a"] * rows, labels=["x"] * rows)
-    more_texts(dataset, DistillSettings.from_options(**options).resolve(), ignore)
+    more_texts(dataset, dataset, DistillSettings.from_options(**options).resolve(), ignore)
     assert (asked or [0]) == [factor]
 
 

@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from hrkd_cli import Predictor
 from hrkd_cli.data.dataset import TextRows
 from hrkd_cli.distillation import wide_fit
+from hrkd_cli.distillation.setup import DistillSetup
 from hrkd_cli.distillation.wide_fit import (
     choose_share,
     drops_inner_tokens,
@@ -277,3 +278,10 @@ def test_a_branch_that_lowers_dev_accuracy_is_left_out(tmp_path, teacher, late_w
     distill_with_branch(teacher, late_words, tmp_path / "s", notes)
     assert [text for text in notes if text.startswith("no wide branch: it lowers dev accuracy (")]
     assert not (tmp_path / "s" / "model_wide.safetensors").exists()
+
+
+def test_an_extended_student_gets_no_branch_that_lowers_dev_accuracy(tmp_path, teacher, late_words, notes, monkeypatch):
+    monkeypatch.setattr(wide_fit, "choose_share", lambda *_: -5.0)
+    monkeypatch.setattr(DistillSetup, "_kept_columns", lambda _: wide_fit.KeptColumns({0: 0}, None))
+    distill_with_branch(teacher, late_words, tmp_path / "s", notes)
+    assert [text for text in notes if text.startswith("no wide branch: it lowers dev accuracy (")]

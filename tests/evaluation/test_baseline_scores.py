@@ -44,10 +44,14 @@ def test_texts_without_words_are_reported_and_not_an_error(teacher):
     assert any("not compared with linear baselines: the data: no words" in text for text in notes)
 
 
-def test_rows_of_large_data_are_evenly_spaced(monkeypatch):
-    monkeypatch.setattr(baseline_scores, "MAX_ROWS", 40)
-    dataset = make_dataset(train=48)  # 96 rows of two domains: every third one
-    rows = sampled_rows(dataset, "books", "train")
-    assert rows.texts == dataset.rows["books"]["train"].texts[::3]
-    assert rows.labels == dataset.rows["books"]["train"].labels[::3]
+def test_a_sample_of_large_data_has_all_labels_even_if_they_alternate(monkeypatch):
+    monkeypatch.setattr(baseline_scores, "MAX_ROWS", 48)
+    dataset = make_dataset(train=48)  # 96 rows of two domains
+    whole, rows = dataset.rows["books"]["train"], sampled_rows(dataset, "books", "train")
+    assert set(whole.labels[::2]) != set(whole.labels) == set(rows.labels)
+    assert len(rows) == 24
+    label_of = dict(zip(whole.texts, whole.labels, strict=True))
+    assert rows.labels == [label_of[text] for text in rows.texts]
+    assert rows.texts == [text for text in whole.texts if text in rows.texts]  # in order
+    assert sampled_rows(dataset, "books", "train") == rows
     assert len(sampled_rows(dataset, "books", "dev")) == 16

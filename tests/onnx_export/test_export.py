@@ -113,6 +113,8 @@ def test_an_existing_file_is_refused_without_force(student):
 
 def test_out_gets_graphs_configuration_and_tokenizer(student, tmp_path):
     out = tmp_path / "elsewhere/deep"
+    for name in ("eval.json", "notes.txt"):  # evaluation quotes texts
+        (student / name).write_text("{}")
     result = export(student, int8=True, max_drop=50, out=out)
     # transformers 4 writes one more tokenizer file.
     assert [name for name in list_files(out) if name != "special_tokens_map.json"] == [
@@ -136,6 +138,14 @@ def test_out_gets_graphs_configuration_and_tokenizer(student, tmp_path):
     shutil.rmtree(out / "onnx")
     with pytest.raises(OutputError, match="holds another model"):
         export(other, out=out)
+
+
+@pytest.mark.parametrize("name", ["README.md", "tokenizer.json", "hrkd_runtime.pyz"])
+def test_other_files_in_out_are_not_replaced(student, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(OutputError, match=f"{name}: exists already; replace it with --force"):
+        export(student, out=tmp_path)
+    export(student, out=tmp_path, force=True)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from hrkd_cli.onnx_export.export_record import (
     add_results,
     describe_slowdown,
     insert_section,
-    read_card,
 )
 from hrkd_cli.predict.heads import DomainHeads
 
@@ -138,9 +137,10 @@ def test_a_slowdown_below_5_percent_is_ignored():
     assert describe_slowdown(timed(1.06, 1.2), timed(1.0, 1.0)) == "16, 32 tokens with 1 thread"
 
 
-def test_a_card_in_another_encoding_is_kept_as_far_as_it_can_be_read(tmp_path):
-    (tmp_path / "README.md").write_bytes("# A café\n".encode("cp1252"))
-    assert read_card(tmp_path / "none", tmp_path) == "# A caf\ufffd\n"
+def test_a_card_in_another_encoding_keeps_its_bytes(student):
+    (student / "README.md").write_bytes("# A café\n".encode("cp1252"))
+    export(student)
+    assert (student / "README.md").read_bytes().startswith(b"# A caf\xe9\n\n<!--")
 
 
 def test_the_metadata_of_a_card_has_the_accuracy_of_every_file_by_domain():

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -11,11 +12,16 @@ import pytest
 import tokenizers
 
 from hrkd_cli import Predictor, __version__, export
+from hrkd_cli.data.sources.formats import FORMATS, PLAIN_TEXT
 from hrkd_cli.layout import PREDICTOR_ARCHIVE
+from hrkd_cli.predict.__main__ import main
 from hrkd_cli.predict.bundle import runtime_sources, write_bundle
 from tiny_folder import make_texts, write_model
 
 TEXTS = make_texts(12)
+TABLE_SUFFIXES = [
+    suffix for each in FORMATS if each is not PLAIN_TEXT for suffix in (*each.suffixes, *each.standalone_suffixes)
+]
 
 # A process with onnxruntime, tokenizers and numpy, and nothing else of this environment.
 ISOLATED = """
@@ -142,7 +148,10 @@ def test_the_bundle_runs_as_a_program(device, student):
         (["texts.txt", "--batch-size", "2"], None),
         (["a", "--output", "texts.txt"], None),
         (["a", "--output", "no/a.csv"], None),
+        (["--threads", "1", "a good book", "--domain", "dvd", "not hot"], None),
         (["a", "--threads", "9999"], None),
+        (["a", "--threads", "0"], None),
+        (["a", "--batch-size", "0"], None),
         (["a", "--domain", "cars"], None),
         ([], ""),
     ],
@@ -186,6 +195,28 @@ def test_the_bundle_refuses_tables_instead_of_labeling_their_lines(device, tmp_p
         assert process.stderr == (
             "new.csv: hrkd-runtime reads files with one text per line; convert it, or install hrkd-cli\n"
         )
+
+
+@pytest.mark.parametrize("suffix", [".csv.gz", ".txt.ZST", ".xlsx", *TABLE_SUFFIXES])
+def test_no_table_is_read_as_lines(device, tmp_path, monkeypatch, capsys, suffix):
+    monkeypatch.chdir(tmp_path)
+    line = "hrkd-runtime reads files with one text per line; convert it, or install hrkd-cli\n"
+    for name in (f"new{suffix}", f"NEW{suffix.upper()}"):
+        Path(name).write_text("text,domain\ngood,books\n")
+        for words in ([name], ["--input", name]):
+            assert main([str(device / "model"), *words]) == 2
+            assert capsys.readouterr() == ("", f"{name}: {line}")
+
+
+def test_an_argument_that_is_not_utf_8_is_one_line(device, capsys):
+    assert main([str(device / "model"), "good", os.fsdecode(b"caf\xe9 good")]) == 2
+    assert capsys.readouterr() == ("", "texts[1]: not UTF-8 ('\\udce9' at position 3); convert it\n")
+
+
+@pytest.mark.parametrize("option", ["--concurrency", "--max-body", "--batch-size", "--threads"])
+def test_the_server_of_the_bundle_refuses_numbers_below_1(capsys, option):
+    assert main(["serve", "absent", option, "0"]) == 2
+    assert capsys.readouterr() == ("", f"{option}: 0 is not at least 1\n")
 
 
 def test_the_bundle_ends_quietly_when_its_reader_does(device):

@@ -10,7 +10,7 @@ import pytest
 from hrkd_cli import Predictor, export
 from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.predict.calibration import Calibration
-from tiny_folder import MAX_LENGTH, make_texts
+from tiny_folder import MAX_LENGTH, make_texts, write_model
 
 TEXTS = make_texts(30)
 
@@ -136,6 +136,12 @@ def test_a_blank_text_has_no_label(student, paired):
 def test_no_texts_give_no_predictions(student):
     assert Predictor(student / "onnx").predict([]) == []
     assert Predictor(student).predict([]) == []
+
+
+@pytest.mark.parametrize("subfolder", ["", "onnx"])
+def test_a_text_that_is_not_utf_8_is_an_error(student, subfolder):
+    with pytest.raises(UsageError, match=r"^texts\[1\]: not UTF-8 "):
+        Predictor(student / subfolder).predict(["good", "a\ud800b"])
 
 
 def test_an_unknown_domain_and_auto_over_different_labels_are_errors(student, different_labels):
@@ -307,3 +313,11 @@ def test_a_model_that_finds_no_domain_says_so_before_it_looks_for_a_threshold(di
     onnx = calibrate(tmp_path / "student", given=[(0.6, 0.9)])
     with pytest.raises(UsageError, match="name one domain"):
         Predictor(onnx, target_accuracy=90).predict(["a"])
+
+
+def test_a_fallback_must_find_domains_only_if_they_are_not_given(student, tmp_path):
+    folder = write_model(tmp_path / "more", labels=dict.fromkeys(("books", "dvd", "games"), ("negative", "positive")))
+    predictor = Predictor(student / "onnx", min_confidence=1.0, fallback=folder)
+    assert predictor.predict(["good"], domain="dvd")[0].fallback
+    with pytest.raises(UsageError, match="--fallback: it also has the domains games, which the model does not have"):
+        predictor.predict(["good"])

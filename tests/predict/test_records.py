@@ -43,6 +43,20 @@ def test_each_format_has_all_records_and_no_other_file_is_left(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.jsonl", "a.parquet"]
 
 
+@pytest.mark.parametrize("end", ["\r", "\n", "\r\n"])
+def test_a_line_break_in_a_value_does_not_end_the_line_of_a_csv_file(tmp_path, end):
+    row = {**RECORDS[0], "id": f"a{end}b", "text": f"good{end}book"}
+    path = write(tmp_path / "a.csv", [row, RECORDS[1]], {"id": str})
+    with path.open(newline="") as file:
+        found = list(csv.DictReader(file))
+    assert [(line["line"], line["id"], line["text"]) for line in found] == [
+        ("2", row["id"], row["text"]),
+        ("3", "", ""),
+    ]
+    assert path.read_bytes().startswith(b"line,id,text,domain,label,probability,scores,")
+    assert b"\r\n" not in path.read_bytes().replace(end.encode(), b"")
+
+
 def test_a_parquet_file_is_written_in_groups_of_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "_ROW_GROUP", 2)
     path = write(tmp_path / "a.parquet", RECORDS * 2 + RECORDS[:1])
@@ -55,6 +69,9 @@ def test_a_parquet_file_is_written_in_groups_of_rows(tmp_path, monkeypatch):
     [
         ([1, None, -(2**63)], int, [1, None, -(2**63)]),
         ([1, 0.5], float, [1.0, 0.5]),
+        ([2**53, 0.5], float, [2.0**53, 0.5]),
+        ([2**53 + 1, 0.5], str, ["9007199254740993", "0.5"]),
+        ([0.5, 1, -(2**63)], str, ["0.5", "1", str(-(2**63))]),
         ([True, False], bool, [True, False]),
         ([True, 1], str, ["true", "1"]),
         (["007", 7], str, ["007", "7"]),

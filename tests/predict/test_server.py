@@ -64,6 +64,7 @@ def test_one_text_or_many_get_the_records_of_the_predictor(client, predictor):
         ({"text": "good", "domain": None}, predictor.predict(["good"])),
         ({"text": texts, "domain": "dvd"}, predictor.predict(texts, domain="dvd")),
         ({"text": ["a", ""], "domain": ["dvd", "auto"]}, predictor.predict(["a", ""], domain=["dvd", "auto"])),
+        ({"text": [], "domain": []}, []),
         ({"text": []}, []),
     ):
         answer = client.post("/predict", json=content)
@@ -78,6 +79,9 @@ def test_pairs_are_answered(paired):
         answer = client.post("/predict", json={"text": ["a", "b"], "text_pair": ["c", "d"], "domain": "dvd"})
         expected = predictor.predict(["a", "b"], ["c", "d"], domain="dvd")
         assert answer.json()["predictions"] == [prediction.to_json() for prediction in expected]
+        for content in ({"text": [], "text_pair": []}, {"text": []}):
+            answer = client.post("/predict", json=content)
+            assert (answer.status_code, answer.json()) == (200, {"predictions": []})
         answer = client.post("/predict", json={"text": "a", "domain": "dvd"})
         assert (answer.status_code, answer.json()["error"][:25]) == (422, "this model reads two text")
 
@@ -98,6 +102,7 @@ def test_pairs_are_answered(paired):
         (b'{"texts": "a", "text": "b"}', 422, "unknown key 'texts'; the keys are text, text_pair, domain"),
         (b'{"text": "a", "domain": "book"}', 422, "domain 'book' is not one of the model's: books, dvd, auto; did you"),
         (b'{"text": ["a", "b", "c"], "domain": ["dvd", "dvd"]}', 422, "3 texts but 2 in domain; give one for each"),
+        (b'{"text": ["a", "b"], "domain": []}', 422, "2 texts but 0 in domain; give one for each text"),
         (b'{"text": "a", "text_pair": ["b", "c"]}', 422, "1 texts but 2 in text_pair; give one for each text"),
         (b'{"text": "a", "text_pair": "b"}', 422, "this model reads one text"),
         (b'{"text": "' + b"a" * 2000 + b'"}', 413, "the request is larger than 2000 bytes; send fewer texts at a time"),

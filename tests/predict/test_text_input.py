@@ -1,3 +1,4 @@
+import io
 import os
 
 import pytest
@@ -22,6 +23,14 @@ def test_an_empty_line_is_a_text_with_a_warning(tmp_path):
         rows = text_input.from_lines(stream, "t.txt", False, "auto", warnings.append)
         assert [row.text for row in rows] == ["good", " ", "last"]
     assert warnings == ["t.txt:2: empty line, no label"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("text", ["good\nbad\n", "дни\nдни\n"])
+def test_utf_16_without_a_byte_order_mark_is_refused(encoding, text):
+    stream = io.BytesIO(text.encode(encoding))
+    with pytest.raises(DataError, match=r"^t.txt:[12]: contains NUL bytes, like UTF-16; convert it to UTF-8$"):
+        list(text_input.from_lines(stream, "t.txt", False, "auto", pytest.fail))
 
 
 @pytest.mark.parametrize("row", ["a", "a\t", "\tb", "a\tb\tc"])

@@ -31,10 +31,10 @@ def test_rows_are_split_where_that_spares_most_padding():
         ([40, 40, 40], 1),
         ([10, 137], 1),  # 127 spared
         ([10, 138], 2),
-        ([500, 564] * 2, 1),  # 128 spared of 2,256, not a tenth
+        ([400, 464] * 2, 1),  # 128 spared of 1,856, not a tenth
         ([10, 200, 400], 3),
-        ([2048, 2048], 1),
-        ([1024, 1024, 1024, 1024, 1024], 2),  # more than 4,096 tokens
+        ([1024, 1024], 1),
+        ([1024, 1024, 1024, 1024, 1024], 3),  # more than 2,048 tokens each
         ([5000], 1),
     ],
 )

@@ -169,9 +169,11 @@ def plan_export(options: ExportArguments, on_event: OnEvent) -> Plan:
         "memory_bytes": _peak_memory() + _EXPORT_BYTES * event.parameters,
     }
     gate = "no smaller file, so nothing is checked on dev"
+    if event.recipes or options.trims:
+        gate = f"{plural(event.dev_rows, 'dev row')}, at most {options.max_drop:g} points lost"
     if event.recipes:
         recipes = join_names([f"{count} for {name}" for name, count in event.recipes.items()])
-        gate = f"{plural(event.dev_rows, 'dev row')}, at most {options.max_drop:g} points lost, recipes: {recipes}"
+        gate += f", recipes: {recipes}"
     small = [*(_SMALL_FILES if event.files else ()), *([PREDICTOR_ARCHIVE] if options.runtime else [])]
     if options.out is not None or options.domain is not None or options.trims:
         small.append("tokenizer files")

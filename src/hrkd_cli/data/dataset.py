@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -107,6 +109,14 @@ class Dataset:
             labels=[label for part in parts for label in part.labels],
             locations=[location for part in parts for location in part.locations],
         )
+
+
+def sample_rows(count: int, share: float) -> list[int]:
+    """Return the indices of a random share of ``count`` rows, at most all, in order; the same ones in every call.
+
+    Evenly spaced rows of a source whose labels alternate could all have the same label.
+    """
+    return sorted(random.Random(0).sample(range(count), min(count, math.ceil(share * count))))
 
 
 def compute_fingerprint(rows: Mapping[str, Mapping[str, TextRows]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -22,6 +23,7 @@ from hrkd_cli.predict.model_spec import AUTO_DOMAIN
 from hrkd_cli.predict.records import kept_names
 
 _CHECKED_LINES = 1000
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class TextTable:
         """
         # The second text is kept too, because the record of a pair has only the first.
         others = [n for n in range(len(self.reader.columns)) if n not in (self.roles["text"], self.roles.get("domain"))]
-        names = kept_names(self.reader.columns[n] for n in others)
+        names = kept_names(_to_json(self.reader.columns[n]) for n in others)
         for line, values in self.reader.iter_rows([*self.roles.values(), *others]):
             # Skipping a row would assign all later predictions to the wrong rows.
             if values is None:
@@ -162,7 +164,9 @@ def _to_json(value: object) -> Any:
     """Return a value that JSON and UTF-8 can represent: dates become text; NaN and infinity, null."""
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode("utf-8")
-    return json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    text = _SURROGATE.sub(lambda found: rf"\\u{ord(found[0]):04x}", text)
+    return json.loads(text, parse_constant=lambda _: None)
 
 
 def _warn_of_table(source: Path, lines: Sequence[str], on_event: OnEvent) -> None:

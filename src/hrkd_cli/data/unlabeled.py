@@ -65,12 +65,14 @@ class UnlabeledTexts:
         return f"; left out: {counts}" if counts else ""
 
 
-def read_unlabeled(source: str | Path, dataset: Dataset, *, need_all: bool = True, on_event: OnEvent) -> UnlabeledTexts:
+def read_unlabeled(
+    source: str | Path, dataset: Dataset, *, whole: Dataset | None = None, need_all: bool = True, on_event: OnEvent
+) -> UnlabeledTexts:
     """Read texts of a dataset's domains from any source of ``hrkd prepare``; labels are not needed.
 
-    Dropped: rows whose first text is in a dev or test split of any domain, rows that are in a train split, and
-    duplicates within a domain. Texts are compared as in ``hrkd prepare``. Domains whose names look like one of the
-    dataset's get a warning.
+    Dropped: rows whose first text is in a dev or test split of any domain of the ``whole`` data (by default the
+    dataset), rows that are in a train split, and duplicates within a domain. Texts are compared as in ``hrkd prepare``.
+    Domains whose names look like one of the dataset's get a warning.
 
     Raises:
         DataError: the source cannot be read, or has no usable text, or, with ``need_all``, none of a domain without
@@ -91,7 +93,7 @@ def read_unlabeled(source: str | Path, dataset: Dataset, *, need_all: bool = Tru
                 raise DataError(f"{name}: no second text found (columns: {names}), and the data has two")
             roles = ("text", "text_pair", "domain") if dataset.has_pairs else ("text", "domain")
             store.add(file, reader, {role: columns[role] for role in roles if role in columns})
-        texts, others = _select_new_texts(store, dataset)
+        texts, others = _select_new_texts(store, dataset, whole or dataset)
     by_appearance = {appearance(domain): domain for domain in dataset.domains}
     for name in sorted(others.union(*map(_names, skipped))):
         if (domain := by_appearance.get(appearance(name))) is not None:
@@ -127,11 +129,11 @@ def _names(relative_path: str) -> tuple[str, ...]:
     return stem, stem.rpartition(".")[0], path.parent.name
 
 
-def _select_new_texts(store: RowStore, dataset: Dataset) -> tuple[UnlabeledTexts, set[str]]:
-    """Return the texts of a dataset's domains that the dataset does not contain, and the names of other domains."""
+def _select_new_texts(store: RowStore, dataset: Dataset, whole: Dataset) -> tuple[UnlabeledTexts, set[str]]:
+    """Return the texts of a dataset's domains that the whole data does not contain, and the names of other domains."""
     import pyarrow as pa
 
-    parts = [(split, dataset.split(domain, split)) for domain in dataset.domains for split in SPLITS]
+    parts = [(split, whole.split(domain, split)) for domain in whole.domains for split in SPLITS]
     columns = {
         "split": [split for split, rows in parts for _ in rows.texts],
         "text": [text for _, rows in parts for text in rows.texts],

@@ -81,7 +81,7 @@ def distill(
         lambda: load_for_training(data, out=prepared, force=force, on_event=context.on_event)
     )
     student_data, settings = _student_data(dataset, path, settings.resolve(), context)
-    unlabeled = more_texts(student_data, settings, context.on_event)
+    unlabeled = more_texts(student_data, dataset, settings, context.on_event)
     tokenizer = check_student(path, student_data, settings)  # before the teacher is trained, which is slow
     name, sources = settings.extend or str(teacher), sources or {}
     if not is_classifier(read_json(path / ModelFiles.config)):

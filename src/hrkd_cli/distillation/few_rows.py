@@ -44,14 +44,17 @@ def choose_size(dataset: Dataset, settings: DistillSettings, on_event: OnEvent) 
     return replace(settings, student="large")
 
 
-def more_texts(dataset: Dataset, settings: DistillSettings, on_event: OnEvent) -> UnlabeledTexts | None:
+def more_texts(dataset: Dataset, whole: Dataset, settings: DistillSettings, on_event: OnEvent) -> UnlabeledTexts | None:
     """Return the unlabeled texts of the settings, or else synthetic ones if there are few train rows.
+
+    ``whole`` is the data before domains were selected.
 
     Raises:
         DataError: the unlabeled texts cannot be used, see ``read_unlabeled``.
     """
     if settings.unlabelled is not None:
-        return read_unlabeled(settings.unlabelled, dataset, need_all=settings.extend is None, on_event=on_event)
+        need_all = settings.extend is None
+        return read_unlabeled(settings.unlabelled, dataset, whole=whole, need_all=need_all, on_event=on_event)
     rows, factor = _count_rows(dataset), settings.augment
     if factor is None:
         is_useful = rows <= FEW_ROWS and settings.can_augment

@@ -32,7 +32,7 @@ REGULARIZATION = 4.0
 MAX_PAIR_WEIGHTS = 2**20
 """Weights of token pairs over all outputs: 1 MB in int8."""
 MAX_ROWS = 50_000
-"""Train rows of all domains together; of more, evenly spaced ones are used."""
+"""Train rows of all domains together; of more, random ones are used."""
 SIGNIFICANT = 3.84
 """Twice the gain in log-likelihood on dev that a useless branch exceeds in 5 % of cases (chi-squared, 1 degree)."""
 
@@ -93,26 +93,28 @@ def fit_wide_branch(
     if kept is not None:
         weights[:, list(kept.columns)] = 0
     wide_logits = _products(features.dev, weights)
-    share = choose_share(_own_logits(dev_logits, heads), _own_logits(wide_logits, heads), dev.labels)
-    if not share and (kept is None or kept.branch is None):
-        on_event(Note("no wide branch: it does not improve the dev predictions"))
-        return None
-    weights *= share
+    share, problem = choose_share(_own_logits(dev_logits, heads), _own_logits(wide_logits, heads), dev.labels), ""
     sums = {domain: dev_logits[domain] + np.float32(share) * rows for domain, rows in wide_logits.items()}
     before, after = (scores_to_json(score_logits(logits, dev, heads))["average"] for logits in (dev_logits, sums))
     change = f"{percent(before['accuracy'])}% -> {percent(after['accuracy'])}%"
-    if lowers_accuracy(dev_logits, sums, dev.labels, heads) and kept is None:
+    if not share:
+        problem = "it does not improve the dev predictions"
+    elif lowers_accuracy(dev_logits, sums, dev.labels, heads):
         # From a few rows per label, a branch may improve the probabilities of its student's wrong answers only.
-        on_event(Note(f"no wide branch: it lowers dev accuracy ({change})"))
+        share, sums, problem = 0.0, dict(dev_logits), f"it lowers dev accuracy ({change})"
+    if problem and (kept is None or kept.branch is None):
+        on_event(Note(f"no wide branch: {problem}"))
         return None
+    weights *= share
     if kept is not None and kept.branch is not None:
         old_weights = kept.branch.embedding.weight.detach().numpy()
         weights[:, list(kept.columns)] = old_weights[:, list(kept.columns.values())]
         sums = {domain: dev_logits[domain] + rows for domain, rows in _products(features.dev, weights).items()}
     if domain_texts is not None:
         weights += fit_domain_weights(features.with_texts(domain_texts, tokenizer, heads), features.dev, sums, heads)
+    effect = f"dev accuracy {change}" if share else "of the old domains only"
     sizes = f"{features.vocab_size:,} tokens and {features.buckets:,} token pairs"
-    on_event(Note(f"wide branch added: weights for {sizes}, dev accuracy {change}"))
+    on_event(Note(f"wide branch added: weights for {sizes}, {effect}"))
     branch = WideBranch(torch.from_numpy(weights.astype(np.float32)), features.vocab_size)
     return ScoredWideBranch(branch, limit, scores_to_json(score_logits(sums, dev, heads)))
 
@@ -142,14 +144,12 @@ class WideFeatures:
         buckets = 2 ** int(np.log2(MAX_PAIR_WEIGHTS / heads.num_outputs))
         if kept is not None and kept.branch is not None:
             buckets = len(kept.branch.embedding.weight) - vocab_size
-        step = -(-train.count // MAX_ROWS)
-        return cls(
-            vocab_size,
-            buckets,
-            {domain: token_features(rows[::step], vocab_size, buckets) for domain, rows in train.examples.items()},
-            {domain: labels[::step] for domain, labels in train.labels.items()},
-            {domain: token_features(rows, vocab_size, buckets) for domain, rows in dev.examples.items()},
+        sample = train.subsample(MAX_ROWS)
+        features, dev_features = (
+            {domain: token_features(rows, vocab_size, buckets) for domain, rows in split.examples.items()}
+            for split in (sample, dev)
         )
+        return cls(vocab_size, buckets, features, sample.labels, dev_features)
 
     def with_texts(
         self, texts: Mapping[str, TextRows], tokenizer: ModelTokenizer, heads: DomainHeads

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
 from hrkd_cli.choices import Device, Split
-from hrkd_cli.data.dataset import Dataset, TextRows
+from hrkd_cli.data.dataset import Dataset, TextRows, sample_rows
 from hrkd_cli.errors import DataError
 from hrkd_cli.evaluation.linear_baseline import train_linear_baselines
 from hrkd_cli.evaluation.metrics import average_scores
@@ -24,7 +23,7 @@ def baseline_dev_scores(dataset: Dataset, teacher: Path, on_event: OnEvent) -> d
     """Return the dev accuracy of each baseline by name, the unweighted mean over domains.
 
     Args:
-        dataset: data of the student. Of more than ``MAX_ROWS`` rows of a split, evenly spaced ones are used.
+        dataset: data of the student. Of more than ``MAX_ROWS`` rows of a split, random ones are used.
         teacher: folder that says which encoder to use.
         on_event: receives notes, also about a baseline that cannot be trained.
     """
@@ -48,7 +47,10 @@ def baseline_dev_scores(dataset: Dataset, teacher: Path, on_event: OnEvent) -> d
 
 
 def sampled_rows(dataset: Dataset, domain: str, split: str) -> TextRows:
-    """Return evenly spaced rows of a domain, so that all domains together have at most about ``MAX_ROWS``."""
-    total = sum(len(dataset.split(name, split)) for name in dataset.domains)
-    rows, step = dataset.split(domain, split), math.ceil(total / MAX_ROWS)
-    return TextRows(rows.texts[::step], rows.pairs[::step] if rows.pairs is not None else None, rows.labels[::step])
+    """Return random rows of a domain, so that all domains together have at most about ``MAX_ROWS``."""
+    rows, total = dataset.split(domain, split), sum(len(dataset.split(name, split)) for name in dataset.domains)
+    sample = sample_rows(len(rows), MAX_ROWS / max(total, 1))
+    texts, pairs, labels = (
+        [column[n] for n in sample] if column else None for column in (rows.texts, rows.pairs, rows.labels)
+    )
+    return TextRows(texts or [], pairs, labels or [])

@@ -31,6 +31,7 @@ from hrkd_cli.onnx_export.export_record import (
     describe_slowdown,
     read_card,
     read_record,
+    write_card,
     write_record,
 )
 from hrkd_cli.onnx_export.export_result import ExportedFile, ExportResult, Gate, Trial, best_trial
@@ -41,7 +42,7 @@ from hrkd_cli.onnx_export.recipes import FILE_NAMES, FORMATS
 from hrkd_cli.onnx_export.self_check_cases import write_cases
 from hrkd_cli.onnx_export.trace import check_parity, write_fp32
 from hrkd_cli.onnx_export.trimming import TrimReport
-from hrkd_cli.onnx_export.variant import copy_config_files, make_variant, variant_card, variant_folder
+from hrkd_cli.onnx_export.variant import config_files, copy_config_files, make_variant, variant_card, variant_folder
 from hrkd_cli.outputs import atomic_folder, check_disk_space, explain_write_errors
 from hrkd_cli.predict.backend import OnnxBackend
 from hrkd_cli.predict.bundle import write_bundle
@@ -306,7 +307,7 @@ class _Export:
             card = variant_card(
                 self.settings, self.model, self.gate, self.vocabulary, title=self.out.name, gate_result=gate
             )
-        (folder / ModelFiles.readme).write_text(describe_in_card(card, entries), encoding="utf-8")
+        write_card(folder, describe_in_card(card, entries))
         _move_files(folder, root_files, self.root)
         _move_files(folder, [*new, OnnxFiles.export_record, OnnxFiles.self_check], self.onnx_folder)
 
@@ -347,15 +348,19 @@ def _add_runtime(root: Path) -> ExportResult:
 
 
 def _check_output(student: Path, root: Path, file_names: Sequence[str], *, force: bool) -> None:
-    """Raise OutputError if a file of ``root/onnx`` would be replaced, or if ``root`` holds another model."""
+    """Raise OutputError if ``root`` holds another model or other files, or one of ``file_names`` already."""
     if root.exists() and not root.is_dir():
         raise OutputError(f"{root}: is a file; give --out a folder")
     if force:
         return
-    for file in (root / ModelFiles.onnx / name for name in file_names):
+    config, existing = student / ModelFiles.config, root / ModelFiles.config
+    files = [root / ModelFiles.onnx / name for name in file_names]
+    if not existing.is_file():
+        names = [*config_files(student), ModelFiles.readme, PREDICTOR_ARCHIVE]
+        files += [root / name for name in names]
+    for file in files:
         if file.exists():
             raise OutputError(f"{file}: exists already; replace it with --force, or write elsewhere with --out")
-    config, existing = student / ModelFiles.config, root / ModelFiles.config
     if existing.is_file() and with_calibration(existing, {}) != with_calibration(config, {}):
         raise OutputError(
             f"{root}: holds another model ({ModelFiles.config} differs); write elsewhere with --out, or --force"

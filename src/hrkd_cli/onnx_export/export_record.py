@@ -88,11 +88,16 @@ def describe_slowdown(entry: FileEntry, fp32: FileEntry) -> str:
 
 
 def read_card(*folders: Path) -> str:
-    """Return the README.md of the first folder that has one, else a title."""
+    """Return the README.md of the first folder that has one, else a title; bytes that are not UTF-8 are escaped."""
     for folder in folders:
         if (folder / ModelFiles.readme).is_file():
-            return (folder / ModelFiles.readme).read_text(encoding="utf-8", errors="replace")
+            return (folder / ModelFiles.readme).read_text(encoding="utf-8", errors="surrogateescape")
     return "# Text classifier\n"
+
+
+def write_card(folder: Path, card: str) -> None:
+    """Write a card with the bytes of ``read_card``."""
+    (folder / ModelFiles.readme).write_text(card, encoding="utf-8", errors="surrogateescape")
 
 
 def describe_in_card(card: str, entries: dict[str, FileEntry]) -> str:

@@ -43,9 +43,6 @@ from hrkd_cli.predict.name_validation import validate_names
 STAGE = "export"
 # Vocabulary files of slow tokenizers, which are wrong after trimming; only tokenizer.json is rewritten.
 _SLOW_TOKENIZER_FILES = ("vocab.*", "merges.txt", "added_tokens.json", "*.model")
-# Files of the model folder that a folder of ONNX files does not need.
-_NOT_COPIED = (ModelFiles.weights, ModelFiles.weights_index, ModelFiles.run, ModelFiles.metrics, ModelFiles.readme)
-_COPIED_SUFFIXES = (".json", ".txt", ".model")
 
 
 def variant_folder(settings: ExportSettings) -> Path:
@@ -169,13 +166,15 @@ def variant_card(
     )
 
 
+def config_files(student: Path) -> list[str]:
+    """Return the names of the student's configuration and tokenizer files."""
+    patterns = (ModelFiles.config, *ModelFiles.tokenizers)
+    return sorted(file.name for pattern in patterns for file in student.glob(pattern) if file.is_file())
+
+
 def copy_config_files(student: Path, folder: Path) -> list[str]:
     """Copy the student's configuration and tokenizer files, and return their names."""
-    names = sorted(
-        file.name
-        for file in student.iterdir()
-        if file.is_file() and file.suffix in _COPIED_SUFFIXES and file.name not in _NOT_COPIED
-    )
+    names = config_files(student)
     for name in names:
         shutil.copyfile(student / name, folder / name)
     return names

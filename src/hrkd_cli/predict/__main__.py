@@ -18,15 +18,17 @@ from hrkd_cli.predict.selfcheck import self_check
 from hrkd_cli.version import __version__
 
 _INTERRUPTED = 130
-_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".gz", ".zst")  # common formats that need hrkd-cli
+# Formats that need hrkd-cli, or another program.
+_TABLES = (".csv", ".tsv", ".tab", ".json", ".jsonl", ".ndjson", ".parquet", ".pq", ".review", ".xlsx", ".gz", ".zst")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program with the given arguments, by default those of the process, and return the exit code."""
     words = sys.argv[1:] if arguments is None else [*arguments]
     serves = words[:1] == ["serve"]
-    options = _serve_parser().parse_args(words[1:]) if serves else _parser().parse_args(words)
+    options = _serve_parser().parse_args(words[1:]) if serves else _parser().parse_intermixed_args(words)
     try:
+        _check_numbers(options)
         if serves:
             _serve(options)
         elif options.self_check:
@@ -89,6 +91,14 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (default: chosen by onnxruntime)")
 
 
+def _check_numbers(options: argparse.Namespace) -> None:
+    """Raise UsageError for a number that is not at least 1."""
+    for name in ("batch_size", "threads", "concurrency", "max_body"):
+        value = getattr(options, name, None)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name.replace('_', '-')}: {value} is not at least 1")
+
+
 def _open_predictor(options: argparse.Namespace) -> Predictor:
     return Predictor(
         options.model,
@@ -121,10 +131,14 @@ def _self_check(options: argparse.Namespace) -> None:
         sys.stdout.write(f"{result}\n")
 
 
+def _has_data_suffix(text: str) -> bool:
+    return text.lower().endswith((".txt", *_TABLES))
+
+
 def _label(options: argparse.Namespace) -> None:
     """Label the arguments, or each line of a file or of stdin as it arrives."""
-    file = text_input.input_file(options.texts, options.input, lambda text: text.endswith((".txt", *_TABLES)))
-    if file is not None and file.suffix in _TABLES:
+    file = text_input.input_file(options.texts, options.input, _has_data_suffix)
+    if file is not None and file.suffix.lower() in _TABLES:
         raise UsageError(f"{file}: hrkd-runtime reads files with one text per line; convert it, or install hrkd-cli")
     if file is None and not options.texts and sys.stdin.isatty():
         raise UsageError("nothing to label; give texts as arguments, a file with --input, or lines on stdin")
@@ -139,7 +153,9 @@ def _label(options: argparse.Namespace) -> None:
         rows = text_input.from_lines(
             stream, name, has_pairs, options.domain, lambda text: _write_error(f"warning: {text}")
         )
-    made = records.make_records(predictor, rows, batch_size=options.batch_size, as_they_arrive=file is None)
+    made = records.make_records(
+        predictor, rows, batch_size=options.batch_size, as_they_arrive=file is None and not options.texts
+    )
     output = nullcontext(_write_line) if options.output is None else records.open_output(options.output, {})
     with output as write:
         for record in made:

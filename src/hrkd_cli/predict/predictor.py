@@ -142,6 +142,8 @@ class Predictor:
         """
         check_texts(texts, pairs)
         domains = self._domains_of(texts, domain)
+        if self._fallback is not None and AUTO_DOMAIN in domains and AUTO_DOMAIN not in self._heads.labels:
+            _check_finds_domains(self._fallback.spec, self.domains)
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"batch_size: {batch_size} is not at least 1")
         has_limit = self._min_confidence is not None or self._target_accuracy is not None
@@ -238,6 +240,18 @@ class Predictor:
         if self.spec.pair is False and pairs is not None:
             raise UsageError("this model reads one text: leave out the second texts (pairs, --text-pair)")
         return self._backend.logits(texts, pairs, batch_size=batch_size, pad_to=pad_to)
+
+
+def _check_finds_domains(fallback: ModelSpec, domains: Sequence[str]) -> None:
+    """Raise UsageError if a fallback model cannot say to which of the model's domains a text belongs."""
+    heads = fallback.all_heads
+    if others := sorted(set(heads.domains) - set(domains)):
+        problem = f"it also has the domains {', '.join(others)}, which the model does not have"
+    elif not (fallback.finds_domains or heads.share_labels):
+        problem = "it was not trained to find the domain of a text"
+    else:
+        return
+    raise UsageError(f"--fallback: {problem}; name the domain of each text (--domain, or a column)")
 
 
 def _check_fallback(spec: ModelSpec, fallback: ModelSpec, path: str | Path) -> None:

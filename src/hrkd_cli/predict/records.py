@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import tee
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from hrkd_cli.errors import MissingPackageError, OutputError, UsageError
@@ -28,6 +29,7 @@ _LAST: dict[str, type] = {"text": str, "domain": str, "label": str, "probability
 _LAST |= {"domain_probability": float, "abstain": bool, "fallback": bool}
 _ROW_GROUP = 10_000
 _INT_LIMIT = 2**63
+_EXACT_IN_FLOAT = 2**53
 _BATCHES_READ = 16  # texts of similar length share a batch, so several batches are read at a time
 
 
@@ -41,15 +43,23 @@ def kept_names(columns: Iterable[str]) -> list[str]:
     return [*names][len(_FIRST) + len(_LAST) :]
 
 
+class _LargeInt(int):
+    """Type of whole numbers that a float may not hold exactly."""
+
+
 def value_type(value: object) -> type:
-    """Return the type of a value in a Parquet file; ``str`` for what is written as JSON text."""
+    """Return the type of a value in a Parquet file, for ``common_type``; ``str`` for what is written as JSON text."""
     if isinstance(value, int) and not -_INT_LIMIT <= value < _INT_LIMIT:
         return str
+    if isinstance(value, int) and abs(value) > _EXACT_IN_FLOAT:
+        return _LargeInt
     return type(value) if isinstance(value, bool | int | float) else str
 
 
 def common_type(types: set[type]) -> type:
     """Return the type of a column whose values, apart from null, have these types."""
+    if types and types <= {int, _LargeInt}:
+        return int
     return next(iter(types)) if len(types) == 1 else float if types == {int, float} else str
 
 
@@ -124,7 +134,9 @@ def _open_jsonl(path: Path, _columns: Mapping[str, type]) -> Iterator[Write]:
 @contextmanager
 def _open_csv(path: Path, columns: Mapping[str, type]) -> Iterator[Write]:
     with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, [*columns], lineterminator="\n")
+        # A value with CR or LF is only quoted if the line terminator, CR LF by default, has that character.
+        lines: Any = SimpleNamespace(write=lambda line: stream.write(line.removesuffix("\r\n") + "\n"))
+        writer = csv.DictWriter(lines, [*columns])
         writer.writeheader()
         yield lambda record: writer.writerow({name: _to_cell(value) for name, value in _flat(record).items()})
 

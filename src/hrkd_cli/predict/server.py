@@ -58,6 +58,8 @@ class Batcher:
 
     async def predict(self, texts: list[str], pairs: list[str] | None, domains: list[str]) -> list[Prediction]:
         """Label the texts of a request; raises the errors of ``Predictor.predict``."""
+        if not texts:
+            return []
         job = _Job(texts, pairs, domains, asyncio.get_running_loop().create_future())
         self._waiting.append(job)
         self._arrived.set()
@@ -196,7 +198,8 @@ def _parse(body: bytes) -> tuple[list[str], list[str] | None, list[str]]:
         if items is not None and not (isinstance(items, list) and all(isinstance(item, str) for item in items)):
             raise HTTPException(422, f"{key}: neither a text nor a list of texts")
         values[key] = items
-    texts, pairs, domains = values["text"] or [], values["text_pair"], values["domain"] or [AUTO_DOMAIN]
+    texts, pairs, domains = values["text"] or [], values["text_pair"], values["domain"]
+    domains = [AUTO_DOMAIN] if domains is None else domains
     domains = domains * len(texts) if len(domains) == 1 else domains
     for key, other in (("text_pair", pairs), ("domain", domains)):
         if other is not None and len(other) != len(texts):

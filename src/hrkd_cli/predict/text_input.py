@@ -68,6 +68,8 @@ def from_lines(
             line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
         except UnicodeDecodeError:
             raise DataError(f"{where}: not UTF-8") from None
+        if number <= 2 and "\0" in line:  # in UTF-16-LE, the second line starts with half of the newline
+            raise DataError(f"{where}: contains NUL bytes, like UTF-16; convert it to UTF-8")
         if not line.strip():
             warn(f"{where}: empty line, no label")
         yield InputRow(split_pair(where, line, has_pairs), domain, {"line": number})

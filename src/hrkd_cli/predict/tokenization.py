@@ -59,7 +59,7 @@ class TextTokenizer:
         """Tokenize texts, or pairs of texts, each truncated to ``max_length``.
 
         Raises:
-            UsageError: a text is not a string, or the numbers of texts and pairs differ.
+            UsageError: see ``check_texts``.
         """
         check_texts(texts, pairs)
         inputs: Sequence[Any] = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
@@ -130,12 +130,17 @@ def _head_tail_positions(full: list[int | None], truncated: list[int | None]) ->
 
 
 def check_texts(texts: Sequence[str], pairs: Sequence[str] | None) -> None:
-    """Raise a UsageError if a text is not a string, or the numbers of texts and pairs differ."""
+    """Raise a UsageError if a text is not a string or not Unicode, or the numbers of texts and pairs differ."""
     for name, column in (("texts", texts), ("pairs", pairs)):
         if isinstance(column, str):
             raise UsageError(f"{name}: one string was given; give a list of strings")
         for position, text in enumerate(column if column is not None else ()):
             if not isinstance(text, str):
                 raise UsageError(f"{name}[{position}]: {type(text).__name__} is not a text; give a list of strings")
+            try:
+                text.encode()  # bytes of the command line that are not UTF-8 are lone surrogates
+            except UnicodeEncodeError as error:
+                place = f"{text[error.start]!r} at position {error.start}"
+                raise UsageError(f"{name}[{position}]: not UTF-8 ({place}); convert it") from None
     if pairs is not None and len(pairs) != len(texts):
         raise UsageError(f"{len(texts)} texts but {len(pairs)} second texts; give one for each text")

@@ -23,7 +23,7 @@ RowRef = tuple[str, int]  # domain, row index
 # Padding that another length bucket must save on a CPU to be worth a forward pass (docs/performance.md).
 MIN_SAVED_TOKENS = 128.0
 MIN_SAVED_FRACTION = 0.1
-MAX_BUCKET_TOKENS = 4096  # padded tokens of a bucket on a CPU, which bound the memory of a step
+MAX_BUCKET_TOKENS = 2048  # padded tokens of a bucket on a CPU, which bound the memory of a step
 
 
 @dataclass(frozen=True, slots=True)

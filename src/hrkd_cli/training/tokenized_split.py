@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hrkd_cli.choices import ClassWeights
-from hrkd_cli.data.dataset import Dataset, TextRows
+from hrkd_cli.data.dataset import Dataset, TextRows, sample_rows
 from hrkd_cli.models.model_tokenizer import ModelTokenizer, token_counts
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.predict.tokenization import TokenizedExample
@@ -48,11 +48,11 @@ class TokenizedSplit:
         return {domain: count for domain, count in counts.items() if count}
 
     def subsample(self, rows: int) -> TokenizedSplit:
-        """Return about ``rows`` labeled rows, evenly spaced in every domain, or all if there are no more."""
-        every = slice(None, None, max(1, sum(map(len, self.labels.values())) // rows))
-        labels = {domain: own[every] for domain, own in self.labels.items()}
-        examples = {domain: self.examples[domain][: len(own)][every] for domain, own in self.labels.items()}
-        return TokenizedSplit(self.tokenizer, examples, labels)
+        """Return about ``rows`` labeled rows, the same random share of every domain, or all if there are no more."""
+        share = rows / max(1, sum(map(len, self.labels.values())))
+        samples = {domain: sample_rows(len(own), share) for domain, own in self.labels.items()}
+        examples = {domain: [self.examples[domain][n] for n in sample] for domain, sample in samples.items()}
+        return TokenizedSplit(self.tokenizer, examples, {d: self.labels[d][sample] for d, sample in samples.items()})
 
     def class_weights(self, heads: DomainHeads, choice: ClassWeights) -> Tensor | None:
         """Return (D, C) class weights, rows / (classes x rows of the class), or None for equal weights."""

@@ -159,6 +159,11 @@ class Trainer:
         stopping = False
         with contextlib.closing(batches), graceful_stop() as signals:
             for step in range(first + 1, self.steps + 1):
+                without_improvement, patience = self.metrics.evals_since_best, self.plan.patience
+                if patience is not None and without_improvement >= patience:
+                    text = f"stopped early at step {step - 1}: no better average in {without_improvement} dev scores"
+                    self.context.on_event(Note(text))
+                    break
                 output = train_step(
                     self.objective, batches, self.optimizer, number=step, accumulate=self.settings.accumulate
                 )
@@ -166,11 +171,6 @@ class Trainer:
                 self.metrics.add(output)
                 if step % self.eval_every == 0 or step == self.steps:
                     self._evaluate(step)
-                without_improvement, patience = self.metrics.evals_since_best, self.plan.patience
-                if patience is not None and without_improvement >= patience and step < self.steps:
-                    text = f"stopped early at step {step}: no better average in {without_improvement} dev scores"
-                    self.context.on_event(Note(text))
-                    break
                 stopping = step < self.steps and self._maybe_checkpoint(step, stop=bool(signals))
                 if stopping:
                     break
@@ -210,6 +210,7 @@ class Trainer:
         by_domain = {domain: domain_scores[metric] for domain, domain_scores in scores["domains"].items()}
         is_kept = self.best_weights.best[AVERAGE]["step"] == step
         self.context.on_event(DevScored(self.stage, step, name, by_domain, scores["average"][metric], is_best, is_kept))
+        self.context.precision.release_memory()
         self.metrics.restart_clock()
 
     def _estimate_cost(self) -> None:
