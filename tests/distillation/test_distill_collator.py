@@ -1,5 +1,7 @@
 """Mean weights of the rows, tokens and query-key pairs of a batch."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 
@@ -18,7 +20,8 @@ REFS = [("a", 0), ("a", 2), ("b", 1)]
 def make_collator(**options):
     examples = {domain: [TokenizedExample(np.zeros(n), []) for n in own] for domain, own in LENGTHS.items()}
     context = TrainContext(PrecisionPolicy(Precision.FP32, torch.device("cpu")))
-    return DistillCollator(None, TokenizedSplit(None, examples, {}), context, **options)
+    tokenizer = SimpleNamespace(max_length=4)
+    return DistillCollator(None, TokenizedSplit(tokenizer, examples, {}), context, **options)
 
 
 def test_every_row_token_and_pair_of_a_domain_has_the_same_weight():

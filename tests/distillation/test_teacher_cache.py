@@ -51,10 +51,15 @@ def make_cache(
     return CachedTeacher(root, online, TrainContext(PrecisionPolicy(precision, CPU)))
 
 
+def batch_of(cache, refs=REFS):
+    """Return the tokens of some rows, padded."""
+    split = cache.online.split
+    return split.tokenizer.collate([split.examples[domain][row] for domain, row in refs], CPU, pad_to=16)
+
+
 def run_both(cache, refs):
     """Return the mask of a batch, and its cached and online outputs as (rows, tokens, ...) by layer."""
-    online = cache.online
-    batch = online.split.tokenizer.collate([online.split.examples[domain][row] for domain, row in refs], CPU)
+    online, batch = cache.online, batch_of(cache, refs)
     results = []
     for teacher in (cache, online):
         outputs = teacher.load(refs, batch)()
@@ -131,7 +136,7 @@ def test_without_compared_layers_only_logits_are_stored(tmp_path, teacher, datas
     cache = make_cache(tmp_path / "cache", teacher, dataset, layers=(), attention=False)
     cache.build()
     assert [list(tensors) for tensors in cache.tensors] == [["logits"], ["logits"]]
-    outputs = cache.load(REFS, None)()
+    outputs = cache.load(REFS, batch_of(cache))()
     assert outputs.hidden is outputs.queries is outputs.keys is None
     assert outputs.logits.shape == (5, 2)
 
@@ -142,13 +147,12 @@ def test_domain_logits_are_cached_if_the_teacher_has_a_posterior_and_a_loss_comp
     assert cache.folder != plain.folder
     assert cache.bytes - plain.bytes == 4 * 2 * sum(map(len, cache.online.split.examples.values()))
     cache.build()
-    batch = cache.online.split.tokenizer.collate([cache.online.split.examples[d][row] for d, row in REFS], CPU)
-    cached, online = (source.load(REFS, batch)() for source in (cache, cache.online))
+    cached, online = (source.load(REFS, batch_of(cache))() for source in (cache, cache.online))
     assert cached.domain_logits.shape == (5, 2)
     torch.testing.assert_close(cached.domain_logits, online.domain_logits, atol=1e-5, rtol=0)
     torch.testing.assert_close(cached.logits, online.logits, atol=1e-5, rtol=0)
     with torch.no_grad():
-        outputs = cache.online.teachers.primary(**batch.inputs).logits
+        outputs = cache.online.teachers.primary(**batch_of(cache).inputs).logits
     expected = outputs.view(5, 2, 2).logsumexp(dim=2)  # two domains of two labels
     best = [n for n, (domain, _) in enumerate(REFS) if cache.online.teachers.folders[domain] == teacher]
     torch.testing.assert_close(online.domain_logits[best], expected[best])
@@ -162,7 +166,7 @@ def test_a_teacher_without_a_posterior_has_no_domain_logits(tmp_path, teacher, d
     cache = make_cache(tmp_path / "cache", folder, dataset, layers=(), attention=False, domain=True)
     cache.build()
     assert [list(tensors) for tensors in cache.tensors] == [["logits"], ["logits"]]
-    assert cache.load(REFS, None)().domain_logits is None
+    assert cache.load(REFS, batch_of(cache))().domain_logits is None
 
 
 def test_shards_are_mapped_into_memory(tmp_path, teacher, dataset):
@@ -184,7 +188,7 @@ def test_pages_that_were_read_leave_the_process_and_can_be_read_again(tmp_path, 
     for tensors in cache.tensors:
         assert all(tensor.isfinite().all() for tensor in tensors.values())
     read = resident_kilobytes()
-    cache.load(REFS, None)
+    cache.load(REFS, batch_of(cache))
     assert resident_kilobytes() < read / 4 < cache.bytes / 4 / 2**9
     check_equal(cache)
 

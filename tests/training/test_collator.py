@@ -1,5 +1,7 @@
 """A step's rows in pieces of similar length: which rows go together, and that losses and gradients stay the same."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -31,10 +33,10 @@ def test_rows_are_split_where_that_spares_most_padding():
         ([40, 40, 40], 1),
         ([10, 137], 1),  # 127 spared
         ([10, 138], 2),
-        ([400, 464] * 2, 1),  # 128 spared of 1,856, not a tenth
+        ([340, 468, 468, 468], 2),  # 128 spared of 1,872, not a tenth
         ([10, 200, 400], 3),
-        ([1024, 1024], 1),
-        ([1024, 1024, 1024, 1024, 1024], 3),  # more than 2,048 tokens each
+        ([512, 512], 1),
+        ([512, 512, 512, 512, 512], 3),  # more than 1,024 tokens each
         ([5000], 1),
     ],
 )
@@ -73,12 +75,13 @@ def test_pieces_have_the_losses_and_gradients_of_the_whole(teacher, dataset, mon
         torch.testing.assert_close(pieces, whole, rtol=1e-4, atol=1e-6)
 
 
-def test_rows_are_padded_to_the_longest_of_a_piece_or_as_released(teacher, dataset):
+def test_rows_are_padded_for_the_longest_of_a_piece_or_as_released(teacher, dataset):
     rows = {"books": [0, 1, 2], "music": [3, 4]}
     objective, _, _ = make_objective(teacher, dataset, graph="uniform")
-    (batch,) = objective.collator(rows)
-    longest = max(objective.collator.split.lengths[domain][row] for domain, chosen in rows.items() for row in chosen)
-    assert batch.tokens.mask.shape == (5, longest)
+    (batch,) = objective.collator({"books": [0, 1], "music": [3, 4]})
+    assert batch.tokens.mask.shape == (4, 16)
+    assert batch.tokens.mask.sum(dim=1).max() == 13
+    assert batch.teacher().hidden.shape[1:3] == batch.weights.key_mask.shape == (4, 16)
     objective, _, _ = make_objective(teacher, dataset, graph="uniform", means="released")
     (batch,) = objective.collator(rows)
     assert batch.tokens.mask.shape == (5, 16)
@@ -103,8 +106,18 @@ def test_bf16_pieces_are_bf16_whole(teacher, dataset, monkeypatch):
 class NoTokens:
     """A tokenizer that makes no tensors."""
 
+    max_length = 20
+
     def collate(self, examples, device, *, pad_to):
         return None
+
+
+@pytest.mark.parametrize(
+    ("device", "longest", "padded"), [("cpu", 8, 8), ("cpu", 9, 16), ("cpu", 17, 20), ("cuda", 9, 9)]
+)
+def test_a_batch_on_a_cpu_is_padded_to_a_multiple_of_8_or_the_maximum(device, longest, padded):
+    found = Collator(TokenizedSplit(NoTokens(), {}, {}), SimpleNamespace(device=torch.device(device)))
+    assert found.padded_length(longest) == padded
 
 
 @pytest.mark.parametrize("label_weights", [None, {"a": np.array([1.0, 9, 3]), "b": np.array([5.0, 5])}])

@@ -69,7 +69,7 @@ class DistillCollator(Collator):
         weights = np.array([row_weights[domain][row] for domain, row in refs])
         per_row, per_token, per_pair = weights / np.stack([denominators[domain] for domain, _ in refs], axis=1)
         lengths = np.array([self.split.lengths[domain][row] for domain, row in refs])
-        valid = np.arange(self.pad_to or int(lengths.max())) < lengths[:, None]  # (R, T)
+        valid = np.arange(self.pad_to or self.padded_length(lengths.max())) < lengths[:, None]  # (R, T)
         counted = valid if self.pad_to is None else np.ones_like(valid)
         key_mask = None if valid.all() else self.to_device(valid)
         one_hot = np.array([[domain == other for other, _ in refs] for domain in self.domains])

@@ -225,12 +225,10 @@ class CachedTeacher:
 
     def load(self, refs: Sequence[RowRef], batch: TokenBatch) -> Callable[[], Outputs]:
         """Read the outputs of some rows, with 0 at padding; return a function that returns them."""
-        del batch  # the outputs have the same rows, padded to the same length
         device, dtype = self.context.device, self.context.precision.storage_dtype
         locations = np.stack([self.locations[domain][row] for domain, row in refs])
-        longest = int((locations[:, 3] - locations[:, 2]).max())
         padded = {
-            name: torch.empty((layers, len(refs), longest, self.config.hidden_size), dtype=dtype)
+            name: torch.empty((layers, *batch.mask.shape, self.config.hidden_size), dtype=dtype)
             for name, layers in self.num_layers.items()
         }
         for row, (shard, _, start, end) in enumerate(locations.tolist()):

@@ -23,7 +23,8 @@ RowRef = tuple[str, int]  # domain, row index
 # Padding that another length bucket must save on a CPU to be worth a forward pass (docs/performance.md).
 MIN_SAVED_TOKENS = 128.0
 MIN_SAVED_FRACTION = 0.1
-MAX_BUCKET_TOKENS = 2048  # padded tokens of a bucket on a CPU, which bound the memory of a step
+MAX_BUCKET_TOKENS = 1024  # padded tokens of a bucket on a CPU, which bound the memory of a step
+LENGTH_STEP = 8  # lengths of batches on a CPU are multiples of it, because each new shape costs time and memory in bf16
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,8 @@ class Collator:
     def batch(self, rows: StepRows, refs: Sequence[RowRef]) -> TrainBatch:
         """Return some rows of a step as one batch; label weights are normalized over all rows of the step."""
         examples = [self.split.examples[domain][row] for domain, row in refs]
-        tokens = self.split.tokenizer.collate(examples, self.context.device, pad_to=self.pad_to)
+        pad_to = self.pad_to or self.padded_length(max(map(len, examples)))
+        tokens = self.split.tokenizer.collate(examples, self.context.device, pad_to=pad_to)
         weights = self._label_weights
         sums = {domain: weights[domain][list(indices)].sum() or 1.0 for domain, indices in rows.items()}
         targets = np.array([self._targets[domain][row] for domain, row in refs])
@@ -83,6 +85,12 @@ class Collator:
         return TrainBatch(
             tokens, self.to_device(domains), Labels(self.to_device(targets), self.to_device(mean_weights))
         )
+
+    def padded_length(self, longest: int) -> int:
+        """Return the length to which a batch is padded, given that of its longest row."""
+        if self.context.device.type != "cpu":
+            return longest
+        return min(-(-longest // LENGTH_STEP) * LENGTH_STEP, self.split.tokenizer.max_length)
 
     def to_device(self, array: np.ndarray) -> Tensor:
         """Copy an array to the run's device."""
