@@ -1,5 +1,9 @@
 """Precision of training runs."""
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -50,3 +54,27 @@ def test_only_matrix_products_run_in_half_precision():
 def test_fp16_needs_a_gpu():
     with pytest.raises(UsageError, match="--precision fp16: not supported for training on cpu; use bf16, fp32 or auto"):
         PrecisionPolicy(Precision.FP16, CPU)
+
+
+FREED = """
+import torch
+from hrkd_cli.choices import Precision
+from hrkd_cli.models.precision import PrecisionPolicy
+
+def resident():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) >> 10
+
+policy = PrecisionPolicy(Precision.FP32, torch.device("cpu"))
+policy.configure_process()
+blocks = [bytearray(b"x") * (1 << 20) for _ in range(200)]
+blocks = blocks[::50]  # pieces in use between free ones
+before = resident()
+policy.release_memory()
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc keeps freed memory")
+def test_freed_memory_is_kept_for_the_next_step_until_it_is_released():
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 150  # of 196 MB
