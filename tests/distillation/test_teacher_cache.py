@@ -54,7 +54,7 @@ def make_cache(
 def batch_of(cache, refs=REFS):
     """Return the tokens of some rows, padded."""
     split = cache.online.split
-    return split.tokenizer.collate([split.examples[domain][row] for domain, row in refs], CPU, pad_to=16)
+    return split.tokenizer.collate([split.examples[domain][row] for domain, row in refs], CPU)
 
 
 def run_both(cache, refs):
