@@ -151,6 +151,7 @@ def _write_student(
     extending = settings.extend is not None
     wide = setup.wide_branch(trainer)
     old_domains = check_old_domains(setup, trainer, wide) if extending else {}
+    context.precision.release_memory()  # of the wide branch, before an encoder runs again
     labeled = setup.dataset.without_new_domains
     baselines = baseline_dev_scores(labeled, path, context.on_event) if context.processes.is_main else {}
     return write_model_folder(
