@@ -115,6 +115,7 @@ def test_out_gets_graphs_configuration_and_tokenizer(student, tmp_path):
     out = tmp_path / "elsewhere/deep"
     for name in ("eval.json", "notes.txt"):  # evaluation quotes texts
         (student / name).write_text("{}")
+    (student / "tokenizer.model").write_text("of a slow tokenizer")
     result = export(student, int8=True, max_drop=50, out=out)
     # transformers 4 writes one more tokenizer file.
     assert [name for name in list_files(out) if name != "special_tokens_map.json"] == [
@@ -126,6 +127,7 @@ def test_out_gets_graphs_configuration_and_tokenizer(student, tmp_path):
         f"onnx/{INT8}",
         f"onnx/{SELF_CHECK}",
         "tokenizer.json",
+        "tokenizer.model",
         "tokenizer_config.json",
     ]
     assert result.files[1].path == str(out / "onnx" / INT8)

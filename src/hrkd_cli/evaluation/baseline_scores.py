@@ -50,7 +50,5 @@ def sampled_rows(dataset: Dataset, domain: str, split: str) -> TextRows:
     """Return random rows of a domain, so that all domains together have at most about ``MAX_ROWS``."""
     rows, total = dataset.split(domain, split), sum(len(dataset.split(name, split)) for name in dataset.domains)
     sample = sample_rows(len(rows), MAX_ROWS / max(total, 1))
-    texts, pairs, labels = (
-        [column[n] for n in sample] if column else None for column in (rows.texts, rows.pairs, rows.labels)
-    )
-    return TextRows(texts or [], pairs, labels or [])
+    pairs = None if rows.pairs is None else [rows.pairs[n] for n in sample]
+    return TextRows([rows.texts[n] for n in sample], pairs, [rows.labels[n] for n in sample])
