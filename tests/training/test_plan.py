@@ -69,6 +69,10 @@ def test_the_length_covers_95_percent_of_each_domains_texts():
     assert choose_max_length(dataset_of([10] * 400, long), tiny_tokenizer(), 512) == 144
 
 
+def test_the_length_covers_texts_of_a_source_that_alternates_short_and_long_ones():
+    assert choose_max_length(dataset_of([10, 200] * 1000), tiny_tokenizer(), 512) == 208
+
+
 @pytest.mark.parametrize(
     ("words", "limit", "length"), [(3, 512, 128), (400, 512, 256), (400, 200, 200), (3, 64, 64), (400, 10**30, 256)]
 )

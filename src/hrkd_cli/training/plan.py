@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hrkd_cli.choices import Split
-from hrkd_cli.data.dataset import Dataset
+from hrkd_cli.data.dataset import Dataset, sample_rows
 from hrkd_cli.errors import DataError, UsageError
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.formatting import join_names, percent, plural
@@ -144,14 +144,14 @@ def find_unknown_characters(dataset: Dataset, tokenizer: Any) -> dict[str, float
 
 
 def _encode_sample(dataset: Dataset, tokenizer: Any) -> dict[str, list[Any]]:
-    """Tokenize up to about ``MEASURED_TEXTS`` train texts, or pairs, of every domain, without truncation."""
+    """Tokenize up to about ``MEASURED_TEXTS`` random train texts, or pairs, of every domain, without truncation."""
     encodings = {}
     for domain in dataset.domains:
         rows = dataset.split(domain, Split.TRAIN)
-        sample = slice(None, None, max(1, len(rows) // MEASURED_TEXTS))
-        texts: list[Any] = rows.texts[sample]
+        sample = sample_rows(len(rows), MEASURED_TEXTS / max(len(rows), 1))
+        texts: list[Any] = [rows.texts[row] for row in sample]
         if rows.pairs is not None:
-            texts = list(zip(texts, rows.pairs[sample], strict=True))
+            texts = list(zip(texts, (rows.pairs[row] for row in sample), strict=True))
         encodings[domain] = tokenizer.backend_tokenizer.encode_batch(texts)
     return encodings
 
