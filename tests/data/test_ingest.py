@@ -33,8 +33,9 @@ def test_the_first_error_in_the_source_is_reported(tmp_path, jsonl):
 
 def test_an_unknown_encoding_is_a_usage_error(tmp_path, read):
     write_csv_file(tmp_path / "books.csv", "a,x")
-    with pytest.raises(UsageError, match="--encoding: 'klingon' is not a known encoding"):
-        read(tmp_path, encoding="klingon")
+    for name in ("klingon", "rot13"):
+        with pytest.raises(UsageError, match=f"--encoding: '{name}' is not a known encoding"):
+            read(tmp_path, encoding=name)
 
 
 def test_a_split_column_overrides_the_file_name_only_if_it_is_named(tmp_path, read):
@@ -65,6 +66,12 @@ def test_a_test_file_without_labels_is_a_warning_beside_files_with_labels(tmp_pa
         f"not read: {tmp_path}/test.csv: no label column found (columns: text, domain); "
         "name it with hrkd prepare --label"
     ]
+    # Anything else is an error: test rows would be drawn from train instead.
+    for content in (b"text,label,domain\nna\xefve,x,d\n", b"text,text,label,domain\na,a,x,d\n"):
+        (tmp_path / "test.csv").write_bytes(content)
+        with pytest.raises(DataError, match=r"test.csv:2: not UTF-8|test.csv: 2 columns are called 'text'"):
+            read(tmp_path)
+    (tmp_path / "test.csv").unlink()
     write_csv_file(tmp_path / "dev.csv", "a,d", header="text,domain")
     with pytest.raises(DataError, match=r"dev.csv: no label column found"):
         read(tmp_path)

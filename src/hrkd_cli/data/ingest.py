@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import Any
 from hrkd_cli.data.label_checks import ONE_LABEL
 from hrkd_cli.data.row_batches import ANSWER
 from hrkd_cli.data.row_store import RowStore
-from hrkd_cli.data.sources.columns import COLUMN_ALIASES, normalize_name, resolve_columns
+from hrkd_cli.data.sources.columns import COLUMN_ALIASES, MissingLabelError, normalize_name, resolve_columns
 from hrkd_cli.data.sources.row_reader import RowReader, SourceFile
 from hrkd_cli.errors import DataError, UsageError
 from hrkd_cli.events import Note, OnEvent
@@ -43,17 +42,17 @@ def ingest(
         UsageError: the encoding is unknown.
     """
     _check_encoding(encoding)
-    failures: list[DataError] = []
+    failures: list[MissingLabelError] = []
     noted: set[str] = set()
     for source_file in files:
         file = source_file if one_domain is None else replace(source_file, domain=one_domain, is_only_domain=False)
+        reader = file.open(encoding, has_header)
         try:
-            reader = file.open(encoding, has_header)
             columns = _find_columns(reader, file, named_columns)
-        except DataError as error:
+        except MissingLabelError as error:
             if file.split != "test":
                 raise
-            failures.append(error)  # for example, published test files often have no labels
+            failures.append(error)  # published test files often have no labels
             continue
         if one_domain is not None:
             columns.pop("domain", None)
@@ -83,13 +82,13 @@ def _find_columns(reader: RowReader, file: SourceFile, named: Mapping[str, str])
             prefer_domain_column=file.is_only_domain,
             header_is_line=reader.header_is_line,
         )
-    except DataError as error:
+    except MissingLabelError as error:
         names_label = not set(map(normalize_name, reader.columns)).isdisjoint(COLUMN_ALIASES["label"])
         flags = [] if names_label or "label" in named else _find_flags(reader)
         if len(flags) < 3:  # one or two may be about something else
             raise
         problem = str(error).removeprefix(f"{file.display_name}: ")
-        raise DataError(
+        raise MissingLabelError(
             f"{file.display_name}: several labels per row ({join_names(flags)}); {ONE_LABEL}, so name one of them with "
             f"hrkd prepare --label; {problem}"
         ) from None
@@ -113,7 +112,7 @@ def _find_flags(reader: RowReader) -> list[str]:
 def _check_encoding(encoding: str | None) -> None:
     if encoding is not None:
         try:
-            codecs.lookup(encoding)
+            "".encode(encoding)  # also refuses codecs that are no text encoding, such as rot13
         except LookupError:
             raise UsageError(f"--encoding: {encoding!r} is not a known encoding; try utf-8 or cp1252") from None
 

@@ -39,8 +39,8 @@ def validate_names(
                 raise error(f"{source}: domain name {name[:80]!r} {problem}; rename it")
         other = by_appearance.setdefault(appearance(name), name)
         if other != name:
-            same = unicodedata.normalize("NFC", other).casefold() == unicodedata.normalize("NFC", name).casefold()
-            problem = "differ only in case" if same else "look equal"
+            one, two = (unicodedata.normalize("NFC", each) for each in (other, name))
+            problem = "differ only in case" if one != two and one.casefold() == two.casefold() else "look equal"
             raise error(f"{source}: domain names {quote(other)} and {quote(name)} {problem}; rename one")
     for label in labels:
         if _CONTROL.search(label):

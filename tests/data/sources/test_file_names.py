@@ -77,6 +77,16 @@ def test_domains_that_differ_only_by_a_split_word_are_an_error(tmp_path, read, o
         read(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["eval", "development", "hold-out", "evaluation_set"])
+def test_a_name_like_that_of_a_split_is_an_error_beside_splits(tmp_path, read, name):
+    write_csv_file(tmp_path / f"{name}.csv", "a,x,d", "b,y,d", header="text,label,domain")
+    assert len(read(tmp_path)[0].examples) == 2
+    write_csv_file(tmp_path / "train.csv", "c,x,d", header="text,label,domain")
+    if name != "evaluation_set":
+        with pytest.raises(DataError, match=rf"{name}.csv is named like a split, but not train, dev or test; rename"):
+            read(tmp_path)
+
+
 def test_a_split_word_that_may_be_part_of_the_domain_is_a_warning(tmp_path, read):
     for name in ("game-dev", "cooking", "books", "books_test"):
         write_csv_file(tmp_path / f"{name}.csv", f"{name},x")

@@ -57,6 +57,8 @@ def test_keys_that_name_splits_are_splits_and_other_keys_of_several_lists_are_do
         ("b", "x", "dev"),
         ("c", "oos", "test"),
     ]
+    # Another key beside splits is a split that is not known: its rows are dropped, not trained on.
+    assert [row["split"] for row in find_rows({"train": FOUND[:1], "eval": FOUND[1:]})] == ["train", "eval"]
     assert find_rows({"books": FOUND[:1], "dvd": FOUND[1:]}) == [
         {"domain": "books", **FOUND[0]},
         {"domain": "dvd", **FOUND[1]},

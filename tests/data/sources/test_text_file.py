@@ -78,10 +78,18 @@ def test_the_advised_encoding_and_conversion_work_as_printed(tmp_path, read, enc
     assert text_label_domain(read(tmp_path / "utf8-my reviews.csv")[0]) == rows
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "cp1252"])
+def test_a_byte_order_mark_is_never_text(tmp_path, read, encoding):
+    path = write_file(tmp_path / "all.csv", b"\xef\xbb\xbf" + CSV.encode())
+    assert text_label_domain(read(path, encoding=encoding)[0]) == ROWS
+
+
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
 def test_utf16_without_a_byte_order_mark_is_named_by_its_byte_order(tmp_path, read, encoding):
     path = write_file(tmp_path / "all.csv", CSV.encode(encoding))
-    with pytest.raises(DataError, match=rf"contains NUL bytes, .*use hrkd prepare --encoding {encoding}$"):
+    with pytest.raises(
+        DataError, match=rf"contains NUL bytes, .*name it, as in hrkd prepare --encoding {encoding}, or conv"
+    ):
         read(path)
     assert text_label_domain(read(path, encoding=encoding)[0]) == ROWS
 

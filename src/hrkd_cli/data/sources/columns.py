@@ -28,6 +28,10 @@ COLUMN_ALIASES = {
 }  # fmt: skip
 
 
+class MissingLabelError(DataError):
+    """A file has no label column."""
+
+
 def resolve_columns(
     columns: Sequence[str],
     named: Mapping[str, str] | None,
@@ -54,7 +58,7 @@ def resolve_columns(
         Column indices by role, without roles that no column has.
 
     Raises:
-        DataError: a named column does not exist, or a required one is not found.
+        DataError: a named column does not exist, or a required one is not found; MissingLabelError if the label is not.
         UsageError: the user named one column for two roles.
     """
     indices = {role: _find_named(name, role, columns, file) for role, name in (named or {}).items()}
@@ -79,12 +83,13 @@ def resolve_columns(
     if "label" not in indices and domain is not None and normalized[domain] in COLUMN_ALIASES["label"]:
         indices["label"] = indices.pop("domain")  # "category" is the domain only next to a label
     required = {"text": True, "domain": not file_names_domain, "label": require_label}
-    for role, is_required in required.items():
-        if is_required and role not in indices:
-            command = "hrkd prepare " if require_label else ""  # teach and distill have no such options
-            hint = "" if named is None else f"; name it with {command}{option_name(role)}"
-            hint = _remedy(role, columns, hint, header_is_line)
-            raise DataError(f"{file}: no {role} column found (columns: {_join_columns(columns)}){hint}")
+    missing = [role for role, is_required in required.items() if is_required and role not in indices]
+    if missing:
+        role, error = missing[0], MissingLabelError if "label" in missing else DataError
+        command = "hrkd prepare " if require_label else ""  # teach and distill have no such options
+        hint = "" if named is None else f"; name it with {command}{option_name(role)}"
+        hint = _remedy(role, columns, hint, header_is_line)
+        raise error(f"{file}: no {role} column found (columns: {_join_columns(columns)}){hint}")
     return indices
 
 

@@ -35,14 +35,22 @@ def open_csv(file: TextFile) -> RowReader:
 def open_tsv(file: TextFile) -> RowReader:
     """Open a tab-separated file with a header.
 
-    Most TSV files are not quoted, and a text may start with a quotation mark that is never closed. So if all lines have
-    as many tabs as the header, each field is taken literally and only well-formed CSV quoting is removed. Otherwise the
-    file is read as quoted CSV with tabs.
+    Most TSV files are not quoted, and a text may start with a quotation mark that is never closed. So each field is
+    taken literally and only well-formed CSV quoting is removed, unless more of the records are as wide as the header if
+    the file is read as quoted CSV with tabs.
     """
-    tab_counts = {line.count("\t") for number, line in file.lines() if line or number == 1}
-    if len(tab_counts) == 1:
-        return _make_reader(file, partial(_iter_literal, file, _unquote))
-    return _make_reader(file, partial(_iter_quoted, file, "\t"))
+    literal, quoted = partial(_iter_literal, file, _unquote), partial(_iter_quoted, file, "\t")
+    regular = _regularity(literal)
+    return _make_reader(file, literal if regular == 1 or regular >= _regularity(quoted) else quoted)
+
+
+def _regularity(iter_records: _IterRecords) -> float:
+    """Return the share of the records that are as wide as the header; 0 if they cannot be read."""
+    try:
+        widths = [len(fields) for _, fields in iter_records()]
+    except DataError:
+        return 0.0
+    return widths.count(widths[0]) / len(widths)
 
 
 def open_mnli(file: TextFile) -> RowReader:

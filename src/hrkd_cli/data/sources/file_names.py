@@ -21,7 +21,7 @@ _SPLIT_WORD = re.compile(
 )
 # Also within words and without separators; two domains that differ only in these are splits of one.
 _ANY_SPLIT_WORD = re.compile(
-    r"train(ing)?|trn|dev(elopment)?|val(id(ation)?)?|test(ing)?|tst|eval(uation)?|held.?out|holdout"
+    r"train(ing)?|trn|dev(elopment)?|val(id(ation)?)?|test(ing)?|tst|eval(uation)?|h(e|o)ld.?out"
 )
 _COPY = re.compile(
     rf"^copy of |\s*\(\d+\)$|{_SEPARATOR}+(copy|kopie|copie|copia|old|bak|backup|orig|original)(\W*\d+\W?)?$",
@@ -58,7 +58,7 @@ def check_names(files: Sequence[SourceFile], source: str, on_event: OnEvent) -> 
     """Check the domains that names give: splits and copies of a file are not domains of their own.
 
     Raises:
-        DataError: two domains differ only by the name of a split.
+        DataError: two domains differ only by the name of a split, or one is the name of a split.
     """
     paths: dict[str, str] = {}
     splits: dict[str, set[str | None]] = {}
@@ -69,6 +69,8 @@ def check_names(files: Sequence[SourceFile], source: str, on_event: OnEvent) -> 
     by_key: dict[str, str] = {}
     for domain, path in sorted(paths.items(), key=lambda item: bool(_ANY_SPLIT_WORD.search(item[0].casefold()))):
         key = re.sub(_SEPARATOR, "", _ANY_SPLIT_WORD.sub("", domain.casefold()))
+        if not key and any(file.split is not None for file in files):
+            raise DataError(f"{source}: {path} is named like a split, but not train, dev or test; rename it")
         other = by_key.setdefault(key, domain)
         if other != domain and _ANY_SPLIT_WORD.search(domain.casefold()):
             raise DataError(

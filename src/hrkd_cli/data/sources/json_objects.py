@@ -129,7 +129,7 @@ def _find_groups(document: Mapping[str, Any]) -> list[Row] | None:
     groups = {key: rows for key, rows in found.items() if has_text(rows[0])} or found
     splits = {key: parse_names(key, "")[1] for key in groups}
     if any(splits.values()):
-        return [{"split": splits[key], **row} for key, rows in groups.items() for row in rows]
+        return [{"split": splits[key] or key, **row} for key, rows in groups.items() for row in rows]
     if len(groups) > 1 and groups is found:
         return None
     return [{"domain": key, **row} if len(groups) > 1 else row for key, rows in groups.items() for row in rows] or None

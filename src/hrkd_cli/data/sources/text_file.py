@@ -37,7 +37,7 @@ class TextFile:
 
     Attributes:
         path: its path; ``.gz`` and ``.zst`` files are decompressed while they are read.
-        encoding: its encoding; None means that of the byte order mark, else UTF-8.
+        encoding: its encoding, unless it has a byte order mark; None means UTF-8.
         has_header: whether the first line has column names (CSV and TSV).
     """
 
@@ -114,10 +114,10 @@ class TextFile:
         if self.encoding is None and marked is None and b"\0" in head:
             encoding = "utf-16-be" if head.startswith(b"\0") else "utf-16-le"
             raise DataError(
-                f"{self.path}: contains NUL bytes, like UTF-16 without a byte order mark; if that is its encoding, use "
-                f"hrkd prepare --encoding {encoding}"
+                f"{self.path}: contains NUL bytes, like UTF-16 without a byte order mark; if that is its encoding, "
+                f"name it, as in hrkd prepare --encoding {encoding}, or convert the file to UTF-8"
             )
-        return self.encoding or marked or "utf-8"
+        return marked or self.encoding or "utf-8"  # a byte order mark is never text
 
     def _decoding_error(self, error: UnicodeDecodeError) -> str:
         """Return a message with the first line that is not UTF-8, and an encoding in which the file can be decoded."""
