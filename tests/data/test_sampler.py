@@ -105,6 +105,15 @@ def test_grouping_by_length_keeps_the_rows_of_an_epoch_and_saves_padding(samplin
     assert shortest != sorted(shortest)  # the batches themselves are shuffled
 
 
+@pytest.mark.parametrize("rows", [8, 12, 40])
+def test_grouping_by_length_puts_no_row_twice_into_a_batch_of_a_small_domain(rows):
+    lengths = {"large": [n % 50 for n in range(2000)], "small": [n % 9 for n in range(rows)]}
+    sizes = {name: len(own) for name, own in lengths.items()}
+    batches = islice(DomainBatchSampler(sizes, batch_size=4, sampling="cover", seed=1, lengths=lengths), 500)
+    repeated = [batch for batch in batches if len(set(batch["small"])) < 4]
+    assert len(repeated) <= 500 / rows  # only where one pass ends and the next begins
+
+
 def test_a_domain_without_rows_is_an_error():
     with pytest.raises(DataError, match="'dvd' has no train rows"):
         DomainBatchSampler({"books": 5, "dvd": 0}, batch_size=2, sampling="cover", seed=0)

@@ -24,6 +24,14 @@ def test_teacher_and_student_are_fetched_by_id(tmp_path):
         config = json.loads((tmp_path / "hrkd-out" / "student" / "config.json").read_text())
         assert config["num_hidden_layers"] - config.get("mean_pooling_layer", False) == 1
 
+        # The baseline on the teacher's encoder is from the cache; a model folder is no reason to download one.
+        _, err = finish(start("eval", "hrkd-out/student", "--floor", cwd=tmp_path, env=env))
+        assert "no baseline" not in err
+        elsewhere = hub_environment(url, tmp_path / "empty")
+        _, err = finish(start("eval", "hrkd-out/student", "--floor", cwd=tmp_path, env=elsewhere))
+        assert "frozen encoder: model acme/tiny-bert: not on this machine; download it with: hf download" in err
+        assert not list((tmp_path / "empty").rglob("*.safetensors"))
+
         gone = start("teach", "--model", "acme/no-such", "--data", raw, "--out", "t", cwd=tmp_path, env=env)
         out, err = finish(gone, code=1)
     assert out == ""

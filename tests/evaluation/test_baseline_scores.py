@@ -21,7 +21,7 @@ def teacher(tmp_path):
 
 
 def test_both_baselines_are_scored_on_dev(teacher):
-    scores = baseline_dev_scores(make_dataset(), teacher, ignore)
+    scores = baseline_dev_scores(make_dataset(), teacher, "cpu", ignore)
     assert list(scores) == ["tf-idf + logistic regression", "frozen tiny + logistic regression"]
     assert scores["tf-idf + logistic regression"] == 1  # the words decide
     assert 0.5 <= scores["frozen tiny + logistic regression"] <= 1
@@ -32,16 +32,26 @@ def test_the_score_is_the_mean_over_domains(teacher):
     dev = dataset.rows["books"]["dev"]
     other = {"bad": "good", "good": "bad"}
     dataset.rows["books"]["dev"] = TextRows(dev.texts, None, [other[label] for label in dev.labels])
-    assert baseline_dev_scores(dataset, teacher, ignore)["tf-idf + logistic regression"] == 0.5
+    assert baseline_dev_scores(dataset, teacher, "cpu", ignore)["tf-idf + logistic regression"] == 0.5
 
 
 def test_texts_without_words_are_reported_and_not_an_error(teacher):
     dataset, events = make_dataset(), []
     for parts in dataset.rows.values():
         parts["train"] = TextRows(["!"] * 48, None, parts["train"].labels)
-    assert baseline_dev_scores(dataset, teacher, events.append) == {}
+    assert baseline_dev_scores(dataset, teacher, "cpu", events.append) == {}
     notes = [event.text for event in events if isinstance(event, Note)]
     assert any("not compared with linear baselines: the data: no words" in text for text in notes)
+
+
+def test_no_failure_of_a_baseline_ends_the_run(teacher, monkeypatch):
+    def fail(*args, **options):
+        raise RuntimeError("out of memory\nat some place")
+
+    monkeypatch.setattr(baseline_scores, "train_linear_baselines", fail)
+    events = []
+    assert baseline_dev_scores(make_dataset(), teacher, "cpu", events.append) == {}
+    assert events[-1] == Note("not compared with linear baselines: out of memory", warning=True)
 
 
 def test_a_sample_of_large_data_has_all_labels_even_if_they_alternate(monkeypatch):

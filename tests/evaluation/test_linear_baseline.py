@@ -100,6 +100,13 @@ def test_domains_with_equal_labels_share_a_model():
     assert labels_of(make_dataset(rows)) == {"dvd": NAMES * 5}
 
 
+def test_a_domain_without_train_rows_is_refused_if_labels_differ():
+    rows = {"books": {"train": texts_of(WORD, 20)}, "news": {"train": (["a", "b"], ["old", "new"])}}
+    new = select_split(make_dataset({"toys": {"test": texts_of(WORD, 4)}}), "test", "x")
+    with pytest.raises(DataError, match="x: no train rows of toys for --floor"):
+        train_linear_baseline(TfidfFeatures(), make_dataset(rows), new, "test", "x", ignore)
+
+
 def test_domains_with_different_labels_have_separate_models():
     swapped = {"old": "fine", "new": "poor"}
     texts = [f"{swapped[name]} {n}" for n, name in enumerate(["old", "new"] * 10)]
@@ -203,6 +210,19 @@ def test_frozen_features_are_the_mean_over_a_texts_own_tokens(encoder):
     with torch.inference_mode():
         alone = [model(**tokenizer(text, return_tensors="pt")).last_hidden_state.mean(1)[0].numpy() for text in texts]
     assert columns == pytest.approx(np.array(alone), abs=1e-5)
+
+
+def test_frozen_features_of_an_encoder_with_few_positions_and_no_padding_token(tmp_path):
+    folder = write_encoder(tmp_path / "short")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({k: v for k, v in config.items() if k not in ("pad_token", "model_max_length")})
+    )
+    features = FrozenEncoderFeatures(folder, device="cpu")
+    positions = features.model.config.max_position_embeddings
+    assert features.tokenizer.max_length == positions < 256
+    rows = TextRows(["box " * (positions + 9), "box"], None, NAMES[:1] * 2)
+    assert np.isfinite(features.inputs(rows)).all()
 
 
 def test_frozen_features_of_a_pair_read_both_texts(encoder):

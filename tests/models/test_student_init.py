@@ -10,6 +10,7 @@ from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.models.loading import new_classifier, output_layer, set_heads
 from hrkd_cli.models.model_source import SIZES, Shape, parse_shape
 from hrkd_cli.models.student_init import (
+    _Pruning,
     build_student,
     check_dimensions,
     layer_map,
@@ -136,6 +137,23 @@ def test_narrowing_keeps_the_heaviest_dimensions(architecture):
     cut = prune_weights(teacher, student, (1, 2, 3, 4), dict(enumerate(range(HEADS.num_outputs))))
     for name, tensor in narrow.items():
         assert torch.equal(cut[name], tensor), name
+
+
+def test_the_kept_dimensions_do_not_depend_on_the_order_of_axes_that_are_as_long():
+    """Positions, and the dimensions inside the heads, may be as many as the width."""
+    config = make_teacher().config
+    config.max_position_embeddings = config.hidden_size
+    teacher = new_classifier(config)
+    before = _Pruning(teacher, 16).hidden
+    state = teacher.state_dict()
+    order = torch.randperm(config.hidden_size, generator=torch.Generator().manual_seed(0))
+    for name, tensor in state.items():
+        if name.endswith("position_embeddings.weight") or ".query." in name or ".key." in name or ".value." in name:
+            state[name] = tensor[order]
+        elif name.endswith("attention.output.dense.weight"):
+            state[name] = tensor[:, order]
+    teacher.load_state_dict(state)
+    assert torch.equal(_Pruning(teacher, 16).hidden, before)
 
 
 def alive_axis(have: int, want: int, alive: torch.Tensor) -> torch.Tensor:

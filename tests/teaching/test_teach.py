@@ -27,7 +27,7 @@ from tiny import ARCHITECTURES, make_dataset, write_encoder, write_raw
 def test_a_teacher_learns_and_transformers_opens_its_folder(teacher, dataset):
     record = json.loads((teacher / "hrkd.json").read_text())
     assert record["results"]["best"]["dev"]["average"]["accuracy"] > 0.9
-    assert record["options"]["epochs"] == {"value": 6, "from": "default"}
+    assert record["options"]["epochs"] == {"value": 6, "from": "argument"}
     model = AutoModelForSequenceClassification.from_pretrained(teacher)
     assert model.config.id2label == {0: "books/bad", 1: "books/good", 2: "music/bad", 3: "music/good"}
     assert model.config.hrkd["domains"] == {"books": ["bad", "good"], "music": ["bad", "good"]}

@@ -14,6 +14,7 @@ from hrkd_cli.training.plan import (
     choose_epochs,
     choose_learning_rate,
     choose_max_length,
+    token_limit,
 )
 from short_runs import run_teach
 from tiny import make_dataset, tiny_config, tiny_tokenizer
@@ -56,11 +57,18 @@ def test_the_learning_rate_is_the_papers_for_bert_base_and_grows_as_models_shrin
         (960, {"batch_size": 4, "accumulate": 2}, TEACH, 5),
         (960, {"batch_size": "auto"}, TEACH, 5),
         (8, {}, TEACH, 300),  # an epoch is one step, however few rows it has
+        (8, {"accumulate": 4}, TEACH, 1200),
     ],
 )
 def test_epochs_are_enough_for_the_budgets_steps(rows, options, budget, epochs):
     dataset = dataset_of([1] * (rows // 2), [1] * (rows // 2))
     assert choose_epochs(TeachSettings(**options), budget, dataset) == epochs
+
+
+def test_an_epoch_of_unequal_domains_is_as_long_as_its_sampling_says():
+    dataset = dataset_of([1] * 480, [1] * 80)
+    assert choose_epochs(TeachSettings(), TEACH, dataset) == 5  # 60 steps per epoch, to cover the larger domain
+    assert choose_epochs(TeachSettings(sampling="balanced"), TEACH, dataset) == 9  # 35 steps
 
 
 def test_the_length_covers_95_percent_of_each_domains_texts():
@@ -78,6 +86,12 @@ def test_the_length_covers_texts_of_a_source_that_alternates_short_and_long_ones
 )
 def test_the_length_stays_between_128_and_256_and_within_the_models_limit(words, limit, length):
     assert choose_max_length(dataset_of([words] * 10), tiny_tokenizer(), limit) == length
+
+
+def test_a_model_without_position_table_and_limit_takes_512_tokens():
+    model = SimpleNamespace(config=SimpleNamespace(to_dict=lambda: {"model_type": "xlnet"}))
+    assert token_limit(model, SimpleNamespace(model_max_length=10**30)) == 512
+    assert token_limit(model, SimpleNamespace(model_max_length=1024)) == 1024
 
 
 def test_both_texts_of_a_pair_count():

@@ -13,7 +13,7 @@ import torch
 from hrkd_cli.cli.main import main
 from hrkd_cli.distillation.distill import distill
 from hrkd_cli.errors import HrkdError, OutputError, TrainingError, UsageError
-from hrkd_cli.events import Note, StageStopped
+from hrkd_cli.events import Note, StageStopped, StepDone
 from hrkd_cli.machine import usable_cpus
 from hrkd_cli.outputs import latest_checkpoint_step
 from hrkd_cli.teaching.teach import teach
@@ -140,6 +140,51 @@ def test_starting_over_a_checkpoint_needs_force_or_resume(tmp_path, teacher, enc
     with pytest.raises(UsageError, match="--force --resume"):
         teach(encoder, data="nothing", out=out, force=True, resume=True)
     assert latest_checkpoint_step(Path("hrkd-out/teacher.partial")) == 2
+
+
+@pytest.mark.parametrize("stage", ["teach", "distill"])
+def test_a_run_with_force_is_resumed_beside_the_output_that_it_will_replace(tmp_path, teacher, encoder, dataset, stage):
+    out = tmp_path / "t"
+    run(stage, teacher, encoder, dataset, out, epochs=1)
+    with pytest.raises(StopError):
+        run(stage, teacher, encoder, dataset, out, force=True, on_event=stop_at(3))
+    run(stage, teacher, encoder, dataset, out, resume=True)
+    run(stage, teacher, encoder, dataset, tmp_path / "whole")
+    assert same(weights(out), weights(tmp_path / "whole"))
+
+
+def test_the_best_weights_stay_as_long_as_a_checkpoint_that_refers_to_them(
+    tmp_path, teacher, encoder, dataset, monkeypatch
+):
+    def stop(work):
+        assert list(work.glob("weights-*.safetensors"))
+        raise StopError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hrkd_cli.training.stage_folder.remove_checkpoints", stop)
+        with pytest.raises(StopError):
+            run("teach", teacher, encoder, dataset, tmp_path / "t")
+    run("teach", teacher, encoder, dataset, tmp_path / "t", resume=True)
+    run("teach", teacher, encoder, dataset, tmp_path / "whole")
+    assert same(weights(tmp_path / "t"), weights(tmp_path / "whole"))
+
+
+def test_a_signal_in_the_last_step_stops_the_run_too(tmp_path, teacher, encoder, dataset):
+    whole = run("teach", teacher, encoder, dataset, tmp_path / "whole")
+
+    def interrupt(event):
+        if isinstance(event, StepDone) and event.step == whole.steps:
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run("teach", teacher, encoder, dataset, tmp_path / "t", on_event=interrupt)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert latest_checkpoint_step(tmp_path / "t.partial") == whole.steps
+    run("teach", teacher, encoder, dataset, tmp_path / "t", resume=True)
+    assert same(weights(tmp_path / "t"), weights(tmp_path / "whole"))
 
 
 def test_resuming_with_other_options_names_them(tmp_path, teacher, encoder, dataset):

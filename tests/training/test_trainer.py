@@ -89,7 +89,8 @@ def test_a_busy_cpu_gets_one_thread_if_a_step_is_faster_with_it(monkeypatch, sec
     if "environment" in changes:
         monkeypatch.setenv("OMP_NUM_THREADS", changes["environment"])
     device = torch.device(changes.get("device", "cpu"))
-    context = SimpleNamespace(threads=changes.get("given"), device=device, on_event=notes.append)
+    processes = SimpleNamespace(any=lambda busy: busy)
+    context = SimpleNamespace(threads=changes.get("given"), device=device, on_event=notes.append, processes=processes)
     checkpointer = SimpleNamespace(step=changes.get("step", 0), decisions={})
     run = SimpleNamespace(objective=SimpleNamespace(dry_run=dry_run), context=context, checkpointer=checkpointer)
     torch.set_num_threads(2)

@@ -22,8 +22,10 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from operator import itemgetter
 
 from hrkd_cli.choices import Sampling
 from hrkd_cli.errors import DataError
@@ -129,10 +131,7 @@ class DomainBatchSampler:
         self._labeled_drawn = dict.fromkeys(self._unlabeled, 0)
         self._mean_counts = _temperature_mean_counts(sizes, batch_size * len(sizes))
         self._carried = dict.fromkeys(sizes, 0.0)
-        if self._sampling is Sampling.COVER:
-            self.batches_per_epoch = math.ceil(max(sizes.values()) / batch_size)
-        else:
-            self.batches_per_epoch = math.ceil(sum(sizes.values()) / (batch_size * len(sizes)))
+        self.batches_per_epoch = count_batches([*sizes.values()], batch_size, self._sampling)
         self._batches = self._generate_batches()
 
     def __iter__(self) -> Iterator[dict[str, list[int]]]:
@@ -198,17 +197,31 @@ class DomainBatchSampler:
         return counts
 
 
+def count_batches(sizes: Sequence[int], batch_size: int, sampling: Sampling | str) -> int:
+    """Return the batches per epoch of domains with these numbers of train rows."""
+    if sampling == Sampling.COVER:
+        return math.ceil(max(sizes) / batch_size)
+    return math.ceil(sum(sizes) / (batch_size * len(sizes)))
+
+
 def _unlabeled_stream(domain: str) -> str:
     """Return the name of a domain's unlabeled stream: part of its seed, so another name would change every run."""
     return f"{domain}/bare"  # no domain name has a slash
 
 
 def _regroup_by_length(batches: Sequence[_Batch], lengths: Mapping[str, Sequence[int]]) -> list[_Batch]:
-    """Redistribute the rows of each stream from short to long; each batch keeps its number of rows per stream."""
+    """Redistribute the rows of each stream from short to long; each batch keeps its number of rows per stream.
+
+    If a stream has rows more than once, each of its passes is sorted on its own, so that no batch repeats a row that it
+    need not repeat.
+    """
     regrouped: list[_Batch] = [{} for _ in batches]
     for stream in batches[0]:
-        domain = stream.partition("/")[0]
-        rows = iter(sorted((row for batch in batches for row in batch[stream]), key=lengths[domain].__getitem__))
+        length_of, passes, drawn = lengths[stream.partition("/")[0]], Counter[int](), []
+        for row in (row for batch in batches for row in batch[stream]):
+            drawn.append((passes[row], length_of[row], row))
+            passes[row] += 1
+        rows = (row for _, _, row in sorted(drawn, key=itemgetter(0, 1)))
         for new, old in zip(regrouped, batches, strict=True):
             new[stream] = list(islice(rows, len(old[stream])))
     return regrouped

@@ -65,7 +65,7 @@ def distill(
         resume: continue an interrupted run, including its teach stage; start from the beginning if there is none;
             return the result if the run is finished.
         on_event: called with every event.
-        sources: where each option came from ("flag", "environment", "file"), for ``hrkd.json``.
+        sources: where each option came from ("flag", "file", ...), for ``hrkd.json``; by default, "argument".
         **options: fields of ``hrkd_cli.settings.DistillSettings``.
 
     Raises:
@@ -83,7 +83,7 @@ def distill(
     student_data, settings = _student_data(dataset, path, settings.resolve(), context)
     unlabeled = more_texts(student_data, dataset, settings, context.on_event)
     tokenizer = check_student(path, student_data, settings)  # before the teacher is trained, which is slow
-    name, sources = settings.extend or str(teacher), sources or {}
+    name, sources = settings.extend or str(teacher), sources or dict.fromkeys(options, "argument")
     if not is_classifier(read_json(path / ModelFiles.config)):
         check_untrained(path, student_data, settings, tokenizer=tokenizer, on_event=context.on_event)
         path = teach_if_needed(
@@ -153,7 +153,8 @@ def _write_student(
     old_domains = check_old_domains(setup, trainer, wide) if extending else {}
     context.precision.release_memory()  # of the wide branch, before an encoder runs again
     labeled = setup.dataset.without_new_domains
-    baselines = baseline_dev_scores(labeled, path, context.on_event) if context.processes.is_main else {}
+    device, on_event = str(setup.settings.device), context.on_event
+    baselines = baseline_dev_scores(labeled, path, device, on_event) if context.processes.is_main else {}
     return write_model_folder(
         trainer,
         setup.dataset,

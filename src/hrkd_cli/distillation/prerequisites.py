@@ -13,7 +13,7 @@ from hrkd_cli.distillation.loss_config import LossConfig
 from hrkd_cli.errors import DataError, ModelError, OutputError, UsageError
 from hrkd_cli.events import Note, OnEvent, Progress
 from hrkd_cli.json_files import read_json_or_empty
-from hrkd_cli.layout import DATASET_OUT, TEACHER_OUT, ModelFiles
+from hrkd_cli.layout import DATASET_OUT, TEACHER_OUT, ModelFiles, partial_folder
 from hrkd_cli.method import Requirement
 from hrkd_cli.models.feature_capture import FeatureCapture, check_forward
 from hrkd_cli.models.loading import load_classifier, load_config, load_tokenizer
@@ -27,7 +27,7 @@ from hrkd_cli.models.student_init import (
     student_config,
     student_shape,
 )
-from hrkd_cli.outputs import check_no_overlap
+from hrkd_cli.outputs import check_no_overlap, latest_checkpoint_step
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.predict.name_validation import validate_names
 from hrkd_cli.settings import DistillSettings, TeachSettings
@@ -195,7 +195,7 @@ def teach_if_needed(
     """Fine-tune an encoder into ``hrkd-out/teacher``, unless the same teacher is there already; return that folder.
 
     Raises:
-        OutputError: the folder has a different teacher, and ``force`` is false.
+        OutputError: the folder has a different teacher, ``force`` is false, and there is no run to resume.
     """
     teacher_options = {"epochs": settings.teacher_epochs, "learning_rate": settings.teacher_learning_rate}
     options = {field.name: getattr(settings, field.name) for field in fields(TeachSettings)} | teacher_options
@@ -205,7 +205,8 @@ def teach_if_needed(
         if run_json.get("key") == teach_key(model_fingerprint(path), dataset, teach_settings):
             on_event(Note(f"teacher: {TEACHER_OUT} is up to date; it is not trained again"))
             return TEACHER_OUT
-        if not force:
+        can_resume = resume and latest_checkpoint_step(partial_folder(TEACHER_OUT.resolve())) is not None
+        if not (force or can_resume):
             before = {name: entry.get("value") for name, entry in run_json.get("options", {}).items()}
             difference = describe_changed_options(before, teach_settings.options_affecting_result())
             difference = difference or "from another model or on other data"

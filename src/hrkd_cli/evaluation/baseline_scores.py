@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from hrkd_cli.choices import Device, Split
+from hrkd_cli.choices import Split
 from hrkd_cli.data.dataset import Dataset, TextRows, sample_rows
-from hrkd_cli.errors import DataError
+from hrkd_cli.errors import one_line
 from hrkd_cli.evaluation.linear_baseline import train_linear_baselines
 from hrkd_cli.evaluation.metrics import average_scores
 from hrkd_cli.evaluation.provenance import find_start_encoder
@@ -19,12 +19,13 @@ MAX_ROWS = 5000
 """Train rows and dev rows of all domains together, so that a frozen BERT-base takes minutes on a CPU."""
 
 
-def baseline_dev_scores(dataset: Dataset, teacher: Path, on_event: OnEvent) -> dict[str, float]:
-    """Return the dev accuracy of each baseline by name, the unweighted mean over domains.
+def baseline_dev_scores(dataset: Dataset, teacher: Path, device: str, on_event: OnEvent) -> dict[str, float]:
+    """Return the dev accuracy of each baseline by name, the unweighted mean over domains; empty if one fails.
 
     Args:
         dataset: data of the student. Of more than ``MAX_ROWS`` rows of a split, random ones are used.
         teacher: folder that says which encoder to use.
+        device: where the encoder runs.
         on_event: receives notes, also about a baseline that cannot be trained.
     """
     rows = {
@@ -35,10 +36,10 @@ def baseline_dev_scores(dataset: Dataset, teacher: Path, on_event: OnEvent) -> d
     encoder = find_start_encoder([teacher], on_event)
     try:
         baselines = train_linear_baselines(
-            train_data, dev, Split.DEV, "the data", encoder=encoder, device=Device.AUTO, on_event=on_event
+            train_data, dev, Split.DEV, "the data", encoder=encoder, device=device, on_event=on_event
         )
-    except DataError as error:  # for example, texts without any word
-        on_event(Note(f"not compared with linear baselines: {error}"))
+    except Exception as error:  # the student is trained but not yet written, and must not be lost
+        on_event(Note(f"not compared with linear baselines: {one_line(error)}", warning=True))
         return {}
     return {
         baseline.features.baseline: average_scores(score_labels(baseline.labels, dataset.labels, dev)).accuracy

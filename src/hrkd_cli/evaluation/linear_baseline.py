@@ -21,6 +21,7 @@ from hrkd_cli.data.dataset import Dataset, TextRows
 from hrkd_cli.errors import DataError, ModelError, UsageError
 from hrkd_cli.evaluation.scoring import PredictedLabels
 from hrkd_cli.events import Note, OnEvent, Progress
+from hrkd_cli.predict.model_spec import position_limit
 
 BASELINE_KIND = "floor"
 
@@ -88,7 +89,7 @@ class FrozenEncoderFeatures:
     """Mean of an encoder's last hidden states over a row's tokens.
 
     Raises:
-        ModelError: the encoder cannot be opened.
+        ModelError: the encoder is not on this machine, or cannot be opened.
     """
 
     unit = "width"
@@ -98,29 +99,29 @@ class FrozenEncoderFeatures:
         from hrkd_cli.models.device import pick_device
         from hrkd_cli.models.loading import load_encoder, load_tokenizer
         from hrkd_cli.models.model_source import resolve_model
+        from hrkd_cli.models.model_tokenizer import ModelTokenizer
 
-        folder = resolve_model(encoder)
+        folder = resolve_model(encoder, download=False)  # the user did not name it: a file did
         self.baseline = f"frozen {Path(encoder).name} + logistic regression"
         self.device = pick_device(device)
-        self.model, self.tokenizer = load_encoder(folder).to(self.device), load_tokenizer(folder)
+        self.model, pretrained = load_encoder(folder).to(self.device), load_tokenizer(folder)
+        positions = position_limit(self.model.config.to_dict()) or ENCODER_MAX_LENGTH
+        max_length = int(min(ENCODER_MAX_LENGTH, pretrained.model_max_length, positions))
+        self.tokenizer = ModelTokenizer(self.model, pretrained, max_length)
 
     def inputs(self, rows: TextRows) -> npt.NDArray[np.float32]:
         """Return the pooled hidden states, (n, H)."""
         import torch
 
-        max_length = min(ENCODER_MAX_LENGTH, self.tokenizer.model_max_length)
-        by_length = np.argsort([len(text) for text in rows.texts], kind="stable")
+        examples = self.tokenizer.encode_rows(rows)
+        by_length = np.argsort([len(example) for example in examples], kind="stable")
         pooled = np.zeros((len(rows), self.model.config.hidden_size), dtype=np.float32)
         for start in range(0, len(rows), ENCODER_BATCH_SIZE):
             batch = by_length[start : start + ENCODER_BATCH_SIZE]
-            texts = [rows.texts[row] for row in batch]
-            pairs = [rows.pairs[row] for row in batch] if rows.pairs is not None else None
-            encoding = self.tokenizer(
-                texts, pairs, padding=True, truncation=True, max_length=max_length, return_tensors="pt"
-            ).to(self.device)
+            tokens = self.tokenizer.collate([examples[row] for row in batch], self.device)
             with torch.inference_mode():
-                hidden = self.model(**encoding).last_hidden_state
-            mask = encoding["attention_mask"][..., None]
+                hidden = self.model(**tokens.inputs).last_hidden_state
+            mask = tokens.mask[..., None]
             pooled[batch] = ((hidden * mask).sum(1) / mask.sum(1)).cpu().numpy()
         return pooled
 
@@ -183,10 +184,10 @@ def train_linear_baselines(
 def train_linear_baseline(
     features: Features, train_data: Dataset, rows: Mapping[str, TextRows], split: str, data_name: str, on_event: OnEvent
 ) -> LinearBaseline:
-    """Train on the train rows of ``train_data`` and predict ``rows``, a split of some or all of its domains.
+    """Train on the train rows of ``train_data`` and predict ``rows`` by domain.
 
-    Domains with the same labels share one model; otherwise each domain has its own. ``data_name`` names the dataset in
-    errors.
+    Domains with the same labels share one model, which also predicts other domains; otherwise each has its own.
+    ``data_name`` names the dataset in errors.
 
     Raises:
         UsageError: ``split`` contains the train rows.
@@ -195,11 +196,11 @@ def train_linear_baseline(
     if split in (Split.TRAIN, Split.ALL):
         raise UsageError(f"--floor trains on the train split, which --split {split} scores; use dev or test")
     same_labels = len(set(train_data.labels.values())) == 1
-    groups = [train_data.domains] if same_labels else [(domain,) for domain in rows]
+    groups = [(train_data.domains, tuple(rows))] if same_labels else [((domain,), (domain,)) for domain in rows]
     labels: PredictedLabels = {}
     num_rows = num_features = 0
-    for domains in groups:
-        parts = [train_data.split(domain, Split.TRAIN) for domain in domains]
+    for domains, scored in groups:
+        parts = [train_data.split(domain, Split.TRAIN) for domain in domains if domain in train_data.labels]
         train_labels = [label for part in parts for label in part.labels]
         of_domain = "" if same_labels else f" of {domains[0]}"
         if not train_labels:
@@ -211,7 +212,6 @@ def train_linear_baseline(
         on_event(Progress(f"training {features.baseline} on {len(train_labels):,} rows{of_domain}"))
         model, size = _fit(features, inputs, train_labels, data_name)
         num_rows, num_features = num_rows + len(train_labels), num_features + size
-        scored = [domain for domain in domains if domain in rows]
         scored_inputs = _inputs(features, [rows[domain] for domain in scored], on_event)
         labels |= {domain: model.predict(own) for domain, own in zip(scored, scored_inputs, strict=True)}
     return LinearBaseline(features, labels, num_rows, num_features)

@@ -18,8 +18,8 @@ SIZES = ("tiny", "small", "base", "large")  # names of student shapes that depen
 SHAPE = re.compile(r"(\d+)x(\d+)", re.IGNORECASE)
 
 
-def resolve_model(model: str | Path, role: str = "model") -> Path:
-    """Return the local folder of a model; a hub id is downloaded.
+def resolve_model(model: str | Path, role: str = "model", *, download: bool = True) -> Path:
+    """Return the local folder of a model; a hub id is downloaded, or must have been downloaded before.
 
     ``role`` ("teacher", "student", "model") names the model in error messages, also in the functions below.
 
@@ -28,7 +28,7 @@ def resolve_model(model: str | Path, role: str = "model") -> Path:
     """
     path = Path(model)
     if not path.is_dir():
-        path = _from_hub(str(model), role)
+        path = _from_hub(str(model), role, download=download)
     if not (path / ModelFiles.config).is_file():
         raise ModelError(
             f"{role} {model}: no {ModelFiles.config} in it; give a folder that save_pretrained wrote, or a hub id"
@@ -106,7 +106,7 @@ def student_spec_is_path(spec: str | None) -> bool:
     return spec is not None and spec not in SIZES and parse_shape(spec) is None and bool(Path(spec).name)
 
 
-def _from_hub(model: str, role: str) -> Path:
+def _from_hub(model: str, role: str, *, download: bool) -> Path:
     if Path(model).exists():
         raise ModelError(f"{role} {model}: this is a file; give its folder")
     if model.startswith((".", "/", "~")) or "\\" in model or model.count("/") > 1 or not model.strip():
@@ -120,13 +120,16 @@ def _from_hub(model: str, role: str) -> Path:
     )
 
     try:
-        return Path(snapshot_download(model, allow_patterns=HUB_FILES))  # without a network: from the cache
+        # Without a network, the download is from the cache, too.
+        return Path(snapshot_download(model, allow_patterns=HUB_FILES, local_files_only=not download))
     except GatedRepoError:
         problem = "accept its terms on the hub first, then run hf auth login"
     except (RepositoryNotFoundError, HFValidationError):
         problem = "no such folder here and no such model on the hub"
     except LocalEntryNotFoundError:
         problem = "no such folder here, and the hub cannot be reached; give a local folder"
+        if not download:
+            problem = f"not on this machine; download it with: hf download {model}"
     except Exception as error:  # the HTTP client has many error types
         problem = f"no such folder here, and the hub answered: {one_line(error)}"
     raise ModelError(f"{role} {model}: {problem}")

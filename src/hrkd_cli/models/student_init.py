@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -299,13 +300,13 @@ class _Pruning:
 
     def _hidden(self) -> Tensor:
         total = torch.zeros(self.width, dtype=torch.float64)
-        for tensor in self.source.values():
-            if tensor.dim() == 2:
-                squares = tensor.double().square()
-                if tensor.shape[1] == self.width:
-                    total += squares.sum(dim=0)
-                if tensor.shape[0] == self.width:
-                    total += squares.sum(dim=1)
+        for name, tensor in self.source.items():
+            # Other axes may happen to be as long: those inside a layer, and the rows of a table.
+            others = {axis for pattern, axis in chain(*PAIRS) if LAYER.search(name) and pattern.search(name)}
+            others |= {0} if name.endswith("embeddings.weight") else set()
+            for axis in {0, 1} - others if tensor.dim() == 2 else ():
+                if tensor.shape[axis] == self.width:
+                    total += tensor.double().square().sum(dim=1 - axis)
         return _largest(total, self.narrower)
 
     def _inner(self, layer: str, pair: Sequence[tuple[re.Pattern[str], int]], keep: int) -> Tensor:

@@ -66,13 +66,13 @@ def teach(
         resume: continue an interrupted run; start from the beginning if there is none; return the result if the run is
             finished.
         on_event: called with every event.
-        sources: where each option came from ("flag", "environment", "file"), for ``hrkd.json``.
+        sources: where each option came from ("flag", "file", ...), for ``hrkd.json``; by default, "argument".
         **options: fields of ``hrkd_cli.settings.TeachSettings``.
 
     Raises:
         HrkdError: an error that the user can fix, in one line (see ``hrkd_cli.errors``).
     """
-    settings = TeachSettings(**options)
+    settings, sources = TeachSettings(**options), sources or dict.fromkeys(options, "argument")
     out = Path(out)
     check_stage_output(out, "teach", force=force, resume=resume)
     path, name = resolve_model(model), str(model)

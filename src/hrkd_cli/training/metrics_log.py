@@ -150,6 +150,7 @@ class MetricsLogger:
             graph["ratios"] = tuple(map(tuple, values["ratios"]))
         if layers := [tuple(values[name]) for name in values if name.startswith("layer.")]:
             graph["layer_ratios"] = tuple(layers)
+        norm = norm if math.isfinite(norm) else None  # an overflow in fp16; JSON has no infinity
         self._append({**shared, "gradient_norm": norm, **graph, "examples_per_second": round(rate, 2)})
         self.on_event(
             StepDone(stage=self.stage, examples_per_second=rate, seconds_left=seconds_left, **shared, **graph)

@@ -10,6 +10,7 @@ import numpy as np
 
 from hrkd_cli.choices import Split
 from hrkd_cli.data.dataset import Dataset, sample_rows
+from hrkd_cli.data.sampler import count_batches
 from hrkd_cli.errors import DataError, UsageError
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.formatting import join_names, percent, plural
@@ -33,6 +34,10 @@ COVERED = 95
 """Percentage of each domain's texts that the chosen length covers."""
 MEASURED_TEXTS = 1000
 """Texts per domain whose length and unknown tokens are measured."""
+NO_LIMIT = 10**9
+"""From here on, a tokenizer's limit means that it has none (transformers writes 10^30)."""
+DEFAULT_LIMIT = 512
+"""Limit of a model that has none."""
 UNKNOWN = 0.05
 """Fraction of a domain's texts with unknown tokens above which a warning says so."""
 
@@ -105,10 +110,10 @@ class TrainingPlan:
 
 def choose_epochs(settings: TrainingSettings, budget: Budget, dataset: Dataset) -> int:
     """Return the epochs of the budget, or more if that is fewer steps than the budget's."""
-    rows = sum(len(dataset.split(domain, Split.TRAIN)) for domain in dataset.domains)
     batch_size = ASSUMED_BATCH_SIZE if settings.batch_size == AUTO_BATCH else int(settings.batch_size)
-    rows_per_step = batch_size * len(dataset.domains) * settings.accumulate
-    return max(budget.epochs, math.ceil(budget.steps * min(1.0, rows_per_step / rows)))
+    sizes = [len(dataset.split(domain, Split.TRAIN)) for domain in dataset.domains]
+    batches = count_batches([size for size in sizes if size], batch_size, settings.sampling)
+    return max(budget.epochs, math.ceil(budget.steps * settings.accumulate / batches))
 
 
 def choose_learning_rate(config: Any) -> float:
@@ -179,4 +184,5 @@ def check_length(max_length: int, model: Any, tokenizer: Any, name: str) -> None
 
 def token_limit(model: Any, tokenizer: Any) -> int:
     """Return the number of tokens that a model and its tokenizer can take."""
-    return int(min(tokenizer.model_max_length, position_limit(model.config.to_dict()) or tokenizer.model_max_length))
+    limit = min(tokenizer.model_max_length, position_limit(model.config.to_dict()) or tokenizer.model_max_length)
+    return int(limit) if limit < NO_LIMIT else DEFAULT_LIMIT

@@ -17,12 +17,12 @@ from hrkd_cli.errors import OutputError, TrainingError
 from hrkd_cli.events import Note, StageStopped
 from hrkd_cli.formatting import plural
 from hrkd_cli.json_files import read_json_or_empty
-from hrkd_cli.layout import ModelFiles
+from hrkd_cli.layout import ModelFiles, partial_folder
 from hrkd_cli.machine import package_versions, usable_cpus
 from hrkd_cli.models.model_folder import model_card, save_model, write_json
 from hrkd_cli.models.wide import ScoredWideBranch
 from hrkd_cli.options import option_name
-from hrkd_cli.outputs import STAGE_OUTPUTS, atomic_folder, relative_path
+from hrkd_cli.outputs import STAGE_OUTPUTS, atomic_folder, latest_checkpoint_step, relative_path
 from hrkd_cli.training.best_weights import AVERAGE
 from hrkd_cli.training.checkpoint import Checkpointer, remove_checkpoints
 from hrkd_cli.training.context import TrainContext
@@ -62,6 +62,8 @@ def run_folder(
         yield checkpointer
         if processes.is_main:
             remove_checkpoints(checkpointer.work)
+            for file in checkpointer.work.glob("weights-*.safetensors"):  # not before: they belong to a checkpoint
+                file.unlink()
     processes.barrier()
 
 
@@ -131,12 +133,14 @@ def load_finished_result(out: Path, stage: str, key: str, context: TrainContext)
     """Return the result of the same run if it is already finished, else None.
 
     Raises:
-        OutputError: the output is from another run.
+        OutputError: the output is from another run, and there is no checkpoint to resume.
     """
     run_json = read_json_or_empty(out / ModelFiles.run)
     if run_json.get("stage") != stage:
         return None
     if run_json.get("key") != key:
+        if latest_checkpoint_step(partial_folder(out.resolve())) is not None:  # of a run with --force
+            return None
         raise OutputError(
             f"{out} is from a run with other options or data, so there is nothing to resume; replace this "
             f"{STAGE_OUTPUTS[stage]} with --force or choose another --out"
@@ -165,12 +169,12 @@ def write_model_folder(
     *,
     description: str,
     models: Mapping[str, Any],
-    sources: Mapping[str, str] | None,
+    sources: Mapping[str, str],
     unlabeled: Mapping[str, Any] | None = None,
     results: Mapping[str, Mapping[str, Any]] | None = None,
     wide: ScoredWideBranch | None = None,
 ) -> TrainResult:
-    """Write the model folder of a finished run, and remove the weights saved during training.
+    """Write the model folder of a finished run.
 
     If each domain's best weights were saved, those of other steps than the best on average go to ``best/DOMAIN``.
     ``models`` are the models that the run started from; the card's title names the first one. Options that are not in
@@ -207,10 +211,8 @@ def write_model_folder(
     description = f"{description} {sum(p.numel() for p in trainer.model.parameters()) / 1e6:.1f} million parameters."
     card = model_card(title=title, description=description, heads=heads, scores=result.dev["domains"], **facts)
     (work / ModelFiles.readme).write_text(card, encoding="utf-8")
-    record = _run_record(trainer, dataset, result, models=models, sources=sources or {}, unlabeled=unlabeled)
+    record = _run_record(trainer, dataset, result, models=models, sources=sources, unlabeled=unlabeled)
     write_json(work / ModelFiles.run, record)
-    for file in work.glob("weights-*.safetensors"):
-        file.unlink()
     return result
 
 

@@ -55,13 +55,17 @@ class TokenizedSplit:
         return TokenizedSplit(self.tokenizer, examples, {d: self.labels[d][sample] for d, sample in samples.items()})
 
     def class_weights(self, heads: DomainHeads, choice: ClassWeights) -> Tensor | None:
-        """Return (D, C) class weights, rows / (classes x rows of the class), or None for equal weights."""
+        """Return (D, C) class weights, rows / (classes x rows of the class), or None for equal weights.
+
+        A class without rows has the weight 1.
+        """
         if choice is ClassWeights.NONE:
             return None
         weights = []
         for domain, names in heads.labels.items():
-            counts = np.bincount(self.labels[domain], minlength=len(names)).clip(min=1)
-            weights.append(torch.tensor(counts.sum() / (len(names) * counts), dtype=torch.float32))
+            counts = np.bincount(self.labels[domain], minlength=len(names))
+            own = np.where(counts > 0, counts.sum() / (len(names) * counts.clip(min=1)), 1.0)
+            weights.append(torch.tensor(own, dtype=torch.float32))
         return torch.nn.utils.rnn.pad_sequence(weights, batch_first=True, padding_value=1.0)
 
 

@@ -90,8 +90,9 @@ class Trainer:
         self.batch_size = resolve_batch_size(
             settings, objective, self.checkpointer, unlabeled_fraction=self.unlabeled_fraction
         )
-        steps_per_epoch = self.make_sampler().batches_per_epoch / settings.accumulate
-        self.steps = max(1, math.ceil(steps_per_epoch * self.plan.epochs))
+        batches_per_epoch = self.make_sampler().batches_per_epoch
+        steps_per_epoch = batches_per_epoch / settings.accumulate
+        self.steps = -(-batches_per_epoch * self.plan.epochs // settings.accumulate)  # rounded up
         self.eval_every = settings.eval_every or max(1, round(steps_per_epoch / 2), self.steps // MAX_EVALS)
         is_main, on_cpu = context.processes.is_main, context.device.type == "cpu"
         metric = settings.metric.replace("-", "_")  # its name in scores
@@ -174,6 +175,9 @@ class Trainer:
                 stopping = step < self.steps and self._maybe_checkpoint(step, stop=bool(signals))
                 if stopping:
                     break
+            if not stopping and self.context.processes.any(bool(signals)):  # in the last step, or before an early stop
+                stopping = True
+                self._save_checkpoint(self.step, stopping=stopping)
         if stopping:
             # The checkpoint is saved: now let the signal, perhaps that of another process, have its usual effect.
             signal.raise_signal(signals[0] if signals else signal.SIGTERM)
@@ -189,14 +193,17 @@ class Trainer:
         stopping = any(stop for stop, _ in votes)
         due = any(overdue for _, overdue in votes) if every is None else step % every == 0
         if stopping or due:
-            self.metrics.flush()  # raises if a loss is not finite, before it gets into a checkpoint
-            self.checkpointer.save(step)
-            self.best_weights.remove_unused()
-            self.saved_at = time.monotonic()
-            self.metrics.restart_clock()
+            self._save_checkpoint(step, stopping=stopping)
+        return stopping
+
+    def _save_checkpoint(self, step: int, *, stopping: bool) -> None:
+        self.metrics.flush()  # raises if a loss is not finite, before it gets into a checkpoint
+        self.checkpointer.save(step)
+        self.best_weights.remove_unused()
+        self.saved_at = time.monotonic()
+        self.metrics.restart_clock()
         if stopping:
             self.context.on_event(Note(f"stopped after step {step}, with a checkpoint; continue with --resume"))
-        return stopping
 
     def _evaluate(self, step: int) -> None:
         """Score the dev split, and save the weights if they are the best so far."""
@@ -236,19 +243,18 @@ class Trainer:
             check_disk_space(self.checkpointer.out, disk)
         steps_left = self.steps - self.checkpointer.step
         seconds = steps_left * step_seconds + math.ceil(steps_left / self.eval_every) * self.metrics.dev_seconds
-        plan = self.plan
         self.context.on_event(
             StageStarted(
                 self.stage,
                 self.steps,
-                plan.epochs,
+                self.plan.epochs,
                 domains,
                 seconds,
                 disk,
                 rows=self.objective.collator.split.count,
                 batch_size=self.batch_size,
-                max_length=plan.max_length,
-                learning_rate=plan.learning_rate,
+                max_length=self.plan.max_length,
+                learning_rate=self.plan.learning_rate,
                 parameters=sum(p.numel() for p in self.model.parameters() if p.requires_grad),
                 out=str(self.checkpointer.out),
                 run_id=self.checkpointer.decisions.setdefault("run_id", secrets.token_hex(4)),
@@ -261,22 +267,25 @@ class Trainer:
 def choose_threads(trainer: Trainer, rows: StepRows) -> float:
     """Time a batch, and on a busy CPU also with one thread, which is kept if it is faster; return the seconds.
 
-    Threads wait for each other after every operation, so other programs slow all of them down.
+    Threads wait for each other after every operation, so other programs slow all of them down. Processes wait for each
+    other too, so they decide together.
     """
     start = time.perf_counter()
     trainer.objective.dry_run(rows)
     seconds, threads = time.perf_counter() - start, torch.get_num_threads()
-    is_open = trainer.context.threads is None and "OMP_NUM_THREADS" not in os.environ and not trainer.checkpointer.step
-    if not is_open or threads == 1 or trainer.context.device.type != "cpu" or system_load() < usable_cpus():
+    context = trainer.context
+    is_open = context.threads is None and "OMP_NUM_THREADS" not in os.environ and not trainer.checkpointer.step
+    busy = is_open and threads > 1 and context.device.type == "cpu" and system_load() >= usable_cpus()
+    if not context.processes.any(busy):
         return seconds
     torch.set_num_threads(1)
     start = time.perf_counter()
     trainer.objective.dry_run(rows)
     alone = time.perf_counter() - start
-    if alone >= seconds:
+    if not busy or alone >= seconds:
         torch.set_num_threads(threads)
         return seconds
     trainer.checkpointer.decisions["threads"] = 1
     text = f"the CPU is busy: one thread is {seconds / alone:.1f} times as fast as {threads} and is used (--threads)"
-    trainer.context.on_event(Note(text))
+    context.on_event(Note(text))
     return alone
