@@ -65,7 +65,18 @@ def test_all_files_get_the_permissions_of_new_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["notes.txt", "best/books/a/b.json", "sub/config.json", "model.safetensors/x", ".git/HEAD"]
+    "name",
+    [
+        "notes.txt",
+        "best/books/a.json",
+        "sub/config.json",
+        "model.safetensors/x",
+        ".git/HEAD",
+        "customers.model",
+        "model_backup.safetensors",
+        "tokenizer_old.json",
+        "vocab.mine",
+    ],
 )
 def test_force_does_not_delete_a_file_of_the_user(tmp_path, name):
     def check():

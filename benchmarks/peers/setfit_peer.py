@@ -28,6 +28,7 @@ def train(data: Data, folder: Path, options: Options) -> None:
     texts = [text for own in rows.values() for text in joined(own.texts)]
     indices = [labels.index(label) for own in rows.values() for label in own.labels]
     model = SetFitModel.from_pretrained(str(options.encoder))
+    model.model_body.float()  # a folder of half-precision weights is loaded as such, and slow on a CPU
     model.model_body.max_seq_length = SETTINGS["max_length"]
     work = folder.with_name(f"{folder.name}-weights")
     arguments = TrainingArguments(

@@ -24,7 +24,7 @@ _model = partial(
     "Exported onnx folder or .onnx file (no torch needed), or a model folder or hub id (torch weights).",
     metavar="MODEL",
 )
-_threads = partial(option, None, "CPU threads.", metavar="N", bounds=AT_LEAST_1, default_text="chosen by the runtime")
+_threads = partial(option, None, "CPU threads.", metavar="N", bounds=AT_LEAST_1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,7 @@ class EvalSettings(Settings):
         "certain of.",
         metavar="MODEL",
     )
-    threads: int | None = _threads()
+    threads: int | None = _threads(default_text="one per CPU core")
     device: Device = _device()
 
 
@@ -222,7 +222,7 @@ class PredictorSettings(Settings):
         "Texts per forward pass. The answers of an int8 file depend a little on the other texts in a batch.",
         metavar="N",
         bounds=AT_LEAST_1,
-        default_text="1 for ONNX files, 32 for model folders",
+        default_text="1 for ONNX files and stdin, 32 for model folders",
     )
     min_confidence: float | None = option(
         None,
@@ -243,7 +243,7 @@ class PredictorSettings(Settings):
         metavar="MODEL",
         default_text="they are marked",
     )
-    threads: int | None = _threads()
+    threads: int | None = _threads(default_text="chosen by the runtime")
     device: Device = _device()
 
 

@@ -46,11 +46,12 @@ class ModelFiles:
     readme = "README.md"
     best = "best"
     onnx = "onnx"
-    tokenizers = ("tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "added_tokens.json", "*.model",
+    tokenizers = (tokenizer, tokenizer_config, "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
+                  "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "spm.model", "sentencepiece.bpe.model",
                   "chat_template.jinja")  # fmt: skip
-    written = (config, "model*.safetensors", weights_index, *tokenizers, run, metrics, evaluation, readme,
-               "report.html", "hrkd_runtime.pyz", f"{best}/*/*",
-               *map(f"{onnx}/{{}}".format, OnnxFiles.written))  # fmt: skip
+    network = (config, weights, weights_index, "model-?????-of-?????.safetensors", *tokenizers)
+    written = (*network, wide, run, metrics, evaluation, readme, "report.html", "hrkd_runtime.pyz",
+               *map(f"{best}/*/{{}}".format, network), *map(f"{onnx}/{{}}".format, OnnxFiles.written))  # fmt: skip
 
 
 CHECKPOINT = "checkpoint.json"  # everything in a checkpoint except the tensors

@@ -103,7 +103,7 @@ class TrainingSettings(Settings):
     )
     precision: Precision = _training(Precision.AUTO, "Training arithmetic; auto: bf16 where supported, else fp32.")
     eval_every: int | None = _count(
-        None, "Steps between dev evaluations.", metavar="STEPS", default_text="twice an epoch, at most 20 times"
+        None, "Steps between dev evaluations.", metavar="STEPS", default_text="twice an epoch, about 20 times at most"
     )
     metric: Metric = _training(Metric.ACCURACY, "Dev score that selects the best step.")
     class_weights: ClassWeights = _training(

@@ -68,6 +68,16 @@ def test_the_name_of_a_file_that_is_not_read_is_not_labeled_as_a_text(hrkd, pred
     assert line in ran.err
 
 
+def test_a_domain_that_gets_no_answer_is_an_error_before_the_first_text_is_labeled(hrkd, predictor):
+    Path("new.csv").write_text("text,domain\ngood,books\n,unknowable\nbad,dvd\nugly,unknowable\n")
+    predictor.domains_of_models = ("books", "dvd", "unknowable")
+    ran = hrkd("predict", "m", "--input", "new.csv", "--output", "out.jsonl")
+    assert (ran.code, ran.out) == (2, "")
+    assert "hrkd predict: new.csv:5: no answer for it" in ran.err
+    assert predictor.asked == []
+    assert not Path("out.jsonl").exists()
+
+
 def test_rows_of_a_file_have_the_domain_of_its_column_unless_an_option_names_one(hrkd, predictor):
     Path("new.csv").write_text("text,domain\ngood,books\nbad,\nugly,dvd\n")
     ran = hrkd("predict", "m", "--input", "new.csv")

@@ -84,6 +84,12 @@ def test_a_cascade_by_hand():
     assert describe_cascade(answers([0.9, 0.8], [0, 0]), answers([0.9, 0.8], [1, 1]))["equal_at"] is None
 
 
+def test_a_threshold_is_as_short_as_possible_and_sends_the_same_texts():
+    confidences = [0.998712345, 0.998, 0.9987100, 0.5]
+    steps = describe_cascade(answers(confidences, [1, 1, 1, 1]), answers([1] * 4, [1] * 4))["steps"]
+    assert {step["threshold"]: step["sent"] for step in steps} == {0.5: 0, 0.998: 0.25, 0.9987: 0.5, 0.998712: 0.75}
+
+
 def test_without_a_domain_the_answer_is_that_of_predict():
     judged = judge_without_domain(LOGITS, LABELS, SPEC)
     # p(label) is summed over domains: (0.8 + 0.1) / 1.2, (0.6 + 0.1) / 1.2, (0.1 + 0.9) / 1.2.

@@ -12,11 +12,12 @@ from hrkd_cli.errors import DataError, GateError, ModelError, OutputError, Usage
 from hrkd_cli.events import ExportStarted, Note
 from hrkd_cli.models.model_folder import with_calibration
 from hrkd_cli.onnx_export import recipe_search
+from hrkd_cli.onnx_export.export_record import read_record
 from hrkd_cli.onnx_export.recipes import apply_recipe
 from hrkd_cli.predict.selfcheck import self_check
 from tiny_folder import write_model
 
-RECORD, SELF_CHECK = "export.json", "self_check.json"
+RECORD, SELF_CHECK, FP16 = "export.json", "self_check.json", "model_fp16.onnx"
 
 
 def raising(error):
@@ -24,6 +25,14 @@ def raising(error):
         raise error
 
     return stand_in
+
+
+def read_calibration(folder):
+    return json.loads((folder / "config.json").read_text())["hrkd"].get("calibration")
+
+
+def copy_weights(source, target):
+    shutil.copy(source / "model.safetensors", target)
 
 
 def test_fp32_alone_needs_no_data(student):
@@ -71,7 +80,7 @@ def test_a_failed_gate_leaves_other_files_alone(student, other_weights):
     kept = (student / "onnx" / FP32).read_bytes()
     with pytest.raises(GateError) as caught:
         export(student, int8=True, max_drop=1)
-    assert list_files(student / "onnx") == [RECORD, FP32, "model_fp16.onnx", SELF_CHECK]
+    assert list_files(student / "onnx") == [RECORD, FP32, FP16, SELF_CHECK]
     assert (student / "onnx" / FP32).read_bytes() == kept
     assert [f["precision"] for f in caught.value.result["files"]] == ["fp32"]
 
@@ -104,11 +113,24 @@ def test_an_existing_file_is_refused_without_force(student):
     for options in ({}, {"int8": True, "max_drop": 50}):
         with pytest.raises(OutputError, match="exists already; replace it with --force"):
             export(student, **options)
+
+
+def test_force_leaves_other_files_with_their_records_if_they_are_the_students(student):
+    export(student, int8=True, max_drop=50)
+    record, calibration = read_record(student / "onnx")[INT8], read_calibration(student)[INT8]
     events = []
+    export(student, fp16=True, max_drop=50, force=True, on_event=events.append)
+    assert not [e.text for e in events if isinstance(e, Note) and e.warning]
+    assert read_record(student / "onnx")[INT8] == record
+    assert read_calibration(student)[INT8] == calibration
+    assert self_check(student)[0].passed
+    copy_weights(write_model(student.parent / "other", seed=9), student)
     export(student, force=True, on_event=events.append)
     assert [e.text for e in events if isinstance(e, Note) and e.warning] == [
-        f"{INT8} in {student / 'onnx'}: left from an earlier export, unchanged"
+        f"{FP16}, {INT8} in {student / 'onnx'}: left from an earlier export, unchanged"
     ]
+    assert set(read_record(student / "onnx")) == {FP32}
+    assert read_calibration(student) is None
 
 
 def test_out_gets_graphs_configuration_and_tokenizer(student, tmp_path):
@@ -138,8 +160,22 @@ def test_out_gets_graphs_configuration_and_tokenizer(student, tmp_path):
     ]
     other = write_model(tmp_path / "other", labels={"news": ("sport", "weather")})
     shutil.rmtree(out / "onnx")
-    with pytest.raises(OutputError, match="holds another model"):
+    with pytest.raises(OutputError, match=r"holds the config.json of another model"):
         export(other, out=out)
+
+
+def test_another_model_with_weights_is_not_replaced_by_force_either(student, tmp_path):
+    other = write_model(tmp_path / "other", labels={"news": ("sport", "weather")})
+    before = (other / "config.json").read_bytes()
+    with pytest.raises(
+        OutputError, match=r"other: holds another model .config.json differs.; write elsewhere with --out$"
+    ):
+        export(student, out=other, force=True)
+    assert (other / "config.json").read_bytes() == before
+    (other / "model.safetensors").unlink()
+    with pytest.raises(OutputError, match=r"of another model; write elsewhere with --out, or replace it with --force"):
+        export(student, out=other)
+    export(student, out=other, force=True)
 
 
 @pytest.mark.parametrize("name", ["README.md", "tokenizer.json", "hrkd_runtime.pyz"])
@@ -242,15 +278,11 @@ def test_a_format_is_added_to_existing_ones(student):
         path = student / "onnx" / name
         assert (path.read_bytes(), path.stat().st_mtime_ns) == state
     record = json.loads((student / "onnx/export.json").read_text())["files"]
-    assert set(record) == {"model.onnx", "model_quantized.onnx", "model_fp16.onnx", "model_q4.onnx"}
+    assert set(record) == {"model.onnx", "model_quantized.onnx", FP16, "model_q4.onnx"}
     assert record["model_quantized.onnx"]["tries"]
     card = (student / "README.md").read_text()
     assert card.count("## ONNX files") == 1
     assert all(f"`onnx/{name}`" in card for name in record)
-
-
-def read_calibration(folder):
-    return json.loads((folder / "config.json").read_text())["hrkd"].get("calibration")
 
 
 def test_every_exported_file_is_calibrated_on_its_own_dev_logits(student):
@@ -263,7 +295,7 @@ def test_every_exported_file_is_calibrated_on_its_own_dev_logits(student):
     int8 = dict(entries)[INT8]
     # Another format leaves the calibration of the files that stay.
     export(student, fp16=True, max_drop=100)
-    assert set(read_calibration(student)) == {FP32, INT8, "model_fp16.onnx"}
+    assert set(read_calibration(student)) == {FP32, INT8, FP16}
     assert read_calibration(student)[INT8] == int8
     assert len(self_check(student)) == 3
     assert with_calibration(student / "config.json", {}) == config
@@ -289,19 +321,22 @@ def test_without_dev_data_nothing_is_calibrated_and_a_note_says_so(student, tmp_
         (student / "hrkd.json").write_text(json.dumps(record))
         export(student, force=True)
         assert (read_calibration(student) and set(read_calibration(student))) == files
-    # A new fp32 file may be that of other weights: without data, the calibration is gone.
+    # Without data, that of a file with the same logits stays, but not that of other weights.
     (student / "hrkd.json").unlink()
     export(student, force=True)
-    assert (student / "config.json").read_bytes() == config
+    assert set(read_calibration(student)) == {FP32}
+    copy_weights(write_model(tmp_path / "other", seed=9), student)
+    export(student, force=True)
+    assert read_calibration(student) is None
 
 
 def test_out_has_the_calibration_of_its_own_files(student, tmp_path):
     export(student, int8=True, max_drop=100)
     config = (student / "config.json").read_bytes()
     export(student, fp16=True, max_drop=100, out=tmp_path / "out")
-    assert set(read_calibration(tmp_path / "out")) == {FP32, "model_fp16.onnx"}
+    assert set(read_calibration(tmp_path / "out")) == {FP32, FP16}
     export(student, int4=True, max_drop=100, out=tmp_path / "out")  # not another model
-    assert set(read_calibration(tmp_path / "out")) == {FP32, "model_fp16.onnx", "model_q4.onnx"}
+    assert set(read_calibration(tmp_path / "out")) == {FP32, FP16, "model_q4.onnx"}
     assert self_check(tmp_path / "out")[0].passed
     assert (student / "config.json").read_bytes() == config
 

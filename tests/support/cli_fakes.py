@@ -9,6 +9,7 @@ from typing import Any
 
 from hrkd_cli.cli.console import Console
 from hrkd_cli.cli.tables import Table
+from hrkd_cli.errors import UsageError
 
 
 @dataclass
@@ -108,11 +109,16 @@ class FakePredictor:
     asked: list[Any]
     batches: list[tuple[int | None, int | None]]
     pair: bool | None = False
+    domains_of_models = ("books", "dvd")
 
     def __init__(self, path, *, threads=None, device="auto", min_confidence=None, target_accuracy=None, fallback=None):
         type(self).made.append((path, threads, device))
         self.spec = SimpleNamespace(pair=type(self).pair)
-        self.domains = ("books", "dvd")
+        self.domains = self.domains_of_models
+
+    def predict(self, texts, pairs=None, *, domain="auto"):
+        if domain == "unknowable":
+            raise UsageError("no answer for it")
 
     def stream(self, texts, *, domain="auto", batch_size=1, read_ahead=None):
         type(self).batches.append((batch_size, read_ahead))

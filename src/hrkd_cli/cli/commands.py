@@ -201,7 +201,7 @@ def predict(console: Console, options: PredictSettings) -> None:
         predictor = _open_predictor(options)
         # --domain overrides a domain column.
         domains = predictor.domains if console.sources["domain"] == "default" else ()
-        rows, kept = predict_input.read_rows(file, options, domains, predictor.spec.pair is True, console)
+        rows, kept = predict_input.read_rows(file, options, predictor, domains, console)
         made = records.make_records(
             predictor, rows, batch_size=options.batch_size, as_they_arrive=file is None and not options.texts
         )

@@ -6,14 +6,19 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hrkd_cli.cli.console import Console
 from hrkd_cli.command_settings import PredictSettings
+from hrkd_cli.errors import HrkdError
 from hrkd_cli.events import Event, Note
 from hrkd_cli.formatting import join_names, plural
 from hrkd_cli.predict import text_input
 from hrkd_cli.predict.records import common_type, value_type
 from hrkd_cli.predict.text_input import InputRow, split_pair
+
+if TYPE_CHECKING:
+    from hrkd_cli.predict.predictor import Predictor
 
 
 def has_data_suffix(text: str) -> bool:
@@ -26,14 +31,15 @@ def has_data_suffix(text: str) -> bool:
 
 
 def read_rows(
-    file: Path | None, options: PredictSettings, domains: Sequence[str], has_pairs: bool, console: Console
+    file: Path | None, options: PredictSettings, predictor: Predictor, domains: Sequence[str], console: Console
 ) -> tuple[Iterable[InputRow], dict[str, type]]:
-    """Return the rows to label, and the types of the columns that their records keep.
+    """Return the rows that ``predictor`` is to label, and the types of the columns that their records keep.
 
     ``domains`` are those that a column of the file may have; rows without one get the domain of the options.
     """
     if file is not None:
-        return _from_file(file, options, domains, has_pairs, console)
+        return _from_file(file, options, predictor, domains, console)
+    has_pairs = predictor.spec.pair is True
     if options.texts:
         return text_input.from_arguments(options.texts, has_pairs, options.domain), {}
     warn = partial(console.write_note, warning=True)
@@ -41,9 +47,11 @@ def read_rows(
 
 
 def _from_file(
-    file: Path, options: PredictSettings, domains: Sequence[str], has_pairs: bool, console: Console
+    file: Path, options: PredictSettings, predictor: Predictor, domains: Sequence[str], console: Console
 ) -> tuple[Iterable[InputRow], dict[str, type]]:
     from hrkd_cli.data.texts import read_texts
+
+    has_pairs = predictor.spec.pair is True
 
     def on_event(event: Event) -> None:
         if isinstance(event, Note):
@@ -61,13 +69,22 @@ def _from_file(
     # The file is read twice, so that its errors are reported before the first text is labeled.
     blank: list[str] = []
     types: dict[str, set[type]] = {}
+    first_rows: dict[str, InputRow] = {}
     for row in iter_rows():
         if not all(part.strip() for part in ([row.text] if isinstance(row.text, str) else row.text)):
             blank.append(str(row.fields["line"]))
+        else:
+            first_rows.setdefault(row.domain, row)
         for name, value in row.fields.items():
             types.setdefault(name, set()).update([] if value is None else [value_type(value)])
     if blank:
         rows = f"{plural(len(blank), 'row')} (line {join_names(blank)})"
         console.write_note(f"{file}: no text and so no label in {rows}", warning=True)
+    for row in first_rows.values():
+        text, *pair = [row.text] if isinstance(row.text, str) else row.text
+        try:
+            predictor.predict([text], pair or None, domain=row.domain)
+        except HrkdError as error:
+            raise type(error)(f"{file}:{row.fields['line']}: {error}") from None
     del types["line"]
     return iter_rows(), {name: common_type(found) for name, found in types.items()}

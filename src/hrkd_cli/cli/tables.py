@@ -146,10 +146,15 @@ def _cascade_tables(result: Json) -> list[Table]:
     rows = []
     for step in cascade["steps"]:
         times = (f"{step['latency_ms']:.2f}",) if "latency_ms" in step else ()
-        rows.append((f"{step['threshold']:.3f}", percent(step["sent"]), percent(step["accuracy"]), *times))
+        rows.append((_min_confidence(step), percent(step["sent"]), percent(step["accuracy"]), *times))
     times = ("ms per text",) if "latency_ms" in cascade["steps"][0] else ()
     columns = ("--min-confidence", "sent on, %", "accuracy, %", *times)
     return [Table(f"{cascade['model']} with --fallback {cascade['fallback']}", columns, rows, left_aligned=())]
+
+
+def _min_confidence(step: Json) -> str:
+    """Return the threshold of a step as it can be given to ``--min-confidence``."""
+    return max(f"{step['threshold']:.3f}", str(step["threshold"]), key=len)
 
 
 def cascade_notes(result: Json) -> list[str]:
@@ -163,7 +168,7 @@ def cascade_notes(result: Json) -> list[str]:
     if not equal["sent"]:
         return [f"{cascade['model']} needs no fallback to be as accurate as {alone}"]
     return [
-        f"as accurate as {alone}: --min-confidence {equal['threshold']:.3f}, which sends on "
+        f"as accurate as {alone}: --min-confidence {_min_confidence(equal)}, which sends on "
         f"{percent(equal['sent'])}% of the texts"
     ]
 

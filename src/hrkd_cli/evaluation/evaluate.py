@@ -269,10 +269,7 @@ def evaluate_on(
         openers = {str(n): partial(open_backend, model, device=device) for n, model in enumerate(models)}
         latencies = measure_forward(openers, threads=sorted({1, threads}), on_event=on_event)
         results = [replace(result, latency_lengths=latencies[str(n)]) for n, result in enumerate(results)]
-    for baseline in baselines:
-        scores = score_labels(baseline.labels, dataset.labels, rows)
-        common = agreement(baseline.labels, first_labels)
-        results.append(ModelResult(baseline.features.baseline, BASELINE_KIND, scores, common, floor=baseline))
+    results += [_score_baseline(baseline, dataset, rows, first_labels) for baseline in baselines]
     return EvalResult(
         split,
         tuple(results),
@@ -282,6 +279,15 @@ def evaluate_on(
         machine=machine_name() if settings.latency else "",
         cascade=None if settings.fallback is None else _describe_cascade(results, answers, settings.fallback),
     )
+
+
+def _score_baseline(
+    baseline: LinearBaseline, dataset: Dataset, rows: Mapping[str, TextRows], first_labels: PredictedLabels
+) -> ModelResult:
+    # It may answer with labels that only its train rows have.
+    names = {domain: sorted({*dataset.labels[domain], *own.tolist()}) for domain, own in baseline.labels.items()}
+    scores, common = score_labels(baseline.labels, names, rows), agreement(baseline.labels, first_labels)
+    return ModelResult(baseline.features.baseline, BASELINE_KIND, scores, common, floor=baseline)
 
 
 def _describe_cascade(results: Sequence[ModelResult], answers: Mapping[str, Answers], fallback: str) -> dict[str, Any]:

@@ -173,7 +173,7 @@ def describe_cascade(
     ordered = np.sort(first.confidences)
     steps: list[dict[str, float]] = []
     for share in CASCADE_SHARES:
-        threshold = float(ordered[int(share * len(ordered))])
+        threshold = _shorten(float(ordered[int(share * len(ordered))]), ordered)
         sent = first.confidences < threshold
         accuracy = float(np.where(sent, fallback.correct, first.correct).mean())
         step = {"threshold": threshold, "sent": float(sent.mean()), "accuracy": accuracy}
@@ -183,6 +183,13 @@ def describe_cascade(
     alone = float(fallback.correct.mean())
     enough = [step["threshold"] for step in steps if step["accuracy"] >= alone]
     return {"fallback_accuracy": alone, "equal_at": enough[0] if enough else None, "steps": steps}
+
+
+def _shorten(threshold: float, ordered: DoubleArray) -> float:
+    """Return a threshold with as few decimals, at least 3, as leave the same confidences below it."""
+    rounded = (round(threshold, decimals) for decimals in range(3, 17))
+    below = np.searchsorted(ordered, threshold)
+    return next((short for short in rounded if np.searchsorted(ordered, short) == below), threshold)
 
 
 def risk_coverage(answers: Answers) -> list[dict[str, float]]:

@@ -144,15 +144,14 @@ class _Export:
     def run(self) -> ExportResult:
         """Write the files and return what was written."""
         self._check_trimming()
-        self._check_existing_fp32()
+        entries = self._read_earlier_record()
         _announce(self)
         with _working_folder(self.onnx_folder) as folder:
             write_fp32(self.model, folder / OnnxFiles.fp32, on_event=self.on_event)
             if self.existing_fp32 is not None:
                 self.on_event(Note(f"{self.existing_fp32} gives the student's logits and is kept"))
             trials = self._quantize(folder)
-            # Earlier files certainly belong to this student only if the fp32 file does.
-            entries = read_record(self.onnx_folder) if self.existing_fp32 is not None else {}
+            calibration = self._calibrations(trials, entries)
             paths = {onnx_format: folder / FILE_NAMES[onnx_format] for onnx_format in self.formats}
             timed = {name: self.onnx_folder / name for name in entries} | {path.name: path for path in paths.values()}
             latencies = _measure_latency(self.student, timed, self.on_event) if self.settings.latency else {}
@@ -160,7 +159,6 @@ class _Export:
                 paths[OnnxFormat.FP32] = self.existing_fp32
             files = self._describe_files(paths, trials, latencies, entries)
             smallest = min(folder.glob("*.onnx"), key=lambda path: path.stat().st_size)
-            calibration = self._calibrations(trials, entries)
             result = self._result(
                 trials,
                 files=files,
@@ -187,13 +185,13 @@ class _Export:
                 result=result.to_json(),
             )
 
-    def _check_existing_fp32(self) -> None:
-        """Raise OutputError if an fp32 file that would stay is not the student's."""
-        if (path := self.existing_fp32) is not None:
-            try:
-                check_parity(self.model, path)
-            except ModelError as error:
-                raise OutputError(f"{path} is not this student's: {error}; replace it with --force") from None
+    def _read_earlier_record(self) -> dict[str, FileEntry]:
+        """Return the record of this student's earlier export; raise OutputError if another's fp32 file would stay."""
+        fp32 = self.onnx_folder / OnnxFiles.fp32
+        problem = _parity_error(self.model, fp32) if fp32.exists() else "missing"
+        if problem and self.existing_fp32 is not None:
+            raise OutputError(f"{fp32} is not this student's: {problem}; replace it with --force")
+        return {} if problem else read_record(self.onnx_folder)
 
     def _quantize(self, folder: Path) -> Trials:
         """Write the smaller files into ``folder``; raise GateError if no recipe of a format passes."""
@@ -231,12 +229,12 @@ class _Export:
         """
         config = read_json(self.root / ModelFiles.config, missing_ok=True)
         stored = (config.get("hrkd") or {}).get("calibration") or {}
-        entries = {name: stored[name] for name in stored if self.existing_fp32 is not None and name in earlier}
+        entries = {name: stored[name] for name in stored if name in earlier}
         if self.gate is not None:
             entries[OnnxFiles.fp32] = self.gate.calibrate(self.gate.logits)
         elif self.out is not None and OnnxFiles.fp32 in stored:
             entries[OnnxFiles.fp32] = stored[OnnxFiles.fp32] | {"thresholds": {}}
-        else:
+        elif not entries:
             self.on_event(Note("no dev rows, so probabilities are not calibrated; name the student's data with --data"))
         return entries | {FILE_NAMES[name]: best_trial(tried).calibration for name, tried in trials.items()}
 
@@ -249,7 +247,7 @@ class _Export:
         for onnx_format, path in paths.items():
             entry = describe_file(path, onnx_format, trials.get(onnx_format, ()), scores, self.settings.max_drop)
             # Facts about an existing file that were not measured again stay.
-            entries[path.name] = entries.get(path.name, {}) | entry
+            entries[path.name] = (entries.get(path.name, {}) if path == self.existing_fp32 else {}) | entry
             final_path = str((self.out or self.root) / ModelFiles.onnx / path.name)
             latency = latencies.get(path.name, ())
             files.append(ExportedFile(final_path, onnx_format, entry["bytes"], entry.get("recipe", ""), latency))
@@ -281,8 +279,8 @@ class _Export:
         # A new fp32 file is checked even if an existing one stays: the smaller files' tolerances depend on it.
         checked = [FILE_NAMES[onnx_format] for onnx_format in self.formats]
         new = checked if self.existing_fp32 is None else checked[1:]
-        stale = sorted(file.name for file in self.onnx_folder.glob("*.onnx") if file.name not in checked)
-        if stale and self.existing_fp32 is None:
+        stale = sorted(file.name for file in self.onnx_folder.glob("*.onnx") if file.name not in {*checked, *entries})
+        if stale:
             text = f"{', '.join(stale)} in {self.onnx_folder}: left from an earlier export, unchanged"
             self.on_event(Note(text, warning=True))
         write_record(folder, entries)
@@ -310,6 +308,15 @@ class _Export:
         write_card(folder, describe_in_card(card, entries))
         _move_files(folder, root_files, self.root)
         _move_files(folder, [*new, OnnxFiles.export_record, OnnxFiles.self_check], self.onnx_folder)
+
+
+def _parity_error(model: TorchBackend, fp32: Path) -> str:
+    """Return why a file does not give the model's logits; empty if it does."""
+    try:
+        check_parity(model, fp32)
+    except ModelError as error:
+        return str(error)
+    return ""
 
 
 def _announce(export: _Export) -> None:
@@ -351,9 +358,12 @@ def _check_output(student: Path, root: Path, file_names: Sequence[str], *, force
     """Raise OutputError if ``root`` holds another model or other files, or one of ``file_names`` already."""
     if root.exists() and not root.is_dir():
         raise OutputError(f"{root}: is a file; give --out a folder")
+    config, existing = student / ModelFiles.config, root / ModelFiles.config
+    differs = existing.is_file() and with_calibration(existing, {}) != with_calibration(config, {})
+    if differs and any(root.glob("*.safetensors")):
+        raise OutputError(f"{root}: holds another model ({ModelFiles.config} differs); write elsewhere with --out")
     if force:
         return
-    config, existing = student / ModelFiles.config, root / ModelFiles.config
     files = [root / ModelFiles.onnx / name for name in file_names]
     if not existing.is_file():
         names = [*config_files(student), ModelFiles.readme, PREDICTOR_ARCHIVE]
@@ -361,9 +371,10 @@ def _check_output(student: Path, root: Path, file_names: Sequence[str], *, force
     for file in files:
         if file.exists():
             raise OutputError(f"{file}: exists already; replace it with --force, or write elsewhere with --out")
-    if existing.is_file() and with_calibration(existing, {}) != with_calibration(config, {}):
+    if differs:
         raise OutputError(
-            f"{root}: holds another model ({ModelFiles.config} differs); write elsewhere with --out, or --force"
+            f"{root}: holds the {ModelFiles.config} of another model; write elsewhere with --out, or replace it with "
+            "--force"
         )
 
 

@@ -168,9 +168,7 @@ def variant_card(
 
 def config_files(student: Path) -> list[str]:
     """Return the names of the student's configuration and tokenizer files."""
-    patterns = (ModelFiles.config, *ModelFiles.tokenizers)
-    # A set, because "tokenizer.model" matches two patterns.
-    return sorted({file.name for pattern in patterns for file in student.glob(pattern) if file.is_file()})
+    return sorted(name for name in (ModelFiles.config, *ModelFiles.tokenizers) if (student / name).is_file())
 
 
 def copy_config_files(student: Path, folder: Path) -> list[str]:
