@@ -31,6 +31,8 @@ from hrkd_cli.cli.main import main
 class Predictor:
     def __init__(self, path, **options):
         self.spec, self.domains = types.SimpleNamespace(pair=False), ()
+    def predict(self, texts, pairs=None, **options):
+        return []
     def stream(self, texts, **options):
         return [types.SimpleNamespace(to_json=lambda: {"text": text}) for text in texts]
 

@@ -73,10 +73,12 @@ def test_a_second_export_replaces_the_cards_section(student, fake_latency):
     record = json.loads((student / "onnx/export.json").read_text())
     assert set(record["files"]) == {"model.onnx", "model_quantized.onnx"}
     assert record["files"]["model.onnx"]["dev"]["accuracy"] == {"books": 1.0, "dvd": 1.0}
-    # After a new fp32 file, other files may belong to another model.
+    # A new fp32 file of the same weights changes no other entry, and its own has no earlier latency.
     export(student, force=True, latency=False)
-    assert (student / "onnx/model_quantized.onnx").exists()
-    assert set(json.loads((student / "onnx/export.json").read_text())["files"]) == {"model.onnx"}
+    again = json.loads((student / "onnx/export.json").read_text())["files"]
+    assert again["model_quantized.onnx"] == record["files"]["model_quantized.onnx"]
+    assert "latency" in record["files"]["model.onnx"]
+    assert "latency" not in again["model.onnx"]
 
 
 def test_existing_files_are_timed_again_with_a_new_one(student, monkeypatch):
