@@ -291,9 +291,13 @@ def _mean_of_seeds(runs: Mapping[int, Any]) -> float:
 
 
 def _draw_points(axes: Any, points: Mapping[str, tuple[float, float]]) -> None:
-    """Draw named points and connect those of the Pareto front."""
+    """Draw named points and connect those of the Pareto front.
+
+    A name is above its point, or below it if the name of a slightly better point is there.
+    """
     front = pareto_front(points)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.margins(x=0.25, y=0.15)
     axes.grid(visible=True, alpha=0.3)
     if front:
@@ -303,8 +307,11 @@ def _draw_points(axes: Any, points: Mapping[str, tuple[float, float]]) -> None:
         axes.plot(cost, accuracy, "D" if name == STUDENT else "o", color=color)
         weight = "bold" if name == STUDENT else "normal"
         label = METHODS[name].label.strip("*")
-        place = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center"}
-        axes.annotate(label, (cost, accuracy), fontsize=8, weight=weight, **place)
+        crowded = any(0 < a - accuracy < 2 and 0.1 < c / cost < 10 for c, a in points.values())
+        place = {"xytext": (0, -6 if crowded else 6), "va": "top" if crowded else "bottom"}
+        axes.annotate(
+            label, (cost, accuracy), textcoords="offset points", ha="center", fontsize=8, weight=weight, **place
+        )
 
 
 def replace_tables(text: str, tables: str) -> str:
