@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -97,6 +98,11 @@ def test_an_output_that_cannot_be_made_is_refused_before_any_work(tmp_path, name
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"out: cannot be written \(Not a directory\); choose another place"):
         check_output(tmp_path / name, kind="model", is_ours=lambda _: True, written=(), force=True)
+
+
+def test_the_root_folder_is_refused_as_an_output():
+    with pytest.raises(OutputError, match=r"^/(: cannot be written| is not a model folder written by hrkd)"):
+        check_output(Path("/"), kind="model", is_ours=lambda _: False, written=(), force=True)
 
 
 def test_an_output_below_folders_that_do_not_exist_is_accepted(tmp_path):

@@ -37,7 +37,8 @@ def check_output(out: Path, *, kind: str, is_ours: Callable[[Path], bool], writt
     Raises:
         OutputError: the folder exists and may not be replaced, or cannot be made.
     """
-    existing = next(folder for folder in out.absolute().parents if os.path.lexists(folder))
+    # The root of a drive has no parents.
+    existing = next((folder for folder in out.absolute().parents if os.path.lexists(folder)), out)
     if not (existing.is_dir() and os.access(existing, os.W_OK)):
         reason = os.strerror(errno.EACCES if existing.is_dir() else errno.ENOTDIR)
         raise OutputError(f"{out}: cannot be written ({reason}); choose another place with --out")

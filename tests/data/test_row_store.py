@@ -17,6 +17,13 @@ def test_a_row_with_an_empty_second_text_is_dropped(tmp_path, read):
     assert reason_and_line(raw) == [(DropReason.EMPTY_PAIR, 3)]
 
 
+def test_spaces_around_a_domain_of_a_file_name_or_an_option_are_removed(tmp_path, read):
+    write_csv_file(tmp_path / "books .csv", "a,x")
+    write_csv_file(tmp_path / "dvd.csv", "b,y")
+    assert {row.domain for row in read(tmp_path)[0].examples} == {"books", "dvd"}
+    assert {row.domain for row in read(tmp_path, one_domain=" shop ")[0].examples} == {"shop"}
+
+
 def test_files_must_agree_on_the_second_text(tmp_path, read):
     write_file(tmp_path / "a.csv", "text,text_pair,label\na,b,c\n")
     write_file(tmp_path / "b.csv", "text,label\na,c\n")

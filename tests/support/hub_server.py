@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,9 +22,12 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 
 @contextmanager
-def serve_hub(repos: Mapping[str, Path], uploads: Path | None = None, token: str = "hf_secret") -> Iterator[str]:
+def serve_hub(
+    repos: Mapping[str, Path], uploads: Path | None = None, token: str = "hf_secret", gated: Collection[str] = ()
+) -> Iterator[str]:
     """Serve folders under their repository ids (``datasets/OWNER/NAME`` or ``OWNER/NAME``); yield the endpoint.
 
+    The files of the ``gated`` ones are refused, as long as their terms are not accepted; their metadata is public.
     Whoever has the token can create repositories and commit to them; they are folders in ``uploads``, under their ids.
     """
 
@@ -32,6 +35,7 @@ def serve_hub(repos: Mapping[str, Path], uploads: Path | None = None, token: str
         folders: ClassVar[dict[str, Path]] = {name: Path(path) for name, path in repos.items()}
         uploads_to = uploads
         write_token = token
+        gated_ids = frozenset(gated)
         private: ClassVar[set[str]] = set()
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -63,6 +67,7 @@ class _HubHandler(BaseHTTPRequestHandler):
     folders: ClassVar[dict[str, Path]] = {}
     uploads_to: ClassVar[Path | None] = None
     write_token: ClassVar[str] = ""
+    gated_ids: ClassVar[Collection[str]] = ()
     private: ClassVar[set[str]] = set()
 
     def do_HEAD(self) -> None:
@@ -124,6 +129,8 @@ class _HubHandler(BaseHTTPRequestHandler):
             if path == f"api/{api}" or path.startswith(f"api/{api}/"):
                 return self._api(name, folder, path.removeprefix(f"api/{api}").strip("/"), posted, url.query, body)
             if path.startswith(f"{name}/resolve/"):
+                if name in self.gated_ids:
+                    return self._json(403, {"error": "Accept the terms"}, body, {"X-Error-Code": "GatedRepo"})
                 _, _, inside = path.removeprefix(f"{name}/resolve/").partition("/")
                 return self._file(folder, inside, body)
         return self._json(404, {"error": "Repository not found"}, body, {"X-Error-Code": "RepoNotFound"})

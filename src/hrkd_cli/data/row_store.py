@@ -186,7 +186,8 @@ class RowStore:
             "domains": None if domains is None else list(domains),
         }
         rows = reader.iter_rows(list(columns.values()))
-        batches = make_batches(rows, list(columns), {"domain": file.domain, "split": file.split}, self._clean_label)
+        constants = {"domain": file.domain and clean_name(file.domain), "split": file.split}
+        batches = make_batches(rows, list(columns), constants, self._clean_label)
         count = 0
         # DuckDB inserts while Python reads the next batches.
         with ThreadPoolExecutor(1) as thread:

@@ -94,6 +94,12 @@ def test_the_separator_line_of_excel_is_not_the_header(tmp_path, read):
     assert [row.line for row in raw.examples] == [3]
 
 
+@pytest.mark.parametrize("content", ["sep=;\n", "sep=;\n\n"])
+def test_a_separator_line_alone_is_an_empty_file(tmp_path, read, content):
+    with pytest.raises(DataError, match=r"all.csv: the file is empty$"):
+        read(write_file(tmp_path / "all.csv", content))
+
+
 def test_backslashes_before_quotes_and_single_quotes_are_detected_and_noted(tmp_path, read):
     content = HEADER + '"a \\"good\\", old one",x,d\n"b",y,d\n'
     raw, notes = read(write_file(tmp_path / "all.csv", content))

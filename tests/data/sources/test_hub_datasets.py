@@ -76,6 +76,12 @@ def test_a_hub_dataset_is_prepared_with_class_names_and_its_splits(tmp_path, rep
     assert [source["path"] for source in sources] == ["acme/reviews"]
 
 
+def test_a_gated_dataset_says_what_to_do(tmp_path, repository):
+    with serve_hub({"datasets/acme/reviews": repository}, gated=["datasets/acme/reviews"]) as url:
+        lines = run(tmp_path, url, "acme/reviews")
+    assert lines == ["acme/reviews: accept its terms on the hub first, then run hf auth login"]
+
+
 def test_a_hub_that_cannot_be_reached_is_an_error_of_one_line(tmp_path):
     # Nothing listens on this port: the server is closed before the request.
     with serve_hub({}) as url:

@@ -66,7 +66,9 @@ def is_tab_separated(lines: Sequence[str]) -> bool:
 
 
 def _make_reader(file: TextFile, iter_records: _IterRecords, note: str | None = None) -> RowReader:
-    _, first = next(iter_records())
+    _, first = next(iter_records(), (0, None))
+    if first is None:
+        raise DataError(f"{file.path}: the file is empty")
     header = first if file.has_header else [str(number) for number in range(1, len(first) + 1)]
     first_row = 1 if file.has_header else 0
     return make_reader(header, lambda: islice(iter_records(), first_row, None), note, header_is_line=file.has_header)
@@ -139,7 +141,7 @@ def _detect_dialect(file: TextFile) -> tuple[str, str]:
                 widths += [len(fields)] if fields else []
         except csv.Error:
             widths.append(0)  # a record that cannot be read; the sample may also end within one
-        score = (widths.count(widths[0]) / len(widths), widths[0])
-        if widths[0] > 1 and score > best_score:
+        score = (widths.count(widths[0]) / len(widths), widths[0]) if widths else (0.0, 0)
+        if score[1] > 1 and score > best_score:
             best, best_score = dialect, score
     return best

@@ -106,6 +106,9 @@ def _silenced_datasets() -> Iterator[Any]:
 
 
 def _explain(error: Exception) -> str:
+    # datasets reports both with the same error.
+    if type(error).__name__ == "GatedRepoError" or "gated dataset" in str(error):
+        return "accept its terms on the hub first, then run hf auth login"
     if type(error).__name__ in ("DatasetNotFoundError", "RepositoryNotFoundError", "HFValidationError"):
         return "no such file or folder here, and no such dataset on the hub (if private: hf auth login)"
     if _is_connection_error(error):

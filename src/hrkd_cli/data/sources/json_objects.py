@@ -146,7 +146,7 @@ def to_row(item: Any) -> Row | None:
         return to_row({"text": item[0], **extra})
     if not isinstance(item, dict):
         return None
-    if _CONTAINERS.isdisjoint(map(type, item.values())) and "answer" not in item:  # nearly always
+    if _CONTAINERS.isdisjoint(map(type, item.values())):  # nearly always
         return item
     row = item
     if isinstance(item.get("data"), dict) and isinstance(item.get("annotations"), list):
@@ -155,8 +155,6 @@ def to_row(item: Any) -> Row | None:
         row = {**item, "label": _single([name for name, score in item["cats"].items() if score and score >= 0.5])}
     elif "label" not in item and isinstance(item.get("accept"), list) and "options" in item:
         row = {**item, "label": _single(item["accept"])}
-    if item.get("answer") in ("reject", "ignore"):
-        row = {**row, "label": None}
     nested = {key: value for key, value in row.items() if isinstance(value, dict)}
     if nested:
         row = {**row, **{f"{key}.{name}": each for key, value in nested.items() for name, each in value.items()}}
