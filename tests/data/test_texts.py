@@ -2,14 +2,23 @@ import datetime
 import subprocess
 import sys
 import tracemalloc
-from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hrkd_cli.data.texts import TextRow, read_texts
+from hrkd_cli.data.texts import read_texts
 from hrkd_cli.errors import DataError, UsageError
+from hrkd_cli.predict.text_input import InputRow
+
+
+def row(line, text, **kept):
+    return InputRow(text, "auto", {"line": line, **kept})
+
+
+def kept(rows):
+    """Return the fields of rows without their line numbers."""
+    return [{name: value for name, value in row.fields.items() if name != "line"} for row in rows]
 
 
 def write(path, content):
@@ -19,7 +28,7 @@ def write(path, content):
 
 def test_each_line_of_a_text_file_is_a_row_even_if_it_is_blank(tmp_path):
     content = "one\u0085still one\r\n\n  \ntwo, with commas\n"
-    rows = [TextRow(1, "one\u0085still one"), TextRow(2, ""), TextRow(3, "  "), TextRow(4, "two, with commas")]
+    rows = [row(1, "one\u0085still one"), row(2, ""), row(3, "  "), row(4, "two, with commas")]
     assert list(read_texts(write(tmp_path / "a.txt", content))) == rows
 
 
@@ -33,19 +42,26 @@ def test_each_line_of_a_text_file_is_a_row_even_if_it_is_blank(tmp_path):
 )
 def test_files_with_columns_need_no_label_and_keep_every_row(tmp_path, name, content):
     first = 1 if name.endswith(".jsonl") else 2  # line 1 is the header
-    rows = [replace(row, kept={}) for row in read_texts(write(tmp_path / name, content))]
-    assert rows == [TextRow(first, "a, b", "p"), TextRow(first + 1, "", "q")]
+    write(tmp_path / name, content)
+    texts = {
+        pair: [(row.fields["line"], row.text) for row in read_texts(tmp_path / name, has_pairs=pair)]
+        for pair in (False, True)
+    }
+    assert texts == {
+        False: [(first, "a, b"), (first + 1, "")],
+        True: [(first, ("a, b", "p")), (first + 1, ("", "q"))],
+    }
 
 
 def test_parquet_files_are_read(tmp_path):
     pq.write_table(pa.table({"sentence": ["a", "b"]}), tmp_path / "a.parquet")
-    assert list(read_texts(tmp_path / "a.parquet")) == [TextRow(1, "a"), TextRow(2, "b")]
+    assert list(read_texts(tmp_path / "a.parquet")) == [row(1, "a"), row(2, "b")]
 
 
 def test_columns_can_be_named_and_the_only_column_is_the_text(tmp_path):
     path = write(tmp_path / "a.csv", "x,y\na,b\n")
-    assert list(read_texts(path, text="y", text_pair="x")) == [TextRow(2, "b", "a", kept={"x": "a"})]
-    assert list(read_texts(write(tmp_path / "b.csv", "opinion\na\n"))) == [TextRow(2, "a")]
+    assert list(read_texts(path, text="y", text_pair="x")) == [row(2, ("b", "a"), x="a")]
+    assert list(read_texts(write(tmp_path / "b.csv", "opinion\na\n"))) == [row(2, "a")]
     with pytest.raises(DataError, match=r"no text column found .columns: x, y"):
         read_texts(path)
     with pytest.raises(DataError, match=r"no column 'z' .--text.; columns: x, y"):
@@ -54,31 +70,29 @@ def test_columns_can_be_named_and_the_only_column_is_the_text(tmp_path):
 
 def test_other_columns_are_kept_and_renamed_if_a_key_of_the_record_has_their_name(tmp_path):
     path = write(tmp_path / "a.csv", "id,body,domain,label,input_label,id\n007,a,books,pos,x,8\n")
-    kept = {"id": "007", "input_label": "pos", "input_input_label": "x", "input_id": "8"}
-    assert [row.kept for row in read_texts(path, domains=["books"])] == [kept]
+    fields = {"id": "007", "input_label": "pos", "input_input_label": "x", "input_id": "8"}
+    assert kept(read_texts(path, domains=["books"])) == [fields]
     # A column of domains that gives no row its domain is another column.
-    assert [row.kept for row in read_texts(path)] == [
-        {"id": "007", "input_domain": "books", "input_label": "pos", "input_input_label": "x", "input_id": "8"}
-    ]
+    assert kept(read_texts(path)) == [{**fields, "input_domain": "books"}]
 
 
 def test_kept_values_are_as_in_the_file_unless_json_has_no_such_value(tmp_path):
     first = '{"text": "a", "id": 1, "tags": ["\\ud800é", {"y": NaN}], "name\\ud800": "\\ud800é"}'
     lines = f'{first}\n{{"text": "b", "id": null}}\n'
-    rows = list(read_texts(write(tmp_path / "a.jsonl", lines)))
-    assert rows[0].kept == {"id": 1, "tags": ["\\ud800é", {"y": None}], "name\\ud800": "\\ud800é"}
-    assert rows[1].kept == {"id": None, "tags": None, "name\\ud800": None}
+    rows = kept(read_texts(write(tmp_path / "a.jsonl", lines)))
+    assert rows[0] == {"id": 1, "tags": ["\\ud800é", {"y": None}], "name\\ud800": "\\ud800é"}
+    assert rows[1] == {"id": None, "tags": None, "name\\ud800": None}
     day = datetime.date(2026, 1, 2)
     pq.write_table(
         pa.table({"text": ["a"], "day": [day], "n": [float("inf")], "s": [{"k": 1}]}), tmp_path / "a.parquet"
     )
-    assert [row.kept for row in read_texts(tmp_path / "a.parquet")] == [{"day": "2026-01-02", "n": None, "s": {"k": 1}}]
+    assert kept(read_texts(tmp_path / "a.parquet")) == [{"day": "2026-01-02", "n": None, "s": {"k": 1}}]
 
 
 def test_columns_of_one_name_in_a_parquet_file_are_all_kept(tmp_path):
     columns = [pa.array(values) for values in (["a", "b"], [1, 2], [3, 4])]
     pq.write_table(pa.Table.from_arrays(columns, names=["text", "id", "id"]), tmp_path / "a.parquet")
-    assert [row.kept for row in read_texts(tmp_path / "a.parquet")] == [
+    assert kept(read_texts(tmp_path / "a.parquet")) == [
         {"id": 1, "input_id": 3},
         {"id": 2, "input_id": 4},
     ]
@@ -108,17 +122,18 @@ def test_unusable_input_is_an_error_of_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("content", "domains"),
     [
-        ("text,domain\na,books\nb, dvd \nc,\n", ["books", "dvd", None]),
+        ("text,domain\na,books\nb, dvd \nc,\n", ["books", "dvd", "given"]),
         ("text,domain\na,auto\n", ["auto"]),
         ("text,genre\na,books\nb,dvd\n", ["books", "dvd"]),
-        ("text,topic\na,cars\nb,tea\n", [None, None]),  # about something else
-        ("text\na\n", [None]),
+        ("text,topic\na,cars\nb,tea\n", ["given", "given"]),  # about something else
+        ("text\na\n", ["given"]),
     ],
 )
 def test_rows_have_the_domain_of_their_column(tmp_path, content, domains):
     path = write(tmp_path / "a.csv", content)
-    assert [row.domain for row in read_texts(path, domains=["books", "dvd"])] == domains
-    assert {row.domain for row in read_texts(path)} == {None}
+    rows = read_texts(path, domains=["books", "dvd"], default_domain="given")
+    assert [row.domain for row in rows] == domains
+    assert {row.domain for row in read_texts(path)} == {"auto"}
 
 
 def test_a_domain_that_the_model_does_not_have_is_an_error_with_file_and_line(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from hrkd_cli.events import Event, Note
 from hrkd_cli.formatting import join_names, plural
 from hrkd_cli.predict import text_input
 from hrkd_cli.predict.records import common_type, value_type
-from hrkd_cli.predict.text_input import InputRow, split_pair
+from hrkd_cli.predict.text_input import InputRow
 
 if TYPE_CHECKING:
     from hrkd_cli.predict.predictor import Predictor
@@ -51,26 +51,24 @@ def _from_file(
 ) -> tuple[Iterable[InputRow], dict[str, type]]:
     from hrkd_cli.data.texts import read_texts
 
-    has_pairs = predictor.spec.pair is True
-
     def on_event(event: Event) -> None:
         if isinstance(event, Note):
             console.write_note(event.text, warning=event.warning)
 
-    table = read_texts(file, text=options.text, text_pair=options.text_pair, domains=domains, on_event=on_event)
-    # A detected second column is ignored unless the model reads pairs.
-    has_second = "text_pair" in table.roles and (has_pairs or options.text_pair is not None)
-
-    def iter_rows() -> Iterator[InputRow]:
-        for row in table:
-            pair = (row.text, row.pair or "") if has_second else split_pair(f"{file}:{row.line}", row.text, has_pairs)
-            yield InputRow(pair, row.domain or options.domain, {"line": row.line, **row.kept})
-
+    rows = read_texts(
+        file,
+        text=options.text,
+        text_pair=options.text_pair,
+        has_pairs=predictor.spec.pair is True,
+        domains=domains,
+        default_domain=options.domain,
+        on_event=on_event,
+    )
     # The file is read twice, so that its errors are reported before the first text is labeled.
     blank: list[str] = []
     types: dict[str, set[type]] = {}
     first_rows: dict[str, InputRow] = {}
-    for row in iter_rows():
+    for row in rows:
         if not all(part.strip() for part in ([row.text] if isinstance(row.text, str) else row.text)):
             blank.append(str(row.fields["line"]))
         else:
@@ -78,8 +76,8 @@ def _from_file(
         for name, value in row.fields.items():
             types.setdefault(name, set()).update([] if value is None else [value_type(value)])
     if blank:
-        rows = f"{plural(len(blank), 'row')} (line {join_names(blank)})"
-        console.write_note(f"{file}: no text and so no label in {rows}", warning=True)
+        where = f"{plural(len(blank), 'row')} (line {join_names(blank)})"
+        console.write_note(f"{file}: no text and so no label in {where}", warning=True)
     for row in first_rows.values():
         text, *pair = [row.text] if isinstance(row.text, str) else row.text
         try:
@@ -87,4 +85,4 @@ def _from_file(
         except HrkdError as error:
             raise type(error)(f"{file}:{row.fields['line']}: {error}") from None
     del types["line"]
-    return iter_rows(), {name: common_type(found) for name, found in types.items()}
+    return rows, {name: common_type(found) for name, found in types.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,27 +21,11 @@ from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.formatting import join_names
 from hrkd_cli.predict.model_spec import AUTO_DOMAIN
 from hrkd_cli.predict.records import kept_names
+from hrkd_cli.predict.text_input import InputRow, Text, split_pair
 
 _CHECKED_LINES = 1000
+_TEXT_ROLES = ("text", "text_pair")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-@dataclass(frozen=True, slots=True)
-class TextRow:
-    """A row to predict.
-
-    Attributes:
-        line: its line number.
-        text, pair: its texts, empty if missing.
-        domain: its domain, if it has one.
-        kept: the values of the other columns, by the names of ``kept_names``.
-    """
-
-    line: int
-    text: str
-    pair: str | None = None
-    domain: str | None = None
-    kept: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,43 +36,53 @@ class TextTable:
         source: the file.
         reader: its reader.
         roles: column indices of text, second text and domain.
+        has_pairs: whether the model reads pairs; without a second text, a TAB separates the two.
         domains: the domains that rows may have.
+        default_domain: the domain of rows without one.
     """
 
     source: Path
     reader: RowReader
     roles: Mapping[str, int]
+    has_pairs: bool
     domains: Sequence[str]
+    default_domain: str
 
-    def __iter__(self) -> Iterator[TextRow]:
-        """Yield all rows, in order.
+    def __iter__(self) -> Iterator[InputRow]:
+        """Yield all rows, in order, with their line number and the other columns, by the names of ``kept_names``.
 
         Raises:
-            DataError: the file cannot be read, or a row has a value that is not a text, or a domain that is not the
-                model's.
+            DataError: the file cannot be read, or a row has a value that is not a text, one text instead of a pair,
+                or a domain that is not the model's.
         """
         # The second text is kept too, because the record of a pair has only the first.
         others = [n for n in range(len(self.reader.columns)) if n not in (self.roles["text"], self.roles.get("domain"))]
         names = kept_names(_to_json(self.reader.columns[n]) for n in others)
         for line, values in self.reader.iter_rows([*self.roles.values(), *others]):
+            where = f"{self.source}:{line}"
             # Skipping a row would assign all later predictions to the wrong rows.
             if values is None:
-                raise DataError(f"{self.source}:{line}: wrong number of fields; expected {len(self.reader.columns)}")
+                raise DataError(f"{where}: wrong number of fields; expected {len(self.reader.columns)}")
             found = dict(zip(self.roles, values, strict=False))
-            domain = _to_domain(found.pop("domain", None))
             try:
-                texts = {role: to_text(value) or "" for role, value in found.items()}
+                texts = {role: to_text(found[role]) or "" for role in _TEXT_ROLES if role in found}
             except InvalidTextError as error:
-                raise DataError(f"{self.source}:{line}: {error}") from None
+                raise DataError(f"{where}: {error}") from None
+            text: Text
+            if "text_pair" in texts:
+                text = texts["text"], texts["text_pair"]
+            else:
+                text = split_pair(where, texts["text"], self.has_pairs)
+            domain = self._check_domain(where, _to_domain(found.get("domain"))) or self.default_domain
             kept = dict(zip(names, map(_to_json, values[len(self.roles) :]), strict=True))
-            yield TextRow(line, texts["text"], texts.get("text_pair"), self._check_domain(line, domain), kept)
+            yield InputRow(text, domain, {"line": line, **kept})
 
-    def _check_domain(self, line: int, domain: str | None) -> str | None:
+    def _check_domain(self, where: str, domain: str | None) -> str | None:
         if domain in (*self.domains, AUTO_DOMAIN, None):
             return domain
         column = self.reader.columns[self.roles["domain"]]
         raise DataError(
-            f"{self.source}:{line}: domain {domain!r} (column {column!r}) is not one of the model's: "
+            f"{where}: domain {domain!r} (column {column!r}) is not one of the model's: "
             f"{join_names(self.domains, 20)}; correct it, or choose one for all rows with --domain"
             f"{did_you_mean(str(domain), self.domains)}"
         )
@@ -99,7 +93,9 @@ def read_texts(
     *,
     text: str | None = None,
     text_pair: str | None = None,
+    has_pairs: bool = False,
     domains: Sequence[str] = (),
+    default_domain: str = AUTO_DOMAIN,
     on_event: OnEvent = ignore,
 ) -> TextTable:
     """Open a file of texts.
@@ -107,9 +103,11 @@ def read_texts(
     Args:
         source: a file in one of the formats of ``prepare``; any other file has one text per line.
         text: column of the text; None finds it by common names, or uses the only column.
-        text_pair: column of the second text.
+        text_pair: column of the second text; None finds it by common names, if the model reads pairs.
+        has_pairs: whether the model reads pairs.
         domains: those of the model. The rows' domains are read from a column called "domain", or from one with another
             usual name that contains one of these domains. With no domains, none are read.
+        default_domain: the domain of rows without one.
         on_event: receives a warning if the lines look like rows of a table.
 
     Raises:
@@ -133,17 +131,18 @@ def read_texts(
         prefer_domain_column=bool(domains),
         require_label=False,
     )
-    used = {"text", "text_pair"}
+    used = set(_TEXT_ROLES if has_pairs or text_pair is not None else ("text",))
     if domains and "domain" in columns and _holds_domains(reader, columns["domain"], domains):
         used.add("domain")
-    table = TextTable(source, reader, {role: index for role, index in columns.items() if role in used}, domains)
-    first = [row.text for row in islice(table, _CHECKED_LINES)]
+    rows = islice(reader.iter_rows([columns["text"]]), _CHECKED_LINES)
+    first = [str(values[0]) if values else "" for _, values in rows]
     if not first:
         raise DataError(f"{source}: no rows in it")
     if len(reader.columns) == 1:
         header = [] if file_format is PLAIN_TEXT else reader.columns
         _warn_of_table(source, [*header, *first], on_event)
-    return table
+    roles = {role: index for role, index in columns.items() if role in used}
+    return TextTable(source, reader, roles, has_pairs, domains, default_domain)
 
 
 def _holds_domains(reader: RowReader, column: int, domains: Sequence[str]) -> bool:
