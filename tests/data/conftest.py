@@ -5,6 +5,7 @@ import pytest
 
 from hrkd_cli import prepare
 from hrkd_cli.choices import SourceFormat
+from hrkd_cli.command_settings import PrepareSettings
 from hrkd_cli.data.ingest import compute_checksums, ingest
 from hrkd_cli.data.row_store import open_row_store
 from hrkd_cli.data.sources.discover import find_source_files
@@ -18,12 +19,11 @@ Raw = namedtuple("Raw", "examples dropped has_pairs checksums")
 def read():
     """Read a source into a row store; return its rows and the texts of the notes."""
 
-    def run(source, format="auto", domains=None, encoding=None, one_domain=None, has_header=True, **columns):
+    def run(source, format="auto", **options):
         events = []
         files = find_source_files(source, SourceFormat(format), on_event=events.append)
         with open_row_store(str(source)) as store:
-            options = {"domains": domains, "encoding": encoding, "one_domain": one_domain, "has_header": has_header}
-            ingest(store, files, columns, **options, on_event=events.append)
+            ingest(store, files, PrepareSettings(source=str(source), **options), events.append)
             rows = store.connection.execute(
                 "SELECT text, text_pair, label, domain, split, file, line FROM rows "
                 "WHERE drop_reason IS NULL ORDER BY rowid"

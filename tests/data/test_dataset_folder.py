@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from hrkd_cli import prepare
-from hrkd_cli.data import dataset_folder
 from hrkd_cli.data.dataset_folder import open_dataset
 from hrkd_cli.errors import DataError
 
@@ -53,11 +52,7 @@ def test_a_domain_name_cannot_lead_out_of_a_prepared_folder(prepared, tmp_path):
         open_dataset(prepared)
 
 
-def test_a_damaged_folder_is_an_error_of_one_line(prepared, tmp_path):
-    with pytest.raises(DataError, match="nowhere: no such folder"):
-        open_dataset(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="not a prepared dataset"):
-        open_dataset(tmp_path)
+def test_a_damaged_folder_is_an_error_of_one_line(prepared):
     edit(prepared, version=99)
     with pytest.raises(DataError, match="version 99"):
         open_dataset(prepared)
@@ -75,7 +70,7 @@ def test_a_damaged_folder_is_an_error_of_one_line(prepared, tmp_path):
     with pytest.raises(DataError, match=r"dev.parquet: missing"):
         open_dataset(prepared)
     (prepared / "dataset.json").write_text("{")
-    with pytest.raises(DataError, match="damaged"):
+    with pytest.raises(DataError, match=r"dataset.json: cannot be read as JSON .*; prepare the data again$"):
         open_dataset(prepared)
 
 
@@ -98,10 +93,3 @@ def test_pandas_and_datasets_open_the_folder(tmp_path, jsonl):
     columns = ["text", "text_pair", "label", "domain", "location"]
     expected = {k: (n, columns, ["a", "b=c"]) for k, n in (("train", 32), ("dev", 4), ("test", 4))}
     assert shown.stdout.strip() == str(expected)
-
-
-def test_row_groups_have_a_fixed_size(tmp_path, reviews, monkeypatch):
-    monkeypatch.setattr(dataset_folder, "ROW_GROUP_SIZE", 10)
-    prepare(reviews, out=tmp_path / "out")
-    metadata = pq.ParquetFile(tmp_path / "out" / "data" / "dvd" / "train.parquet").metadata
-    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [10, 10, 10, 2]

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hrkd_cli import prepare
-from hrkd_cli.data import dataset_folder
+from hrkd_cli.data import prepare as prepare_module
 from hrkd_cli.data.dataset_folder import open_dataset
 from hrkd_cli.errors import DataError, OutputError, UsageError
 from hrkd_cli.events import Progress
@@ -172,7 +172,7 @@ def test_an_interrupted_run_leaves_no_files(reviews, tmp_path, monkeypatch, erro
     if exists:
         prepare(reviews, out=out)
     before = files(tmp_path)
-    update_fingerprint, calls = dataset_folder.update_fingerprint, []
+    update_fingerprint, calls = prepare_module.update_fingerprint, []
 
     def fail_late(*rows):
         calls.append(rows)
@@ -180,7 +180,7 @@ def test_an_interrupted_run_leaves_no_files(reviews, tmp_path, monkeypatch, erro
             raise error
         update_fingerprint(*rows)
 
-    monkeypatch.setattr(dataset_folder, "update_fingerprint", fail_late)
+    monkeypatch.setattr(prepare_module, "update_fingerprint", fail_late)
     expected = OutputError if isinstance(error, OSError) else KeyboardInterrupt
     with pytest.raises(expected) as raised:
         prepare(reviews, out=out, force=True, seed=5)
@@ -406,3 +406,10 @@ def test_one_domain_and_no_header_are_recorded_and_change_the_prepared_data(tmp_
     assert (recorded["one_domain"], recorded["no_header"]) == ("d", True)
     with pytest.raises(UsageError, match="--one-domain and --domain: give one of them"):
         prepare(folder, out=tmp_path / "out2", domain="1", one_domain="d")
+
+
+def test_row_groups_have_a_fixed_size(tmp_path, reviews, monkeypatch):
+    monkeypatch.setattr(prepare_module, "ROW_GROUP_SIZE", 10)
+    prepare(reviews, out=tmp_path / "out")
+    metadata = pq.ParquetFile(tmp_path / "out" / "data" / "dvd" / "train.parquet").metadata
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [10, 10, 10, 2]

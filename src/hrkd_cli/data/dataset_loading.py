@@ -66,7 +66,8 @@ def load_for_evaluation(data: str | Path, split: Split = Split.TEST, *, on_event
         dataset = open_dataset(data, with_locations=True)
     else:
         with open_row_store(str(data)) as store:
-            ingest(store, find_source_files(data, on_event=on_event), {}, on_event=on_event)
+            files = find_source_files(data, on_event=on_event)
+            ingest(store, files, PrepareSettings(source=str(data)), on_event)
             for reason, (count, locations) in store.count_dropped().items():
                 on_event(Note(describe_dropped(reason, count, locations), warning=True))
             dataset = Dataset.from_rows(_read_usable_rows(store, split), has_pairs=bool(store.has_pairs))
@@ -102,7 +103,7 @@ def _find_difference(files: Sequence[SourceFile], settings: PrepareSettings) -> 
     checksums = compute_checksums(files)
     if not checksums:  # a source without files: compare its rows
         with open_row_store(settings.source) as store:
-            ingest(store, files, {}, on_event=ignore)
+            ingest(store, files, settings, ignore)
             checksums = compute_checksums(files, store)
     if manifest.get("sources") != checksums:
         return "was made from other data"

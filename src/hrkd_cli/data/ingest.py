@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+from hrkd_cli.command_settings import PrepareSettings
 from hrkd_cli.data.label_checks import ONE_LABEL
 from hrkd_cli.data.row_batches import ANSWER
 from hrkd_cli.data.row_store import RowStore
@@ -20,33 +21,20 @@ from hrkd_cli.formatting import join_names
 _FLAGS = frozenset({"0", "1", "0.0", "1.0", "False", "True"})
 
 
-def ingest(
-    store: RowStore,
-    files: Iterable[SourceFile],
-    named_columns: Mapping[str, str],
-    *,
-    domains: Sequence[str] | None = None,
-    encoding: str | None = None,
-    one_domain: str | None = None,
-    has_header: bool = True,
-    on_event: OnEvent,
-) -> None:
+def ingest(store: RowStore, files: Iterable[SourceFile], settings: PrepareSettings, on_event: OnEvent) -> None:
     """Read the files of a source into an empty store.
-
-    ``named_columns`` are the column names that the user gave, by role. ``domains`` are those to keep (None keeps all).
-    ``encoding`` is that of text files; None means that of the byte order mark, else UTF-8. ``one_domain`` is the domain
-    of all rows, whatever names and columns say. ``has_header``: the first line of CSV and TSV files has column names.
 
     Raises:
         DataError: a file cannot be parsed, or the source or one of its domains has no usable row.
         UsageError: the encoding is unknown.
     """
-    _check_encoding(encoding)
+    _check_encoding(settings.encoding)
+    one_domain, named_columns = settings.one_domain, settings.columns
     failures: list[MissingLabelError] = []
     noted: set[str] = set()
     for source_file in files:
         file = source_file if one_domain is None else replace(source_file, domain=one_domain, is_only_domain=False)
-        reader = file.open(encoding, has_header)
+        reader = file.open(settings.encoding, not settings.no_header)
         try:
             columns = _find_columns(reader, file, named_columns)
         except MissingLabelError as error:
@@ -63,12 +51,12 @@ def ingest(
         if file.is_only_domain and file.split is not None and "domain" not in columns and not store.files:
             by_name = f"one domain, {file.domain!r}, by the names of the files"
             on_event(Note(f"{by_name}; hrkd prepare --one-domain NAME gives it another name"))
-        store.add(file, reader, columns, domains=domains, on_event=on_event)
+        store.add(file, reader, columns, domains=settings.domains, on_event=on_event)
     if failures and not store.files:
         raise failures[0]
     for failure in failures:
         on_event(Note(f"not read: {failure}", warning=True))
-    store.check(domains)
+    store.check(settings.domains)
 
 
 def _find_columns(reader: RowReader, file: SourceFile, named: Mapping[str, str]) -> dict[str, int]:

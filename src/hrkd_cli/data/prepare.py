@@ -6,6 +6,7 @@ may be larger than memory.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from hrkd_cli.command_settings import PrepareSettings
-from hrkd_cli.data.dataset_folder import FORMAT, VERSION, DomainCounts, is_prepared, write_manifest, write_splits
+from hrkd_cli.data.dataset import ROW_GROUP_SIZE, update_fingerprint
+from hrkd_cli.data.dataset_folder import (
+    FORMAT,
+    LOCATION,
+    SELECT_LOCATION,
+    VERSION,
+    DomainCounts,
+    is_prepared,
+    text_columns,
+    write_manifest,
+)
 from hrkd_cli.data.drop_reasons import DropReason
 from hrkd_cli.data.findings import (
     Finding,
@@ -29,7 +40,7 @@ from hrkd_cli.data.sources.discover import find_source_files
 from hrkd_cli.data.sources.row_reader import SourceFile
 from hrkd_cli.data.splits import assign_splits, subsample_train
 from hrkd_cli.errors import DataError
-from hrkd_cli.events import Note, OnEvent, ignore
+from hrkd_cli.events import Note, OnEvent, Progress, ignore
 from hrkd_cli.formatting import join_names
 from hrkd_cli.layout import SPLITS, DatasetFiles
 from hrkd_cli.outputs import atomic_folder, check_no_overlap, check_output
@@ -44,6 +55,10 @@ FROM rows LEFT JOIN dropped_rows ON dropped_rows.id = rows.rowid
 WHERE rows.domain IS NOT NULL AND source_split != '{UNKNOWN_SPLIT}'
   AND reason IS DISTINCT FROM '{DropReason.OTHER_DOMAIN}'
 GROUP BY ALL ORDER BY ALL
+"""
+_SELECT_ROWS = f"""
+SELECT {{columns}}, {SELECT_LOCATION} FROM final_rows WHERE drop_reason IS NULL
+ORDER BY domain, CASE split WHEN 'train' THEN 0 WHEN 'dev' THEN 1 ELSE 2 END, id
 """
 
 
@@ -119,16 +134,7 @@ def prepare_files(files: Sequence[SourceFile], settings: PrepareSettings, on_eve
         scratch.mkdir()
         with open_row_store(settings.source, scratch, renames=settings.renames) as store:
             seed = settings.seed
-            ingest(
-                store,
-                files,
-                settings.columns,
-                domains=settings.domains,
-                encoding=settings.encoding,
-                one_domain=settings.one_domain,
-                has_header=not settings.no_header,
-                on_event=on_event,
-            )
+            ingest(store, files, settings, on_event)
             checksums = compute_checksums(files, store)
             assign_splits(store.connection, dev=settings.dev, test=settings.test, dedupe=settings.dedupe, seed=seed)
             dropped = store.count_dropped()
@@ -145,14 +151,7 @@ def prepare_files(files: Sequence[SourceFile], settings: PrepareSettings, on_eve
                 on_event(Note(f"few-shot: {train} of {train + left_out} train rows kept"))
             lengths, findings = _find_problems(store, counts, losses, on_event)
             has_pairs = bool(store.has_pairs)
-            fingerprint = write_splits(
-                folder,
-                store.connection,
-                domain_counts,
-                source_files=store.files,
-                has_pairs=has_pairs,
-                on_event=on_event,
-            )
+            fingerprint = _write_splits(folder, store, domain_counts, on_event)
         shutil.rmtree(scratch)
         result = PrepareResult(
             out=out,
@@ -165,6 +164,43 @@ def prepare_files(files: Sequence[SourceFile], settings: PrepareSettings, on_eve
         )
         write_manifest(folder, _manifest(result, settings, checksums, has_pairs=has_pairs))
     return result
+
+
+def _write_splits(folder: Path, store: RowStore, domains: Mapping[str, DomainCounts], on_event: OnEvent) -> str:
+    """Write rows that have splits to one Parquet file per domain and split, and return the dataset's fingerprint.
+
+    ``domains`` are the counts, sorted by name.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = text_columns(has_pairs=bool(store.has_pairs))
+    schema = pa.schema([(name, pa.string()) for name in (*columns, "domain", LOCATION)])
+    files = [(domain, split, getattr(counts, split)) for domain, counts in domains.items() for split in SPLITS]
+    # A relation, because a connection has a single pending result.
+    query = _SELECT_ROWS.format(columns=", ".join((*columns, "domain")))
+    relation = store.connection.sql(query, params={"files": store.files})
+    batches = relation.to_arrow_reader(ROW_GROUP_SIZE)
+    buffered = batches.schema.empty_table()
+    digest, written, total = hashlib.sha256(), 0, sum(count for _, _, count in files)
+    # Texts seldom repeat, so a dictionary encoding of them would only be tried and abandoned.
+    options: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["label", "domain"]}
+    for domain, split, count in files:
+        if not count:
+            continue
+        path = folder / DatasetFiles.data / domain / f"{split}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with pq.ParquetWriter(str(path), schema, **options) as writer:
+            for first in range(0, count, ROW_GROUP_SIZE):
+                size = min(ROW_GROUP_SIZE, count - first)
+                while len(buffered) < size:
+                    buffered = pa.concat_tables([buffered, pa.Table.from_batches([batches.read_next_batch()])])
+                group, buffered = buffered.slice(0, size), buffered.slice(size)
+                update_fingerprint(digest, domain, split, group.select(columns).to_pydict())
+                writer.write_table(group, row_group_size=ROW_GROUP_SIZE)
+                written += size
+                on_event(Progress("writing rows", written, total))
+    return digest.hexdigest()
 
 
 def _manifest(

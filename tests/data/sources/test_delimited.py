@@ -78,14 +78,14 @@ def test_mnli_quotes_are_text_and_genre_is_the_domain(tmp_path, read):
 @pytest.mark.parametrize(("name", "separator"), [("a.csv", ","), ("a.tsv", "\t")])
 def test_without_a_header_columns_have_numbers_and_the_first_line_is_a_row(tmp_path, read, name, separator):
     path = write_file(tmp_path / name, f"x{separator}one\ny{separator}two\n".replace(" ", separator))
-    raw, _ = read(path, has_header=False, one_domain="d", text="2", label="1")
+    raw, _ = read(path, no_header=True, one_domain="d", text="2", label="1")
     assert text_label_domain(raw) == [("one", "x", "d"), ("two", "y", "d")]
 
 
 def test_no_header_is_refused_for_formats_with_column_names(tmp_path, read):
     path = write_file(tmp_path / "a.jsonl", '{"text": "a", "label": "b", "domain": "c"}\n')
     with pytest.raises(DataError, match=r"a.jsonl: --no-header is for CSV and TSV files only"):
-        read(path, has_header=False)
+        read(path, no_header=True)
 
 
 def test_the_separator_line_of_excel_is_not_the_header(tmp_path, read):

@@ -66,7 +66,7 @@ def test_lines_of_text_are_no_table(tmp_path, read):
 def test_a_named_format_also_reads_the_txt_files_of_a_folder(tmp_path, read):
     for name in ("imdb", "yelp"):
         write_file(tmp_path / f"{name}.txt", "good one\t1\n")
-    raw, _ = read(tmp_path, format="tsv", has_header=False, text="1", label="2")
+    raw, _ = read(tmp_path, format="tsv", no_header=True, text="1", label="2")
     assert [(row.text, row.label, row.domain) for row in raw.examples] == [
         ("good one", "1", "imdb"),
         ("good one", "1", "yelp"),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hrkd_cli import sample
 from hrkd_cli.choices import SourceFormat
-from hrkd_cli.data.dataset_folder import is_prepared, list_data_files
+from hrkd_cli.data.dataset_folder import is_prepared, list_files, read_manifest
 from hrkd_cli.data.sources import amazon, hub_datasets
 from hrkd_cli.data.sources.file_kinds import check_kind
 from hrkd_cli.data.sources.file_names import check_names, parse_names
@@ -158,7 +158,7 @@ def _find_folder_files(
 ) -> list[SourceFile]:
     skipped: list[str] = []
     if is_prepared(source):
-        paths = list_data_files(source)
+        paths = sorted(list_files(source, read_manifest(source)))
         parquet = get_format(SourceFormat.PARQUET)
         files = [_make_source_file(source, path, parquet, path.parent.name, path.stem) for path in paths]
     else:
