@@ -322,7 +322,7 @@ CASES: list[tuple[str, dict[str, Any], int, str]] = [
     ("prepare x.csv --text body", {"x.csv": "text,label\na,b\n"}, 1,
      "hrkd prepare: x.csv: no column 'body' (--text); columns: text, label"),
     ("prepare x.csv", {"x.csv": b"text,label\n\xff,b\n"}, 1,
-     "hrkd prepare: x.csv:2: not UTF-8 (byte 0xff); name its encoding, for example hrkd prepare --encoding cp1252, or convert it: iconv -f cp1252 -t utf-8 x.csv > utf8-x.csv"),
+     "hrkd prepare: x.csv:2: not UTF-8 (byte 0xff); name its encoding, for example hrkd prepare --encoding cp1252, or convert it to UTF-8"),
     ("prepare x.csv", {"x.csv": b"\x00" * 50}, 1,
      "hrkd prepare: x.csv: the file is empty"),
     ("prepare x.csv.gz", {"x.csv.gz": "not gzip"}, 1,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
-import shlex
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,6 @@ from hrkd_cli.errors import DataError
 COMPRESSION_SUFFIXES = frozenset({".gz", ".zst"})
 _BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _HEAD_SIZE = 1 << 16
-_DECOMPRESS_COMMANDS = {".gz": "gzip -dc", ".zst": "zstd -dc"}
 _BLANK_BYTES = b"".join(_BYTE_ORDER_MARKS) + b"\0 \t\r\n\v\f"
 
 
@@ -66,12 +64,9 @@ class TextFile:
                 yield number, line.removesuffix("\n").removesuffix("\r")
 
     def check_not_empty(self) -> None:
-        """Raise a DataError if the file contains only white space."""
-        with self.open_bytes() as raw:
-            while block := raw.read(4096):
-                if block.strip(_BLANK_BYTES):
-                    return
-        raise DataError(f"{self.path}: the file is empty")
+        """Raise a DataError if the head of the file contains only white space."""
+        if not self.head().strip(_BLANK_BYTES):
+            raise DataError(f"{self.path}: the file is empty")
 
     def head(self) -> bytes:
         """Return the first 64 KiB, decompressed."""
@@ -133,12 +128,4 @@ class TextFile:
                 except UnicodeDecodeError as line_error:
                     if where.endswith("not UTF-8"):
                         where = f"{self.path}:{number}: not UTF-8 (byte 0x{line[line_error.start]:02x})"
-        command = _DECOMPRESS_COMMANDS.get(self.path.suffix.lower())
-        path, new = shlex.quote(str(self.path)), shlex.quote("utf8-" + split_suffix(self.path)[0])
-        start = (
-            f"{command} {path} | iconv -f {encoding} -t utf-8" if command else f"iconv -f {encoding} -t utf-8 {path}"
-        )
-        return (
-            f"{where}; name its encoding, for example hrkd prepare --encoding {encoding}, or convert it: "
-            f"{start} > {new}{split_suffix(self.path)[1]}"
-        )
+        return f"{where}; name its encoding, for example hrkd prepare --encoding {encoding}, or convert it to UTF-8"
