@@ -28,7 +28,6 @@ from itertools import islice
 from operator import itemgetter
 
 from hrkd_cli.choices import Sampling
-from hrkd_cli.errors import DataError
 
 _Batch = dict[str, list[int]]
 """Row indices of a batch by stream: ``DOMAIN`` for labeled rows, ``DOMAIN/bare`` for unlabeled ones."""
@@ -98,9 +97,6 @@ class DomainBatchSampler:
             unlabeled: number of unlabeled rows by domain; their indices follow those of the train rows.
             unlabeled_fraction: fraction of a domain's rows per batch that is unlabeled, below 1.
             held_back: indices of train rows by domain that are never drawn.
-
-        Raises:
-            DataError: a domain has no rows.
         """
         self._batch_size = batch_size
         self._sampling = Sampling(sampling)
@@ -111,14 +107,10 @@ class DomainBatchSampler:
         sizes: dict[str, int] = {}
         unlabeled = {domain: count for domain, count in (unlabeled or {}).items() if count}
         for domain, count in rows.items():
-            if not count and domain in unlabeled:
+            if not count:
                 continue
             excluded = frozenset((held_back or {}).get(domain, ()))
             indices = [index for index in range(count) if index not in excluded]
-            if not indices:
-                raise DataError(
-                    f"domain {domain!r} has no train rows: add some, or leave it out with --domains when preparing"
-                )
             self._labeled[domain] = ShuffledStream(domain, indices, seed)
             sizes[domain] = len(indices)
         self._unlabeled = {
