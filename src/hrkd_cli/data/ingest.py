@@ -68,7 +68,6 @@ def _find_columns(reader: RowReader, file: SourceFile, named: Mapping[str, str])
             file=file.display_name,
             file_names_domain=file.domain is not None,
             prefer_domain_column=file.is_only_domain,
-            header_is_line=reader.header_is_line,
         )
     except MissingLabelError as error:
         names_label = not set(map(normalize_name, reader.columns)).isdisjoint(COLUMN_ALIASES["label"])

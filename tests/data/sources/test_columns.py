@@ -85,6 +85,6 @@ def test_columns_with_other_names_than_their_roles_are_noted_once(tmp_path, read
 @pytest.mark.parametrize("first", ["0,1467810000,so nice", "I have seen a better one,x,y"])
 def test_a_first_line_that_looks_like_a_row_is_said(tmp_path, read, first):
     text = first.split(",").index(max(first.split(","), key=len)) + 1
-    hint = rf"; if its first line is a row: hrkd prepare --no-header --text {text} --label N .N: its number.$"
-    with pytest.raises(DataError, match=rf"no text column found .*{hint}"):
+    hint = rf"if the file has no header: hrkd prepare --no-header --text {text} --label N .N: its number.$"
+    with pytest.raises(DataError, match=rf"no text column found .*; name it with hrkd prepare --text; {hint}"):
         read(write_file(tmp_path / "a.csv", f"{first}\n{first}\n"))

@@ -39,7 +39,6 @@ def resolve_columns(
     file: str,
     file_names_domain: bool = False,
     prefer_domain_column: bool = False,
-    header_is_line: bool = False,
     require_label: bool = True,
 ) -> dict[str, int]:
     """Find the columns of text, second text, split, domain and label; no column has two roles.
@@ -51,7 +50,6 @@ def resolve_columns(
         file_names_domain: whether the file's name gives the domain; then only a column called exactly "domain" (or
             one named by the user) overrides it.
         prefer_domain_column: whether any domain column overrides the file's name.
-        header_is_line: whether the column names are the file's first line, which may be a row instead.
         require_label: whether there must be a label; if not, the only column of a file is the text.
 
     Returns:
@@ -88,19 +86,19 @@ def resolve_columns(
         role, error = missing[0], MissingLabelError if "label" in missing else DataError
         command = "hrkd prepare " if require_label else ""  # teach and distill have no such options
         hint = "" if named is None else f"; name it with {command}{option_name(role)}"
-        hint = _remedy(role, columns, hint, header_is_line)
+        hint = _remedy(role, columns, hint, require_label)
         raise error(f"{file}: no {role} column found (columns: {_join_columns(columns)}){hint}")
     return indices
 
 
-def _remedy(role: str, columns: Sequence[str], hint: str, header_is_line: bool) -> str:
+def _remedy(role: str, columns: Sequence[str], hint: str, require_label: bool) -> str:
     """Return what to do about a missing column; ``hint`` says how to name it, if that is possible."""
     if role == "domain":
         one = ", make all rows one domain with hrkd prepare --one-domain NAME" if hint else ""
         return f"{hint}{one}, or give a folder with one file per domain"
-    if header_is_line and any(map(_is_value, columns)):
+    if require_label and any(map(_is_value, columns)):
         text = max(range(len(columns)), key=lambda index: len(columns[index])) + 1
-        return f"; if its first line is a row: hrkd prepare --no-header --text {text} --label N (N: its number)"
+        hint += f"; if the file has no header: hrkd prepare --no-header --text {text} --label N (N: its number)"
     return hint
 
 

@@ -71,7 +71,7 @@ def _make_reader(file: TextFile, iter_records: _IterRecords, note: str | None = 
         raise DataError(f"{file.path}: the file is empty")
     header = first if file.has_header else [str(number) for number in range(1, len(first) + 1)]
     first_row = 1 if file.has_header else 0
-    return make_reader(header, lambda: islice(iter_records(), first_row, None), note, header_is_line=file.has_header)
+    return make_reader(header, lambda: islice(iter_records(), first_row, None), note)
 
 
 def _iter_literal(file: TextFile, clean: Callable[[str], str]) -> Iterator[tuple[int, list[str]]]:

@@ -19,13 +19,11 @@ class RowReader:
         iter_rows: yields the rows, with the values of the given column indices. The line number is that of the row's
             first line (the row number, from 1, in formats without lines).
         note: a decision of the reader that the user should know about.
-        header_is_line: whether the column names are the first line of the file.
     """
 
     columns: list[str]
     iter_rows: Callable[[Sequence[int]], Iterator[SourceRow]]
     note: str | None = None
-    header_is_line: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +55,6 @@ def make_reader(
     columns: list[str],
     iter_rows: Callable[[], Iterator[tuple[int, Sequence[object]]]],
     note: str | None = None,
-    *,
-    header_is_line: bool = False,
 ) -> RowReader:
     """Return a reader of (line number, values of all columns) pairs."""
 
@@ -66,7 +62,7 @@ def make_reader(
         for line, values in iter_rows():
             yield line, [values[index] for index in indices] if len(values) == len(columns) else None
 
-    return RowReader(columns, select, note, header_is_line)
+    return RowReader(columns, select, note)
 
 
 def make_object_reader(iter_objects: Callable[[], Iterator[tuple[int, Mapping[str, object]]]]) -> RowReader:
