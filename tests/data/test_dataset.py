@@ -49,11 +49,12 @@ def test_names_of_a_dataset_in_memory_are_checked():
             Dataset.from_rows({domain: {"train": make_rows("t", label=label)}}, has_pairs=False)
 
 
-def test_new_domains_have_the_labels_of_the_others_and_no_rows():
+def test_domains_that_are_added_with_their_labels_have_no_rows():
     rows = {domain: {"train": make_rows(domain), "dev": make_rows("x", label="b")} for domain in ("books", "music")}
     data = Dataset.from_rows(rows, has_pairs=False)
-    more = data.add_domains("garden")
-    assert list(more.labels.items()) == [("books", ("a", "b")), ("garden", ("a", "b")), ("music", ("a", "b"))]
+    more = data.with_labels({"garden": ("a", "b"), "music": ("a", "b", "c")})
+    assert list(more.labels.items()) == [("books", ("a", "b")), ("garden", ("a", "b")), ("music", ("a", "b", "c"))]
+    assert more.rows["music"] == data.rows["music"]
     assert len(more.split("garden", "all")) == 0
     assert (data.new_domains, more.new_domains) == ((), ("garden",))
-    assert more.without_new_domains == data
+    assert more.without_new_domains.domains == data.domains

@@ -145,7 +145,7 @@ def test_a_single_file_needs_a_domain_column(tmp_path, data):
 
 def test_texts_of_a_domain_without_labels_are_read_if_there_are_any(tmp_path, data):
     folder = write(tmp_path / "u", garden__txt="one\ntest two\n", books__txt="two\n")
-    more = data.add_domains("garden")
+    more = data.with_labels({"garden": data.labels["books"]})
     found = read_unlabeled(folder, more, on_event=ignore)
     assert {domain: rows.texts for domain, rows in found.rows.items()} == {"books": ["two"], "garden": ["one"]}
     (folder / "garden.txt").write_text("test two\n", encoding="utf-8")

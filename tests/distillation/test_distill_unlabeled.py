@@ -203,7 +203,7 @@ def test_the_teacher_answers_for_a_domain_without_labels_with_the_mean_of_its_he
         del config["hrkd"]["domain_posterior"]
         (tmp_path / "t" / "config.json").write_text(json.dumps(config))
         teacher = tmp_path / "t"
-    more = dataset.add_domains("garden")
+    more = dataset.with_labels({"garden": dataset.labels["books"]})
     setup, objective, _ = set_up(teacher, more, tmp_path, **garden, cache_teacher=cache)
     (batch,) = objective.collator({"books": [0], "garden": [7, 9], "music": [3]})
     outputs = batch.teacher()

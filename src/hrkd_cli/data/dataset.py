@@ -84,11 +84,11 @@ class Dataset:
         selected = [domain for domain in self.domains if domain in domains]
         return replace(self, labels={d: self.labels[d] for d in selected}, rows={d: self.rows[d] for d in selected})
 
-    def add_domains(self, *domains: str) -> Dataset:
-        """Return a dataset with more domains, which have no rows, and the labels of its first domain."""
-        labels = self.labels | dict.fromkeys(domains, self.labels[self.domains[0]])
-        ordered = sorted(labels)
-        return replace(self, labels={d: labels[d] for d in ordered}, rows={d: self.rows.get(d, {}) for d in ordered})
+    def with_labels(self, labels: Mapping[str, tuple[str, ...]]) -> Dataset:
+        """Return a dataset with these labels by domain; domains that it does not have yet are added without rows."""
+        merged = {**self.labels, **labels}
+        ordered = sorted(merged)
+        return replace(self, labels={d: merged[d] for d in ordered}, rows={d: self.rows.get(d, {}) for d in ordered})
 
     @property
     def new_domains(self) -> tuple[str, ...]:

@@ -54,12 +54,7 @@ def extend_dataset(dataset: Dataset, path: Path, settings: DistillSettings) -> t
         raise UsageError(f"--max-length {settings.max_length}: {name} reads {length} tokens; leave it out")
     if settings.truncate != spec.truncate:
         raise UsageError(f"--truncate {settings.truncate}: {name} needs --truncate {spec.truncate}, as before")
-    labels = dataset.labels | old
-    domains = sorted(labels)
-    merged = replace(
-        dataset, labels={d: labels[d] for d in domains}, rows={d: dataset.rows.get(d, {}) for d in domains}
-    )
-    return merged, replace(settings, max_length=length)
+    return dataset.with_labels(old), replace(settings, max_length=length)
 
 
 def check_old_domains(setup: DistillSetup, trainer: Trainer, wide: ScoredWideBranch | None) -> dict[str, Any]:
