@@ -1,5 +1,7 @@
 """Exit codes of the exceptions, and one-line messages."""
 
+import sys
+
 import pytest
 
 from hrkd_cli import errors
@@ -20,6 +22,20 @@ from hrkd_cli import errors
 def test_every_error_has_an_exit_code(error, code):
     assert issubclass(error, errors.HrkdError)
     assert error("message").exit_code == code
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it():
+    error = errors.MissingPackageError("serve", "uvicorn", "starlette")
+    assert str(error) == f"serve needs uvicorn, starlette: {sys.executable} -m pip install uvicorn starlette"
+    assert error.exit_code == 1
+
+
+def test_the_install_command_fits_the_way_that_hrkd_was_installed():
+    for prefix, command in (
+        ("/home/u/.local/share/pipx/venvs/hrkd-cli", "pipx inject hrkd-cli wandb mlflow"),
+        ("/home/u/.local/share/uv/tools/hrkd-cli", "uv tool install hrkd-cli --with wandb --with mlflow"),
+    ):
+        assert errors.install_command("wandb", "mlflow", prefix=prefix) == command
 
 
 def test_one_line_is_the_first_line_or_the_name_of_the_type():

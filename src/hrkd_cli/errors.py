@@ -5,7 +5,9 @@ the exception; the command line prints the message to stderr and exits with ``ex
 """
 
 import re
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 
@@ -47,12 +49,8 @@ class ProcessError(TrainingError):
 class MissingPackageError(HrkdError):
     """A package that only some jobs need is not installed."""
 
-    def __init__(self, job: str, *packages: str, extra: str | None = None) -> None:
-        program, names = __name__.partition(".")[0].replace("_", "-"), " ".join(packages)
-        pip = f"'{program}[{extra}]'" if extra else names
-        super().__init__(
-            f"{job} needs {', '.join(packages)}: pip install {pip}, or with pipx: pipx inject {program} {names}"
-        )
+    def __init__(self, job: str, *packages: str) -> None:
+        super().__init__(f"{job} needs {', '.join(packages)}: {install_command(*packages)}")
 
 
 class GateError(HrkdError):
@@ -67,6 +65,16 @@ class GateError(HrkdError):
     def __init__(self, message: str, result: dict[str, Any] | None = None) -> None:
         super().__init__(message)
         self.result = result
+
+
+def install_command(*packages: str, prefix: str = sys.prefix) -> str:
+    """Return the command that installs packages next to this program, wherever pip, pipx or uv put that."""
+    program, folder = __name__.partition(".")[0].replace("_", "-"), Path(prefix).as_posix()
+    if "/pipx/venvs/" in folder:
+        return f"pipx inject {program} {' '.join(packages)}"
+    if "/uv/tools/" in folder:
+        return " ".join([f"uv tool install {program}", *(f"--with {package}" for package in packages)])
+    return f"{sys.executable} -m pip install {' '.join(packages)}"
 
 
 def one_line(error: BaseException) -> str:

@@ -7,14 +7,13 @@ import importlib.util
 import json
 import os
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
 from hrkd_cli.choices import Tracker
-from hrkd_cli.errors import UsageError, one_line
+from hrkd_cli.errors import MissingPackageError, one_line
 from hrkd_cli.events import DevScored, Event, Note, OnEvent, StageDone, StageStarted, StageStopped, StepDone
 
 PROJECT = "hrkd"
@@ -24,20 +23,10 @@ Numbers = dict[str, float]
 
 
 def check_tracker(tracker: Tracker | None) -> None:
-    """Raise UsageError with the line that installs the tracker if it is missing."""
+    """Raise MissingPackageError if the tracker is not installed."""
     spec = importlib.util.find_spec(tracker) if tracker else None
     if tracker and (spec is None or spec.origin is None):  # without an origin, it is only a folder of that name
-        raise UsageError(f"--log-to {tracker}: it is not installed; run {install_command(tracker)}")
-
-
-def install_command(package: str, prefix: str = sys.prefix) -> str:
-    """Return the command that installs a package next to hrkd-cli, wherever pip, pipx or uv put that."""
-    folder = Path(prefix).as_posix()
-    if "/pipx/venvs/" in folder:
-        return f"pipx inject hrkd-cli {package}"
-    if "/uv/tools/" in folder:
-        return f"uv tool install hrkd-cli --with {package}"
-    return f"{sys.executable} -m pip install {package}"
+        raise MissingPackageError(f"--log-to {tracker}", tracker)
 
 
 class RunTracker:

@@ -183,7 +183,7 @@ def test_the_bundle_writes_files_as_hrkd_predict_does(device, student, tmp_path)
         subprocess.run(command, capture_output=True, check=True)
         assert content == (tmp_path / name).read_text()
     process = run_isolated(device, RUN, device / "model", "a", "--output", "a.parquet")
-    line = "a Parquet file needs pyarrow: pip install pyarrow, or with pipx: pipx inject hrkd-runtime pyarrow\n"
+    line = f"a Parquet file needs pyarrow: {sys.executable} -m pip install pyarrow\n"
     assert (process.returncode, process.stderr) == (1, line)
 
 

@@ -132,7 +132,7 @@ def test_a_full_disk_is_one_line(tmp_path):
 
 def test_parquet_without_pyarrow_names_the_command_that_installs_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    line = "a Parquet file needs pyarrow: pip install pyarrow, or with pipx: pipx inject hrkd-cli pyarrow"
+    line = f"a Parquet file needs pyarrow: {sys.executable} -m pip install pyarrow"
     with pytest.raises(HrkdError, match=line):
         write(tmp_path / "a.parquet", [])
     assert list(tmp_path.iterdir()) == []

@@ -341,14 +341,13 @@ def test_without_the_extra_packages_one_line_says_how_to_install_them(student, t
     write_bundle(tmp_path / "runtime.pyz")
     names = "starlette uvicorn prometheus-client"
     block = "import sys; sys.modules['starlette.applications'] = None; sys.argv = sys.argv[1:]; import runpy\n"
-    for run, name, start in (
-        ("runpy.run_module('hrkd_cli', run_name='__main__')", "hrkd-cli", "hrkd serve: "),
-        (f"runpy.run_path({str(tmp_path / 'runtime.pyz')!r}, run_name='__main__')", "hrkd-runtime", ""),
+    for run, start in (
+        ("runpy.run_module('hrkd_cli', run_name='__main__')", "hrkd serve: "),
+        (f"runpy.run_path({str(tmp_path / 'runtime.pyz')!r}, run_name='__main__')", ""),
     ):
         command = [sys.executable, "-c", block + run, "program", "serve", student / "onnx"]
         process = subprocess.run(command, capture_output=True, text=True, check=False)
         assert (process.returncode, process.stdout) == (1, "")
         assert process.stderr == (
-            f"{start}serve needs {names.replace(' ', ', ')}: pip install '{name}[serve]', or with pipx: "
-            f"pipx inject {name} {names}\n"
+            f"{start}serve needs {names.replace(' ', ', ')}: {sys.executable} -m pip install {names}\n"
         )

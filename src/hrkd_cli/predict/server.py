@@ -30,7 +30,7 @@ try:
     from starlette.responses import JSONResponse, Response
     from starlette.routing import Route
 except ModuleNotFoundError:
-    raise MissingPackageError("serve", "starlette", "uvicorn", "prometheus-client", extra="serve") from None
+    raise MissingPackageError("serve", "starlette", "uvicorn", "prometheus-client") from None
 
 _BODY_SECONDS = 10  # a client that sends nothing must not occupy a place, nor delay the end
 _SECONDS = (0.001, 0.0025, *Histogram.DEFAULT_BUCKETS)
