@@ -28,13 +28,12 @@ from hrkd_cli.json_files import read_json
 from hrkd_cli.layout import PREDICTOR_ARCHIVE, ModelFiles, student_folder
 from hrkd_cli.models.model_source import (
     check_classifier,
+    check_folders,
     check_student,
-    resolve_extended,
     resolve_model,
     resolve_teacher,
-    student_spec_is_path,
 )
-from hrkd_cli.outputs import check_no_overlap, check_stage_output, free_bytes
+from hrkd_cli.outputs import check_stage_output, free_bytes
 from hrkd_cli.settings import DistillArguments, TeachArguments
 from hrkd_cli.trackers import check_tracker
 
@@ -57,14 +56,8 @@ def check_distill(options: DistillArguments) -> None:
     """Raise HrkdError if the output exists, or the teacher, the student, the data or the tracker does not."""
     check_tracker(options.log_to)
     out = student_folder(options.out, options.extend)
-    if options.extend is None:
-        check_stage_output(out, "distill", force=options.force, resume=options.resume)
-        resolve_teacher(options.teacher)
-    else:
-        check_no_overlap(out, {"student to extend": resolve_extended(options.extend, options.teacher)})
-        check_stage_output(out, "distill", force=options.force, resume=options.resume)
-    if student_spec_is_path(options.student):
-        resolve_model(str(options.student), "student")
+    check_stage_output(out, "distill", force=options.force, resume=options.resume)
+    check_folders(options.teacher, {"data": Path(options.data)}, out, options)
     for source in filter(None, (options.data, options.unlabelled)):
         check_source(source)
 

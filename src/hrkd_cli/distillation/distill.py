@@ -13,7 +13,6 @@ from hrkd_cli.distillation.extension import check_old_domains, extend_dataset
 from hrkd_cli.distillation.few_rows import choose_size, more_texts
 from hrkd_cli.distillation.prerequisites import (
     add_new_domains,
-    check_folders,
     check_student,
     check_untrained,
     select_domains,
@@ -26,6 +25,7 @@ from hrkd_cli.json_files import read_json
 from hrkd_cli.layout import DATASET_OUT, EXTENSION_DATASET_OUT, TEACHER_OUT, ModelFiles, student_folder
 from hrkd_cli.models.loading import is_classifier
 from hrkd_cli.models.model_folder import model_fingerprint
+from hrkd_cli.models.model_source import check_folders
 from hrkd_cli.outputs import check_stage_output
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.checkpoint import Checkpointer
@@ -33,6 +33,7 @@ from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.plan import check_trainable
 from hrkd_cli.training.stage_folder import (
     TrainResult,
+    data_folder,
     load_finished_result,
     run_folder,
     run_key,
@@ -74,7 +75,7 @@ def distill(
     settings = DistillSettings.from_options(**options)
     out = student_folder(out, settings.extend)
     check_stage_output(out, "distill", force=force, resume=resume)
-    path = check_folders(teacher, data, out, settings)
+    path = check_folders(teacher, data_folder(data), out, settings)
     context = TrainContext.start(settings, on_event, out if resume else None)
     prepared = DATASET_OUT if settings.extend is None else EXTENSION_DATASET_OUT
     dataset = context.processes.main_first(

@@ -13,13 +13,13 @@ from hrkd_cli.distillation.loss_config import LossConfig
 from hrkd_cli.errors import DataError, ModelError, OutputError, UsageError
 from hrkd_cli.events import Note, OnEvent, Progress
 from hrkd_cli.json_files import read_json_or_empty
-from hrkd_cli.layout import DATASET_OUT, TEACHER_OUT, ModelFiles, partial_folder
+from hrkd_cli.layout import TEACHER_OUT, ModelFiles, partial_folder
 from hrkd_cli.method import Requirement
 from hrkd_cli.models.feature_capture import FeatureCapture, check_forward
 from hrkd_cli.models.loading import load_classifier, load_config, load_tokenizer
 from hrkd_cli.models.mean_pooling import encoder_layers
 from hrkd_cli.models.model_folder import model_fingerprint
-from hrkd_cli.models.model_source import resolve_extended, resolve_model, resolve_teacher, student_spec_is_path
+from hrkd_cli.models.model_source import resolve_model
 from hrkd_cli.models.model_tokenizer import ModelTokenizer, same_tokenizer
 from hrkd_cli.models.student_init import (
     build_student,
@@ -27,41 +27,15 @@ from hrkd_cli.models.student_init import (
     student_config,
     student_shape,
 )
-from hrkd_cli.outputs import check_no_overlap, latest_checkpoint_step
+from hrkd_cli.outputs import latest_checkpoint_step
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.predict.name_validation import validate_names
 from hrkd_cli.settings import DistillSettings, TeachSettings
 from hrkd_cli.teaching.teach import teach, teach_key
-from hrkd_cli.training.stage_folder import data_folder, describe_changed_options
+from hrkd_cli.training.stage_folder import describe_changed_options
 
 PROBE_TEXTS = 64  # per domain, to compare two tokenizers
 PROBE_LENGTH = 8  # tokens
-
-
-def check_folders(teacher: str | Path, data: str | Path | Dataset, out: Path, settings: DistillSettings) -> Path:
-    """Check that the folders do not overlap; return the folder of the teacher, or of the student to extend.
-
-    Raises:
-        UsageError: ``out`` would replace something that the run reads, or the student has weights and ``--init`` is
-            given.
-        ModelError: there is no teacher, or no student to extend.
-    """
-    has_weights = student_spec_is_path(settings.student)
-    if has_weights and settings.init is not None:
-        raise UsageError(f"--init: --student {settings.student} has weights of its own; leave out --init")
-    path = resolve_teacher(teacher) if settings.extend is None else resolve_extended(settings.extend, teacher)
-    inputs = {
-        "teacher" if settings.extend is None else "student to extend": path,
-        "dataset": DATASET_OUT,
-        "trained teacher": TEACHER_OUT,
-        **data_folder(data),
-    }
-    if has_weights:
-        inputs["initial student"] = resolve_model(str(settings.student), "student")
-    if settings.unlabelled is not None:
-        inputs["unlabeled texts"] = Path(settings.unlabelled)
-    check_no_overlap(out, inputs)
-    return path
 
 
 def select_domains(dataset: Dataset, settings: DistillSettings) -> Dataset:
@@ -104,7 +78,7 @@ def add_new_domains(dataset: Dataset, settings: DistillSettings) -> Dataset:
                 f"{option}: a domain without labels needs domains that all have the same labels, but {other!r} and "
                 f"{first!r} differ; leave out --new-domains, or choose domains with --domains"
             )
-    return dataset.add_domains(*names)
+    return dataset.with_labels(dict.fromkeys(names, dataset.labels[first]))
 
 
 def check_student(path: Path, dataset: Dataset, settings: DistillSettings) -> Any | None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from hrkd_cli.errors import ModelError, UsageError, one_line
-from hrkd_cli.layout import TEACHER_OUT, ModelFiles, partial_folder
-from hrkd_cli.outputs import is_stage_folder, latest_checkpoint_step
+from hrkd_cli.layout import DATASET_OUT, TEACHER_OUT, ModelFiles, partial_folder
+from hrkd_cli.outputs import check_no_overlap, is_stage_folder, latest_checkpoint_step
 from hrkd_cli.predict.model_location import locate_model
+from hrkd_cli.settings import DistillSettings
 
 # Files of a classifier: nothing else is downloaded from a hub repository, and never a pickle.
 HUB_FILES = ["config.json", "model*.safetensors*", "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt",
@@ -66,6 +68,34 @@ def resolve_extended(student: str, teacher: str | Path) -> Path:
     if not is_stage_folder(folder, "distill"):
         raise ModelError(f"--extend {student}: not a student that hrkd distilled; give the folder of one")
     return folder
+
+
+def check_folders(teacher: str | Path, inputs: Mapping[str, Path], out: Path, settings: DistillSettings) -> Path:
+    """Check that the folders of a distillation do not overlap; return that of the teacher, or the student to extend.
+
+    ``inputs`` are other folders that the run reads, by description.
+
+    Raises:
+        UsageError: ``out`` would replace something that the run reads, or the student has weights and ``--init`` is
+            given.
+        ModelError: there is no teacher, or no student to extend.
+    """
+    has_weights = student_spec_is_path(settings.student)
+    if has_weights and settings.init is not None:
+        raise UsageError(f"--init: --student {settings.student} has weights of its own; leave out --init")
+    path = resolve_teacher(teacher) if settings.extend is None else resolve_extended(settings.extend, teacher)
+    others = {
+        "teacher" if settings.extend is None else "student to extend": path,
+        "dataset": DATASET_OUT,
+        "trained teacher": TEACHER_OUT,
+        **inputs,
+    }
+    if has_weights:
+        others["initial student"] = resolve_model(str(settings.student), "student")
+    if settings.unlabelled is not None:
+        others["unlabeled texts"] = Path(settings.unlabelled)
+    check_no_overlap(out, others)
+    return path
 
 
 def check_student(folder: Path) -> None:
