@@ -1,6 +1,5 @@
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from hrkd_cli import prepare
@@ -102,11 +101,3 @@ def test_evaluation_knows_the_file_and_line_of_each_row(source, reviews, prepare
 
 def test_training_does_not_read_the_locations(prepared):
     assert load_for_training(prepared).split("books", "all").locations == []
-
-
-def test_evaluation_opens_a_dataset_of_an_earlier_version_without_locations(prepared):
-    for path in prepared.glob("data/*/*.parquet"):
-        pq.write_table(pq.read_table(path).drop_columns(["location"]), path)
-    dataset = load_for_evaluation(prepared)
-    assert dataset.split("books", "all").locations == []
-    assert dataset.fingerprint == open_dataset(prepared).fingerprint

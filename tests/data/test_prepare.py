@@ -83,6 +83,9 @@ def test_the_manifest_records_options_counts_and_source_checksums(reviews, tmp_p
         "domains": ["books", "dvd"],
         "dedupe": True,
         "encoding": None,
+        "one_domain": None,
+        "no_header": False,
+        "rename_label": None,
     }
     data = Path("reviews/books.jsonl").read_bytes()
     assert manifest["sources"][0] == {

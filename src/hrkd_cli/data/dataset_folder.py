@@ -18,7 +18,7 @@ from hrkd_cli.predict.name_validation import validate_names
 FORMAT = "hrkd-dataset"
 VERSION = 1
 
-LOCATION = "location"  # column of the Parquet files; datasets of earlier versions lack it
+LOCATION = "location"  # column of the Parquet files
 SELECT_LOCATION = f"$files[file + 1] || ':' || line AS {LOCATION}"
 """SQL of the location (``file:line``) of a row in a row store; ``$files`` are the store's files."""
 
@@ -99,11 +99,10 @@ def _read_rows(path: Path, count: int, *, has_pairs: bool, with_locations: bool)
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = text_columns(has_pairs=has_pairs)
+    columns = [*text_columns(has_pairs=has_pairs), *([LOCATION] if with_locations else [])]
     try:
         # Not read_table, which interprets a folder name such as "lang=en" as a partition.
         with pq.ParquetFile(str(path)) as file:
-            columns += [name for name in file.schema_arrow.names if with_locations and name == LOCATION]
             values = file.read(columns=columns).to_pydict()
         rows = TextRows(values["text"], values.get("text_pair"), values["label"], values.get(LOCATION, []))
     except (pa.ArrowException, OSError, KeyError) as error:

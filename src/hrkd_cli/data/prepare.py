@@ -48,6 +48,9 @@ from hrkd_cli.version import __version__
 
 _LEAKS = (DropReason.IN_TEST, DropReason.IN_DEV)
 _MAX_LEAKING = 0.9  # fraction of a domain's train rows; with more, the source's splits are surely wrong
+_CONTENT_OPTIONS = (
+    "columns", "dev", "test", "few_shot", "domains", "dedupe", "encoding", "one_domain", "no_header", "rename_label",
+)  # fmt: skip
 _COUNT_BY_SPLIT = f"""
 SELECT rows.domain, coalesce(rows.split, 'train') AS source_split,
   coalesce(rows.drop_reason, dropped_rows.drop_reason) AS reason, count(*)
@@ -227,12 +230,7 @@ def _manifest(
 
 def content_options(settings: PrepareSettings) -> dict[str, Any]:
     """Return the options that determine the rows of a dataset, as stored in ``dataset.json``."""
-    names = ("columns", "dev", "test", "few_shot", "domains", "dedupe", "encoding")
-    options = {name: getattr(settings, name) for name in names}
-    # Only if given: the datasets of earlier versions do not have these.
-    options |= {
-        name: value for name in ("one_domain", "no_header", "rename_label") if (value := getattr(settings, name))
-    }
+    options = {name: getattr(settings, name) for name in _CONTENT_OPTIONS}
     return {**options, "domains": settings.domains and sorted(settings.domains)}
 
 
