@@ -167,16 +167,6 @@ def test_near_duplicates_are_found_across_splits(find, tmp_path):
     assert kinds["near-duplicates"]["warning"] is False
 
 
-def test_domains_are_similar_only_if_their_words_are(find):
-    same = rows_of("c", 1100, words=WORDS[:70]) + rows_of("a", 200) + rows_of("b", 200)
-    same = [(domain, label, text.partition(" ")[2]) for domain, label, text in same]
-    assert find(same) == {
-        "similar domains": "similar domains: the words of a and b do not differ; if they are one domain, give them one "
-        "name in the source"
-    }
-    assert find([(domain, label, text.replace(" ", "")) for domain, label, text in same]) == {}
-
-
 def test_large_data_is_examined_in_a_sample_that_keeps_equal_texts_together(tmp_path, jsonl, monkeypatch):
     monkeypatch.setattr(findings, "MAX_SAMPLE", 100)
     rows = [{"text": f"text {i // 2}", "label": "xy"[i % 2], "domain": "d"} for i in range(1000)]

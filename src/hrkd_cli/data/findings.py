@@ -10,7 +10,6 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 from hrkd_cli.data.drop_reasons import DropReason
@@ -26,8 +25,6 @@ StratumCounts = Mapping[str, Mapping[str, tuple[int, int, int]]]
 
 MAX_SAMPLE = 100_000  # rows whose texts are compared
 _MAX_LABELS = 1000  # more labels are not compared with each other
-_MAX_DOMAINS = 200  # more domains are not compared with each other
-_MAX_DISTANCE = 0.7  # with few words in common, as without spaces between them, halves of one domain differ as much
 _MAX_NUMBERS = 20  # with more numbers than this as labels, they are probably quantities
 _MIN_CLASS = 10  # rows of a class; of fewer, --dev 0.1 and --test 0.1 take none
 _MAX_MAJORITY = 0.9
@@ -103,13 +100,6 @@ pairs AS (
 SELECT 1, (a.file, a.line), (b.file, b.line), a.split != 'train' AND b.split = 'train'
 FROM pairs JOIN sampled_rows AS a USING (number) JOIN sampled_rows AS b ON b.number = first
 WHERE a.text_hash != b.text_hash ORDER BY a.number
-"""
-_WORD_COUNTS = """
-WITH numbered AS (
-  SELECT domain, text, row_number() OVER (PARTITION BY domain ORDER BY text_hash, number) AS position
-  FROM sampled_rows WHERE drop_reason IS NULL QUALIFY position <= 1000 AND count(*) OVER (PARTITION BY domain) >= 100),
-words AS (SELECT domain, position % 2 AS half, unnest(string_split(lower(text), ' ')) AS word FROM numbered)
-SELECT domain, half, hash(word) % 16384 AS word, count(*) AS number FROM words GROUP BY ALL
 """
 
 
@@ -215,7 +205,7 @@ def measure_lengths(store: RowStore) -> tuple[dict[str, dict[str, int]], list[Fi
 
 
 def find_text_problems(store: RowStore, counts: StratumCounts, on_event: OnEvent) -> Iterator[Finding]:
-    """Yield findings about equal and similar texts in a sample of the rows, and about domains with similar words."""
+    """Yield findings about equal and similar texts in a sample of the rows."""
     total = _fetch(store, "SELECT count(*) FROM rows WHERE drop_reason IS NULL")[0][0]
     sampled = _fetch(store, _SAMPLE_ROWS, [-(-total // MAX_SAMPLE)])[0][0]
     if total > MAX_SAMPLE:
@@ -247,31 +237,6 @@ def find_text_problems(store: RowStore, counts: StratumCounts, on_event: OnEvent
         if pairs:
             rows = tuple(" and ".join(_locate(store, pair[1:3])) for pair in pairs[:MAX_LOCATIONS])
             yield Finding(kind, f"{plural(len(pairs), what)} {meaning}", sum(pair[0] for pair in pairs), rows, warning)
-    if alike := _find_similar_domains(store):
-        message = (
-            f"the words of {join_names(alike)} do not differ; if they are one domain, give them one name in the source"
-        )
-        yield Finding("similar domains", message, 0, warning=False)
-
-
-def _find_similar_domains(store: RowStore) -> list[str]:
-    """Return pairs of domains whose word frequencies differ as little as those of two halves of one domain.
-
-    The difference is the squared Hellinger distance: 1 minus the sum of the square roots of products.
-    """
-    import numpy as np
-
-    table = store.connection.execute(_WORD_COUNTS).fetchnumpy()
-    names, rows = np.unique(np.asarray(table["domain"], dtype=str), return_inverse=True)
-    if not 2 <= len(names) <= _MAX_DOMAINS:
-        return []
-    frequencies = np.zeros((len(names), 2, 16384), dtype=np.float32)
-    frequencies[rows, table["half"], table["word"]] = table["number"]
-    roots = np.sqrt(frequencies / frequencies.sum(axis=2, keepdims=True)).reshape(2 * len(names), -1)
-    blocks = (1 - roots @ roots.T).reshape(len(names), 2, len(names), 2)
-    between, within = blocks.mean(axis=(1, 3)), blocks[:, 0, :, 1].diagonal()
-    similar = (between < 0.55 * np.add.outer(within, within)) & (between < _MAX_DISTANCE)
-    return [f"{names[a]} and {names[b]}" for a, b in combinations(range(len(names)), 2) if similar[a, b]]
 
 
 def _fetch(store: RowStore, query: str, parameters: Any = ()) -> list[Any]:
