@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path, PurePath
-from typing import IO
 
 from hrkd_cli.errors import DataError, OutputError, UsageError
 from hrkd_cli.json_files import read_json_or_empty
@@ -21,6 +20,7 @@ from hrkd_cli.layout import ModelFiles, partial_folder
 STAGE_OUTPUTS = {"teach": "teacher", "distill": "student"}
 _CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 _MARKER = ".hrkd-partial"
+_LOCK = ".hrkd-lock"
 _MIN_FREE_BYTES = 1 << 20  # with fewer, an unexplained write error is reported as a full disk
 
 
@@ -77,6 +77,8 @@ def atomic_folder(out: Path, *, resume: bool = False) -> Iterator[Path]:
     Raises:
         OutputError: the disk is full, or the folder cannot be written.
     """
+    from filelock import FileLock
+
     # Resolved because ".partial" cannot be appended to "." and "..".
     target = out.resolve()
     work = partial_folder(target)
@@ -85,10 +87,11 @@ def atomic_folder(out: Path, *, resume: bool = False) -> Iterator[Path]:
         _clear_leftover(work, keep=resume and bool(checkpoint_folders(work)))
         try:
             work.mkdir(parents=True, exist_ok=True)
-            with (work / _MARKER).open("w") as marker:
-                _lock(marker)
+            (work / _MARKER).touch()
+            with FileLock(work / _LOCK):
                 yield work
-            (work / _MARKER).unlink()
+            for name in (_MARKER, _LOCK):
+                (work / name).unlink(missing_ok=True)
             apply_umask(work.rglob("*"))
         except BaseException:  # Ctrl-C too
             if not checkpoint_folders(work):
@@ -245,28 +248,19 @@ def _clear_leftover(work: Path, *, keep: bool) -> None:
     Raises:
         OutputError: hrkd did not create the folder, or another process is using it.
     """
+    from filelock import FileLock, Timeout
+
     if not work.exists():
         return
     if not (work / _MARKER).is_file():
         raise OutputError(f"{work} exists and was not written by hrkd; move it or choose another --out")
-    with (work / _MARKER).open("a") as marker:
-        if not _lock(marker):
-            raise OutputError(f"{work} is being written by another hrkd; wait for it or choose another --out")
+    try:
+        with FileLock(work / _LOCK, blocking=False):
+            pass
+    except Timeout:
+        raise OutputError(f"{work} is being written by another hrkd; wait for it or choose another --out") from None
     if not keep:
         shutil.rmtree(work)
-
-
-def _lock(file: IO[str]) -> bool:
-    """Lock a file until it is closed; False if another process has locked it. Windows has no such lock."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def _replace_folder(target: Path, work: Path) -> None:
