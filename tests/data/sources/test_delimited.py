@@ -100,6 +100,11 @@ def test_a_separator_line_alone_is_an_empty_file(tmp_path, read, content):
         read(write_file(tmp_path / "all.csv", content))
 
 
+def test_a_quoted_separator_line_in_a_tsv_file_is_its_header(tmp_path, read):
+    with pytest.raises(DataError, match=r"all.tsv: no text column found"):
+        read(write_file(tmp_path / "all.tsv", '"sep=\n\tx"\n'))
+
+
 def test_backslashes_before_quotes_and_single_quotes_are_detected_and_noted(tmp_path, read):
     content = HEADER + '"a \\"good\\", old one",x,d\n"b",y,d\n'
     raw, notes = read(write_file(tmp_path / "all.csv", content))

@@ -88,6 +88,7 @@ def _label_studio(*annotations):
         ({"text": "t", "cats": {"good": 1.0, "bad": 1.0}}, ["good", "bad"]),
         ({"text": "t", "options": [{"id": "good"}], "accept": ["good"], "answer": "accept"}, "good"),
         ({"text": "t", "label": "good", "answer": "accept"}, "good"),
+        ({"text": "t", "label": "good", "answer": "reject"}, "good"),  # its row is dropped
         (["t", "good"], "good"),
         (["t", {"cats": {"good": 1, "bad": 0}}], "good"),
     ],

@@ -50,7 +50,7 @@ def _regularity(iter_records: _IterRecords) -> float:
         widths = [len(fields) for _, fields in iter_records()]
     except DataError:
         return 0.0
-    return widths.count(widths[0]) / len(widths)
+    return widths.count(widths[0]) / len(widths) if widths else 0.0
 
 
 def open_mnli(file: TextFile) -> RowReader:

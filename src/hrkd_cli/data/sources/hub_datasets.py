@@ -106,7 +106,7 @@ def _silenced_datasets() -> Iterator[Any]:
 
 
 def _explain(error: Exception) -> str:
-    # datasets reports both with the same error.
+    # datasets raises the same error for a gated dataset as for a missing one.
     if type(error).__name__ == "GatedRepoError" or "gated dataset" in str(error):
         return "accept its terms on the hub first, then run hf auth login"
     if type(error).__name__ in ("DatasetNotFoundError", "RepositoryNotFoundError", "HFValidationError"):
