@@ -145,33 +145,6 @@ def test_attention_without_dropout_is_ours_where_a_gradient_comes(monkeypatch):
     torch.testing.assert_close(found, scaled_dot_product_attention(*short))
 
 
-@pytest.mark.parametrize("padding", [None, 2, -1])
-def test_look_ups_share_one_gradient(padding):
-    """Two look-ups of one table, and one of another, twice over: torch's own gradients, each time."""
-    torch.manual_seed(0)
-    tables = nn.ModuleList(nn.Embedding(7, 3, padding_idx=padding if n == 0 else None) for n in range(2))
-    weights = list(tables.parameters())
-    ids = torch.randint(0, 7, (2, 5)), torch.tensor([2, 6, 6])
-    factors = [torch.randn(*i.shape, 3) for i in (*ids, ids[0])]
-
-    def total():
-        looked_up = tables[0](ids[0]), tables[0](ids[1]), tables[1](ids[0])
-        return sum((s * f).sum() for s, f in zip(looked_up, factors, strict=True))
-
-    wanted = torch.autograd.grad(total(), weights)
-    tables.set_attn_implementation = lambda name: None
-    use_training_kernels(tables)
-    for _ in range(2):
-        with FastCpuOps() as fast:
-            found = total()
-        assert len(fast.embeddings) == 2
-        torch.testing.assert_close(found, total())
-        for own, other in zip(torch.autograd.grad(found, weights, retain_graph=True), wanted, strict=True):
-            torch.testing.assert_close(own, other)
-        for own, other in zip(torch.autograd.grad(found, weights), wanted, strict=True):
-            torch.testing.assert_close(own, other)
-
-
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_models_train_and_are_saved_as_without_it(tmp_path, architecture):
     """Losses and gradients in training mode, without dropout; nothing of it is in the saved folder."""

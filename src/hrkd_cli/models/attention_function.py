@@ -1,14 +1,12 @@
-"""Attention function of models in training, with fast CPU kernels for attention, dropout and embeddings.
+"""Attention function of models in training, with fast CPU kernels for attention and dropout.
 
 ``attention_forward`` is registered with transformers and used by every model whose attention goes through its
 interface. It records queries and keys inside ``record_attention()`` and otherwise is SDPA.
 
-Inside ``FastCpuOps``, attention, dropout and embeddings on a CPU use kernels of this module, with the same mathematics
-but other random masks. Torch draws dropout masks on a CPU one number at a time, and splits attention with dropout into
-a dozen passes over float32 scores. Here random bits come from a vectorized generator (SFC64), seeded from torch's
-random state so that a resumed run draws the same masks, and attention keeps its scores in the run's precision. An
-embedding that several batches of a step use gets one gradient for all of them, because each separate one would be as
-large as the embedding.
+Inside ``FastCpuOps``, attention and dropout on a CPU use kernels of this module, with the same mathematics but other
+random masks. Torch draws dropout masks on a CPU one number at a time, and splits attention with dropout into a dozen
+passes over float32 scores. Here random bits come from a vectorized generator (SFC64), seeded from torch's random state
+so that a resumed run draws the same masks, and attention keeps its scores in the run's precision.
 """
 
 from __future__ import annotations
@@ -36,22 +34,20 @@ _MIN_PARALLEL_SIZE = 2**19  # size of a mask from which each stream has its own 
 _LEVELS = 2**16  # dropout probabilities are multiples of 1/_LEVELS
 
 AttentionCalls = list[tuple[Tensor, Tensor, float]]  # query, key and scale of each call
-LookUps = list[tuple[Tensor, Tensor]]  # ids of each look-up of an embedding, and the gradient of its result
 _calls: ContextVar[AttentionCalls | None] = ContextVar("calls", default=None)
 _fast: ContextVar[FastCpuOps | None] = ContextVar("fast", default=None)
 
 
 def use_training_kernels(model: nn.Module) -> None:
-    """Make a model's attention, dropout and embeddings use this module; this is not saved with the model.
+    """Make a model's attention and dropout use this module; this is not saved with the model.
 
     An architecture whose attention does not use transformers' interface keeps its own attention.
     """
     with quiet_transformers():
         model.set_attn_implementation(NAME)  # type: ignore[operator]
     for module in model.modules():
-        replacement = {nn.Dropout: _FastDropout, nn.Embedding: _SharedEmbedding}.get(type(module))
-        if replacement is not None:
-            module.__class__ = replacement
+        if type(module) is nn.Dropout:
+            module.__class__ = _FastDropout
 
 
 @contextmanager
@@ -112,22 +108,11 @@ class _FastDropout(nn.Dropout):
         return (values * keep).mul_(factor)
 
 
-class _SharedEmbedding(nn.Embedding):
-    def forward(self, ids: Tensor) -> Tensor:
-        fast, weight = _fast.get(), self.weight
-        needs_grad = torch.is_grad_enabled() and weight.requires_grad and _on_cpu(weight)
-        if fast is None or not needs_grad or self.max_norm or self.scale_grad_by_freq or self.sparse:
-            return super().forward(ids)
-        return fast.embedding(ids, weight, self.padding_idx)
-
-
 class FastCpuOps:
     """Context of a step, in which models changed by ``use_training_kernels`` use the fast CPU kernels."""
 
     def __init__(self) -> None:
         self.streams: list[np.random.SFC64] = []  # seeded from torch's random state when first used
-        # Weight, its stand-in in the autograd graph, and look-ups of each embedding, by id of the weight.
-        self.embeddings: dict[int, tuple[Tensor, Tensor, LookUps]] = {}
         self._threads = ThreadPoolExecutor(_STREAMS)  # starts threads only when needed
 
     def __enter__(self) -> FastCpuOps:
@@ -157,17 +142,6 @@ class FastCpuOps:
             torch.ge(bits, dropped - _LEVELS // 2, out=part)
         return keep.view(shape), _LEVELS / (_LEVELS - dropped)
 
-    def embedding(self, ids: Tensor, weight: Tensor, padding: int | None) -> Tensor:
-        """Return rows of an embedding's weight, whose gradient is computed once for all look-ups of the step."""
-        if id(weight) not in self.embeddings:
-            look_ups: LookUps = []
-            padding_idx = -1 if padding is None else padding % len(weight)
-            stand_in: Tensor = _EmbeddingGradient.apply(weight, padding_idx, look_ups)  # type: ignore[no-untyped-call]
-            self.embeddings[id(weight)] = (weight, stand_in, look_ups)  # keeps the weight alive, and so its id unique
-        _, stand_in, look_ups = self.embeddings[id(weight)]
-        rows: Tensor = _LookUp.apply(stand_in, weight.detach(), ids, look_ups)  # type: ignore[no-untyped-call]
-        return rows
-
     def attention(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, dropout: float
     ) -> Tensor:
@@ -180,39 +154,6 @@ class FastCpuOps:
         with torch.autocast("cpu", enabled=False):
             output: Tensor = _Attention.apply(query, key, value, mask, scale, keep, factor)  # type: ignore[no-untyped-call]
         return output
-
-
-class _EmbeddingGradient(torch.autograd.Function):
-    """Gradient of an embedding's weight, computed once for all look-ups of a step.
-
-    Stands in for the weight in the autograd graph with a single number, whose backward runs after that of all look-ups.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, padding_idx: int, look_ups: LookUps) -> Tensor:
-        ctx.rows, ctx.padding_idx, ctx.look_ups = len(weight), padding_idx, look_ups
-        return weight.new_zeros(())
-
-    @staticmethod
-    def backward(ctx: Any, *_gradients: Tensor) -> tuple[Tensor, None, None]:
-        ids, gradients = (torch.cat(parts) for parts in zip(*ctx.look_ups, strict=True))
-        ctx.look_ups.clear()
-        gradient = torch.ops.aten.embedding_dense_backward(gradients, ids, ctx.rows, ctx.padding_idx, False)
-        return gradient, None, None
-
-
-class _LookUp(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, stand_in: Tensor, weight: Tensor, ids: Tensor, look_ups: LookUps) -> Tensor:
-        ctx.save_for_backward(ids)
-        ctx.look_ups, ctx.zero = look_ups, torch.zeros_like(stand_in)
-        return torch.embedding(weight, ids)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        (ids,) = ctx.saved_tensors
-        ctx.look_ups.append((ids.flatten(), gradients[0].flatten(0, -2)))
-        return ctx.zero, None, None, None
 
 
 class _Attention(torch.autograd.Function):
