@@ -9,7 +9,6 @@ from hrkd_cli.method import (
     DomainLosses,
     Outputs,
     Projections,
-    active_losses,
     weighted_terms,
 )
 from plain_losses import (
@@ -178,11 +177,3 @@ def test_bf16_losses_are_those_of_the_same_numbers_in_float32():
         results.append((*losses, *(g.float() for g in gradients)))
     for bf16, fp32 in zip(*results, strict=True):
         torch.testing.assert_close(bf16, fp32, rtol=2e-2, atol=2e-2 * fp32.abs().max().item())
-
-
-def test_only_losses_with_a_weight_are_computed():
-    weights = dict.fromkeys((loss.name for loss in LOSSES), 0.0) | {"hidden": 2.0, "attention": 3.0, "label": 0.5}
-    active = {loss.name: weight for loss, weight in active_losses(weights, compare_layers=True).items()}
-    assert active == {"hidden": 2.0, "attention": 6.0, "label": 0.5}
-    active = {loss.name: weight for loss, weight in active_losses(weights, compare_layers=False).items()}
-    assert active == {"label": 0.5}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hrkd_cli.choices import Means
-from hrkd_cli.method import LOSSES, Loss, Requirement, active_losses
+from hrkd_cli.method import LOSSES, Loss, Requirement
 from hrkd_cli.models.mean_pooling import encoder_layers
 from hrkd_cli.models.student_init import layer_map
 from hrkd_cli.settings import DistillSettings
@@ -36,13 +36,15 @@ class LossConfig:
     ) -> LossConfig:
         """Create it from resolved settings, the configs of the models and the tokens per text."""
         weights = {loss.name: getattr(settings, f"{loss.name}_weight") for loss in LOSSES}
+        weights["attention"] *= weights["hidden"]
         if settings.extend is None:
             weights["retention"] = 0.0
         layers: tuple[int, ...] = ()
         if settings.compares_layers:
             layers = layer_map(encoder_layers(teacher_config), encoder_layers(student_config))
         pad_to = max_length if settings.means is Means.RELEASED else None
-        active = active_losses(weights, compare_layers=settings.compares_layers)
+        losses = [loss for loss in LOSSES if settings.compares_layers or not loss.compares_layers]
+        active = {loss: weights[loss.name] for loss in losses if weights[loss.name]}
         return cls(active, layers, teacher_config.hidden_size, pad_to)
 
     def requires(self, *requirements: Requirement) -> bool:

@@ -6,7 +6,7 @@ C classes, L student layers, D domains. Nothing here imports from the rest of th
 
 from hrkd_cli.method.domain_graph import DomainGraph, GraphRatios
 from hrkd_cli.method.learned_graph import LearnedGraph
-from hrkd_cli.method.losses import LOSSES, Loss, LossInputs, Requirement, active_losses
+from hrkd_cli.method.losses import LOSSES, Loss, LossInputs, Requirement
 from hrkd_cli.method.losses.label import label_cross_entropy
 from hrkd_cli.method.model_outputs import MASKED_LOGIT, Labels, MeanWeights, Outputs
 from hrkd_cli.method.projections import Projections
@@ -26,7 +26,6 @@ __all__ = [
     "Outputs",
     "Projections",
     "Requirement",
-    "active_losses",
     "label_cross_entropy",
     "weighted_layer_losses",
     "weighted_terms",

@@ -7,7 +7,7 @@ To add a loss, add a module that defines ``LOSS``, a ``Loss``: its name, what it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import import_module
@@ -65,31 +65,16 @@ class Loss:
         compute: returns one number per domain, (D,), or per layer and domain, (L, D) for the last L layers; the numbers
             of layers are multiplied by the domain ratios. They are sums over rows weighted by ``LossInputs.weights``
             (or ``Labels.weights``), so that the results for parts of a step add up to that of the step.
-        scaled_by: name of another loss whose weight multiplies this one's.
     """
 
     name: str
     requires: frozenset[Requirement]
     compute: Callable[[LossInputs], Tensor]
-    scaled_by: str | None = None
 
     @property
     def compares_layers(self) -> bool:
         """Whether it compares hidden states or attention of matched layers."""
         return bool(self.requires & {Requirement.HIDDEN_STATES, Requirement.QUERIES_KEYS})
-
-
-def active_losses(weights: Mapping[str, float], *, compare_layers: bool) -> dict[Loss, float]:
-    """Return the losses whose weight is not 0, with their effective weights.
-
-    ``weights`` are the ``NAME_weight`` options by loss name. Losses that compare layers need ``compare_layers``.
-    """
-    active = {}
-    for loss in LOSSES:
-        weight = weights[loss.name] * (weights[loss.scaled_by] if loss.scaled_by else 1.0)
-        if weight and (compare_layers or not loss.compares_layers):
-            active[loss] = weight
-    return active
 
 
 LOSSES: tuple[Loss, ...] = tuple(import_module(f"{__name__}.{module.name}").LOSS for module in iter_modules(__path__))

@@ -102,4 +102,4 @@ class _SquaredError(torch.autograd.Function):
         return None, None, query_gradient * factor, key_gradient * factor, None, None
 
 
-LOSS = Loss("attention", frozenset({Requirement.QUERIES_KEYS}), attention_loss, scaled_by="hidden")
+LOSS = Loss("attention", frozenset({Requirement.QUERIES_KEYS}), attention_loss)
