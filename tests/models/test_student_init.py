@@ -163,9 +163,9 @@ def alive_axis(have: int, want: int, alive: torch.Tensor) -> torch.Tensor:
 
 
 def test_architectures_without_attention_cannot_be_distilled():
-    check_dimensions(tiny_config("distilbert"), attention=True)
+    check_dimensions(tiny_config("distilbert"))
     with pytest.raises(ModelError, match="fnet models cannot be distilled: the config has no num_attention_heads"):
-        check_dimensions(FNetConfig(), attention=False)
+        check_dimensions(FNetConfig())
 
 
 def test_narrowing_what_is_not_known_names_what_works():
@@ -243,4 +243,4 @@ def test_an_encoder_decoder_is_refused_from_its_config():
     with pytest.raises(
         ModelError, match="bart models cannot be distilled: they have a decoder; use an encoder such as"
     ):
-        check_dimensions(AutoConfig.for_model("bart"), attention=False)
+        check_dimensions(AutoConfig.for_model("bart"))

@@ -96,8 +96,7 @@ def check_student(path: Path, dataset: Dataset, settings: DistillSettings) -> An
     if settings.extend is not None:  # it has the shape and the tokenizer of the student in ``path``
         return None
     teacher = load_config(path, "teacher")
-    attention = settings.compares_layers and settings.attention_weight > 0
-    check_dimensions(teacher, attention=attention)
+    check_dimensions(teacher)
     shape = student_shape(settings.student, teacher)
     if shape is not None:
         student_config(teacher, shape, DomainHeads.build(dataset.labels), init=settings.init or Init.TEACHER)
@@ -105,7 +104,7 @@ def check_student(path: Path, dataset: Dataset, settings: DistillSettings) -> An
     name = str(settings.student)
     folder = resolve_model(name, "student")
     student, tokenizer = load_config(folder, "student"), load_tokenizer(folder, "student")
-    check_dimensions(student, attention=attention)
+    check_dimensions(student)
     layers, teacher_layers = encoder_layers(student), encoder_layers(teacher)
     if settings.compares_layers and layers > teacher_layers:
         raise ModelError(f"student {name}: it has {layers} layers, the teacher {teacher_layers}; use --method logits")

@@ -71,13 +71,8 @@ def layer_map(teacher_layers: int, student_layers: int) -> tuple[int, ...]:
     )
 
 
-def check_dimensions(config: Any, *, attention: bool) -> None:
-    """Check the dimensions in a config, and with ``attention`` that its attention scores can be compared.
-
-    Raises:
-        ModelError: it has a decoder; layers, width or attention heads do not have transformers' usual names; or heads
-            share their keys.
-    """
+def check_dimensions(config: Any) -> None:
+    """Raise ModelError if layers, width or attention heads do not have transformers' usual names, or for a decoder."""
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(
             f"{config.model_type} models cannot be distilled: they have a decoder; use an encoder such as BERT"
@@ -85,12 +80,6 @@ def check_dimensions(config: Any, *, attention: bool) -> None:
     for name in ("num_hidden_layers", "hidden_size", "num_attention_heads"):
         if not hasattr(config, name):
             raise ModelError(f"{config.model_type} models cannot be distilled: the config has no {name}")
-    heads, key_heads = config.num_attention_heads, getattr(config, "num_key_value_heads", None)
-    if attention and key_heads not in (None, heads):
-        raise ModelError(
-            f"{config.model_type} model with {heads} attention heads and {key_heads} key heads: attention scores "
-            "are only compared if every head has its own keys; use --attention-weight 0"
-        )
 
 
 def student_shape(spec: str | None, teacher: Any) -> Shape | None:
