@@ -220,7 +220,7 @@ class Bench:
 
     def cache(self, policy: PrecisionPolicy) -> CachedTeacher:
         """Return the teacher's outputs, to be built."""
-        online = OnlineTeacher(self.teachers, self.loss_config, self.rows, own_tokenizer=False, device=self.device)
+        online = OnlineTeacher(self.teachers, self.loss_config, self.rows, device=self.device)
         return CachedTeacher(Path(self.options.place) / "cache", online, TrainContext(policy))
 
     def objective(self, cache: CachedTeacher) -> DistillObjective:

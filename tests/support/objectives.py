@@ -29,7 +29,7 @@ def make_objective(teacher, dataset, *, precision=Precision.FP32, **options):
     settings = DistillSettings(max_length=16, **options).resolve()
     loss_config = LossConfig.from_settings(settings, teachers.primary.config, student.config, 16)
     context = TrainContext(PrecisionPolicy(precision, device))
-    online = OnlineTeacher(teachers, loss_config, split, own_tokenizer=False, device=device)
+    online = OnlineTeacher(teachers, loss_config, split, device=device)
     objective = DistillObjective(
         DistillCollator(online, split, context, pad_to=loss_config.pad_to),
         student,

@@ -120,10 +120,18 @@ def test_processes_agree_on_the_smallest_and_none_waits(tmp_path, monkeypatch):
         processes.all_reduce(torch.ones(3))
 
 
-def test_auto_trains_and_is_recorded(tmp_path, encoder, dataset):
+def test_auto_trains_and_is_recorded(tmp_path, encoder, dataset, monkeypatch):
+    tried, dry_run = [], Objective.dry_run
+
+    def watch(objective, rows):
+        tried.append(objective.modules[0].training)
+        dry_run(objective, rows)
+
+    monkeypatch.setattr(Objective, "dry_run", watch)
     result = teach(encoder, data=dataset, out=tmp_path / "t", epochs=1, batch_size="auto", max_length=16)
     assert result.steps == 2  # 48 rows a domain in steps of 32
     assert json.loads((tmp_path / "t" / "hrkd.json").read_text())["options"]["batch_size"]["value"] == "auto"
+    assert all(tried)  # dropout masks need memory too
 
 
 @pytest.mark.parametrize(("size", "wanted"), [("lots", "a whole number"), ("3", "a whole number"), (0, "at least 1")])

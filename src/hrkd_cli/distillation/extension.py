@@ -24,7 +24,6 @@ from hrkd_cli.predict.model_spec import build_spec
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.dev_scoring import predict_split
 from hrkd_cli.training.plan import token_limit
-from hrkd_cli.training.trainer import Trainer
 
 
 def extend_dataset(dataset: Dataset, path: Path, settings: DistillSettings) -> tuple[Dataset, DistillSettings]:
@@ -57,8 +56,8 @@ def extend_dataset(dataset: Dataset, path: Path, settings: DistillSettings) -> t
     return dataset.with_labels(old), replace(settings, max_length=length)
 
 
-def check_old_domains(setup: DistillSetup, trainer: Trainer, wide: ScoredWideBranch | None) -> dict[str, Any]:
-    """Return the accuracy of every old domain before and after, in the main process.
+def check_old_domains(setup: DistillSetup, wide: ScoredWideBranch | None) -> dict[str, Any]:
+    """Return the accuracy of every old domain before and after the training, in the main process.
 
     Each has ``n`` texts, ``before``, ``after``, and ``by``: ``labels`` if the texts are the domain's dev rows.
     Otherwise the accuracy is the one that the extended student's own probabilities promise, on the domain's unlabeled
@@ -70,8 +69,6 @@ def check_old_domains(setup: DistillSetup, trainer: Trainer, wide: ScoredWideBra
     processes, old = setup.context.processes, setup.teachers.heads
     texts = {d: setup.train.examples[d] for d in old.domains if d in setup.texts and d not in setup.dev.examples}
     probe = replace(setup.dev, examples=setup.dev.examples | texts)
-    processes.barrier()  # the main process may still be writing the last step's weights
-    trainer.best_weights.load()
     encoders = [predict_split(model, probe, setup.context) for model in (setup.teachers.primary, setup.student)]
     scores: dict[str, Any] = {}
     problem = ""

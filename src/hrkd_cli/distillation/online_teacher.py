@@ -31,24 +31,17 @@ class OnlineTeacher:
     If the teacher lacks a row's domain, the row's logits are the log of the mean of its heads' probabilities, and its
     domain posterior is 1 for the row's domain.
 
-    ``split`` is the training data in the teachers' tokenization; with ``own_tokenizer``, the student's differs.
+    ``split`` is the training data in the teachers' tokenization.
     """
 
     def __init__(
-        self,
-        teachers: Teachers,
-        loss_config: LossConfig,
-        split: TokenizedSplit,
-        *,
-        own_tokenizer: bool,
-        device: torch.device,
+        self, teachers: Teachers, loss_config: LossConfig, split: TokenizedSplit, device: torch.device
     ) -> None:
         self.teachers = teachers
         self.layers = loss_config.matched_layers
         self.attention = loss_config.requires(Requirement.QUERIES_KEYS)
         self.domain_posterior = teachers.domain_posterior and loss_config.requires(Requirement.DOMAINS)
         self.split = split
-        self.own_tokenizer = own_tokenizer
         self.pad_to = loss_config.pad_to
         self.device = device
         models = teachers.models.values()
@@ -59,11 +52,10 @@ class OnlineTeacher:
     def load(self, refs: Sequence[RowRef], batch: TokenBatch) -> Callable[[], Outputs]:
         """Prepare some rows, in any thread; return a function that runs the teachers on them.
 
-        ``batch`` has the same rows in the student's tokenization.
+        ``batch`` has the same rows in the student's tokenization; if that is the teachers', they are padded alike.
         """
-        if self.own_tokenizer:
-            examples = [self.split.examples[domain][row] for domain, row in refs]
-            batch = self.split.tokenizer.collate(examples, self.device, pad_to=self.pad_to)
+        examples = [self.split.examples[domain][row] for domain, row in refs]
+        batch = self.split.tokenizer.collate(examples, self.device, pad_to=batch.mask.shape[1])
         model_ids = np.array([id(self.teachers.models[domain]) for domain, _ in refs])
         rows_by_model = {
             int(model_id): to_device(torch.from_numpy(np.flatnonzero(model_ids == model_id)), self.device)

@@ -35,7 +35,6 @@ from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.dev_scoring import predict_split
 from hrkd_cli.training.plan import DISTILL, TrainingPlan, check_length, token_limit
 from hrkd_cli.training.tokenized_split import TokenizedSplit, tokenize_split
-from hrkd_cli.training.trainer import Trainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +43,7 @@ class DistillSetup:
 
     Attributes:
         settings: resolved settings.
-        teacher_train: the training data in the teachers' tokenization; the same object as ``train`` if that is also
-            the student's.
+        teacher_train: the training data in the teachers' tokenization.
         heads: the student's outputs by domain.
         old_branch: the wide branch of the student that is extended; that student is then the only teacher.
         texts: unlabeled texts by domain.
@@ -146,10 +144,7 @@ class DistillSetup:
         weigh_instances = settings.instance_weights is not InstanceWeights.NONE
         teacher: Teacher | None = None
         if loss_config.requires(Requirement.HIDDEN_STATES, Requirement.QUERIES_KEYS, Requirement.LOGITS):
-            own_tokenizer = self.teacher_train is not self.train
-            online = OnlineTeacher(
-                self.teachers, loss_config, self.teacher_train, own_tokenizer=own_tokenizer, device=context.device
-            )
+            online = OnlineTeacher(self.teachers, loss_config, self.teacher_train, context.device)
             teacher = cached_or_online(
                 online,
                 settings.cache_teacher,
@@ -164,16 +159,13 @@ class DistillSetup:
         extended = (self.teachers.primary, self.teachers.heads) if settings.extend is not None else None
         return DistillObjective(collator, self.student, self.heads, settings, loss_config, extended)
 
-    def wide_branch(self, trainer: Trainer) -> ScoredWideBranch | None:
-        """Fit a wide branch for the student's best weights; None if it does not help or on other processes."""
+    def wide_branch(self, *, domain_posterior: bool) -> ScoredWideBranch | None:
+        """Fit a wide branch for the trained student; None if it does not help or on other processes."""
         if not self.settings.wide or self.settings.truncate is not Truncate.HEAD:
             return None
-        self.context.processes.barrier()  # the main process may still be writing the last step's weights
-        trainer.best_weights.load()
         dev_logits = predict_split(self.student, self.dev, self.context)
         if not self.context.processes.is_main:
             return None
-        posterior = trainer.objective.domain_posterior
         return fit_wide_branch(
             self.student,
             self.train,
@@ -181,7 +173,7 @@ class DistillSetup:
             self.heads,
             dev_logits,
             self.context.on_event,
-            domain_texts={d: self.texts[d] for d in self.dataset.new_domains} if posterior else None,
+            domain_texts={d: self.texts[d] for d in self.dataset.new_domains} if domain_posterior else None,
             kept=self._kept_columns(),
         )
 

@@ -91,7 +91,8 @@ def cached_or_online(
             context.on_event(Note(f"teacher outputs: {text}"))
             return cache
     if required:
-        raise OutputError(f"--cache-teacher on: {problem}; free some space or use --cache-teacher off")
+        remedy = "free some space" if decided else "free some space or use --cache-teacher off"
+        raise OutputError(f"{problem}; {remedy}")
     context.on_event(Note(f"teacher outputs: computed in every step ({problem})"))
     return online
 

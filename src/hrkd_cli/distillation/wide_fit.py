@@ -212,8 +212,9 @@ def fit_weights(features: Mapping[str, Any], labels: Mapping[str, np.ndarray], h
     domain without features gets the common weights.
     """
     import scipy.sparse as sp
+    from sklearn.feature_extraction.text import TfidfTransformer
 
-    idf = _inverse_document_frequency(features)
+    idf: DoubleArray = TfidfTransformer().fit(sp.vstack(list(features.values()))).idf_
     scaled = {domain: rows * idf[None, :] for domain, rows in features.items()}
     weights = np.zeros((len(idf), heads.num_outputs))
     if len(set(heads.labels.values())) > 1:
@@ -241,8 +242,9 @@ def fit_domain_weights(
     """
     import scipy.sparse as sp
     from scipy.special import logsumexp
+    from sklearn.feature_extraction.text import TfidfTransformer
 
-    idf = _inverse_document_frequency(features)
+    idf: DoubleArray = TfidfTransformer().fit(sp.vstack(list(features.values()))).idf_
     scaled = sp.vstack(list(features.values())) * idf[None, :]
     domains = np.repeat(np.arange(len(features)), [rows.shape[0] for rows in features.values()])
     weights = idf[:, None] * _fit(scaled, domains, len(features), class_weight="balanced")
@@ -261,14 +263,6 @@ def _own_logits(logits: Logits, heads: DomainHeads) -> Logits:
 
 def _products(features: Mapping[str, Any], weights: DoubleArray) -> Logits:
     return {domain: (rows @ weights).astype(np.float32) for domain, rows in features.items()}
-
-
-def _inverse_document_frequency(features: Mapping[str, Any]) -> DoubleArray:
-    import scipy.sparse as sp
-
-    present = sp.vstack(list(features.values())) > 0
-    frequency: DoubleArray = 1 + np.log((1 + present.shape[0]) / (1 + present.sum(axis=0)))
-    return frequency
 
 
 def _fit(rows: Any, labels: np.ndarray, size: int, **options: Any) -> DoubleArray:

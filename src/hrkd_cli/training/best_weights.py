@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -13,13 +13,6 @@ from torch import nn
 from hrkd_cli.training.checkpoint import saved_values, to_host
 
 AVERAGE = ""  # key of the average among domains (no domain has an empty name)
-
-
-class SavedWeights(TypedDict):
-    """Weights on disk: their step and its dev scores."""
-
-    step: int
-    dev: dict[str, Any]
 
 
 @dataclass(eq=False)
@@ -32,7 +25,7 @@ class BestWeights:
         metric: metric to compare, ``accuracy`` or ``macro_f1``.
         by_domain: also save the best weights of each domain.
         writes: whether this process writes the files.
-        best: the best weights on average (under AVERAGE) and of each domain.
+        best: ``step`` and ``dev`` scores of the best weights, on average (under AVERAGE) and of each domain.
     """
 
     work: Path
@@ -40,7 +33,7 @@ class BestWeights:
     metric: str
     by_domain: bool
     writes: bool
-    best: dict[str, SavedWeights] = field(default_factory=dict)
+    best: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def update(self, step: int, dev: dict[str, Any]) -> bool:
         """Save the current weights if a score is the best so far; return whether their average is an improvement.

@@ -87,6 +87,8 @@ class Trainer:
         settings, objective, work = self.settings, self.objective, self.checkpointer.work
         self.context = context = objective.collator.context
         self.model = objective.modules[0]
+        for module in objective.modules:
+            module.train()
         self.batch_size = resolve_batch_size(
             settings, objective, self.checkpointer, unlabeled_fraction=self.unlabeled_fraction
         )
@@ -142,8 +144,6 @@ class Trainer:
             OutputError: the disk is too small for the run.
             KeyboardInterrupt: Ctrl-C; a checkpoint has been saved.
         """
-        for module in self.objective.modules:
-            module.train()
         self._estimate_cost()
         # Processes have different rows, and so need different dropout masks.
         torch.manual_seed(self.settings.seed + self.context.processes.rank)
