@@ -165,9 +165,7 @@ class Bench:
         lengths = {domain: token_counts(encoded).tolist() for domain, encoded in self.tokenized.items()}
         rows = {domain: len(own) for domain, own in lengths.items()}
         size, settings = self.options.batch_size, self.settings
-        return DomainBatchSampler(
-            rows, batch_size=size, sampling=settings.sampling, seed=settings.seed, lengths=lengths
-        )
+        return DomainBatchSampler(rows, batch_size=size, seed=settings.seed, lengths=lengths)
 
     def paper(self) -> dict[str, Any]:
         """Train as the released code does."""

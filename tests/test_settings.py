@@ -12,7 +12,7 @@ from hrkd_cli.settings import DistillSettings, TeachSettings
         ({"epochs": 0}, "--epochs: 0 is not at least 1"),
         ({"learning_rate": 0}, "--learning-rate: 0 is not above 0"),
         ({"warmup": 2}, "--warmup: 2 is not at least 0 and at most 1"),
-        ({"sampling": "often"}, "--sampling: 'often' is not one of cover, balanced, temperature"),
+        ({"truncate": "often"}, "--truncate: 'often' is not one of head, tail, head-tail"),
     ],
 )
 def test_impossible_values_are_refused(options, words):

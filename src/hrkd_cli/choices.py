@@ -22,9 +22,6 @@ Target = StrEnum(
 )
 """CPU that an int8 file is for; ``auto`` is the CPU of this machine."""
 
-Sampling = StrEnum("Sampling", ["COVER", "BALANCED", "TEMPERATURE"])
-"""How many rows of each domain a step has, and how long an epoch is (see ``hrkd_cli.data.sampler``)."""
-
 Metric = StrEnum("Metric", {"ACCURACY": "accuracy", "MACRO_F1": "macro-f1"})
 """Dev score that selects the best step."""
 

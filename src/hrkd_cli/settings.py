@@ -26,7 +26,6 @@ from hrkd_cli.choices import (
     Metric,
     Precision,
     Recipe,
-    Sampling,
     TeacherCheckpoints,
     Tracker,
     Truncate,
@@ -95,11 +94,6 @@ class TrainingSettings(Settings):
     )
     truncate: Truncate = _training(
         Truncate.HEAD, "Tokens of longer texts to keep: the first, the last, or half from each end."
-    )
-    sampling: Sampling = _training(
-        Sampling.COVER,
-        "How rows are drawn. cover: every row once per epoch; balanced: the same number per domain; temperature: in "
-        "proportion to the square root of domain size.",
     )
     precision: Precision = _training(Precision.AUTO, "Training arithmetic; auto: bf16 where supported, else fp32.")
     eval_every: int | None = _count(

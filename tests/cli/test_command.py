@@ -45,7 +45,7 @@ GIVEN = {
         "encoding": "cp1252",
     },
     "teach --model m --data d --out o --epochs 2 --batch-size 4 --accumulate 2 --learning-rate 1e-4 --eval-every 9 "
-    "--weight-decay 0 --warmup 0.2 --max-length 64 --sampling balanced --metric macro-f1 --patience 3 --precision bf16 "
+    "--weight-decay 0 --warmup 0.2 --max-length 64 --metric macro-f1 --patience 3 --precision bf16 "
     "--checkpoint-every 50 --processes 1 --truncate tail --class-weights balanced --seed 1 --device cpu --force": {
         "model": "m",
         "data": "d",
@@ -59,7 +59,6 @@ GIVEN = {
         "warmup": 0.2,
         "max_length": 64,
         "truncate": "tail",
-        "sampling": "balanced",
         "precision": "bf16",
         "eval_every": 9,
         "metric": "macro-f1",

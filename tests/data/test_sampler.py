@@ -6,7 +6,6 @@ from itertools import islice
 
 import pytest
 
-from hrkd_cli.choices import Sampling
 from hrkd_cli.data.sampler import DomainBatchSampler, ShuffledStream
 
 
@@ -34,8 +33,8 @@ def test_the_order_does_not_depend_on_the_hash_seed():
     assert runs[0] == runs[1]
 
 
-def test_cover_draws_every_row_of_every_domain_in_each_epoch():
-    sampler = DomainBatchSampler({"big": 10, "small": 3}, batch_size=4, sampling="cover", seed=0)
+def test_each_epoch_has_every_row_of_every_domain():
+    sampler = DomainBatchSampler({"big": 10, "small": 3}, batch_size=4, seed=0)
     assert sampler.batches_per_epoch == 3
     for _ in range(3):
         batches = list(islice(sampler, sampler.batches_per_epoch))
@@ -44,50 +43,23 @@ def test_cover_draws_every_row_of_every_domain_in_each_epoch():
             assert {row for batch in batches for row in batch[domain]} == set(range(rows))
 
 
-def test_balanced_continues_a_pass_in_the_next_epoch():
-    sampler = DomainBatchSampler({"big": 10, "small": 2}, batch_size=2, sampling="balanced", seed=0)
-    assert sampler.batches_per_epoch == 3
-    batches = list(islice(sampler, 5))
-    assert all(len(batch["big"]) == len(batch["small"]) == 2 for batch in batches)
-    assert sorted(row for batch in batches for row in batch["big"]) == list(range(10))
-
-
-def test_temperature_divides_a_batch_by_the_square_root_of_the_rows():
-    sampler = DomainBatchSampler({"a": 900, "b": 100, "c": 1}, batch_size=4, sampling="temperature", seed=0)
-    assert sampler.batches_per_epoch == 84
-    batches = list(islice(sampler, 4))
-    assert all(sum(map(len, batch.values())) == 12 for batch in batches)
-    # 30 : 10 : 1 of 12 would give c less than one, so it gets one; the other 11 divide 3 : 1 = 8.25 and 2.75.
-    assert [len(batch["a"]) for batch in batches].count(9) == 1
-    assert sum(len(batch["a"]) for batch in batches) == 33
-    assert sum(len(batch["b"]) for batch in batches) == 11
-    assert [len(batch["c"]) for batch in batches] == [1, 1, 1, 1]
-
-
-def test_temperature_draws_one_row_per_domain_at_batch_size_1():
-    sampler = DomainBatchSampler({"a": 10000, "b": 3, "c": 2}, batch_size=1, sampling="temperature", seed=0)
-    assert [{k: len(v) for k, v in batch.items()} for batch in islice(sampler, 50)] == [{"a": 1, "b": 1, "c": 1}] * 50
-
-
-@pytest.mark.parametrize("sampling", ["cover", "balanced", "temperature"])
 @pytest.mark.parametrize("by_length", [False, True])
-def test_skipping_batches_gives_the_same_batches_as_drawing_them(sampling, by_length):
+def test_skipping_batches_gives_the_same_batches_as_drawing_them(by_length):
     rows = {"a": 50, "b": 13, "c": 5}
     lengths = {name: [(7 * n) % 11 for n in range(count)] for name, count in rows.items()} if by_length else None
     sampler, other = (
-        DomainBatchSampler(rows, batch_size=3, sampling=sampling, seed=5, lengths=lengths) for _ in range(2)
+        DomainBatchSampler(rows, batch_size=3, seed=5, lengths=lengths) for _ in range(2)
     )  # fmt: skip
     list(islice(sampler, 24))
     other.skip(24)
     assert list(islice(other, 40)) == list(islice(sampler, 40))
 
 
-@pytest.mark.parametrize("sampling", ["cover", "balanced", "temperature"])
-def test_grouping_by_length_keeps_the_rows_of_an_epoch_and_saves_padding(sampling):
+def test_grouping_by_length_keeps_the_rows_of_an_epoch_and_saves_padding():
     rows = {"a": 200, "b": 90}
     lengths = {name: [(37 * n) % 101 for n in range(count)] for name, count in rows.items()}
-    ungrouped = DomainBatchSampler(rows, batch_size=4, sampling=sampling, seed=5)
-    grouped = DomainBatchSampler(rows, batch_size=4, sampling=sampling, seed=5, lengths=lengths)
+    ungrouped = DomainBatchSampler(rows, batch_size=4, seed=5)
+    grouped = DomainBatchSampler(rows, batch_size=4, seed=5, lengths=lengths)
 
     def padding(batch):
         own = [lengths[domain][row] for domain in batch for row in batch[domain]]
@@ -108,7 +80,7 @@ def test_grouping_by_length_keeps_the_rows_of_an_epoch_and_saves_padding(samplin
 def test_grouping_by_length_puts_no_row_twice_into_a_batch_of_a_small_domain(rows):
     lengths = {"large": [n % 50 for n in range(2000)], "small": [n % 9 for n in range(rows)]}
     sizes = {name: len(own) for name, own in lengths.items()}
-    batches = islice(DomainBatchSampler(sizes, batch_size=4, sampling="cover", seed=1, lengths=lengths), 500)
+    batches = islice(DomainBatchSampler(sizes, batch_size=4, seed=1, lengths=lengths), 500)
     repeated = [batch for batch in batches if len(set(batch["small"])) < 4]
     assert len(repeated) <= 500 / rows  # only where one pass ends and the next begins
 
@@ -117,7 +89,7 @@ def test_grouping_by_length_puts_no_row_twice_into_a_batch_of_a_small_domain(row
 def test_unlabeled_rows_are_added_to_the_unchanged_labeled_ones(lengths):
     rows, unlabeled = {"a": 40, "b": 24, "c": 10}, {"a": 30, "b": 5}
     sizes = {d: [1 + i * 7 % 13 for i in range(n + unlabeled.get(d, 0))] for d, n in rows.items()} if lengths else None
-    options = {"batch_size": 4, "sampling": "cover", "seed": 3}
+    options = {"batch_size": 4, "seed": 3}
     mixed = DomainBatchSampler(rows, **options, lengths=sizes, unlabeled=unlabeled, unlabeled_fraction=0.5)
     plain = DomainBatchSampler(rows, **options, lengths=sizes)
     assert mixed.batches_per_epoch == plain.batches_per_epoch == 10
@@ -135,13 +107,10 @@ def test_unlabeled_rows_are_added_to_the_unchanged_labeled_ones(lengths):
         assert max(seen.values()) - min(seen.values()) <= 1
 
 
-@pytest.mark.parametrize("sampling", Sampling)
 @pytest.mark.parametrize("fraction", [0.1, 0.3, 0.75])
-def test_the_unlabeled_fraction_holds_over_many_batches(sampling, fraction):
+def test_the_unlabeled_fraction_holds_over_many_batches(fraction):
     rows, unlabeled = {"a": 90, "b": 9}, {"a": 11, "b": 200}
-    sampler = DomainBatchSampler(
-        rows, batch_size=3, sampling=sampling, seed=1, unlabeled=unlabeled, unlabeled_fraction=fraction
-    )
+    sampler = DomainBatchSampler(rows, batch_size=3, seed=1, unlabeled=unlabeled, unlabeled_fraction=fraction)
     labeled = extra = 0
     for _ in range(500):
         batch = next(sampler)
@@ -154,21 +123,20 @@ def test_the_unlabeled_fraction_holds_over_many_batches(sampling, fraction):
 
 def test_skipping_batches_with_unlabeled_rows_gives_the_same_batches():
     lengths = {"a": list(range(50)), "b": list(range(17))}
-    options = {"batch_size": 3, "sampling": "balanced", "seed": 4, "lengths": lengths, "unlabeled_fraction": 0.4}
+    options = {"batch_size": 3, "seed": 4, "lengths": lengths, "unlabeled_fraction": 0.4}
     one, other = (DomainBatchSampler({"a": 20, "b": 17}, unlabeled={"a": 30}, **options) for _ in range(2))
     batches = [next(one) for _ in range(40)]
     other.skip(23)
     assert [next(other) for _ in range(17)] == batches[23:]
 
 
-@pytest.mark.parametrize("sampling", list(Sampling))
 @pytest.mark.parametrize("fraction", [0.0, 0.5])
-def test_a_domain_without_labeled_rows_has_unlabeled_ones_in_every_batch(sampling, fraction):
+def test_a_domain_without_labeled_rows_has_unlabeled_ones_in_every_batch(fraction):
     rows, unlabeled = {"a": 8, "b": 0, "c": 6}, {"a": 5, "b": 40}
-    options = {"batch_size": 4, "sampling": sampling, "seed": 3, "unlabeled_fraction": fraction}
+    options = {"batch_size": 4, "seed": 3, "unlabeled_fraction": fraction}
     lengths = {d: [1 + i * 7 % 13 for i in range(n + unlabeled.get(d, 0))] for d, n in rows.items()}
     one, other = (DomainBatchSampler(rows, **options, lengths=lengths, unlabeled=unlabeled) for _ in range(2))
-    labeled = DomainBatchSampler({"a": 8, "c": 6}, batch_size=4, sampling=sampling, seed=3)
+    labeled = DomainBatchSampler({"a": 8, "c": 6}, batch_size=4, seed=3)
     assert one.batches_per_epoch == labeled.batches_per_epoch  # epochs are counted in labeled rows
     batches = list(islice(one, 10))
     assert [list(batch) for batch in batches] == [["a", "b", "c"]] * 10

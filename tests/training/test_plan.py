@@ -65,10 +65,9 @@ def test_epochs_are_enough_for_the_budgets_steps(rows, options, budget, epochs):
     assert choose_epochs(TeachSettings(**options), budget, dataset) == epochs
 
 
-def test_an_epoch_of_unequal_domains_is_as_long_as_its_sampling_says():
+def test_an_epoch_of_unequal_domains_covers_the_largest():
     dataset = dataset_of([1] * 480, [1] * 80)
-    assert choose_epochs(TeachSettings(), TEACH, dataset) == 5  # 60 steps per epoch, to cover the larger domain
-    assert choose_epochs(TeachSettings(sampling="balanced"), TEACH, dataset) == 9  # 35 steps
+    assert choose_epochs(TeachSettings(), TEACH, dataset) == 5  # 60 steps per epoch
 
 
 def test_the_length_covers_95_percent_of_each_domains_texts():

@@ -32,7 +32,7 @@ def steps(folder):
     ("stage", "options"),
     [
         ("teach", {}),
-        ("teach", {"accumulate": 2, "sampling": "temperature"}),
+        ("teach", {"accumulate": 2}),
         ("distill", {"graph": "frozen"}),
         ("distill", {"graph": "learned", "graph_every": 2}),
         ("distill", {"cache_teacher": "on", "epochs": 1}),

@@ -1,18 +1,7 @@
 """Batch sampling over domains of different sizes. Row indices only: no text, no tensors.
 
-``hrkd_cli.choices.Sampling`` has three strategies. B is the batch size per domain, D the number of domains, N the
-number of rows of a domain:
-
-=============  ==============================  ====================  ================================================
-sampling       rows per batch                  batches per epoch     meaning of an epoch
-=============  ==============================  ====================  ================================================
-cover          B of every domain               ceil(max N / B)       every row of every domain at least once; smaller
-                                                                     domains are repeated
-balanced       B of every domain               ceil(sum N / (D B))   as many rows as the dataset has; a pass over a
-                                                                     domain may continue in the next epoch
-temperature    D B, in proportion to sqrt(N),  ceil(sum N / (D B))   as balanced, with more rows of larger domains
-               at least 1 of every domain
-=============  ==============================  ====================  ================================================
+A batch has B rows of every domain. An epoch has ceil(max N / B) batches, N being the number of rows of a domain: it has
+every row of every domain at least once, and rows of smaller domains more often.
 
 Unlabeled rows come in addition: they are a fixed fraction of a domain's rows in each batch and are shuffled separately.
 Batches and epochs are counted in labeled rows only. A domain without labeled rows has B unlabeled rows in every batch.
@@ -26,8 +15,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from operator import itemgetter
-
-from hrkd_cli.choices import Sampling
 
 _Batch = dict[str, list[int]]
 """Row indices of a batch by stream: ``DOMAIN`` for labeled rows, ``DOMAIN/bare`` for unlabeled ones."""
@@ -71,7 +58,7 @@ class DomainBatchSampler:
     Batch n depends only on n and the arguments, so a checkpoint needs nothing but n.
 
     Attributes:
-        batches_per_epoch: batches per epoch (see the table above).
+        batches_per_epoch: batches per epoch.
     """
 
     def __init__(
@@ -79,7 +66,6 @@ class DomainBatchSampler:
         rows: Mapping[str, int],
         *,
         batch_size: int,
-        sampling: Sampling | str,
         seed: int,
         lengths: Mapping[str, Sequence[int]] | None = None,
         unlabeled: Mapping[str, int] | None = None,
@@ -90,8 +76,7 @@ class DomainBatchSampler:
 
         Args:
             rows: number of train rows by domain.
-            batch_size: rows of each domain per batch (on average, with temperature sampling).
-            sampling: the strategy (see the table above).
+            batch_size: rows of each domain per batch.
             seed: seed of the shuffling.
             lengths: number of tokens of each row by domain, to group rows of similar length; None does not group.
             unlabeled: number of unlabeled rows by domain; their indices follow those of the train rows.
@@ -99,7 +84,6 @@ class DomainBatchSampler:
             held_back: indices of train rows by domain that are never drawn.
         """
         self._batch_size = batch_size
-        self._sampling = Sampling(sampling)
         self._seed = seed
         self._lengths = lengths
         self._domains = list(rows)
@@ -119,11 +103,7 @@ class DomainBatchSampler:
             if unlabeled_fraction or domain not in self._labeled
         }
         self._unlabeled_per_labeled = unlabeled_per_labeled(unlabeled_fraction)
-        # Labeled rows drawn so far, of domains that have both kinds.
-        self._labeled_drawn = dict.fromkeys(self._unlabeled, 0)
-        self._mean_counts = _temperature_mean_counts(sizes, batch_size * len(sizes))
-        self._carried = dict.fromkeys(sizes, 0.0)
-        self.batches_per_epoch = count_batches([*sizes.values()], batch_size, self._sampling)
+        self.batches_per_epoch = count_batches([*sizes.values()], batch_size)
         self._batches = self._generate_batches()
 
     def __iter__(self) -> Iterator[dict[str, list[int]]]:
@@ -141,59 +121,32 @@ class DomainBatchSampler:
     def _generate_batches(self) -> Iterator[_Batch]:
         drawn = 0
         while True:
-            if self._sampling is Sampling.COVER:
-                # Otherwise the rest of a pass would take the place of rows that this epoch must cover.
-                for stream in self._labeled.values():
-                    stream.start_new_pass()
+            # Otherwise the rest of a pass would take the place of rows that this epoch must cover.
+            for stream in self._labeled.values():
+                stream.start_new_pass()
             for first in range(0, self.batches_per_epoch, SORT_WINDOW):
                 # A window ends with the epoch, so that an epoch has the same rows with and without lengths.
-                batches = [self._draw_batch() for _ in range(min(SORT_WINDOW, self.batches_per_epoch - first))]
-                drawn += len(batches)
+                size = min(SORT_WINDOW, self.batches_per_epoch - first)
+                batches = [self._draw_batch(drawn + n) for n in range(size)]
+                drawn += size
                 if self._lengths is not None:
                     batches = _regroup_by_length(batches, self._lengths)
                     random.Random(f"{self._seed}/{drawn}").shuffle(batches)
                 yield from batches
 
-    def _draw_batch(self) -> _Batch:
-        if self._sampling is Sampling.TEMPERATURE:
-            counts = self._temperature_counts()
-        else:
-            counts = dict.fromkeys(self._labeled, self._batch_size)
-        batch = {domain: self._labeled[domain].take(count) for domain, count in counts.items()}
+    def _draw_batch(self, number: int) -> _Batch:
+        size, ratio = self._batch_size, self._unlabeled_per_labeled
+        # Rounding the totals keeps the fraction exact over many batches.
+        count = _round_half_up((number + 1) * size * ratio) - _round_half_up(number * size * ratio)
+        batch = {domain: stream.take(size) for domain, stream in self._labeled.items()}
         for domain, stream in self._unlabeled.items():
-            if domain not in counts:
-                batch[_unlabeled_stream(domain)] = stream.take(self._batch_size)
-                continue
-            # Rounding the running totals keeps the fraction exact over many batches.
-            before = self._labeled_drawn[domain]
-            after = self._labeled_drawn[domain] = before + counts[domain]
-            ratio = self._unlabeled_per_labeled
-            batch[_unlabeled_stream(domain)] = stream.take(
-                _round_half_up(after * ratio) - _round_half_up(before * ratio)
-            )
+            batch[_unlabeled_stream(domain)] = stream.take(count if domain in self._labeled else size)
         return batch
 
-    def _temperature_counts(self) -> dict[str, int]:
-        """Round the mean counts so that every batch has the same total; rounding errors go to later batches."""
-        targets = {domain: self._carried[domain] + mean for domain, mean in self._mean_counts.items()}
-        counts = {domain: max(1, math.floor(target)) for domain, target in targets.items()}
-        missing = self._batch_size * len(counts) - sum(counts.values())
-        while missing:
-            sign = 1 if missing > 0 else -1
-            # No domain goes down to 0 rows; if the sum is too high, at least one domain has more than 1.
-            candidates = [domain for domain in counts if sign > 0 or counts[domain] > 1]
-            domain = max(candidates, key=lambda d: sign * (targets[d] - counts[d]))
-            counts[domain] += sign
-            missing -= sign
-        self._carried = {domain: targets[domain] - counts[domain] for domain in counts}
-        return counts
 
-
-def count_batches(sizes: Sequence[int], batch_size: int, sampling: Sampling | str) -> int:
+def count_batches(sizes: Sequence[int], batch_size: int) -> int:
     """Return the batches per epoch of domains with these numbers of train rows."""
-    if sampling == Sampling.COVER:
-        return math.ceil(max(sizes) / batch_size)
-    return math.ceil(sum(sizes) / (batch_size * len(sizes)))
+    return math.ceil(max(sizes) / batch_size)
 
 
 def _unlabeled_stream(domain: str) -> str:
@@ -226,16 +179,3 @@ def unlabeled_per_labeled(unlabeled_fraction: float) -> float:
 
 def _round_half_up(value: float) -> int:
     return math.floor(value + 0.5)
-
-
-def _temperature_mean_counts(sizes: Mapping[str, int], total: int) -> dict[str, float]:
-    """Return each domain's mean rows per batch: proportional to sqrt(size), raised to 1 where it would be less."""
-    raised: set[str] = set()
-    while True:
-        weights = {domain: math.sqrt(size) for domain, size in sizes.items() if domain not in raised}
-        scale = (total - len(raised)) / sum(weights.values())
-        too_low = {domain for domain, weight in weights.items() if weight * scale < 1}
-        # With a batch size of 1 every domain has exactly 1; rounding errors must not raise them all.
-        if not too_low or len(too_low) == len(weights):
-            return {domain: max(1.0, weights[domain] * scale) if domain in weights else 1.0 for domain in sizes}
-        raised |= too_low

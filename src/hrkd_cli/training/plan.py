@@ -112,7 +112,7 @@ def choose_epochs(settings: TrainingSettings, budget: Budget, dataset: Dataset) 
     """Return the epochs of the budget, or more if that is fewer steps than the budget's."""
     batch_size = ASSUMED_BATCH_SIZE if settings.batch_size == AUTO_BATCH else int(settings.batch_size)
     sizes = [len(dataset.split(domain, Split.TRAIN)) for domain in dataset.domains]
-    batches = count_batches([size for size in sizes if size], batch_size, settings.sampling)
+    batches = count_batches([size for size in sizes if size], batch_size)
     return max(budget.epochs, math.ceil(budget.steps * settings.accumulate / batches))
 
 

@@ -128,7 +128,6 @@ class Trainer:
         return DomainBatchSampler(
             {domain: len(labels) for domain, labels in split.labels.items()},
             batch_size=self.batch_size,
-            sampling=settings.sampling,
             seed=settings.seed,
             lengths={domain: own.tolist() for domain, own in split.lengths.items()} if by_length else None,
             unlabeled=split.unlabeled,
