@@ -44,7 +44,8 @@ def main() -> None:
             "--checkpoint-every", "2", "--quiet",
         ]  # fmt: skip
         whole, cut = Path(place) / "whole", Path(place) / "cut"
-        whole.mkdir(), cut.mkdir()
+        whole.mkdir()
+        cut.mkdir()
         begun = time.monotonic()
         subprocess.run(command(words), cwd=whole, check=True, stdout=subprocess.DEVNULL)
         seconds = time.monotonic() - begun

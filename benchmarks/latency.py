@@ -25,6 +25,7 @@ from pathlib import Path
 LENGTHS = (16, 32, 64, 128, 256)
 SHAPES = {"teacher": (12, 768, 3072), "student": (4, 312, 1200)}
 VOCABULARY = 30522
+INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
 # Each process loads a model, then answers each line "TOKENS RUNS" with the milliseconds of each run.
 WORKER = """
@@ -137,7 +138,8 @@ class Worker:
         assert self.process.stdout is not None
         self.process.stdin.write(f"{tokens} {runs}\n")
         self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        milliseconds: list[float] = json.loads(self.process.stdout.readline())
+        return milliseconds
 
 
 def write_random(folder: Path, layers: int, width: int, inner: int) -> Path:
@@ -180,7 +182,8 @@ def write_files(student: Path, out: Path) -> dict[str, Path]:
     backend = TorchBackend(student, device="cpu")
     traced, fp32 = out / "traced.onnx", out / "fp32.onnx"
     # With segments even if the tokenizer has none, because optimum's graph has them.
-    trace_to_onnx(backend.model, ("input_ids", "attention_mask", "token_type_ids"), traced)
+    backend.input_names = INPUT_NAMES
+    trace_to_onnx(backend, traced)
     shutil.copy(traced, fp32)
     rewrite_file(fp32)
     files = {"student ONNX fp32 as traced": traced, "student ONNX fp32": fp32}
@@ -212,7 +215,8 @@ def write_rewrites(student: Path, out: Path) -> dict[str, Path]:
     from hrkd_cli.onnx_export.trace import trace_to_onnx
 
     backend = TorchBackend(student, device="cpu")
-    trace_to_onnx(backend.model, ("input_ids", "attention_mask", "token_type_ids"), out / "traced.onnx")
+    backend.input_names = INPUT_NAMES
+    trace_to_onnx(backend, out / "traced.onnx")
     files = {}
     for count in range(len(rewrites.REWRITES) + 1):
         names = list(rewrites.REWRITES)[:count]

@@ -86,7 +86,7 @@ def measure(command: list[str]) -> Usage:
     while process.poll() is None:
         memory = [memory_of(pid) for pid in process_tree(process.pid)]
         sample = sum(rss for rss, _ in memory), sum(pss for _, pss in memory), max(rss for rss, _ in memory)
-        peaks = tuple(map(max, peaks, sample))
+        peaks = max(peaks[0], sample[0]), max(peaks[1], sample[1]), max(peaks[2], sample[2])
         time.sleep(SAMPLE_SECONDS)
     seconds = time.perf_counter() - start
     cpu = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -49,7 +49,8 @@ def read_metrics(url: str) -> list[float]:
     """Return calls of the model so far, texts in them, and seconds of processor time."""
     text = urllib.request.urlopen(f"{url}/metrics").read().decode()
     names = ("hrkd_batch_texts_count", "hrkd_batch_texts_sum", "process_cpu_seconds_total")
-    return [float(re.search(rf"^{name} (.*)$", text, re.MULTILINE)[1]) for name in names]
+    values = dict(re.findall(r"^(\w+) (.*)$", text, re.MULTILINE))
+    return [float(values[name]) for name in names]
 
 
 def main() -> None:
@@ -69,7 +70,8 @@ def main() -> None:
     print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
-            url = re.search(r"http://\S+", process.stderr.readline())[0]
+            assert process.stderr is not None
+            (url,) = re.findall(r"http://\S+", process.stderr.readline())
             for level in options.levels:
                 milliseconds: list[float] = []
                 refused: list[int] = []

@@ -61,7 +61,7 @@ def load(folder: Path) -> Predict:
     def predict(texts: Sequence[Text], domain: str) -> Sequence[str]:
         firsts = [text if isinstance(text, str) else text[0] for text in texts]
         seconds = None if isinstance(texts[0], str) else [text[1] for text in texts]
-        return [prediction.label for prediction in predictor.predict(firsts, seconds, domain=domain)]
+        return [prediction.label or "" for prediction in predictor.predict(firsts, seconds, domain=domain)]
 
     return predict
 

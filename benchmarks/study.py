@@ -209,7 +209,7 @@ def find_python(method: Method, options: argparse.Namespace) -> Path:
     """
     if method.requirements is None:
         return Path(sys.executable)
-    folder = (options.environments or options.out / "environments") / method.requirements.stem
+    folder: Path = (options.environments or options.out / "environments") / method.requirements.stem
     python, installed = folder / "bin" / "python", folder / "requirements.txt"
     wanted = method.requirements.read_text(encoding="utf-8")
     if not installed.exists() or installed.read_text(encoding="utf-8") != wanted:

@@ -31,11 +31,11 @@ def last_step(run: Path) -> int:
     for metrics in (run / "metrics.jsonl", run.with_name(f"{run.name}.partial") / "metrics.jsonl"):
         if metrics.is_file():
             *_, last = metrics.read_text().rpartition("\n")[0].splitlines() or ["{}"]
-            return json.loads(last).get("step", 0)
+            return int(json.loads(last).get("step", 0))
     return 0
 
 
-def watch(process: subprocess.Popen, run: Path) -> None:
+def watch(process: subprocess.Popen[bytes], run: Path) -> None:
     """Print the peak up to a step, each time that the number of steps has doubled, and at the end."""
     peak = step = reported = 0
     while process.poll() is None:

@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 
-from hrkd_cli.choices import Precision
+from hrkd_cli.choices import Init, Precision
 from hrkd_cli.data.dataset_loading import load_for_training
 from hrkd_cli.data.sampler import DomainBatchSampler
 from hrkd_cli.distillation.distill_collator import DistillCollator
@@ -126,7 +126,7 @@ class Bench:
             self.teachers.primary,
             self.heads,
             teacher_heads=self.teachers.heads,
-            init=self.settings.init,
+            init=self.settings.init or Init.TEACHER,
             seed=1,
             note=lambda _: None,
         ).to(self.device)
@@ -158,7 +158,8 @@ class Bench:
     def examples(self) -> int:
         """Rows that an epoch runs, those seen again included."""
         sampler = self.sampler()
-        return sampler.batches_per_epoch * self.options.batch_size * len(self.heads.domains)
+        rows: int = sampler.batches_per_epoch * self.options.batch_size * len(self.heads.domains)
+        return rows
 
     def sampler(self) -> Any:
         """Return the rows of each step."""
@@ -177,7 +178,8 @@ class Bench:
         graph = DomainGraph(width, len(layers), len(self.heads.domains)).requires_grad_(False).to(self.device)
         trained = [p for m in (self.student, projections) for p in m.parameters()]
         adamw = torch.optim.AdamW(trained, lr=5e-5, foreach=False, fused=False)
-        parts, seconds = defaultdict(float), []
+        parts: defaultdict[str, float] = defaultdict(float)
+        seconds = []
         for number, rows in enumerate(islice(self.sampler(), WARM_UP + self.options.steps)):
             if number == WARM_UP:
                 parts.clear()
@@ -331,10 +333,18 @@ class Bench:
 
 def released_losses(teacher: Outputs, student: Outputs, projected: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return the released code's hidden-state and attention losses of one domain, (L+1,), by way of T x T scores."""
+    assert teacher.hidden is not None
     hidden = (teacher.hidden - projected).square().mean(dim=(1, 2, 3))
-    gaps = teacher.queries @ teacher.keys.mT - student.queries @ student.keys.mT  # (L, R, A, T, T)
+    gaps = attention_scores(teacher) - attention_scores(student)
     squares = torch.where(mask[:, None, None, :], gaps, 0.0).square()
     return hidden + torch.nn.functional.pad(squares.mean(dim=(1, 2, 3, 4)), (1, 0))
+
+
+def attention_scores(outputs: Outputs) -> torch.Tensor:
+    """Return the scores of all pairs of tokens, (L, R, A, T, T)."""
+    assert outputs.queries is not None
+    assert outputs.keys is not None
+    return outputs.queries @ outputs.keys.mT
 
 
 def peak_memory(device: torch.device) -> int:

@@ -38,6 +38,7 @@ TESTED_ELSEWHERE = {
 # Test modules that cover several modules, or none.
 SEVERAL_MODULES = {
     "test_structure.py",
+    "benchmarks/test_latency_benchmark.py",
     "benchmarks/test_study.py",
     "cli/test_bad_inputs.py",
     "cli/test_cli_generated.py",
