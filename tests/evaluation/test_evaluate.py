@@ -5,6 +5,7 @@ import pytest
 
 from hrkd_cli import Predictor, evaluate
 from hrkd_cli.command_settings import EvalSettings
+from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError, ModelError, UsageError
 from hrkd_cli.evaluation import latency
 from hrkd_cli.evaluation.evaluate import evaluate_on
@@ -184,6 +185,20 @@ def test_raw_data_is_read_from_a_file(models, dataset, tmp_path):
     result = evaluate([models / "teacher"], data=source, split="dev")
     assert result.split == "dev"
     assert result.models[0].average.accuracy == pytest.approx(0.8)
+
+
+def test_domains_without_rows_in_the_split_are_named(models, dataset):
+    rows = {**dataset.rows, "dvd": {"dev": dataset.split("dvd", "test")}}
+    events = []
+    result = evaluate_on(
+        [models / "teacher"],
+        Dataset.from_rows(rows, has_pairs=False),
+        EvalSettings(),
+        data_name="x",
+        on_event=events.append,
+    )
+    assert list(result.models[0].domains) == ["books"]
+    assert [event.text for event in events if getattr(event, "warning", False)] == ["x: no test rows of dvd"]
 
 
 def test_models_and_data_default_to_hrkd_out(models, dataset, tmp_path, monkeypatch):

@@ -8,6 +8,12 @@ from hrkd_cli import Predictor
 from hrkd_cli.errors import DataError, GateError
 from hrkd_cli.events import Note
 from hrkd_cli.onnx_export.gate import AccuracyGate
+from tiny_folder import write_model
+
+
+def write_rows(path, *rows):
+    path.write_text("\n".join(("text,label,domain,split", *rows)) + "\n", encoding="utf-8")
+    return path
 
 
 def test_a_drop_above_max_drop_fails_the_gate_and_a_drop_equal_to_it_passes(student, other_weights):
@@ -37,6 +43,23 @@ def test_missing_data_for_the_gate_suggests_data(student, tmp_path, monkeypatch)
     with pytest.raises(DataError, match="--data"):
         export(student, int8=True)
     assert export(student, int8=True, data="moved.csv", max_drop=50).gate.passed
+
+
+def test_data_without_dev_rows_is_refused_without_advice_that_export_cannot_follow(student):
+    data = write_rows(student.parent / "t.csv", "good,positive,dvd,test")
+    with pytest.raises(DataError, match=r"t\.csv: no rows in the dev split; it has test$"):
+        export(student, int8=True, data=data)
+
+
+@pytest.mark.parametrize("plain_labels", [None, ["negative", "positive"]])
+def test_domains_without_dev_rows_give_one_warning(tmp_path, plain_labels):
+    student = write_model(tmp_path / "student", plain_labels=plain_labels)
+    rows = ("good,positive,books,dev", "bad,negative,books,dev", "ok,positive,dvd,test")
+    data = write_rows(tmp_path / "raw.csv", *rows)
+    events = []
+    export(student, int8=True, max_drop=100, data=data, on_event=events.append)
+    warnings = [event.text for event in events if isinstance(event, Note) and event.warning]
+    assert [text.partition(":")[0] for text in warnings if "dev rows" in text] == [f"{data} has no dev rows of dvd"]
 
 
 def test_data_that_the_student_was_not_made_from_gives_a_warning(student, tmp_path):

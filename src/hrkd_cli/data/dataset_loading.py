@@ -14,9 +14,9 @@ from hrkd_cli.data.prepare import content_options, describe_dropped, prepare_fil
 from hrkd_cli.data.row_store import RowStore, open_row_store
 from hrkd_cli.data.sources.discover import find_source_files
 from hrkd_cli.data.sources.row_reader import SourceFile
-from hrkd_cli.errors import DataError, OutputError
+from hrkd_cli.errors import OutputError
 from hrkd_cli.events import Note, OnEvent, ignore
-from hrkd_cli.layout import DATASET_OUT, SPLITS, DatasetFiles
+from hrkd_cli.layout import DATASET_OUT, DatasetFiles
 from hrkd_cli.outputs import check_output
 
 
@@ -60,7 +60,7 @@ def load_for_evaluation(data: str | Path, split: Split = Split.TEST, *, on_event
     ``data`` is a prepared folder or a raw source. If a raw source has no splits, all its rows are in ``split``.
 
     Raises:
-        DataError: something is wrong with the data, or it has no rows in the split.
+        DataError: something is wrong with the data.
     """
     if is_prepared(Path(data)):
         dataset = open_dataset(data, with_locations=True)
@@ -71,12 +71,6 @@ def load_for_evaluation(data: str | Path, split: Split = Split.TEST, *, on_event
             for reason, (count, locations) in store.count_dropped().items():
                 on_event(Note(describe_dropped(reason, count, locations), warning=True))
             dataset = Dataset.from_rows(_read_usable_rows(store, split), has_pairs=bool(store.has_pairs))
-    without = [name for name in dataset.domains if not len(dataset.split(name, split))]
-    if len(without) == len(dataset.domains):
-        existing = [name for name in SPLITS if any(name in splits for splits in dataset.rows.values())]
-        raise DataError(f"{data}: no {split} rows; choose a --split that it has ({', '.join(existing)}) or --split all")
-    if without:
-        on_event(Note(f"{data}: no {split} rows of {', '.join(without)}", warning=True))
     return dataset
 
 

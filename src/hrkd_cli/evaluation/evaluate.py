@@ -239,6 +239,8 @@ def evaluate_on(
     """
     split, device, threads = str(settings.split), str(settings.device), settings.threads or usable_cpus()
     rows = select_split(dataset, split, data_name)
+    if without := [domain for domain in dataset.domains if domain not in rows]:
+        on_event(Note(f"{data_name}: no {split} rows of {', '.join(without)}", warning=True))
     baselines: list[LinearBaseline] = []
     if settings.floor:
         train_data = train_data or dataset

@@ -35,8 +35,7 @@ def select_split(dataset: Dataset, split: str, data_name: str) -> dict[str, Text
     rows = {domain: part for domain, part in rows.items() if len(part)}
     if not rows:
         splits = sorted({name for parts in dataset.rows.values() for name, part in parts.items() if len(part)})
-        hint = f"it has {', '.join(splits)}; choose one with --split" if splits else "it is empty"
-        raise DataError(f"{data_name}: no rows in the {split} split; {hint}")
+        raise DataError(f"{data_name}: no rows in the {split} split; it has {', '.join(splits) or 'none'}")
     return rows
 
 

@@ -87,8 +87,8 @@ class AccuracyGate:
         self.on_event = on_event
         self.rows = select_split(self.dataset, GATE_SPLIT, data_name)
         self.row_count = sum(map(len, self.rows.values()))
-        heads = model.spec.heads
-        if heads is not None and settings.domain is None and (unchecked := sorted(set(heads.domains) - set(self.rows))):
+        domains = self.dataset.domains if model.spec.heads is None else model.spec.heads.domains
+        if settings.domain is None and (unchecked := [domain for domain in domains if domain not in self.rows]):
             text = f"{data_name} has no dev rows of {join_names(unchecked)}: no file is checked on them"
             on_event(
                 Note(f"{text}, nor are their probabilities calibrated; use --data with rows of them", warning=True)

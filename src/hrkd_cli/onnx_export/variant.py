@@ -22,6 +22,7 @@ from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError, ModelError, UsageError
 from hrkd_cli.evaluation.metrics import scores_to_json
 from hrkd_cli.evaluation.provenance import read_provenance
+from hrkd_cli.evaluation.scoring import select_split
 from hrkd_cli.events import Note, OnEvent, Progress
 from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.layout import ModelFiles
@@ -207,16 +208,16 @@ def extract_head(model: Any, spec: ModelSpec, domain: str, model_name: str) -> l
 
 
 def _check_splits(dataset: Dataset, data_name: str, domain: str | None) -> None:
-    """Raise DataError without a train split, whose tokens are kept, or a dev split, which measures the accuracy."""
+    """Raise DataError without the domain, a train split, whose tokens are kept, or a dev split, for the gate."""
     if domain is not None and domain not in dataset.labels:
         raise DataError(f"{data_name}: no domain {domain!r}; it has {', '.join(dataset.domains)}")
     gate_data = dataset.select_domains(domain) if domain is not None else dataset
-    for split, data in (("train", dataset), (GATE_SPLIT, gate_data)):
-        if not any(len(data.split(name, split)) for name in data.domains):
-            raise DataError(
-                f"{data_name}: no {split} rows; trimming keeps the tokens of the train split and is judged on the dev "
-                "split: split the data with hrkd prepare, and name that folder with --data"
-            )
+    select_split(gate_data, GATE_SPLIT, data_name)
+    if not any(len(dataset.split(name, "train")) for name in dataset.domains):
+        raise DataError(
+            f"{data_name}: no train rows; trimming keeps the tokens of the train split: split the data with hrkd "
+            "prepare, and name that folder with --data"
+        )
 
 
 def _write_model(model: Any, trimmed: Tokenizer | None, student: Path, work: Path, *, max_length: int) -> None:
