@@ -49,6 +49,11 @@ def test_a_missing_file_is_an_error_or_empty(file):
         ("config.json", {"architectures": "Bert"}, "architectures is not a list"),
         ("tokenizer_config.json", {"model_max_length": float("inf")}, "model_max_length is not a number"),
         ("hrkd.json", {"results": {"best": {"step": "3"}}}, "results.best.step is not a whole number"),
+        (
+            "hrkd.json",
+            {"results": {"best": {"dev": {"domains": {}, "average": {"accuracy": "high", "macro_f1": 1}}}}},
+            "results.best.dev.average.accuracy is not a number",
+        ),
         ("export.json", {}, "files is missing"),
         ("self_check.json", {"format": 1, "cases": None, "files": {}}, "cases is not a list"),
     ],

@@ -10,7 +10,8 @@ from typing import Any
 from hrkd_cli.errors import ModelError, one_line
 from hrkd_cli.layout import CHECKPOINT, SPLITS, DatasetFiles, ModelFiles, OnnxFiles
 
-_SCORES = {str: {"accuracy!": float, "macro_f1!": float}}
+_SCORES = {"accuracy!": float, "macro_f1!": float}
+_DEV = {"domains!": {str: _SCORES}, "average!": _SCORES}
 _SUSPECT = dict.fromkeys(("domain!", "text!", "label!", "answer!", "location"), str)
 _CONFIDENCE = {
     "bins!": int,
@@ -58,7 +59,7 @@ SHAPES: dict[str, Any] = {
             "steps": int,
             "seconds": float,
             "examples_per_second": float,
-            "best": {"step": int, "dev": {"domains": _SCORES, "average": {str: object}}},
+            "best": {"step": int, "dev": _DEV},
             "baselines": {str: float},
             "old_domains": {str: {"n!": int, "before!": float, "after!": float, "by!": str}},
         },
@@ -68,7 +69,7 @@ SHAPES: dict[str, Any] = {
         "losses": {str: object},
         "ratios": [[float]],
         "layer_ratios": [[float]],
-        "dev": {"domains!": _SCORES, "average!": {str: object}},
+        "dev": _DEV,
     },
     ModelFiles.evaluation: {"split!": str, "data!": str, "domain!": str, "models!": [_EVALUATED], "machine": str},
     OnnxFiles.export_record: {

@@ -51,9 +51,12 @@ def test_an_incomplete_last_line_is_skipped(tmp_path):
 
 
 def test_a_damaged_line_is_an_error_with_its_number(tmp_path):
-    write_lines(tmp_path, [step_line(1), {"step": 2}, step_line(3)])
-    with pytest.raises(DataError, match=re.escape("metrics.jsonl:2: not a line written by hrkd")):
-        Run(tmp_path)
+    scored = dev_line(2, 0.5, 0.5, best=True)
+    scored["dev"]["average"]["accuracy"] = "high"
+    for damaged in ({"step": 2}, {"step": 2, "dev": None}, scored):
+        write_lines(tmp_path, [step_line(1), damaged, step_line(3)])
+        with pytest.raises(DataError, match=re.escape("metrics.jsonl:2: not a line written by hrkd")):
+            Run(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", '{"st', json.dumps(dev_line(1, 0.5, 0.5, best=True)) + "\n"])

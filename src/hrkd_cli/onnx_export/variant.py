@@ -152,7 +152,7 @@ def variant_card(
         trimming = {"student_scores": gate.student_scores, "gate": gate_result, "vocabulary": report}
     else:  # the student's scores, if its hrkd.json has them
         results = read_json_or_empty(settings.student / ModelFiles.run).get("results") or {}
-        domains = ((results.get("best") or {}).get("dev") or {}).get("domains") or {}
+        domains = ((results.get("best") or {}).get("dev") or {}).get("domains", {})
         scores = {name: score for name, score in domains.items() if domain in (None, name)}
     return model_card(
         title=title,

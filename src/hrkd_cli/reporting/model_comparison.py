@@ -128,7 +128,7 @@ def _known_models(run: Run) -> Iterator[ComparedModel]:
     teacher = _find_teacher(run)
     results = read_json_or_empty(teacher / ModelFiles.run).get("results") or {} if teacher else {}
     dev = (results.get("best") or {}).get("dev") or {}
-    if teacher and dev.get("domains") and dev.get("average"):
+    if teacher and dev:
         yield _trained_model("teacher", teacher, dev)
     if run.best:
         yield _trained_model(_own_heading(run), run.path, run.best)
@@ -146,7 +146,7 @@ def _known_models(run: Run) -> Iterator[ComparedModel]:
 
 def _trained_model(name: str, folder: Path, dev: Json) -> ComparedModel:
     size = sum(file.stat().st_size for file in folder.glob("model*.safetensors")) or None
-    return ComparedModel(name, {**dev["domains"], AVERAGE: dev["average"]}, dev["average"].get("accuracy"), size)
+    return ComparedModel(name, {**dev["domains"], AVERAGE: dev["average"]}, dev["average"]["accuracy"], size)
 
 
 def _find_teacher(run: Run) -> Path | None:

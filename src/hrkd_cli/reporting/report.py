@@ -32,7 +32,7 @@ class RunSummary:
     @classmethod
     def from_run(cls, run: Run) -> RunSummary:
         """Summarize a run."""
-        step, accuracy = (run.best["step"], run.best["average"].get("accuracy")) if run.best else (None, None)
+        step, accuracy = (run.best["step"], run.best["average"]["accuracy"]) if run.best else (None, None)
         return cls(str(run.path), run.stage, run.finished, len(run.steps), step, accuracy)
 
     def to_json(self) -> dict[str, Any]:

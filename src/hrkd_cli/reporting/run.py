@@ -107,7 +107,7 @@ def _read_metrics(file: Path) -> tuple[pd.DataFrame, list[Json]]:
             line = json.loads(text)
             if problem := find_mismatch(line, SHAPES[ModelFiles.metrics]):
                 raise ValueError(problem)
-            if "dev" in line:
+            if line.get("dev"):
                 dev.append({"step": line["step"], "domains": line["dev"]["domains"], "average": line["dev"]["average"]})
             else:
                 steps.append({"step": line["step"], "losses": line["losses"], **line})
