@@ -14,10 +14,18 @@ from hrkd_cli import evaluate, prepare
 from hrkd_cli.command_settings import EvalSettings
 from hrkd_cli.data.dataset import TextRows
 from hrkd_cli.errors import DataError, UsageError
+from hrkd_cli.evaluation import linear_baseline
 from hrkd_cli.evaluation.evaluate import evaluate_on
-from hrkd_cli.evaluation.linear_baseline import FrozenEncoderFeatures, TfidfFeatures, train_linear_baseline
+from hrkd_cli.evaluation.linear_baseline import (
+    FrozenEncoderFeatures,
+    TfidfFeatures,
+    baseline_dev_scores,
+    sampled_rows,
+    train_linear_baseline,
+)
 from hrkd_cli.evaluation.scoring import select_split
 from hrkd_cli.events import Note, Progress, ignore
+from tiny import make_dataset as make_trainable_dataset
 from tiny import write_encoder
 from tiny_folder import LABELS, make_dataset, write_csv, write_model
 
@@ -300,3 +308,58 @@ def test_data_without_train_rows_is_compared_on_the_train_rows_that_the_model_wa
     floor = result.models[-1]
     assert floor.average.accuracy == 1
     assert any("--floor uses the train rows of" in e.text for e in events if isinstance(e, Note))
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    """A teacher's folder that says which encoder it started from."""
+    folder, encoder = write_model(tmp_path / "teacher"), write_encoder(tmp_path / "tiny")
+    (folder / "hrkd.json").write_text(json.dumps({"models": {"start": {"name": str(encoder)}}}))
+    return folder
+
+
+def test_both_baselines_are_scored_on_dev(teacher):
+    scores = baseline_dev_scores(make_trainable_dataset(), teacher, "cpu", ignore)
+    assert list(scores) == ["tf-idf + logistic regression", "frozen tiny + logistic regression"]
+    assert scores["tf-idf + logistic regression"] == 1  # the words decide
+    assert 0.5 <= scores["frozen tiny + logistic regression"] <= 1
+
+
+def test_the_score_is_the_mean_over_domains(teacher):
+    dataset = make_trainable_dataset()
+    dev = dataset.rows["books"]["dev"]
+    other = {"bad": "good", "good": "bad"}
+    dataset.rows["books"]["dev"] = TextRows(dev.texts, None, [other[label] for label in dev.labels])
+    assert baseline_dev_scores(dataset, teacher, "cpu", ignore)["tf-idf + logistic regression"] == 0.5
+
+
+def test_texts_without_words_are_reported_and_not_an_error(teacher):
+    dataset, events = make_trainable_dataset(), []
+    for parts in dataset.rows.values():
+        parts["train"] = TextRows(["!"] * 48, None, parts["train"].labels)
+    assert baseline_dev_scores(dataset, teacher, "cpu", events.append) == {}
+    notes = [event.text for event in events if isinstance(event, Note)]
+    assert any("not compared with linear baselines: the data: no words" in text for text in notes)
+
+
+def test_no_failure_of_a_baseline_ends_the_run(teacher, monkeypatch):
+    def fail(*args, **options):
+        raise RuntimeError("out of memory\nat some place")
+
+    monkeypatch.setattr(linear_baseline, "train_linear_baselines", fail)
+    events = []
+    assert baseline_dev_scores(make_trainable_dataset(), teacher, "cpu", events.append) == {}
+    assert events[-1] == Note("not compared with linear baselines: out of memory", warning=True)
+
+
+def test_a_sample_of_large_data_has_all_labels_even_if_they_alternate(monkeypatch):
+    monkeypatch.setattr(linear_baseline, "DEV_SCORE_ROWS", 48)
+    dataset = make_trainable_dataset(train=48)  # 96 rows of two domains
+    whole, rows = dataset.rows["books"]["train"], sampled_rows(dataset, "books", "train")
+    assert set(whole.labels[::2]) != set(whole.labels) == set(rows.labels)
+    assert len(rows) == 24
+    label_of = dict(zip(whole.texts, whole.labels, strict=True))
+    assert rows.labels == [label_of[text] for text in rows.texts]
+    assert rows.texts == [text for text in whole.texts if text in rows.texts]  # in order
+    assert sampled_rows(dataset, "books", "train") == rows
+    assert len(sampled_rows(dataset, "books", "dev")) == 16

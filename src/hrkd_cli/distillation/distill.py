@@ -19,7 +19,7 @@ from hrkd_cli.distillation.prerequisites import (
     teach_if_needed,
 )
 from hrkd_cli.distillation.setup import DistillSetup
-from hrkd_cli.evaluation.baseline_scores import baseline_dev_scores
+from hrkd_cli.evaluation.linear_baseline import baseline_dev_scores
 from hrkd_cli.events import OnEvent, StageDone, ignore
 from hrkd_cli.json_files import read_json
 from hrkd_cli.layout import DATASET_OUT, EXTENSION_DATASET_OUT, TEACHER_OUT, ModelFiles, student_folder

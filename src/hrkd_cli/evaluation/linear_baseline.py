@@ -1,7 +1,8 @@
 """Linear baselines for a comparison (``--floor``): logistic regression on the same train rows, trained in seconds.
 
 Features are TF-IDF of words, or the mean hidden state of an encoder that is not trained (scikit-learn). The settings
-below are the same for all data, so nothing is tuned on dev or test.
+below are the same for all data, so nothing is tuned on dev or test. ``hrkd distill`` also compares a new student with
+them, on dev.
 """
 
 from __future__ import annotations
@@ -9,17 +10,19 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hrkd_cli.choices import Split
-from hrkd_cli.data.dataset import Dataset, TextRows
-from hrkd_cli.errors import DataError, ModelError, UsageError
-from hrkd_cli.evaluation.scoring import PredictedLabels
+from hrkd_cli.data.dataset import Dataset, TextRows, sample_rows
+from hrkd_cli.errors import DataError, ModelError, UsageError, one_line
+from hrkd_cli.evaluation.metrics import average_scores
+from hrkd_cli.evaluation.provenance import find_start_encoder
+from hrkd_cli.evaluation.scoring import PredictedLabels, score_labels
 from hrkd_cli.events import Note, OnEvent, Progress
 from hrkd_cli.predict.model_spec import position_limit
 
@@ -32,31 +35,13 @@ ENCODER_REGULARIZATION = 16.0
 MIN_ROWS_FOR_MIN_DF = 1000  # train rows from which a word must occur in two texts; with fewer rows, one text is enough
 ENCODER_MAX_LENGTH = 256  # tokens of a text that a frozen encoder reads
 ENCODER_BATCH_SIZE = 32
+DEV_SCORE_ROWS = 5000
+"""Rows of a split, of all domains together, for ``baseline_dev_scores``: a frozen BERT-base takes minutes on a CPU."""
 
 # Letters and digits of any script. Unlike scikit-learn's default, it keeps one-letter words ("I", "a").
 _WORD = r"(?u)\b\w+\b"
 _TOLERANCE = 1e-6  # scikit-learn's default stops after a few iterations on such sparse rows
 _MAX_ITERATIONS = 1000
-
-
-class Features(Protocol):
-    """Features of a baseline.
-
-    Attributes:
-        baseline: name of the baseline.
-        unit: name of their number in the JSON result.
-        regularization: reported C.
-    """
-
-    baseline: str
-    unit: str
-    regularization: float
-
-    def inputs(self, rows: TextRows) -> npt.NDArray[Any]:
-        """Return the inputs of the pipeline for n rows, (n, ...)."""
-
-    def pipeline(self, inputs: npt.NDArray[Any]) -> Any:
-        """Return an untrained scikit-learn pipeline for the inputs of the train rows."""
 
 
 class TfidfFeatures:
@@ -133,6 +118,10 @@ class FrozenEncoderFeatures:
         return make_pipeline(StandardScaler(), _classifier(self.regularization / inputs.shape[1]))
 
 
+Features = TfidfFeatures | FrozenEncoderFeatures
+"""Features of a baseline: its name, the unit of their number and the reported C; inputs and an untrained pipeline."""
+
+
 @dataclass(frozen=True, slots=True)
 class LinearBaseline:
     """Predictions of a linear model.
@@ -153,6 +142,43 @@ class LinearBaseline:
         """Return what it was trained on."""
         size = {"train_rows": self.rows, self.features.unit: self.num_features}
         return {**size, "regularisation": self.features.regularization}
+
+
+def baseline_dev_scores(dataset: Dataset, teacher: Path, device: str, on_event: OnEvent) -> dict[str, float]:
+    """Return the dev accuracy of each baseline by name, the unweighted mean over domains; empty if one fails.
+
+    Args:
+        dataset: data of the student. Of more than ``DEV_SCORE_ROWS`` rows of a split, random ones are used.
+        teacher: folder that says which encoder to use.
+        device: where the encoder runs.
+        on_event: receives notes, also about a baseline that cannot be trained.
+    """
+    splits = (Split.TRAIN, Split.DEV)
+    rows = {
+        domain: {str(split): sampled_rows(dataset, domain, split) for split in splits} for domain in dataset.domains
+    }
+    train_data = replace(dataset, rows=rows)
+    dev = {domain: parts[Split.DEV] for domain, parts in rows.items()}
+    encoder = find_start_encoder([teacher], on_event)
+    try:
+        baselines = train_linear_baselines(
+            train_data, dev, Split.DEV, "the data", encoder=encoder, device=device, on_event=on_event
+        )
+    except Exception as error:  # the student is trained but not yet written, and must not be lost
+        on_event(Note(f"not compared with linear baselines: {one_line(error)}", warning=True))
+        return {}
+    return {
+        baseline.features.baseline: average_scores(score_labels(baseline.labels, dataset.labels, dev)).accuracy
+        for baseline in baselines
+    }
+
+
+def sampled_rows(dataset: Dataset, domain: str, split: str) -> TextRows:
+    """Return random rows of a domain, so that all domains together have at most about ``DEV_SCORE_ROWS``."""
+    rows, total = dataset.split(domain, split), sum(len(dataset.split(name, split)) for name in dataset.domains)
+    sample = sample_rows(len(rows), DEV_SCORE_ROWS / max(total, 1))
+    pairs = None if rows.pairs is None else [rows.pairs[n] for n in sample]
+    return TextRows([rows.texts[n] for n in sample], pairs, [rows.labels[n] for n in sample])
 
 
 def train_linear_baselines(
