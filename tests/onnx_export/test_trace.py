@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import onnx
 import pytest
@@ -65,6 +67,14 @@ def test_random_inputs_cover_batch_sizes_lengths_and_padding(made):
         assert arrays["attention_mask"].sum(axis=1).min() >= 1
         if len(arrays["input_ids"]) > 1:
             assert (arrays["attention_mask"] == 0).any()
+
+
+def test_logits_are_the_only_output_of_a_model_that_also_returns_hidden_states(tmp_path):
+    folder = write_model(tmp_path / "student")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"output_hidden_states": True}))
+    export(folder)
+    assert [output.name for output in onnx.load(folder / "onnx/model.onnx").graph.output] == ["logits"]
 
 
 def test_tracing_does_not_change_the_model(made, tmp_path):

@@ -24,7 +24,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from hrkd_cli.models.loading import quiet_transformers
+from hrkd_cli.models.loading import quiet_libraries
 
 NAME = "hrkd"
 
@@ -43,7 +43,7 @@ def use_training_kernels(model: nn.Module) -> None:
 
     An architecture whose attention does not use transformers' interface keeps its own attention.
     """
-    with quiet_transformers():
+    with quiet_libraries():
         model.set_attn_implementation(NAME)  # type: ignore[operator]
     for module in model.modules():
         if type(module) is nn.Dropout:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import warnings
 from collections.abc import Iterator
@@ -37,8 +38,9 @@ def load_config(path: Path, role: str = "model") -> Any:
     layers = getattr(config, "num_hidden_layers", 0)
     if isinstance(layers, int) and layers > MAX_LAYERS:  # transformers would add layers until memory runs out
         raise ModelError(f"{role} {path}: {ModelFiles.config} has over {MAX_LAYERS:,} layers; give a complete model")
-    # Such entries of config.json may name code on the hub or other weights.
+    # Such entries of config.json may name code on the hub or other weights, or give exported files more outputs.
     config._attn_implementation = None
+    config.output_hidden_states = False
     vars(config).pop("transformers_weights", None)
     return config
 
@@ -147,7 +149,7 @@ def new_classifier(config: Any) -> Any:
     """Return a sequence classifier with random weights."""
     from transformers import AutoModelForSequenceClassification
 
-    with quiet_transformers():
+    with quiet_libraries():
         model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
         return model.to(torch.float32).eval()
 
@@ -205,21 +207,21 @@ def load_backend_tokenizer(folder: Path) -> tuple[dict[str, Any], Tokenizer]:
 
 
 @contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Silence transformers' warnings and progress bars; new heads and dropped poolers are intended."""
-    from transformers.utils import logging
+def quiet_libraries() -> Iterator[None]:
+    """Hide warnings, log lines and progress bars of libraries; new heads and quantized graphs, say, are intended."""
+    from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    disabled_level, bars = logging.root.manager.disable, is_progress_bar_enabled()
+    logging.disable(logging.ERROR)
+    disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.set_verbosity(verbosity)
+        logging.disable(disabled_level)
         if bars:
-            logging.enable_progress_bar()
+            enable_progress_bar()
 
 
 @contextlib.contextmanager
@@ -238,7 +240,7 @@ def explain_model_errors(problem: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _opening(problem: str) -> Iterator[None]:
-    with quiet_transformers(), explain_model_errors(problem):
+    with quiet_libraries(), explain_model_errors(problem):
         yield
 
 

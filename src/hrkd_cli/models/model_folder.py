@@ -13,7 +13,7 @@ from hrkd_cli.cards import code_span, render_card
 from hrkd_cli.choices import Truncate
 from hrkd_cli.json_files import read_any_object, read_json_or_empty
 from hrkd_cli.layout import ModelFiles
-from hrkd_cli.models.loading import quiet_transformers
+from hrkd_cli.models.loading import quiet_libraries
 from hrkd_cli.predict.heads import DomainHeads
 
 CONFIG_FORMAT = 1
@@ -58,7 +58,7 @@ def save_model(
         "pair": has_pairs,
         **facts,
     }
-    with quiet_transformers():
+    with quiet_libraries():
         model.save_pretrained(path)
         tokenizer.save_pretrained(path)
     config = read_json_or_empty(path / ModelFiles.tokenizer_config)

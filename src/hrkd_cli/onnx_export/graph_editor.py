@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -28,12 +25,12 @@ ModelInputs = Mapping[str, npt.NDArray[np.int64]]
 
 PARTS = ("embeddings", "attention", "feed_forward", "head", "other")
 
-# Scopes as the exporter writes them: "/model/bert/encoder/layer.0/attention/self/query/MatMul" for nodes, the same
-# with dots for weights that kept their names.
+# Scopes as the exporter writes them: "/bert/encoder/layer.0/attention/self/query/MatMul" for nodes, the same with dots
+# for weights that kept their names.
 _LAYER = re.compile(r"[./]layers?\.\d+[./]")
 _ATTENTION = re.compile(r"attention|[./]attn|sa_layer_norm")
 _EMBEDDINGS = re.compile(r"embedding")
-_HEAD = re.compile(r"[./](pooler|classifier|pre_classifier|head)[./]")
+_HEAD = re.compile(r"(^|[./])(pooler|classifier|pre_classifier|head)[./]")
 
 
 class OnnxFormat(StrEnum):
@@ -101,16 +98,3 @@ def model_part(name: str) -> str:
     if _EMBEDDINGS.search(name):
         return "embeddings"
     return "head" if _HEAD.search(name) else "other"
-
-
-@contextlib.contextmanager
-def silence_libraries() -> Iterator[None]:
-    """Hide warnings and log lines of torch, onnx and onnxruntime; they are about intended choices."""
-    disabled_level = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled_level)

@@ -18,9 +18,10 @@ from torch import nn
 from hrkd_cli.errors import ModelError
 from hrkd_cli.evaluation.onnx_inspect import count_quantized_ops, load_onnx
 from hrkd_cli.layout import OnnxFiles
+from hrkd_cli.models.loading import quiet_libraries
 from hrkd_cli.models.mean_pooling import MeanPooling
 from hrkd_cli.onnx_export.cpu_targets import WeightFormat
-from hrkd_cli.onnx_export.graph_editor import OnnxFormat, set_metadata, silence_libraries
+from hrkd_cli.onnx_export.graph_editor import OnnxFormat, set_metadata
 from hrkd_cli.onnx_export.quantizers import (
     EMBEDDING_BLOCK,
     QuantizerInputs,
@@ -159,7 +160,7 @@ def apply_recipe(source: Path, target: Path, onnx_format: OnnxFormat, recipe: Re
     Raises:
         ModelError: the source cannot be read, or nothing in it could be quantized.
     """
-    with silence_libraries():
+    with quiet_libraries():
         recipe.quantize(source, target, inputs, **recipe.options)
     model = load_onnx(target)
     if onnx_format is not OnnxFormat.FP16 and not count_quantized_ops(model):

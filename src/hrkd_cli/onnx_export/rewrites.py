@@ -13,12 +13,12 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from hrkd_cli.models.loading import quiet_libraries
 from hrkd_cli.onnx_export.graph_editor import (
     OnnxFormat,
     add_int64_constant,
     constant_value,
     set_metadata,
-    silence_libraries,
     to_proto,
 )
 
@@ -33,7 +33,7 @@ _Region = dict[ir.Node, dict[ir.Value, int]]
 def rewrite_file(path: Path) -> dict[str, int]:
     """Apply ``rewrite`` to an ONNX file in place."""
     model = ir.load(path)
-    with silence_libraries():
+    with quiet_libraries():
         counts = rewrite(model)
     proto = to_proto(model)
     applied = ", ".join(name for name, count in counts.items() if count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from transformers.masking_utils import bidirectional_mask_function, eager_mask
 
 from hrkd_cli.errors import ModelError, one_line
 from hrkd_cli.events import Note, OnEvent, Progress, ignore
+from hrkd_cli.models.loading import quiet_libraries
 from hrkd_cli.models.torch_backend import TorchBackend
-from hrkd_cli.onnx_export.graph_editor import OPSET, ModelInputs, silence_libraries
+from hrkd_cli.onnx_export.graph_editor import OPSET, ModelInputs
 from hrkd_cli.onnx_export.rewrites import rewrite_file
 from hrkd_cli.predict.backend import OnnxBackend
 from hrkd_cli.predict.heads import FloatArray
@@ -109,21 +110,6 @@ def random_inputs(torch_model: TorchBackend) -> Iterator[ModelInputs]:
             }
 
 
-class _LogitsOnly(torch.nn.Module):
-    """A classifier with positional inputs that returns only its logits, as the exporter needs."""
-
-    def __init__(self, model: Any, input_names: Sequence[str]) -> None:
-        super().__init__()
-        self.model = model
-        self.input_names = input_names
-        # The exporter restores the mode of this module, which would otherwise turn on dropout in the model.
-        self.train(model.training)
-
-    def forward(self, *tensors: Tensor) -> Tensor:
-        logits: Tensor = self.model(**dict(zip(self.input_names, tensors, strict=True)), return_dict=True).logits
-        return logits
-
-
 def trace_to_onnx(torch_model: TorchBackend, path: Path) -> None:
     """Trace a sequence classifier (eval mode, CPU, float32) into an ONNX file with dynamic batch size and length.
 
@@ -137,12 +123,12 @@ def trace_to_onnx(torch_model: TorchBackend, path: Path) -> None:
     attention = model.config._attn_implementation
     model.set_attn_implementation(TRACEABLE_ATTENTION)
     try:
-        with silence_libraries(), torch.no_grad():
+        with quiet_libraries(), torch.no_grad():
             # The TorchScript exporter, because the newer one needs another package, takes ten times as long, and
             # writes graphs that fail in onnxruntime's quantizer.
             torch.onnx.export(
-                _LogitsOnly(torch_model.network, input_names),
-                tuple(values[name] for name in input_names),
+                torch_model.network,
+                ({name: values[name] for name in input_names},),  # by name
                 str(path),
                 input_names=list(input_names),
                 output_names=["logits"],

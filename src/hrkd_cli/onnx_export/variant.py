@@ -27,7 +27,7 @@ from hrkd_cli.events import Note, OnEvent, Progress
 from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.layout import ModelFiles
 from hrkd_cli.machine import package_versions
-from hrkd_cli.models.loading import load_backend_tokenizer, load_tokenizer, output_layer, quiet_transformers
+from hrkd_cli.models.loading import load_backend_tokenizer, load_tokenizer, output_layer, quiet_libraries
 from hrkd_cli.models.model_folder import PORTABLE_TOKENIZER, model_card, model_fingerprint, write_json
 from hrkd_cli.models.model_tokenizer import input_names
 from hrkd_cli.models.torch_backend import TorchBackend
@@ -227,7 +227,7 @@ def _write_model(model: Any, trimmed: Tokenizer | None, student: Path, work: Pat
     so that they give the student's predictions for long texts too.
     """
     copy_config_files(student, work)
-    with quiet_transformers():
+    with quiet_libraries():
         model.save_pretrained(work)
     path = work / ModelFiles.tokenizer_config
     config = read_json_or_empty(path)
