@@ -51,12 +51,7 @@ def engines(monkeypatch):
         "eval": Engine(result(COMPARED)),
         "export": Engine(result(EXPORTED)),
     }
-    for check in (
-        "check_teach",
-        "check_distill",
-        "check_export",
-        "check_eval",
-    ):  # of files, which the tests do not make
+    for check in ("check_teach", "check_distill", "check_export"):  # of files, which the tests do not make
         monkeypatch.setattr(preflight, check, lambda _options: None)
     homes = {
         "prepare": ("hrkd_cli.data.prepare", "prepare"),

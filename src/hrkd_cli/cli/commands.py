@@ -130,9 +130,6 @@ def evaluate(console: Console, options: EvalSettings) -> None:
     Shows scores per domain and on average, and 95% intervals of the accuracy. ONNX models are scored one text at a time
     and also in padded batches. hrkd report shows the last result.
     """
-    from hrkd_cli.cli.preflight import check_eval
-
-    check_eval(options)
     with console.engine_output(make_display) as on_event:
         result = hrkd_cli.evaluate(**vars(options), on_event=on_event).to_json()
     console.write_result(result, tables.eval_tables(result))

@@ -18,7 +18,7 @@ from hrkd_cli.choices import CacheTeacher
 from hrkd_cli.cli.console import Console
 from hrkd_cli.cli.progress import make_display
 from hrkd_cli.cli.tables import key_value_table
-from hrkd_cli.command_settings import EvalSettings, ExportArguments
+from hrkd_cli.command_settings import ExportArguments
 from hrkd_cli.data.dataset_folder import is_prepared
 from hrkd_cli.data.sources.discover import check_source
 from hrkd_cli.errors import UsageError
@@ -27,7 +27,6 @@ from hrkd_cli.formatting import byte_size, duration, join_names, plural, thousan
 from hrkd_cli.json_files import read_json
 from hrkd_cli.layout import PREDICTOR_ARCHIVE, ModelFiles, student_folder
 from hrkd_cli.models.model_source import (
-    check_classifier,
     check_folders,
     check_student,
     resolve_model,
@@ -65,14 +64,6 @@ def check_distill(options: DistillArguments) -> None:
 def check_export(options: ExportArguments) -> None:
     """Raise HrkdError if the student or the data does not exist."""
     check_student(options.student)
-    if options.data is not None:
-        check_source(options.data)
-
-
-def check_eval(options: EvalSettings) -> None:
-    """Raise HrkdError if a model or the data does not exist."""
-    for model in (*(options.models or ()), *filter(None, [options.fallback])):
-        check_classifier(model)
     if options.data is not None:
         check_source(options.data)
 
