@@ -11,6 +11,7 @@ from hrkd_cli.evaluation.reliability import (
     describe_confidence,
     find_suspects,
     judge,
+    judge_answers,
     judge_without_domain,
     reliability,
     risk_coverage,
@@ -35,6 +36,14 @@ ROWS = {
 
 def answers(confidences, correct):
     return Answers(np.array(confidences), np.array(correct, dtype=bool), np.array([]))
+
+
+def confidence(calibration, *, find_domains=False):
+    calibrated = {domain: calibration.apply(own, HEADS) for domain, own in LOGITS.items()}
+    after, before = (
+        judge_answers(logits, ROWS, HEADS, SPEC, find_domains=find_domains) for logits in (calibrated, LOGITS)
+    )
+    return describe_confidence(after, before, calibration.thresholds.get("auto" if find_domains else "given", ()))
 
 
 def test_the_brier_score_is_the_squared_distance_to_the_truth():
@@ -103,23 +112,23 @@ def test_the_coverage_of_a_target_counts_the_rows_above_its_threshold():
         {"threshold": 0.85, "lower_bound": 0.96, "coverage": 0.3, "accuracy": 0.99},
     ]
     calibration = Calibration(40, {}, 1.0, {"given": promises, "auto": []})
-    entry = describe_confidence(LOGITS, ROWS, HEADS, SPEC, calibration)
+    entry = confidence(calibration)
     assert entry["coverage"] == [
         {"target": 90, "threshold": 0.7, "coverage": pytest.approx(2 / 3), "accuracy": 1.0},
         {"target": 95, "threshold": 0.85, "coverage": pytest.approx(1 / 3), "accuracy": 1.0},
         *({"target": t, "threshold": None, "coverage": None, "accuracy": None} for t in (98, 99)),
     ]
     assert entry["uncalibrated"]["brier"] == pytest.approx(entry["brier"]) == pytest.approx((0.08 + 0.72 + 0.02) / 3)
-    found = describe_confidence(LOGITS, ROWS, HEADS, SPEC, calibration, find_domains=True)
+    found = confidence(calibration, find_domains=True)
     assert [row["threshold"] for row in found["coverage"]] == [None] * 4
     assert "brier" not in found
-    assert "coverage" not in describe_confidence(LOGITS, ROWS, HEADS, SPEC, None)
+    assert "coverage" not in describe_confidence(judge(LOGITS, LABELS, HEADS), None, ())
 
 
 def test_temperatures_change_the_errors_after_calibration_only():
     calibration = Calibration(40, {"books": 2.0}, 1.0, {})
-    before = describe_confidence(LOGITS, ROWS, HEADS, SPEC, None)
-    after = describe_confidence(LOGITS, ROWS, HEADS, SPEC, calibration)
+    before = describe_confidence(judge(LOGITS, LABELS, HEADS), None, ())
+    after = confidence(calibration)
     assert after["uncalibrated"] == {"ece": before["ece"], "brier": before["brier"]}
     # At temperature 2, p(good) is 2/3 and sqrt(0.6) / (sqrt(0.4) + sqrt(0.6)).
     second = 0.6**0.5 / (0.4**0.5 + 0.6**0.5)

@@ -140,11 +140,6 @@ def test_no_domains_are_found_by_a_model_that_was_not_trained_to_find_them():
         without_domains(spec_of({"a": ["no", "yes"], "b": ["maybe", "yes"]}), rows)
 
 
-def test_the_only_domain_is_not_searched_for():
-    spec = spec_of({"a": ["no", "yes"]}, domain_posterior=True)
-    assert without_domains(spec, {"a": [[0.1, 0.9]]}) == ({"a": ["yes"]}, {})
-
-
 def test_a_confusion_matrix_of_domains_counted_by_hand():
     found = {"a": np.array(["a", "a", "b", "c"]), "b": np.array(["a", "b"])}
     counts = count_domains(found, ["a", "b", "c"])  # no rows of c

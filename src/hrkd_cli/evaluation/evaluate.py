@@ -26,7 +26,13 @@ from hrkd_cli.evaluation.provenance import (
     read_provenance,
     restrict_to_single_domain,
 )
-from hrkd_cli.evaluation.reliability import Answers, describe_cascade, describe_confidence, judge_answers
+from hrkd_cli.evaluation.reliability import (
+    Answers,
+    describe_cascade,
+    describe_confidence,
+    find_suspects,
+    judge_answers,
+)
 from hrkd_cli.evaluation.scoring import (
     DomainLogits,
     PredictedLabels,
@@ -45,9 +51,10 @@ from hrkd_cli.machine import machine_name, usable_cpus
 from hrkd_cli.models.model_source import check_classifier
 from hrkd_cli.outputs import relative_path
 from hrkd_cli.predict.backend import Backend, open_backend
-from hrkd_cli.predict.calibration import Calibration
+from hrkd_cli.predict.calibration import AUTO, GIVEN, Calibration
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.predict.model_location import locate_model
+from hrkd_cli.predict.model_spec import ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,17 +324,28 @@ def _score_model(
     on_event: OnEvent,
 ) -> tuple[ModelResult, PredictedLabels, Answers]:
     """Return the result of a model, without latency and with full agreement, its labels, and its answers."""
-    find_domains = settings.domain == EvalDomain.AUTO
-    logits = predict_logits(backend, rows, task=f"scoring {name}", on_event=on_event)
-    labels, found = _answer(logits, heads, backend, settings)
-    calibration = Calibration.read(backend.spec.config, backend.file)
+    spec = backend.spec
+    find_domains = settings.domain == EvalDomain.AUTO and len(spec.all_heads.domains) > 1
+    calibration = Calibration.read(spec.config, backend.file)
+    raw = predict_logits(backend, rows, task=f"scoring {name}", on_event=on_event)
+    logits = _calibrate(raw, calibration, spec)
+    labels, found = _best_labels(logits, heads, spec, name, find_domains=find_domains)
     precision, parameters, padded = "fp32", backend.parameters, None
     if backend.kind == "onnx":
         onnx_model = load_onnx(Path(backend.name_or_path))
         precision, parameters = weight_precision(onnx_model), count_parameters(onnx_model)
         task = f"scoring {name} in padded batches"
         padded_logits = predict_logits(backend, rows, padded=True, task=task, on_event=on_event)
-        padded = _compare_padded(_answer(padded_logits, heads, backend, settings)[0], labels, heads, rows)
+        padded_logits = _calibrate(padded_logits, calibration, spec)
+        padded_labels, _ = _best_labels(padded_logits, heads, spec, name, find_domains=find_domains)
+        padded = _compare_padded(padded_labels, labels, heads, rows)
+    answers = judge_answers(logits, rows, heads, spec, find_domains=find_domains)
+    uncalibrated: Answers | None = None
+    promises: Sequence[Mapping[str, float]] = ()
+    if calibration is not None:
+        uncalibrated = judge_answers(raw, rows, heads, spec, find_domains=find_domains)
+        promises = calibration.thresholds.get(AUTO if find_domains else GIVEN) or ()
+    confidence = describe_confidence(answers, uncalibrated, promises)
     result = ModelResult(
         name,
         backend.kind,
@@ -337,22 +355,26 @@ def _score_model(
         precision=precision,
         parameters=parameters,
         bytes=backend.bytes,
-        confidence=describe_confidence(logits, rows, heads, backend.spec, calibration, find_domains=find_domains),
+        confidence=confidence | {"suspects": find_suspects(logits, rows, heads)},
         found_domains=count_domains(found, heads.domains),
         padded=padded,
     )
-    answers = judge_answers(logits, rows, heads, backend.spec, calibration, find_domains=find_domains)
     return result, labels, answers
 
 
-def _answer(
-    logits: DomainLogits, heads: DomainHeads, backend: Backend, settings: EvalSettings
+def _calibrate(logits: DomainLogits, calibration: Calibration | None, spec: ModelSpec) -> DomainLogits:
+    """Return the logits that ``predict`` answers from. Calibration may change which domain is found."""
+    if calibration is None:
+        return logits
+    return {name: calibration.apply(own, spec.all_heads) for name, own in logits.items()}
+
+
+def _best_labels(
+    logits: DomainLogits, heads: DomainHeads, spec: ModelSpec, name: str, *, find_domains: bool
 ) -> tuple[PredictedLabels, PredictedLabels]:
     """Return the labels of rows, and the domains if the model had to find them."""
-    if settings.domain == EvalDomain.AUTO:
-        if calibration := Calibration.read(backend.spec.config, backend.file):  # changes which domain is found
-            logits = {name: calibration.apply(own, backend.spec.all_heads) for name, own in logits.items()}
-        return labels_without_domain(logits, heads, backend.spec, backend.name_or_path)
+    if find_domains:
+        return labels_without_domain(logits, heads, spec, name)
     return best_labels(logits, heads), {}
 
 

@@ -12,7 +12,6 @@ import numpy.typing as npt
 from hrkd_cli.data.dataset import TextRows
 from hrkd_cli.evaluation.scoring import DomainLogits
 from hrkd_cli.predict.answers import answer_without_domain
-from hrkd_cli.predict.calibration import AUTO, GIVEN, Calibration
 from hrkd_cli.predict.heads import DomainHeads, DoubleArray, domain_probabilities
 from hrkd_cli.predict.model_spec import ModelSpec
 
@@ -83,40 +82,26 @@ def judge_answers(
     rows: Mapping[str, TextRows],
     heads: DomainHeads,
     spec: ModelSpec,
-    calibration: Calibration | None,
     *,
     find_domains: bool,
 ) -> Answers:
-    """Return the answers of a model to labeled rows, as ``predict`` gives them."""
+    """Return the answers of a model to labeled rows; with ``find_domains``, it must have several domains."""
     labels = {domain: part.labels for domain, part in rows.items()}
-    if calibration is not None:
-        logits = {name: calibration.apply(own, spec.all_heads) for name, own in logits.items()}
-    if find_domains and len(spec.all_heads.domains) > 1:
-        return judge_without_domain(logits, labels, spec)
-    return judge(logits, labels, heads)
+    return judge_without_domain(logits, labels, spec) if find_domains else judge(logits, labels, heads)
 
 
 def describe_confidence(
-    logits: DomainLogits,
-    rows: Mapping[str, TextRows],
-    heads: DomainHeads,
-    spec: ModelSpec,
-    calibration: Calibration | None,
-    *,
-    find_domains: bool = False,
+    answers: Answers, uncalibrated: Answers | None, promises: Sequence[Mapping[str, float]]
 ) -> dict[str, Any]:
-    """Return the ``confidence`` entry of a model in the JSON of ``eval``; docs/outputs.md describes it."""
-    find_domains = find_domains and len(spec.all_heads.domains) > 1
-    answers = judge_answers(logits, rows, heads, spec, calibration, find_domains=find_domains)
+    """Return the ``confidence`` entry of a model in the JSON of ``eval``, but its suspects; see docs/outputs.md.
+
+    ``uncalibrated`` are the answers without the calibration, whose thresholds are ``promises``; None if there is none.
+    """
     entry: dict[str, Any] = {"bins": BINS}
-    if calibration is not None:
-        raw = judge_answers(logits, rows, heads, spec, None, find_domains=find_domains)
-        logits = {name: calibration.apply(own, spec.all_heads) for name, own in logits.items()}
-        entry["uncalibrated"] = _summarize(raw)
-        promises = calibration.thresholds.get(AUTO if find_domains else GIVEN) or ()
+    if uncalibrated is not None:
+        entry["uncalibrated"] = _summarize(uncalibrated)
         entry["coverage"] = [_coverage(answers, promises, target) for target in TARGETS]
-    curves = {"reliability": reliability(answers), "risk_coverage": risk_coverage(answers)}
-    return entry | _summarize(answers) | curves | {"suspects": find_suspects(logits, rows, heads)}
+    return entry | _summarize(answers) | {"reliability": reliability(answers), "risk_coverage": risk_coverage(answers)}
 
 
 def _summarize(answers: Answers) -> dict[str, float]:

@@ -112,7 +112,7 @@ def best_labels(logits: DomainLogits, heads: DomainHeads) -> PredictedLabels:
 def labels_without_domain(
     logits: DomainLogits, heads: DomainHeads, spec: ModelSpec, model_name: str
 ) -> tuple[PredictedLabels, PredictedLabels]:
-    """Return the labels and domains that a model finds for rows whose domain it is not told.
+    """Return the labels and domains that a model with several domains finds for rows whose domain it is not told.
 
     If domains have different labels, a label of another domain than the row's is ``DOMAIN/LABEL``, which is never
     right. The second result is empty if the model finds no domains.
@@ -120,8 +120,6 @@ def labels_without_domain(
     Raises:
         UsageError: the model does not find domains, and they have different labels.
     """
-    if len(spec.all_heads.domains) == 1:
-        return best_labels(logits, heads), {}
     if not (spec.finds_domains or heads.share_labels):
         raise UsageError(
             f"--domain auto: {model_name} was not trained to find the domain of a text, and its domains have different "
