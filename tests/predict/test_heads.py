@@ -4,6 +4,7 @@ import pytest
 from hrkd_cli.errors import ModelError
 from hrkd_cli.predict.heads import (
     DomainHeads,
+    domain_logits,
     domain_probabilities,
     joint_probabilities,
     predict_label_indices,
@@ -40,6 +41,10 @@ def test_joint_probabilities_are_a_softmax_over_all_outputs():
     np.testing.assert_allclose(found["b"], [[0.4, 0.3]], rtol=1e-6)
     huge = joint_probabilities(logits([1e4, 0, 0, 0], [-1e4, -1e4, -1e4, -1e4]), heads)
     np.testing.assert_allclose(huge["b"], [[1, 0], [0.25, 0.25]])
+
+
+def test_domain_logits_are_the_logarithms_of_each_domains_sum():
+    np.testing.assert_allclose(domain_logits(logits(np.log([4, 3, 1, 2])), HEADS), np.log([[7, 3]]), rtol=1e-6)
 
 
 def test_a_domain_name_in_a_configuration_cannot_lead_out_of_a_folder():

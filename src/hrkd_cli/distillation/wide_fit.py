@@ -21,7 +21,7 @@ from hrkd_cli.events import Note, OnEvent, Progress
 from hrkd_cli.formatting import percent
 from hrkd_cli.models.model_tokenizer import ModelTokenizer
 from hrkd_cli.models.wide import ScoredWideBranch, WideBranch, hash_pairs
-from hrkd_cli.predict.heads import DomainHeads, DoubleArray, FloatArray, predict_label_indices
+from hrkd_cli.predict.heads import DomainHeads, DoubleArray, FloatArray, domain_logits, predict_label_indices
 from hrkd_cli.predict.tokenization import TokenizedExample
 from hrkd_cli.training.dev_scoring import score_logits
 from hrkd_cli.training.plan import token_limit
@@ -241,19 +241,15 @@ def fit_domain_weights(
     domain does not change.
     """
     import scipy.sparse as sp
-    from scipy.special import logsumexp
     from sklearn.feature_extraction.text import TfidfTransformer
 
     idf: DoubleArray = TfidfTransformer().fit(sp.vstack(list(features.values()))).idf_
     scaled = sp.vstack(list(features.values())) * idf[None, :]
     domains = np.repeat(np.arange(len(features)), [rows.shape[0] for rows in features.values()])
     weights = idf[:, None] * _fit(scaled, domains, len(features), class_weight="balanced")
-    domain_logits = {
-        domain: np.stack([logsumexp(rows[:, list(own)], axis=1) for own in heads.columns.values()], axis=1)
-        for domain, rows in dev_logits.items()
-    }
+    logits = {domain: domain_logits(rows, heads).astype(np.float32) for domain, rows in dev_logits.items()}
     targets = {domain: np.full(len(rows), heads.domains.index(domain)) for domain, rows in dev_logits.items()}
-    share = choose_share(domain_logits, _products(dev_features, weights), targets)
+    share = choose_share(logits, _products(dev_features, weights), targets)
     return share * weights[:, np.repeat(np.arange(len(heads.domains)), list(map(len, heads.columns.values())))]
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from hrkd_cli.evaluation.reliability import judge, judge_without_domain
 from hrkd_cli.evaluation.scoring import DomainLogits
 from hrkd_cli.predict.calibration import AUTO, GIVEN, LEVEL, Calibration
-from hrkd_cli.predict.heads import DomainHeads, DoubleArray
+from hrkd_cli.predict.heads import DomainHeads, DoubleArray, domain_logits
 from hrkd_cli.predict.model_spec import ModelSpec
 
 POOLED_DEVIATION = 1.0  # standard deviation of the logarithm of the temperature of all domains
@@ -66,13 +66,9 @@ def _fit_domain_temperature(logits: DomainLogits, spec: ModelSpec) -> float:
     """Return the temperature of the softmax over domains; 1 if the model does not find domains."""
     if spec.heads is None or not spec.finds_domains:
         return 1.0
-    columns = [list(own) for own in spec.heads.columns.values()]
     return fit_temperature(
         [
-            (
-                np.stack([np.logaddexp.reduce(own[:, head].astype(np.float64), axis=1) for head in columns], axis=1),
-                np.full(len(own), spec.heads.domains.index(domain)),
-            )
+            (domain_logits(own, spec.heads), np.full(len(own), spec.heads.domains.index(domain)))
             for domain, own in logits.items()
         ]
     )

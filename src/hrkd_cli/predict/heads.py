@@ -148,14 +148,18 @@ def domain_probabilities(logits: Logits, heads: DomainHeads, domain: str) -> Dou
     return _softmax(logits[:, list(heads.columns[domain])].astype(np.float64))
 
 
+def domain_logits(logits: Logits, heads: DomainHeads) -> DoubleArray:
+    """Return the logits of the domains, (n, D): the logsumexp over each domain's columns."""
+    wide = logits.astype(np.float64)
+    return np.stack([np.logaddexp.reduce(wide[:, list(own)], axis=1) for own in heads.columns.values()], axis=1)
+
+
 def joint_probabilities(logits: Logits, heads: DomainHeads) -> dict[str, DoubleArray]:
     """Return p(domain, label | text) by domain, each (n, labels) in the order of ``heads.labels``.
 
     They sum to 1 over all domains, and over one domain's labels to p(domain | text).
     """
-    wide = logits.astype(np.float64)
-    sums = [np.logaddexp.reduce(wide[:, list(columns)], axis=1) for columns in heads.columns.values()]
-    of_domains = _softmax(np.stack(sums, axis=1))
+    of_domains = _softmax(domain_logits(logits, heads))
     return {d: of_domains[:, [n]] * domain_probabilities(logits, heads, d) for n, d in enumerate(heads.columns)}
 
 
