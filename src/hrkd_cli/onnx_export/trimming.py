@@ -53,8 +53,6 @@ class TrimReport:
             tokens); they add up to ``after``.
         dropped_used: used tokens that did not fit into ``--vocabulary-size``.
         dropped_most_used: the most used of them with their counts, at most ``MAX_LISTED``.
-        characters, characters_lost: readable characters (0 if the tokenizer falls back to bytes), and how many of them
-            became unknown.
         train, dev: changes in the tokenization of a split; dev had no influence on the choice.
         accuracy_drop: points of average dev accuracy lost.
     """
@@ -64,8 +62,6 @@ class TrimReport:
     kept: dict[str, int]
     dropped_used: int
     dropped_most_used: dict[str, int]
-    characters: int
-    characters_lost: int
     train: TokenizationDiff
     dev: TokenizationDiff
     accuracy_drop: float = 0.0
@@ -119,12 +115,6 @@ class Vocabulary:
         singles = {chars[0] for chars in characters.values() if len(chars) == 1}
         needed = {token for token, chars in characters.items() if len(chars) == 1 or not singles.issuperset(chars)}
         return needed | self._byte_tokens
-
-    def readable_characters(self) -> set[str]:
-        """Return the characters in any token; empty if every character can be read as bytes."""
-        if self._byte_tokens or self.unknown is None:
-            return set()
-        return {character for token in self.ids for character, _, _ in self._characters(token)}
 
     def intermediate_tokens(self, token: str) -> set[str]:
         """Return the other tokens that BPE's merges pass through on the way to a token; empty without merges."""
@@ -217,7 +207,6 @@ def trim_tokenizer(
     kept, dropped = select_tokens(vocabulary, counts, special, size, domain_counts=domain_counts)
     trimmed, old_ids = vocabulary.subset(kept)
     _check_padding(config, old_ids)
-    characters, characters_lost = _count_characters(tokenizer, trimmed, vocabulary)
     used = (set(counts) & kept) - special
     report = TrimReport(
         before=int(config["vocab_size"]),
@@ -230,8 +219,6 @@ def trim_tokenizer(
         },
         dropped_used=len(dropped),
         dropped_most_used={token: counts[token] for token in dropped[:MAX_LISTED]},
-        characters=characters,
-        characters_lost=characters_lost,
         train=_compare(tokenizer, trimmed, _text_chunks(dataset, "train"), vocabulary.unknown),
         dev=_compare(tokenizer, trimmed, _text_chunks(domain_data, "dev"), vocabulary.unknown),
     )
@@ -347,23 +334,6 @@ def _compare(before: Tokenizer, after: Tokenizer, chunks: Iterable[list[str]], u
                 old_positions = zip(old.offsets, old.tokens, strict=True)
                 changed += sum(position not in new_positions for position in old_positions)
     return TokenizationDiff(total, changed, unknown_before, unknown_after)
-
-
-def _count_characters(before: Tokenizer, after: Tokenizer, vocabulary: Vocabulary) -> tuple[int, int]:
-    """Count the characters that the old tokenizer can read, and those of them that the new one cannot.
-
-    Each is tried alone and inside a word, which are different tokens.
-    """
-    readable, lost = set(), set()
-    old_unk, new_unk = (t.token_to_id(str(vocabulary.unknown)) for t in (before, after))
-    for character in vocabulary.readable_characters():
-        for text in (character, f"a{character}a"):
-            old, new = (t.encode(text, add_special_tokens=False).ids for t in (before, after))
-            if old_unk not in old:
-                readable.add(character)
-                if new_unk in new:
-                    lost.add(character)
-    return len(readable), len(lost)
 
 
 def _id_lists(node: Any) -> Iterator[tuple[list[Any], int, list[str]]]:
