@@ -150,11 +150,6 @@ def test_a_wordlevel_tokenizer_is_refused():
         trim_tokenizer(tokenizer, settings(tokenizer), small_data(), None)
 
 
-def test_a_tokenizer_larger_than_the_embeddings_is_refused(tokenizer):
-    with pytest.raises(ModelError, match="more tokens than the embedding table has rows"):
-        trim_tokenizer(tokenizer, settings(tokenizer) | {"vocab_size": 20}, small_data(), None)
-
-
 def test_a_padding_id_that_offsets_positions_must_not_move():
     tokenizer = TOKENIZERS["WordPiece"]()
     pad = tokenizer.get_vocab_size() - 1

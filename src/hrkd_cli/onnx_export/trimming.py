@@ -192,14 +192,12 @@ def trim_tokenizer(
             its rows. Tokens of the other domains fill the rest, because some of them will occur in its texts.
 
     Raises:
-        ModelError: the tokenizer cannot be trimmed, or does not fit the embedding table.
+        ModelError: the tokenizer cannot be trimmed.
         UsageError: ``size`` is less than the number of tokens that must be kept.
     """
     tokenizer.no_truncation()
     tokenizer.no_padding()
     vocabulary = Vocabulary(tokenizer)
-    if max(vocabulary.all_ids.values()) >= int(config["vocab_size"]):
-        raise ModelError("the tokenizer has more tokens than the embedding table has rows; it is not this model's own")
     special = vocabulary.special | _config_tokens(config, vocabulary.all_ids)
     domain_data = dataset.select_domains(domain) if domain is not None else dataset
     counts = _count_tokens(tokenizer, _text_chunks(dataset, "train"))

@@ -189,12 +189,7 @@ def extract_head(model: Any, spec: ModelSpec, domain: str, model_name: str) -> l
     if domain not in spec.heads.labels:
         raise ModelError(f"{model_name}: no domain {domain!r} (--domain); it has {', '.join(spec.heads.domains)}")
     columns, labels = list(spec.heads.columns[domain]), spec.heads.labels[domain]
-    name, layer = output_layer(model)
-    if layer.out_features != spec.heads.num_outputs:
-        raise ModelError(
-            f"{model.config.model_type} model: its last linear layer ({name}) has {layer.out_features} outputs, not "
-            f"the {spec.heads.num_outputs} of its labels; its heads cannot be separated"
-        )
+    _, layer = output_layer(model)
     layer.weight = torch.nn.Parameter(layer.weight.detach()[columns])
     if layer.bias is not None:
         layer.bias = torch.nn.Parameter(layer.bias.detach()[columns])
