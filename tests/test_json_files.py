@@ -55,7 +55,7 @@ def test_a_missing_file_is_an_error_or_empty(file):
             "results.best.dev.average.accuracy is not a number",
         ),
         ("export.json", {}, "files is missing"),
-        ("self_check.json", {"format": 1, "cases": None, "files": {}}, "cases is not a list"),
+        ("self_check.json", {"format": 1, "cases": None, "files": {}, "sha256": {}}, "cases is not a list"),
     ],
 )
 def test_a_value_of_another_type_is_an_error_or_the_file_counts_as_empty(tmp_path, name, content, problem):

@@ -89,8 +89,8 @@ SHAPES: dict[str, Any] = {
     OnnxFiles.self_check: {
         "format!": int,
         "cases!": [{"text!": str, "domain!": str, "text_pair": str}],
-        "files!": {str: {"tolerance!": float, "labels!": [object], "logits!": [[float]], "sha256": str}},
-        "sha256": {str: str},
+        "files!": {str: {"tolerance!": float, "labels!": [object], "logits!": [[float]], "sha256!": str}},
+        "sha256!": {str: str},
     },
     CHECKPOINT: {"format": int, "step": int, "options": {str: object}, "decisions": {str: object}, "parts": {str: {}}},
     DatasetFiles.manifest: {

@@ -37,7 +37,7 @@ def locate_model(path: str | Path) -> ModelLocation | None:
     if path.is_file():
         if path.suffix != _ONNX_SUFFIX:
             raise ModelError(f"{path}: not a model; name a model folder, an onnx folder or one .onnx file")
-        return ModelLocation(_find_root(path.parent), path)
+        return ModelLocation(find_root(path.parent), path)
     if not path.is_dir():
         if _may_be_hub_id(name):
             return None
@@ -48,7 +48,7 @@ def locate_model(path: str | Path) -> ModelLocation | None:
     for folder in (path, path / ModelFiles.onnx):
         for name in (OnnxFiles.int8, OnnxFiles.fp32):
             if (folder / name).is_file():
-                return ModelLocation(_find_root(folder), folder / name)
+                return ModelLocation(find_root(folder), folder / name)
     if others := sorted(str(file) for file in (*path.glob("*.onnx"), *path.glob(f"{ModelFiles.onnx}/*.onnx"))):
         raise ModelError(f"{path}: no {OnnxFiles.int8} or {OnnxFiles.fp32} in it; name one file: {', '.join(others)}")
     if has_config:
@@ -66,7 +66,7 @@ def _may_be_hub_id(name: str) -> bool:
     return len(parts) == 1 or (len(parts) == 2 and not Path(parts[0]).is_dir())
 
 
-def _find_root(folder: Path) -> Path:
+def find_root(folder: Path) -> Path:
     """Return the folder of ``config.json``: that of the ONNX file, or its parent."""
     # The text of "." and ".." has no parent.
     parent = folder.resolve().parent if folder.name in ("", "..") else folder.parent

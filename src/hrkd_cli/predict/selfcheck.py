@@ -10,7 +10,6 @@
 
 ``labels`` and ``logits`` have one entry per case: the label in the case's domain, and all outputs of the file, run one
 text at a time. A label is null if rounding alone could swap the two best labels; then only logits are compared.
-Folders of earlier versions have no ``sha256``.
 """
 
 from __future__ import annotations
@@ -28,8 +27,7 @@ from hrkd_cli.json_files import read_json
 from hrkd_cli.layout import ModelFiles, OnnxFiles
 from hrkd_cli.predict.backend import Backend, open_backend
 from hrkd_cli.predict.heads import FloatArray, predict_label_indices
-from hrkd_cli.predict.model_location import locate_model
-from hrkd_cli.predict.model_spec import AUTO_DOMAIN
+from hrkd_cli.predict.model_location import find_root
 
 SELF_CHECK_FORMAT = 1
 ROOT_FILES = (ModelFiles.config, ModelFiles.tokenizer, ModelFiles.tokenizer_config)
@@ -46,7 +44,6 @@ class SelfCheckResult:
         compared_labels: number of cases whose label is clear enough to compare.
         wrong_labels: how many of these labels differ.
         difference: largest difference of a logit, and the ``tolerance`` for it.
-        checksum: whether the file's bytes were compared; False if no checksum is stored.
     """
 
     file: str
@@ -55,7 +52,6 @@ class SelfCheckResult:
     tolerance: float
     wrong_labels: int
     compared_labels: int
-    checksum: bool
 
     @property
     def passed(self) -> bool:
@@ -75,7 +71,6 @@ class SelfCheckResult:
         return (
             f"{self.file}: {self.cases} cases, {self.wrong_labels} of {self.compared_labels} labels differ, logits "
             f"within {self.difference:.2g} ({self.tolerance:.2g} allowed)"
-            + ("" if self.checksum else ", no checksum stored (exported by an earlier version; export again)")
         )
 
 
@@ -121,16 +116,13 @@ def sha256_of(file: Path) -> str:
 
 def _check_checksums(folder: Path, stored: Mapping[str, Any]) -> None:
     """Raise ModelError if a file is missing or is not the exported one."""
-    checksums = {folder / name: entry.get("sha256") for name, entry in stored["files"].items()}
+    checksums = {folder / name: entry["sha256"] for name, entry in stored["files"].items()}
     for file in checksums:
         if not file.is_file():
             raise ModelError(f"{file}: missing; copy the whole folder, or export again")
-    location = locate_model(next(iter(checksums)))
-    if location is not None:
-        checksums |= {location.root / name: value for name, value in (stored.get("sha256") or {}).items()}
-    changed = [
-        str(file) for file, value in checksums.items() if value and (not file.is_file() or sha256_of(file) != value)
-    ]
+    root = find_root(folder)
+    checksums |= {root / name: value for name, value in stored["sha256"].items()}
+    changed = [str(file) for file, value in checksums.items() if not file.is_file() or sha256_of(file) != value]
     if changed:
         raise ModelError(
             f"self-check FAILED: not the file that was exported (sha256): {', '.join(changed)}; copy the whole folder "
@@ -169,7 +161,6 @@ def _check_file(
         tolerance=float(entry["tolerance"]),
         wrong_labels=sum(before != now for before, now in clear),
         compared_labels=len(clear),
-        checksum="sha256" in entry,
     )
 
 
@@ -183,8 +174,6 @@ def case_labels(backend: Backend, cases: list[dict[str, Any]], logits: FloatArra
     """Return each case's label in its domain; ModelError if the model does not have the domain."""
     heads = backend.spec.all_heads
     domains = [case["domain"] for case in cases]
-    if heads.domains == (AUTO_DOMAIN,):  # plain labels; earlier versions stored another name
-        domains = [AUTO_DOMAIN] * len(cases)
     if unknown := sorted(set(domains) - set(heads.labels)):
         raise ModelError(
             f"{backend.name_or_path}: the stored cases name a domain {unknown[0]!r} that config.json does not"
