@@ -20,19 +20,17 @@ from hrkd_cli.events import ExportStarted, Note, OnEvent, Progress, ignore
 from hrkd_cli.json_files import read_json
 from hrkd_cli.layout import PREDICTOR_ARCHIVE, STUDENT_OUT, ModelFiles, OnnxFiles, partial_folder
 from hrkd_cli.machine import machine_name, usable_cpus
-from hrkd_cli.models.model_folder import with_calibration
+from hrkd_cli.models.model_folder import with_calibration, write_json
 from hrkd_cli.models.model_source import check_student
 from hrkd_cli.models.torch_backend import TorchBackend
 from hrkd_cli.onnx_export.cpu_targets import weight_format_for
 from hrkd_cli.onnx_export.export_record import (
     FileEntry,
     describe_file,
-    describe_in_card,
     describe_slowdown,
     read_card,
     read_record,
     write_card,
-    write_record,
 )
 from hrkd_cli.onnx_export.export_result import ExportedFile, ExportResult, Gate, Trial, best_trial
 from hrkd_cli.onnx_export.gate import AccuracyGate, load_gate_data
@@ -103,12 +101,6 @@ def _smaller_formats(settings: ExportSettings) -> list[OnnxFormat]:
     return [onnx_format for onnx_format in FORMATS if getattr(settings, onnx_format.replace("-", "_"), False)]
 
 
-def _measure_latency(student: Path, files: Mapping[str, Path], on_event: OnEvent) -> Latencies:
-    """Time new and earlier files together, because the load of the machine changes over time."""
-    openers = {name: partial(OnnxBackend, student, path) for name, path in files.items()}
-    return measure_forward(openers, threads=sorted({1, usable_cpus()}), on_event=on_event)
-
-
 @dataclass
 class _Export:
     """One export: makes all files in a working folder and moves them into ``root/onnx`` after all checks.
@@ -153,8 +145,11 @@ class _Export:
             trials = self._quantize(folder)
             calibration = self._calibrations(trials, entries)
             paths = {onnx_format: folder / FILE_NAMES[onnx_format] for onnx_format in self.formats}
-            timed = {name: self.onnx_folder / name for name in entries} | {path.name: path for path in paths.values()}
-            latencies = _measure_latency(self.student, timed, self.on_event) if self.settings.latency else {}
+            latencies: Latencies = {}
+            if self.settings.latency:  # new and earlier files together: the load of the machine changes over time
+                timed = {name: self.onnx_folder / name for name in entries} | {p.name: p for p in paths.values()}
+                openers = {name: partial(OnnxBackend, self.student, path) for name, path in timed.items()}
+                latencies = measure_forward(openers, threads=sorted({1, usable_cpus()}), on_event=self.on_event)
             if self.existing_fp32 is not None:
                 paths[OnnxFormat.FP32] = self.existing_fp32
             files = self._describe_files(paths, trials, latencies, entries)
@@ -188,10 +183,15 @@ class _Export:
     def _read_earlier_record(self) -> dict[str, FileEntry]:
         """Return the record of this student's earlier export; raise OutputError if another's fp32 file would stay."""
         fp32 = self.onnx_folder / OnnxFiles.fp32
-        problem = _parity_error(self.model, fp32) if fp32.exists() else "missing"
-        if problem and self.existing_fp32 is not None:
-            raise OutputError(f"{fp32} is not this student's: {problem}; replace it with --force")
-        return {} if problem else read_record(self.onnx_folder)
+        if not fp32.exists():
+            return {}
+        try:
+            check_parity(self.model, fp32)
+        except ModelError as error:
+            if self.existing_fp32 is not None:
+                raise OutputError(f"{fp32} is not this student's: {error}; replace it with --force") from None
+            return {}
+        return read_record(self.onnx_folder)
 
     def _quantize(self, folder: Path) -> Trials:
         """Write the smaller files into ``folder``; raise GateError if no recipe of a format passes."""
@@ -283,7 +283,7 @@ class _Export:
         if stale:
             text = f"{', '.join(stale)} in {self.onnx_folder}: left from an earlier export, unchanged"
             self.on_event(Note(text, warning=True))
-        write_record(folder, entries)
+        write_json(folder / OnnxFiles.export_record, {"format": 1, "files": dict(sorted(entries.items()))})
         # The fresh process, and the checksums, need the final configuration.
         root_files = copy_config_files(self.student, folder)
         config = folder / ModelFiles.config
@@ -305,18 +305,9 @@ class _Export:
             card = variant_card(
                 self.settings, self.model, self.gate, self.vocabulary, title=self.out.name, gate_result=gate
             )
-        write_card(folder, describe_in_card(card, entries))
+        write_card(folder, card, entries)
         _move_files(folder, root_files, self.root)
         _move_files(folder, [*new, OnnxFiles.export_record, OnnxFiles.self_check], self.onnx_folder)
-
-
-def _parity_error(model: TorchBackend, fp32: Path) -> str:
-    """Return why a file does not give the model's logits; empty if it does."""
-    try:
-        check_parity(model, fp32)
-    except ModelError as error:
-        return str(error)
-    return ""
 
 
 def _announce(export: _Export) -> None:

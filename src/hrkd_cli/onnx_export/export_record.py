@@ -13,13 +13,11 @@ from hrkd_cli.evaluation.metrics import DomainScores
 from hrkd_cli.evaluation.onnx_inspect import load_onnx
 from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.layout import ModelFiles, OnnxFiles
-from hrkd_cli.models.model_folder import write_json
 from hrkd_cli.onnx_export.export_result import Trial, accuracies, accuracy_drop, best_trial
 from hrkd_cli.onnx_export.graph_editor import OnnxFormat
 from hrkd_cli.onnx_export.recipes import FORMATS
 from hrkd_cli.version import __version__
 
-RECORD_FORMAT = 1
 SECTION_BEGIN = "<!-- hrkd export: begin -->"
 SECTION_END = "<!-- hrkd export: end -->"
 SLOWDOWN_THRESHOLD = 1.05  # a file counts as slower than fp32 from 5% on; smaller differences are timing noise
@@ -31,11 +29,6 @@ def read_record(folder: Path) -> dict[str, FileEntry]:
     """Return the entries of ``export.json`` whose files exist, by file name; empty if it is missing or damaged."""
     files = read_json_or_empty(folder / OnnxFiles.export_record).get("files", {})
     return {name: entry for name, entry in files.items() if (folder / name).is_file()}
-
-
-def write_record(folder: Path, entries: dict[str, FileEntry]) -> None:
-    """Write ``export.json``."""
-    write_json(folder / OnnxFiles.export_record, {"format": RECORD_FORMAT, "files": dict(sorted(entries.items()))})
 
 
 def describe_file(
@@ -95,14 +88,10 @@ def read_card(*folders: Path) -> str:
     return "# Text classifier\n"
 
 
-def write_card(folder: Path, card: str) -> None:
-    """Write a card with the bytes of ``read_card``."""
+def write_card(folder: Path, card: str, entries: dict[str, FileEntry]) -> None:
+    """Write a card from ``read_card`` with the exported files, in its metadata and in a section of its own."""
+    card = add_results(insert_section(card, render_onnx_section(entries)), entries)
     (folder / ModelFiles.readme).write_text(card, encoding="utf-8", errors="surrogateescape")
-
-
-def describe_in_card(card: str, entries: dict[str, FileEntry]) -> str:
-    """Return a card with the exported files, in its metadata and in a section of its own."""
-    return add_results(insert_section(card, render_onnx_section(entries)), entries)
 
 
 def insert_section(card: str, section: str) -> str:

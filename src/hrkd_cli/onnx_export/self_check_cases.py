@@ -7,7 +7,6 @@ over the embedding table.
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import subprocess
 import sys
@@ -22,6 +21,7 @@ import onnx
 from hrkd_cli.errors import ModelError
 from hrkd_cli.evaluation.onnx_inspect import INT8_OPS, STATIC_INT8_OPS, load_onnx
 from hrkd_cli.layout import PREDICTOR_ARCHIVE, ModelFiles, OnnxFiles
+from hrkd_cli.models.model_folder import write_json
 from hrkd_cli.predict.backend import OnnxBackend
 from hrkd_cli.predict.heads import DomainHeads, FloatArray
 from hrkd_cli.predict.selfcheck import (
@@ -80,12 +80,13 @@ def write_cases(folder: Path, file_names: Sequence[str], *, earlier: Path, new: 
         for name, backend in backends.items()
     }
     checksums = {name: sha256_of(folder / name) for name in ROOT_FILES if (folder / name).is_file()}
+    content = {"format": SELF_CHECK_FORMAT, "cases": cases, "files": entries, "sha256": checksums}
     # First the new files alone, because the fresh process finds only these in the folder.
-    _write(folder, cases, entries, checksums)
+    write_json(folder / OnnxFiles.self_check, content)
     _run_self_check(folder)
     for name in set(file_names) - set(new):
         entries[name]["sha256"] = sha256_of(earlier / name)
-    _write(folder, cases, others | entries, checksums)
+    write_json(folder / OnnxFiles.self_check, content | {"files": others | entries})
     return [name for name, entry in entries.items() if set(entry["labels"]) == {None}]
 
 
@@ -194,13 +195,6 @@ def _read_earlier(path: Path, backend: OnnxBackend) -> dict[str, Any]:
     heads = backend.spec.all_heads
     fits = all(c["domain"] in heads.labels and ("text_pair" in c) == backend.spec.pair for c in stored["cases"])
     return stored if fits else {}
-
-
-def _write(folder: Path, cases: list[dict[str, Any]], files: dict[str, Any], checksums: dict[str, str]) -> None:
-    content = {"format": SELF_CHECK_FORMAT, "cases": cases, "files": files, "sha256": checksums}
-    (folder / OnnxFiles.self_check).write_text(
-        json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
-    )
 
 
 def _run_self_check(folder: Path) -> None:
