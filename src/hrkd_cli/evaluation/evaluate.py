@@ -329,7 +329,7 @@ def _score_model(
     calibration = Calibration.read(spec.config, backend.file)
     raw = predict_logits(backend, rows, task=f"scoring {name}", on_event=on_event)
     logits = _calibrate(raw, calibration, spec)
-    labels, found = _find_labels(logits, heads, spec, name, find_domains=find_domains)
+    labels, found = _find_labels(logits, heads, spec, backend.name_or_path, find_domains=find_domains)
     precision, parameters, padded = "fp32", backend.parameters, None
     if backend.kind == "onnx":
         onnx_model = load_onnx(Path(backend.name_or_path))
@@ -337,7 +337,7 @@ def _score_model(
         task = f"scoring {name} in padded batches"
         padded_logits = predict_logits(backend, rows, padded=True, task=task, on_event=on_event)
         padded_logits = _calibrate(padded_logits, calibration, spec)
-        padded_labels, _ = _find_labels(padded_logits, heads, spec, name, find_domains=find_domains)
+        padded_labels, _ = _find_labels(padded_logits, heads, spec, backend.name_or_path, find_domains=find_domains)
         padded = _compare_padded(padded_labels, labels, heads, rows)
     answers = judge_answers(logits, rows, heads, spec, find_domains=find_domains)
     uncalibrated: Answers | None = None

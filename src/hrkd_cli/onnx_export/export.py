@@ -101,6 +101,12 @@ def _smaller_formats(settings: ExportSettings) -> list[OnnxFormat]:
     return [onnx_format for onnx_format in FORMATS if getattr(settings, onnx_format.replace("-", "_"), False)]
 
 
+def _measure_latency(student: Path, files: Mapping[str, Path], on_event: OnEvent) -> Latencies:
+    """Time new and earlier files together, because the load of the machine changes over time."""
+    openers = {name: partial(OnnxBackend, student, path) for name, path in files.items()}
+    return measure_forward(openers, threads=sorted({1, usable_cpus()}), on_event=on_event)
+
+
 @dataclass
 class _Export:
     """One export: makes all files in a working folder and moves them into ``root/onnx`` after all checks.
@@ -136,7 +142,7 @@ class _Export:
     def run(self) -> ExportResult:
         """Write the files and return what was written."""
         self._check_trimming()
-        entries = self._read_earlier_record()
+        entries = _read_earlier_record(self)
         _announce(self)
         with _working_folder(self.onnx_folder) as folder:
             write_fp32(self.model, folder / OnnxFiles.fp32, on_event=self.on_event)
@@ -145,11 +151,8 @@ class _Export:
             trials = self._quantize(folder)
             calibration = self._calibrations(trials, entries)
             paths = {onnx_format: folder / FILE_NAMES[onnx_format] for onnx_format in self.formats}
-            latencies: Latencies = {}
-            if self.settings.latency:  # new and earlier files together: the load of the machine changes over time
-                timed = {name: self.onnx_folder / name for name in entries} | {p.name: p for p in paths.values()}
-                openers = {name: partial(OnnxBackend, self.student, path) for name, path in timed.items()}
-                latencies = measure_forward(openers, threads=sorted({1, usable_cpus()}), on_event=self.on_event)
+            timed = {name: self.onnx_folder / name for name in entries} | {path.name: path for path in paths.values()}
+            latencies = _measure_latency(self.student, timed, self.on_event) if self.settings.latency else {}
             if self.existing_fp32 is not None:
                 paths[OnnxFormat.FP32] = self.existing_fp32
             files = self._describe_files(paths, trials, latencies, entries)
@@ -179,19 +182,6 @@ class _Export:
                 f"--max-drop {self.settings.max_drop:g}: nothing was written; {remedy}allow more with --max-drop",
                 result=result.to_json(),
             )
-
-    def _read_earlier_record(self) -> dict[str, FileEntry]:
-        """Return the record of this student's earlier export; raise OutputError if another's fp32 file would stay."""
-        fp32 = self.onnx_folder / OnnxFiles.fp32
-        if not fp32.exists():
-            return {}
-        try:
-            check_parity(self.model, fp32)
-        except ModelError as error:
-            if self.existing_fp32 is not None:
-                raise OutputError(f"{fp32} is not this student's: {error}; replace it with --force") from None
-            return {}
-        return read_record(self.onnx_folder)
 
     def _quantize(self, folder: Path) -> Trials:
         """Write the smaller files into ``folder``; raise GateError if no recipe of a format passes."""
@@ -308,6 +298,20 @@ class _Export:
         write_card(folder, card, entries)
         _move_files(folder, root_files, self.root)
         _move_files(folder, [*new, OnnxFiles.export_record, OnnxFiles.self_check], self.onnx_folder)
+
+
+def _read_earlier_record(export: _Export) -> dict[str, FileEntry]:
+    """Return the record of this student's earlier export; raise OutputError if another's fp32 file would stay."""
+    fp32 = export.onnx_folder / OnnxFiles.fp32
+    if not fp32.exists():
+        return {}
+    try:
+        check_parity(export.model, fp32)
+    except ModelError as error:
+        if export.existing_fp32 is not None:
+            raise OutputError(f"{fp32} is not this student's: {error}; replace it with --force") from None
+        return {}
+    return read_record(export.onnx_folder)
 
 
 def _announce(export: _Export) -> None:
