@@ -69,10 +69,11 @@ def test_random_inputs_cover_batch_sizes_lengths_and_padding(made):
             assert (arrays["attention_mask"] == 0).any()
 
 
-def test_logits_are_the_only_output_of_a_model_that_also_returns_hidden_states(tmp_path):
+@pytest.mark.parametrize("entry", [{"output_hidden_states": True}, {"return_dict": False}])
+def test_logits_are_the_only_output_whatever_the_configuration_says(tmp_path, entry):
     folder = write_model(tmp_path / "student")
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"output_hidden_states": True}))
+    (folder / "config.json").write_text(json.dumps(config | entry))
     export(folder)
     assert [output.name for output in onnx.load(folder / "onnx/model.onnx").graph.output] == ["logits"]
 

@@ -38,9 +38,9 @@ def load_config(path: Path, role: str = "model") -> Any:
     layers = getattr(config, "num_hidden_layers", 0)
     if isinstance(layers, int) and layers > MAX_LAYERS:  # transformers would add layers until memory runs out
         raise ModelError(f"{role} {path}: {ModelFiles.config} has over {MAX_LAYERS:,} layers; give a complete model")
-    # Such entries of config.json may name code on the hub or other weights, or give exported files more outputs.
+    # Such entries of config.json may name code on the hub or other weights, or change what the model returns.
     config._attn_implementation = None
-    config.output_hidden_states = False
+    config.output_hidden_states, config.return_dict = False, True
     vars(config).pop("transformers_weights", None)
     return config
 
