@@ -28,6 +28,7 @@ from hrkd_cli.models.model_folder import model_fingerprint
 from hrkd_cli.models.model_source import check_folders
 from hrkd_cli.outputs import check_stage_output
 from hrkd_cli.settings import DistillSettings
+from hrkd_cli.training.checkpoint import Checkpointer
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.plan import check_trainable
 from hrkd_cli.training.stage_folder import (
@@ -100,13 +101,7 @@ def distill(
         path, student_data, settings, tokenizer=tokenizer, unlabeled=unlabeled, name=name, context=context
     )
     with run_folder(out, key=key, options=run_options, resume=resume, context=context) as checkpointer:
-        objective, fraction = setup.objective(checkpointer, out), settings.unlabelled_share
-        trainer = Trainer(
-            "distill", objective, settings, setup.plan, checkpointer, setup.dev, unlabeled_fraction=fraction
-        )
-        trainer.run()
-        if settings.extend is not None:
-            checkpointer.save(trainer.step)  # for --resume with a larger --max-drop
+        trainer = _train(setup, checkpointer, out)
         more = unlabeled.to_json() if unlabeled is not None else None
         result = _write_student(setup, trainer, path, start=start, sources=sources, unlabeled=more)
     context.on_event(StageDone("distill", str(out), result.steps, result.seconds, result.dev))
@@ -124,6 +119,17 @@ def _student_data(
     else:
         data, settings = extend_dataset(data, path, settings)
     return data, choose_size(data, settings, context.on_event)
+
+
+def _train(setup: DistillSetup, checkpointer: Checkpointer, out: Path) -> Trainer:
+    """Train the student until the plan ends or dev stalls."""
+    settings = setup.settings
+    objective, fraction = setup.objective(checkpointer, out), settings.unlabelled_share
+    trainer = Trainer("distill", objective, settings, setup.plan, checkpointer, setup.dev, unlabeled_fraction=fraction)
+    trainer.run()
+    if settings.extend is not None:
+        checkpointer.save(trainer.step)  # for --resume with a larger --max-drop
+    return trainer
 
 
 def _write_student(

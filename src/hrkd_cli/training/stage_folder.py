@@ -211,25 +211,38 @@ def write_model_folder(
     description = f"{description} {sum(p.numel() for p in trainer.model.parameters()) / 1e6:.1f} million parameters."
     card = model_card(title=title, description=description, heads=heads, scores=result.dev["domains"], **facts)
     (work / ModelFiles.readme).write_text(card, encoding="utf-8")
-    options = settings.to_json().items()
-    record = {
+    record = _run_record(trainer, dataset, result, models=models, sources=sources, unlabeled=unlabeled)
+    write_json(work / ModelFiles.run, record)
+    return result
+
+
+def _run_record(
+    trainer: Trainer,
+    dataset: Dataset,
+    result: TrainResult,
+    *,
+    models: Mapping[str, Any],
+    sources: Mapping[str, str],
+    unlabeled: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Return the content of ``hrkd.json``."""
+    options = trainer.settings.to_json().items()
+    return {
         "format": 1,
         "stage": trainer.stage,
         "options": {name: {"value": v, "from": sources.get(name, "default")} for name, v in options},
         "plan": asdict(trainer.plan),
         "models": dict(models),
         "data": {
-            "path": relative_path(dataset.path, checkpointer.out),
+            "path": relative_path(dataset.path, trainer.checkpointer.out),
             "fingerprint": dataset.fingerprint,
             **({"unlabelled": unlabeled} if unlabeled else {}),
         },
         "versions": package_versions(),
         "precision": str(trainer.context.precision.mode),
-        "key": checkpointer.header["key"],
+        "key": trainer.checkpointer.header["key"],
         "results": {name: value for name, value in result.to_json().items() if name != "out"},
     }
-    write_json(work / ModelFiles.run, record)
-    return result
 
 
 def run_key(**parts: Any) -> str:
