@@ -204,6 +204,9 @@ def test_a_branch_that_helps_is_saved_and_scored(tmp_path, teacher, late_words, 
     assert stored["results"]["best"]["dev"] == result.dev
     hrkd = json.loads((tmp_path / "s" / "config.json").read_text())["hrkd"]
     assert (hrkd["max_length"], hrkd["encoder_length"]) == (64, 8)
+    card = (tmp_path / "s" / "README.md").read_text()
+    assert "Pass it `truncation=True, max_length=8`." in card
+    assert "Texts are truncated to 64 tokens, of which the encoder reads the first 8." in card
     rows = late_words.split("books", "dev")
     predicted = Predictor(tmp_path / "s").predict(rows.texts, domain="books")
     accuracy = np.mean([one.label == label for one, label in zip(predicted, rows.labels, strict=True)])
@@ -263,6 +266,9 @@ def test_there_is_no_branch_where_it_is_not_wanted_or_possible(tmp_path, teacher
     assert not [text for text in notes if "wide branch" in text]
     assert not (tmp_path / "s" / "model_wide.safetensors").exists()
     assert "encoder_length" not in json.loads((tmp_path / "s" / "config.json").read_text())["hrkd"]
+    card = (tmp_path / "s" / "README.md").read_text()
+    assert "max_length=" not in card
+    assert "of which the encoder reads" not in card
 
 
 def test_a_branch_that_does_not_help_is_left_out(tmp_path, teacher, dataset, notes, monkeypatch):

@@ -57,6 +57,7 @@ def test_only_a_model_of_all_domains_keeps_the_posterior(student, split_data):
     )
     assert "domain_posterior" not in single["hrkd"]
     assert trimmed["hrkd"]["domain_posterior"] is True
+    assert 'model=".", truncation=True)' in (student.with_name("student-dvd") / "README.md").read_text()
     card = (student.with_name("student-trimmed") / "README.md").read_text()
     assert "A softmax over all outputs is the probability" in card
 
@@ -69,6 +70,9 @@ def test_a_wide_branch_is_reduced_with_its_student(tmp_path):
     data = write_splits(tmp_path / "raw", {"train": train, "dev": rows["dev"].texts})
     result = export(student, domain="dvd", trim_vocabulary=True, data=data, max_drop=100)
     assert result.vocabulary.after < result.vocabulary.before
+    card = (tmp_path / "student-dvd-trimmed" / "README.md").read_text()
+    assert f'model=".", truncation=True, max_length={MAX_LENGTH})' in card
+    assert f"Texts are truncated to 64 tokens, of which the encoder reads the first {MAX_LENGTH}." in card
     assert max(len(one) for one in TorchBackend(result.out).tokenizer.encode(train)) > MAX_LENGTH
     expected = Predictor(student).logits(train)[:, [2, 3]]
     for model in (result.out, f"{result.out}/{FP32}"):

@@ -87,9 +87,9 @@ def model_card(
         heads: its domain heads.
         scores: dev scores by domain, each with ``n``, ``accuracy`` and ``macro_f1``; empty if unknown.
         single_domain: the domain of a single-domain export; None for all heads.
-        **facts: other variables of ``templates/model.md.j2``: ``max_length``, ``truncate`` and ``domain_posterior``
-            (see ``save_model``); for a trimmed vocabulary also ``student_scores``, ``gate`` (drop and max_drop) and
-            ``vocabulary``.
+        **facts: other variables of ``templates/model.md.j2``: ``max_length``, ``truncate``, ``encoder_length`` and
+            ``domain_posterior`` (see ``save_model``); for a trimmed vocabulary also ``student_scores``, ``gate`` (drop
+            and max_drop) and ``vocabulary``.
     """
     from huggingface_hub import EvalResult, ModelCardData
 

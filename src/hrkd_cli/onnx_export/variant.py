@@ -140,11 +140,12 @@ def variant_card(
 ) -> str:
     """Return the README.md of a variant; ``gate_result`` covers trimming and quantization together."""
     spec, domain = model.spec, settings.domain
+    entry = spec.config.get("hrkd") or {}
     what = [f"Made from the student {code_span(settings.student.resolve().name)} with hrkd-cli."]
     if domain is not None:
         labels = html.escape(", ".join(spec.all_heads.labels[domain]), quote=False)
         what.append(f"It has only the head of the domain {code_span(domain)}, with one output per label ({labels}).")
-        what += ["Its logits are the student's."] if report is None else []
+        what += ["Its logits are the student's."] if report is None and not entry.get("encoder_length") else []
     trimming: dict[str, Any] = {}
     if report is not None and gate is not None:
         what.append(f"Vocabulary trimmed from {report.before:,} to {report.after:,} tokens.")
@@ -161,7 +162,8 @@ def variant_card(
         scores=scores,
         max_length=spec.max_length,
         truncate=Truncate(spec.truncate),
-        domain_posterior=(spec.config.get("hrkd") or {}).get("domain_posterior"),
+        domain_posterior=entry.get("domain_posterior"),
+        encoder_length=entry.get("encoder_length"),
         single_domain=domain,
         **trimming,
     )
