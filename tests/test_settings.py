@@ -29,7 +29,7 @@ def test_impossible_values_are_refused(options, words):
         ({"hidden_weight": 0, "prediction_weight": 0}, "no loss is left"),
         ({"temperature": 0}, "--temperature: 0 is not above 0"),
         ({"held_back": 0.2}, "--held-back: it requires --graph learned"),
-        ({"method": "labels", "unlabelled": "x"}, "--unlabelled: only labels are learned from"),
+        ({"method": "labels", "unlabelled": "x"}, "--unlabelled: texts without labels need a loss"),
         ({"hierarchy": True}, "--hierarchy: --graph uniform does not use prototypes"),
         ({"graph": "learnt"}, "--graph: 'learnt' is not one of"),
     ],

@@ -1,8 +1,8 @@
-"""Distill a multi-domain text classifier into a student for edge CPUs.
+"""Distill a multi-domain text classifier into a student for CPUs.
 
 Every command has a function of the same name (``evaluate`` for ``eval``), imported on first use::
 
-    from hrkd_cli import prepare, teach, distill, evaluate, export, report, Predictor
+    from hrkd_cli import prepare, teach, distill, evaluate, export, report, push, Predictor
 """
 
 from __future__ import annotations

@@ -24,6 +24,13 @@ _model = partial(
     "Exported onnx folder or .onnx file (no torch needed), or a model folder or hub id (torch weights).",
     metavar="MODEL",
 )
+_batch_size = partial(
+    option,
+    None,
+    "Texts per forward pass. The answers of an int8 file depend a little on the other texts in a batch.",
+    metavar="N",
+    bounds=AT_LEAST_1,
+)
 _threads = partial(option, None, "CPU threads.", metavar="N", bounds=AT_LEAST_1)
 
 
@@ -31,7 +38,7 @@ _threads = partial(option, None, "CPU threads.", metavar="N", bounds=AT_LEAST_1)
 class SharedOptions(Settings):
     """Options that every command has."""
 
-    json: bool = shared_option(False, "Write one JSON object to stdout, and nothing else.")
+    json: bool = shared_option(False, "Write the result as JSON to stdout, and nothing else.")
     quiet: bool = shared_option(False, "Show results, warnings and errors only.", short="-q")
     verbose: bool = shared_option(False, "Show every step and the logs of libraries.", short="-v")
     config: Path | None = shared_option(
@@ -48,12 +55,12 @@ class PrepareSettings(Settings):
 
     source: str = _argument(
         MISSING,
-        "A file with a domain column; a folder with one file or one folder per domain; GLUE's MNLI folder; or the id "
-        "of a dataset on the hub.",
+        "A file; a folder (one file or folder per domain, split or label); the id of a dataset on the hub; or sample, "
+        "the built-in data.",
         metavar="SOURCE",
     )
     out: Path = output_option(layout.DATASET_OUT)
-    format: SourceFormat = option(SourceFormat.AUTO, "Layout of the source; auto detects it.")
+    format: SourceFormat = option(SourceFormat.AUTO, "Format or layout of the source; auto detects it.")
     dev: float = _fraction("Fraction of the rows for dev, if the source has no dev split.")
     test: float = _fraction("Fraction of the rows for test, if the source has no test split.")
     few_shot: float | None = option(
@@ -141,8 +148,8 @@ class EvalSettings(Settings):
     )
     fallback: str | None = option(
         None,
-        "Also show how accurate the first model is if this one, such as the teacher, answers what the first is not "
-        "certain of.",
+        "A larger model, such as the teacher: also show the accuracy if it answers the texts on which the first model "
+        "is uncertain.",
         metavar="MODEL",
     )
     threads: int | None = _threads(default_text="one per CPU core")
@@ -217,13 +224,7 @@ class ExportArguments(ExportSettings):
 class PredictorSettings(Settings):
     """Options of the commands that open a predictor."""
 
-    batch_size: int | None = option(
-        None,
-        "Texts per forward pass. The answers of an int8 file depend a little on the other texts in a batch.",
-        metavar="N",
-        bounds=AT_LEAST_1,
-        default_text="1 for ONNX files and stdin, 32 for model folders",
-    )
+    batch_size: int | None = _batch_size(default_text="1 for ONNX files, 32 for model folders")
     min_confidence: float | None = option(
         None,
         'Mark answers with a probability below P, 0 to 1, with "abstain": true.',
@@ -274,6 +275,7 @@ class PredictSettings(PredictorSettings):
         default_text="JSON lines on stdout",
     )
     force: bool = shared_option(False, "Replace the file of --output.")
+    batch_size: int | None = _batch_size(default_text="1 for ONNX files and stdin, 32 for model folders")
     self_check: bool = option(
         False, "Repeat the predictions stored in an exported folder; exit code 1 if they differ on this machine."
     )

@@ -99,7 +99,9 @@ def atomic_folder(out: Path, *, resume: bool = False) -> Iterator[Path]:
             raise
     # The result is complete: from here on nothing removes it.
     if target.exists() and not existed:
-        raise OutputError(f"{out} appeared while it was being written, and stays; the finished result is in {work}")
+        raise OutputError(
+            f"{out} was made by another program in the meantime and was not replaced; the finished result is in {work}"
+        )
     try:
         _replace_folder(target, work)
     except OSError as error:

@@ -180,7 +180,7 @@ class DistillSettings(TrainingSettings):
     """Options that a ``distill`` run records.
 
     The 10 epochs are the paper's. The learning rate is higher: the paper's 5e-5 leaves a small student
-    undertrained (docs/results.md).
+    undertrained (docs/ablations.md).
     """
 
     student: str | None = option(
@@ -240,7 +240,7 @@ class DistillSettings(TrainingSettings):
     )
     augment: int | None = _text(
         None,
-        "Texts per train row to mix from train texts, to learn the teacher's answers on.",
+        "Mixed texts per train row: parts of train texts, for which the teacher's predictions are the target.",
         metavar="N",
         bounds=AT_LEAST_0,
         default_text="3 to 10 with up to 1,000 train rows, else 0; 0 with --unlabelled",
@@ -342,14 +342,19 @@ class DistillSettings(TrainingSettings):
                 f"{option_name(unused[0])}: it {'requires' if self.extend is None else 'excludes'} --extend; remove it"
             )
         elif self.extend is not None and (self.method is not Method.LABELS or self.init is Init.RANDOM):
-            problem = "--extend: it learns from labels, from the student's own weights; remove --method and --init"
+            problem = (
+                "--extend: it continues from the student's weights with --method labels; remove --method and --init"
+            )
         elif self.means is Means.RELEASED and self.cache_teacher is CacheTeacher.ON:
             problem = "--cache-teacher on: --means released uses padding, which is not cached; remove one of them"
         elif not has_loss:
             hidden = "" if self.method is Method.LOGITS else "--hidden-weight 0 "
             problem = f"{hidden}--prediction-weight 0: no loss is left; set at least one loss weight above 0"
         elif self.unlabelled is not None and not uses_teacher and self.extend is None:
-            problem = "--unlabelled: only labels are learned from, and these texts have none; remove it"
+            problem = (
+                "--unlabelled: texts without labels need a loss that compares with the teacher; remove it, or choose "
+                "--method hrkd or logits"
+            )
         elif self.augment and not self.can_augment:
             problem = "--augment: it excludes --unlabelled, --extend, --graph learned and learning from labels only"
         elif self.new_domains is not None and self.unlabelled is None:

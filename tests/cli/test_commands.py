@@ -66,7 +66,7 @@ def test_prepare_shows_counts_dropped_rows_and_the_next_step(hrkd, engines):
     ran = hrkd("prepare", "raw", "--out", "o")
     assert "books   1,600  200   200                400 / 1,900  neg 1,000, pos 1,000" in ran.out
     assert "not used: 5 rows, empty text (a.csv:7, a.csv:9, ...)" in ran.err
-    assert "next: hrkd teach --model MODEL --data o" in ran.err
+    assert "next: hrkd distill --teacher ENCODER --data o" in ran.err
 
 
 @pytest.mark.parametrize(

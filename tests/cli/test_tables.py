@@ -120,11 +120,11 @@ def test_the_note_on_baselines_tells_the_margins_and_what_to_do_if_one_is_not_be
     result = {"best": {"dev": {"average": {"accuracy": 0.9}}}}
     assert tables.baseline_note(result) is None
     beaten = {**result, "baselines": {"words": 0.85, "frozen": 0.888}}
-    assert tables.baseline_note(beaten) == "dev accuracy 90.0%: +5.0 points over words and +1.2 points over frozen"
+    assert tables.baseline_note(beaten) == "dev accuracy 90.0%: 5.0 points above words, 1.2 points above frozen"
     behind = {**result, "baselines": {"words": 0.925}}
-    assert tables.baseline_note(behind).startswith("dev accuracy 90.0%: -2.5 points over words; try more labeled")
+    assert tables.baseline_note(behind).startswith("dev accuracy 90.0%: 2.5 points below words; try more labeled")
     perfect = {"best": {"dev": {"average": {"accuracy": 1.0}}}, "baselines": {"words": 1.0}}
-    assert tables.baseline_note(perfect) == "dev accuracy 100.0%: +0.0 points over words"
+    assert tables.baseline_note(perfect) == "dev accuracy 100.0%: equal to words"
 
 
 def test_calibration_errors_are_shown_before_and_after_and_certain_answers_in_a_table():

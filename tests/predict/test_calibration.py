@@ -61,15 +61,17 @@ def test_the_lowest_threshold_that_promises_the_target_is_found():
 def test_a_target_that_dev_does_not_promise_says_how_many_rows_would():
     # With 2 wrong of 100: 1.96^2 * 0.98 * 0.02 / 0.01^2 = 752.95 rows above the threshold, half of all rows.
     calibration = read(ENTRY | {"thresholds": {"given": [promise(0.6, 0.93, accuracy=0.98)]}})
-    message = r"--target-accuracy 97: the 500 dev rows of the export promise at most 93\.0; it would take about 1,506, "
+    message = (
+        r"--target-accuracy 97: the 500 dev rows of the export support at most 93\.0; export again with about 1,506 "
+    )
     with pytest.raises(ModelError, match=message):
         calibration.find_threshold(0.97, "given")
     # Without an error, ln 0.025 / ln 0.99 = 367.04 rows.
     calibration = read(ENTRY | {"thresholds": {"given": [promise(0.6, 0.93, accuracy=1.0)]}})
-    with pytest.raises(ModelError, match="it would take about 735,"):
+    with pytest.raises(ModelError, match="export again with about 735 "):
         calibration.find_threshold(0.99, "given")
     calibration = read(ENTRY | {"thresholds": {"given": [promise(0.6, 0.93, accuracy=0.96)]}})
-    with pytest.raises(ModelError, match=r"promise at most 93\.0; more would not help"):
+    with pytest.raises(ModelError, match=r"support at most 93\.0; more would not help"):
         calibration.find_threshold(0.97, "given")
-    with pytest.raises(ModelError, match="no threshold promises anything; export with"):
+    with pytest.raises(ModelError, match="the dev rows of the export support no target; export again"):
         calibration.find_threshold(0.99, "auto")

@@ -300,7 +300,7 @@ def test_a_target_accuracy_uses_the_threshold_of_given_or_unknown_domains(studen
     # Torch weights have the thresholds of the fp32 file.
     torch = Predictor(tmp_path / "student", target_accuracy=95).predict(TEXTS, domain="dvd")
     assert [p.abstain for p in torch] == [p.abstain for p in target.predict(TEXTS, domain="dvd")]
-    with pytest.raises(ModelError, match=r"promise at most 97\.0"):
+    with pytest.raises(ModelError, match=r"support at most 97\.0"):
         Predictor(onnx, target_accuracy=99).predict(TEXTS)
     with pytest.raises(ModelError, match="has no thresholds, because it was exported without dev data"):
         Predictor(student / "onnx", target_accuracy=95)

@@ -114,7 +114,9 @@ class PlainHelpCommand(TyperCommand):
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             if record := parameter.get_help_record(ctx):
-                default_title = "Arguments" if parameter.param_type_name == "argument" else "Shared options"
+                default_title = "Shared options"
+                if parameter.param_type_name == "argument":  # without its type in Python
+                    default_title, record = "Arguments", (str(parameter.metavar), record[1])
                 title = getattr(parameter, "rich_help_panel", None) or default_title
                 sections.setdefault(title, []).append(record)
         for title, records in sections.items():

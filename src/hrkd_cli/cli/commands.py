@@ -56,7 +56,7 @@ def prepare(console: Console, options: PrepareSettings) -> None:
     console.write_result(result.to_json(), tables.prepare_tables(result.to_json()))
     console.write_note(f"dataset: {result.out}")
     data = _flag_unless_default("--data", options.out, layout.DATASET_OUT)
-    console.write_note(f"next: hrkd teach --model MODEL{data}")
+    console.write_note(f"next: hrkd distill --teacher ENCODER{data}")
 
 
 @command(

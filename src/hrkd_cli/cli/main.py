@@ -45,7 +45,7 @@ def root(
     ] = False,
     help: Annotated[bool, typer.Option("-h", "--help", help="Show this message and exit.")] = False,
 ) -> None:
-    """Distill a multi-domain text classifier into a small student for edge CPUs."""
+    """Distill a multi-domain text classifier into a small student for CPUs."""
     if install_completion:
         sys.stdout.write(install() + "\n")
         raise typer.Exit

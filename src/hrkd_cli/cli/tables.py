@@ -66,9 +66,16 @@ def baseline_note(result: Json) -> str | None:
     if not baselines:
         return None
     margins = {name: 100 * (accuracy - other) for name, other in baselines.items()}
-    comparison = " and ".join(f"{margin:+.1f} points over {name}" for name, margin in margins.items())
+    comparison = ", ".join(f"{_describe_margin(margin)} {name}" for name, margin in margins.items())
     advice = "" if accuracy == 1 or min(margins.values()) > 0 else f"; {_ADVICE}"
     return f"dev accuracy {percent(accuracy)}%: {comparison}{advice}"
+
+
+def _describe_margin(margin: float) -> str:
+    """Return a difference in points in words, without what it is compared with."""
+    if round(margin, 1) == 0:
+        return "equal to"
+    return f"{abs(margin):.1f} points {'above' if margin > 0 else 'below'}"
 
 
 _SURE = 0.95  # probability of an answer that makes another label a likely error

@@ -127,7 +127,7 @@ def check_untrained(
     Raises:
         HrkdError: the distillation would fail after the teacher was trained.
     """
-    on_event(Progress("trying out encoder and student"))
+    on_event(Progress("checking encoder and student"))
     heads = DomainHeads.build(dataset.labels)
     teacher, pretrained = load_classifier(path, heads, role="teacher"), load_tokenizer(path, "teacher")
     init = settings.init or Init.TEACHER

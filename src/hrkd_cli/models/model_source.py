@@ -38,10 +38,7 @@ def resolve_model(model: str | Path, role: str = "model", *, download: bool = Tr
     if not any((path / name).is_file() for name in (ModelFiles.weights, ModelFiles.weights_index)):
         hint = "its download or copy may be incomplete"
         if pickles := sorted(p.name for p in path.glob("*.bin")):
-            hint = (
-                f"only {pickles[0]}, a pickle, which hrkd never opens; convert it with transformers' "
-                "save_pretrained(safe_serialization=True)"
-            )
+            hint = f"only {pickles[0]}, a pickle, which hrkd never opens; convert it with transformers' save_pretrained"
         if any(path.rglob("*.onnx")):
             hint = "only ONNX files, which hrkd does not train; give the folder that they were exported from"
         raise ModelError(f"{role} {model}: no weights ({ModelFiles.weights}): {hint}")

@@ -182,7 +182,8 @@ def build_student(
         sources = (*layers, teacher.config.num_hidden_layers)[: student.config.num_hidden_layers]
         student.load_state_dict(prune_weights(teacher, student, sources, _same_outputs(teacher_heads, heads)))
         width = "" if shape.width == teacher.config.hidden_size else f", narrowed to {shape.width}"
-        note(f"student {shape}: starts from the teacher's layers {', '.join(map(str, layers))}{width}")
+        word = "layer" if len(layers) == 1 else "layers"
+        note(f"student {shape}: starts from the teacher's {word} {', '.join(map(str, layers))}{width}")
     if has_pooling_layer(student.config):
         set_pooling_layer(student)
     return student

@@ -1,6 +1,6 @@
 """Graph rewrites that replace operators of a traced encoder with fewer and cheaper ones that give the same logits.
 
-They use standard operators only, so every runtime opens the result. docs/performance.md lists their effects. A
+They use standard operators only, so every runtime opens the result. docs/ablations.md lists their effects. A
 rewrite matches a pattern that the exporter writes, and skips what it does not match.
 """
 

@@ -86,18 +86,20 @@ class Calibration:
         """
         entries = self.thresholds.get(domain) or []
         if not entries:
-            raise ModelError("--target-accuracy: no threshold promises anything; export with (more) dev rows (--data)")
+            raise ModelError(
+                "--target-accuracy: the dev rows of the export support no target; export again with more (--data)"
+            )
         if enough := [entry["threshold"] for entry in entries if entry["lower_bound"] >= target]:
             return min(enough)
         most = max(entry["lower_bound"] for entry in entries)
         rows = [needed for entry in entries if (needed := _rows_needed(entry, target))]
         advice = (
-            f"it would take about {min(rows):,}, and an export with them (--data)"
+            f"export again with about {min(rows):,} (--data)"
             if rows
             else "more would not help, because even its most confident answers are less accurate on them"
         )
         raise ModelError(
-            f"--target-accuracy {100 * target:g}: the {self.rows:,} dev rows of the export promise at most "
+            f"--target-accuracy {100 * target:g}: the {self.rows:,} dev rows of the export support at most "
             f"{100 * most:.1f}; {advice}"
         )
 

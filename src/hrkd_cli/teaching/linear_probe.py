@@ -19,7 +19,7 @@ from hrkd_cli.evaluation.metrics import is_more_accurate
 from hrkd_cli.events import Note, Progress
 from hrkd_cli.formatting import percent
 from hrkd_cli.models.loading import output_layer
-from hrkd_cli.models.mean_pooling import POOLED, with_pooling_layer
+from hrkd_cli.models.mean_pooling import POOLED, has_pooling_layer, with_pooling_layer
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.dev_scoring import predict_split
@@ -95,7 +95,8 @@ def _fit_probe(
     To all outputs of a domain, it adds those of another probe, which tells the domains apart. That changes no softmax
     over a domain's own labels, and the softmax over all outputs starts close to p(domain, label | text).
     """
-    context.on_event(Progress("linear probe of the encoder"))
+    inputs_read = ", mean of all tokens" if has_pooling_layer(model.config) else ""
+    context.on_event(Progress(f"linear probe of the encoder{inputs_read}"))
     inputs, dev_inputs = (_head_inputs(model, split, context) for split in (train, dev))
     scale = torch.cat([rows.flatten() for rows in inputs.values()]).square().mean().sqrt()
     size = next(iter(inputs.values())).shape[1]

@@ -20,7 +20,7 @@ from hrkd_cli.training.tokenized_split import TokenizedSplit
 StepRows = Mapping[str, Sequence[int]]  # row indices of a step by domain
 RowRef = tuple[str, int]  # domain, row index
 
-# Padding that another length bucket must save on a CPU to be worth a forward pass (docs/performance.md).
+# Padding that another length bucket must save on a CPU to be worth a forward pass (docs/ablations.md).
 MIN_SAVED_TOKENS = 128.0
 MIN_SAVED_FRACTION = 0.1
 MAX_BUCKET_TOKENS = 1024  # padded tokens of a bucket on a CPU, which bound the memory of a step
