@@ -58,6 +58,17 @@ def test_a_wrong_link_is_found(page, target, what):
     assert problem(page, target) == what
 
 
+@pytest.mark.parametrize("page", [page for page in pages() if page != "CHANGELOG.md"])
+def test_the_headings_of_a_page_differ(page):
+    found = anchors(ROOT / page)
+    assert {anchor for anchor in found if found.count(anchor) > 1} == set()
+
+
+def test_equal_headings_are_found(tmp_path):
+    (tmp_path / "page.md").write_text("# Reviews\n\n## Other\n\n### Reviews\n")
+    assert anchors(tmp_path / "page.md") == ["reviews", "other", "reviews"]
+
+
 def test_the_project_urls_lead_to_files():
     urls = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
     assert {url: problem("README.md", url) for url in urls.values()} == dict.fromkeys(urls.values())

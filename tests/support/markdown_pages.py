@@ -51,13 +51,12 @@ def links(page: str) -> list[str]:
     return [*map(str, filter(None, targets)), *re.findall(r'(?:src|srcset|href)="([^"]+)"', html)]
 
 
-def anchors(page: Path) -> set[str]:
-    """Return the anchors of a page's headings, as GitHub makes them."""
+def anchors(page: Path) -> list[str]:
+    """Return the anchors of a page's headings, as GitHub makes them; those of equal headings are equal."""
     tokens = _MARKDOWN.parse(page.read_text(encoding="utf-8"))
-    found: list[str] = []
+    found = []
     for heading, inline in pairwise(tokens):
         if heading.type == "heading_open":
             text = "".join(child.content for child in inline.children or ())
-            slug = re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
-            found.append(slug if slug not in found else f"{slug}-{found.count(slug)}")
-    return set(found)
+            found.append(re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-"))
+    return found
