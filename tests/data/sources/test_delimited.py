@@ -115,6 +115,12 @@ def test_backslashes_before_quotes_and_single_quotes_are_detected_and_noted(tmp_
     assert notes == [f"{tmp_path}/all.csv: fields are in single quotes"]
 
 
+def test_backslashes_before_quotes_are_detected_after_thousands_of_rows_without(tmp_path, read):
+    content = HEADER + "plain,x,d\n" * 9000 + '"a \\"good\\", old one",y,d\n'
+    raw, _ = read(write_file(tmp_path / "all.csv", content))
+    assert text_label_domain(raw)[-1] == ('a "good", old one', "y", "d")
+
+
 def test_backslashes_and_apostrophes_in_well_quoted_fields_are_text(tmp_path, read):
     content = HEADER + '"in C:\\dir\\",x,d\n"say \\""hi\\""",y,d\n\'tis,x,d\n'
     raw, notes = read(write_file(tmp_path / "all.csv", content))

@@ -15,7 +15,7 @@ from hrkd_cli.errors import DataError
 
 # The csv module's default is 128 KiB; this is the largest value that all platforms accept.
 _MAX_FIELD_SIZE = 2**31 - 1
-_SAMPLE_SIZE = 1 << 16
+_SAMPLE_SIZE = 1 << 20
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _QUOTINGS = {"\\": "quotation marks in fields follow a backslash", "'": "fields are in single quotes"}
 
