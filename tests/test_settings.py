@@ -32,11 +32,28 @@ def test_impossible_values_are_refused(options, words):
         ({"method": "labels", "unlabelled": "x"}, "--unlabelled: texts without labels need a loss"),
         ({"hierarchy": True}, "--hierarchy: --graph uniform does not use prototypes"),
         ({"graph": "learnt"}, "--graph: 'learnt' is not one of"),
+        ({"hidden_weight": 0, "attention_weight": 2}, "--attention-weight: it requires a hidden-state loss; remove it"),
+        ({"method": "logits", "hidden_weight": 5}, "--hidden-weight: it requires a hidden-state loss; remove it"),
+        ({"method": "labels", "prediction_weight": 3}, "--prediction-weight: it requires a prediction loss; remove it"),
+        ({"prediction_weight": 0, "temperature": 2}, "--temperature: it requires a prediction loss; remove it"),
+        ({"extend": "student", "method": "labels", "prediction_weight": 3}, "--prediction-weight: it requires"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options, words):
     with pytest.raises(UsageError, match=words):
         DistillSettings(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"hidden_weight": 0, "attention_weight": 0},
+        {"method": "logits", "hidden_weight": 0, "temperature": 2},
+        {"extend": "student", "method": "labels", "temperature": 2},
+    ],
+)
+def test_weights_of_0_and_the_temperature_of_a_retention_loss_are_accepted(options):
+    assert DistillSettings(**options).extend == options.get("extend")
 
 
 @pytest.mark.parametrize("share", [0, 1, -0.5, 2, float("nan")])

@@ -170,9 +170,9 @@ class TeachArguments(TeachSettings):
             )
 
 
-# Options that change nothing with --extend, or only with it.
+# Options that change nothing with --extend.
 NOT_EXTENDING = ("student", "new_domains", "probe", "teacher_epochs", "teacher_learning_rate")
-ONLY_EXTENDING = ("retention_weight", "max_drop")
+LOSS_WEIGHTS = ("hidden_weight", "attention_weight", "prediction_weight")  # 0 is right also where a loss is not used
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -330,18 +330,9 @@ class DistillSettings(TrainingSettings):
         uses_prototypes = graph in PROTOTYPE_GRAPHS
         uses_teacher = self.compares_layers or self.compares_predictions
         has_loss = uses_teacher or self.label_weight or self.method is Method.LABELS
-        defaults = {name: definition.default for name, definition in options_of(type(self)).items()}
-        learned_graph_options = ("graph_every", "graph_learning_rate", "held_back")
-        changed = [name for name in learned_graph_options if getattr(self, name) != defaults[name]]
-        unused = [
-            n for n in (ONLY_EXTENDING if self.extend is None else NOT_EXTENDING) if getattr(self, n) != defaults[n]
-        ]
-        problem = None
-        if unused:
-            problem = (
-                f"{option_name(unused[0])}: it {'requires' if self.extend is None else 'excludes'} --extend; remove it"
-            )
-        elif self.extend is not None and (self.method is not Method.LABELS or self.init is Init.RANDOM):
+        if problem := _describe_unused_option(self):
+            raise UsageError(problem)
+        if self.extend is not None and (self.method is not Method.LABELS or self.init is Init.RANDOM):
             problem = (
                 "--extend: it continues from the student's weights with --method labels; remove --method and --init"
             )
@@ -369,12 +360,27 @@ class DistillSettings(TrainingSettings):
             problem = "--hidden-weight 0: the graph weights hidden-state losses only; remove --graph and --hierarchy"
         elif has_graph and self.hierarchy and not uses_prototypes:
             problem = f"--hierarchy: --graph {graph} does not use prototypes; use --graph learned or frozen"
-        elif changed and self.graph is not Graph.LEARNED:
-            problem = f"{option_name(changed[0])}: it requires --graph learned; remove it"
-        elif self.instance_weights is not InstanceWeights.NONE and not self.compares_layers:
-            problem = "--instance-weights: it requires a hidden-state loss; remove it"
         if problem:
             raise UsageError(problem)
+
+
+def _describe_unused_option(settings: DistillSettings) -> str | None:
+    """Return a message on the first option that was changed but has no effect together with the others."""
+    required = [
+        (settings.extend is not None, "--extend", ("retention_weight", "max_drop")),
+        (settings.graph is Graph.LEARNED, "--graph learned", ("graph_every", "graph_learning_rate", "held_back")),
+        (settings.compares_layers, "a hidden-state loss", ("hidden_weight", "attention_weight", "instance_weights")),
+        (settings.compares_predictions, "a prediction loss", ("prediction_weight",)),
+        (settings.compares_predictions or settings.extend is not None, "a prediction loss", ("temperature",)),
+    ]
+    unused = [(name, f"requires {what}") for is_met, what, names in required if not is_met for name in names]
+    if settings.extend is not None:
+        unused += [(name, "excludes --extend") for name in NOT_EXTENDING]
+    for name, reason in unused:
+        unset = {options_of(type(settings))[name].default, 0.0 if name in LOSS_WEIGHTS else None}
+        if getattr(settings, name) not in unset:
+            return f"{option_name(name)}: it {reason}; remove it"
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)

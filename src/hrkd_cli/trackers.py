@@ -52,7 +52,7 @@ class RunTracker:
     def _log(self, event: Event) -> None:
         if isinstance(event, StageStarted):
             self.client = _CLIENTS[self.tracker](f"{Path(event.out).name}-{event.run_id}", event)
-            self.on_event(Note(f"{self.tracker}: {self.client.place}"))
+            self.on_event(Note(f"{self.tracker}: {self.client.location}"))
         client = self.client
         if client is None:
             return
@@ -86,9 +86,9 @@ def _values(event: StepDone | DevScored) -> dict[str, Any]:
 
 
 class _Client(Protocol):
-    """A run of a tracker; ``place`` tells where to look at it."""
+    """A run of a tracker; ``location`` tells where to look at it."""
 
-    place: str
+    location: str
 
     def log(self, values: Numbers, step: int) -> None: ...
 
@@ -100,7 +100,7 @@ class _TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         folder = Path(run.out).parent / TENSORBOARD_RUNS / name
-        self.place, self.options = f"tensorboard --logdir {folder.parent}", run.options
+        self.location, self.options = f"tensorboard --logdir {folder.parent}", run.options
         resumed = {"purge_step": run.first_step + 1} if run.first_step else {}
         self.writer: Any = SummaryWriter(str(folder), **resumed)
         self.writer.add_text("options", f"```json\n{json.dumps(dict(run.options), indent=2)}\n```")
@@ -130,7 +130,7 @@ class _Wandb:
             config=dict(run.options),
             settings=wandb.Settings(console="off", silent=True),
         )
-        self.place = f"wandb sync {Path(self.run.dir).parent}" if self.run.offline else self.run.url
+        self.location = f"wandb sync {Path(self.run.dir).parent}" if self.run.offline else self.run.url
 
     def log(self, values: Numbers, step: int) -> None:
         self.run.log(values, step=step)
@@ -152,7 +152,7 @@ class _MLflow:
         self.run = mlflow.start_run(run_id=run_id, run_name=name, nested=True)
         if not earlier:
             mlflow.log_params(dict(run.options))
-        self.place = f"run {name} in {mlflow.get_tracking_uri()}"
+        self.location = f"run {name} in {mlflow.get_tracking_uri()}"
 
     def log(self, values: Numbers, step: int) -> None:
         self.mlflow.log_metrics(values, step=step)
@@ -170,7 +170,7 @@ class _Trackio:
         self.trackio, self.step = trackio, run.first_step
         with contextlib.redirect_stdout(None):
             trackio.init(project=PROJECT, name=name, config=dict(run.options), resume="allow")
-        self.place = f"trackio show --project {PROJECT}"
+        self.location = f"trackio show --project {PROJECT}"
 
     def log(self, values: Numbers, step: int) -> None:
         self.step = step

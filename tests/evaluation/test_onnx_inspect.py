@@ -27,8 +27,11 @@ def node(kind, *inputs):
         ([node("MatMulNBits"), node("MatMulInteger")], [("w", TensorProto.UINT8)], "int4"),
     ],
 )
-def test_precision_follows_from_operators_and_weights(nodes, initializers, name):
-    assert weight_precision(graph(nodes, initializers)) == name
+def test_precision_is_the_recorded_one_or_follows_from_operators_and_weights(nodes, initializers, name):
+    model = graph(nodes, initializers)
+    assert weight_precision(model) == name
+    helper.set_model_props(model, {"hrkd.precision": "bf16"})
+    assert weight_precision(model) == "bf16"
 
 
 def test_only_gathers_of_8_bit_tables_count_as_quantized():

@@ -35,7 +35,7 @@ ROWS = {
 
 
 def answers(confidences, correct):
-    return Answers(np.array(confidences), np.array(correct, dtype=bool), np.array([]))
+    return Answers(np.array(confidences), np.array(correct, dtype=bool), np.array([]), {})
 
 
 def confidence(calibration, *, find_domains=False):

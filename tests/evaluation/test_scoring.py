@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 
 from hrkd_cli.data.dataset import Dataset, TextRows
-from hrkd_cli.errors import DataError, ModelError, UsageError
+from hrkd_cli.errors import DataError, ModelError
 from hrkd_cli.evaluation.evaluate import ModelResult
 from hrkd_cli.evaluation.metrics import score_domain
+from hrkd_cli.evaluation.reliability import judge_without_domain
 from hrkd_cli.evaluation.scoring import (
     agreement,
     best_labels,
     count_domains,
-    labels_without_domain,
     match_heads,
     predict_logits,
     select_split,
@@ -115,8 +115,8 @@ def spec_of(labels, **entry):
 
 def without_domains(spec, probabilities):
     logits = {domain: np.log(np.array(rows, dtype=np.float32)) for domain, rows in probabilities.items()}
-    labels, domains = labels_without_domain(logits, spec.heads, spec, "m")
-    return tuple({name: own.tolist() for name, own in found.items()} for found in (labels, domains))
+    answers = judge_without_domain(logits, {name: [""] * len(own) for name, own in logits.items()}, spec)
+    return tuple({name: own.tolist() for name, own in found.items()} for found in (answers.labels, answers.domains))
 
 
 def test_labels_without_the_domain_are_those_of_all_domains_if_they_are_the_same():
@@ -135,9 +135,6 @@ def test_a_label_of_another_domain_is_wrong_if_domains_have_different_labels():
 def test_no_domains_are_found_by_a_model_that_was_not_trained_to_find_them():
     rows = {"a": [[0.1, 0.9, 0.6, 0.3]]}
     assert without_domains(spec_of({"a": ["no", "yes"], "b": ["no", "yes"]}), rows) == ({"a": ["yes"]}, {})
-    message = "--domain auto: m was not trained to find the domain of a text, .*; leave the option out, or train"
-    with pytest.raises(UsageError, match=message):
-        without_domains(spec_of({"a": ["no", "yes"], "b": ["maybe", "yes"]}), rows)
 
 
 def test_a_confusion_matrix_of_domains_counted_by_hand():

@@ -4,6 +4,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from hrkd_cli.evaluation.onnx_inspect import count_parameters
 from hrkd_cli.events import Note
 from hrkd_cli.models.loading import load_classifier
 from hrkd_cli.models.mean_pooling import with_pooling_layer
@@ -153,7 +154,10 @@ def test_a_pooling_layer_costs_one_mean(tmp_path):
     counts = rewrite_file(tmp_path / "model.onnx")
     assert counts["first_token"] == 1
     assert check_parity(torch_model, tmp_path / "model.onnx") < 2e-5
-    graph, last = onnx.load(tmp_path / "model.onnx").graph, pooled.config.num_hidden_layers - 1
+    model = onnx.load(tmp_path / "model.onnx")
+    norms = 4 * classifier.config.hidden_size  # the only constants that the graph has
+    assert count_parameters(model) == torch_model.parameters + norms
+    graph, last = model.graph, pooled.config.num_hidden_layers - 1
     own = [node for node in graph.node if f"layer.{last}" in node.name]
     constants = {tensor.name for tensor in graph.initializer}
     products = [node for node in own if node.op_type in ("MatMul", "Gemm")]

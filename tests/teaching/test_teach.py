@@ -105,6 +105,24 @@ def test_the_loss_is_the_sum_of_the_domains_cross_entropies(
     assert by_kind == pytest.approx(expected, rel=1e-5)
 
 
+def test_class_weights_multiply_the_label_loss_of_each_row(encoder, dataset):
+    heads, weights = DomainHeads.build(dataset.labels), torch.tensor([[0.25, 4.0], [1.0, 3.0]])
+    torch.manual_seed(0)
+    model = load_classifier(encoder, heads).eval()
+    rows = tokenize_split(dataset, "train", ModelTokenizer(model, load_tokenizer(encoder), 16))
+    settings = TeachSettings(class_weights="balanced", domain_weight=0)
+    context = TrainContext.start(settings)
+    balanced = FineTuningObjective(model, rows, heads, settings, context)
+    torch.testing.assert_close(balanced.class_weights, rows.class_weights(heads, settings.class_weights))
+    balanced.class_weights = weights
+    plain = FineTuningObjective(model, rows, heads, TeachSettings(domain_weight=0), context)
+    with torch.no_grad():
+        for row in range(4):
+            step = {"books": [row]}
+            expected = weights[0, rows.labels["books"][row]] * plain.loss(plain.collator(step)).total
+            torch.testing.assert_close(balanced.loss(balanced.collator(step)).total, expected)
+
+
 @pytest.mark.parametrize(
     ("domains", "domain_weight"), [(("books", "music"), 0.5), (("books", "music"), 0), (("books",), 0.5)]
 )

@@ -120,12 +120,11 @@ def test_a_batch_on_a_cpu_is_padded_to_a_multiple_of_8_or_the_maximum(device, lo
     assert found.padded_length(longest) == padded
 
 
-@pytest.mark.parametrize("label_weights", [None, {"a": np.array([1.0, 9, 3]), "b": np.array([5.0, 5])}])
-def test_labels_share_the_weight_of_their_domain_over_the_labeled_rows_of_the_step(label_weights):
+def test_labels_share_the_weight_of_their_domain_over_the_labeled_rows_of_the_step():
     examples = {domain: [TokenizedExample(np.zeros(4), [])] * 5 for domain in "ab"}
     split = TokenizedSplit(NoTokens(), examples, {"a": np.array([1, 0, 2]), "b": np.array([1, 1])})
     context = TrainContext(PrecisionPolicy(Precision.FP32, CPU))
     rows = {"a": [0, 2, 4], "b": [3, 4]}  # a's row 4 and both of b have no label
-    (batch,) = Collator(split, context, label_weights=label_weights)(rows)
+    (batch,) = Collator(split, context)(rows)
     assert batch.labels.targets.tolist() == [1, 2, 0, 0, 0]
-    assert batch.labels.weights.tolist() == ([0.5, 0.5, 0, 0, 0] if label_weights is None else [0.25, 0.75, 0, 0, 0])
+    assert batch.labels.weights.tolist() == [0.5, 0.5, 0, 0, 0]

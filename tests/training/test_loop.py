@@ -108,7 +108,7 @@ def test_a_steps_tensors_are_read(tmp_path):
     assert events[0].ratios == ((0.5, 0.5), (0.125, 0.875))
     assert [event.step for event in events] == [7, 8]
     assert [line["gradient_norm"] for line in lines] == [0.5, 0.25]
-    assert logger.state_dict()["position"] == (tmp_path / "m").stat().st_size
+    assert logger.state_dict()["file_size"] == (tmp_path / "m").stat().st_size
     assert logger.examples == 8
 
 

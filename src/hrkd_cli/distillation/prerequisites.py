@@ -30,7 +30,7 @@ from hrkd_cli.models.student_init import (
 from hrkd_cli.outputs import latest_checkpoint_step
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.predict.name_validation import validate_names
-from hrkd_cli.settings import DistillSettings, TeachSettings
+from hrkd_cli.settings import DistillSettings, TeachSettings, TrainingSettings
 from hrkd_cli.teaching.teach import teach, teach_key
 from hrkd_cli.training.stage_folder import describe_changed_options
 
@@ -171,7 +171,7 @@ def teach_if_needed(
         OutputError: the folder has a different teacher, ``force`` is false, and there is no run to resume.
     """
     teacher_options = {"epochs": settings.teacher_epochs, "learning_rate": settings.teacher_learning_rate}
-    options = {field.name: getattr(settings, field.name) for field in fields(TeachSettings)} | teacher_options
+    options = {field.name: getattr(settings, field.name) for field in fields(TrainingSettings)} | teacher_options
     teach_settings = TeachSettings(**options)
     run_json = read_json_or_empty(TEACHER_OUT / ModelFiles.run)
     if run_json.get("stage") == "teach":

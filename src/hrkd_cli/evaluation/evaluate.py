@@ -37,9 +37,7 @@ from hrkd_cli.evaluation.scoring import (
     DomainLogits,
     PredictedLabels,
     agreement,
-    best_labels,
     count_domains,
-    labels_without_domain,
     match_heads,
     predict_logits,
     score_labels,
@@ -326,10 +324,16 @@ def _score_model(
     """Return the result of a model, without latency and with full agreement, its labels, and its answers."""
     spec = backend.spec
     find_domains = settings.domain == EvalDomain.AUTO and len(spec.all_heads.domains) > 1
+    if find_domains and not (spec.finds_domains or spec.all_heads.share_labels):
+        raise UsageError(
+            f"--domain auto: {backend.name_or_path} was not trained to find the domain of a text, and its domains have "
+            "different labels; leave the option out, or train the model again"
+        )
     calibration = Calibration.read(spec.config, backend.file)
     raw = predict_logits(backend, rows, task=f"scoring {name}", on_event=on_event)
     logits = _calibrate(raw, calibration, spec)
-    labels, found = _find_labels(logits, heads, spec, backend.name_or_path, find_domains=find_domains)
+    answers = judge_answers(logits, rows, heads, spec, find_domains=find_domains)
+    labels = answers.labels
     precision, parameters, padded = "fp32", backend.parameters, None
     if backend.kind == "onnx":
         onnx_model = load_onnx(Path(backend.name_or_path))
@@ -337,9 +341,8 @@ def _score_model(
         task = f"scoring {name} in padded batches"
         padded_logits = predict_logits(backend, rows, padded=True, task=task, on_event=on_event)
         padded_logits = _calibrate(padded_logits, calibration, spec)
-        padded_labels, _ = _find_labels(padded_logits, heads, spec, backend.name_or_path, find_domains=find_domains)
-        padded = _compare_padded(padded_labels, labels, heads, rows)
-    answers = judge_answers(logits, rows, heads, spec, find_domains=find_domains)
+        in_batches = judge_answers(padded_logits, rows, heads, spec, find_domains=find_domains)
+        padded = _compare_padded(in_batches.labels, labels, heads, rows)
     uncalibrated: Answers | None = None
     promises: Sequence[Mapping[str, float]] = ()
     if calibration is not None:
@@ -356,7 +359,7 @@ def _score_model(
         parameters=parameters,
         bytes=backend.bytes,
         confidence=confidence | {"suspects": find_suspects(logits, rows, heads)},
-        found_domains=count_domains(found, heads.domains),
+        found_domains=count_domains(answers.domains, heads.domains),
         padded=padded,
     )
     return result, labels, answers
@@ -367,15 +370,6 @@ def _calibrate(logits: DomainLogits, calibration: Calibration | None, spec: Mode
     if calibration is None:
         return logits
     return {name: calibration.apply(own, spec.all_heads) for name, own in logits.items()}
-
-
-def _find_labels(
-    logits: DomainLogits, heads: DomainHeads, spec: ModelSpec, name: str, *, find_domains: bool
-) -> tuple[PredictedLabels, PredictedLabels]:
-    """Return the labels of rows, and the domains if the model had to find them."""
-    if find_domains:
-        return labels_without_domain(logits, heads, spec, name)
-    return best_labels(logits, heads), {}
 
 
 def _compare_padded(

@@ -30,7 +30,10 @@ def load_onnx(path: Path) -> Any:
 
 
 def weight_precision(model: Any) -> str:
-    """Return the precision of the weights: ``fp32``, ``fp16``, ``int8``, ``int8-static`` or ``int4``."""
+    """Return the precision of the weights: as export recorded it, else judged by the operators."""
+    recorded = next((item.value for item in model.metadata_props if item.key == "hrkd.precision"), "")
+    if recorded:
+        return str(recorded)
     operators = {node.op_type for node in model.graph.node}
     if operators & INT4_OPS:
         return "int4"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hrkd_cli.data.dataset import TextRows
-from hrkd_cli.evaluation.scoring import DomainLogits
+from hrkd_cli.evaluation.scoring import DomainLogits, PredictedLabels, best_labels
 from hrkd_cli.predict.answers import answer_without_domain
 from hrkd_cli.predict.heads import DomainHeads, DoubleArray, domain_probabilities
 from hrkd_cli.predict.model_spec import ModelSpec
@@ -26,36 +26,46 @@ _TEXT_START = 200  # characters
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Answers to labeled rows: probability of each answer, whether it is right, and the Brier score of each row.
+    """Answers to labeled rows.
 
-    The Brier score is the sum over labels of ``(p - truth)^2``, 0 to 2; empty if the domain was not given.
+    Attributes:
+        confidences, correct: probability of each answer, and whether it is right.
+        brier: sum over labels of ``(p - truth)^2`` of each row, 0 to 2; empty if the domain was not given.
+        labels: the answers by domain of the rows. If domains have different labels, a label of another domain than the
+            row's is ``DOMAIN/LABEL``.
+        domains: the domains that were found, likewise; empty if none were.
     """
 
     confidences: DoubleArray
     correct: npt.NDArray[np.bool_]
     brier: DoubleArray
+    labels: PredictedLabels
+    domains: PredictedLabels = field(default_factory=dict)
 
 
 def judge(logits: DomainLogits, labels: Mapping[str, Sequence[str]], heads: DomainHeads) -> Answers:
     """Return the answers to rows whose domain is given; ``labels`` are the true labels of each domain's rows."""
-    confidences, correct, brier = [], [], []
+    confidences, brier, answers = [], [], best_labels(logits, heads)
     for domain, own in logits.items():
         probabilities = domain_probabilities(own, heads, domain)
         truth = np.array(labels[domain])[:, None] == np.array(heads.labels[domain])
         confidences.append(probabilities.max(axis=1))
-        correct.append(truth[np.arange(len(truth)), probabilities.argmax(axis=1)])
         brier.append(((probabilities - truth) ** 2).sum(axis=1))
-    return Answers(np.concatenate(confidences), np.concatenate(correct), np.concatenate(brier))
+    correct = np.concatenate([answers[domain] == np.array(labels[domain]) for domain in logits])
+    return Answers(np.concatenate(confidences), correct, np.concatenate(brier), answers)
 
 
 def judge_without_domain(logits: DomainLogits, labels: Mapping[str, Sequence[str]], spec: ModelSpec) -> Answers:
     """Return the answers to rows whose domain the model has to find (see ``answer_without_domain``)."""
-    confidences, correct, share_labels = [], [], spec.all_heads.share_labels
+    confidences, answers, domains, is_same = [], {}, {}, spec.all_heads.share_labels
     for domain, own in logits.items():
-        for label, found in zip(labels[domain], answer_without_domain(own, spec), strict=True):
-            confidences.append(max(found.scores.values()))
-            correct.append(found.label == label and (share_labels or found.domain == domain))
-    return Answers(np.array(confidences), np.array(correct), np.array([]))
+        found = answer_without_domain(own, spec)
+        confidences += [max(each.scores.values()) for each in found]
+        names = [a.label if is_same or a.domain == domain else f"{a.domain}/{a.label}" for a in found]
+        answers[domain] = np.array(names, dtype=np.str_)
+        domains[domain] = np.array([each.domain for each in found], dtype=np.str_)
+    correct = np.concatenate([answers[domain] == np.array(labels[domain]) for domain in logits])
+    return Answers(np.array(confidences), correct, np.array([]), answers, domains if spec.finds_domains else {})
 
 
 def reliability(answers: Answers) -> list[dict[str, float]]:

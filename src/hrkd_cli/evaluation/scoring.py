@@ -8,13 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hrkd_cli.data.dataset import Dataset, TextRows
-from hrkd_cli.errors import DataError, UsageError
+from hrkd_cli.errors import DataError
 from hrkd_cli.evaluation.metrics import DomainScores, score_domain
 from hrkd_cli.events import OnEvent, Progress, ignore
-from hrkd_cli.predict.answers import answer_without_domain
 from hrkd_cli.predict.backend import Backend
 from hrkd_cli.predict.heads import DomainHeads, Logits, predict_label_indices
-from hrkd_cli.predict.model_spec import ModelSpec
 
 PADDED_BATCH_SIZE = 32
 """Batch size of padded scoring. Rows are padded to the maximum length, the worst case of a batching server."""
@@ -107,31 +105,6 @@ def best_labels(logits: DomainLogits, heads: DomainHeads) -> PredictedLabels:
         domain: np.array(heads.labels[domain], dtype=np.str_)[predict_label_indices(own, heads, domain)]
         for domain, own in logits.items()
     }
-
-
-def labels_without_domain(
-    logits: DomainLogits, heads: DomainHeads, spec: ModelSpec, model_name: str
-) -> tuple[PredictedLabels, PredictedLabels]:
-    """Return the labels and domains that a model with several domains finds for rows whose domain it is not told.
-
-    If domains have different labels, a label of another domain than the row's is ``DOMAIN/LABEL``, which is never
-    right. The second result is empty if the model finds no domains.
-
-    Raises:
-        UsageError: the model does not find domains, and they have different labels.
-    """
-    if not (spec.finds_domains or heads.share_labels):
-        raise UsageError(
-            f"--domain auto: {model_name} was not trained to find the domain of a text, and its domains have different "
-            "labels; leave the option out, or train the model again"
-        )
-    labels, domains = {}, {}
-    for domain, own in logits.items():
-        answers = answer_without_domain(own, spec)
-        domains[domain] = np.array([answer.domain for answer in answers], dtype=np.str_)
-        pairs = [a.label if heads.share_labels or a.domain == domain else f"{a.domain}/{a.label}" for a in answers]
-        labels[domain] = np.array(pairs, dtype=np.str_)
-    return labels, domains if spec.finds_domains else {}
 
 
 def score_labels(

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from hrkd_cli.method.domain_graph import GraphRatios, compare_aggregate
 
 CODE_WIDTH = 64
+HEADS = 4  # of attention
+SLOPE = 0.2  # of the LeakyReLU, for negative numbers
 
 
 class LearnedGraph(nn.Module):
@@ -30,16 +32,11 @@ class LearnedGraph(nn.Module):
         layers: L, student layers. There are L+1 networks, because the embedding output has one too.
         domains: D.
         hierarchy: whether codes are mixed over layers before the graph (paper, section 3.3).
-        heads: attention heads.
-        slope: negative slope of the LeakyReLU.
     """
 
-    def __init__(
-        self, width: int, layers: int, domains: int, *, hierarchy: bool = True, heads: int = 4, slope: float = 0.2
-    ) -> None:
+    def __init__(self, width: int, layers: int, domains: int, *, hierarchy: bool = True) -> None:
         super().__init__()
-        count, head_width = layers + 1, CODE_WIDTH // heads
-        self.slope = slope
+        count, heads, head_width = layers + 1, HEADS, CODE_WIDTH // HEADS
         self.encode = nn.Linear(width, CODE_WIDTH, bias=False)
         self.receiver = nn.Parameter(torch.empty(count, heads, CODE_WIDTH, head_width))
         self.neighbor = nn.Parameter(torch.empty(count, heads, CODE_WIDTH, head_width))
@@ -71,7 +68,7 @@ class LearnedGraph(nn.Module):
         receiver, neighbor, self_loop = (  # each (L+1, heads, D, head width)
             torch.einsum("ldk,lhko->lhdo", codes, weight) for weight in (self.receiver, self.neighbor, self.self_loop)
         )
-        pairs = F.leaky_relu(receiver[:, :, :, None] + neighbor[:, :, None], self.slope)
+        pairs = F.leaky_relu(receiver[:, :, :, None] + neighbor[:, :, None], SLOPE)
         weights = torch.einsum("lhije,lhe->lhij", pairs, self.attention).softmax(dim=-1)  # (L+1, heads, D, D)
         features = F.elu(weights @ neighbor + self_loop).transpose(1, 2).flatten(2)  # (L+1, D, code width)
         scores = torch.einsum("ldk,lk->ld", features, self.score)

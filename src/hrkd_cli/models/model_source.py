@@ -10,7 +10,7 @@ from pathlib import Path
 from hrkd_cli.errors import ModelError, UsageError, one_line
 from hrkd_cli.layout import DATASET_OUT, TEACHER_OUT, ModelFiles, partial_folder
 from hrkd_cli.outputs import check_no_overlap, is_stage_folder, latest_checkpoint_step
-from hrkd_cli.predict.model_location import locate_model
+from hrkd_cli.predict.model_location import locate_model, may_be_hub_id
 from hrkd_cli.settings import DistillSettings
 
 # Files of a classifier: nothing else is downloaded from a hub repository, and never a pickle.
@@ -136,7 +136,7 @@ def student_spec_is_path(spec: str | None) -> bool:
 def _from_hub(model: str, role: str, *, download: bool) -> Path:
     if Path(model).exists():
         raise ModelError(f"{role} {model}: this is a file; give its folder")
-    if model.startswith((".", "/", "~")) or "\\" in model or model.count("/") > 1 or not model.strip():
+    if not may_be_hub_id(model):
         raise ModelError(f"{role} {model}: no such folder")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (

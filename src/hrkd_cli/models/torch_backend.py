@@ -61,7 +61,9 @@ class TorchBackend(Backend):
         check_vocabulary(tokenizer, self.model.config, str(path))
         super().__init__(str(path), self.model.config.to_dict(), tokenizer_config, tokenizer)
         self.input_names = input_names(self.model, tokenizer_config.get("model_input_names"))
-        self.parameters = sum(p.numel() for p in self.network.parameters())
+        # The weights of a pooling layer are constants; ONNX files have only those of its norms.
+        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        self.parameters = sum(w.numel() for w in (*weights, *(self.wide.parameters() if self.wide else ())))
         # Sharded weights are named by their index.
         single = folder / ModelFiles.weights
         self.file = single.name if single.is_file() else ModelFiles.weights_index

@@ -143,7 +143,7 @@ class _Export:
         """Write the files and return what was written."""
         self._check_trimming()
         entries = _read_earlier_record(self)
-        _announce(self)
+        _estimate_cost(self)
         with _working_folder(self.onnx_folder) as folder:
             write_fp32(self.model, folder / OnnxFiles.fp32, on_event=self.on_event)
             if self.existing_fp32 is not None:
@@ -314,7 +314,7 @@ def _read_earlier_record(export: _Export) -> dict[str, FileEntry]:
     return read_record(export.onnx_folder)
 
 
-def _announce(export: _Export) -> None:
+def _estimate_cost(export: _Export) -> None:
     """Emit what the export will write and what it takes; raise OutputError if the disk is too small."""
     sizes = {name: FORMATS[name].estimate_bytes(export.model.network) for name in export.formats}
     out = export.out or export.root

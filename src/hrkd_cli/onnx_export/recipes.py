@@ -163,7 +163,7 @@ def apply_recipe(source: Path, target: Path, onnx_format: OnnxFormat, recipe: Re
     with quiet_libraries():
         recipe.quantize(source, target, inputs, **recipe.options)
     model = load_onnx(target)
-    if onnx_format is not OnnxFormat.FP16 and not count_quantized_ops(model):
+    if FORMATS[onnx_format].bits < 16 and not count_quantized_ops(model):
         target.unlink()
         raise ModelError(
             "nothing in the graph was quantized: it has no dense layer that the quantizer knows; export without "

@@ -39,7 +39,7 @@ def locate_model(path: str | Path) -> ModelLocation | None:
             raise ModelError(f"{path}: not a model; name a model folder, an onnx folder or one .onnx file")
         return ModelLocation(find_root(path.parent), path)
     if not path.is_dir():
-        if _may_be_hub_id(name):
+        if may_be_hub_id(name):
             return None
         raise ModelError(f"{path}: no such file or folder; name a model folder, an onnx folder or one .onnx file")
     has_config = (path / ModelFiles.config).is_file()
@@ -58,10 +58,10 @@ def locate_model(path: str | Path) -> ModelLocation | None:
     )
 
 
-def _may_be_hub_id(name: str) -> bool:
+def may_be_hub_id(name: str) -> bool:
     """Return whether a missing path could be a hub id (NAME or OWNER/NAME), not a mistyped folder."""
     parts = Path(name).parts
-    if Path(name).is_absolute() or name.startswith(".") or name.endswith(_ONNX_SUFFIX):
+    if Path(name).is_absolute() or name.startswith((".", "~")) or name.endswith(_ONNX_SUFFIX) or "\\" in name:
         return False
     return len(parts) == 1 or (len(parts) == 2 and not Path(parts[0]).is_dir())
 

@@ -32,7 +32,7 @@ try:
 except ModuleNotFoundError:
     raise MissingPackageError("serve", "starlette", "uvicorn", "prometheus-client") from None
 
-_BODY_SECONDS = 10  # a client that sends nothing must not occupy a place, nor delay the end
+_BODY_SECONDS = 10  # a client that sends nothing must not occupy a slot, nor delay the end
 _SECONDS = (0.001, 0.0025, *Histogram.DEFAULT_BUCKETS)
 _BATCHES = tuple(2**n for n in range(11))
 
@@ -121,13 +121,13 @@ def create_app(
     batches = Histogram("hrkd_batch_texts", "Texts per call of the model.", buckets=_BATCHES, registry=registry)
     in_flight = Gauge("hrkd_requests_in_flight", "Requests that are read, wait or are answered.", registry=registry)
     batcher = Batcher(predictor, batch_size or predictor.batch_size, batches.observe)
-    places = asyncio.Semaphore(concurrency)
+    slots = asyncio.Semaphore(concurrency)
 
     async def answer(request: Request) -> Response:
-        if places.locked():
+        if slots.locked():
             problem = f"{concurrency} requests are in progress, the most at a time; try again"
             raise HTTPException(503, problem, {"Retry-After": "1"})
-        async with places:
+        async with slots:
             with in_flight.track_inprogress(), seconds.time():
                 predictions = await batcher.predict(*_parse(await _read_body(request, max_body)))
         labeled.inc(len(predictions))

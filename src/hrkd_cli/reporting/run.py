@@ -13,7 +13,7 @@ import pandas as pd
 from hrkd_cli.errors import DataError
 from hrkd_cli.json_files import SHAPES, find_mismatch, read_json_or_empty
 from hrkd_cli.layout import CHECKPOINT, ModelFiles, OnnxFiles
-from hrkd_cli.outputs import metrics_file
+from hrkd_cli.outputs import checkpoint_folders, metrics_file
 from hrkd_cli.settings import DistillSettings, TeachSettings
 
 Json = dict[str, Any]
@@ -123,6 +123,5 @@ def _read_metrics(file: Path) -> tuple[pd.DataFrame, list[Json]]:
 
 def _checkpoint_options(work: Path) -> Json:
     """Return the options in the newest checkpoint of an unfinished run; empty without a checkpoint."""
-    folders = {folder.name.removeprefix("checkpoint-"): folder for folder in work.glob("checkpoint-*")}
-    newest = max(filter(str.isdigit, folders), key=int, default=None)
-    return read_json_or_empty(folders[newest] / CHECKPOINT).get("options") or {} if newest else {}
+    newest = checkpoint_folders(work)[:1]
+    return read_json_or_empty(newest[0] / CHECKPOINT).get("options") or {} if newest else {}

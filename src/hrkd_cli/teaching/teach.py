@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hrkd_cli.cards import code_span
-from hrkd_cli.choices import ClassWeights
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.dataset_loading import load_for_training
 from hrkd_cli.events import OnEvent, Progress, StageDone, ignore
@@ -119,10 +118,7 @@ def teach_key(fingerprint: str, dataset: Dataset, settings: TeachSettings) -> st
 
 
 class FineTuningObjective(Objective):
-    """The sum over domains of the mean cross-entropy of the domain's rows in a step, with their labels and domains.
-
-    With class weights, the means are weighted means.
-    """
+    """The sum over domains of the mean cross-entropy of the domain's rows in a step, with their labels and domains."""
 
     is_additive = True
 
@@ -132,12 +128,9 @@ class FineTuningObjective(Objective):
         self.modules, self.heads = [model], heads
         self.capture = FeatureCapture(model, (), attention=False)
         self.label_gather = LabelGather(heads, context.device)
-        weights = None
-        if settings.class_weights is ClassWeights.BALANCED:
-            from sklearn.utils.class_weight import compute_sample_weight
-
-            weights = {domain: compute_sample_weight("balanced", labels) for domain, labels in train.labels.items()}
-        self.collator = Collator(train, context, label_weights=weights)
+        weights = train.class_weights(heads, settings.class_weights)
+        self.class_weights = None if weights is None else weights.to(context.device)  # (D, C)
+        self.collator = Collator(train, context)
         self.loss_weights = {"label": 1.0}
         self.domain_posterior = settings.domain_weight > 0 and len(heads.domains) > 1
         if self.domain_posterior:
@@ -157,4 +150,6 @@ class FineTuningObjective(Objective):
         if self.domain_posterior:
             pairs.append((self.label_gather.domain_logits(logits), bucket.domains))
         per_row = torch.stack([F.cross_entropy(*pair, reduction="none") for pair in pairs])
+        if self.class_weights is not None:
+            per_row[0] *= self.class_weights[bucket.domains, bucket.labels.targets]
         return (per_row * bucket.labels.weights).sum(dim=-1)

@@ -7,7 +7,6 @@ object with torch's ``state_dict()`` and ``load_state_dict()`` whose state is a 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -24,13 +23,14 @@ from hrkd_cli.errors import ModelError, TrainingError
 from hrkd_cli.json_files import read_json, read_json_or_empty
 from hrkd_cli.layout import CHECKPOINT, partial_folder
 from hrkd_cli.outputs import checkpoint_folders
+from hrkd_cli.predict.selfcheck import sha256_of
 from hrkd_cli.training.process_group import ProcessGroup
 
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.stateful import Stateful
 
 KEPT_CHECKPOINTS = 2
-FORMAT = 4
+FORMAT = 5
 TENSORS = "state.safetensors"
 
 
@@ -122,7 +122,7 @@ def write_checkpoint(work: Path, step: int, tensors: Mapping[str, Tensor], value
         unfinished.mkdir(parents=True)
         file = unfinished / TENSORS
         save_file(to_host(tensors), file)
-        content = {"format": FORMAT, "step": step, "sha256": _checksum(file), **values}
+        content = {"format": FORMAT, "step": step, "sha256": sha256_of(file), **values}
         (unfinished / CHECKPOINT).write_text(json.dumps(content), encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)  # of an earlier attempt at the same step
         unfinished.rename(target)
@@ -149,7 +149,7 @@ def load_latest_checkpoint(work: Path) -> tuple[dict[str, Any], dict[str, Tensor
         try:
             values, file = read_json(folder / CHECKPOINT), folder / TENSORS
             is_other_version |= values["format"] != FORMAT
-            if values["format"] == FORMAT and values["sha256"] == _checksum(file):
+            if values["format"] == FORMAT and values["sha256"] == sha256_of(file):
                 return values, load_file(file)
         except (OSError, ModelError, KeyError, SafetensorError):
             continue
@@ -179,8 +179,3 @@ def remove_checkpoints(work: Path) -> None:
     """Remove all checkpoints of a finished run."""
     for folder in checkpoint_folders(work):
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _checksum(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -47,24 +47,13 @@ class Collator:
 
     Args:
         pad_to: pad all rows to this many tokens; None pads to the longest row of each batch.
-        label_weights: weight of each labeled row in the mean of the label loss, by domain; None for equal weights.
     """
 
-    def __init__(
-        self,
-        split: TokenizedSplit,
-        context: TrainContext,
-        *,
-        pad_to: int | None = None,
-        label_weights: Mapping[str, np.ndarray] | None = None,
-    ) -> None:
+    def __init__(self, split: TokenizedSplit, context: TrainContext, *, pad_to: int | None = None) -> None:
         self.split, self.context, self.pad_to = split, context, pad_to
         self.domains = list(split.examples)
-        self._targets, self._label_weights = {}, {}
-        for domain, labels in split.labels.items():
-            weights = np.ones(len(labels)) if label_weights is None else label_weights[domain]
-            padding = (0, len(split.examples[domain]) - len(labels))  # zeros for the unlabeled rows
-            self._targets[domain], self._label_weights[domain] = np.pad(labels, padding), np.pad(weights, padding)
+        # Zeros for the unlabeled rows, which follow the labeled ones.
+        self._targets = {d: np.pad(own, (0, len(split.examples[d]) - len(own))) for d, own in split.labels.items()}
 
     def __call__(self, rows: StepRows) -> list[Any]:
         """Return this process's part of a step, one batch per length bucket."""
@@ -73,14 +62,14 @@ class Collator:
         return [self.batch(rows, bucket) for bucket in buckets]
 
     def batch(self, rows: StepRows, refs: Sequence[RowRef]) -> TrainBatch:
-        """Return some rows of a step as one batch; label weights are normalized over all rows of the step."""
+        """Return some rows of a step as one batch; labels are weighted over all rows of the step."""
         examples = [self.split.examples[domain][row] for domain, row in refs]
         pad_to = self.pad_to or self.padded_length(max(map(len, examples)))
         tokens = self.split.tokenizer.collate(examples, self.context.device, pad_to=pad_to)
-        weights = self._label_weights
-        sums = {domain: weights[domain][list(indices)].sum() or 1.0 for domain, indices in rows.items()}
+        sizes = {domain: len(labels) for domain, labels in self.split.labels.items()}
+        counts = {domain: sum(row < sizes[domain] for row in indices) for domain, indices in rows.items()}
         targets = np.array([self._targets[domain][row] for domain, row in refs])
-        mean_weights = np.array([weights[domain][row] / sums[domain] for domain, row in refs], dtype=np.float32)
+        mean_weights = np.array([1 / counts[d] if row < sizes[d] else 0.0 for d, row in refs], dtype=np.float32)
         domains = np.array([self.domains.index(domain) for domain, _ in refs])
         return TrainBatch(
             tokens, self.to_device(domains), Labels(self.to_device(targets), self.to_device(mean_weights))

@@ -19,13 +19,7 @@ from hrkd_cli.training.loop import StepOutput
 
 RATE_WINDOW = 20  # steps over which examples/s is averaged
 MAX_PENDING = 20  # steps whose tensors stay on the GPU, because reading one waits for all work before it
-CHECKPOINTED = {  # attributes by their name in a checkpoint
-    "seconds": "seconds",
-    "examples": "examples",
-    "position": "file_size",
-    "waited": "evals_since_best",
-    "dev_seconds": "dev_seconds",
-}
+CHECKPOINTED = ("seconds", "examples", "file_size", "evals_since_best", "dev_seconds")  # attributes
 
 
 @dataclass(kw_only=True, eq=False)
@@ -118,13 +112,12 @@ class MetricsLogger:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the progress of the run."""
-        state = {name: getattr(self, attribute) for name, attribute in CHECKPOINTED.items()}
-        return state | {"wall": time.perf_counter() - self.started}
+        return {name: getattr(self, name) for name in CHECKPOINTED} | {"wall": time.perf_counter() - self.started}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict()`` returned."""
-        for name, attribute in CHECKPOINTED.items():
-            setattr(self, attribute, state[name])
+        for name in CHECKPOINTED:
+            setattr(self, name, state[name])
         self.started = time.perf_counter() - state["wall"]
 
     def _write(self, step: StepOutput, values: Mapping[str, Any]) -> None:

@@ -146,19 +146,10 @@ def load_finished_result(out: Path, stage: str, key: str, context: TrainContext)
             f"{STAGE_OUTPUTS[stage]} with --force or choose another --out"
         )
     context.on_event(Note(f"{out} is already finished"))
-    results = run_json.get("results") or {}
     try:
-        return TrainResult(
-            stage,
-            out,
-            steps=results["steps"],
-            seconds=results["seconds"],
-            examples_per_second=results["examples_per_second"],
-            best_step=results["best"]["step"],
-            dev=results["best"]["dev"],
-            baselines=results.get("baselines", {}),
-            old_domains=results.get("old_domains", {}),
-        )
+        results = dict(run_json["results"])
+        best = results.pop("best")
+        return TrainResult(stage, out, best_step=best["step"], dev=best["dev"], **results)
     except (KeyError, TypeError):
         raise OutputError(f"{out / ModelFiles.run}: its results are damaged; replace the folder with --force") from None
 

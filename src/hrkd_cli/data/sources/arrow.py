@@ -52,8 +52,8 @@ def make_arrow_reader(
         for batch in iter_batches(list(dict.fromkeys(names))):
             found = [_find_column(batch.schema.names, columns, index) for index in indices]
             values = [
-                _decode_classes(batch.column(place).to_pylist(), class_names.get(name))
-                for place, name in zip(found, names, strict=True)
+                _decode_classes(batch.column(position).to_pylist(), class_names.get(name))
+                for position, name in zip(found, names, strict=True)
             ]
             for row in zip(*values, strict=True):
                 number += 1
@@ -64,7 +64,7 @@ def make_arrow_reader(
 
 def _find_column(present: Sequence[str], columns: Sequence[str], index: int) -> int:
     """Return where a column of the file is among those present; several may have the same name."""
-    same = [place for place, name in enumerate(present) if name == columns[index]]
+    same = [position for position, name in enumerate(present) if name == columns[index]]
     return same[columns[:index].count(columns[index])]
 
 

@@ -26,9 +26,9 @@ _IterRecords = Callable[[], Iterator[tuple[int, list[str]]]]
 def open_csv(file: TextFile) -> RowReader:
     """Open a CSV file with a header; delimiter and quoting (that of RFC 4180, if possible) are detected."""
     delimiter, quoting = _detect_dialect(file)
-    said = [] if delimiter == "," else [f"fields are separated by {DELIMITERS[delimiter]}"]
-    said += [_QUOTINGS[quoting]] if quoting else []
-    note = f"{file.path}: {', '.join(said)}" if said else None
+    details = [] if delimiter == "," else [f"fields are separated by {DELIMITERS[delimiter]}"]
+    details += [_QUOTINGS[quoting]] if quoting else []
+    note = f"{file.path}: {', '.join(details)}" if details else None
     return _make_reader(file, partial(_iter_quoted, file, delimiter, quoting), note)
 
 
