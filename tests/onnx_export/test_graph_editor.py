@@ -32,6 +32,14 @@ def test_bytes_by_part_match_berts_weights(made, tmp_path):
         assert sizes[part] == pytest.approx(expected[part], rel=0.1)
 
 
+@pytest.mark.parametrize(("name", "share"), [("model_fp16.onnx", 1 / 2), ("model_int8_static.onnx", 1 / 4)])
+def test_weights_stored_in_fewer_bits_keep_their_part(all_formats, name, share):
+    fp32, smaller = (bytes_by_part(all_formats[0] / "onnx" / each) for each in ("model.onnx", name))
+    for part in ("attention", "feed_forward"):
+        # Of weights as small as these, names, scales and biases are a large part.
+        assert smaller[part] == pytest.approx(share * fp32[part], rel=0.3)
+
+
 @pytest.mark.parametrize(
     ("name", "part"),
     [

@@ -31,6 +31,7 @@ _LAYER = re.compile(r"[./]layers?\.\d+[./]")
 _ATTENTION = re.compile(r"attention|[./]attn|sa_layer_norm")
 _EMBEDDINGS = re.compile(r"embedding")
 _HEAD = re.compile(r"(^|[./])(pooler|classifier|pre_classifier|head)[./]")
+_TO_FP32 = ("Cast", "DequantizeLinear")
 
 
 class OnnxFormat(StrEnum):
@@ -80,12 +81,16 @@ def bytes_by_part(path: Path) -> dict[str, int]:
     """
     model = load_onnx(path)
     # Reversed, so that the first reader of a weight wins.
-    first_readers = {name: node.name for node in reversed(model.graph.node) for name in node.input}
+    first_readers = {name: node for node in reversed(model.graph.node) for name in node.input}
     sizes = dict.fromkeys(PARTS, 0)
     for tensor in model.graph.initializer:
+        reader = first_readers.get(tensor.name)
+        # A node that turns a stored weight into fp32 is named after the weight; the layer reads that node's output.
+        if reader is not None and reader.op_type in _TO_FP32:
+            reader = first_readers.get(reader.output[0])
         part = model_part(tensor.name)
-        if part == "other":
-            part = model_part(first_readers.get(tensor.name, ""))
+        if part == "other" and reader is not None:
+            part = model_part(reader.name)
         sizes[part] += tensor.ByteSize()
     sizes["other"] += path.stat().st_size - sum(sizes.values())
     return sizes
