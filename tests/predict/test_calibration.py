@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from hrkd_cli.errors import ModelError
-from hrkd_cli.predict.calibration import Calibration
+from hrkd_cli.errors import ModelError, UsageError
+from hrkd_cli.predict.calibration import Calibration, check_limits
 from hrkd_cli.predict.heads import DomainHeads
 
 HEADS = DomainHeads.build({"books": ["bad", "good"], "news": ["art", "film", "war"]})
@@ -75,3 +75,15 @@ def test_a_target_that_dev_does_not_promise_says_how_many_rows_would():
         calibration.find_threshold(0.97, "given")
     with pytest.raises(ModelError, match="the dev rows of the export support no target; export again"):
         calibration.find_threshold(0.99, "auto")
+
+
+def test_a_target_that_is_a_fraction_is_an_error_that_names_the_percentage():
+    check_limits(None, 95)
+    for target, message in (
+        (0.95, r"0\.95 is a percentage; did you mean 95\?"),
+        (0.999, r"did you mean 99\.9\?"),
+        (1, "1 is not above 1 and below 100"),
+        (0, "0 is not above 1 and below 100"),
+    ):
+        with pytest.raises(UsageError, match=f"^--target-accuracy: .*{message}"):
+            check_limits(None, target)

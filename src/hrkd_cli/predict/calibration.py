@@ -110,8 +110,12 @@ def check_limits(min_confidence: float | None, target_accuracy: float | None) ->
         raise UsageError("--min-confidence and --target-accuracy: give one of them")
     if min_confidence is not None and not 0 <= min_confidence <= 1:
         raise UsageError(f"--min-confidence: {min_confidence} is not at least 0 and at most 1")
-    if target_accuracy is not None and not 0 < target_accuracy < 100:
-        raise UsageError(f"--target-accuracy: {target_accuracy} is not above 0 and below 100 (percent)")
+    if target_accuracy is not None and 0 < target_accuracy < 1:  # a slip: --min-confidence is a fraction
+        raise UsageError(
+            f"--target-accuracy: {target_accuracy} is a percentage; did you mean {100 * target_accuracy:g}?"
+        )
+    if target_accuracy is not None and not 1 < target_accuracy < 100:
+        raise UsageError(f"--target-accuracy: {target_accuracy} is not above 1 and below 100 (percent)")
 
 
 def _rows_needed(entry: Mapping[str, float], target: float) -> int | None:
