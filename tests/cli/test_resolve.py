@@ -73,6 +73,12 @@ def test_reserved_and_empty_variables_are_ignored(hrkd, engines, monkeypatch):
     assert engines["distill"].options["epochs"] is None
 
 
+def test_a_byte_order_mark_is_not_part_of_the_file(hrkd, engines):
+    Path("c.toml").write_text("epochs = 4\n", encoding="utf-8-sig")
+    assert hrkd("distill", "--config", "c.toml").code == 0
+    assert engines["distill"].options["epochs"] == 4
+
+
 def test_options_of_a_recipe_have_the_source_recipe(hrkd, engines):
     assert hrkd("distill", "--recipe", "paper", "--learning-rate", "1e-4").code == 0
     options = engines["distill"].options

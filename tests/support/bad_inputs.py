@@ -285,8 +285,6 @@ CASES: list[tuple[str, dict[str, Any], int, str]] = [
      "hrkd distill: c.toml: not TOML in UTF-8: 'utf-8' codec can't decode byte 0xff in position 7: invalid start byte (see hrkd distill --help)"),
     ("distill --config c.toml", {"c.toml": b"\xff\xfeo\x00"}, 2,
      "hrkd distill: c.toml: not TOML in UTF-8: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte (see hrkd distill --help)"),
-    ("distill --config c.toml", {"c.toml": "\ufeffepochs = 1"}, 2,
-     "hrkd distill: c.toml: not TOML in UTF-8: Invalid statement (at line 1, column 1) (see hrkd distill --help)"),
     ("distill --config c.toml", {"c.toml": "="}, 2,
      "hrkd distill: c.toml: not TOML in UTF-8: Invalid statement (at line 1, column 1) (see hrkd distill --help)"),
     ("distill --config c.toml", {"c.toml": "[[distill]]\nepochs = 1"}, 2,

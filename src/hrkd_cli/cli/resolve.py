@@ -107,7 +107,7 @@ def _load(file: Path) -> dict[str, Any]:
     if file.exists() and not (file.is_file() or file.is_dir()):
         raise UsageError(f"--config: {file}: not a regular file")
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))  # Windows editors write a byte order mark
     except OSError as error:
         raise UsageError(f"--config: {file}: cannot be read ({error.strerror or error})") from None
     except (ValueError, RecursionError) as error:
