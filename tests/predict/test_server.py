@@ -291,7 +291,7 @@ def test_what_cannot_be_served_is_an_error_at_the_start(student, finding):
     with pytest.raises(HrkdError, match=r"^--port 70000: cannot listen on 127.0.0.1 "):
         server.serve(Predictor(student / "onnx"), port=70000, **options)
     predictor = Predictor(finding / "onnx/model_quantized.onnx", target_accuracy=99)
-    with pytest.raises(ModelError, match="--target-accuracy 99: the 8 dev rows of the export promise"):
+    with pytest.raises(ModelError, match="--target-accuracy 99: the 8 dev rows of the export support"):
         server.serve(predictor, port=0, **options)
 
 
