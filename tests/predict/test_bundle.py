@@ -236,10 +236,25 @@ def test_no_module_of_the_bundle_imports_hrkd_cli():
     assert [name for name, text in sources.items() if re.search(r"\bhrkd_cli\b", text)] == []
 
 
-def test_a_folder_with_torch_weights_asks_for_hrkd_cli(device, student):
-    process = run_isolated(device, RUN, student, "a")
-    assert process.returncode == 1
-    assert "pip install hrkd-cli" in process.stderr
+def test_a_model_that_needs_hrkd_cli_is_told_from_a_mistyped_name(device, student, tmp_path):
+    shutil.copytree(student, tmp_path / "model", ignore=shutil.ignore_patterns("onnx"))
+    needs = "hrkd-cli (no module hrkd_runtime.models); pip install hrkd-cli"
+    for model, problem in (
+        (tmp_path / "model", f"torch weights need {needs}, or export the model"),
+        (student, f"torch weights need {needs}, or name its ONNX files, {student / 'onnx'}"),
+        ("studnet", f"no such folder; models on the hub need {needs}"),
+    ):
+        process = run_isolated(device, RUN, model, "a")
+        assert (process.returncode, process.stderr) == (1, f"{model}: {problem}\n")
+
+
+def test_the_help_of_the_bundle_names_its_server(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "hrkd-runtime serve MODEL" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([])
+    assert capsys.readouterr().err.endswith("the following arguments are required: model\n")
 
 
 def test_export_writes_the_bundle(device, tmp_path):

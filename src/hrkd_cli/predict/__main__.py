@@ -52,10 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="hrkd-runtime", description="Label texts with an exported student: one JSON object per line."
+        prog="hrkd-runtime",
+        description="Label texts with an exported student: one JSON object per line.",
+        epilog="hrkd-runtime serve MODEL labels texts over HTTP; see hrkd-runtime serve --help.",
     )
     _add_model_options(parser)
-    parser.add_argument("texts", nargs="*", metavar="text", help="texts to label (default: lines of stdin)")
+    parser.add_argument("texts", nargs="*", default=[], metavar="text", help="texts to label (default: lines of stdin)")
     parser.add_argument("--input", type=Path, metavar="FILE", help="file with one text per line")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write to a .jsonl, .csv or .parquet file")
     parser.add_argument("--force", action="store_true", help="replace the file of --output")

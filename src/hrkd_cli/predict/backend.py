@@ -149,7 +149,10 @@ def open_backend(path: str | Path, *, threads: int | None = None, device: str = 
             importlib.import_module("hrkd_cli.models.model_source").resolve_model(path)
         module = importlib.import_module("hrkd_cli.models.torch_backend")
     except ModuleNotFoundError as error:
-        raise ModelError(
-            f"{path}: torch weights need hrkd-cli (no module {error.name}); pip install hrkd-cli, or export the model"
-        ) from None
+        hrkd_cli = f"hrkd-cli (no module {error.name}); pip install hrkd-cli"
+        if location is None:
+            raise ModelError(f"{path}: no such folder; models on the hub need {hrkd_cli}") from None
+        onnx = Path(path) / ModelFiles.onnx
+        advice = f"name its ONNX files, {onnx}" if onnx.is_dir() else "export the model"
+        raise ModelError(f"{path}: torch weights need {hrkd_cli}, or {advice}") from None
     return cast(Backend, module.TorchBackend(path, threads=threads, device=device))
