@@ -116,6 +116,11 @@ def test_a_bad_request_gets_one_line_that_says_what_is_wrong(client, body, statu
     assert f'hrkd_requests_total{{status="{status}"}} 1.0' in client.get("/metrics").text
 
 
+def test_another_path_or_method_is_an_error_of_the_same_form(client):
+    for answer, status in ((client.post("/predictions", content=b"{}"), 404), (client.get("/predict"), 405)):
+        assert (answer.status_code, list(answer.json())) == (status, ["error"])
+
+
 def test_health_describes_the_model(client):
     assert client.get("/health").json() == {
         "status": "ok",

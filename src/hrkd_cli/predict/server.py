@@ -141,7 +141,7 @@ def create_app(
             return response
         except HTTPException as error:
             status = error.status_code
-            return JSONResponse({"error": error.detail}, status, error.headers)
+            raise
         except HrkdError as error:
             status = 422 if isinstance(error, UsageError) else 500
             return JSONResponse({"error": one_line(error)}, status)
@@ -161,8 +161,11 @@ def create_app(
         yield
         task.cancel()
 
+    def explain(_request: Request, error: Any) -> Response:
+        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
     routes = [Route("/predict", predict, methods=["POST"]), Route("/health", health), Route("/metrics", metrics)]
-    return Starlette(routes=routes, lifespan=lifespan)
+    return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: explain})
 
 
 async def _read_body(request: Request, most: int) -> bytes:
