@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from hrkd_cli.errors import DataError, ModelError
@@ -25,3 +27,9 @@ def test_a_name_that_cannot_be_a_folder_or_printed_is_an_error(domain, label, me
     validate_names(["books", "a b", "lang=en"], ["<b>", "1"], "here")
     with pytest.raises(error, match=f"^here: {message}$"):
         validate_names(["books", domain], ["x", label], "here", error)
+
+
+def test_all_domains_with_the_same_problem_are_named():
+    message = "here: domain name 'Home/Garden' contains a slash (also 'TV/Audio', 'a/b'); rename them"
+    with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
+        validate_names(["TV/Audio", "books", "a/b", "a\0b", "Home/Garden"], [], "here")

@@ -24,19 +24,15 @@ def validate_names(
     Raises:
         HrkdError: a name is not allowed; an ``error``, whose message starts with ``source``.
     """
+    names = sorted(set(domains))
+    wrong = {name: problem for name in names if (problem := _find_problem(name))}
+    if wrong:
+        name, problem = next(iter(wrong.items()))
+        others = [repr(other[:80]) for other in wrong if other != name and wrong[other] == problem]
+        also = f" (also {', '.join(others)})" if others else ""
+        raise error(f"{source}: domain name {name[:80]!r} {problem}{also}; rename {'them' if also else 'it'}")
     by_appearance: dict[str, str] = {}
-    for name in sorted(set(domains)):
-        problems = {
-            "is empty": not name,
-            "contains a slash": "/" in name or "\\" in name,
-            "contains a control character": _CONTROL.search(name),
-            f"has no visible character{_code_points(name)}": not appearance(name),
-            "starts with a dot": name.startswith("."),
-            f"is longer than {_MAX_BYTES} bytes": len(name.encode(errors="replace")) > _MAX_BYTES,
-        }
-        for problem, applies in problems.items():
-            if applies:
-                raise error(f"{source}: domain name {name[:80]!r} {problem}; rename it")
+    for name in names:
         other = by_appearance.setdefault(appearance(name), name)
         if other != name:
             one, two = (unicodedata.normalize("NFC", each) for each in (other, name))
@@ -47,6 +43,19 @@ def validate_names(
             raise error(f"{source}: label {label[:80]!r} contains a control character; rename it")
         if not appearance(label):
             raise error(f"{source}: label {label[:80]!r} has no visible character{_code_points(label)}; rename it")
+
+
+def _find_problem(domain: str) -> str | None:
+    """Return why a domain cannot have this name; None if it can."""
+    problems = {
+        "is empty": not domain,
+        "contains a slash": "/" in domain or "\\" in domain,
+        "contains a control character": _CONTROL.search(domain),
+        f"has no visible character{_code_points(domain)}": not appearance(domain),
+        "starts with a dot": domain.startswith("."),
+        f"is longer than {_MAX_BYTES} bytes": len(domain.encode(errors="replace")) > _MAX_BYTES,
+    }
+    return next((problem for problem, applies in problems.items() if applies), None)
 
 
 def appearance(name: str) -> str:
