@@ -32,9 +32,9 @@ def resolve_model(model: str | Path, role: str = "model", *, download: bool = Tr
     if not path.is_dir():
         path = _from_hub(str(model), role, download=download)
     if not (path / ModelFiles.config).is_file():
-        raise ModelError(
-            f"{role} {model}: no {ModelFiles.config} in it; give a folder that save_pretrained wrote, or a hub id"
-        )
+        is_in_model = (path.parent / ModelFiles.config).is_file()  # a student's onnx folder
+        wanted = path.parent if is_in_model else "a folder that save_pretrained wrote, or a hub id"
+        raise ModelError(f"{role} {model}: no {ModelFiles.config} in it; give {wanted}")
     if not any((path / name).is_file() for name in (ModelFiles.weights, ModelFiles.weights_index)):
         hint = "its download or copy may be incomplete"
         if pickles := sorted(p.name for p in path.glob("*.bin")):
