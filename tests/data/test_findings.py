@@ -130,6 +130,17 @@ def test_texts_of_unusual_length_are_found_with_the_longest_first(find):
     }
 
 
+def test_texts_that_were_decoded_with_a_wrong_encoding_are_found(find):
+    rows = rows_of("d")
+    rows[3] = ("d", "good", f"un caf\u00e9\u2026 {sentence(3)}")
+    assert find(rows) == {}
+    rows[3] = ("d", "good", f"un caf\u008e {sentence(3)}")
+    assert find(rows) == {
+        "control characters": "control characters: 1 text with characters that no language has (U+0080 to U+009F); "
+        "decode the file again, with its own encoding (a.jsonl:4)"
+    }
+
+
 def test_texts_with_several_labels_are_found_across_domains_that_have_the_same_labels(find):
     rows = rows_of("a") + rows_of("b")
     rows[3], rows[5], rows[44] = ("a", "good", "Same text"), ("a", "bad", "same  text"), ("b", "bad", "same text")

@@ -63,6 +63,10 @@ _CONFLICTS = """
 SELECT count(*), arg_min((file, line), label), arg_max((file, line), label)
 FROM sampled_rows GROUP BY input_hash, CASE WHEN ? THEN domain END HAVING min(label) != max(label) ORDER BY min(number)
 """
+_C1_CONTROLS = r"""
+SELECT 1, (file, line) FROM sampled_rows
+WHERE drop_reason IS NULL AND regexp_matches(concat_ws(' ', text, text_pair), '[\x{80}-\x{9f}]') ORDER BY number
+"""
 _SHARED = """
 SELECT count(*), arg_min((file, line), domain), arg_max((file, line), domain)
 FROM sampled_rows WHERE drop_reason IS NULL
@@ -232,6 +236,13 @@ def find_text_problems(store: RowStore, counts: StratumCounts, on_event: OnEvent
             f"({100 * share:.1f}%) nearly equal to a train row, so that scores are too high; remove one of each two",
         ),
         ("near-duplicates", [pair for pair in near if not pair[-1]], False, "row", "nearly equal to an earlier row"),
+        (
+            "control characters",
+            _fetch(store, _C1_CONTROLS),
+            True,
+            "text",
+            "with characters that no language has (U+0080 to U+009F); decode the file again, with its own encoding",
+        ),
         ("texts in several domains", _fetch(store, _SHARED), False, "text", "whose domain a model cannot find out"),
     ):
         if pairs:
