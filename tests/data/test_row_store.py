@@ -27,7 +27,7 @@ def test_spaces_around_a_domain_of_a_file_name_or_an_option_are_removed(tmp_path
 def test_files_must_agree_on_the_second_text(tmp_path, read):
     write_file(tmp_path / "a.csv", "text,text_pair,label\na,b,c\n")
     write_file(tmp_path / "b.csv", "text,label\na,c\n")
-    with pytest.raises(DataError, match=r"a.csv has a second text and .*b.csv has none"):
+    with pytest.raises(DataError, match=r"a.csv has a second text and .*b.csv has none.* .hrkd prepare --text-pair"):
         read(tmp_path)
 
 

@@ -60,7 +60,7 @@ def test_a_domain_without_rows_in_the_split_is_ignored():
 
 
 def test_a_label_that_the_model_lacks_is_an_error():
-    with pytest.raises(DataError, match="label 'neutral' of domain 'books' is not one of m's: negative, positive"):
+    with pytest.raises(DataError, match=r"label 'neutral' of .* negative, positive; rename it with hrkd prepare --re"):
         match(FakeBackend(), rows("neutral", "positive"))
 
 

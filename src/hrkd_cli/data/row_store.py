@@ -172,7 +172,7 @@ class RowStore:
                 with_pairs, without = without, with_pairs
             raise DataError(
                 f"{with_pairs} has a second text and {without} has none; all domains must agree "
-                "(--text-pair names the column)"
+                "(hrkd prepare --text-pair names the column)"
             )
         self.has_pairs = has_pairs
         self.files.append(file.display_name)

@@ -65,7 +65,7 @@ def match_heads(
         if missing := sorted(set(labels) - set(known)):
             raise DataError(
                 f"{data_name}: label {missing[0]!r} of domain {domain!r} is not one of {model_name}'s: "
-                f"{', '.join(known)}; rename it in the data"
+                f"{', '.join(known)}; rename it with hrkd prepare --rename-label OLD=NEW"
             )
     return spec.heads
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 
 import pytest
 
@@ -62,16 +63,42 @@ def test_broken_utf8_is_an_error_with_its_line(tmp_path, read, name):
         read(path)
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "iso-8859-1"])
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("cp1252", "déçu, 3 €"),
+        ("cp1250", "zepsuł się, żałuję"),
+        ("cp1251", "ужасное качество звука"),
+        ("cp932", "音質がとても良い①"),
+        ("gb18030", "质量太差用了一天就坏了"),
+        ("macintosh", "un café, déçu"),
+    ],
+)
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_the_advised_encoding_works_as_printed(tmp_path, read, encoding, suffix):
-    text = CSV.replace("zwei", "fünf \x81" if encoding == "iso-8859-1" else "3 €")
+def test_an_example_of_an_encoding_reads_the_file_without_control_characters(tmp_path, read, encoding, text, suffix):
+    text = CSV.replace("Grüße, größer", text)
     path, content = tmp_path / f"all.csv{suffix}", text.encode(encoding)
     path.write_bytes(gzip.compress(content) if suffix else content)
-    with pytest.raises(DataError, match=rf"csv{suffix}:2: not UTF-8 .* hrkd prepare --encoding {encoding}, or conv"):
+    with pytest.raises(DataError, match=rf"csv{suffix}:2: not UTF-8 .* --encoding NAME, .* iconv -f NAME") as caught:
         read(path)
-    rows = text_label_domain(read(path, encoding=encoding)[0])
-    assert rows == text_label_domain(read(write_file(tmp_path / "utf8.csv", text))[0])
+    names = re.findall(r"(\w+) \(", str(caught.value).rpartition("and program: ")[2])
+    assert encoding in names
+    for name in names:
+        rows = text_label_domain(read(path, encoding=name)[0])
+        assert not any("\x80" <= char <= "\x9f" for row in rows for char in row[0])
+        assert name != encoding or rows == text_label_domain(read(write_file(tmp_path / "utf8.csv", text))[0])
+
+
+def test_without_an_encoding_in_which_the_file_is_text_none_is_an_example(tmp_path, read):
+    path = write_file(tmp_path / "all.csv", CSV.encode() + b"\x81\x98\xff\xf0,x,a\n")
+    with pytest.raises(DataError, match=r"NAME depends on the file's language and program$"):
+        read(path)
+
+
+def test_a_damaged_file_with_a_byte_order_mark_needs_no_other_encoding(tmp_path, read):
+    path = write_file(tmp_path / "all.csv", CSV.encode("utf-16")[:-1])
+    with pytest.raises(DataError, match=r"not utf-16.*, unlike its byte order mark \(.*\); save it as UTF-8$"):
+        read(path)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "cp1252"])

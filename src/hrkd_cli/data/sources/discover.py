@@ -147,7 +147,9 @@ def _make_single_file(source: Path, wanted: SourceFormat, require_label: bool) -
         file_format = get_format(wanted)
     if file_format is None and require_label:
         check_kind(source, TextFile(source).head())
-        raise DataError(f"{source}: unknown kind of file; name its format with --format csv, tsv, jsonl or parquet")
+        raise DataError(
+            f"{source}: unknown kind of file; name its format with hrkd prepare --format csv, tsv, jsonl or parquet"
+        )
     file_format = file_format or PLAIN_TEXT
     domain = source.parent.resolve().name if file_format.name is SourceFormat.AMAZON else None
     return SourceFile(str(source), partial(file_format.open, source), domain, path=source, relative_path=source.name)

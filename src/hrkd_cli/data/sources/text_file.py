@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,17 @@ from hrkd_cli.errors import DataError
 COMPRESSION_SUFFIXES = frozenset({".gz", ".zst"})
 _BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _HEAD_SIZE = 1 << 16
+# Common encodings, by names that iconv knows too. Only a reader of the text can tell which of them is right.
+_ENCODINGS = {
+    "cp1252": "Western European",
+    "cp1250": "Central European",
+    "cp1251": "Russian",
+    "cp932": "Japanese",
+    "gb18030": "Chinese",
+    "macintosh": "old Mac",
+}
+# Control characters and private ones, which text has only if it was decoded wrongly.
+_NOT_TEXT = re.compile("[\x80-\x9f\ue000-\uf8ff]")
 _BLANK_BYTES = b"".join(_BYTE_ORDER_MARKS) + b"\0 \t\r\n\v\f"
 
 
@@ -115,17 +127,33 @@ class TextFile:
         return marked or self.encoding or "utf-8"  # a byte order mark is never text
 
     def _decoding_error(self, error: UnicodeDecodeError) -> str:
-        """Return a message with the first line that is not UTF-8, and an encoding in which the file can be decoded."""
-        if self.encoding is not None or not error.encoding.startswith("utf-8"):
-            return f"{self.path}: not {self.encoding or error.encoding} ({error.reason}); name another with --encoding"
-        where, encoding = f"{self.path}: not UTF-8", "cp1252"
+        """Return a message with the first line that is not UTF-8, and encodings in which the file can be decoded."""
+        if self.encoding is not None:
+            return f"{self.path}: not {self.encoding} ({error.reason}); name another with --encoding"
+        if not error.encoding.startswith("utf-8"):
+            return f"{self.path}: not {error.encoding}, unlike its byte order mark ({error.reason}); save it as UTF-8"
+        where, encodings = f"{self.path}: not UTF-8", list(_ENCODINGS)
         with self.open_bytes() as raw:
             for number, line in enumerate(raw, start=1):
-                # cp1252 has no characters for these five bytes.
-                encoding = "iso-8859-1" if line.translate(None, b"\x81\x8d\x8f\x90\x9d") != line else encoding
+                if line.isascii():
+                    continue
+                encodings = [name for name in encodings if _is_text(line, name)]
                 try:
                     line.decode("utf-8")
                 except UnicodeDecodeError as line_error:
                     if where.endswith("not UTF-8"):
                         where = f"{self.path}:{number}: not UTF-8 (byte 0x{line[line_error.start]:02x})"
-        return f"{where}; name its encoding, for example hrkd prepare --encoding {encoding}, or convert it to UTF-8"
+        examples = ", ".join(f"{name} ({_ENCODINGS[name]})" for name in encodings)
+        examples = f": {examples} or another" if examples else ""
+        # Only prepare has --encoding, and texts to label or without labels cannot be prepared.
+        return (
+            f"{where}; name the encoding of labeled data with hrkd prepare --encoding NAME, or convert the file with "
+            f"iconv -f NAME -t utf-8 FILE > NEW; NAME depends on the file's language and program{examples}"
+        )
+
+
+def _is_text(line: bytes, encoding: str) -> bool:
+    try:
+        return not _NOT_TEXT.search(line.decode(encoding))
+    except UnicodeDecodeError:
+        return False
