@@ -82,12 +82,6 @@ def test_without_a_header_columns_have_numbers_and_the_first_line_is_a_row(tmp_p
     assert text_label_domain(raw) == [("one", "x", "d"), ("two", "y", "d")]
 
 
-def test_no_header_is_refused_for_formats_with_column_names(tmp_path, read):
-    path = write_file(tmp_path / "a.jsonl", '{"text": "a", "label": "b", "domain": "c"}\n')
-    with pytest.raises(DataError, match=r"a.jsonl: --no-header is for CSV and TSV files only"):
-        read(path, no_header=True)
-
-
 def test_the_separator_line_of_excel_is_not_the_header(tmp_path, read):
     raw, _ = read(write_file(tmp_path / "all.csv", "sep=;\r\n" + HEADER.replace(",", ";") + '"a, b";x;d\n'))
     assert text_label_domain(raw) == [("a, b", "x", "d")]

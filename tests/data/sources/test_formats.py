@@ -1,6 +1,10 @@
+import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 
 from hrkd_cli.choices import SourceFormat
 from hrkd_cli.data.drop_reasons import DropReason
@@ -23,6 +27,34 @@ def test_an_empty_file_is_an_error(tmp_path, read, name, content):
     path = write_file(tmp_path / name, content)
     with pytest.raises(DataError, match=rf"^{path}: the file is empty"):
         read(path)
+
+
+@pytest.mark.parametrize(
+    ("source", "option"),
+    [
+        ("a.jsonl", "no_header"),
+        ("a.parquet", "no_header"),
+        ("a.parquet", "encoding"),
+        ("saved", "no_header"),
+        ("saved", "encoding"),
+        ("folders", "no_header"),
+        ("files", "no_header"),
+    ],
+)
+def test_options_that_a_format_does_not_use_are_refused(tmp_path, read, source, option):
+    rows = [{"text": f"text {i}", "label": ("neg", "pos")[i % 2], "domain": "d"} for i in range(4)]
+    write_file(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
+    for name in ("folders/d/pos/1.txt", "folders/d/neg/1.txt", "files/d/pos.txt", "files/d/neg.txt"):
+        write_file(tmp_path / name, "a text\n")
+    read(tmp_path / source)
+    flag, value, kind = {
+        "no_header": ("--no-header", True, "CSV and TSV"),
+        "encoding": ("--encoding", "latin-1", "text"),
+    }[option]
+    with pytest.raises(DataError, match=rf"{source}.*: {flag} is for {kind} files only"):
+        read(tmp_path / source, **{option: value})
 
 
 def test_formats_are_detected_by_suffix_in_any_case_and_compression():

@@ -10,7 +10,7 @@ from hrkd_cli.choices import SourceFormat
 from hrkd_cli.data.sources import amazon, arrow, delimited, json_objects
 from hrkd_cli.data.sources.columns import COLUMN_ALIASES, normalize_name
 from hrkd_cli.data.sources.file_kinds import check_kind
-from hrkd_cli.data.sources.row_reader import RowReader, make_reader
+from hrkd_cli.data.sources.row_reader import RowReader, check_open_options, make_reader
 from hrkd_cli.data.sources.text_file import TextFile, split_suffix
 from hrkd_cli.errors import DataError
 
@@ -45,8 +45,8 @@ class FileFormat:
         Raises:
             DataError: it cannot be read or parsed, or is empty.
         """
-        if not has_header and self.name not in (SourceFormat.CSV, SourceFormat.TSV):
-            raise DataError(f"{path}: --no-header is for CSV and TSV files only")
+        is_table = self.name in (SourceFormat.CSV, SourceFormat.TSV)
+        check_open_options(path, encoding if self.magic else None, has_header or is_table)
         file = TextFile(path, encoding, has_header)
         file.check_not_empty()
         check_kind(path, file.head(), self.magic)

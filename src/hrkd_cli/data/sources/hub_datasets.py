@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hrkd_cli.data.sources.arrow import BATCH_ROWS, make_arrow_reader
-from hrkd_cli.data.sources.row_reader import SourceFile
+from hrkd_cli.data.sources.row_reader import RowReader, SourceFile, check_open_options
 from hrkd_cli.data.sources.values import SPLIT_ALIASES
 from hrkd_cli.errors import DataError, one_line
 from hrkd_cli.events import Note, OnEvent, Progress
@@ -82,7 +82,12 @@ def _make_source_file(display_name: str, data: Any, split: str | None) -> Source
 
     class_names = {name: feature.names for name, feature in data.features.items() if hasattr(feature, "names")}
     reader = make_arrow_reader(list(data.column_names), iter_batches, class_names)
-    return SourceFile(display_name, lambda *_: reader, split=split)
+
+    def open_split(encoding: str | None = None, has_header: bool = True) -> RowReader:
+        check_open_options(display_name, encoding, has_header)
+        return reader
+
+    return SourceFile(display_name, open_split, split=split)
 
 
 @contextmanager

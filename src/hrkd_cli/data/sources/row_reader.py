@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hrkd_cli.errors import DataError
+
 SourceRow = tuple[int, Sequence[object] | None]
 """Line number, and the values of the requested columns; None for a row with the wrong number of fields."""
 
@@ -49,6 +51,18 @@ class SourceFile:
     path: Path | None = None
     relative_path: str = ""
     is_only_domain: bool = False
+
+
+def check_open_options(name: object, encoding: str | None = None, has_header: bool = True) -> None:
+    """Check the arguments of ``SourceFile.open`` where they have no effect; None and true if they have one.
+
+    Raises:
+        DataError: an encoding is given, or that there is no header. ``name`` is that of the file.
+    """
+    if not has_header:
+        raise DataError(f"{name}: --no-header is for CSV and TSV files only")
+    if encoding is not None:
+        raise DataError(f"{name}: --encoding is for text files only")
 
 
 def make_reader(

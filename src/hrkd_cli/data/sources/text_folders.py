@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from hrkd_cli.data.sources.file_names import parse_names
-from hrkd_cli.data.sources.row_reader import RowReader, SourceFile, make_reader
+from hrkd_cli.data.sources.row_reader import RowReader, SourceFile, check_open_options, make_reader
 from hrkd_cli.data.sources.text_file import TextFile
 
 _SUFFIXES = (".txt", "")
@@ -58,6 +58,7 @@ def _are_labels(names: Sequence[set[str]]) -> bool:
 
 
 def _open_lines(path: Path, label: str, encoding: str | None = None, has_header: bool = True) -> RowReader:
+    check_open_options(path, has_header=has_header)
     file = TextFile(path, encoding)
     file.check_not_empty()
 
@@ -68,6 +69,8 @@ def _open_lines(path: Path, label: str, encoding: str | None = None, has_header:
 
 
 def _open_folder(texts: Sequence[Path], label: str, encoding: str | None = None, has_header: bool = True) -> RowReader:
+    check_open_options(texts[0].parent, has_header=has_header)
+
     def iter_rows() -> Iterator[tuple[int, Sequence[object]]]:
         for number, path in enumerate(texts, start=1):
             with TextFile(path, encoding).open() as stream:
