@@ -37,6 +37,7 @@ def test_impossible_values_are_refused(options, words):
         ({"method": "labels", "prediction_weight": 3}, "--prediction-weight: it requires a prediction loss; remove it"),
         ({"prediction_weight": 0, "temperature": 2}, "--temperature: it requires a prediction loss; remove it"),
         ({"extend": "student", "method": "labels", "prediction_weight": 3}, "--prediction-weight: it requires"),
+        ({"method": "labels", "cache_teacher": "on"}, "--cache-teacher: it requires a loss that compares with the"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options, words):
@@ -49,10 +50,11 @@ def test_options_that_contradict_each_other_are_refused(options, words):
     [
         {"hidden_weight": 0, "attention_weight": 0},
         {"method": "logits", "hidden_weight": 0, "temperature": 2},
+        {"method": "labels", "cache_teacher": "off"},
         {"extend": "student", "method": "labels", "temperature": 2},
     ],
 )
-def test_weights_of_0_and_the_temperature_of_a_retention_loss_are_accepted(options):
+def test_what_is_off_and_the_temperature_of_a_retention_loss_are_accepted(options):
     assert DistillSettings(**options).extend == options.get("extend")
 
 

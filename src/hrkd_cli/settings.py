@@ -35,8 +35,7 @@ from hrkd_cli.options import Range, Settings, option, option_name, options_of
 
 AUTO_BATCH = "auto"
 DEFAULT_SEED = 42
-# Domain graphs that compute the ratios from prototypes.
-PROTOTYPE_GRAPHS = (Graph.LEARNED, Graph.FROZEN)
+PROTOTYPE_GRAPHS = (Graph.LEARNED, Graph.FROZEN)  # those that compute the ratios from prototypes
 
 AT_LEAST_1, AT_LEAST_0 = Range(1), Range(0)
 ABOVE_0 = Range(0, exclude_low=True)
@@ -172,7 +171,8 @@ class TeachArguments(TeachSettings):
 
 # Options that change nothing with --extend.
 NOT_EXTENDING = ("student", "new_domains", "probe", "teacher_epochs", "teacher_learning_rate")
-LOSS_WEIGHTS = ("hidden_weight", "attention_weight", "prediction_weight")  # 0 is right also where a loss is not used
+# Values that options may have where they have no effect.
+OFF = {"hidden_weight": 0.0, "attention_weight": 0.0, "prediction_weight": 0.0, "cache_teacher": CacheTeacher.OFF}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,10 +310,14 @@ class DistillSettings(TrainingSettings):
         return self.prediction_weight > 0 and self.method is not Method.LABELS
 
     @property
+    def uses_teacher(self) -> bool:
+        """Whether any loss compares student and teacher."""
+        return self.compares_layers or self.compares_predictions
+
+    @property
     def can_augment(self) -> bool:
         """Whether the student can learn from texts mixed from train texts; a learned graph may not see all of those."""
-        uses_teacher = self.compares_layers or self.compares_predictions
-        return uses_teacher and self.extend is None and self.unlabelled is None and self.graph is not Graph.LEARNED
+        return self.uses_teacher and self.extend is None and self.unlabelled is None and self.graph is not Graph.LEARNED
 
     def resolve(self) -> Self:
         """Return settings with the defaults that depend on other options: graph, hierarchy, init, loss weights."""
@@ -328,20 +332,16 @@ class DistillSettings(TrainingSettings):
         """Check that options do not contradict each other, that there is a loss, and that no option has no effect."""
         has_graph, graph = self.method is Method.HRKD, self.graph or Graph.UNIFORM
         uses_prototypes = graph in PROTOTYPE_GRAPHS
-        uses_teacher = self.compares_layers or self.compares_predictions
-        has_loss = uses_teacher or self.label_weight or self.method is Method.LABELS
         if problem := _describe_unused_option(self):
             raise UsageError(problem)
         if self.extend is not None and (self.method is not Method.LABELS or self.init is Init.RANDOM):
-            problem = (
-                "--extend: it continues from the student's weights with --method labels; remove --method and --init"
-            )
+            problem = "--extend: it trains the student's weights by --method labels; remove --method and --init"
         elif self.means is Means.RELEASED and self.cache_teacher is CacheTeacher.ON:
             problem = "--cache-teacher on: --means released uses padding, which is not cached; remove one of them"
-        elif not has_loss:
+        elif not (self.uses_teacher or self.label_weight or self.method is Method.LABELS):
             hidden = "" if self.method is Method.LOGITS else "--hidden-weight 0 "
             problem = f"{hidden}--prediction-weight 0: no loss is left; set at least one loss weight above 0"
-        elif self.unlabelled is not None and not uses_teacher and self.extend is None:
+        elif self.unlabelled is not None and not self.uses_teacher and self.extend is None:
             problem = (
                 "--unlabelled: texts without labels need a loss that compares with the teacher; remove it, or choose "
                 "--method hrkd or logits"
@@ -366,19 +366,20 @@ class DistillSettings(TrainingSettings):
 
 def _describe_unused_option(settings: DistillSettings) -> str | None:
     """Return a message on the first option that was changed but has no effect together with the others."""
-    required = [
-        (settings.extend is not None, "--extend", ("retention_weight", "max_drop")),
-        (settings.graph is Graph.LEARNED, "--graph learned", ("graph_every", "graph_learning_rate", "held_back")),
-        (settings.compares_layers, "a hidden-state loss", ("hidden_weight", "attention_weight", "instance_weights")),
-        (settings.compares_predictions, "a prediction loss", ("prediction_weight",)),
-        (settings.compares_predictions or settings.extend is not None, "a prediction loss", ("temperature",)),
+    extends, learned_graph = settings.extend is not None, settings.graph is Graph.LEARNED
+    layers, predictions = settings.compares_layers, settings.compares_predictions
+    conditions = [
+        (extends, "requires --extend", ("retention_weight", "max_drop")),
+        (not extends, "excludes --extend", NOT_EXTENDING),
+        (learned_graph, "requires --graph learned", ("graph_every", "graph_learning_rate", "held_back")),
+        (layers, "requires a hidden-state loss", ("hidden_weight", "attention_weight", "instance_weights")),
+        (predictions, "requires a prediction loss", ("prediction_weight",)),
+        (settings.uses_teacher, "requires a loss that compares with the teacher", ("cache_teacher",)),
+        (predictions or extends, "requires a prediction loss", ("temperature",)),
     ]
-    unused = [(name, f"requires {what}") for is_met, what, names in required if not is_met for name in names]
-    if settings.extend is not None:
-        unused += [(name, "excludes --extend") for name in NOT_EXTENDING]
+    unused = [(name, reason) for is_met, reason, names in conditions if not is_met for name in names]
     for name, reason in unused:
-        unset = {options_of(type(settings))[name].default, 0.0 if name in LOSS_WEIGHTS else None}
-        if getattr(settings, name) not in unset:
+        if getattr(settings, name) not in (options_of(type(settings))[name].default, OFF.get(name)):
             return f"{option_name(name)}: it {reason}; remove it"
     return None
 

@@ -95,6 +95,13 @@ def test_small_data_gets_up_to_ten_texts_a_row(monkeypatch, rows, options, facto
     assert (asked or [0]) == [factor]
 
 
+@pytest.mark.parametrize(("rows", "warnings"), [(1000, []), (1001, ["--unlabelled-share has no effect"])])
+def test_a_share_of_unlabeled_texts_without_any_is_warned_of(rows, warnings):
+    dataset, events = make_rows(["a text"] * rows, labels=["x"] * rows), []
+    more_texts(dataset, dataset, DistillSettings(unlabelled_share=0.3), events.append)
+    assert [event.text.partition(":")[0] for event in events if event.warning] == warnings
+
+
 @pytest.mark.parametrize("options", [{"method": "labels"}, {"graph": "learned"}, {"unlabelled": "texts"}])
 def test_options_that_exclude_it_are_named(options):
     with pytest.raises(UsageError, match="--augment: it excludes --unlabelled"):

@@ -47,6 +47,23 @@ def test_raw_data_is_prepared_and_a_plain_encoder_is_fine_tuned_first(tmp_path, 
     assert json.loads((out / "teacher" / "hrkd.json").read_text())["options"]["epochs"]["value"] == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"teacher_epochs": 4, "probe": False}, ["--teacher-epochs", "--probe"]),
+        ({"recipe": "paper", "teacher_learning_rate": 1e-4}, ["--teacher-learning-rate"]),
+        ({"recipe": "paper"}, []),
+    ],
+)
+def test_options_of_a_teacher_that_is_fine_tuned_already_are_warned_of(tmp_path, teacher, dataset, options, names):
+    events = []
+    run = {"epochs": 1, "student": "1x32", "max_length": 16, "allow_weak_teacher": True}
+    distill(teacher, data=dataset, out=tmp_path / "out", on_event=events.append, **{**run, **options})
+    warnings = [event.text for event in events if isinstance(event, Note) and event.warning]
+    unused = [text.partition(" has no effect: the teacher is")[0] for text in warnings if "no effect" in text]
+    assert unused == names
+
+
 def test_a_missing_teacher_is_an_error_that_says_what_to_do(tmp_path):
     with pytest.raises(ModelError, match=r"there is no hrkd-out.teacher yet; run hrkd teach first"):
         distill(data="x")

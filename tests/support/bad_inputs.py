@@ -103,7 +103,7 @@ CASES: list[tuple[str, dict[str, Any], int, str]] = [
     ("distill --extend student --student 4x312", {}, 2,
      "hrkd distill: --student: it excludes --extend; remove it (see hrkd distill --help)"),
     ("distill --extend student --method logits", {}, 2,
-     "hrkd distill: --extend: it continues from the student's weights with --method labels; remove --method and --init (see hrkd distill --help)"),
+     "hrkd distill: --extend: it trains the student's weights by --method labels; remove --method and --init (see hrkd distill --help)"),
     ("distill --max-drop 1", {}, 2,
      "hrkd distill: --max-drop: it requires --extend; remove it (see hrkd distill --help)"),
     ("distill --extend student --teacher encoder", {}, 2,

@@ -17,6 +17,7 @@ from hrkd_cli.distillation.prerequisites import (
     check_untrained,
     select_domains,
     teach_if_needed,
+    warn_of_unused_options,
 )
 from hrkd_cli.distillation.setup import DistillSetup
 from hrkd_cli.evaluation.linear_baseline import baseline_dev_scores
@@ -116,6 +117,9 @@ def _student_data(
     check_trainable(data)
     if settings.extend is None:
         data = add_new_domains(data, settings)
+        if is_classifier(read_json(path / ModelFiles.config)):
+            of_teacher = ("teacher_epochs", "teacher_learning_rate", "probe")
+            warn_of_unused_options(settings, of_teacher, "the teacher is fine-tuned already", context.on_event)
     else:
         data, settings = extend_dataset(data, path, settings)
     return data, choose_size(data, settings, context.on_event)

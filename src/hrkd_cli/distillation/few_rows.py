@@ -15,6 +15,7 @@ from dataclasses import replace
 from hrkd_cli.choices import Split
 from hrkd_cli.data.dataset import Dataset, TextRows, compute_fingerprint
 from hrkd_cli.data.unlabeled import UnlabeledTexts, read_unlabeled
+from hrkd_cli.distillation.prerequisites import warn_of_unused_options
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.settings import DistillSettings
 
@@ -60,6 +61,7 @@ def more_texts(dataset: Dataset, whole: Dataset, settings: DistillSettings, on_e
         is_useful = rows <= FEW_ROWS and settings.can_augment
         factor = min(MAX_PER_ROW, ENOUGH_TEXTS // rows - 1) if is_useful else 0
     if factor == 0:
+        warn_of_unused_options(settings, ["unlabelled_share"], "there are no unlabeled or mixed texts", on_event)
         return None
     texts = augment(dataset, factor, seed=settings.seed)
     made = sum(map(len, (part.texts for part in texts.rows.values())))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from hrkd_cli.choices import Graph, Init, Method
+from hrkd_cli.choices import RECIPES, Graph, Init, Method
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.distillation.loss_config import LossConfig
 from hrkd_cli.errors import DataError, ModelError, OutputError, UsageError
@@ -27,6 +27,7 @@ from hrkd_cli.models.student_init import (
     student_config,
     student_shape,
 )
+from hrkd_cli.options import option_name, options_of
 from hrkd_cli.outputs import latest_checkpoint_step
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.predict.name_validation import validate_names
@@ -79,6 +80,14 @@ def add_new_domains(dataset: Dataset, settings: DistillSettings) -> Dataset:
                 f"{first!r} differ; leave out --new-domains, or choose domains with --domains"
             )
     return dataset.with_labels(dict.fromkeys(names, dataset.labels[first]))
+
+
+def warn_of_unused_options(settings: DistillSettings, names: Sequence[str], reason: str, on_event: OnEvent) -> None:
+    """Warn of those of the options that are not at their default or the recipe's."""
+    options, recipe = options_of(DistillSettings), RECIPES.get(settings.recipe, {})
+    for name in names:
+        if getattr(settings, name) not in (options[name].default, recipe.get(name)):
+            on_event(Note(f"{option_name(name)} has no effect: {reason}", warning=True))
 
 
 def check_student(path: Path, dataset: Dataset, settings: DistillSettings) -> Any | None:
