@@ -66,6 +66,7 @@ class Method:
 
 
 STUDENT, TEACHER = "student", "teacher"
+ENCODER_ONLY = {"wide": False, "augment": 0}  # what methods have in common would blur their differences
 METHODS = {
     STUDENT: Method("**hrkd student, int8**", STUDENT_SCRIPT, {}),
     TEACHER: Method("its teacher, torch", STUDENT_SCRIPT),
@@ -76,10 +77,11 @@ METHODS = {
     "optimum": Method("fine-tuned on labels, optimum int8", PEERS / "optimum_peer.py"),
     "setfit": Method("SetFit", PEERS / "setfit_peer.py", few_rows_only=True),
     # Students with other options, int8.
-    "labels": Method("student without a teacher", STUDENT_SCRIPT, {"method": "labels"}),
-    "logits": Method("student from logits only", STUDENT_SCRIPT, {"method": "logits"}),
-    "frozen-graph": Method("student, frozen graph", STUDENT_SCRIPT, {"graph": "frozen"}),
-    "learned-graph": Method("student, learned graph", STUDENT_SCRIPT, {"graph": "learned"}),
+    "labels": Method("student without a teacher", STUDENT_SCRIPT, {**ENCODER_ONLY, "method": "labels"}),
+    "logits": Method("student from logits only", STUDENT_SCRIPT, {**ENCODER_ONLY, "method": "logits"}),
+    "uniform-graph": Method("student, uniform ratios", STUDENT_SCRIPT, {**ENCODER_ONLY, "graph": "uniform"}),
+    "frozen-graph": Method("student, frozen graph", STUDENT_SCRIPT, {**ENCODER_ONLY, "graph": "frozen"}),
+    "learned-graph": Method("student, learned graph", STUDENT_SCRIPT, {**ENCODER_ONLY, "graph": "learned"}),
     "plain": Method("student, float32, no cache", STUDENT_SCRIPT, {"precision": "fp32", "cache_teacher": "off"}),
 }
 DEFAULT_METHODS = (STUDENT, TEACHER, "tfidf", "frozen", "model2vec", "fasttext", "optimum", "setfit")

@@ -37,7 +37,8 @@ def test_impossible_values_are_refused(options, words):
         ({"method": "labels", "prediction_weight": 3}, "--prediction-weight: it requires a prediction loss; remove it"),
         ({"prediction_weight": 0, "temperature": 2}, "--temperature: it requires a prediction loss; remove it"),
         ({"extend": "student", "method": "labels", "prediction_weight": 3}, "--prediction-weight: it requires"),
-        ({"method": "labels", "cache_teacher": "on"}, "--cache-teacher: it requires a loss that compares with the"),
+        ({"method": "labels", "cache_teacher": "on"}, "--cache-teacher: it requires a loss that uses"),
+        ({"method": "labels", "teacher_checkpoints": "average"}, "--teacher-checkpoints: it requires a loss that uses"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options, words):
@@ -71,8 +72,9 @@ def test_instance_weights_require_a_hidden_state_loss(options):
 
 
 def test_released_means_cannot_be_cached():
-    with pytest.raises(UsageError, match="--means released uses padding"):
-        DistillSettings(means="released", cache_teacher="on")
+    for options in ({"means": "released"}, {"recipe": "paper"}):
+        with pytest.raises(UsageError, match=r"--means released \(--recipe paper\) uses padding, which is not"):
+            DistillSettings.from_options(cache_teacher="on", **options)
 
 
 def test_a_recipe_sets_options_that_are_not_given():
@@ -81,9 +83,7 @@ def test_a_recipe_sets_options_that_are_not_given():
     assert DistillSettings.from_options() == DistillSettings()
 
 
-@pytest.mark.parametrize(
-    "options", [{"method": "logits"}, {"method": "tinybert"}, {"cache_teacher": "on"}, {"hidden_weight": 0.0}]
-)
+@pytest.mark.parametrize("options", [{"method": "logits"}, {"method": "tinybert"}, {"hidden_weight": 0.0}])
 def test_a_recipe_leaves_out_what_the_given_options_rule_out(options):
     assert DistillSettings.from_options(recipe="paper", **options).learning_rate == 5e-5
 

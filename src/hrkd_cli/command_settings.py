@@ -9,7 +9,8 @@ from pathlib import Path
 from hrkd_cli import layout
 from hrkd_cli.choices import Device, EvalDomain, SourceFormat, Split, Target
 from hrkd_cli.errors import UsageError
-from hrkd_cli.options import Range, Settings, option
+from hrkd_cli.formatting import join_names
+from hrkd_cli.options import Range, Settings, option, option_name, options_of
 from hrkd_cli.settings import AT_LEAST_0, AT_LEAST_1, force_option, output_option, seed_option, shared_option
 
 _argument = partial(option, argument=True)
@@ -212,6 +213,15 @@ class ExportSettings(Settings):
         """Whether the vocabulary is trimmed."""
         return self.trim_vocabulary or self.vocabulary_size is not None
 
+    def check(self) -> None:
+        """Check that there is a file for which ``--target`` and ``--max-drop`` count."""
+        has_int8 = self.int8 or self.int8_static
+        if self.target is not Target.AUTO and not has_int8:
+            raise UsageError("--target: only int8 files are made for a CPU; add --int8 or --int8-static")
+        gated = has_int8 or self.fp16 or self.int4 or self.trims
+        if self.max_drop != options_of(type(self))["max_drop"].default and not gated:
+            raise UsageError("--max-drop: there is no smaller file that it would check; add one, such as --int8")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportArguments(ExportSettings):
@@ -281,9 +291,15 @@ class PredictSettings(PredictorSettings):
     )
 
     def check(self) -> None:
-        """Check that no texts are given with ``--self-check``."""
-        if self.self_check and (self.texts or self.input is not None):
-            raise UsageError("--self-check uses the stored texts; remove TEXT and --input")
+        """Check that nothing is given with ``--self-check`` that it does not use."""
+        used = ("model", "self_check", "threads", "device")
+        unused = [
+            "TEXT" if option.argument else option_name(name)
+            for name, option in options_of(type(self)).items()
+            if name not in used and getattr(self, name) != option.default
+        ]
+        if self.self_check and unused:
+            raise UsageError(f"--self-check uses the stored texts; remove {join_names(unused)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -212,13 +212,13 @@ class DistillSettings(TrainingSettings):
     )
     graph_every: int = _count(10, "Steps between updates of a learned graph.", panel=METHOD_PANEL)
     graph_learning_rate: float = _rate(3e-3, "Learning rate of a learned graph.", panel=METHOD_PANEL)
-    held_back: float = _fraction(0.1, "Fraction of train rows that train a learned graph; the student never sees them.")
+    held_back: float = _fraction(0.1, "Fraction of train rows that train a learned graph; the encoder never sees them.")
     domains: str | None = _method(None, "Train the student for these domains only.", metavar="A,B", default_text="all")
     teacher_checkpoints: TeacherCheckpoints = _method(
         TeacherCheckpoints.DOMAIN, "Teacher of each domain: the best step for that domain, or the best step on average."
     )
-    hidden_weight: float = _weight(1.0, "Weight of the hidden-state loss.")
-    attention_weight: float = _weight(1.0, "Weight of the attention loss.")
+    hidden_weight: float = _weight(1.0, "Weight of the losses of layers: hidden states and attention.")
+    attention_weight: float = _weight(1.0, "Weight of the attention loss among them.")
     prediction_weight: float = _weight(1.0, "Weight of the prediction loss.")
     label_weight: float = _weight(0.0, "Weight of the cross-entropy against the labels.")
     wide: bool = _method(
@@ -243,7 +243,7 @@ class DistillSettings(TrainingSettings):
         "Mixed texts per train row: parts of train texts, for which the teacher's predictions are the target.",
         metavar="N",
         bounds=AT_LEAST_0,
-        default_text="3 to 10 with up to 1,000 train rows, else 0; 0 with --unlabelled",
+        default_text="3 to 10 with up to 1,000 train rows, else 0; 0 with --unlabelled or --graph learned",
     )
     new_domains: str | None = _text(
         None,
@@ -295,8 +295,6 @@ class DistillSettings(TrainingSettings):
         defaults = {name: value for name, value in recipe.items() if name not in options}
         if {**defaults, **options}.get("method", Method.HRKD) != Method.HRKD or options.get("hidden_weight", 1.0) == 0:
             defaults.pop("graph", None)
-        if options.get("cache_teacher") == CacheTeacher.ON:
-            defaults.pop("means", None)
         return defaults
 
     @property
@@ -337,7 +335,9 @@ class DistillSettings(TrainingSettings):
         if self.extend is not None and (self.method is not Method.LABELS or self.init is Init.RANDOM):
             problem = "--extend: it trains the student's weights by --method labels; remove --method and --init"
         elif self.means is Means.RELEASED and self.cache_teacher is CacheTeacher.ON:
-            problem = "--cache-teacher on: --means released uses padding, which is not cached; remove one of them"
+            problem = (
+                "--cache-teacher on: --means released (--recipe paper) uses padding, which is not cached; remove one"
+            )
         elif not (self.uses_teacher or self.label_weight or self.method is Method.LABELS):
             hidden = "" if self.method is Method.LOGITS else "--hidden-weight 0 "
             problem = f"{hidden}--prediction-weight 0: no loss is left; set at least one loss weight above 0"
@@ -374,7 +374,7 @@ def _describe_unused_option(settings: DistillSettings) -> str | None:
         (learned_graph, "requires --graph learned", ("graph_every", "graph_learning_rate", "held_back")),
         (layers, "requires a hidden-state loss", ("hidden_weight", "attention_weight", "instance_weights")),
         (predictions, "requires a prediction loss", ("prediction_weight",)),
-        (settings.uses_teacher, "requires a loss that compares with the teacher", ("cache_teacher",)),
+        (settings.uses_teacher, "requires a loss that uses the teacher", ("cache_teacher", "teacher_checkpoints")),
         (predictions or extends, "requires a prediction loss", ("temperature",)),
     ]
     unused = [(name, reason) for is_met, reason, names in conditions if not is_met for name in names]

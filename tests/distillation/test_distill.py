@@ -12,7 +12,7 @@ from file_modes import unusual_modes
 from hrkd_cli.choices import Graph, Means, Method
 from hrkd_cli.distillation.distill import distill
 from hrkd_cli.errors import OutputError
-from hrkd_cli.events import StepDone
+from hrkd_cli.events import Note, StepDone
 from hrkd_cli.models.mean_pooling import encoder_layers
 from hrkd_cli.teaching.teach import teach
 from short_runs import first_step, run_distill
@@ -60,6 +60,13 @@ def test_each_method_and_graph_has_its_losses_and_ratios(tmp_path, teacher, data
         assert sum(row) == pytest.approx(1, abs=1e-5)
     assert ("hidden" in step.losses) == (options.get("method") not in (Method.LOGITS, Method.LABELS))
     assert result.steps == 6
+
+
+@pytest.mark.parametrize(("every", "warned"), [(6, False), (7, True)])
+def test_a_learned_graph_that_is_never_updated_is_warned_of(tmp_path, teacher, dataset, every, warned):
+    _, events = run_distill(teacher, dataset, tmp_path / "s", graph=Graph.LEARNED, graph_every=every)
+    texts = [event.text for event in events if isinstance(event, Note) and event.warning]
+    assert any("it is never updated in 6 steps" in text for text in texts) == warned
 
 
 def test_the_seed_decides_the_weights(tmp_path, teacher, dataset):

@@ -102,6 +102,13 @@ def test_a_share_of_unlabeled_texts_without_any_is_warned_of(rows, warnings):
     assert [event.text.partition(":")[0] for event in events if event.warning] == warnings
 
 
+@pytest.mark.parametrize(("options", "notes"), [({}, 1), ({"augment": 0}, 0)])
+def test_a_learned_graph_says_that_it_goes_without_mixed_texts(options, notes):
+    dataset, events = make_rows(["a text"] * 100, labels=["x"] * 100), []
+    assert more_texts(dataset, dataset, DistillSettings(graph="learned", **options), events.append) is None
+    assert [("--graph learned holds back" in event.text) for event in events] == [True] * notes
+
+
 @pytest.mark.parametrize("options", [{"method": "labels"}, {"graph": "learned"}, {"unlabelled": "texts"}])
 def test_options_that_exclude_it_are_named(options):
     with pytest.raises(UsageError, match="--augment: it excludes --unlabelled"):

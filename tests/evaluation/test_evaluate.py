@@ -60,6 +60,10 @@ def test_agreement_precision_and_size_of_several_models(models, dataset):
     same = sum(a == b for a, b in zip(labels["teacher"], labels["student"], strict=True))
     assert student.agreement == pytest.approx(same / 80)
     assert 0 < student.agreement < 1
+    assert teacher.difference is None
+    assert student.difference.accuracy == pytest.approx(student.average.accuracy - teacher.average.accuracy)
+    assert student.difference.interval[0] < student.difference.accuracy < student.difference.interval[1]
+    assert fp32.difference == student.difference
 
 
 def test_models_that_must_find_the_domain_are_scored_on_what_predict_answers(models, dataset, tmp_path):
@@ -139,7 +143,8 @@ def test_json_has_the_documented_keys(models, dataset, monkeypatch):
     assert set(int8["confidence"]) == confidence | {"uncalibrated", "coverage"}
     assert result["split"] == "test"
     assert set(teacher) == common | {"latency_ms", "latency"}
-    assert set(int8) == common | {"latency_ms", "latency", "padded"}
+    assert set(int8) == common | {"latency_ms", "latency", "padded", "difference"}
+    assert set(int8["difference"]) == {"accuracy", "interval"}
     # Longer texts would be truncated.
     assert [(f["tokens"], f["threads"], f["batch"]) for f in int8["latency"]] == [(16, 1, 1)]
     assert all(0 < f["p50"] <= f["p95"] for f in int8["latency"] + teacher["latency"])

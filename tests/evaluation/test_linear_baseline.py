@@ -78,7 +78,7 @@ def test_the_baseline_is_the_last_result(models):
         "parameters": None,
         "bytes": None,
     }
-    assert set(entry) == {"floor", "domains", "average", "agreement", *list(entry)[:6]}
+    assert set(entry) == {"floor", "domains", "average", "agreement", "difference", *list(entry)[:6]}
     assert len(evaluate_on([models / "teacher"], dataset, EvalSettings()).models) == 1
 
 

@@ -3,7 +3,14 @@ import math
 import numpy as np
 import pytest
 
-from hrkd_cli.evaluation.metrics import average_scores, is_more_accurate, score_domain, scores_to_json, wilson_interval
+from hrkd_cli.evaluation.metrics import (
+    average_scores,
+    is_more_accurate,
+    paired_difference,
+    score_domain,
+    scores_to_json,
+    wilson_interval,
+)
 
 
 def scores(truth, predicted, labels=("no", "yes")):
@@ -70,6 +77,60 @@ def test_average_is_unweighted_and_its_interval_narrower():
     below = math.hypot(large.accuracy - large.interval[0], small.accuracy - small.interval[0]) / 2
     assert mean.interval[0] == pytest.approx(0.95 - below)
     assert average_scores({"large": large}).interval == pytest.approx(large.interval)
+
+
+def right(*counts):
+    """Return two models' answers, given on how many rows both, only the first, only the second and neither is right."""
+    pairs = [(True, True), (True, False), (False, True), (False, False)]
+    one, other = np.repeat(pairs, counts, axis=0).T
+    return one, other
+
+
+def test_the_interval_of_a_paired_difference_by_hand():
+    # Wilson: 8 of 10 (0.490162, 0.943318), 6 of 10 (0.312674, 0.831820).
+    # Correlation: (6 x 2 - 2 x 0) / sqrt(8 x 2 x 6 x 4) = 0.612372.
+    # Below: 0.309838^2 - 2 x 0.612372 x 0.309838 x 0.231820 + 0.231820^2 = 0.061771 = 0.248537^2.
+    # Above: 0.143318^2 - 2 x 0.612372 x 0.143318 x 0.287326 + 0.287326^2 = 0.052663 = 0.229483^2.
+    one, other = right(6, 2, 0, 2)
+    found = paired_difference({"a": one}, {"a": other})
+    assert found.accuracy == pytest.approx(0.2)
+    assert found.interval == pytest.approx((0.2 - 0.248537, 0.2 + 0.229483), abs=1e-6)
+    swapped = paired_difference({"a": other}, {"a": one})
+    assert swapped.interval == pytest.approx((-found.interval[1], -found.interval[0]))
+
+
+def test_the_average_difference_weights_domains_equally_and_combines_their_intervals():
+    domains = {"a": right(6, 2, 0, 2), "b": right(50, 10, 20, 20)}
+    one, other = ({name: pair[side] for name, pair in domains.items()} for side in (0, 1))
+    found = paired_difference(one, other)
+    a, b = (paired_difference({name: one[name]}, {name: other[name]}) for name in domains)
+    assert found.accuracy == pytest.approx((0.2 - 0.1) / 2)
+    below = math.hypot(a.accuracy - a.interval[0], b.accuracy - b.interval[0]) / 2
+    assert found.interval[0] == pytest.approx(found.accuracy - below)
+
+
+def test_a_paired_interval_is_narrower_than_that_of_independent_answers():
+    n = 200
+    (one, other), (shuffled, _) = right(150, 10, 5, 35), right(150, 10, 5, 35)
+    shuffled = np.random.default_rng(0).permutation(shuffled)
+    paired, independent = (paired_difference({"a": own}, {"a": other}) for own in (one, shuffled))
+    assert np.ptp(paired.interval) < 0.6 * np.ptp(independent.interval)
+    # Near the normal approximation: sqrt(discordant - difference^2 / n) / n.
+    assert np.ptp(paired.interval) / 2 == pytest.approx(1.96 * math.sqrt(15 - 5**2 / n) / n, rel=0.1)
+
+
+@pytest.mark.parametrize("n", [7, 50, 202, 1000])
+def test_equal_answers_have_a_narrow_interval_around_zero(n):
+    one, _ = right(n // 2, 0, 0, n - n // 2)
+    found = paired_difference({"a": one}, {"a": one})
+    assert found.accuracy == 0
+    assert -0.06 < found.interval[0] <= 0 <= found.interval[1] < 0.06
+
+
+def test_the_interval_of_models_that_are_always_right_is_that_of_their_accuracies():
+    one, other = right(10, 0, 0, 0)
+    found = paired_difference({"a": one}, {"a": other})
+    assert found.interval == pytest.approx((-(1 - wilson_interval(10, 10)[0]), 1 - wilson_interval(10, 10)[0]))
 
 
 def test_json_has_the_scores_of_each_label_only_if_requested():

@@ -5,15 +5,14 @@ from pathlib import Path
 import pytest
 
 from hrkd_cli import evaluate
-from hrkd_cli.errors import DataError, UsageError
+from hrkd_cli.errors import DataError
 from hrkd_cli.evaluation.provenance import (
     DataProvenance,
     default_data,
     find_start_encoder,
     read_provenance,
-    restrict_to_single_domain,
+    restrict_to_common_domains,
 )
-from hrkd_cli.events import Note
 from tiny_folder import make_dataset, make_texts
 
 
@@ -77,30 +76,32 @@ def test_evaluate_names_recorded_data_that_is_gone(models, tmp_path, monkeypatch
         evaluate(["teacher"])
 
 
-def test_a_single_domain_model_restricts_the_rows_to_its_domain(single, models):
+def test_rows_of_domains_that_a_model_does_not_predict_are_left_out(tmp_path, single, models):
     events = []
-    dataset = dataset_of("books", "dvd")
-    restricted = restrict_to_single_domain([models / "teacher", single("dvd")], dataset, "data", on_event=events.append)
+    dataset = dataset_of("books", "cars", "dvd")
+    teacher, other = models / "teacher", single("dvd")
+    restricted = restrict_to_common_domains([teacher, other], dataset, "data", on_event=events.append)
     assert restricted.domains == ("dvd",)
-    assert [event.text for event in events if isinstance(event, Note)] == [
-        f"{single('dvd')} predicts only dvd: only that domain's rows are scored"
+    assert [(event.text, event.warning) for event in events] == [
+        (f"{teacher} predicts only books, dvd: rows of other domains are not scored", True),
+        (f"{other} predicts only dvd: rows of other domains are not scored", True),
     ]
-    assert restrict_to_single_domain([models / "teacher"], dataset, "data") is dataset
+    dataset = dataset_of("books", "dvd")
+    assert restrict_to_common_domains([teacher], dataset, "data") is dataset
 
 
 def test_data_of_one_domain_is_not_restricted(single):
     dataset = dataset_of("new")
-    assert restrict_to_single_domain([single("dvd")], dataset, "data") is dataset
+    assert restrict_to_common_domains([single("dvd")], dataset, "data") is dataset
 
 
-def test_data_without_the_domain_of_a_model_is_an_error(single):
-    with pytest.raises(DataError, match=r"data: no domain 'dvd', the only one of .*; it has cars, pans"):
-        restrict_to_single_domain([single("dvd")], dataset_of("cars", "pans"), "data")
-
-
-def test_models_of_different_single_domains_are_an_error(single):
-    with pytest.raises(UsageError, match=r"predicts only 'books' and .* only 'dvd', so they have no rows in common"):
-        restrict_to_single_domain([single("books"), single("dvd")], dataset_of("books", "dvd"), "data")
+def test_data_without_a_domain_that_all_models_predict_is_an_error(single):
+    with pytest.raises(DataError, match=r"data: no rows to score: .*dvd predicts only dvd; the .* have cars, pans"):
+        restrict_to_common_domains([single("dvd")], dataset_of("cars", "pans"), "data")
+    with pytest.raises(
+        DataError, match=r"no rows to score: .*dvd predicts only dvd; the data and other models have boo"
+    ):
+        restrict_to_common_domains([single("books"), single("dvd")], dataset_of("books", "dvd"), "data")
 
 
 @pytest.mark.parametrize("damaged", ["{", '{"models": {"start": 5}}'])

@@ -9,6 +9,7 @@ from hrkd_cli.evaluation.reliability import judge_without_domain
 from hrkd_cli.evaluation.scoring import (
     agreement,
     best_labels,
+    compare_accuracy,
     count_domains,
     match_heads,
     predict_logits,
@@ -101,6 +102,13 @@ def test_many_rows_keep_their_order():
     logits = predict_logits(FakeBackend(default_batch_size=32), {"books": TextRows(texts, None, [])})
     expected = ["positive" if text == "good" else "negative" for text in texts]
     assert best_labels(logits, OURS)["books"].tolist() == expected
+
+
+def test_accuracy_is_compared_on_the_same_rows():
+    rows = {"a": TextRows(["1", "2"], None, ["x", "y"]), "b": TextRows(["3"], None, ["y"])}
+    ours = {"a": np.array(["x", "y"]), "b": np.array(["x"])}
+    first = {"a": np.array(["x", "x"]), "b": np.array(["y"])}
+    assert compare_accuracy(ours, first, rows).accuracy == pytest.approx(0.5 / 2 - 1 / 2)
 
 
 def test_agreement_counts_the_rows_of_all_domains_alike():

@@ -1,4 +1,3 @@
-import functools
 import json
 
 import pytest
@@ -19,7 +18,10 @@ from hrkd_cli.onnx_export.export_record import (
 )
 from hrkd_cli.predict.heads import DomainHeads
 
-export = functools.partial(hrkd_cli.export, max_drop=100)
+
+def export(student, **options):
+    limit = {"max_drop": 100} if options.keys() & {"int8", "fp16", "int4"} else {}
+    return hrkd_cli.export(student, **limit, **options)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from fake_runs import (
     write_run,
 )
 from hrkd_cli.reporting.model_comparison import compare_models
-from hrkd_cli.reporting.page import certainty, domain_ratios, losses, optimization, render_page
+from hrkd_cli.reporting.page import certainty, comparison, domain_ratios, losses, optimization, render_page
 from hrkd_cli.reporting.run import Run
 
 VOID = {"meta", "path", "rect", "use"}
@@ -122,6 +122,15 @@ def test_several_runs_start_with_a_comparison(tmp_path):
     assert [title for title in found.titles if title.startswith("Distillation")] == [
         "Distillation: a", "Distillation: b", "Distillation: a",
     ]  # fmt: skip
+
+
+def test_the_dev_scores_of_runs_are_drawn_by_step(tmp_path):
+    for name, steps in (("a", (3, 6)), ("b", (2, 4, 6))):
+        scores = [dev_line(step, 0.5, step / 10, best=True) for step in steps]
+        write_lines(tmp_path / name, [step_line(6), *scores])
+    chart = comparison([Run(tmp_path / "a"), Run(tmp_path / "b")])
+    assert chart.data["b"].dropna().to_dict() == pytest.approx({2: 35, 4: 45, 6: 55})
+    assert list(chart.data.index) == [2, 3, 4, 6]
 
 
 def test_without_an_evaluation_the_page_opens_with_the_dev_scores_of_student_and_files(tmp_path):

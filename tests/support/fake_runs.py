@@ -23,7 +23,7 @@ def scores(accuracy):
 def dev_line(step, books, dvd, *, best, domains=DOMAINS):
     scores_by_domain = {domains[0]: scores(books), domains[1]: scores(dvd)}
     average = {"accuracy": (books + dvd) / 2, "macro_f1": (books + dvd) / 2, "interval": [0.5, 0.9]}
-    return {"step": step, "dev": {"domains": scores_by_domain, "average": average}, "is_best": best}
+    return {"step": step, "dev": {"domains": scores_by_domain, "average": average}, "is_best": best, "is_kept": best}
 
 
 def lines(steps=40, **options):

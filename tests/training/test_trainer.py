@@ -29,6 +29,9 @@ def test_patience_stops_a_run_without_improvement(tmp_path, encoder, dataset, mo
     monkeypatch.setattr("hrkd_cli.training.trainer.score_split", lambda *_: flat)
     result = run_teach(encoder, dataset, tmp_path / "t", epochs=3, eval_every=2, patience=2)
     assert (result.steps, result.best_step) == (6, 6)
+    metrics = [json.loads(line) for line in (tmp_path / "t" / "metrics.jsonl").read_text().splitlines()]
+    scored = [(line["step"], line["is_best"], line["is_kept"]) for line in metrics if "dev" in line]
+    assert scored == [(2, True, True), (4, False, True), (6, False, True)]
 
 
 def test_without_epochs_a_run_is_evaluated_at_most_20_times_and_stops_when_dev_stalls(

@@ -91,8 +91,17 @@ def _format_confidence(model: Json, name: str, form: str, factor: float = 1.0) -
     return "  ".join([*texts[:1], *(f"[{text}]" for text in texts[1:])]) or "-"
 
 
+def _format_difference(difference: Json | None) -> str:
+    """Return a difference of accuracies in points, with its interval."""
+    if difference is None:
+        return "-"
+    low, high = difference["interval"]
+    return f"{100 * difference['accuracy']:+.1f}  [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
 # Values of a whole model. A row without a value for any model is omitted.
 _MODEL_ROWS: dict[str, Callable[[Json], str]] = {
+    "  minus the first  [95% interval]": lambda m: _format_difference(m.get("difference")),
     "  agreement with the first, %": lambda m: percent(m.get("agreement")),
     "  domain found, %": lambda m: percent(m.get("domain_accuracy")),
     "  calibration error, %  [before]": lambda m: _format_confidence(m, "ece", ".1f", 100),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hrkd_cli.cards import code_span
+from hrkd_cli.choices import Graph
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.dataset_loading import load_for_training
 from hrkd_cli.distillation.extension import check_old_domains, extend_dataset
@@ -21,7 +22,7 @@ from hrkd_cli.distillation.prerequisites import (
 )
 from hrkd_cli.distillation.setup import DistillSetup
 from hrkd_cli.evaluation.linear_baseline import baseline_dev_scores
-from hrkd_cli.events import OnEvent, StageDone, ignore
+from hrkd_cli.events import Note, OnEvent, StageDone, ignore
 from hrkd_cli.json_files import read_json
 from hrkd_cli.layout import DATASET_OUT, EXTENSION_DATASET_OUT, TEACHER_OUT, ModelFiles, student_folder
 from hrkd_cli.models.loading import is_classifier
@@ -130,6 +131,9 @@ def _train(setup: DistillSetup, checkpointer: Checkpointer, out: Path) -> Traine
     settings = setup.settings
     objective, fraction = setup.objective(checkpointer, out), settings.unlabelled_share
     trainer = Trainer("distill", objective, settings, setup.plan, checkpointer, setup.dev, unlabeled_fraction=fraction)
+    if settings.graph is Graph.LEARNED and trainer.steps < settings.graph_every:
+        text = f"--graph learned: it is never updated in {trainer.steps} steps; lower --graph-every"
+        setup.context.on_event(Note(text, warning=True))
     trainer.run()
     if settings.extend is not None:
         checkpointer.save(trainer.step)  # for --resume with a larger --max-drop

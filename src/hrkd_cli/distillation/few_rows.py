@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
-from hrkd_cli.choices import Split
+from hrkd_cli.choices import Graph, Split
 from hrkd_cli.data.dataset import Dataset, TextRows, compute_fingerprint
 from hrkd_cli.data.unlabeled import UnlabeledTexts, read_unlabeled
 from hrkd_cli.distillation.prerequisites import warn_of_unused_options
@@ -60,6 +60,8 @@ def more_texts(dataset: Dataset, whole: Dataset, settings: DistillSettings, on_e
     if factor is None:
         is_useful = rows <= FEW_ROWS and settings.can_augment
         factor = min(MAX_PER_ROW, ENOUGH_TEXTS // rows - 1) if is_useful else 0
+        if rows <= FEW_ROWS and settings.graph is Graph.LEARNED:
+            on_event(Note("no texts are mixed from the train rows, some of which --graph learned holds back"))
     if factor == 0:
         warn_of_unused_options(settings, ["unlabelled_share"], "there are no unlabeled or mixed texts", on_event)
         return None

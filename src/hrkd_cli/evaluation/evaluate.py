@@ -17,14 +17,14 @@ from hrkd_cli.data.dataset import Dataset, TextRows
 from hrkd_cli.errors import ModelError, UsageError
 from hrkd_cli.evaluation.latency import Latency, measure_end_to_end, measure_forward, median_length_text
 from hrkd_cli.evaluation.linear_baseline import BASELINE_KIND, LinearBaseline, train_linear_baselines
-from hrkd_cli.evaluation.metrics import AverageScores, DomainScores, average_scores, scores_to_json
+from hrkd_cli.evaluation.metrics import AccuracyDifference, AverageScores, DomainScores, average_scores, scores_to_json
 from hrkd_cli.evaluation.onnx_inspect import count_parameters, load_onnx, weight_precision
 from hrkd_cli.evaluation.provenance import (
     default_data,
     find_start_encoder,
     find_train_data,
     read_provenance,
-    restrict_to_single_domain,
+    restrict_to_common_domains,
 )
 from hrkd_cli.evaluation.reliability import (
     Answers,
@@ -37,6 +37,7 @@ from hrkd_cli.evaluation.scoring import (
     DomainLogits,
     PredictedLabels,
     agreement,
+    compare_accuracy,
     count_domains,
     match_heads,
     predict_logits,
@@ -75,6 +76,7 @@ class ModelResult:
         kind: ``"torch"``, ``"onnx"`` or ``"floor"`` (a linear baseline).
         domains: scores by domain, for an ONNX file at batch size 1.
         agreement: fraction of rows with the same label as the first model's.
+        difference: accuracy minus that of the first model, with a paired interval; None for the first model.
         file: name of the weight file. This and the next three fields are None for a linear baseline.
         precision: ``"fp32"`` or that of an ONNX file, such as ``"int8"``.
         bytes: size of the weights on disk.
@@ -90,6 +92,7 @@ class ModelResult:
     kind: str
     domains: dict[str, DomainScores]
     agreement: float
+    difference: AccuracyDifference | None = None
     file: str | None = None
     precision: str | None = None
     parameters: int | None = None
@@ -115,6 +118,8 @@ class ModelResult:
         if self.padded is not None:
             entry["padded"] = asdict(self.padded)
         entry |= {**scores_to_json(self.domains, by_label=by_label), "agreement": self.agreement}
+        if self.difference is not None:
+            entry["difference"] = asdict(self.difference) | {"interval": list(self.difference.interval)}
         if self.confidence:
             entry["confidence"] = self.confidence
         if self.found_domains:
@@ -208,7 +213,7 @@ def evaluate(
         if provenance and provenance.differs_from(dataset):
             text = f"{name} was made from other data than {source}: it may have seen the rows that are scored here"
             on_event(Note(text, warning=True))
-    common = restrict_to_single_domain(names, dataset, str(source), on_event=on_event)
+    common = restrict_to_common_domains(names, dataset, str(source), on_event=on_event)
     train_data = find_train_data(names, dataset, on_event) if settings.floor else dataset
     result = evaluate_on(names, common, settings, data_name=str(source), train_data=train_data, on_event=on_event)
     result.store(on_event)
@@ -264,12 +269,14 @@ def evaluate_on(
         heads = match_heads(backend, dataset, rows, str(model), data_name)
         result, labels, answers[str(model)] = _score_model(str(model), backend, heads, rows, settings, on_event)
         first_labels = first_labels or labels
+        difference = compare_accuracy(labels, first_labels, rows) if results else None
         latency = None
         if settings.latency:
             timed_text = timed_text or median_length_text(backend, rows)
             on_event(Progress(f"timing {model}"))
             latency = measure_end_to_end(backend, *timed_text, threads=threads)
-        results.append(replace(result, agreement=agreement(labels, first_labels), latency=latency))
+        common = agreement(labels, first_labels)
+        results.append(replace(result, agreement=common, difference=difference, latency=latency))
     if settings.latency:
         on_event(Progress("timing by number of tokens"))
         # Keyed by position: the same model may be named twice.
@@ -294,7 +301,8 @@ def _score_baseline(
     # It may answer with labels that only its train rows have.
     names = {domain: sorted({*dataset.labels[domain], *own.tolist()}) for domain, own in baseline.labels.items()}
     scores, common = score_labels(baseline.labels, names, rows), agreement(baseline.labels, first_labels)
-    return ModelResult(baseline.features.baseline, BASELINE_KIND, scores, common, floor=baseline)
+    difference = compare_accuracy(baseline.labels, first_labels, rows)
+    return ModelResult(baseline.features.baseline, BASELINE_KIND, scores, common, difference, floor=baseline)
 
 
 def _describe_cascade(results: Sequence[ModelResult], answers: Mapping[str, Answers], fallback: str) -> dict[str, Any]:

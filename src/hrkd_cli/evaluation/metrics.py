@@ -58,6 +58,14 @@ class AverageScores:
     interval: Interval
 
 
+@dataclass(frozen=True, slots=True)
+class AccuracyDifference:
+    """Difference of two models' mean accuracies over domains on the same rows, and its 95% confidence interval."""
+
+    accuracy: float
+    interval: Interval
+
+
 def score_domain(
     true_labels: Sequence[str] | npt.NDArray[np.str_], predicted: npt.NDArray[np.str_], labels: Sequence[str]
 ) -> DomainScores:
@@ -106,6 +114,39 @@ def wilson_interval(correct: int, n: int) -> Interval:
 
     low, high = binomtest(correct, n).proportion_ci(method="wilson")
     return float(low), float(high)
+
+
+def paired_difference(
+    one: Mapping[str, npt.NDArray[np.bool_]], other: Mapping[str, npt.NDArray[np.bool_]]
+) -> AccuracyDifference:
+    """Return the mean accuracy over domains of one model minus that of another.
+
+    The arrays say for the same rows of each domain whether each model is right. The intervals of the D domains (see
+    ``_difference_interval``) are combined as in ``average_scores``.
+    """
+    means = [float(one[domain].mean() - other[domain].mean()) for domain in one]
+    widths = np.array([_difference_interval(one[domain], other[domain]) for domain in one])
+    mean, (below, above) = sum(means) / len(means), np.sqrt((widths**2).sum(axis=0)) / len(means)
+    return AccuracyDifference(mean, (mean - float(below), mean + float(above)))
+
+
+def _difference_interval(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> Interval:
+    """Return how far the 95% interval of a difference of accuracies reaches below and above it.
+
+    Combines Wilson's intervals of both, given the correlation of the answers (Newcombe 1998, Statistics in Medicine
+    17:2635: the score interval of a difference of paired proportions).
+    """
+    n, right = len(one), (int(one.sum()), int(other.sum()))
+    (p1, low1, high1), (p2, low2, high2) = ((count / n, *wilson_interval(count, n)) for count in right)
+    both, neither = int((one & other).sum()), int((~one & ~other).sum())
+    covariance = both * neither - (right[0] - both) * (right[1] - both)
+    product = math.prod((count * (n - count)) for count in right)
+    correlation = covariance / math.sqrt(product) if product else 0.0
+
+    def combine(a: float, b: float) -> float:
+        return math.sqrt(max(0.0, a**2 - 2 * correlation * a * b + b**2))  # rounding may make it negative
+
+    return combine(p1 - low1, high2 - p2), combine(high1 - p1, p2 - low2)
 
 
 def is_more_accurate(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> bool:

@@ -10,8 +10,9 @@ from pathlib import Path
 from hrkd_cli.choices import Split
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.dataset_folder import is_prepared, open_dataset
-from hrkd_cli.errors import DataError, UsageError
+from hrkd_cli.errors import DataError
 from hrkd_cli.events import Note, OnEvent, ignore
+from hrkd_cli.formatting import join_names
 from hrkd_cli.json_files import read_json, read_json_or_empty
 from hrkd_cli.layout import DATASET_OUT, DatasetFiles, ModelFiles
 from hrkd_cli.predict.model_location import locate_model
@@ -42,37 +43,32 @@ def read_provenance(model: str | Path) -> DataProvenance | None:
     return DataProvenance(Path(os.path.normpath(location.root / entry["path"])), entry.get("fingerprint"))
 
 
-def restrict_to_single_domain(
+def restrict_to_common_domains(
     models: Sequence[str | Path], dataset: Dataset, data_name: str, *, on_event: OnEvent = ignore
 ) -> Dataset:
-    """Return the rows that all models can be scored on: the domain of a single-domain export, if there is one.
+    """Return the rows of the domains that all models predict.
 
     Data with one domain is returned unchanged: it may be a new file with any name.
 
     Raises:
-        DataError: the data has several domains, but not that of a single-domain model.
-        UsageError: the models are single-domain exports of different domains.
+        DataError: there is no such domain.
     """
-    model_by_domain: dict[str, str | Path] = {}
+    common = dataset.domains
     for model in models:
         location = locate_model(model)
-        domain = single_domain(read_json(location.root / ModelFiles.config, missing_ok=True)) if location else None
-        if domain is None or len(dataset.domains) == 1:
+        config = read_json(location.root / ModelFiles.config, missing_ok=True) if location else {}
+        domain, of_several = single_domain(config), (config.get("hrkd") or {}).get("domains")
+        known = [domain] if domain is not None else [*(of_several or common)]
+        if len(dataset.domains) == 1 or set(common) <= set(known):
             continue
-        if domain not in dataset.labels:
+        before, common = common, tuple(domain for domain in common if domain in known)
+        text = f"{model} predicts only {join_names(known)}"
+        if not common:
             raise DataError(
-                f"{data_name}: no domain {domain!r}, the only one of {model}; it has {', '.join(dataset.domains)}: use "
-                "data of one domain"
+                f"{data_name}: no rows to score: {text}; the data and other models have {join_names(before)}"
             )
-        on_event(Note(f"{model} predicts only {domain}: only that domain's rows are scored"))
-        model_by_domain.setdefault(domain, model)
-    if len(model_by_domain) > 1:
-        (domain, model), (other_domain, other_model) = list(model_by_domain.items())[:2]
-        raise UsageError(
-            f"{model} predicts only {domain!r} and {other_model} only {other_domain!r}, so they have no rows in "
-            "common; evaluate them separately"
-        )
-    return dataset.select_domains(*model_by_domain) if model_by_domain else dataset
+        on_event(Note(f"{text}: rows of other domains are not scored", warning=True))
+    return dataset if common == dataset.domains else dataset.select_domains(*common)
 
 
 def default_data(models: Sequence[str | Path]) -> Path:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from hrkd_cli.data.dataset import Dataset, TextRows
 from hrkd_cli.errors import DataError
-from hrkd_cli.evaluation.metrics import DomainScores, score_domain
+from hrkd_cli.evaluation.metrics import AccuracyDifference, DomainScores, paired_difference, score_domain
 from hrkd_cli.events import OnEvent, Progress, ignore
 from hrkd_cli.predict.backend import Backend
 from hrkd_cli.predict.heads import DomainHeads, Logits, predict_label_indices
@@ -117,6 +117,14 @@ def score_labels(
 def count_domains(found: PredictedLabels, domains: Sequence[str]) -> dict[str, dict[str, int]]:
     """Return the confusion matrix: for the rows of each domain, how often each of ``domains`` was found."""
     return {name: {domain: int((own == domain).sum()) for domain in domains} for name, own in found.items()}
+
+
+def compare_accuracy(
+    labels: PredictedLabels, first: PredictedLabels, rows: Mapping[str, TextRows]
+) -> AccuracyDifference:
+    """Return the mean accuracy over domains of predicted labels minus that of the first model's."""
+    one, other = ({domain: own == rows[domain].labels for domain, own in each.items()} for each in (labels, first))
+    return paired_difference(one, other)
 
 
 def agreement(first: PredictedLabels, second: PredictedLabels) -> float:

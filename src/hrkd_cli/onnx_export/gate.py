@@ -14,7 +14,7 @@ from hrkd_cli.data.dataset_folder import is_prepared
 from hrkd_cli.evaluation.calibration_fit import fit_calibration
 from hrkd_cli.evaluation.latency import sample_texts
 from hrkd_cli.evaluation.metrics import DomainScores
-from hrkd_cli.evaluation.provenance import default_data, read_provenance, restrict_to_single_domain
+from hrkd_cli.evaluation.provenance import default_data, read_provenance, restrict_to_common_domains
 from hrkd_cli.evaluation.scoring import (
     DomainLogits,
     best_labels,
@@ -82,7 +82,7 @@ class AccuracyGate:
     ) -> None:
         self.settings = settings
         self.model = model
-        self.dataset = restrict_to_single_domain([model.name_or_path], dataset, data_name)
+        self.dataset = restrict_to_common_domains([model.name_or_path], dataset, data_name)
         self.data_name = data_name
         self.on_event = on_event
         self.rows = select_split(self.dataset, GATE_SPLIT, data_name)

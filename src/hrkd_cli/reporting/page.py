@@ -26,6 +26,7 @@ LOSSES = {
     "prediction": "their predictions",
     "label": "predictions and true labels",
     "domain": "domains found and true domains",
+    "retention": "answers for old domains before and after",
 }  # what each loss compares
 MAX_DOTS = 100  # maximum number of dev scores drawn as dots; if there are more, only the line is drawn
 LOSS_WINDOW, RATIO_WINDOW = 0.02, 0.06
@@ -88,6 +89,7 @@ def comparison(runs: Sequence[Run]) -> Chart:
     has_unique_names = len({run.name for run in runs}) == len(runs)
     names = [run.name if has_unique_names else str(run.path) for run in runs]
     scores = pd.concat([run.scores("accuracy").mean(axis=1) for run in runs], axis=1, keys=names)
+    scores = scores.sort_index()  # dev scores of the runs may be of different steps
     last_step = max(run.last_step for run in runs)
     return Chart("Dev accuracy, average of domains", "step", "accuracy, %", scores, last_step, dots=True)
 

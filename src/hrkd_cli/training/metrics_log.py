@@ -104,11 +104,11 @@ class MetricsLogger:
             self.window.append((step_seconds, step.examples))
             self._write(step, {name: column[index] for name, column in columns.items()})
 
-    def add_dev(self, step: int, dev: Mapping[str, Any], *, is_best: bool, seconds: float) -> None:
-        """Write dev scores, as ``scores_to_json`` returns them."""
+    def add_dev(self, step: int, dev: Mapping[str, Any], *, is_best: bool, is_kept: bool, seconds: float) -> None:
+        """Write dev scores, as ``scores_to_json`` returns them; see ``DevScored``."""
         self.dev_seconds = seconds
         self.evals_since_best = 0 if is_best else self.evals_since_best + 1
-        self._append({"step": step, "dev": dev, "is_best": is_best})
+        self._append({"step": step, "dev": dev, "is_best": is_best, "is_kept": is_kept})
 
     def state_dict(self) -> dict[str, Any]:
         """Return the progress of the run."""

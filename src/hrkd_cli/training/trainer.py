@@ -211,10 +211,10 @@ class Trainer:
         scores = scores_to_json(score_split(self.model, self.dev, self.objective.heads, self.context))
         seconds = time.perf_counter() - start
         is_best = self.best_weights.update(step, scores)
-        self.metrics.add_dev(step, scores, is_best=is_best, seconds=seconds)
+        is_kept = self.best_weights.best[AVERAGE]["step"] == step
+        self.metrics.add_dev(step, scores, is_best=is_best, is_kept=is_kept, seconds=seconds)
         metric, name = self.best_weights.metric, str(self.settings.metric)
         by_domain = {domain: domain_scores[metric] for domain, domain_scores in scores["domains"].items()}
-        is_kept = self.best_weights.best[AVERAGE]["step"] == step
         self.context.on_event(DevScored(self.stage, step, name, by_domain, scores["average"][metric], is_best, is_kept))
         self.context.precision.release_memory()
         self.metrics.restart_clock()
