@@ -248,10 +248,10 @@ def test_eval_scores_a_single_domain_export_on_its_domain(student, split_data):
     (student.parent / "new.csv").write_text("text,label,domain\na good book,positive,new\n")
     assert list(evaluate([variant], data=student.parent / "new.csv").models[0].domains) == ["new"]
     others = write_splits(student.parent / "others", {"test": ["a film"]}, domains=("cars", "pans"))
-    with pytest.raises(DataError, match="no domain 'dvd', the only one of"):
+    with pytest.raises(DataError, match=r"no rows to score: .* predicts only dvd"):
         evaluate([variant], data=others)
     export(student, domain="books")
-    with pytest.raises(UsageError, match="no rows in common"):
+    with pytest.raises(DataError, match=r"no rows to score: .* predicts only books"):
         evaluate([variant, student.with_name("student-books")], data=split_data, split="dev")
 
 

@@ -155,7 +155,7 @@ CASES: list[tuple[str, dict[str, Any], int, str]] = [
     ("predict --self-check student text", {}, 2,
      "hrkd predict: --self-check uses the stored texts; remove TEXT (see hrkd predict --help)"),
     ("predict --self-check student --output a.csv --target-accuracy 95", {}, 2,
-     "hrkd predict: --self-check uses the stored texts; remove --target-accuracy and --output (see hrkd predict --help)"),
+     "hrkd predict: --self-check uses the stored texts; remove --target-accuracy, --output (see hrkd predict --help)"),
     ("predict student/onnx a --min-confidence 1.5", {}, 2,
      "hrkd predict: --min-confidence: 1.5 is not at least 0 and at most 1 (see hrkd predict --help)"),
     ("predict student/onnx a --target-accuracy 100", {}, 2,
