@@ -68,6 +68,17 @@ def matches(path: PurePath, patterns: Sequence[str]) -> bool:
 
 
 @contextlib.contextmanager
+def locked_folder(work: Path) -> Iterator[None]:
+    """Make a working folder, and keep ``clear_leftover`` of other programs away from it."""
+    from filelock import FileLock
+
+    work.mkdir(parents=True, exist_ok=True)
+    (work / _MARKER).touch()
+    with FileLock(work / _LOCK):
+        yield
+
+
+@contextlib.contextmanager
 def atomic_folder(out: Path, *, resume: bool = False) -> Iterator[Path]:
     """Yield a working folder: renamed to ``out`` when the block ends, deleted if it fails without a checkpoint.
 
@@ -77,18 +88,14 @@ def atomic_folder(out: Path, *, resume: bool = False) -> Iterator[Path]:
     Raises:
         OutputError: the disk is full, or the folder cannot be written.
     """
-    from filelock import FileLock
-
     # Resolved because ".partial" cannot be appended to "." and "..".
     target = out.resolve()
     work = partial_folder(target)
     existed = target.exists()
     with explain_write_errors(out, work):
-        _clear_leftover(work, keep=resume and bool(checkpoint_folders(work)))
+        clear_leftover(work, keep=resume and bool(checkpoint_folders(work)))
         try:
-            work.mkdir(parents=True, exist_ok=True)
-            (work / _MARKER).touch()
-            with FileLock(work / _LOCK):
+            with locked_folder(work):
                 yield work
             for name in (_MARKER, _LOCK):
                 (work / name).unlink(missing_ok=True)
@@ -227,6 +234,12 @@ def relative_path(path: Path | None, start: Path) -> str | None:
         return str(path.absolute())
 
 
+def absolute_path(path: str, start: Path) -> Path:
+    """Return what ``relative_path`` was given: ``path`` is relative to ``start``, which may be a link by now."""
+    start = start.resolve() if start.is_symlink() else start
+    return Path(os.path.normpath(start / path))  # hrkd-out/dataset, not hrkd-out/student/../dataset
+
+
 def check_disk_space(out: Path, needed: int) -> None:
     """Raise OutputError if fewer than ``needed`` bytes are free on the disk of ``out``."""
     free = free_bytes(out)
@@ -244,7 +257,7 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def _clear_leftover(work: Path, *, keep: bool) -> None:
+def clear_leftover(work: Path, *, keep: bool = False) -> None:
     """Remove the working folder of a killed run, unless ``keep``.
 
     Raises:

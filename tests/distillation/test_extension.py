@@ -18,7 +18,7 @@ from hrkd_cli.distillation.distill import distill
 from hrkd_cli.distillation.extension import _score, describe_drop
 from hrkd_cli.errors import DataError, GateError, ModelError, TrainingError, UsageError
 from hrkd_cli.events import Note, StageStarted, ignore
-from hrkd_cli.models.model_folder import model_fingerprint
+from hrkd_cli.models.fingerprint import model_fingerprint
 from hrkd_cli.predict.heads import DomainHeads
 from interrupted import StopError, same, stop_at, weights
 from short_runs import first_step, run_distill, warnings

@@ -25,6 +25,7 @@ from hrkd_cli.evaluation.linear_baseline import (
 )
 from hrkd_cli.evaluation.scoring import select_split
 from hrkd_cli.events import Note, Progress, ignore
+from hrkd_cli.models.fingerprint import model_fingerprint
 from tiny import make_dataset as make_trainable_dataset
 from tiny import write_encoder
 from tiny_folder import LABELS, make_dataset, write_csv, write_model
@@ -265,7 +266,7 @@ def run_file(folder, **entries):
 def test_the_frozen_encoder_is_the_one_that_the_students_teacher_started_from(tmp_path, encoder):
     teacher, student = write_model(tmp_path / "teacher"), write_model(tmp_path / "student")
     run_file(teacher, models={"start": {"name": str(encoder)}})
-    run_file(student, models={"teacher": {"name": str(teacher)}, "student": {"name": None}})
+    run_file(student, models={"teacher": {"name": str(teacher), "fingerprint": model_fingerprint(teacher)}})
     dataset = separable(train=20, test=10)
     for models in ([student], [teacher, student]):
         result = evaluate_on(models, dataset, EvalSettings(floor=True, device="cpu"))
@@ -285,10 +286,11 @@ def test_without_a_frozen_encoder_a_note_says_why(tmp_path, encoder):
         assert [model.kind for model in result.models] == ["torch", "floor"]
         return [event.text for event in events if isinstance(event, Note) and event.text.startswith("no baseline")]
 
-    assert notes() == ["no baseline on a frozen encoder: no model says which encoder its teacher was fine-tuned from"]
+    assert notes() == ["no baseline on a frozen encoder: it is not known which one the teacher was fine-tuned from"]
     run_file(student, models={"teacher": {"name": str(tmp_path / "gone")}})
     assert len(notes()) == 1
-    run_file(student, models={"teacher": {"name": str(student)}})  # retrained from itself
+    itself = {"name": str(student), "fingerprint": model_fingerprint(student)}
+    run_file(student, models={"teacher": itself})  # retrained from itself
     assert len(notes()) == 1
     run_file(student, models={"start": {"name": str(tmp_path / "gone")}})
     assert notes() == [f"no baseline on the frozen encoder: model {tmp_path / 'gone'}: no such folder"]

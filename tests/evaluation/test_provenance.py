@@ -10,9 +10,11 @@ from hrkd_cli.evaluation.provenance import (
     DataProvenance,
     default_data,
     find_start_encoder,
+    find_teacher,
     read_provenance,
     restrict_to_common_domains,
 )
+from hrkd_cli.models.fingerprint import model_fingerprint
 from tiny_folder import make_dataset, make_texts
 
 
@@ -104,6 +106,34 @@ def test_data_without_a_domain_that_all_models_predict_is_an_error(single):
         restrict_to_common_domains([single("books"), single("dvd")], dataset_of("books", "dvd"), "data")
 
 
+def test_the_teacher_of_another_project_is_not_taken_for_the_models_own(tmp_path, models, monkeypatch):
+    for project in ("own", "other"):
+        shutil.copytree(models / "teacher", tmp_path / project / "out/teacher")
+    config = tmp_path / "other/out/teacher/config.json"
+    config.write_text(config.read_text().replace('"gelu"', '"relu"'))
+    student = tmp_path / "own/out/student"
+    student.mkdir()
+    fingerprint = model_fingerprint(models / "teacher")
+    write_json(student, "hrkd.json", {"models": {"teacher": {"name": "out/teacher", "fingerprint": fingerprint}}})
+    monkeypatch.chdir(tmp_path / "other")
+    own = tmp_path / "own/out/teacher"
+    assert find_teacher(student) == own
+    own.rename(tmp_path / "moved")
+    assert find_teacher(student) is None  # out/teacher here is another model
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "moved").rename(tmp_path / "out-teacher")
+    write_json(student, "hrkd.json", {"models": {"extended": {"name": "out-teacher", "fingerprint": fingerprint}}})
+    assert find_teacher(student) == Path("out-teacher")
+
+
+def test_the_data_of_a_model_is_found_through_a_link(tmp_path):
+    student = write_json(tmp_path / "student", "config.json", {})
+    write_json(student, "hrkd.json", {"data": {"path": "../dataset", "fingerprint": "abc"}})
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep/current").symlink_to("../student")
+    assert read_provenance(tmp_path / "deep/current").path == tmp_path / "dataset"
+
+
 @pytest.mark.parametrize("damaged", ["{", '{"models": {"start": 5}}'])
 def test_a_damaged_record_of_a_teacher_does_not_end_a_run_that_compares_baselines(tmp_path, damaged):
     (tmp_path / "config.json").write_text("{}")
@@ -113,5 +143,5 @@ def test_a_damaged_record_of_a_teacher_does_not_end_a_run_that_compares_baseline
     (tmp_path / "hrkd.json").write_text(damaged)
     assert find_start_encoder([tmp_path], events.append) is None
     assert [event.text for event in events] == [
-        "no baseline on a frozen encoder: no model says which encoder its teacher was fine-tuned from"
+        "no baseline on a frozen encoder: it is not known which one the teacher was fine-tuned from"
     ]

@@ -10,10 +10,11 @@ from exporting import FP32, INT8, export, list_files
 from hrkd_cli import Predictor, evaluate, prepare
 from hrkd_cli.errors import DataError, GateError, ModelError, OutputError, UsageError
 from hrkd_cli.events import ExportStarted, Note
-from hrkd_cli.models.model_folder import with_calibration
+from hrkd_cli.models.fingerprint import with_calibration
 from hrkd_cli.onnx_export import recipe_search
 from hrkd_cli.onnx_export.export_record import read_record
 from hrkd_cli.onnx_export.recipes import apply_recipe
+from hrkd_cli.outputs import locked_folder
 from hrkd_cli.predict.selfcheck import self_check
 from tiny_folder import write_model
 
@@ -244,8 +245,12 @@ def test_an_architecture_that_cannot_be_traced_is_an_error_of_one_line(student, 
 
 
 def test_leftovers_of_a_killed_run_are_replaced(student):
-    (student / "onnx.partial").mkdir()
-    (student / "onnx.partial/model.onnx").write_bytes(b"half")
+    work = student / "onnx.partial"
+    with locked_folder(work):
+        (work / "model.onnx").write_bytes(b"half")
+        with pytest.raises(OutputError, match=r"onnx.partial is being written by another hrkd; wait for it"):
+            export(student)
+        assert (work / "model.onnx").read_bytes() == b"half"
     export(student)
     assert "onnx.partial" not in list_files(student)
 

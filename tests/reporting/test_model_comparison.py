@@ -3,6 +3,7 @@
 import json
 
 from fake_runs import dev_line, evaluated, write_evaluation, write_export, write_lines, write_record, write_run
+from hrkd_cli.models.fingerprint import model_fingerprint
 from hrkd_cli.reporting.model_comparison import compare_models
 from hrkd_cli.reporting.run import Run
 
@@ -21,7 +22,17 @@ def write_student(folder):
         record["results"] |= results
         (path / "hrkd.json").write_text(json.dumps(record))
     (teacher / "model.safetensors").write_bytes(b"12345")
+    (teacher / "config.json").write_text("{}")
+    record = json.loads((student / "hrkd.json").read_text())
+    record["models"]["teacher"]["fingerprint"] = model_fingerprint(teacher)
+    (student / "hrkd.json").write_text(json.dumps(record))
     return student
+
+
+def test_a_teacher_that_has_changed_since_is_not_shown(tmp_path):
+    run = write_student(tmp_path)
+    (tmp_path / "the-teacher/model.safetensors").write_bytes(b"54321")
+    assert "teacher" not in columns(run, average)
 
 
 def columns(run, value):

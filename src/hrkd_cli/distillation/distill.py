@@ -25,8 +25,8 @@ from hrkd_cli.evaluation.linear_baseline import baseline_dev_scores
 from hrkd_cli.events import Note, OnEvent, StageDone, ignore
 from hrkd_cli.json_files import read_json
 from hrkd_cli.layout import DATASET_OUT, EXTENSION_DATASET_OUT, TEACHER_OUT, ModelFiles, student_folder
+from hrkd_cli.models.fingerprint import model_fingerprint
 from hrkd_cli.models.loading import is_classifier
-from hrkd_cli.models.model_folder import model_fingerprint
 from hrkd_cli.models.model_source import check_folders
 from hrkd_cli.outputs import check_stage_output
 from hrkd_cli.settings import DistillSettings

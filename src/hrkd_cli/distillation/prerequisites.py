@@ -16,9 +16,9 @@ from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.layout import TEACHER_OUT, ModelFiles, partial_folder
 from hrkd_cli.method import Requirement
 from hrkd_cli.models.feature_capture import FeatureCapture, check_forward
+from hrkd_cli.models.fingerprint import model_fingerprint
 from hrkd_cli.models.loading import load_classifier, load_config, load_tokenizer
 from hrkd_cli.models.mean_pooling import encoder_layers
-from hrkd_cli.models.model_folder import model_fingerprint
 from hrkd_cli.models.model_source import resolve_model
 from hrkd_cli.models.model_tokenizer import ModelTokenizer, same_tokenizer
 from hrkd_cli.models.student_init import (

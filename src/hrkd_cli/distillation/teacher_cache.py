@@ -39,7 +39,7 @@ from hrkd_cli.events import Note, Progress
 from hrkd_cli.formatting import byte_size
 from hrkd_cli.method import Outputs
 from hrkd_cli.models.device import to_device
-from hrkd_cli.models.model_folder import model_fingerprint
+from hrkd_cli.models.fingerprint import model_fingerprint
 from hrkd_cli.models.model_tokenizer import TokenBatch, token_counts
 from hrkd_cli.outputs import apply_umask
 from hrkd_cli.predict.tokenization import TokenizedExample

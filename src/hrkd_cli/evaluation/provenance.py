@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.formatting import join_names
 from hrkd_cli.json_files import read_json, read_json_or_empty
 from hrkd_cli.layout import DATASET_OUT, DatasetFiles, ModelFiles
+from hrkd_cli.models.fingerprint import model_fingerprint
+from hrkd_cli.outputs import absolute_path
 from hrkd_cli.predict.model_location import locate_model
 from hrkd_cli.predict.model_spec import single_domain
 
@@ -39,8 +40,19 @@ def read_provenance(model: str | Path) -> DataProvenance | None:
     entry = read_json(location.root / ModelFiles.run, missing_ok=True).get("data") or {}
     if not entry.get("path"):
         return None
-    # normpath: messages show hrkd-out/dataset, not hrkd-out/student/../dataset.
-    return DataProvenance(Path(os.path.normpath(location.root / entry["path"])), entry.get("fingerprint"))
+    return DataProvenance(absolute_path(entry["path"], location.root), entry.get("fingerprint"))
+
+
+def find_teacher(folder: Path) -> Path | None:
+    """Return the folder of the teacher, or extended student, that a model was made from; None if it is not found.
+
+    It is looked for next to the model and where it was when the model was made. A changed model is not taken for it.
+    """
+    made_from = read_json_or_empty(folder / ModelFiles.run).get("models") or {}
+    teacher = made_from.get("teacher") or made_from.get("extended") or {}
+    name = Path(teacher.get("name") or "")
+    found = (path for path in (folder.resolve().parent / name.name, name) if (path / ModelFiles.config).is_file())
+    return next((path for path in found if name.name and model_fingerprint(path) == teacher.get("fingerprint")), None)
 
 
 def restrict_to_common_domains(
@@ -103,7 +115,7 @@ def find_start_encoder(models: Sequence[str | Path], on_event: OnEvent) -> str |
             made_from = read_json_or_empty(location.root / ModelFiles.run).get("models") or {}
             if "start" in made_from:
                 return str(made_from["start"]["name"])
-            teacher = (made_from.get("teacher") or made_from.get("extended") or {}).get("name")
-            location = locate_model(teacher) if teacher and Path(teacher).is_dir() else None
-    on_event(Note("no baseline on a frozen encoder: no model says which encoder its teacher was fine-tuned from"))
+            teacher = find_teacher(location.root)
+            location = None if teacher is None else locate_model(teacher)
+    on_event(Note("no baseline on a frozen encoder: it is not known which one the teacher was fine-tuned from"))
     return None

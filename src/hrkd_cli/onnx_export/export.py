@@ -20,7 +20,8 @@ from hrkd_cli.events import ExportStarted, Note, OnEvent, Progress, ignore
 from hrkd_cli.json_files import read_json
 from hrkd_cli.layout import PREDICTOR_ARCHIVE, STUDENT_OUT, ModelFiles, OnnxFiles, partial_folder
 from hrkd_cli.machine import machine_name, usable_cpus
-from hrkd_cli.models.model_folder import with_calibration, write_json
+from hrkd_cli.models.fingerprint import with_calibration
+from hrkd_cli.models.model_folder import write_json
 from hrkd_cli.models.model_source import check_student
 from hrkd_cli.models.torch_backend import TorchBackend
 from hrkd_cli.onnx_export.cpu_targets import weight_format_for
@@ -41,7 +42,7 @@ from hrkd_cli.onnx_export.self_check_cases import write_cases
 from hrkd_cli.onnx_export.trace import check_parity, write_fp32
 from hrkd_cli.onnx_export.trimming import TrimReport
 from hrkd_cli.onnx_export.variant import config_files, copy_config_files, make_variant, variant_card, variant_folder
-from hrkd_cli.outputs import atomic_folder, check_disk_space, explain_write_errors
+from hrkd_cli.outputs import atomic_folder, check_disk_space, clear_leftover, explain_write_errors, locked_folder
 from hrkd_cli.predict.backend import OnnxBackend
 from hrkd_cli.predict.bundle import write_bundle
 
@@ -378,13 +379,12 @@ def _working_folder(target: Path) -> Iterator[Path]:
     """Yield a new, empty folder next to ``target``, and remove it afterwards."""
     folder = partial_folder(target)
     with explain_write_errors(target, folder):
-        try:
-            # A killed run may have left one.
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        clear_leftover(folder)
+        with locked_folder(folder):
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _move_files(folder: Path, names: Sequence[str], target: Path) -> None:

@@ -91,7 +91,9 @@ class AccuracyGate:
         if settings.domain is None and (unchecked := [domain for domain in domains if domain not in self.rows]):
             text = f"{data_name} has no dev rows of {join_names(unchecked)}: no file is checked on them"
             on_event(
-                Note(f"{text}, nor are their probabilities calibrated; use --data with rows of them", warning=True)
+                Note(
+                    f"{text}, and the other domains calibrate their answers; use --data with rows of them", warning=True
+                )
             )
         start = time.perf_counter()
         self.scores, self.logits = self.score(model, "scoring the student on dev")

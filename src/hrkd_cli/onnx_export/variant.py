@@ -27,8 +27,9 @@ from hrkd_cli.events import Note, OnEvent, Progress
 from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.layout import ModelFiles
 from hrkd_cli.machine import package_versions
+from hrkd_cli.models.fingerprint import model_fingerprint
 from hrkd_cli.models.loading import load_backend_tokenizer, load_tokenizer, output_layer, quiet_libraries
-from hrkd_cli.models.model_folder import PORTABLE_TOKENIZER, model_card, model_fingerprint, write_json
+from hrkd_cli.models.model_folder import PORTABLE_TOKENIZER, model_card, write_json
 from hrkd_cli.models.model_tokenizer import input_names
 from hrkd_cli.models.torch_backend import TorchBackend
 from hrkd_cli.onnx_export.export_result import Gate

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hrkd_cli.evaluation.provenance import find_teacher
 from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.layout import ModelFiles, OnnxFiles
 from hrkd_cli.reporting.run import Run
@@ -125,7 +126,7 @@ def _baseline_heading(name: str) -> str:
 
 def _known_models(run: Run) -> Iterator[ComparedModel]:
     """Yield what training and export recorded of teacher, student, exported files and baselines."""
-    teacher = _find_teacher(run)
+    teacher = find_teacher(run.path) if _teacher_name(run) else None
     results = read_json_or_empty(teacher / ModelFiles.run).get("results") or {} if teacher else {}
     dev = (results.get("best") or {}).get("dev") or {}
     if teacher and dev:
@@ -147,13 +148,6 @@ def _known_models(run: Run) -> Iterator[ComparedModel]:
 def _trained_model(name: str, folder: Path, dev: Json) -> ComparedModel:
     size = sum(file.stat().st_size for file in folder.glob("model*.safetensors")) or None
     return ComparedModel(name, {**dev["domains"], AVERAGE: dev["average"]}, dev["average"]["accuracy"], size)
-
-
-def _find_teacher(run: Run) -> Path | None:
-    """Return the teacher's folder, as named when the run started or next to the run; None if it is not there."""
-    name = Path(_teacher_name(run))
-    folders = (name, run.path.parent / name.name) if name.name else ()
-    return next((folder for folder in folders if (folder / ModelFiles.run).is_file()), None)
 
 
 def _teacher_name(run: Run) -> str:

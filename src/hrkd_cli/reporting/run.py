@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os.path
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pandas as pd
 from hrkd_cli.errors import DataError
 from hrkd_cli.json_files import SHAPES, find_mismatch, read_json_or_empty
 from hrkd_cli.layout import CHECKPOINT, ModelFiles, OnnxFiles
-from hrkd_cli.outputs import checkpoint_folders, metrics_file
+from hrkd_cli.outputs import absolute_path, checkpoint_folders, metrics_file
 from hrkd_cli.settings import DistillSettings, TeachSettings
 
 Json = dict[str, Any]
@@ -53,7 +52,7 @@ class Run:
         self.options = {name: entry["value"] for name, entry in given.items()} or _checkpoint_options(path)
         self.metric = str(self.options.get("metric", "accuracy")).replace("-", "_")
         data = (self.run_json.get("data") or {}).get("path")  # relative to the folder
-        self.data = Path(os.path.normpath(path / data)).as_posix() if data else ""
+        self.data = absolute_path(data, path).as_posix() if data else ""
         files = read_json_or_empty(path / ModelFiles.onnx / OnnxFiles.export_record).get("files") or {}
         self.exported = dict(sorted(files.items(), key=lambda item: (item[0] != OnnxFiles.fp32, item[0])))
         self.evaluation = read_json_or_empty(path / ModelFiles.evaluation)

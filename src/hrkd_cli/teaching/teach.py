@@ -18,9 +18,9 @@ from hrkd_cli.data.dataset_loading import load_for_training
 from hrkd_cli.events import OnEvent, Progress, StageDone, ignore
 from hrkd_cli.layout import DATASET_OUT, TEACHER_OUT
 from hrkd_cli.models.feature_capture import FeatureCapture, check_forward
+from hrkd_cli.models.fingerprint import model_fingerprint
 from hrkd_cli.models.label_gather import LabelGather
 from hrkd_cli.models.loading import load_classifier, load_tokenizer
-from hrkd_cli.models.model_folder import model_fingerprint
 from hrkd_cli.models.model_source import resolve_model
 from hrkd_cli.models.model_tokenizer import ModelTokenizer
 from hrkd_cli.outputs import check_no_overlap, check_stage_output
