@@ -128,10 +128,16 @@ def test_force_leaves_other_files_with_their_records_if_they_are_the_students(st
     copy_weights(write_model(student.parent / "other", seed=9), student)
     export(student, force=True, on_event=events.append)
     assert [e.text for e in events if isinstance(e, Note) and e.warning] == [
-        f"{FP16}, {INT8} in {student / 'onnx'}: left from an earlier export, unchanged"
+        f"{FP16}, {INT8} in {student / 'onnx'}: left from an earlier export, unchanged; until deleted, the self-check "
+        "fails"
     ]
     assert set(read_record(student / "onnx")) == {FP32}
     assert read_calibration(student) is None
+    with pytest.raises(ModelError, match=rf"not exported with the other files: \S*{FP16}, \S*{INT8};"):
+        self_check(student)
+    for name in (FP16, INT8):
+        (student / "onnx" / name).unlink()
+    assert [entry.file for entry in self_check(student)] == [FP32]
 
 
 def test_out_gets_graphs_configuration_and_tokenizer(student, tmp_path):

@@ -214,6 +214,32 @@ def test_damaged_stored_predictions_are_replaced(student):
     assert set(read_self_check(student)["files"]) == {FP32}
 
 
+def test_a_file_whose_stored_predictions_are_damaged_is_warned_of(student):
+    export(student, int8=True, max_drop=100)
+    (student / "onnx" / OnnxFiles.self_check).write_text("{}")
+    events = []
+    export(student, force=True, on_event=events.append)
+    assert [event.text for event in events if getattr(event, "warning", False)] == [
+        f"{INT8} in {student / 'onnx'}: left from an earlier export, unchanged; until deleted, the self-check fails"
+    ]
+    with pytest.raises(ModelError, match=rf"not exported with the other files: \S*{INT8};"):
+        self_check(student)
+
+
+def test_predictions_of_another_student_with_the_same_domains_are_not_kept(student, tmp_path):
+    export(
+        write_model(tmp_path / "other", seed=9),
+        int8=True,
+        max_drop=100,
+        data=tmp_path / "dev.csv",
+        out=tmp_path / "out",
+    )
+    export(student, out=tmp_path / "out", force=True)
+    assert set(read_self_check(tmp_path / "out")["files"]) == {FP32}
+    with pytest.raises(ModelError, match=rf"not exported with the other files: \S*{INT8};"):
+        self_check(tmp_path / "out")
+
+
 def test_texts_of_a_model_with_other_domains_are_not_reused(student, tmp_path):
     export(student, int8=True, max_drop=100, out=tmp_path / "out")
     other = write_model(tmp_path / "other", labels={"news": ("sport", "weather")})
@@ -221,6 +247,7 @@ def test_texts_of_a_model_with_other_domains_are_not_reused(student, tmp_path):
     stored = read_self_check(tmp_path / "out")
     assert {case["domain"] for case in stored["cases"]} == {"news"}
     assert set(stored["files"]) == {FP32}
+    (tmp_path / "out/onnx" / INT8).unlink()  # of the other model
     assert [entry.passed for entry in self_check(tmp_path / "out")] == [True]
 
 

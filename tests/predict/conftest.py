@@ -14,8 +14,8 @@ def exported(name, int8=False, **options):
         root = tmp_path_factory.mktemp("exported")
         folder = write_model(root / name, **options)
         dev = make_dataset({d: {"dev": (make_texts(4), ["negative", "positive"] * 2)} for d in LABELS})
-        data = write_csv(root / "dev.csv", dev, "dev") if int8 else None
-        export(folder, latency=False, int8=int8, data=data, max_drop=100)
+        smaller = {"int8": True, "data": write_csv(root / "dev.csv", dev, "dev"), "max_drop": 100} if int8 else {}
+        export(folder, latency=False, **smaller)
         return folder
 
     return make

@@ -2,8 +2,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy
@@ -153,6 +155,9 @@ def test_the_bundle_runs_as_a_program(device, student):
         (["a", "--threads", "0"], None),
         (["a", "--batch-size", "0"], None),
         (["a", "--domain", "cars"], None),
+        (["--self-check", "a"], None),
+        (["--self-check", "--domain", "rock", "--output", "zz.jsonl", "--min-confidence", "7"], None),
+        (["--self-check", "--input", "gone.txt", "--force"], None),
         ([], ""),
     ],
 )
@@ -223,6 +228,29 @@ def test_the_bundle_ends_quietly_when_its_reader_does(device):
     closed_pipe = "import os; read, write = os.pipe(); os.close(read); os.dup2(write, 1)\n"
     process = run_isolated(device, closed_pipe + RUN, device / "model", "a")
     assert (process.returncode, process.stderr) == (1, "")
+
+
+def test_a_terminated_bundle_leaves_no_partial_file(device, tmp_path):
+    command = [sys.executable, device / PREDICTOR_ARCHIVE, device / "model", "--output", tmp_path / "o.jsonl"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            until = time.monotonic() + 60
+            while not (partial := list(tmp_path.iterdir())) and time.monotonic() < until:
+                time.sleep(0.05)
+            assert partial == [tmp_path / f".o.jsonl.{process.pid}"]
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 143
+        finally:
+            process.kill()
+        assert process.stderr.read() == b""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--batch-size=2", "--target-accuracy=95", "--fallback=FOLDER"])
+def test_the_self_check_of_the_bundle_refuses_options_that_it_does_not_use(capsys, option):
+    assert main(["absent", "--self-check", "--threads", "1", option]) == 2
+    message = f"--self-check uses the stored texts; remove {option.partition('=')[0]}\n"
+    assert capsys.readouterr() == ("", message)
 
 
 def test_the_bundle_shows_its_version(device):

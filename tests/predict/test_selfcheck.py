@@ -80,6 +80,27 @@ def test_a_file_with_one_other_byte_fails_even_if_it_computes_the_same(copied, n
         self_check(copied)
 
 
+def test_a_file_of_an_earlier_export_fails(copied, finding, capsys):
+    stale = copied / "onnx" / OnnxFiles.int8
+    shutil.copy(finding / "onnx" / OnnxFiles.int8, stale)
+    assert main(["predict", str(copied), "--self-check"]) == 1
+    assert capsys.readouterr() == (
+        "",
+        f"hrkd predict: self-check FAILED: not exported with the other files: {stale}; delete it, or copy the whole "
+        "folder again, into an empty one\n",
+    )
+    stale.rename(stale.with_name("._model.onnx"))  # macOS copies such files
+    assert self_check(copied)[0].passed
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "self_check.json"])
+def test_of_a_file_the_message_names_its_folder(copied, name):
+    file = copied / "onnx" / name
+    with pytest.raises(ModelError) as raised:
+        self_check(file)
+    assert str(raised.value) == f"{file}: is a file; name its folder, {copied / 'onnx'}"
+
+
 def test_a_missing_tokenizer_configuration_fails(copied):
     (copied / "tokenizer_config.json").unlink()
     with pytest.raises(ModelError, match=r"not the file that was exported \(sha256\): \S*tokenizer_config.json"):

@@ -91,6 +91,12 @@ def test_pairs_are_answered(paired):
     [
         (b"", 400, "the request is not JSON in UTF-8: Expecting value: line 1 column 1 (char 0)"),
         (b'{"text": "\xff"}', 400, "the request is not JSON in UTF-8: 'utf-8' codec can't decode byte 0xff"),
+        (
+            '{"text": "a"}'.encode("utf-16"),
+            400,
+            "the request is not JSON in UTF-8: 'utf-8' codec can't decode byte 0xff",
+        ),
+        ('{"text": "a"}'.encode("utf-16-le"), 400, "the request is not JSON in UTF-8: Expecting property name"),
         (b'{"text": "\\ud800"}', 400, "the request is not JSON in UTF-8: 'utf-8' codec can't encode character"),
         (b"[" * 1500, 400, "the request is not JSON in UTF-8: "),
         (b'["good"]', 422, 'the request is not an object with the key "text", such as {"text": "it works"}'),
@@ -117,8 +123,16 @@ def test_a_bad_request_gets_one_line_that_says_what_is_wrong(client, body, statu
 
 
 def test_another_path_or_method_is_an_error_of_the_same_form(client):
-    for answer, status in ((client.post("/predictions", content=b"{}"), 404), (client.get("/predict"), 405)):
-        assert (answer.status_code, list(answer.json())) == (status, ["error"])
+    for method, path, status in (("POST", "/predictions", 404), ("POST", "/predict/", 404), ("GET", "/predict", 405)):
+        answer = client.request(method, path, content=b"{}", follow_redirects=False)
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json")
+        assert list(answer.json()) == ["error"]
+
+
+def test_a_byte_order_mark_is_ignored(client):
+    body = '{"text": "good", "domain": "dvd"}'
+    answer = client.post("/predict", content=body.encode("utf-8-sig"))
+    assert (answer.status_code, answer.content) == (200, client.post("/predict", content=body.encode()).content)
 
 
 def test_health_describes_the_model(client):

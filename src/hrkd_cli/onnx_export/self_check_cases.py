@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +54,14 @@ _SEED = 0
 _DECIMALS = 6
 
 
-def write_cases(folder: Path, file_names: Sequence[str], *, earlier: Path, new: Sequence[str]) -> list[str]:
+def write_cases(
+    folder: Path, file_names: Sequence[str], *, earlier: Path, new: Sequence[str], kept: Container[str]
+) -> list[str]:
     """Write the self-check file with the predictions of ONNX files, and have a fresh process repeat them.
 
     The files (fp32 included), configuration, tokenizer and runtime are in ``folder``. ``earlier`` is the ``onnx``
-    folder that the files in ``new`` will be moved to. The predictions of its other files stay, and with them their
-    texts.
+    folder that the files in ``new`` will be moved to. The predictions of its files in ``kept``, which are the same
+    student's, stay, and with them their texts.
 
     Returns:
         The files of which no label is clear enough to be compared.
@@ -71,7 +73,7 @@ def write_cases(folder: Path, file_names: Sequence[str], *, earlier: Path, new: 
     fp32 = backends[OnnxFiles.fp32]
     stored = _read_earlier(earlier / OnnxFiles.self_check, fp32)
     others = {name: entry for name, entry in stored.get("files", {}).items() if (earlier / name).is_file()}
-    others = {name: entry for name, entry in others.items() if name not in file_names}
+    others = {name: entry for name, entry in others.items() if name in kept and name not in file_names}
     cases = stored["cases"] if others else draw_cases(folder, fp32)
     fp32_logits = case_logits(fp32, cases)
     entries = {

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from hrkd_cli.errors import HrkdError, UsageError
 from hrkd_cli.predict import records, text_input
@@ -18,6 +20,7 @@ from hrkd_cli.predict.selfcheck import self_check
 from hrkd_cli.version import __version__
 
 _INTERRUPTED = 130
+_TERMINATED = 143
 # Formats that need hrkd-cli, or another program.
 _TABLES = (".csv", ".tsv", ".tab", ".json", ".jsonl", ".ndjson", ".parquet", ".pq", ".review", ".xlsx", ".gz", ".zst")
 
@@ -29,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _serve_parser().parse_args(words[1:]) if serves else _parser().parse_intermixed_args(words)
     try:
         _check_numbers(options)
+        signal.signal(signal.SIGTERM, _terminate)
         if serves:
             _serve(options)
         elif options.self_check:
@@ -59,9 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_model_options(parser)
     parser.add_argument("texts", nargs="*", default=[], metavar="text", help="texts to label (default: lines of stdin)")
     parser.add_argument("--input", type=Path, metavar="FILE", help="file with one text per line")
+    parser.add_argument("--domain", default=AUTO_DOMAIN, help="domain of the texts (default: auto, find it)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write to a .jsonl, .csv or .parquet file")
     parser.add_argument("--force", action="store_true", help="replace the file of --output")
-    parser.add_argument("--domain", default=AUTO_DOMAIN, help="domain of the texts (default: auto, find it)")
     parser.add_argument("--self-check", action="store_true", help="repeat the folder's stored predictions")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
@@ -127,8 +131,14 @@ def _serve(options: argparse.Namespace) -> None:
 
 
 def _self_check(options: argparse.Namespace) -> None:
-    if options.texts or options.input:
-        raise UsageError("--self-check uses the stored texts; remove TEXT and --input")
+    used, parser = ("model", "self_check", "threads"), _parser()
+    unused = [
+        "TEXT" if name == "texts" else f"--{name.replace('_', '-')}"
+        for name, value in vars(options).items()
+        if name not in used and value != parser.get_default(name)
+    ]
+    if unused:
+        raise UsageError(f"--self-check uses the stored texts; remove {', '.join(unused)}")
     for result in self_check(options.model, threads=options.threads):
         sys.stdout.write(f"{result}\n")
 
@@ -162,6 +172,12 @@ def _label(options: argparse.Namespace) -> None:
     with output as write:
         for record in made:
             write(record)
+
+
+def _terminate(_signal: int, _frame: Any) -> None:
+    # A SystemExit, so that clean-up runs. A second SIGTERM, during clean-up, kills the process.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise SystemExit(_TERMINATED)
 
 
 def _write_line(record: records.Record) -> None:

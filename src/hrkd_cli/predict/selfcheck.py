@@ -78,9 +78,11 @@ def self_check(folder: str | Path, *, threads: int | None = None) -> list[SelfCh
     """Compare checksums and repeat the stored predictions of every ONNX file in a model folder or an ``onnx`` folder.
 
     Raises:
-        ModelError: nothing is stored, a file is missing, was changed or cannot run, a prediction differs from the
-            stored one, or a file has no label that is clear enough to compare.
+        ModelError: nothing is stored, a file is missing, was changed, was not exported with the others or cannot run, a
+            prediction differs from the stored one, or a file has no label that is clear enough to compare.
     """
+    if Path(folder).is_file():
+        raise ModelError(f"{folder}: is a file; name its folder, {Path(folder).parent}")
     path = Path(folder) / OnnxFiles.self_check
     if not path.is_file():
         path = Path(folder) / ModelFiles.onnx / OnnxFiles.self_check
@@ -115,11 +117,17 @@ def sha256_of(file: Path) -> str:
 
 
 def _check_checksums(folder: Path, stored: Mapping[str, Any]) -> None:
-    """Raise ModelError if a file is missing or is not the exported one."""
+    """Raise ModelError if a file is missing or is not the exported one, or if there are other ONNX files."""
     checksums = {folder / name: entry["sha256"] for name, entry in stored["files"].items()}
     for file in checksums:
         if not file.is_file():
             raise ModelError(f"{file}: missing; copy the whole folder, or export again")
+    # Without hidden files, such as those that macOS copies.
+    if others := sorted(str(file) for file in folder.glob("[!.]*.onnx") if file not in checksums):
+        raise ModelError(
+            f"self-check FAILED: not exported with the other files: {', '.join(others)}; delete it, or copy the whole "
+            "folder again, into an empty one"
+        )
     root = find_root(folder)
     checksums |= {root / name: value for name, value in stored["sha256"].items()}
     changed = [str(file) for file, value in checksums.items() if not file.is_file() or sha256_of(file) != value]

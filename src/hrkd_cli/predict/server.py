@@ -165,7 +165,9 @@ def create_app(
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
     routes = [Route("/predict", predict, methods=["POST"]), Route("/health", health), Route("/metrics", metrics)]
-    return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: explain})
+    application = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: explain})
+    application.router.redirect_slashes = False  # a redirect has no JSON
+    return application
 
 
 async def _read_body(request: Request, most: int) -> bytes:
@@ -187,7 +189,7 @@ async def _read_body(request: Request, most: int) -> bytes:
 def _parse(body: bytes) -> tuple[list[str], list[str] | None, list[str]]:
     """Return the texts, second texts and domains of a request."""
     try:
-        content = json.loads(body)
+        content = json.loads(body.decode("utf-8-sig"))  # of bytes, json also reads UTF-16 and UTF-32
         json.dumps(content, ensure_ascii=False).encode()  # half a surrogate pair is valid JSON, but no text
     except (ValueError, RecursionError) as error:
         raise HTTPException(400, f"the request is not JSON in UTF-8: {one_line(error)}") from None
