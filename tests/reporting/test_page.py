@@ -16,8 +16,9 @@ from fake_runs import (
     write_lines,
     write_run,
 )
+from hrkd_cli import method
 from hrkd_cli.reporting.model_comparison import compare_models
-from hrkd_cli.reporting.page import certainty, comparison, domain_ratios, losses, optimization, render_page
+from hrkd_cli.reporting.page import LOSSES, certainty, comparison, domain_ratios, losses, optimization, render_page
 from hrkd_cli.reporting.run import Run
 
 VOID = {"meta", "path", "rect", "use"}
@@ -122,6 +123,10 @@ def test_several_runs_start_with_a_comparison(tmp_path):
     assert [title for title in found.titles if title.startswith("Distillation")] == [
         "Distillation: a", "Distillation: b", "Distillation: a",
     ]  # fmt: skip
+
+
+def test_every_loss_is_explained():
+    assert set(LOSSES) == {loss.name for loss in method.LOSSES}
 
 
 def test_the_dev_scores_of_runs_are_drawn_by_step(tmp_path):

@@ -161,13 +161,14 @@ def create_app(
         yield
         task.cancel()
 
-    def explain(_request: Request, error: Any) -> Response:
-        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
-
     routes = [Route("/predict", predict, methods=["POST"]), Route("/health", health), Route("/metrics", metrics)]
-    application = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: explain})
+    application = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _explain})
     application.router.redirect_slashes = False  # a redirect has no JSON
     return application
+
+
+def _explain(_request: Request, error: Any) -> Response:
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
 async def _read_body(request: Request, most: int) -> bytes:
