@@ -10,7 +10,7 @@ from hrkd_cli.data.ingest import compute_checksums, ingest
 from hrkd_cli.data.row_store import open_row_store
 from hrkd_cli.data.sources.discover import find_source_files
 
-Example = namedtuple("Example", "text text_pair label domain split file line")
+Example = namedtuple("Example", "text text_pair label domain split line")
 Dropped = namedtuple("Dropped", "reason location line")
 Raw = namedtuple("Raw", "examples dropped has_pairs checksums")
 
@@ -25,8 +25,7 @@ def read():
         with open_row_store(str(source)) as store:
             ingest(store, files, PrepareSettings(source=str(source), **options), events.append)
             rows = store.connection.execute(
-                "SELECT text, text_pair, label, domain, split, file, line FROM rows "
-                "WHERE drop_reason IS NULL ORDER BY rowid"
+                "SELECT text, text_pair, label, domain, split, line FROM rows WHERE drop_reason IS NULL ORDER BY rowid"
             )
             examples = [Example(*row) for row in rows.fetchall()]
             dropped = []

@@ -17,10 +17,10 @@ def example(text, label="x", domain="d", split=None, pair=None, line=0):
 
 
 def fill(store, rows):
-    values = [[0, row.line, row.text, row.text_pair, row.label, row.domain, row.split] for row in rows]
+    values = [["file", row.line, row.text, row.text_pair, row.label, row.domain, row.split] for row in rows]
     columns = [list(column) for column in zip(*values, strict=True)]
     names = ("file", "line", "text", "text_pair", "label", "domain", "split")
-    texts = [pa.array(column, pa.int64() if n < 2 else pa.string()) for n, column in enumerate(columns)]
+    texts = [pa.array(column, pa.int64() if n == 1 else pa.string()) for n, column in enumerate(columns)]
     store.connection.register("given", pa.table(dict(zip(names, texts, strict=True))))
     input_hash = PAIR_HASH if any(row.text_pair for row in rows) else TEXT_HASH
     store.connection.execute(f"INSERT INTO rows SELECT *, {TEXT_HASH}, {input_hash}, NULL FROM given")

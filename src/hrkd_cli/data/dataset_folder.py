@@ -18,9 +18,7 @@ from hrkd_cli.predict.name_validation import validate_names
 FORMAT = "hrkd-dataset"
 VERSION = 1
 
-LOCATION = "location"  # column of the Parquet files
-SELECT_LOCATION = f"$files[file + 1] || ':' || line AS {LOCATION}"
-"""SQL of the location (``file:line``) of a row in a row store; ``$files`` are the store's files."""
+LOCATION = "location"  # column of the Parquet files: where a row was in the source (``file:line``)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from hrkd_cli.choices import Split
 from hrkd_cli.command_settings import PrepareSettings
 from hrkd_cli.data.dataset import Dataset, TextRows
-from hrkd_cli.data.dataset_folder import LOCATION, SELECT_LOCATION, is_prepared, open_dataset, read_manifest
+from hrkd_cli.data.dataset_folder import is_prepared, open_dataset, read_manifest
 from hrkd_cli.data.ingest import compute_checksums, ingest
 from hrkd_cli.data.prepare import content_options, describe_dropped, prepare_files
 from hrkd_cli.data.row_store import RowStore, open_row_store
@@ -76,17 +76,15 @@ def load_for_evaluation(data: str | Path, split: Split = Split.TEST, *, on_event
 
 def _read_usable_rows(store: RowStore, default_split: Split) -> dict[str, dict[str, TextRows]]:
     """Return all usable rows by domain and split; if no row has a split, all are in the default split."""
-    has_splits = "SELECT bool_or(split IS NOT NULL) FROM rows WHERE drop_reason IS NULL"
-    if store.connection.execute(has_splits).fetchone()[0]:
+    if store.fetch("SELECT 1 FROM rows WHERE drop_reason IS NULL AND split IS NOT NULL LIMIT 1"):
         split = "coalesce(split, 'train')"
     else:
         # For "all" any split will do.
         split = "'test'" if default_split == Split.ALL else f"'{default_split}'"
-    columns = ", ".join(f"list({column} ORDER BY rowid)" for column in ("text", "text_pair", "label", LOCATION))
-    located = f"SELECT *, rowid, {SELECT_LOCATION} FROM rows WHERE drop_reason IS NULL"
-    query = f"SELECT domain, {split}, {columns} FROM ({located}) GROUP BY ALL"
+    columns = ", ".join(f"list({column} ORDER BY rowid)" for column in ("text", "text_pair", "label", "location"))
+    query = f"SELECT domain, {split}, {columns} FROM rows WHERE drop_reason IS NULL GROUP BY ALL"
     rows: dict[str, dict[str, TextRows]] = {}
-    for domain, name, texts, pairs, *others in store.connection.execute(query, {"files": store.files}).fetchall():
+    for domain, name, texts, pairs, *others in store.fetch(query):
         rows.setdefault(domain, {})[name] = TextRows(texts, pairs if store.has_pairs else None, *others)
     return rows
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from hrkd_cli.data.drop_reasons import DropReason
 from hrkd_cli.data.label_checks import are_numbers, group_equal_labels
@@ -34,7 +33,7 @@ _MERGE_OR_DROP = "--rename-label OLD=NEW merges a label into another one, OLD= d
 # One insertion, deletion, substitution or swap, but not in a number, and the other label is ten times as frequent.
 _MISSPELLED = r"""
 WITH labels AS (
-  SELECT label, count(*) AS number, arg_min((file, line), rowid) AS location,
+  SELECT label, count(*) AS number, arg_min(location, rowid) AS location,
     regexp_replace(label, '\D', '', 'g') AS digits
   FROM rows WHERE drop_reason IS NULL GROUP BY label)
 SELECT a.label, a.number, a.location, arg_max(b.label, b.number)
@@ -47,7 +46,7 @@ SELECT domain, quantile_disc(length(text) + coalesce(length(text_pair), 0), [0.2
 FROM rows WHERE drop_reason IS NULL GROUP BY domain ORDER BY domain
 """
 _UNUSUAL_LENGTHS = """
-SELECT (file, line), length(text) + coalesce(length(text_pair), 0) AS characters
+SELECT location, length(text) + coalesce(length(text_pair), 0) AS characters
 FROM rows JOIN (SELECT unnest($domains) AS domain, unnest($low) AS low, unnest($high) AS high) USING (domain)
 WHERE drop_reason IS NULL AND characters NOT BETWEEN low AND high ORDER BY characters DESC, rows.rowid
 """
@@ -60,15 +59,15 @@ WHERE text IS NOT NULL AND drop_reason IS DISTINCT FROM '{DropReason.FEW_SHOT}'
 """
 _HELD_OUT = "SELECT count(*) FROM sampled_rows WHERE drop_reason IS NULL AND split != 'train'"
 _CONFLICTS = """
-SELECT count(*), arg_min((file, line), label), arg_max((file, line), label)
+SELECT count(*), arg_min(location, label), arg_max(location, label)
 FROM sampled_rows GROUP BY input_hash, CASE WHEN ? THEN domain END HAVING min(label) != max(label) ORDER BY min(number)
 """
 _C1_CONTROLS = r"""
-SELECT 1, (file, line) FROM sampled_rows
+SELECT 1, location FROM sampled_rows
 WHERE drop_reason IS NULL AND regexp_matches(concat_ws(' ', text, text_pair), '[\x{80}-\x{9f}]') ORDER BY number
 """
 _SHARED = """
-SELECT count(*), arg_min((file, line), domain), arg_max((file, line), domain)
+SELECT count(*), arg_min(location, domain), arg_max(location, domain)
 FROM sampled_rows WHERE drop_reason IS NULL
 GROUP BY text_hash HAVING min(domain) != max(domain) ORDER BY min(number)
 """
@@ -101,7 +100,7 @@ pairs AS (
   JOIN shingled AS b ON b.number = first
   WHERE len(list_intersect(a.words, b.words)) >= 0.8 * len(list_distinct(list_concat(a.words, b.words)))
   GROUP BY a.number)
-SELECT 1, (a.file, a.line), (b.file, b.line), a.split != 'train' AND b.split = 'train'
+SELECT 1, a.location, b.location, a.split != 'train' AND b.split = 'train'
 FROM pairs JOIN sampled_rows AS a USING (number) JOIN sampled_rows AS b ON b.number = first
 WHERE a.text_hash != b.text_hash ORDER BY a.number
 """
@@ -140,11 +139,11 @@ def find_label_problems(store: RowStore, counts: StratumCounts) -> Iterator[Find
         quoted = join_names([quote(name[:80]) for name in names])
         message = f"{quoted} are different classes; to make them equal: {_rename(others, usual)}"
         yield Finding("labels that look equal", message, sum(totals[name] for name in others))
-    misspelled = _fetch(store, _MISSPELLED) if len(totals) <= _MAX_LABELS else []
+    misspelled = store.fetch(_MISSPELLED) if len(totals) <= _MAX_LABELS else []
     for label, count, location, usual in misspelled:
         meaning = f"{label!r} ({plural(count, 'row')}) looks like {usual!r} but is a class of its own"
         message = f"{meaning}; if it is a typing error: {_rename([label], usual)}"
-        yield Finding("label misspelled", message, count, _locate(store, [location]))
+        yield Finding("label misspelled", message, count, (location,))
     if len(totals) > _MAX_NUMBERS and are_numbers(totals):
         message = (
             f"{len(totals)} labels, all of them numbers, are classes without an order, and hrkd does not predict "
@@ -190,7 +189,7 @@ def measure_lengths(store: RowStore) -> tuple[dict[str, dict[str, int]], list[Fi
 
     Lengths are about log-normal. Unusual ones are, in logarithms, three interquartile ranges beyond the quartiles.
     """
-    quantiles = dict(_fetch(store, _LENGTHS))
+    quantiles = dict(store.fetch(_LENGTHS))
     margins = {name: max(row[2] / row[0], 1.5) ** 3 for name, row in quantiles.items()}
     fences = {
         "domains": [*quantiles],
@@ -198,28 +197,28 @@ def measure_lengths(store: RowStore) -> tuple[dict[str, dict[str, int]], list[Fi
         "high": [quantiles[name][2] * margin for name, margin in margins.items()],
     }
     lengths = {name: {"median": row[1], "p95": row[3], "max": row[4]} for name, row in quantiles.items()}
-    if not (unusual := _fetch(store, _UNUSUAL_LENGTHS, fences)):
+    if not (unusual := store.fetch(_UNUSUAL_LENGTHS, fences)):
         return lengths, []
     message = (
         f"{plural(len(unusual), 'text')} with {unusual[-1][1]:,} to {unusual[0][1]:,} characters; look for rows that "
         "were joined or cut off"
     )
-    rows = _locate(store, [location for location, _ in unusual])
+    rows = tuple(location for location, _ in unusual[:MAX_LOCATIONS])
     return lengths, [Finding("unusual lengths", message, len(unusual), rows, warning=False)]
 
 
 def find_text_problems(store: RowStore, counts: StratumCounts, on_event: OnEvent) -> Iterator[Finding]:
     """Yield findings about equal and similar texts in a sample of the rows."""
-    total = _fetch(store, "SELECT count(*) FROM rows WHERE drop_reason IS NULL")[0][0]
-    sampled = _fetch(store, _SAMPLE_ROWS, [-(-total // MAX_SAMPLE)])[0][0]
+    total = store.fetch("SELECT count(*) FROM rows WHERE drop_reason IS NULL")[0][0]
+    sampled = store.fetch(_SAMPLE_ROWS, [-(-total // MAX_SAMPLE)])[0][0]
     if total > MAX_SAMPLE:
         on_event(Note(f"texts are compared in a sample of {sampled:,} of {total:,} rows"))
     has_different_labels = len({tuple(labels) for labels in counts.values()}) > 1
-    conflicts = _fetch(store, _CONFLICTS, [has_different_labels])
+    conflicts = store.fetch(_CONFLICTS, [has_different_labels])
     store.connection.execute(_CANDIDATES)
-    near = _fetch(store, _NEAR_DUPLICATES)
+    near = store.fetch(_NEAR_DUPLICATES)
     leaks = [pair for pair in near if pair[-1]]
-    share = len(leaks) / max(1, _fetch(store, _HELD_OUT)[0][0])
+    share = len(leaks) / max(1, store.fetch(_HELD_OUT)[0][0])
     for kind, pairs, warning, what, meaning in (
         (
             "label conflicts",
@@ -238,25 +237,16 @@ def find_text_problems(store: RowStore, counts: StratumCounts, on_event: OnEvent
         ("near-duplicates", [pair for pair in near if not pair[-1]], False, "row", "nearly equal to an earlier row"),
         (
             "control characters",
-            _fetch(store, _C1_CONTROLS),
+            store.fetch(_C1_CONTROLS),
             True,
             "text",
             "with characters that no language has (U+0080 to U+009F); decode the file again, with its own encoding",
         ),
-        ("texts in several domains", _fetch(store, _SHARED), False, "text", "whose domain a model cannot find out"),
+        ("texts in several domains", store.fetch(_SHARED), False, "text", "whose domain a model cannot find out"),
     ):
         if pairs:
-            rows = tuple(" and ".join(_locate(store, pair[1:3])) for pair in pairs[:MAX_LOCATIONS])
+            rows = tuple(" and ".join(pair[1:3]) for pair in pairs[:MAX_LOCATIONS])
             yield Finding(kind, f"{plural(len(pairs), what)} {meaning}", sum(pair[0] for pair in pairs), rows, warning)
-
-
-def _fetch(store: RowStore, query: str, parameters: Any = ()) -> list[Any]:
-    rows: list[Any] = store.connection.execute(query, parameters).fetchall()
-    return rows
-
-
-def _locate(store: RowStore, locations: Sequence[tuple[int, int]]) -> tuple[str, ...]:
-    return tuple(f"{store.files[file]}:{line}" for file, line in locations[:MAX_LOCATIONS])
 
 
 def _list_classes(strata: Mapping[tuple[str, str], int]) -> str:

@@ -48,11 +48,11 @@ def ingest(store: RowStore, files: Iterable[SourceFile], settings: PrepareSettin
             if note and note not in noted:
                 on_event(Note(note))
                 noted.add(note)
-        if file.is_only_domain and file.split is not None and "domain" not in columns and not store.files:
+        if file.is_only_domain and file.split is not None and "domain" not in columns and not store.first_file:
             by_name = f"one domain, {file.domain!r}, by the names of the files"
             on_event(Note(f"{by_name}; hrkd prepare --one-domain NAME gives it another name"))
         store.add(file, reader, columns, domains=settings.domains, on_event=on_event)
-    if failures and not store.files:
+    if failures and not store.first_file:
         raise failures[0]
     for failure in failures:
         on_event(Note(f"not read: {failure}", warning=True))

@@ -18,7 +18,6 @@ from hrkd_cli.data.dataset import ROW_GROUP_SIZE, update_fingerprint
 from hrkd_cli.data.dataset_folder import (
     FORMAT,
     LOCATION,
-    SELECT_LOCATION,
     VERSION,
     DomainCounts,
     is_prepared,
@@ -59,8 +58,8 @@ WHERE rows.domain IS NOT NULL AND source_split != '{UNKNOWN_SPLIT}'
   AND reason IS DISTINCT FROM '{DropReason.OTHER_DOMAIN}'
 GROUP BY ALL ORDER BY ALL
 """
-_SELECT_ROWS = f"""
-SELECT {{columns}}, {SELECT_LOCATION} FROM final_rows WHERE drop_reason IS NULL
+_SELECT_ROWS = """
+SELECT {columns} FROM final_rows WHERE drop_reason IS NULL
 ORDER BY domain, CASE split WHEN 'train' THEN 0 WHEN 'dev' THEN 1 ELSE 2 END, id
 """
 
@@ -181,9 +180,7 @@ def _write_splits(folder: Path, store: RowStore, domains: Mapping[str, DomainCou
     schema = pa.schema([(name, pa.string()) for name in (*columns, "domain", LOCATION)])
     files = [(domain, split, getattr(counts, split)) for domain, counts in domains.items() for split in SPLITS]
     # A relation, because a connection has a single pending result.
-    query = _SELECT_ROWS.format(columns=", ".join((*columns, "domain")))
-    relation = store.connection.sql(query, params={"files": store.files})
-    batches = relation.to_arrow_reader(ROW_GROUP_SIZE)
+    batches = store.connection.sql(_SELECT_ROWS.format(columns=", ".join(schema.names))).to_arrow_reader(ROW_GROUP_SIZE)
     buffered = batches.schema.empty_table()
     digest, written, total = hashlib.sha256(), 0, sum(count for _, _, count in files)
     # Texts seldom repeat, so a dictionary encoding of them would only be tried and abandoned.
@@ -253,7 +250,7 @@ def _check_losses(store: RowStore) -> Iterator[Finding]:
         DataError: nearly all train rows of some domains are also in a test or dev split.
     """
     counts: dict[tuple[str, str], dict[str | None, int]] = {}
-    for domain, split, reason, count in store.connection.execute(_COUNT_BY_SPLIT).fetchall():
+    for domain, split, reason, count in store.fetch(_COUNT_BY_SPLIT):
         counts.setdefault((domain, split), {})[reason] = count
     leaking: dict[str, tuple[int, int]] = {}
     for (domain, split), by_reason in counts.items():
@@ -282,7 +279,7 @@ def _count_strata(store: RowStore) -> dict[str, dict[str, tuple[int, int, int]]]
     counts: dict[str, dict[str, tuple[int, int, int]]] = {name: {} for name in store.domains()}
     split_counts = ", ".join(f"count(*) FILTER (split = '{split}')" for split in SPLITS)
     query = f"SELECT domain, label, {split_counts} FROM final_rows WHERE drop_reason IS NULL GROUP BY ALL ORDER BY ALL"
-    for domain, label, *rows in store.connection.execute(query).fetchall():
+    for domain, label, *rows in store.fetch(query):
         counts[domain][label] = tuple(rows)
     for domain, labels in counts.items():
         if not labels:

@@ -40,7 +40,8 @@ CREATE MACRO normalized(t) AS  -- the same as normalize_text, which is called on
 CREATE MACRO hash_to_text(h) AS  -- 150 times as fast as casting all 128 bits to text
   (h >> 64)::UBIGINT || '/' || (h & 18446744073709551615::UHUGEINT)::UBIGINT;
 CREATE TABLE rows (
-  file INTEGER, line BIGINT, text VARCHAR, text_pair VARCHAR, label VARCHAR, domain VARCHAR, split VARCHAR,
+  file VARCHAR, line BIGINT, location VARCHAR GENERATED ALWAYS AS (file || ':' || line),
+  text VARCHAR, text_pair VARCHAR, label VARCHAR, domain VARCHAR, split VARCHAR,
   text_hash UHUGEINT, input_hash UHUGEINT, drop_reason VARCHAR);
 CREATE TABLE dropped_rows (id BIGINT, drop_reason VARCHAR);
 CREATE TABLE assigned_splits (text_hash UHUGEINT, split VARCHAR);
@@ -76,7 +77,7 @@ FROM checked_batch
 """
 
 _COUNT_DROPPED = f"""
-SELECT drop_reason, count(*), arg_min((file, line), id, {MAX_LOCATIONS}) FROM final_rows
+SELECT drop_reason, count(*), arg_min(location, id, {MAX_LOCATIONS}) FROM final_rows
 WHERE drop_reason NOT IN ('{DropReason.OTHER_DOMAIN}', '{DropReason.FEW_SHOT}')
   AND domain IS NOT DISTINCT FROM coalesce(?, domain)
 GROUP BY drop_reason
@@ -138,7 +139,7 @@ class RowStore:
         require_label: whether rows without a label are dropped.
         renames: new names of labels by old name; an empty one drops the rows.
         has_pairs: whether rows have two texts; None before the first file.
-        files: display names of the files read so far.
+        first_file: display name of the first file; empty before it is read.
     """
 
     connection: Any
@@ -146,7 +147,7 @@ class RowStore:
     require_label: bool = True
     renames: Mapping[str, str] = field(default_factory=dict)
     has_pairs: bool | None = None
-    files: list[str] = field(default_factory=list)
+    first_file: str = ""
     _renamed: set[str] = field(default_factory=set)
 
     def add(
@@ -167,7 +168,7 @@ class RowStore:
         """
         has_pairs = "text_pair" in columns
         if self.has_pairs not in (None, has_pairs):
-            with_pairs, without = file.display_name, self.files[0]
+            with_pairs, without = file.display_name, self.first_file
             if not has_pairs:
                 with_pairs, without = without, with_pairs
             raise DataError(
@@ -175,11 +176,11 @@ class RowStore:
                 "(hrkd prepare --text-pair names the column)"
             )
         self.has_pairs = has_pairs
-        self.files.append(file.display_name)
+        self.first_file = self.first_file or file.display_name
         # In SNLI's and MNLI's files, a gold label of "-" means that the annotators did not agree.
         is_gold_label = "label" in columns and reader.columns[columns["label"]].strip().casefold() == "gold_label"
         parameters = {
-            "file": len(self.files) - 1,
+            "file": file.display_name,
             "has_pairs": has_pairs,
             "require_label": self.require_label,
             "no_label": "-" if is_gold_label else None,
@@ -260,16 +261,17 @@ class RowStore:
         Unusable rows come first, then texts that are also in another split, then duplicates; each in order of
         occurrence.
         """
-        return {
-            reason: (count, [f"{self.files[file]}:{line}" for file, line in locations])
-            for reason, count, locations in self.connection.execute(_COUNT_DROPPED, [domain]).fetchall()
-        }
+        return {reason: (count, locations) for reason, count, locations in self.fetch(_COUNT_DROPPED, [domain])}
 
     def checksum(self) -> dict[str, Any]:
         """Return size and sha256 of the rows, for a source without files."""
-        size, digest = self.connection.execute(_CHECKSUM).fetchone()
+        ((size, digest),) = self.fetch(_CHECKSUM)
         return {"path": self.source, "bytes": size, "sha256": digest}
 
+    def fetch(self, query: str, parameters: Any = ()) -> list[Any]:
+        """Return all rows of the result of an SQL query."""
+        rows: list[Any] = self.connection.execute(query, parameters).fetchall()
+        return rows
+
     def _distinct(self, column: str, condition: str) -> list[str]:
-        values = self.connection.execute(f"SELECT DISTINCT {column} FROM rows WHERE {condition}").fetchall()
-        return sorted(value for (value,) in values)
+        return [value for (value,) in self.fetch(f"SELECT DISTINCT {column} FROM rows WHERE {condition} ORDER BY ALL")]

@@ -143,8 +143,7 @@ def _select_new_texts(store: RowStore, dataset: Dataset, whole: Dataset) -> tupl
     found: dict[str, TextRows] = {}
     others: set[str] = set()
     dropped: Counter[str] = Counter()
-    selected = store.connection.execute(_SELECT_ROWS, {"domains": list(dataset.domains)}).fetchall()
-    for reason, domain, count, first, second in selected:
+    for reason, domain, count, first, second in store.fetch(_SELECT_ROWS, {"domains": list(dataset.domains)}):
         if reason is None:
             found[domain] = TextRows(first, second if store.has_pairs else None, labels=[])
             continue
