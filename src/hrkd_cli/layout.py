@@ -8,12 +8,11 @@ SPLITS = ("train", "dev", "test")
 
 
 class DatasetFiles:
-    """Names inside a dataset folder; ``scratch`` exists only while the dataset is prepared."""
+    """Names inside a dataset folder."""
 
     manifest = "dataset.json"
     data = "data"
     readme = "README.md"
-    scratch = "scratch"
     # Patterns of all files that hrkd writes into the folder.
     written = (manifest, readme, *map(f"{data}/*/{{}}.parquet".format, SPLITS))
 

@@ -92,11 +92,10 @@ def _read_usable_rows(store: RowStore, default_split: Split) -> dict[str, dict[s
 def _find_difference(files: Sequence[SourceFile], settings: PrepareSettings) -> str | None:
     """Return how the dataset at the output differs from one prepared from the files; None if it does not."""
     manifest = read_manifest(settings.out)
-    checksums = compute_checksums(files)
-    if not checksums:  # a source without files: compare its rows
-        with open_row_store(settings.source) as store:
+    with open_row_store(settings.source) as store:
+        if files[0].path is None:  # a source without files: compare its rows
             ingest(store, files, settings, ignore)
-            checksums = compute_checksums(files, store)
+        checksums = compute_checksums(files, store)
     if manifest.get("sources") != checksums:
         return "was made from other data"
     existing = {**manifest.get("options", {}), "seed": manifest.get("seed")}

@@ -42,13 +42,17 @@ FROM labels AS a JOIN labels AS b ON a.digits = b.digits AND 10 * a.number <= b.
 GROUP BY ALL ORDER BY a.label
 """
 _LENGTHS = """
-SELECT domain, quantile_disc(length(text) + coalesce(length(text_pair), 0), [0.25, 0.5, 0.75, 0.95, 1])
-FROM rows WHERE drop_reason IS NULL GROUP BY domain ORDER BY domain
+CREATE TEMP VIEW lengths AS
+SELECT rowid AS id, location, domain, length(text) + coalesce(length(text_pair), 0) AS characters
+FROM rows WHERE drop_reason IS NULL;
+CREATE TEMP TABLE quantiles AS
+SELECT domain, quantile_disc(characters, [0.25, 0.5, 0.75, 0.95, 1]) AS q FROM lengths GROUP BY domain;
 """
+# Lengths are about log-normal. In logarithms, these are three interquartile ranges beyond the quartiles.
 _UNUSUAL_LENGTHS = """
-SELECT location, length(text) + coalesce(length(text_pair), 0) AS characters
-FROM rows JOIN (SELECT unnest($domains) AS domain, unnest($low) AS low, unnest($high) AS high) USING (domain)
-WHERE drop_reason IS NULL AND characters NOT BETWEEN low AND high ORDER BY characters DESC, rows.rowid
+WITH margins AS (SELECT domain, q[1] AS low, q[3] AS high, greatest(q[3] / q[1], 1.5) ** 3 AS margin FROM quantiles)
+SELECT location, characters FROM lengths JOIN margins USING (domain)
+WHERE characters NOT BETWEEN low / margin AND high * margin ORDER BY characters DESC, id
 """
 _SAMPLE_ROWS = f"""
 CREATE TEMP TABLE sampled_rows AS
@@ -185,19 +189,11 @@ def _find_unbalanced_classes(counts: StratumCounts, strata: Mapping[tuple[str, s
 
 
 def measure_lengths(store: RowStore) -> tuple[dict[str, dict[str, int]], list[Finding]]:
-    """Return median, 95th percentile and maximum of the characters of a row by domain, and unusual lengths.
-
-    Lengths are about log-normal. Unusual ones are, in logarithms, three interquartile ranges beyond the quartiles.
-    """
-    quantiles = dict(store.fetch(_LENGTHS))
-    margins = {name: max(row[2] / row[0], 1.5) ** 3 for name, row in quantiles.items()}
-    fences = {
-        "domains": [*quantiles],
-        "low": [quantiles[name][0] / margin for name, margin in margins.items()],
-        "high": [quantiles[name][2] * margin for name, margin in margins.items()],
-    }
-    lengths = {name: {"median": row[1], "p95": row[3], "max": row[4]} for name, row in quantiles.items()}
-    if not (unusual := store.fetch(_UNUSUAL_LENGTHS, fences)):
+    """Return median, 95th percentile and maximum of the characters of a row by domain, and unusual lengths."""
+    store.connection.execute(_LENGTHS)
+    quantiles = store.fetch("SELECT domain, q[2], q[4], q[5] FROM quantiles ORDER BY domain")
+    lengths = {domain: {"median": median, "p95": p95, "max": longest} for domain, median, p95, longest in quantiles}
+    if not (unusual := store.fetch(_UNUSUAL_LENGTHS)):
         return lengths, []
     message = (
         f"{plural(len(unusual), 'text')} with {unusual[-1][1]:,} to {unusual[0][1]:,} characters; look for rows that "

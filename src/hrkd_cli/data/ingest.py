@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from hrkd_cli.command_settings import PrepareSettings
@@ -111,28 +112,25 @@ def _describe_columns(reader: RowReader, columns: Mapping[str, int], named: Mapp
     return f"columns: {', '.join(unlike)}" if unlike else None
 
 
-def compute_checksums(files: Iterable[SourceFile], store: RowStore | None = None) -> list[dict[str, Any]]:
+def compute_checksums(files: Iterable[SourceFile], store: RowStore) -> list[dict[str, Any]]:
     """Return path, size and sha256 of the files of a source; of the stored rows if the source has no files.
 
     Raises:
         DataError: a file cannot be read.
     """
-    checksums = []
-    for file in files:
-        if file.path is None:
-            return [] if store is None else [store.checksum()]
-        try:
-            # A folder of texts is read as one file; the name of each text counts too.
-            digest, size = hashlib.sha256(), 0
-            for path in sorted(file.path.iterdir()) if file.path.is_dir() else [file.path]:
-                if path != file.path and not path.is_file():
-                    continue
-                with path.open("rb") as stream:
-                    digest.update(path.name.encode() if path != file.path else b"")
-                    while block := stream.read(1 << 20):
-                        digest.update(block)
-                    size += stream.tell()
-            checksums.append({"path": file.relative_path, "bytes": size, "sha256": digest.hexdigest()})
-        except OSError as error:
-            raise DataError(f"{file.path}: cannot be read: {error.strerror or error}") from None
-    return checksums
+    checksums = [_compute_checksum(file.path, file.relative_path) for file in files if file.path is not None]
+    return checksums or [store.checksum()]
+
+
+def _compute_checksum(path: Path, name: str) -> dict[str, Any]:
+    digest, size = hashlib.sha256(), 0
+    try:
+        # A folder of texts is read as one file; the name of each text counts too.
+        for text in sorted(filter(Path.is_file, path.iterdir())) if path.is_dir() else [path]:
+            digest.update(text.name.encode() if text != path else b"")
+            with text.open("rb") as stream:
+                hashlib.file_digest(stream, lambda: digest)
+                size += stream.tell()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    return {"path": name, "bytes": size, "sha256": digest.hexdigest()}

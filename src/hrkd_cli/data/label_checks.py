@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal, InvalidOperation
 
 from hrkd_cli.errors import DataError
@@ -15,8 +15,9 @@ _LIST = re.compile(r"[\[{].*,.*[\]}]|\[[\d. ]+\]", re.DOTALL)  # a list as text,
 
 
 def check_single_labels(labels: Sequence[str], source: str) -> None:
-    """Raise DataError if a label is several labels."""
-    if several := _find_several(set(labels)):
+    """Raise DataError if a label is a list or made of other labels, such as ``a|b`` next to ``a``."""
+    several = next(_find_several(set(labels)), None)
+    if several is not None:
         raise DataError(
             f"{source}: label {several[:80]!r} looks like several labels; {ONE_LABEL}, so keep one of them, or prepare "
             "a column with one yes-or-no label (--label)"
@@ -45,11 +46,8 @@ def _number(label: str) -> Decimal | None:
     return number if number.is_finite() else None
 
 
-def _find_several(labels: set[str]) -> str | None:
-    """Return a label that is a list or is made of other labels, such as ``a|b`` next to ``a``, if there is one."""
-    for label in sorted(labels):
-        if _LIST.fullmatch(label):
-            return label
+def _find_several(labels: set[str]) -> Iterator[str]:
+    yield from filter(_LIST.fullmatch, sorted(labels))
     for separator in "|;,":
         compounds = {label: [part.strip() for part in label.split(separator)] for label in sorted(labels)}
         firsts = labels | {parts[0] for parts in compounds.values()}
@@ -59,5 +57,4 @@ def _find_several(labels: set[str]) -> str | None:
             # A comma may be part of a name, and "a|b" next to "a|c" may be subcategories.
             is_made_of_others = not labels.isdisjoint(parts) or not firsts.isdisjoint(parts[1:])
             if labels.issuperset(parts) or (separator != "," and is_made_of_others):
-                return label
-    return None
+                yield label

@@ -7,10 +7,10 @@ may be larger than memory.
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from hrkd_cli.command_settings import PrepareSettings
@@ -50,13 +50,17 @@ _MAX_LEAKING = 0.9  # fraction of a domain's train rows; with more, the source's
 _CONTENT_OPTIONS = (
     "columns", "dev", "test", "few_shot", "domains", "dedupe", "encoding", "one_domain", "no_header", "rename_label",
 )  # fmt: skip
-_COUNT_BY_SPLIT = f"""
-SELECT rows.domain, coalesce(rows.split, 'train') AS source_split,
-  coalesce(rows.drop_reason, dropped_rows.drop_reason) AS reason, count(*)
-FROM rows LEFT JOIN dropped_rows ON dropped_rows.id = rows.rowid
-WHERE rows.domain IS NOT NULL AND source_split != '{UNKNOWN_SPLIT}'
-  AND reason IS DISTINCT FROM '{DropReason.OTHER_DOMAIN}'
-GROUP BY ALL ORDER BY ALL
+# The reason for which a split of the source loses more than half of its rows.
+_MAIN_LOSSES = f"""
+WITH counts AS (
+  SELECT rows.domain, coalesce(rows.split, 'train') AS source_split,
+    coalesce(rows.drop_reason, dropped_rows.drop_reason) AS reason, count(*) AS number
+  FROM rows LEFT JOIN dropped_rows ON dropped_rows.id = rows.rowid
+  WHERE rows.domain IS NOT NULL AND source_split != '{UNKNOWN_SPLIT}'
+    AND reason IS DISTINCT FROM '{DropReason.OTHER_DOMAIN}'
+  GROUP BY ALL)
+SELECT *, sum(number) OVER (PARTITION BY domain, source_split) AS total
+FROM counts QUALIFY reason IS NOT NULL AND 2 * number > total ORDER BY ALL
 """
 _SELECT_ROWS = """
 SELECT {columns} FROM final_rows WHERE drop_reason IS NULL
@@ -95,17 +99,15 @@ class PrepareResult:
             "findings": [{**asdict(finding), "rows": finding.rows[:1]} for finding in self.findings],
         }
 
-    def dropped_lines(self, limit: int = 3) -> list[str]:
+    def dropped_lines(self) -> list[str]:
         """Return one line per drop reason, with the number of rows and their first locations."""
-        return [
-            describe_dropped(reason, count, self.dropped_rows[reason], limit) for reason, count in self.dropped.items()
-        ]
+        return [describe_dropped(reason, count, self.dropped_rows[reason]) for reason, count in self.dropped.items()]
 
 
-def describe_dropped(reason: str, count: int, locations: Sequence[str], limit: int = 3) -> str:
-    """Return a line with the number of rows dropped for a reason, and up to ``limit`` of their locations."""
-    more = ", ..." if count > len(locations[:limit]) else ""
-    return f"not used: {count} {'row' if count == 1 else 'rows'}, {reason} ({', '.join(locations[:limit])}{more})"
+def describe_dropped(reason: str, count: int, locations: Sequence[str]) -> str:
+    """Return a line with the number of rows dropped for a reason, and the first three of their locations."""
+    first = [*locations[:3], *(["..."] if count > 3 else [])]
+    return f"not used: {count} {'row' if count == 1 else 'rows'}, {reason} ({', '.join(first)})"
 
 
 def prepare(source: str | Path, *, on_event: OnEvent = ignore, **options: Any) -> PrepareResult:
@@ -132,9 +134,10 @@ def prepare_files(files: Sequence[SourceFile], settings: PrepareSettings, on_eve
     if Path(settings.source).exists():  # else it is a hub id
         check_no_overlap(out, {"source": Path(settings.source)})
     with atomic_folder(out) as folder:
-        scratch = folder / DatasetFiles.scratch
-        scratch.mkdir()
-        with open_row_store(settings.source, scratch, renames=settings.renames) as store:
+        with (
+            TemporaryDirectory(dir=folder) as scratch,
+            open_row_store(settings.source, Path(scratch), renames=settings.renames) as store,
+        ):
             seed = settings.seed
             ingest(store, files, settings, on_event)
             checksums = compute_checksums(files, store)
@@ -154,7 +157,6 @@ def prepare_files(files: Sequence[SourceFile], settings: PrepareSettings, on_eve
             lengths, findings = _find_problems(store, counts, losses, on_event)
             has_pairs = bool(store.has_pairs)
             fingerprint = _write_splits(folder, store, domain_counts, on_event)
-        shutil.rmtree(scratch)
         result = PrepareResult(
             out=out,
             domains=domain_counts,
@@ -249,16 +251,11 @@ def _check_losses(store: RowStore) -> Iterator[Finding]:
     Raises:
         DataError: nearly all train rows of some domains are also in a test or dev split.
     """
-    counts: dict[tuple[str, str], dict[str | None, int]] = {}
-    for domain, split, reason, count in store.fetch(_COUNT_BY_SPLIT):
-        counts.setdefault((domain, split), {})[reason] = count
     leaking: dict[str, tuple[int, int]] = {}
-    for (domain, split), by_reason in counts.items():
-        total = sum(by_reason.values())
-        reason, count = max(by_reason.items(), key=lambda item: (item[0] is not None, item[1]))
+    for domain, split, reason, count, total in store.fetch(_MAIN_LOSSES):
         if split == "train" and reason in _LEAKS and count >= _MAX_LEAKING * total:
             leaking[domain] = count, total
-        elif reason is not None and count > total / 2:
+        else:
             rows = f"{count:,} of {total:,} {split} rows of {domain}"
             yield Finding("most rows are not used", f"{rows}, {reason}", count)
     if leaking:

@@ -54,15 +54,12 @@ def make_batches(
         for index, answer in enumerate(by_role.pop(ANSWER, ())):
             if isinstance(answer, str) and answer.strip().lower() in _REJECTED:
                 reasons[index] = DropReason.REJECTED
-        for index, label in enumerate(by_role.get("label", ())):
-            if isinstance(label, list | tuple | dict):
-                reasons[index] = reasons[index] or DropReason.NOT_ONE_LABEL
         arrays = {"line": pa.array([line for line, _ in batch], pa.int64())}
         for role, column in by_role.items():
             try:
                 arrays[role] = pa.array(column, pa.string())
             except (pa.ArrowException, UnicodeError):  # some values are not strings
-                arrays[role] = pa.array(list(_to_texts(column, reasons)), pa.string())
+                arrays[role] = pa.array(list(_to_texts(column, role, reasons)), pa.string())
             if role in clean:
                 encoded = arrays[role].dictionary_encode()
                 cleaned = pa.array([clean[role](name) for name in encoded.dictionary.to_pylist()], pa.string())
@@ -72,13 +69,14 @@ def make_batches(
         yield pa.table({**arrays, "drop_reason": pa.array(reasons, pa.string())})
 
 
-def _to_texts(values: Iterable[object], reasons: list[DropReason | None]) -> Iterator[str | None]:
-    """Yield values as texts; for those that are not texts, yield None and set the reason."""
+def _to_texts(values: Iterable[object], role: str, reasons: list[DropReason | None]) -> Iterator[str | None]:
+    """Yield the values of a column as texts; for those that are not texts, yield None and set the reason."""
     for index, value in enumerate(values):
         try:
             yield to_text(value)
         except InvalidTextError as error:
-            reasons[index] = reasons[index] or DropReason(str(error))
+            is_several = role == "label" and isinstance(value, list | dict)
+            reasons[index] = reasons[index] or (DropReason.NOT_ONE_LABEL if is_several else DropReason(str(error)))
             yield None
 
 

@@ -87,23 +87,16 @@ class DomainBatchSampler:
         self._seed = seed
         self._lengths = lengths
         self._domains = list(rows)
-        self._labeled: dict[str, ShuffledStream] = {}
-        sizes: dict[str, int] = {}
-        unlabeled = {domain: count for domain, count in (unlabeled or {}).items() if count}
-        for domain, count in rows.items():
-            if not count:
-                continue
-            excluded = frozenset((held_back or {}).get(domain, ()))
-            indices = [index for index in range(count) if index not in excluded]
-            self._labeled[domain] = ShuffledStream(domain, indices, seed)
-            sizes[domain] = len(indices)
+        held_back = held_back or {}
+        indices = {d: sorted({*range(count)} - {*held_back.get(d, ())}) for d, count in rows.items() if count}
+        self._labeled = {domain: ShuffledStream(domain, own, seed) for domain, own in indices.items()}
         self._unlabeled = {
             domain: ShuffledStream(_unlabeled_stream(domain), range(rows[domain], rows[domain] + count), seed)
-            for domain, count in unlabeled.items()
-            if unlabeled_fraction or domain not in self._labeled
+            for domain, count in (unlabeled or {}).items()
+            if count and (unlabeled_fraction or domain not in self._labeled)
         }
         self._unlabeled_per_labeled = unlabeled_per_labeled(unlabeled_fraction)
-        self.batches_per_epoch = count_batches([*sizes.values()], batch_size)
+        self.batches_per_epoch = count_batches([*map(len, indices.values())], batch_size)
         self._batches = self._generate_batches()
 
     def __iter__(self) -> Iterator[dict[str, list[int]]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -15,7 +14,7 @@ from hrkd_cli.data.sources.columns import COLUMN_ALIASES, normalize_name, resolv
 from hrkd_cli.data.sources.formats import PLAIN_TEXT, detect_format
 from hrkd_cli.data.sources.row_reader import RowReader
 from hrkd_cli.data.sources.text_file import TextFile
-from hrkd_cli.data.sources.values import InvalidTextError, to_text
+from hrkd_cli.data.sources.values import SURROGATE, InvalidTextError, to_text
 from hrkd_cli.errors import DataError, UsageError, did_you_mean
 from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.formatting import join_names
@@ -25,7 +24,6 @@ from hrkd_cli.predict.text_input import InputRow, Text, split_pair
 
 _CHECKED_LINES = 1000
 _TEXT_ROLES = ("text", "text_pair")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +162,7 @@ def _to_json(value: object) -> Any:
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode("utf-8")
     text = json.dumps(value, default=str, ensure_ascii=False)
-    text = _SURROGATE.sub(lambda found: rf"\\u{ord(found[0]):04x}", text)
+    text = SURROGATE.sub(lambda found: rf"\\u{ord(found[0]):04x}", text)
     return json.loads(text, parse_constant=lambda _: None)
 
 

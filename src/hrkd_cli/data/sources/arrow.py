@@ -48,24 +48,19 @@ def make_arrow_reader(
     """
 
     def iter_rows(indices: Sequence[int]) -> Iterator[SourceRow]:
-        names, number = [columns[index] for index in indices], 0
-        for batch in iter_batches(list(dict.fromkeys(names))):
-            found = [_find_column(batch.schema.names, columns, index) for index in indices]
+        wanted, number = {columns[index] for index in indices}, 0
+        # Several columns of a Parquet file may have one name, and then all of them are read.
+        read = [index for index, name in enumerate(columns) if name in wanted]
+        for batch in iter_batches(list(dict.fromkeys(columns[index] for index in read))):
             values = [
-                _decode_classes(batch.column(position).to_pylist(), class_names.get(name))
-                for position, name in zip(found, names, strict=True)
+                _decode_classes(batch.column(read.index(index)).to_pylist(), class_names.get(columns[index]))
+                for index in indices
             ]
             for row in zip(*values, strict=True):
                 number += 1
                 yield number, row
 
     return RowReader(columns, iter_rows)
-
-
-def _find_column(present: Sequence[str], columns: Sequence[str], index: int) -> int:
-    """Return where a column of the file is among those present; several may have the same name."""
-    same = [position for position, name in enumerate(present) if name == columns[index]]
-    return same[columns[:index].count(columns[index])]
 
 
 def _decode_classes(values: list[Any], class_names: Sequence[str] | None) -> Iterable[Any]:

@@ -140,19 +140,19 @@ def _looks_like_data(path: Path) -> bool:
 def _make_single_file(source: Path, wanted: SourceFormat, require_label: bool) -> SourceFile:
     if wanted is SourceFormat.MNLI:
         raise DataError(f"{source}: --format mnli reads the folder that holds train.tsv and dev_matched.tsv")
+    file_format: FileFormat | None
     if wanted is SourceFormat.AUTO:
         file_format = detect_format(source, require_label=require_label)
-        file_format = file_format or (sniff_format(source) if require_label else None)
+        file_format = file_format or (sniff_format(source) if require_label else PLAIN_TEXT)
     else:
         file_format = get_format(wanted)
-    if file_format is None and require_label:
+    if file_format is None:
         check_kind(source, TextFile(source).head())
         raise DataError(
             f"{source}: unknown kind of file; name its format with hrkd prepare --format csv, tsv, jsonl or parquet"
         )
-    file_format = file_format or PLAIN_TEXT
     domain = source.parent.resolve().name if file_format.name is SourceFormat.AMAZON else None
-    return SourceFile(str(source), partial(file_format.open, source), domain, path=source, relative_path=source.name)
+    return _make_source_file(source.parent, source, file_format, domain, None)
 
 
 def _find_folder_files(

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from hrkd_cli.data.sources.file_names import parse_names
+from hrkd_cli.data.sources.formats import FileFormat
 from hrkd_cli.data.sources.row_reader import RowReader, SourceFile, check_open_options, make_reader
 from hrkd_cli.data.sources.text_file import TextFile
 
@@ -29,20 +30,21 @@ def find_text_folders(source: Path, paths: Sequence[Path], skipped: list[str]) -
         if path.is_file() and (path.suffix in _SUFFIXES or path.suffix[1:].isdecimal()):
             folders.setdefault(path.parent, []).append(path)
     if _are_labels([{path.stem for path in texts} for texts in folders.values()]):
-        openers = {path: partial(_open_lines, path) for texts in folders.values() for path in texts}
+        lines = [path for texts in folders.values() for path in texts]
+        openers = {path: partial(FileFormat(partial(_open_lines, path.stem)).open, path) for path in lines}
     else:
         outer = {source} | {parent for folder in folders for parent in folder.parents}
-        openers = {folder: partial(_open_folder, texts) for folder, texts in folders.items() if folder not in outer}
+        inner = {folder: texts for folder, texts in folders.items() if folder not in outer}
+        openers = {folder: partial(_open_folder, folder.name, texts) for folder, texts in inner.items()}
     found = []
     for path, opener in openers.items():
         relative_path = path.relative_to(source).as_posix()
         if path.name.lower() in _UNLABELED:
             skipped.append(f"{relative_path}/")
             continue
-        *above, name = relative_path.split("/")
+        *above, _ = relative_path.split("/")
         domain, split = parse_names(above.pop() if above else "", above[-1] if above else "")
-        label = path.stem if path.is_file() else name
-        found.append(SourceFile(str(path), partial(opener, label), domain, split, path, relative_path))
+        found.append(SourceFile(str(path), opener, domain, split, path, relative_path))
     if len({Path(file.relative_path).name for file in found}) < 2:
         return []
     read = tuple(name if (source / name).is_file() else f"{name}/" for name in (file.relative_path for file in found))
@@ -57,18 +59,14 @@ def _are_labels(names: Sequence[set[str]]) -> bool:
     return all(map(str.isalpha, names[0])) if len(names) > 1 else names[0] <= _SENTIMENTS
 
 
-def _open_lines(path: Path, label: str, encoding: str | None = None, has_header: bool = True) -> RowReader:
-    check_open_options(path, has_header=has_header)
-    file = TextFile(path, encoding)
-    file.check_not_empty()
-
+def _open_lines(label: str, file: TextFile) -> RowReader:
     def iter_rows() -> Iterator[tuple[int, Sequence[object]]]:
         return ((number, (line, label)) for number, line in file.lines() if line.strip())
 
     return make_reader(["text", "label"], iter_rows, "each file has the texts of one label, its name, one per line")
 
 
-def _open_folder(texts: Sequence[Path], label: str, encoding: str | None = None, has_header: bool = True) -> RowReader:
+def _open_folder(label: str, texts: Sequence[Path], encoding: str | None = None, has_header: bool = True) -> RowReader:
     check_open_options(texts[0].parent, has_header=has_header)
 
     def iter_rows() -> Iterator[tuple[int, Sequence[object]]]:

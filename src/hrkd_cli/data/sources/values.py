@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from hrkd_cli.data.drop_reasons import DropReason
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 SPLIT_ALIASES = {
     "train": "train",
@@ -41,7 +41,7 @@ def to_text(value: object) -> str | None:
         except UnicodeDecodeError:
             raise InvalidTextError(DropReason.INVALID_UNICODE) from None
     if isinstance(value, str):
-        if not value.isascii() and _SURROGATE.search(value):
+        if not value.isascii() and SURROGATE.search(value):
             raise InvalidTextError(DropReason.INVALID_UNICODE)
         return value
     if value is None or (isinstance(value, float) and math.isnan(value)):
