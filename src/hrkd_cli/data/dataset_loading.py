@@ -19,6 +19,13 @@ from hrkd_cli.events import Note, OnEvent, ignore
 from hrkd_cli.layout import DATASET_OUT, DatasetFiles
 from hrkd_cli.outputs import check_output
 
+_USABLE_ROWS = """
+WITH usable_rows AS (SELECT *, rowid AS id FROM rows WHERE drop_reason IS NULL)
+SELECT domain, coalesce(split, CASE WHEN (SELECT count(split) FROM usable_rows) > 0 THEN 'train' ELSE ? END),
+  list(text ORDER BY id), list(text_pair ORDER BY id), list(label ORDER BY id), list(location ORDER BY id)
+FROM usable_rows GROUP BY ALL
+"""
+
 
 def load_for_training(
     data: str | Path | Dataset, *, out: Path = DATASET_OUT, force: bool = False, on_event: OnEvent = ignore
@@ -76,15 +83,9 @@ def load_for_evaluation(data: str | Path, split: Split = Split.TEST, *, on_event
 
 def _read_usable_rows(store: RowStore, default_split: Split) -> dict[str, dict[str, TextRows]]:
     """Return all usable rows by domain and split; if no row has a split, all are in the default split."""
-    if store.fetch("SELECT 1 FROM rows WHERE drop_reason IS NULL AND split IS NOT NULL LIMIT 1"):
-        split = "coalesce(split, 'train')"
-    else:
-        # For "all" any split will do.
-        split = "'test'" if default_split == Split.ALL else f"'{default_split}'"
-    columns = ", ".join(f"list({column} ORDER BY rowid)" for column in ("text", "text_pair", "label", "location"))
-    query = f"SELECT domain, {split}, {columns} FROM rows WHERE drop_reason IS NULL GROUP BY ALL"
+    default = Split.TEST if default_split == Split.ALL else default_split  # for "all" any split will do
     rows: dict[str, dict[str, TextRows]] = {}
-    for domain, name, texts, pairs, *others in store.fetch(query):
+    for domain, name, texts, pairs, *others in store.fetch(_USABLE_ROWS, [str(default)]):
         rows.setdefault(domain, {})[name] = TextRows(texts, pairs if store.has_pairs else None, *others)
     return rows
 

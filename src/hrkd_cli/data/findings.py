@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hrkd_cli.data.drop_reasons import DropReason
 from hrkd_cli.data.label_checks import are_numbers, group_equal_labels
@@ -211,38 +212,31 @@ def find_text_problems(store: RowStore, counts: StratumCounts, on_event: OnEvent
         on_event(Note(f"texts are compared in a sample of {sampled:,} of {total:,} rows"))
     has_different_labels = len({tuple(labels) for labels in counts.values()}) > 1
     conflicts = store.fetch(_CONFLICTS, [has_different_labels])
+    meaning = "with several labels, of which at most one is right; correct them"
+    yield from _about_texts("label conflicts", conflicts, "text", meaning)
     store.connection.execute(_CANDIDATES)
     near = store.fetch(_NEAR_DUPLICATES)
     leaks = [pair for pair in near if pair[-1]]
     share = len(leaks) / max(1, store.fetch(_HELD_OUT)[0][0])
-    for kind, pairs, warning, what, meaning in (
-        (
-            "label conflicts",
-            conflicts,
-            True,
-            "text",
-            "with several labels, of which at most one is right; correct them",
-        ),
-        (
-            "near-duplicates across splits",
-            leaks,
-            share >= _MAX_LEAKS,
-            "dev or test row",
-            f"({100 * share:.1f}%) nearly equal to a train row, so that scores are too high; remove one of each two",
-        ),
-        ("near-duplicates", [pair for pair in near if not pair[-1]], False, "row", "nearly equal to an earlier row"),
-        (
-            "control characters",
-            store.fetch(_C1_CONTROLS),
-            True,
-            "text",
-            "with characters that no language has (U+0080 to U+009F); decode the file again, with its own encoding",
-        ),
-        ("texts in several domains", store.fetch(_SHARED), False, "text", "whose domain a model cannot find out"),
-    ):
-        if pairs:
-            rows = tuple(" and ".join(pair[1:3]) for pair in pairs[:MAX_LOCATIONS])
-            yield Finding(kind, f"{plural(len(pairs), what)} {meaning}", sum(pair[0] for pair in pairs), rows, warning)
+    meaning = f"({100 * share:.1f}%) nearly equal to a train row, so that scores are too high; remove one of each two"
+    yield from _about_texts(
+        "near-duplicates across splits", leaks, "dev or test row", meaning, warning=share >= _MAX_LEAKS
+    )
+    others = [pair for pair in near if not pair[-1]]
+    yield from _about_texts("near-duplicates", others, "row", "nearly equal to an earlier row", warning=False)
+    meaning = "with characters that no language has (U+0080 to U+009F); decode the file again, with its own encoding"
+    yield from _about_texts("control characters", store.fetch(_C1_CONTROLS), "text", meaning)
+    meaning = "whose domain a model cannot find out"
+    yield from _about_texts("texts in several domains", store.fetch(_SHARED), "text", meaning, warning=False)
+
+
+def _about_texts(
+    kind: str, texts: Sequence[tuple[Any, ...]], what: str, meaning: str, *, warning: bool = True
+) -> Iterator[Finding]:
+    """Yield a finding about texts, each given as number of rows and one or two locations, if there are any."""
+    if texts:
+        rows = tuple(" and ".join(text[1:3]) for text in texts[:MAX_LOCATIONS])
+        yield Finding(kind, f"{plural(len(texts), what)} {meaning}", sum(text[0] for text in texts), rows, warning)
 
 
 def _list_classes(strata: Mapping[tuple[str, str], int]) -> str:

@@ -41,16 +41,13 @@ def check_kind(path: Path, head: bytes, expected: bytes = b"") -> None:
     Raises:
         DataError: it is; the message says what it is and how to convert it.
     """
-    for magic, (name, remedy) in _KINDS.items():
-        if magic != expected and head.startswith(magic):
-            if magic.startswith(b"PK") and b"[Content_Types].xml" in head:
-                name, remedy = "an Excel workbook", _EXCEL
-            break
-    else:
-        by_suffix = (remedy for suffixes, remedy in _SUFFIXES.items() if path.name.endswith(suffixes))
-        name, remedy = next(by_suffix, ("", ""))
-        if not name:
-            return
+    kinds = [kind for magic, kind in _KINDS.items() if magic != expected and head.startswith(magic)]
+    kinds += [kind for suffixes, kind in _SUFFIXES.items() if path.name.endswith(suffixes)]
+    if not kinds:
+        return
+    name, remedy = kinds[0]
+    if head.startswith(b"PK") and b"[Content_Types].xml" in head:
+        name, remedy = "an Excel workbook", _EXCEL
     stem = shlex.quote(path.name.split(".")[0])
     command = remedy.format(path=shlex.quote(str(path)), stem=stem)
     raise DataError(f"{path}: {name}; to convert it: {command}")
