@@ -31,7 +31,8 @@ from hrkd_cli.evaluation.reliability import (
     describe_cascade,
     describe_confidence,
     find_suspects,
-    judge_answers,
+    judge,
+    judge_without_domain,
 )
 from hrkd_cli.evaluation.scoring import (
     DomainLogits,
@@ -267,7 +268,8 @@ def evaluate_on(
         on_event(Progress(f"loading {model}"))
         backend = open_backend(model, threads=threads, device=device)
         heads = match_heads(backend, dataset, rows, str(model), data_name)
-        result, labels, answers[str(model)] = _score_model(str(model), backend, heads, rows, settings, on_event)
+        result, answers[str(model)] = _score_model(str(model), backend, heads, rows, settings, on_event)
+        labels = answers[str(model)].labels
         first_labels = first_labels or labels
         difference = compare_accuracy(labels, first_labels, rows) if results else None
         latency = None
@@ -328,8 +330,8 @@ def _score_model(
     rows: Mapping[str, TextRows],
     settings: EvalSettings,
     on_event: OnEvent,
-) -> tuple[ModelResult, PredictedLabels, Answers]:
-    """Return the result of a model, without latency and with full agreement, its labels, and its answers."""
+) -> tuple[ModelResult, Answers]:
+    """Return the result of a model, without latency and with full agreement, and its answers."""
     spec = backend.spec
     find_domains = settings.domain == EvalDomain.AUTO and len(spec.all_heads.domains) > 1
     if find_domains and not (spec.finds_domains or spec.all_heads.share_labels):
@@ -338,29 +340,30 @@ def _score_model(
             "different labels; leave the option out, or train the model again"
         )
     calibration = Calibration.read(spec.config, backend.file)
+    true_labels = {domain: part.labels for domain, part in rows.items()}
+
+    def judge_rows(logits: DomainLogits) -> Answers:
+        return judge_without_domain(logits, true_labels, spec) if find_domains else judge(logits, true_labels, heads)
+
     raw = predict_logits(backend, rows, task=f"scoring {name}", on_event=on_event)
     logits = _calibrate(raw, calibration, spec)
-    answers = judge_answers(logits, rows, heads, spec, find_domains=find_domains)
-    labels = answers.labels
+    answers = judge_rows(logits)
     precision, parameters, padded = "fp32", backend.parameters, None
     if backend.kind == "onnx":
         onnx_model = load_onnx(Path(backend.name_or_path))
         precision, parameters = weight_precision(onnx_model), count_parameters(onnx_model)
         task = f"scoring {name} in padded batches"
         padded_logits = predict_logits(backend, rows, padded=True, task=task, on_event=on_event)
-        padded_logits = _calibrate(padded_logits, calibration, spec)
-        in_batches = judge_answers(padded_logits, rows, heads, spec, find_domains=find_domains)
-        padded = _compare_padded(in_batches.labels, labels, heads, rows)
-    uncalibrated: Answers | None = None
+        in_batches = judge_rows(_calibrate(padded_logits, calibration, spec))
+        padded = _compare_padded(in_batches.labels, answers.labels, heads, rows)
     promises: Sequence[Mapping[str, float]] = ()
     if calibration is not None:
-        uncalibrated = judge_answers(raw, rows, heads, spec, find_domains=find_domains)
         promises = calibration.thresholds.get(AUTO if find_domains else GIVEN) or ()
-    confidence = describe_confidence(answers, uncalibrated, promises)
+    confidence = describe_confidence(answers, judge_rows(raw) if calibration is not None else None, promises)
     result = ModelResult(
         name,
         backend.kind,
-        score_labels(labels, heads.labels, rows),
+        score_labels(answers.labels, heads.labels, rows),
         agreement=1.0,
         file=backend.file,
         precision=precision,
@@ -370,7 +373,7 @@ def _score_model(
         found_domains=count_domains(answers.domains, heads.domains),
         padded=padded,
     )
-    return result, labels, answers
+    return result, answers
 
 
 def _calibrate(logits: DomainLogits, calibration: Calibration | None, spec: ModelSpec) -> DomainLogits:
