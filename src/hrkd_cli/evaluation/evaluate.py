@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hrkd_cli.choices import EvalDomain
+from hrkd_cli.choices import EvalDomain, Split
 from hrkd_cli.command_settings import EvalSettings
 from hrkd_cli.data.dataset import Dataset, TextRows
 from hrkd_cli.errors import ModelError, UsageError
@@ -21,7 +21,6 @@ from hrkd_cli.evaluation.metrics import AccuracyDifference, AverageScores, Domai
 from hrkd_cli.evaluation.onnx_inspect import count_parameters, load_onnx, weight_precision
 from hrkd_cli.evaluation.provenance import (
     default_data,
-    find_start_encoder,
     find_train_data,
     read_provenance,
     restrict_to_common_domains,
@@ -256,10 +255,7 @@ def evaluate_on(
     if settings.floor:
         train_data = train_data or dataset
         _check_baselines(train_data, settings)
-        encoder = find_start_encoder(models, on_event)
-        baselines = train_linear_baselines(
-            train_data, rows, split, data_name, encoder=encoder, device=device, on_event=on_event
-        )
+        baselines = train_linear_baselines(models, train_data, rows, data_name, device=device, on_event=on_event)
     results: list[ModelResult] = []
     answers: dict[str, Answers] = {}
     first_labels: PredictedLabels = {}
@@ -316,6 +312,9 @@ def _describe_cascade(results: Sequence[ModelResult], answers: Mapping[str, Answ
 
 
 def _check_baselines(train_data: Dataset, settings: EvalSettings) -> None:
+    """Raise UsageError for a split or domains that linear baselines cannot be compared on."""
+    if settings.split in (Split.TRAIN, Split.ALL):
+        raise UsageError(f"--floor trains on the train split, which --split {settings.split} scores; use dev or test")
     if settings.domain == EvalDomain.AUTO and len(set(train_data.labels.values())) > 1:
         raise UsageError(
             "--floor: domains with different labels have a linear model each, which needs the domain; leave out "
