@@ -81,9 +81,11 @@ def export(student: str | Path = STUDENT_OUT, *, on_event: OnEvent = ignore, **o
         root = variant_folder(settings)
     else:
         root = settings.out or folder
-        if settings.runtime and not (smaller_formats or settings.force) and read_record(root / ModelFiles.onnx):
-            on_event(ExportStarted({}))
-            return _add_runtime(root)
+        if settings.runtime and not (smaller_formats or settings.force):
+            read_json(root / ModelFiles.onnx / OnnxFiles.export_record, missing_ok=True)  # an error if it is damaged
+            if read_record(root / ModelFiles.onnx):
+                on_event(ExportStarted({}))
+                return _add_runtime(root)
         file_names = [FILE_NAMES[onnx_format] for onnx_format in smaller_formats or [OnnxFormat.FP32]]
         _check_output(folder, root, file_names, force=settings.force)
     on_event(Progress("loading the student"))
