@@ -258,29 +258,25 @@ def evaluate_on(
         baselines = train_linear_baselines(models, train_data, rows, data_name, device=device, on_event=on_event)
     results: list[ModelResult] = []
     answers: dict[str, Answers] = {}
-    first_labels: PredictedLabels = {}
     timed_text: tuple[str, str | None] | None = None  # the same for all models, so that times are comparable
     for model in models:
         on_event(Progress(f"loading {model}"))
         backend = open_backend(model, threads=threads, device=device)
         heads = match_heads(backend, dataset, rows, str(model), data_name)
-        result, answers[str(model)] = _score_model(str(model), backend, heads, rows, settings, on_event)
-        labels = answers[str(model)].labels
-        first_labels = first_labels or labels
-        difference = compare_accuracy(labels, first_labels, rows) if results else None
-        latency = None
+        first = answers[str(models[0])] if results else None
+        result, answers[str(model)] = _score_model(str(model), backend, heads, rows, settings, first, on_event)
         if settings.latency:
             timed_text = timed_text or median_length_text(backend, rows)
             on_event(Progress(f"timing {model}"))
-            latency = measure_end_to_end(backend, *timed_text, threads=threads)
-        common = agreement(labels, first_labels)
-        results.append(replace(result, agreement=common, difference=difference, latency=latency))
+            result = replace(result, latency=measure_end_to_end(backend, *timed_text, threads=threads))
+        results.append(result)
     if settings.latency:
         on_event(Progress("timing by number of tokens"))
         # Keyed by position: the same model may be named twice.
         openers = {str(n): partial(open_backend, model, device=device) for n, model in enumerate(models)}
         latencies = measure_forward(openers, threads=sorted({1, threads}), on_event=on_event)
         results = [replace(result, latency_lengths=latencies[str(n)]) for n, result in enumerate(results)]
+    first_labels = answers[str(models[0])].labels
     results += [_score_baseline(baseline, dataset, rows, first_labels) for baseline in baselines]
     return EvalResult(
         split,
@@ -328,9 +324,13 @@ def _score_model(
     heads: DomainHeads,
     rows: Mapping[str, TextRows],
     settings: EvalSettings,
+    first: Answers | None,
     on_event: OnEvent,
 ) -> tuple[ModelResult, Answers]:
-    """Return the result of a model, without latency and with full agreement, and its answers."""
+    """Return the result of a model, without latency, and its answers.
+
+    ``first`` are the answers of the first model; None if it is this one.
+    """
     spec = backend.spec
     find_domains = settings.domain == EvalDomain.AUTO and len(spec.all_heads.domains) > 1
     if find_domains and not (spec.finds_domains or spec.all_heads.share_labels):
@@ -363,7 +363,8 @@ def _score_model(
         name,
         backend.kind,
         score_labels(answers.labels, heads.labels, rows),
-        agreement=1.0,
+        agreement=1.0 if first is None else agreement(answers.labels, first.labels),
+        difference=None if first is None else compare_accuracy(answers.labels, first.labels, rows),
         file=backend.file,
         precision=precision,
         parameters=parameters,

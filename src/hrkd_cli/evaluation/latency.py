@@ -34,11 +34,12 @@ class Latency:
     threads: int
     p50: float
     p95: float
+    batch: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """Return the numbers as plain values."""
         times = {"p50": round(self.p50, 4), "p95": round(self.p95, 4)}
-        return {"tokens": self.tokens, "threads": self.threads, "batch": 1, **times}
+        return {"tokens": self.tokens, "threads": self.threads, "batch": self.batch, **times}
 
 
 def sample_texts(rows: Mapping[str, TextRows], count: int) -> tuple[list[str], list[str] | None]:

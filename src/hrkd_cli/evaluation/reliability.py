@@ -12,6 +12,7 @@ import numpy.typing as npt
 from hrkd_cli.data.dataset import TextRows
 from hrkd_cli.evaluation.scoring import DomainLogits, PredictedLabels, best_labels
 from hrkd_cli.predict.answers import answer_without_domain
+from hrkd_cli.predict.calibration import lowest_threshold
 from hrkd_cli.predict.heads import DomainHeads, DoubleArray, domain_probabilities
 from hrkd_cli.predict.model_spec import ModelSpec
 
@@ -108,12 +109,12 @@ def _summarize(answers: Answers) -> dict[str, float]:
 
 def _coverage(answers: Answers, promises: Sequence[Mapping[str, float]], target: int) -> dict[str, Any]:
     """Return the share of rows above the threshold for a target in percent, and their accuracy."""
-    enough = [promise["threshold"] for promise in promises if promise["lower_bound"] >= target / 100]
-    if not enough:
+    threshold = lowest_threshold(promises, target / 100)
+    if threshold is None:
         return {"target": target, "threshold": None, "coverage": None, "accuracy": None}
-    answered = answers.confidences >= min(enough)
+    answered = answers.confidences >= threshold
     accuracy = float(answers.correct[answered].mean()) if answered.any() else None
-    return {"target": target, "threshold": min(enough), "coverage": float(answered.mean()), "accuracy": accuracy}
+    return {"target": target, "threshold": threshold, "coverage": float(answered.mean()), "accuracy": accuracy}
 
 
 def find_suspects(logits: DomainLogits, rows: Mapping[str, TextRows], heads: DomainHeads) -> list[dict[str, Any]]:
