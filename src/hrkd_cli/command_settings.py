@@ -9,8 +9,7 @@ from pathlib import Path
 from hrkd_cli import layout
 from hrkd_cli.choices import Device, EvalDomain, SourceFormat, Split, Target
 from hrkd_cli.errors import UsageError
-from hrkd_cli.formatting import join_names
-from hrkd_cli.options import Range, Settings, option, option_name, options_of
+from hrkd_cli.options import Range, Settings, option, options_of
 from hrkd_cli.settings import AT_LEAST_0, AT_LEAST_1, force_option, output_option, seed_option, shared_option
 
 _argument = partial(option, argument=True)
@@ -289,17 +288,6 @@ class PredictSettings(PredictorSettings):
     self_check: bool = option(
         False, "Repeat the predictions stored in an exported folder; exit code 1 if they differ on this machine."
     )
-
-    def check(self) -> None:
-        """Check that nothing is given with ``--self-check`` that it does not use."""
-        used = ("model", "self_check", "threads", "device")
-        unused = [
-            "TEXT" if option.argument else option_name(name)
-            for name, option in options_of(type(self)).items()
-            if name not in used and getattr(self, name) != option.default
-        ]
-        if self.self_check and unused:
-            raise UsageError(f"--self-check uses the stored texts; remove {join_names(unused)}")
 
 
 @dataclass(frozen=True, kw_only=True)

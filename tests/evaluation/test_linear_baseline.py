@@ -46,7 +46,7 @@ def separable(**splits):
 
 def baseline_of(dataset, split="test", *, train_data=None, on_event=ignore):
     rows = select_split(dataset, split, "x")
-    return train_linear_baseline(TfidfFeatures(), train_data or dataset, rows, split, "x", on_event)
+    return train_linear_baseline(TfidfFeatures(), train_data or dataset, rows, "x", on_event)
 
 
 def labels_of(dataset, split="test"):
@@ -113,7 +113,7 @@ def test_a_domain_without_train_rows_is_refused_if_labels_differ():
     rows = {"books": {"train": texts_of(WORD, 20)}, "news": {"train": (["a", "b"], ["old", "new"])}}
     new = select_split(make_dataset({"toys": {"test": texts_of(WORD, 4)}}), "test", "x")
     with pytest.raises(DataError, match="x: no train rows of toys for --floor"):
-        train_linear_baseline(TfidfFeatures(), make_dataset(rows), new, "test", "x", ignore)
+        train_linear_baseline(TfidfFeatures(), make_dataset(rows), new, "x", ignore)
 
 
 def test_domains_with_different_labels_have_separate_models():
@@ -243,7 +243,7 @@ def test_frozen_features_of_a_pair_read_both_texts(encoder):
 def test_the_baseline_on_a_frozen_encoder_is_scikit_learns_logistic_regression(encoder):
     dataset = separable(train=20, test=10)
     features = FrozenEncoderFeatures(encoder, device="cpu")
-    baseline = train_linear_baseline(features, dataset, select_split(dataset, "test", "x"), "test", "x", ignore)
+    baseline = train_linear_baseline(features, dataset, select_split(dataset, "test", "x"), "x", ignore)
     train, test = (
         [TextRows(dataset.split(d, split).texts, None, dataset.split(d, split).labels) for d in LABELS]
         for split in ("train", "test")

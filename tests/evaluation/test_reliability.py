@@ -11,7 +11,6 @@ from hrkd_cli.evaluation.reliability import (
     describe_confidence,
     find_suspects,
     judge,
-    judge_answers,
     judge_without_domain,
     reliability,
     risk_coverage,
@@ -41,7 +40,8 @@ def answers(confidences, correct):
 def confidence(calibration, *, find_domains=False):
     calibrated = {domain: calibration.apply(own, HEADS) for domain, own in LOGITS.items()}
     after, before = (
-        judge_answers(logits, ROWS, HEADS, SPEC, find_domains=find_domains) for logits in (calibrated, LOGITS)
+        judge_without_domain(logits, LABELS, SPEC) if find_domains else judge(logits, LABELS, HEADS)
+        for logits in (calibrated, LOGITS)
     )
     return describe_confidence(after, before, calibration.thresholds.get("auto" if find_domains else "given", ()))
 

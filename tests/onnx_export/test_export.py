@@ -393,3 +393,18 @@ def test_runtime_after_an_export_writes_only_the_runtime(student):
         (str(student / "onnx/model.onnx"), "fp32"),
         (str(student / "onnx/model_quantized.onnx"), "int8"),
     ]
+
+
+def test_runtime_after_an_export_says_that_the_record_is_damaged(student):
+    export(student)
+    record = student / "onnx" / RECORD
+    content = json.loads(record.read_text())
+    del content["files"][FP32]["bytes"]
+    record.write_text(json.dumps(content))
+    with pytest.raises(
+        ModelError, match=r"export\.json: files\.model\.onnx\.bytes is missing; it was edited or damaged"
+    ):
+        export(student, runtime=True)
+    assert not (student / "hrkd_runtime.pyz").exists()
+    export(student, runtime=True, force=True)
+    assert set(read_record(student / "onnx")) == {FP32}

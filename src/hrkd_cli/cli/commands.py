@@ -14,7 +14,7 @@ import hrkd_cli
 from hrkd_cli import layout
 from hrkd_cli.cli import launch, machine_info, predict_input, tables
 from hrkd_cli.cli.command import COMMANDS, command
-from hrkd_cli.cli.console import Console, is_terminal
+from hrkd_cli.cli.console import Console
 from hrkd_cli.cli.progress import make_display
 from hrkd_cli.command_settings import (
     DemoSettings,
@@ -29,7 +29,7 @@ from hrkd_cli.command_settings import (
 from hrkd_cli.errors import ModelError, OutputError, UsageError
 from hrkd_cli.formatting import byte_size
 from hrkd_cli.json_files import read_json_or_empty
-from hrkd_cli.options import Settings, option_name
+from hrkd_cli.options import Settings, option_name, options_of
 from hrkd_cli.outputs import check_output
 from hrkd_cli.predict import model_location, records, text_input
 from hrkd_cli.settings import DistillArguments, TeachArguments
@@ -190,8 +190,6 @@ def predict(console: Console, options: PredictSettings) -> None:
         for name in ("text", "text_pair"):
             if console.sources[name] == "flag":
                 raise UsageError(f"{option_name(name)} names a column of a file; give the file with --input")
-        if not options.texts and is_terminal(sys.stdin):
-            raise UsageError("nothing to label; give texts as arguments, a file with --input, or lines on stdin")
     if options.output is not None:
         records.check_output(options.output, file, force=options.force)
     with console.engine_output():
@@ -371,6 +369,8 @@ def _open_predictor(options: PredictSettings | ServeSettings) -> Predictor:
 
 def _self_check(console: Console, options: PredictSettings) -> None:
     """Repeat the predictions stored in a folder and write one line about them."""
+    defaults = {name: option.default for name, option in options_of(PredictSettings).items()}
+    text_input.check_self_check_options(vars(options), defaults)
     with console.engine_output():
         from hrkd_cli.predict.selfcheck import self_check
 

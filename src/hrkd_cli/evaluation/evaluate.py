@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hrkd_cli.choices import EvalDomain
+from hrkd_cli.choices import EvalDomain, Split
 from hrkd_cli.command_settings import EvalSettings
 from hrkd_cli.data.dataset import Dataset, TextRows
 from hrkd_cli.errors import ModelError, UsageError
@@ -21,7 +21,6 @@ from hrkd_cli.evaluation.metrics import AccuracyDifference, AverageScores, Domai
 from hrkd_cli.evaluation.onnx_inspect import count_parameters, load_onnx, weight_precision
 from hrkd_cli.evaluation.provenance import (
     default_data,
-    find_start_encoder,
     find_train_data,
     read_provenance,
     restrict_to_common_domains,
@@ -31,7 +30,8 @@ from hrkd_cli.evaluation.reliability import (
     describe_cascade,
     describe_confidence,
     find_suspects,
-    judge_answers,
+    judge,
+    judge_without_domain,
 )
 from hrkd_cli.evaluation.scoring import (
     DomainLogits,
@@ -255,34 +255,28 @@ def evaluate_on(
     if settings.floor:
         train_data = train_data or dataset
         _check_baselines(train_data, settings)
-        encoder = find_start_encoder(models, on_event)
-        baselines = train_linear_baselines(
-            train_data, rows, split, data_name, encoder=encoder, device=device, on_event=on_event
-        )
+        baselines = train_linear_baselines(models, train_data, rows, data_name, device=device, on_event=on_event)
     results: list[ModelResult] = []
     answers: dict[str, Answers] = {}
-    first_labels: PredictedLabels = {}
     timed_text: tuple[str, str | None] | None = None  # the same for all models, so that times are comparable
     for model in models:
         on_event(Progress(f"loading {model}"))
         backend = open_backend(model, threads=threads, device=device)
         heads = match_heads(backend, dataset, rows, str(model), data_name)
-        result, labels, answers[str(model)] = _score_model(str(model), backend, heads, rows, settings, on_event)
-        first_labels = first_labels or labels
-        difference = compare_accuracy(labels, first_labels, rows) if results else None
-        latency = None
+        first = answers[str(models[0])] if results else None
+        result, answers[str(model)] = _score_model(str(model), backend, heads, rows, settings, first, on_event)
         if settings.latency:
             timed_text = timed_text or median_length_text(backend, rows)
             on_event(Progress(f"timing {model}"))
-            latency = measure_end_to_end(backend, *timed_text, threads=threads)
-        common = agreement(labels, first_labels)
-        results.append(replace(result, agreement=common, difference=difference, latency=latency))
+            result = replace(result, latency=measure_end_to_end(backend, *timed_text, threads=threads))
+        results.append(result)
     if settings.latency:
         on_event(Progress("timing by number of tokens"))
         # Keyed by position: the same model may be named twice.
         openers = {str(n): partial(open_backend, model, device=device) for n, model in enumerate(models)}
         latencies = measure_forward(openers, threads=sorted({1, threads}), on_event=on_event)
         results = [replace(result, latency_lengths=latencies[str(n)]) for n, result in enumerate(results)]
+    first_labels = answers[str(models[0])].labels
     results += [_score_baseline(baseline, dataset, rows, first_labels) for baseline in baselines]
     return EvalResult(
         split,
@@ -314,6 +308,9 @@ def _describe_cascade(results: Sequence[ModelResult], answers: Mapping[str, Answ
 
 
 def _check_baselines(train_data: Dataset, settings: EvalSettings) -> None:
+    """Raise UsageError for a split or domains that linear baselines cannot be compared on."""
+    if settings.split in (Split.TRAIN, Split.ALL):
+        raise UsageError(f"--floor trains on the train split, which --split {settings.split} scores; use dev or test")
     if settings.domain == EvalDomain.AUTO and len(set(train_data.labels.values())) > 1:
         raise UsageError(
             "--floor: domains with different labels have a linear model each, which needs the domain; leave out "
@@ -327,9 +324,13 @@ def _score_model(
     heads: DomainHeads,
     rows: Mapping[str, TextRows],
     settings: EvalSettings,
+    first: Answers | None,
     on_event: OnEvent,
-) -> tuple[ModelResult, PredictedLabels, Answers]:
-    """Return the result of a model, without latency and with full agreement, its labels, and its answers."""
+) -> tuple[ModelResult, Answers]:
+    """Return the result of a model, without latency, and its answers.
+
+    ``first`` are the answers of the first model; None if it is this one.
+    """
     spec = backend.spec
     find_domains = settings.domain == EvalDomain.AUTO and len(spec.all_heads.domains) > 1
     if find_domains and not (spec.finds_domains or spec.all_heads.share_labels):
@@ -338,30 +339,32 @@ def _score_model(
             "different labels; leave the option out, or train the model again"
         )
     calibration = Calibration.read(spec.config, backend.file)
+    true_labels = {domain: part.labels for domain, part in rows.items()}
+
+    def judge_rows(logits: DomainLogits) -> Answers:
+        return judge_without_domain(logits, true_labels, spec) if find_domains else judge(logits, true_labels, heads)
+
     raw = predict_logits(backend, rows, task=f"scoring {name}", on_event=on_event)
     logits = _calibrate(raw, calibration, spec)
-    answers = judge_answers(logits, rows, heads, spec, find_domains=find_domains)
-    labels = answers.labels
+    answers = judge_rows(logits)
     precision, parameters, padded = "fp32", backend.parameters, None
     if backend.kind == "onnx":
         onnx_model = load_onnx(Path(backend.name_or_path))
         precision, parameters = weight_precision(onnx_model), count_parameters(onnx_model)
         task = f"scoring {name} in padded batches"
         padded_logits = predict_logits(backend, rows, padded=True, task=task, on_event=on_event)
-        padded_logits = _calibrate(padded_logits, calibration, spec)
-        in_batches = judge_answers(padded_logits, rows, heads, spec, find_domains=find_domains)
-        padded = _compare_padded(in_batches.labels, labels, heads, rows)
-    uncalibrated: Answers | None = None
+        in_batches = judge_rows(_calibrate(padded_logits, calibration, spec))
+        padded = _compare_padded(in_batches.labels, answers.labels, heads, rows)
     promises: Sequence[Mapping[str, float]] = ()
     if calibration is not None:
-        uncalibrated = judge_answers(raw, rows, heads, spec, find_domains=find_domains)
         promises = calibration.thresholds.get(AUTO if find_domains else GIVEN) or ()
-    confidence = describe_confidence(answers, uncalibrated, promises)
+    confidence = describe_confidence(answers, judge_rows(raw) if calibration is not None else None, promises)
     result = ModelResult(
         name,
         backend.kind,
-        score_labels(labels, heads.labels, rows),
-        agreement=1.0,
+        score_labels(answers.labels, heads.labels, rows),
+        agreement=1.0 if first is None else agreement(answers.labels, first.labels),
+        difference=None if first is None else compare_accuracy(answers.labels, first.labels, rows),
         file=backend.file,
         precision=precision,
         parameters=parameters,
@@ -370,7 +373,7 @@ def _score_model(
         found_domains=count_domains(answers.domains, heads.domains),
         padded=padded,
     )
-    return result, labels, answers
+    return result, answers
 
 
 def _calibrate(logits: DomainLogits, calibration: Calibration | None, spec: ModelSpec) -> DomainLogits:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from hrkd_cli.choices import Split
 from hrkd_cli.data.dataset import Dataset, TextRows, sample_rows
-from hrkd_cli.errors import DataError, ModelError, UsageError, one_line
+from hrkd_cli.errors import DataError, ModelError, one_line
 from hrkd_cli.evaluation.metrics import average_scores
 from hrkd_cli.evaluation.provenance import find_start_encoder
 from hrkd_cli.evaluation.scoring import PredictedLabels, score_labels
@@ -159,11 +159,8 @@ def baseline_dev_scores(dataset: Dataset, teacher: Path, device: str, on_event: 
     }
     train_data = replace(dataset, rows=rows)
     dev = {domain: parts[Split.DEV] for domain, parts in rows.items()}
-    encoder = find_start_encoder([teacher], on_event)
     try:
-        baselines = train_linear_baselines(
-            train_data, dev, Split.DEV, "the data", encoder=encoder, device=device, on_event=on_event
-        )
+        baselines = train_linear_baselines([teacher], train_data, dev, "the data", device=device, on_event=on_event)
     except Exception as error:  # the student is trained but not yet written, and must not be lost
         on_event(Note(f"not compared with linear baselines: {one_line(error)}", warning=True))
         return {}
@@ -182,33 +179,30 @@ def sampled_rows(dataset: Dataset, domain: str, split: str) -> TextRows:
 
 
 def train_linear_baselines(
+    models: Sequence[str | Path],
     train_data: Dataset,
     rows: Mapping[str, TextRows],
-    split: str,
     data_name: str,
     *,
-    encoder: str | Path | None,
     device: str,
     on_event: OnEvent,
 ) -> list[LinearBaseline]:
-    """Train a baseline on words and, if there is an encoder, one on its hidden states.
+    """Train a baseline on words and, if it is known which encoder ``models`` started from, one on its hidden states.
 
     Raises:
-        UsageError, DataError: see ``train_linear_baseline``.
+        DataError: see ``train_linear_baseline``.
     """
-    baselines = [train_linear_baseline(TfidfFeatures(), train_data, rows, split, data_name, on_event)]
-    if encoder is not None:
+    features: list[Features] = [TfidfFeatures()]
+    if (encoder := find_start_encoder(models, on_event)) is not None:
         try:
-            features = FrozenEncoderFeatures(encoder, device=device)
+            features.append(FrozenEncoderFeatures(encoder, device=device))
         except ModelError as error:
             on_event(Note(f"no baseline on the frozen encoder: {error}"))
-        else:
-            baselines.append(train_linear_baseline(features, train_data, rows, split, data_name, on_event))
-    return baselines
+    return [train_linear_baseline(each, train_data, rows, data_name, on_event) for each in features]
 
 
 def train_linear_baseline(
-    features: Features, train_data: Dataset, rows: Mapping[str, TextRows], split: str, data_name: str, on_event: OnEvent
+    features: Features, train_data: Dataset, rows: Mapping[str, TextRows], data_name: str, on_event: OnEvent
 ) -> LinearBaseline:
     """Train on the train rows of ``train_data`` and predict ``rows`` by domain.
 
@@ -216,11 +210,8 @@ def train_linear_baseline(
     ``data_name`` names the dataset in errors.
 
     Raises:
-        UsageError: ``split`` contains the train rows.
         DataError: a model has no train rows, or they contain no words.
     """
-    if split in (Split.TRAIN, Split.ALL):
-        raise UsageError(f"--floor trains on the train split, which --split {split} scores; use dev or test")
     same_labels = len(set(train_data.labels.values())) == 1
     groups = [(train_data.domains, tuple(rows))] if same_labels else [((domain,), (domain,)) for domain in rows]
     labels: PredictedLabels = {}

@@ -109,13 +109,13 @@ def find_train_data(models: Sequence[str | Path], dataset: Dataset, on_event: On
 def find_start_encoder(models: Sequence[str | Path], on_event: OnEvent) -> str | None:
     """Return the folder or hub id of the encoder that a model or its teacher was fine-tuned from; None if unknown."""
     for model in models:
-        location, visited = locate_model(model), set()
-        while location is not None and location.root not in visited:
-            visited.add(location.root)
-            made_from = read_json_or_empty(location.root / ModelFiles.run).get("models") or {}
-            if "start" in made_from:
-                return str(made_from["start"]["name"])
-            teacher = find_teacher(location.root)
-            location = None if teacher is None else locate_model(teacher)
+        location = locate_model(model)
+        folder, visited = location.root if location else None, set()
+        while folder is not None and folder not in visited:
+            visited.add(folder)
+            made_from = read_json_or_empty(folder / ModelFiles.run).get("models") or {}
+            if start := made_from.get("start"):
+                return str(start["name"])
+            folder = find_teacher(folder)
     on_event(Note("no baseline on a frozen encoder: it is not known which one the teacher was fine-tuned from"))
     return None

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from hrkd_cli.data.dataset import TextRows
 from hrkd_cli.evaluation.scoring import DomainLogits, PredictedLabels, best_labels
 from hrkd_cli.predict.answers import answer_without_domain
+from hrkd_cli.predict.calibration import lowest_threshold
 from hrkd_cli.predict.heads import DomainHeads, DoubleArray, domain_probabilities
 from hrkd_cli.predict.model_spec import ModelSpec
 
@@ -87,19 +88,6 @@ def calibration_error(answers: Answers) -> float:
     return sum(gaps) / len(answers.confidences)
 
 
-def judge_answers(
-    logits: DomainLogits,
-    rows: Mapping[str, TextRows],
-    heads: DomainHeads,
-    spec: ModelSpec,
-    *,
-    find_domains: bool,
-) -> Answers:
-    """Return the answers of a model to labeled rows; with ``find_domains``, it must have several domains."""
-    labels = {domain: part.labels for domain, part in rows.items()}
-    return judge_without_domain(logits, labels, spec) if find_domains else judge(logits, labels, heads)
-
-
 def describe_confidence(
     answers: Answers, uncalibrated: Answers | None, promises: Sequence[Mapping[str, float]]
 ) -> dict[str, Any]:
@@ -121,38 +109,27 @@ def _summarize(answers: Answers) -> dict[str, float]:
 
 def _coverage(answers: Answers, promises: Sequence[Mapping[str, float]], target: int) -> dict[str, Any]:
     """Return the share of rows above the threshold for a target in percent, and their accuracy."""
-    enough = [promise["threshold"] for promise in promises if promise["lower_bound"] >= target / 100]
-    if not enough:
+    threshold = lowest_threshold(promises, target / 100)
+    if threshold is None:
         return {"target": target, "threshold": None, "coverage": None, "accuracy": None}
-    answered = answers.confidences >= min(enough)
+    answered = answers.confidences >= threshold
     accuracy = float(answers.correct[answered].mean()) if answered.any() else None
-    return {"target": target, "threshold": min(enough), "coverage": float(answered.mean()), "accuracy": accuracy}
+    return {"target": target, "threshold": threshold, "coverage": float(answered.mean()), "accuracy": accuracy}
 
 
-def find_suspects(
-    logits: DomainLogits, rows: Mapping[str, TextRows], heads: DomainHeads
-) -> list[dict[str, str | int | float]]:
+def find_suspects(logits: DomainLogits, rows: Mapping[str, TextRows], heads: DomainHeads) -> list[dict[str, Any]]:
     """Return the rows whose label the most certain answers contradict: likely label errors, most certain ones first."""
-    suspects: list[tuple[float, str, int, str]] = []
+    suspects: list[dict[str, Any]] = []
     for domain, own in logits.items():
-        probabilities, names = domain_probabilities(own, heads, domain), heads.labels[domain]
-        best = [names[index] for index in probabilities.argmax(axis=1)]
-        for n, (label, answer) in enumerate(zip(rows[domain].labels, best, strict=True)):
-            if label != answer:
-                suspects.append((float(probabilities[n].max()), domain, n, answer))
-    suspects.sort(key=lambda suspect: -suspect[0])
-    return [
-        {
-            "domain": domain,
-            "row": n + 1,
-            **({"location": rows[domain].locations[n]} if rows[domain].locations else {}),
-            "text": rows[domain].texts[n][:_TEXT_START],
-            "label": rows[domain].labels[n],
-            "answer": answer,
-            "probability": probability,
-        }
-        for probability, domain, n, answer in suspects[:MOST_SUSPECTS]
-    ]
+        part, names, probabilities = rows[domain], heads.labels[domain], domain_probabilities(own, heads, domain)
+        for n, best in enumerate(probabilities.argmax(axis=1)):
+            if names[best] == part.labels[n]:
+                continue
+            where = {"domain": domain, "row": n + 1} | ({"location": part.locations[n]} if part.locations else {})
+            labels = {"text": part.texts[n][:_TEXT_START], "label": part.labels[n], "answer": names[best]}
+            suspects.append({**where, **labels, "probability": float(probabilities[n, best])})
+    suspects.sort(key=lambda suspect: -suspect["probability"])
+    return suspects[:MOST_SUSPECTS]
 
 
 def describe_cascade(

@@ -81,9 +81,11 @@ def export(student: str | Path = STUDENT_OUT, *, on_event: OnEvent = ignore, **o
         root = variant_folder(settings)
     else:
         root = settings.out or folder
-        if settings.runtime and not (smaller_formats or settings.force) and read_record(root / ModelFiles.onnx):
-            on_event(ExportStarted({}))
-            return _add_runtime(root)
+        if settings.runtime and not (smaller_formats or settings.force):
+            read_json(root / ModelFiles.onnx / OnnxFiles.export_record, missing_ok=True)  # an error if it is damaged
+            if read_record(root / ModelFiles.onnx):
+                on_event(ExportStarted({}))
+                return _add_runtime(root)
         file_names = [FILE_NAMES[onnx_format] for onnx_format in smaller_formats or [OnnxFormat.FP32]]
         _check_output(folder, root, file_names, force=settings.force)
     on_event(Progress("loading the student"))
@@ -100,12 +102,6 @@ def export(student: str | Path = STUDENT_OUT, *, on_event: OnEvent = ignore, **o
 def _smaller_formats(settings: ExportSettings) -> list[OnnxFormat]:
     """Return the requested formats except fp32, which is always written and has no option."""
     return [onnx_format for onnx_format in FORMATS if getattr(settings, onnx_format.replace("-", "_"), False)]
-
-
-def _measure_latency(student: Path, files: Mapping[str, Path], on_event: OnEvent) -> Latencies:
-    """Time new and earlier files together, because the load of the machine changes over time."""
-    openers = {name: partial(OnnxBackend, student, path) for name, path in files.items()}
-    return measure_forward(openers, threads=sorted({1, usable_cpus()}), on_event=on_event)
 
 
 @dataclass
@@ -132,6 +128,8 @@ class _Export:
     def __post_init__(self) -> None:
         self.onnx_folder = self.root / ModelFiles.onnx
         self.smaller_formats = _smaller_formats(self.settings)
+        self.formats = (OnnxFormat.FP32, *self.smaller_formats)
+        self.file_names = [FILE_NAMES[onnx_format] for onnx_format in self.formats]
         self.weight_format = weight_format_for(self.settings.target)
         fp32 = self.onnx_folder / OnnxFiles.fp32
         self.existing_fp32 = fp32 if self.smaller_formats and fp32.exists() and not self.settings.force else None
@@ -147,16 +145,19 @@ class _Export:
         _estimate_cost(self)
         with _working_folder(self.onnx_folder) as folder:
             write_fp32(self.model, folder / OnnxFiles.fp32, on_event=self.on_event)
-            if self.existing_fp32 is not None:
-                self.on_event(Note(f"{self.existing_fp32} gives the student's logits and is kept"))
             trials = self._quantize(folder)
-            calibration = self._calibrations(trials, entries)
-            paths = {onnx_format: folder / FILE_NAMES[onnx_format] for onnx_format in self.formats}
-            timed = {name: self.onnx_folder / name for name in entries} | {path.name: path for path in paths.values()}
-            latencies = _measure_latency(self.student, timed, self.on_event) if self.settings.latency else {}
             if self.existing_fp32 is not None:
-                paths[OnnxFormat.FP32] = self.existing_fp32
-            files = self._describe_files(paths, trials, latencies, entries)
+                shutil.copy2(self.existing_fp32, folder / OnnxFiles.fp32)
+                self.on_event(Note(f"{self.existing_fp32} gives the student's logits and is kept"))
+            calibration = self._calibrations(trials, entries)
+            latencies: Latencies = {}
+            if self.settings.latency:
+                # New and earlier files together, because the load of the machine changes over time.
+                timed = {name: self.onnx_folder / name for name in entries}
+                timed |= {name: folder / name for name in self.file_names}
+                openers = {name: partial(OnnxBackend, self.student, path) for name, path in timed.items()}
+                latencies = measure_forward(openers, threads=sorted({1, usable_cpus()}), on_event=self.on_event)
+            files = self._describe_files(folder, trials, latencies, entries)
             smallest = min(folder.glob("*.onnx"), key=lambda path: path.stat().st_size)
             result = self._result(
                 trials,
@@ -168,10 +169,6 @@ class _Export:
             )
             self._publish(folder, entries, calibration, result.gate)
         return result
-
-    @property
-    def formats(self) -> tuple[OnnxFormat, ...]:
-        return (OnnxFormat.FP32, *self.smaller_formats)
 
     def _check_trimming(self) -> None:
         """Raise GateError if the trimmed vocabulary loses too much accuracy."""
@@ -202,15 +199,15 @@ class _Export:
         """Return the error for a format whose trials all failed."""
         best = best_trial(failed)
         recipes = "its one recipe" if len(failed) == 1 else f"the best of {len(failed)} recipes ({best.recipe})"
-        trim_drop = self.vocabulary.accuracy_drop if self.vocabulary is not None else 0.0
         fp32 = self.existing_fp32
         files = (ExportedFile(str(fp32), OnnxFormat.FP32, fp32.stat().st_size),) if fp32 is not None else ()
+        result = self._result(trials, files=files)
         return GateError(
             f"{best.precision} loses {best.drop:.2f} points of average dev accuracy with {recipes}, "
-            + (f"{trim_drop:.2f} of them by trimming, " if trim_drop > 0 else "")
+            + (f"{result.trim_drop:.2f} of them by trimming, " if result.trim_drop > 0 else "")
             + f"more than --max-drop {self.settings.max_drop:g}: nothing was written; allow more with --max-drop, "
             f"or export without --{best.precision}",
-            result=self._result(trials, files=files).to_json(),
+            result=result.to_json(),
         )
 
     def _calibrations(self, trials: Trials, earlier: Iterable[str]) -> dict[str, Any]:
@@ -230,18 +227,20 @@ class _Export:
         return entries | {FILE_NAMES[name]: best_trial(tried).calibration for name, tried in trials.items()}
 
     def _describe_files(
-        self, paths: Mapping[OnnxFormat, Path], trials: Trials, latencies: Latencies, entries: dict[str, FileEntry]
+        self, folder: Path, trials: Trials, latencies: Latencies, entries: dict[str, FileEntry]
     ) -> tuple[ExportedFile, ...]:
         """Return the requested files, and add them and all latencies to ``entries``."""
         files = []
         scores = self.gate.scores if self.gate is not None else None
-        for onnx_format, path in paths.items():
-            entry = describe_file(path, onnx_format, trials.get(onnx_format, ()), scores, self.settings.max_drop)
-            # Facts about an existing file that were not measured again stay.
-            entries[path.name] = (entries.get(path.name, {}) if path == self.existing_fp32 else {}) | entry
-            final_path = str((self.out or self.root) / ModelFiles.onnx / path.name)
-            latency = latencies.get(path.name, ())
-            files.append(ExportedFile(final_path, onnx_format, entry["bytes"], entry.get("recipe", ""), latency))
+        for onnx_format, name in zip(self.formats, self.file_names, strict=True):
+            tried = trials.get(onnx_format, ())
+            entry = describe_file(folder / name, onnx_format, tried, scores, self.settings.max_drop)
+            if onnx_format is OnnxFormat.FP32 and self.existing_fp32 is not None:
+                entry = entries.get(name, {}) | entry  # facts that were not measured again stay
+            entries[name] = entry
+            path = str((self.out or self.root) / ModelFiles.onnx / name)
+            recipe, latency = entry.get("recipe", ""), latencies.get(name, ())
+            files.append(ExportedFile(path, onnx_format, entry["bytes"], recipe, latency))
         for name, latency in latencies.items():
             entries[name] |= {"latency": [cell.to_json() for cell in latency], "machine": machine_name()}
             if where := describe_slowdown(entries[name], entries[OnnxFiles.fp32]):
@@ -267,9 +266,6 @@ class _Export:
         self, folder: Path, entries: dict[str, FileEntry], calibration: Mapping[str, Any], gate: Gate | None
     ) -> None:
         """Write configuration, export.json, self-check cases and card, and move all finished files into place."""
-        # A new fp32 file is checked even if an existing one stays: the smaller files' tolerances depend on it.
-        checked = [FILE_NAMES[onnx_format] for onnx_format in self.formats]
-        new = checked if self.existing_fp32 is None else checked[1:]
         write_json(folder / OnnxFiles.export_record, {"format": 1, "files": dict(sorted(entries.items()))})
         # The fresh process, and the checksums, need the final configuration.
         root_files = copy_config_files(self.student, folder)
@@ -282,7 +278,7 @@ class _Export:
         if self.settings.runtime:
             root_files.append(PREDICTOR_ARCHIVE)
         self.on_event(Progress("repeating the stored predictions in a fresh process"))
-        unclear = write_cases(folder, checked, earlier=self.onnx_folder, new=new, kept=entries)
+        unclear = write_cases(folder, self.file_names, earlier=self.onnx_folder, kept=entries)
         listed = read_json(folder / OnnxFiles.self_check)["files"]
         if stale := sorted({file.name for file in self.onnx_folder.glob("[!.]*.onnx")} - {*listed}):
             text = f"{', '.join(stale)} in {self.onnx_folder}: left from an earlier export, unchanged"
@@ -298,7 +294,7 @@ class _Export:
             )
         write_card(folder, card, entries)
         _move_files(folder, root_files, self.root)
-        _move_files(folder, [*new, OnnxFiles.export_record, OnnxFiles.self_check], self.onnx_folder)
+        _move_files(folder, [*self.file_names, OnnxFiles.export_record, OnnxFiles.self_check], self.onnx_folder)
 
 
 def _read_earlier_record(export: _Export) -> dict[str, FileEntry]:

@@ -11,6 +11,7 @@ import onnxruntime
 from hrkd_cli.cards import render_section
 from hrkd_cli.evaluation.metrics import DomainScores
 from hrkd_cli.evaluation.onnx_inspect import load_onnx
+from hrkd_cli.formatting import plural
 from hrkd_cli.json_files import read_json_or_empty
 from hrkd_cli.layout import ModelFiles, OnnxFiles
 from hrkd_cli.onnx_export.export_result import Trial, accuracies, accuracy_drop, best_trial
@@ -74,10 +75,7 @@ def describe_slowdown(entry: FileEntry, fp32: FileEntry) -> str:
     for cell in entry.get("latency", ()):
         if cell["p50"] > SLOWDOWN_THRESHOLD * fp32_medians.get((cell["tokens"], cell["threads"]), float("inf")):
             slower.setdefault(cell["threads"], []).append(str(cell["tokens"]))
-    return "; ".join(
-        f"{', '.join(tokens)} tokens with {threads} thread{'s' if threads != 1 else ''}"
-        for threads, tokens in slower.items()
-    )
+    return "; ".join(f"{', '.join(each)} tokens with {plural(threads, 'thread')}" for threads, each in slower.items())
 
 
 def read_card(*folders: Path) -> str:

@@ -89,12 +89,8 @@ class AccuracyGate:
         self.row_count = sum(map(len, self.rows.values()))
         domains = self.dataset.domains if model.spec.heads is None else model.spec.heads.domains
         if settings.domain is None and (unchecked := [domain for domain in domains if domain not in self.rows]):
-            text = f"{data_name} has no dev rows of {join_names(unchecked)}: no file is checked on them"
-            on_event(
-                Note(
-                    f"{text}, and the other domains calibrate their answers; use --data with rows of them", warning=True
-                )
-            )
+            text = f"{data_name} has no dev rows of {join_names(unchecked)}: no file is checked on them, and the other "
+            on_event(Note(f"{text}domains calibrate their answers; use --data with rows of them", warning=True))
         start = time.perf_counter()
         self.scores, self.logits = self.score(model, "scoring the student on dev")
         self.seconds = time.perf_counter() - start

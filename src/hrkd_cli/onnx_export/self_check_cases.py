@@ -6,6 +6,7 @@ over the embedding table.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import subprocess
@@ -54,14 +55,12 @@ _SEED = 0
 _DECIMALS = 6
 
 
-def write_cases(
-    folder: Path, file_names: Sequence[str], *, earlier: Path, new: Sequence[str], kept: Container[str]
-) -> list[str]:
+def write_cases(folder: Path, file_names: Sequence[str], *, earlier: Path, kept: Container[str]) -> list[str]:
     """Write the self-check file with the predictions of ONNX files, and have a fresh process repeat them.
 
     The files (fp32 included), configuration, tokenizer and runtime are in ``folder``. ``earlier`` is the ``onnx``
-    folder that the files in ``new`` will be moved to. The predictions of its files in ``kept``, which are the same
-    student's, stay, and with them their texts.
+    folder that they will be moved to. The predictions of its files in ``kept``, which exist and are the same student's,
+    stay, and with them their texts.
 
     Returns:
         The files of which no label is clear enough to be compared.
@@ -71,9 +70,10 @@ def write_cases(
     """
     backends = {name: OnnxBackend(folder, folder / name) for name in file_names}
     fp32 = backends[OnnxFiles.fp32]
-    stored = _read_earlier(earlier / OnnxFiles.self_check, fp32)
-    others = {name: entry for name, entry in stored.get("files", {}).items() if (earlier / name).is_file()}
-    others = {name: entry for name, entry in others.items() if name in kept and name not in file_names}
+    others: dict[str, Any] = {}
+    with contextlib.suppress(ModelError):  # missing or damaged
+        stored = read_stored_cases(earlier / OnnxFiles.self_check)
+        others = {name: entry for name, entry in stored["files"].items() if name in kept and name not in file_names}
     cases = stored["cases"] if others else draw_cases(folder, fp32)
     fp32_logits = case_logits(fp32, cases)
     entries = {
@@ -86,8 +86,6 @@ def write_cases(
     # First the new files alone, because the fresh process finds only these in the folder.
     write_json(folder / OnnxFiles.self_check, content)
     _run_self_check(folder)
-    for name in set(file_names) - set(new):
-        entries[name]["sha256"] = sha256_of(earlier / name)
     write_json(folder / OnnxFiles.self_check, content | {"files": others | entries})
     return [name for name, entry in entries.items() if set(entry["labels"]) == {None}]
 
@@ -186,17 +184,6 @@ def _predict_cases(backend: OnnxBackend, cases: list[dict[str, Any]], exact: Flo
             labels[n] = None
     rounded = [[round(float(value), _DECIMALS) for value in row] for row in logits]
     return {"tolerance": tolerance, "labels": labels, "logits": rounded}
-
-
-def _read_earlier(path: Path, backend: OnnxBackend) -> dict[str, Any]:
-    """Return an earlier self-check file; empty if missing, damaged, or of a model with other domains or inputs."""
-    try:
-        stored = read_stored_cases(path)
-    except ModelError:
-        return {}
-    heads = backend.spec.all_heads
-    fits = all(c["domain"] in heads.labels and ("text_pair" in c) == backend.spec.pair for c in stored["cases"])
-    return stored if fits else {}
 
 
 def _run_self_check(folder: Path) -> None:

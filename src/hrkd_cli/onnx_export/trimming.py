@@ -28,9 +28,6 @@ MAX_LISTED = 10  # number of dropped tokens that the report lists by name
 _CHUNK = 1000
 _TOKEN_ID = "_token_id"
 
-Character = tuple[str, bool, bool]
-"""A character, whether the tokenizer marks it as the start of a word, and whether as its end."""
-
 
 @dataclass(frozen=True, slots=True)
 class TokenizationDiff:
@@ -112,16 +109,12 @@ class Vocabulary:
         own, and byte tokens.
         """
         characters = {token: self._characters(token) for token in self.ids}
-        singles = {chars[0] for chars in characters.values() if len(chars) == 1}
-        needed = {token for token, chars in characters.items() if len(chars) == 1 or not singles.issuperset(chars)}
+        needed = {token for token, own in characters.items() if len(own) == 1 or not self.ids.keys() >= {*own}}
         return needed | self._byte_tokens
 
     def intermediate_tokens(self, token: str) -> set[str]:
         """Return the other tokens that BPE's merges pass through on the way to a token; empty without merges."""
-        symbols = [
-            ("" if starts_word else self._prefix) + character + (self._suffix if ends_word else "")
-            for character, starts_word, ends_word in self._characters(token)
-        ]
+        symbols = self._characters(token)
         merged: set[str] = set()
         while ranks := [(self._ranks[pair], n) for n, pair in enumerate(pairwise(symbols)) if pair in self._ranks]:
             _, n = min(ranks)
@@ -166,13 +159,14 @@ class Vocabulary:
     def _merge(self, first: str, second: str) -> str:
         return first + second.removeprefix(self._prefix)
 
-    def _characters(self, token: str) -> list[Character]:
+    def _characters(self, token: str) -> list[str]:
+        """Return the characters of a token, each written like a token: with the marks of its place in the word."""
         starts_word = not self._prefix or token == self._prefix or not token.startswith(self._prefix)
         text = token if starts_word else token[len(self._prefix) :]
         ends_word = bool(self._suffix) and text.endswith(self._suffix) and text != self._suffix
         text = text.removesuffix(self._suffix) if ends_word else text
-        last = len(text) - 1
-        return [(c, not self._prefix or (starts_word and n == 0), ends_word and n == last) for n, c in enumerate(text)]
+        characters = [c if n == 0 and starts_word else self._prefix + c for n, c in enumerate(text)]
+        return [*characters[:-1], characters[-1] + self._suffix] if ends_word else characters
 
 
 def trim_tokenizer(

@@ -131,14 +131,7 @@ def _serve(options: argparse.Namespace) -> None:
 
 
 def _self_check(options: argparse.Namespace) -> None:
-    used, parser = ("model", "self_check", "threads"), _parser()
-    unused = [
-        "TEXT" if name == "texts" else f"--{name.replace('_', '-')}"
-        for name, value in vars(options).items()
-        if name not in used and value != parser.get_default(name)
-    ]
-    if unused:
-        raise UsageError(f"--self-check uses the stored texts; remove {', '.join(unused)}")
+    text_input.check_self_check_options(vars(options), vars(_parser().parse_args([options.model])))
     for result in self_check(options.model, threads=options.threads):
         sys.stdout.write(f"{result}\n")
 
@@ -152,8 +145,6 @@ def _label(options: argparse.Namespace) -> None:
     file = text_input.input_file(options.texts, options.input, _has_data_suffix)
     if file is not None and file.suffix.lower() in _TABLES:
         raise UsageError(f"{file}: hrkd-runtime reads files with one text per line; convert it, or install hrkd-cli")
-    if file is None and not options.texts and sys.stdin.isatty():
-        raise UsageError("nothing to label; give texts as arguments, a file with --input, or lines on stdin")
     if options.output is not None:
         records.check_output(options.output, file, force=options.force)
     predictor = _open_predictor(options)

@@ -89,8 +89,8 @@ class Calibration:
             raise ModelError(
                 "--target-accuracy: the dev rows of the export support no target; export again with more (--data)"
             )
-        if enough := [entry["threshold"] for entry in entries if entry["lower_bound"] >= target]:
-            return min(enough)
+        if (threshold := lowest_threshold(entries, target)) is not None:
+            return threshold
         most = max(entry["lower_bound"] for entry in entries)
         rows = [needed for entry in entries if (needed := _rows_needed(entry, target))]
         advice = (
@@ -102,6 +102,11 @@ class Calibration:
             f"--target-accuracy {100 * target:g}: the {self.rows:,} dev rows of the export support at most "
             f"{100 * most:.1f}; {advice}"
         )
+
+
+def lowest_threshold(promises: Sequence[Mapping[str, float]], target: float) -> float | None:
+    """Return the lowest of the thresholds that promise an accuracy, 0 to 1; None if none does."""
+    return min((promise["threshold"] for promise in promises if promise["lower_bound"] >= target), default=None)
 
 
 def check_limits(min_confidence: float | None, target_accuracy: float | None) -> None:

@@ -87,12 +87,11 @@ class Batcher:
                 self._predictor.predict, texts, pairs, domain=domains, batch_size=self._batch_size
             )
         except Exception as error:
-            if len(jobs) == 1:
-                if not jobs[0].result.done():
-                    jobs[0].result.set_exception(error)
-                return
-            for job in jobs:  # one of them is at fault
-                await self._answer([job])
+            if len(jobs) > 1:
+                for job in jobs:  # one of them is at fault
+                    await self._answer([job])
+            elif not jobs[0].result.done():
+                jobs[0].result.set_exception(error)
             return
         rest = iter(predictions)
         for job in jobs:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -28,7 +29,8 @@ def input_file(texts: list[str], file: Path | None, has_data_suffix: Callable[[s
     """Return the file of ``--input``, or of a single TEXT that is a file name; None without a file.
 
     Raises:
-        UsageError: there is no such file, or a text looks like the name of a file that cannot be read.
+        UsageError: there is no such file, a text looks like the name of a file that cannot be read, or there is nothing
+            to label: no text, no file, and a terminal as stdin.
     """
     if file is not None:
         if texts:
@@ -36,6 +38,8 @@ def input_file(texts: list[str], file: Path | None, has_data_suffix: Callable[[s
         if not file.is_file():
             raise UsageError(f"--input: no such file: {file}")
         return file
+    if not texts and sys.stdin.isatty():
+        raise UsageError("nothing to label; give texts as arguments, a file with --input, or lines on stdin")
     for number, text in enumerate(texts, start=1):
         with contextlib.suppress(OSError, ValueError):  # the text is too long for a file name or has a NUL
             path, is_data = Path(text), has_data_suffix(text)
@@ -46,6 +50,18 @@ def input_file(texts: list[str], file: Path | None, has_data_suffix: Callable[[s
             if is_data and len(text.split()) == 1:
                 raise UsageError(f"TEXT number {number}: no such file: {text}; pipe a text to stdin to label it")
     return None
+
+
+def check_self_check_options(given: Mapping[str, object], defaults: Mapping[str, object]) -> None:
+    """Raise UsageError if an option is given with ``--self-check`` that it does not use."""
+    used = ("model", "self_check", "threads", "device")
+    unused = [
+        "TEXT" if name == "texts" else f"--{name.replace('_', '-')}"
+        for name, value in given.items()
+        if name not in used and value != defaults[name]
+    ]
+    if unused:
+        raise UsageError(f"--self-check uses the stored texts; remove {', '.join(unused)}")
 
 
 def from_arguments(texts: list[str], has_pairs: bool, domain: str) -> list[InputRow]:

@@ -115,8 +115,7 @@ def _check_target(target: Path, runs: Sequence[Path], *, force: bool) -> None:
         raise OutputError(f"{target} is not a file and will not be replaced; choose another --out")
     if REPORT_MARKER.encode() in target.read_bytes()[:256]:
         return
-    folders = {target.resolve().parent, *target.resolve().parents}
-    if owner := next((run for run in runs if run.resolve() in folders), None):
+    if owner := next((run for run in runs if run.resolve() in target.resolve().parents), None):
         raise OutputError(f"{target} is a file of the run {owner} and will not be replaced; choose another --out")
     if not force:
         raise OutputError(f"{target} exists and is not a report; replace it with --force or choose another --out")
