@@ -379,8 +379,9 @@ def _describe_unused_option(settings: DistillSettings) -> str | None:
     ]
     unused = [(name, reason) for is_met, reason, names in conditions if not is_met for name in names]
     for name, reason in unused:
-        if getattr(settings, name) not in (options_of(type(settings))[name].default, OFF.get(name)):
-            return f"{option_name(name)}: it {reason}; remove it"
+        value = getattr(settings, name)
+        if value not in (options_of(type(settings))[name].default, OFF.get(name)):
+            return f"{option_name(name, value)}: it {reason}; remove it"
     return None
 
 

@@ -86,8 +86,9 @@ def warn_of_unused_options(settings: DistillSettings, names: Sequence[str], reas
     """Warn of those of the options that are not at their default or the recipe's."""
     options, recipe = options_of(DistillSettings), RECIPES.get(settings.recipe, {})
     for name in names:
-        if getattr(settings, name) not in (options[name].default, recipe.get(name)):
-            on_event(Note(f"{option_name(name)} has no effect: {reason}", warning=True))
+        value = getattr(settings, name)
+        if value not in (options[name].default, recipe.get(name)):
+            on_event(Note(f"{option_name(name, value)} has no effect: {reason}", warning=True))
 
 
 def check_student(path: Path, dataset: Dataset, settings: DistillSettings) -> Any | None:

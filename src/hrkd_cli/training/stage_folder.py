@@ -86,8 +86,9 @@ def data_folder(data: str | Path | Dataset) -> dict[str, Path]:
 
 def describe_changed_options(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Return "with --OPTION VALUE, ..." for changed options and their values before; empty if none changed."""
-    changed = [f"{option_name(name)} {before.get(name)}" for name, value in now.items() if before.get(name) != value]
-    return f"with {', '.join(changed)}" if changed else ""
+    changed = {name: before.get(name) for name, value in now.items() if before.get(name) != value}
+    flags = [option_name(n, old) if isinstance(old, bool) else f"{option_name(n)} {old}" for n, old in changed.items()]
+    return f"with {', '.join(flags)}" if flags else ""
 
 
 @dataclass(frozen=True, slots=True)
