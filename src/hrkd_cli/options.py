@@ -211,5 +211,5 @@ def options_of(settings: type[Settings]) -> dict[str, Option]:
 
 
 def option_name(name: str, value: Any = None) -> str:
-    """Return the command-line spelling of an option, for error messages; that of a flag that is off is ``--no-NAME``."""
+    """Return the command-line spelling of an option, for error messages; ``--no-NAME`` for the value False."""
     return ("--no-" if value is False else "--") + name.replace("_", "-")

@@ -31,7 +31,7 @@ from hrkd_cli.options import option_name, options_of
 from hrkd_cli.outputs import latest_checkpoint_step
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.predict.name_validation import validate_names
-from hrkd_cli.settings import DistillSettings, TeachSettings, TrainingSettings
+from hrkd_cli.settings import DistillSettings, TrainingSettings
 from hrkd_cli.teaching.teach import teach, teach_key
 from hrkd_cli.training.stage_folder import describe_changed_options
 
@@ -182,7 +182,7 @@ def teach_if_needed(
     """
     teacher_options = {"epochs": settings.teacher_epochs, "learning_rate": settings.teacher_learning_rate}
     options = {field.name: getattr(settings, field.name) for field in fields(TrainingSettings)} | teacher_options
-    teach_settings = TeachSettings(**options)
+    teach_settings = TrainingSettings(**options)
     run_json = read_json_or_empty(TEACHER_OUT / ModelFiles.run)
     if run_json.get("stage") == "teach":
         if run_json.get("key") == teach_key(model_fingerprint(path), dataset, teach_settings):
