@@ -141,9 +141,7 @@ def check_untrained(
     heads = DomainHeads.build(dataset.labels)
     teacher, pretrained = load_classifier(path, heads, role="teacher"), load_tokenizer(path, "teacher")
     init = settings.init or Init.TEACHER
-    student = build_student(
-        settings.student, teacher, heads, teacher_heads=heads, init=init, seed=settings.seed, note=lambda _text: None
-    )
+    student, _ = build_student(settings.student, teacher, heads, teacher_heads=heads, init=init, seed=settings.seed)
     check_models(teacher, student, pretrained, tokenizer or pretrained, settings)
 
 

@@ -93,15 +93,16 @@ class DistillSetup:
         teachers = open_teachers(path, known, checkpoints=checkpoints, device=device, name=name)
         config = teachers.primary.config
         heads, new = DomainHeads.build(dataset.labels), sorted(set(dataset.domains) - set(known.domains))
-        student = build_student(
+        student, text = build_student(
             f"{encoder_layers(config)}x{config.hidden_size}" if extending else settings.student,
             teachers.primary,
             heads,
             teacher_heads=teachers.heads,
             init=settings.init or Init.TEACHER,
             seed=settings.seed,
-            note=lambda text: context.on_event(Note(f"new in {name}: {join_names(new)}" if extending else text)),
         )
+        if text:
+            context.on_event(Note(f"new in {name}: {join_names(new)}" if extending else text))
         context.on_event(Progress("tokenizing the texts"))
         pretrained = tokenizer or teachers.tokenizer
         limit = min(token_limit(student, pretrained), token_limit(teachers.primary, teachers.tokenizer))
