@@ -57,7 +57,9 @@ def test_only_prepared_datasets_can_differ(tmp_path):
 
 
 def test_data_prepared_from_a_models_data_does_not_differ(tmp_path):
-    lines = [f"{domain},{label},{domain} {label} {n}" for domain in ("books", "dvd") for label in "ab" for n in range(20)]
+    lines = [
+        f"{domain},{label},{domain} {label} {n}" for domain in ("books", "dvd") for label in "ab" for n in range(20)
+    ]
     (tmp_path / "raw.csv").write_text("\n".join(["domain,label,text", *lines]))
     prepare(tmp_path / "raw.csv", out=tmp_path / "whole")
     prepare(tmp_path / "whole", out=tmp_path / "part", domains=["books"], few_shot=0.5)

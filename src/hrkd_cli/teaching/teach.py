@@ -96,8 +96,7 @@ def teach(
     classifier.to(context.device)
     check_forward(FeatureCapture(classifier, (), attention=False), tokenizer, name)
     train, dev = (tokenize_split(dataset, split, tokenizer) for split in ("train", "dev"))
-    run_options = settings.options_affecting_result()
-    with run_folder(out, key=key, options=run_options, resume=resume, context=context) as checkpointer:
+    with run_folder(out, settings, key=key, resume=resume, context=context) as checkpointer:
         if settings.probe:
             classifier = start_from_probe(classifier, train, dev, heads, context, checkpointer.decisions)
         objective = FineTuningObjective(classifier, train, heads, settings, context)
@@ -112,9 +111,7 @@ def teach(
 
 def teach_key(fingerprint: str, dataset: Dataset, settings: TrainingSettings) -> str:
     """Return a hash of everything that the teacher's weights depend on."""
-    return run_key(
-        stage="teach", model=fingerprint, data=dataset.fingerprint, options=settings.options_affecting_result()
-    )
+    return run_key("teach", settings, model=fingerprint, data=dataset.fingerprint)
 
 
 class FineTuningObjective(Objective):
