@@ -1,3 +1,4 @@
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -57,9 +58,8 @@ def test_only_prepared_datasets_can_differ(tmp_path):
 
 
 def test_data_prepared_from_a_models_data_does_not_differ(tmp_path):
-    lines = [
-        f"{domain},{label},{domain} {label} {n}" for domain in ("books", "dvd") for label in "ab" for n in range(20)
-    ]
+    cells = itertools.product(("books", "dvd"), "ab", range(20))
+    lines = [f"{domain},{label},{domain} {label} {n}" for domain, label, n in cells]
     (tmp_path / "raw.csv").write_text("\n".join(["domain,label,text", *lines]))
     prepare(tmp_path / "raw.csv", out=tmp_path / "whole")
     prepare(tmp_path / "whole", out=tmp_path / "part", domains=["books"], few_shot=0.5)

@@ -88,13 +88,8 @@ def teach(
     heads = DomainHeads.build(dataset.labels)
     context.on_event(Progress("loading the encoder"))
     classifier = load_classifier(path, heads)
-    limit = token_limit(classifier, pretrained)
     context.on_event(Progress("tokenizing the texts"))
-    plan = TrainingPlan.make(settings, TEACH, dataset, classifier.config, pretrained, limit, context.on_event)
-    check_length(plan.max_length, classifier, pretrained, name)
-    tokenizer = ModelTokenizer(classifier, pretrained, plan.max_length, settings.truncate)
-    classifier.to(context.device)
-    check_forward(FeatureCapture(classifier, (), attention=False), tokenizer, name)
+    plan, tokenizer = _plan_training(classifier, pretrained, name, dataset, settings, context)
     train, dev = (tokenize_split(dataset, split, tokenizer) for split in ("train", "dev"))
     with run_folder(out, settings, key=key, resume=resume, context=context) as checkpointer:
         if settings.probe:
@@ -107,6 +102,19 @@ def teach(
         result = write_model_folder(trainer, dataset, description=description, models=models, sources=sources)
     context.on_event(StageDone("teach", str(out), result.steps, result.seconds, result.dev))
     return result
+
+
+def _plan_training(
+    classifier: Any, pretrained: Any, name: str, dataset: Dataset, settings: TrainingSettings, context: TrainContext
+) -> tuple[TrainingPlan, ModelTokenizer]:
+    """Choose what the settings leave open, move the classifier to its device, and check that it can be trained."""
+    limit = token_limit(classifier, pretrained)
+    plan = TrainingPlan.make(settings, TEACH, dataset, classifier.config, pretrained, limit, context.on_event)
+    check_length(plan.max_length, classifier, pretrained, name)
+    tokenizer = ModelTokenizer(classifier, pretrained, plan.max_length, settings.truncate)
+    classifier.to(context.device)
+    check_forward(FeatureCapture(classifier, (), attention=False), tokenizer, name)
+    return plan, tokenizer
 
 
 def teach_key(fingerprint: str, dataset: Dataset, settings: TrainingSettings) -> str:
