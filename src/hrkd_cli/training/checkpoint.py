@@ -57,10 +57,9 @@ class Checkpointer:
         self.out, self.work = out, partial_folder(out.resolve())
         self.processes = processes
         self.header = dict(header)
-        self.resumed: dict[str, Any] | None = None
-        self._tensors: dict[str, Tensor] = {}
-        if resume and (latest := load_latest_checkpoint(self.work)):
-            self.resumed, self._tensors = latest
+        latest = load_latest_checkpoint(self.work) if resume else None
+        self.resumed: dict[str, Any] | None = latest[0] if latest else None
+        self._tensors: dict[str, Tensor] = latest[1] if latest else {}
         self.decisions: dict[str, Any] = {} if self.resumed is None else self.resumed["decisions"]
         self.step = 0 if self.resumed is None else int(self.resumed["step"])
         self.parts: dict[str, Stateful] = {}
