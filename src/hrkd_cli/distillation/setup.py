@@ -156,7 +156,7 @@ class DistillSetup:
             )
         collator = DistillCollator(teacher, self.train, context, pad_to=loss_config.pad_to)
         if weigh_instances:
-            collator.instance_weights = instance_weights(collator, loss_config.teacher_width)
+            collator.row_weights = instance_weights(collator, loss_config.teacher_width)
         extended = (self.teachers.primary, self.teachers.heads) if settings.extend is not None else None
         return DistillObjective(collator, self.student, self.heads, settings, loss_config, extended)
 
