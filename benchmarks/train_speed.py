@@ -121,15 +121,15 @@ class Bench:
         checkpoints = self.settings.teacher_checkpoints
         self.teachers = open_teachers(folder, self.dataset, checkpoints=checkpoints, device=self.device, name="teacher")
         self.heads = DomainHeads.build(self.dataset.labels)
-        self.student = build_student(
+        student, _ = build_student(
             options.student,
             self.teachers.primary,
             self.heads,
             teacher_heads=self.teachers.heads,
             init=self.settings.init or Init.TEACHER,
             seed=1,
-            note=lambda _: None,
-        ).to(self.device)
+        )
+        self.student = student.to(self.device)
         self.tokenizer = ModelTokenizer(self.student, self.teachers.tokenizer, options.max_length)
         self.rows = tokenize_split(self.dataset, "train", self.tokenizer)
         self.tokenized = self.rows.examples

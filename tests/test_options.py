@@ -86,3 +86,4 @@ def test_options_that_do_not_affect_the_result_are_left_out():
 
 def test_an_option_is_named_as_on_the_command_line():
     assert option_name("batch_size") == "--batch-size"
+    assert option_name("probe", False) == "--no-probe"

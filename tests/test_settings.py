@@ -3,7 +3,7 @@
 import pytest
 
 from hrkd_cli.errors import UsageError
-from hrkd_cli.settings import DistillSettings, TeachSettings
+from hrkd_cli.settings import DistillSettings, TrainingSettings
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from hrkd_cli.settings import DistillSettings, TeachSettings
 )
 def test_impossible_values_are_refused(options, words):
     with pytest.raises(UsageError, match=words):
-        TeachSettings(**options)
+        TrainingSettings(**options)
 
 
 @pytest.mark.parametrize(

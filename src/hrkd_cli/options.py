@@ -210,6 +210,6 @@ def options_of(settings: type[Settings]) -> dict[str, Option]:
     return options
 
 
-def option_name(name: str) -> str:
-    """Return the command-line spelling of an option, for error messages."""
-    return "--" + name.replace("_", "-")
+def option_name(name: str, value: Any = None) -> str:
+    """Return the command-line spelling of an option, for error messages; ``--no-NAME`` for the value False."""
+    return ("--no-" if value is False else "--") + name.replace("_", "-")

@@ -9,7 +9,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path, PurePath
 
@@ -61,10 +60,7 @@ def check_output(out: Path, *, kind: str, is_ours: Callable[[Path], bool], writt
 
 def matches(path: PurePath, patterns: Sequence[str]) -> bool:
     """Return whether a relative path matches a pattern part by part."""
-    return any(
-        len(path.parts) == len(parts) and all(map(fnmatchcase, path.parts, parts))
-        for parts in (pattern.split("/") for pattern in patterns)
-    )
+    return any(path.match(pattern) and len(path.parts) == pattern.count("/") + 1 for pattern in patterns)
 
 
 @contextlib.contextmanager

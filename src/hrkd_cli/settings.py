@@ -1,7 +1,8 @@
 """Options of ``teach`` and ``distill``: name, type, default, help text and bounds of each.
 
-``TeachSettings`` and ``DistillSettings`` are what a run records. The ``Arguments`` classes add inputs and outputs;
-their fields are the keyword arguments of the public functions. Defaults follow the paper where it gives a value.
+``TrainingSettings`` is what a ``teach`` run records, ``DistillSettings`` what a ``distill`` run records. The
+``Arguments`` classes add inputs and outputs; their fields are the keyword arguments of the public functions. Defaults
+follow the paper where it gives a value.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ _data = partial(
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings(Settings):
-    """Options that teach and distill share."""
+    """Options that a ``teach`` run records, and that teach and distill share."""
 
     epochs: int | None = _count(
         None, "Passes over the data.", default_text="3, or as many as 300 steps need; ends when dev stalls"
@@ -147,12 +148,7 @@ class TrainingSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeachSettings(TrainingSettings):
-    """Options that a ``teach`` run records."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TeachArguments(TeachSettings):
+class TeachArguments(TrainingSettings):
     """Arguments of ``teach``."""
 
     model: str = option("", "Encoder to fine-tune: a folder or a hub id. Required.", metavar="ID_OR_DIR")
@@ -379,8 +375,9 @@ def _describe_unused_option(settings: DistillSettings) -> str | None:
     ]
     unused = [(name, reason) for is_met, reason, names in conditions if not is_met for name in names]
     for name, reason in unused:
-        if getattr(settings, name) not in (options_of(type(settings))[name].default, OFF.get(name)):
-            return f"{option_name(name)}: it {reason}; remove it"
+        value = getattr(settings, name)
+        if value not in (options_of(type(settings))[name].default, OFF.get(name)):
+            return f"{option_name(name, value)}: it {reason}; remove it"
     return None
 
 

@@ -44,7 +44,7 @@ def test_means_that_include_padding_count_every_token_up_to_the_padded_length():
 
 def test_instance_weights_make_the_means_weighted_means():
     collator = make_collator()
-    collator.instance_weights = {"a": np.array([0.5, 9.0, 1.5]), "b": np.array([9.0, 0.3])}
+    collator.row_weights = {"a": np.array([0.5, 9.0, 1.5]), "b": np.array([9.0, 0.3])}
     weights = collator.mean_weights(STEP_ROWS, REFS)
     tokens, pairs = 0.5 * 2 + 1.5 * 3, 0.5 * 4 + 1.5 * 9
     torch.testing.assert_close(weights.per_row, torch.tensor([0.25, 0.75, 1.0]))

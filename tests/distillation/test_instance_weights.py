@@ -110,14 +110,15 @@ def test_equal_weights_change_nothing_and_a_weight_of_0_leaves_a_row_out(teacher
     objective.student.model.eval()
     rows = {"books": [0, 1, 2], "music": [3, 4, 5]}
     plain = objective.loss(objective.collator(rows))
-    objective.collator.instance_weights = {
+    ones = objective.collator.row_weights
+    objective.collator.row_weights = {
         domain: np.full(len(examples), 0.7) for domain, examples in objective.collator.split.examples.items()
     }
     torch.testing.assert_close(objective.loss(objective.collator(rows)).total, plain.total)
-    for weights in objective.collator.instance_weights.values():
+    for weights in objective.collator.row_weights.values():
         weights[[2, 5]] = 0
     with_zeros = objective.loss(objective.collator(rows))
-    objective.collator.instance_weights = None
+    objective.collator.row_weights = ones
     without = objective.loss(objective.collator({"books": [0, 1], "music": [3, 4]}))
     torch.testing.assert_close(with_zeros.total, without.total)
 

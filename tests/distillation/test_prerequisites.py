@@ -50,7 +50,7 @@ def test_raw_data_is_prepared_and_a_plain_encoder_is_fine_tuned_first(tmp_path, 
 @pytest.mark.parametrize(
     ("options", "names"),
     [
-        ({"teacher_epochs": 4, "probe": False}, ["--teacher-epochs", "--probe"]),
+        ({"teacher_epochs": 4, "probe": False}, ["--teacher-epochs", "--no-probe"]),
         ({"recipe": "paper", "teacher_learning_rate": 1e-4}, ["--teacher-learning-rate"]),
         ({"recipe": "paper"}, []),
     ],

@@ -1,10 +1,12 @@
+import itertools
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 
-from hrkd_cli import evaluate
+from hrkd_cli import evaluate, prepare
+from hrkd_cli.data.dataset_folder import open_dataset
 from hrkd_cli.errors import DataError
 from hrkd_cli.evaluation.provenance import (
     DataProvenance,
@@ -53,6 +55,18 @@ def test_only_prepared_datasets_can_differ(tmp_path):
     prepared, raw = dataset_of("books", path=tmp_path), dataset_of("books")
     other, same = DataProvenance(tmp_path, "other"), DataProvenance(tmp_path, prepared.fingerprint)
     assert (other.differs_from(prepared), same.differs_from(prepared), other.differs_from(raw)) == (True, False, False)
+
+
+def test_data_prepared_from_a_models_data_does_not_differ(tmp_path):
+    cells = itertools.product(("books", "dvd"), "ab", range(20))
+    lines = [f"{domain},{label},{domain} {label} {n}" for domain, label, n in cells]
+    (tmp_path / "raw.csv").write_text("\n".join(["domain,label,text", *lines]))
+    prepare(tmp_path / "raw.csv", out=tmp_path / "whole")
+    prepare(tmp_path / "whole", out=tmp_path / "part", domains=["books"], few_shot=0.5)
+    whole, part = open_dataset(tmp_path / "whole"), open_dataset(tmp_path / "part")
+    assert not DataProvenance(tmp_path / "whole", whole.fingerprint).differs_from(part)
+    assert DataProvenance(tmp_path / "part", part.fingerprint).differs_from(whole)
+    assert DataProvenance(tmp_path / "whole", "changed since").differs_from(part)
 
 
 def test_data_defaults_to_hrkd_out_then_to_the_first_models_data(tmp_path, monkeypatch):

@@ -96,11 +96,8 @@ def test_a_pooling_layer_that_was_trained_elsewhere_is_a_layer_like_the_others(t
 def test_students_pool_like_their_teacher(tmp_path, width):
     teacher = with_pooling_layer(make_classifier())
     assert str(student_shape("base", teacher.config)) == "2x32"
-    notes = []
-    student = build_student(
-        f"2x{width}", teacher, HEADS, teacher_heads=HEADS, init=Init.TEACHER, seed=1, note=notes.append
-    )
-    assert notes[0].startswith(f"student 2x{width}: starts from the teacher's layers 2, 4")
+    student, text = build_student(f"2x{width}", teacher, HEADS, teacher_heads=HEADS, init=Init.TEACHER, seed=1)
+    assert text.startswith(f"student 2x{width}: starts from the teacher's layers 2, 4")
     assert (encoder_layers(student.config), student.config.num_hidden_layers) == (2, 3)
     layer = student.bert.encoder.layer[-1]
     assert torch.equal(layer.attention.output.dense.weight, MEAN_FACTOR * torch.eye(width))
@@ -113,8 +110,6 @@ def test_students_pool_like_their_teacher(tmp_path, width):
 def test_a_pretrained_student_gets_a_pooling_layer_and_the_teachers_head(tmp_path):
     teacher, encoder = with_pooling_layer(make_classifier()), make_classifier().bert
     encoder.save_pretrained(tmp_path)
-    student = build_student(
-        str(tmp_path), teacher, HEADS, teacher_heads=HEADS, init=Init.TEACHER, seed=1, note=lambda _: None
-    )
+    student, _ = build_student(str(tmp_path), teacher, HEADS, teacher_heads=HEADS, init=Init.TEACHER, seed=1)
     assert has_pooling_layer(student.config)
     torch.testing.assert_close(logits(student), logits(teacher), atol=1e-6, rtol=0)

@@ -32,8 +32,8 @@ def make_teacher(architecture="bert", **sizes):
     return new_classifier(config)
 
 
-def build(spec, teacher, heads=HEADS, *, teacher_heads=HEADS, init=Init.TEACHER, seed=1, note=lambda _: None):
-    return build_student(spec, teacher, heads, teacher_heads=teacher_heads, init=init, seed=seed, note=note)
+def build(spec, teacher, heads=HEADS, *, teacher_heads=HEADS, init=Init.TEACHER, seed=1):
+    return build_student(spec, teacher, heads, teacher_heads=teacher_heads, init=init, seed=seed)[0]
 
 
 def run(model):
@@ -201,9 +201,8 @@ def test_a_pretrained_encoder_takes_its_teachers_head(tmp_path, architecture):
     teacher = make_teacher(architecture)
     encoder = write_encoder(tmp_path / "encoder", architecture, layers=2, seed=9)
     ours = DomainHeads.build({"music": ["bad", "good"]})
-    said = []
-    student = build(str(encoder), teacher, ours, note=said.append)
-    assert said == [f"student {encoder}: its own layers, and its teacher's head"]
+    student, text = build_student(str(encoder), teacher, ours, teacher_heads=HEADS, init=Init.TEACHER, seed=1)
+    assert text == f"student {encoder}: its own layers, and its teacher's head"
     own, theirs, start = student.state_dict(), teacher.state_dict(), load_file(encoder / "model.safetensors")
     name, _ = output_layer(student)
     assert torch.equal(own[f"{name}.weight"], theirs[f"{name}.weight"][2:4])  # music/bad, music/good
@@ -218,9 +217,8 @@ def test_a_pretrained_encoder_takes_its_teachers_head(tmp_path, architecture):
 
 def test_a_head_of_another_width_stays_random(tmp_path):
     encoder = write_encoder(tmp_path / "encoder", layers=2, width=16)
-    said = []
-    build(str(encoder), make_teacher(), note=said.append)
-    assert said == [f"student {encoder}: its own layers, and a random head"]
+    _, text = build_student(str(encoder), make_teacher(), HEADS, teacher_heads=HEADS, init=Init.TEACHER, seed=1)
+    assert text == f"student {encoder}: its own layers, and a random head"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hrkd_cli.models.loading import load_classifier, load_tokenizer, output_laye
 from hrkd_cli.models.mean_pooling import has_pooling_layer
 from hrkd_cli.models.model_tokenizer import ModelTokenizer
 from hrkd_cli.predict.heads import DomainHeads
-from hrkd_cli.settings import DistillSettings, TeachSettings
+from hrkd_cli.settings import DistillSettings, TrainingSettings
 from hrkd_cli.teaching import linear_probe
 from hrkd_cli.teaching.linear_probe import REGULARIZATION, start_from_probe
 from hrkd_cli.training.context import TrainContext
@@ -32,7 +32,7 @@ def start(tmp_path):
         classifier = load_classifier(folder, heads)
         tokenizer = ModelTokenizer(classifier, load_tokenizer(folder), 16)
         train, dev = (tokenize_split(dataset, split, tokenizer) for split in ("train", "dev"))
-        context = TrainContext.start(TeachSettings(precision="fp32"), events.append)
+        context = TrainContext.start(TrainingSettings(precision="fp32"), events.append)
         decisions = {}
         model = start_from_probe(classifier, train, dev, heads, context, decisions)
         resumed = start_from_probe(classifier, train, dev, heads, context, decisions)

@@ -15,7 +15,7 @@ from hrkd_cli.events import DevScored, Note, Progress, StageDone, StageStarted, 
 from hrkd_cli.models.loading import load_classifier, load_tokenizer
 from hrkd_cli.models.model_tokenizer import ModelTokenizer
 from hrkd_cli.predict.heads import DomainHeads
-from hrkd_cli.settings import TeachSettings
+from hrkd_cli.settings import TrainingSettings
 from hrkd_cli.teaching.teach import FineTuningObjective, teach
 from hrkd_cli.training import collator
 from hrkd_cli.training.context import TrainContext
@@ -80,7 +80,7 @@ def test_the_loss_is_the_sum_of_the_domains_cross_entropies(
     torch.manual_seed(0)
     model = load_classifier(encoder, heads)
     tokenizer = ModelTokenizer(model, load_tokenizer(encoder), 16)
-    settings = TeachSettings(domain_weight=domain_weight)
+    settings = TrainingSettings(domain_weight=domain_weight)
     rows, context = tokenize_split(dataset, "train", tokenizer), TrainContext.start(settings)
     objective = FineTuningObjective(model, rows, heads, settings, context)
     if split_by_length:
@@ -110,12 +110,12 @@ def test_class_weights_multiply_the_label_loss_of_each_row(encoder, dataset):
     torch.manual_seed(0)
     model = load_classifier(encoder, heads).eval()
     rows = tokenize_split(dataset, "train", ModelTokenizer(model, load_tokenizer(encoder), 16))
-    settings = TeachSettings(class_weights="balanced", domain_weight=0)
+    settings = TrainingSettings(class_weights="balanced", domain_weight=0)
     context = TrainContext.start(settings)
     balanced = FineTuningObjective(model, rows, heads, settings, context)
     torch.testing.assert_close(balanced.class_weights, rows.class_weights(heads, settings.class_weights))
     balanced.class_weights = weights
-    plain = FineTuningObjective(model, rows, heads, TeachSettings(domain_weight=0), context)
+    plain = FineTuningObjective(model, rows, heads, TrainingSettings(domain_weight=0), context)
     with torch.no_grad():
         for row in range(4):
             step = {"books": [row]}

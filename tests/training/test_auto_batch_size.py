@@ -10,7 +10,7 @@ from hrkd_cli.choices import Precision
 from hrkd_cli.errors import TrainingError, UsageError
 from hrkd_cli.models.precision import PrecisionPolicy
 from hrkd_cli.predict.tokenization import TokenizedExample
-from hrkd_cli.settings import TeachSettings
+from hrkd_cli.settings import TrainingSettings
 from hrkd_cli.teaching.teach import teach
 from hrkd_cli.training.auto_batch_size import resolve_batch_size
 from hrkd_cli.training.checkpoint import Checkpointer
@@ -59,7 +59,7 @@ def find(tmp_path, objective, size="auto", processes=SINGLE_PROCESS, resume=Fals
     checkpoint = Checkpointer(tmp_path, SINGLE_PROCESS, {}, resume=resume)
     context = TrainContext(PrecisionPolicy(Precision.FP32, torch.device("cpu")), processes, notes.append)
     objective.collator.context = context
-    found = resolve_batch_size(TeachSettings(batch_size=size), objective, checkpoint, **more)  # fmt: skip
+    found = resolve_batch_size(TrainingSettings(batch_size=size), objective, checkpoint, **more)  # fmt: skip
     assert objective.module.weight.grad is None
     return found, notes, checkpoint
 
@@ -137,4 +137,4 @@ def test_auto_trains_and_is_recorded(tmp_path, encoder, dataset, monkeypatch):
 @pytest.mark.parametrize(("size", "wanted"), [("lots", "a whole number"), ("3", "a whole number"), (0, "at least 1")])
 def test_other_words_are_refused(size, wanted):
     with pytest.raises(UsageError, match=f"is not {wanted}, or auto"):
-        TeachSettings(batch_size=size)
+        TrainingSettings(batch_size=size)

@@ -9,7 +9,7 @@ from torch import nn
 from hrkd_cli.method import Projections
 from hrkd_cli.models.loading import load_classifier
 from hrkd_cli.predict.heads import DomainHeads
-from hrkd_cli.settings import TeachSettings
+from hrkd_cli.settings import TrainingSettings
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.optimizer import Optimizer
 
@@ -18,7 +18,7 @@ def test_weight_decay_does_not_apply_to_biases_and_norms(encoder):
     model = load_classifier(encoder, DomainHeads.build({"books": ("bad", "good")}))
     modules = [model, Projections(3, 4, 2)]
     decayed, spared = Optimizer(
-        modules, TeachSettings(), 10, TrainContext.start(TeachSettings()), learning_rate=1e-3
+        modules, TrainingSettings(), 10, TrainContext.start(TrainingSettings()), learning_rate=1e-3
     ).adamw.param_groups
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.01, 0.0)
     names = {id(p): name for module in modules for name, p in module.named_parameters()}
@@ -29,7 +29,7 @@ def test_weight_decay_does_not_apply_to_biases_and_norms(encoder):
 
 def make_optimizer(*sizes, learning_rate=1e-2):
     modules = [nn.ParameterList([nn.Parameter(torch.randn(size, dtype=torch.float64)) for size in sizes])]
-    settings = TeachSettings(warmup=0, weight_decay=0)
+    settings = TrainingSettings(warmup=0, weight_decay=0)
     return Optimizer(modules, settings, 10, TrainContext.start(settings), learning_rate=learning_rate)
 
 

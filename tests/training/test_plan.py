@@ -6,7 +6,7 @@ import pytest
 
 from hrkd_cli.data.dataset import Dataset, TextRows
 from hrkd_cli.errors import DataError
-from hrkd_cli.settings import DistillSettings, TeachSettings
+from hrkd_cli.settings import DistillSettings, TrainingSettings
 from hrkd_cli.training.plan import (
     DISTILL,
     TEACH,
@@ -62,12 +62,12 @@ def test_the_learning_rate_is_the_papers_for_bert_base_and_grows_as_models_shrin
 )
 def test_epochs_are_enough_for_the_budgets_steps(rows, options, budget, epochs):
     dataset = dataset_of([1] * (rows // 2), [1] * (rows // 2))
-    assert choose_epochs(TeachSettings(**options), budget, dataset) == epochs
+    assert choose_epochs(TrainingSettings(**options), budget, dataset) == epochs
 
 
 def test_an_epoch_of_unequal_domains_covers_the_largest():
     dataset = dataset_of([1] * 480, [1] * 80)
-    assert choose_epochs(TeachSettings(), TEACH, dataset) == 5  # 60 steps per epoch
+    assert choose_epochs(TrainingSettings(), TEACH, dataset) == 5  # 60 steps per epoch
 
 
 def test_the_length_covers_95_percent_of_each_domains_texts():
@@ -119,7 +119,7 @@ def test_texts_with_unknown_tokens_are_a_warning_with_their_share():
     rows = {"d": {"train": TextRows(texts, None, ["a", "b"] * 50)}}
     dataset, tokenizer, notes = Dataset.from_rows(rows, has_pairs=False), tiny_tokenizer(), []
     options = {"epochs": 1, "learning_rate": 1.0, "max_length": 8}
-    TrainingPlan.make(TeachSettings(**options), TEACH, dataset, tiny_config(), tokenizer, 512, notes.append)
+    TrainingPlan.make(TrainingSettings(**options), TEACH, dataset, tiny_config(), tokenizer, 512, notes.append)
     assert [(note.text, note.warning) for note in notes] == [
         ("the tokenizer lacks characters: [UNK] in 10.0% of the texts of d", True)
     ]

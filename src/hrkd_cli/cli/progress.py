@@ -37,8 +37,7 @@ class PlainDisplay:
     def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
         self._console = console
         self._clock = clock
-        self._stage: StageStarted | None = None
-        self._lines_due = 0
+        self._steps = self._lines_due = 0
         self._last_line = self._task_start = clock()
         self._first = Progress("")  # event of the current task
 
@@ -50,7 +49,7 @@ class PlainDisplay:
             case Note():
                 self._write(event.text, warning=event.warning)
             case StageStarted():
-                self._stage, self._lines_due = event, 0
+                self._steps, self._lines_due = event.steps, 0
                 domains = plural(len(event.domains), "domain")
                 if len(event.domains) <= MAX_NAMED:
                     domains += f": {', '.join(event.domains)}"
@@ -58,7 +57,7 @@ class PlainDisplay:
                 cost = f"about {duration(event.seconds)} and {byte_size(event.disk_bytes)} on disk"
                 self._write(f"{event.stage}: {steps}, {cost}")
             case StepDone() if self._is_due(event):
-                self._write(f"{event.stage}: {_step_line(event, self._stage)}")
+                self._write(f"{event.stage}: {_step_line(event, self._steps)}")
             case DevScored():
                 average = f"dev {event.metric} {percent(event.average)}%"
                 score = f"step {thousands(event.step)}, {average} ({_domain_scores(event.domains)})"
@@ -92,7 +91,7 @@ class PlainDisplay:
             is_complete = event.total is not None and event.done >= event.total
             is_start = event == Progress(event.task)
             return is_start or elapsed >= MAX_INTERVAL or (is_complete and self._console.verbose)
-        lines_due = event.step * LINES_PER_RUN // self._stage.steps if self._stage else 0
+        lines_due = event.step * LINES_PER_RUN // self._steps
         is_due = elapsed >= MAX_INTERVAL or (lines_due > self._lines_due and elapsed >= MIN_INTERVAL)
         if is_due:
             self._lines_due = lines_due
@@ -123,6 +122,7 @@ class LiveDisplay(PlainDisplay):
         )
         self.bars = Bars(*columns, console=rich, transient=True, redirect_stdout=False, refresh_per_second=8)
         self._tasks: dict[str, TaskID] = {}
+        self._stage = ""  # the training run in progress
         self._show("starting")
 
     def __enter__(self) -> Self:
@@ -141,19 +141,20 @@ class LiveDisplay(PlainDisplay):
             case Progress():
                 self._show(event.task, event.done, event.total, self._count_line(event))
             case StageStarted():
+                self._stage = event.stage
                 text = f"step 0/{thousands(event.steps)}, {duration(event.seconds)} left"
                 self._show(event.stage, 0, event.steps, text)
             case StepDone():
                 # On two lines, to leave room for the bar.
-                text = _step_line(event, self._stage, is_short=not self._is_wide).replace(", loss", "\nloss", 1)
-                self._show(event.stage, event.step, self._stage.steps if self._stage else None, text)
+                text = _step_line(event, self._steps, is_short=not self._is_wide).replace(", loss", "\nloss", 1)
+                self._show(event.stage, event.step, self._steps, text)
             case StageDone():
-                self._stage = None
+                self._stage = ""
                 self._show("finishing")
 
     def _show(self, task: str, done: int = 0, total: int | None = None, text: str = "") -> None:
         """Update the bar of a task, and remove all others except the training run's."""
-        for other in self._tasks.keys() - {task, self._stage.stage if self._stage else task}:
+        for other in self._tasks.keys() - {task, self._stage or task}:
             self.bars.remove_task(self._tasks.pop(other))
         if task not in self._tasks:
             self._tasks[task] = self.bars.add_task(task, text="")
@@ -163,15 +164,15 @@ class LiveDisplay(PlainDisplay):
         return self._console.verbose and isinstance(event, StepDone)
 
 
-def _step_line(event: StepDone, stage: StageStarted | None, *, is_short: bool = False) -> str:
-    losses = {"total": event.losses["total"]} if is_short else event.losses
-    speed = "" if is_short else f"{event.examples_per_second:.1f} examples/s, "
-    steps = stage.steps if stage else event.step
-    return (
-        f"step {thousands(event.step)}/{thousands(steps)} ({percent(event.step / steps, 0)}%), "
-        f"epoch {event.epoch:.2f}, {_loss_line(losses)}, {speed}"
-        f"{duration(event.seconds_left)} left"
-    )
+def _step_line(event: StepDone, steps: int, *, is_short: bool = False) -> str:
+    """Return a step out of ``steps``; unless it is to be short, with all losses and the speed."""
+    terms = [f"{name} {value:.4g}" for name, value in event.losses.items() if name != "total"]
+    loss = f"loss {event.losses['total']:.4g}"
+    if not is_short:
+        loss += f" ({', '.join(terms)})" if len(terms) > 1 else ""
+        loss += f", {event.examples_per_second:.1f} examples/s"
+    progress = f"step {thousands(event.step)}/{thousands(steps)} ({percent(event.step / steps, 0)}%)"
+    return f"{progress}, epoch {event.epoch:.2f}, {loss}, {duration(event.seconds_left)} left"
 
 
 def _domain_scores(scores: Mapping[str, float]) -> str:
@@ -184,11 +185,3 @@ def _domain_scores(scores: Mapping[str, float]) -> str:
     if lowest == highest:
         return f"all {len(scores)} domains the same"
     return f"{named[values.index(lowest)]} to {named[values.index(highest)]}"
-
-
-def _loss_line(losses: Mapping[str, float]) -> str:
-    """Return the total loss, followed by its parts if there is more than one."""
-    parts = {name: value for name, value in losses.items() if name != "total"}
-    total = losses.get("total", sum(parts.values()))
-    inner = ", ".join(f"{name} {value:.4g}" for name, value in parts.items())
-    return f"loss {total:.4g}" + (f" ({inner})" if len(parts) > 1 else "")

@@ -31,15 +31,10 @@ def resolve_options(
         UsageError: an unknown variable, table or key, an invalid value, or a file that is not TOML.
     """
     environment = _environment(command, commands)
-    layers = [("environment", environment), ("flag", flags)]
-    if config := flags.get("config", environment.get("config")):
-        layers.insert(0, ("file", _file(Path(config), command, commands)))
-    values: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-    for source, layer in layers:  # later layers override earlier ones
-        values.update(layer)
-        sources.update(dict.fromkeys(layer, source))
-    return values, sources
+    config = flags.get("config", environment.get("config"))
+    file = _file(Path(config), command, commands) if config else {}
+    sources = dict.fromkeys(file, "file") | dict.fromkeys(environment, "environment") | dict.fromkeys(flags, "flag")
+    return {**file, **environment, **flags}, sources
 
 
 def _environment(command: str, commands: Commands) -> dict[str, Any]:

@@ -147,7 +147,7 @@ def _coverage_tables(models: Sequence[Json]) -> list[Table]:
     for model in models:
         entries = (model.get("confidence") or {}).get("coverage") or ()
         if entries and len(models) > 1:
-            rows.append((f"{model['model']} ({model['precision']})",))
+            rows.append((_name(model),))
         for entry in entries:
             threshold = "not promised" if entry["threshold"] is None else f"{entry['threshold']:.3f}"
             rows.append((str(entry["target"]), threshold, percent(entry["coverage"]), percent(entry["accuracy"])))
@@ -320,6 +320,10 @@ def _is_linear_baseline(model: Json) -> bool:
     return bool(model.get("kind") == "floor")
 
 
+def _name(model: Json) -> str:
+    return str(model["model"]) if _is_linear_baseline(model) else f"{model['model']} ({model['precision']})"
+
+
 def _heading(model: Json) -> str:
     name = str(model["model"])
     return name.replace(" + ", "\n+ ") if _is_linear_baseline(model) else f"{name}\n{model['precision']}"
@@ -347,7 +351,7 @@ def _confusion_tables(models: Sequence[Json]) -> list[Table]:
         found = [*next(iter(matrix.values()), ())]
         if 0 < len(found) <= _MOST_CONFUSED:
             rows = [(name, *map(thousands, counts.values())) for name, counts in matrix.items()]
-            tables.append(Table(f"Domains found by {model['model']} ({model['precision']})", ("rows of", *found), rows))
+            tables.append(Table(f"Domains found by {_name(model)}", ("rows of", *found), rows))
     return tables
 
 
@@ -355,7 +359,7 @@ def _label_tables(models: Sequence[Json]) -> list[Table]:
     rows: list[Row] = []
     for model in models:
         if len(models) > 1:
-            rows.append((model["model"] if _is_linear_baseline(model) else f"{model['model']} ({model['precision']})",))
+            rows.append((_name(model),))
         for domain, entry in model["domains"].items():
             for label, scores in entry.get("labels", {}).items():
                 percentages = (percent(scores[name]) for name in ("precision", "recall", "f1"))

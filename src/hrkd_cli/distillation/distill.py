@@ -79,11 +79,7 @@ def distill(
     check_stage_output(out, "distill", force=force, resume=resume)
     path = check_folders(teacher, data_folder(data), out, settings)
     context = TrainContext.start(settings, on_event, out if resume else None)
-    prepared = DATASET_OUT if settings.extend is None else EXTENSION_DATASET_OUT
-    dataset = context.processes.main_first(
-        lambda: load_for_training(data, out=prepared, force=force, on_event=context.on_event)
-    )
-    student_data, settings = _student_data(dataset, path, settings.resolve(), context)
+    dataset, student_data, settings = _load_data(data, path, settings.resolve(), force, context)
     unlabeled = more_texts(student_data, dataset, settings, context.on_event)
     tokenizer = check_student(path, student_data, settings)  # before the teacher is trained, which is slow
     name, sources = settings.extend or str(teacher), sources or dict.fromkeys(options, "argument")
@@ -94,15 +90,14 @@ def distill(
         )
         name = str(path)
     start = {"name": name, "fingerprint": model_fingerprint(path)}
-    run_options, data_key = settings.options_affecting_result(), student_data.fingerprint
     texts = None if unlabeled is None else unlabeled.fingerprint
-    key = run_key(stage="distill", model=start["fingerprint"], data=data_key, options=run_options, texts=texts)
+    key = run_key("distill", settings, model=start["fingerprint"], data=student_data.fingerprint, texts=texts)
     if resume and (finished := load_finished_result(out, "distill", key, context)):
         return finished
     setup = DistillSetup.open(
         path, student_data, settings, tokenizer=tokenizer, unlabeled=unlabeled, name=name, context=context
     )
-    with run_folder(out, key=key, options=run_options, resume=resume, context=context) as checkpointer:
+    with run_folder(out, settings, key=key, resume=resume, context=context) as checkpointer:
         trainer = _train(setup, checkpointer, out)
         more = unlabeled.to_json() if unlabeled is not None else None
         result = _write_student(setup, trainer, path, start=start, sources=sources, unlabeled=more)
@@ -110,11 +105,18 @@ def distill(
     return result
 
 
-def _student_data(
-    dataset: Dataset, path: Path, settings: DistillSettings, context: TrainContext
-) -> tuple[Dataset, DistillSettings]:
-    """Return the data that the student learns from, and the settings for it; the teacher is trained on all domains."""
-    data = select_domains(dataset, settings)
+def _load_data(
+    source: str | Path | Dataset, path: Path, settings: DistillSettings, force: bool, context: TrainContext
+) -> tuple[Dataset, Dataset, DistillSettings]:
+    """Return the data that the teacher is trained on, that the student learns from, and the settings for it.
+
+    The teacher is trained on all domains. ``path`` is its folder, or that of the student to extend.
+    """
+    out = DATASET_OUT if settings.extend is None else EXTENSION_DATASET_OUT
+    whole = context.processes.main_first(
+        lambda: load_for_training(source, out=out, force=force, on_event=context.on_event)
+    )
+    data = select_domains(whole, settings)
     check_trainable(data)
     if settings.extend is None:
         data = add_new_domains(data, settings)
@@ -123,7 +125,7 @@ def _student_data(
             warn_of_unused_options(settings, of_teacher, "the teacher is fine-tuned already", context.on_event)
     else:
         data, settings = extend_dataset(data, path, settings)
-    return data, choose_size(data, settings, context.on_event)
+    return whole, data, choose_size(data, settings, context.on_event)
 
 
 def _train(setup: DistillSetup, checkpointer: Checkpointer, out: Path) -> Trainer:

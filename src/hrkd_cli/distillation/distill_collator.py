@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,8 +30,7 @@ class DistillCollator(Collator):
     """Makes batches in the student's tokenization, with teacher outputs unless ``teacher`` is None.
 
     Attributes:
-        instance_weights: weight of every row by domain, in the means of losses that compare with the teacher; None if
-            all rows have the same weight.
+        row_weights: weight of every row by domain, in the means of losses that compare with the teacher; at first 1.
     """
 
     def __init__(
@@ -39,8 +38,7 @@ class DistillCollator(Collator):
     ) -> None:
         super().__init__(split, context, pad_to=pad_to)
         self.teacher = teacher
-        self.instance_weights: Mapping[str, np.ndarray] | None = None
-        self._equal_weights = {domain: np.ones(len(examples)) for domain, examples in split.examples.items()}
+        self.row_weights = {domain: np.ones(len(examples)) for domain, examples in split.examples.items()}
 
     def batch(self, rows: StepRows, refs: Sequence[RowRef], *, teacher: bool = True) -> DistillBatch:
         """Return some rows of a step as one batch, with teacher outputs if ``teacher``.
@@ -54,19 +52,18 @@ class DistillCollator(Collator):
     def mean_weights(self, rows: StepRows, refs: Sequence[RowRef]) -> MeanWeights:
         """Return the weights of some rows in the means of the whole step.
 
-        With instance weights w_i, the means of a domain are ``sum_i w_i x_i / sum_i w_i``, where i runs over the
+        With row weights w_i, the means of a domain are ``sum_i w_i x_i / sum_i w_i``, where i runs over the
         domain's rows, tokens or query-key pairs; a token or pair has the weight of its row.
         """
-        row_weights = self.instance_weights if self.instance_weights is not None else self._equal_weights
         # The denominators of each domain: sums over its rows of weights, weights x tokens and weights x pairs.
         denominators = {}
         for domain, indices in rows.items():
-            weights = row_weights[domain][list(indices)]
+            weights = self.row_weights[domain][list(indices)]
             tokens = self.split.lengths[domain][list(indices)].astype(np.float64)
             if self.pad_to is not None:
                 tokens[:] = self.pad_to
             denominators[domain] = np.array([weights.sum(), (weights * tokens).sum(), (weights * tokens**2).sum()])
-        weights = np.array([row_weights[domain][row] for domain, row in refs])
+        weights = np.array([self.row_weights[domain][row] for domain, row in refs])
         per_row, per_token, per_pair = weights / np.stack([denominators[domain] for domain, _ in refs], axis=1)
         lengths = np.array([self.split.lengths[domain][row] for domain, row in refs])
         valid = np.arange(self.pad_to or self.padded_length(lengths.max())) < lengths[:, None]  # (R, T)

@@ -13,8 +13,6 @@ cosine to the mean of the other domains follows Meta-KD's released code.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -27,16 +25,6 @@ from hrkd_cli.events import Note, Progress
 from hrkd_cli.method import Outputs
 
 MIN_WEIGHT = 1e-3  # keeps a domain's weighted means defined if all its rows have weight 0
-
-
-@dataclass(frozen=True, slots=True)
-class _RowBatch:
-    """Embeddings E, (R, H), and probabilities p, (R,), of R rows of one domain."""
-
-    domain: int
-    rows: list[int]
-    embeddings: Tensor
-    probabilities: Tensor
 
 
 def prototype_scores(embeddings: Tensor, domains: Tensor, centroids: Tensor) -> Tensor:
@@ -77,7 +65,7 @@ def instance_weights(collator: DistillCollator, width: int) -> dict[str, np.ndar
         for rows in inference_batches(lengths[domain], context.device)
     ]
     sums = torch.zeros(len(counts), width, device=context.device)  # of E by domain
-    results: list[_RowBatch] = []
+    results: list[tuple[int, list[int], Tensor, Tensor]] = []  # domain, rows, E and p of a batch
     done = 0
     for index, domain, rows in processes.shard(batches):
         batch = collator.batch({domain: rows}, [(domain, row) for row in rows])
@@ -87,17 +75,16 @@ def instance_weights(collator: DistillCollator, width: int) -> dict[str, np.ndar
         embeddings, probabilities = _embed(batch, outputs)
         # index_add_ has no fixed order on a GPU, and a resumed run must get the same weights.
         sums[index] += embeddings.sum(dim=0)
-        results.append(_RowBatch(index, rows, embeddings.cpu(), probabilities.cpu()))
+        results.append((index, rows, embeddings.cpu(), probabilities.cpu()))
         done += len(rows)
         context.on_event(Progress("instance weights", min(sum(counts), done * processes.size), sum(counts)))
     centroids = (processes.all_reduce(sums) / torch.tensor(counts, device=context.device)[:, None]).cpu()
     if not torch.isfinite(centroids).all():
         raise TrainingError("--instance-weights: the teacher's hidden states are not finite; train the teacher again")
     weights = [torch.zeros(count) for count in counts]
-    for result in results:
-        domains = torch.full((len(result.rows),), result.domain)
-        scores = prototype_scores(result.embeddings, domains, centroids)
-        weights[result.domain][result.rows] = expertise_weights(scores, result.probabilities)
+    for index, rows, embeddings, probabilities in results:
+        scores = prototype_scores(embeddings, torch.full((len(rows),), index), centroids)
+        weights[index][rows] = expertise_weights(scores, probabilities)
     all_weights = processes.all_reduce(torch.cat(weights).to(context.device)).double().cpu()
     by_domain = dict(zip(collator.domains, map(Tensor.numpy, torch.split(all_weights, counts)), strict=True))
     ranges = [f"{domain} {own.min():.2f} to {own.max():.2f}" for domain, own in by_domain.items()]

@@ -31,7 +31,7 @@ from hrkd_cli.options import option_name, options_of
 from hrkd_cli.outputs import latest_checkpoint_step
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.predict.name_validation import validate_names
-from hrkd_cli.settings import DistillSettings, TeachSettings, TrainingSettings
+from hrkd_cli.settings import DistillSettings, TrainingSettings
 from hrkd_cli.teaching.teach import teach, teach_key
 from hrkd_cli.training.stage_folder import describe_changed_options
 
@@ -86,8 +86,9 @@ def warn_of_unused_options(settings: DistillSettings, names: Sequence[str], reas
     """Warn of those of the options that are not at their default or the recipe's."""
     options, recipe = options_of(DistillSettings), RECIPES.get(settings.recipe, {})
     for name in names:
-        if getattr(settings, name) not in (options[name].default, recipe.get(name)):
-            on_event(Note(f"{option_name(name)} has no effect: {reason}", warning=True))
+        value = getattr(settings, name)
+        if value not in (options[name].default, recipe.get(name)):
+            on_event(Note(f"{option_name(name, value)} has no effect: {reason}", warning=True))
 
 
 def check_student(path: Path, dataset: Dataset, settings: DistillSettings) -> Any | None:
@@ -140,9 +141,7 @@ def check_untrained(
     heads = DomainHeads.build(dataset.labels)
     teacher, pretrained = load_classifier(path, heads, role="teacher"), load_tokenizer(path, "teacher")
     init = settings.init or Init.TEACHER
-    student = build_student(
-        settings.student, teacher, heads, teacher_heads=heads, init=init, seed=settings.seed, note=lambda _text: None
-    )
+    student, _ = build_student(settings.student, teacher, heads, teacher_heads=heads, init=init, seed=settings.seed)
     check_models(teacher, student, pretrained, tokenizer or pretrained, settings)
 
 
@@ -181,7 +180,7 @@ def teach_if_needed(
     """
     teacher_options = {"epochs": settings.teacher_epochs, "learning_rate": settings.teacher_learning_rate}
     options = {field.name: getattr(settings, field.name) for field in fields(TrainingSettings)} | teacher_options
-    teach_settings = TeachSettings(**options)
+    teach_settings = TrainingSettings(**options)
     run_json = read_json_or_empty(TEACHER_OUT / ModelFiles.run)
     if run_json.get("stage") == "teach":
         if run_json.get("key") == teach_key(model_fingerprint(path), dataset, teach_settings):

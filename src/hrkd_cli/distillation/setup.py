@@ -93,15 +93,16 @@ class DistillSetup:
         teachers = open_teachers(path, known, checkpoints=checkpoints, device=device, name=name)
         config = teachers.primary.config
         heads, new = DomainHeads.build(dataset.labels), sorted(set(dataset.domains) - set(known.domains))
-        student = build_student(
+        student, text = build_student(
             f"{encoder_layers(config)}x{config.hidden_size}" if extending else settings.student,
             teachers.primary,
             heads,
             teacher_heads=teachers.heads,
             init=settings.init or Init.TEACHER,
             seed=settings.seed,
-            note=lambda text: context.on_event(Note(f"new in {name}: {join_names(new)}" if extending else text)),
         )
+        if text:
+            context.on_event(Note(f"new in {name}: {join_names(new)}" if extending else text))
         context.on_event(Progress("tokenizing the texts"))
         pretrained = tokenizer or teachers.tokenizer
         limit = min(token_limit(student, pretrained), token_limit(teachers.primary, teachers.tokenizer))
@@ -155,7 +156,7 @@ class DistillSetup:
             )
         collator = DistillCollator(teacher, self.train, context, pad_to=loss_config.pad_to)
         if weigh_instances:
-            collator.instance_weights = instance_weights(collator, loss_config.teacher_width)
+            collator.row_weights = instance_weights(collator, loss_config.teacher_width)
         extended = (self.teachers.primary, self.teachers.heads) if settings.extend is not None else None
         return DistillObjective(collator, self.student, self.heads, settings, loss_config, extended)
 

@@ -14,12 +14,14 @@ import torch
 from hrkd_cli.choices import Method, TeacherCheckpoints
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.errors import DataError, ModelError, TrainingError
+from hrkd_cli.evaluation.provenance import DataProvenance
 from hrkd_cli.events import Note
 from hrkd_cli.formatting import join_names
 from hrkd_cli.json_files import read_json, read_json_or_empty
 from hrkd_cli.layout import ModelFiles
 from hrkd_cli.models.loading import load_classifier, load_tokenizer
 from hrkd_cli.models.model_tokenizer import ModelTokenizer
+from hrkd_cli.outputs import absolute_path
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings
 from hrkd_cli.training.context import TrainContext
@@ -115,9 +117,10 @@ def check_teachers(
     Raises:
         TrainingError: a teacher is not clearly better than the majority class of its domain.
     """
-    trained_on = (read_json_or_empty(teachers.path / ModelFiles.run).get("data") or {}).get("fingerprint")
+    made_from = read_json_or_empty(teachers.path / ModelFiles.run).get("data") or {}
+    folder = absolute_path(made_from.get("path") or "", teachers.path)
     has_rows = set(teachers.heads.domains) - set(dataset.new_domains)
-    if trained_on is not None and dataset.path is not None and trained_on != dataset.fingerprint and has_rows:
+    if has_rows and DataProvenance(folder, made_from.get("fingerprint")).differs_from(dataset):
         role = "teacher" if settings.extend is None else "student"
         text = f"{role} {name} was made from other data: rows that are held out here may be among its training rows"
         context.on_event(Note(text, warning=True))

@@ -93,30 +93,39 @@ def fit_wide_branch(
     if kept is not None:
         weights[:, list(kept.columns)] = 0
     wide_logits = _products(features.dev, weights)
-    share, problem = choose_share(_own_logits(dev_logits, heads), _own_logits(wide_logits, heads), dev.labels), ""
-    sums = {domain: dev_logits[domain] + np.float32(share) * rows for domain, rows in wide_logits.items()}
-    before, after = (scores_to_json(score_logits(logits, dev, heads))["average"] for logits in (dev_logits, sums))
-    change = f"{percent(before['accuracy'])}% -> {percent(after['accuracy'])}%"
-    if not share:
-        problem = "it does not improve the dev predictions"
-    elif lowers_accuracy(dev_logits, sums, dev.labels, heads):
-        # From a few rows per label, a branch may improve the probabilities of its student's wrong answers only.
-        share, sums, problem = 0.0, dict(dev_logits), f"it lowers dev accuracy ({change})"
-    if problem and (kept is None or kept.branch is None):
-        on_event(Note(f"no wide branch: {problem}"))
-        return None
+    share, effect = find_useful_share(dev_logits, wide_logits, dev, heads)
     weights *= share
     if kept is not None and kept.branch is not None:
         old_weights = kept.branch.embedding.weight.detach().numpy()
         weights[:, list(kept.columns)] = old_weights[:, list(kept.columns.values())]
-        sums = {domain: dev_logits[domain] + rows for domain, rows in _products(features.dev, weights).items()}
+        effect = effect if share else "of the old domains only"
+        wide_logits, share = _products(features.dev, weights), 1.0
+    if not share:
+        on_event(Note(f"no wide branch: {effect}"))
+        return None
+    sums = _add(dev_logits, wide_logits, share)
     if domain_texts is not None:
         weights += fit_domain_weights(features.with_texts(domain_texts, tokenizer, heads), features.dev, sums, heads)
-    effect = f"dev accuracy {change}" if share else "of the old domains only"
     sizes = f"{features.vocab_size:,} tokens and {features.buckets:,} token pairs"
     on_event(Note(f"wide branch added: weights for {sizes}, {effect}"))
     branch = WideBranch(torch.from_numpy(weights.astype(np.float32)), features.vocab_size)
     return ScoredWideBranch(branch, limit, scores_to_json(score_logits(sums, dev, heads)))
+
+
+def find_useful_share(
+    dev_logits: Logits, wide_logits: Logits, dev: TokenizedSplit, heads: DomainHeads
+) -> tuple[float, str]:
+    """Return the factor of the wide logits, and their effect on dev; 0 and the reason if they do not help."""
+    share = choose_share(_own_logits(dev_logits, heads), _own_logits(wide_logits, heads), dev.labels)
+    if not share:
+        return 0.0, "it does not improve the dev predictions"
+    sums = _add(dev_logits, wide_logits, share)
+    before, after = (scores_to_json(score_logits(logits, dev, heads))["average"] for logits in (dev_logits, sums))
+    change = f"{percent(before['accuracy'])}% -> {percent(after['accuracy'])}%"
+    # From a few rows per label, a branch may improve the probabilities of its student's wrong answers only.
+    if lowers_accuracy(dev_logits, sums, dev.labels, heads):
+        return 0.0, f"it lowers dev accuracy ({change})"
+    return share, f"dev accuracy {change}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,9 +221,8 @@ def fit_weights(features: Mapping[str, Any], labels: Mapping[str, np.ndarray], h
     domain without features gets the common weights.
     """
     import scipy.sparse as sp
-    from sklearn.feature_extraction.text import TfidfTransformer
 
-    idf: DoubleArray = TfidfTransformer().fit(sp.vstack(list(features.values()))).idf_
+    idf = _inverse_document_frequency(features)
     scaled = {domain: rows * idf[None, :] for domain, rows in features.items()}
     weights = np.zeros((len(idf), heads.num_outputs))
     if len(set(heads.labels.values())) > 1:
@@ -241,9 +249,8 @@ def fit_domain_weights(
     domain does not change.
     """
     import scipy.sparse as sp
-    from sklearn.feature_extraction.text import TfidfTransformer
 
-    idf: DoubleArray = TfidfTransformer().fit(sp.vstack(list(features.values()))).idf_
+    idf = _inverse_document_frequency(features)
     scaled = sp.vstack(list(features.values())) * idf[None, :]
     domains = np.repeat(np.arange(len(features)), [rows.shape[0] for rows in features.values()])
     weights = idf[:, None] * _fit(scaled, domains, len(features), class_weight="balanced")
@@ -253,8 +260,20 @@ def fit_domain_weights(
     return share * weights[:, np.repeat(np.arange(len(heads.domains)), list(map(len, heads.columns.values())))]
 
 
+def _inverse_document_frequency(features: Mapping[str, Any]) -> DoubleArray:
+    import scipy.sparse as sp
+    from sklearn.feature_extraction.text import TfidfTransformer
+
+    idf: DoubleArray = TfidfTransformer().fit(sp.vstack(list(features.values()))).idf_
+    return idf
+
+
 def _own_logits(logits: Logits, heads: DomainHeads) -> Logits:
     return {domain: rows[:, list(heads.columns[domain])] for domain, rows in logits.items()}
+
+
+def _add(logits: Logits, wide_logits: Logits, share: float) -> Logits:
+    return {domain: logits[domain] + np.float32(share) * rows for domain, rows in wide_logits.items()}
 
 
 def _products(features: Mapping[str, Any], weights: DoubleArray) -> Logits:

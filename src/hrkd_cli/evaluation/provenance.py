@@ -28,8 +28,18 @@ class DataProvenance:
     fingerprint: str | None
 
     def differs_from(self, dataset: Dataset) -> bool:
-        """Return whether ``dataset`` is another prepared dataset; False for raw data, whose fingerprint differs."""
-        return bool(self.fingerprint and dataset.path and self.fingerprint != dataset.fingerprint)
+        """Return whether ``dataset`` is another prepared dataset, and may hold out rows that the model was trained on.
+
+        False for raw data, whose fingerprint differs, and for data whose dev and test rows are held out in the model's
+        data too, as in data prepared from that.
+        """
+        if not (self.fingerprint and dataset.path and self.fingerprint != dataset.fingerprint):
+            return False
+        try:
+            original = open_dataset(self.path)
+        except DataError:  # it no longer exists
+            return True
+        return original.fingerprint != self.fingerprint or not _held_out_rows(dataset) <= _held_out_rows(original)
 
 
 def read_provenance(model: str | Path) -> DataProvenance | None:
@@ -41,6 +51,16 @@ def read_provenance(model: str | Path) -> DataProvenance | None:
     if not entry.get("path"):
         return None
     return DataProvenance(absolute_path(entry["path"], location.root), entry.get("fingerprint"))
+
+
+def _held_out_rows(dataset: Dataset) -> set[tuple[str, str, str, str]]:
+    """Return domain, split and texts of every dev and test row."""
+    rows: set[tuple[str, str, str, str]] = set()
+    for domain in dataset.domains:
+        for split in (Split.DEV, Split.TEST):
+            part = dataset.split(domain, split)
+            rows.update((domain, split, *texts) for texts in zip(part.texts, part.pairs or part.texts, strict=True))
+    return rows
 
 
 def find_teacher(folder: Path) -> Path | None:

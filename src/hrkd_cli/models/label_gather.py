@@ -25,15 +25,13 @@ class LabelGather:
         self.no_head = no_head.to(device) if bool(no_head.any()) else None
         self.with_head = torch.nonzero(~no_head)[:, 0].to(device)
         padded = torch.nn.utils.rnn.pad_sequence(columns, batch_first=True, padding_value=-1)
-        absent = padded < 0
-        self.absent = absent.to(device) if bool(absent.any()) else None
+        self.absent = (padded < 0).to(device)  # (D, C)
         self.columns = padded.clamp_min(0).to(device)  # (D, C)
         self.classes = padded.shape[1]
 
     def take(self, logits: Tensor, domains: Tensor) -> Tensor:
         """Return (R, C) logits of (R, outputs): row r for domain ``domains[r]``; MASKED_LOGIT beyond its labels."""
-        own = logits.gather(1, self.columns[domains])
-        return own if self.absent is None else own.masked_fill(self.absent[domains], MASKED_LOGIT)
+        return logits.gather(1, self.columns[domains]).masked_fill(self.absent[domains], MASKED_LOGIT)
 
     def domain_logits(self, logits: Tensor) -> Tensor:
         """Return (R, D) of (R, outputs): for each domain, the logsumexp of its outputs.
@@ -44,8 +42,7 @@ class LabelGather:
 
     def by_domain(self, logits: Tensor) -> Tensor:
         """Return (R, D, C) of (R, outputs): the logits of all domains; MASKED_LOGIT beyond a domain's labels."""
-        by_domain = upcast(logits)[:, self.columns]
-        return by_domain if self.absent is None else by_domain.masked_fill(self.absent, MASKED_LOGIT)
+        return upcast(logits)[:, self.columns].masked_fill(self.absent, MASKED_LOGIT)
 
     def mixture(self, logits: Tensor, *, posterior: bool) -> Tensor:
         """Return (R, C) of (R, outputs): the log of the mean of all heads' label probabilities.

@@ -63,20 +63,10 @@ def load_classifier(path: Path, heads: DomainHeads | None, *, role: str = "model
     from transformers import AutoModelForSequenceClassification
 
     config = load_config(path, role)
-    _check_shards(path, role)
     own_labels = dict(config.id2label)
     if heads is not None:
         set_heads(config, heads)
-    with _opening(f"{role} {path}: transformers cannot open it"):
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            path,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            ignore_mismatched_sizes=heads is not None,
-            output_loading_info=True,
-            trust_remote_code=False,
-        )
+    model, info = _load_weights(AutoModelForSequenceClassification, path, config, role, any_head=heads is not None)
     unusable = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
     if heads is not None:  # the head may be new, and so may a pooler
         body = {name for name in model.base_model.state_dict() if not name.startswith("pooler.")}
@@ -97,7 +87,7 @@ def load_classifier(path: Path, heads: DomainHeads | None, *, role: str = "model
     return model.eval()
 
 
-def load_encoder(path: Path, role: str = "model") -> Any:
+def load_encoder(path: Path) -> Any:
     """Load a plain transformers encoder in float32 and eval mode.
 
     Raises:
@@ -105,14 +95,25 @@ def load_encoder(path: Path, role: str = "model") -> Any:
     """
     from transformers import AutoModel
 
-    config = load_config(path, role)
+    model, _ = _load_weights(AutoModel, path, load_config(path), "model")
+    _check_finite(model, f"model {path}")
+    return model.eval()
+
+
+def _load_weights(auto_class: Any, path: Path, config: Any, role: str, *, any_head: bool = False) -> tuple[Any, Any]:
+    """Return a float32 model and transformers' loading info; with ``any_head``, weights may have other shapes."""
     _check_shards(path, role)
     with _opening(f"{role} {path}: transformers cannot open it"):
-        model = AutoModel.from_pretrained(
-            path, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-        ).eval()
-    _check_finite(model, f"{role} {path}")
-    return model
+        model, info = auto_class.from_pretrained(
+            path,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=any_head,
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
+    return model, info
 
 
 def _check_finite(model: Any, name: str) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -149,13 +149,11 @@ def build_student(
     teacher_heads: DomainHeads,
     init: Init,
     seed: int,
-    note: Callable[[str], None],
-) -> Any:
-    """Build the student, a sequence classifier.
+) -> tuple[Any, str]:
+    """Build the student, a sequence classifier; return it with a sentence about it, empty for a finished classifier.
 
     ``spec`` is that of ``student_shape``, a folder or a hub id; ``init`` chooses the weights of a student that is
-    given by its shape. ``heads`` and ``teacher_heads`` have the same domains and labels. ``note`` is called with a
-    sentence about the student.
+    given by its shape. ``heads`` and ``teacher_heads`` have the same domains and labels.
 
     Raises:
         UsageError: an unusable shape.
@@ -166,27 +164,26 @@ def build_student(
     if shape is None:
         path = resolve_model(str(spec), "student")
         student = load_classifier(path, heads, role="student")
-        if not is_classifier(read_json(path / ModelFiles.config)):
-            if has_pooling_layer(teacher.config) and student.config.model_type in POOLED:
-                student = with_pooling_layer(student)
-            copied = copy_head(teacher, student, _same_outputs(teacher_heads, heads))
-            whose = "its teacher's" if copied else "a random"
-            note(f"student {spec}: its own layers, and {whose} head")
-        return student
+        if is_classifier(read_json(path / ModelFiles.config)):
+            return student, ""
+        if has_pooling_layer(teacher.config) and student.config.model_type in POOLED:
+            student = with_pooling_layer(student)
+        copied = copy_head(teacher, student, _same_outputs(teacher_heads, heads))
+        whose = "its teacher's" if copied else "a random"
+        return student, f"student {spec}: its own layers, and {whose} head"
     student = new_classifier(student_config(teacher.config, shape, heads, init=init))
-    if init is Init.RANDOM:
-        note(f"student {shape}: random weights")
-    else:
+    text = f"student {shape}: random weights"
+    if init is Init.TEACHER:
         layers = layer_map(encoder_layers(teacher.config), shape.layers)
         # A pooling layer is cut from the teacher's too, and then gets its fixed weights.
         sources = (*layers, teacher.config.num_hidden_layers)[: student.config.num_hidden_layers]
         student.load_state_dict(prune_weights(teacher, student, sources, _same_outputs(teacher_heads, heads)))
         width = "" if shape.width == teacher.config.hidden_size else f", narrowed to {shape.width}"
         word = "layer" if len(layers) == 1 else "layers"
-        note(f"student {shape}: starts from the teacher's {word} {', '.join(map(str, layers))}{width}")
+        text = f"student {shape}: starts from the teacher's {word} {', '.join(map(str, layers))}{width}"
     if has_pooling_layer(student.config):
         set_pooling_layer(student)
-    return student
+    return student, text
 
 
 def prune_weights(teacher: Any, student: Any, layers: Sequence[int], outputs: Mapping[int, int]) -> dict[str, Tensor]:

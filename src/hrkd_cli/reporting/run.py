@@ -13,7 +13,7 @@ from hrkd_cli.errors import DataError
 from hrkd_cli.json_files import SHAPES, find_mismatch, read_json_or_empty
 from hrkd_cli.layout import CHECKPOINT, ModelFiles, OnnxFiles
 from hrkd_cli.outputs import absolute_path, checkpoint_folders, metrics_file
-from hrkd_cli.settings import DistillSettings, TeachSettings
+from hrkd_cli.settings import DistillSettings, TrainingSettings
 
 Json = dict[str, Any]
 
@@ -80,7 +80,7 @@ class Run:
 
     def changed_options(self) -> Json:
         """Return the options whose values are not the stage's defaults."""
-        defaults = TeachSettings().to_json() if self.stage == "teach" else DistillSettings().resolve().to_json()
+        defaults = TrainingSettings().to_json() if self.stage == "teach" else DistillSettings().resolve().to_json()
         return {name: value for name, value in self.options.items() if name in defaults and defaults[name] != value}
 
     def layers(self, key: str) -> list[pd.DataFrame]:

@@ -25,7 +25,7 @@ from hrkd_cli.models.model_source import resolve_model
 from hrkd_cli.models.model_tokenizer import ModelTokenizer
 from hrkd_cli.outputs import check_no_overlap, check_stage_output
 from hrkd_cli.predict.heads import DomainHeads
-from hrkd_cli.settings import TeachSettings
+from hrkd_cli.settings import TrainingSettings
 from hrkd_cli.teaching.linear_probe import start_from_probe
 from hrkd_cli.training.collator import Collator, TrainBatch
 from hrkd_cli.training.context import TrainContext
@@ -66,12 +66,12 @@ def teach(
             finished.
         on_event: called with every event.
         sources: where each option came from ("flag", "file", ...), for ``hrkd.json``; by default, "argument".
-        **options: fields of ``hrkd_cli.settings.TeachSettings``.
+        **options: fields of ``hrkd_cli.settings.TrainingSettings``.
 
     Raises:
         HrkdError: an error that the user can fix, in one line (see ``hrkd_cli.errors``).
     """
-    settings, sources = TeachSettings(**options), sources or dict.fromkeys(options, "argument")
+    settings, sources = TrainingSettings(**options), sources or dict.fromkeys(options, "argument")
     out = Path(out)
     check_stage_output(out, "teach", force=force, resume=resume)
     path, name = resolve_model(model), str(model)
@@ -88,16 +88,10 @@ def teach(
     heads = DomainHeads.build(dataset.labels)
     context.on_event(Progress("loading the encoder"))
     classifier = load_classifier(path, heads)
-    limit = token_limit(classifier, pretrained)
     context.on_event(Progress("tokenizing the texts"))
-    plan = TrainingPlan.make(settings, TEACH, dataset, classifier.config, pretrained, limit, context.on_event)
-    check_length(plan.max_length, classifier, pretrained, name)
-    tokenizer = ModelTokenizer(classifier, pretrained, plan.max_length, settings.truncate)
-    classifier.to(context.device)
-    check_forward(FeatureCapture(classifier, (), attention=False), tokenizer, name)
+    plan, tokenizer = _plan_training(classifier, pretrained, name, dataset, settings, context)
     train, dev = (tokenize_split(dataset, split, tokenizer) for split in ("train", "dev"))
-    run_options = settings.options_affecting_result()
-    with run_folder(out, key=key, options=run_options, resume=resume, context=context) as checkpointer:
+    with run_folder(out, settings, key=key, resume=resume, context=context) as checkpointer:
         if settings.probe:
             classifier = start_from_probe(classifier, train, dev, heads, context, checkpointer.decisions)
         objective = FineTuningObjective(classifier, train, heads, settings, context)
@@ -110,11 +104,22 @@ def teach(
     return result
 
 
-def teach_key(fingerprint: str, dataset: Dataset, settings: TeachSettings) -> str:
+def _plan_training(
+    classifier: Any, pretrained: Any, name: str, dataset: Dataset, settings: TrainingSettings, context: TrainContext
+) -> tuple[TrainingPlan, ModelTokenizer]:
+    """Choose what the settings leave open, move the classifier to its device, and check that it can be trained."""
+    limit = token_limit(classifier, pretrained)
+    plan = TrainingPlan.make(settings, TEACH, dataset, classifier.config, pretrained, limit, context.on_event)
+    check_length(plan.max_length, classifier, pretrained, name)
+    tokenizer = ModelTokenizer(classifier, pretrained, plan.max_length, settings.truncate)
+    classifier.to(context.device)
+    check_forward(FeatureCapture(classifier, (), attention=False), tokenizer, name)
+    return plan, tokenizer
+
+
+def teach_key(fingerprint: str, dataset: Dataset, settings: TrainingSettings) -> str:
     """Return a hash of everything that the teacher's weights depend on."""
-    return run_key(
-        stage="teach", model=fingerprint, data=dataset.fingerprint, options=settings.options_affecting_result()
-    )
+    return run_key("teach", settings, model=fingerprint, data=dataset.fingerprint)
 
 
 class FineTuningObjective(Objective):
@@ -123,7 +128,7 @@ class FineTuningObjective(Objective):
     is_additive = True
 
     def __init__(
-        self, model: Any, train: TokenizedSplit, heads: DomainHeads, settings: TeachSettings, context: TrainContext
+        self, model: Any, train: TokenizedSplit, heads: DomainHeads, settings: TrainingSettings, context: TrainContext
     ) -> None:
         self.modules, self.heads = [model], heads
         self.capture = FeatureCapture(model, (), attention=False)

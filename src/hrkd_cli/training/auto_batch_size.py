@@ -35,35 +35,38 @@ def resolve_batch_size(
         TrainingError: not even one row per domain fits.
         UsageError: a step has fewer rows than there are processes.
     """
-    split, context = objective.collator.split, objective.collator.context
-
-    def find() -> int:
-        context.on_event(Progress("finding the largest batch that fits in memory"))
-        longest_first = {domain: np.argsort(-lengths, kind="stable") for domain, lengths in split.lengths.items()}
-        unlabeled_per_row = dict.fromkeys(split.unlabeled, unlabeled_per_labeled(unlabeled_fraction))
-
-        def longest_rows(size: int) -> StepRows:
-            counts = {domain: size + math.ceil(size * unlabeled_per_row.get(domain, 0.0)) for domain in longest_first}
-            return {domain: np.resize(rows, counts[domain]).tolist() for domain, rows in longest_first.items()}
-
-        size = min(context.processes.all_gather(_largest_that_fits(objective, longest_rows)))
-        if not size:
-            raise TrainingError(
-                "--batch-size auto: not even one row of each domain fits in memory; lower --max-length or use a "
-                "smaller model"
-            )
-        context.on_event(Note(f"--batch-size auto: {size} rows of each domain"))
-        return size
-
-    decisions = checkpointer.decisions
-    if settings.batch_size == AUTO_BATCH and "batch_size" not in decisions:
-        decisions["batch_size"] = find()
-    size = int(decisions["batch_size"] if settings.batch_size == AUTO_BATCH else settings.batch_size)
-    count, processes = size * len(split.lengths), context.processes.size
+    size, decisions = settings.batch_size, checkpointer.decisions
+    if size == AUTO_BATCH:
+        if "batch_size" not in decisions:
+            decisions["batch_size"] = _find_batch_size(objective, unlabeled_per_labeled(unlabeled_fraction))
+        size = decisions["batch_size"]
+    size = int(size)
+    count, processes = size * len(objective.collator.split.lengths), objective.collator.context.processes.size
     if count < processes:
         raise UsageError(
             f"--processes {processes}: a step has {count} rows, fewer than processes; raise --batch-size or use fewer"
         )
+    return size
+
+
+def _find_batch_size(objective: Objective, unlabeled_per_row: float) -> int:
+    """Return the largest power of two up to 32 that fits in the memory of every process, with the longest rows."""
+    split, context = objective.collator.split, objective.collator.context
+    context.on_event(Progress("finding the largest batch that fits in memory"))
+    longest_first = {domain: np.argsort(-lengths, kind="stable") for domain, lengths in split.lengths.items()}
+
+    def longest_rows(size: int) -> StepRows:
+        with_unlabeled = size + math.ceil(size * unlabeled_per_row)
+        counts = {domain: with_unlabeled if domain in split.unlabeled else size for domain in longest_first}
+        return {domain: np.resize(rows, counts[domain]).tolist() for domain, rows in longest_first.items()}
+
+    size = min(context.processes.all_gather(_largest_that_fits(objective, longest_rows)))
+    if not size:
+        raise TrainingError(
+            "--batch-size auto: not even one row of each domain fits in memory; lower --max-length or use a smaller "
+            "model"
+        )
+    context.on_event(Note(f"--batch-size auto: {size} rows of each domain"))
     return size
 
 

@@ -65,7 +65,7 @@ class BestWeights:
         """Remove weights that neither the run nor one of its checkpoints refers to."""
         if not self.writes:
             return
-        states = (self.best, *saved_values(self.work, "best"))
+        states = (self.best, *(values["parts"]["best"] for values in saved_values(self.work)))
         used = {_file_name(saved["step"]) for best in states for saved in best.values()}
         for file in self.work.glob("weights-*.safetensors"):
             if file.name not in used:

@@ -57,10 +57,9 @@ class Checkpointer:
         self.out, self.work = out, partial_folder(out.resolve())
         self.processes = processes
         self.header = dict(header)
-        self.resumed: dict[str, Any] | None = None
-        self._tensors: dict[str, Tensor] = {}
-        if resume and (latest := load_latest_checkpoint(self.work)):
-            self.resumed, self._tensors = latest
+        latest = load_latest_checkpoint(self.work) if resume else None
+        self.resumed: dict[str, Any] | None = latest[0] if latest else None
+        self._tensors: dict[str, Tensor] = latest[1] if latest else {}
         self.decisions: dict[str, Any] = {} if self.resumed is None else self.resumed["decisions"]
         self.step = 0 if self.resumed is None else int(self.resumed["step"])
         self.parts: dict[str, Stateful] = {}
@@ -129,8 +128,7 @@ def write_checkpoint(work: Path, step: int, tensors: Mapping[str, Tensor], value
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    for old in checkpoint_folders(work)[KEPT_CHECKPOINTS:]:
-        shutil.rmtree(old, ignore_errors=True)
+    remove_checkpoints(work, keep=KEPT_CHECKPOINTS)
 
 
 def to_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -163,19 +161,13 @@ def load_latest_checkpoint(work: Path) -> tuple[dict[str, Any], dict[str, Tensor
     return None
 
 
-def saved_values(work: Path, name: str) -> list[dict[str, Any]]:
-    """Return the plain values of one part in every readable checkpoint."""
+def saved_values(work: Path) -> list[dict[str, Any]]:
+    """Return the plain values of every checkpoint of this version, newest first."""
     checkpoints = (read_json_or_empty(folder / CHECKPOINT) for folder in checkpoint_folders(work))
-    return [checkpoint["parts"][name] for checkpoint in checkpoints if name in checkpoint.get("parts", ())]
+    return [values for values in checkpoints if values.get("format") == FORMAT]
 
 
-def saved_precision(work: Path) -> str | None:
-    """Return the precision of the run that left checkpoints; None if there are none."""
-    checkpoints = (read_json_or_empty(folder / CHECKPOINT) for folder in checkpoint_folders(work))
-    return next((str(values["options"]["precision"]) for values in checkpoints if "options" in values), None)
-
-
-def remove_checkpoints(work: Path) -> None:
-    """Remove all checkpoints of a finished run."""
-    for folder in checkpoint_folders(work):
+def remove_checkpoints(work: Path, *, keep: int = 0) -> None:
+    """Remove all checkpoints but the newest."""
+    for folder in checkpoint_folders(work)[keep:]:
         shutil.rmtree(folder, ignore_errors=True)

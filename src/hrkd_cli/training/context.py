@@ -15,7 +15,7 @@ from hrkd_cli.models.precision import PrecisionPolicy
 from hrkd_cli.predict.backend import check_threads
 from hrkd_cli.settings import TrainingSettings
 from hrkd_cli.trackers import RunTracker, check_tracker
-from hrkd_cli.training.checkpoint import saved_precision
+from hrkd_cli.training.checkpoint import saved_values
 from hrkd_cli.training.process_group import SINGLE_PROCESS, ProcessGroup, join_process_group
 
 
@@ -51,7 +51,8 @@ class TrainContext:
         processes, device = join_process_group(settings.processes, pick_device(settings.device))
         chosen = settings.precision
         if chosen is Precision.AUTO and resume_from is not None:
-            chosen = Precision(saved_precision(partial_folder(resume_from.resolve())) or chosen)
+            checkpoints = saved_values(partial_folder(resume_from.resolve()))
+            chosen = Precision(checkpoints[0]["options"]["precision"]) if checkpoints else chosen
         precision = PrecisionPolicy(chosen, device)
         precision.configure_process()
         if settings.log_to is not None:

@@ -23,6 +23,7 @@ from hrkd_cli.models.model_folder import model_card, save_model, write_json
 from hrkd_cli.models.wide import ScoredWideBranch
 from hrkd_cli.options import option_name
 from hrkd_cli.outputs import STAGE_OUTPUTS, atomic_folder, latest_checkpoint_step, relative_path
+from hrkd_cli.settings import TrainingSettings
 from hrkd_cli.training.best_weights import AVERAGE
 from hrkd_cli.training.checkpoint import Checkpointer, remove_checkpoints
 from hrkd_cli.training.context import TrainContext
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def run_folder(
-    out: Path, *, key: str, options: Mapping[str, Any], resume: bool, context: TrainContext
+    out: Path, settings: TrainingSettings, *, key: str, resume: bool, context: TrainContext
 ) -> Iterator[Checkpointer]:
     """Yield the checkpointer of a run in a working folder, which is renamed to ``out`` when the block ends.
 
@@ -47,11 +48,12 @@ def run_folder(
         if processes.is_main:
             stack.enter_context(atomic_folder(out, resume=resume))
         processes.barrier()
-        header: dict[str, Any] = {"key": key, "options": {**options, "precision": str(context.precision.mode)}}
+        options = settings.options_affecting_result() | {"precision": str(context.precision.mode)}
+        header: dict[str, Any] = {"key": key, "options": options}
         checkpointer = Checkpointer(out, processes, header, resume=resume)
         resumed = checkpointer.resumed
         if resumed is not None and any(resumed[name] != value for name, value in header.items()):
-            difference = describe_changed_options(resumed["options"], header["options"])
+            difference = describe_changed_options(resumed["options"], options)
             difference = difference or "with other data or another model, or with another --precision"
             raise TrainingError(
                 f"{out}: the interrupted run was made {difference}; resume it with the same options, data and "
@@ -86,8 +88,9 @@ def data_folder(data: str | Path | Dataset) -> dict[str, Path]:
 
 def describe_changed_options(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Return "with --OPTION VALUE, ..." for changed options and their values before; empty if none changed."""
-    changed = [f"{option_name(name)} {before.get(name)}" for name, value in now.items() if before.get(name) != value]
-    return f"with {', '.join(changed)}" if changed else ""
+    changed = {name: before.get(name) for name, value in now.items() if before.get(name) != value}
+    flags = [option_name(n, old) if isinstance(old, bool) else f"{option_name(n)} {old}" for n, old in changed.items()]
+    return f"with {', '.join(flags)}" if flags else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +239,7 @@ def _run_record(
     }
 
 
-def run_key(**parts: Any) -> str:
-    """Return a hash of everything that determines the result of a run."""
+def run_key(stage: str, settings: TrainingSettings, **inputs: Any) -> str:
+    """Return a hash of everything that determines the result of a run; ``inputs`` are fingerprints by name."""
+    parts = {"stage": stage, "options": settings.options_affecting_result(), **inputs}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
