@@ -59,10 +59,10 @@ def test_the_lowest_threshold_that_promises_the_target_is_found():
 
 
 def test_a_target_that_dev_does_not_promise_says_how_many_rows_would():
-    # With 2 wrong of 100: 1.96^2 * 0.98 * 0.02 / 0.01^2 = 752.95 rows above the threshold, half of all rows.
+    # With 2 wrong of 100: -ln 0.025 / (0.98 ln(98/97) + 0.02 ln(2/3)) = 1899.5 rows above the threshold, half of all.
     calibration = read(ENTRY | {"thresholds": {"given": [promise(0.6, 0.93, accuracy=0.98)]}})
     message = (
-        r"--target-accuracy 97: the 500 dev rows of the export support at most 93\.0; export again with about 1,506 "
+        r"--target-accuracy 97: the 500 dev rows of the export support at most 93\.0; export again with about 3,799 "
     )
     with pytest.raises(ModelError, match=message):
         calibration.find_threshold(0.97, "given")
@@ -75,6 +75,14 @@ def test_a_target_that_dev_does_not_promise_says_how_many_rows_would():
         calibration.find_threshold(0.97, "given")
     with pytest.raises(ModelError, match="the dev rows of the export support no target; export again"):
         calibration.find_threshold(0.99, "auto")
+
+
+def test_a_missed_target_takes_more_rows_than_there_are():
+    # Of 240 answers 5 are wrong: a normal approximation of the binomial distribution gives 144 rows.
+    few_errors = {"threshold": 0.92, "lower_bound": 0.9486, "coverage": 0.64, "accuracy": 0.9792}
+    calibration = read(ENTRY | {"rows": 375, "thresholds": {"given": [few_errors]}})
+    with pytest.raises(ModelError, match=r"the 375 dev rows of the export support at most 94\.9; .* about 506 \("):
+        calibration.find_threshold(0.95, "given")
 
 
 def test_a_target_that_is_a_fraction_is_an_error_that_names_the_percentage():

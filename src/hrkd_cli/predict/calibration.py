@@ -27,7 +27,6 @@ from hrkd_cli.predict.heads import DomainHeads, DoubleArray, Logits
 GIVEN, AUTO = "given", "auto"  # names in ``thresholds``
 LEVEL = 0.025
 """Probability that one of the two walks over thresholds promises too much (``evaluation/calibration_fit.py``)."""
-_LEVEL_Z = 1.96  # standard normal quantile of 1 - LEVEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +123,14 @@ def check_limits(min_confidence: float | None, target_accuracy: float | None) ->
 
 
 def _rows_needed(entry: Mapping[str, float], target: float) -> int | None:
-    """Return about how many dev rows promise a target if accuracy and coverage stay as they are; None if none do."""
+    """Return about how many dev rows promise a target if accuracy and coverage stay as they are; None if none do.
+
+    By Chernoff's inequality, n answers of which the fraction ``accuracy`` is right have at most the probability
+    exp(-n * divergence) if their true accuracy is ``target``. Without errors, that is their exact probability.
+    """
     accuracy = entry["accuracy"]
     if accuracy <= target:
         return None
-    without_errors = math.log(LEVEL) / math.log(target)
-    with_errors = _LEVEL_Z**2 * accuracy * (1 - accuracy) / (accuracy - target) ** 2
-    return math.ceil(max(without_errors, with_errors) / entry["coverage"])
+    wrong = 1 - accuracy
+    divergence = accuracy * math.log(accuracy / target) + (wrong * math.log(wrong / (1 - target)) if wrong else 0)
+    return math.ceil(-math.log(LEVEL) / divergence / entry["coverage"])

@@ -110,11 +110,15 @@ def test_a_byte_order_mark_is_never_text(tmp_path, read, encoding):
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
 def test_utf16_without_a_byte_order_mark_is_named_by_its_byte_order(tmp_path, read, encoding):
     path = write_file(tmp_path / "all.csv", CSV.encode(encoding))
-    with pytest.raises(
-        DataError, match=rf"contains NUL bytes, .*name it, as in hrkd prepare --encoding {encoding}, or conv"
-    ):
+    with pytest.raises(DataError, match=rf"NUL bytes, .*, as in hrkd prepare --encoding {encoding}, or convert "):
         read(path)
     assert text_label_domain(read(path, encoding=encoding)[0]) == ROWS
+
+
+def test_a_stray_nul_byte_is_an_error_that_says_how_to_remove_it(tmp_path, read):
+    path = write_file(tmp_path / "all.csv", CSV.encode().replace(b"\n", b"\0\n"))
+    with pytest.raises(DataError, match=r"NUL bytes, .*; if not, remove them with tr -d '\\000' < FILE > NEW$"):
+        read(path)
 
 
 @pytest.mark.parametrize(("name", "compress"), [("all.csv", gzip.compress), ("all.csv", zstd), ("all.csv.gz", bytes)])

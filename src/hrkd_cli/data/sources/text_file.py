@@ -122,7 +122,8 @@ class TextFile:
             encoding = "utf-16-be" if head.startswith(b"\0") else "utf-16-le"
             raise DataError(
                 f"{self.path}: contains NUL bytes, like UTF-16 without a byte order mark; if that is its encoding, "
-                f"name it, as in hrkd prepare --encoding {encoding}, or convert the file to UTF-8"
+                f"name it, as in hrkd prepare --encoding {encoding}, or convert the file to UTF-8; if not, remove them "
+                "with tr -d '\\000' < FILE > NEW"
             )
         return marked or self.encoding or "utf-8"  # a byte order mark is never text
 
