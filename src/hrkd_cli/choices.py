@@ -78,6 +78,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "student": "small",
         "augment": 0,
         "probe": False,
+        "cosine_loss": False,
         "wide": False,
     }
 }

@@ -113,6 +113,9 @@ class TrainingSettings(Settings):
         "Start a teacher from logistic regression on the frozen encoder, which also chooses between the first token "
         "and the mean of all tokens.",
     )
+    cosine_loss: bool | None = _training(
+        None, "Train a teacher on similarities, and fit its heads.", default_text="with --probe and up to 1,000 rows"
+    )
     patience: int | None = _count(
         None, "Stop after N dev evaluations without improvement.", default_text="10; with --epochs, never"
     )
@@ -166,7 +169,7 @@ class TeachArguments(TrainingSettings):
 
 
 # Options that change nothing with --extend.
-NOT_EXTENDING = ("student", "new_domains", "probe", "teacher_epochs", "teacher_learning_rate")
+NOT_EXTENDING = ("student", "new_domains", "probe", "cosine_loss", "teacher_epochs", "teacher_learning_rate")
 # Values that options may have where they have no effect.
 OFF = {"hidden_weight": 0.0, "attention_weight": 0.0, "prediction_weight": 0.0, "cache_teacher": CacheTeacher.OFF}
 

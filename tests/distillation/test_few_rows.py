@@ -6,10 +6,11 @@ import pytest
 
 from hrkd_cli.data.dataset import Dataset, TextRows
 from hrkd_cli.distillation import few_rows
-from hrkd_cli.distillation.few_rows import FEW_ROWS, augment, choose_size, more_texts
+from hrkd_cli.distillation.few_rows import augment, choose_size, more_texts
 from hrkd_cli.errors import UsageError
 from hrkd_cli.events import Note, ignore
 from hrkd_cli.settings import DistillSettings
+from hrkd_cli.training.plan import FEW_ROWS
 from short_runs import run_distill
 from tiny import make_dataset
 

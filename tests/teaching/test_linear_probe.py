@@ -13,7 +13,7 @@ from hrkd_cli.models.model_tokenizer import ModelTokenizer
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import DistillSettings, TrainingSettings
 from hrkd_cli.teaching import linear_probe
-from hrkd_cli.teaching.linear_probe import REGULARIZATION, start_from_probe
+from hrkd_cli.teaching.linear_probe import REGULARIZATION, fit_logistic_regression, start_from_probe
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.dev_scoring import predict_split
 from hrkd_cli.training.tokenized_split import tokenize_split
@@ -82,6 +82,15 @@ def test_the_heads_are_logistic_regressions_of_the_frozen_encoder(start, labels)
         expected = regression.predict_log_proba(dev_inputs[domain] / scale)
         actual = own - np.log(np.exp(own).sum(axis=1, keepdims=True))
         np.testing.assert_allclose(actual, expected, atol=1e-4)
+
+
+def test_a_class_weight_counts_like_more_rows():
+    rows, labels = torch.randn(30, 4, generator=torch.Generator().manual_seed(0)).double(), torch.arange(30) % 3
+    weighted = fit_logistic_regression(rows, labels, 3, 1.0, torch.tensor([1.0, 2.0, 1.0], dtype=torch.float64))
+    twice = labels == 1
+    repeated = fit_logistic_regression(torch.cat([rows, rows[twice]]), torch.cat([labels, labels[twice]]), 3, 1.0)
+    for own, other in zip(weighted, repeated, strict=True):
+        torch.testing.assert_close(own, other, atol=1e-5, rtol=0)
 
 
 def test_the_heads_also_start_with_a_logistic_regression_of_the_domain(start):

@@ -10,6 +10,7 @@ from hrkd_cli.settings import DistillSettings, TrainingSettings
 from hrkd_cli.training.plan import (
     DISTILL,
     TEACH,
+    Budget,
     TrainingPlan,
     choose_epochs,
     choose_learning_rate,
@@ -43,7 +44,12 @@ def dataset_of(*lengths, pairs=None):
     ],
 )
 def test_the_learning_rate_is_the_papers_for_bert_base_and_grows_as_models_shrink(layers, width, rate):
-    assert choose_learning_rate(SimpleNamespace(num_hidden_layers=layers, hidden_size=width)) == rate
+    assert choose_learning_rate(SimpleNamespace(num_hidden_layers=layers, hidden_size=width), TEACH) == rate
+
+
+def test_a_stage_may_have_a_share_of_the_learning_rate():
+    config = SimpleNamespace(num_hidden_layers=6, hidden_size=384)
+    assert choose_learning_rate(config, Budget(epochs=1, steps=1, rate_share=0.25)) == 5e-5
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_two_processes_reproduce_one(tmp_path, still_encoder, uneven, monkeypatc
         alone, together = (losses(base / "hrkd-out" / stage) for base in (one, two))
         assert len(alone[0]) == len(together[0]) > 5
         for a, b in zip(alone[0], together[0], strict=True):
-            assert b == pytest.approx(a, rel=1e-5, abs=1e-8)  # the attention loss of a tiny model is 1e-6
+            assert b == pytest.approx(a, rel=3e-5, abs=1e-8)  # the attention loss of a tiny model is 1e-6
         assert alone[1] == together[1]
     # torchrun starts the same program from outside; the run is finished, so that it only says so.
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "hrkd_cli")

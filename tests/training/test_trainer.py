@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 from hrkd_cli.errors import OutputError, TrainingError
 from hrkd_cli.evaluation.metrics import DomainScores
-from hrkd_cli.teaching.teach import FineTuningObjective, teach
+from hrkd_cli.teaching.fine_tuning import FineTuningObjective
+from hrkd_cli.teaching.teach import teach
 from hrkd_cli.training import trainer
 from hrkd_cli.training.loop import LossOutput
 from hrkd_cli.training.trainer import Trainer, choose_threads

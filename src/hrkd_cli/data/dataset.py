@@ -110,6 +110,10 @@ class Dataset:
             locations=[location for part in parts for location in part.locations],
         )
 
+    def count(self, split: str) -> int:
+        """Return the number of rows of a split, over all domains."""
+        return sum(len(self.split(domain, split)) for domain in self.domains)
+
 
 def sample_rows(count: int, share: float) -> list[int]:
     """Return the indices of a random share of ``count`` rows, at most all, in order; the same ones in every call.

@@ -121,7 +121,7 @@ def _load_data(
     if settings.extend is None:
         data = add_new_domains(data, settings)
         if is_classifier(read_json(path / ModelFiles.config)):
-            of_teacher = ("teacher_epochs", "teacher_learning_rate", "probe")
+            of_teacher = ("teacher_epochs", "teacher_learning_rate", "probe", "cosine_loss")
             warn_of_unused_options(settings, of_teacher, "the teacher is fine-tuned already", context.on_event)
     else:
         data, settings = extend_dataset(data, path, settings)

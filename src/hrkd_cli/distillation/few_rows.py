@@ -18,9 +18,8 @@ from hrkd_cli.data.unlabeled import UnlabeledTexts, read_unlabeled
 from hrkd_cli.distillation.prerequisites import warn_of_unused_options
 from hrkd_cli.events import Note, OnEvent
 from hrkd_cli.settings import DistillSettings
+from hrkd_cli.training.plan import FEW_ROWS
 
-FEW_ROWS = 1000
-"""Train rows of all domains up to which there are few."""
 MAX_PER_ROW = 10
 """Most synthetic texts for each train row, unless ``--augment`` says otherwise."""
 ENOUGH_TEXTS = 4000
@@ -38,7 +37,7 @@ _Words = list[str]
 
 def choose_size(dataset: Dataset, settings: DistillSettings, on_event: OnEvent) -> DistillSettings:
     """Return the settings with a large student if there are few train rows and no size is given."""
-    rows = _count_rows(dataset)
+    rows = dataset.count(Split.TRAIN)
     if settings.student is not None or settings.extend is not None or rows > FEW_ROWS:
         return settings
     on_event(Note(f"few rows ({rows:,}): the student keeps two thirds of the teacher's layers (--student large)"))
@@ -56,7 +55,7 @@ def more_texts(dataset: Dataset, whole: Dataset, settings: DistillSettings, on_e
     if settings.unlabelled is not None:
         need_all = settings.extend is None
         return read_unlabeled(settings.unlabelled, dataset, whole=whole, need_all=need_all, on_event=on_event)
-    rows, factor = _count_rows(dataset), settings.augment
+    rows, factor = dataset.count(Split.TRAIN), settings.augment
     if factor is None:
         is_useful = rows <= FEW_ROWS and settings.can_augment
         factor = min(MAX_PER_ROW, ENOUGH_TEXTS // rows - 1) if is_useful else 0
@@ -69,10 +68,6 @@ def more_texts(dataset: Dataset, whole: Dataset, settings: DistillSettings, on_e
     made = sum(map(len, (part.texts for part in texts.rows.values())))
     on_event(Note(f"the teacher also answers for {made:,} texts mixed from the {rows:,} train rows (--augment)"))
     return texts
-
-
-def _count_rows(dataset: Dataset) -> int:
-    return sum(len(dataset.split(domain, Split.TRAIN)) for domain in dataset.domains)
 
 
 def augment(dataset: Dataset, factor: int, *, seed: int) -> UnlabeledTexts:

@@ -172,7 +172,7 @@ def baseline_dev_scores(dataset: Dataset, teacher: Path, device: str, on_event: 
 
 def sampled_rows(dataset: Dataset, domain: str, split: str) -> TextRows:
     """Return random rows of a domain, so that all domains together have at most about ``DEV_SCORE_ROWS``."""
-    rows, total = dataset.split(domain, split), sum(len(dataset.split(name, split)) for name in dataset.domains)
+    rows, total = dataset.split(domain, split), dataset.count(split)
     sample = sample_rows(len(rows), DEV_SCORE_ROWS / max(total, 1))
     pairs = None if rows.pairs is None else [rows.pairs[n] for n in sample]
     return TextRows([rows.texts[n] for n in sample], pairs, [rows.labels[n] for n in sample])

@@ -6,7 +6,8 @@ rows are few ("Fine-Tuning can Distort Pretrained Features", Kumar et al., ICLR 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from hrkd_cli.events import Note, Progress
 from hrkd_cli.formatting import percent
 from hrkd_cli.models.loading import output_layer
 from hrkd_cli.models.mean_pooling import POOLED, has_pooling_layer, with_pooling_layer
-from hrkd_cli.predict.heads import DomainHeads
+from hrkd_cli.predict.heads import DomainHeads, predict_label_indices
 from hrkd_cli.training.context import TrainContext
 from hrkd_cli.training.dev_scoring import predict_split
 from hrkd_cli.training.tokenized_split import TokenizedSplit
@@ -30,31 +31,6 @@ TRAIN_ROWS, DEV_ROWS = 2000, 1000
 REGULARIZATION = 16.0
 """C of scikit-learn times the number of features, as of the baseline on a frozen encoder."""
 MAX_ITERATIONS = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class LinearProbe:
-    """Logistic regression on the inputs of a classifier's output layer.
-
-    Attributes:
-        model: the classifier, unchanged.
-        weight: (outputs, H) float64, for the output layer.
-        bias: (outputs,).
-        correct: whether it is right, for the dev rows of all domains.
-    """
-
-    model: Any
-    weight: Tensor
-    bias: Tensor
-    correct: npt.NDArray[np.bool_]
-
-    def apply(self) -> None:
-        """Give the model's output layer the probe's weights."""
-        _, layer = output_layer(self.model)
-        with torch.no_grad():
-            layer.weight.copy_(self.weight)
-            if layer.bias is not None:
-                layer.bias.copy_(self.bias)
 
 
 def start_from_probe(
@@ -71,52 +47,63 @@ def start_from_probe(
     """
     if "mean_pooling" in decisions:
         return with_pooling_layer(classifier).to(context.device) if decisions["mean_pooling"] else classifier
-    train, dev = train.subsample(TRAIN_ROWS), dev.subsample(DEV_ROWS)
-    probe = _fit_probe(classifier, train, dev, heads, context)
-    chosen, text = probe, f"heads start from a linear probe, {percent(probe.correct.mean())}% on dev"
+    dev = dev.subsample(DEV_ROWS)
+    correct = _fit_and_score(classifier, train, dev, heads, context)
+    chosen, text = classifier, f"heads start from a linear probe, {percent(correct.mean())}% on dev"
     if classifier.config.model_type in POOLED:
         with_mean = with_pooling_layer(classifier).to(context.device)
-        mean_probe = _fit_probe(with_mean, train, dev, heads, context)
-        if is_more_accurate(mean_probe.correct, probe.correct):
-            chosen = mean_probe
-        kept = "the mean" if chosen is mean_probe else "the first token"
-        text = f"{text} with the first token and {percent(mean_probe.correct.mean())}% with the mean: {kept} is used"
-    decisions["mean_pooling"] = chosen is not probe
+        correct_with_mean = _fit_and_score(with_mean, train, dev, heads, context)
+        if is_more_accurate(correct_with_mean, correct):
+            chosen = with_mean
+        kept = "the mean" if chosen is with_mean else "the first token"
+        text = f"{text} with the first token and {percent(correct_with_mean.mean())}% with the mean: {kept} is used"
+    decisions["mean_pooling"] = chosen is not classifier
     context.on_event(Note(text))
-    chosen.apply()
-    return chosen.model
+    return chosen
 
 
-def _fit_probe(
+def _fit_and_score(
     model: Any, train: TokenizedSplit, dev: TokenizedSplit, heads: DomainHeads, context: TrainContext
-) -> LinearProbe:
-    """Fit a probe for each domain to its train rows, and score it on dev.
-
-    To all outputs of a domain, it adds those of another probe, which tells the domains apart. That changes no softmax
-    over a domain's own labels, and the softmax over all outputs starts close to p(domain, label | text).
-    """
+) -> npt.NDArray[np.bool_]:
+    """Fit the heads, and return whether they are right, for the dev rows of all domains."""
     inputs_read = ", mean of all tokens" if has_pooling_layer(model.config) else ""
     context.on_event(Progress(f"linear probe of the encoder{inputs_read}"))
-    inputs, dev_inputs = (_head_inputs(model, split, context) for split in (train, dev))
+    fit_heads(model, train, heads, context)
+    logits = predict_split(model, dev, context)
+    return np.concatenate([predict_label_indices(logits[d], heads, d) == labels for d, labels in dev.labels.items()])
+
+
+def fit_heads(
+    model: Any, train: TokenizedSplit, heads: DomainHeads, context: TrainContext, class_weights: Tensor | None = None
+) -> None:
+    """Fit the model's output layer to up to ``TRAIN_ROWS`` train rows: a logistic regression for each domain.
+
+    ``class_weights``, (D, C), multiply the loss of each row. To all outputs of a domain, it adds those of another
+    regression, which tells the domains apart. That changes no softmax over a domain's own labels, and the softmax over
+    all outputs is close to p(domain, label | text).
+    """
+    train = train.subsample(TRAIN_ROWS)
+    inputs = head_inputs(model, train, context)
+    _, layer = output_layer(model)
     scale = torch.cat([rows.flatten() for rows in inputs.values()]).square().mean().sqrt()
-    size = next(iter(inputs.values())).shape[1]
-    weight = torch.zeros(heads.num_outputs, size, dtype=torch.float64)
-    bias, correct = torch.zeros(heads.num_outputs, dtype=torch.float64), []
+    regularization = REGULARIZATION / layer.in_features
     domains = torch.repeat_interleave(torch.tensor([len(rows) for rows in inputs.values()]))
     domain_weights, domain_biases = fit_logistic_regression(
-        torch.cat([*inputs.values()]) / scale, domains, len(inputs), REGULARIZATION / size
+        torch.cat([*inputs.values()]) / scale, domains, len(inputs), regularization
     )
-    for number, (domain, rows) in enumerate(inputs.items()):
-        columns, labels = torch.tensor(heads.columns[domain]), torch.from_numpy(train.labels[domain])
-        own_weight, own_bias = fit_logistic_regression(rows / scale, labels, len(columns), REGULARIZATION / size)
-        weight[columns] = (own_weight + domain_weights[number]) / scale
-        bias[columns] = own_bias + domain_biases[number]
-        predicted = (dev_inputs[domain] @ weight[columns].T + bias[columns]).argmax(dim=1)
-        correct.append(predicted.numpy() == dev.labels[domain])
-    return LinearProbe(model, weight, bias, np.concatenate(correct))
+    with torch.no_grad():
+        for number, (domain, rows) in enumerate(inputs.items()):
+            columns, labels = torch.tensor(heads.columns[domain]), torch.from_numpy(train.labels[domain])
+            weights = None if class_weights is None else class_weights[number, : len(columns)].cpu().double()
+            weight, bias = fit_logistic_regression(rows / scale, labels, len(columns), regularization, weights)
+            layer.weight[columns] = ((weight + domain_weights[number]) / scale).to(layer.weight)
+            if layer.bias is not None:
+                layer.bias[columns] = (bias + domain_biases[number]).to(layer.bias)
 
 
-def fit_logistic_regression(rows: Tensor, labels: Tensor, classes: int, regularization: float) -> tuple[Tensor, Tensor]:
+def fit_logistic_regression(
+    rows: Tensor, labels: Tensor, classes: int, regularization: float, class_weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return weight (classes, H) and bias (classes,) of a multinomial logistic regression on ``rows``, (n, H) float64.
 
     It is scikit-learn's with ``C=regularization`` (twice that for two classes, of which it keeps only one weight), but
@@ -126,6 +113,7 @@ def fit_logistic_regression(rows: Tensor, labels: Tensor, classes: int, regulari
     weight = torch.zeros(classes, rows.shape[1], dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
     seen, positions = torch.unique(labels, return_inverse=True)
+    weights = None if class_weights is None else class_weights[seen]
     solver = torch.optim.LBFGS(
         [weight, bias],
         max_iter=MAX_ITERATIONS,
@@ -137,7 +125,9 @@ def fit_logistic_regression(rows: Tensor, labels: Tensor, classes: int, regulari
     def loss() -> Tensor:
         solver.zero_grad()
         logits = rows @ weight[seen].T + bias[seen]
-        value = F.cross_entropy(logits, positions, reduction="sum") + weight.square().sum() / (2 * regularization)
+        value = F.cross_entropy(logits, positions, weights, reduction="sum") + weight.square().sum() / (
+            2 * regularization
+        )
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
@@ -147,13 +137,21 @@ def fit_logistic_regression(rows: Tensor, labels: Tensor, classes: int, regulari
     return weight.detach(), found
 
 
-def _head_inputs(model: Any, split: TokenizedSplit, context: TrainContext) -> dict[str, Tensor]:
+def head_inputs(model: Any, split: TokenizedSplit, context: TrainContext) -> dict[str, Tensor]:
     """Return the inputs of the output layer by domain, (n, H) float64."""
-    name, layer = output_layer(model)
-    parent = model.get_submodule(name.rpartition(".")[0])
-    setattr(parent, name.rpartition(".")[2], torch.nn.Identity())
-    try:
+    _, layer = output_layer(model)
+    with without_output_layer(model):
         found = predict_split(model, split, context, width=layer.in_features)
-        return {domain: torch.from_numpy(rows).double() for domain, rows in found.items()}
+    return {domain: torch.from_numpy(rows).double() for domain, rows in found.items()}
+
+
+@contextlib.contextmanager
+def without_output_layer(model: Any) -> Iterator[None]:
+    """Let the model return the inputs of its output layer, (R, H), instead of logits."""
+    path, layer = output_layer(model)
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, torch.nn.Identity())
+    try:
+        yield
     finally:
-        setattr(parent, name.rpartition(".")[2], layer)
+        setattr(model.get_submodule(parent), name, layer)

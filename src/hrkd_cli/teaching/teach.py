@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Mapping, Sequence
-from functools import reduce
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from hrkd_cli.cards import code_span
+from hrkd_cli.choices import Split
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.dataset_loading import load_for_training
-from hrkd_cli.events import OnEvent, Progress, StageDone, ignore
+from hrkd_cli.events import Note, OnEvent, Progress, StageDone, ignore
 from hrkd_cli.layout import DATASET_OUT, TEACHER_OUT
 from hrkd_cli.models.feature_capture import FeatureCapture, check_forward
 from hrkd_cli.models.fingerprint import model_fingerprint
-from hrkd_cli.models.label_gather import LabelGather
 from hrkd_cli.models.loading import load_classifier, load_tokenizer
 from hrkd_cli.models.model_source import resolve_model
 from hrkd_cli.models.model_tokenizer import ModelTokenizer
 from hrkd_cli.outputs import check_no_overlap, check_stage_output
 from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.settings import TrainingSettings
+from hrkd_cli.teaching.cosine_objective import CosineObjective
+from hrkd_cli.teaching.fine_tuning import FineTuningObjective
 from hrkd_cli.teaching.linear_probe import start_from_probe
-from hrkd_cli.training.collator import Collator, TrainBatch
 from hrkd_cli.training.context import TrainContext
-from hrkd_cli.training.loop import LossOutput, Objective
-from hrkd_cli.training.plan import TEACH, TrainingPlan, check_length, check_trainable, token_limit
+from hrkd_cli.training.plan import (
+    FEW_ROWS,
+    TEACH,
+    TEACH_COSINE,
+    Budget,
+    TrainingPlan,
+    check_length,
+    check_trainable,
+    token_limit,
+)
 from hrkd_cli.training.stage_folder import (
     TrainResult,
     data_folder,
@@ -39,7 +44,7 @@ from hrkd_cli.training.stage_folder import (
     run_key,
     write_model_folder,
 )
-from hrkd_cli.training.tokenized_split import TokenizedSplit, tokenize_split
+from hrkd_cli.training.tokenized_split import tokenize_split
 from hrkd_cli.training.trainer import Trainer
 from hrkd_cli.version import __version__
 
@@ -89,12 +94,13 @@ def teach(
     context.on_event(Progress("loading the encoder"))
     classifier = load_classifier(path, heads)
     context.on_event(Progress("tokenizing the texts"))
-    plan, tokenizer = _plan_training(classifier, pretrained, name, dataset, settings, context)
+    budget, make_objective = _choose_loss(settings, dataset, context)
+    plan, tokenizer = _plan_training(classifier, pretrained, name, dataset, settings, budget, context)
     train, dev = (tokenize_split(dataset, split, tokenizer) for split in ("train", "dev"))
     with run_folder(out, settings, key=key, resume=resume, context=context) as checkpointer:
         if settings.probe:
             classifier = start_from_probe(classifier, train, dev, heads, context, checkpointer.decisions)
-        objective = FineTuningObjective(classifier, train, heads, settings, context)
+        objective = make_objective(classifier, train, heads, settings, context)
         trainer = Trainer("teach", objective, settings, plan, checkpointer, dev, best_by_domain=True)
         trainer.run()
         description = f"A multi-domain text classifier, {code_span(name)} fine-tuned with hrkd-cli {__version__}."
@@ -104,12 +110,31 @@ def teach(
     return result
 
 
+def _choose_loss(
+    settings: TrainingSettings, dataset: Dataset, context: TrainContext
+) -> tuple[Budget, type[FineTuningObjective]]:
+    """Return budget and objective of the loss in the settings; if they leave it open, few rows and a probe decide."""
+    cosine = settings.cosine_loss
+    if cosine is None:
+        rows = dataset.count(Split.TRAIN)
+        cosine = settings.probe and rows <= FEW_ROWS
+        if cosine:
+            context.on_event(Note(f"few rows ({rows:,}): trained on similarities, heads fitted (--cosine-loss)"))
+    return (TEACH_COSINE, CosineObjective) if cosine else (TEACH, FineTuningObjective)
+
+
 def _plan_training(
-    classifier: Any, pretrained: Any, name: str, dataset: Dataset, settings: TrainingSettings, context: TrainContext
+    classifier: Any,
+    pretrained: Any,
+    name: str,
+    dataset: Dataset,
+    settings: TrainingSettings,
+    budget: Budget,
+    context: TrainContext,
 ) -> tuple[TrainingPlan, ModelTokenizer]:
     """Choose what the settings leave open, move the classifier to its device, and check that it can be trained."""
     limit = token_limit(classifier, pretrained)
-    plan = TrainingPlan.make(settings, TEACH, dataset, classifier.config, pretrained, limit, context.on_event)
+    plan = TrainingPlan.make(settings, budget, dataset, classifier.config, pretrained, limit, context.on_event)
     check_length(plan.max_length, classifier, pretrained, name)
     tokenizer = ModelTokenizer(classifier, pretrained, plan.max_length, settings.truncate)
     classifier.to(context.device)
@@ -120,41 +145,3 @@ def _plan_training(
 def teach_key(fingerprint: str, dataset: Dataset, settings: TrainingSettings) -> str:
     """Return a hash of everything that the teacher's weights depend on."""
     return run_key("teach", settings, model=fingerprint, data=dataset.fingerprint)
-
-
-class FineTuningObjective(Objective):
-    """The sum over domains of the mean cross-entropy of the domain's rows in a step, with their labels and domains."""
-
-    is_additive = True
-
-    def __init__(
-        self, model: Any, train: TokenizedSplit, heads: DomainHeads, settings: TrainingSettings, context: TrainContext
-    ) -> None:
-        self.modules, self.heads = [model], heads
-        self.capture = FeatureCapture(model, (), attention=False)
-        self.label_gather = LabelGather(heads, context.device)
-        weights = train.class_weights(heads, settings.class_weights)
-        self.class_weights = None if weights is None else weights.to(context.device)  # (D, C)
-        self.collator = Collator(train, context)
-        self.loss_weights = {"label": 1.0}
-        self.domain_posterior = settings.domain_weight > 0 and len(heads.domains) > 1
-        if self.domain_posterior:
-            self.loss_weights["domain"] = settings.domain_weight
-
-    def loss(self, batch: Sequence[TrainBatch]) -> LossOutput:
-        """Return the loss of one step's rows, given as length buckets."""
-        local = reduce(operator.add, map(self._bucket_losses, batch))
-        losses = self.collator.context.processes.all_reduce(local)
-        terms = {name: w * loss for (name, w), loss in zip(self.loss_weights.items(), losses, strict=True)}
-        return LossOutput(reduce(operator.add, terms.values()), terms if len(terms) > 1 else {})
-
-    def _bucket_losses(self, bucket: TrainBatch) -> Tensor:
-        """Return the label loss and, if it has a weight, the domain loss, (1,) or (2,)."""
-        logits = self.capture(bucket.tokens).logits.float()
-        pairs = [(self.label_gather.take(logits, bucket.domains), bucket.labels.targets)]
-        if self.domain_posterior:
-            pairs.append((self.label_gather.domain_logits(logits), bucket.domains))
-        per_row = torch.stack([F.cross_entropy(*pair, reduction="none") for pair in pairs])
-        if self.class_weights is not None:
-            per_row[0] *= self.class_weights[bucket.domains, bucket.labels.targets]
-        return (per_row * bucket.labels.weights).sum(dim=-1)

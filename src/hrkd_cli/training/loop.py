@@ -98,6 +98,9 @@ class Objective:
     def on_step_start(self, step: int) -> None:
         """Prepare a step."""
 
+    def before_scoring(self) -> None:
+        """Make the first module ready for a dev score."""
+
     def before_update(self, step: int, batch: Any, optimizer: Optimizer, norm: Tensor) -> None:
         """Use a step's gradients, clipped from ``norm``, before they change the modules; ``batch`` is its first."""
 

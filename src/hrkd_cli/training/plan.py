@@ -28,6 +28,9 @@ ASSUMED_BATCH_SIZE = 8
 PATIENCE = 10
 """Dev evaluations without improvement after which a run stops if its epochs are not given."""
 
+FEW_ROWS = 1000
+"""Train rows of all domains up to which there are few."""
+
 LENGTHS = (128, 256)
 """Smallest and largest length that is chosen."""
 COVERED = 95
@@ -44,13 +47,15 @@ UNKNOWN = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The least that a stage trains for: passes over the data and optimizer steps."""
+    """The least that a stage trains for: passes over the data and optimizer steps; and its share of the usual rate."""
 
     epochs: int
     steps: int
+    rate_share: float = 1.0
 
 
 TEACH = Budget(epochs=3, steps=300)
+TEACH_COSINE = Budget(epochs=3, steps=300, rate_share=0.25)
 DISTILL = Budget(epochs=10, steps=600)
 
 
@@ -94,7 +99,7 @@ class TrainingPlan:
             reasons.append(f"at most {plural(epochs, 'epoch')}{steps}")
             patience = patience or PATIENCE
         if rate is None:
-            rate = choose_learning_rate(config)
+            rate = choose_learning_rate(config, budget)
             shape = f"{plural(encoder_layers(config), 'layer')} of width {config.hidden_size}"
             reasons.append(f"learning rate {rate:g} ({shape})")
         if length is None:
@@ -116,13 +121,13 @@ def choose_epochs(settings: TrainingSettings, budget: Budget, dataset: Dataset) 
     return max(budget.epochs, math.ceil(budget.steps * settings.accumulate / batches))
 
 
-def choose_learning_rate(config: Any) -> float:
+def choose_learning_rate(config: Any, budget: Budget) -> float:
     """Return the learning rate for a model of this size, with one significant digit.
 
-    It is the paper's rate for BERT-base, in inverse proportion to layers times width.
+    It is a share of the paper's rate for BERT-base, in inverse proportion to layers times width.
     """
-    rate = BERT_BASE_RATE * BERT_BASE_SIZE / (encoder_layers(config) * config.hidden_size)
-    return float(f"{min(rate, MAX_RATE):.0e}")
+    rate = min(BERT_BASE_RATE * BERT_BASE_SIZE / (encoder_layers(config) * config.hidden_size), MAX_RATE)
+    return float(f"{rate * budget.rate_share:.0e}")
 
 
 def choose_max_length(dataset: Dataset, tokenizer: Any, limit: int) -> int:

@@ -208,6 +208,7 @@ class Trainer:
         """Score the dev split, and save the weights if they are the best so far."""
         self.metrics.flush()
         start = time.perf_counter()
+        self.objective.before_scoring()
         scores = scores_to_json(score_split(self.model, self.dev, self.objective.heads, self.context))
         seconds = time.perf_counter() - start
         is_best = self.best_weights.update(step, scores)
