@@ -58,10 +58,10 @@ class CosineObjective(FineTuningObjective):
 
     def _start_from_means(self, train: TokenizedSplit, context: TrainContext) -> None:
         """Set each label's vector to the mean of its normalized train rows."""
-        weight = torch.zeros_like(self.label_vectors.weight, dtype=torch.float64)
+        weight = torch.zeros(self.label_vectors.weight.shape, dtype=torch.float64)  # on the CPU: MPS has no float64
         for number, (domain, rows) in enumerate(head_inputs(self.modules[0], train, context).items()):
-            names = self.label_names[number, torch.from_numpy(train.labels[domain])]
-            weight.index_add_(0, names, F.normalize(rows).to(weight))
+            names = self.label_names[number].cpu()[train.labels[domain]]
+            weight.index_add_(0, names, F.normalize(rows))
         with torch.no_grad():
             self.label_vectors.weight.copy_(F.normalize(weight))
 

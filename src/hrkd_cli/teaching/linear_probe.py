@@ -96,9 +96,9 @@ def fit_heads(
             columns, labels = torch.tensor(heads.columns[domain]), torch.from_numpy(train.labels[domain])
             weights = None if class_weights is None else class_weights[number, : len(columns)].cpu().double()
             weight, bias = fit_logistic_regression(rows / scale, labels, len(columns), regularization, weights)
-            layer.weight[columns] = ((weight + domain_weights[number]) / scale).to(layer.weight)
+            layer.weight[columns] = ((weight + domain_weights[number]) / scale).float().to(layer.weight)
             if layer.bias is not None:
-                layer.bias[columns] = (bias + domain_biases[number]).to(layer.bias)
+                layer.bias[columns] = (bias + domain_biases[number]).float().to(layer.bias)
 
 
 def fit_logistic_regression(
