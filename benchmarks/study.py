@@ -27,10 +27,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from study_methods import COLUMNS, DEFAULT_METHODS, METHODS, Method, StudyError, select
+from study_methods import COLUMNS, DEFAULT_METHODS, LENGTHS, METHODS, Method, StudyError, select
 from study_table import Results, draw_picture, make_tables, mean_accuracy, read_results, replace_tables
 
-LENGTHS = (16, 64, 128, 256)  # tokens of the timed texts
 TIMED_TEXTS = 8
 FEW_ROWS = 500  # train rows up to which a method for few rows is run
 
@@ -56,7 +55,9 @@ def parse_arguments() -> argparse.Namespace:
     make.add_argument("--encoder", type=Path, required=True, help="pretrained encoder of teacher, students and peers")
     make.add_argument("--out", type=Path, required=True, metavar="STUDY", help="folder for results and models")
     make.add_argument("--columns", metavar="A,B", help=f"default: all ({', '.join(COLUMNS)})")
-    make.add_argument("--methods", metavar="A,B", help=f"of {', '.join(METHODS)}; default: the first eight")
+    make.add_argument(
+        "--methods", metavar="A,B", help=f"of {', '.join(METHODS)}; default: {', '.join(DEFAULT_METHODS)}"
+    )
     make.add_argument("--seeds", default="1", metavar="1,2", help="default: 1")
     make.add_argument("--teacher-seed", type=int, help="one teacher for all seeds; default: a teacher per seed")
     make.add_argument("--environments", type=Path, metavar="DIR", help="default: STUDY/environments")

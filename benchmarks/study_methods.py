@@ -8,6 +8,8 @@ from typing import Any
 
 PEERS = Path(__file__).parent / "peers"
 STUDENT_SCRIPT = Path(__file__).parent / "student.py"
+LENGTHS = (16, 64, 128, 256)
+"""Tokens of the timed texts."""
 
 
 class StudyError(Exception):
@@ -82,9 +84,10 @@ METHODS = {
     "uniform-graph": Method("student, uniform ratios", STUDENT_SCRIPT, {**ENCODER_ONLY, "graph": "uniform"}),
     "frozen-graph": Method("student, frozen graph", STUDENT_SCRIPT, {**ENCODER_ONLY, "graph": "frozen"}),
     "learned-graph": Method("student, learned graph", STUDENT_SCRIPT, {**ENCODER_ONLY, "graph": "learned"}),
+    "base": Method("student of the teacher's width", STUDENT_SCRIPT, {"student": "base"}),
     "plain": Method("student, float32, no cache", STUDENT_SCRIPT, {"precision": "fp32", "cache_teacher": "off"}),
 }
-DEFAULT_METHODS = (STUDENT, TEACHER, "tfidf", "frozen", "model2vec", "fasttext", "optimum", "setfit")
+DEFAULT_METHODS = tuple(name for name, method in METHODS.items() if not method.options)
 
 
 def select(names: str | None, known: dict[str, Any], default: tuple[str, ...], option: str) -> list[str]:

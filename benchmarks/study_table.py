@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from study_methods import COLUMNS, METHODS, STUDENT, StudyError
+from study_methods import COLUMNS, LENGTHS, METHODS, STUDENT, StudyError
 
 RESAMPLES = 10_000
 BLOCK = 500  # bootstrap samples at a time, to limit memory
-LENGTHS = ("16", "64", "128", "256")
 
 Floats = npt.NDArray[np.float64]
 CorrectRows = Mapping[str, str]
@@ -207,7 +206,7 @@ def _make_table(name: str, results: Results, against: str) -> str:
                     f"{_median(run['bytes'][part] for run in runs.values()) / 1e6:.1f}"
                     for part in ("weights", "folder")
                 ),
-                *(f"{times[tokens][0]:.2f}" if tokens in times else "" for tokens in LENGTHS),
+                *(f"{times[str(n)][0]:.2f}" if str(n) in times else "" for n in LENGTHS),
                 f"{_median(run['minutes'] for run in runs.values()):.1f}",
             ]
         )
@@ -281,8 +280,8 @@ def _summarize(method: str, columns: Sequence[str], results: Results) -> dict[st
     }
     times = [_first(by_seed, "ms") for by_seed in runs]
     if all(times):
-        tokens = [min(LENGTHS, key=lambda n: abs(int(n) - results.columns[column]["tokens"])) for column in columns]
-        summary["ms"] = float(np.mean([by_length[n][0] for by_length, n in zip(times, tokens, strict=True)]))
+        tokens = [min(LENGTHS, key=lambda n: abs(n - results.columns[column]["tokens"])) for column in columns]
+        summary["ms"] = float(np.mean([by_length[str(n)][0] for by_length, n in zip(times, tokens, strict=True)]))
     return summary
 
 

@@ -44,4 +44,8 @@ def __getattr__(name: str) -> Any:
     """Import a public name from the module that defines it."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
+    try:
+        module = importlib.import_module(_MODULES[name])
+    except AttributeError as error:  # which Python would hide: "cannot import name"
+        raise ImportError(f"{_MODULES[name]} cannot be imported: {error}") from error
+    return getattr(module, name)

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+import hrkd_cli
+
 HEAVY = {
     "torch",
     "transformers",
@@ -174,3 +176,11 @@ def test_report_needs_no_training_libraries(tmp_path):
     out, modules = imported("report", str(tmp_path / "run"), "--json")
     assert json.loads(out)["steps"] == 1
     assert not modules & {"torch", "transformers", "datasets", "onnxruntime", "rich"}
+
+
+def test_a_library_that_fails_while_it_is_imported_is_named(tmp_path, monkeypatch):
+    (tmp_path / "failing_stage.py").write_text("import json\njson.removed_function()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(hrkd_cli._MODULES, "distill", "failing_stage")
+    with pytest.raises(ImportError, match=r"failing_stage cannot be imported: .*'removed_function'"):
+        from hrkd_cli import distill  # noqa: F401

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 from hrkd_cli.distillation.loss_config import LossConfig
-from hrkd_cli.method import Requirement
+from hrkd_cli.method import Loss, Requirement
 from hrkd_cli.settings import DistillSettings
 
 TEACHER, STUDENT = SimpleNamespace(num_hidden_layers=6, hidden_size=32), SimpleNamespace(num_hidden_layers=2)
@@ -35,6 +35,20 @@ def test_logits_need_no_layers_and_labels_no_teacher():
     config = loss_config(method="labels")
     assert weights(config) == {"label": 1.0, "domain": DOMAIN_WEIGHT}
     assert not config.requires(Requirement.HIDDEN_STATES, Requirement.QUERIES_KEYS, Requirement.LOGITS)
+
+
+def test_what_a_loss_requires_decides_whether_a_method_computes_it(monkeypatch):
+    for requirement, labels_only, half in [
+        (Requirement.HIDDEN_STATES, None, 0.25),
+        (Requirement.QUERIES_KEYS, None, 0.25),
+        (Requirement.LOGITS, None, 0.5),
+        (Requirement.LABELS, 0.5, 0.5),
+        (Requirement.OLD_DOMAINS, None, None),
+    ]:
+        loss = Loss("label", frozenset({requirement}), lambda inputs: inputs.weights.per_row)
+        monkeypatch.setattr("hrkd_cli.distillation.loss_config.LOSSES", (loss,))
+        assert weights(loss_config(method="labels", label_weight=0.5)).get("label") == labels_only
+        assert weights(loss_config(hidden_weight=0.5, label_weight=0.5)).get("label") == half
 
 
 def test_rows_are_padded_to_max_length_for_released_means_only():

@@ -38,7 +38,7 @@ class LossInputs:
         student: student outputs, with hidden states projected to the teacher's width.
         weights: weight of each row, token and query-key pair in its domain's means.
         labels: None if no loss requires them.
-        temperature: divides the logits of both in the prediction loss.
+        temperature: divides the logits that the prediction and the retention loss compare.
         mean_classes: mean number of classes per domain; the prediction loss's sum over classes is divided by it.
         class_weights: (R, C), factor of each class's term; None for no class weights.
         old_domains: (R, K, C), the logits of the extended student and of this one for the former's K domains, with
