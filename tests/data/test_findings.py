@@ -57,6 +57,13 @@ def test_a_rare_label_with_one_typing_error_is_found_with_its_option(find, tmp_p
     assert "label misspelled" in find(rows)
 
 
+def test_a_sign_for_a_missing_value_among_the_labels_is_found_with_the_option_that_drops_it(find):
+    line = "label looks missing: 'NA' (20 rows) is a class; if it means no label: --rename-label NA="
+    rows = rows_of("b", 60, labels=("negative", "positive", "NA"))
+    assert find(rows) == {"label looks missing": line}
+    assert find(rows, rename_label=["NA="]) == {}
+
+
 @pytest.mark.parametrize(
     ("rare", "others"),
     [

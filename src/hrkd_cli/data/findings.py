@@ -29,6 +29,8 @@ _MAX_NUMBERS = 20  # with more numbers than this as labels, they are probably qu
 _MIN_CLASS = 10  # rows of a class; of fewer, --dev 0.1 and --test 0.1 take none
 _MAX_MAJORITY = 0.9
 _MAX_LEAKS = 0.01  # fraction of dev and test rows that are nearly equal to a train row
+# What R, Excel, Python, SAS and Weka write for a missing value; nan, null and <NA> are known to be missing.
+_MISSING_NAMES = ("NA", "N/A", "#N/A", "None", ".", "?", "-")
 _MERGE_OR_DROP = "--rename-label OLD=NEW merges a label into another one, OLD= drops its rows"
 
 # One insertion, deletion, substitution or swap, but not in a number, and the other label is ten times as frequent.
@@ -144,6 +146,9 @@ def find_label_problems(store: RowStore, counts: StratumCounts) -> Iterator[Find
         quoted = join_names([quote(name[:80]) for name in names])
         message = f"{quoted} are different classes; to make them equal: {_rename(others, usual)}"
         yield Finding("labels that look equal", message, sum(totals[name] for name in others))
+    for label in sorted(totals.keys() & set(_MISSING_NAMES)):
+        message = f"{label!r} ({plural(totals[label], 'row')}) is a class; if it means no label: {_rename([label], '')}"
+        yield Finding("label looks missing", message, totals[label])
     misspelled = store.fetch(_MISSPELLED) if len(totals) <= _MAX_LABELS else []
     for label, count, location, usual in misspelled:
         meaning = f"{label!r} ({plural(count, 'row')}) looks like {usual!r} but is a class of its own"
