@@ -122,6 +122,12 @@ def test_a_bad_request_gets_one_line_that_says_what_is_wrong(client, body, statu
     assert f'hrkd_requests_total{{status="{status}"}} 1.0' in client.get("/metrics").text
 
 
+def test_keys_in_the_address_are_not_ignored(client):
+    answer = client.post("/predict?domain=dvd", json={"text": "good"})
+    assert answer.status_code == 422
+    assert answer.json() == {"error": "the address has ?domain=dvd; the keys belong in the body"}
+
+
 def test_another_path_or_method_is_an_error_of_the_same_form(client):
     for method, path, status in (("POST", "/predictions", 404), ("POST", "/predict/", 404), ("GET", "/predict", 405)):
         answer = client.request(method, path, content=b"{}", follow_redirects=False)

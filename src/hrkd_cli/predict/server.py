@@ -172,6 +172,8 @@ def _explain(_request: Request, error: Any) -> Response:
 
 async def _read_body(request: Request, most: int) -> bytes:
     """Return the body of a request; stop reading one that is too large."""
+    if request.url.query:
+        raise HTTPException(422, f"the address has ?{request.url.query}; the keys belong in the body")
     body = bytearray()
     try:
         async with asyncio.timeout(_BODY_SECONDS):
