@@ -65,6 +65,13 @@ class Batcher:
         self._arrived.set()
         return await job.result
 
+    @asynccontextmanager
+    async def lifespan(self, _app: Starlette) -> AsyncIterator[None]:
+        """Answer requests while the application runs."""
+        task = asyncio.create_task(self.run())
+        yield
+        task.cancel()
+
     async def run(self) -> None:
         """Answer requests until cancelled."""
         while True:
@@ -154,14 +161,8 @@ def create_app(
     def metrics(_request: Request) -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
-    @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        task = asyncio.create_task(batcher.run())
-        yield
-        task.cancel()
-
     routes = [Route("/predict", predict, methods=["POST"]), Route("/health", health), Route("/metrics", metrics)]
-    application = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _explain})
+    application = Starlette(routes=routes, lifespan=batcher.lifespan, exception_handlers={HTTPException: _explain})
     application.router.redirect_slashes = False  # a redirect has no JSON
     return application
 
