@@ -28,6 +28,16 @@ def test_a_stray_quote_is_an_error_with_the_line_on_which_the_record_starts(tmp_
         read(write_file(path, HEADER + '"never closed,good,books\n'))
 
 
+def test_a_carriage_return_ends_a_csv_record_only_if_it_ends_all(tmp_path, read):
+    records = ["text,label,domain", "one,good,books", '"two\rlines",bad,books']
+    for end in ("\r", "\r\n", "\r\r\n"):
+        raw, _ = read(write_file(tmp_path / "all.csv", end.join(records) + end))
+        assert text_label_domain(raw) == [("one", "good", "books"), ("two\rlines", "bad", "books")]
+    path = write_file(tmp_path / "all.csv", "label,text,domain\ngood,one,books\nbad,first half\rbad,other half,books\n")
+    with pytest.raises(DataError, match=rf"^{path}:3: a carriage return in a field that is not in quotation marks"):
+        read(path)
+
+
 @pytest.mark.parametrize(("separator", "word"), [(";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")])
 def test_the_delimiter_of_a_csv_file_is_detected_and_noted(tmp_path, read, separator, word):
     records = [["text", "label", "domain"], ['"Grüße, größer"', "x", "a"], ['"zwei"', "y", "a"]]

@@ -103,6 +103,15 @@ def test_keys_of_nested_objects_are_columns(tmp_path, read, jsonl):
     assert {row.domain for row in read(path, domain="meta.source")[0].examples} == {"books"}
 
 
+def test_several_lists_without_texts_are_an_error_that_says_how_to_keep_one(tmp_path, read):
+    path = tmp_path / "dump.json"
+    path.write_text(
+        json.dumps({"users": [{"id": 1}], "tickets": [{"body_text": "a"}, {"body_text": "b"}], "tags": ["x"]})
+    )
+    with pytest.raises(DataError, match=r"several lists \(users, tickets\).*jq .tickets FILE"):
+        read(path, text="body_text")
+
+
 def test_json_in_a_folder_is_read_if_it_has_texts_and_else_named(tmp_path, read):
     for name, content in (("books", FOUND), ("dvd", {"data": FOUND}), ("config", {"a": 1}), ("labels", [{"id": 0}])):
         (tmp_path / f"{name}.json").write_text(json.dumps(content, indent=1))

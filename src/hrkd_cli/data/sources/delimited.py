@@ -96,7 +96,9 @@ def _csv_reader(stream: IO[str], delimiter: str, quoting: str) -> Any:
 
 
 def _iter_quoted(file: TextFile, delimiter: str, quoting: str = "") -> Iterator[tuple[int, list[str]]]:
-    with file.open(newline="") as stream:
+    # Files from old Macs end their lines with carriage returns alone. In others, one would cut a record in two.
+    newline = "\n" if b"\n" in file.head() else ""
+    with file.open(newline) as stream:
         reader = _csv_reader(stream, delimiter, quoting)
         while True:
             line = reader.line_num + 1
@@ -105,16 +107,22 @@ def _iter_quoted(file: TextFile, delimiter: str, quoting: str = "") -> Iterator[
             try:
                 fields = next(reader, None)
             except csv.Error as error:
-                raise DataError(
-                    f"{file.path}:{line}: not valid quoting in the record that starts here ({error}); "
-                    'a quotation mark inside a quoted field is written twice ("")'
-                ) from None
+                raise DataError(f"{file.path}:{line}: {_csv_error(error)}") from None
             finally:
                 csv.field_size_limit(limit)
             if fields is None:
                 return
             if fields and not (line == 1 and _is_separator_line(fields[0])):
                 yield line, fields
+
+
+def _csv_error(error: csv.Error) -> str:
+    if "new-line character" in str(error):
+        return "a carriage return in a field that is not in quotation marks; remove it, or quote the field"
+    return (
+        f"not valid quoting in the record that starts here ({error}); "
+        'a quotation mark inside a quoted field is written twice ("")'
+    )
 
 
 def _is_separator_line(line: str) -> bool:

@@ -51,14 +51,29 @@ def _iter_rows(file: TextFile) -> Iterator[tuple[int, dict[str, Any]]]:
         by_line = False
     items = _iter_lines(file) if by_line else _iter_whole(file)
     start = list(islice(items, 2))
-    if len(start) == 1 and (rows := find_rows(start[0][1])):
-        yield from enumerate(rows, 1)
-        return
+    if len(start) == 1:
+        document = start[0][1]
+        if rows := find_rows(document):
+            yield from enumerate(rows, 1)
+            return
+        _check_lists(file, document)
     for line, item in chain(start, items):
         row = to_row(item)
         if row is None:
             raise DataError(f'{file.path}:{line}: not a JSON object; one looks like {{"text": "...", "label": "..."}}')
         yield line, row
+
+
+def _check_lists(file: TextFile, document: Any) -> None:
+    """Raise a DataError if a document has several lists of objects, of which none is clearly that of the rows."""
+    values = document.items() if isinstance(document, dict) else ()
+    lists = {key: value for key, value in values if isinstance(value, list) and value and isinstance(value[0], dict)}
+    if len(lists) > 1:
+        longest = max(lists, key=lambda key: len(lists[key]))
+        raise DataError(
+            f"{file.path}: has several lists ({', '.join(lists)}), and their objects have no text under a usual name; "
+            f"write the list of rows to its own file, as with jq .{longest} FILE > NEW"
+        )
 
 
 def _iter_lines(file: TextFile) -> Iterator[tuple[int, Any]]:
