@@ -188,7 +188,7 @@ def test_pad_id_comes_from_the_tokenizer_then_the_model_then_a_common_name(folde
     [
         ("abc", None, "one string"),
         (["a", None], None, r"texts\[1\]: NoneType"),
-        (["a", "b"], ["c"], "2 texts but 1"),
+        (["a", "b"], ["c"], r"not as many second texts \(1\) as texts \(2\)"),
         (["a", "a\ud800b"], None, r"^texts\[1\]: not UTF-8 \('\\ud800' at position 1\); convert it$"),
         (["a"], ["caf\udce9"], r"^pairs\[0\]: not UTF-8 \('\\udce9' at position 3\); convert it$"),
     ],

@@ -181,7 +181,7 @@ class Predictor:
         """Return the domain of each text; raise UsageError if one is unknown."""
         domains = [domain] * len(texts) if isinstance(domain, str) else list(domain)
         if len(domains) != len(texts):
-            raise UsageError(f"{len(texts)} texts but {len(domains)} domains; give one for each text")
+            raise UsageError(f"not as many domains ({len(domains)}) as texts ({len(texts)}); give one for each")
         for name in dict.fromkeys([domain] if isinstance(domain, str) else domains):
             if name not in (*self._heads.labels, AUTO_DOMAIN):
                 known = (*self.domains, AUTO_DOMAIN)

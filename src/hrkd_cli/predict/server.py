@@ -211,7 +211,7 @@ def _parse(body: bytes) -> tuple[list[str], list[str] | None, list[str]]:
     domains = domains * len(texts) if len(domains) == 1 else domains
     for key, other in (("text_pair", pairs), ("domain", domains)):
         if other is not None and len(other) != len(texts):
-            raise HTTPException(422, f"{len(texts)} texts but {len(other)} in {key}; give one for each text")
+            raise HTTPException(422, f"{key}: not as many ({len(other)}) as texts ({len(texts)}); give one for each")
     return texts, pairs, domains
 
 

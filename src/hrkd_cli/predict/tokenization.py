@@ -143,4 +143,4 @@ def check_texts(texts: Sequence[str], pairs: Sequence[str] | None) -> None:
                 place = f"{text[error.start]!r} at position {error.start}"
                 raise UsageError(f"{name}[{position}]: not UTF-8 ({place}); convert it") from None
     if pairs is not None and len(pairs) != len(texts):
-        raise UsageError(f"{len(texts)} texts but {len(pairs)} second texts; give one for each text")
+        raise UsageError(f"not as many second texts ({len(pairs)}) as texts ({len(texts)}); give one for each")
