@@ -56,4 +56,5 @@ def test_passwords_in_urls_are_never_shown():
 
 def test_a_similar_name_is_suggested():
     assert errors.did_you_mean("epoch", ["epochs", "seed"]) == "; did you mean epochs?"
+    assert errors.did_you_mean("DVD", ["books", "Dvd"]) == "; did you mean Dvd?"
     assert errors.did_you_mean("xyz", ["epochs", "seed"]) == ""

@@ -89,8 +89,9 @@ def hide_passwords(text: str) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean X?``, or an empty string if no known word is similar."""
+    """Return ``; did you mean X?``, or an empty string if no known word is similar, in any case."""
     from difflib import get_close_matches
 
-    matches = get_close_matches(word, list(known), n=1)
-    return f"; did you mean {matches[0]}?" if matches else ""
+    folded = {name.casefold(): name for name in known}
+    matches = get_close_matches(word.casefold(), list(folded), n=1)
+    return f"; did you mean {folded[matches[0]]}?" if matches else ""

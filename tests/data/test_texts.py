@@ -142,6 +142,8 @@ def test_a_domain_that_the_model_does_not_have_is_an_error_with_file_and_line(tm
         list(read_texts(write(tmp_path / "a.csv", "text,domain\na,books\nb,cars\n"), domains=["books", "dvd"]))
     with pytest.raises(DataError, match=r"a.csv:2: .*; did you mean books.$"):
         list(read_texts(write(tmp_path / "a.csv", "text,domain\na,book\n"), domains=["books", "dvd"]))
+    with pytest.raises(DataError, match=r"a.csv:2: domain 'DVD' .column 'category'.* did you mean dvd.$"):
+        list(read_texts(write(tmp_path / "a.csv", "text,category\na,DVD\n"), domains=["books", "dvd"]))
     with pytest.raises(DataError, match=r"a.jsonl:1: domain \"\['books'\]\" .column 'domain'."):
         list(read_texts(write(tmp_path / "a.jsonl", '{"text": "a", "domain": ["books"]}\n'), domains=["books"]))
 

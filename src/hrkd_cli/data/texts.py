@@ -104,7 +104,7 @@ def read_texts(
         text_pair: column of the second text; None finds it by common names, if the model reads pairs.
         has_pairs: whether the model reads pairs.
         domains: those of the model. The rows' domains are read from a column called "domain", or from one with another
-            usual name that contains one of these domains. With no domains, none are read.
+            usual name that contains one of these domains, in any case. With no domains, none are read.
         default_domain: the domain of rows without one.
         on_event: receives a warning if the lines look like rows of a table.
 
@@ -144,10 +144,15 @@ def read_texts(
 
 
 def _holds_domains(reader: RowReader, column: int, domains: Sequence[str]) -> bool:
-    """Return whether a column has the rows' domains; one called "genre" or the like may be about something else."""
+    """Return whether a column has the rows' domains; one called "genre" or the like may be about something else.
+
+    It also has them in other case, so that these rows are an error, and not answered without their domain.
+    """
     if normalize_name(reader.columns[column]) == "domain":
         return True
-    return any(values is not None and _to_domain(values[0]) in domains for _, values in reader.iter_rows([column]))
+    known = {domain.casefold() for domain in domains}
+    found = (_to_domain(values[0]) or "" for _, values in reader.iter_rows([column]) if values is not None)
+    return any(name.casefold() in known for name in found)
 
 
 def _to_domain(value: object) -> str | None:
