@@ -184,9 +184,9 @@ class DistillSettings(TrainingSettings):
 
     student: str | None = option(
         None,
-        "tiny, small, base, large, or LAYERSxWIDTH like 4x312; or a pretrained student, a folder or a hub id.",
+        "tiny, small, medium, base, large, or LAYERSxWIDTH like 4x312; or a pretrained student, a folder or a hub id.",
         metavar="SIZE_OR_ID_OR_DIR",
-        default_text="small: 4x312 from a 12-layer teacher, else half its layers; large with up to 1,000 train rows",
+        default_text="small (4x312, or half the layers); medium for pairs; large with up to 1,000 train rows",
     )
     init: Init | None = option(None, "Initial weights of a student that is not pretrained.", default_text="teacher")
     recipe: Recipe = _method(

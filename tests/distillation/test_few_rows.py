@@ -1,4 +1,4 @@
-"""Few rows: texts mixed from train texts and which runs use them, and the size of the student."""
+"""Few rows: texts mixed from train texts, and which runs use them."""
 
 import json
 
@@ -6,11 +6,10 @@ import pytest
 
 from hrkd_cli.data.dataset import Dataset, TextRows
 from hrkd_cli.distillation import few_rows
-from hrkd_cli.distillation.few_rows import augment, choose_size, more_texts
+from hrkd_cli.distillation.few_rows import augment, more_texts
 from hrkd_cli.errors import UsageError
 from hrkd_cli.events import Note, ignore
 from hrkd_cli.settings import DistillSettings
-from hrkd_cli.training.plan import FEW_ROWS
 from short_runs import run_distill
 from tiny import make_dataset
 
@@ -124,19 +123,3 @@ def test_a_student_learns_from_them_and_says_so(tmp_path, teacher, dataset):
     record = json.loads((tmp_path / "s" / "hrkd.json").read_text())
     assert record["data"]["unlabelled"]["synthetic"] is True
     assert result.steps == 6
-
-
-@pytest.mark.parametrize(
-    ("rows", "options", "student"),
-    [
-        (FEW_ROWS, {}, "large"),
-        (FEW_ROWS + 1, {}, None),
-        (FEW_ROWS, {"student": "small"}, "small"),
-        (FEW_ROWS, {"recipe": "paper"}, "small"),
-        (FEW_ROWS, {"extend": "student", "method": "labels"}, None),
-    ],
-)
-def test_few_rows_choose_a_large_student(rows, options, student):
-    settings = DistillSettings.from_options(**options)
-    dataset = make_rows(["a"] * rows, labels=["x"] * rows)
-    assert choose_size(dataset, settings, ignore).student == student

@@ -5,9 +5,13 @@ import json
 import pytest
 from transformers import AutoModel, LlamaConfig
 
+from hrkd_cli.data.dataset import Dataset, TextRows
 from hrkd_cli.distillation.distill import distill
+from hrkd_cli.distillation.prerequisites import choose_size
 from hrkd_cli.errors import HrkdError, ModelError, OutputError, UsageError
-from hrkd_cli.events import Note
+from hrkd_cli.events import Note, ignore
+from hrkd_cli.settings import DistillSettings
+from hrkd_cli.training.plan import FEW_ROWS
 from short_runs import first_step, run_distill
 from tiny import tiny_tokenizer, write_encoder, write_raw
 
@@ -124,3 +128,23 @@ def test_heads_that_share_keys_are_refused_before_the_teacher_is_trained(tmp_pat
         distill(tmp_path / "llama", data=dataset, out=tmp_path / "s", **options)
     assert not (tmp_path / "hrkd-out").exists()
     distill(tmp_path / "llama", data=dataset, out=tmp_path / "s", **options, attention_weight=0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "has_pairs", "options", "student"),
+    [
+        (FEW_ROWS, False, {}, "large"),
+        (FEW_ROWS, True, {}, "large"),
+        (FEW_ROWS + 1, False, {}, None),
+        (FEW_ROWS + 1, True, {}, "medium"),
+        (FEW_ROWS, False, {"student": "small"}, "small"),
+        (FEW_ROWS + 1, True, {"student": "small"}, "small"),
+        (FEW_ROWS, True, {"recipe": "paper"}, "small"),
+        (FEW_ROWS, True, {"extend": "student", "method": "labels"}, None),
+    ],
+)
+def test_few_rows_and_pairs_choose_a_larger_student(rows, has_pairs, options, student):
+    texts = ["a"] * rows
+    train = TextRows(texts, texts if has_pairs else None, ["x"] * rows)
+    dataset = Dataset.from_rows({"books": {"train": train}}, has_pairs=has_pairs)
+    assert choose_size(dataset, DistillSettings.from_options(**options), ignore).student == student

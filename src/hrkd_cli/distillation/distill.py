@@ -11,11 +11,12 @@ from hrkd_cli.choices import Graph
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.data.dataset_loading import load_for_training
 from hrkd_cli.distillation.extension import check_old_domains, extend_dataset
-from hrkd_cli.distillation.few_rows import choose_size, more_texts
+from hrkd_cli.distillation.few_rows import more_texts
 from hrkd_cli.distillation.prerequisites import (
     add_new_domains,
     check_student,
     check_untrained,
+    choose_size,
     select_domains,
     teach_if_needed,
     warn_of_unused_options,

@@ -1,8 +1,8 @@
-"""What distill does differently with few train rows: a larger student, and synthetic texts.
+"""Synthetic texts, mixed from the train texts if these are few.
 
-With few rows, a student sees too few texts to learn its teacher's function. A student that keeps more of the teacher
-has less to learn. Texts can be mixed from train texts: they need not be good prose, because the teacher answers for
-each of them. This is the idea of TinyBERT's data augmentation (section 4.2), here without a language model.
+With few rows, a student sees too few texts to learn its teacher's function. Mixed ones need not be good prose, because
+the teacher answers for each of them. This is the idea of TinyBERT's data augmentation (section 4.2), here without a
+language model.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable
-from dataclasses import replace
 
 from hrkd_cli.choices import Graph, Split
 from hrkd_cli.data.dataset import Dataset, TextRows, compute_fingerprint
@@ -33,15 +32,6 @@ DROP, REPLACE = 0.1, 0.15
 # A word with the space before it, or one character of a script without spaces.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|\s*[^\s\u3040-\u30ff\u3400-\u9fff]+")
 _Words = list[str]
-
-
-def choose_size(dataset: Dataset, settings: DistillSettings, on_event: OnEvent) -> DistillSettings:
-    """Return the settings with a large student if there are few train rows and no size is given."""
-    rows = dataset.count(Split.TRAIN)
-    if settings.student is not None or settings.extend is not None or rows > FEW_ROWS:
-        return settings
-    on_event(Note(f"few rows ({rows:,}): the student keeps two thirds of the teacher's layers (--student large)"))
-    return replace(settings, student="large")
 
 
 def more_texts(dataset: Dataset, whole: Dataset, settings: DistillSettings, on_event: OnEvent) -> UnlabeledTexts | None:

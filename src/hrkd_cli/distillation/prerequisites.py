@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from hrkd_cli.choices import RECIPES, Graph, Init, Method
+from hrkd_cli.choices import RECIPES, Graph, Init, Method, Split
 from hrkd_cli.data.dataset import Dataset
 from hrkd_cli.distillation.loss_config import LossConfig
 from hrkd_cli.errors import DataError, ModelError, OutputError, UsageError
@@ -33,6 +33,7 @@ from hrkd_cli.predict.heads import DomainHeads
 from hrkd_cli.predict.name_validation import validate_names
 from hrkd_cli.settings import DistillSettings, TrainingSettings
 from hrkd_cli.teaching.teach import teach, teach_key
+from hrkd_cli.training.plan import FEW_ROWS
 from hrkd_cli.training.stage_folder import describe_changed_options
 
 PROBE_TEXTS = 64  # per domain, to compare two tokenizers
@@ -80,6 +81,24 @@ def add_new_domains(dataset: Dataset, settings: DistillSettings) -> Dataset:
                 f"{first!r} differ; leave out --new-domains, or choose domains with --domains"
             )
     return dataset.with_labels(dict.fromkeys(names, dataset.labels[first]))
+
+
+def choose_size(dataset: Dataset, settings: DistillSettings, on_event: OnEvent) -> DistillSettings:
+    """Return the settings with a larger student for few train rows or for pairs, unless a student is given.
+
+    A student that keeps more of its teacher has less to learn (docs/results.md, docs/ablations.md).
+    """
+    if settings.student is not None or settings.extend is not None:
+        return settings
+    rows = dataset.count(Split.TRAIN)
+    if rows <= FEW_ROWS:
+        size, reason = "large", f"few rows ({rows:,}): the student keeps two thirds of the teacher's layers"
+    elif dataset.has_pairs:
+        size, reason = "medium", "pairs of texts: the student is wider"
+    else:
+        return settings
+    on_event(Note(f"{reason} (--student {size})"))
+    return replace(settings, student=size)
 
 
 def warn_of_unused_options(settings: DistillSettings, names: Sequence[str], reason: str, on_event: OnEvent) -> None:

@@ -16,7 +16,7 @@ from hrkd_cli.settings import DistillSettings
 # Files of a classifier: nothing else is downloaded from a hub repository, and never a pickle.
 HUB_FILES = ["config.json", "model*.safetensors*", "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt",
              "spm.model", "sentencepiece*", "added_tokens.json", "hrkd.json", "best/*"]  # fmt: skip
-SIZES = ("tiny", "small", "base", "large")  # names of student shapes that depend on the teacher
+SIZES = ("tiny", "small", "medium", "base", "large")  # names of student shapes that depend on the teacher
 SHAPE = re.compile(r"(\d+)x(\d+)", re.IGNORECASE)
 
 

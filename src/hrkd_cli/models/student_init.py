@@ -44,6 +44,7 @@ from hrkd_cli.models.model_source import SIZES, Shape, parse_shape, resolve_mode
 from hrkd_cli.predict.heads import DomainHeads
 
 DEFAULT_WIDTH = 312  # of TinyBERT's general 4-layer model, the paper's student
+MEDIUM_WIDTH = 384  # of MiniLM
 FEED_FORWARD_NAMES = ("intermediate_size", "hidden_dim")
 
 # Architectures whose weights have the names below.
@@ -86,15 +87,17 @@ def student_shape(spec: str | None, teacher: Any) -> Shape | None:
     """Return the shape that ``--student`` gives, for a teacher config; None if it names a model.
 
     A size (None: small) is a number of layers and the largest width: ``tiny`` is 2x128; ``small`` is 4x312 for a
-    12-layer teacher, else half the teacher's layers; ``base`` is half its layers at its width, and ``large`` two thirds
-    of them, rounded up. The width is rounded down to a multiple of the teacher's attention heads and is at most the
-    teacher's. It is the teacher's if its architecture cannot be narrowed.
+    12-layer teacher, else half the teacher's layers, and ``medium`` is as deep and 384 wide; ``base`` is half its
+    layers at its width, and ``large`` two thirds of them, rounded up. The width is rounded down to a multiple of the
+    teacher's attention heads and is at most the teacher's. It is the teacher's if its architecture cannot be narrowed.
     """
     layers, width, heads = encoder_layers(teacher), teacher.hidden_size, teacher.num_attention_heads
     half = max(1, layers // 2)
     small, large = 4 if layers == 12 else half, math.ceil(layers * 2 / 3)
-    sizes = (min(2, layers), 128), (small, DEFAULT_WIDTH), (half, width), (large, width)
-    size = dict(zip(SIZES, sizes, strict=True)).get(spec or "small")
+    widths = {"tiny": 128, "small": DEFAULT_WIDTH, "medium": MEDIUM_WIDTH}
+    depths = min(2, layers), small, small, half, large
+    sizes = {size: (depth, widths.get(size, width)) for size, depth in zip(SIZES, depths, strict=True)}
+    size = sizes.get(spec or "small")
     if size is None:
         return parse_shape(str(spec))
     return Shape(size[0], min(width, size[1] // heads * heads) if teacher.model_type in NARROWED else width)
