@@ -94,7 +94,7 @@ def choose_size(dataset: Dataset, settings: DistillSettings, on_event: OnEvent) 
     if rows <= FEW_ROWS:
         size, reason = "large", f"few rows ({rows:,}): the student keeps two thirds of the teacher's layers"
     elif dataset.has_pairs:
-        size, reason = "medium", "pairs of texts: the student is wider"
+        size, reason = "medium", "pairs of texts need a wide student"
     else:
         return settings
     on_event(Note(f"{reason} (--student {size})"))

@@ -94,10 +94,8 @@ def student_shape(spec: str | None, teacher: Any) -> Shape | None:
     layers, width, heads = encoder_layers(teacher), teacher.hidden_size, teacher.num_attention_heads
     half = max(1, layers // 2)
     small, large = 4 if layers == 12 else half, math.ceil(layers * 2 / 3)
-    widths = {"tiny": 128, "small": DEFAULT_WIDTH, "medium": MEDIUM_WIDTH}
-    depths = min(2, layers), small, small, half, large
-    sizes = {size: (depth, widths.get(size, width)) for size, depth in zip(SIZES, depths, strict=True)}
-    size = sizes.get(spec or "small")
+    sizes = (min(2, layers), 128), (small, DEFAULT_WIDTH), (small, MEDIUM_WIDTH), (half, width), (large, width)
+    size = dict(zip(SIZES, sizes, strict=True)).get(spec or "small")
     if size is None:
         return parse_shape(str(spec))
     return Shape(size[0], min(width, size[1] // heads * heads) if teacher.model_type in NARROWED else width)
